@@ -1,0 +1,127 @@
+"""How a call of the port is made: on the event loop or in a thread, counted, and judged when it fails."""
+
+from __future__ import annotations
+
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from kmsd.adapters.pkcs11.codes import CkrError, Fate
+from kmsd.adapters.pkcs11.counters import CallCounter
+from kmsd.adapters.pkcs11.workers import Kind, Pace, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.connection import Session
+    from kmsd.adapters.pkcs11.epoch import Epoch
+    from kmsd.adapters.pkcs11.link import Link
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.material import Algorithm
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+_INLINE_LIMIT = 16_384
+"""Bytes beyond which a call goes to a thread, however fast the token is with small ones."""
+
+
+class Calls:
+    """Makes calls over one link, from one event loop."""
+
+    def __init__(self, settings: TokenSettings, link: Link) -> None:
+        self._settings = settings
+        self._link = link
+        self.workers = Workers(
+            "kmsd-token",
+            threads=settings.sessions,
+            queue_limit=settings.queue_limit,
+            write_off_limit=settings.write_off_limit,
+        )
+        self.pace = Pace(settings.inline, settings.inline_below)
+        self.counters: dict[str, CallCounter] = {}
+
+    async def data(
+        self,
+        kind: Kind,
+        object_id: bytes | None,
+        call: Callable[[Epoch, Session], bytes],
+        *,
+        size: int,
+        algorithm: Algorithm | None = None,
+        prefix: bytes | None = None,
+    ) -> bytes:
+        """One call of the data path, inline or in a thread."""
+        counter = self._count(kind)
+        start = perf_counter()
+        try:
+            epoch = self._link.require()
+            inline = self.pace.inline(kind) and size <= _INLINE_LIMIT
+            if inline and epoch.ready(object_id, algorithm, prefix):
+                try:
+                    result = epoch.connection.run(partial(call, epoch))
+                except CkrError as error:
+                    return await self._recovered(epoch, kind, object_id, call, error)
+                self.pace.inline_took(kind, perf_counter() - start)
+                return result
+            return await self._in_thread(kind, object_id, call)
+        except BaseException:
+            counter.errors += 1
+            raise
+        finally:
+            counter.seconds += perf_counter() - start
+
+    async def _recovered(
+        self,
+        epoch: Epoch,
+        kind: Kind,
+        object_id: bytes | None,
+        call: Callable[[Epoch, Session], bytes],
+        error: CkrError,
+    ) -> bytes:
+        """What follows an inline call that failed: bad data are judged here, the rest in a thread."""
+        opening = kind == "open"
+        if opening and error.fate in (Fate.DATA, Fate.SUSPECT):
+            # The sentinel is one call as fast as this one was: a flood of bad texts costs no thread.
+            self._link.judge(epoch, object_id, error, opening=True)
+
+        def again() -> bytes:
+            retry = self._link.judge(epoch, object_id, error, opening=opening)
+            log.info("token_call_again", kind=kind, reason=str(error), retry=retry)
+            return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
+
+        return await self.workers.run(again, deadline=self._settings.deadline)
+
+    async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
+        def timed(epoch: Epoch) -> bytes:
+            start = perf_counter()
+            result = epoch.connection.run(partial(call, epoch))
+            self.pace.thread_took(kind, perf_counter() - start)
+            return result
+
+        work = partial(self._link.perform, object_id, timed, opening=kind == "open")
+        return await self.workers.run(work, deadline=self._settings.deadline)
+
+    async def threaded(
+        self, name: str, object_id: bytes | None, call: Callable[[Epoch], T], *, deadline: float | None = None
+    ) -> T:
+        """A call that never runs on the event loop."""
+        counter = self._count(name)
+        start = perf_counter()
+        try:
+            self._link.require()
+            work = partial(self._link.perform, object_id, call)
+            return await self.workers.run(work, deadline=deadline or self._settings.slow_deadline)
+        except BaseException:
+            counter.errors += 1
+            raise
+        finally:
+            counter.seconds += perf_counter() - start
+
+    def _count(self, name: str) -> CallCounter:
+        counter = self.counters.get(name)
+        if counter is None:
+            counter = self.counters[name] = CallCounter()
+        counter.calls += 1
+        return counter

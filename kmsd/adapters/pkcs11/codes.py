@@ -1,0 +1,235 @@
+"""What the token's return codes mean: each CKR, and the one table that says what is to be done about it."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from enum import Enum, IntEnum, auto
+from typing import TYPE_CHECKING
+
+import pkcs11.exceptions as binding
+
+from kmsd import ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Ckr(IntEnum):
+    """The return codes that the adapter tells apart (PKCS#11 v2.40 section 3.3)."""
+
+    OK = 0x00
+    CANCEL = 0x01
+    HOST_MEMORY = 0x02
+    SLOT_ID_INVALID = 0x03
+    GENERAL_ERROR = 0x05
+    FUNCTION_FAILED = 0x06
+    ARGUMENTS_BAD = 0x07
+    ATTRIBUTE_READ_ONLY = 0x10
+    ATTRIBUTE_SENSITIVE = 0x11
+    ATTRIBUTE_TYPE_INVALID = 0x12
+    ATTRIBUTE_VALUE_INVALID = 0x13
+    ACTION_PROHIBITED = 0x1B
+    DATA_INVALID = 0x20
+    DATA_LEN_RANGE = 0x21
+    DEVICE_ERROR = 0x30
+    DEVICE_MEMORY = 0x31
+    DEVICE_REMOVED = 0x32
+    ENCRYPTED_DATA_INVALID = 0x40
+    ENCRYPTED_DATA_LEN_RANGE = 0x41
+    AEAD_DECRYPT_FAILED = 0x42
+    FUNCTION_CANCELED = 0x50
+    FUNCTION_NOT_PARALLEL = 0x51
+    FUNCTION_NOT_SUPPORTED = 0x54
+    KEY_HANDLE_INVALID = 0x60
+    KEY_SIZE_RANGE = 0x62
+    KEY_TYPE_INCONSISTENT = 0x63
+    KEY_FUNCTION_NOT_PERMITTED = 0x68
+    MECHANISM_INVALID = 0x70
+    MECHANISM_PARAM_INVALID = 0x71
+    OBJECT_HANDLE_INVALID = 0x82
+    OPERATION_ACTIVE = 0x90
+    OPERATION_NOT_INITIALIZED = 0x91
+    PIN_INCORRECT = 0xA0
+    PIN_INVALID = 0xA1
+    PIN_LEN_RANGE = 0xA2
+    PIN_EXPIRED = 0xA3
+    PIN_LOCKED = 0xA4
+    SESSION_CLOSED = 0xB0
+    SESSION_COUNT = 0xB1
+    SESSION_HANDLE_INVALID = 0xB3
+    SESSION_PARALLEL_NOT_SUPPORTED = 0xB4
+    SESSION_READ_ONLY = 0xB5
+    SESSION_EXISTS = 0xB6
+    SIGNATURE_INVALID = 0xC0
+    SIGNATURE_LEN_RANGE = 0xC1
+    TEMPLATE_INCOMPLETE = 0xD0
+    TEMPLATE_INCONSISTENT = 0xD1
+    TOKEN_NOT_PRESENT = 0xE0
+    TOKEN_NOT_RECOGNIZED = 0xE1
+    TOKEN_WRITE_PROTECTED = 0xE2
+    USER_ALREADY_LOGGED_IN = 0x100
+    USER_NOT_LOGGED_IN = 0x101
+    USER_PIN_NOT_INITIALIZED = 0x102
+    USER_ANOTHER_ALREADY_LOGGED_IN = 0x104
+    CURVE_NOT_SUPPORTED = 0x140
+    BUFFER_TOO_SMALL = 0x150
+    CRYPTOKI_NOT_INITIALIZED = 0x190
+    CRYPTOKI_ALREADY_INITIALIZED = 0x191
+
+
+class Fate(Enum):
+    """What a return code decides about the call, the session, the handle and the login."""
+
+    DATA = auto()
+    """The data are bad; the token, the session and the handle are well."""
+    SUSPECT = auto()
+    """Either the data or the token are bad: the sentinel decides."""
+    HANDLE = auto()
+    """The object is not there under this handle: the sentinel decides whether it or the token is gone."""
+    SESSION = auto()
+    """The session is of no use: take another one, and try once more."""
+    LOGIN = auto()
+    """The login, the token or the module is lost: start anew."""
+    PIN = auto()
+    """The PIN is refused: stop, and never offer it again."""
+    MECHANISM = auto()
+    """The token does not do this."""
+    OTHER = auto()
+    """Anything else: the call failed; the session is given up, and the sentinel is asked."""
+
+
+FATES: dict[int, Fate] = {
+    Ckr.DATA_INVALID: Fate.DATA,
+    Ckr.DATA_LEN_RANGE: Fate.DATA,
+    Ckr.ENCRYPTED_DATA_INVALID: Fate.DATA,
+    Ckr.ENCRYPTED_DATA_LEN_RANGE: Fate.DATA,
+    Ckr.AEAD_DECRYPT_FAILED: Fate.DATA,
+    Ckr.SIGNATURE_INVALID: Fate.DATA,
+    Ckr.SIGNATURE_LEN_RANGE: Fate.DATA,
+    # SoftHSM 2.6.1 answers a wrong GCM tag with GENERAL_ERROR, opencryptoki a short text with BUFFER_TOO_SMALL.
+    Ckr.GENERAL_ERROR: Fate.SUSPECT,
+    Ckr.FUNCTION_FAILED: Fate.SUSPECT,
+    Ckr.BUFFER_TOO_SMALL: Fate.SUSPECT,
+    Ckr.KEY_HANDLE_INVALID: Fate.HANDLE,
+    Ckr.OBJECT_HANDLE_INVALID: Fate.HANDLE,
+    # SoftHSM 2.6.1 says this of an object whose file was overwritten with rubbish.
+    Ckr.KEY_FUNCTION_NOT_PERMITTED: Fate.HANDLE,
+    Ckr.SESSION_CLOSED: Fate.SESSION,
+    Ckr.SESSION_HANDLE_INVALID: Fate.SESSION,
+    Ckr.OPERATION_ACTIVE: Fate.SESSION,
+    Ckr.OPERATION_NOT_INITIALIZED: Fate.SESSION,
+    Ckr.USER_NOT_LOGGED_IN: Fate.LOGIN,
+    Ckr.DEVICE_ERROR: Fate.LOGIN,
+    Ckr.DEVICE_REMOVED: Fate.LOGIN,
+    Ckr.TOKEN_NOT_PRESENT: Fate.LOGIN,
+    Ckr.TOKEN_NOT_RECOGNIZED: Fate.LOGIN,
+    Ckr.SLOT_ID_INVALID: Fate.LOGIN,
+    Ckr.CRYPTOKI_NOT_INITIALIZED: Fate.LOGIN,
+    Ckr.PIN_INCORRECT: Fate.PIN,
+    Ckr.PIN_INVALID: Fate.PIN,
+    Ckr.PIN_LEN_RANGE: Fate.PIN,
+    Ckr.PIN_EXPIRED: Fate.PIN,
+    Ckr.PIN_LOCKED: Fate.PIN,
+    Ckr.USER_PIN_NOT_INITIALIZED: Fate.PIN,
+    Ckr.MECHANISM_INVALID: Fate.MECHANISM,
+    Ckr.FUNCTION_NOT_SUPPORTED: Fate.MECHANISM,
+    Ckr.CURVE_NOT_SUPPORTED: Fate.MECHANISM,
+}
+
+_PORT_ERRORS: dict[Fate, type[ports.TokenError]] = {
+    Fate.DATA: ports.TokenError,
+    Fate.SUSPECT: ports.TokenError,
+    Fate.HANDLE: ports.TokenError,
+    Fate.SESSION: ports.TokenUnavailable,
+    Fate.LOGIN: ports.TokenUnavailable,
+    Fate.PIN: ports.PinRefused,
+    Fate.MECHANISM: ports.MechanismMissing,
+    Fate.OTHER: ports.TokenError,
+}
+
+
+class CkrError(Exception):
+    """A PKCS#11 function answered with something other than CKR_OK. Never leaves the adapter."""
+
+    def __init__(self, rv: int, function: str) -> None:
+        super().__init__(rv, function)
+        self.rv = rv
+        self.function = function
+
+    def __str__(self) -> str:
+        return f"{self.function}: {name_of(self.rv)}"
+
+    @property
+    def fate(self) -> Fate:
+        """What the code decides."""
+        return FATES.get(self.rv, Fate.OTHER)
+
+
+def name_of(rv: int) -> str:
+    """`CKR_…` if the code is known, else its number."""
+    try:
+        return f"CKR_{Ckr(rv).name}"
+    except ValueError:
+        return f"CKR 0x{rv:x}"
+
+
+def port_error(error: CkrError) -> ports.TokenError:
+    """The error of the port that says the same as this code, where nothing more is known."""
+    return _PORT_ERRORS[error.fate](str(error))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn every error of the module, raw or from the binding, into an error of the port."""
+    try:
+        yield
+    except CkrError as error:
+        raise port_error(error) from error
+    except binding.PKCS11Error as error:
+        raise port_error(of_binding(error)) from error
+
+
+# python-pkcs11 raises a class per code and does not keep the code itself.
+_BINDING: dict[type[binding.PKCS11Error], Ckr] = {
+    binding.ArgumentsBad: Ckr.ARGUMENTS_BAD,
+    binding.AttributeReadOnly: Ckr.ATTRIBUTE_READ_ONLY,
+    binding.AttributeTypeInvalid: Ckr.ATTRIBUTE_TYPE_INVALID,
+    binding.AttributeValueInvalid: Ckr.ATTRIBUTE_VALUE_INVALID,
+    binding.DeviceError: Ckr.DEVICE_ERROR,
+    binding.DeviceMemory: Ckr.DEVICE_MEMORY,
+    binding.DeviceRemoved: Ckr.DEVICE_REMOVED,
+    binding.FunctionFailed: Ckr.FUNCTION_FAILED,
+    binding.FunctionNotSupported: Ckr.FUNCTION_NOT_SUPPORTED,
+    binding.GeneralError: Ckr.GENERAL_ERROR,
+    binding.HostMemory: Ckr.HOST_MEMORY,
+    binding.MechanismInvalid: Ckr.MECHANISM_INVALID,
+    binding.MechanismParamInvalid: Ckr.MECHANISM_PARAM_INVALID,
+    binding.ObjectHandleInvalid: Ckr.OBJECT_HANDLE_INVALID,
+    binding.OperationActive: Ckr.OPERATION_ACTIVE,
+    binding.SessionClosed: Ckr.SESSION_CLOSED,
+    binding.SessionCount: Ckr.SESSION_COUNT,
+    binding.SessionHandleInvalid: Ckr.SESSION_HANDLE_INVALID,
+    binding.SessionReadOnly: Ckr.SESSION_READ_ONLY,
+    binding.SlotIDInvalid: Ckr.SLOT_ID_INVALID,
+    binding.TemplateIncomplete: Ckr.TEMPLATE_INCOMPLETE,
+    binding.TemplateInconsistent: Ckr.TEMPLATE_INCONSISTENT,
+    binding.TokenNotPresent: Ckr.TOKEN_NOT_PRESENT,
+    binding.TokenNotRecognised: Ckr.TOKEN_NOT_RECOGNIZED,
+    binding.TokenWriteProtected: Ckr.TOKEN_WRITE_PROTECTED,
+    binding.UserNotLoggedIn: Ckr.USER_NOT_LOGGED_IN,
+}
+_UNMAPPED = re.compile(r"0x([0-9a-fA-F]+)")
+
+
+def of_binding(error: binding.PKCS11Error) -> CkrError:
+    """The code behind an exception of python-pkcs11 (0.10.1 has no attribute for it)."""
+    text = str(error)
+    if (code := _BINDING.get(type(error))) is not None:
+        return CkrError(code, "python-pkcs11")
+    if "not initialized" in text:
+        return CkrError(Ckr.CRYPTOKI_NOT_INITIALIZED, "python-pkcs11")
+    if (found := _UNMAPPED.search(text)) is not None:
+        return CkrError(int(found[1], 16), "python-pkcs11")
+    # An unknown class is treated as GENERAL_ERROR: the sentinel then decides whether the token is well.
+    return CkrError(Ckr.GENERAL_ERROR, f"python-pkcs11 {type(error).__name__}")

@@ -1,0 +1,42 @@
+"""Figures about the use of the token, for metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class CallCounter:
+    """One kind of call."""
+
+    calls: int = 0
+    """Calls that were begun, whatever came of them."""
+    errors: int = 0
+    """Calls that raised."""
+    seconds: float = 0.0
+    """Sum of their durations, waiting for a thread included."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounters:
+    """A snapshot."""
+
+    calls: dict[str, CallCounter] = field(default_factory=dict)
+    """By method of the port."""
+    sessions_in_use: int = 0
+    sessions_free: int = 0
+    waiting: int = 0
+    """Calls that wait for a thread."""
+    written_off: int = 0
+    """Threads that hang in the module past their deadline."""
+    derived_keys: int = 0
+    """Derived keys in memory."""
+    derived_hits: int = 0
+    derived_misses: int = 0
+    handle_hits: int = 0
+    handle_misses: int = 0
+    epoch: int = 0
+    """Initialisations of the module so far; 0 while the token is away."""
+    reconnects: int = 0
+    pace: dict[str, float] = field(default_factory=dict)
+    """Seconds per call of the data path, as `inline` decides by."""

@@ -1,0 +1,168 @@
+"""An epoch: one login and what hangs on it. How it begins, with the patience that starting a token needs."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, port_error
+from kmsd.adapters.pkcs11.connection import Connection, Session
+from kmsd.adapters.pkcs11.module import start_lock
+from kmsd.adapters.pkcs11.objects import NotFound, Objects
+from kmsd.adapters.pkcs11.sealing import Sealing
+from kmsd.adapters.pkcs11.templates import SEALING, role_of
+from kmsd.adapters.pkcs11.xaes import DerivedKeys
+from kmsd.domain.material import Algorithm
+from kmsd.ports import PinRefused, TokenUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.module import Module
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+
+log = structlog.get_logger(__name__)
+
+START_TRIES = 20
+_PAUSE = 0.05
+
+
+@dataclass(slots=True)
+class Epoch:
+    """A login, with its handles and derived keys. When the login ends, all of it is void."""
+
+    connection: Connection
+    objects: Objects
+    derived: DerivedKeys
+    sealing: Sealing
+    derive_session: Session
+    sentinel: int
+    """Handle of the sentinel; 0 if there is none."""
+
+    @property
+    def number(self) -> int:
+        """Which initialisation of the module it belongs to."""
+        return self.connection.epoch
+
+    def prove(self, session: Session) -> None:
+        """Prove that the token is there and logged in, by one cheap call. Raises `CkrError`."""
+        if self.sentinel:
+            self.connection.raw.touch(session.handle, self.sentinel)
+        else:
+            self.connection.prove_login(session)
+
+    def operate(self, session: Session, sentinel: bytes) -> None:
+        """Work with the sentinel: seal by whatever algorithm its one role allows. Raises `CkrError`."""
+        role = role_of(self.objects.read(session, sentinel))
+        algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
+        if algorithm is None:
+            raise CkrError(Ckr.KEY_FUNCTION_NOT_PERMITTED, "the sentinel has no sealing role")
+        self.derived.forget(sentinel)
+        self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
+        self.derived.forget(sentinel)
+        self.derived.bury()
+
+    def ready(self, object_id: bytes | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
+        """Whether a call finds its handle or derived key in memory, so that it is one short call into the token."""
+        if object_id is None:
+            return True
+        if algorithm is Algorithm.XAES_256_GCM:
+            return self.derived.has(object_id, prefix)
+        return self.objects.known(object_id) is not None
+
+    def renew_sessions(self) -> None:
+        """Take no session of before any more, since one was found dead; derived keys go with theirs."""
+        self.connection.drop_free_sessions()
+        fresh = self.connection.open_session()
+        self.derive_session.close()
+        self.derived.renew(fresh)
+        self.derive_session = fresh
+
+    def forget(self, object_id: bytes) -> None:
+        """Drop the handle of the object, and take its derived keys out of use."""
+        self.objects.forget(object_id)
+        self.derived.forget(object_id)
+
+    def end(self) -> None:
+        """Destroy the derived keys, close every session and log out. No call may be under way."""
+        self.derived.end_all()
+        self.derived.bury()
+        self.derive_session.close()
+        self.connection.end()
+
+
+def begin(
+    module: Module, settings: TokenSettings, clock: Callable[[], float], void: int | None, *, tries: int
+) -> Epoch:
+    """Initialise the module (anew, if epoch `void` is still the present one), find the token, and log in.
+
+    One process at a time, and with retries: SoftHSM rewrites its token object at each login, and fails a tenth of
+    parallel starts. A token that was missed is found only after C_Finalize and C_Initialize (TOKENS.md finding 9). The
+    PIN is offered once: a refusal ends the attempts.
+    """
+    end = time.monotonic() + settings.start_deadline
+    last: Exception = TokenUnavailable("the token was not tried")
+    with start_lock(settings.start_lock, settings.start_deadline):
+        for attempt in range(1, tries + 1):
+            try:
+                if void is not None:
+                    module.restart(void)
+                module.ensure_initialized()
+                return _log_in(module, settings, clock)
+            except (CkrError, TokenUnavailable) as error:
+                last = error
+                if isinstance(error, PinRefused | SentinelMissing) or attempt == tries or time.monotonic() > end:
+                    break
+                log.info("token_start_retry", attempt=attempt, reason=str(error))
+                void = module.epoch
+                time.sleep(_PAUSE)
+    if isinstance(last, CkrError):
+        raise TokenUnavailable(f"the token does not start: {last}") from last
+    raise last
+
+
+class SentinelMissing(TokenUnavailable):
+    """The token is there, and does not hold the sentinel: it is another token, or not all of it."""
+
+
+def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
+    token = module.find_token(settings)
+    try:
+        connection = Connection(module, token, settings.pin)
+    except CkrError as error:
+        if error.fate is Fate.PIN:
+            raise PinRefused(f"{port_error(error)}; it is not offered again") from error
+        raise
+    try:
+        return _equip(connection, settings, clock)
+    except BaseException:
+        connection.retire()
+        with suppress(CkrError):
+            connection.end()
+        raise
+
+
+def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
+    objects = Objects(connection, settings.object_label)
+    connection.run(objects.fill)
+    sentinel = 0
+    if (wanted := settings.sentinel) is not None:
+        try:
+            sentinel = connection.run(lambda session: objects.entry(session, wanted).handle)
+        except NotFound as error:
+            raise SentinelMissing("the token is there, but the sentinel object is not in it") from error
+    derive_session = connection.open_session()
+    derived = DerivedKeys(
+        connection.raw,
+        derive_session,
+        messages=settings.seal_messages,
+        age=settings.derived_key_age,
+        count=settings.derived_keys,
+        clock=clock,
+    )
+    sealing = Sealing(connection.raw, objects, derived)
+    return Epoch(connection, objects, derived, sealing, derive_session, sentinel)

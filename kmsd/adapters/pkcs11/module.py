@@ -1,0 +1,222 @@
+"""The PKCS#11 module: loaded once per process, initialised with locking, one process at a time.
+
+python-pkcs11 loads the module, finds slots and tokens, opens sessions and makes keys. Its C_Initialize is replaced: it
+passes NULL ("this is a single-threaded application") and yet lets go of the interpreter lock in every call, upon which
+SoftHSM switches its mutexes off and two threads crash it (TOKENS.md finding 1).
+
+A process must not fork after C_Initialize: NSS would give parent and child the same random bytes (finding 10). A child
+that was forked all the same finds every connection retired. Starting a program (fork and exec at once) is no matter.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import pkcs11
+from pkcs11 import _pkcs11
+from pkcs11.exceptions import PKCS11Error
+
+from kmsd.adapters.pkcs11.codes import Ckr, CkrError, of_binding
+from kmsd.adapters.pkcs11.raw import RawModule
+from kmsd.ports import TokenUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kmsd.adapters.pkcs11.connection import Connection
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+
+
+class _LockingLibrary(_pkcs11.lib):
+    """The binding's library, with C_Initialize and C_Finalize done by the raw layer."""
+
+    def __new__(cls, path: str, raw: RawModule, reserved: bytes | None) -> Self:  # noqa: ARG004 (for __init__)
+        # The extension type's constructor takes the path alone.
+        return super().__new__(cls, path)  # type: ignore[call-arg]  # the binding's stubs omit __new__
+
+    def __init__(self, path: str, raw: RawModule, reserved: bytes | None) -> None:
+        self.raw = raw
+        self.reserved = reserved
+        super().__init__(path)
+
+    def initialize(self) -> None:
+        self.raw.initialize(self.reserved)
+
+    def finalize(self) -> None:
+        self.raw.finalize()
+
+    def reinitialize(self) -> None:
+        # The binding finalises first and fails for good if the module was finalised beneath it.
+        try:
+            self.finalize()
+        except CkrError as error:
+            if error.rv != Ckr.CRYPTOKI_NOT_INITIALIZED:
+                raise
+        self.initialize()
+
+
+class Module:
+    """One PKCS#11 module in this process. `epoch` counts its initialisations: what an earlier epoch gave is void."""
+
+    _loaded: ClassVar[dict[str, Module]] = {}
+    _loading: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.raw = RawModule(path)
+        self.epoch = 0
+        self.initialized = False
+        self._library: _LockingLibrary | None = None
+        self._lock = threading.RLock()
+        self._users = 0
+        self._reserved: bytes | None = None
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._accepted_pins: dict[int, bytes] = {}
+        os.register_at_fork(after_in_child=self._forked)
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def acquire(cls, path: Path, init_reserved: str | None) -> Module:
+        """The process's one copy of the module; each `acquire` wants its `release`."""
+        name = os.path.realpath(path)
+        with cls._loading:
+            try:
+                module = cls._loaded.get(name) or cls(name)
+            except (OSError, AttributeError) as error:
+                raise TokenUnavailable(f"the module {path} cannot be loaded: {error}") from error
+            cls._loaded[name] = module
+            reserved = init_reserved.encode() if init_reserved is not None else None
+            with module._lock:  # noqa: SLF001 (its own class)
+                module._join(reserved)  # noqa: SLF001
+        return module
+
+    def _join(self, reserved: bytes | None) -> None:
+        if self._users and reserved != self._reserved:
+            raise TokenUnavailable("the module is in use in this process with another init_reserved")
+        self._reserved = reserved
+        self._users += 1
+
+    def release(self, *, finalize: bool) -> None:
+        """Give the module back; the last user finalises it, unless calls still hang inside."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self.initialized and finalize:
+                self._finalize()
+
+    def ensure_initialized(self) -> None:
+        """C_Initialize, if nobody in this process has called it yet."""
+        with self._lock:
+            if not self.initialized:
+                self._initialize()
+
+    def restart(self, seen_epoch: int) -> None:
+        """C_Finalize and C_Initialize, unless that has happened since `seen_epoch`.
+
+        All connections of the module are retired, and their calls awaited: PKCS#11 does not define C_Finalize
+        while other threads are inside (v2.40 section 5.4). Raises `TokenUnavailable` if they do not come back.
+        """
+        with self._lock:
+            if self.initialized and self.epoch != seen_epoch:
+                return
+            for connection in list(self._connections):
+                connection.retire()
+            if not all(connection.drained(timeout=1.0) for connection in list(self._connections)):
+                raise TokenUnavailable("calls hang inside the module; it cannot be started anew until they return")
+            self._finalize()
+            self._initialize()
+
+    def _initialize(self) -> None:
+        if self._library is None:
+            self._library = _LockingLibrary(self.path, self.raw, self._reserved)
+        else:
+            self._library.reserved = self._reserved
+            self._library.initialize()
+        self.initialized = True
+        self.epoch += 1
+
+    def _finalize(self) -> None:
+        self._accepted_pins.clear()
+        self.initialized = False
+        try:
+            self.raw.finalize()
+        except CkrError as error:
+            if error.rv != Ckr.CRYPTOKI_NOT_INITIALIZED:
+                raise
+
+    def _forked(self) -> None:
+        for connection in list(self._connections):
+            connection.retired = True
+        self._connections.clear()
+
+    # --- tokens and login ---------------------------------------------------------------------------
+
+    def find_token(self, settings: TokenSettings) -> pkcs11.Token:
+        """The one token that fits label, serial and slot. Raises `TokenUnavailable`."""
+        if self._library is None:
+            raise TokenUnavailable("the module is not initialised")
+        fitting = []
+        try:
+            for slot in self._library.get_slots(token_present=True):
+                if settings.slot is not None and slot.slot_id != settings.slot:
+                    continue
+                token = slot.get_token()
+                serial = token.serial.decode("utf-8", "replace").rstrip(" \0")
+                if settings.label in (None, token.label) and settings.serial in (None, serial):
+                    fitting.append(token)
+        except PKCS11Error as error:
+            raise of_binding(error) from error
+        wanted = f"label {settings.label!r}, serial {settings.serial!r}, slot {settings.slot!r}"
+        if len(fitting) != 1:
+            raise TokenUnavailable(f"{len(fitting) or 'no'} tokens with {wanted}")
+        return fitting[0]
+
+    def login(self, session: int, slot: int, pin: bytes) -> None:
+        """Log the process in. A PIN that another user of the module has proven here is compared, not offered again."""
+        with self._lock:
+            known = self._accepted_pins.get(slot)
+            try:
+                self.raw.login(session, pin)
+            except CkrError as error:
+                if error.rv != Ckr.USER_ALREADY_LOGGED_IN:
+                    raise
+                if known != pin:
+                    raise CkrError(Ckr.PIN_INCORRECT, "the process is logged in by another PIN") from error
+            self._accepted_pins[slot] = pin
+
+    def enlist(self, connection: Connection) -> None:
+        """Remember a connection, so that it is retired before the module is finalised."""
+        self._connections.add(connection)
+
+
+@contextmanager
+def start_lock(path: Path | None, timeout: float) -> Iterator[None]:
+    """Hold the file lock that lets one process at a time initialise and log in (TOKENS.md finding 9)."""
+    if path is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock_within(descriptor, time.monotonic() + timeout, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_within(descriptor: int, end: float, path: Path) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise TokenUnavailable(f"another process holds {path} too long") from None
+            time.sleep(0.01)
+        else:
+            return

@@ -1,0 +1,256 @@
+"""PKCS#11 functions called directly, with their real return codes: the data path, searches and attributes.
+
+Why not python-pkcs11 for these: it calls C_Encrypt twice and hands over the queried length, so that NSS cannot encrypt
+by GCM through it at all; its exceptions lose the return code, on which every decision here rests; and its searches
+build an object per hit and raise in the middle when one of them is malformed (TOKENS.md sections 2 and 10). Handles are
+plain integers, valid in every session of the process.
+
+ctypes lets go of the interpreter lock during a call. No function here is safe for two threads on one session; whoever
+calls holds the session alone (`kmsd.adapters.pkcs11.connection`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, byref, c_ulong, c_void_p, create_string_buffer, sizeof
+from typing import TYPE_CHECKING, Any
+
+from pkcs11 import Attribute, Mechanism
+
+from kmsd.adapters.pkcs11.codes import Ckr, CkrError
+from kmsd.adapters.pkcs11.cryptoki import (
+    SIGNATURES,
+    UNAVAILABLE,
+    CkAttribute,
+    CkDerivationData,
+    CkFunctionList,
+    CkInitializeArgs,
+    CkMechanism,
+    CkSessionInfo,
+    CkTokenInfo,
+    pack,
+    room,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kmsd.adapters.pkcs11.cryptoki import Scratch, Value
+
+_CKF_OS_LOCKING_OK = 0x2
+_CKU_USER = 1
+_PARTIAL = (Ckr.OK, Ckr.ATTRIBUTE_SENSITIVE, Ckr.ATTRIBUTE_TYPE_INVALID, Ckr.BUFFER_TOO_SMALL)
+_ROOM = 257
+"""Bytes offered per attribute at first; all that the adapter reads are shorter."""
+_SPARE = 64
+"""Room beyond the plaintext for tag and padding, so that one call is enough (TOKENS.md section 8)."""
+
+
+class RawModule:
+    """The functions of one loaded module. Every method raises `CkrError` with the module's own code."""
+
+    def __init__(self, path: str) -> None:
+        # dlopen counts: this is the same copy of the module that the binding loaded.
+        self._library = ctypes.CDLL(path)
+        get_list = self._library.C_GetFunctionList
+        get_list.argtypes, get_list.restype = (c_void_p,), c_ulong
+        pointer = POINTER(CkFunctionList)()
+        _check(get_list(byref(pointer)), "C_GetFunctionList")
+        functions = pointer.contents
+        self._call: dict[str, Any] = {
+            name: ctypes.CFUNCTYPE(c_ulong, *arguments)(getattr(functions, name))
+            for name, arguments in SIGNATURES.items()
+        }
+        self._encrypt_init, self._encrypt = self._call["C_EncryptInit"], self._call["C_Encrypt"]
+        self._decrypt_init, self._decrypt = self._call["C_DecryptInit"], self._call["C_Decrypt"]
+        self._generate_random = self._call["C_GenerateRandom"]
+        self._find_objects = self._call["C_FindObjects"]
+        self._get_attribute_value = self._call["C_GetAttributeValue"]
+
+    def _do(self, function: str, *arguments: Any) -> None:
+        _check(self._call[function](*arguments), function)
+
+    # --- module and login ---------------------------------------------------------------------------
+
+    def initialize(self, reserved: bytes | None) -> None:
+        """C_Initialize with CKF_OS_LOCKING_OK: without it, two threads crash inside SoftHSM (TOKENS.md finding 1)."""
+        arguments = CkInitializeArgs(flags=_CKF_OS_LOCKING_OK, pReserved=reserved)
+        self._do("C_Initialize", byref(arguments))
+
+    def finalize(self) -> None:
+        """C_Finalize. All sessions and handles are void afterwards."""
+        self._do("C_Finalize", None)
+
+    def login(self, session: int, pin: bytes) -> None:
+        """C_Login as the user. Each call is one attempt that the token may count."""
+        self._do("C_Login", session, _CKU_USER, pin, len(pin))
+
+    def close_all_sessions(self, slot: int) -> None:
+        """C_CloseAllSessions of this process on the slot."""
+        self._do("C_CloseAllSessions", slot)
+
+    def session_state(self, session: int) -> int:
+        """CK_STATE of the session: 3 is a read-write session of the logged-in user."""
+        info = CkSessionInfo()
+        self._do("C_GetSessionInfo", session, byref(info))
+        return int(info.state)
+
+    def token_identity(self, slot: int) -> tuple[str, str]:
+        """Label and serial number of the token in the slot, at this moment."""
+        info = CkTokenInfo()
+        self._do("C_GetTokenInfo", slot, byref(info))
+        return _text(bytes(info.label)), _text(bytes(info.serialNumber))
+
+    def token_flags(self, slot: int) -> int:
+        """CKF_… of the token in the slot, at this moment."""
+        info = CkTokenInfo()
+        self._do("C_GetTokenInfo", slot, byref(info))
+        return int(info.flags)
+
+    # --- objects ------------------------------------------------------------------------------------
+
+    def find(self, session: int, template: Mapping[int, Value]) -> list[int]:
+        """Handles of all objects that match; the search is ended whatever happens."""
+        array, _alive = pack(template)
+        self._do("C_FindObjectsInit", session, array, len(array))
+        found: list[int] = []
+        batch, count = (c_ulong * 256)(), c_ulong(0)
+        try:
+            while True:
+                _check(self._find_objects(session, batch, len(batch), byref(count)), "C_FindObjects")
+                if not count.value:
+                    return found
+                found.extend(batch[: count.value])
+        finally:
+            self._call["C_FindObjectsFinal"](session)
+
+    def attributes(self, session: int, handle: int, kinds: Iterable[int]) -> dict[int, bytes]:
+        """The attributes that the object has and shows, as bytes. Others are left out."""
+        wanted = list(kinds)
+        array, buffers = room(wanted, _ROOM)
+        # C_GetAttributeValue works through the whole template and answers with one of these codes when some attribute
+        # could not be given (PKCS#11 v2.40 section 5.7): its length then says which.
+        rv = self._get_attribute_value(session, handle, array, len(array))
+        if rv not in _PARTIAL:
+            raise CkrError(rv, "C_GetAttributeValue")
+        values: dict[int, bytes] = {}
+        for attribute, buffer in zip(array, buffers, strict=True):
+            if attribute.ulValueLen < _ROOM:
+                values[attribute.type] = buffer.raw[: attribute.ulValueLen]
+            elif rv:
+                # Too long for the buffer, or the token stopped at the first attribute that it could not give.
+                values.update(self._attribute_alone(session, handle, attribute.type))
+        return values
+
+    def _attribute_alone(self, session: int, handle: int, kind: int) -> dict[int, bytes]:
+        array, _ = room([kind], 0)
+        rv = self._get_attribute_value(session, handle, array, 1)
+        length = array[0].ulValueLen
+        if rv not in _PARTIAL:
+            raise CkrError(rv, "C_GetAttributeValue")
+        if rv or length == UNAVAILABLE:
+            return {}
+        array, buffers = room([kind], length)
+        _check(self._get_attribute_value(session, handle, array, 1), "C_GetAttributeValue")
+        return {kind: buffers[0].raw[:length]}
+
+    def touch(self, session: int, handle: int) -> None:
+        """Read one attribute that every object has: the cheapest proof that the object is there."""
+        value = c_ulong(0)
+        attribute = CkAttribute(int(Attribute.CLASS), ctypes.addressof(value), sizeof(value))
+        _check(self._get_attribute_value(session, handle, byref(attribute), 1), "C_GetAttributeValue")
+
+    def create(self, session: int, template: Mapping[int, Value]) -> int:
+        """C_CreateObject: only for keys with published test values; no key of the KMS is ever known here."""
+        array, _alive = pack(template)
+        handle = c_ulong(0)
+        self._do("C_CreateObject", session, array, len(array), byref(handle))
+        return handle.value
+
+    def destroy(self, session: int, handle: int) -> None:
+        """C_DestroyObject."""
+        self._do("C_DestroyObject", session, handle)
+
+    # --- cryptography -------------------------------------------------------------------------------
+
+    def derive_by_ecb(self, session: int, base: int, data: bytes, template: Mapping[int, Value]) -> int:
+        """C_DeriveKey by CKM_AES_ECB_ENCRYPT_DATA: the new object's value is AES-ECB of `data` under `base`."""
+        array, _alive = pack(template)
+        parameter = CkDerivationData(data, len(data))
+        mechanism = CkMechanism(int(Mechanism.AES_ECB_ENCRYPT_DATA), ctypes.addressof(parameter), sizeof(parameter))
+        handle = c_ulong(0)
+        self._do("C_DeriveKey", session, byref(mechanism), base, array, len(array), byref(handle))
+        return handle.value
+
+    def random(self, session: int, count: int) -> bytes:
+        """`count` bytes from the token's generator."""
+        buffer = create_string_buffer(count)
+        _check(self._generate_random(session, buffer, count), "C_GenerateRandom")
+        return buffer.raw
+
+    def gcm_encrypt(  # noqa: PLR0917 (positional, for speed)
+        self, session: int, key: int, iv: bytes | None, plaintext: bytes, aad: bytes, at: Scratch
+    ) -> bytes:
+        """The IV that was used, ciphertext and tag, joined. `iv` None: random from the token.
+
+        The IV is read back from the parameter after the call: a token that insists on making it itself (as FIPS
+        140-3 IG C.H asks for) has written its own there.
+        """
+        # SoftHSM 2.6.1 crashes on CKM_AES_GCM with empty associated data.
+        if not aad:
+            raise ValueError("associated data must not be empty")
+        if iv is None:
+            _check(self._generate_random(session, at.iv_address, 12), "C_GenerateRandom")
+        else:
+            ctypes.memmove(at.iv_address, iv, 12)
+        gcm, length = at.gcm, len(plaintext)
+        gcm.pAAD, gcm.ulAADLen = aad, len(aad)
+        if length + _SPARE > at.capacity:
+            at.reserve(length + _SPARE)
+        at.out_length.value = at.capacity
+        rv = self._encrypt_init(session, at.mechanism_ref, key)
+        if rv:
+            raise CkrError(rv, "C_EncryptInit")
+        rv = self._encrypt(session, plaintext, length, at.out_address, byref(at.out_length))
+        if rv:
+            raise CkrError(rv, "C_Encrypt")
+        return at.iv.raw[:12] + ctypes.string_at(at.out_address, at.out_length.value)
+
+    def gcm_decrypt(  # noqa: PLR0917 (positional, for speed)
+        self, session: int, key: int, iv: bytes, ciphertext: bytes, aad: bytes, at: Scratch
+    ) -> bytes:
+        """The plaintext. The buffer that held it is wiped."""
+        if not aad:
+            raise ValueError("associated data must not be empty")
+        ctypes.memmove(at.iv_address, iv, 12)
+        gcm, length = at.gcm, len(ciphertext)
+        gcm.pAAD, gcm.ulAADLen = aad, len(aad)
+        if length + _SPARE > at.capacity:
+            at.reserve(length + _SPARE)
+        at.out_length.value = at.capacity
+        rv = self._decrypt_init(session, at.mechanism_ref, key)
+        if rv:
+            raise CkrError(rv, "C_DecryptInit")
+        rv = self._decrypt(session, ciphertext, length, at.out_address, byref(at.out_length))
+        if rv:
+            raise CkrError(rv, "C_Decrypt")
+        plaintext = ctypes.string_at(at.out_address, at.out_length.value)
+        ctypes.memset(at.out_address, 0, at.out_length.value)
+        return plaintext
+
+    def sign(self, session: int, key: int, mechanism: int, data: bytes) -> bytes:
+        """One signature, by a mechanism without parameter."""
+        chosen = CkMechanism(mechanism, None, 0)
+        out, length = create_string_buffer(1024), c_ulong(1024)
+        self._do("C_SignInit", session, byref(chosen), key)
+        self._do("C_Sign", session, data, len(data), out, byref(length))
+        return out.raw[: length.value]
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b" \x00").decode("utf-8", "replace")
+
+
+def _check(rv: int, function: str) -> None:
+    if rv:
+        raise CkrError(rv, function)

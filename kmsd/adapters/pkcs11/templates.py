@@ -1,0 +1,182 @@
+"""The attributes of every object that the adapter makes: one table, one role per object (DESIGN.md section 5).
+
+Every role that an object does not have is explicitly False: modules differ in what they assume when it is left out, and
+the binding's own defaults grant all roles. Only values made here reach a template, of the types that the attribute has:
+python-pkcs11 0.10.1 corrupts the heap when packing fails (TOKENS.md finding 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+
+from kmsd.adapters.pkcs11.cryptoki import flag, number, numbers
+from kmsd.domain.material import Algorithm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kmsd.adapters.pkcs11.cryptoki import Value
+
+A = Attribute
+OBJECT_ID_LENGTH = 16
+P256 = bytes.fromhex("06082a8648ce3d030107")
+"""DER of the object identifier prime256v1, the value of CKA_EC_PARAMS."""
+
+_SECRET_ROLES = (A.ENCRYPT, A.DECRYPT, A.SIGN, A.VERIFY, A.WRAP, A.UNWRAP, A.DERIVE)
+_PRIVATE_ROLES = (A.DECRYPT, A.SIGN, A.SIGN_RECOVER, A.UNWRAP, A.DERIVE)
+_PUBLIC_ROLES = (A.ENCRYPT, A.VERIFY, A.VERIFY_RECOVER, A.WRAP)
+_GUARDED: dict[Attribute, Value] = {
+    A.TOKEN: True,
+    A.PRIVATE: True,
+    A.SENSITIVE: True,
+    A.EXTRACTABLE: False,
+    A.MODIFIABLE: False,
+}
+_BORN_IN_TOKEN: dict[Attribute, Value] = {A.ALWAYS_SENSITIVE: True, A.NEVER_EXTRACTABLE: True}
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one kind of object is for, what it is made with, and what it must show afterwards."""
+
+    name: str
+    object_class: ObjectClass
+    key_type: KeyType
+    template: Mapping[Attribute, Value]
+    """Given at creation, and read back."""
+    where_allowed: Mapping[Attribute, Value]
+    """Given too, unless the token refuses the attribute; if the token shows it, it must have this value."""
+    proofs: Mapping[Attribute, Value]
+    """Not given; read back."""
+
+    @property
+    def kind(self) -> str:
+        """`secret`, `private` or `public`."""
+        return KINDS[self.object_class]
+
+
+KINDS = {ObjectClass.SECRET_KEY: "secret", ObjectClass.PRIVATE_KEY: "private", ObjectClass.PUBLIC_KEY: "public"}
+
+
+def _only(granted: Iterable[Attribute], all_roles: Iterable[Attribute]) -> dict[Attribute, Value]:
+    wanted = set(granted)
+    return {role: role in wanted for role in all_roles}
+
+
+def _sealing(name: str, roles: tuple[Attribute, ...], mechanism: Mechanism) -> Role:
+    return Role(
+        name=name,
+        object_class=ObjectClass.SECRET_KEY,
+        key_type=KeyType.AES,
+        template=_GUARDED | _only(roles, _SECRET_ROLES),
+        where_allowed={A.COPYABLE: False, A.ALLOWED_MECHANISMS: (int(mechanism),)},
+        proofs=_BORN_IN_TOKEN | {A.VALUE_LEN: 32},
+    )
+
+
+SEALING: Mapping[Algorithm, Role] = {
+    Algorithm.XAES_256_GCM: _sealing("XAES-256-GCM", (A.DERIVE,), Mechanism.AES_ECB_ENCRYPT_DATA),
+    Algorithm.AES_256_GCM: _sealing("AES-256-GCM", (A.ENCRYPT, A.DECRYPT), Mechanism.AES_GCM),
+}
+SIGNING_PRIVATE = Role(
+    name="signing",
+    object_class=ObjectClass.PRIVATE_KEY,
+    key_type=KeyType.EC,
+    template=_GUARDED | _only((A.SIGN,), _PRIVATE_ROLES),
+    where_allowed={A.COPYABLE: False, A.ALLOWED_MECHANISMS: (int(Mechanism.ECDSA),)},
+    proofs=_BORN_IN_TOKEN,
+)
+SIGNING_PUBLIC = Role(
+    name="signing",
+    object_class=ObjectClass.PUBLIC_KEY,
+    key_type=KeyType.EC,
+    template={A.TOKEN: True, A.PRIVATE: False, A.MODIFIABLE: False} | _only((A.VERIFY,), _PUBLIC_ROLES),
+    where_allowed={A.COPYABLE: False},
+    proofs={A.EC_PARAMS: P256},
+)
+ROLES: tuple[Role, ...] = (*SEALING.values(), SIGNING_PRIVATE, SIGNING_PUBLIC)
+
+READ_BACK: tuple[Attribute, ...] = tuple(
+    dict.fromkeys(
+        (A.CLASS, A.KEY_TYPE, A.ID, A.LABEL, A.LOCAL)
+        + tuple(kind for role in ROLES for part in (role.template, role.where_allowed, role.proofs) for kind in part)
+    )
+)
+"""Every attribute that some role promises."""
+A_NUMBERS = frozenset({A.CLASS, A.KEY_TYPE, A.VALUE_LEN})
+"""Those of them whose value is a CK_ULONG."""
+
+
+def session_key(
+    key_type: KeyType, length: int, roles: tuple[Attribute, ...], *, readable: bool = False
+) -> dict[int, Value]:
+    """The template of a key that lives as long as its session: derived keys, and keys of probes."""
+    return {
+        A.CLASS: int(ObjectClass.SECRET_KEY),
+        A.KEY_TYPE: int(key_type),
+        A.TOKEN: False,
+        A.PRIVATE: True,
+        A.SENSITIVE: not readable,
+        A.EXTRACTABLE: readable,
+        A.VALUE_LEN: length,
+        **{int(kind): value for kind, value in _only(roles, _SECRET_ROLES).items()},
+    }
+
+
+def shortcomings(role: Role, object_id: bytes, label: str, values: Mapping[int, bytes]) -> list[str]:
+    """Where an object, as read back, falls short of what its role promises; empty if nowhere.
+
+    CKA_LOCAL False is accepted beside CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE both True: NSS 3.87 says so of
+    every token object, and the other two already exclude an import ("C_UnwrapKey … CKA_ALWAYS_SENSITIVE … CKA_FALSE",
+    PKCS#11 v2.40 section 5.13).
+    """
+    short = []
+    if values.get(A.ID) != object_id:
+        short.append("CKA_ID differs")
+    if values.get(A.LABEL) != label.encode("ascii"):
+        short.append("CKA_LABEL differs")
+    if number(values, A.CLASS) != role.object_class or number(values, A.KEY_TYPE) != role.key_type:
+        short.append("CKA_CLASS or CKA_KEY_TYPE differs")
+    for kind, promised in (*role.template.items(), *role.proofs.items()):
+        if not _shows(values, kind, promised):
+            short.append(f"CKA_{kind.name} is not {_shown(promised)}")
+    for kind, promised in role.where_allowed.items():
+        # SoftHSM shows an empty CKA_ALLOWED_MECHANISMS on an object that was made without it.
+        if values.get(kind) and not _shows(values, kind, promised):
+            short.append(f"CKA_{kind.name} is not {_shown(promised)}")
+    return short
+
+
+def role_of(values: Mapping[int, bytes]) -> Role | None:
+    """The role whose template an object fits best: class, key type and the roles it has been given."""
+    for role in ROLES:
+        given = {kind: value for kind, value in role.template.items() if kind in _SECRET_ROLES + _PRIVATE_ROLES}
+        if (
+            number(values, A.CLASS) == role.object_class
+            and number(values, A.KEY_TYPE) == role.key_type
+            and all(_shows(values, kind, value) for kind, value in given.items())
+        ):
+            return role
+    return None
+
+
+def _shows(values: Mapping[int, bytes], kind: Attribute, promised: Value) -> bool:
+    if isinstance(promised, bool):
+        shown = flag(values, kind)
+        # A role that the object class does not know is a role that the object does not have.
+        return shown is promised or (shown is None and promised is False and kind in _OPTIONAL_ROLES)
+    if isinstance(promised, bytes):
+        return values.get(kind) == promised
+    if isinstance(promised, tuple):
+        return tuple(numbers(values.get(kind, b""))) == promised
+    return number(values, kind) == promised
+
+
+def _shown(value: Value) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+_OPTIONAL_ROLES = frozenset({A.SIGN_RECOVER, A.VERIFY_RECOVER})

@@ -1,0 +1,307 @@
+"""The Token port on a PKCS#11 module.
+
+The data path (random, encrypt, decrypt, sign) runs on the event loop while the token is fast, else in threads; what it
+finds missing or broken goes to a thread in any case. Making, destroying and listing objects always do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import structlog
+from pkcs11 import Attribute, Mechanism
+
+from kmsd.adapters.pkcs11.calls import Calls
+from kmsd.adapters.pkcs11.codes import CkrError
+from kmsd.adapters.pkcs11.counters import CallCounter, TokenCounters
+from kmsd.adapters.pkcs11.cryptoki import attribute_name, flag, number
+from kmsd.adapters.pkcs11.durability import sync_folder
+from kmsd.adapters.pkcs11.link import Link
+from kmsd.adapters.pkcs11.module import Module
+from kmsd.adapters.pkcs11.probes import measure, probe
+from kmsd.adapters.pkcs11.sealing import well_formed
+from kmsd.adapters.pkcs11.signing import DIGEST_LENGTH, der_signature, subject_public_key_info
+from kmsd.adapters.pkcs11.templates import A_NUMBERS, OBJECT_ID_LENGTH
+from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
+from kmsd.domain.material import Algorithm
+from kmsd.ports import MechanismMissing, TokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from kmsd.adapters.pkcs11.connection import Session
+    from kmsd.adapters.pkcs11.epoch import Epoch
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.ports import Capabilities, ObjectReport, TokenInfo
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+_RANDOM_LIMIT = 65_536
+_ECDSA = int(Mechanism.ECDSA)
+
+
+class Pkcs11Token:
+    """A token behind a PKCS#11 module; `open` makes one, `close` ends it. Implements `kmsd.ports.Token`."""
+
+    def __init__(self, settings: TokenSettings, module: Module, link: Link, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._module = module
+        self._link = link
+        self._clock = clock
+        self._calls = Calls(settings, link)
+        self._last_epoch: Epoch
+        self._capabilities: Capabilities
+        self._operated_at = -settings.sentinel_operation_interval
+        self._chores: set[asyncio.Task[object]] = set()
+
+    @classmethod
+    async def open(cls, settings: TokenSettings, *, clock: Callable[[], float] = time.monotonic) -> Self:
+        """Load the module, log in with the PIN (one attempt), learn the objects, and probe the mechanisms.
+
+        Raises `PinRefused` if the token refuses the PIN, else `TokenUnavailable`. `clock` is what the age of derived
+        keys is measured by.
+        """
+        module = Module.acquire(settings.module, settings.init_reserved)
+        link = Link(module, settings, clock)
+        try:
+            await link.open()
+            token = cls(settings, module, link, clock)
+        except BaseException:
+            await link.close(finished=True)
+            raise
+        try:
+            await token._learn()
+        except BaseException:
+            await token.close()
+            raise
+        return token
+
+    async def _learn(self) -> None:
+        epoch = self._last_epoch = self._link.require()
+
+        def learn(_: Epoch) -> Capabilities:
+            capabilities = probe(epoch)
+            epoch.connection.run(lambda session: measure(epoch, session, self._calls.pace))
+            return capabilities
+
+        self._capabilities = await self._calls.threaded("open", None, learn, deadline=self._settings.start_deadline)
+        self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
+        log.info("token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.pace.snapshot())
+
+    # --- the port: facts ----------------------------------------------------------------------------
+
+    @property
+    def info(self) -> TokenInfo:
+        """Which token this is."""
+        return self._last_epoch.connection.info
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, probed when it was opened."""
+        return self._capabilities
+
+    @property
+    def counters(self) -> TokenCounters:
+        """Figures for metrics, as of now."""
+        epoch = self._link.epoch
+        in_use, free = epoch.connection.sessions if epoch else (0, 0)
+        return TokenCounters(
+            calls={name: CallCounter(c.calls, c.errors, c.seconds) for name, c in self._calls.counters.items()},
+            sessions_in_use=in_use,
+            sessions_free=free,
+            waiting=self._calls.workers.waiting,
+            written_off=self._calls.workers.written_off,
+            derived_keys=len(epoch.derived) if epoch else 0,
+            derived_hits=epoch.derived.hits if epoch else 0,
+            derived_misses=epoch.derived.misses if epoch else 0,
+            handle_hits=epoch.objects.hits if epoch else 0,
+            handle_misses=epoch.objects.misses if epoch else 0,
+            epoch=epoch.number if epoch else 0,
+            reconnects=self._link.reconnects,
+            pace=self._calls.pace.snapshot(),
+        )
+
+    # --- the port: data path ------------------------------------------------------------------------
+
+    async def random(self, count: int) -> bytes:
+        """`count` random bytes from the token's generator."""
+        if not 1 <= count <= _RANDOM_LIMIT:
+            raise ValueError(f"between 1 and {_RANDOM_LIMIT} random bytes, not {count}")
+
+        def call(epoch: Epoch, session: Session) -> bytes:
+            return epoch.connection.raw.random(session.handle, count)
+
+        return await self._calls.data("random", None, call, size=count)
+
+    async def encrypt(self, object_id: bytes, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
+        """Nonce, ciphertext and tag, joined."""
+        self._require_algorithm(algorithm)
+        if not aad:
+            raise ValueError("associated data must not be empty")
+
+        def call(epoch: Epoch, session: Session) -> bytes:
+            return epoch.sealing.seal(session, object_id, algorithm, plaintext, aad)
+
+        return await self._calls.data("seal", object_id, call, size=len(plaintext), algorithm=algorithm)
+
+    async def decrypt(self, object_id: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+        """The plaintext of what `encrypt` returned."""
+        self._require_algorithm(algorithm)
+        well_formed(algorithm, sealed, aad)
+
+        def call(epoch: Epoch, session: Session) -> bytes:
+            return epoch.sealing.open(session, object_id, algorithm, sealed, aad)
+
+        prefix = sealed[:PREFIX_LENGTH]
+        return await self._calls.data("open", object_id, call, size=len(sealed), algorithm=algorithm, prefix=prefix)
+
+    async def sign(self, object_id: bytes, digest: bytes) -> bytes:
+        """ECDSA signature of a SHA-256 `digest`, DER-encoded."""
+        if len(digest) != DIGEST_LENGTH:
+            raise ValueError(f"a SHA-256 digest has {DIGEST_LENGTH} bytes, not {len(digest)}")
+
+        def call(epoch: Epoch, session: Session) -> bytes:
+            handle = epoch.objects.entry(session, object_id).handle
+            return epoch.connection.raw.sign(session.handle, handle, _ECDSA, digest)
+
+        return der_signature(await self._calls.data("sign", object_id, call, size=0))
+
+    def _require_algorithm(self, algorithm: Algorithm) -> None:
+        if algorithm not in self._capabilities.algorithms:
+            raise MechanismMissing(f"the token does not offer what {algorithm.name} needs")
+
+    # --- the port: objects --------------------------------------------------------------------------
+
+    async def generate_key(self, object_id: bytes, algorithm: Algorithm) -> None:
+        """Make an AES-256 object for sealing; durable and proven on return."""
+        self._require_algorithm(algorithm)
+        _check_id(object_id)
+
+        def make(epoch: Epoch) -> None:
+            epoch.connection.run(lambda session: epoch.objects.make_sealing_key(session, object_id, algorithm))
+            sync_folder(self._settings.token_dir_sync)
+
+        await self._calls.threaded("generate_key", object_id, make)
+
+    async def generate_signing_key(self, object_id: bytes) -> bytes:
+        """Make an ECDSA P-256 pair; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
+        _check_id(object_id)
+
+        def make(epoch: Epoch) -> bytes:
+            epoch.connection.run(lambda session: epoch.objects.make_signing_pair(session, object_id))
+            sync_folder(self._settings.token_dir_sync)
+            return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
+
+        return subject_public_key_info(await self._calls.threaded("generate_signing_key", object_id, make))
+
+    async def public_key(self, object_id: bytes) -> bytes:
+        """DER SubjectPublicKeyInfo of a pair."""
+
+        def read(epoch: Epoch) -> bytes:
+            return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
+
+        return subject_public_key_info(await self._calls.threaded("public_key", object_id, read))
+
+    async def destroy(self, object_id: bytes) -> None:
+        """Destroy all objects of this id; durable, and looked up again, on return."""
+        _check_id(object_id)
+
+        def unmake(epoch: Epoch) -> None:
+            epoch.forget(object_id)
+            epoch.derived.bury()
+            epoch.connection.run(lambda session: epoch.objects.destroy(session, object_id))
+            # A token that is away shows no objects either.
+            self._link.prove(epoch)
+            sync_folder(self._settings.token_dir_sync)
+
+        await self._calls.threaded("destroy", None, unmake)
+
+    async def list_objects(self) -> Sequence[ObjectReport]:
+        """All objects that carry the daemon's label, malformed ones too."""
+
+        def look(epoch: Epoch) -> list[ObjectReport]:
+            reports = epoch.connection.run(epoch.objects.report)
+            self._link.prove(epoch)
+            return reports
+
+        return await self._calls.threaded("list_objects", None, look)
+
+    async def attributes(self, object_id: bytes) -> dict[str, bool | bytes | int]:
+        """What the secret or private object of this id shows of itself, by `CKA_…`. Raises `NoSuchObject`."""
+
+        def read(epoch: Epoch) -> dict[int, bytes]:
+            return epoch.connection.run(lambda session: epoch.objects.read(session, object_id))
+
+        values = await self._calls.threaded("attributes", object_id, read)
+        return {attribute_name(kind): _typed(values, kind) for kind in values}
+
+    # --- the port: life -----------------------------------------------------------------------------
+
+    def forget(self, object_id: bytes) -> None:
+        """Drop every handle and derived key of this object from memory, now; the token destroys them at once after."""
+        epoch = self._link.epoch
+        if epoch is not None:
+            epoch.forget(object_id)
+            if epoch.derived.unburied:
+                self._chore(self._bury(epoch))
+
+    async def check(self) -> None:
+        """Prove that the token is there and logged in: read the sentinel, and now and then work with it."""
+        sentinel, now = self._settings.sentinel, self._clock()
+        work = sentinel is not None and now - self._operated_at >= self._settings.sentinel_operation_interval
+
+        def operate(epoch: Epoch) -> None:
+            self._link.prove(epoch)
+            if work and sentinel is not None:
+                epoch.connection.run(lambda session: epoch.operate(session, sentinel))
+
+        await self._calls.threaded("check", sentinel, operate, deadline=self._settings.deadline)
+        if work:
+            self._operated_at = now
+
+    async def close(self) -> None:
+        """End all sessions and release the module. Calls under way are finished first."""
+        for task in self._chores:
+            task.cancel()
+        finished = await self._calls.workers.close(within=self._settings.slow_deadline)
+        await self._link.close(finished=finished)
+
+    # --- chores -------------------------------------------------------------------------------------
+
+    def _chore(self, work: Awaitable[object]) -> None:
+        task = asyncio.ensure_future(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def _bury(self, epoch: Epoch) -> None:
+        try:
+            await self._calls.workers.run(epoch.derived.bury, deadline=self._settings.deadline)
+        except (CkrError, TokenError) as error:
+            # They cannot be used any more in any case; the end of the session destroys them.
+            log.warning("token_derived_keys_left", count=epoch.derived.unburied, reason=str(error))
+
+    async def _sweep_derived_keys(self) -> None:
+        while True:
+            await asyncio.sleep(max(1.0, self._settings.derived_key_age / 4))
+            epoch = self._link.epoch
+            if epoch is not None:
+                epoch.derived.sweep()
+                if epoch.derived.unburied:
+                    await self._bury(epoch)
+
+
+def _check_id(object_id: bytes) -> None:
+    if type(object_id) is not bytes or len(object_id) != OBJECT_ID_LENGTH:
+        raise ValueError(f"an object id is {OBJECT_ID_LENGTH} bytes")
+
+
+def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
+    if kind in A_NUMBERS:
+        shown = number(values, kind)
+        return values[kind] if shown is None else shown
+    if kind in (Attribute.ID, Attribute.LABEL):
+        return values[kind]
+    truth = flag(values, kind)
+    return values[kind] if truth is None else truth

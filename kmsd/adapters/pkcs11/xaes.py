@@ -1,0 +1,235 @@
+"""XAES-256-GCM (C2SP) computed in the token, and the life of its derived keys.
+
+The construction: with L = AES-256 of 16 zero bytes under the key, K1 is L doubled in GF(2^128); the message key is
+AES(K1 xor (00 01 58 00 || N[:12])) || AES(K1 xor (00 02 58 00 || N[:12])); the text is sealed by AES-256-GCM under the
+message key with nonce N[12:]. Both uses of AES are C_DeriveKey by CKM_AES_ECB_ENCRYPT_DATA, so the key itself needs
+DERIVE and no other role. L comes as a 16-byte session secret that can be read, and is destroyed at once; the message
+key is a session object, SENSITIVE and not EXTRACTABLE.
+
+The rule for derived keys. Sealing draws 12 random bytes N[:12] from the token per process and object, and keeps the
+derived key for at most `seal_messages` messages and `derived_key_age` seconds; N[12:] is random for each message, so
+two messages share a nonce with probability below 2^-57 per prefix. Opening keeps the most recently used derived keys,
+at most `derived_keys` of them and each for at most `derived_key_age` seconds after it was derived. A derived key ends
+by that rule, by `forget` (the object is destroyed, or its handle was found invalid), and with the connection. One that
+ends while a call uses it is destroyed when that call is done. The objects belong to a session of their own, which stays
+open as long as the connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from pkcs11 import Attribute, KeyType
+
+from kmsd.adapters.pkcs11.codes import CkrError, Fate
+from kmsd.adapters.pkcs11.templates import session_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.connection import Session
+    from kmsd.adapters.pkcs11.objects import Entry
+    from kmsd.adapters.pkcs11.raw import RawModule
+
+PREFIX_LENGTH = 12
+_BLOCK = 16
+_L_TEMPLATE = session_key(KeyType.GENERIC_SECRET, _BLOCK, (), readable=True)
+_MESSAGE_KEY_TEMPLATE = session_key(KeyType.AES, 32, (Attribute.ENCRYPT, Attribute.DECRYPT))
+
+
+class DerivedKey:
+    """A message key in the token. Held from `DerivedKeys.for_…` until `DerivedKeys.done`."""
+
+    __slots__ = ("born", "ended", "handle", "messages", "object_id", "prefix", "users")
+
+    def __init__(self, object_id: bytes, prefix: bytes, handle: int, born: float) -> None:
+        self.object_id = object_id
+        self.prefix = prefix
+        self.handle = handle
+        self.born = born
+        self.messages = 0
+        self.users = 0
+        self.ended = False
+
+
+class DerivedKeys:
+    """The derived keys of one connection. May be used from several threads; the lock is never held over a call."""
+
+    def __init__(
+        self, raw: RawModule, session: Session, *, messages: int, age: float, count: int, clock: Callable[[], float]
+    ) -> None:
+        self._raw = raw
+        self._session = session
+        self._messages = messages
+        self._age = age
+        self._count = count
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._deriving = threading.Lock()
+        self._opening: OrderedDict[tuple[bytes, bytes], DerivedKey] = OrderedDict()
+        self._sealing: dict[bytes, DerivedKey] = {}
+        self._dead: deque[DerivedKey] = deque()
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._opening)
+
+    def has(self, object_id: bytes, prefix: bytes | None) -> bool:
+        """Whether a key is kept to open this prefix, or to seal (`prefix` None). Its time may end before it is used."""
+        if prefix is None:
+            key = self._sealing.get(object_id)
+            return key is not None and key.messages < self._messages
+        return (object_id, prefix) in self._opening
+
+    # --- using --------------------------------------------------------------------------------------
+
+    def for_sealing(self, object_id: bytes) -> DerivedKey | None:
+        """The key to seal the next message of this object with, held; None if one must be derived."""
+        with self._lock:
+            key = self._sealing.get(object_id)
+            if key is None:
+                self.misses += 1
+                return None
+            if key.messages >= self._messages or self._clock() - key.born >= self._age:
+                del self._sealing[object_id]
+                self.misses += 1
+                return None
+            key.messages += 1
+            key.users += 1
+            self._opening.move_to_end((object_id, key.prefix))
+            self.hits += 1
+            return key
+
+    def for_opening(self, object_id: bytes, prefix: bytes) -> DerivedKey | None:
+        """The key that opens messages with this nonce prefix, held; None if it must be derived."""
+        with self._lock:
+            key = self._opening.get((object_id, prefix))
+            if key is None:
+                self.misses += 1
+                return None
+            if self._clock() - key.born >= self._age:
+                self._end(key)
+                self.misses += 1
+                return None
+            self._opening.move_to_end((object_id, prefix))
+            key.users += 1
+            self.hits += 1
+            return key
+
+    def done(self, key: DerivedKey) -> None:
+        """Let go of a held key."""
+        with self._lock:
+            key.users -= 1
+            if key.ended and key.users == 0:
+                self._dead.append(key)
+
+    # --- deriving -----------------------------------------------------------------------------------
+
+    def derive(self, object_id: bytes, entry: Entry, prefix: bytes, *, to_seal: bool) -> DerivedKey:
+        """Derive the message key for a nonce prefix and keep it; it is held on return. Raises `CkrError`."""
+        with self._deriving:
+            if entry.subkey is None:
+                entry.subkey = self._subkey(entry.handle)
+            blocks = b"".join(bytes((0, i, 0x58, 0)) + prefix for i in (1, 2))
+            data = _xor(blocks, entry.subkey * 2)
+            handle = self._raw.derive_by_ecb(self._session.handle, entry.handle, data, _MESSAGE_KEY_TEMPLATE)
+        key = DerivedKey(object_id, prefix, handle, self._clock())
+        with self._lock:
+            key.users = 1
+            self._keep(key, to_seal=to_seal)
+        self.bury()
+        return key
+
+    def _keep(self, key: DerivedKey, *, to_seal: bool) -> None:
+        twin = self._opening.get((key.object_id, key.prefix))
+        if twin is not None:
+            # Another thread derived the same key meanwhile; whoever holds it may finish with it.
+            self._end(twin)
+        self._opening[key.object_id, key.prefix] = key
+        if to_seal:
+            key.messages = 1
+            self._sealing[key.object_id] = key
+        while len(self._opening) > self._count:
+            self._end(next(iter(self._opening.values())))
+
+    def _subkey(self, base: int) -> bytes:
+        handle = self._raw.derive_by_ecb(self._session.handle, base, bytes(_BLOCK), _L_TEMPLATE)
+        try:
+            value = self._raw.attributes(self._session.handle, handle, (Attribute.VALUE,))
+        finally:
+            self._raw.destroy(self._session.handle, handle)
+        return double(value[Attribute.VALUE])
+
+    # --- ending -------------------------------------------------------------------------------------
+
+    def _end(self, key: DerivedKey) -> None:
+        """Take a key out of use. The lock is held."""
+        self._opening.pop((key.object_id, key.prefix), None)
+        if self._sealing.get(key.object_id) is key:
+            del self._sealing[key.object_id]
+        if not key.ended:
+            key.ended = True
+            if key.users == 0:
+                self._dead.append(key)
+
+    def forget(self, object_id: bytes) -> None:
+        """Take every derived key of the object out of use, now. `bury` destroys them."""
+        with self._lock:
+            for key in [key for key in self._opening.values() if key.object_id == object_id]:
+                self._end(key)
+
+    def sweep(self) -> None:
+        """Take every key out of use whose time is over."""
+        with self._lock:
+            now = self._clock()
+            for key in [key for key in self._opening.values() if now - key.born >= self._age]:
+                self._end(key)
+
+    def end_all(self) -> None:
+        """Take every key out of use."""
+        with self._lock:
+            for key in list(self._opening.values()):
+                self._end(key)
+
+    def renew(self, session: Session) -> Session:
+        """Go on with another session, since this one may be dead, and every key with it. The old one is returned."""
+        self.end_all()
+        with self._deriving:
+            old, self._session = self._session, session
+            self._dead.clear()
+        return old
+
+    @property
+    def unburied(self) -> int:
+        """Keys out of use that still lie in the token."""
+        return len(self._dead)
+
+    def bury(self) -> None:
+        """Destroy in the token the keys that are out of use and that no call holds."""
+        while self._dead:
+            try:
+                key = self._dead.popleft()
+            except IndexError:
+                return
+            with self._deriving:
+                try:
+                    self._raw.destroy(self._session.handle, key.handle)
+                except CkrError as error:
+                    # Gone already, with its session or its login: that is what was wanted.
+                    if error.fate not in (Fate.HANDLE, Fate.SESSION, Fate.LOGIN):
+                        raise
+
+
+def double(block: bytes) -> bytes:
+    """`block` times x in GF(2^128), as CMAC makes its first subkey (NIST SP 800-38B section 6.1)."""
+    value = int.from_bytes(block, "big") << 1
+    if value >> 128:
+        value = (value & ((1 << 128) - 1)) ^ 0x87
+    return value.to_bytes(_BLOCK, "big")
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).to_bytes(len(left), "big")

@@ -1,0 +1,115 @@
+"""How a connection to the database is opened, and how its schema comes about."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from kmsd.ports import StoreConflict, StoreUnavailable
+
+APPLICATION_ID = 0x6B6D7364
+"""`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
+
+MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """SQLite's exceptions as the port's. A broken constraint is a conflict; all else is an unavailable store."""
+    try:
+        yield
+    except sqlite3.IntegrityError as exc:
+        raise StoreConflict(str(exc)) from exc
+    except sqlite3.Error as exc:
+        raise StoreUnavailable(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
+
+
+def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
+    """Open an existing database. Raises `StoreUnavailable` if there is none, or if it is not ours."""
+    with translated():
+        connection = sqlite3.connect(
+            f"file:{path}?mode=rw",
+            uri=True,
+            timeout=busy_seconds,
+            isolation_level=None,  # transactions are begun and ended by name
+            check_same_thread=False,  # BEGIN and COMMIT run in a thread, one at a time (store.py)
+            cached_statements=256,
+        )
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != APPLICATION_ID:
+            connection.close()
+            raise StoreUnavailable(f"{path} is not a database of kmsd")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def create(path: Path) -> None:
+    """Make a new, empty database, readable by its owner alone. Raises `StoreConflict` if the file exists."""
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+    except FileExistsError as exc:
+        raise StoreConflict(f"{path} exists already") from exc
+    with translated():
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.close()
+    migrate(path)
+
+
+def migrations() -> list[tuple[int, str]]:
+    """All migrations, as (version, SQL), in order."""
+    files = sorted((entry.name, entry) for entry in MIGRATIONS.iterdir() if entry.name.endswith(".sql"))
+    return [(int(name[:4]), entry.read_text()) for name, entry in files]
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """The schema version that the file has."""
+    (number,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(number)
+
+
+def migrate(path: Path) -> int:
+    """Bring the schema up to date, each step in a transaction of its own; the number of steps taken.
+
+    Raises `StoreUnavailable` for a database that a newer kmsd has written.
+    """
+    steps = migrations()
+    connection = connect(path, busy_seconds=30)
+    taken = 0
+    try:
+        with translated():
+            for number, script in steps:
+                connection.execute("BEGIN IMMEDIATE")
+                present = version(connection)
+                if present > steps[-1][0]:
+                    connection.execute("ROLLBACK")
+                    raise StoreUnavailable(
+                        f"{path} has schema version {present}, this kmsd knows {steps[-1][0]}: "
+                        "it was written by a newer release; upgrade kmsd or restore a backup"
+                    )
+                if present < number:
+                    _run_script(connection, script)
+                    connection.execute(f"PRAGMA user_version = {number}")
+                    taken += 1
+                connection.execute("COMMIT")
+    finally:
+        connection.close()
+    return taken
+
+
+def _run_script(connection: sqlite3.Connection, script: str) -> None:
+    """Run every statement within the open transaction (`executescript` would commit it first)."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+    if statement.strip():
+        connection.execute(statement)

@@ -1,0 +1,191 @@
+"""Reading: SQL on one connection, nothing remembered."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from kmsd.adapters.sqlite import rows
+from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.rows import Row
+from kmsd.domain.alias import Alias
+from kmsd.domain.grant import Grant
+from kmsd.domain.identity import AccessKey, Role, User
+from kmsd.domain.key import Key
+from kmsd.domain.material import MaterialStatus
+from kmsd.ports import ServiceKey, TokenObject
+
+
+class SqliteReader:
+    """Implements `kmsd.ports.Reader`. Statements are short and run where they are called."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def _all(self, sql: str, *values: object) -> list[Row]:
+        with translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, *values: object) -> Row | None:
+        with translated():
+            row: Row | None = self._connection.execute(sql, values).fetchone()
+            return row
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def _key(self, row: Row) -> Key:
+        return rows.key(
+            row,
+            self._all(
+                "SELECT material_id, algorithm, status, material.created_at FROM material "
+                "JOIN token_object ON object_id = material_id "
+                "WHERE key_id = ? AND status IN ('ready', 'missing') ORDER BY material.created_at",
+                row[0],
+            ),
+        )
+
+    async def key(self, key_id: str) -> Key | None:
+        row = self._one(f"SELECT {rows.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)  # noqa: S608 (a constant)
+        return None if row is None else self._key(row)
+
+    async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
+        found = self._all(
+            "SELECT key_id, arn FROM key WHERE account = ? AND key_id > ? "
+            "AND (deletion_at IS NULL OR deletion_at > ?) ORDER BY key_id LIMIT ?",
+            account,
+            key_id,
+            rows.micros(now),
+            count,
+        )
+        return [(row[0], row[1]) for row in found]
+
+    async def count_keys(self, account: str) -> int:
+        row = self._one("SELECT keys FROM key_count WHERE account = ?", account)
+        return 0 if row is None else int(row[0])
+
+    async def tags_of(self, key_id: str) -> Mapping[str, str]:
+        return dict(self._all("SELECT tag_key, tag_value FROM key_tag WHERE key_id = ? ORDER BY tag_key", key_id))
+
+    # --- aliases ------------------------------------------------------------------------------------
+
+    async def alias(self, account: str, name: str) -> Alias | None:
+        row = self._one(
+            f"SELECT {rows.ALIAS_COLUMNS} FROM alias WHERE account = ? AND name = ?",  # noqa: S608 (a constant)
+            account,
+            name,
+        )
+        return None if row is None else rows.alias(row)
+
+    async def aliases_after(self, account: str, name: str, count: int, *, key_id: str | None = None) -> Sequence[Alias]:
+        where, values = "account = ?", [account]
+        if key_id is not None:
+            where, values = "key_id = ?", [key_id]
+        found = self._all(
+            f"SELECT {rows.ALIAS_COLUMNS} FROM alias WHERE {where} AND name > ? "  # noqa: S608 (constants)
+            "ORDER BY name LIMIT ?",
+            *values,
+            name,
+            count,
+        )
+        return [rows.alias(row) for row in found]
+
+    async def count_aliases(self, key_id: str) -> int:
+        row = self._one("SELECT count(*) FROM alias WHERE key_id = ?", key_id)
+        return 0 if row is None else int(row[0])
+
+    # --- grants -------------------------------------------------------------------------------------
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        row = self._one(
+            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE grant_id = ?",  # noqa: S608 (a constant)
+            grant_id,
+        )
+        return None if row is None else rows.grant(row)
+
+    async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
+        marks = ", ".join("?" * len(grantees))
+        found = self._all(
+            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ "  # noqa: S608 (a constant and question marks)
+            f"WHERE key_id = ? AND grantee_principal IN ({marks}) ORDER BY grant_id",
+            key_id,
+            *grantees,
+        )
+        return tuple(rows.grant(row) for row in found)
+
+    # --- identities ---------------------------------------------------------------------------------
+
+    async def user(self, account: str, name: str) -> User | None:
+        row = self._one(
+            "SELECT account, name, user_id, arn, created_at FROM user WHERE account = ? AND name = ?", account, name
+        )
+        return None if row is None else self._user(row)
+
+    def _user(self, row: Row) -> User:
+        owner = row[:2]
+        return rows.user(
+            row,
+            self._all("SELECT name, document FROM user_policy WHERE account = ? AND user_name = ?", *owner),
+            self._all("SELECT tag_key, tag_value FROM user_tag WHERE account = ? AND user_name = ?", *owner),
+        )
+
+    async def users(self) -> Sequence[User]:
+        found = self._all("SELECT account, name, user_id, arn, created_at FROM user ORDER BY account, name")
+        return [self._user(row) for row in found]
+
+    async def access_key(self, access_key_id: str) -> AccessKey | None:
+        row = self._one(
+            "SELECT access_key_id, sealed_secret, status, created_at, account, user_name FROM access_key "
+            "WHERE access_key_id = ?",
+            access_key_id,
+        )
+        if row is None:
+            return None
+        owner = await self.user(row[4], row[5])
+        return None if owner is None else rows.access_key(row, owner)
+
+    async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
+        owner = await self.user(account, user_name)
+        found = self._all(
+            "SELECT access_key_id, sealed_secret, status, created_at FROM access_key "
+            "WHERE account = ? AND user_name = ? ORDER BY created_at, access_key_id",
+            account,
+            user_name,
+        )
+        return [] if owner is None else [rows.access_key(row, owner) for row in found]
+
+    async def role(self, account: str, name: str) -> Role | None:
+        row = self._one(
+            "SELECT account, name, role_id, arn, trust_policy, max_session_seconds, created_at FROM role "
+            "WHERE account = ? AND name = ?",
+            account,
+            name,
+        )
+        if row is None:
+            return None
+        owner = row[:2]
+        return rows.role(
+            row,
+            self._all("SELECT name, document FROM role_policy WHERE account = ? AND role_name = ?", *owner),
+            self._all("SELECT tag_key, tag_value FROM role_tag WHERE account = ? AND role_name = ?", *owner),
+        )
+
+    # --- objects in the token -----------------------------------------------------------------------
+
+    async def service_keys(self) -> Mapping[str, ServiceKey]:
+        found = self._all("SELECT purpose, object_id, algorithm FROM service_key")
+        return {row[0]: rows.service_key(row) for row in found}
+
+    async def token_object(self, object_id: bytes) -> TokenObject | None:
+        row = self._one("SELECT object_id, owner, status, created_at FROM token_object WHERE object_id = ?", object_id)
+        return None if row is None else rows.token_object(row)
+
+    async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
+        wanted = statuses or tuple(MaterialStatus)
+        marks = ", ".join("?" * len(wanted))
+        found = self._all(
+            "SELECT object_id, owner, status, created_at FROM token_object "  # noqa: S608 (question marks)
+            f"WHERE status IN ({marks}) ORDER BY created_at",
+            *(status.value for status in wanted),
+        )
+        return [rows.token_object(row) for row in found]

@@ -1,0 +1,87 @@
+"""The embedded store: SQLite in WAL mode, every commit synced (`synchronous=FULL`).
+
+Two connections a process. Reads run on one, where they are called: they take microseconds. Writes go
+through the other, one at a time: BEGIN IMMEDIATE and COMMIT may wait (for another process's lock, for
+the disk) and run in a thread; the statements between them do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from kmsd.adapters.sqlite import connection as connections
+from kmsd.adapters.sqlite.cache import CachedReader
+from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.transaction import SqliteTransaction
+from kmsd.ports import Reader, StoreUnavailable, Transaction
+
+BUSY_SECONDS = 5.0
+"""How long a write waits for another process's."""
+
+_Result = TypeVar("_Result")
+
+
+class SqliteStore:
+    """Implements `kmsd.ports.Store`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the database at `path`. Raises `StoreUnavailable` (none there, not ours, wrong schema version)."""
+        self.path = path
+        self._reading = connections.connect(path, busy_seconds=1.0)
+        self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
+        self._require_version()
+        self._reader = CachedReader(self._reading)
+        self._writer = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
+
+    def _require_version(self) -> None:
+        present, known = connections.version(self._reading), connections.migrations()[-1][0]
+        if present != known:
+            raise StoreUnavailable(
+                f"{self.path} has schema version {present}, this kmsd needs {known}: "
+                + ("run `kmsd migrate`" if present < known else "it was written by a newer release; upgrade kmsd")
+            )
+
+    async def read(self) -> Reader:
+        self._reader.refresh()
+        return self._reader
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
+        async with self._writer:
+            await self._in_thread(lambda: self._writing.execute("BEGIN IMMEDIATE"))
+            try:
+                yield SqliteTransaction(self._writing)
+                await self._in_thread(lambda: self._writing.execute("COMMIT"))
+            except BaseException:
+                await self._in_thread(self._roll_back)
+                raise
+
+    def _roll_back(self) -> None:
+        if self._writing.in_transaction:
+            self._writing.execute("ROLLBACK")
+
+    async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
+        """Run `act` to its end in the writing thread, even if the caller is cancelled meanwhile."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, act)
+        try:
+            with translated():
+                return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    async def check(self) -> None:
+        async with self.write():
+            pass
+
+    async def close(self) -> None:
+        async with self._writer:
+            self._thread.shutdown()
+            self._reading.close()
+            self._writing.close()

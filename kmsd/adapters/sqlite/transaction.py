@@ -1,0 +1,152 @@
+"""Writing: one transaction on the writing connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from kmsd.adapters.sqlite import rows
+from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.reader import SqliteReader
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, User
+from kmsd.domain.key import Key
+from kmsd.domain.material import Material, MaterialStatus
+from kmsd.ports import ServiceKey, StoreConflict, TokenObject
+
+
+class SqliteTransaction(SqliteReader):
+    """Implements `kmsd.ports.Transaction`; begun and ended by the store."""
+
+    def _run(self, sql: str, *values: object) -> int:
+        with translated():
+            return self._connection.execute(sql, values).rowcount
+
+    def _swap(self, what: str, sql: str, *values: object) -> None:
+        """A statement that must change exactly one row."""
+        if self._run(sql, *values) != 1:
+            raise StoreConflict(f"{what} is not what it was")
+
+    def _insert(self, table: str, columns: str, values: tuple[object, ...]) -> None:
+        marks = ", ".join("?" * len(values))
+        self._run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *values)  # noqa: S608 (constants)
+
+    # --- identities ---------------------------------------------------------------------------------
+
+    async def insert_account(self, account: str, now: datetime) -> None:
+        self._run("INSERT OR IGNORE INTO account (account, created_at) VALUES (?, ?)", account, rows.micros(now))
+
+    async def insert_user(self, user: User) -> None:
+        self._insert(
+            "user",
+            "account, name, user_id, arn, created_at",
+            (user.account, user.name, user.user_id, user.arn, rows.micros(user.created_at)),
+        )
+        for name, document in user.policies.items():
+            self._insert("user_policy", "account, user_name, name, document", (user.account, user.name, name, document))
+        for tag_key, tag_value in user.tags.items():
+            self._insert(
+                "user_tag", "account, user_name, tag_key, tag_value", (user.account, user.name, tag_key, tag_value)
+            )
+
+    async def delete_user(self, account: str, name: str) -> None:
+        self._swap(f"user {name}", "DELETE FROM user WHERE account = ? AND name = ?", account, name)
+
+    async def insert_access_key(self, access_key: AccessKey) -> None:
+        self._insert(
+            "access_key",
+            "access_key_id, account, user_name, sealed_secret, status, created_at",
+            (
+                access_key.access_key_id,
+                access_key.user.account,
+                access_key.user.name,
+                access_key.sealed_secret,
+                access_key.status.value,
+                rows.micros(access_key.created_at),
+            ),
+        )
+
+    async def set_access_key_status(self, access_key_id: str, status: AccessKeyStatus) -> None:
+        self._swap(
+            f"access key {access_key_id}",
+            "UPDATE access_key SET status = ? WHERE access_key_id = ?",
+            status.value,
+            access_key_id,
+        )
+
+    async def delete_access_key(self, access_key_id: str) -> None:
+        self._swap(f"access key {access_key_id}", "DELETE FROM access_key WHERE access_key_id = ?", access_key_id)
+
+    # --- objects in the token -----------------------------------------------------------------------
+
+    async def insert_token_object(self, token_object: TokenObject) -> None:
+        self._insert(
+            "token_object",
+            "object_id, owner, status, created_at",
+            (
+                token_object.object_id,
+                token_object.owner,
+                token_object.status.value,
+                rows.micros(token_object.created_at),
+            ),
+        )
+
+    async def set_object_status(self, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> None:
+        self._swap(
+            f"object {object_id.hex()}",
+            "UPDATE token_object SET status = ? WHERE object_id = ? AND status = ?",
+            new.value,
+            object_id,
+            old.value,
+        )
+
+    async def delete_token_object(self, object_id: bytes, old: MaterialStatus) -> None:
+        self._swap(
+            f"object {object_id.hex()}",
+            "DELETE FROM token_object WHERE object_id = ? AND status = ?",
+            object_id,
+            old.value,
+        )
+
+    async def insert_service_key(self, service_key: ServiceKey) -> None:
+        self._insert(
+            "service_key",
+            "purpose, object_id, algorithm",
+            (service_key.purpose, service_key.object_id, service_key.algorithm),
+        )
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    async def insert_key(self, key: Key) -> None:
+        self._insert("key", rows.KEY_COLUMNS, rows.key_values(key))
+
+    async def update_key(self, old: Key, new: Key) -> None:
+        assignments = ", ".join(f"{column.strip()} = ?" for column in rows.KEY_COLUMNS.split(","))
+        self._swap(
+            f"key {old.key_id}",
+            f"UPDATE key SET {assignments} WHERE key_id = ? AND state = ? AND deletion_at IS ?",  # noqa: S608
+            *rows.key_values(new),
+            old.key_id,
+            old.state.value,
+            rows.micros(old.deletion_at),
+        )
+
+    async def insert_material(self, key_id: str, material: Material) -> None:
+        self._insert(
+            "material",
+            "material_id, key_id, algorithm, created_at",
+            (material.material_id, key_id, material.algorithm, rows.micros(material.created_at)),
+        )
+
+    async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
+        for tag_key, tag_value in tags.items():
+            self._run(
+                "INSERT INTO key_tag (key_id, tag_key, tag_value) VALUES (?, ?, ?) "
+                "ON CONFLICT (key_id, tag_key) DO UPDATE SET tag_value = excluded.tag_value",
+                key_id,
+                tag_key,
+                tag_value,
+            )
+
+    async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
+        for tag_key in tag_keys:
+            self._run("DELETE FROM key_tag WHERE key_id = ? AND tag_key = ?", key_id, tag_key)

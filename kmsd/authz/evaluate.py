@@ -1,0 +1,325 @@
+"""The decision: may this caller do this, now?
+
+1. A Deny that applies, in the resource's policy, the caller's identity policies or its session's, ends it.
+2. Within the resource's account it is allowed by the resource's policy if that names the caller; or by a grant; or
+   by an identity policy, if the resource's policy delegates to the account. Session policies bound all three,
+   unless the session itself is named (or everyone is).
+3. From another account the resource's policy and an identity policy must both allow it, within the session
+   policies; or a grant must.
+4. A service is allowed by the resource's policy, or by a grant, alone.
+
+What depends only on policies, caller, action and resource is worked out once (a *case*) and remembered; conditions
+and grants are looked at on every call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kmsd.authz import grants, sentences
+from kmsd.authz.compiled import Asker, PolicyCache, Reach
+from kmsd.authz.facts import Facts
+from kmsd.authz.query import Allowed, Denied
+from kmsd.authz.sentences import Layer
+from kmsd.domain.policy import PolicyKind
+from kmsd.domain.principal import PrincipalType
+from kmsd.errors import MalformedPolicyDocumentException
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from kmsd.authz.compiled import CompiledPolicy, CompiledStatement
+    from kmsd.authz.query import Decision, Query
+
+CACHED_CASES = 4096
+
+# "Cross-account permission is effective only for the following operations … If you give a user in a different account
+# permission for other operations, those permissions have no effect" (KMS Developer Guide, Allowing users in other
+# accounts to use a KMS key).
+ACROSS_ACCOUNTS = frozenset(
+    f"kms:{operation}"
+    for operation in grants.USABLE | {"GetKeyRotationStatus", "ListGrants", "RetireGrant", "RevokeGrant"}
+)
+
+
+class Allows:
+    """The statements of one layer that can allow a request."""
+
+    __slots__ = ("conditional", "settled")
+
+    def __init__(self) -> None:
+        self.settled: str | None = None
+        """The first that does, whatever the request's conditions."""
+        self.conditional: list[tuple[str, CompiledStatement]] = []
+
+    def add(self, label: str, statement: CompiledStatement) -> None:
+        """Count `statement`, which fits caller and action, and may fit the resource."""
+        if statement.settled:
+            self.settled = self.settled or label
+        else:
+            self.conditional.append((label, statement))
+
+    def by(self, resource: str, facts: Facts | None) -> str | None:
+        """What allows; None: nothing does. Without facts, only what does so under any conditions."""
+        if self.settled is not None or facts is None:
+            return self.settled
+        return next((label for label, statement in self.conditional if statement.holds(resource, facts)), None)
+
+
+LAYERS = {
+    PolicyKind.KEY: Layer.RESOURCE,
+    PolicyKind.TRUST: Layer.TRUST,
+    PolicyKind.IDENTITY: Layer.IDENTITY,
+    PolicyKind.SESSION: Layer.SESSION,
+}
+
+
+@dataclass(slots=True)
+class Case:
+    """All that policies, caller, action and resource decide by themselves."""
+
+    layer: Layer
+    """What the resource's policy is called."""
+    same_account: bool
+    asker: Asker
+    grantees: tuple[str, ...]
+    operation: str | None
+    own: Allows
+    entity: Allows
+    account: Allows
+    identity: Allows
+    session: Allows | None
+    """None: no session policy bounds the caller."""
+    denials: list[tuple[Layer, str, CompiledStatement]]
+    """Deny statements that apply if their conditions hold."""
+    ended: Denied | None = None
+    """A Deny without conditions applies, or a policy cannot be read."""
+    unreadable: bool = False
+    settled: Decision | None = None
+    """The decision, where neither conditions nor (if it is a refusal) grants can change it."""
+
+
+_policies = PolicyCache()
+
+
+class CaseCache:
+    """Cases by all that goes into them, the policies by their text: an entry is never wrong.
+
+    All end when there are `CACHED_CASES`, and when the compiled policies end, which they would keep alive.
+    """
+
+    __slots__ = ("generation", "known")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.known: dict[Hashable, Case] = {}
+
+    def remember(self, key: Hashable, case: Case) -> None:
+        """Keep `case`."""
+        if len(self.known) >= CACHED_CASES or _policies.generation != self.generation:
+            self.known.clear()
+            self.generation = _policies.generation
+        self.known[key] = case
+
+
+_cases = CaseCache()
+
+
+def authorize(query: Query) -> Decision:
+    """Whether `query` is allowed, and by what; or why not. Never raises: what cannot be read allows nothing."""
+    caller = query.caller
+    kind = caller.principal_type
+    key = (
+        query.resource,
+        query.action,
+        caller.arn,
+        query.resource_policy,
+        caller.identity_policies,
+        caller.session_policies,
+        caller.role_arn,
+        caller.account,
+        query.resource_account,
+        # Enum members hash slowly; these are what a case distinguishes.
+        kind is PrincipalType.ASSUMED_ROLE,
+        kind is PrincipalType.SERVICE,
+        kind is PrincipalType.ACCOUNT,
+    )
+    case = _cases.known.get(key)
+    if case is None:
+        case = read_case(query)
+        if not case.unreadable:
+            # The texts that the compiled policies hold, not the query's: equal texts are kept once.
+            _cases.remember((*key[:3], *_held_texts(query, case.layer), *key[6:]), case)
+    settled = case.settled
+    if settled is not None and (not query.grants or case.ended is not None or type(settled) is Allowed):
+        return settled
+    return decide(case, query)
+
+
+def decide(case: Case, query: Query) -> Decision:
+    """The decision of a case for the conditions and grants of one request."""
+    facts = Facts(query)
+    if (denied := explicit_denial(case, query, facts)) is not None:
+        return denied
+    by_policy = _weigh(case, query, facts)
+    if isinstance(by_policy, Allowed) or not query.grants or case.operation is None:
+        return by_policy
+    return _by_grant(case, query, facts) or by_policy
+
+
+def explicit_denial(case: Case, query: Query, facts: Facts) -> Denied | None:
+    """The Deny that applies, or that must be supposed in a policy that cannot be read."""
+    if case.ended is not None:
+        return case.ended
+    for layer, label, statement in case.denials:
+        if statement.holds(query.resource, facts):
+            return sentences.denied(query, layer, f"{label} denies")
+    return None
+
+
+def read_case(query: Query) -> Case:
+    """Work out the case of a query, with nothing remembered but the compiled policies."""
+    caller = query.caller
+    asker = Asker(caller)
+    trust = query.action.startswith("sts:")
+    same_account = not asker.is_service and caller.account == query.resource_account
+    case = Case(
+        layer=Layer.TRUST if trust else Layer.RESOURCE,
+        same_account=same_account,
+        asker=asker,
+        grantees=(asker.arn,) if asker.role_arn is None else (asker.arn, asker.role_arn),
+        operation=grants.operation_of(query.action),
+        own=Allows(),
+        entity=Allows(),
+        account=Allows(),
+        identity=Allows(),
+        session=None if caller.session_policies is None else Allows(),
+        denials=[],
+    )
+    if query.resource_policy is None:
+        # Resources without a policy are their account's to give.
+        case.account.settled = "account" if same_account else None
+    else:
+        by_reach = {Reach.OWN: case.own, Reach.ENTITY: case.entity, Reach.ACCOUNT: case.account}
+        kind = PolicyKind.TRUST if trust else PolicyKind.KEY
+        _read(case, query, (query.resource_policy,), kind, by_reach)
+    if asker.is_root:
+        # "… with the exception of the AWS account root user, which has full access": to what is its account's to give.
+        case.identity.settled = "account-root"
+    if not asker.is_service:
+        _read(case, query, caller.identity_policies, PolicyKind.IDENTITY, {Reach.OWN: case.identity})
+    if case.session is not None:
+        _read(case, query, caller.session_policies or (), PolicyKind.SESSION, {Reach.OWN: case.session})
+    _settle(case, query)
+    return case
+
+
+def _read(case: Case, query: Query, texts: tuple[str, ...], kind: PolicyKind, by_reach: dict[Reach, Allows]) -> None:
+    """Sort the statements of one kind of policy that can apply into the case."""
+    layer = LAYERS[kind]
+    for text in texts:
+        policy = _compiled(case, query, layer, text, kind)
+        if policy is None:
+            return
+        for statement, reach in policy.candidates(case.asker, query.action.lower(), query.resource):
+            label = f"{kind.value}:{statement.source.label}"
+            if statement.allows:
+                by_reach[reach].add(label, statement)
+            elif not statement.settled:
+                case.denials.append((layer, label, statement))
+            elif case.ended is None:
+                case.ended = sentences.denied(query, layer, f"{label} denies")
+
+
+def _compiled(case: Case, query: Query, layer: Layer, text: str, kind: PolicyKind) -> CompiledPolicy | None:
+    try:
+        return _policies.get(text, kind)
+    except MalformedPolicyDocumentException as error:
+        # Policies are parsed before they are stored. One that cannot be read may hold a Deny: nothing is allowed.
+        case.ended = sentences.not_allowed(query, layer, f"{kind.value} cannot be read: {error.message}")
+        case.unreadable = True
+        return None
+
+
+def _weigh(case: Case, query: Query, facts: Facts | None) -> Decision:
+    """What the Allow statements come to, no Deny having applied. `facts=None`: under any conditions."""
+    resource = query.resource
+    if not case.same_account and not case.asker.is_service:
+        return _weigh_across(case, query, facts)
+    own = case.own.by(resource, facts)
+    if own is not None:
+        return Allowed(own)
+    bounded = case.entity.by(resource, facts)
+    delegated = case.account.by(resource, facts)
+    if bounded is None and delegated is not None:
+        bounded = case.identity.by(resource, facts)
+        if bounded is None:
+            return sentences.not_allowed(query, Layer.IDENTITY, f"{delegated} delegates, no identity-policy allows")
+    if bounded is None:
+        return sentences.not_allowed(query, case.layer, "no resource-based policy allows")
+    if case.session is not None and case.session.by(resource, facts) is None:
+        return sentences.not_allowed(query, Layer.SESSION, f"{bounded} allows, no session-policy does")
+    return Allowed(bounded)
+
+
+def _weigh_across(case: Case, query: Query, facts: Facts | None) -> Decision:
+    # "The request is allowed only if both evaluations return a decision of Allow" (Cross-account policy evaluation
+    # logic): the exemption of sessions that are named themselves is for the same account.
+    resource = query.resource
+    theirs = case.own.by(resource, facts) or case.entity.by(resource, facts) or case.account.by(resource, facts)
+    if theirs is None:
+        return sentences.not_allowed(query, case.layer, "no resource-based policy allows, from another account")
+    if query.action.startswith("kms:") and query.action not in ACROSS_ACCOUNTS:
+        return sentences.not_allowed(query, case.layer, "this action is not for other accounts")
+    ours = case.identity.by(resource, facts)
+    if ours is None:
+        return sentences.not_allowed(query, Layer.IDENTITY, f"{theirs} allows, no identity-policy does")
+    if case.session is not None and case.session.by(resource, facts) is None:
+        return sentences.not_allowed(query, Layer.SESSION, f"{theirs} and {ours} allow, no session-policy does")
+    return Allowed(f"{theirs}+{ours}")
+
+
+def _by_grant(case: Case, query: Query, facts: Facts) -> Decision | None:
+    """What the grants come to; None: none of them fits."""
+    operation = case.operation or ""
+    fits = grants.fitting(query.grants, case.grantees, operation, query.encryption_context, query.resource)
+    within = case.session is None or case.session.by(query.resource, facts) is not None
+    held, blocked = list[str](), None
+    for grant in fits:
+        # As in a key policy, a session is bounded unless it is itself the grantee, in its own account.
+        if within or (case.same_account and case.asker.is_session and grant.grantee_principal == case.asker.arn):
+            held.append(grant.grant_id)
+            if operation != "CreateGrant":
+                break  # only delegation needs to know them all
+        else:
+            blocked = grant.grant_id
+    if held:
+        return Allowed(f"grant:{held[0]}", tuple(held))
+    if blocked is not None:
+        return sentences.not_allowed(query, Layer.SESSION, f"grant:{blocked} allows, no session-policy does")
+    return None
+
+
+def _settle(case: Case, query: Query) -> None:
+    """Decide the case, if the request's conditions cannot change it."""
+    if case.ended is not None:
+        case.settled = case.ended
+    elif not case.denials:
+        certain = _weigh(case, query, None)
+        layers = (case.own, case.entity, case.account, case.identity, case.session)
+        # More conditions met only allow more: an Allow without them stands; a refusal does if there are none.
+        if isinstance(certain, Allowed) or not any(layer is not None and layer.conditional for layer in layers):
+            case.settled = certain
+
+
+def _held_texts(query: Query, layer: Layer) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
+    """Resource, identity and session policies of the query, as the cache of compiled policies holds them."""
+    caller, kind = query.caller, PolicyKind.TRUST if layer is Layer.TRUST else PolicyKind.KEY
+    policy = query.resource_policy
+    sessions = caller.session_policies
+    return (
+        None if policy is None else _policies.held(policy, kind),
+        tuple(_policies.held(text, PolicyKind.IDENTITY) for text in caller.identity_policies),
+        None if sessions is None else tuple(_policies.held(text, PolicyKind.SESSION) for text in sessions),
+    )

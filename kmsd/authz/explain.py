@@ -1,0 +1,143 @@
+"""Why a request is allowed or denied: every statement and grant, and where each fails to fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kmsd.authz import grants
+from kmsd.authz.compiled import Asker, CompiledPolicy, Reach
+from kmsd.authz.evaluate import authorize
+from kmsd.authz.facts import Facts
+from kmsd.authz.policy_document import parse
+from kmsd.domain.policy import PolicyKind
+from kmsd.errors import MalformedPolicyDocumentException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kmsd.authz.compiled import CompiledStatement
+    from kmsd.authz.query import Decision, Query
+    from kmsd.domain.grant import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One element that does not fit the request."""
+
+    element: str
+    """`Principal`, `Action`, `Resource`, `Condition.StringEquals.kms:ViaService`, `Operations`, `Constraints`, …"""
+    expected: str
+    actual: str
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One statement or grant, and how it fits the request."""
+
+    source: str
+    """`key-policy:Sid`, `identity-policy:Sid`, `session-policy:#2`, `grant:<id>`, …"""
+    effect: str
+    """`Allow` or `Deny`."""
+    matched: bool
+    """It applies. An Allow that applies may still not suffice: see `note`."""
+    misses: tuple[Miss, ...] = ()
+    """Each element that does not fit; one alone: it almost matched."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The decision, as `authorize` makes it, and all that was considered."""
+
+    decision: Decision
+    considered: tuple[Considered, ...]
+
+
+def explain(query: Query) -> Explanation:
+    """The decision on `query`, and for each statement and grant where it fits and where not. Never raises."""
+    return Explanation(authorize(query), (*_policies(query), *(_grant(query, grant) for grant in query.grants)))
+
+
+def _policies(query: Query) -> Iterator[Considered]:
+    caller = query.caller
+    asker, facts = Asker(caller), Facts(query)
+    documents: list[tuple[PolicyKind, str]] = []
+    if query.resource_policy is not None:
+        kind = PolicyKind.TRUST if query.action.startswith("sts:") else PolicyKind.KEY
+        documents.append((kind, query.resource_policy))
+    if not asker.is_service:
+        documents += [(PolicyKind.IDENTITY, text) for text in caller.identity_policies]
+    documents += [(PolicyKind.SESSION, text) for text in caller.session_policies or ()]
+    for kind, text in documents:
+        try:
+            policy = CompiledPolicy(text, parse(text, kind=kind))
+        except MalformedPolicyDocumentException as error:
+            yield Considered(kind.value, "Deny", matched=True, note=f"it cannot be read: {error.message}")
+            continue
+        for statement in policy.statements:
+            yield _statement(query, statement, asker, facts, kind)
+
+
+def _statement(query: Query, statement: CompiledStatement, asker: Asker, facts: Facts, kind: PolicyKind) -> Considered:
+    label = f"{kind.value}:{statement.source.label}"
+    effect = statement.source.effect.value
+    misses = tuple(_misses(query, statement, asker, facts))
+    if misses:
+        return Considered(label, effect, matched=False, misses=misses)
+    note = ""
+    if statement.allows and statement.who is not None and statement.reaches(asker) is Reach.ACCOUNT:
+        note = "it names the account: an identity policy must allow it too"
+    return Considered(label, effect, matched=True, note=note)
+
+
+def _misses(query: Query, statement: CompiledStatement, asker: Asker, facts: Facts) -> Iterator[Miss]:
+    source = statement.source
+    if not statement.effective:
+        yield Miss("Resource" if source.resources is None else "Action", "to be present", "missing: no effect")
+        return
+    if not statement.reaches(asker):
+        yield Miss(_name("Principal", excluded=source.excludes_principals), _who(statement), " ".join(asker.names))
+    if not statement.covers_action(query.action.lower()):
+        element = _name("Action", excluded=source.excludes_actions)
+        yield Miss(element, ", ".join(source.actions or ()), query.action)
+    if not statement.covers(query.resource, facts):
+        element = _name("Resource", excluded=source.excludes_resources)
+        yield Miss(element, ", ".join(source.resources or ()), query.resource)
+    for condition in statement.conditions:
+        if not condition.holds(facts, allows=statement.allows):
+            element = f"Condition.{condition.source.operator}.{condition.source.key}"
+            actual = condition.actual(facts)
+            given = "not in the request" if actual is None else ", ".join(actual)
+            yield Miss(element, ", ".join(condition.source.values), given)
+
+
+def _name(element: str, *, excluded: bool) -> str:
+    return f"Not{element}" if excluded else element
+
+
+def _who(statement: CompiledStatement) -> str:
+    principals = statement.source.principals
+    if principals is None:
+        return ""
+    everyone = ("*",) if principals.everyone else ()
+    return ", ".join((*everyone, *principals.accounts, *principals.entities, *principals.services))
+
+
+def _grant(query: Query, grant: Grant) -> Considered:
+    operation = grants.operation_of(query.action)
+    caller = query.caller
+    grantees = (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
+    misses = []
+    if not grants.is_on(grant, query.resource):
+        misses.append(Miss("KeyId", grant.key_id, query.resource))
+    if operation is None or operation not in grant.operations:
+        misses.append(Miss("Operations", ", ".join(grant.operations), query.action))
+    if grant.grantee_principal not in grantees:
+        misses.append(Miss("GranteePrincipal", grant.grantee_principal, ", ".join(grantees)))
+    if operation is not None and not grants.admits(grant, operation, query.encryption_context):
+        equals = grant.encryption_context_equals
+        element = "EncryptionContextSubset" if equals is None else "EncryptionContextEquals"
+        expected = grant.encryption_context_subset if equals is None else equals
+        misses.append(Miss(f"Constraints.{element}", str(dict(expected or {})), str(dict(query.encryption_context))))
+    return Considered(f"grant:{grant.grant_id}", "Allow", matched=not misses, misses=tuple(misses))

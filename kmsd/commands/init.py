@@ -1,0 +1,46 @@
+"""`kmsd init`: the daemon's own token objects, the database, the first administrator."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kmsd.adapters.sqlite import connection
+from kmsd.app import SystemClock, open_rooms, place_of
+from kmsd.commands.users import print_access_key
+from kmsd.config import Config
+from kmsd.custody import provisioning
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "init", help="make token objects, database and administrator"
+    )
+    command.add_argument("--administrator", default="admin", metavar="NAME", help="default: %(default)s")
+    command.add_argument(
+        "--format", choices=("text", "env", "json"), default="text", help="how to print the access key"
+    )
+    command.set_defaults(run=run)
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """Make what is missing; what is there stays. The administrator's secret is printed once."""
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.audit_dir.mkdir(mode=0o750, exist_ok=True)
+    if not config.database.exists():
+        connection.create(config.database)
+    connection.migrate(config.database)
+    now = SystemClock().now()
+    async with open_rooms(config, "cli") as rooms:
+        await provisioning.make_service_keys(rooms.store, rooms.token, now)
+        books = await rooms.store.read()
+        user = await books.user(config.account, options.administrator)
+        if user is None:
+            policies = {"AdministratorAccess": provisioning.ADMINISTRATOR_POLICY}
+            user = provisioning.new_user(place_of(config), config.account, options.administrator, policies, now)
+            await provisioning.create_user(rooms.store, user, now)
+        elif await books.access_keys_of(config.account, options.administrator):
+            return 0
+        print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+    return 0

@@ -1,0 +1,39 @@
+"""`kmsd jobs run NAME`: carry out a job now."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+from typing import Any
+
+from kmsd.app import SystemClock, open_rooms
+from kmsd.config import Config
+from kmsd.jobs import reconcile
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    jobs = commands.add_parser("jobs", help="carry out jobs").add_subparsers(dest="act", required=True)
+    run: argparse.ArgumentParser = jobs.add_parser("run", help="carry out one job now")
+    run.add_argument("job", choices=("reconcile",))
+    run.set_defaults(run=run_job)
+
+
+async def run_job(config: Config, _: argparse.Namespace) -> int:
+    """Print what was found and done; status 1 if something needs the operator."""
+    async with open_rooms(config, "cli") as rooms:
+        report = await reconcile.run_once(rooms.store, rooms.token, SystemClock().now(), grace=timedelta(minutes=10))
+    for title, object_ids in (
+        ("unfinished intent taken back", report.undone),
+        ("destruction carried out", report.destroyed),
+        ("MISSING in the token", report.missing),
+        ("found again", report.returned),
+    ):
+        for object_id in object_ids:
+            print(f"{title}: {object_id.hex()}")
+    for title, found in (("not in the database", report.unknown), ("malformed", report.malformed)):
+        for item in found:
+            print(f"{title}: {item.kind} {item.object_id.hex()} {item.problem}".rstrip())
+    for failure in report.failed:
+        print(f"FAILED: {failure}")
+    return 1 if report.missing or report.malformed or report.failed else 0

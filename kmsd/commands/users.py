@@ -1,0 +1,175 @@
+"""`kmsd user` and `kmsd access-key`: who may sign requests."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from kmsd.app import SystemClock, open_rooms, place_of
+from kmsd.authz.policy_document import parse
+from kmsd.domain.policy import PolicyKind
+from kmsd.config import Config, ConfigError
+from kmsd.custody import provisioning
+from kmsd.custody.provisioning import NewAccessKey
+from kmsd.domain.identity import AccessKeyStatus
+from kmsd.errors import MalformedPolicyDocumentException
+
+_NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
+
+
+def add_to(commands: Any) -> None:
+    """Declare the commands."""
+    user = commands.add_parser("user", help="create, list, delete users").add_subparsers(dest="act", required=True)
+    create = user.add_parser("create", help="a user with an access key, printed once")
+    create.add_argument("name")
+    create.add_argument("--account", metavar="ID", help="12 digits; default: the configuration's")
+    create.add_argument(
+        "--policy", type=Path, metavar="FILE", help="identity policy; none: the user may do nothing yet"
+    )
+    _add_format(create)
+    create.set_defaults(run=create_user)
+    user.add_parser("list", help="all users").set_defaults(run=list_users)
+    delete = user.add_parser("delete", help="with all access keys")
+    delete.add_argument("name")
+    delete.add_argument("--account", metavar="ID")
+    delete.set_defaults(run=delete_user)
+
+    key = commands.add_parser("access-key", help="manage access keys").add_subparsers(dest="act", required=True)
+    for name, run, text in (
+        ("create", create_access_key, "a further access key of a user"),
+        ("list", list_access_keys, "the access keys of a user"),
+    ):
+        command = key.add_parser(name, help=text)
+        command.add_argument("user")
+        command.add_argument("--account", metavar="ID")
+        if name == "create":
+            _add_format(command)
+        command.set_defaults(run=run)
+    for name, run, text in (
+        ("disable", disable_access_key, "refuse its signatures, at once"),
+        ("enable", enable_access_key, "accept them again"),
+        ("delete", delete_access_key, "for good"),
+    ):
+        command = key.add_parser(name, help=text)
+        command.add_argument("access_key_id")
+        command.set_defaults(run=run)
+
+
+def _add_format(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", choices=("text", "env", "json"), default="text")
+
+
+def print_access_key(made: NewAccessKey, config: Config, options: argparse.Namespace) -> None:
+    """Show a new credential, once."""
+    scheme = "http" if config.listen.tls_certificate is None else "https"
+    values = {
+        "AWS_ENDPOINT_URL": f"{scheme}://{config.listen.address}",
+        "AWS_ACCESS_KEY_ID": made.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": made.secret,
+        "AWS_REGION": config.region,
+        "AWS_DEFAULT_REGION": config.region,
+    }
+    if config.listen.address.startswith("unix:"):
+        del values["AWS_ENDPOINT_URL"]
+    if options.format == "env":
+        print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items()))
+    elif options.format == "json":
+        fields = {"UserName": made.user.name, "Arn": made.user.arn, "AccessKeyId": made.access_key_id}
+        print(json.dumps({**fields, "SecretAccessKey": made.secret}, indent=2))
+    else:
+        print(f"User: {made.user.arn}\nAccessKeyId: {made.access_key_id}\nSecretAccessKey: {made.secret}")
+
+
+def _account(config: Config, options: argparse.Namespace) -> str:
+    account: str = options.account or config.account
+    if not re.fullmatch(r"[0-9]{12}", account):
+        raise ConfigError(f"an account is 12 digits, not {account!r}")
+    return account
+
+
+def read_policy(path: Path) -> str:
+    """An identity policy from a file. Raises `ConfigError`, naming the place, if it is none."""
+    try:
+        text = path.read_text()
+        parse(text, kind=PolicyKind.IDENTITY)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    except MalformedPolicyDocumentException as exc:
+        raise ConfigError(f"{path}: {exc.message}") from exc
+    return text
+
+
+async def create_user(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd user create`."""
+    account, now = _account(config, options), SystemClock().now()
+    if not _NAME.fullmatch(options.name):
+        raise ConfigError("a user name has 1 to 64 letters, digits or _+=,.@-")
+    policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
+    async with open_rooms(config, "cli") as rooms:
+        user = provisioning.new_user(place_of(config), account, options.name, policies, now)
+        await provisioning.create_user(rooms.store, user, now)
+        print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+    return 0
+
+
+async def list_users(config: Config, _: argparse.Namespace) -> int:
+    """`kmsd user list`."""
+    async with open_rooms(config, "cli") as rooms:
+        for user in await (await rooms.store.read()).users():
+            print(f"{user.arn}\t{user.user_id}\t{user.created_at:%Y-%m-%dT%H:%M:%SZ}")
+    return 0
+
+
+async def delete_user(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd user delete`."""
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.delete_user(_account(config, options), options.name)
+    return 0
+
+
+async def create_access_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd access-key create`."""
+    async with open_rooms(config, "cli") as rooms:
+        user = await (await rooms.store.read()).user(_account(config, options), options.user)
+        if user is None:
+            print(f"kmsd: there is no user {options.user}", file=sys.stderr)
+            return 1
+        now = SystemClock().now()
+        print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+    return 0
+
+
+async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd access-key list`."""
+    async with open_rooms(config, "cli") as rooms:
+        for key in await (await rooms.store.read()).access_keys_of(_account(config, options), options.user):
+            print(f"{key.access_key_id}\t{key.status}\t{key.created_at:%Y-%m-%dT%H:%M:%SZ}")
+    return 0
+
+
+async def _set_status(config: Config, access_key_id: str, status: AccessKeyStatus) -> int:
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.set_access_key_status(access_key_id, status)
+    return 0
+
+
+async def disable_access_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd access-key disable`: no worker accepts it once this has returned."""
+    return await _set_status(config, options.access_key_id, AccessKeyStatus.INACTIVE)
+
+
+async def enable_access_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd access-key enable`."""
+    return await _set_status(config, options.access_key_id, AccessKeyStatus.ACTIVE)
+
+
+async def delete_access_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd access-key delete`."""
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.delete_access_key(options.access_key_id)
+    return 0

@@ -1,0 +1,150 @@
+"""The configuration: one TOML file to one frozen `Config`. Unknown keys are refused, defaults are safe."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says what is wrong and where."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file."""
+
+
+class TokenConfig(_Section, frozen=True):
+    """`[token]`: where the keys live."""
+
+    module: Path
+    """The PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so."""
+    pin_file: Path
+    """Holds the user PIN and nothing else; a systemd credential, or a file that only the daemon can read."""
+    label: str = ""
+    """The token's label; label or serial must be given."""
+    serial: str = ""
+    """The token's serial number, where a label is not unique."""
+    object_label: str = "kmsd"
+    """CKA_LABEL of all objects that this daemon makes."""
+    init_reserved: str = ""
+    """A string that the module wants at initialisation (NSS softokn)."""
+    sessions: int = 4
+    """PKCS#11 sessions, and threads, of each worker."""
+    call_deadline_seconds: float = 5.0
+    """A call to the token that takes longer fails with DependencyTimeoutException."""
+    dir_sync: Path | None = None
+    """A folder to sync before a new key is acknowledged; SoftHSM never syncs its own (its directories.tokendir)."""
+    environment: dict[str, str] = {}
+    """Environment variables that the module reads, such as SOFTHSM2_CONF."""
+
+
+class ListenConfig(_Section, frozen=True):
+    """`[listen]`: where clients come in."""
+
+    address: str = "127.0.0.1:8480"
+    """HOST:PORT, or `unix:/path/of/socket`. Plain HTTP is accepted on loopback and Unix sockets only."""
+    tls_certificate: Path | None = None
+    """PEM file: the certificate, followed by its chain."""
+    tls_key: Path | None = None
+    """PEM file: the private key."""
+    tls_client_ca: Path | None = None
+    """PEM file: if given, clients must show a certificate of this authority."""
+    header_seconds: float = 10.0
+    """A request's headers must be complete after this time."""
+    body_seconds: float = 10.0
+    """A request's body must be complete after this time."""
+    keepalive_seconds: float = 75.0
+    """An idle connection is closed after this time."""
+    connections: int = 12_000
+    """Connections that a worker holds at most."""
+
+
+class LimitsConfig(_Section, frozen=True):
+    """`[limits]`: resource limits, as AWS has them today."""
+
+    keys_per_account: int = 100_000
+    """Keys of an account, those pending deletion included."""
+    aliases_per_key: int = 50
+    """Aliases that point to one key."""
+    grants_per_key: int = 50_000
+    """Grants on one key."""
+    policy_bytes: int = 32_768
+    """Length of a key policy in UTF-8."""
+    tags_per_key: int = 50
+    """Tags of one key."""
+
+
+class Config(_Section, frozen=True):
+    """The whole file."""
+
+    token: TokenConfig
+    data_dir: Path = Path("/var/lib/kmsd")
+    """Database and audit trail."""
+    region: str = "us-east-1"
+    """The region in ARNs and in clients' credential scopes."""
+    partition: str = "aws"
+    """The partition in ARNs."""
+    account: str = "000000000000"
+    """The account that `kmsd init` makes, and the default of the commands."""
+    workers: int = 2
+    """Processes that serve requests."""
+    listen: ListenConfig = ListenConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / "kmsd.sqlite"
+
+    @property
+    def audit_dir(self) -> Path:
+        """The folder of the audit trail."""
+        return self.data_dir / "audit"
+
+
+def load(path: Path) -> Config:
+    """Read the file. Raises `ConfigError`."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path} does not exist; name another with --config") from exc
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    try:
+        config = msgspec.convert(raw, Config, dec_hook=_decode_path)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    _check(config, path)
+    return config
+
+
+def _decode_path(wanted: type, value: object) -> object:
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError
+
+
+def _check(config: Config, path: Path) -> None:
+    """What types alone cannot say."""
+    complaints = [
+        ("account", "must be 12 digits", re.fullmatch(r"[0-9]{12}", config.account)),
+        ("region", "must look like us-east-1", re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]+", config.region)),
+        ("partition", "must look like aws", re.fullmatch(r"aws(-[a-z]+)*", config.partition)),
+        ("workers", "must be 1 to 64", 1 <= config.workers <= 64),  # noqa: PLR2004 (the bound itself)
+        ("token", "needs label or serial", config.token.label or config.token.serial),
+        ("token.sessions", "must be 1 to 64", 1 <= config.token.sessions <= 64),  # noqa: PLR2004 (as above)
+        (
+            "listen",
+            "needs tls_certificate and tls_key together",
+            (config.listen.tls_certificate is None) == (config.listen.tls_key is None),
+        ),
+    ]
+    for name, complaint, holds in complaints:
+        if not holds:
+            raise ConfigError(f"{path}: {name} {complaint}")

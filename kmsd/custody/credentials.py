@@ -1,0 +1,101 @@
+"""From an access key to the caller behind it, and to the key that must have signed the request.
+
+SigV4 needs the secret itself. Secrets are sealed by a service key in the token; a process keeps only the
+keys derived from them for one day, region and service. The rule for their end: they are dropped when the
+day is over (the scope names another date), when the sealed secret changes, or when 10 000 are held, the
+oldest first. Whether an access key is active is read from the store on every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kmsd.custody.service_box import ServiceBox
+from kmsd.domain.identity import AccessKey, AccessKeyStatus
+from kmsd.domain.principal import Caller, PrincipalType
+from kmsd.errors import UnrecognizedClientException
+from kmsd.ports import Reader, Token
+
+ACCESS_KEY_PURPOSE = "access-key"
+MOST_DERIVED_KEYS = 10_000
+_INVALID = "The security token included in the request is invalid."
+
+Derive = Callable[[str, str, str, str], bytes]
+"""`signing_key(secret, date, region, service)` of SigV4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a signing key is derived for."""
+
+    access_key_id: str
+    date: str
+    region: str
+    service: str
+
+
+async def seal_secret(box: ServiceBox, access_key_id: str, secret: str) -> bytes:
+    """An access key's secret as it may lie in the store."""
+    return await box.seal(ACCESS_KEY_PURPOSE, access_key_id, secret.encode())
+
+
+class Credentials:
+    """The credentials that a process has met. `derive` is the wire's; this floor knows no SigV4."""
+
+    def __init__(self, token: Token, derive: Derive) -> None:
+        self._token = token
+        self._derive = derive
+        self._derived: dict[Scope, tuple[bytes, bytes]] = {}
+        self._callers: dict[str, tuple[AccessKey, Caller]] = {}
+
+    async def identify(self, books: Reader, scope: Scope, session_token: str | None) -> tuple[Caller, bytes]:
+        """The caller and the signing key that his request must be verified with.
+
+        Raises UnrecognizedClientException for an access key that is unknown or disabled, or a session token that is
+        not of this daemon.
+        """
+        access_key = await books.access_key(scope.access_key_id)
+        if access_key is None or access_key.status is not AccessKeyStatus.ACTIVE or session_token is not None:
+            raise UnrecognizedClientException(_INVALID)
+        return self._caller(access_key), await self._signing_key(books, scope, access_key)
+
+    async def _signing_key(self, books: Reader, scope: Scope, access_key: AccessKey) -> bytes:
+        known = self._derived.get(scope)
+        if known is not None and known[0] == access_key.sealed_secret:
+            return known[1]
+        box = await ServiceBox.of(books, self._token)
+        secret = await box.open(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
+        key = self._derive(secret.decode(), scope.date, scope.region, scope.service)
+        self._forget_other_days(scope)
+        self._derived[scope] = (access_key.sealed_secret, key)
+        return key
+
+    def _forget_other_days(self, scope: Scope) -> None:
+        for old in [
+            old for old in self._derived if old.access_key_id == scope.access_key_id and old.date != scope.date
+        ]:
+            del self._derived[old]
+        if len(self._derived) >= MOST_DERIVED_KEYS:
+            del self._derived[next(iter(self._derived))]
+
+    def _caller(self, access_key: AccessKey) -> Caller:
+        """Built once for each state of the credential: the store returns the same object until something changes."""
+        known = self._callers.get(access_key.access_key_id)
+        if known is not None and known[0] is access_key:
+            return known[1]
+        user = access_key.user
+        caller = Caller(
+            principal_type=PrincipalType.USER,
+            arn=user.arn,
+            account=user.account,
+            principal_id=user.user_id,
+            access_key_id=access_key.access_key_id,
+            user_name=user.name,
+            tags=user.tags,
+            identity_policies=tuple(user.policies.values()),
+        )
+        if len(self._callers) >= MOST_DERIVED_KEYS:
+            del self._callers[next(iter(self._callers))]
+        self._callers[access_key.access_key_id] = (access_key, caller)
+        return caller

@@ -1,0 +1,42 @@
+"""Grant tokens: proof that a grant was made. Opaque, unforgeable, bound to their grant.
+
+Here every grant holds from the moment CreateGrant has answered, so a token opens nothing that the grant
+does not open by itself; but one that is not ours, or whose grant is gone, is refused as AWS refuses it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+from kmsd.custody.service_box import ServiceBox
+from kmsd.domain.grant import Grant
+from kmsd.errors import InvalidGrantTokenException
+from kmsd.ports import NotAuthentic, Reader
+
+_PURPOSE = "grant-token"
+
+
+async def issue(grant: Grant, box: ServiceBox) -> str:
+    """A new token for a grant; each call returns another, and all are good."""
+    return base64.urlsafe_b64encode(await box.seal(_PURPOSE, "", bytes.fromhex(grant.grant_id))).decode()
+
+
+async def grant_of(token: str, books: Reader, box: ServiceBox) -> Grant:
+    """The grant that a token proves. Raises InvalidGrantTokenException."""
+    try:
+        sealed = base64.b64decode(token, altchars=b"-_", validate=True)
+        grant_id = (await box.open(_PURPOSE, "", sealed)).hex()
+    except (binascii.Error, ValueError, NotAuthentic) as exc:
+        raise InvalidGrantTokenException(detail="not a grant token of this daemon") from exc
+    grant = await books.grant(grant_id)
+    if grant is None:
+        raise InvalidGrantTokenException(detail="the grant was retired or revoked")
+    return grant
+
+
+async def check(tokens: Sequence[str], books: Reader, box: ServiceBox) -> None:
+    """Refuse a request that carries a token that is not good."""
+    for token in tokens:
+        await grant_of(token, books, box)

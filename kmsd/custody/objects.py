@@ -1,0 +1,60 @@
+"""Making and destroying objects in the token so that the store always knows of them (DESIGN.md §5).
+
+Store and token share no transaction. An object is made like this: intent (`creating`) committed, object
+made and durable, then `ready` in the transaction that promises it to somebody. It is destroyed the other
+way round: `destroying` committed, object destroyed and looked up again, then the row. Whatever is left
+in between is settled by `kmsd.jobs.reconcile`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from kmsd.domain.material import Algorithm, MaterialStatus
+from kmsd.errors import UnsupportedOperationException
+from kmsd.ports import Store, Token, TokenObject, Transaction
+
+PREFERRED = (Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM)
+
+
+def algorithm_for(token: Token) -> Algorithm:
+    """The best algorithm that the token proved. Raises UnsupportedOperationException if it has none."""
+    for algorithm in PREFERRED:
+        if algorithm in token.capabilities.algorithms:
+            return algorithm
+    raise UnsupportedOperationException(
+        "The token offers neither CKM_AES_ECB_ENCRYPT_DATA with CKM_AES_GCM nor CKM_AES_GCM."
+    )
+
+
+async def intend(store: Store, owner: str, now: datetime) -> bytes:
+    """A new object id, with its intent committed."""
+    object_id = secrets.token_bytes(16)
+    async with store.write() as tx:
+        await tx.insert_token_object(TokenObject(object_id, owner, MaterialStatus.CREATING, now))
+    return object_id
+
+
+async def promise(transaction: Transaction, object_id: bytes) -> None:
+    """`creating` becomes `ready`, together with whatever else the transaction says."""
+    await transaction.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.READY)
+
+
+async def discard(store: Store, token: Token, object_id: bytes) -> None:
+    """Undo an intent, and the object if it was made: nobody was promised it."""
+    await token.destroy(object_id)
+    async with store.write() as tx:
+        await tx.delete_token_object(object_id, MaterialStatus.CREATING)
+
+
+async def carry_out_destruction(store: Store, token: Token, object_id: bytes) -> None:
+    """Destroy an object whose row says `destroying`, then drop the row. Idempotent.
+
+    The token looks the object up again before it answers (SoftHSM drops the handle before the file).
+    """
+    await token.destroy(object_id)
+    async with store.write() as tx:
+        known = await tx.token_object(object_id)
+        if known is not None:
+            await tx.delete_token_object(object_id, MaterialStatus.DESTROYING)

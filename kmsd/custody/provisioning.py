@@ -1,0 +1,89 @@
+"""The daemon's own keys, and the first administrator: what `kmsd init` and `kmsd user create` make."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from kmsd.custody import credentials, objects
+from kmsd.custody.service_box import PURPOSE as SEALING
+from kmsd.custody.service_box import ServiceBox
+from kmsd.domain.arn import Place
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, User
+from kmsd.ports import ServiceKey, Store, Token
+
+SENTINEL = "sentinel"
+AUDIT = "audit"
+ADMINISTRATOR_POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
+_ID_ALPHABET = string.ascii_uppercase + "234567"
+_SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccessKey:
+    """A credential, with the secret that is shown once and kept only sealed."""
+
+    access_key_id: str
+    secret: str
+    user: User
+
+
+async def make_service_key(store: Store, token: Token, purpose: str, now: datetime) -> bytes:
+    """The daemon's own token object for `purpose`: made if the store does not name one. Its object id."""
+    known = (await (await store.read()).service_keys()).get(purpose)
+    if known is not None:
+        return known.object_id
+    object_id = await objects.intend(store, f"service:{purpose}", now)
+    if purpose == AUDIT:
+        algorithm = None
+        await token.generate_signing_key(object_id)
+    else:
+        algorithm = objects.algorithm_for(token)
+        await token.generate_key(object_id, algorithm)
+    async with store.write() as transaction:
+        await objects.promise(transaction, object_id)
+        await transaction.insert_service_key(ServiceKey(purpose, object_id, algorithm))
+    return object_id
+
+
+async def make_service_keys(store: Store, token: Token, now: datetime) -> None:
+    """Sentinel, sealing key and audit key."""
+    for purpose in (SENTINEL, SEALING, AUDIT):
+        await make_service_key(store, token, purpose, now)
+
+
+def new_user(place: Place, account: str, name: str, policies: Mapping[str, str], now: datetime) -> User:
+    """A user that the store does not know yet."""
+    return User(
+        account=account,
+        name=name,
+        user_id="AIDA" + _random(_ID_ALPHABET, 17),
+        arn=place.user(account, name),
+        created_at=now,
+        policies=policies,
+    )
+
+
+async def create_user(store: Store, user: User, now: datetime) -> None:
+    """Raises `StoreConflict` if the name is taken."""
+    async with store.write() as transaction:
+        await transaction.insert_account(user.account, now)
+        await transaction.insert_user(user)
+
+
+async def create_access_key(store: Store, token: Token, user: User, now: datetime) -> NewAccessKey:
+    """A new credential of `user`. The secret leaves the process only through the return value."""
+    access_key_id = "AKIA" + _random(_ID_ALPHABET, 16)
+    secret = _random(_SECRET_ALPHABET, 40)
+    box = await ServiceBox.of(await store.read(), token)
+    sealed = await credentials.seal_secret(box, access_key_id, secret)
+    async with store.write() as transaction:
+        await transaction.insert_access_key(AccessKey(access_key_id, user, sealed, AccessKeyStatus.ACTIVE, now))
+    return NewAccessKey(access_key_id, secret, user)
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))

@@ -1,0 +1,49 @@
+"""Small secrets of the daemon's own, sealed by a service key in the token.
+
+Access keys' secrets at rest, and everything opaque that the API hands out and takes back: grant tokens,
+markers, import tokens, session tokens. Sealing authenticates as well, so nothing of it can be forged or
+used for another purpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmsd.domain import encryption_context
+from kmsd.domain.material import TAG_LENGTH, Algorithm
+from kmsd.ports import NotAuthentic, Reader, StoreUnavailable, Token
+
+PURPOSE = "sealing"
+"""Name of the service key."""
+_VERSION = b"\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBox:
+    """Seals and opens under the daemon's sealing key."""
+
+    token: Token
+    object_id: bytes
+    algorithm: Algorithm
+
+    @classmethod
+    async def of(cls, books: Reader, token: Token) -> ServiceBox:
+        """The box whose key the store names. Raises `StoreUnavailable` if `kmsd init` has not been run."""
+        service_key = (await books.service_keys()).get(PURPOSE)
+        if service_key is None or service_key.algorithm is None:
+            raise StoreUnavailable("the store names no sealing key: run `kmsd init`")
+        return cls(token, service_key.object_id, service_key.algorithm)
+
+    async def seal(self, purpose: str, subject: str, content: bytes) -> bytes:
+        """`content`, bound to a purpose (`access-key`) and a subject (the access key id)."""
+        head = _VERSION + bytes((self.algorithm,))
+        aad = head + encryption_context.canonical({"purpose": purpose, "subject": subject})
+        return head + await self.token.encrypt(self.object_id, self.algorithm, content, aad)
+
+    async def open(self, purpose: str, subject: str, sealed: bytes) -> bytes:
+        """The content. Raises `NotAuthentic` for anything that was not sealed here for this purpose and subject."""
+        head, rest = sealed[:2], sealed[2:]
+        if head != _VERSION + bytes((self.algorithm,)) or len(rest) < self.algorithm.nonce_length + TAG_LENGTH:
+            raise NotAuthentic("not a sealed text of this daemon")
+        aad = head + encryption_context.canonical({"purpose": purpose, "subject": subject})
+        return await self.token.decrypt(self.object_id, self.algorithm, rest, aad)

@@ -1,0 +1,66 @@
+"""The ciphertext blob: what `Encrypt` returns and `Decrypt` takes (docs/ciphertext.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from kmsd.domain import encryption_context
+from kmsd.domain.encryption_context import EncryptionContext
+from kmsd.domain.material import TAG_LENGTH, Algorithm
+
+VERSION = 1
+"""The first byte of every blob. Append only: a number is never given another meaning."""
+
+HEADER_LENGTH = 34
+_ALGORITHMS = {int(algorithm): algorithm for algorithm in Algorithm}
+
+
+class MalformedBlob(ValueError):
+    """The bytes are no blob of any version that was ever released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A parsed blob; nothing in it is trusted before the token has authenticated it."""
+
+    algorithm: Algorithm
+    key_id: str
+    material_id: bytes
+    sealed: bytes
+    """Nonce, ciphertext, tag."""
+
+    def encode(self) -> bytes:
+        """The bytes of the blob."""
+        return header(self.algorithm, self.key_id, self.material_id) + self.sealed
+
+
+def header(algorithm: Algorithm, key_id: str, material_id: bytes) -> bytes:
+    """Version, algorithm, key id (16 bytes of the UUID), material id (16 bytes)."""
+    return bytes((VERSION, algorithm)) + bytes.fromhex(key_id.replace("-", "")) + material_id
+
+
+def associated_data(head: bytes, context: EncryptionContext) -> bytes:
+    """What the tag authenticates beside the ciphertext: the header and the canonical encryption context.
+
+    The nonce follows the header but is not repeated here: GCM (and XAES, whose derived key depends on its first half)
+    authenticates the nonce by construction, and a token that makes the nonce itself tells it only afterwards.
+    """
+    return head + encryption_context.canonical(context)
+
+
+def parse(data: bytes) -> Blob:
+    """Read a blob. Raises `MalformedBlob`."""
+    if len(data) < HEADER_LENGTH or data[0] != VERSION:
+        raise MalformedBlob("not a blob of a known version")
+    algorithm = _ALGORITHMS.get(data[1])
+    if algorithm is None:
+        raise MalformedBlob("unknown algorithm")
+    if len(data) < HEADER_LENGTH + algorithm.nonce_length + TAG_LENGTH:
+        raise MalformedBlob("too short")
+    return Blob(
+        algorithm=algorithm,
+        key_id=str(UUID(bytes=data[2:18])),
+        material_id=data[18:34],
+        sealed=data[HEADER_LENGTH:],
+    )

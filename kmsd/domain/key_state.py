@@ -1,0 +1,139 @@
+"""The life of a key: its states, what moves it between them, and which operation works in which.
+
+This is the only place where state decides. The table is spec/README.md, "Key state × operation"; the
+matrix of all operations is printed to tests/golden/key_state_matrix.txt.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum, auto
+from typing import TYPE_CHECKING
+
+from kmsd.errors import (
+    DisabledException,
+    KeyUnavailableException,
+    KMSInvalidStateException,
+    ServiceError,
+    UnsupportedOperationException,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class KeyState(StrEnum):
+    """`KeyMetadata.KeyState`."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+    PENDING_DELETION = "PendingDeletion"
+    PENDING_IMPORT = "PendingImport"
+    UNAVAILABLE = "Unavailable"
+    """The store says that the key has material, and the token does not hold it (DESIGN.md §5)."""
+
+
+class Event(Enum):
+    """What happens to a key."""
+
+    ENABLE = auto()
+    DISABLE = auto()
+    SCHEDULE_DELETION = auto()
+    CANCEL_DELETION = auto()
+    CANCEL_DELETION_WITHOUT_MATERIAL = auto()
+    IMPORT_MATERIAL = auto()
+    LOSE_MATERIAL = auto()
+    """Imported material was deleted, or expired."""
+
+
+_S, _E = KeyState, Event
+
+TRANSITIONS: Mapping[KeyState, Mapping[Event, KeyState]] = {
+    _S.ENABLED: {
+        _E.ENABLE: _S.ENABLED,
+        _E.DISABLE: _S.DISABLED,
+        _E.SCHEDULE_DELETION: _S.PENDING_DELETION,
+        _E.IMPORT_MATERIAL: _S.ENABLED,
+        _E.LOSE_MATERIAL: _S.PENDING_IMPORT,
+    },
+    _S.DISABLED: {
+        _E.ENABLE: _S.ENABLED,
+        _E.DISABLE: _S.DISABLED,
+        _E.SCHEDULE_DELETION: _S.PENDING_DELETION,
+        _E.IMPORT_MATERIAL: _S.DISABLED,
+        _E.LOSE_MATERIAL: _S.PENDING_IMPORT,
+    },
+    _S.PENDING_IMPORT: {
+        _E.SCHEDULE_DELETION: _S.PENDING_DELETION,
+        _E.IMPORT_MATERIAL: _S.ENABLED,
+        _E.LOSE_MATERIAL: _S.PENDING_IMPORT,
+    },
+    _S.PENDING_DELETION: {
+        # "Y → Disabled (a key without material → PendingImport)"
+        _E.CANCEL_DELETION: _S.DISABLED,
+        _E.CANCEL_DELETION_WITHOUT_MATERIAL: _S.PENDING_IMPORT,
+        # "Y, state stays"
+        _E.LOSE_MATERIAL: _S.PENDING_DELETION,
+    },
+}
+"""`TRANSITIONS[state][event]` is the next state; a missing entry cannot happen, because `Usable` refused it before."""
+
+
+class Refusal(StrEnum):
+    """The letters of the table, with the sentence that AWS sends."""
+
+    YES = "Y"
+    DISABLED = "D"
+    PENDING_DELETION = "P"
+    NOT_PENDING_DELETION = "N"
+    PENDING_IMPORT = "I"
+    UNSUPPORTED = "U"
+    UNAVAILABLE = "X"
+
+    def error(self, arn: str) -> ServiceError:
+        """The error for a key of this ARN. Not for `YES`."""
+        match self:
+            case Refusal.DISABLED:
+                return DisabledException(f"{arn} is disabled.")
+            case Refusal.PENDING_DELETION:
+                return KMSInvalidStateException(f"{arn} is pending deletion.")
+            case Refusal.NOT_PENDING_DELETION:
+                return KMSInvalidStateException(f"{arn} is not pending deletion.")
+            case Refusal.PENDING_IMPORT:
+                return KMSInvalidStateException(f"{arn} is pending import.")
+            case Refusal.UNSUPPORTED:
+                return UnsupportedOperationException(f"{arn} origin is EXTERNAL which is not valid for this operation.")
+            case Refusal.UNAVAILABLE:
+                return KeyUnavailableException(f"{arn} is unavailable: the token does not hold its key material.")
+            case Refusal.YES:
+                raise AssertionError("not a refusal")
+
+
+class Usable(Enum):
+    """In which states an operation works: Enabled, Disabled, PendingDeletion, PendingImport, Unavailable."""
+
+    ANY = ("YYYYY", "")
+    ENABLED = ("YDPIX", "")
+    GRANTABLE = ("YDPIY", "")
+    """As ENABLED, for what needs no material: CreateGrant."""
+    WITH_MATERIAL = ("YYPIY", "")
+    NOT_PENDING_DELETION = ("YYPYY", "")
+    PENDING_DELETION = ("NNYNN", "")
+    ROTATION = ("YDPUX", "AWS_KMS")
+    ROTATION_STATUS = ("YYYUY", "AWS_KMS")
+    IMPORT = ("YYPYY", "EXTERNAL")
+    DELETE_MATERIAL = ("YYYYY", "EXTERNAL")
+
+    def __init__(self, row: str, origin: str) -> None:
+        self.row: Mapping[KeyState, Refusal] = {
+            state: Refusal(letter) for state, letter in zip(KeyState, row, strict=True)
+        }
+        self.origin = origin
+        """The only origin that the operation accepts; empty: every one."""
+
+    def refuse(self, state: KeyState, origin: str, arn: str) -> None:
+        """Raise what the table says for a key in `state`; return if the operation works."""
+        if self.origin and origin != self.origin:
+            raise UnsupportedOperationException(f"{arn} origin is {origin} which is not valid for this operation.")
+        refusal = self.row[state]
+        if refusal is not Refusal.YES:
+            raise refusal.error(arn)

@@ -1,0 +1,21 @@
+"""The resource limits of spec/README.md, "Limits to enforce"; configuration may change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Over one of these: LimitExceededException."""
+
+    keys_per_account: int = 100_000
+    """Keys of an account, those pending deletion included."""
+    aliases_per_key: int = 50
+    """Aliases that point to one key."""
+    grants_per_key: int = 50_000
+    """Grants on one key."""
+    policy_bytes: int = 32_768
+    """Length of a key policy in UTF-8."""
+    tags_per_key: int = 50
+    """Tags of one key."""

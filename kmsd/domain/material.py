@@ -1,0 +1,56 @@
+"""What key material is: the objects in the token that stand behind a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class Algorithm(IntEnum):
+    """How a blob is sealed. The number stands in every blob: append only, never reuse one (docs/ciphertext.md)."""
+
+    XAES_256_GCM = 1
+    """C2SP XAES-256-GCM, 24-byte nonce; the token derives the message key."""
+    AES_256_GCM = 2
+    """NIST SP 800-38D AES-256-GCM, 12-byte nonce; for tokens that cannot derive."""
+
+    @property
+    def nonce_length(self) -> int:
+        """Bytes of nonce that precede the ciphertext."""
+        return 24 if self is Algorithm.XAES_256_GCM else 12
+
+
+TAG_LENGTH = 16
+"""Bytes of the GCM tag that ends every sealed text."""
+
+
+class MaterialStatus(StrEnum):
+    """Where a material stands between store and token (DESIGN.md §5)."""
+
+    CREATING = "creating"
+    READY = "ready"
+    MISSING = "missing"
+    """Was ready, and reconcile did not find its object in a token that is well: the alarm is raised, nothing is deleted."""
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """One generation of a key: an AES-256 object in the token, found by `material_id` (its CKA_ID)."""
+
+    material_id: bytes
+    """16 random bytes; CKA_ID of the object."""
+    algorithm: Algorithm
+    status: MaterialStatus
+    created_at: datetime
+
+    @property
+    def key_material_id(self) -> str:
+        """The `KeyMaterialId` of the API: 64 hexadecimal characters that tell nothing of the material."""
+        return sha256(b"kmsd KeyMaterialId" + self.material_id).hexdigest()

@@ -1,0 +1,31 @@
+"""Tags of a key: what may be one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from kmsd.domain.shapes import Tag
+from kmsd.errors import LimitExceededException, TagException
+
+_ALLOWED = re.compile(r"[\w\s+\-=.:/@]*")
+
+
+def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
+    """The tags of one request. Raises TagException for a key given twice, reserved, or of characters AWS refuses."""
+    found: dict[str, str] = {}
+    for tag in tags:
+        if tag.tag_key in found:
+            raise TagException(f"Duplicate tag keys: {tag.tag_key}")
+        if tag.tag_key.lower().startswith("aws:"):
+            raise TagException("Tag keys cannot start with 'aws:'")
+        if not _ALLOWED.fullmatch(tag.tag_key) or not _ALLOWED.fullmatch(tag.tag_value):
+            raise TagException("Tag keys and values can contain letters, numbers, spaces and + - = . _ : / @ only")
+        found[tag.tag_key] = tag.tag_value
+    return found
+
+
+def check_count(tags: Mapping[str, str], most: int) -> None:
+    """Raises LimitExceededException for more tags than a key may carry."""
+    if len(tags) > most:
+        raise LimitExceededException(f"Too many tags: a key can have {most}")

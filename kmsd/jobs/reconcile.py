@@ -1,0 +1,96 @@
+"""Settle what store and token disagree about (DESIGN.md §5): unfinished intents, unfinished destructions, missing objects.
+
+Three rules that are never bent. An object is destroyed only if its own row says that nobody was promised
+it (`creating`) or that it is doomed (`destroying`). Metadata is never deleted because the token lacks an
+object. An object without a row is reported and left alone: it may be another daemon's, or newer than a
+restored database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from kmsd.custody import objects
+from kmsd.domain.material import MaterialStatus
+from kmsd.ports import ObjectReport, Store, StoreConflict, StoreError, Token, TokenError, TokenObject
+
+INTENT_GRACE = timedelta(minutes=10)
+"""A younger intent may belong to a call that is still under way in another process."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run found and did."""
+
+    undone: list[bytes] = field(default_factory=list)
+    """Unfinished intents, taken back."""
+    destroyed: list[bytes] = field(default_factory=list)
+    """Destructions carried out."""
+    missing: list[bytes] = field(default_factory=list)
+    """Objects that a key needs and the token does not hold: its state is Unavailable. An alarm."""
+    returned: list[bytes] = field(default_factory=list)
+    """Objects that were missing and are there again."""
+    unknown: list[ObjectReport] = field(default_factory=list)
+    """Objects of our label that no row names."""
+    malformed: list[ObjectReport] = field(default_factory=list)
+    """Objects that lack an attribute their role promises."""
+    failed: list[str] = field(default_factory=list)
+    """What could not be settled now; the next run tries again."""
+
+
+async def run_once(store: Store, token: Token, now: datetime, *, grace: timedelta = INTENT_GRACE) -> Report:
+    """One sweep. Idempotent; one bad object does not stop it.
+
+    Raises `TokenUnavailable` and `StoreUnavailable` if there is nothing to compare: then nothing was changed.
+    """
+    report = Report()
+    # Rows before objects: an object made after the rows were read would else seem unknown, and one destroyed, missing.
+    books = await store.read()
+    rows = {row.object_id: row for row in await books.token_objects()}
+    present = {found.object_id: found for found in await token.list_objects()}
+    await token.check()
+    for row in rows.values():
+        try:
+            await _settle(store, token, row, row.object_id in present, now - grace, report)
+        except (StoreError, TokenError) as exc:
+            report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
+    books = await store.read()
+    for object_id, found in present.items():
+        if object_id not in rows and await books.token_object(object_id) is None:
+            report.unknown.append(found)
+        elif found.problem:
+            report.malformed.append(found)
+    return report
+
+
+async def _settle(
+    store: Store, token: Token, row: TokenObject, is_present: bool, too_old: datetime, report: Report
+) -> None:
+    match row.status:
+        case MaterialStatus.CREATING if row.created_at <= too_old:
+            await objects.discard(store, token, row.object_id)
+            report.undone.append(row.object_id)
+        case MaterialStatus.DESTROYING:
+            await objects.carry_out_destruction(store, token, row.object_id)
+            report.destroyed.append(row.object_id)
+        case MaterialStatus.READY if not is_present:
+            if await _swap(store, row.object_id, MaterialStatus.READY, MaterialStatus.MISSING):
+                report.missing.append(row.object_id)
+        case MaterialStatus.MISSING if is_present:
+            if await _swap(store, row.object_id, MaterialStatus.MISSING, MaterialStatus.READY):
+                report.returned.append(row.object_id)
+        case MaterialStatus.MISSING:
+            report.missing.append(row.object_id)
+        case _:
+            pass
+
+
+async def _swap(store: Store, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> bool:
+    """Whether the row was still as it was read; another process may have been quicker."""
+    try:
+        async with store.write() as transaction:
+            await transaction.set_object_status(object_id, old, new)
+    except StoreConflict:
+        return False
+    return True

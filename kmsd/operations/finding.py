@@ -1,0 +1,70 @@
+"""From what a request names to the thing itself: keys by id, ARN or alias, and by the blob they sealed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from kmsd.domain import blob as blobs
+from kmsd.domain.arn import KeyName, parse_key_name
+from kmsd.domain.key import Key
+from kmsd.errors import InvalidCiphertextException, NotFoundException
+from kmsd.operations.model import Access, Call, OnAccount, OnAlias, OnCiphertext, OnKey, Target, Unrestricted
+
+
+async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | None:
+    """The target of one access; None where an optional member is absent.
+
+    Raises NotFoundException, InvalidArnException, InvalidCiphertextException.
+    """
+    match access:
+        case OnKey():
+            text = getattr(request, access.member)
+            if text is None and access.optional:
+                return None
+            return await find_key(text, call, aliases=access.aliases)
+        case OnCiphertext():
+            return await _find_sealing_key(access, request, call)
+        case OnAlias():
+            return Target(arn=call.world.place.alias(call.caller.account, getattr(request, access.member)))
+        case OnAccount() | Unrestricted():
+            return Target(arn="*")
+
+
+async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
+    """The key that `text` names."""
+    place = call.world.place
+    name = parse_key_name(text, caller_account=call.caller.account, place=place, aliases=aliases)
+    if name.alias:
+        arn = place.alias(name.account, name.alias)
+        alias = await call.books.alias(name.account, name.alias)
+        key = None if alias is None else await call.books.key(alias.key_id)
+        key = _existing(key, name, call, f"Alias {arn} is not found.")
+        return Target(arn=key.arn, key=key, alias=name.alias)
+    arn = place.key(name.account, name.key_id)
+    key = await call.books.key(name.key_id)
+    return Target(arn=arn, key=_existing(key, name, call, f"Key '{arn}' does not exist"))
+
+
+def _existing(key: Key | None, name: KeyName, call: Call, missing: str) -> Key:
+    """`key`, if it exists now, in the account in which it was asked for."""
+    if key is None or key.account != name.account or not key.exists_at(call.now):
+        raise NotFoundException(missing)
+    return key
+
+
+async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call: Call) -> Target:
+    """The key that the request names, or else the one that the blob names."""
+    try:
+        blob = blobs.parse(getattr(request, access.member))
+    except blobs.MalformedBlob as exc:
+        raise InvalidCiphertextException(detail=str(exc)) from exc
+    named = getattr(request, access.key_member)
+    if named is not None:
+        found = await find_key(named, call, aliases=True)
+        return replace(found, blob=blob)
+    key = await call.books.key(blob.key_id)
+    if key is None or not key.exists_at(call.now):
+        raise NotFoundException(f"Key '{call.world.place.key(call.caller.account, blob.key_id)}' does not exist")
+    return Target(arn=key.arn, key=key, blob=blob)

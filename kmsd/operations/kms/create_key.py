@@ -1,0 +1,150 @@
+"""CreateKey: a new key, generated in the token or awaiting import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+from kmsd.authz.lockout import default_key_policy
+from kmsd.custody import material, objects
+from kmsd.domain import shapes, tags
+from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_state import KeyState
+from kmsd.domain.material import Material
+from kmsd.errors import (
+    LimitExceededException,
+    MalformedPolicyDocumentException,
+    TagException,
+    UnsupportedOperationException,
+    ValidationException,
+)
+from kmsd.operations.key_metadata import key_metadata
+from kmsd.operations.key_policy import check_new_policy
+from kmsd.operations.model import Call, OnAccount, Operation, Service
+from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, refuse
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: CreateKey, Request Parameters; specs, tags and stores are newer."""
+
+    policy: shapes.Policy | None = None
+    description: shapes.Description = ""
+    key_usage: shapes.KeyUsage | None = None
+    customer_master_key_spec: shapes.CustomerMasterKeySpec | None = None
+    key_spec: shapes.KeySpec | None = None
+    origin: shapes.OriginType = "AWS_KMS"
+    custom_key_store_id: shapes.CustomKeyStoreId | None = None
+    bypass_policy_lockout_safety_check: bool = False
+    tags: list[shapes.Tag] = []
+    multi_region: bool | None = None
+    xks_key_id: shapes.XksKeyId | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: CreateKey, Response Elements."""
+
+    key_metadata: shapes.KeyMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    key_id: str
+    material: Material | None
+
+
+async def prepare(request: Request, call: Call) -> _Prepared:
+    """Make the object in the token, once the request is known to be good."""
+    key_id = str(uuid4())
+    await _check(request, call, key_id)
+    if request.origin == Origin.EXTERNAL:
+        return _Prepared(key_id, None)
+    made = await material.generate(call.world.store, call.token, key_id, call.now, call.created)
+    return _Prepared(key_id, made)
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Write the key down; the object becomes its material in the same commit."""
+    account, place, made = call.caller.account, call.world.place, call.prepared
+    await _check_count(call)
+    key = Key(
+        key_id=made.key_id,
+        account=account,
+        arn=place.key(account, made.key_id),
+        description=request.description,
+        origin=Origin(request.origin),
+        state=KeyState.PENDING_IMPORT if made.material is None else KeyState.ENABLED,
+        policy=_policy(request, call),
+        created_at=call.now,
+        current_material=made.material,
+    )
+    await call.transaction.insert_account(account, call.now)
+    await call.transaction.insert_key(key)
+    await call.transaction.put_tags(key.key_id, tags.as_mapping(request.tags))
+    if made.material is not None:
+        await objects.promise(call.transaction, made.material.material_id)
+        await call.transaction.insert_material(key.key_id, made.material)
+    call.response_keys = (key.arn,)
+    return Response(key_metadata=key_metadata(key, call.now))
+
+
+async def _check(request: Request, call: Call, key_id: str) -> None:
+    """Everything that can be refused before the token is troubled."""
+    _check_kind(request)
+    tags.check_count(tags.as_mapping(request.tags), call.world.limits.tags_per_key)
+    account = call.caller.account
+    check_new_policy(
+        _policy(request, call),
+        request,
+        call,
+        arn=call.world.place.key(account, key_id),
+        account=account,
+        bypass=request.bypass_policy_lockout_safety_check,
+    )
+    await _check_count(call)
+
+
+async def _check_count(call: Call) -> None:
+    most = call.world.limits.keys_per_account
+    if await call.books.count_keys(call.caller.account) >= most:
+        raise LimitExceededException(f"The account has {most} keys, which is the limit.")
+
+
+def _policy(request: Request, call: Call) -> str:
+    return request.policy or default_key_policy(call.caller.account, call.world.place.partition)
+
+
+def _check_kind(request: Request) -> None:
+    """Symmetric keys in this region, generated or imported; all else is refused by name."""
+    refuse(request, "custom_key_store_id", "xks_key_id")
+    if request.key_spec is not None and request.customer_master_key_spec is not None:
+        raise ValidationException(
+            "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is "
+            "deprecated."
+        )
+    spec = request.key_spec or request.customer_master_key_spec or SYMMETRIC_DEFAULT
+    if spec != SYMMETRIC_DEFAULT:
+        raise UnsupportedOperationException(f"KeySpec {spec} is not supported.")
+    if request.key_usage not in (None, "ENCRYPT_DECRYPT"):
+        raise ValidationException(f"KeyUsage {request.key_usage} is not compatible with KeySpec {SYMMETRIC_DEFAULT}")
+    if request.origin not in (Origin.AWS_KMS, Origin.EXTERNAL):
+        raise UnsupportedOperationException(f"Origin {request.origin} is not supported.")
+    if request.multi_region:
+        raise UnsupportedOperationException("MultiRegion keys are not supported.")
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "CreateKey",
+    Request,
+    Response,
+    handle,
+    access=(OnAccount(),),
+    raises=(
+        LimitExceededException,
+        MalformedPolicyDocumentException,
+        TagException,
+        UnsupportedOperationException,
+    ),
+    writes=True,
+    prepare=prepare,
+)

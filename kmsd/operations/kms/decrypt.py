@@ -1,0 +1,68 @@
+"""Decrypt: open a blob inside the token, under the key that the blob names."""
+
+from __future__ import annotations
+
+from kmsd.custody import sealing
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import (
+    IncorrectKeyException,
+    InvalidCiphertextException,
+    InvalidKeyUsageException,
+    KeyUnavailableException,
+    UnsupportedOperationException,
+)
+from kmsd.operations.model import Call, OnCiphertext, Operation, Service
+from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, check_algorithm, refuse
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: Decrypt, Request Parameters; `KeyId` and what follows are newer."""
+
+    ciphertext_blob: shapes.CiphertextBlob
+    encryption_context: shapes.EncryptionContext = {}
+    grant_tokens: shapes.GrantTokens = []
+    key_id: shapes.KeyId | None = None
+    encryption_algorithm: shapes.EncryptionAlgorithm | None = None
+    recipient: shapes.RecipientInfo | None = None
+    dry_run: bool | None = None
+    dry_run_modifiers: list[str] | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: Decrypt, Response Elements."""
+
+    key_id: shapes.KeyId
+    plaintext: shapes.Plaintext
+    encryption_algorithm: shapes.EncryptionAlgorithm
+    key_material_id: shapes.KeyMaterialId
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Open the blob."""
+    refuse(request, "recipient", "dry_run_modifiers")
+    check_algorithm(request.encryption_algorithm, call.key)
+    opened = await sealing.unseal(call.token, call.key, call.blob_at(0), request.encryption_context)
+    return Response(
+        key_id=call.key.arn,
+        plaintext=opened.plaintext,
+        encryption_algorithm=SYMMETRIC_DEFAULT,
+        key_material_id=opened.material.key_material_id,
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "Decrypt",
+    Request,
+    Response,
+    handle,
+    access=(OnCiphertext("ciphertext_blob", "key_id", Usable.ENABLED, context="encryption_context"),),
+    raises=(
+        IncorrectKeyException,
+        InvalidCiphertextException,
+        InvalidKeyUsageException,
+        KeyUnavailableException,
+        UnsupportedOperationException,
+    ),
+)

@@ -1,0 +1,36 @@
+"""DescribeKey: what is known of a key."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.operations.key_metadata import key_metadata
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: DescribeKey, Request Parameters."""
+
+    key_id: shapes.KeyId
+    grant_tokens: shapes.GrantTokens = []
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: DescribeKey, Response Elements."""
+
+    key_metadata: shapes.KeyMetadata
+
+
+async def handle(_: Request, call: Call) -> Response:
+    """The key as it stands now."""
+    return Response(key_metadata=key_metadata(call.key, call.now))
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "DescribeKey",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.ANY, aliases=True, cross_account=True),),
+)

@@ -1,0 +1,29 @@
+"""DisableKey: no cryptographic use of a key until it is enabled."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Event, Usable
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: DisableKey, Request Parameters."""
+
+    key_id: shapes.KeyId
+
+
+async def handle(_: Request, call: Call) -> None:
+    """Every process acts on the new state once this has been answered."""
+    await call.transaction.update_key(call.key, call.key.after(Event.DISABLE))
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "DisableKey",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.WITH_MATERIAL),),
+    writes=True,
+)

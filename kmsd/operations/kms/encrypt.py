@@ -1,0 +1,47 @@
+"""Encrypt: up to 4096 bytes, inside the token."""
+
+from __future__ import annotations
+
+from kmsd.custody import sealing
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, check_algorithm
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: Encrypt, Request Parameters."""
+
+    key_id: shapes.KeyId
+    plaintext: shapes.Plaintext
+    encryption_context: shapes.EncryptionContext = {}
+    grant_tokens: shapes.GrantTokens = []
+    encryption_algorithm: shapes.EncryptionAlgorithm | None = None
+    dry_run: bool | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: Encrypt, Response Elements."""
+
+    ciphertext_blob: shapes.CiphertextBlob
+    key_id: shapes.KeyId
+    encryption_algorithm: shapes.EncryptionAlgorithm
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Seal under the key's current material."""
+    check_algorithm(request.encryption_algorithm, call.key)
+    blob = await sealing.seal(call.token, call.key, call.now, request.plaintext, request.encryption_context)
+    return Response(ciphertext_blob=blob, key_id=call.key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "Encrypt",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context", cross_account=True),),
+    raises=(InvalidKeyUsageException, KeyUnavailableException),
+)

@@ -1,0 +1,52 @@
+"""GenerateDataKeyWithoutPlaintext: a data key for later, sealed only."""
+
+from __future__ import annotations
+
+from kmsd.custody import sealing
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.symmetric import current_material_id, data_key_length
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: GenerateDataKeyWithoutPlaintext, Request Parameters."""
+
+    key_id: shapes.KeyId
+    encryption_context: shapes.EncryptionContext = {}
+    number_of_bytes: shapes.NumberOfBytes | None = None
+    key_spec: shapes.DataKeySpec | None = None
+    grant_tokens: shapes.GrantTokens = []
+    dry_run: bool | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: GenerateDataKeyWithoutPlaintext, Response Elements."""
+
+    ciphertext_blob: shapes.CiphertextBlob
+    key_id: shapes.KeyId
+    key_material_id: shapes.KeyMaterialId | None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """A blob of random bytes of the token."""
+    length = data_key_length(request.key_spec, request.number_of_bytes)
+    data_key = await call.token.random(length)
+    blob = await sealing.seal(call.token, call.key, call.now, data_key, request.encryption_context)
+    return Response(
+        ciphertext_blob=blob,
+        key_id=call.key.arn,
+        key_material_id=current_material_id(call.key),
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "GenerateDataKeyWithoutPlaintext",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context", cross_account=True),),
+    raises=(InvalidKeyUsageException, KeyUnavailableException),
+)

@@ -1,0 +1,42 @@
+"""GenerateRandom: bytes of the token's random number generator."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.errors import UnsupportedOperationException, ValidationException
+from kmsd.operations.model import Call, OnAccount, Operation, Service
+from kmsd.operations.symmetric import refuse
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: GenerateRandom, Request Parameters."""
+
+    number_of_bytes: shapes.NumberOfBytes | None = None
+    custom_key_store_id: shapes.CustomKeyStoreId | None = None
+    recipient: shapes.RecipientInfo | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: GenerateRandom, Response Elements."""
+
+    plaintext: shapes.Plaintext
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Ask the token."""
+    refuse(request, "custom_key_store_id", "recipient")
+    # The reference says "Required: No"; AWS answers this when it is missing (spec/README.md).
+    if request.number_of_bytes is None:
+        raise ValidationException("NumberOfBytes is required.")
+    return Response(plaintext=await call.token.random(request.number_of_bytes))
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "GenerateRandom",
+    Request,
+    Response,
+    handle,
+    access=(OnAccount(),),
+    raises=(UnsupportedOperationException,),
+)

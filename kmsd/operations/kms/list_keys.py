@@ -1,0 +1,51 @@
+"""ListKeys: ids and ARNs of all keys of the caller's account."""
+
+from __future__ import annotations
+
+from kmsd.custody.pages import Pager
+from kmsd.domain import shapes
+from kmsd.errors import InvalidMarkerException
+from kmsd.operations.model import Call, OnAccount, Operation, Service
+
+DEFAULT_LIMIT = 100
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ListKeys, Request Parameters."""
+
+    limit: shapes.Limit = DEFAULT_LIMIT
+    marker: shapes.Marker | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ListKeys, Response Elements."""
+
+    keys: list[shapes.KeyListEntry]
+    truncated: bool
+    next_marker: shapes.Marker | None = None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """A page in the order of key ids."""
+    account = call.caller.account
+    pager = Pager(await call.service_box(), f"ListKeys:{account}", {}, request.limit)
+    after = await pager.start(request.marker)
+    # A key whose deletion is due does not exist any more, though a job may still have to carry it out.
+    found = await call.books.key_names_after(account, after, pager.limit + 1, call.now)
+    page = await pager.cut(found, lambda entry: entry[0])
+    return Response(
+        keys=[shapes.KeyListEntry(key_id=key_id, key_arn=arn) for key_id, arn in page.items],
+        truncated=page.truncated,
+        next_marker=page.next_marker,
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ListKeys",
+    Request,
+    Response,
+    handle,
+    access=(OnAccount(),),
+    raises=(InvalidMarkerException,),
+)

@@ -1,0 +1,97 @@
+"""ReEncrypt: from one key, or context, to another, without the plaintext leaving the daemon."""
+
+from __future__ import annotations
+
+from kmsd.custody import sealing
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import (
+    IncorrectKeyException,
+    InvalidCiphertextException,
+    InvalidKeyUsageException,
+    KeyUnavailableException,
+    UnsupportedOperationException,
+)
+from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Service
+from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, check_algorithm, current_material_id, refuse
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ReEncrypt, Request Parameters; `SourceKeyId` and what follows are newer."""
+
+    ciphertext_blob: shapes.CiphertextBlob
+    destination_key_id: shapes.KeyId
+    source_encryption_context: shapes.EncryptionContext = {}
+    destination_encryption_context: shapes.EncryptionContext = {}
+    grant_tokens: shapes.GrantTokens = []
+    source_key_id: shapes.KeyId | None = None
+    source_encryption_algorithm: shapes.EncryptionAlgorithm | None = None
+    destination_encryption_algorithm: shapes.EncryptionAlgorithm | None = None
+    dry_run: bool | None = None
+    dry_run_modifiers: list[str] | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ReEncrypt, Response Elements."""
+
+    ciphertext_blob: shapes.CiphertextBlob
+    source_key_id: shapes.KeyId
+    key_id: shapes.KeyId
+    source_encryption_algorithm: shapes.EncryptionAlgorithm
+    destination_encryption_algorithm: shapes.EncryptionAlgorithm
+    source_key_material_id: shapes.KeyMaterialId
+    destination_key_material_id: shapes.KeyMaterialId | None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Open under the source, seal under the destination."""
+    refuse(request, "dry_run_modifiers")
+    source, destination = call.key_at(0), call.key_at(1)
+    check_algorithm(request.source_encryption_algorithm, source)
+    check_algorithm(request.destination_encryption_algorithm, destination)
+    opened = await sealing.unseal(call.token, source, call.blob_at(0), request.source_encryption_context)
+    blob = await sealing.seal(
+        call.token, destination, call.now, opened.plaintext, request.destination_encryption_context
+    )
+    return Response(
+        ciphertext_blob=blob,
+        source_key_id=source.arn,
+        key_id=destination.arn,
+        source_encryption_algorithm=SYMMETRIC_DEFAULT,
+        destination_encryption_algorithm=SYMMETRIC_DEFAULT,
+        source_key_material_id=opened.material.key_material_id,
+        destination_key_material_id=current_material_id(destination),
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ReEncrypt",
+    Request,
+    Response,
+    handle,
+    access=(
+        OnCiphertext(
+            "ciphertext_blob",
+            "source_key_id",
+            Usable.ENABLED,
+            context="source_encryption_context",
+            action="ReEncryptFrom",
+        ),
+        OnKey(
+            "destination_key_id",
+            Usable.ENABLED,
+            aliases=True,
+            context="destination_encryption_context",
+            action="ReEncryptTo",
+            cross_account=True,
+        ),
+    ),
+    raises=(
+        IncorrectKeyException,
+        InvalidCiphertextException,
+        InvalidKeyUsageException,
+        KeyUnavailableException,
+        UnsupportedOperationException,
+    ),
+)

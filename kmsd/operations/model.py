@@ -1,0 +1,240 @@
+"""What an operation is: one declaration, from which all else is derived.
+
+From a declaration follow its target header, wire names, validation, which keys are found and how, the
+actions that are authorised, key-state refusals, what an audit record shows, whether it writes, and its
+line in docs/operations.md. A handler starts when all that has been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from kmsd.custody.service_box import ServiceBox
+from kmsd.domain.arn import Place
+from kmsd.domain.blob import Blob
+from kmsd.domain.encryption_context import EncryptionContext
+from kmsd.domain.grant import Grant
+from kmsd.domain.key import Key
+from kmsd.domain.key_state import Usable
+from kmsd.domain.limits import Limits
+from kmsd.domain.principal import Caller
+from kmsd.errors import ServiceError
+from kmsd.ports import Reader, Store, Token, Transaction
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+ResponseT = TypeVar("ResponseT", bound=msgspec.Struct | None)
+
+
+class Service(Enum):
+    """The services that one listener answers for."""
+
+    KMS = ("kms", "TrentService.", "kms.amazonaws.com")
+    LOGS = ("logs", "Logs_20140328.", "logs.amazonaws.com")
+    STS = ("sts", "", "sts.amazonaws.com")
+
+    def __init__(self, scope: str, target_prefix: str, event_source: str) -> None:
+        self.scope = scope
+        """The service name in the credential scope, and the prefix of its actions."""
+        self.target_prefix = target_prefix
+        """What X-Amz-Target begins with."""
+        self.event_source = event_source
+        """The name in audit records."""
+
+
+# --- What a call reaches ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OnKey:
+    """A key that a member of the request names."""
+
+    member: str
+    usable: Usable
+    aliases: bool = False
+    """Whether an alias name or ARN is accepted."""
+    context: str | None = None
+    """The member with the encryption context, for a cryptographic operation."""
+    action: str | None = None
+    """The action to authorise; None: the operation's name."""
+    cross_account: bool = False
+    """Whether a caller of another account can be permitted at all."""
+    optional: bool = False
+    """Whether the member may be absent; then nothing is found for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnCiphertext:
+    """The key under which a blob was sealed, or that the request names as such."""
+
+    member: str
+    key_member: str
+    """Names the key the caller expects; custody refuses a blob of another (IncorrectKeyException)."""
+    usable: Usable
+    context: str
+    action: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnAlias:
+    """An alias of the caller's account; identity policies decide (an alias has no policy of its own)."""
+
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnAccount:
+    """No resource: identity policies of the caller decide, on `*`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unrestricted:
+    """Nothing is authorised before the handler; it says why, and does so itself."""
+
+    reason: str
+
+
+Access = OnKey | OnCiphertext | OnAlias | OnAccount | Unrestricted
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one `Access` found, authorised and fit for use."""
+
+    arn: str
+    key: Key | None = None
+    blob: Blob | None = None
+    alias: str = ""
+    """The alias by which the request named the key (`kms:RequestAlias`)."""
+    decided_by: str = ""
+    """The statement or grant that allowed it, for the record."""
+
+
+# --- A call -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a request came from."""
+
+    address: str
+    """IP address; empty for a Unix socket."""
+    user_agent: str
+    tls_version: str | None
+    """`TLSv1.3`; None for plain HTTP."""
+    cipher: str | None = None
+    host: str = ""
+    """The Host header."""
+    via_service: str = ""
+    """`logs.us-east-1.amazonaws.com` where a service of the daemon acts for the caller (`kms:ViaService`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What every call of this process shares."""
+
+    place: Place
+    limits: Limits
+    store: Store
+    token: Token
+
+
+@dataclass(slots=True)
+class Call:
+    """One call: who asks, when, and what was found for it."""
+
+    world: World
+    caller: Caller
+    source: Source
+    request_id: str
+    now: datetime
+    books: Reader
+    """What to read; within a writing operation, the transaction."""
+    targets: list[Target] = field(default_factory=list)
+    grants: tuple[Grant, ...] = ()
+    """Grants that allowed one of the targets."""
+    prepared: Any = None
+    """What the operation's `prepare` returned."""
+    created: list[bytes] = field(default_factory=list)
+    """Token objects that `prepare` made under an intent; discarded unless the transaction commits."""
+    after_commit: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What the handler wants done once its changes are durable, before the answer."""
+    response_keys: tuple[str, ...] = ()
+    """ARNs for the record that no target names (CreateKey's new key)."""
+
+    @property
+    def key(self) -> Key:
+        """The first target's key."""
+        return self.key_at(0)
+
+    def key_at(self, index: int) -> Key:
+        """The key of one target."""
+        key = self.targets[index].key
+        if key is None:
+            raise LookupError("this operation has no key there")
+        return key
+
+    def blob_at(self, index: int) -> Blob:
+        """The parsed blob of one target."""
+        blob = self.targets[index].blob
+        if blob is None:
+            raise LookupError("this operation has no blob there")
+        return blob
+
+    @property
+    def token(self) -> Token:
+        """The token."""
+        return self.world.token
+
+    @property
+    def transaction(self) -> Transaction:
+        """The transaction of a writing operation."""
+        if not hasattr(self.books, "insert_key"):
+            raise LookupError("this operation does not write")
+        return self.books  # type: ignore[return-value] # a Transaction is a Reader that can insert
+
+    async def service_box(self) -> ServiceBox:
+        """The box for markers and tokens of the API."""
+        return await ServiceBox.of(self.books, self.token)
+
+
+Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation(Generic[RequestT, ResponseT]):
+    """One operation of the API."""
+
+    service: Service
+    name: str
+    request: type[RequestT]
+    response: type[ResponseT] | None
+    handle: Handler[RequestT, ResponseT]
+    access: tuple[Access, ...]
+    raises: tuple[type[ServiceError], ...] = ()
+    """Errors that are its own, beside those that follow from its access and shapes."""
+    writes: bool = False
+    """Runs in a transaction; the record is durable before it commits."""
+    prepare: Callable[[RequestT, Call], Awaitable[Any]] | None = None
+    """Acts on the token before the transaction (under an intent); its result is in `Call.prepared`."""
+
+    @property
+    def action(self) -> str:
+        """`kms:Encrypt`."""
+        return f"{self.service.scope}:{self.name}"
+
+    @property
+    def target(self) -> str:
+        """The value of X-Amz-Target."""
+        return self.service.target_prefix + self.name
+
+
+def context_of(access: Access, request: msgspec.Struct) -> EncryptionContext:
+    """The encryption context that `access` speaks of."""
+    member = access.context if isinstance(access, OnKey | OnCiphertext) else None
+    return getattr(request, member) if member else {}

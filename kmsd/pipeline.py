@@ -1,0 +1,232 @@
+"""The journey of one call: decode, find, authorise, check the key's state, handle, record, commit, answer.
+
+No request reaches a key by another way. Whatever happens, one record is durable before the answer
+leaves; if it cannot be written, the call fails and has no effect (DESIGN.md §1, promise 3).
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from kmsd import audit
+from kmsd.audit import Outcome
+from kmsd.authz.evaluate import authorize
+from kmsd.authz.query import Denied, Query
+from kmsd.custody import grant_tokens, objects
+from kmsd.domain.principal import Caller
+from kmsd.errors import (
+    AccessDeniedException,
+    DependencyTimeoutException,
+    DryRunOperationException,
+    InvalidCiphertextException,
+    KeyUnavailableException,
+    KMSInternalException,
+    ServiceError,
+    UnsupportedOperationException,
+)
+from kmsd.operations.conditions import Conditions
+from kmsd.operations.finding import find
+from kmsd.operations.model import (
+    Access,
+    Call,
+    OnCiphertext,
+    OnKey,
+    Operation,
+    Source,
+    Target,
+    Unrestricted,
+    World,
+    context_of,
+)
+from kmsd.ports import (
+    AuditSink,
+    AuditUnavailable,
+    Clock,
+    MechanismMissing,
+    NoSuchObject,
+    NotAuthentic,
+    StoreError,
+    TokenError,
+    TokenUnavailable,
+)
+
+AnyOperation = Operation[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Carries calls through. One for each process."""
+
+    world: World
+    clock: Clock
+    sink: AuditSink
+
+    async def run(
+        self,
+        operation: AnyOperation,
+        decode: Callable[[], msgspec.Struct],
+        *,
+        caller: Caller,
+        source: Source,
+        request_id: str,
+    ) -> msgspec.Struct | None:
+        """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable."""
+        books = await self._read()
+        call = Call(self.world, caller, source, request_id, self.clock.now(), books)
+        request: msgspec.Struct | None = None
+        try:
+            request = decode()
+            if operation.writes:
+                return await self._write(operation, request, call)
+            return await self._only_read(operation, request, call)
+        except _Unrecorded as exc:
+            raise KMSInternalException(detail=f"audit: {exc.__cause__}") from exc
+        except Exception as exc:
+            error = as_service_error(exc, operation)
+            await self._discard(call, error)
+            await self._record(operation, request, call, Outcome(error=error, reason=error.detail))
+            raise error from exc
+
+    async def _read(self) -> Any:
+        try:
+            return await self.world.store.read()
+        except StoreError as exc:
+            raise KMSInternalException(detail=f"store: {exc}") from exc
+
+    async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+        await admit(operation, request, call)
+        response: msgspec.Struct | None = await operation.handle(request, call)
+        _refuse_dry_run(request)
+        await self._record(operation, request, call, Outcome(response=response))
+        return response
+
+    async def _write(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+        if operation.prepare is not None:
+            await admit(operation, request, call)
+            call.prepared = await operation.prepare(request, call)
+            call.targets.clear()
+        async with self.world.store.write() as transaction:
+            call.books = transaction
+            call.now = self.clock.now()
+            await admit(operation, request, call)
+            response: msgspec.Struct | None = await operation.handle(request, call)
+            _refuse_dry_run(request)
+            # The record first: what is committed without one would have happened unrecorded.
+            await self._record(operation, request, call, Outcome(response=response))
+        call.created.clear()
+        for act in call.after_commit:
+            await act()
+        return response
+
+    async def _discard(self, call: Call, error: ServiceError) -> None:
+        """Undo what `prepare` made. What cannot be undone now is settled by reconcile: its intent is in the store."""
+        while call.created:
+            try:
+                await objects.discard(self.world.store, self.world.token, call.created.pop())
+            except (StoreError, TokenError) as exc:
+                error.detail += f" (left to reconcile: {exc})"
+
+    async def _record(
+        self, operation: AnyOperation, request: msgspec.Struct | None, call: Call, outcome: Outcome
+    ) -> None:
+        try:
+            await self.sink.append(audit.record_of_call(operation, request, call, outcome))
+        except AuditUnavailable as exc:
+            if outcome.error is not None:
+                raise KMSInternalException(detail=f"audit: {exc}") from exc
+            raise _Unrecorded from exc
+
+
+class _Unrecorded(Exception):
+    """The record of a success could not be written; there is no use in trying to record that."""
+
+
+async def admit(operation: AnyOperation, request: msgspec.Struct, call: Call) -> None:
+    """Find, authorise and check the state of everything that the operation reaches; fills `call.targets`."""
+    tokens = getattr(request, "grant_tokens", None)
+    if tokens:
+        await grant_tokens.check(tokens, call.books, await call.service_box())
+    found = [(access, await find(access, request, call)) for access in operation.access]
+    reached = [(access, target) for access, target in found if target is not None]
+    call.targets[:] = [target for _, target in reached]
+    for index, (access, target) in enumerate(reached):
+        call.targets[index] = await _authorised(operation, access, target, request, call)
+    for access, target in reached:
+        if isinstance(access, OnKey | OnCiphertext) and target.key is not None:
+            state = target.key.state_at(call.now)
+            access.usable.refuse(state, target.key.origin, target.key.arn)
+
+
+async def _authorised(
+    operation: AnyOperation, access: Access, target: Target, request: msgspec.Struct, call: Call
+) -> Target:
+    """`target` with the statement or grant that allows it. Raises AccessDeniedException."""
+    if isinstance(access, Unrestricted):
+        return target
+    caller, key = call.caller, target.key
+    action = operation.action
+    if isinstance(access, OnKey | OnCiphertext) and access.action is not None:
+        action = f"{operation.service.scope}:{access.action}"
+    query = Query(
+        caller=caller,
+        action=action,
+        resource=target.arn,
+        resource_account=caller.account if key is None else key.account,
+        resource_policy=None if key is None else key.policy,
+        grants=() if key is None else await call.books.grants_to(key.key_id, grantee_names(caller)),
+        encryption_context=context_of(access, request),
+        conditions=Conditions(call, request, access, key, target.alias),
+    )
+    if isinstance(access, OnKey) and key is not None and key.account != caller.account and not access.cross_account:
+        raise AccessDeniedException(
+            f"User: {caller.arn} is not authorized to perform: {action} on resource: {target.arn} "
+            f"because no resource-based policy allows the {action} action",
+            detail="the operation does not cross accounts",
+        )
+    decision = authorize(query)
+    if isinstance(decision, Denied):
+        raise AccessDeniedException(decision.message, detail=decision.reason)
+    return replace(target, decided_by=decision.by)
+
+
+def grantee_names(caller: Caller) -> tuple[str, ...]:
+    """The principals by which a grant may name this caller."""
+    return (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
+
+
+def _refuse_dry_run(request: msgspec.Struct) -> None:
+    if getattr(request, "dry_run", None):
+        raise DryRunOperationException("The request would have succeeded, but the DryRun option is set.")
+
+
+def as_service_error(exc: Exception, operation: AnyOperation | None = None) -> ServiceError:
+    """What a client sees of an exception: the table of ports' errors. The unknown ones lose their text."""
+    match exc:
+        case ServiceError():
+            return exc
+        case NotAuthentic():
+            return InvalidCiphertextException(detail=str(exc))
+        case NoSuchObject():
+            return KeyUnavailableException("The key material is not in the token.", detail=str(exc))
+        case MechanismMissing():
+            return UnsupportedOperationException(f"The token does not offer {exc}")
+        case TokenUnavailable() if operation is not None and _uses_key(operation):
+            return KeyUnavailableException("The token cannot be reached now.", detail=str(exc))
+        case TokenUnavailable():
+            return DependencyTimeoutException("The token cannot be reached now.", detail=str(exc))
+        case StoreError() | TokenError():
+            return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
+        case _:
+            # The text of an unforeseen exception may quote what it stumbled over; its place is enough to find the fault.
+            frames = traceback.extract_tb(exc.__traceback__)
+            where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
+            return KMSInternalException(detail=f"{type(exc).__name__} at {where}")
+
+
+def _uses_key(operation: AnyOperation) -> bool:
+    return any(isinstance(access, OnKey | OnCiphertext) for access in operation.access)

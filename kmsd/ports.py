@@ -1,0 +1,396 @@
+"""What the core asks of the world: a token, a store, an audit sink, a clock.
+
+Each port is an interface whose promises stand in its docstrings; tests/contract holds every adapter
+to them. Errors of ports are not errors of the API: `kmsd.pipeline` says what a client sees of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
+
+    from kmsd.domain.alias import Alias
+    from kmsd.domain.grant import Grant
+    from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
+    from kmsd.domain.key import Key
+    from kmsd.domain.material import Algorithm, Material, MaterialStatus
+
+
+class Clock(Protocol):
+    """The time of day."""
+
+    def now(self) -> datetime:
+        """The present instant, aware, in UTC."""
+        ...
+
+
+# --- Token ------------------------------------------------------------------------------------------
+
+
+class TokenError(Exception):
+    """The token did not do what was asked. Its text is for the log; it never holds a secret."""
+
+
+class TokenUnavailable(TokenError):
+    """The token is away, or the daemon is not logged in; it may come back."""
+
+
+class TokenTimeout(TokenUnavailable):
+    """The token did not answer within the deadline; whether it acted is unknown."""
+
+
+class TokenBusy(TokenUnavailable):
+    """Too many calls wait for the token already; this one was not begun."""
+
+
+class PinRefused(TokenUnavailable):
+    """The token refused the PIN. It is not offered again until the operator acts (promise: one attempt)."""
+
+
+class NoSuchObject(TokenError):
+    """The token is present and well, and does not hold this object."""
+
+
+class NotAuthentic(TokenError):
+    """Ciphertext, nonce, tag or associated data are not what was sealed; the token itself is well."""
+
+
+class MechanismMissing(TokenError):
+    """The token does not offer the mechanism that this needs; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the token proved to do when it was probed (a known answer each, not the mechanism list's word)."""
+
+    algorithms: frozenset[Algorithm]
+    """Ways to seal that work; empty: the token is of no use."""
+    mechanisms: frozenset[str]
+    """PKCS#11 names of all mechanisms that passed their probe, for `kmsd check`."""
+    lacking: tuple[tuple[str, str], ...]
+    """(mechanism, what the API loses by it) for each that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """Which token this is."""
+
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReport:
+    """One object of the daemon's label as it lies in the token; for reconcile and `kmsd check`."""
+
+    object_id: bytes
+    kind: str
+    """`secret`, `private` or `public`."""
+    problem: str
+    """Empty for a well-formed object with the attributes that its role promises; else what is wrong."""
+
+
+class Token(Protocol):
+    """A PKCS#11 token, logged in. All methods may be called concurrently from one event loop.
+
+    Every method raises `TokenUnavailable` (or a subclass) when the token cannot be used, and
+    `MechanismMissing` where it lacks what is asked. Object ids are 16 bytes, chosen by the caller at
+    random, never reused. What is said to be durable survives the loss of power on return.
+    """
+
+    @property
+    def info(self) -> TokenInfo:
+        """Which token this is."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, probed at start."""
+        ...
+
+    async def random(self, count: int) -> bytes:
+        """`count` random bytes (1 to 65 536) from the token's generator."""
+        ...
+
+    async def generate_key(self, object_id: bytes, algorithm: Algorithm) -> None:
+        """Make an AES-256 object for sealing by `algorithm`; durable on return.
+
+        Its attributes are read back and proven; an object that falls short is destroyed, and
+        `TokenError` raised.
+        """
+        ...
+
+    async def encrypt(self, object_id: bytes, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
+        """Nonce, ciphertext and tag, joined. `aad` must not be empty. The nonce is fresh.
+
+        Raises `NoSuchObject`.
+        """
+        ...
+
+    async def decrypt(self, object_id: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+        """The plaintext of what `encrypt` returned. Raises `NotAuthentic`, `NoSuchObject`."""
+        ...
+
+    async def generate_signing_key(self, object_id: bytes) -> bytes:
+        """Make an ECDSA P-256 pair that signs; durable on return. Its public key, DER SubjectPublicKeyInfo."""
+        ...
+
+    async def sign(self, object_id: bytes, digest: bytes) -> bytes:
+        """ECDSA signature of a SHA-256 `digest`, DER-encoded. Raises `NoSuchObject`."""
+        ...
+
+    async def public_key(self, object_id: bytes) -> bytes:
+        """DER SubjectPublicKeyInfo of a pair. Raises `NoSuchObject`."""
+        ...
+
+    async def destroy(self, object_id: bytes) -> None:
+        """Destroy all objects of this id; none there is no error. Durable, and looked up again, on return."""
+        ...
+
+    async def list_objects(self) -> Sequence[ObjectReport]:
+        """All objects that carry the daemon's label, malformed ones too. Slow; not for the request path."""
+        ...
+
+    def forget(self, object_id: bytes) -> None:
+        """Drop every handle and derived key of this object from memory, now."""
+        ...
+
+    async def check(self) -> None:
+        """Prove by an operation on the sentinel object that the token is there and logged in."""
+        ...
+
+    async def close(self) -> None:
+        """End all sessions and release the module. Calls under way are finished first."""
+        ...
+
+
+# --- Store ------------------------------------------------------------------------------------------
+
+
+class StoreError(Exception):
+    """The store did not do what was asked; nothing was changed."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be read or written now; it may come back."""
+
+
+class StoreConflict(StoreError):
+    """What was to be changed is no longer what it was when it was read; or the new thing exists already."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenObject:
+    """What the store knows of an object in the token: the intent, the promise, or the doom (DESIGN.md §5)."""
+
+    object_id: bytes
+    owner: str
+    """For log and report: `key:<id>`, `service:<purpose>`."""
+    status: MaterialStatus
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """A token object of the daemon's own."""
+
+    purpose: str
+    """`sentinel`, `sealing`, `audit`; unique."""
+    object_id: bytes
+    algorithm: Algorithm | None
+    """None for the audit key, which signs."""
+
+
+class Reader(Protocol):
+    """What the store holds. A reader is used for one request and thrown away.
+
+    Every method raises `StoreUnavailable` if the store cannot be read.
+    """
+
+    async def key(self, key_id: str) -> Key | None:
+        """A key with its materials, also one whose deletion is due and not yet carried out."""
+        ...
+
+    async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
+        """(key id, ARN) of at most `count` keys of an account that exist at `now`, after `key_id`, in that order."""
+        ...
+
+    async def count_keys(self, account: str) -> int:
+        """How many keys an account has, those pending deletion included."""
+        ...
+
+    async def alias(self, account: str, name: str) -> Alias | None:
+        """An alias by its name (with prefix)."""
+        ...
+
+    async def aliases_after(self, account: str, name: str, count: int, *, key_id: str | None = None) -> Sequence[Alias]:
+        """At most `count` aliases that sort after `name`, in that order; of one key only, if given."""
+        ...
+
+    async def count_aliases(self, key_id: str) -> int:
+        """How many aliases point to a key."""
+        ...
+
+    async def tags_of(self, key_id: str) -> Mapping[str, str]:
+        """The tags of a key."""
+        ...
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        """A grant by its id."""
+        ...
+
+    async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
+        """The grants on a key that name one of `grantees`."""
+        ...
+
+    async def access_key(self, access_key_id: str) -> AccessKey | None:
+        """A long-term credential with its user and the user's policies."""
+        ...
+
+    async def user(self, account: str, name: str) -> User | None:
+        """A user with its policies."""
+        ...
+
+    async def users(self) -> Sequence[User]:
+        """All users, by account and name."""
+        ...
+
+    async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
+        """The credentials of one user."""
+        ...
+
+    async def role(self, account: str, name: str) -> Role | None:
+        """A role with its policies."""
+        ...
+
+    async def service_keys(self) -> Mapping[str, ServiceKey]:
+        """The daemon's own token objects, by purpose."""
+        ...
+
+    async def token_object(self, object_id: bytes) -> TokenObject | None:
+        """What the store knows of one object."""
+        ...
+
+    async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
+        """All token objects of these statuses; of every status, if none is given."""
+        ...
+
+
+class Transaction(Reader, Protocol):
+    """Changes that become durable together, or not at all. Reads see the transaction's own writes.
+
+    Each change of a state names the old one and raises `StoreConflict` if that is not what the store holds.
+    """
+
+    async def insert_account(self, account: str, now: datetime) -> None:
+        """Note an account; one that exists is left as it is."""
+        ...
+
+    async def insert_user(self, user: User) -> None:
+        """Raises `StoreConflict` if the name is taken."""
+        ...
+
+    async def delete_user(self, account: str, name: str) -> None:
+        """With its access keys and policies. Raises `StoreConflict` if there is none."""
+        ...
+
+    async def insert_access_key(self, access_key: AccessKey) -> None:
+        """Raises `StoreConflict` if the id is taken."""
+        ...
+
+    async def set_access_key_status(self, access_key_id: str, status: AccessKeyStatus) -> None:
+        """Raises `StoreConflict` if there is none."""
+        ...
+
+    async def delete_access_key(self, access_key_id: str) -> None:
+        """Raises `StoreConflict` if there is none."""
+        ...
+
+    async def insert_token_object(self, token_object: TokenObject) -> None:
+        """An intent. Raises `StoreConflict` if the id is known."""
+        ...
+
+    async def set_object_status(self, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> None:
+        """Compare and swap."""
+        ...
+
+    async def delete_token_object(self, object_id: bytes, old: MaterialStatus) -> None:
+        """Drop the row of an object that is gone or was never promised. Compare and swap on its status."""
+        ...
+
+    async def insert_service_key(self, service_key: ServiceKey) -> None:
+        """Its object must be known. Raises `StoreConflict` if the purpose is taken."""
+        ...
+
+    async def insert_key(self, key: Key) -> None:
+        """A new key, without its materials. Raises `StoreConflict` if the id is taken."""
+        ...
+
+    async def update_key(self, old: Key, new: Key) -> None:
+        """Replace all columns of a key; the stored state and deletion date must still be those of `old`."""
+        ...
+
+    async def insert_material(self, key_id: str, material: Material) -> None:
+        """A material of an existing key; its object must be known."""
+        ...
+
+    async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
+        """Add tags to a key, replacing those of the same keys."""
+        ...
+
+    async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
+        """Remove tags from a key; absent ones are no error."""
+        ...
+
+
+class Store(Protocol):
+    """The daemon's books. Durable and consistent across processes; one writer at a time."""
+
+    async def read(self) -> Reader:
+        """What is committed, by whichever process (DESIGN.md §7): never older than the moment of this call."""
+        ...
+
+    def write(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction: committed, and durable, when the block ends; rolled back if it raises.
+
+        Raises `StoreUnavailable` if the store cannot be locked or written.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Prove that the store can be written. Raises `StoreUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Close it; what is committed stays."""
+        ...
+
+
+# --- Audit ------------------------------------------------------------------------------------------
+
+
+class AuditUnavailable(Exception):
+    """The record could not be made durable; the call must fail (DESIGN.md §1, promise 3)."""
+
+
+class AuditSink(Protocol):
+    """Where audit records go."""
+
+    async def append(self, record: bytes) -> None:
+        """Add one record, a JSON object on one line. Durable on return. Raises `AuditUnavailable`."""
+        ...
+
+    async def check(self) -> None:
+        """Prove that records can be written. Raises `AuditUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending and close."""
+        ...

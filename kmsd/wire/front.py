@@ -1,0 +1,160 @@
+"""The front end: from a whole HTTP request to an answer.
+
+Which service is asked follows from `X-Amz-Target`; the signature must be scoped to the same. Nothing is
+done for a request whose signature has not been verified, except to say that the process lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, NoReturn
+
+import msgspec
+import structlog
+
+from kmsd import audit
+from kmsd.custody.credentials import Credentials, Scope
+from kmsd.domain.principal import Caller
+from kmsd.errors import (
+    KMSInternalException,
+    ServiceError,
+    UnknownOperationException,
+    UnrecognizedClientException,
+)
+from kmsd.operations.model import Operation, Service, Source
+from kmsd.operations.table import BY_TARGET
+from kmsd.pipeline import Pipeline, as_service_error
+from kmsd.ports import AuditUnavailable
+from kmsd.wire import shape, sigv4
+from kmsd.wire.messages import JSON, Answer, Request, error_answer, new_request_id
+from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
+
+log = structlog.get_logger()
+
+Probe = Callable[[], Awaitable[None]]
+AnyOperation = Operation[Any, Any]
+_PREFIXES = tuple((service.target_prefix, service) for service in Service if service.target_prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Answers requests. One for each process."""
+
+    pipeline: Pipeline
+    credentials: Credentials
+    probes: Mapping[str, Probe]
+    """What `/readyz` asks: name to a check that raises."""
+
+    async def handle(self, request: Request) -> Answer:
+        """The answer to one request; never raises."""
+        received = request.received
+        if received.method in ("GET", "HEAD") and received.target in ("/healthz", "/readyz"):
+            return await self._probe(received.target)
+        request_id = new_request_id()
+        try:
+            body = await self._call(request, request_id)
+        except ServiceError as error:
+            if error.status >= 500:
+                log.error("call failed", request_id=request_id, code=error.code, detail=error.detail)
+            return error_answer(error, request_id)
+        except Exception:
+            # Nothing of it reaches the client; the traceback shows places, not values.
+            log.exception("unforeseen", request_id=request_id)
+            return error_answer(KMSInternalException(), request_id)
+        return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
+
+    async def _call(self, request: Request, request_id: str) -> bytes:
+        target = request.received.header("x-amz-target") or ""
+        service = service_of(target)
+        source = source_of(request)
+        now = self.pipeline.clock.now()
+        refused = partial(self._refused, request_id=request_id, source=source, now=now, target=target)
+        try:
+            if service is None:
+                raise UnknownOperationException(detail=f"X-Amz-Target {target[:100]!r}")
+            claim = sigv4.parse(
+                request.received, region=self.pipeline.world.place.region, services=(service.scope,), now=now
+            )
+        except ServiceError as error:
+            await refused(error, access_key_id="")
+        try:
+            caller = await self._authenticated(claim)
+            operation = BY_TARGET.get(target)
+            if operation is None:
+                raise UnknownOperationException(detail=f"X-Amz-Target {target[:100]!r}")
+        except ServiceError as error:
+            await refused(error, access_key_id=claim.access_key_id)
+        decode = partial(shape.decode, request.received.body, operation.request)
+        response = await self.pipeline.run(operation, decode, caller=caller, source=source, request_id=request_id)
+        return b"" if response is None else shape.encode(response)
+
+    async def _authenticated(self, claim: Claim) -> Caller:
+        """Who signed. Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException."""
+        try:
+            books = await self.pipeline.world.store.read()
+            scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
+            caller, key = await self.credentials.identify(books, scope, claim.session_token)
+        except UnrecognizedClientException:
+            # As much work as for a wrong signature: an access key's existence shows in neither answer nor time.
+            refuse_unknown(claim)
+        except ServiceError:
+            raise
+        except Exception as exc:
+            raise as_service_error(exc) from exc
+        verify(claim, key)
+        return caller
+
+    async def _refused(
+        self, error: ServiceError, *, request_id: str, source: Source, now: datetime, target: str, access_key_id: str
+    ) -> NoReturn:
+        """Record what was refused before an operation was reached, and raise it."""
+        service = service_of(target)
+        record = audit.record_of_refusal(
+            now=now,
+            request_id=request_id,
+            place=self.pipeline.world.place,
+            source=source,
+            event_source=Service.KMS.event_source if service is None else service.event_source,
+            event_name=target.rpartition(".")[2][:128] or "Unknown",
+            access_key_id=access_key_id,
+            error=error,
+        )
+        try:
+            await self.pipeline.sink.append(record)
+        except AuditUnavailable as exc:
+            raise KMSInternalException(detail=f"audit: {exc}") from exc
+        raise error
+
+    async def _probe(self, target: str) -> Answer:
+        """`/healthz`: the process answers. `/readyz`: all that it needs is there."""
+        states: dict[str, str] = {}
+        if target == "/readyz":
+            for name, probe in self.probes.items():
+                try:
+                    await probe()
+                    states[name] = "ok"
+                except Exception as exc:  # noqa: BLE001 (whatever it is, it is what the operator must read)
+                    states[name] = f"{type(exc).__name__}: {exc}"
+        ready = all(state == "ok" for state in states.values())
+        body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
+        return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)
+
+
+def service_of(target: str) -> Service | None:
+    """The service that a value of X-Amz-Target speaks to."""
+    return next((service for prefix, service in _PREFIXES if target.startswith(prefix)), None)
+
+
+def source_of(request: Request) -> Source:
+    """Where a request came from, for policies and the record."""
+    received = request.received
+    return Source(
+        address=request.peer,
+        user_agent=(received.header("user-agent") or "")[:1024],
+        tls_version=None if request.tls is None else request.tls.version,
+        cipher=None if request.tls is None else request.tls.cipher,
+        host=(received.header("host") or "")[:256],
+    )

@@ -1,0 +1,112 @@
+"""Sockets to listen on, and which of them may do without TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+BACKLOG = 1_024
+"""Connections that the kernel completes before they are accepted."""
+
+
+class ListenerRefused(RuntimeError):
+    """The server must not, or cannot, listen there; the text says why and what to do."""
+
+
+def listener_permitted(sock: socket.socket, *, tls: bool) -> None:
+    """Raise unless `sock` is protected: by TLS, by being reachable from this host alone, or by the file system.
+
+    The bound address is what is judged, not a name that somebody wrote down for it.
+    """
+    if tls or sock.family == socket.AF_UNIX:
+        return
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        raise ListenerRefused(f"cannot listen on a socket of family {sock.family}")
+    host = sock.getsockname()[0]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    if not (mapped or address).is_loopback:
+        raise ListenerRefused(
+            f"plain HTTP is served on loopback addresses and Unix sockets only, and {host} is neither: "
+            "configure a certificate and its key, or listen on 127.0.0.1"
+        )
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A listening socket on exactly one address; `host` may be a name if it has only one. Port 0 takes a free one."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenerRefused(f"cannot listen on {host}: {error.strerror}") from error
+    # `localhost` is often both ::1 and 127.0.0.1; the older one is what clients try in any case.
+    family, kind, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    # With the protocol named: asyncio turns Nagle's algorithm off only on sockets that say they are TCP.
+    sock = socket.socket(family, kind, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ListenerRefused(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return _prepared(sock)
+
+
+def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
+    """A listening Unix socket at `path`, which only those whom `mode` names can connect to, from the first instant.
+
+    A socket that nobody listens on any more is replaced; any other file there is not.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_dead(path)
+        previous = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(previous)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ListenerRefused(f"cannot listen on {path}: {error.strerror or error}") from error
+    return _prepared(sock)
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """The listening socket that the parent process, or systemd, left open as `descriptor`."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ListenerRefused(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+    if not listening:
+        raise ListenerRefused(f"descriptor {descriptor} is a socket that does not listen")
+    return _prepared(sock)
+
+
+def _remove_dead(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(f"{path} exists and is no socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise OSError("somebody listens there already")
+
+
+def _prepared(sock: socket.socket) -> socket.socket:
+    """Non-blocking; on TCP, what Linux hands down to each accepted connection."""
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        # Without it answers wait up to 40 ms for the client's acknowledgement. uvloop and asyncio set it too, but
+        # asyncio not on sockets that were inherited without their protocol number.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock

@@ -1,0 +1,247 @@
+"""JSON 1.1 to requests and back, with AWS's wording of what is wrong.
+
+A body that fits its declaration is decoded in one step. Only when it does not, it is looked at member by
+member: a wrong JSON type is a SerializationException; everything else that breaks a constraint is
+collected, all of it, into one ValidationException.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from kmsd.domain.shapes import Constraint, camel
+from kmsd.errors import SerializationException, ValidationException
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+_LONGEST_ECHO = 2048
+"""Characters of a value that an error message repeats."""
+
+encode = msgspec.json.encode
+"""A response as JSON: absent members left out, blobs in base64."""
+
+
+def decode(body: bytes, request: type[RequestT]) -> RequestT:
+    """The request that `body` holds. Raises SerializationException, ValidationException."""
+    decoder, check = _plan(request)
+    try:
+        decoded: RequestT = decoder(body or b"{}")
+    except msgspec.ValidationError:
+        return _decode_slowly(body, request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
+    violations: list[str] = []
+    check(decoded, "", violations)
+    _refuse(violations)
+    return decoded
+
+
+def _decode_slowly(body: bytes, request: type[RequestT]) -> RequestT:
+    """Find out what does not fit: null and absent members, wrong types, and then all broken constraints."""
+    try:
+        raw = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
+    violations: list[str] = []
+    cleaned = _clean(raw, request, "", violations)
+    _refuse(violations)
+    return msgspec.convert(cleaned, request)
+
+
+def _refuse(violations: list[str]) -> None:
+    if violations:
+        plural = "" if len(violations) == 1 else "s"
+        raise ValidationException(f"{len(violations)} validation error{plural} detected: {'; '.join(violations)}")
+
+
+# --- Declarations to plans, once for each ------------------------------------------------------------
+
+Check = Callable[[Any, str, list[str]], None]
+
+
+@cache
+def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Check]:
+    return msgspec.json.Decoder(request).decode, _struct_check(request)
+
+
+@cache
+def _members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], ...]:
+    """(attribute, wire name, type, required) of each member."""
+    hints = get_type_hints(struct, include_extras=True)
+    fields = msgspec.structs.fields(struct)
+    return tuple((field.name, field.encode_name, hints[field.name], field.required) for field in fields)
+
+
+def _struct_check(struct: type[msgspec.Struct]) -> Check:
+    checks = [
+        (attribute, camel(wire_name), check)
+        for attribute, wire_name, hint, _ in _members(struct)
+        if (check := _check_of(hint)) is not None
+    ]
+
+    def check_members(value: Any, path: str, violations: list[str]) -> None:
+        for attribute, name, check in checks:
+            member = getattr(value, attribute)
+            if member is not None:
+                check(member, f"{path}.{name}" if path else name, violations)
+
+    return check_members
+
+
+def _check_of(hint: Any) -> Check | None:
+    """What to check of a value of this type; None: nothing."""
+    hint, constraint = _bare(hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _struct_check(hint)
+    if get_origin(hint) is list:
+        return _list_check(_check_of(get_args(hint)[0]), constraint)
+    if constraint is None:
+        return None
+    bound = constraint
+
+    def check_value(value: Any, path: str, violations: list[str]) -> None:
+        for broken in _broken(value, bound):
+            violations.append(_violation(value, path, broken, secret=bound.secret))
+
+    return check_value
+
+
+def _bare(hint: Any) -> tuple[Any, Constraint | None]:
+    """A type without `Annotated` and `| None`, and its constraint."""
+    constraint: Constraint | None = None
+    while True:
+        if get_origin(hint) is Annotated:
+            constraint = next((part for part in hint.__metadata__ if isinstance(part, Constraint)), constraint)
+            hint = hint.__origin__
+        elif get_origin(hint) in (Union, types.UnionType):
+            (hint,) = (part for part in get_args(hint) if part is not type(None))
+        else:
+            return hint, constraint
+
+
+def _list_check(check_item: Check | None, constraint: Constraint | None) -> Check:
+    def check_list(value: list[Any], path: str, violations: list[str]) -> None:
+        if constraint is not None:
+            for broken in _broken(value, constraint):
+                violations.append(_violation(value, path, broken, secret=constraint.secret))
+            if constraint.member is not None:
+                member = constraint.member
+                broken = next((words for item in value if (words := _all_broken(item, member))), "")
+                if broken:
+                    words = f"Member must satisfy constraint: [{broken}]"
+                    violations.append(_violation(value, path, words, secret=constraint.secret or member.secret))
+        if check_item is not None:
+            for index, item in enumerate(value, 1):
+                check_item(item, f"{path}.{index}.member", violations)
+
+    return check_list
+
+
+def _all_broken(value: Any, constraint: Constraint) -> str:
+    return ", ".join(_broken(value, constraint))
+
+
+def _broken(value: Any, constraint: Constraint) -> list[str]:
+    """AWS's words for each part of `constraint` that `value` breaks."""
+    words: list[str] = []
+    if isinstance(value, int | float):
+        if constraint.minimum is not None and value < constraint.minimum:
+            words.append(f"Member must have value greater than or equal to {constraint.minimum}")
+        if constraint.maximum is not None and value > constraint.maximum:
+            words.append(f"Member must have value less than or equal to {constraint.maximum}")
+        return words
+    if constraint.max_length is not None and len(value) > constraint.max_length:
+        words.append(f"Member must have length less than or equal to {constraint.max_length}")
+    if constraint.min_length is not None and len(value) < constraint.min_length:
+        words.append(f"Member must have length greater than or equal to {constraint.min_length}")
+    if constraint.regex is not None and constraint.regex.fullmatch(value) is None:
+        words.append(f"Member must satisfy regular expression pattern: {constraint.pattern}")
+    if constraint.values is not None and value not in constraint.values:
+        words.append(f"Member must satisfy enum value set: [{', '.join(constraint.values)}]")
+    return words
+
+
+def _violation(value: Any, path: str, broken: str, *, secret: bool) -> str:
+    if secret:
+        shown = "***Sensitive information***"
+    elif isinstance(value, bytes):
+        shown = f"java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]"
+    elif isinstance(value, list):
+        shown = f"[{', '.join(str(item) for item in value)}]"
+    else:
+        shown = str(value)
+    return f"Value '{shown[:_LONGEST_ECHO]}' at '{path}' failed to satisfy constraint: {broken}"
+
+
+# --- The slow way -------------------------------------------------------------------------------------
+
+_JSON_NAMES = {str: "STRING_VALUE", bool: "a Boolean", int: "NUMBER_VALUE", float: "NUMBER_VALUE"}
+
+
+def _clean(raw: Any, hint: Any, path: str, violations: list[str]) -> Any:
+    """`raw` as `msgspec.convert` takes it: nulls dropped, whole floats as integers; notes violations on its way.
+
+    Raises SerializationException for a value of another JSON type.
+    """
+    hint, constraint = _bare(hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _clean_struct(raw, hint, path, violations)
+    origin = get_origin(hint)
+    if origin is list:
+        if not isinstance(raw, list):
+            raise _wrong_type(path, "a list")
+        (item,) = get_args(hint)
+        cleaned = [_clean(value, item, f"{path}.{index}.member", violations) for index, value in enumerate(raw, 1)]
+        _note(cleaned, hint, constraint, path, violations)
+        return cleaned
+    if origin is dict:
+        if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
+            raise _wrong_type(path, "a map of strings")
+        return raw
+    value = _clean_scalar(raw, hint, path)
+    _note(value, hint, constraint, path, violations)
+    return value
+
+
+def _clean_struct(raw: Any, struct: type[msgspec.Struct], path: str, violations: list[str]) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise _wrong_type(path, "a structure")
+    cleaned: dict[str, Any] = {}
+    for _, wire_name, hint, required in _members(struct):
+        name = f"{path}.{camel(wire_name)}" if path else camel(wire_name)
+        value = raw.get(wire_name)
+        if value is not None:
+            cleaned[wire_name] = _clean(value, hint, name, violations)
+        elif required:
+            violations.append(f"Value null at '{name}' failed to satisfy constraint: Member must not be null")
+    return cleaned
+
+
+def _clean_scalar(raw: Any, hint: Any, path: str) -> Any:
+    if hint is bytes:
+        try:
+            return msgspec.convert(raw, bytes)
+        except msgspec.ValidationError as exc:
+            raise _wrong_type(path, "base64") from exc
+    if hint is int and isinstance(raw, float) and raw.is_integer():
+        return int(raw)
+    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    if type(raw) is not hint:
+        raise _wrong_type(path, _JSON_NAMES.get(hint, "another type"))
+    return raw
+
+
+def _note(value: Any, hint: Any, constraint: Constraint | None, path: str, violations: list[str]) -> None:
+    annotated = hint if constraint is None else Annotated[hint, constraint]
+    check = _list_check(None, constraint) if isinstance(value, list) else _check_of(annotated)
+    if check is not None:
+        check(value, path, violations)
+
+
+def _wrong_type(path: str, wanted: str) -> SerializationException:
+    return SerializationException(f"{path or 'The request body'} can not be converted: {wanted} is expected")

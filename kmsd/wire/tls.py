@@ -1,0 +1,50 @@
+"""TLS as this server speaks it: forward secrecy and authenticated encryption, or nothing."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+CIPHERS = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+"""Of TLS 1.2. Those of TLS 1.3 all have both properties, and OpenSSL offers its default of them."""
+
+
+class CertificateUnusable(RuntimeError):
+    """Certificate, key or client authority cannot be used; the text names the file."""
+
+
+def tls_context(certificate: Path, key: Path, client_authority: Path | None = None) -> ssl.SSLContext:
+    """A server's context: TLS 1.2 and 1.3, ALPN `http/1.1`. With `client_authority`, clients need its certificates.
+
+    To reload, make a new one and hand it to `Listener.tls`: nothing half-loaded is ever in use, and an
+    authority that is gone from the file is gone. Raises `CertificateUnusable`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    # Tickets would be sealed under a key that lives as long as the process, and whoever gets it reads every session
+    # resumed with it: RFC 5077 section 5.5 and the end of forward secrecy. A full handshake costs a millisecond.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateUnusable(f"{certificate} with {key}: {error}") from error
+    if client_authority is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_authority)
+        except (OSError, ssl.SSLError) as error:
+            raise CertificateUnusable(f"{client_authority}: {error}") from error
+    return context
+
+
+def _no_password() -> str:
+    """Fail instead of asking at a terminal that is not there."""
+    raise ssl.SSLError("the key is encrypted; the daemon takes unencrypted keys that only it can read")

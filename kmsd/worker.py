@@ -1,0 +1,113 @@
+"""A worker: one process, one event loop, one PKCS#11 login; serves the socket that its parent bound."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+from dataclasses import dataclass
+
+import structlog
+
+from kmsd.app import Rooms, SystemClock, open_rooms
+from kmsd.config import Config
+from kmsd.custody.credentials import Credentials
+from kmsd.jobs import reconcile
+from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
+from kmsd.supervisor import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.wire.front import Front
+from kmsd.wire.sigv4_claim import signing_key
+from kmsd.wire.tls import tls_context
+from kmsd.wire.transport import Limits, Listener, inherited, serve
+
+GRACE_SECONDS = 20.0
+"""How long a stopping worker waits for the calls that it has begun."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What a worker has from its parent."""
+
+    index: int
+    listener: int
+    """Descriptor of the listening socket."""
+    ready: int
+    """Descriptor to write to once requests are answered."""
+    life: int
+    """Descriptor that reads end-of-file when the parent is gone."""
+
+
+async def run(config: Config, lines: Lines) -> int:
+    """Serve until a signal, or until the parent is gone. The exit status."""
+    try:
+        async with open_rooms(config, f"worker-{lines.index}") as rooms:
+            return await _serve(config, lines, rooms)
+    except PinRefused as exc:
+        log.error("the token refused the PIN; it is not offered again", detail=str(exc))  # noqa: TRY400 (one clear line)
+        return EXIT_REFUSED
+    except (StoreError, TokenError, AuditUnavailable) as exc:
+        log.error("cannot start", error=type(exc).__name__, detail=str(exc))  # noqa: TRY400 (one clear line)
+        return EXIT_CONFIG
+
+
+async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_reader(lines.life, stopping.set)
+    probes = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
+    front = Front(rooms.pipeline, Credentials(rooms.token, signing_key), probes)
+    listener = Listener(inherited(lines.listener), tls_of(config))
+    server = await serve(front.handle, [listener], limits_of(config))
+    os.write(lines.ready, b"ready")
+    os.close(lines.ready)
+    settling = asyncio.create_task(_reconcile_at_start(rooms)) if lines.index == 0 else None
+    await stopping.wait()
+    if settling is not None:
+        settling.cancel()
+    await server.stop(GRACE_SECONDS)
+    return 0
+
+
+def limits_of(config: Config) -> Limits:
+    """The transport's limits."""
+    given = config.listen
+    return Limits(
+        header_seconds=given.header_seconds,
+        body_seconds=given.body_seconds,
+        keep_alive_seconds=given.keepalive_seconds,
+        connections=given.connections,
+    )
+
+
+def tls_of(config: Config) -> ssl.SSLContext | None:
+    """TLS as configured; None for plain HTTP."""
+    given = config.listen
+    if given.tls_certificate is None or given.tls_key is None:
+        return None
+    return tls_context(given.tls_certificate, given.tls_key, given.tls_client_ca)
+
+
+async def _reconcile_at_start(rooms: Rooms) -> None:
+    """Settle what an earlier run left behind; requests are answered meanwhile."""
+    try:
+        report = await reconcile.run_once(rooms.store, rooms.token, SystemClock().now())
+    except (StoreError, TokenError) as exc:
+        log.warning("reconcile put off", detail=str(exc))
+        return
+    for object_id in report.missing:
+        log.error("key material is MISSING in the token", object_id=object_id.hex())
+    for found in report.malformed:
+        log.error("object lacks a promised attribute", object_id=found.object_id.hex(), problem=found.problem)
+    log.info(
+        "reconciled",
+        undone=len(report.undone),
+        destroyed=len(report.destroyed),
+        returned=len(report.returned),
+        unknown=len(report.unknown),
+        failed=report.failed,
+    )

@@ -1,0 +1,142 @@
+"""Tokens for tests: SoftHSM2 and NSS softokn in a temporary folder, or the module that the environment names.
+
+    def test_x(token_place: TokenPlace): token = await Pkcs11Token.open(token_place.settings())
+
+A module is initialised once per process for one place: close every token of a place before the next place is used.
+`KMSD_TEST_MODULE` (with `KMSD_TEST_TOKEN_LABEL`, `KMSD_TEST_PIN`, `KMSD_TEST_INIT_RESERVED`) names a further module.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kmsd.adapters.pkcs11 import Pkcs11Token, TokenSettings
+
+SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
+NSS_PLACES = tuple(Path(p) for p in ("/usr/lib/x86_64-linux-gnu/libsoftokn3.so", "/usr/lib/libsoftokn3.so"))
+PIN = b"test-pin-1234"
+SO_PIN = "12345678"
+
+
+@dataclass(frozen=True)
+class TokenPlace:
+    """Where a token lies, and how to reach it."""
+
+    kind: str
+    """`softhsm`, `nss` or `named`."""
+    module: Path
+    label: str
+    pin: bytes
+    folder: Path
+    """Of the test; removed afterwards."""
+    objects: Path | None
+    """Where the token keeps its objects, if in a folder."""
+    init_reserved: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    """What a further process needs to find the same token."""
+
+    def settings(self, **changes: Any) -> TokenSettings:
+        """Settings that open this token."""
+        settings = TokenSettings(
+            module=self.module,
+            pin=self.pin,
+            label=self.label,
+            init_reserved=self.init_reserved,
+            start_lock=self.folder / "start.lock",
+            token_dir_sync=self.objects,
+        )
+        return replace(settings, **changes)
+
+    @asynccontextmanager
+    async def open(self, **changes: Any) -> AsyncIterator[Pkcs11Token]:
+        """A token, open until the end of the block."""
+        token = await Pkcs11Token.open(self.settings(**changes))
+        try:
+            yield token
+        finally:
+            await token.close()
+
+
+@contextmanager
+def softhsm(folder: Path, *, mechanisms: str | None = None, module: Path = SOFTHSM) -> Iterator[TokenPlace]:
+    """A fresh SoftHSM2 token. `mechanisms` is SoftHSM's `slots.mechanisms`, such as `-CKM_AES_GCM`."""
+    objects = folder / "tokens"
+    objects.mkdir(parents=True, mode=0o700)
+    lines = [
+        f"directories.tokendir = {objects}",
+        "objectstore.backend = file",
+        "log.level = ERROR",
+        "library.reset_on_fork = true",
+        *([f"slots.mechanisms = {mechanisms}"] if mechanisms else []),
+    ]
+    configuration = folder / "softhsm2.conf"
+    configuration.write_text("\n".join(lines) + "\n")
+    before = os.environ.get("SOFTHSM2_CONF")
+    os.environ["SOFTHSM2_CONF"] = str(configuration)
+    pins = ["--so-pin", SO_PIN, "--pin", PIN.decode()]
+    command = ["softhsm2-util", "--init-token", "--free", "--label", "kmsd-test", *pins]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        environment = {"SOFTHSM2_CONF": str(configuration)}
+        yield TokenPlace("softhsm", module, "kmsd-test", PIN, folder, objects, environment=environment)
+    finally:
+        if before is None:
+            os.environ.pop("SOFTHSM2_CONF", None)
+        else:
+            os.environ["SOFTHSM2_CONF"] = before
+
+
+def nss_module() -> Path | None:
+    """NSS softokn, if it is installed."""
+    return next((path for path in NSS_PLACES if path.exists()), None)
+
+
+@contextmanager
+def nss(folder: Path) -> Iterator[TokenPlace]:
+    """A fresh NSS key database."""
+    module = nss_module()
+    if module is None:
+        raise FileNotFoundError("libsoftokn3.so")
+    database = folder / "nssdb"
+    database.mkdir(parents=True, mode=0o700)
+    password = folder / "password"
+    password.write_bytes(PIN + b"\n")
+    subprocess.run(["certutil", "-N", "-d", f"sql:{database}", "-f", password], check=True, capture_output=True)
+    reserved = f"configdir='sql:{database}' certPrefix='' keyPrefix='' secmod='secmod.db' flags="
+    yield TokenPlace("nss", module, "NSS Certificate DB", PIN, folder, database, reserved)
+
+
+@contextmanager
+def named(folder: Path) -> Iterator[TokenPlace]:
+    """The token that the environment names; it is not made anew, and tests remove what they make."""
+    yield TokenPlace(
+        "named",
+        Path(os.environ["KMSD_TEST_MODULE"]),
+        os.environ["KMSD_TEST_TOKEN_LABEL"],
+        os.environ["KMSD_TEST_PIN"].encode(),
+        folder,
+        None,
+        os.environ.get("KMSD_TEST_INIT_RESERVED"),
+    )
+
+
+def available() -> list[str]:
+    """The kinds of token that this host can make."""
+    kinds = []
+    if SOFTHSM.exists() and shutil.which("softhsm2-util"):
+        kinds.append("softhsm")
+    if nss_module() is not None and shutil.which("certutil"):
+        kinds.append("nss")
+    if "KMSD_TEST_MODULE" in os.environ:
+        kinds.append("named")
+    return kinds
+
+
+PLACES = {"softhsm": softhsm, "nss": nss, "named": named}

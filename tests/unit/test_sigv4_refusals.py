@@ -1,0 +1,528 @@
+"""Every malformed, stale, misdirected or changed request is refused, by the right name."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmsd.errors import (
+    IncompleteSignatureException,
+    InvalidSignatureException,
+    MissingAuthenticationTokenException,
+    ServiceError,
+    UnrecognizedClientException,
+)
+from kmsd.wire.sigv4 import Claim, Received, parse, refuse_unknown, signing_key, verify
+from kmsd.wire.sigv4_claim import MISMATCH
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+STAMP = "20261122T120000Z"
+BODY = b'{"KeyId":"alias/x"}'
+CREDENTIAL = "AKIDEXAMPLE/20261122/us-east-1/kms/aws4_request"
+HEADERS = {
+    "Host": "127.0.0.1:8480",
+    "Content-Type": "application/x-amz-json-1.1",
+    "X-Amz-Target": "TrentService.Encrypt",
+    "X-Amz-Date": STAMP,
+    "X-Amz-Security-Token": "token/value==",
+    "X-Amz-Content-Sha256": hashlib.sha256(BODY).hexdigest(),
+}
+SERVICES = {"kms", "logs", "sts"}
+
+
+def ask(request: Received, now: datetime = NOW) -> Claim:
+    """Parse and verify, as the front end does with a known access key."""
+    claim = parse(request, region="us-east-1", services=SERVICES, now=now)
+    verify(claim, signing_key(SECRET, claim.date, claim.region, claim.service))
+    return claim
+
+
+def sign(
+    headers: dict[str, str] | None = None,
+    *,
+    method: str = "POST",
+    target: str = "/",
+    body: bytes = BODY,
+    signed: str | None = None,
+    credential: str = CREDENTIAL,
+) -> Received:
+    """A request signed with `SECRET` in the header form, by the code under test where a text is needed."""
+    headers = dict(HEADERS if headers is None else headers)
+    names = signed if signed is not None else ";".join(sorted(name.lower() for name in headers))
+    headers["Authorization"] = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={'0' * 64}"
+    unsigned = Received(method, target, tuple(headers.items()), body)
+    claim = parse(unsigned, region="us-east-1", services=SERVICES, now=NOW)
+    key = signing_key(SECRET, claim.date, claim.region, claim.service)
+    signature = hmac.digest(key, claim.string_to_sign, "sha256").hex()
+    headers["Authorization"] = headers["Authorization"].replace("0" * 64, signature)
+    return Received(method, target, tuple(headers.items()), body)
+
+
+def replaced(request: Received, name: str, value: str | None) -> Received:
+    """`request` with one header changed, added, or (None) taken away."""
+    kept = [(n, v) for n, v in request.headers if n.lower() != name.lower()]
+    if value is not None:
+        kept.append((name, value))
+    return Received(request.method, request.target, tuple(kept), request.body)
+
+
+def test_signed_request_is_accepted() -> None:
+    """The request that the other tests change is accepted unchanged, and the claim says what it said."""
+    claim = ask(sign())
+    assert claim.header("x-amz-target") == "TrentService.Encrypt"
+    assert claim.header("absent") is None
+    assert (claim.date, claim.region, claim.service) == ("20261122", "us-east-1", "kms")
+    assert claim.session_token == "token/value=="
+    assert claim.timestamp == NOW
+    assert not claim.query_form
+    assert sign().header("x-amz-target") == "TrentService.Encrypt"
+    assert sign().header("absent") is None
+
+
+def changed_at(text: str, position: int) -> str:
+    """`text` with another character at `position`."""
+    return text[:position] + ("b" if text[position] == "a" else "a") + text[position + 1 :]
+
+
+@pytest.mark.parametrize("name", ["Host", "Content-Type", "X-Amz-Target", "X-Amz-Security-Token"])
+def test_changed_header(name: str) -> None:
+    """Any character of a signed header, changed, breaks the signature."""
+    for position in range(len(HEADERS[name])):
+        with pytest.raises(InvalidSignatureException, match="does not match"):
+            ask(replaced(sign(), name, changed_at(HEADERS[name], position)))
+
+
+def test_changed_method_path_query_body_signature() -> None:
+    """So does any other part of the request."""
+    good = sign()
+    variants = [
+        Received("PUT", good.target, good.headers, good.body),
+        Received("POST", "/x", good.headers, good.body),
+        Received("POST", "/?x=1", good.headers, good.body),
+        Received("POST", "x", good.headers, good.body),
+    ]
+    without_hash = sign({name: value for name, value in HEADERS.items() if name != "X-Amz-Content-Sha256"})
+    variants += [
+        Received("POST", "/", without_hash.headers, BODY[:position] + b"~" + BODY[position + 1 :])
+        for position in range(len(BODY))
+    ]
+    authorization = good.header("authorization") or ""
+    variants += [
+        replaced(good, "Authorization", authorization[:-n] + changed_at(authorization[-n:], 0)) for n in range(1, 65)
+    ]
+    for variant in variants:
+        with pytest.raises(InvalidSignatureException) as refusal:
+            ask(variant)
+        assert refusal.value.message == MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("position", "error", "message"),
+    [
+        (12, InvalidSignatureException, "Date in Credential scope does not match YYYYMMDD"),
+        (21, InvalidSignatureException, "Credential should be scoped to a valid region, not 'as-east-1'"),
+        (31, InvalidSignatureException, "Credential should be scoped to correct service: 'kms', 'logs', 'sts'. "),
+        (36, InvalidSignatureException, "with a valid terminator: 'aws4_request', not"),
+        (11, IncompleteSignatureException, "Credential must have exactly 5 slash-delimited elements"),
+    ],
+)
+def test_changed_credential(position: int, error: type[ServiceError], message: str) -> None:
+    """A character of the credential, changed, is named for what it is."""
+    changed = changed_at(CREDENTIAL, position) if position != 36 else CREDENTIAL.replace("aws4_request", "aws5_request")
+    good = sign()
+    authorization = (good.header("authorization") or "").replace(CREDENTIAL, changed)
+    with pytest.raises(error, match=message):
+        ask(replaced(good, "Authorization", authorization))
+
+
+def test_changed_access_key_id() -> None:
+    """The access key id is what the secret is found by; the claim names the one that was sent."""
+    good = sign()
+    authorization = (good.header("authorization") or "").replace("AKIDEXAMPLE", "AKIDEXAMPLF")
+    changed = replaced(good, "Authorization", authorization)
+    assert parse(changed, region="us-east-1", services=SERVICES, now=NOW).access_key_id == "AKIDEXAMPLF"
+
+
+def test_all_scope_faults_in_one_message() -> None:
+    """AWS lists every fault of the scope; so do we."""
+    good = sign()
+    authorization = (good.header("authorization") or "").replace(CREDENTIAL, "AKIDEXAMPLE/b/c/d/e")
+    with pytest.raises(InvalidSignatureException) as refusal:
+        ask(replaced(good, "Authorization", authorization))
+    assert refusal.value.message == (
+        "Credential should be scoped to a valid region, not 'c'. "
+        "Credential should be scoped to correct service: 'kms', 'logs', 'sts'. "
+        "Credential should be scoped with a valid terminator: 'aws4_request', not 'e'. "
+        "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
+        "'b' != '20261122', from '20261122T120000Z'."
+    )
+
+
+def test_changed_date() -> None:
+    """A changed X-Amz-Date is stale, early, no date, of another day, or breaks the signature; never accepted."""
+    for position in range(len(STAMP)):
+        for digit in "0123456789aZT":
+            if digit != STAMP[position]:
+                stamp = STAMP[:position] + digit + STAMP[position + 1 :]
+                with pytest.raises((InvalidSignatureException, IncompleteSignatureException)):
+                    ask(replaced(sign(), "X-Amz-Date", stamp))
+
+
+@pytest.mark.parametrize(
+    ("authorization", "error", "message"),
+    [
+        (None, MissingAuthenticationTokenException, "Missing Authentication Token"),
+        ("", MissingAuthenticationTokenException, "Missing Authentication Token"),
+        ("Bearer x", MissingAuthenticationTokenException, "Missing Authentication Token"),
+        ("AWS AKID:c2ln", MissingAuthenticationTokenException, "Missing Authentication Token"),
+        (
+            "AWS4-HMAC-SHA256",
+            IncompleteSignatureException,
+            (
+                "Authorization header requires 'Credential' parameter. Authorization header requires 'Signature' "
+                "parameter. Authorization header requires 'SignedHeaders' parameter."
+            ),
+        ),
+        (
+            "AWS4-HMAC-SHA256 Credential=a/b/c/d/e, SignedHeaders=host",
+            IncompleteSignatureException,
+            "Authorization header requires 'Signature' parameter.",
+        ),
+        (
+            "AWS4-HMAC-SHA256 Signature=b, Credential, SignedHeaders",
+            IncompleteSignatureException,
+            "'Credential' not a valid key=value pair (missing equal-sign) in Authorization header.",
+        ),
+        (
+            "AWS4-HMAC-SHA256 Credential=a, Credential=b, SignedHeaders=host, Signature=c",
+            IncompleteSignatureException,
+            "Authorization header has 'Credential' twice, or should not have it.",
+        ),
+        (
+            f"AWS4-HMAC-SHA256 Credential={CREDENTIAL}, SignedHeaders=HOSTS, Signature=short",
+            InvalidSignatureException,
+            MISMATCH,
+        ),
+        (
+            f"AWS4-HMAC-SHA256 Credential=é{CREDENTIAL}, SignedHeaders=host, Signature={'0' * 64}",
+            IncompleteSignatureException,
+            "The Authorization header is too long or not printable ASCII.",
+        ),
+        (
+            f"AWS4-HMAC-SHA256 Credential={CREDENTIAL * 100}, SignedHeaders=host, Signature={'0' * 64}",
+            IncompleteSignatureException,
+            "The Authorization header is too long or not printable ASCII.",
+        ),
+    ],
+)
+def test_authorization_forms(authorization: str | None, error: type[ServiceError], message: str) -> None:
+    """A header that is absent, foreign, or lacks a part is refused, and the message names the part."""
+    with pytest.raises(error) as refusal:
+        ask(replaced(sign(), "Authorization", authorization))
+    assert refusal.value.message == message
+
+
+def test_authorization_spacing_and_order() -> None:
+    """Parameters may stand in any order, with or without blanks around the commas."""
+    good = sign()
+    algorithm, _, rest = (good.header("authorization") or "").partition(" ")
+    parts = rest.split(", ")
+    for order in [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)]:
+        for comma in [",", ", ", " ,  ", ",   "]:
+            value = f"{algorithm}  " + comma.join(parts[n] for n in order)
+            assert ask(replaced(good, "Authorization", value)).access_key_id == "AKIDEXAMPLE"
+    assert ask(replaced(good, "Authorization", f" {algorithm} {rest} ")).access_key_id == "AKIDEXAMPLE"
+
+
+def test_algorithm() -> None:
+    """Signature version 4A, and anything else, is not this algorithm."""
+    good = sign()
+    for algorithm in ("AWS4-ECDSA-P256-SHA256", "AWS4-HMAC-SHA1", "AWS4-HMAC-SHA256X"):
+        value = (good.header("authorization") or "").replace("AWS4-HMAC-SHA256", algorithm)
+        with pytest.raises(IncompleteSignatureException, match=f"Unsupported AWS 'algorithm': '{algorithm}'"):
+            ask(replaced(good, "Authorization", value))
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (timedelta(minutes=-15), None),
+        (
+            timedelta(minutes=-15, seconds=-1),
+            "Signature expired: 20261122T114459Z is now earlier than 20261122T114500Z (20261122T120000Z - 15 min.)",
+        ),
+        (timedelta(minutes=15), None),
+        (
+            timedelta(minutes=15, seconds=1),
+            (
+                "Signature not yet current: 20261122T121501Z is still later than 20261122T121500Z "
+                "(20261122T120000Z + 15 min.)"
+            ),
+        ),
+    ],
+)
+def test_clock(offset: timedelta, message: str | None) -> None:
+    """Fifteen minutes either way are accepted, and not a second more."""
+    stamp = f"{NOW + offset:%Y%m%dT%H%M%SZ}"
+    headers = {**HEADERS, "X-Amz-Date": stamp}
+    if message is None:
+        assert ask(sign(headers)).timestamp == NOW + offset
+        return
+    with pytest.raises(InvalidSignatureException) as refusal:
+        sign(headers)
+    assert refusal.value.message == message
+
+
+@pytest.mark.parametrize("stamp", ["201", "20261122T120000", "2026-11-22T12:00:00Z", "20261322T120000Z", "é" * 16, ""])
+def test_odd_dates(stamp: str) -> None:
+    """X-Amz-Date has one form."""
+    with pytest.raises(IncompleteSignatureException, match="Date must be in ISO-8601 'basic format'"):
+        ask(replaced(sign(), "X-Amz-Date", stamp))
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["Sun, 22 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:00:00 -0000", "Sun, 22 Nov 2026 13:00:00 +0100", STAMP],
+)
+def test_date_header(date: str) -> None:
+    """Without X-Amz-Date the Date header counts, in the forms of RFC 1123 and ISO 8601; it must be signed."""
+    headers = {"Host": "h", "Date": date}
+    assert ask(sign(headers)).timestamp == NOW
+    with pytest.raises(InvalidSignatureException, match="'date' must be a 'SignedHeader'"):
+        sign(headers, signed="host")
+
+
+def test_no_date_and_odd_date() -> None:
+    """No date at all is named with the other missing parts; a Date header that is none, as such."""
+    good = sign({"Host": "h", "Date": STAMP})
+    with pytest.raises(IncompleteSignatureException, match="requires existence of either a 'X-Amz-Date' or a 'Date'"):
+        ask(replaced(good, "Date", None))
+    for text in ("yesterday", "x" * 50, "Sun, 99 Nov 2026 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2359"):
+        with pytest.raises(IncompleteSignatureException, match="Date must be in ISO-8601 'basic format'"):
+            ask(replaced(good, "Date", text))
+
+
+@pytest.mark.parametrize("name", ["Host", "X-Amz-Date", "X-Amz-Target", "X-Amz-Security-Token", "X-Amz-Content-Sha256"])
+def test_must_be_signed(name: str) -> None:
+    """Host and every X-Amz-* header that is present must be signed."""
+    signed = ";".join(sorted(n.lower() for n in HEADERS if n != name))
+    what = "'Host' or ':authority'" if name == "Host" else f"'{name.lower()}'"
+    with pytest.raises(InvalidSignatureException) as refusal:
+        sign(signed=signed)
+    assert refusal.value.message == f"{what} must be a 'SignedHeader' in the AWS Authorization."
+
+
+@pytest.mark.parametrize(
+    ("signed", "error"),
+    [
+        ("x-amz-date;host", IncompleteSignatureException),
+        ("host;host;x-amz-date", IncompleteSignatureException),
+        ("absent;host;x-amz-date", InvalidSignatureException),
+        ("Host;x-amz-date", InvalidSignatureException),
+        (";host;x-amz-date", InvalidSignatureException),
+    ],
+)
+def test_odd_signed_headers(signed: str, error: type[ServiceError]) -> None:
+    """The list is sorted, in lower case, without repetition, and names headers of the request."""
+    with pytest.raises(error):
+        sign({"Host": "h", "X-Amz-Date": STAMP}, signed=signed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["authorization", "date", "host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-target"],
+)
+def test_given_twice(name: str) -> None:
+    """A header that means something to us is refused when given twice, even with equal values."""
+    good = sign({**HEADERS, "Date": STAMP})
+    doubled = (*good.headers, (name.upper(), good.header(name) or ""))
+    with pytest.raises(IncompleteSignatureException) as refusal:
+        ask(Received("POST", "/", doubled, BODY))
+    assert refusal.value.message == f"The header '{name}' is given more than once."
+
+
+@pytest.mark.parametrize("stated", ["UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "é", "", "0" * 64])
+def test_body_hash(stated: str) -> None:
+    """X-Amz-Content-Sha256, if sent, is the body's hash and nothing else."""
+    with pytest.raises(InvalidSignatureException, match="'x-amz-content-sha256' is not the SHA-256 of the body"):
+        sign({**HEADERS, "X-Amz-Content-Sha256": stated})
+
+
+def test_header_values_cannot_pass_for_headers() -> None:
+    """A line break inside a value is refused; blanks inside and around are canonical."""
+    with pytest.raises(IncompleteSignatureException, match="line break"):
+        sign({**HEADERS, "Content-Type": "a\nhost:b"})
+    spaced = sign({**HEADERS, "Content-Type": "  a \t b  "})
+    assert ask(replaced(spaced, "Content-Type", "a b")).header("content-type") == "a b"
+
+
+def test_too_much() -> None:
+    """Absurd numbers and lengths are refused before work is spent on them."""
+    good = sign()
+    many = (*good.headers, *((f"X-{n}", "") for n in range(64)))
+    long_name = (*good.headers, ("X" * 129, ""))
+    odd_name = (*good.headers, ("é", ""))
+    for headers in (many, long_name, odd_name):
+        with pytest.raises(IncompleteSignatureException, match="too many headers"):
+            ask(Received("POST", "/", headers, BODY))
+    for token in ("", "x" * 8193, "é", "a\x00b"):
+        with pytest.raises(IncompleteSignatureException, match="security token"):
+            ask(replaced(good, "X-Amz-Security-Token", token))
+    for key_id in ("A" * 129, "AKID.EXAMPLE", ""):
+        authorization = (good.header("authorization") or "").replace("AKIDEXAMPLE", key_id)
+        with pytest.raises(IncompleteSignatureException):
+            ask(replaced(good, "Authorization", authorization))
+    with pytest.raises(MissingAuthenticationTokenException):
+        ask(Received("POST", "/", (), b""))
+
+
+# --- The query form ---------------------------------------------------------------------------------
+
+QUERY = {
+    "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+    "X-Amz-Credential": CREDENTIAL,
+    "X-Amz-Date": STAMP,
+    "X-Amz-Expires": "60",
+    "X-Amz-SignedHeaders": "host",
+}
+
+
+def presign(query: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Received:
+    """A request signed with `SECRET` in the query form."""
+    query = QUERY if query is None else query
+    text = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
+    given = tuple((headers or {"Host": "h"}).items())
+    claim = parse(
+        Received("GET", f"/?{text}&X-Amz-Signature={'0' * 64}", given, b""),
+        region="us-east-1",
+        services=SERVICES,
+        now=NOW,
+    )
+    key = signing_key(SECRET, claim.date, claim.region, claim.service)
+    signature = hmac.digest(key, claim.string_to_sign, "sha256").hex()
+    return Received("GET", f"/?{text}&X-Amz-Signature={signature}", given, b"")
+
+
+def test_query_form() -> None:
+    """A presigned request is accepted from its date until it expires, and not for a second longer."""
+    request = presign({**QUERY, "X-Amz-Security-Token": "t/t=="})
+    claim = ask(request)
+    assert claim.query_form
+    assert claim.session_token == "t/t=="
+    ask(request, NOW + timedelta(seconds=59))
+    ask(request, NOW - timedelta(minutes=15))
+    with pytest.raises(InvalidSignatureException, match="Signature expired: 20261122T120100Z is now earlier than"):
+        ask(request, NOW + timedelta(seconds=60))
+    with pytest.raises(InvalidSignatureException, match="Signature not yet current"):
+        ask(request, NOW - timedelta(minutes=15, seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        *[(name, None, IncompleteSignatureException) for name in QUERY],
+        ("X-Amz-Expires", "604801", IncompleteSignatureException),
+        ("X-Amz-Expires", "0", IncompleteSignatureException),
+        ("X-Amz-Expires", "-1", IncompleteSignatureException),
+        ("X-Amz-Expires", "\u0661", IncompleteSignatureException),
+        ("X-Amz-Expires", "9" * 5000, IncompleteSignatureException),
+        ("X-Amz-Date", "Sun, 22 Nov 2026 12:00:00 GMT", IncompleteSignatureException),
+        ("X-Amz-Algorithm", "AWS4-HMAC-SHA1", IncompleteSignatureException),
+        ("X-Amz-Credential", "a/b/c/d", IncompleteSignatureException),
+        ("X-Amz-SignedHeaders", "x", InvalidSignatureException),
+        ("X-Amz-Security-Token", "", IncompleteSignatureException),
+    ],
+)
+def test_query_form_refusals(name: str, value: str | None, error: type[ServiceError]) -> None:
+    """Each parameter is demanded and checked."""
+    query = {key: text for key, text in {**QUERY, name: value}.items() if text is not None}
+    with pytest.raises(error):
+        presign(query)
+
+
+def test_query_form_tampering() -> None:
+    """Any change of the query, its order apart, is refused."""
+    request = presign({"a": "1", **QUERY})
+    pairs = request.target[2:].split("&")
+    assert ask(Received("GET", "/?" + "&".join(reversed(pairs)), request.headers, b"")).query_form
+    for pair in pairs:
+        for changed in (pair + "0", f"{pair}&{pair}", "", f"z{pair}"):
+            target = "/?" + "&".join(changed if part == pair else part for part in pairs)
+            with pytest.raises((InvalidSignatureException, IncompleteSignatureException)):
+                ask(Received("GET", target, request.headers, b""))
+
+
+def test_both_forms_at_once() -> None:
+    """A request says once who signs it, when, and with which token."""
+    presigned = presign()
+    for headers in (sign().headers, replaced(sign(), "X-Amz-Content-Sha256", None).headers):
+        with pytest.raises(InvalidSignatureException, match="not by both"):
+            ask(Received("POST", presigned.target, headers, BODY))
+    for name in ("X-Amz-Date", "X-Amz-Security-Token"):
+        with pytest.raises(InvalidSignatureException, match="is given as a header of a request that its query signs"):
+            ask(Received("GET", presigned.target, (*presigned.headers, (name, STAMP)), b""))
+
+
+def test_unknown_key_is_refused_like_a_wrong_signature() -> None:
+    """The refusal of an unknown access key computes a signature too, and says nothing of it."""
+    claim = ask(sign())
+    with pytest.raises(UnrecognizedClientException) as refusal:
+        refuse_unknown(claim)
+    assert refusal.value.message == "The security token included in the request is invalid."
+
+
+def test_refusals_hold_no_canonical_text() -> None:
+    """The answer to a wrong signature does not show what would have been the right text to sign."""
+    with pytest.raises(InvalidSignatureException) as refusal:
+        verify(ask(sign()), b"k" * 32)
+    assert refusal.value.message == MISMATCH
+
+
+# --- Fuzz -------------------------------------------------------------------------------------------
+
+anything = st.text(max_size=60) | st.text(alphabet="AWS4-HMAC=, ;/%&?\x00\udcff0az", max_size=60)
+values = st.one_of(
+    anything,
+    st.sampled_from([STAMP, CREDENTIAL, "host", "host;x-amz-date", "0" * 64, *HEADERS.values()]),
+    st.builds(
+        lambda a, c, h, s: f"AWS4-{a} Credential={c}, SignedHeaders={h}, Signature={s}",
+        st.just("HMAC-SHA256") | anything,
+        st.just(CREDENTIAL) | anything,
+        st.just("host;x-amz-date") | anything,
+        st.just("0" * 64) | anything,
+    ),
+)
+names = st.sampled_from([*HEADERS, "Date", "Authorization", "authorization", "My-Header"]) | anything
+targets = st.one_of(
+    anything,
+    st.lists(st.tuples(st.sampled_from([*QUERY, "X-Amz-Signature", "X-Amz-Security-Token"]), values), max_size=8).map(
+        lambda pairs: "/?" + "&".join(f"{n}={v}" for n, v in pairs)
+    ),
+)
+
+
+@settings(max_examples=1000)
+@given(
+    st.builds(
+        Received,
+        st.sampled_from(["POST", "GET", ""]),
+        targets,
+        st.lists(st.tuples(names, values), max_size=8).map(tuple),
+        st.binary(max_size=10),
+    )
+)
+def test_nothing_but_service_errors(request: Received) -> None:
+    """Whatever is sent, the answer is a claim that does not verify, or an error whose text can be sent."""
+    try:
+        ask(request)
+    except ServiceError as refusal:
+        assert refusal.message.encode()  # noqa: PT017
+    else:
+        pytest.fail("a forged request was accepted")
