@@ -269,10 +269,10 @@ def lookup(key: str, query: Query) -> list[str] | tuple[str, ...]:
         return [] if value is None else [value]
     if lower == "kms:encryptioncontextkeys":
         return tuple(query.encryption_context)
-    for name, given in query.conditions.items():
-        if same_name(name, key):
-            return [given] if isinstance(given, str) else given
-    return []
+    found = [given for name, given in query.conditions.items() if same_name(name, key)]
+    if len(found) == 1 and not isinstance(found[0], str):
+        return found[0]
+    return [value for given in found for value in ([given] if isinstance(given, str) else given)]
 
 
 def condition(operator: str, key: str, values: list[Any], statement: dict[str, Any], query: Query) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from kmsd.authz import policy_document, policy_syntax
 from kmsd.authz.conditions import CompiledCondition
-from kmsd.authz.wildcard import Pattern
 from kmsd.domain.policy import Effect, Policy, PolicyKind, Statement
 from kmsd.domain.principal import PrincipalType
 
@@ -130,7 +129,7 @@ class CompiledStatement:
         self.effective = statement.actions is not None and (
             statement.resources is not None or policy.kind is PolicyKind.TRUST
         )
-        self._actions = tuple(Pattern.of(action.lower()) for action in statement.actions or ())
+        self._actions = tuple(policy_syntax.action(text) for text in statement.actions or ())
         self._resources = tuple(
             policy_syntax.resource(text, variables=policy.has_variables)
             for text in (statement.resources if statement.resources is not None else ("*",))

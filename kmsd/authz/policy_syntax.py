@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kmsd.authz import template
 from kmsd.authz.template import ARN_PARTS, ArnTemplate
+from kmsd.authz.wildcard import Pattern
+from kmsd.domain.policy import Principals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-from kmsd.domain.policy import Principals
 
 _PARTITION = r"aws(?:-[a-z]+)*"
 _NAME = r"[A-Za-z0-9_+=,.@-]+"
@@ -31,8 +32,8 @@ _FORMS = {
     "CanonicalUser": (_UNMATCHED,),
 }
 
-_ACTION = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?_-]+")
-_RESOURCE = re.compile(r"[ -~]+")
+_ACTION = re.compile(r"\*|[A-Za-z0-9-]{1,64}:[A-Za-z0-9*?_-]{1,128}")
+_RESOURCE = re.compile(r"[ -~]{1,2048}")
 _KEY = re.compile(r"[A-Za-z0-9-]+:[^\x00-\x1f]+")
 
 INVALID_PRINCIPALS = "Policy contains a statement with one or more invalid principals."
@@ -61,12 +62,19 @@ def principals(named: Mapping[str, Sequence[str]]) -> Principals:
     )
 
 
-def check_action(action: str) -> None:
+@lru_cache(maxsize=1024)  # as `resource`
+def action(text: str) -> Pattern:
+    """The pattern of an action that was checked; to be compared with an action in lower case."""
+    return Pattern.of(text.lower())
+
+
+def check_action(text: str) -> None:
     """`*`, or a service's prefix without wildcard, a colon, and a name. Raises `ValueError`."""
-    if not _ACTION.fullmatch(action):
+    if not _ACTION.fullmatch(text):
         raise ValueError(NO_VENDOR)
 
 
+@lru_cache(maxsize=1024)  # policies repeat their resources; an entry is never wrong, and the least used end
 def resource(text: str, *, variables: bool) -> ArnTemplate:
     """`*`, or an ARN with wildcards. Raises `ValueError`.
 

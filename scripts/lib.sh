@@ -1,0 +1,67 @@
+# Shared by the scripts: what the machine must have, and the virtual environment. To be sourced, with $root set.
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+fail() { say "$@"; exit 1; }
+
+# need_packages NAME...: Debian packages, installed if they are missing and it can be done without asking.
+need_packages() {
+    local missing=() name
+    command -v dpkg-query >/dev/null || { need_by_hand "$@"; return; }
+    for name in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=("$name")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        sudo -n true 2>/dev/null || fail "missing: ${missing[*]} (get them with: sudo apt-get install ${missing[*]})"
+        as_root=(sudo -n)
+    fi
+    say "installing ${missing[*]}"
+    {
+        "${as_root[@]}" apt-get update -q &&
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    } >&2 || fail "apt-get could not install: ${missing[*]} (see above; network, or a package source, may be missing)"
+}
+
+need_by_hand() {
+    say "this is not Debian: make sure that you have what these Debian packages hold: $*"
+}
+
+# The interpreter: $PYTHON if given, else the system's (built with profile-guided optimisation), else the first in PATH.
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" /usr/bin/python3 python3; do
+        [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
+            { printf '%s\n' "$candidate"; return; }
+    done
+    fail "Python 3.11 or newer is needed (Debian 12: apt-get install python3; elsewhere set PYTHON=/path/to/python3)"
+}
+
+# need_environment FILE...: .venv with exactly what the requirement files pin, and kmsd itself, editable.
+need_environment() {
+    local python stamp file
+    python=$(find_python)
+    stamp=$({ "$python" --version; cat "$root/pyproject.toml" "$root/requirements-build.txt"; for file in "$@"; do cat "$root/$file"; done; } | sha256sum)
+    [ "$(cat "$root/.venv/stamp" 2>/dev/null)" = "$stamp" ] && return
+    say "setting up .venv"
+    [ -x "$root/.venv/bin/python" ] && "$root/.venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        "$python" -m venv --clear "$root/.venv" || fail "python -m venv failed (Debian: apt-get install python3-venv)"
+    local install=("$root/.venv/bin/python" -m pip install -q --disable-pip-version-check)
+    "${install[@]}" --require-hashes -r "$root/requirements-build.txt" || fail "pip could not install the build tools (see above)"
+    local requirements=()
+    for file in "$@"; do requirements+=(-r "$root/$file"); done
+    "${install[@]}" --require-hashes "${requirements[@]}" || fail "pip could not install the requirements (see above)"
+    "${install[@]}" --no-deps --no-build-isolation -e "$root" || fail "pip could not install kmsd (see above)"
+    printf '%s\n' "$stamp" >"$root/.venv/stamp"
+}
+
+# Where Debian, Fedora and Homebrew put SoftHSM2's module.
+softhsm_module() {
+    local candidate
+    for candidate in "${SOFTHSM2_MODULE:-}" /usr/lib/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so \
+        /usr/lib/pkcs11/libsofthsm2.so /opt/homebrew/lib/softhsm/libsofthsm2.so; do
+        [ -n "$candidate" ] && [ -e "$candidate" ] && { printf '%s\n' "$candidate"; return; }
+    done
+    fail "libsofthsm2.so was not found (Debian: apt-get install softhsm2; elsewhere set SOFTHSM2_MODULE=/path/to/it)"
+}
