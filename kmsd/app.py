@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kmsd import audit
 from kmsd.adapters.journal.sink import JournalSink
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
@@ -16,6 +17,7 @@ from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.config import Config, ConfigError
 from kmsd.custody.provisioning import SENTINEL
 from kmsd.domain.arn import Place
+from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
@@ -39,6 +41,13 @@ class Rooms:
     token: Token
     sink: AuditSink
     pipeline: Pipeline
+
+    async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
+        """The record of a job's act on a key (`kmsd.jobs.model.JobRecorder`)."""
+        record = audit.record_of_service_event(
+            now=self.pipeline.clock.now(), place=place_of(self.config), event_name=event_name, key=key, details=details
+        )
+        await self.sink.append(record)
 
 
 def place_of(config: Config) -> Place:

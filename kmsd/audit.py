@@ -6,6 +6,7 @@ fields and their types are those of CloudTrail's documented KMS examples; docs/a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, get_args, get_type_hints
@@ -14,10 +15,11 @@ from uuid import uuid4
 import msgspec
 
 from kmsd.domain.arn import Place
+from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller, PrincipalType
 from kmsd.domain.shapes import Constraint, camel
 from kmsd.errors import ServiceError
-from kmsd.operations.model import Call, Operation, Source
+from kmsd.operations.model import Call, Operation, Service, Source
 
 EVENT_VERSION = "1.11"
 _SHOWN: dict[type, tuple[tuple[str, str], ...]] = {}
@@ -84,7 +86,7 @@ def record_of_call(
         for target in call.targets
         if target.key is not None
     ] + [{"accountId": call.caller.account, "type": "AWS::KMS::Key", "ARN": arn} for arn in call.response_keys]
-    decided = [target.decided_by for target in call.targets if target.decided_by]
+    decided = [target.decision.by for target in call.targets if target.decision is not None]
     if decided:
         event["additionalEventData"] = {"decidedBy": decided}
     _add_error(event, outcome)
@@ -107,6 +109,24 @@ def record_of_refusal(
     event["awsRegion"] = place.region
     event["userIdentity"] = {"type": "Unknown", "accessKeyId": access_key_id}
     _add_error(event, Outcome(error=error, reason=error.detail))
+    return msgspec.json.encode(event)
+
+
+def record_of_service_event(
+    *, now: datetime, place: Place, event_name: str, key: Key, details: Mapping[str, object]
+) -> bytes:
+    """The record of what the daemon does by itself: rotation, expiry, deletion."""
+    source = Source(address=Service.KMS.event_source, user_agent=Service.KMS.event_source, tls_version=None)
+    event = _event(now, str(uuid4()), source, Service.KMS.event_source, event_name)
+    event["eventType"] = "AwsServiceEvent"
+    event["awsRegion"] = place.region
+    event["userIdentity"] = {"accountId": key.account, "invokedBy": "AWS Internal"}
+    event["readOnly"] = False
+    event["requestParameters"] = None
+    event["responseElements"] = None
+    event["recipientAccountId"] = key.account
+    event["resources"] = [{"accountId": key.account, "type": "AWS::KMS::Key", "ARN": key.arn}]
+    event["serviceEventDetails"] = {"keyId": key.key_id, **details}
     return msgspec.json.encode(event)
 
 

@@ -14,9 +14,9 @@ import uvloop
 from kmsd import config as configuration
 from kmsd.commands import check, init, jobs, open_blob, serve, users
 from kmsd.config import Config, ConfigError
+from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.logs import set_up
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
-from kmsd.supervisor import EXIT_CONFIG, EXIT_REFUSED
 
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 

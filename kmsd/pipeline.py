@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from kmsd import audit
 from kmsd.audit import Outcome
-from kmsd.authz.evaluate import authorize
-from kmsd.authz.query import Denied, Query
-from kmsd.custody import grant_tokens, objects
+from kmsd.custody import objects
 from kmsd.domain.principal import Caller
 from kmsd.errors import (
-    AccessDeniedException,
     DependencyTimeoutException,
     DryRunOperationException,
     InvalidCiphertextException,
@@ -29,20 +26,8 @@ from kmsd.errors import (
     ServiceError,
     UnsupportedOperationException,
 )
-from kmsd.operations.conditions import Conditions
-from kmsd.operations.finding import find
-from kmsd.operations.model import (
-    Access,
-    Call,
-    OnCiphertext,
-    OnKey,
-    Operation,
-    Source,
-    Target,
-    Unrestricted,
-    World,
-    context_of,
-)
+from kmsd.operations.admission import admit
+from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, World
 from kmsd.ports import (
     AuditSink,
     AuditUnavailable,
@@ -144,59 +129,6 @@ class Pipeline:
 
 class _Unrecorded(Exception):
     """The record of a success could not be written; there is no use in trying to record that."""
-
-
-async def admit(operation: AnyOperation, request: msgspec.Struct, call: Call) -> None:
-    """Find, authorise and check the state of everything that the operation reaches; fills `call.targets`."""
-    tokens = getattr(request, "grant_tokens", None)
-    if tokens:
-        await grant_tokens.check(tokens, call.books, await call.service_box())
-    found = [(access, await find(access, request, call)) for access in operation.access]
-    reached = [(access, target) for access, target in found if target is not None]
-    call.targets[:] = [target for _, target in reached]
-    for index, (access, target) in enumerate(reached):
-        call.targets[index] = await _authorised(operation, access, target, request, call)
-    for access, target in reached:
-        if isinstance(access, OnKey | OnCiphertext) and target.key is not None:
-            state = target.key.state_at(call.now)
-            access.usable.refuse(state, target.key.origin, target.key.arn)
-
-
-async def _authorised(
-    operation: AnyOperation, access: Access, target: Target, request: msgspec.Struct, call: Call
-) -> Target:
-    """`target` with the statement or grant that allows it. Raises AccessDeniedException."""
-    if isinstance(access, Unrestricted):
-        return target
-    caller, key = call.caller, target.key
-    action = operation.action
-    if isinstance(access, OnKey | OnCiphertext) and access.action is not None:
-        action = f"{operation.service.scope}:{access.action}"
-    query = Query(
-        caller=caller,
-        action=action,
-        resource=target.arn,
-        resource_account=caller.account if key is None else key.account,
-        resource_policy=None if key is None else key.policy,
-        grants=() if key is None else await call.books.grants_to(key.key_id, grantee_names(caller)),
-        encryption_context=context_of(access, request),
-        conditions=Conditions(call, request, access, key, target.alias),
-    )
-    if isinstance(access, OnKey) and key is not None and key.account != caller.account and not access.cross_account:
-        raise AccessDeniedException(
-            f"User: {caller.arn} is not authorized to perform: {action} on resource: {target.arn} "
-            f"because no resource-based policy allows the {action} action",
-            detail="the operation does not cross accounts",
-        )
-    decision = authorize(query)
-    if isinstance(decision, Denied):
-        raise AccessDeniedException(decision.message, detail=decision.reason)
-    return replace(target, decided_by=decision.by)
-
-
-def grantee_names(caller: Caller) -> tuple[str, ...]:
-    """The principals by which a grant may name this caller."""
-    return (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
 
 
 def _refuse_dry_run(request: msgspec.Struct) -> None:

@@ -7,6 +7,7 @@ to them. Errors of ports are not errors of the API: `kmsd.pipeline` says what a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -208,6 +209,17 @@ class ServiceKey:
     """None for the audit key, which signs."""
 
 
+class DueKind(StrEnum):
+    """What time brings about."""
+
+    DELETION = "deletion"
+    """A key's waiting period is over."""
+    EXPIRY = "expiry"
+    """Imported material is past its ValidTo."""
+    ROTATION = "rotation"
+    """An enabled key wants a new material."""
+
+
 class Reader(Protocol):
     """What the store holds. A reader is used for one request and thrown away.
 
@@ -230,8 +242,13 @@ class Reader(Protocol):
         """An alias by its name (with prefix)."""
         ...
 
-    async def aliases_after(self, account: str, name: str, count: int, *, key_id: str | None = None) -> Sequence[Alias]:
-        """At most `count` aliases that sort after `name`, in that order; of one key only, if given."""
+    async def aliases_after(
+        self, account: str, name: str, count: int, *, now: datetime, key_id: str | None = None
+    ) -> Sequence[Alias]:
+        """At most `count` aliases that sort after `name`, in that order; of one key only, if given.
+
+        Of keys that exist at `now`.
+        """
         ...
 
     async def count_aliases(self, key_id: str) -> int:
@@ -248,6 +265,36 @@ class Reader(Protocol):
 
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
         """The grants on a key that name one of `grantees`."""
+        ...
+
+    async def grants_of(
+        self, key_id: str, after: str, count: int, *, grant_id: str | None = None, grantee: str | None = None
+    ) -> Sequence[Grant]:
+        """At most `count` grants on a key whose ids sort after `after`, in that order; filtered, if asked."""
+        ...
+
+    async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
+        """The grants on a key that carry this name."""
+        ...
+
+    async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
+        """At most `count` grants, on keys that exist at `now`, that name `principal` as retiring; after `after`."""
+        ...
+
+    async def count_grants(self, key_id: str) -> int:
+        """How many grants a key has."""
+        ...
+
+    async def rotations_of(self, key_id: str) -> Sequence[Material]:
+        """The key's materials that are not destroyed, the oldest first."""
+        ...
+
+    async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
+        """Ids of at most `count` keys for which `job` is due at `now`, the longest due first."""
+        ...
+
+    async def next_due(self, job: DueKind) -> datetime | None:
+        """When `job` is next due for any key."""
         ...
 
     async def access_key(self, access_key_id: str) -> AccessKey | None:
@@ -339,6 +386,38 @@ class Transaction(Reader, Protocol):
 
     async def insert_material(self, key_id: str, material: Material) -> None:
         """A material of an existing key; its object must be known."""
+        ...
+
+    async def delete_key(self, key_id: str) -> None:
+        """With its materials' rows, aliases, grants and tags; its token objects' rows stay. `StoreConflict` if gone."""
+        ...
+
+    async def forget_material(self, material_id: bytes) -> None:
+        """Drop the row of a material; its token object's row stays."""
+        ...
+
+    async def insert_alias(self, alias: Alias) -> None:
+        """Raises `StoreConflict` if the name is taken."""
+        ...
+
+    async def point_alias(self, alias: Alias, key_id: str, now: datetime) -> None:
+        """Let an alias name another key; it must still name the one of `alias`."""
+        ...
+
+    async def delete_alias(self, alias: Alias) -> None:
+        """Raises `StoreConflict` if there is none."""
+        ...
+
+    async def insert_grant(self, grant: Grant) -> None:
+        """Raises `StoreConflict` if the id is taken."""
+        ...
+
+    async def delete_grant(self, grant_id: str) -> None:
+        """Raises `StoreConflict` if there is none."""
+        ...
+
+    async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+        """Hold `name` until an instant: if it is free, expired at `now`, or held by `holder` already. Whether it is."""
         ...
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:

@@ -17,12 +17,9 @@ from pathlib import Path
 import structlog
 
 from kmsd.config import Config
+from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.wire.listeners import bind_tcp, bind_unix
 
-EXIT_REFUSED = 77
-"""A worker's exit status (EX_NOPERM) for what starting it again would not mend, such as a refused PIN."""
-EXIT_CONFIG = 78
-"""As EX_CONFIG: configuration, database or token are not fit to serve."""
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 FIRST_PAUSE = 0.1

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import ssl
 from dataclasses import dataclass
 
 import structlog
 
-from kmsd.app import Rooms, SystemClock, open_rooms
+from kmsd.app import Rooms, open_rooms
 from kmsd.config import Config
 from kmsd.custody.credentials import Credentials
-from kmsd.jobs import reconcile
+from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.jobs.scheduler import Scheduler
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
-from kmsd.supervisor import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.wire.front import Front
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.tls import tls_context
@@ -65,12 +66,17 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     server = await serve(front.handle, [listener], limits_of(config))
     os.write(lines.ready, b"ready")
     os.close(lines.ready)
-    settling = asyncio.create_task(_reconcile_at_start(rooms)) if lines.index == 0 else None
+    jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     await stopping.wait()
-    if settling is not None:
-        settling.cancel()
     await server.stop(GRACE_SECONDS)
+    await jobs
     return 0
+
+
+def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
+    """The jobs: every worker offers itself, the lease picks one."""
+    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.index}"
+    return Scheduler(rooms.store, rooms.token, rooms.pipeline.clock, rooms.record_job, holder)
 
 
 def limits_of(config: Config) -> Limits:
@@ -90,24 +96,3 @@ def tls_of(config: Config) -> ssl.SSLContext | None:
     if given.tls_certificate is None or given.tls_key is None:
         return None
     return tls_context(given.tls_certificate, given.tls_key, given.tls_client_ca)
-
-
-async def _reconcile_at_start(rooms: Rooms) -> None:
-    """Settle what an earlier run left behind; requests are answered meanwhile."""
-    try:
-        report = await reconcile.run_once(rooms.store, rooms.token, SystemClock().now())
-    except (StoreError, TokenError) as exc:
-        log.warning("reconcile put off", detail=str(exc))
-        return
-    for object_id in report.missing:
-        log.error("key material is MISSING in the token", object_id=object_id.hex())
-    for found in report.malformed:
-        log.error("object lacks a promised attribute", object_id=found.object_id.hex(), problem=found.problem)
-    log.info(
-        "reconciled",
-        undone=len(report.undone),
-        destroyed=len(report.destroyed),
-        returned=len(report.returned),
-        unknown=len(report.unknown),
-        failed=report.failed,
-    )

@@ -5,17 +5,19 @@ It shares nothing with kmsd.authz but the types of the question. The documents t
 "identity", "session".
 """
 
+# ruff: noqa: C901, PLR0911  # one plain function for each rule, however many ways out it has
+
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import re
 from typing import Any
 
-from kmsd.authz.query import Query  # noqa: TC001  # the one thing shared
-from kmsd.domain.grant import Grant  # noqa: TC001
+from kmsd.authz.query import Query  # the one thing shared
+from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 
 CRYPTO = ["Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext"]
@@ -64,9 +66,7 @@ def verdict(query: Query) -> str:
     return "session" if bounded_grant else answer
 
 
-def by_policies(
-    query: Query, reach: set[str], *, identity: bool, session: bool, service: bool, operation: str
-) -> str:
+def by_policies(query: Query, reach: set[str], *, identity: bool, session: bool, service: bool, operation: str) -> str:
     """The decision without grants, no Deny having applied."""
     if service:
         return "allow" if "itself" in reach or "entity" in reach else "resource"
@@ -338,14 +338,16 @@ def compare(base: str, listed: str, value: str) -> bool | None:
         return None if value.lower() not in ("true", "false") else value.lower() == listed.lower()
     if base == "IpAddress":
         try:
-            return ipaddress.ip_address(value) in ipaddress.ip_network(listed, strict=False)
+            address = ipaddress.ip_address(value.replace("::ffff:", "") if "." in value else value)
+            return address in ipaddress.ip_network(listed, strict=False)
         except ValueError:
             return None
     if base == "BinaryEquals":
         try:
-            return base64.b64decode(value, validate=True) == base64.b64decode(listed)
+            binary = base64.b64decode(value, validate=True)
         except ValueError:
             return None
+        return binary == base64.b64decode(listed) if base64.b64encode(binary).decode() == value else None
     left, right = (number(value), number(listed)) if base.startswith("Numeric") else (moment(value), moment(listed))
     if left is None or right is None:
         return None
@@ -368,12 +370,12 @@ def moment(text: str) -> float | None:
     if re.fullmatch("[0-9]{5,}", text):
         return float(text)
     if re.fullmatch("[0-9]{4}", text):
-        return datetime.datetime(int(text), 1, 1, tzinfo=datetime.UTC).timestamp()
+        return dt.datetime(int(text), 1, 1, tzinfo=dt.UTC).timestamp()
     try:
-        parsed = datetime.datetime.fromisoformat(text)
+        parsed = dt.datetime.fromisoformat(text)
     except ValueError:
         return None
-    return parsed.replace(tzinfo=parsed.tzinfo or datetime.UTC).timestamp()
+    return parsed.replace(tzinfo=parsed.tzinfo or dt.UTC).timestamp()
 
 
 def grant_fits(grant: Grant, query: Query, operation: str) -> bool:
@@ -382,7 +384,7 @@ def grant_fits(grant: Grant, query: Query, operation: str) -> bool:
         return False
     if grant.grantee_principal not in (query.caller.arn, query.caller.role_arn):
         return False
-    if query.resource.rpartition(":key/")[2] != grant.key_id:
+    if query.resource.rpartition(":key/")[2] != grant.key_id.rpartition(":key/")[2]:
         return False
     if operation in CRYPTO:
         context = dict(query.encryption_context)

@@ -39,9 +39,7 @@ def callers() -> list[Caller]:
         for name in ("alice", "al", "bob"):
             arn = f"arn:aws:iam::{account}:user/{name}"
             tags = {"team": name} if name != "al" else {"Team": "IT", "x": "*"}
-            everyone.append(
-                Caller(PrincipalType.USER, arn, account, f"AIDA{name.upper()}", user_name=name, tags=tags)
-            )
+            everyone.append(Caller(PrincipalType.USER, arn, account, f"AIDA{name.upper()}", user_name=name, tags=tags))
         for session in ("s1", "s2"):
             arn = f"arn:aws:sts::{account}:assumed-role/app/{session}"
             role = f"arn:aws:iam::{account}:role/app"
@@ -59,7 +57,17 @@ CONDITIONS: list[tuple[list[str], list[str], list[Any]]] = [
     (
         ["StringEquals", "StringNotEquals", "StringLike", "StringNotLike", "StringEqualsIgnoreCase"],
         ["kms:EncryptionContext:Department", "kms:encryptioncontext:department", "kms:EncryptionContext:Purpose"],
-        ["IT", "it", "I?", "*", "Test", "${aws:PrincipalTag/team}", "${aws:PrincipalTag/team, 'IT'}", "${*}", ""],
+        [
+            "IT",
+            "it",
+            "I?",
+            "*",
+            "Test",
+            "${aws:PrincipalTag/team}",
+            "${aws:PrincipalTag/team, 'IT'}",
+            "${aws:PrincipalTag/x}",
+            "",
+        ],
     ),
     (
         ["StringEquals", "StringNotEquals", "StringLike", "StringNotLike", "StringNotEqualsIgnoreCase"],
@@ -88,7 +96,7 @@ CONDITIONS: list[tuple[list[str], list[str], list[Any]]] = [
     ),
     (["Bool"], ["kms:GrantIsForAWSResource", "aws:SecureTransport", "kms:ViaService"], [True, "false", "True"]),
     (["IpAddress", "NotIpAddress"], ["aws:SourceIp"], ["10.0.0.0/8", "10.1.2.3", "2001:db8::/32", "0.0.0.0/0"]),
-    (["BinaryEquals"], ["kms:EncryptionContext:Purpose", "kms:RequestAlias"], ["VGVzdA==", "Test"]),
+    (["BinaryEquals"], ["kms:EncryptionContext:Purpose", "kms:RequestAlias"], ["VGVzdA==", "VGVzdDI="]),
     (["Null"], ["aws:TokenIssueTime", "kms:EncryptionContextKeys", "kms:EncryptionContext:Purpose"], [True, "false"]),
 ]
 
@@ -158,7 +166,8 @@ def document(random: Random, caller: Caller, action: str, *, with_principal: boo
     """A policy of one to four statements."""
     version = random.choice(("2012-10-17",) * 5 + ("2008-10-17",))
     listed = [
-        statement(random, caller, action, with_principal=with_principal) for _ in range(random.choice((1, 1, 2, 2, 3, 4)))
+        statement(random, caller, action, with_principal=with_principal)
+        for _ in range(random.choice((1, 1, 2, 2, 3, 4)))
     ]
     written: dict[str, Any] = {"Version": version, "Statement": listed}
     if version == "2008-10-17" and random.random() < 0.5:

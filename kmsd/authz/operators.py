@@ -186,12 +186,15 @@ def read_bool(text: str) -> bool:
 
 
 def read_binary(text: str) -> bytes:
-    """What the base64 text stands for. Raises `ValueError`."""
+    """What the base64 text stands for; another text for the same bytes is no base64. Raises `ValueError`."""
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
+        binary = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        binary = b""
+    if base64.b64encode(binary).decode() != text:
         msg = "is not base64"
-        raise ValueError(msg) from error
+        raise ValueError(msg)
+    return binary
 
 
 _Network = tuple[int, int, int]

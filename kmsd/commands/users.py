@@ -12,11 +12,11 @@ from typing import Any
 
 from kmsd.app import SystemClock, open_rooms, place_of
 from kmsd.authz.policy_document import parse
-from kmsd.domain.policy import PolicyKind
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
 from kmsd.domain.identity import AccessKeyStatus
+from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
 
 _NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)

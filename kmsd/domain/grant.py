@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from kmsd.errors import InvalidGrantIdException
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +35,20 @@ class Grant:
     """ARN of the principal that called CreateGrant."""
     created_at: datetime
 
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """All that the request for it said: equal for requests with identical parameters."""
+        return (
+            self.key_id,
+            self.name,
+            self.grantee_principal,
+            self.retiring_principal,
+            frozenset(self.operations),
+            self.encryption_context_equals,
+            self.encryption_context_subset,
+            self.issuing_principal,
+        )
+
     def admits_context(self, context: Mapping[str, str]) -> bool:
         """Whether a cryptographic operation with this encryption context is within the grant's constraint."""
         if self.encryption_context_equals is not None:
@@ -39,3 +56,12 @@ class Grant:
         if self.encryption_context_subset is not None:
             return all(context.get(name) == value for name, value in self.encryption_context_subset.items())
         return True
+
+
+_GRANT_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def check_grant_id(text: str) -> None:
+    """Raises InvalidGrantIdException for what cannot be the id of any grant."""
+    if not _GRANT_ID.fullmatch(text):
+        raise InvalidGrantIdException(f"Invalid grant ID {text}")

@@ -40,6 +40,13 @@ class MaterialStatus(StrEnum):
     DESTROYED = "destroyed"
 
 
+class RotationType(StrEnum):
+    """`RotationsListEntry.RotationType`."""
+
+    AUTOMATIC = "AUTOMATIC"
+    ON_DEMAND = "ON_DEMAND"
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """One generation of a key: an AES-256 object in the token, found by `material_id` (its CKA_ID)."""
@@ -49,6 +56,8 @@ class Material:
     algorithm: Algorithm
     status: MaterialStatus
     created_at: datetime
+    rotation_type: RotationType | None = None
+    """How it came to replace the one before; None: it is the first."""
 
     @property
     def key_material_id(self) -> str:

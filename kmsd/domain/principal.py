@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from kmsd.errors import InvalidArnException
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,3 +53,28 @@ class Caller:
     def principal_arn(self) -> str:
         """The value of `aws:PrincipalArn`: the role's ARN for a session, else the principal's own."""
         return self.role_arn or self.arn
+
+
+_PRINCIPAL = re.compile(
+    r"arn:(?P<partition>aws[a-z-]*):(?:"
+    r"iam::(?P<account>[0-9]{12}):(?:root|user/[\w+=,.@/-]+|role/[\w+=,.@/-]+)|"
+    r"sts::(?P<session_account>[0-9]{12}):(?:assumed-role/[\w+=,.@-]+/[\w+=,.@-]+|federated-user/[\w+=,.@-]+))",
+    re.ASCII,
+)
+_SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.amazonaws\.com(\.cn)?")
+
+
+def check_principal(text: str, partition: str) -> None:
+    """Raises InvalidArnException unless `text` is the ARN of an account's root, user, role or session, or a service.
+
+    Whether such a principal exists is not asked: it may be made later (docs/divergences.md).
+    """
+    found = _PRINCIPAL.fullmatch(text)
+    if (found is None or found["partition"] != partition) and not _SERVICE.fullmatch(text):
+        raise InvalidArnException(f"ARN does not refer to a valid principal: {text}")
+
+
+def account_of(text: str) -> str:
+    """The account of a principal's ARN; empty for a service."""
+    found = _PRINCIPAL.fullmatch(text)
+    return "" if found is None else found["account"] or found["session_account"]

@@ -111,6 +111,7 @@ XksKeyId = Annotated[str, Constraint(min_length=1, max_length=128, pattern=r"^[a
 Timestamp = float
 """Seconds since 1970-01-01T00:00:00Z; a JSON number."""
 
+IncludeKeyMaterial = Annotated[str, Constraint(values=("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"))]
 DataKeySpec = Annotated[str, Constraint(values=("AES_256", "AES_128"))]
 EncryptionAlgorithm = Annotated[
     str, Constraint(values=("SYMMETRIC_DEFAULT", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256", "SM2PKE"))

@@ -42,6 +42,17 @@ MEMBERS: Mapping[str, str] = {
 }
 """Condition keys whose value is a member of the request, taken as it is."""
 
+SPECIAL = (
+    "aws:tagkeys",
+    "kms:encryptionalgorithm",
+    "kms:grantconstrainttype",
+    "kms:grantisforawsresource",
+    "kms:reencryptonsamekey",
+    "kms:requestalias",
+    "kms:validto",
+)
+"""Condition keys whose value is worked out."""
+
 
 class Conditions(Mapping[str, Value]):
     """The conditions of one target of one call. Names are compared without case."""
@@ -52,8 +63,13 @@ class Conditions(Mapping[str, Value]):
         self._access = access
         self._key = key
         self._alias = alias
-        self.extra: dict[str, Value] = {}
-        """Values that take a look into the store; filled in beforehand where a policy asks for them."""
+        self._known: dict[str, Value] = {}
+
+    def know(self, aliases: tuple[str, ...], tags: Mapping[str, str]) -> None:
+        """What only the store can tell of the key; told where a policy asks for it."""
+        self._known = {f"aws:resourcetag/{name.lower()}": value for name, value in tags.items()}
+        if aliases:
+            self._known["kms:resourcealiases"] = aliases
 
     def __getitem__(self, name: str) -> Value:
         value = self._find(name.lower())
@@ -62,7 +78,7 @@ class Conditions(Mapping[str, Value]):
         return value
 
     def __iter__(self) -> Iterator[str]:
-        names = (*_REQUEST, *_KEY, *MEMBERS, *self.extra, "aws:tagkeys")
+        names = (*_REQUEST, *_KEY, *MEMBERS, *SPECIAL, *self._known, *self._request_tags())
         return (name for name in names if self._find(name) is not None)
 
     def __len__(self) -> int:
@@ -76,8 +92,8 @@ class Conditions(Mapping[str, Value]):
         if (member := MEMBERS.get(name)) is not None:
             value = getattr(self._request, member, None)
             return None if value is None else _text(value)
-        if name in self.extra:
-            return self.extra[name]
+        if name in self._known:
+            return self._known[name]
         return self._special(name)
 
     def _special(self, name: str) -> Value | None:
@@ -100,11 +116,12 @@ class Conditions(Mapping[str, Value]):
                 return None if value is None else datetime.fromtimestamp(value, UTC).isoformat()
             case "aws:tagkeys":
                 return _tag_keys(request)
-            case _ if name.startswith("aws:requesttag/"):
-                tags = {tag.tag_key.lower(): tag.tag_value for tag in getattr(request, "tags", None) or ()}
-                return tags.get(name.removeprefix("aws:requesttag/"))
             case _:
-                return None
+                return self._request_tags().get(name)
+
+    def _request_tags(self) -> Mapping[str, str]:
+        tags = getattr(self._request, "tags", None) or ()
+        return {f"aws:requesttag/{tag.tag_key.lower()}": tag.tag_value for tag in tags}
 
 
 def _constraint_type(constraints: object) -> Value | None:

@@ -10,7 +10,17 @@ from kmsd.domain import blob as blobs
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.domain.key import Key
 from kmsd.errors import InvalidCiphertextException, NotFoundException
-from kmsd.operations.model import Access, Call, OnAccount, OnAlias, OnCiphertext, OnKey, Target, Unrestricted
+from kmsd.operations.model import (
+    Access,
+    Call,
+    OnAccount,
+    OnAlias,
+    OnAliasKey,
+    OnCiphertext,
+    OnKey,
+    Target,
+    Unrestricted,
+)
 
 
 async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | None:
@@ -28,6 +38,8 @@ async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | 
             return await _find_sealing_key(access, request, call)
         case OnAlias():
             return Target(arn=call.world.place.alias(call.caller.account, getattr(request, access.member)))
+        case OnAliasKey():
+            return await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
         case OnAccount() | Unrestricted():
             return Target(arn="*")
 
@@ -37,11 +49,7 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
     place = call.world.place
     name = parse_key_name(text, caller_account=call.caller.account, place=place, aliases=aliases)
     if name.alias:
-        arn = place.alias(name.account, name.alias)
-        alias = await call.books.alias(name.account, name.alias)
-        key = None if alias is None else await call.books.key(alias.key_id)
-        key = _existing(key, name, call, f"Alias {arn} is not found.")
-        return Target(arn=key.arn, key=key, alias=name.alias)
+        return await _find_alias_key(name, call)
     arn = place.key(name.account, name.key_id)
     key = await call.books.key(name.key_id)
     return Target(arn=arn, key=_existing(key, name, call, f"Key '{arn}' does not exist"))
@@ -68,3 +76,12 @@ async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call:
     if key is None or not key.exists_at(call.now):
         raise NotFoundException(f"Key '{call.world.place.key(call.caller.account, blob.key_id)}' does not exist")
     return Target(arn=key.arn, key=key, blob=blob)
+
+
+async def _find_alias_key(name: KeyName, call: Call) -> Target:
+    """The key behind an alias."""
+    alias = await call.books.alias(name.account, name.alias)
+    key = None if alias is None else await call.books.key(alias.key_id)
+    missing = f"Alias {call.world.place.alias(name.account, name.alias)} is not found."
+    key = _existing(key, name, call, missing)
+    return Target(arn=key.arn, key=key, alias=name.alias)

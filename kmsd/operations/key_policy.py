@@ -6,11 +6,19 @@ import msgspec
 
 from kmsd.authz import lockout
 from kmsd.authz.policy_document import parse
-from kmsd.domain.policy import PolicyKind
 from kmsd.authz.query import Query
-from kmsd.errors import LimitExceededException
+from kmsd.domain.policy import PolicyKind
+from kmsd.errors import LimitExceededException, NotFoundException
 from kmsd.operations.conditions import Conditions
 from kmsd.operations.model import Call, OnAccount
+
+DEFAULT_NAME = "default"
+
+
+def check_policy_name(name: str) -> None:
+    """Raises NotFoundException for any name but `default` (the reference's "Default" is an error; spec/README.md)."""
+    if name != DEFAULT_NAME:
+        raise NotFoundException(f"No such policy exists: {name}")
 
 
 def check_new_policy(policy: str, request: msgspec.Struct, call: Call, *, arn: str, account: str, bypass: bool) -> None:

@@ -15,11 +15,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from kmsd.authz.query import Allowed, Query
 from kmsd.custody.service_box import ServiceBox
 from kmsd.domain.arn import Place
 from kmsd.domain.blob import Blob
 from kmsd.domain.encryption_context import EncryptionContext
-from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import Usable
 from kmsd.domain.limits import Limits
@@ -62,8 +62,6 @@ class OnKey:
     """The member with the encryption context, for a cryptographic operation."""
     action: str | None = None
     """The action to authorise; None: the operation's name."""
-    cross_account: bool = False
-    """Whether a caller of another account can be permitted at all."""
     optional: bool = False
     """Whether the member may be absent; then nothing is found for it."""
 
@@ -88,6 +86,14 @@ class OnAlias:
 
 
 @dataclass(frozen=True, slots=True)
+class OnAliasKey:
+    """The key that an alias of the caller's account names now."""
+
+    member: str
+    usable: Usable
+
+
+@dataclass(frozen=True, slots=True)
 class OnAccount:
     """No resource: identity policies of the caller decide, on `*`."""
 
@@ -99,7 +105,7 @@ class Unrestricted:
     reason: str
 
 
-Access = OnKey | OnCiphertext | OnAlias | OnAccount | Unrestricted
+Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | Unrestricted
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +117,10 @@ class Target:
     blob: Blob | None = None
     alias: str = ""
     """The alias by which the request named the key (`kms:RequestAlias`)."""
-    decided_by: str = ""
-    """The statement or grant that allowed it, for the record."""
+    decision: Allowed | None = None
+    """The statement or grant that allows it."""
+    query: Query | None = None
+    """What that decision answers."""
 
 
 # --- A call -----------------------------------------------------------------------------------------
@@ -156,8 +164,6 @@ class Call:
     books: Reader
     """What to read; within a writing operation, the transaction."""
     targets: list[Target] = field(default_factory=list)
-    grants: tuple[Grant, ...] = ()
-    """Grants that allowed one of the targets."""
     prepared: Any = None
     """What the operation's `prepare` returned."""
     created: list[bytes] = field(default_factory=list)

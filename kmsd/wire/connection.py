@@ -25,7 +25,7 @@ from kmsd.errors import (
     ThrottlingException,
 )
 from kmsd.wire.framing import expectation_refusal, head_refusal, head_size, head_too_long, too_large
-from kmsd.wire.messages import Answer, Request, Tls, error_answer, new_request_id, rendered
+from kmsd.wire.messages import Request, Tls, error_answer, new_request_id, rendered
 from kmsd.wire.parser import NotHttp, new_parser, parse_refusal
 from kmsd.wire.sigv4_claim import Received
 
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if not self._server.admit(self):
             self.state = State.DEAF
-            self._write(error_answer(ThrottlingException("Rate exceeded"), new_request_id()), close=True)
+            self._write_last(ThrottlingException("Rate exceeded"))
             self._transport.close()
             return
         peer = transport.get_extra_info("peername")
@@ -124,14 +124,15 @@ class Connection(asyncio.Protocol):
         except NotHttp as error:
             self._refuse(parse_refusal(error))
             return
-        if messages:
-            for message, payload in messages:
-                if not self._begin(message, payload, len(data)):
-                    return
-        elif self._message is not None:
+        if self._message is not None:
+            # What is parsed behind a body is parsed after its end.
             self._continue_body()
-        else:
+        elif not messages:
             self._continue_head(len(data))
+        for message, payload in messages:
+            if self._is_deaf():
+                return
+            self._begin(message, payload, len(data))
 
     def eof_received(self) -> bool:
         """Close, unless a request is being answered: a client may end its side and wait for the answer."""
@@ -204,12 +205,15 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > self._server.limits.header_bytes:
             self._refuse(head_too_long())
 
-    def _begin(self, message: Any, payload: Any, count: int) -> bool:
-        """A head is whole, and perhaps its body; whether to go on reading."""
+    def _is_deaf(self) -> bool:
+        return self.state is State.DEAF
+
+    def _begin(self, message: Any, payload: Any, count: int) -> None:
+        """A head is whole, and perhaps its body."""
         limits = self._server.limits
         if self._head_bytes + count > limits.header_bytes and head_size(message) > limits.header_bytes:
             self._refuse(head_too_long())
-            return False
+            return
         self._head_bytes = 0
         refusal = head_refusal(message, limits.body_bytes)
         if refusal is not None:
@@ -222,7 +226,6 @@ class Connection(asyncio.Protocol):
                 self._enqueue(message, body)
         else:
             self._begin_body(message, payload)
-        return self.state is not State.DEAF
 
     def _begin_body(self, message: Any, payload: Any) -> None:
         expectation = message.headers.get("Expect")
@@ -313,14 +316,20 @@ class Connection(asyncio.Protocol):
         method = message.method
         version = "1.1" if message.version[1] else "1.0"
         received = Received(method, message.path, tuple(message.headers.items()), body)
-        try:
-            answer = await self._server.handler(Request(received, self._peer, self._tls, version, self._loop.time()))
-        except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
-            self._server.report("a handler failed", error, self)
-            answer = error_answer(KMSInternalException(), new_request_id())
+        server = self._server
+        request = Request(received, self._peer, self._tls, version, self._loop.time())
         # aiohttp 3.14 adds the last trailer of a chunked body to the headers of the request after it.
-        close = bool(message.should_close or message.chunked or version == "1.0" or self._server.draining or self._eof)
-        self._write(answer, close=close, head_only=method == "HEAD")
+        close = bool(message.should_close or message.chunked or version == "1.0")
+        try:
+            answer = await server.handler(request)
+            close = close or ((server.draining or self._eof) and not self._queue)
+            text = rendered(answer, server.common, close=close, head_only=method == "HEAD")
+        except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
+            server.report("a request could not be handled", error, self)
+            close = True
+            text = rendered(error_answer(KMSInternalException(), new_request_id()), server.common, close=True)
+        if self._transport is not None:
+            self._transport.write(text)
         if self._drained is not None and self._transport is not None:
             self.deadline = self._loop.time() + self._server.limits.answer_seconds
             await self._drained
@@ -355,12 +364,13 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._server.refusals[error.code] += 1
-        self._write(error_answer(error, new_request_id()), close=True)
+        self._write_last(error)
         self.deadline = self._loop.time() + self._server.limits.linger_seconds
         if not self._reading:
             self._reading = True
             transport.resume_reading()
-        if self._eof or self._server.draining:
+        if self._eof or self._server.draining or isinstance(error, RequestTimeoutException):
+            # Nothing more is coming that could collide with the answer.
             transport.close()
         elif transport.can_write_eof():
             transport.write_eof()
@@ -373,9 +383,9 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _write(self, answer: Answer, *, close: bool, head_only: bool = False) -> None:
+    def _write_last(self, error: ServiceError) -> None:
         if self._transport is not None:
-            self._transport.write(rendered(answer, self._server.common, close=close, head_only=head_only))
+            self._transport.write(rendered(error_answer(error, new_request_id()), self._server.common, close=True))
 
     def _enter(self, state: State, seconds: float) -> None:
         self.state = state

@@ -84,6 +84,7 @@ def inherited(descriptor: int) -> socket.socket:
     except OSError as error:
         raise ListenerRefused(f"descriptor {descriptor} is no socket: {error.strerror}") from error
     if not listening:
+        sock.detach()  # it stays the property of whoever opened it
         raise ListenerRefused(f"descriptor {descriptor} is a socket that does not listen")
     return _prepared(sock)
 

@@ -73,7 +73,7 @@ def error_answer(error: ServiceError, request_id: str) -> Answer:
     )
 
 
-def rendered(answer: Answer, common: str, *, close: bool, head_only: bool) -> bytes:
+def rendered(answer: Answer, common: str, *, close: bool, head_only: bool = False) -> bytes:
     """The bytes of an answer. `common` is header lines that every answer has; `head_only` answers a HEAD request.
 
     Raises `ValueError` for a header that would break out of its line: it never reaches the client.

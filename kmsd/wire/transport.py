@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 from kmsd.wire.connection import Connection, State
-from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
+from kmsd.wire.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
 from kmsd.wire.messages import Answer, Request, Tls, error_answer, new_request_id
 from kmsd.wire.parser import PurePythonParser, require_c_parser
 from kmsd.wire.tls import tls_context
@@ -130,7 +130,9 @@ class Server:
         self._start(self._sweep())
         for listener in listeners:
             if listener.tls is None:
-                self._listening.append(await self._loop.create_server(self._connection, sock=listener.sock))
+                self._listening.append(
+                    await self._loop.create_server(self._connection, sock=listener.sock, backlog=BACKLOG)
+                )
             else:
                 listener.sock.setblocking(False)
                 self._start(self._accept_tls(listener))

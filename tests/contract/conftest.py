@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from kmsd.adapters.pkcs11 import Pkcs11Token
 
+from kmsd.adapters.pkcs11 import Pkcs11Token
 from tests import shim as shims
 from tests.tokens import PLACES, TokenPlace, available, softhsm
 

@@ -206,8 +206,12 @@ async def test_objects_outlive_the_login(token_place: TokenPlace) -> None:
         await token.check()
         expected = {(key, "secret", ""), (pair, "private", ""), (pair, "public", "")}
         assert {(r.object_id, r.kind, r.problem) for r in await token.list_objects()} == expected
+        with pytest.raises(TokenError, match="sentinel"):
+            await token.destroy(key)
+    async with token_place.open() as token:
         for object_id in (key, pair):
             await token.destroy(object_id)
+        assert list(await token.list_objects()) == []
 
 
 async def test_a_second_object_of_an_id_is_refused(token: Pkcs11Token) -> None:

@@ -155,9 +155,12 @@ class Connection:
 
     # --- proof --------------------------------------------------------------------------------------
 
-    def prove_login(self, session: Session) -> None:
-        """Prove that the same token is in the slot and the session logged in. Raises `CkrError`."""
+    def prove_identity(self) -> None:
+        """Prove that the same token is in the slot. Raises `CkrError`."""
         if self.raw.token_identity(self.slot) != (self.info.label, self.info.serial):
             raise CkrError(Ckr.TOKEN_NOT_RECOGNIZED, "another token is in the slot")
+
+    def prove_login(self, session: Session) -> None:
+        """Prove that the session is logged in. Raises `CkrError`."""
         if self.raw.session_state(session.handle) != _RW_USER_FUNCTIONS:
             raise CkrError(Ckr.USER_NOT_LOGGED_IN, "C_GetSessionInfo")

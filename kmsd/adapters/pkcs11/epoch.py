@@ -49,11 +49,13 @@ class Epoch:
         return self.connection.epoch
 
     def prove(self, session: Session) -> None:
-        """Prove that the token is there and logged in, by one cheap call. Raises `CkrError`."""
+        """Prove that the token is there and logged in, by two cheap calls. Raises `CkrError`."""
         if self.sentinel:
             self.connection.raw.touch(session.handle, self.sentinel)
         else:
-            self.connection.prove_login(session)
+            self.connection.prove_identity()
+        # NSS shows the attributes of private objects after a logout too.
+        self.connection.prove_login(session)
 
     def operate(self, session: Session, sentinel: bytes) -> None:
         """Work with the sentinel: seal by whatever algorithm its one role allows. Raises `CkrError`."""
@@ -147,7 +149,7 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
 
 
 def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
-    objects = Objects(connection, settings.object_label)
+    objects = Objects(connection, settings.object_label, patience=settings.deadline)
     connection.run(objects.fill)
     sentinel = 0
     if (wanted := settings.sentinel) is not None:

@@ -177,6 +177,8 @@ class Link:
 
     async def close(self, *, finished: bool) -> None:
         """End the epoch; `finished` says that no call is inside the module. Then the module is released."""
+        if self._closed:
+            return
         self._closed = True
         if self._healing is not None:
             self._healing.cancel()

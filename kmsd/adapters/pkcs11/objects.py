@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,9 @@ class Entry:
 class Objects:
     """The objects of one connection that carry the daemon's label."""
 
-    def __init__(self, connection: Connection, label: str) -> None:
+    def __init__(self, connection: Connection, label: str, *, patience: float) -> None:
         self._connection = connection
+        self._patience = patience
         self._raw = connection.raw
         self._label = label
         self._label_bytes = label.encode("ascii")
@@ -87,26 +89,30 @@ class Objects:
         self.hits = 0
         self.misses = 0
 
+    def _catalogue(self) -> AbstractContextManager[None]:
+        return self._connection.module.catalogue(self._patience)
+
     # --- finding ------------------------------------------------------------------------------------
 
     def fill(self, session: Session) -> None:
         """Learn the handles of all well-formed objects of the label, by one listing."""
-        seen: dict[bytes, Entry] = {}
-        doubtful: set[bytes] = set()
-        for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
-            values = self._read(session, handle, (Attribute.CLASS, Attribute.ID))
-            object_id, kind = values.get(Attribute.ID, b""), number(values, Attribute.CLASS)
-            if len(object_id) != OBJECT_ID_LENGTH or kind not in KINDS:
-                continue
-            entry = seen.setdefault(object_id, Entry())
-            if kind == ObjectClass.PUBLIC_KEY:
-                doubtful.update({object_id} if entry.public else ())
-                entry.public = handle
-            else:
-                doubtful.update({object_id} if entry.handle else ())
-                entry.handle = handle
-        # Two objects of one id: left to `entry`, which searches and raises.
-        self._entries = {object_id: entry for object_id, entry in seen.items() if object_id not in doubtful}
+        with self._catalogue():
+            seen: dict[bytes, Entry] = {}
+            doubtful: set[bytes] = set()
+            for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
+                values = self._read(session, handle, (Attribute.CLASS, Attribute.ID))
+                object_id, kind = values.get(Attribute.ID, b""), number(values, Attribute.CLASS)
+                if len(object_id) != OBJECT_ID_LENGTH or kind not in KINDS:
+                    continue
+                entry = seen.setdefault(object_id, Entry())
+                if kind == ObjectClass.PUBLIC_KEY:
+                    doubtful.update({object_id} if entry.public else ())
+                    entry.public = handle
+                else:
+                    doubtful.update({object_id} if entry.handle else ())
+                    entry.handle = handle
+            # Two objects of one id: left to `entry`, which searches and raises.
+            self._entries = {object_id: entry for object_id, entry in seen.items() if object_id not in doubtful}
 
     def _read(self, session: Session, handle: int, kinds: Sequence[Attribute]) -> dict[int, bytes]:
         """Attributes of an object that may be half-written or gone meanwhile: then none."""
@@ -135,18 +141,19 @@ class Objects:
         return entry
 
     def _search(self, session: Session, object_id: bytes) -> Entry:
-        entry = Entry()
-        for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
-            kind = number(self._read(session, handle, (Attribute.CLASS,)), Attribute.CLASS)
-            if kind not in KINDS:
-                continue
-            if entry.public if kind == ObjectClass.PUBLIC_KEY else entry.handle:
-                raise TokenError(f"more than one object has the id {object_id.hex()}")
-            if kind == ObjectClass.PUBLIC_KEY:
-                entry.public = handle
-            else:
-                entry.handle = handle
-        return entry
+        with self._catalogue():
+            entry = Entry()
+            for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
+                kind = number(self._read(session, handle, (Attribute.CLASS,)), Attribute.CLASS)
+                if kind not in KINDS:
+                    continue
+                if entry.public if kind == ObjectClass.PUBLIC_KEY else entry.handle:
+                    raise TokenError(f"more than one object has the id {object_id.hex()}")
+                if kind == ObjectClass.PUBLIC_KEY:
+                    entry.public = handle
+                else:
+                    entry.handle = handle
+            return entry
 
     def forget(self, object_id: bytes) -> None:
         """Drop what is remembered of the id."""
@@ -192,27 +199,28 @@ class Objects:
         self._entries[object_id] = self._made(session, object_id, (SIGNING_PRIVATE, SIGNING_PUBLIC), generate)
 
     def _made(self, session: Session, object_id: bytes, roles: tuple[Role, ...], generate: _Generate) -> Entry:
-        if len(object_id) != OBJECT_ID_LENGTH or type(object_id) is not bytes:
-            raise TokenError("an object id is 16 bytes")
-        # A caller that tries again after a timeout must not make a second object of the id, nor destroy the first.
-        if self._raw.find(session.handle, {Attribute.ID: object_id}):
-            raise TokenError(f"an object has the id {object_id.hex()} already")
-        extras = {} if self._extras_refused else roles[0].where_allowed
-        try:
+        with self._catalogue():
+            if len(object_id) != OBJECT_ID_LENGTH or type(object_id) is not bytes:
+                raise TokenError("an object id is 16 bytes")
+            # A caller that tries again after a timeout must not make a second object of the id, nor destroy the first.
+            if self._raw.find(session.handle, {Attribute.ID: object_id}):
+                raise TokenError(f"an object has the id {object_id.hex()} already")
+            extras = {} if self._extras_refused else roles[0].where_allowed
             try:
-                entry = self._generated(generate, extras)
-            except CkrError as error:
-                if not extras or error.rv not in _REFUSALS:
-                    raise
+                try:
+                    entry = self._generated(generate, extras)
+                except CkrError as error:
+                    if not extras or error.rv not in _REFUSALS:
+                        raise
+                    self._sweep(session, object_id)
+                    entry = self._generated(generate, {})
+                    self._extras_refused = True
+                self._prove(session, object_id, roles, entry)
+            except BaseException:
+                # Also where the module made the object and failed afterwards: nobody was promised it.
                 self._sweep(session, object_id)
-                entry = self._generated(generate, {})
-                self._extras_refused = True
-            self._prove(session, object_id, roles, entry)
-        except BaseException:
-            # Also where the module made the object and failed afterwards: nobody was promised it.
-            self._sweep(session, object_id)
-            raise
-        return entry
+                raise
+            return entry
 
     @staticmethod
     def _generated(generate: _Generate, extras: Mapping[Attribute, Value]) -> Entry:
@@ -240,36 +248,38 @@ class Objects:
 
     def destroy(self, session: Session, object_id: bytes) -> None:
         """Destroy every object of the id, and see in a fresh session that none is left. None there is no error."""
-        self.forget(object_id)
-        for _ in range(_GONE_TRIES):
-            for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
+        with self._catalogue():
+            self.forget(object_id)
+            for _ in range(_GONE_TRIES):
+                for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
+                    try:
+                        self._raw.destroy(session.handle, handle)
+                    except CkrError as error:
+                        if error.rv != Ckr.OBJECT_HANDLE_INVALID:
+                            raise
+                # SoftHSM drops the handle before it unlinks the file: only another session's search is a proof.
+                fresh = self._connection.open_session()
                 try:
-                    self._raw.destroy(session.handle, handle)
-                except CkrError as error:
-                    if error.rv != Ckr.OBJECT_HANDLE_INVALID:
-                        raise
-            # SoftHSM drops the handle before it unlinks the file: only another session's search is a proof.
-            fresh = self._connection.open_session()
-            try:
-                if not self._raw.find(fresh.handle, {Attribute.ID: object_id}):
-                    return
-            finally:
-                fresh.close()
-            time.sleep(0.01)
-        raise TokenError(f"the object {object_id.hex()} is still there after it was destroyed")
+                    if not self._raw.find(fresh.handle, {Attribute.ID: object_id}):
+                        return
+                finally:
+                    fresh.close()
+                time.sleep(0.01)
+            raise TokenError(f"the object {object_id.hex()} is still there after it was destroyed")
 
     def report(self, session: Session) -> list[ObjectReport]:
         """All objects of the label; what is wrong with each."""
-        found: list[tuple[bytes, str, str]] = []
-        for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
-            values = self._read(session, handle, READ_BACK)
-            object_id = values.get(Attribute.ID, b"")
-            kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
-            found.append((object_id, kind, self._problem(object_id, kind, values)))
-        company: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
-        for object_id, kind, _ in found:
-            company[object_id][kind] += 1
-        return [ObjectReport(i, kind, problem or _misfit(kind, company[i])) for i, kind, problem in found]
+        with self._catalogue():
+            found: list[tuple[bytes, str, str]] = []
+            for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
+                values = self._read(session, handle, READ_BACK)
+                object_id = values.get(Attribute.ID, b"")
+                kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
+                found.append((object_id, kind, self._problem(object_id, kind, values)))
+            company: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
+            for object_id, kind, _ in found:
+                company[object_id][kind] += 1
+            return [ObjectReport(i, kind, problem or _misfit(kind, company[i])) for i, kind, problem in found]
 
     def _problem(self, object_id: bytes, kind: str, values: Mapping[int, bytes]) -> str:
         if kind == "unknown":

@@ -188,6 +188,8 @@ class Pkcs11Token:
     async def generate_signing_key(self, object_id: bytes) -> bytes:
         """Make an ECDSA P-256 pair; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
         _check_id(object_id)
+        if "CKM_ECDSA" not in self._capabilities.mechanisms:
+            raise MechanismMissing("the token does not offer CKM_ECDSA")
 
         def make(epoch: Epoch) -> bytes:
             epoch.connection.run(lambda session: epoch.objects.make_signing_pair(session, object_id))
@@ -205,8 +207,10 @@ class Pkcs11Token:
         return subject_public_key_info(await self._calls.threaded("public_key", object_id, read))
 
     async def destroy(self, object_id: bytes) -> None:
-        """Destroy all objects of this id; durable, and looked up again, on return."""
+        """Destroy all objects of this id; durable, and looked up again, on return. The sentinel is refused."""
         _check_id(object_id)
+        if object_id == self._settings.sentinel:
+            raise TokenError("the sentinel is not destroyed while it is what proves the token's presence")
 
         def unmake(epoch: Epoch) -> None:
             epoch.forget(object_id)

@@ -35,7 +35,7 @@ class CachedReader(SqliteReader):
         self._version: int | None = None
         self._seen = 0
         self._keys: dict[str, Key] = {}
-        self._grants: dict[str, dict[tuple[str, ...], Sequence[Grant]]] = {}
+        self._grants_by_key: dict[str, dict[tuple[str, ...], Sequence[Grant]]] = {}
         self._tags: dict[str, Mapping[str, str]] = {}
         self._aliases: dict[tuple[str, str], Alias] = {}
         self._access_keys: dict[str, AccessKey] = {}
@@ -60,7 +60,7 @@ class CachedReader(SqliteReader):
         self._version = version
 
     def _forget_all(self) -> None:
-        for memory in (self._keys, self._grants, self._tags, self._aliases, self._access_keys, self._roles):
+        for memory in (self._keys, self._grants_by_key, self._tags, self._aliases, self._access_keys, self._roles):
             memory.clear()
         self._service_keys = None
 
@@ -75,7 +75,7 @@ class CachedReader(SqliteReader):
                 self._service_keys = None
             case key_id:
                 self._keys.pop(key_id, None)
-                self._grants.pop(key_id, None)
+                self._grants_by_key.pop(key_id, None)
                 self._tags.pop(key_id, None)
 
     def _remember(self, memory: dict[_Name, _Thing], name: _Name, thing: _Thing, most: int) -> None:
@@ -127,10 +127,10 @@ class CachedReader(SqliteReader):
 
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
         names = tuple(grantees)
-        by_grantees = self._grants.get(key_id)
+        by_grantees = self._grants_by_key.get(key_id)
         if by_grantees is None:
             by_grantees = {}
-            self._remember(self._grants, key_id, by_grantees, MOST_OTHERS)
+            self._remember(self._grants_by_key, key_id, by_grantees, MOST_OTHERS)
         found = by_grantees.get(names)
         if found is None:
             found = await super().grants_to(key_id, names)

@@ -13,8 +13,22 @@ from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role, User
 from kmsd.domain.key import Key
-from kmsd.domain.material import MaterialStatus
-from kmsd.ports import ServiceKey, TokenObject
+from kmsd.domain.material import Material, MaterialStatus
+from kmsd.ports import DueKind, ServiceKey, TokenObject
+
+_DUE = {
+    DueKind.DELETION: ("deletion_at", "state = 'PendingDeletion'"),
+    DueKind.EXPIRY: ("valid_to", "current_material IS NOT NULL"),
+    DueKind.ROTATION: ("next_rotation_at", "state = 'Enabled'"),
+}
+"""Column and further condition of each job."""
+
+_EXISTS = "(key.deletion_at IS NULL OR key.deletion_at > ?)"
+"""Of keys whose deletion is not due at the instant that is bound there."""
+
+
+def _prefixed(table: str, columns: str) -> str:
+    return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
 class SqliteReader:
@@ -34,25 +48,21 @@ class SqliteReader:
 
     # --- keys ---------------------------------------------------------------------------------------
 
-    def _key(self, row: Row) -> Key:
-        return rows.key(
-            row,
-            self._all(
-                "SELECT material_id, algorithm, status, material.created_at FROM material "
-                "JOIN token_object ON object_id = material_id "
-                "WHERE key_id = ? AND status IN ('ready', 'missing') ORDER BY material.created_at",
-                row[0],
-            ),
+    def _materials(self, key_id: str) -> list[Row]:
+        return self._all(
+            "SELECT material_id, algorithm, status, material.created_at, rotation_type FROM material "
+            "JOIN token_object ON object_id = material_id "
+            "WHERE key_id = ? AND status IN ('ready', 'missing') ORDER BY material.created_at, material_id",
+            key_id,
         )
 
     async def key(self, key_id: str) -> Key | None:
         row = self._one(f"SELECT {rows.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)  # noqa: S608 (a constant)
-        return None if row is None else self._key(row)
+        return None if row is None else rows.key(row, self._materials(key_id))
 
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
         found = self._all(
-            "SELECT key_id, arn FROM key WHERE account = ? AND key_id > ? "
-            "AND (deletion_at IS NULL OR deletion_at > ?) ORDER BY key_id LIMIT ?",
+            f"SELECT key_id, arn FROM key WHERE account = ? AND key_id > ? AND {_EXISTS} ORDER BY key_id LIMIT ?",
             account,
             key_id,
             rows.micros(now),
@@ -67,6 +77,24 @@ class SqliteReader:
     async def tags_of(self, key_id: str) -> Mapping[str, str]:
         return dict(self._all("SELECT tag_key, tag_value FROM key_tag WHERE key_id = ? ORDER BY tag_key", key_id))
 
+    async def rotations_of(self, key_id: str) -> Sequence[Material]:
+        return [rows.material(row) for row in self._materials(key_id)]
+
+    async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
+        column, where = _DUE[job]
+        found = self._all(
+            f"SELECT key_id FROM key WHERE {column} <= ? AND {where} "  # noqa: S608 (constants)
+            f"ORDER BY {column} LIMIT ?",
+            rows.micros(now),
+            count,
+        )
+        return [row[0] for row in found]
+
+    async def next_due(self, job: DueKind) -> datetime | None:
+        column, where = _DUE[job]
+        row = self._one(f"SELECT min({column}) FROM key WHERE {column} IS NOT NULL AND {where}")  # noqa: S608
+        return None if row is None else rows.maybe_instant(row[0])
+
     # --- aliases ------------------------------------------------------------------------------------
 
     async def alias(self, account: str, name: str) -> Alias | None:
@@ -77,15 +105,18 @@ class SqliteReader:
         )
         return None if row is None else rows.alias(row)
 
-    async def aliases_after(self, account: str, name: str, count: int, *, key_id: str | None = None) -> Sequence[Alias]:
-        where, values = "account = ?", [account]
+    async def aliases_after(
+        self, account: str, name: str, count: int, *, now: datetime, key_id: str | None = None
+    ) -> Sequence[Alias]:
+        where, values = "alias.account = ?", [account]
         if key_id is not None:
-            where, values = "key_id = ?", [key_id]
+            where, values = "alias.key_id = ?", [key_id]
         found = self._all(
-            f"SELECT {rows.ALIAS_COLUMNS} FROM alias WHERE {where} AND name > ? "  # noqa: S608 (constants)
-            "ORDER BY name LIMIT ?",
+            f"SELECT {_prefixed('alias', rows.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "  # noqa: S608
+            f"WHERE {where} AND name > ? AND {_EXISTS} ORDER BY name LIMIT ?",
             *values,
             name,
+            rows.micros(now),
             count,
         )
         return [rows.alias(row) for row in found]
@@ -112,6 +143,42 @@ class SqliteReader:
             *grantees,
         )
         return tuple(rows.grant(row) for row in found)
+
+    async def grants_of(
+        self, key_id: str, after: str, count: int, *, grant_id: str | None = None, grantee: str | None = None
+    ) -> Sequence[Grant]:
+        where, values = "key_id = ? AND grant_id > ?", [key_id, after]
+        if grant_id is not None:
+            where, values = f"{where} AND grant_id = ?", [*values, grant_id]
+        if grantee is not None:
+            where, values = f"{where} AND grantee_principal = ?", [*values, grantee]
+        return self._grants(where, count, *values)
+
+    async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
+        return self._grants("key_id = ? AND name = ?", -1, key_id, name)
+
+    async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
+        found = self._all(
+            f"SELECT {_prefixed('grant_', rows.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "  # noqa: S608
+            f"WHERE retiring_principal = ? AND grant_id > ? AND {_EXISTS} ORDER BY grant_id LIMIT ?",
+            principal,
+            after,
+            rows.micros(now),
+            count,
+        )
+        return [rows.grant(row) for row in found]
+
+    def _grants(self, where: str, count: int, *values: str) -> Sequence[Grant]:
+        found = self._all(
+            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE {where} ORDER BY grant_id LIMIT ?",  # noqa: S608 (constants)
+            *values,
+            count,
+        )
+        return [rows.grant(row) for row in found]
+
+    async def count_grants(self, key_id: str) -> int:
+        row = self._one("SELECT grants FROM grant_count WHERE key_id = ?", key_id)
+        return 0 if row is None else int(row[0])
 
     # --- identities ---------------------------------------------------------------------------------
 

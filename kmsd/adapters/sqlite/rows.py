@@ -12,7 +12,7 @@ from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import ExpirationModel, Key, Origin
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.material import Algorithm, Material, MaterialStatus
+from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType
 from kmsd.ports import ServiceKey, TokenObject
 
 Row = tuple[Any, ...]
@@ -45,7 +45,7 @@ def maybe_instant(number: int | None) -> datetime | None:
 
 
 def key(row: Row, material_rows: Iterable[Row]) -> Key:
-    """KEY_COLUMNS and, for each material, (material_id, algorithm, status, created_at)."""
+    """KEY_COLUMNS and, for each material, what `material` takes."""
     materials = {found[0]: material(found) for found in material_rows}
     return Key(
         key_id=row[0],
@@ -89,9 +89,13 @@ def key_values(new: Key) -> tuple[Any, ...]:
 
 
 def material(row: Row) -> Material:
-    """(material_id, algorithm, status, created_at)."""
+    """(material_id, algorithm, status, created_at, rotation_type)."""
     return Material(
-        material_id=row[0], algorithm=Algorithm(row[1]), status=MaterialStatus(row[2]), created_at=instant(row[3])
+        material_id=row[0],
+        algorithm=Algorithm(row[1]),
+        status=MaterialStatus(row[2]),
+        created_at=instant(row[3]),
+        rotation_type=None if row[4] is None else RotationType(row[4]),
     )
 
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from kmsd.adapters.sqlite import rows
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.reader import SqliteReader
+from kmsd.domain.alias import Alias
+from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, User
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
@@ -133,9 +135,65 @@ class SqliteTransaction(SqliteReader):
     async def insert_material(self, key_id: str, material: Material) -> None:
         self._insert(
             "material",
-            "material_id, key_id, algorithm, created_at",
-            (material.material_id, key_id, material.algorithm, rows.micros(material.created_at)),
+            "material_id, key_id, algorithm, created_at, rotation_type",
+            (
+                material.material_id,
+                key_id,
+                material.algorithm,
+                rows.micros(material.created_at),
+                None if material.rotation_type is None else material.rotation_type.value,
+            ),
         )
+
+    async def forget_material(self, material_id: bytes) -> None:
+        self._swap("material", "DELETE FROM material WHERE material_id = ?", material_id)
+
+    async def delete_key(self, key_id: str) -> None:
+        self._swap(f"key {key_id}", "DELETE FROM key WHERE key_id = ?", key_id)
+
+    # --- aliases, grants, tags ----------------------------------------------------------------------
+
+    async def insert_alias(self, alias: Alias) -> None:
+        values = (alias.account, alias.name, alias.key_id, rows.micros(alias.created_at), rows.micros(alias.updated_at))
+        self._insert("alias", rows.ALIAS_COLUMNS, values)
+
+    async def point_alias(self, alias: Alias, key_id: str, now: datetime) -> None:
+        self._swap(
+            alias.name,
+            "UPDATE alias SET key_id = ?, updated_at = ? WHERE account = ? AND name = ? AND key_id = ?",
+            key_id,
+            rows.micros(now),
+            alias.account,
+            alias.name,
+            alias.key_id,
+        )
+
+    async def delete_alias(self, alias: Alias) -> None:
+        self._swap(
+            alias.name,
+            "DELETE FROM alias WHERE account = ? AND name = ? AND key_id = ?",
+            alias.account,
+            alias.name,
+            alias.key_id,
+        )
+
+    async def insert_grant(self, grant: Grant) -> None:
+        self._insert("grant_", rows.GRANT_COLUMNS, rows.grant_values(grant))
+
+    async def delete_grant(self, grant_id: str) -> None:
+        self._swap(f"grant {grant_id}", "DELETE FROM grant_ WHERE grant_id = ?", grant_id)
+
+    async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+        changed = self._run(
+            "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
+            "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE holder = excluded.holder "
+            "OR expires_at <= ?",
+            name,
+            holder,
+            rows.micros(until),
+            rows.micros(now),
+        )
+        return changed == 1
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
         for tag_key, tag_value in tags.items():

@@ -32,5 +32,5 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnKey("key_id", Usable.ANY, aliases=True, cross_account=True),),
+    access=(OnKey("key_id", Usable.ANY, aliases=True),),
 )

@@ -47,6 +47,6 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context", cross_account=True),),
+    access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context"),),
     raises=(InvalidKeyUsageException, KeyUnavailableException),
 )

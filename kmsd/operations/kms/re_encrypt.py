@@ -84,7 +84,6 @@ OPERATION = Operation(
             aliases=True,
             context="destination_encryption_context",
             action="ReEncryptTo",
-            cross_account=True,
         ),
     ),
     raises=(

@@ -125,7 +125,8 @@ CREATE TABLE material (
     material_id BLOB NOT NULL PRIMARY KEY REFERENCES token_object,
     key_id TEXT NOT NULL REFERENCES key ON DELETE CASCADE,
     algorithm INTEGER NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    rotation_type TEXT CHECK (rotation_type IN ('AUTOMATIC', 'ON_DEMAND'))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX material_key ON material (key_id);
 
@@ -163,6 +164,18 @@ CREATE INDEX grant_key_grantee ON grant_ (key_id, grantee_principal, grant_id);
 CREATE INDEX grant_key ON grant_ (key_id, grant_id);
 CREATE INDEX grant_retiring ON grant_ (retiring_principal, grant_id) WHERE retiring_principal IS NOT NULL;
 CREATE INDEX grant_name ON grant_ (key_id, name) WHERE name IS NOT NULL;
+
+-- As key_count, for CreateGrant.
+CREATE TABLE grant_count (
+    key_id TEXT NOT NULL PRIMARY KEY REFERENCES key ON DELETE CASCADE,
+    grants INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER grant_counted AFTER INSERT ON grant_ BEGIN
+    INSERT INTO grant_count (key_id, grants) VALUES (new.key_id, 1) ON CONFLICT (key_id) DO UPDATE SET grants = grants + 1;
+END;
+CREATE TRIGGER grant_uncounted AFTER DELETE ON grant_ BEGIN
+    UPDATE grant_count SET grants = grants - 1 WHERE key_id = old.key_id;
+END;
 
 CREATE TABLE lease (
     name TEXT NOT NULL PRIMARY KEY,

@@ -1,0 +1,69 @@
+"""Carry out what EnableKeyRotation promised: a new material each period."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from kmsd.custody import objects, rotation
+from kmsd.domain.key import Key
+from kmsd.domain.key_state import KeyState
+from kmsd.domain.material import RotationType
+from kmsd.jobs.model import BATCH, JobRecorder
+from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run did."""
+
+    rotated: list[str] = field(default_factory=list)
+    """ARNs of keys with a new material."""
+    failed: list[str] = field(default_factory=list)
+    """What could not be done now; the next run tries again."""
+
+
+async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:
+    """Rotate every enabled key that is due at `now`, once, however many periods were missed.
+
+    Idempotent; one bad key does not stop the sweep. A disabled key, or one that awaits deletion, waits.
+    """
+    report = Report()
+    books = await store.read()
+    for key_id in await books.keys_due(DueKind.ROTATION, now, BATCH):
+        key = await books.key(key_id)
+        if key is None or not _due(key, now):
+            continue
+        created: list[bytes] = []
+        try:
+            made = await rotation.make(store, token, key, now, RotationType.AUTOMATIC, created=created)
+            async with store.write() as transaction:
+                current = await transaction.key(key_id)
+                if current is not None and _due(current, now):
+                    next_at = rotation.next_rotation(current, now)
+                    await rotation.adopt(transaction, current, made, next_at=next_at)
+                    await record("RotateKey", current, {"rotationType": made.rotation_type})
+                    created.clear()
+            await _discard(store, token, created)
+        except (StoreError, TokenError, AuditUnavailable) as exc:
+            report.failed.append(f"{key.arn}: {exc}")
+            await _discard_quietly(store, token, created, report)
+        else:
+            report.rotated.append(key.arn)
+    return report
+
+
+def _due(key: Key, now: datetime) -> bool:
+    return key.state is KeyState.ENABLED and key.next_rotation_at is not None and key.next_rotation_at <= now
+
+
+async def _discard(store: Store, token: Token, created: list[bytes]) -> None:
+    while created:
+        await objects.discard(store, token, created.pop())
+
+
+async def _discard_quietly(store: Store, token: Token, created: list[bytes], report: Report) -> None:
+    try:
+        await _discard(store, token, created)
+    except (StoreError, TokenError) as exc:
+        report.failed.append(f"an unused object is left to reconcile: {exc}")

@@ -1,0 +1,91 @@
+"""Runs the jobs when they are due, in one process at a time. The only place that loops."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+
+from kmsd.jobs import deletion, expiry, reconcile, rotation
+from kmsd.jobs.model import JobRecorder
+from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
+
+LEASE = "jobs"
+LEASE_TIME = timedelta(seconds=90)
+"""A process that dies gives up its lease after this time at the latest."""
+TICK = 15.0
+"""Seconds between two looks at what is due. State decides by itself at the instant; this only bounds how long the
+token still holds what nobody can use any more."""
+RECONCILE_EVERY = timedelta(hours=1)
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """The jobs of one process. It works only while it holds the lease."""
+
+    store: Store
+    token: Token
+    clock: Clock
+    record: JobRecorder
+    holder: str
+    """Names this process in the lease."""
+    _reconciled_at: datetime | None = field(default=None)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Look again and again, until `stopping`."""
+        while not stopping.is_set():
+            try:
+                await self.tick()
+            except Exception:
+                # A fault in one job must not end all of them for good; it is the log's loudest line.
+                log.exception("job failed")
+            try:
+                await asyncio.wait_for(stopping.wait(), TICK)
+            except TimeoutError:
+                continue
+
+    async def tick(self) -> None:
+        """One look: everything that is due now, if the lease can be had."""
+        try:
+            if await self._hold():
+                await self._run_due()
+        except (StoreError, TokenError) as exc:
+            log.warning("jobs put off", detail=str(exc))
+
+    async def _hold(self) -> bool:
+        now = self.clock.now()
+        async with self.store.write() as transaction:
+            return await transaction.take_lease(LEASE, self.holder, now, now + LEASE_TIME)
+
+    async def _run_due(self) -> None:
+        now = self.clock.now()
+        if self._reconciled_at is None or now - self._reconciled_at >= RECONCILE_EVERY:
+            await self._reconcile(now)
+        books = await self.store.read()
+        for kind, job in (
+            (DueKind.EXPIRY, expiry.run_once),
+            (DueKind.DELETION, deletion.run_once),
+            (DueKind.ROTATION, rotation.run_once),
+        ):
+            due = await books.next_due(kind)
+            if due is not None and due <= now:
+                report = await job(self.store, self.token, now, self.record)
+                log.info("job", job=kind.value, **_fields(report))
+
+    async def _reconcile(self, now: datetime) -> None:
+        report = await reconcile.run_once(self.store, self.token, now)
+        self._reconciled_at = now
+        for object_id in report.missing:
+            log.error("key material is MISSING in the token", object_id=object_id.hex())
+        for found in report.malformed:
+            log.error("object lacks a promised attribute", object_id=found.object_id.hex(), problem=found.problem)
+        log.info("job", job="reconcile", **_fields(report))
+
+
+def _fields(report: object) -> dict[str, int]:
+    """How many of each; the audit trail has the names."""
+    return {name: len(getattr(report, name)) for name in getattr(report, "__slots__", ())}

@@ -1,0 +1,95 @@
+"""What must hold before a handler runs: everything it reaches is found, permitted, and in a fit state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from kmsd.authz.evaluate import authorize
+from kmsd.authz.query import Denied, Query
+from kmsd.custody import grant_tokens
+from kmsd.domain.principal import Caller
+from kmsd.errors import AccessDeniedException
+from kmsd.operations.conditions import Conditions
+from kmsd.operations.finding import find
+from kmsd.operations.model import Access, Call, Operation, Target, Unrestricted, context_of
+
+
+async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: Call) -> None:
+    """Find, authorise and check the state of everything that the operation reaches; fills `call.targets`.
+
+    Nothing is told of a key's state to a caller who may not use it: all is authorised first.
+    """
+    tokens = getattr(request, "grant_tokens", None)
+    if tokens:
+        await grant_tokens.check(tokens, call.books, await call.service_box())
+    reached = []
+    for access in operation.access:
+        target = await find(access, request, call)
+        if target is not None:
+            reached.append((access, target))
+            call.targets.append(target)
+    for index, (access, target) in enumerate(reached):
+        if not isinstance(access, Unrestricted):
+            query = await query_about(operation, access, target, request, call)
+            call.targets[index] = permitted(target, query)
+    for access, target in reached:
+        usable = getattr(access, "usable", None)
+        if usable is not None and target.key is not None:
+            usable.refuse(target.key.state_at(call.now), target.key.origin, target.key.arn)
+
+
+def permitted(target: Target, query: Query) -> Target:
+    """`target` with what allows it. Raises AccessDeniedException."""
+    decision = authorize(query)
+    if isinstance(decision, Denied):
+        raise AccessDeniedException(decision.message, detail=decision.reason)
+    return replace(target, decision=decision, query=query)
+
+
+async def query_about(
+    operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
+) -> Query:
+    """What authorisation is asked about one target."""
+    caller, key = call.caller, target.key
+    action = getattr(access, "action", None)
+    conditions = Conditions(call, request, access, key, target.alias)
+    if key is None:
+        return Query(
+            caller=caller,
+            action=operation.action,
+            resource=target.arn,
+            resource_account=caller.account,
+            conditions=conditions,
+        )
+    if any(_asks(text) for text in (key.policy, *caller.identity_policies, *(caller.session_policies or ()))):
+        aliases = await call.books.aliases_after(
+            key.account, "", call.world.limits.aliases_per_key, key_id=key.key_id, now=call.now
+        )
+        tags = await call.books.tags_of(key.key_id)
+        conditions.know(tuple(alias.name for alias in aliases), tags)
+    return Query(
+        caller=caller,
+        action=operation.action if action is None else f"{operation.service.scope}:{action}",
+        resource=target.arn,
+        resource_account=key.account,
+        resource_policy=key.policy,
+        grants=await call.books.grants_to(key.key_id, grantee_names(caller)),
+        encryption_context=context_of(access, request),
+        conditions=conditions,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _asks(policy: str) -> bool:
+    """Whether a policy may ask for what only the store can tell. A false alarm costs two look-ups."""
+    lowered = policy.lower()
+    return "resourcealiases" in lowered or "resourcetag/" in lowered
+
+
+def grantee_names(caller: Caller) -> tuple[str, ...]:
+    """The principals by which a grant may name this caller."""
+    return (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)

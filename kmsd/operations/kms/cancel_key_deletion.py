@@ -1,0 +1,42 @@
+"""CancelKeyDeletion: the key stays; it is disabled, or awaits import if it has no material."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Event, Usable
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: CancelKeyDeletion, Request Parameters."""
+
+    key_id: shapes.KeyId
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: CancelKeyDeletion, Response Elements."""
+
+    key_id: shapes.KeyId
+
+
+async def handle(_: Request, call: Call) -> Response:
+    """Take the deletion back."""
+    # Rotation that fell due meanwhile is made up for by the job once the key is enabled again.
+    has_material = call.key.material_at(call.now) is not None
+    event = Event.CANCEL_DELETION if has_material else Event.CANCEL_DELETION_WITHOUT_MATERIAL
+    key = replace(call.key.after(event), deletion_at=None, pending_window_days=None)
+    await call.transaction.update_key(call.key, key)
+    return Response(key_id=key.arn)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "CancelKeyDeletion",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.PENDING_DELETION),),
+    writes=True,
+)

@@ -1,0 +1,48 @@
+"""CreateAlias: a name for a key of the same account."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.alias import Alias, check_name
+from kmsd.domain.key_state import Usable
+from kmsd.errors import AlreadyExistsException, InvalidAliasNameException, LimitExceededException
+from kmsd.operations.model import Call, OnAlias, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: CreateAlias, Request Parameters."""
+
+    alias_name: shapes.AliasName
+    target_key_id: shapes.KeyId
+
+
+async def handle(request: Request, call: Call) -> None:
+    """One alias names one key; a key may have several."""
+    check_name(request.alias_name)
+    account, name = call.caller.account, request.alias_name
+    if await call.books.alias(account, name) is not None:
+        raise AlreadyExistsException(f"An alias with the name {call.world.place.alias(account, name)} already exists")
+    key = call.key_at(1)
+    most = call.world.limits.aliases_per_key
+    if await call.books.count_aliases(key.key_id) >= most:
+        raise LimitExceededException(f"{key.arn} has {most} aliases, which is the limit.")
+    await call.transaction.insert_alias(Alias(account, name, key.key_id, call.now, call.now))
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "CreateAlias",
+    Request,
+    None,
+    handle,
+    access=(
+        OnAlias("alias_name"),
+        OnKey("target_key_id", Usable.NOT_PENDING_DELETION),
+    ),
+    raises=(
+        AlreadyExistsException,
+        InvalidAliasNameException,
+        LimitExceededException,
+    ),
+    writes=True,
+)

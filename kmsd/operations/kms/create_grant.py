@@ -1,0 +1,145 @@
+"""CreateGrant: let a principal use a key, within bounds."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from kmsd.authz.delegation import may_delegate
+from kmsd.authz.query import Denied
+from kmsd.custody import grant_tokens
+from kmsd.domain import shapes
+from kmsd.domain.grant import Grant
+from kmsd.domain.key import Key
+from kmsd.domain.key_state import Usable
+from kmsd.domain.principal import check_principal
+from kmsd.errors import (
+    AccessDeniedException,
+    InvalidArnException,
+    LimitExceededException,
+    UnsupportedOperationException,
+    ValidationException,
+)
+from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.symmetric import refuse
+
+SYMMETRIC_OPERATIONS = (
+    *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
+    *("CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
+)
+"""What a grant on a symmetric key may permit; data key pairs are permitted though not offered yet."""
+MOST_PAIRS = 8
+LONGEST_PART = 384
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: CreateGrant, Request Parameters; `DryRun` and service principals are newer."""
+
+    key_id: shapes.KeyId
+    grantee_principal: shapes.Principal
+    # "Required: No" in the reference; a grant that permits nothing has no sense, and today's clients must send it.
+    operations: shapes.GrantOperations
+    retiring_principal: shapes.Principal | None = None
+    constraints: shapes.GrantConstraints | None = None
+    grant_tokens: shapes.GrantTokens = []
+    name: shapes.GrantName | None = None
+    dry_run: bool | None = None
+    grantee_service_principal: shapes.ServicePrincipal | None = None
+    retiring_service_principal: shapes.ServicePrincipal | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: CreateGrant, Response Elements."""
+
+    grant_token: shapes.GrantToken
+    grant_id: shapes.GrantId
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """The grant holds for every request that begins after this has been answered."""
+    grant = _grant(request, call)
+    _check_delegation(grant, call)
+    box = await call.service_box()
+    existing = await _same(grant, call)
+    if existing is not None:
+        return Response(grant_token=await grant_tokens.issue(existing, box), grant_id=existing.grant_id)
+    most = call.world.limits.grants_per_key
+    if await call.books.count_grants(grant.key_id) >= most:
+        raise LimitExceededException(f"{call.key.arn} has {most} grants, which is the limit.")
+    await call.transaction.insert_grant(grant)
+    return Response(grant_token=await grant_tokens.issue(grant, box), grant_id=grant.grant_id)
+
+
+def _grant(request: Request, call: Call) -> Grant:
+    """The grant that is asked for. Raises for members that make no grant."""
+    refuse(request, "grantee_service_principal", "retiring_service_principal")
+    _check_operations(request, call.key)
+    constraints = request.constraints or shapes.GrantConstraints()
+    refuse(constraints, "source_arn")
+    equals, subset = constraints.encryption_context_equals, constraints.encryption_context_subset
+    if equals is not None and subset is not None:
+        raise ValidationException("EncryptionContextEquals and EncryptionContextSubset cannot both be specified.")
+    _check_constraint(equals or subset or {})
+    check_principal(request.grantee_principal, call.world.place.partition)
+    if request.retiring_principal is not None:
+        check_principal(request.retiring_principal, call.world.place.partition)
+    return Grant(
+        grant_id=secrets.token_hex(32),
+        key_id=call.key.key_id,
+        name=request.name,
+        grantee_principal=request.grantee_principal,
+        retiring_principal=request.retiring_principal,
+        operations=tuple(dict.fromkeys(request.operations)),
+        encryption_context_equals=equals,
+        encryption_context_subset=subset,
+        issuing_account=call.caller.account,
+        issuing_principal=call.caller.arn,
+        created_at=call.now,
+    )
+
+
+def _check_operations(request: Request, key: Key) -> None:
+    if not request.operations:
+        raise ValidationException("At least one operation must be specified in the grant.")
+    foreign = [operation for operation in request.operations if operation not in SYMMETRIC_OPERATIONS]
+    if foreign:
+        raise ValidationException(f"Operations {', '.join(foreign)} are not valid for {key.arn}.")
+
+
+def _check_constraint(pairs: Mapping[str, str]) -> None:
+    if len(pairs) > MOST_PAIRS or any(len(part) > LONGEST_PART for pair in pairs.items() for part in pair):
+        raise LimitExceededException(
+            f"A grant constraint can have {MOST_PAIRS} pairs of at most {LONGEST_PART} characters."
+        )
+
+
+def _check_delegation(grant: Grant, call: Call) -> None:
+    """A grantee hands on no more than it holds (spec/README.md, Authorisation)."""
+    target = call.targets[0]
+    if target.query is None or target.decision is None:
+        raise AccessDeniedException(detail="CreateGrant was not authorised")
+    decision = may_delegate(target.query, target.decision, grant)
+    if isinstance(decision, Denied):
+        raise AccessDeniedException(decision.message, detail=decision.reason)
+
+
+async def _same(grant: Grant, call: Call) -> Grant | None:
+    """The grant that an identical request made before. "When this value [Name] is absent, all requests result in a
+    new grant … even if all the supplied parameters are identical."
+    """
+    if grant.name is None:
+        return None
+    candidates = await call.books.grants_named(grant.key_id, grant.name)
+    return next((found for found in candidates if found.terms == grant.terms), None)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "CreateGrant",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.GRANTABLE),),
+    raises=(InvalidArnException, LimitExceededException, UnsupportedOperationException),
+    writes=True,
+)

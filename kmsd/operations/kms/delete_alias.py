@@ -1,0 +1,34 @@
+"""DeleteAlias: the name is free again; the key stays."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.operations.model import Call, OnAlias, OnAliasKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: DeleteAlias, Request Parameters."""
+
+    alias_name: shapes.AliasName
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Drop the name."""
+    alias = await call.books.alias(call.caller.account, request.alias_name)
+    if alias is not None:  # admission has found it in this transaction
+        await call.transaction.delete_alias(alias)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "DeleteAlias",
+    Request,
+    None,
+    handle,
+    access=(
+        OnAlias("alias_name"),
+        OnAliasKey("alias_name", Usable.ANY),
+    ),
+    writes=True,
+)

@@ -1,0 +1,34 @@
+"""DisableKeyRotation: no further material by itself; those that there are stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import UnsupportedOperationException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: DisableKeyRotation, Request Parameters."""
+
+    key_id: shapes.KeyId
+
+
+async def handle(_: Request, call: Call) -> None:
+    """Forget the period."""
+    key = replace(call.key, rotation_period_days=None, next_rotation_at=None)
+    await call.transaction.update_key(call.key, key)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "DisableKeyRotation",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.ROTATION),),
+    raises=(UnsupportedOperationException,),
+    writes=True,
+)

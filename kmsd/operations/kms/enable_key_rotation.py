@@ -1,0 +1,42 @@
+"""EnableKeyRotation: a new material each period; old ones go on opening old blobs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import UnsupportedOperationException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+DEFAULT_DAYS = 365
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: EnableKeyRotation, Request Parameters."""
+
+    key_id: shapes.KeyId
+    rotation_period_in_days: shapes.RotationPeriodInDays | None = None
+
+
+async def handle(request: Request, call: Call) -> None:
+    """The first period begins now; asking again for the same one changes nothing."""
+    # Asked again without a period, a key keeps the one that it has.
+    days = request.rotation_period_in_days or call.key.rotation_period_days or DEFAULT_DAYS
+    if days == call.key.rotation_period_days:
+        return
+    key = replace(call.key, rotation_period_days=days, next_rotation_at=call.now + timedelta(days=days))
+    await call.transaction.update_key(call.key, key)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "EnableKeyRotation",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.ROTATION),),
+    raises=(UnsupportedOperationException,),
+    writes=True,
+)

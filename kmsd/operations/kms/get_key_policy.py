@@ -1,0 +1,38 @@
+"""GetKeyPolicy: the key policy, as it was put."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.operations.key_policy import DEFAULT_NAME, check_policy_name
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: GetKeyPolicy, Request Parameters."""
+
+    key_id: shapes.KeyId
+    policy_name: shapes.PolicyName = "default"
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: GetKeyPolicy, Response Elements."""
+
+    policy: shapes.Policy
+    policy_name: shapes.PolicyName
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """There is one, and its name is `default`."""
+    check_policy_name(request.policy_name)
+    return Response(policy=call.key.policy, policy_name=DEFAULT_NAME)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "GetKeyPolicy",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.ANY),),
+)

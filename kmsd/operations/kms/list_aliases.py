@@ -1,0 +1,64 @@
+"""ListAliases: the aliases of the caller's account, or of one key."""
+
+from __future__ import annotations
+
+from kmsd.custody.pages import LONGEST_PAGE, Pager
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import InvalidMarkerException
+from kmsd.operations.finding import find_key
+from kmsd.operations.model import Call, OnAccount, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ListAliases, Request Parameters; `KeyId` is newer."""
+
+    key_id: shapes.KeyId | None = None
+    limit: shapes.Limit = 50
+    marker: shapes.Marker | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ListAliases, Response Elements."""
+
+    aliases: list[shapes.AliasListEntry]
+    truncated: bool
+    next_marker: shapes.Marker | None = None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """A page in the order of names."""
+    account, place = call.caller.account, call.world.place
+    key = None if request.key_id is None else (await find_key(request.key_id, call, aliases=False)).key
+    filters = {} if key is None else {"key": key.key_id}
+    pager = Pager(await call.service_box(), f"ListAliases:{account}", filters, min(request.limit, LONGEST_PAGE))
+    after = await pager.start(request.marker)
+    found = await call.books.aliases_after(
+        account, after, pager.limit + 1, key_id=None if key is None else key.key_id, now=call.now
+    )
+    page = await pager.cut(found, lambda alias: alias.name)
+    return Response(
+        aliases=[
+            shapes.AliasListEntry(
+                alias_name=alias.name,
+                alias_arn=place.alias(alias.account, alias.name),
+                target_key_id=alias.key_id,
+                creation_date=alias.created_at.timestamp(),
+                last_updated_date=alias.updated_at.timestamp(),
+            )
+            for alias in page.items
+        ],
+        truncated=page.truncated,
+        next_marker=page.next_marker,
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ListAliases",
+    Request,
+    Response,
+    handle,
+    access=(OnAccount(),),
+    raises=(InvalidMarkerException,),
+)

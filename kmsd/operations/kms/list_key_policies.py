@@ -1,0 +1,43 @@
+"""ListKeyPolicies: the names of the key's policies: there is one."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import InvalidMarkerException
+from kmsd.operations.key_policy import DEFAULT_NAME
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ListKeyPolicies, Request Parameters."""
+
+    key_id: shapes.KeyId
+    limit: shapes.Limit = 100
+    marker: shapes.Marker | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ListKeyPolicies, Response Elements."""
+
+    policy_names: list[shapes.PolicyName]
+    truncated: bool
+    next_marker: shapes.Marker | None = None
+
+
+async def handle(request: Request, _: Call) -> Response:
+    """One page, always."""
+    if request.marker is not None:
+        raise InvalidMarkerException("The marker is not valid for this request.")
+    return Response(policy_names=[DEFAULT_NAME], truncated=False)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ListKeyPolicies",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.ANY, aliases=True),),
+    raises=(InvalidMarkerException,),
+)

@@ -1,0 +1,66 @@
+"""ListRetirableGrants: the grants that name a principal of the caller's account as the one who may retire them."""
+
+from __future__ import annotations
+
+from kmsd.custody.pages import LONGEST_PAGE, Pager
+from kmsd.domain import shapes
+from kmsd.domain.grant import Grant
+from kmsd.domain.principal import account_of, check_principal
+from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException, UnsupportedOperationException
+from kmsd.operations.grant_list import grant_list_entry
+from kmsd.operations.model import Call, OnAccount, Operation, Service
+from kmsd.operations.symmetric import refuse
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ListRetirableGrants, Request Parameters."""
+
+    retiring_principal: shapes.Principal
+    limit: shapes.Limit = 50
+    marker: shapes.Marker | None = None
+    retiring_service_principal: shapes.ServicePrincipal | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ListRetirableGrants, Response Elements."""
+
+    grants: list[shapes.GrantListEntry]
+    truncated: bool
+    next_marker: shapes.Marker | None = None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """A page in the order of grant ids. "You can specify any principal in your AWS account"; of others, none is told."""
+    refuse(request, "retiring_service_principal")
+    principal, account = request.retiring_principal, call.caller.account
+    check_principal(principal, call.world.place.partition)
+    if account_of(principal) != account:
+        raise NotFoundException(f"{principal} is not a principal of account {account}")
+    filters = {"principal": principal}
+    pager = Pager(await call.service_box(), f"ListRetirableGrants:{account}", filters, min(request.limit, LONGEST_PAGE))
+    after = await pager.start(request.marker)
+    found = await call.books.grants_retirable_by(principal, after, pager.limit + 1, call.now)
+    page = await pager.cut(found, lambda grant: grant.grant_id)
+    return Response(
+        grants=[await _entry(grant, call) for grant in page.items],
+        truncated=page.truncated,
+        next_marker=page.next_marker,
+    )
+
+
+async def _entry(grant: Grant, call: Call) -> shapes.GrantListEntry:
+    key = await call.books.key(grant.key_id)
+    if key is None:
+        raise NotFoundException(f"Key '{grant.key_id}' does not exist")
+    return grant_list_entry(grant, key.arn, call.world.place)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ListRetirableGrants",
+    Request,
+    Response,
+    handle,
+    access=(OnAccount(),),
+    raises=(InvalidArnException, InvalidMarkerException, NotFoundException, UnsupportedOperationException),
+)

@@ -1,0 +1,43 @@
+"""PutKeyPolicy: replace the key policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import LimitExceededException, MalformedPolicyDocumentException
+from kmsd.operations.key_policy import check_new_policy, check_policy_name
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: PutKeyPolicy, Request Parameters."""
+
+    key_id: shapes.KeyId
+    policy: shapes.Policy
+    policy_name: shapes.PolicyName = "default"
+    bypass_policy_lockout_safety_check: bool = False
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Every process decides by the new one once this has been answered."""
+    check_policy_name(request.policy_name)
+    key, bypass = call.key, request.bypass_policy_lockout_safety_check
+    check_new_policy(request.policy, request, call, arn=key.arn, account=key.account, bypass=bypass)
+    await call.transaction.update_key(key, replace(key, policy=request.policy))
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "PutKeyPolicy",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.ANY),),
+    raises=(
+        LimitExceededException,
+        MalformedPolicyDocumentException,
+    ),
+    writes=True,
+)

@@ -1,0 +1,80 @@
+"""RetireGrant: end a grant, by those whom the grant itself names."""
+
+from __future__ import annotations
+
+from kmsd.authz.query import Denied
+from kmsd.authz.retire import may_retire
+from kmsd.custody import grant_tokens
+from kmsd.domain import shapes
+from kmsd.domain.arn import parse_key_name
+from kmsd.domain.grant import Grant, check_grant_id
+from kmsd.domain.key import Key
+from kmsd.errors import (
+    AccessDeniedException,
+    InvalidArnException,
+    InvalidGrantIdException,
+    InvalidGrantTokenException,
+    NotFoundException,
+    ValidationException,
+)
+from kmsd.operations.admission import query_about
+from kmsd.operations.model import Call, Operation, Service, Target, Unrestricted
+
+ACCESS = Unrestricted("the grant says who may retire it, not the key's policy; the handler asks `authz.retire`")
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: RetireGrant, Request Parameters: a token, or a key ARN and a grant id."""
+
+    grant_token: shapes.GrantToken | None = None
+    key_id: shapes.KeyId | None = None
+    grant_id: shapes.GrantId | None = None
+    dry_run: bool | None = None
+
+
+async def handle(request: Request, call: Call) -> None:
+    """No process allows anything by the grant once this has been answered. Works in every state of the key."""
+    grant = await _find(request, call)
+    key = await call.books.key(grant.key_id)
+    if key is None or not key.exists_at(call.now):
+        raise NotFoundException(f"Grant ID {grant.grant_id} not found")
+    await _authorise(grant, key, request, call)
+    await call.transaction.delete_grant(grant.grant_id)
+
+
+async def _find(request: Request, call: Call) -> Grant:
+    """The grant that the request names one way or the other."""
+    if request.grant_token is not None:
+        if request.key_id is not None or request.grant_id is not None:
+            raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
+        return await grant_tokens.grant_of(request.grant_token, call.books, await call.service_box())
+    if request.key_id is None or request.grant_id is None:
+        raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
+    check_grant_id(request.grant_id)
+    name = parse_key_name(request.key_id, caller_account=call.caller.account, place=call.world.place, aliases=False)
+    grant = await call.books.grant(request.grant_id)
+    if grant is None or grant.key_id != name.key_id:
+        raise NotFoundException(f"Grant ID {request.grant_id} not found")
+    return grant
+
+
+async def _authorise(grant: Grant, key: Key, request: Request, call: Call) -> None:
+    target = Target(arn=key.arn, key=key)
+    query = await query_about(OPERATION, ACCESS, target, request, call)
+    decision = may_retire(query, grant)
+    if isinstance(decision, Denied):
+        call.targets[:] = [target]
+        raise AccessDeniedException(decision.message, detail=decision.reason)
+    call.targets[:] = [Target(arn=key.arn, key=key, decision=decision, query=query)]
+
+
+OPERATION: Operation[Request, None] = Operation(
+    Service.KMS,
+    "RetireGrant",
+    Request,
+    None,
+    handle,
+    access=(ACCESS,),
+    raises=(InvalidArnException, InvalidGrantIdException, InvalidGrantTokenException, NotFoundException),
+    writes=True,
+)

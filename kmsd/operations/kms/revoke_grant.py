@@ -1,0 +1,38 @@
+"""RevokeGrant: end a grant, by whoever administers the key."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.grant import check_grant_id
+from kmsd.domain.key_state import Usable
+from kmsd.errors import InvalidGrantIdException, NotFoundException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: RevokeGrant, Request Parameters."""
+
+    key_id: shapes.KeyId
+    grant_id: shapes.GrantId
+    dry_run: bool | None = None
+
+
+async def handle(request: Request, call: Call) -> None:
+    """No process allows anything by the grant once this has been answered."""
+    check_grant_id(request.grant_id)
+    grant = await call.books.grant(request.grant_id)
+    if grant is None or grant.key_id != call.key.key_id:
+        raise NotFoundException(f"Grant ID {request.grant_id} not found")
+    await call.transaction.delete_grant(grant.grant_id)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "RevokeGrant",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.ANY),),
+    raises=(InvalidGrantIdException,),
+    writes=True,
+)

@@ -1,0 +1,64 @@
+"""RotateKeyOnDemand: a new material now; the automatic rotation keeps its dates."""
+
+from __future__ import annotations
+
+from kmsd.custody import rotation
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.domain.material import Material, RotationType
+from kmsd.errors import ConflictException, LimitExceededException, UnsupportedOperationException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+MOST_ON_DEMAND = 25
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: RotateKeyOnDemand, Request Parameters."""
+
+    key_id: shapes.KeyId
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: RotateKeyOnDemand, Response Elements."""
+
+    key_id: shapes.KeyId
+
+
+async def prepare(_: Request, call: Call) -> Material:
+    """Make the object in the token."""
+    _check_count(call)
+    return await rotation.make(
+        call.world.store, call.token, call.key, call.now, RotationType.ON_DEMAND, created=call.created
+    )
+
+
+def _check_count(call: Call) -> None:
+    done = sum(1 for made in call.key.materials.values() if made.rotation_type is RotationType.ON_DEMAND)
+    if done >= MOST_ON_DEMAND:
+        raise LimitExceededException(
+            f"{call.key.arn} was rotated on demand {MOST_ON_DEMAND} times, which is the limit."
+        )
+
+
+async def handle(_: Request, call: Call) -> Response:
+    """The material that `prepare` made becomes the current one."""
+    _check_count(call)
+    await rotation.adopt(call.transaction, call.key, call.prepared)
+    return Response(key_id=call.key.arn)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "RotateKeyOnDemand",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.ROTATION),),
+    raises=(
+        ConflictException,
+        LimitExceededException,
+        UnsupportedOperationException,
+    ),
+    writes=True,
+    prepare=prepare,
+)

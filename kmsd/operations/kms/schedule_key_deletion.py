@@ -1,0 +1,52 @@
+"""ScheduleKeyDeletion: the key and its material cease to exist after a waiting period."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Event, KeyState, Usable
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ScheduleKeyDeletion, Request Parameters."""
+
+    key_id: shapes.KeyId
+    pending_window_in_days: shapes.PendingWindowInDays = 30
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ScheduleKeyDeletion, Response Elements."""
+
+    key_id: shapes.KeyId
+    deletion_date: shapes.Timestamp
+    key_state: str
+    pending_window_in_days: int
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """From now on the key cannot be used; at its date `kmsd.jobs.deletion` destroys it."""
+    days = request.pending_window_in_days
+    key = replace(
+        call.key.after(Event.SCHEDULE_DELETION), deletion_at=call.now + timedelta(days=days), pending_window_days=days
+    )
+    await call.transaction.update_key(call.key, key)
+    return Response(
+        key_id=key.arn,
+        deletion_date=(call.now + timedelta(days=days)).timestamp(),
+        key_state=KeyState.PENDING_DELETION,
+        pending_window_in_days=days,
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ScheduleKeyDeletion",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.NOT_PENDING_DELETION),),
+    writes=True,
+)

@@ -1,0 +1,37 @@
+"""TagResource: add tags to a key, or replace their values."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes, tags
+from kmsd.domain.key_state import Usable
+from kmsd.errors import LimitExceededException, TagException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: TagResource, Request Parameters."""
+
+    key_id: shapes.KeyId
+    tags: list[shapes.Tag]
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Tags may permit or deny: policies see them at once."""
+    given = tags.as_mapping(request.tags)
+    tags.check_count({**await call.books.tags_of(call.key.key_id), **given}, call.world.limits.tags_per_key)
+    await call.transaction.put_tags(call.key.key_id, given)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "TagResource",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.NOT_PENDING_DELETION),),
+    raises=(
+        LimitExceededException,
+        TagException,
+    ),
+    writes=True,
+)

@@ -1,0 +1,32 @@
+"""UntagResource: take tags from a key."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import TagException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: UntagResource, Request Parameters."""
+
+    key_id: shapes.KeyId
+    tag_keys: shapes.TagKeys
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Tags that it does not have are no error."""
+    await call.transaction.delete_tags(call.key.key_id, request.tag_keys)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "UntagResource",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.NOT_PENDING_DELETION),),
+    raises=(TagException,),
+    writes=True,
+)

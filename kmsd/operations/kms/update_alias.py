@@ -1,0 +1,43 @@
+"""UpdateAlias: let a name stand for another key."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.errors import LimitExceededException
+from kmsd.operations.model import Call, OnAlias, OnAliasKey, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: UpdateAlias, Request Parameters."""
+
+    alias_name: shapes.AliasName
+    target_key_id: shapes.KeyId
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Permission is needed on the alias, on the key that loses it and on the one that gets it."""
+    target = call.key_at(2)
+    alias = await call.books.alias(call.caller.account, request.alias_name)
+    if alias is None or alias.key_id == target.key_id:  # admission has found it; the same key again changes nothing
+        return
+    most = call.world.limits.aliases_per_key
+    if await call.books.count_aliases(target.key_id) >= most:
+        raise LimitExceededException(f"{target.arn} has {most} aliases, which is the limit.")
+    await call.transaction.point_alias(alias, target.key_id, call.now)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "UpdateAlias",
+    Request,
+    None,
+    handle,
+    access=(
+        OnAlias("alias_name"),
+        OnAliasKey("alias_name", Usable.ANY),
+        OnKey("target_key_id", Usable.NOT_PENDING_DELETION),
+    ),
+    raises=(LimitExceededException,),
+    writes=True,
+)

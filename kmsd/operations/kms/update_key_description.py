@@ -1,0 +1,32 @@
+"""UpdateKeyDescription: another description."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: UpdateKeyDescription, Request Parameters."""
+
+    key_id: shapes.KeyId
+    description: shapes.Description
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Replace the description."""
+    await call.transaction.update_key(call.key, replace(call.key, description=request.description))
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "UpdateKeyDescription",
+    Request,
+    None,
+    handle,
+    access=(OnKey("key_id", Usable.NOT_PENDING_DELETION),),
+    writes=True,
+)

@@ -1,0 +1,253 @@
+"""Fast calls run on the event loop, slow ones beside it, hanging ones are given up; all of it is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+
+from kmsd.adapters.pkcs11 import Pkcs11Token
+from kmsd.adapters.pkcs11.codes import Ckr
+from kmsd.adapters.pkcs11.workers import Pace
+from kmsd.domain.material import Algorithm
+from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
+from tests.shim import Function, Shim
+from tests.tokens import TokenPlace
+
+AAD = b"associated"
+XAES = Algorithm.XAES_256_GCM
+
+
+async def key_of(token: Pkcs11Token) -> bytes:
+    object_id = secrets.token_bytes(16)
+    await token.generate_key(object_id, XAES)
+    return object_id
+
+
+async def settled(condition: Callable[[], bool], within: float = 5.0) -> None:
+    end = asyncio.get_running_loop().time() + within
+    while not condition():
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.005)
+
+
+def test_pace_follows_the_token() -> None:
+    """Fast inline; a few slow calls end that, one interruption does not; fast calls in threads bring it back."""
+    pace = Pace("auto", 100e-6)
+    assert not pace.inline("seal")
+    pace.measure("seal", lambda: None)
+    assert pace.inline("seal")
+    pace.inline_took("seal", 3.0)
+    assert pace.inline("seal")
+    for _ in range(4):
+        pace.inline_took("seal", 0.002)
+    assert not pace.inline("seal")
+    for _ in range(7):
+        pace.thread_took("seal", 20e-6)
+    assert not pace.inline("seal")
+    pace.thread_took("seal", 0.02)
+    assert pace.inline("seal")
+    assert not pace.inline("open")
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("never", False), ("always", True)])
+def test_pace_obeys_the_setting(mode: str, expected: bool) -> None:  # noqa: FBT001
+    """`never` and `always` do not measure."""
+    pace = Pace(mode, 100e-6)  # type: ignore[arg-type]
+    pace.measure("seal", lambda: None)
+    assert pace.inline("seal") is expected
+    assert pace.inline("random") is expected
+
+
+@pytest.mark.parametrize("mode", ["never", "always"])
+async def test_where_calls_run(softhsm_place: TokenPlace, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`never` keeps the data path off the event loop, `always` on it."""
+    async with softhsm_place.open(inline=mode) as token:
+        raw = token._link.require().connection.raw
+        threads: set[int] = set()
+        original = raw.gcm_encrypt
+
+        def watched(*arguments: object) -> bytes:
+            threads.add(threading.get_ident())
+            return original(*arguments)  # type: ignore[arg-type]
+
+        key = await key_of(token)
+        sealed = await token.encrypt(key, XAES, b"text", AAD)
+        monkeypatch.setattr(raw, "gcm_encrypt", watched)
+        await asyncio.gather(*(token.encrypt(key, XAES, b"text", AAD) for _ in range(50)))
+        assert await token.decrypt(key, XAES, sealed, AAD) == b"text"
+        assert (threads == {threading.get_ident()}) is (mode == "always")
+
+
+async def test_a_token_that_turns_slow_leaves_the_loop_alone(shim_place: TokenPlace, shim: Shim) -> None:
+    """After a few calls of 5 ms the calls run in threads, several at once; fast again, they come back."""
+    async with shim_place.open() as token:
+        key = await key_of(token)
+        await token.encrypt(key, XAES, b"text", AAD)
+        assert token._calls.pace.inline("seal")
+        shim.delay(Function.ENCRYPT, 0.005)
+        for _ in range(6):
+            await token.encrypt(key, XAES, b"text", AAD)
+        assert not token._calls.pace.inline("seal")
+        longest = 0.0
+
+        async def tick() -> None:
+            nonlocal longest
+            while True:
+                start = time.perf_counter()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.perf_counter() - start)
+
+        ticker = asyncio.create_task(tick())
+        start = time.perf_counter()
+        await asyncio.gather(*(token.encrypt(key, XAES, b"text", AAD) for _ in range(40)))
+        took = time.perf_counter() - start
+        ticker.cancel()
+        assert took < 40 * 0.005
+        assert longest < 0.1
+        shim.reset()
+        for _ in range(50):
+            await token.encrypt(key, XAES, b"text", AAD)
+        assert token._calls.pace.inline("seal")
+
+
+async def test_a_hanging_call_is_given_up(shim_place: TokenPlace, shim: Shim) -> None:
+    """TokenTimeout at the deadline; other calls go on in another thread; the late result is dropped."""
+    async with shim_place.open(inline="never", deadline=0.2, sessions=1) as token:
+        key = await key_of(token)
+        await token.encrypt(key, XAES, b"text", AAD)
+        shim.hang(Function.ENCRYPT, on=True)
+        with pytest.raises(TokenTimeout):
+            await token.encrypt(key, XAES, b"text", AAD)
+        assert token.counters.written_off == 1
+        assert len(await token.random(16)) == 16
+        shim.reset()
+        await settled(lambda: token.counters.written_off == 0)
+        assert shim.hung == 0
+        await token.encrypt(key, XAES, b"text", AAD)
+        assert token.counters.sessions_in_use == 0
+
+
+async def test_the_number_of_hanging_calls_is_bounded(shim_place: TokenPlace, shim: Shim) -> None:
+    """Beyond the limit every call fails at once, until a hanging one returns."""
+    async with shim_place.open(inline="never", deadline=0.1, sessions=2, write_off_limit=3) as token:
+        key = await key_of(token)
+        shim.hang(Function.ENCRYPT, on=True)
+        results = await asyncio.gather(
+            *(token.encrypt(key, XAES, b"text", AAD) for _ in range(12)), return_exceptions=True
+        )
+        assert all(isinstance(result, TokenUnavailable) for result in results)
+        for _ in range(3):
+            with pytest.raises(TokenUnavailable):
+                await token.encrypt(key, XAES, b"text", AAD)
+        assert shim.hung <= 3 + 1
+        start = time.perf_counter()
+        with pytest.raises(TokenUnavailable, match="hang in the token"):
+            await token.random(16)
+        assert time.perf_counter() - start < 0.05
+        shim.reset()
+        await settled(lambda: token.counters.written_off == 0)
+        assert len(await token.random(16)) == 16
+        await token.encrypt(key, XAES, b"text", AAD)
+
+
+async def test_the_queue_is_bounded(shim_place: TokenPlace, shim: Shim) -> None:
+    """More callers than may wait: TokenBusy at once, and the others are served."""
+    async with shim_place.open(inline="never", sessions=1, queue_limit=5) as token:
+        key = await key_of(token)
+        await token.encrypt(key, XAES, b"text", AAD)
+        shim.delay(Function.ENCRYPT, 0.02)
+        results = await asyncio.gather(
+            *(token.encrypt(key, XAES, b"text", AAD) for _ in range(20)), return_exceptions=True
+        )
+        served = [result for result in results if isinstance(result, bytes)]
+        busy = [result for result in results if isinstance(result, TokenBusy)]
+        assert len(served) + len(busy) == 20
+        assert 5 <= len(served) <= 7
+
+
+async def test_a_cancelled_caller_leaves_nothing_behind(shim_place: TokenPlace, shim: Shim) -> None:
+    """A call under way ends in its thread; one that was not begun is dropped."""
+    async with shim_place.open(inline="never", sessions=1) as token:
+        key = await key_of(token)
+        await token.encrypt(key, XAES, b"text", AAD)
+        shim.reset()
+        shim.delay(Function.ENCRYPT, 0.05)
+        tasks = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(5)]
+        await asyncio.sleep(0.02)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert len(await token.random(8)) == 8
+        assert shim.calls(Function.ENCRYPT) == 1
+        assert (token.counters.sessions_in_use, token.counters.waiting) == (0, 0)
+
+
+async def test_calls_under_way_are_finished_by_close(shim_place: TokenPlace, shim: Shim) -> None:
+    """`close` waits for them."""
+    async with shim_place.open(inline="never") as token:
+        key = await key_of(token)
+        shim.delay(Function.ENCRYPT, 0.1)
+        call = asyncio.create_task(token.encrypt(key, XAES, b"text", AAD))
+        await asyncio.sleep(0.03)
+        await token.close()
+        assert len(await call) == 24 + 4 + 16
+    # Closing twice, as the block just did, is no error.
+
+
+async def test_the_breaker_answers_at_once(shim_place: TokenPlace, shim: Shim) -> None:
+    """While the token is away nobody waits for it, and one attempt at a time is made to bring it back."""
+    async with shim_place.open() as token:
+        key = await key_of(token)
+    async with shim_place.open(sentinel=key, reconnect_first=0.02, reconnect_longest=0.05) as token:
+        shim.reset()
+        shim.fail(Function.LOGIN, Ckr.DEVICE_ERROR)
+        shim.fail(Function.GET_ATTRIBUTE_VALUE, Ckr.DEVICE_ERROR)
+        with pytest.raises(TokenUnavailable):
+            await token.check()
+        start = time.perf_counter()
+        for _ in range(1000):
+            with pytest.raises(TokenUnavailable):
+                await token.encrypt(key, XAES, b"text", AAD)
+        assert time.perf_counter() - start < 0.5
+        await settled(lambda: shim.calls(Function.LOGIN) >= 3)
+        shim.reset()
+
+        async def well() -> bool:
+            try:
+                await token.check()
+            except TokenUnavailable:
+                return False
+            return True
+
+        while not await well():
+            await asyncio.sleep(0.01)
+        assert token.counters.reconnects == 1
+
+
+def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await test()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def test_on_uvloop(token_place: TokenPlace) -> None:
+    """All of it works on uvloop, inline and in threads."""
+
+    async def everything() -> None:
+        for mode in ("auto", "never"):
+            async with token_place.open(inline=mode) as token:
+                key = await key_of(token)
+                texts = await asyncio.gather(*(token.encrypt(key, XAES, b"text", AAD) for _ in range(50)))
+                opened = await asyncio.gather(*(token.decrypt(key, XAES, text, AAD) for text in texts))
+                assert opened == [b"text"] * 50
+                await token.destroy(key)
+
+    on_uvloop(everything)

@@ -1,0 +1,89 @@
+"""A server around a handler that tests can hold up, and how its answers are read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kmsd.wire.transport import Answer, Limits, Listener, Request, Server
+
+LIMITS = Limits(
+    header_seconds=0.3,
+    body_seconds=0.3,
+    answer_seconds=0.3,
+    keep_alive_seconds=0.4,
+    linger_seconds=0.3,
+    body_bytes=10_000,
+    connections=50,
+)
+UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class Site:
+    """A running server, and what its handler saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[Request] = []
+        self.gate: asyncio.Event | None = None
+        self.waiting = asyncio.Event()
+        self.answer = Answer(200, (("Content-Type", "text/plain"),), b"")
+        self.failure: Exception | None = None
+        self.server: Server
+        self.listener: Listener
+        self.port = 0
+        self.reports: list[dict[str, Any]] = []
+
+    async def handle(self, request: Request) -> Answer:
+        """Answer with method, target and body, when the gate is open."""
+        self.seen.append(request)
+        if self.gate is not None:
+            self.waiting.set()
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        received = request.received
+        text = f"{received.method} {received.target} ".encode() + received.body
+        return Answer(self.answer.status, self.answer.headers, self.answer.body or text)
+
+    async def talk(self, *pieces: bytes) -> bytes:
+        """Send pieces, then read until the server closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        try:
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+
+
+Start = Callable[..., Awaitable[Site]]
+"""What the fixture `start` gives: start a server with these limits."""
+
+
+def parts(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers in lower case, and body of a single answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert len(headers) == len(lines)
+    assert int(headers["content-length"]) == len(body)
+    return int(first.split(" ")[1]), headers, body
+
+
+def refused(answer: bytes, status: int, name: str) -> str:
+    """Check that `answer` is a refusal in AWS's form; its message."""
+    got, headers, body = parts(answer)
+    document = json.loads(body)
+    assert (got, document.pop("__type")) == (status, name)
+    assert headers["content-type"] == "application/x-amz-json-1.1"
+    assert UUID4.fullmatch(headers["x-amzn-requestid"])
+    assert headers["connection"] == "close"
+    assert headers["server"] == "kmsd"
+    message = document.pop("message")
+    assert document == {}
+    assert isinstance(message, str)
+    return message
