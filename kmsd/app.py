@@ -21,7 +21,7 @@ from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
-from kmsd.ports import AuditSink, Store, Token
+from kmsd.ports import AuditSink, Clock, Store, Token
 
 
 class SystemClock:
@@ -90,8 +90,8 @@ def set_module_environment(config: Config) -> None:
 
 
 @asynccontextmanager
-async def open_rooms(config: Config, writer: str) -> AsyncIterator[Rooms]:
-    """Store, token and audit trail, opened for one process and closed in the end.
+async def open_rooms(config: Config, writer: str, clock: Clock | None = None) -> AsyncIterator[Rooms]:
+    """Store, token and audit trail, opened for one process and closed in the end; `clock` is the host's by default.
 
     Raises `StoreUnavailable`, `TokenUnavailable` (`PinRefused`), `AuditUnavailable`, `ConfigError`.
     """
@@ -106,4 +106,4 @@ async def open_rooms(config: Config, writer: str) -> AsyncIterator[Rooms]:
         stack.push_async_callback(sink.close)
         limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
         world = World(place_of(config), limits, store, token)
-        yield Rooms(config, store, token, sink, Pipeline(world, SystemClock(), sink))
+        yield Rooms(config, store, token, sink, Pipeline(world, clock or SystemClock(), sink))

@@ -20,10 +20,12 @@ BOTH = pytest.mark.parametrize("algorithm", list(Algorithm), ids=lambda a: a.nam
 
 
 def new_id() -> bytes:
+    """A fresh object id."""
     return secrets.token_bytes(16)
 
 
 async def key_of(token: Pkcs11Token, algorithm: Algorithm) -> bytes:
+    """A fresh key for the algorithm, if the token offers it."""
     if algorithm not in token.capabilities.algorithms:
         pytest.skip(f"the token does not offer {algorithm.name}")
     object_id = new_id()
@@ -32,6 +34,7 @@ async def key_of(token: Pkcs11Token, algorithm: Algorithm) -> bytes:
 
 
 async def pair_of(token: Pkcs11Token) -> tuple[bytes, bytes]:
+    """A fresh signing pair and its public key."""
     if "CKM_ECDSA" not in token.capabilities.mechanisms:
         pytest.skip("the token does not sign")
     object_id = new_id()
@@ -147,12 +150,12 @@ async def test_signatures_are_verified_by_the_public_key(token: Pkcs11Token) -> 
     verifier = load_der_public_key(public)
     assert isinstance(verifier, ec.EllipticCurvePublicKey)
     assert isinstance(verifier.curve, ec.SECP256R1)
+    scheme = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
     for _ in range(20):
         digest = secrets.token_bytes(32)
-        signature = await token.sign(pair, digest)
-        verifier.verify(signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        verifier.verify(await token.sign(pair, digest), digest, scheme)
     with pytest.raises(InvalidSignature):
-        verifier.verify(signature, bytes(32), ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        verifier.verify(await token.sign(pair, bytes(32)), bytes(31) + b"\1", scheme)
     assert await token.public_key(pair) == public
 
 

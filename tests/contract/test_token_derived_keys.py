@@ -24,6 +24,7 @@ class SettableClock:
         self.now = 1000.0
 
     def __call__(self) -> float:
+        """Seconds."""
         return self.now
 
 
@@ -45,6 +46,7 @@ async def small(token_place: TokenPlace, clock: SettableClock) -> AsyncIterator[
 
 
 async def key_of(token: Pkcs11Token) -> bytes:
+    """A fresh key."""
     if XAES not in token.capabilities.algorithms:
         pytest.skip("the token does not derive")
     object_id = secrets.token_bytes(16)
@@ -59,6 +61,7 @@ def in_token(token: Pkcs11Token) -> int:
 
 
 async def prefixes(token: Pkcs11Token, key: bytes, count: int) -> list[bytes]:
+    """The nonce prefixes of so many messages."""
     return [(await token.encrypt(key, XAES, b"text", AAD))[:12] for _ in range(count)]
 
 

@@ -29,6 +29,7 @@ XAES, GCM = Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM
 
 
 def new_id() -> bytes:
+    """A fresh object id."""
     return secrets.token_bytes(16)
 
 
@@ -55,6 +56,7 @@ async def until_well(call: Callable[[], Awaitable[object]], within: float = 10.0
 
 
 def files_of(place: TokenPlace) -> set[Path]:
+    """The object files of a SoftHSM token."""
     assert place.objects is not None
     return set(place.objects.glob("*/*.object"))
 

@@ -24,12 +24,14 @@ XAES = Algorithm.XAES_256_GCM
 
 
 async def key_of(token: Pkcs11Token) -> bytes:
+    """A fresh key."""
     object_id = secrets.token_bytes(16)
     await token.generate_key(object_id, XAES)
     return object_id
 
 
 async def settled(condition: Callable[[], bool], within: float = 5.0) -> None:
+    """Wait for other threads."""
     end = asyncio.get_running_loop().time() + within
     while not condition():
         assert asyncio.get_running_loop().time() < end
@@ -225,12 +227,14 @@ async def test_the_breaker_answers_at_once(shim_place: TokenPlace, shim: Shim) -
                 return False
             return True
 
-        while not await well():
+        while not await well():  # noqa: ASYNC110 (the token heals by itself)
             await asyncio.sleep(0.01)
         assert token.counters.reconnects == 1
 
 
 def on_uvloop(test: Callable[[], Awaitable[None]]) -> None:
+    """Run it there."""
+
     async def run() -> None:
         await test()
 

@@ -48,6 +48,7 @@ asyncio.run(main())
 
 
 async def key_of(token: Pkcs11Token) -> bytes:
+    """A fresh key."""
     object_id = secrets.token_bytes(16)
     await token.generate_key(object_id, XAES)
     return object_id
@@ -57,9 +58,9 @@ def started(place: TokenPlace, key: bytes, count: int) -> list[tuple[int, str, s
     """`count` processes that open the token at the same moment, seal, open and close it."""
     arguments = [place.module, place.label, place.folder / "start.lock", key.hex(), place.init_reserved or ""]
     environment = {**os.environ, **place.environment, "PYTHONPATH": str(REPOSITORY)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command, pipe = [sys.executable, "-c", WORKER, *map(str, arguments)], subprocess.PIPE
     processes = [
-        subprocess.Popen([sys.executable, "-c", WORKER, *arguments], env=environment, **pipes) for _ in range(count)
+        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(count)
     ]
     for process in processes:
         assert process.stdin is not None
@@ -153,7 +154,7 @@ async def test_a_forked_child_does_not_use_the_token(softhsm_place: TokenPlace) 
             except TokenUnavailable:
                 os._exit(7)
             os._exit(0)
-        _, status = os.waitpid(program, 0)
+        _, status = os.waitpid(program, 0)  # noqa: ASYNC222 (the child ends at once)
         assert os.waitstatus_to_exitcode(status) == 7
         assert len(await token.random(8)) == 8
 

@@ -17,7 +17,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding
 from kmsd.adapters.pkcs11.cryptoki import Scratch, numbers, pack_numbers
-from kmsd.ports import TokenInfo, TokenUnavailable
+from kmsd.ports import TokenBusy, TokenInfo, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,8 +105,10 @@ class Connection:
                 return self._free.pop()
         try:
             return self.open_session()
-        except BaseException:
+        except BaseException as error:
             self._returned()
+            if isinstance(error, CkrError) and error.rv == Ckr.SESSION_COUNT:
+                raise TokenBusy("the token has no more sessions") from error
             raise
 
     def _give(self, kept: Session | None, session: Session) -> None:

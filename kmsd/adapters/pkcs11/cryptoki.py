@@ -17,10 +17,14 @@ _GCM_MECHANISM = int(Mechanism.AES_GCM)
 
 
 class CkVersion(Structure):
+    """CK_VERSION."""
+
     _fields_ = (("major", c_ubyte), ("minor", c_ubyte))
 
 
 class CkInitializeArgs(Structure):
+    """CK_C_INITIALIZE_ARGS."""
+
     _fields_ = (
         ("CreateMutex", c_void_p),
         ("DestroyMutex", c_void_p),
@@ -32,15 +36,20 @@ class CkInitializeArgs(Structure):
 
 
 class CkAttribute(Structure):
+    """CK_ATTRIBUTE."""
+
     _fields_ = (("type", c_ulong), ("pValue", c_void_p), ("ulValueLen", c_ulong))
 
 
 class CkMechanism(Structure):
+    """CK_MECHANISM."""
+
     _fields_ = (("mechanism", c_ulong), ("pParameter", c_void_p), ("ulParameterLen", c_ulong))
 
 
 class CkGcmParams(Structure):
-    # PKCS#11 v2.40 errata 01 has ulIvBits between ulIvLen and pAAD; the headers that all modules are built with do too.
+    """CK_GCM_PARAMS, with ulIvBits: the text of PKCS#11 v2.40 lacks it, the headers of modules do not."""
+
     _fields_ = (
         ("pIv", c_void_p),
         ("ulIvLen", c_ulong),
@@ -58,10 +67,14 @@ class CkDerivationData(Structure):
 
 
 class CkSessionInfo(Structure):
+    """CK_SESSION_INFO."""
+
     _fields_ = (("slotID", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("ulDeviceError", c_ulong))
 
 
 class CkTokenInfo(Structure):
+    """CK_TOKEN_INFO; the ten counts of sessions and memory are of no interest here."""
+
     _fields_ = (
         ("label", c_ubyte * 32),
         ("manufacturerID", c_ubyte * 32),
@@ -90,6 +103,8 @@ C_DeriveKey C_SeedRandom C_GenerateRandom C_GetFunctionStatus C_CancelFunction C
 
 
 class CkFunctionList(Structure):
+    """CK_FUNCTION_LIST."""
+
     _fields_ = (("version", CkVersion), *((name, c_void_p) for name in _FUNCTION_ORDER.split()))
 
 
@@ -146,6 +161,7 @@ def _packed(value: Value) -> bytes:
 
 
 def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
+    """An array that asks for these attributes, each with a buffer of `size` bytes (none if 0)."""
     array = (CkAttribute * len(kinds))()
     buffers = [create_string_buffer(size) if size else None for _ in kinds]
     for index, (kind, buffer) in enumerate(zip(kinds, buffers, strict=True)):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
+from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, port_error
+from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding, port_error
 from kmsd.adapters.pkcs11.connection import Connection, Session
 from kmsd.adapters.pkcs11.module import start_lock
 from kmsd.adapters.pkcs11.objects import NotFound, Objects
@@ -42,6 +44,7 @@ class Epoch:
     derive_session: Session
     sentinel: int
     """Handle of the sentinel; 0 if there is none."""
+    renewing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def number(self) -> int:
@@ -78,11 +81,12 @@ class Epoch:
 
     def renew_sessions(self) -> None:
         """Take no session of before any more, since one was found dead; derived keys go with theirs."""
-        self.connection.drop_free_sessions()
-        fresh = self.connection.open_session()
-        self.derive_session.close()
-        self.derived.renew(fresh)
-        self.derive_session = fresh
+        with self.renewing:
+            self.connection.drop_free_sessions()
+            fresh = self.connection.open_session()
+            old, self.derive_session = self.derive_session, fresh
+            self.derived.renew(fresh)
+            old.close()
 
     def forget(self, object_id: bytes) -> None:
         """Drop the handle of the object, and take its derived keys out of use."""
@@ -115,8 +119,8 @@ def begin(
                     module.restart(void)
                 module.ensure_initialized()
                 return _log_in(module, settings, clock)
-            except (CkrError, TokenUnavailable) as error:
-                last = error
+            except (CkrError, PKCS11Error, TokenUnavailable) as error:
+                last = of_binding(error) if isinstance(error, PKCS11Error) else error
                 if isinstance(error, PinRefused | SentinelMissing) or attempt == tries or time.monotonic() > end:
                     break
                 log.info("token_start_retry", attempt=attempt, reason=str(error))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from kmsd.adapters.pkcs11 import epoch as epochs
-from kmsd.adapters.pkcs11.codes import CkrError, Fate, name_of, port_error
+from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, name_of, port_error
 from kmsd.adapters.pkcs11.objects import NotFound
 from kmsd.adapters.pkcs11.workers import Workers
 from kmsd.ports import NoSuchObject, NotAuthentic, PinRefused, TokenError, TokenUnavailable
@@ -98,7 +98,8 @@ class Link:
             return call(epoch)
         except CkrError as error:
             self.judge(epoch, object_id, error, opening=opening)
-            if error.fate is Fate.HANDLE and object_id is not None:
+            # An object that is found and may not be used (KEY_FUNCTION_NOT_PERMITTED) is broken, not missing.
+            if error.rv in (Ckr.KEY_HANDLE_INVALID, Ckr.OBJECT_HANDLE_INVALID) and object_id is not None:
                 raise NoSuchObject(f"the token refuses the object {object_id.hex()}: {error}") from error
             raise port_error(error) from error
 
@@ -166,7 +167,10 @@ class Link:
                 self._reason = error
                 log.critical("token_pin_refused")
                 return
-            except TokenError as error:
+            except Exception as error:
+                if not isinstance(error, TokenError):
+                    # A mistake of ours must not end the healing.
+                    log.exception("token_heal_failed")
                 log.warning("token_still_away", reason=str(error), next_attempt_in=pause)
                 await asyncio.sleep(pause)
                 pause, void = min(2 * pause, self._settings.reconnect_longest), self._module.epoch
@@ -185,13 +189,22 @@ class Link:
             await asyncio.wait([self._healing])
         epoch, self._epoch = self._epoch, None
         self._reason = TokenUnavailable("the token is closed")
+        try:
+            finish = partial(self._finish, epoch, finished)
+            await self._starter.run(finish, deadline=self._settings.start_deadline)
+        except TokenUnavailable as error:
+            # A call hangs inside the module: C_Finalize beside it is not defined. The process must end to be rid of it.
+            log.error("token_not_released", reason=str(error))  # noqa: TRY400 (the reason says it all)
+        await self._starter.close(within=self._settings.deadline)
 
-        def finish() -> None:
-            drained = finished and (epoch is None or epoch.connection.drained(timeout=self._settings.deadline))
+    def _finish(self, epoch: Epoch | None, finished: bool) -> None:  # noqa: FBT001 (its own)
+        drained = finished and (epoch is None or epoch.connection.drained(timeout=self._settings.deadline))
+        try:
             if epoch is not None and drained and not epoch.connection.retired:
                 epoch.connection.retire()
                 epoch.end()
+        except CkrError as error:
+            # C_Finalize, which follows, ends what could not be ended singly.
+            log.warning("token_sessions_left", reason=str(error))
+        finally:
             self._module.release(finalize=drained)
-
-        await self._starter.run(finish, deadline=self._settings.start_deadline)
-        await self._starter.close(within=self._settings.deadline)

@@ -136,7 +136,12 @@ class Module:
 
     def _initialize(self) -> None:
         if self._library is None:
-            self._library = _LockingLibrary(self.path, self.raw, self._reserved)
+            try:
+                self._library = _LockingLibrary(self.path, self.raw, self._reserved)
+            except PKCS11Error:
+                # C_Initialize worked, what the binding asked next did not.
+                self.raw.finalize()
+                raise
         else:
             self._library.reserved = self._reserved
             self._library.initialize()
@@ -218,7 +223,10 @@ def start_lock(path: Path | None, timeout: float) -> Iterator[None]:
     if path is None:
         yield
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TokenUnavailable(f"the start lock cannot be opened: {error}") from error
     try:
         _lock_within(descriptor, time.monotonic() + timeout, path)
         yield

@@ -101,8 +101,10 @@ ROLES: tuple[Role, ...] = (*SEALING.values(), SIGNING_PRIVATE, SIGNING_PUBLIC)
 
 READ_BACK: tuple[Attribute, ...] = tuple(
     dict.fromkeys(
-        (A.CLASS, A.KEY_TYPE, A.ID, A.LABEL, A.LOCAL)
-        + tuple(kind for role in ROLES for part in (role.template, role.where_allowed, role.proofs) for kind in part)
+        (
+            *(A.CLASS, A.KEY_TYPE, A.ID, A.LABEL, A.LOCAL),
+            *(kind for role in ROLES for part in (role.template, role.where_allowed, role.proofs) for kind in part),
+        )
     )
 )
 """Every attribute that some role promises."""

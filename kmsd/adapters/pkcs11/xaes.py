@@ -194,13 +194,12 @@ class DerivedKeys:
             for key in list(self._opening.values()):
                 self._end(key)
 
-    def renew(self, session: Session) -> Session:
-        """Go on with another session, since this one may be dead, and every key with it. The old one is returned."""
+    def renew(self, session: Session) -> None:
+        """Go on with another session, since this one may be dead, and every key with it."""
         self.end_all()
         with self._deriving:
-            old, self._session = self._session, session
+            self._session = session
             self._dead.clear()
-        return old
 
     @property
     def unburied(self) -> int:

@@ -1,0 +1,54 @@
+"""Stock clients of the daemon: boto3 as its users configure it, with a clock that tests can move."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import botocore.auth
+import botocore.config
+
+REGION = "us-east-1"
+ACCOUNT = "000000000000"
+
+
+@dataclass
+class SigningClock:
+    """What botocore takes for the time of day; a test that moves the daemon's clock moves this one with it."""
+
+    offset: datetime.timedelta = datetime.timedelta(0)
+
+    def now(self, *, remove_tzinfo: bool = True) -> datetime.datetime:
+        """As `botocore.compat.get_current_datetime`."""
+        now = datetime.datetime.now(datetime.UTC) + self.offset
+        return now.replace(tzinfo=None) if remove_tzinfo else now
+
+
+signing_clock = SigningClock()
+botocore.auth.get_current_datetime = signing_clock.now
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key as `kmsd init` and `kmsd user create` print it."""
+
+    access_key_id: str
+    secret: str
+    arn: str = ""
+    session_token: str | None = None
+
+
+def client(endpoint: str, credentials: Credentials, service: str = "kms", **options: Any) -> Any:
+    """A boto3 client without retries: a test wants to see the first answer."""
+    config = botocore.config.Config(retries={"total_max_attempts": 1}, **options)
+    return boto3.session.Session().client(
+        service,
+        region_name=REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=credentials.access_key_id,
+        aws_secret_access_key=credentials.secret,
+        aws_session_token=credentials.session_token,
+        config=config,
+    )

@@ -1,0 +1,186 @@
+"""The daemon as users run it: a process, on a socket, over a SoftHSM2 token of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.clients import ACCOUNT, REGION, Credentials, client
+from tests.tokens import TokenPlace, softhsm
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_config(folder: Path, place: TokenPlace, port: int, *, workers: int = 1, extra: str = "") -> Path:
+    """A kmsd.toml for the token at `place`; `extra` is TOML that follows."""
+    pin_file = folder / "pin"
+    pin_file.write_bytes(place.pin)
+    pin_file.chmod(0o600)
+    environment = ", ".join(f'{name} = "{value}"' for name, value in place.environment.items())
+    path = folder / "kmsd.toml"
+    path.write_text(
+        f'data_dir = "{folder / "data"}"\nregion = "{REGION}"\naccount = "{ACCOUNT}"\nworkers = {workers}\n'
+        f'[listen]\naddress = "127.0.0.1:{port}"\n'
+        f'[token]\nmodule = "{place.module}"\nlabel = "{place.label}"\npin_file = "{pin_file}"\n'
+        f'dir_sync = "{place.objects}"\nenvironment = {{ {environment} }}\n{extra}\n'
+    )
+    return path
+
+
+@dataclass
+class Daemon:
+    """A configured daemon; `start` and `stop` as often as a test likes."""
+
+    folder: Path
+    place: TokenPlace
+    port: int
+    config: Path
+    admin: Credentials = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self.folder / "data"
+
+    def cli(self, *arguments: str, check: bool = True, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run `kmsd --config … ARGUMENTS`."""
+        command = [sys.executable, "-m", "kmsd", "--config", str(self.config), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=120)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}")
+        return done
+
+    def user(self, name: str, policy: dict[str, Any] | None = None, account: str = ACCOUNT) -> Credentials:
+        """A new user with an access key."""
+        arguments = ["user", "create", name, "--account", account, "--format", "json"]
+        if policy is not None:
+            path = self.folder / f"{name}.json"
+            path.write_text(json.dumps(policy))
+            arguments += ["--policy", str(path)]
+        return credentials_of(self.cli(*arguments).stdout)
+
+    def client(self, service: str = "kms", credentials: Credentials | None = None, **options: Any) -> Any:
+        """A boto3 client, of the administrator if nobody else is named."""
+        return client(self.endpoint, credentials or self.admin, service, **options)
+
+    def start(self, *, ready: bool = True) -> None:
+        """Run `kmsd serve`; wait until it answers."""
+        command = [sys.executable, "-m", "kmsd", "--config", str(self.config), "serve"]
+        log = (self.folder / "serve.log").open("ab")
+        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        log.close()
+        if ready:
+            self.wait_ready()
+
+    def wait_ready(self, seconds: float = 30) -> None:
+        """Until `/readyz` says yes. Raises AssertionError with the log if it never does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process is not None and self.process.poll() is not None:
+                break
+            if self.get("/readyz")[0] == 200:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"not ready:\n{self.log()}")
+
+    def get(self, path: str) -> tuple[int, dict[str, str]]:
+        """Status and JSON body of an unsigned GET; status 0 if nobody listens."""
+        try:
+            with urllib.request.urlopen(self.endpoint + path, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        path = self.folder / "serve.log"
+        return path.read_text() if path.exists() else ""
+
+    def workers(self) -> list[int]:
+        """Process ids of its workers."""
+        if self.process is None:
+            return []
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(child) for child in children]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it, gently by default; its exit status."""
+        if self.process is None:
+            return 0
+        workers = self.workers() if self.process.poll() is None else []
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        self.process = None
+        deadline = time.monotonic() + 30
+        while any(_alive(worker) for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return status
+
+    def kill(self) -> None:
+        """As when the host's power goes: parent and workers at once."""
+        if self.process is not None:
+            for pid in (self.process.pid, *self.workers()):
+                os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def audit_records(self) -> list[dict[str, Any]]:
+        """Everything in the audit trail."""
+        return [
+            json.loads(line)
+            for path in sorted((self.data / "audit").glob("*.jsonl"))
+            for line in path.read_text().splitlines()
+        ]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def credentials_of(printed: bytes) -> Credentials:
+    """What `--format json` prints."""
+    fields = json.loads(printed)
+    return Credentials(fields["AccessKeyId"], fields["SecretAccessKey"], fields["Arn"])
+
+
+@contextmanager
+def provisioned(folder: Path, *, workers: int = 1, extra: str = "") -> Iterator[Daemon]:
+    """A daemon that is set up and not started; stopped, if it runs, at the end."""
+    with softhsm(folder / "token") as place:
+        port = free_port()
+        daemon = Daemon(folder, place, port, write_config(folder, place, port, workers=workers, extra=extra))
+        daemon.admin = credentials_of(daemon.cli("init", "--format", "json").stdout)
+        try:
+            yield daemon
+        finally:
+            daemon.stop()

@@ -1,0 +1,146 @@
+"""The daemon within the test process: real token, real database, real socket, and a clock that the test sets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kmsd import config as configuration
+from kmsd.adapters.sqlite import connection
+from kmsd.app import Rooms, open_rooms, place_of
+from kmsd.config import Config
+from kmsd.custody import provisioning
+from kmsd.custody.credentials import Credentials as KnownCredentials
+from kmsd.jobs.scheduler import Scheduler
+from kmsd.wire.front import Front
+from kmsd.wire.listeners import bind_tcp
+from kmsd.wire.sigv4_claim import signing_key
+from kmsd.wire.transport import Listener, serve
+from tests.clients import Credentials, client, signing_clock
+from tests.daemon import write_config
+from tests.tokens import softhsm
+
+T = TypeVar("T")
+
+
+@dataclass
+class ManualClock:
+    """The time of day, and as much more as the test has added."""
+
+    offset: timedelta = timedelta(0)
+
+    def now(self) -> datetime:
+        """As `kmsd.ports.Clock`."""
+        return datetime.now(UTC) + self.offset
+
+    def advance(self, **delta: float) -> None:
+        """Let time pass: `days=7`. Clients' clocks go with it."""
+        self.offset += timedelta(**delta)
+        signing_clock.offset = self.offset
+
+
+@dataclass
+class House:
+    """A running daemon and its rooms."""
+
+    config: Config
+    clock: ManualClock
+    rooms: Rooms
+    scheduler: Scheduler
+    loop: asyncio.AbstractEventLoop
+    endpoint: str
+    admin: Credentials
+    _users: int = field(default=0)
+
+    def run(self, act: Coroutine[Any, Any, T], seconds: float = 60) -> T:
+        """Run a coroutine on the daemon's loop."""
+        return asyncio.run_coroutine_threadsafe(act, self.loop).result(seconds)
+
+    def client(self, service: str = "kms", credentials: Credentials | None = None, **options: Any) -> Any:
+        """A boto3 client, of the administrator if nobody else is named."""
+        return client(self.endpoint, credentials or self.admin, service, **options)
+
+    def user(self, policy: dict[str, Any] | None = None, *, name: str = "", account: str = "") -> Credentials:
+        """A new user with an access key."""
+        self._users += 1
+        name = name or f"user{self._users}"
+        policies = {} if policy is None else {"policy": json.dumps(policy)}
+        return self.run(_make_user(self.rooms, name, account or self.config.account, policies))
+
+    def tick(self) -> None:
+        """Let the jobs do what is due now."""
+        self.run(self.scheduler.tick())
+
+    def records(self) -> list[dict[str, Any]]:
+        """The audit trail so far."""
+        lines = (self.config.audit_dir / "house.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+async def _make_user(rooms: Rooms, name: str, account: str, policies: dict[str, str]) -> Credentials:
+    now = rooms.pipeline.clock.now()
+    user = provisioning.new_user(place_of(rooms.config), account, name, policies, now)
+    await provisioning.create_user(rooms.store, user, now)
+    made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+    return Credentials(made.access_key_id, made.secret, user.arn)
+
+
+@contextmanager
+def house(folder: Path, *, extra: str = "", without: Sequence[str] = ()) -> Iterator[House]:
+    """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`."""
+    with softhsm(folder / "token", without=without) as place:
+        config = configuration.load(write_config(folder, place, 1, extra=extra))
+        config.audit_dir.mkdir(parents=True)
+        connection.create(config.database)
+        started: dict[str, House | BaseException] = {}
+        ready, leave = threading.Event(), threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(_live(config, started, ready, leave)))
+        thread.start()
+        ready.wait(60)
+        found = started.get("house")
+        if not isinstance(found, House):
+            thread.join()
+            raise AssertionError("the house did not start") from started.get("error")  # type: ignore[arg-type]
+        try:
+            yield found
+        finally:
+            signing_clock.offset = timedelta(0)
+            leave.set()
+            thread.join(60)
+
+
+async def _live(
+    config: Config, started: dict[str, House | BaseException], ready: threading.Event, leave: threading.Event
+) -> None:
+    clock = ManualClock()
+    try:
+        await _provision(config)
+        async with open_rooms(config, "house", clock) as rooms:
+            front = Front(rooms.pipeline, KnownCredentials(rooms.token, signing_key), {})
+            listener = bind_tcp("127.0.0.1", 0)
+            server = await serve(front.handle, [Listener(listener)])
+            scheduler = Scheduler(rooms.store, rooms.token, clock, rooms.record_job, "house")
+            policies = {"administrator": provisioning.ADMINISTRATOR_POLICY}
+            admin = await _make_user(rooms, "admin", config.account, policies)
+            endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            started["house"] = House(config, clock, rooms, scheduler, asyncio.get_running_loop(), endpoint, admin)
+            ready.set()
+            await asyncio.to_thread(leave.wait)
+            await server.stop(5)
+    except BaseException as exc:
+        started["error"] = exc
+        ready.set()
+        raise
+
+
+async def _provision(config: Config) -> None:
+    """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
+    async with open_rooms(config, "house") as rooms:
+        await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC))
