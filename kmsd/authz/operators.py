@@ -307,6 +307,7 @@ class Operator:
         for candidate in (Quantifier.FOR_ALL, Quantifier.FOR_ANY):
             if base.startswith(candidate.value):
                 base, quantifier = base.removeprefix(candidate.value), candidate
+                break
         if base == "Null" and quantifier is Quantifier.NONE:
             return cls(quantifier, base, if_exists=False)
         # "You can add IfExists to the end of any condition operator name except the Null condition."
