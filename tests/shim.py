@@ -37,7 +37,7 @@ def compiler() -> str | None:
 def build(folder: Path) -> Path:
     """Compile the shim into `folder`."""
     path = folder / "shim.so"
-    compile_it = [compiler() or "cc", "-shared", "-fPIC", "-O1", "-w", "-o", path, SOURCE, "-ldl"]
+    compile_it = [compiler() or "cc", "-shared", "-fPIC", "-O1", "-w", "-o", str(path), str(SOURCE), "-ldl"]
     subprocess.run(compile_it, check=True, capture_output=True)
     return path
 

@@ -8,6 +8,7 @@ A module is initialised once per process for one place: close every token of a p
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ class TokenPlace:
     objects: Path | None
     """Where the token keeps its objects, if in a folder."""
     init_reserved: str | None = None
+    object_label: str = "kmsd"
     environment: dict[str, str] = field(default_factory=dict)
     """What a further process needs to find the same token."""
 
@@ -49,6 +51,7 @@ class TokenPlace:
             pin=self.pin,
             label=self.label,
             init_reserved=self.init_reserved,
+            object_label=self.object_label,
             start_lock=self.folder / "start.lock",
             token_dir_sync=self.objects,
         )
@@ -116,8 +119,8 @@ def nss(folder: Path) -> Iterator[TokenPlace]:
 
 @contextmanager
 def named(folder: Path) -> Iterator[TokenPlace]:
-    """The token that the environment names; it is not made anew, and tests remove what they make."""
-    yield TokenPlace(
+    """The token that the environment names, not made anew: what is labelled `kmsd-contract` is removed from it."""
+    place = TokenPlace(
         "named",
         Path(os.environ["KMSD_TEST_MODULE"]),
         os.environ["KMSD_TEST_TOKEN_LABEL"],
@@ -125,7 +128,23 @@ def named(folder: Path) -> Iterator[TokenPlace]:
         folder,
         None,
         os.environ.get("KMSD_TEST_INIT_RESERVED"),
+        object_label="kmsd-contract",
     )
+    _empty(place)
+    try:
+        yield place
+    finally:
+        _empty(place)
+
+
+def _empty(place: TokenPlace) -> None:
+    async def destroy_all() -> None:
+        async with place.open() as token:
+            for report in await token.list_objects():
+                await token.destroy(report.object_id)
+
+    with asyncio.Runner() as runner:
+        runner.run(destroy_all())
 
 
 def available() -> list[str]:

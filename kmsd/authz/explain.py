@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kmsd.authz.compiled import CompiledStatement
     from kmsd.authz.query import Decision, Query
     from kmsd.domain.grant import Grant
+    from kmsd.domain.policy import Principals
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,9 @@ def _misses(query: Query, statement: CompiledStatement, asker: Asker, facts: Fac
     if not statement.effective:
         yield Miss("Resource" if source.resources is None else "Action", "to be present", "missing: no effect")
         return
-    if not statement.reaches(asker):
-        yield Miss(_name("Principal", excluded=source.excludes_principals), _who(statement), " ".join(asker.names))
+    if source.principals is not None and not statement.reaches(asker):
+        element = _name("Principal", excluded=source.excludes_principals)
+        yield Miss(element, _who(source.principals), " ".join(asker.names))
     if not statement.covers_action(query.action.lower()):
         element = _name("Action", excluded=source.excludes_actions)
         yield Miss(element, ", ".join(source.actions or ()), query.action)
@@ -116,10 +118,7 @@ def _name(element: str, *, excluded: bool) -> str:
     return f"Not{element}" if excluded else element
 
 
-def _who(statement: CompiledStatement) -> str:
-    principals = statement.source.principals
-    if principals is None:
-        return ""
+def _who(principals: Principals) -> str:
     everyone = ("*",) if principals.everyone else ()
     return ", ".join((*everyone, *principals.accounts, *principals.entities, *principals.services))
 

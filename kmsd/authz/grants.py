@@ -77,7 +77,7 @@ class _Index:
         self._equals: dict[tuple[str, str], dict[frozenset[tuple[str, str]], list[int]]] = {}
         self._subset: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
         for number, grant in enumerate(grants):
-            for operation in grant.operations:
+            for operation in frozenset(grant.operations):  # one may stand there twice
                 self._add(number, grant, operation)
 
     def _add(self, number: int, grant: Grant, operation: str) -> None:

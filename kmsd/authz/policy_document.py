@@ -20,6 +20,9 @@ MAX_DEPTH = 8
 MAX_VALUES = 16_384
 """Strings, numbers and booleans in one document, the elements' names included."""
 
+MAX_MESSAGE = 400
+"""Characters of a refusal: parts of the document stand in it."""
+
 VERSIONS = ("2008-10-17", "2012-10-17")
 DEFAULT_VERSION = "2008-10-17"
 """What a document without Version is."""
@@ -302,4 +305,5 @@ def _refuse(sentence: str, place: str, problem: str = "") -> NoReturn:
     """Raise with AWS's sentence, then the place and what is wrong there, in printable characters."""
     where = " ".join(part for part in (place, problem) if part)
     message = f"{sentence} ({where})" if where else sentence
-    raise MalformedPolicyDocumentException(message.encode("ascii", "backslashreplace").decode("ascii"))
+    printable = message.encode("unicode_escape").decode("ascii")
+    raise MalformedPolicyDocumentException(printable[:MAX_MESSAGE])

@@ -138,7 +138,7 @@ class Tag(Shape, frozen=True):
 class RecipientInfo(Shape, frozen=True):
     """A Nitro Enclave's attestation; accepted as a shape so that it can be refused by name."""
 
-    key_encryption_algorithm: str | None = None
+    key_encryption_algorithm: Annotated[str, Constraint(values=("RSAES_OAEP_SHA_256",))] | None = None
     attestation_document: Annotated[bytes, Constraint(min_length=1, max_length=262144)] | None = None
 
 

@@ -370,7 +370,8 @@ class Connection(asyncio.Protocol):
             self._reading = True
             transport.resume_reading()
         if self._eof or self._server.draining or isinstance(error, RequestTimeoutException):
-            # Nothing more is coming that could collide with the answer.
+            # Nothing more comes, or comes so slowly that the deadline goes before the courtesy: a client that drips on
+            # may find a reset connection instead of the answer.
             transport.close()
         elif transport.can_write_eof():
             transport.write_eof()

@@ -116,7 +116,7 @@ class Server:
         self._empty = asyncio.Event()
         self._listeners: Sequence[Listener] = ()
         self._listening: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
 
     @property
     def connections(self) -> int:
@@ -275,4 +275,11 @@ class Server:
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        """Report a task that failed: without its sweep, say, the server would look well and keep no deadline."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._loop.call_exception_handler({"message": "a task of the server failed", "exception": error})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kmsd.authz.query import Query
 from tests.authz_cases import grants, principals
 from tests.authz_cases.support import (
     ALICE,
@@ -39,7 +40,7 @@ NOTHING = policy(allow(None, "s3:*"))
 IT, BOTH = grants.IT, grants.BOTH
 
 
-def attack(name: str, expect: str, rule: str, page: str, query: object) -> Case:
+def attack(name: str, expect: str, rule: str, page: str, query: Query) -> Case:
     """A case that is an attempt."""
     return Case(name, expect, rule, page, query, attack=True)
 

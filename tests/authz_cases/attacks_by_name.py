@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kmsd.authz.query import Query
 from tests.authz_cases import grants, principals
 from tests.authz_cases.support import (
     ALICE,
@@ -40,7 +41,7 @@ IT, BOTH = grants.IT, grants.BOTH
 KELVIN, CYRILLIC_A, FULL_WIDTH_I = "\u212a", "\u0430", "\uff29"
 
 
-def attack(name: str, expect: str, rule: str, page: str, query: object) -> Case:
+def attack(name: str, expect: str, rule: str, page: str, query: Query) -> Case:
     """A case that is an attempt."""
     return Case(name, expect, rule, page, query, attack=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from kmsd.authz.query import Query
 from tests.authz_cases.support import (
     ALICE,
     DELEGATING,
@@ -41,12 +44,12 @@ SPECIAL = "Dollar, braces and an asterisk, question mark or dollar within stand 
 PREFIX = f"arn:aws:kms:us-east-1:{A}:"
 
 
-def by_action(action: object, operation: str = "Encrypt", **more: object) -> object:
+def by_action(action: Any, operation: str = "Encrypt", **more: Any) -> Query:
     """Alice under a key policy that allows `action`."""
     return ask(user(), policy(allow(ALICE, action, **more)), operation)
 
 
-def by_resource(resource: object, asked: str = KEY, **more: object) -> object:
+def by_resource(resource: Any, asked: str = KEY, **more: Any) -> Query:
     """Alice under the default key policy and an identity policy for `resource`."""
     return ask(user("alice", policy(allow(None, "kms:*", resource, **more))), DELEGATING, resource=asked)
 

@@ -326,4 +326,18 @@ CASES = [
         KEY_POLICY,
         ask(user(), policy(allow(ALICE, resource=KEY))),
     ),
+    Case(
+        "deny not principal, everyone listed",
+        "allow",
+        NOT_DENY,
+        NOT_PRINCIPAL,
+        ask(user(), policy(allow(ALICE), deny(None, NotPrincipal="*"))),
+    ),
+    Case(
+        "denied twice",
+        "explicit",
+        "An explicit Deny overrides any Allow.",
+        EVALUATION,
+        ask(user(), policy(deny(ALICE), deny("*"), allow(ALICE))),
+    ),
 ]

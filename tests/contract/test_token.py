@@ -110,7 +110,9 @@ async def test_an_unknown_object_is_told(token: Pkcs11Token, algorithm: Algorith
 
 
 @BOTH
-async def test_a_sealing_key_is_guarded_and_has_one_role(token: Pkcs11Token, algorithm: Algorithm) -> None:
+async def test_a_sealing_key_is_guarded_and_has_one_role(
+    token: Pkcs11Token, token_place: TokenPlace, algorithm: Algorithm
+) -> None:
     """Never to leave the token, never to be changed, and of use for nothing but its algorithm."""
     shown = await token.attributes(await key_of(token, algorithm))
     derives = algorithm is Algorithm.XAES_256_GCM
@@ -129,7 +131,7 @@ async def test_a_sealing_key_is_guarded_and_has_one_role(token: Pkcs11Token, alg
         "CKA_VERIFY": False,
         "CKA_WRAP": False,
         "CKA_UNWRAP": False,
-        "CKA_LABEL": b"kmsd",
+        "CKA_LABEL": token_place.object_label.encode(),
         "CKA_VALUE_LEN": 32,
     }
     assert {name: shown.get(name) for name in expected} == expected

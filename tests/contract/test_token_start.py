@@ -59,9 +59,7 @@ def started(place: TokenPlace, key: bytes, count: int) -> list[tuple[int, str, s
     arguments = [place.module, place.label, place.folder / "start.lock", key.hex(), place.init_reserved or ""]
     environment = {**os.environ, **place.environment, "PYTHONPATH": str(REPOSITORY)}
     command, pipe = [sys.executable, "-c", WORKER, *map(str, arguments)], subprocess.PIPE
-    processes = [
-        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(count)
-    ]
+    processes = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(count)]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(place.pin)

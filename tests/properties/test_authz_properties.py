@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.explain import explain
-from kmsd.authz.policy_document import parse
+from kmsd.authz.policy_document import MAX_MESSAGE, parse
 from kmsd.authz.query import Allowed
 from kmsd.authz.wildcard import Pattern, fold
 from kmsd.domain.policy import PolicyKind
@@ -80,11 +80,14 @@ def test_folding_is_stable(text: str) -> None:
 def fails_as_promised(text: str) -> None:
     """A policy, or `MalformedPolicyDocumentException`; nothing else."""
     for kind in PolicyKind:
+        message = ""
         try:
             parse(text, kind=kind)
         except MalformedPolicyDocumentException as error:
-            assert error.message.isascii()
-            assert error.message.isprintable()
+            message = error.message
+        assert message.isascii()
+        assert message.isprintable()
+        assert len(message) <= MAX_MESSAGE
 
 
 @given(st.text(max_size=200))

@@ -78,7 +78,9 @@ def test_indexes_of_grants_end() -> None:
     for number in range(2 * grants.INDEXES):
         held = tuple(grant(ALICE, grant_id=f"{number:032x}{one:032x}") for one in range(grants.INDEXED_FROM))
         for _ in range(2):
-            assert authorize(ask(user(), CLOSED, grants=held)) == Allowed(f"grant:{held[0].grant_id}", (held[0].grant_id,))
+            assert authorize(ask(user(), CLOSED, grants=held)) == Allowed(
+                f"grant:{held[0].grant_id}", (held[0].grant_id,)
+            )
     assert len(grants._indexes) <= grants.INDEXES
 
 

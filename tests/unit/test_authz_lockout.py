@@ -9,7 +9,21 @@ from kmsd.authz.policy_document import parse
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import Caller
 from kmsd.errors import MalformedPolicyDocumentException
-from tests.authz_cases.support import ALICE, APP, DELEGATING, MAY_ALL, ROOT, A, allow, ask, deny, policy, root, session, user
+from tests.authz_cases.support import (
+    ALICE,
+    APP,
+    DELEGATING,
+    MAY_ALL,
+    ROOT,
+    A,
+    allow,
+    ask,
+    deny,
+    policy,
+    root,
+    session,
+    user,
+)
 
 SENTENCE = "The new key policy will not allow you to update the key policy in the future."
 

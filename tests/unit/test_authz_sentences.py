@@ -68,20 +68,26 @@ NOTHING = policy(allow(None, "s3:*"))
         ),
         (
             ask(user("alice"), None, "CreateKey", resource="*"),
-            f"User: {ALICE} is not authorized to perform: kms:CreateKey on resource: * "
-            "because no identity-based policy allows the kms:CreateKey action",
+            (
+                f"User: {ALICE} is not authorized to perform: kms:CreateKey on resource: * "
+                "because no identity-based policy allows the kms:CreateKey action"
+            ),
             "account delegates, no identity-policy allows",
         ),
         (
             ask(user(), policy(allow("*", "sts:TagSession", None)), "sts:AssumeRole", resource=APP),
-            f"User: {ALICE} is not authorized to perform: sts:AssumeRole on resource: {APP} "
-            "because no role trust policy allows the sts:AssumeRole action",
+            (
+                f"User: {ALICE} is not authorized to perform: sts:AssumeRole on resource: {APP} "
+                "because no role trust policy allows the sts:AssumeRole action"
+            ),
             "no resource-based policy allows",
         ),
         (
             ask(user(), policy(deny("*", "sts:*", None)), "sts:AssumeRole", resource=APP),
-            f"User: {ALICE} is not authorized to perform: sts:AssumeRole on resource: {APP} "
-            "with an explicit deny in the role trust policy",
+            (
+                f"User: {ALICE} is not authorized to perform: sts:AssumeRole on resource: {APP} "
+                "with an explicit deny in the role trust policy"
+            ),
             "trust-policy:#0 denies",
         ),
     ],

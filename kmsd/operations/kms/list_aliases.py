@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.custody.pages import LONGEST_PAGE, Pager
 from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
-from kmsd.errors import InvalidMarkerException
+from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException
 from kmsd.operations.finding import find_key
 from kmsd.operations.model import Call, OnAccount, Operation, Service
 
@@ -60,5 +60,5 @@ OPERATION = Operation(
     Response,
     handle,
     access=(OnAccount(),),
-    raises=(InvalidMarkerException,),
+    raises=(InvalidArnException, InvalidMarkerException, NotFoundException),
 )

@@ -1,0 +1,263 @@
+"""Declarations against botocore's model, over the wire: every constraint, every type, every response."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import botocore.session
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+from botocore.model import Shape
+from botocore.validate import ParamValidator
+
+from kmsd.operations.model import Service
+from kmsd.operations.table import OPERATIONS
+from tests.golden.generate import lacking
+from tests.house import House
+
+MODEL = botocore.session.get_session().get_service_model("kms")
+KMS = [operation.name for operation in OPERATIONS if operation.service is Service.KMS]
+REFERENCE = (
+    *("CancelKeyDeletion", "CreateAlias", "CreateGrant", "CreateKey", "Decrypt", "DeleteAlias", "DescribeKey"),
+    *("DeleteImportedKeyMaterial", "DisableKey", "DisableKeyRotation", "EnableKey", "EnableKeyRotation", "Encrypt"),
+    *("GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateRandom", "GetKeyPolicy", "GetKeyRotationStatus"),
+    *("GetParametersForImport", "ImportKeyMaterial", "ListAliases", "ListGrants", "ListKeyPolicies", "ListKeys"),
+    *("ListRetirableGrants", "PutKeyPolicy", "ReEncrypt", "RetireGrant", "RevokeGrant", "ScheduleKeyDeletion"),
+    *("UpdateAlias", "UpdateKeyDescription"),
+)
+"""The 32 actions of the reference."""
+BAD_PATTERN = ("\u0100", "Ā*", " ", "*", "a b", "{}", "A" * 64)
+
+
+def fitting(shape: Shape) -> Any:
+    """A value that breaks no constraint of `shape`."""
+    limits = shape.metadata
+    match shape.type_name:
+        case "string":
+            if "enum" in limits:
+                return limits["enum"][0]
+            length = max(limits.get("min", 1), 1)
+            return "arn:aws:kms:us-east-1:000000000000:key/x" if length == 20 else "a" * length
+        case "blob":
+            return b"a" * max(limits.get("min", 1), 1)
+        case "integer":
+            return 7 if shape.name == "PendingWindowInDaysType" else limits.get("min", 1)
+        case "boolean":
+            return False
+        case "timestamp":
+            return 2_000_000_000
+        case "list":
+            return [fitting(shape.member)]
+        case "map":
+            return {"a": "b"}
+        case _:
+            return {name: fitting(member) for name, member in shape.members.items() if name in shape.required_members}
+
+
+def breaking(shape: Shape) -> Iterator[tuple[str, Any]]:
+    """Values that each break one constraint, with the constraint's name."""
+    limits = shape.metadata
+    if shape.type_name in ("string", "blob"):
+        unit: Any = "a" if shape.type_name == "string" else b"a"
+        if limits.get("min", 0) > 0:
+            yield "min", unit[:0]
+        if "max" in limits:
+            yield "max", unit * (limits["max"] + 1)
+        if "enum" in limits:
+            yield "enum", "NO_SUCH_VALUE"
+        if "pattern" in limits:
+            pattern = re.sub(r"\\u([0-9A-F]{4})", lambda found: chr(int(found[1], 16)), limits["pattern"])
+            bad = next(
+                (
+                    text
+                    for text in BAD_PATTERN
+                    if re.fullmatch(pattern, text, re.ASCII) is None
+                    and limits.get("min", 0) <= len(text) <= limits.get("max", 9999)
+                ),
+                None,
+            )
+            if bad is not None:
+                yield "pattern", bad
+    elif shape.type_name == "integer":
+        if "min" in limits:
+            yield "min", limits["min"] - 1
+        if "max" in limits:
+            yield "max", limits["max"] + 1
+    elif shape.type_name == "list":
+        if "max" in limits:
+            yield "max", [fitting(shape.member)] * (limits["max"] + 1)
+        for name, value in breaking(shape.member):
+            yield f"member {name}", [value]
+    elif shape.type_name == "structure":
+        for name, member in shape.members.items():
+            for kind, value in breaking(member):
+                yield f"{name} {kind}", {**fitting(shape), name: value}
+        for name in shape.required_members:
+            yield f"{name} missing", {key: value for key, value in fitting(shape).items() if key != name}
+
+
+WRONG_TYPES = {
+    "string": 5,
+    "blob": "not base64!",
+    "integer": "5",
+    "boolean": "yes",
+    "list": {},
+    "map": [],
+    "structure": [],
+    "timestamp": "tomorrow-ish",
+}
+
+
+def violations() -> Iterator[Any]:
+    """Every (operation, member, constraint, request) of the model."""
+    for name in KMS:
+        shape = MODEL.operation_model(name).input_shape
+        for member, member_shape in shape.members.items():
+            for kind, value in breaking(member_shape):
+                yield pytest.param(
+                    name, {**fitting(shape), member: value}, id=f"{name}-{member}-{kind}".replace(" ", "-")
+                )
+        for member in shape.required_members:
+            request = {key: value for key, value in fitting(shape).items() if key != member}
+            yield pytest.param(name, request, id=f"{name}-{member}-missing")
+
+
+def call(client: Any, name: str, request: dict[str, Any]) -> Any:
+    """Send a request as it is, without botocore's own validation."""
+    return client._make_api_call(name, request)
+
+
+@pytest.fixture(name="client", scope="module")
+def _client(house: House) -> Any:
+    return house.client(parameter_validation=False)
+
+
+@pytest.mark.parametrize(("name", "request_"), list(violations()))
+def test_each_broken_constraint_is_a_validation_error(client: Any, name: str, request_: dict[str, Any]) -> None:
+    """One constraint broken: 400 and ValidationException, in AWS's form."""
+    if name == "CreateGrant":
+        request_ = {"GranteePrincipal": "arn:aws:iam::000000000000:root", **request_}
+    with pytest.raises(ClientError) as refused:
+        call(client, name, request_)
+    answer = refused.value.response
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert answer["Error"]["Code"] == "ValidationException"
+    assert re.match(
+        r"[0-9]+ validation errors? detected: (Value .* at '.*' failed to satisfy constraint: )?",
+        answer["Error"]["Message"],
+    )
+
+
+def test_all_violations_are_listed_in_one_answer(client: Any) -> None:
+    """Not only the first."""
+    with pytest.raises(ClientError) as refused:
+        call(client, "CreateAlias", {"AliasName": "", "TargetKeyId": ""})
+    assert refused.value.response["Error"]["Message"] == (
+        "3 validation errors detected: Value '' at 'aliasName' failed to satisfy constraint: "
+        "Member must have length greater than or equal to 1; Value '' at 'aliasName' failed to satisfy constraint: "
+        "Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$; "
+        "Value '' at 'targetKeyId' failed to satisfy constraint: Member must have length greater than or equal to 1"
+    )
+
+
+def test_the_table_has_the_reference_and_nothing_is_lacking_silently() -> None:
+    """Of the 32 operations no request member is lacking; what else is lacking stands in docs/divergences.md."""
+    assert set(KMS) <= set(MODEL.operation_names)
+    for operation in OPERATIONS:
+        if operation.service is Service.KMS:
+            assert lacking(operation)["request"] == [], operation.name
+
+
+@pytest.mark.parametrize("name", KMS)
+def test_a_wrong_json_type_is_a_serialization_error(house: House, name: str) -> None:
+    """Each member with another JSON type: 400 and SerializationException, never a 500."""
+    client = house.client(parameter_validation=False)
+    shape = MODEL.operation_model(name).input_shape
+    bodies = []
+
+    def spoil(request: Any, **_: Any) -> None:
+        request.data = bodies[-1]
+
+    client.meta.events.register("before-sign.kms", spoil)
+    for member, member_shape in shape.members.items():
+        wrong = WRONG_TYPES[member_shape.type_name]
+        bodies.append(msgspec.json.encode({**fitting(shape), member: wrong}))
+        with pytest.raises(ClientError) as refused:
+            call(client, name, {})
+        answer = refused.value.response
+        assert (answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]) == (
+            "SerializationException",
+            400,
+        ), member
+
+
+def test_successful_responses_fit_the_model(house: House) -> None:
+    """Every response that the story produces validates against botocore's output shape."""
+    client = house.client()
+    seen: dict[str, Any] = {}
+    client.meta.events.register("after-call.kms", lambda model, parsed, **_: seen.setdefault(model.name, parsed))
+    _story(client)
+    validator = ParamValidator()
+    for name, parsed in seen.items():
+        shape = MODEL.operation_model(name).output_shape
+        answer = {key: value for key, value in parsed.items() if key != "ResponseMetadata"}
+        if shape is None:
+            assert answer == {}, name
+            continue
+        report = validator.validate(answer, shape)
+        assert not report.has_errors(), f"{name}: {report.generate_report()}"
+        assert set(answer) <= set(shape.members), name
+    imports = {"GetParametersForImport", "ImportKeyMaterial", "DeleteImportedKeyMaterial"}
+    assert set(KMS) - imports <= set(seen), set(KMS) - imports - set(seen)
+
+
+def _story(client: Any) -> None:
+    """One successful call of every operation."""
+    key_id = client.create_key(Tags=[{"TagKey": "a", "TagValue": "b"}])["KeyMetadata"]["KeyId"]
+    other = client.create_key()["KeyMetadata"]["KeyId"]
+    me = "arn:aws:iam::000000000000:user/admin"
+    client.describe_key(KeyId=key_id)
+    client.list_keys(Limit=1)
+    client.create_alias(AliasName="alias/story", TargetKeyId=key_id)
+    client.update_alias(AliasName="alias/story", TargetKeyId=other)
+    client.list_aliases()
+    client.delete_alias(AliasName="alias/story")
+    blob = client.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+    client.decrypt(CiphertextBlob=blob)
+    client.re_encrypt(CiphertextBlob=blob, DestinationKeyId=other)
+    client.generate_data_key(KeyId=key_id, KeySpec="AES_256")
+    client.generate_data_key_without_plaintext(KeyId=key_id, KeySpec="AES_256")
+    client.generate_random(NumberOfBytes=8)
+    made = client.create_grant(
+        KeyId=key_id,
+        GranteePrincipal=me,
+        RetiringPrincipal=me,
+        Operations=["Decrypt"],
+        Name="n",
+        Constraints={"EncryptionContextSubset": {"a": "b"}},
+    )
+    client.list_grants(KeyId=key_id)
+    client.list_retirable_grants(RetiringPrincipal=me)
+    client.retire_grant(GrantToken=made["GrantToken"])
+    made = client.create_grant(KeyId=key_id, GranteePrincipal=me, Operations=["Decrypt"])
+    client.revoke_grant(KeyId=key_id, GrantId=made["GrantId"])
+    policy = client.get_key_policy(KeyId=key_id)["Policy"]
+    client.put_key_policy(KeyId=key_id, Policy=policy)
+    client.list_key_policies(KeyId=key_id)
+    client.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
+    client.get_key_rotation_status(KeyId=key_id)
+    client.rotate_key_on_demand(KeyId=key_id)
+    client.list_key_rotations(KeyId=key_id, IncludeKeyMaterial="ALL_KEY_MATERIAL")
+    client.disable_key_rotation(KeyId=key_id)
+    client.tag_resource(KeyId=key_id, Tags=[{"TagKey": "c", "TagValue": ""}])
+    client.list_resource_tags(KeyId=key_id)
+    client.untag_resource(KeyId=key_id, TagKeys=["a"])
+    client.update_key_description(KeyId=key_id, Description="d")
+    client.disable_key(KeyId=key_id)
+    client.enable_key(KeyId=key_id)
+    client.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+    client.describe_key(KeyId=key_id)
+    client.cancel_key_deletion(KeyId=key_id)
