@@ -102,6 +102,7 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         sentinel = (await (await store.read()).service_keys()).get(SENTINEL)
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
+        store.on_doomed(token.forget)
         sink = JournalSink(config.audit_dir, writer)
         stack.push_async_callback(sink.close)
         limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})

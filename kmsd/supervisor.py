@@ -65,7 +65,7 @@ class Supervisor:
         life_reading, life_writing = os.pipe()
         try:
             first = await self._start(0, life_reading)
-            rest = [await self._start(index, life_reading) for index in range(1, self.config.workers)]
+            rest = await asyncio.gather(*(self._start(index, life_reading) for index in range(1, self.config.workers)))
             log.info("ready", address=self.config.listen.address, workers=self.config.workers)
             watches = [asyncio.create_task(self._watch(i, p, life_reading)) for i, p in enumerate([first, *rest])]
             await asyncio.gather(*watches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -55,6 +56,7 @@ async def run(config: Config, lines: Lines) -> int:
 
 
 async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
+    _allow_descriptors()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,6 +73,12 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     await server.stop(GRACE_SECONDS)
     await jobs
     return 0
+
+
+def _allow_descriptors() -> None:
+    """As many as the host lets a process have: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:

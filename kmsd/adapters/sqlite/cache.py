@@ -3,14 +3,15 @@
 The rule: before each request `PRAGMA data_version` is asked. If any other connection has committed since
 (also this process's own writing connection), the new rows of the table `change`, which triggers fill,
 name what to forget: a key id (the key, its grants and tags), `alias` (all aliases), `identity` (all
-credentials, users and roles), `service` (the service keys). If rows were trimmed before they were seen,
-everything is forgotten. Absent things are not remembered. Each kind is bounded; the oldest goes first.
+credentials, users and roles), `service` (the service keys), `object:<id>` (an object in the token that is
+doomed: `on_doomed` is told, so that what was derived from it goes as well). If rows were trimmed before
+they were seen, everything is forgotten. Absent things are not remembered. Each kind is bounded; the oldest goes first.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from kmsd.adapters.sqlite.reader import SqliteReader
@@ -41,6 +42,7 @@ class CachedReader(SqliteReader):
         self._access_keys: dict[str, AccessKey] = {}
         self._roles: dict[tuple[str, str], Role] = {}
         self._service_keys: Mapping[str, ServiceKey] | None = None
+        self.on_doomed: Callable[[bytes], None] = lambda _: None
         self.hits = 0
         self.misses = 0
 
@@ -73,6 +75,8 @@ class CachedReader(SqliteReader):
                 self._roles.clear()
             case "service":
                 self._service_keys = None
+            case doomed if doomed.startswith("object:"):
+                self.on_doomed(bytes.fromhex(doomed.removeprefix("object:")))
             case key_id:
                 self._keys.pop(key_id, None)
                 self._grants_by_key.pop(key_id, None)

@@ -47,6 +47,10 @@ class SqliteStore:
                 + ("run `kmsd migrate`" if present < known else "it was written by a newer release; upgrade kmsd")
             )
 
+    def on_doomed(self, tell: Callable[[bytes], None]) -> None:
+        """Have `tell` called with the id of each token object that any process has doomed, before the next request."""
+        self._reader.on_doomed = tell
+
     async def read(self) -> Reader:
         self._reader.refresh()
         return self._reader

@@ -198,6 +198,9 @@ CREATE TRIGGER change_material_update AFTER UPDATE ON material BEGIN INSERT INTO
 CREATE TRIGGER change_material_delete AFTER DELETE ON material BEGIN INSERT INTO change (subject) VALUES (old.key_id); END;
 CREATE TRIGGER change_object_update AFTER UPDATE ON token_object
     BEGIN INSERT INTO change (subject) SELECT key_id FROM material WHERE material_id = new.object_id; END;
+-- A doomed object: whoever holds a key derived from it drops that too.
+CREATE TRIGGER change_object_doomed AFTER UPDATE ON token_object WHEN new.status = 'destroying'
+    BEGIN INSERT INTO change (subject) VALUES ('object:' || lower(hex(new.object_id))); END;
 CREATE TRIGGER change_alias_insert AFTER INSERT ON alias BEGIN INSERT INTO change (subject) VALUES ('alias'); END;
 CREATE TRIGGER change_alias_update AFTER UPDATE ON alias BEGIN INSERT INTO change (subject) VALUES ('alias'); END;
 CREATE TRIGGER change_alias_delete AFTER DELETE ON alias BEGIN INSERT INTO change (subject) VALUES ('alias'); END;
