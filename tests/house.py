@@ -47,21 +47,84 @@ class ManualClock:
 
 
 @dataclass
-class House:
-    """A running daemon and its rooms."""
+class Opened:
+    """What is there while the daemon runs."""
 
-    config: Config
-    clock: ManualClock
     rooms: Rooms
     scheduler: Scheduler
     loop: asyncio.AbstractEventLoop
     endpoint: str
-    admin: Credentials
-    _users: int = field(default=0)
+
+
+@dataclass
+class House:
+    """A daemon in a thread of this process; `restart` as often as a test likes."""
+
+    config: Config
+    clock: ManualClock = field(default_factory=ManualClock)
+    _opened: Opened | None = None
+    _error: BaseException | None = None
+    _admin: Credentials | None = None
+    _leave: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _users: int = 0
+
+    @property
+    def opened(self) -> Opened:
+        """Raises AssertionError if the daemon does not run."""
+        if self._opened is None:
+            raise AssertionError("the house is closed") from self._error
+        return self._opened
+
+    @property
+    def rooms(self) -> Rooms:
+        """Store, token, audit trail, pipeline."""
+        return self.opened.rooms
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The jobs."""
+        return self.opened.scheduler
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL; another one after each start."""
+        return self.opened.endpoint
+
+    @property
+    def admin(self) -> Credentials:
+        """Who may do everything in the default account."""
+        if self._admin is None:
+            policy = json.loads(provisioning.ADMINISTRATOR_POLICY)
+            self._admin = self.user(policy, name="admin")
+        return self._admin
+
+    def start(self) -> None:
+        """Open the rooms and serve."""
+        ready = threading.Event()
+        self._leave.clear()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live(ready)))
+        self._thread.start()
+        ready.wait(60)
+        if self._opened is None:
+            self._thread.join()
+        _ = self.opened
+
+    def stop(self) -> None:
+        """Close everything; what is stored stays."""
+        self._leave.set()
+        if self._thread is not None:
+            self._thread.join(60)
+        self._opened = None
+
+    def restart(self) -> None:
+        """As when the daemon is stopped and started again."""
+        self.stop()
+        self.start()
 
     def run(self, act: Coroutine[Any, Any, T], seconds: float = 60) -> T:
         """Run a coroutine on the daemon's loop."""
-        return asyncio.run_coroutine_threadsafe(act, self.loop).result(seconds)
+        return asyncio.run_coroutine_threadsafe(act, self.opened.loop).result(seconds)
 
     def client(self, service: str = "kms", credentials: Credentials | None = None, **options: Any) -> Any:
         """A boto3 client, of the administrator if nobody else is named."""
@@ -83,6 +146,24 @@ class House:
         lines = (self.config.audit_dir / "house.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
+    async def _live(self, ready: threading.Event) -> None:
+        try:
+            await _provision(self.config)
+            async with open_rooms(self.config, "house", self.clock) as rooms:
+                front = Front(rooms.pipeline, KnownCredentials(rooms.token, signing_key), {})
+                listener = bind_tcp("127.0.0.1", 0)
+                server = await serve(front.handle, [Listener(listener)])
+                scheduler = Scheduler(rooms.store, rooms.token, self.clock, rooms.record_job, "house")
+                endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                self._opened = Opened(rooms, scheduler, asyncio.get_running_loop(), endpoint)
+                ready.set()
+                await asyncio.to_thread(self._leave.wait)
+                await server.stop(5)
+        except BaseException as exc:
+            self._error = exc
+            ready.set()
+            raise
+
 
 async def _make_user(rooms: Rooms, name: str, account: str, policies: dict[str, str]) -> Credentials:
     now = rooms.pipeline.clock.now()
@@ -92,6 +173,12 @@ async def _make_user(rooms: Rooms, name: str, account: str, policies: dict[str, 
     return Credentials(made.access_key_id, made.secret, user.arn)
 
 
+async def _provision(config: Config) -> None:
+    """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
+    async with open_rooms(config, "house") as rooms:
+        await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC))
+
+
 @contextmanager
 def house(folder: Path, *, extra: str = "", without: Sequence[str] = ()) -> Iterator[House]:
     """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`."""
@@ -99,48 +186,10 @@ def house(folder: Path, *, extra: str = "", without: Sequence[str] = ()) -> Iter
         config = configuration.load(write_config(folder, place, 1, extra=extra))
         config.audit_dir.mkdir(parents=True)
         connection.create(config.database)
-        started: dict[str, House | BaseException] = {}
-        ready, leave = threading.Event(), threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(_live(config, started, ready, leave)))
-        thread.start()
-        ready.wait(60)
-        found = started.get("house")
-        if not isinstance(found, House):
-            thread.join()
-            raise AssertionError("the house did not start") from started.get("error")  # type: ignore[arg-type]
+        found = House(config)
+        found.start()
         try:
             yield found
         finally:
             signing_clock.offset = timedelta(0)
-            leave.set()
-            thread.join(60)
-
-
-async def _live(
-    config: Config, started: dict[str, House | BaseException], ready: threading.Event, leave: threading.Event
-) -> None:
-    clock = ManualClock()
-    try:
-        await _provision(config)
-        async with open_rooms(config, "house", clock) as rooms:
-            front = Front(rooms.pipeline, KnownCredentials(rooms.token, signing_key), {})
-            listener = bind_tcp("127.0.0.1", 0)
-            server = await serve(front.handle, [Listener(listener)])
-            scheduler = Scheduler(rooms.store, rooms.token, clock, rooms.record_job, "house")
-            policies = {"administrator": provisioning.ADMINISTRATOR_POLICY}
-            admin = await _make_user(rooms, "admin", config.account, policies)
-            endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            started["house"] = House(config, clock, rooms, scheduler, asyncio.get_running_loop(), endpoint, admin)
-            ready.set()
-            await asyncio.to_thread(leave.wait)
-            await server.stop(5)
-    except BaseException as exc:
-        started["error"] = exc
-        ready.set()
-        raise
-
-
-async def _provision(config: Config) -> None:
-    """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
-    async with open_rooms(config, "house") as rooms:
-        await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC))
+            found.stop()

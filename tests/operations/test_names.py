@@ -1,0 +1,135 @@
+"""How keys may be named: id, ARN, alias and alias ARN, wherever each is accepted and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.house import House
+
+PLACE = "arn:aws:kms:us-east-1:000000000000"
+ALIASED: dict[str, Callable[[Any, str], Any]] = {
+    "encrypt": lambda kms, name: kms.encrypt(KeyId=name, Plaintext=b"x"),
+    "describe_key": lambda kms, name: kms.describe_key(KeyId=name),
+    "generate_data_key": lambda kms, name: kms.generate_data_key(KeyId=name, KeySpec="AES_128"),
+    "generate_data_key_without_plaintext": lambda kms, name: kms.generate_data_key_without_plaintext(
+        KeyId=name, KeySpec="AES_128"
+    ),
+    "list_key_policies": lambda kms, name: kms.list_key_policies(KeyId=name),
+}
+"""Operations that accept every form of name."""
+PLAIN: dict[str, Callable[[Any, str], Any]] = {
+    "disable_key": lambda kms, name: kms.disable_key(KeyId=name),
+    "enable_key": lambda kms, name: kms.enable_key(KeyId=name),
+    "get_key_policy": lambda kms, name: kms.get_key_policy(KeyId=name),
+    "get_key_rotation_status": lambda kms, name: kms.get_key_rotation_status(KeyId=name),
+    "enable_key_rotation": lambda kms, name: kms.enable_key_rotation(KeyId=name),
+    "disable_key_rotation": lambda kms, name: kms.disable_key_rotation(KeyId=name),
+    "list_grants": lambda kms, name: kms.list_grants(KeyId=name),
+    "list_aliases": lambda kms, name: kms.list_aliases(KeyId=name),
+    "list_resource_tags": lambda kms, name: kms.list_resource_tags(KeyId=name),
+    "update_key_description": lambda kms, name: kms.update_key_description(KeyId=name, Description="d"),
+    "create_grant": lambda kms, name: kms.create_grant(
+        KeyId=name, GranteePrincipal="arn:aws:iam::000000000000:user/admin", Operations=["Encrypt"]
+    ),
+}
+"""Operations that accept key id and key ARN only."""
+
+
+@pytest.fixture(name="key_id", scope="module")
+def _key_id(house: House) -> str:
+    kms = house.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.create_alias(AliasName="alias/named", TargetKeyId=key_id)
+    return str(key_id)
+
+
+def error_of(call: Callable[[], Any]) -> tuple[str, str]:
+    """Name and message of the refusal."""
+    with pytest.raises(ClientError) as refused:
+        call()
+    error = refused.value.response["Error"]
+    return error["Code"], error["Message"]
+
+
+@pytest.mark.parametrize("operation", ALIASED)
+def test_every_form_is_accepted(house: House, key_id: str, operation: str) -> None:
+    """Key id, key ARN, alias name, alias ARN."""
+    for name in (key_id, f"{PLACE}:key/{key_id}", "alias/named", f"{PLACE}:alias/named"):
+        ALIASED[operation](house.client(), name)
+
+
+@pytest.mark.parametrize("operation", PLAIN)
+def test_aliases_only_where_they_are_accepted(house: House, key_id: str, operation: str) -> None:
+    """An alias elsewhere is no key."""
+    kms = house.client()
+    for name in (key_id, f"{PLACE}:key/{key_id}"):
+        PLAIN[operation](kms, name)
+    for name in ("alias/named", f"{PLACE}:alias/named"):
+        assert error_of(lambda name=name: PLAIN[operation](kms, name)) == (
+            "NotFoundException",
+            f"Invalid keyId '{name}'",
+        )
+
+
+@pytest.mark.parametrize("operation", [*ALIASED, *PLAIN])
+def test_what_is_no_name(house: House, key_id: str, operation: str) -> None:
+    """Wrong region, account, partition, service and shape, each with AWS's error."""
+    act, kms = {**ALIASED, **PLAIN}[operation], house.client()
+    absent = "00000000-0000-4000-8000-000000000000"
+    cases = {
+        absent: ("NotFoundException", f"Key '{PLACE}:key/{absent}' does not exist"),
+        f"{PLACE}:key/{absent}": ("NotFoundException", f"Key '{PLACE}:key/{absent}' does not exist"),
+        "nonsense": ("NotFoundException", "Invalid keyId 'nonsense'"),
+        key_id.upper(): ("NotFoundException", f"Invalid keyId '{key_id.upper()}'"),
+        f"arn:aws:kms:eu-west-1:000000000000:key/{key_id}": ("NotFoundException", "Invalid arn eu-west-1"),
+        f"arn:aws-cn:kms:us-east-1:000000000000:key/{key_id}": ("InvalidArnException", "Invalid arn"),
+        "arn:aws:s3:us-east-1:000000000000:key/x": ("InvalidArnException", "Invalid arn"),
+        f"{PLACE}:user/{key_id}": ("InvalidArnException", "Invalid arn"),
+        "arn:aws:kms": ("InvalidArnException", "Invalid arn"),
+        f"arn:aws:kms:us-east-1:12345:key/{key_id}": ("InvalidArnException", "Invalid arn"),
+        f"arn:aws:kms:us-east-1:111122223333:key/{key_id}": ("NotFoundException", "does not exist"),
+    }
+    for name, (code, message) in cases.items():
+        found = error_of(lambda name=name: act(kms, name))
+        assert found[0] == code, name
+        assert message in found[1], name
+
+
+@pytest.mark.parametrize("operation", ALIASED)
+def test_absent_aliases(house: House, operation: str) -> None:
+    """AWS's sentence for an alias that is not there, and for one of another account."""
+    kms = house.client()
+    for account, name in (("000000000000", "alias/none"), ("111122223333", "alias/named")):
+        arn = f"arn:aws:kms:us-east-1:{account}:{name}"
+        found = error_of(lambda arn=arn: ALIASED[operation](kms, arn))
+        assert found == ("NotFoundException", f"Alias {arn} is not found.")
+
+
+def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(house: House, key_id: str) -> None:
+    """`Decrypt.KeyId` and `ReEncrypt.SourceKeyId`."""
+    kms = house.client()
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+    for name in (key_id, f"{PLACE}:key/{key_id}", "alias/named", f"{PLACE}:alias/named"):
+        assert kms.decrypt(CiphertextBlob=blob, KeyId=name)["Plaintext"] == b"x"
+        kms.re_encrypt(CiphertextBlob=blob, SourceKeyId=name, DestinationKeyId=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("alias/aws/s3", "InvalidAliasNameException"),
+        ("alias/AWS/s3", "InvalidAliasNameException"),
+        ("alias/", "InvalidAliasNameException"),
+        ("named", "InvalidAliasNameException"),
+        ("Alias/named", "InvalidAliasNameException"),
+        ("alias/with blank", "ValidationException"),
+        ("alias/named", "AlreadyExistsException"),
+    ],
+)
+def test_alias_names(house: House, key_id: str, name: str, code: str) -> None:
+    """What a client may not call an alias."""
+    assert error_of(lambda: house.client().create_alias(AliasName=name, TargetKeyId=key_id))[0] == code
