@@ -154,7 +154,7 @@ def as_service_error(exc: Exception, operation: AnyOperation | None = None) -> S
         case StoreError() | TokenError():
             return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
         case _:
-            # The text of an unforeseen exception may quote what it stumbled over; its place is enough to find the fault.
+            # The text of an unforeseen exception may quote what it stumbled over; its place is enough to find it.
             frames = traceback.extract_tb(exc.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
             return KMSInternalException(detail=f"{type(exc).__name__} at {where}")

@@ -5,7 +5,7 @@ It shares nothing with kmsd.authz but the types of the question. The documents t
 "identity", "session".
 """
 
-# ruff: noqa: C901, PLR0911  # one plain function for each rule, however many ways out it has
+# one plain function for each rule, however many ways out it has
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -18,11 +18,11 @@ ACCOUNT = "000000000000"
 class SigningClock:
     """What botocore takes for the time of day; a test that moves the daemon's clock moves this one with it."""
 
-    offset: datetime.timedelta = datetime.timedelta(0)
+    offset: timedelta = timedelta(0)
 
-    def now(self, *, remove_tzinfo: bool = True) -> datetime.datetime:
+    def now(self, *, remove_tzinfo: bool = True) -> datetime:
         """As `botocore.compat.get_current_datetime`."""
-        now = datetime.datetime.now(datetime.UTC) + self.offset
+        now = datetime.now(UTC) + self.offset
         return now.replace(tzinfo=None) if remove_tzinfo else now
 
 

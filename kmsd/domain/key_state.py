@@ -68,10 +68,10 @@ TRANSITIONS: Mapping[KeyState, Mapping[Event, KeyState]] = {
         _E.LOSE_MATERIAL: _S.PENDING_IMPORT,
     },
     _S.PENDING_DELETION: {
-        # "Y → Disabled (a key without material → PendingImport)"
+        # The table: Y, then Disabled; a key without material, then PendingImport.
         _E.CANCEL_DELETION: _S.DISABLED,
         _E.CANCEL_DELETION_WITHOUT_MATERIAL: _S.PENDING_IMPORT,
-        # "Y, state stays"
+        # The table: Y, and the state stays.
         _E.LOSE_MATERIAL: _S.PENDING_DELETION,
     },
 }

@@ -35,7 +35,7 @@ class MaterialStatus(StrEnum):
     CREATING = "creating"
     READY = "ready"
     MISSING = "missing"
-    """Was ready, and reconcile did not find its object in a token that is well: the alarm is raised, nothing is deleted."""
+    """Was ready, and reconcile did not find its object in a token that is well: an alarm, and nothing is deleted."""
     DESTROYING = "destroying"
     DESTROYED = "destroyed"
 

@@ -1,4 +1,4 @@
-"""Settle what store and token disagree about (DESIGN.md §5): unfinished intents, unfinished destructions, missing objects.
+"""Settle what store and token disagree about (DESIGN.md §5): intents and destructions unfinished, objects missing.
 
 Three rules that are never bent. An object is destroyed only if its own row says that nobody was promised
 it (`creating`) or that it is doomed (`destroying`). Metadata is never deleted because the token lacks an
@@ -52,7 +52,7 @@ async def run_once(store: Store, token: Token, now: datetime, *, grace: timedelt
     await token.check()
     for row in rows.values():
         try:
-            await _settle(store, token, row, row.object_id in present, now - grace, report)
+            await _settle(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
     books = await store.read()
@@ -65,7 +65,7 @@ async def run_once(store: Store, token: Token, now: datetime, *, grace: timedelt
 
 
 async def _settle(
-    store: Store, token: Token, row: TokenObject, is_present: bool, too_old: datetime, report: Report
+    store: Store, token: Token, row: TokenObject, *, is_present: bool, too_old: datetime, report: Report
 ) -> None:
     match row.status:
         case MaterialStatus.CREATING if row.created_at <= too_old:

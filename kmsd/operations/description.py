@@ -44,9 +44,7 @@ def _errors_of_access(access: Access) -> set[type[ServiceError]]:
         return found
     if access.usable.origin:
         found.add(errors.UnsupportedOperationException)
-    found |= {
-        type(refusal.error("")) for state, refusal in access.usable.row.items() if refusal is not Refusal.YES
-    }
+    found |= {type(refusal.error("")) for state, refusal in access.usable.row.items() if refusal is not Refusal.YES}
     return found
 
 

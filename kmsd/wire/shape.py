@@ -104,8 +104,7 @@ def _check_of(hint: Any) -> Check | None:
     bound = constraint
 
     def check_value(value: Any, path: str, violations: list[str]) -> None:
-        for broken in _broken(value, bound):
-            violations.append(_violation(value, path, broken, secret=bound.secret))
+        violations.extend(_violation(value, path, broken, secret=bound.secret) for broken in _broken(value, bound))
 
     return check_value
 
@@ -126,8 +125,8 @@ def _bare(hint: Any) -> tuple[Any, Constraint | None]:
 def _list_check(check_item: Check | None, constraint: Constraint | None) -> Check:
     def check_list(value: list[Any], path: str, violations: list[str]) -> None:
         if constraint is not None:
-            for broken in _broken(value, constraint):
-                violations.append(_violation(value, path, broken, secret=constraint.secret))
+            secret = constraint.secret
+            violations.extend(_violation(value, path, broken, secret=secret) for broken in _broken(value, constraint))
             if constraint.member is not None:
                 member = constraint.member
                 broken = next((words for item in value if (words := _all_broken(item, member))), "")

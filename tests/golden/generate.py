@@ -1,4 +1,4 @@
-"""Generate docs/operations.md and tests/golden/key_state_matrix.txt from the declarations; see scripts/operation-table."""
+"""Generate docs/operations.md and key_state_matrix.txt from the declarations; see scripts/operation-table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ this daemon cannot honour are refused by name (`UnsupportedOperationException`),
 
 
 def model_of(operation: Operation[Any, Any]) -> Any:
-    """botocore's model of an operation."""
+    """The model of an operation that botocore ships."""
     session = botocore.session.get_session()
     return session.get_service_model(operation.service.scope).operation_model(operation.name)
 
@@ -92,7 +92,7 @@ def main() -> int:
     for path, text in ((PAGE, page()), (MATRIX, matrix())):
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:
-                print(f"{path.relative_to(ROOT)} is not current: run scripts/operation-table", file=sys.stderr)
+                sys.stderr.write(f"{path.relative_to(ROOT)} is not current: run scripts/operation-table\n")
                 stale = 1
         else:
             path.write_text(text)

@@ -38,7 +38,7 @@ def error_of(call: Any, *arguments: Any, **members: Any) -> str:
 
 
 def test_named_grants_are_idempotent(kms: Any, key_id: str) -> None:
-    """Name and identical parameters: the same id, a new token each time, all of them good; anything else: a new grant."""
+    """Name and identical parameters: the same id, a new token each time, all good; anything else: a new grant."""
     terms = {"Name": "n", "Constraints": {"EncryptionContextSubset": {"a": "b"}}, "RetiringPrincipal": ME}
     made = [grant(kms, key_id, **terms) for _ in range(3)]
     made.append(grant(kms, key_id, **{**terms, "Operations": ["Decrypt", "Encrypt"]}))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from kmsd.jobs.scheduler import Scheduler
 from tests.house import House
 
 ME = "arn:aws:iam::000000000000:user/admin"
@@ -130,8 +131,6 @@ def test_on_demand_rotation_keeps_the_automatic_dates(house: House) -> None:
 
 def test_one_process_holds_the_lease(house: House) -> None:
     """Another holder does nothing until the lease has expired."""
-    from kmsd.jobs.scheduler import Scheduler
-
     house.tick()
     other = Scheduler(house.rooms.store, house.rooms.token, house.clock, house.rooms.record_job, "other")
     assert house.run(other._hold()) is False

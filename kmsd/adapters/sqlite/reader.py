@@ -57,7 +57,7 @@ class SqliteReader:
         )
 
     async def key(self, key_id: str) -> Key | None:
-        row = self._one(f"SELECT {rows.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)  # noqa: S608 (a constant)
+        row = self._one(f"SELECT {rows.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
         return None if row is None else rows.key(row, self._materials(key_id))
 
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
@@ -83,8 +83,7 @@ class SqliteReader:
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
         column, where = _DUE[job]
         found = self._all(
-            f"SELECT key_id FROM key WHERE {column} <= ? AND {where} "  # noqa: S608 (constants)
-            f"ORDER BY {column} LIMIT ?",
+            f"SELECT key_id FROM key WHERE {column} <= ? AND {where} ORDER BY {column} LIMIT ?",
             rows.micros(now),
             count,
         )
@@ -92,14 +91,14 @@ class SqliteReader:
 
     async def next_due(self, job: DueKind) -> datetime | None:
         column, where = _DUE[job]
-        row = self._one(f"SELECT min({column}) FROM key WHERE {column} IS NOT NULL AND {where}")  # noqa: S608
+        row = self._one(f"SELECT min({column}) FROM key WHERE {column} IS NOT NULL AND {where}")
         return None if row is None else rows.maybe_instant(row[0])
 
     # --- aliases ------------------------------------------------------------------------------------
 
     async def alias(self, account: str, name: str) -> Alias | None:
         row = self._one(
-            f"SELECT {rows.ALIAS_COLUMNS} FROM alias WHERE account = ? AND name = ?",  # noqa: S608 (a constant)
+            f"SELECT {rows.ALIAS_COLUMNS} FROM alias WHERE account = ? AND name = ?",
             account,
             name,
         )
@@ -112,7 +111,7 @@ class SqliteReader:
         if key_id is not None:
             where, values = "alias.key_id = ?", [key_id]
         found = self._all(
-            f"SELECT {_prefixed('alias', rows.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "  # noqa: S608
+            f"SELECT {_prefixed('alias', rows.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
             f"WHERE {where} AND name > ? AND {_EXISTS} ORDER BY name LIMIT ?",
             *values,
             name,
@@ -129,7 +128,7 @@ class SqliteReader:
 
     async def grant(self, grant_id: str) -> Grant | None:
         row = self._one(
-            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE grant_id = ?",  # noqa: S608 (a constant)
+            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE grant_id = ?",
             grant_id,
         )
         return None if row is None else rows.grant(row)
@@ -137,7 +136,7 @@ class SqliteReader:
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
         marks = ", ".join("?" * len(grantees))
         found = self._all(
-            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ "  # noqa: S608 (a constant and question marks)
+            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ "
             f"WHERE key_id = ? AND grantee_principal IN ({marks}) ORDER BY grant_id",
             key_id,
             *grantees,
@@ -159,7 +158,7 @@ class SqliteReader:
 
     async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
         found = self._all(
-            f"SELECT {_prefixed('grant_', rows.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "  # noqa: S608
+            f"SELECT {_prefixed('grant_', rows.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
             f"WHERE retiring_principal = ? AND grant_id > ? AND {_EXISTS} ORDER BY grant_id LIMIT ?",
             principal,
             after,
@@ -170,7 +169,7 @@ class SqliteReader:
 
     def _grants(self, where: str, count: int, *values: str) -> Sequence[Grant]:
         found = self._all(
-            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE {where} ORDER BY grant_id LIMIT ?",  # noqa: S608 (constants)
+            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE {where} ORDER BY grant_id LIMIT ?",
             *values,
             count,
         )
@@ -251,7 +250,7 @@ class SqliteReader:
         wanted = statuses or tuple(MaterialStatus)
         marks = ", ".join("?" * len(wanted))
         found = self._all(
-            "SELECT object_id, owner, status, created_at FROM token_object "  # noqa: S608 (question marks)
+            "SELECT object_id, owner, status, created_at FROM token_object "
             f"WHERE status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )

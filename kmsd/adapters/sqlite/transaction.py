@@ -30,7 +30,7 @@ class SqliteTransaction(SqliteReader):
 
     def _insert(self, table: str, columns: str, values: tuple[object, ...]) -> None:
         marks = ", ".join("?" * len(values))
-        self._run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *values)  # noqa: S608 (constants)
+        self._run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *values)
 
     # --- identities ---------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class SqliteTransaction(SqliteReader):
         assignments = ", ".join(f"{column.strip()} = ?" for column in rows.KEY_COLUMNS.split(","))
         self._swap(
             f"key {old.key_id}",
-            f"UPDATE key SET {assignments} WHERE key_id = ? AND state = ? AND deletion_at IS ?",  # noqa: S608
+            f"UPDATE key SET {assignments} WHERE key_id = ? AND state = ? AND deletion_at IS ?",
             *rows.key_values(new),
             old.key_id,
             old.state.value,

@@ -124,8 +124,10 @@ def _check_delegation(grant: Grant, call: Call) -> None:
 
 
 async def _same(grant: Grant, call: Call) -> Grant | None:
-    """The grant that an identical request made before. "When this value [Name] is absent, all requests result in a
-    new grant … even if all the supplied parameters are identical."
+    """The grant that an identical request made before.
+
+    "When this value [Name] is absent, all requests result in a new grant … even if all the supplied parameters are
+    identical."
     """
     if grant.name is None:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kmsd.custody.pages import LONGEST_PAGE, Pager
 from kmsd.domain import shapes
-from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException
 from kmsd.operations.finding import find_key
 from kmsd.operations.model import Call, OnAccount, Operation, Service

@@ -30,7 +30,10 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of grant ids. "You can specify any principal in your AWS account"; of others, none is told."""
+    """A page in the order of grant ids.
+
+    "You can specify any principal in your AWS account"; of others, nothing is told.
+    """
     refuse(request, "retiring_service_principal")
     principal, account = request.retiring_principal, call.caller.account
     check_principal(principal, call.world.place.partition)
