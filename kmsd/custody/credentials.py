@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
+from kmsd.custody import sessions
 from kmsd.custody.service_box import ServiceBox
+from kmsd.custody.sessions import INVALID
+from kmsd.domain.arn import Place
 from kmsd.domain.identity import AccessKey, AccessKeyStatus
 from kmsd.domain.principal import Caller, PrincipalType
+from kmsd.domain.session import Session
 from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import Reader, Token
 
 ACCESS_KEY_PURPOSE = "access-key"
 MOST_DERIVED_KEYS = 10_000
-_INVALID = "The security token included in the request is invalid."
 
 Derive = Callable[[str, str, str, str], bytes]
 """`signing_key(secret, date, region, service)` of SigV4."""
@@ -43,22 +47,41 @@ async def seal_secret(box: ServiceBox, access_key_id: str, secret: str) -> bytes
 class Credentials:
     """The credentials that a process has met. `derive` is the wire's; this floor knows no SigV4."""
 
-    def __init__(self, token: Token, derive: Derive) -> None:
+    def __init__(self, token: Token, place: Place, derive: Derive) -> None:
         self._token = token
+        self._place = place
         self._derive = derive
         self._derived: dict[Scope, tuple[bytes, bytes]] = {}
         self._callers: dict[str, tuple[AccessKey, Caller]] = {}
+        self._sessions: dict[tuple[str, str], Session] = {}
 
-    async def identify(self, books: Reader, scope: Scope, session_token: str | None) -> tuple[Caller, bytes]:
+    async def identify(
+        self, books: Reader, scope: Scope, session_token: str | None, now: datetime
+    ) -> tuple[Caller, bytes]:
         """The caller and the signing key that his request must be verified with.
 
         Raises UnrecognizedClientException for an access key that is unknown or disabled, or a session token that is
-        not of this daemon.
+        not of this daemon or whose role or user is gone; ExpiredTokenException.
         """
+        if session_token is not None:
+            return await self._session(books, scope, session_token, now)
         access_key = await books.access_key(scope.access_key_id)
-        if access_key is None or access_key.status is not AccessKeyStatus.ACTIVE or session_token is not None:
-            raise UnrecognizedClientException(_INVALID)
+        if access_key is None or access_key.status is not AccessKeyStatus.ACTIVE:
+            raise UnrecognizedClientException(INVALID)
         return self._caller(access_key), await self._signing_key(books, scope, access_key)
+
+    async def _session(self, books: Reader, scope: Scope, token: str, now: datetime) -> tuple[Caller, bytes]:
+        """Of temporary credentials. What a token holds never changes; what it refers to is read each time."""
+        known = self._sessions.get((scope.access_key_id, token))
+        if known is None:
+            box = await ServiceBox.of(books, self._token)
+            known = await sessions.open_token(box, scope.access_key_id, token)
+            if len(self._sessions) >= MOST_DERIVED_KEYS:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[scope.access_key_id, token] = known
+        caller = await sessions.caller_of(known, scope.access_key_id, books, self._place)
+        key = self._derive(known.secret, scope.date, scope.region, scope.service)
+        return caller, key
 
     async def _signing_key(self, books: Reader, scope: Scope, access_key: AccessKey) -> bytes:
         known = self._derived.get(scope)

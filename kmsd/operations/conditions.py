@@ -39,6 +39,8 @@ MEMBERS: Mapping[str, str] = {
     "kms:schedulekeydeletionpendingwindowindays": "pending_window_in_days",
     "kms:wrappingalgorithm": "wrapping_algorithm",
     "kms:wrappingkeyspec": "wrapping_key_spec",
+    "sts:externalid": "external_id",
+    "sts:rolesessionname": "role_session_name",
 }
 """Condition keys whose value is a member of the request, taken as it is."""
 

@@ -41,7 +41,8 @@ from kmsd.operations.kms import (
     update_alias,
     update_key_description,
 )
-from kmsd.operations.model import Operation
+from kmsd.operations.model import Operation, Service
+from kmsd.operations.sts import assume_role, get_caller_identity, get_session_token
 
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     cancel_key_deletion.OPERATION,
@@ -78,7 +79,16 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     untag_resource.OPERATION,
     update_alias.OPERATION,
     update_key_description.OPERATION,
+    assume_role.OPERATION,
+    get_caller_identity.OPERATION,
+    get_session_token.OPERATION,
 )
 
-BY_TARGET: Mapping[str, Operation[Any, Any]] = {operation.target: operation for operation in OPERATIONS}
+BY_TARGET: Mapping[str, Operation[Any, Any]] = {
+    operation.target: operation for operation in OPERATIONS if operation.service is not Service.STS
+}
 """By the value of X-Amz-Target."""
+BY_ACTION: Mapping[str, Operation[Any, Any]] = {
+    operation.name: operation for operation in OPERATIONS if operation.service is Service.STS
+}
+"""By the parameter Action of the Query protocol."""

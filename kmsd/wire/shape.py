@@ -46,6 +46,11 @@ def _decode_slowly(body: bytes, request: type[RequestT]) -> RequestT:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
+    return validate(raw, request)
+
+
+def validate(raw: Any, request: type[RequestT]) -> RequestT:
+    """The request that decoded JSON (or a form) holds. Raises SerializationException, ValidationException."""
     violations: list[str] = []
     cleaned = _clean(raw, request, "", violations)
     _refuse(violations)
@@ -69,7 +74,7 @@ def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Check]
 
 
 @cache
-def _members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], ...]:
+def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], ...]:
     """(attribute, wire name, type, required) of each member."""
     hints = get_type_hints(struct, include_extras=True)
     fields = msgspec.structs.fields(struct)
@@ -79,11 +84,11 @@ def _members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], 
 def _struct_check(struct: type[msgspec.Struct]) -> Check:
     checks = [
         (attribute, camel(wire_name), check)
-        for attribute, wire_name, hint, _ in _members(struct)
+        for attribute, wire_name, hint, _ in members(struct)
         if (check := _check_of(hint)) is not None
     ]
 
-    def check_members(value: Any, path: str, violations: list[str]) -> None:
+    def checkmembers(value: Any, path: str, violations: list[str]) -> None:
         for attribute, name, check in checks:
             member = getattr(value, attribute)
             if member is not None:
@@ -94,7 +99,7 @@ def _struct_check(struct: type[msgspec.Struct]) -> Check:
 
 def _check_of(hint: Any) -> Check | None:
     """What to check of a value of this type; None: nothing."""
-    hint, constraint = _bare(hint)
+    hint, constraint = bare(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _struct_check(hint)
     if get_origin(hint) is list:
@@ -109,7 +114,7 @@ def _check_of(hint: Any) -> Check | None:
     return check_value
 
 
-def _bare(hint: Any) -> tuple[Any, Constraint | None]:
+def bare(hint: Any) -> tuple[Any, Constraint | None]:
     """A type without `Annotated` and `| None`, and its constraint."""
     constraint: Constraint | None = None
     while True:
@@ -186,7 +191,7 @@ def _clean(raw: Any, hint: Any, path: str, violations: list[str]) -> Any:
 
     Raises SerializationException for a value of another JSON type.
     """
-    hint, constraint = _bare(hint)
+    hint, constraint = bare(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _clean_struct(raw, hint, path, violations)
     origin = get_origin(hint)
@@ -210,7 +215,7 @@ def _clean_struct(raw: Any, struct: type[msgspec.Struct], path: str, violations:
     if not isinstance(raw, dict):
         raise _wrong_type(path, "a structure")
     cleaned: dict[str, Any] = {}
-    for _, wire_name, hint, required in _members(struct):
+    for _, wire_name, hint, required in members(struct):
         name = f"{path}.{camel(wire_name)}" if path else camel(wire_name)
         value = raw.get(wire_name)
         if value is not None:

@@ -1,0 +1,33 @@
+"""GetCallerIdentity: who the credentials belong to."""
+
+from __future__ import annotations
+
+from kmsd.domain import shapes
+from kmsd.operations.model import Call, Operation, Service, Unrestricted
+
+
+class Request(shapes.Shape, frozen=True):
+    """STS API Reference: GetCallerIdentity; it has no parameters."""
+
+
+class Response(shapes.Shape, frozen=True):
+    """STS API Reference: GetCallerIdentity."""
+
+    user_id: str
+    account: str
+    arn: str
+
+
+async def handle(_: Request, call: Call) -> Response:
+    """What the signature proved."""
+    return Response(user_id=call.caller.principal_id, account=call.caller.account, arn=call.caller.arn)
+
+
+OPERATION = Operation(
+    Service.STS,
+    "GetCallerIdentity",
+    Request,
+    Response,
+    handle,
+    access=(Unrestricted('"No permissions are required to perform this operation" (STS API Reference)'),),
+)

@@ -1,0 +1,46 @@
+"""GetSessionToken: temporary credentials of the user who asks."""
+
+from __future__ import annotations
+
+from kmsd.custody import sessions
+from kmsd.domain import shapes, sts_shapes
+from kmsd.errors import AccessDeniedException, UnsupportedOperationException
+from kmsd.operations.model import Call, Operation, Service, Unrestricted
+from kmsd.operations.sts.credentials import credentials
+from kmsd.operations.symmetric import refuse
+
+
+class Request(shapes.Shape, frozen=True):
+    """STS API Reference: GetSessionToken."""
+
+    duration_seconds: sts_shapes.SessionDuration = 43200
+    serial_number: sts_shapes.SerialNumber | None = None
+    token_code: sts_shapes.TokenCode | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """STS API Reference: GetSessionToken."""
+
+    credentials: sts_shapes.Credentials
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """They may do what the user may, for a time; and no longer than the access key that asked is active."""
+    refuse(request, "serial_number", "token_code")
+    long_term = await call.books.access_key(call.caller.access_key_id)
+    if long_term is None:
+        raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
+    box, seconds = await call.service_box(), request.duration_seconds
+    made = await sessions.for_user(box, long_term.user, long_term.access_key_id, call.now, seconds)
+    return Response(credentials=credentials(made))
+
+
+OPERATION = Operation(
+    Service.STS,
+    "GetSessionToken",
+    Request,
+    Response,
+    handle,
+    access=(Unrestricted("whoever holds a user's access key may shorten its life"),),
+    raises=(UnsupportedOperationException,),
+)
