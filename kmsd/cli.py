@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from kmsd import config as configuration
-from kmsd.commands import check, init, jobs, open_blob, serve, users
+from kmsd.commands import check, explain, init, jobs, open_blob, roles, serve, users
 from kmsd.config import Config, ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.logs import set_up
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, default=configuration.DEFAULT_PATH, metavar="FILE", help="default: %(default)s"
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (init, serve, check, users, jobs, open_blob):
+    for module in (init, serve, check, users, roles, explain, jobs, open_blob):
         module.add_to(commands)
     return top
 

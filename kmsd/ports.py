@@ -317,6 +317,10 @@ class Reader(Protocol):
         """A role with its policies."""
         ...
 
+    async def roles(self) -> Sequence[Role]:
+        """All roles, by account and name."""
+        ...
+
     async def service_keys(self) -> Mapping[str, ServiceKey]:
         """The daemon's own token objects, by purpose."""
         ...
@@ -346,6 +350,26 @@ class Transaction(Reader, Protocol):
 
     async def delete_user(self, account: str, name: str) -> None:
         """With its access keys and policies. Raises `StoreConflict` if there is none."""
+        ...
+
+    async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
+        """Replace the inline policies of a user. Raises `StoreConflict` if there is none."""
+        ...
+
+    async def insert_role(self, role: Role) -> None:
+        """Raises `StoreConflict` if the name is taken."""
+        ...
+
+    async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
+        """Replace the inline policies of a role. Raises `StoreConflict` if there is none."""
+        ...
+
+    async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
+        """Raises `StoreConflict` if there is no such role."""
+        ...
+
+    async def delete_role(self, account: str, name: str) -> None:
+        """With its policies; its sessions end. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_access_key(self, access_key: AccessKey) -> None:

@@ -63,7 +63,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
         loop.add_signal_handler(number, stopping.set)
     loop.add_reader(lines.life, stopping.set)
     probes = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
-    front = Front(rooms.pipeline, Credentials(rooms.token, signing_key), probes)
+    front = Front(rooms.pipeline, Credentials(rooms.token, rooms.pipeline.world.place, signing_key), probes)
     listener = Listener(inherited(lines.listener), tls_of(config))
     server = await serve(front.handle, [listener], limits_of(config))
     os.write(lines.ready, b"ready")

@@ -150,7 +150,9 @@ class House:
         try:
             await _provision(self.config)
             async with open_rooms(self.config, "house", self.clock) as rooms:
-                front = Front(rooms.pipeline, KnownCredentials(rooms.token, signing_key), {})
+                front = Front(
+                    rooms.pipeline, KnownCredentials(rooms.token, rooms.pipeline.world.place, signing_key), {}
+                )
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)])
                 scheduler = Scheduler(rooms.store, rooms.token, self.clock, rooms.record_job, "house")

@@ -33,6 +33,11 @@ def add_to(commands: Any) -> None:
     )
     _add_format(create)
     create.set_defaults(run=create_user)
+    put = user.add_parser("put-policy", help="replace its identity policy")
+    put.add_argument("name")
+    put.add_argument("--policy", type=Path, required=True, metavar="FILE")
+    add_account(put)
+    put.set_defaults(run=put_policy)
     user.add_parser("list", help="all users").set_defaults(run=list_users)
     delete = user.add_parser("delete", help="with all access keys")
     delete.add_argument("name")
@@ -85,18 +90,30 @@ def print_access_key(made: NewAccessKey, config: Config, options: argparse.Names
         print(f"User: {made.user.arn}\nAccessKeyId: {made.access_key_id}\nSecretAccessKey: {made.secret}")
 
 
-def _account(config: Config, options: argparse.Namespace) -> str:
+def add_account(command: argparse.ArgumentParser) -> None:
+    """The option by which commands name an account."""
+    command.add_argument("--account", metavar="ID", help="12 digits; default: the configuration's")
+
+
+def check_name(name: str) -> None:
+    """Raises `ConfigError` for what cannot be the name of a user or role."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError("a name has 1 to 64 letters, digits or _+=,.@-")
+
+
+def account_of(config: Config, options: argparse.Namespace) -> str:
+    """The account that a command is about. Raises `ConfigError`."""
     account: str = options.account or config.account
     if not re.fullmatch(r"[0-9]{12}", account):
         raise ConfigError(f"an account is 12 digits, not {account!r}")
     return account
 
 
-def read_policy(path: Path) -> str:
-    """An identity policy from a file. Raises `ConfigError`, naming the place, if it is none."""
+def read_policy(path: Path, kind: PolicyKind = PolicyKind.IDENTITY) -> str:
+    """A policy from a file, of identities by default. Raises `ConfigError`, naming the place, if it is none."""
     try:
         text = path.read_text()
-        parse(text, kind=PolicyKind.IDENTITY)
+        parse(text, kind=kind)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
     except MalformedPolicyDocumentException as exc:
@@ -106,14 +123,21 @@ def read_policy(path: Path) -> str:
 
 async def create_user(config: Config, options: argparse.Namespace) -> int:
     """`kmsd user create`."""
-    account, now = _account(config, options), SystemClock().now()
-    if not _NAME.fullmatch(options.name):
-        raise ConfigError("a user name has 1 to 64 letters, digits or _+=,.@-")
+    account, now = account_of(config, options), SystemClock().now()
+    check_name(options.name)
     policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
     async with open_rooms(config, "cli") as rooms:
         user = provisioning.new_user(place_of(config), account, options.name, policies, now)
         await provisioning.create_user(rooms.store, user, now)
         print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+    return 0
+
+
+async def put_policy(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd user put-policy`: every worker decides by the new one once this has returned."""
+    policies = {options.policy.stem: read_policy(options.policy)}
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.put_user_policies(account_of(config, options), options.name, policies)
     return 0
 
 
@@ -128,14 +152,14 @@ async def list_users(config: Config, _: argparse.Namespace) -> int:
 async def delete_user(config: Config, options: argparse.Namespace) -> int:
     """`kmsd user delete`."""
     async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
-        await transaction.delete_user(_account(config, options), options.name)
+        await transaction.delete_user(account_of(config, options), options.name)
     return 0
 
 
 async def create_access_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key create`."""
     async with open_rooms(config, "cli") as rooms:
-        user = await (await rooms.store.read()).user(_account(config, options), options.user)
+        user = await (await rooms.store.read()).user(account_of(config, options), options.user)
         if user is None:
             print(f"kmsd: there is no user {options.user}", file=sys.stderr)
             return 1
@@ -147,7 +171,7 @@ async def create_access_key(config: Config, options: argparse.Namespace) -> int:
 async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key list`."""
     async with open_rooms(config, "cli") as rooms:
-        for key in await (await rooms.store.read()).access_keys_of(_account(config, options), options.user):
+        for key in await (await rooms.store.read()).access_keys_of(account_of(config, options), options.user):
             print(f"{key.access_key_id}\t{key.status}\t{key.created_at:%Y-%m-%dT%H:%M:%SZ}")
     return 0
 

@@ -79,6 +79,7 @@ class Credentials:
             if len(self._sessions) >= MOST_DERIVED_KEYS:
                 del self._sessions[next(iter(self._sessions))]
             self._sessions[scope.access_key_id, token] = known
+        sessions.check_time(known, now)
         caller = await sessions.caller_of(known, scope.access_key_id, books, self._place)
         key = self._derive(known.secret, scope.date, scope.region, scope.service)
         return caller, key

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,15 +9,14 @@ from datetime import datetime
 from kmsd.custody import credentials, objects
 from kmsd.custody.service_box import PURPOSE as SEALING
 from kmsd.custody.service_box import ServiceBox
+from kmsd.custody.sessions import ID_ALPHABET, SECRET_ALPHABET, random_text
 from kmsd.domain.arn import Place
-from kmsd.domain.identity import AccessKey, AccessKeyStatus, User
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.ports import ServiceKey, Store, Token
 
 SENTINEL = "sentinel"
 AUDIT = "audit"
 ADMINISTRATOR_POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
-_ID_ALPHABET = string.ascii_uppercase + "234567"
-_SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,41 @@ def new_user(place: Place, account: str, name: str, policies: Mapping[str, str],
     return User(
         account=account,
         name=name,
-        user_id="AIDA" + _random(_ID_ALPHABET, 17),
+        user_id="AIDA" + random_text(ID_ALPHABET, 17),
         arn=place.user(account, name),
         created_at=now,
         policies=policies,
     )
+
+
+def new_role(
+    place: Place,
+    account: str,
+    name: str,
+    *,
+    trust_policy: str,
+    policies: Mapping[str, str],
+    seconds: int,
+    now: datetime,
+) -> Role:
+    """A role that the store does not know yet."""
+    return Role(
+        account=account,
+        name=name,
+        role_id="AROA" + random_text(ID_ALPHABET, 17),
+        arn=place.role(account, name),
+        trust_policy=trust_policy,
+        max_session_seconds=seconds,
+        created_at=now,
+        policies=policies,
+    )
+
+
+async def create_role(store: Store, role: Role, now: datetime) -> None:
+    """Raises `StoreConflict` if the name is taken."""
+    async with store.write() as transaction:
+        await transaction.insert_account(role.account, now)
+        await transaction.insert_role(role)
 
 
 async def create_user(store: Store, user: User, now: datetime) -> None:
@@ -76,14 +103,11 @@ async def create_user(store: Store, user: User, now: datetime) -> None:
 
 async def create_access_key(store: Store, token: Token, user: User, now: datetime) -> NewAccessKey:
     """A new credential of `user`. The secret leaves the process only through the return value."""
-    access_key_id = "AKIA" + _random(_ID_ALPHABET, 16)
-    secret = _random(_SECRET_ALPHABET, 40)
+    access_key_id = "AKIA" + random_text(ID_ALPHABET, 16)
+    secret = random_text(SECRET_ALPHABET, 40)
     box = await ServiceBox.of(await store.read(), token)
     sealed = await credentials.seal_secret(box, access_key_id, secret)
     async with store.write() as transaction:
         await transaction.insert_access_key(AccessKey(access_key_id, user, sealed, AccessKeyStatus.ACTIVE, now))
     return NewAccessKey(access_key_id, secret, user)
 
-
-def _random(alphabet: str, length: int) -> str:
-    return "".join(secrets.choice(alphabet) for _ in range(length))

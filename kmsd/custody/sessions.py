@@ -25,8 +25,8 @@ from kmsd.ports import NotAuthentic, Reader
 
 PURPOSE = "session-token"
 INVALID = "The security token included in the request is invalid."
-_ID_ALPHABET = string.ascii_uppercase + "234567"
-_SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
+ID_ALPHABET = string.ascii_uppercase + "234567"
+SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Session).decode
 
@@ -47,11 +47,11 @@ def random_text(alphabet: str, length: int) -> str:
 
 
 async def for_role(
-    box: ServiceBox, role: Role, session_name: str, now: datetime, seconds: int, policies: tuple[str, ...] | None
+    box: ServiceBox, role: Role, session_name: str, *, now: datetime, seconds: int, policies: tuple[str, ...] | None
 ) -> TemporaryCredentials:
     """A session of a role, as AssumeRole makes it."""
     session = Session(
-        secret=random_text(_SECRET_ALPHABET, 40),
+        secret=random_text(SECRET_ALPHABET, 40),
         account=role.account,
         name=role.name,
         entity_id=role.role_id,
@@ -63,10 +63,12 @@ async def for_role(
     return await _issue(box, session)
 
 
-async def for_user(box: ServiceBox, user: User, access_key_id: str, now: datetime, seconds: int) -> TemporaryCredentials:
+async def for_user(
+    box: ServiceBox, user: User, access_key_id: str, now: datetime, seconds: int
+) -> TemporaryCredentials:
     """A session of a user, as GetSessionToken makes it; it ends with the access key that asked for it."""
     session = Session(
-        secret=random_text(_SECRET_ALPHABET, 40),
+        secret=random_text(SECRET_ALPHABET, 40),
         account=user.account,
         name=user.name,
         entity_id=user.user_id,
@@ -78,7 +80,7 @@ async def for_user(box: ServiceBox, user: User, access_key_id: str, now: datetim
 
 
 async def _issue(box: ServiceBox, session: Session) -> TemporaryCredentials:
-    access_key_id = "ASIA" + random_text(_ID_ALPHABET, 16)
+    access_key_id = "ASIA" + random_text(ID_ALPHABET, 16)
     sealed = await box.seal(PURPOSE, access_key_id, _encode(session))
     expires_at = datetime.fromtimestamp(session.expires_at, UTC)
     return TemporaryCredentials(access_key_id, session.secret, base64.b64encode(sealed).decode(), expires_at)

@@ -85,9 +85,15 @@ async def query_about(
 
 @lru_cache(maxsize=4096)
 def _asks(policy: str) -> bool:
-    """Whether a policy may ask for what only the store can tell. A false alarm costs two look-ups."""
-    lowered = policy.lower()
-    return "resourcealiases" in lowered or "resourcetag/" in lowered
+    """Whether a policy may ask for what only the store can tell. A false alarm costs two look-ups.
+
+    The text is written anew first: a JSON escape must not hide a condition key, or a Deny on it would never fire.
+    """
+    try:
+        plain = msgspec.json.encode(msgspec.json.decode(policy)).decode().lower()
+    except msgspec.DecodeError:
+        return True
+    return "resourcealiases" in plain or "resourcetag/" in plain
 
 
 def grantee_names(caller: Caller) -> tuple[str, ...]:

@@ -241,6 +241,12 @@ class Operation(Generic[RequestT, ResponseT]):
 
 
 def context_of(access: Access, request: msgspec.Struct) -> EncryptionContext:
-    """The encryption context that `access` speaks of."""
+    """The encryption context that `access` speaks of; for CreateGrant, the pairs of the grant's constraint."""
     member = access.context if isinstance(access, OnKey | OnCiphertext) else None
-    return getattr(request, member) if member else {}
+    if member is not None:
+        context: EncryptionContext = getattr(request, member)
+        return context
+    constraints = getattr(request, "constraints", None)
+    if constraints is None:
+        return {}
+    return constraints.encryption_context_equals or constraints.encryption_context_subset or {}

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -24,20 +24,18 @@ from kmsd.errors import (
     UnknownOperationException,
     UnrecognizedClientException,
 )
-from kmsd.operations.model import Operation, Service, Source
-from kmsd.operations.table import BY_TARGET
+from kmsd.operations.model import Service, Source
 from kmsd.pipeline import Pipeline, as_service_error
 from kmsd.ports import AuditUnavailable
-from kmsd.wire import shape, sigv4
-from kmsd.wire.messages import JSON, Answer, Request, error_answer, new_request_id
+from kmsd.wire import sigv4
+from kmsd.wire.messages import Answer, Request, new_request_id
+from kmsd.wire.questions import Protocol, protocol_of
 from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
 
 log = structlog.get_logger()
 
 HTTP_INTERNAL = 500
 Probe = Callable[[], Awaitable[None]]
-AnyOperation = Operation[Any, Any]
-_PREFIXES = tuple((service.target_prefix, service) for service in Service if service.target_prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,51 +53,47 @@ class Front:
         if received.method in ("GET", "HEAD") and received.target in ("/healthz", "/readyz"):
             return await self._probe(received.target)
         request_id = new_request_id()
+        protocol = protocol_of(request)
         try:
-            body = await self._call(request, request_id)
+            return await self._call(request, request_id, protocol)
         except ServiceError as error:
             if error.status >= HTTP_INTERNAL:
                 log.error(  # noqa: TRY400 (one line; where it happened is in `detail`)
                     "call failed", request_id=request_id, code=error.code, detail=error.detail
                 )
-            return error_answer(error, request_id)
+            return protocol.error(error, request_id)
         except Exception:
             # Nothing of it reaches the client; the traceback shows places, not values.
             log.exception("unforeseen", request_id=request_id)
-            return error_answer(KMSInternalException(), request_id)
-        return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
+            return protocol.error(KMSInternalException(), request_id)
 
-    async def _call(self, request: Request, request_id: str) -> bytes:
-        target = request.received.header("x-amz-target") or ""
-        service = service_of(target)
+    async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:
         source = source_of(request)
         now = self.pipeline.clock.now()
-        refused = partial(self._refused, request_id=request_id, source=source, now=now, target=target)
+        refused = partial(self._refused, request_id=request_id, source=source, now=now, protocol=protocol)
         try:
-            if service is None:
-                raise UnknownOperationException(detail=f"X-Amz-Target {target[:100]!r}")
-            claim = sigv4.parse(
-                request.received, region=self.pipeline.world.place.region, services=(service.scope,), now=now
-            )
+            if protocol.service is None:
+                raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
+            region = self.pipeline.world.place.region
+            claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=now)
         except ServiceError as error:
             await refused(error, access_key_id="")
         try:
-            caller = await self._authenticated(claim)
-            operation = BY_TARGET.get(target)
-            if operation is None:
-                raise UnknownOperationException(detail=f"X-Amz-Target {target[:100]!r}")
+            caller = await self._authenticated(claim, now)
+            question = protocol.question(request)
         except ServiceError as error:
             await refused(error, access_key_id=claim.access_key_id)
-        decode = partial(shape.decode, request.received.body, operation.request)
-        response = await self.pipeline.run(operation, decode, caller=caller, source=source, request_id=request_id)
-        return b"" if response is None else shape.encode(response)
+        response = await self.pipeline.run(
+            question.operation, question.decode, caller=caller, source=source, request_id=request_id
+        )
+        return question.render(response, request_id)
 
-    async def _authenticated(self, claim: Claim) -> Caller:
+    async def _authenticated(self, claim: Claim, now: datetime) -> Caller:
         """Who signed. Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException."""
         try:
             books = await self.pipeline.world.store.read()
             scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
-            caller, key = await self.credentials.identify(books, scope, claim.session_token)
+            caller, key = await self.credentials.identify(books, scope, claim.session_token, now)
         except UnrecognizedClientException:
             # As much work as for a wrong signature: an access key's existence shows in neither answer nor time.
             refuse_unknown(claim)
@@ -111,17 +105,24 @@ class Front:
         return caller
 
     async def _refused(
-        self, error: ServiceError, *, request_id: str, source: Source, now: datetime, target: str, access_key_id: str
+        self,
+        error: ServiceError,
+        *,
+        request_id: str,
+        source: Source,
+        now: datetime,
+        protocol: Protocol,
+        access_key_id: str,
     ) -> NoReturn:
         """Record what was refused before an operation was reached, and raise it."""
-        service = service_of(target)
+        service = protocol.service or Service.KMS
         record = audit.record_of_refusal(
             now=now,
             request_id=request_id,
             place=self.pipeline.world.place,
             source=source,
-            event_source=Service.KMS.event_source if service is None else service.event_source,
-            event_name=target.rpartition(".")[2][:128] or "Unknown",
+            event_source=service.event_source,
+            event_name=protocol.name or "Unknown",
             access_key_id=access_key_id,
             error=error,
         )
@@ -144,11 +145,6 @@ class Front:
         ready = all(state == "ok" for state in states.values())
         body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
         return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)
-
-
-def service_of(target: str) -> Service | None:
-    """The service that a value of X-Amz-Target speaks to."""
-    return next((service for prefix, service in _PREFIXES if target.startswith(prefix)), None)
 
 
 def source_of(request: Request) -> Source:

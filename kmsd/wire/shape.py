@@ -88,7 +88,7 @@ def _struct_check(struct: type[msgspec.Struct]) -> Check:
         if (check := _check_of(hint)) is not None
     ]
 
-    def checkmembers(value: Any, path: str, violations: list[str]) -> None:
+    def check_members(value: Any, path: str, violations: list[str]) -> None:
         for attribute, name, check in checks:
             member = getattr(value, attribute)
             if member is not None:

@@ -227,14 +227,22 @@ class SqliteReader:
             account,
             name,
         )
-        if row is None:
-            return None
+        return None if row is None else self._role(row)
+
+    def _role(self, row: Row) -> Role:
         owner = row[:2]
         return rows.role(
             row,
             self._all("SELECT name, document FROM role_policy WHERE account = ? AND role_name = ?", *owner),
             self._all("SELECT tag_key, tag_value FROM role_tag WHERE account = ? AND role_name = ?", *owner),
         )
+
+    async def roles(self) -> Sequence[Role]:
+        found = self._all(
+            "SELECT account, name, role_id, arn, trust_policy, max_session_seconds, created_at FROM role "
+            "ORDER BY account, name"
+        )
+        return [self._role(row) for row in found]
 
     # --- objects in the token -----------------------------------------------------------------------
 

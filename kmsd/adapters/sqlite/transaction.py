@@ -10,7 +10,7 @@ from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
-from kmsd.domain.identity import AccessKey, AccessKeyStatus, User
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
@@ -43,12 +43,49 @@ class SqliteTransaction(SqliteReader):
             "account, name, user_id, arn, created_at",
             (user.account, user.name, user.user_id, user.arn, rows.micros(user.created_at)),
         )
-        for name, document in user.policies.items():
-            self._insert("user_policy", "account, user_name, name, document", (user.account, user.name, name, document))
+        await self.put_user_policies(user.account, user.name, user.policies)
         for tag_key, tag_value in user.tags.items():
             self._insert(
                 "user_tag", "account, user_name, tag_key, tag_value", (user.account, user.name, tag_key, tag_value)
             )
+
+    async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
+        self._run("DELETE FROM user_policy WHERE account = ? AND user_name = ?", account, name)
+        for policy, document in policies.items():
+            self._insert("user_policy", "account, user_name, name, document", (account, name, policy, document))
+
+    async def insert_role(self, role: Role) -> None:
+        self._insert(
+            "role",
+            "account, name, role_id, arn, trust_policy, max_session_seconds, created_at",
+            (
+                role.account,
+                role.name,
+                role.role_id,
+                role.arn,
+                role.trust_policy,
+                role.max_session_seconds,
+                rows.micros(role.created_at),
+            ),
+        )
+        await self.put_role_policies(role.account, role.name, role.policies)
+        for tag_key, tag_value in role.tags.items():
+            self._insert(
+                "role_tag", "account, role_name, tag_key, tag_value", (role.account, role.name, tag_key, tag_value)
+            )
+
+    async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
+        self._run("DELETE FROM role_policy WHERE account = ? AND role_name = ?", account, name)
+        for policy, document in policies.items():
+            self._insert("role_policy", "account, role_name, name, document", (account, name, policy, document))
+
+    async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
+        self._swap(
+            f"role {name}", "UPDATE role SET trust_policy = ? WHERE account = ? AND name = ?", trust_policy, account, name
+        )
+
+    async def delete_role(self, account: str, name: str) -> None:
+        self._swap(f"role {name}", "DELETE FROM role WHERE account = ? AND name = ?", account, name)
 
     async def delete_user(self, account: str, name: str) -> None:
         self._swap(f"user {name}", "DELETE FROM user WHERE account = ? AND name = ?", account, name)

@@ -73,7 +73,9 @@ async def handle(request: Request, call: Call) -> Response:
         parse(request.policy, kind=PolicyKind.SESSION)
     policies = None if request.policy is None else (request.policy,)
     name = request.role_session_name
-    made = await sessions.for_role(await call.service_box(), role, name, call.now, seconds, policies)
+    made = await sessions.for_role(
+        await call.service_box(), role, name, now=call.now, seconds=seconds, policies=policies
+    )
     return Response(
         credentials=credentials(made),
         assumed_role_user=sts_shapes.AssumedRoleUser(
@@ -122,9 +124,7 @@ def _duration(request: Request, role: Role, call: Call) -> int:
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining"
         )
     if request.duration_seconds > role.max_session_seconds:
-        raise ValidationException(
-            "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
-        )
+        raise ValidationException("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
     return request.duration_seconds
 
 

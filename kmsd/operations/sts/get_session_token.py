@@ -31,7 +31,7 @@ async def handle(request: Request, call: Call) -> Response:
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
     box, seconds = await call.service_box(), request.duration_seconds
-    made = await sessions.for_user(box, long_term.user, long_term.access_key_id, call.now, seconds)
+    made = await sessions.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
     return Response(credentials=credentials(made))
 
 

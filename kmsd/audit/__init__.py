@@ -1,0 +1,27 @@
+"""What audit records say: CloudTrail events, one for each call, allowed or refused; docs/audit.md lists their fields.
+
+Which members of request and response are shown follows from the shapes: all but the secret ones.
+"""
+
+from kmsd.audit.administration import Actor, record_of_administration
+from kmsd.audit.calls import Outcome, record_of_call, record_of_refusal
+from kmsd.audit.events import rfc3339
+from kmsd.audit.identity import user_identity
+from kmsd.audit.refusals import Refusals, record_of_refusals
+from kmsd.audit.service_events import record_of_service_event
+from kmsd.audit.shown import show, shown_members
+
+__all__ = [
+    "Actor",
+    "Outcome",
+    "Refusals",
+    "record_of_administration",
+    "record_of_call",
+    "record_of_refusal",
+    "record_of_refusals",
+    "record_of_service_event",
+    "rfc3339",
+    "show",
+    "shown_members",
+    "user_identity",
+]

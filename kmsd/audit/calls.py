@@ -1,0 +1,205 @@
+"""The records of calls: of one that was authenticated, and of one that was refused before anybody was known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from kmsd.audit.events import (
+    API_CALL,
+    CACHED,
+    EVENT_VERSION,
+    MANAGEMENT,
+    AdditionalEventData,
+    Event,
+    Resource,
+    address_of,
+    clean,
+    encode,
+    event_of,
+    new_event_id,
+    resources_of,
+    rfc3339,
+    tls_details,
+)
+from kmsd.audit.identity import encoded_identity
+from kmsd.audit.shown import show
+from kmsd.domain.arn import Place
+from kmsd.domain.material import Material
+from kmsd.errors import ServiceError
+from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, Target
+
+KEY = "AWS::KMS::Key"
+ALIAS = "AWS::KMS::Alias"
+ROLE = "AWS::IAM::Role"
+LOG_GROUP = "AWS::Logs::LogGroup"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended."""
+
+    response: msgspec.Struct | None = None
+    error: ServiceError | None = None
+    reason: str = ""
+    """Why it was refused, for the operator; not told to the client."""
+
+
+def record_of_call(
+    operation: Operation[Any, Any], request: msgspec.Struct | None, call: Call, outcome: Outcome
+) -> bytes:
+    """The record of an authenticated call, as one line of JSON."""
+    caller, source, error, writes = call.caller, call.source, outcome.error, operation.writes
+    # In the order of `Event`'s declaration; keywords would cost as much as all of the encoding.
+    return encode(
+        Event(
+            EVENT_VERSION,
+            encoded_identity(caller, source.via_service),
+            rfc3339(call.now),
+            operation.service.event_source,
+            operation.name,
+            call.world.place.region,
+            address_of(source),
+            clean(source.user_agent),
+            UNSET if error is None else error.code,
+            _message(error),
+            None if request is None else show(request),
+            _elements(outcome.response, call) if writes and error is None else None,
+            _additional(operation, call, outcome),
+            call.request_id,
+            new_event_id(),
+            not writes,
+            resources_of(_resources(call)),
+            API_CALL,
+            True,
+            caller.account,
+            UNSET,
+            MANAGEMENT,
+            tls_details(source),
+        )
+    )
+
+
+def _message(error: ServiceError | None) -> str | UnsetType:
+    return UNSET if error is None or not error.message else clean(error.message)
+
+
+def _resources(call: Call) -> tuple[Resource, ...]:
+    """Everything that was found, also when the call was refused then."""
+    targets, made = call.targets, call.response_keys
+    if len(targets) == 1 and (key := targets[0].key) is not None and not made:
+        return ((key.arn, key.account, KEY),)
+    found = [
+        (target.arn, target.arn.split(":")[4], _kind(target.arn))
+        if target.key is None
+        else (target.key.arn, target.key.account, KEY)
+        for target in targets
+        if target.key is not None or target.arn != "*"
+    ]
+    found += [(arn, call.caller.account, KEY) for arn in made]
+    return tuple(found) if _names_two_keys(targets) else tuple(dict.fromkeys(found))
+
+
+def _names_two_keys(targets: list[Target]) -> bool:
+    """ReEncrypt "specifies two AWS KMS keys, the source KMS key and the destination KMS key, in that order"."""
+    return len(targets) == 2 and all(target.key is not None for target in targets)  # noqa: PLR2004 (the two)
+
+
+def _kind(arn: str) -> str:
+    resource = arn.split(":", 5)[5]
+    if resource.startswith("role/"):
+        return ROLE
+    return LOG_GROUP if resource.startswith("log-group:") else ALIAS
+
+
+def _elements(response: msgspec.Struct | None, call: Call) -> dict[str, Any] | None:
+    """The response of a call that writes, with the key.
+
+    "… include the key ARN of the affected KMS key in the responseElements.keyId value, even though this operation does
+    not return the key ARN" (KMS Developer Guide, on DeleteAlias and a dozen others).
+    """
+    shown = {} if response is None else show(response)
+    affected = next((target.key.arn for target in call.targets if target.key is not None), None)
+    if affected is not None:
+        shown["keyId"] = affected
+    return shown or None
+
+
+def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) -> AdditionalEventData | UnsetType:
+    """Which material was used, what allowed the call, or why it was refused."""
+    data = AdditionalEventData()
+    allowed = [target.decision for target in call.targets if target.decision is not None]
+    if allowed:
+        data.decided_by = [decision.by for decision in allowed]
+        data.grant_ids = [grant_id for decision in allowed for grant_id in decision.grant_ids] or None
+    if outcome.error is not None:
+        data.reason = clean(outcome.reason) or None
+    elif is_cryptographic(operation):
+        _add_materials(data, call, outcome.response)
+    return data if allowed or data.reason else UNSET
+
+
+@cache
+def is_cryptographic(operation: Operation[Any, Any]) -> bool:
+    """Whether it uses key material: its access speaks of an encryption context."""
+    return any(isinstance(access, OnKey | OnCiphertext) and access.context is not None for access in operation.access)
+
+
+def _add_materials(data: AdditionalEventData, call: Call, response: msgspec.Struct | None) -> None:
+    """Which key material sealed or opened: by the response, or else the one that is current."""
+    source = getattr(response, "source_key_material_id", None)
+    if source is not None:
+        data.source_key_material_id = source
+        data.destination_key_material_id = getattr(response, "destination_key_material_id", None)
+        return
+    data.key_material_id = getattr(response, "key_material_id", None)
+    material = call.key.current_material
+    if data.key_material_id is None and material is not None:
+        data.key_material_id = _key_material_id(material)
+
+
+# By object id: the name of a material never changes. All are dropped when there are `CACHED`.
+_material_ids: dict[bytes, str] = {}
+
+
+def _key_material_id(material: Material) -> str:
+    known = _material_ids.get(material.material_id)
+    if known is None:
+        if len(_material_ids) >= CACHED:
+            _material_ids.clear()
+        known = _material_ids[material.material_id] = material.key_material_id
+    return known
+
+
+def record_of_refusal(
+    *,
+    now: datetime,
+    request_id: str,
+    place: Place,
+    source: Source,
+    event_source: str,
+    event_name: str,
+    access_key_id: str,
+    error: ServiceError,
+) -> bytes:
+    """The record of a request that was refused before anybody was known: no signature, a wrong one, a stale date."""
+    return event_of(
+        user_identity={"type": "Unknown", "accessKeyId": clean(access_key_id)},
+        now=now,
+        event_source=event_source,
+        event_name=clean(event_name),
+        event_type=API_CALL,
+        region=place.region,
+        address=address_of(source),
+        user_agent=clean(source.user_agent),
+        error_code=error.code,
+        error_message=_message(error),
+        additional=AdditionalEventData(reason=clean(error.detail)) if error.detail else UNSET,
+        request_id=request_id,
+        tls=tls_details(source),
+    )

@@ -1,0 +1,164 @@
+"""`kmsd explain`: why a principal may or may not do something to a key, statement by statement.
+
+Needs the database only: neither token nor PIN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.app import SystemClock, place_of
+from kmsd.authz.explain import Considered, explain
+from kmsd.authz.query import Allowed, Query
+from kmsd.config import Config, ConfigError
+from kmsd.domain.arn import parse_key_name
+from kmsd.domain.key import Key
+from kmsd.domain.principal import Caller, PrincipalType
+from kmsd.errors import ServiceError
+from kmsd.ports import Reader
+
+_USER = re.compile(r"arn:[a-z-]+:iam::([0-9]{12}):user/([\w+=,.@-]+)", re.ASCII)
+_ROLE = re.compile(r"arn:[a-z-]+:iam::([0-9]{12}):role/([\w+=,.@-]+)", re.ASCII)
+_SESSION = re.compile(r"arn:[a-z-]+:sts::([0-9]{12}):assumed-role/([\w+=,.@-]+)/([\w+=,.@-]+)", re.ASCII)
+_ROOT = re.compile(r"arn:[a-z-]+:iam::([0-9]{12}):root", re.ASCII)
+_SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.amazonaws\.com")
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "explain", help="why a principal may do an action, or may not"
+    )
+    command.add_argument("--principal", required=True, metavar="ARN", help="user, role, role session, root or service")
+    command.add_argument("--action", required=True, metavar="kms:ACTION")
+    command.add_argument("--key", metavar="ID", help="key id, ARN or alias; none: an action without resource")
+    command.add_argument("--context", action="append", default=[], metavar="NAME=VALUE", help="encryption context")
+    command.add_argument("--condition", action="append", default=[], metavar="KEY=VALUE", help="such as aws:SourceIp=…")
+    command.set_defaults(run=run)
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """Print the decision and what led to it; status 0 if allowed, 1 if denied."""
+    store = SqliteStore(config.database)
+    try:
+        books = await store.read()
+        caller = await _caller(books, options.principal)
+        query = await _query(config, books, caller, options)
+    finally:
+        await store.close()
+    found = explain(query)
+    if isinstance(found.decision, Allowed):
+        print(f"ALLOWED by {found.decision.by}")
+    else:
+        print(f"DENIED: {found.decision.reason}\n{found.decision.message}")
+    for considered in found.considered:
+        _print(considered)
+    return 0 if isinstance(found.decision, Allowed) else 1
+
+
+async def _query(config: Config, books: Reader, caller: Caller, options: argparse.Namespace) -> Query:
+    key = await _key(config, books, caller, options.key)
+    now = SystemClock().now()
+    names = (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
+    conditions: dict[str, str | tuple[str, ...]] = {
+        "aws:currenttime": now.isoformat().replace("+00:00", "Z"),
+        "aws:epochtime": str(int(now.timestamp())),
+        "aws:requestedregion": config.region,
+        "kms:calleraccount": caller.account,
+        **_pairs(options.condition),
+    }
+    if key is None:
+        return Query(caller, options.action, "*", caller.account, conditions=conditions)
+    conditions |= {"kms:keyorigin": key.origin.value, "kms:keyspec": "SYMMETRIC_DEFAULT", "kms:multiregion": "false"}
+    conditions |= {"kms:keyusage": "ENCRYPT_DECRYPT"}
+    aliases = await books.aliases_after(key.account, "", 1000, now=now, key_id=key.key_id)
+    if aliases:
+        conditions["kms:resourcealiases"] = tuple(alias.name for alias in aliases)
+    for name, value in (await books.tags_of(key.key_id)).items():
+        conditions[f"aws:resourcetag/{name.lower()}"] = value
+    return Query(
+        caller,
+        options.action,
+        key.arn,
+        key.account,
+        resource_policy=key.policy,
+        grants=await books.grants_to(key.key_id, names),
+        encryption_context=_pairs(options.context),
+        conditions=conditions,
+    )
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    if any("=" not in pair for pair in given):
+        raise ConfigError("a pair is written NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in given)
+
+
+async def _key(config: Config, books: Reader, caller: Caller, text: str | None) -> Key | None:
+    if text is None:
+        return None
+    try:
+        name = parse_key_name(
+            text, caller_account=caller.account or config.account, place=place_of(config), aliases=True
+        )
+    except ServiceError as exc:
+        raise ConfigError(exc.message) from exc
+    alias = await books.alias(name.account, name.alias) if name.alias else None
+    key_id = alias.key_id if alias is not None else name.key_id
+    key = await books.key(key_id) if key_id else None
+    if key is None:
+        raise ConfigError(f"there is no key {text}")
+    return key
+
+
+async def _caller(books: Reader, arn: str) -> Caller:
+    """The principal with the policies that it has now. Raises `ConfigError` for one that does not exist."""
+    if found := _ROOT.fullmatch(arn):
+        return Caller(PrincipalType.ACCOUNT, arn, found[1], found[1])
+    if found := _USER.fullmatch(arn):
+        user = await books.user(found[1], found[2])
+        if user is None:
+            raise ConfigError(f"there is no user {arn}")
+        policies = tuple(user.policies.values())
+        return Caller(
+            PrincipalType.USER,
+            arn,
+            user.account,
+            user.user_id,
+            "",
+            user.name,
+            tags=user.tags,
+            identity_policies=policies,
+        )
+    if found := _SESSION.fullmatch(arn) or _ROLE.fullmatch(arn):
+        session = found[3] if found.re is _SESSION else "explained"
+        role = await books.role(found[1], found[2])
+        if role is None:
+            raise ConfigError(f"there is no role {found[2]} in account {found[1]}")
+        return Caller(
+            PrincipalType.ASSUMED_ROLE,
+            arn
+            if found.re is _SESSION
+            else f"{arn.replace(':iam:', ':sts:').replace(':role/', ':assumed-role/')}/{session}",
+            role.account,
+            f"{role.role_id}:{session}",
+            role_arn=role.arn,
+            tags=role.tags,
+            identity_policies=tuple(role.policies.values()),
+        )
+    if _SERVICE.fullmatch(arn):
+        return Caller(PrincipalType.SERVICE, arn, "", arn)
+    raise ConfigError(f"{arn} is not the ARN of a principal")
+
+
+def _print(considered: Considered) -> None:
+    sign = {True: "+", False: "-"}[considered.matched]
+    print(f"{sign} {considered.source} ({considered.effect}){': ' + considered.note if considered.note else ''}")
+    if len(considered.misses) == 1:
+        print("    almost matched:", file=sys.stdout)
+    for miss in considered.misses:
+        print(f"    {miss.element}: wants {miss.expected}, request has {miss.actual}")

@@ -1,0 +1,97 @@
+"""`kmsd role`: what users and roles may become for a time, through AssumeRole."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kmsd.app import SystemClock, open_rooms, place_of
+from kmsd.commands.users import account_of, add_account, check_name, read_policy
+from kmsd.config import Config, ConfigError
+from kmsd.custody import provisioning
+from kmsd.domain.policy import PolicyKind
+
+LONGEST = 43_200
+SHORTEST = 900
+
+
+def add_to(commands: Any) -> None:
+    """Declare the commands."""
+    role = commands.add_parser("role", help="create, list, change, delete roles").add_subparsers(
+        dest="act", required=True
+    )
+    create = role.add_parser("create", help="a role that its trust policy lets others assume")
+    create.add_argument("name")
+    create.add_argument("--trust", type=Path, required=True, metavar="FILE", help="trust policy: who may assume it")
+    create.add_argument("--policy", type=Path, metavar="FILE", help="identity policy: what its sessions may do")
+    create.add_argument("--max-session-seconds", type=int, default=3600, metavar="N", help="900 to 43200; default 3600")
+    create.set_defaults(run=create_role)
+    put = role.add_parser("put-policy", help="replace its identity policy")
+    put.add_argument("name")
+    put.add_argument("--policy", type=Path, required=True, metavar="FILE")
+    put.set_defaults(run=put_policy)
+    trust = role.add_parser("put-trust", help="replace its trust policy; sessions that there are go on")
+    trust.add_argument("name")
+    trust.add_argument("--trust", type=Path, required=True, metavar="FILE")
+    trust.set_defaults(run=put_trust)
+    delete = role.add_parser("delete", help="its sessions end at once")
+    delete.add_argument("name")
+    delete.set_defaults(run=delete_role)
+    listing: argparse.ArgumentParser = role.add_parser("list", help="all roles")
+    listing.set_defaults(run=list_roles)
+    for command in (create, put, trust, delete):
+        add_account(command)
+
+
+async def create_role(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role create`; prints the role's ARN."""
+    check_name(options.name)
+    if not SHORTEST <= options.max_session_seconds <= LONGEST:
+        raise ConfigError(f"--max-session-seconds must be {SHORTEST} to {LONGEST}")
+    policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
+    now = SystemClock().now()
+    role = provisioning.new_role(
+        place_of(config),
+        account_of(config, options),
+        options.name,
+        trust_policy=read_policy(options.trust, PolicyKind.TRUST),
+        policies=policies,
+        seconds=options.max_session_seconds,
+        now=now,
+    )
+    async with open_rooms(config, "cli") as rooms:
+        await provisioning.create_role(rooms.store, role, now)
+    print(role.arn)
+    return 0
+
+
+async def put_policy(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role put-policy`: holds for running sessions too."""
+    policies = {options.policy.stem: read_policy(options.policy)}
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.put_role_policies(account_of(config, options), options.name, policies)
+    return 0
+
+
+async def put_trust(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role put-trust`."""
+    trust = read_policy(options.trust, PolicyKind.TRUST)
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.put_trust_policy(account_of(config, options), options.name, trust)
+    return 0
+
+
+async def delete_role(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role delete`."""
+    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+        await transaction.delete_role(account_of(config, options), options.name)
+    return 0
+
+
+async def list_roles(config: Config, _: argparse.Namespace) -> int:
+    """`kmsd role list`."""
+    async with open_rooms(config, "cli") as rooms:
+        for role in await (await rooms.store.read()).roles():
+            print(f"{role.arn}\t{role.role_id}\t{role.max_session_seconds} s\t{role.created_at:%Y-%m-%dT%H:%M:%SZ}")
+    return 0

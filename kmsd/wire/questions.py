@@ -1,0 +1,105 @@
+"""What a request asks: which service and operation, in which of the two protocols, and how its answer looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from kmsd.errors import ServiceError, UnknownOperationException, ValidationException
+from kmsd.operations.model import Operation, Service
+from kmsd.operations.table import BY_ACTION, BY_TARGET
+from kmsd.wire import query, shape
+from kmsd.wire.messages import JSON, Answer, Request, error_answer
+
+AnyOperation = Operation[Any, Any]
+_PREFIXES = tuple((service.target_prefix, service) for service in Service if service.target_prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An operation that exists, asked for with a signature that holds."""
+
+    operation: AnyOperation
+    decode: Callable[[], msgspec.Struct]
+    render: Callable[[msgspec.Struct | None, str], Answer]
+    """Of the response and the request id."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonProtocol:
+    """JSON 1.1: KMS and CloudWatch Logs. The operation is named by `X-Amz-Target`."""
+
+    target: str
+
+    @property
+    def service(self) -> Service | None:
+        """The service that the target speaks to."""
+        return next((service for prefix, service in _PREFIXES if self.target.startswith(prefix)), None)
+
+    @property
+    def name(self) -> str:
+        """What the operation is called, whether there is one or not."""
+        return self.target.rpartition(".")[2][:128]
+
+    def question(self, request: Request) -> Question:
+        """Raises UnknownOperationException."""
+        operation = BY_TARGET.get(self.target)
+        if operation is None:
+            raise UnknownOperationException(detail=f"X-Amz-Target {self.target[:100]!r}")
+        return Question(operation, partial(shape.decode, request.received.body, operation.request), _json_answer)
+
+    def error(self, error: ServiceError, request_id: str) -> Answer:
+        """The error as JSON."""
+        return error_answer(error, request_id)
+
+
+def _json_answer(response: msgspec.Struct | None, request_id: str) -> Answer:
+    body = b"" if response is None else shape.encode(response)
+    return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryProtocol:
+    """Forms and XML: STS. The operation is named by the parameter `Action`."""
+
+    is_form: bool
+    service: Service = Service.STS
+
+    @property
+    def name(self) -> str:
+        """Unknown before the signature holds and the form is read."""
+        return ""
+
+    def question(self, request: Request) -> Question:
+        """Raises UnknownOperationException, ValidationException."""
+        query_string = request.received.target.partition("?")[2]
+        fields = query.fields_of(request.received.body, query_string, is_form=self.is_form)
+        if fields.get("Version") != query.VERSION:
+            raise ValidationException(f"Version must be {query.VERSION}")
+        operation = BY_ACTION.get(fields.get("Action", ""))
+        if operation is None:
+            raise UnknownOperationException(f"Could not find operation {fields.get('Action', '')[:100]}")
+        render = partial(query.answer, operation.name)
+        return Question(operation, partial(query.decode, fields, operation.request), render)
+
+    def error(self, error: ServiceError, request_id: str) -> Answer:
+        """The error as XML, by its name there."""
+        return query.error_answer(error, request_id)
+
+
+Protocol = JsonProtocol | QueryProtocol
+
+
+def protocol_of(request: Request) -> Protocol:
+    """Which protocol a request speaks; JSON, if it speaks none."""
+    received = request.received
+    target = received.header("x-amz-target")
+    if target is None:
+        is_form = (received.header("content-type") or "").lower().startswith(query.FORM)
+        if is_form or "Action=" in received.target:
+            return QueryProtocol(is_form)
+    return JsonProtocol(target or "")
