@@ -1,0 +1,15 @@
+"""Generated files are current."""
+
+from __future__ import annotations
+
+from tests.golden.generate import MATRIX, PAGE, matrix, page
+
+
+def test_operations_page() -> None:
+    """docs/operations.md is what the declarations say: run scripts/operation-table."""
+    assert PAGE.read_text() == page()
+
+
+def test_key_state_matrix() -> None:
+    """The golden matrix is what the declarations say: run scripts/operation-table, and review the difference."""
+    assert MATRIX.read_text() == matrix()
