@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from kmsd import audit
-from kmsd.adapters.journal.sink import JournalSink
+from kmsd.adapters.journal.checkpoints import Interval, Signer
+from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.config import Config, ConfigError
-from kmsd.custody.provisioning import SENTINEL
+from kmsd.custody.provisioning import AUDIT, SENTINEL
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
-from kmsd.ports import AuditSink, Clock, Store, Token
+from kmsd.ports import AuditUnavailable, Clock, NoSuchObject, Store, Token
 
 
 class SystemClock:
@@ -39,7 +42,7 @@ class Rooms:
     config: Config
     store: Store
     token: Token
-    sink: AuditSink
+    sink: JournalSink
     pipeline: Pipeline
 
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
@@ -89,6 +92,46 @@ def set_module_environment(config: Config) -> None:
     os.environ.update(config.token.environment)
 
 
+def serves(writer: str) -> bool:
+    """Whether this is a worker: a chain of its own, that no other process takes, and never without the audit key."""
+    return writer.startswith("worker-")
+
+
+async def audit_signer(store: Store, token: Token, *, needed: bool = False) -> Signer | None:
+    """The audit key; None before `kmsd init` has made it.
+
+    One that the token has lost is an error where it is `needed`: a worker does not serve without. A command may be the
+    operator's way out of that very disaster.
+    """
+    known = (await (await store.read()).service_keys()).get(AUDIT)
+    if known is None:
+        return None
+    try:
+        public_key = await token.public_key(known.object_id)
+    except NoSuchObject:
+        if needed:
+            raise
+        return None
+    return Signer(public_key, token.info.serial, partial(token.sign, known.object_id))
+
+
+async def open_trail(config: Config, writer: str, signer: Signer | None, clock: Clock) -> JournalSink:
+    """The audit trail, for one process. Raises `AuditUnavailable`."""
+    given = config.audit
+    settings = SinkSettings(
+        file_bytes=given.file_bytes,
+        interval=Interval(given.checkpoint_lines, given.checkpoint_seconds),
+        forward=given.forward,
+        now=clock.now,
+    )
+    sink = await JournalSink.open(config.audit_dir, writer, signer, settings, several=not serves(writer))
+    if serves(writer):
+        # That a worker has started is told before anybody asks it; if it cannot be told now, `/readyz` says so.
+        with contextlib.suppress(AuditUnavailable):
+            await sink.begin()
+    return sink
+
+
 @asynccontextmanager
 async def open_rooms(config: Config, writer: str, clock: Clock | None = None) -> AsyncIterator[Rooms]:
     """Store, token and audit trail, opened for one process and closed in the end; `clock` is the host's by default.
@@ -103,8 +146,9 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
         store.on_doomed(token.forget)
-        sink = JournalSink(config.audit_dir, writer)
+        clock = clock or SystemClock()
+        sink = await open_trail(config, writer, await audit_signer(store, token, needed=serves(writer)), clock)
         stack.push_async_callback(sink.close)
         limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
         world = World(place_of(config), limits, store, token)
-        yield Rooms(config, store, token, sink, Pipeline(world, clock or SystemClock(), sink))
+        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink))

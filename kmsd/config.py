@@ -80,6 +80,23 @@ class LimitsConfig(_Section, frozen=True):
     """Tags of one key."""
 
 
+class AuditConfig(_Section, frozen=True):
+    """`[audit]`: the trail of who asked what (docs/audit.md)."""
+
+    directory: Path | None = None
+    """The folder of the trail; by default `audit` in data_dir."""
+    file_bytes: int = 67_108_864
+    """A writer begins a new file when the present one has this size, and each day (UTC)."""
+    checkpoint_lines: int = 1000
+    """The chain is signed in the token after this many lines at the latest."""
+    checkpoint_seconds: float = 60.0
+    """The chain is signed in the token after this time at the latest, if anything was written."""
+    forward: tuple[str, ...] = ()
+    """Where copies go: `journal`, `syslog://HOST:PORT`, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
+    refusals_per_second: float = 20.0
+    """Unauthenticated requests that a worker records one by one; beyond, they are counted in one record a second."""
+
+
 class Config(_Section, frozen=True):
     """The whole file."""
 
@@ -96,6 +113,7 @@ class Config(_Section, frozen=True):
     """Processes that serve requests."""
     listen: ListenConfig = ListenConfig()
     limits: LimitsConfig = LimitsConfig()
+    audit: AuditConfig = AuditConfig()
 
     @property
     def database(self) -> Path:
@@ -105,7 +123,7 @@ class Config(_Section, frozen=True):
     @property
     def audit_dir(self) -> Path:
         """The folder of the audit trail."""
-        return self.data_dir / "audit"
+        return self.audit.directory or self.data_dir / "audit"
 
 
 def load(path: Path) -> Config:
@@ -139,6 +157,10 @@ def _check(config: Config, path: Path) -> None:
         ("workers", "must be 1 to 64", 1 <= config.workers <= 64),  # noqa: PLR2004 (the bound itself)
         ("token", "needs label or serial", config.token.label or config.token.serial),
         ("token.sessions", "must be 1 to 64", 1 <= config.token.sessions <= 64),  # noqa: PLR2004 (as above)
+        ("audit.file_bytes", "must be 65536 or more", config.audit.file_bytes >= 65536),  # noqa: PLR2004 (as above)
+        ("audit.checkpoint_lines", "must be 10 or more", config.audit.checkpoint_lines >= 10),  # noqa: PLR2004
+        ("audit.checkpoint_seconds", "must be more than 0", config.audit.checkpoint_seconds > 0),
+        ("audit.refusals_per_second", "must be 1 or more", config.audit.refusals_per_second >= 1),
         (
             "listen",
             "needs tls_certificate and tls_key together",

@@ -196,5 +196,3 @@ class UnsupportedOperationException(ServiceError):
     """This key, or this token, cannot do that."""
 
 
-class ConflictException(ServiceError):
-    """Another request changes the same resource at this moment."""

@@ -36,6 +36,7 @@ from kmsd.ports import (
     NoSuchObject,
     NotAuthentic,
     StoreError,
+    StoreTimeout,
     TokenError,
     TokenUnavailable,
 )
@@ -151,6 +152,8 @@ def as_service_error(exc: Exception, operation: AnyOperation | None = None) -> S
             return KeyUnavailableException("The token cannot be reached now.", detail=str(exc))
         case TokenUnavailable():
             return DependencyTimeoutException("The token cannot be reached now.", detail=str(exc))
+        case StoreTimeout():
+            return DependencyTimeoutException("The request took too long.", detail=str(exc))
         case StoreError() | TokenError():
             return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
         case _:

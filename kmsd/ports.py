@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from kmsd.domain.wrapping import TokenName
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
     from kmsd.domain.key import Key
     from kmsd.domain.material import Algorithm, Material, MaterialStatus
+    from kmsd.domain.wrapping import ImportedMaterial, WrappingAlgorithm, WrappingKey
 
 
 class Clock(Protocol):
@@ -61,6 +64,18 @@ class NotAuthentic(TokenError):
     """Ciphertext, nonce, tag or associated data are not what was sealed; the token itself is well."""
 
 
+class NotUnwrapped(TokenError):
+    """Wrapped key material is not what the wrapping key and the algorithm can open; the token itself is well."""
+
+
+class WrongLength(TokenError):
+    """What was unwrapped is not key material of 256 bits. It is in no object any more."""
+
+
+class OtherMaterial(TokenError):
+    """What was unwrapped is not the key material that was expected. It is in no object any more."""
+
+
 class MechanismMissing(TokenError):
     """The token does not offer the mechanism that this needs; the text names it."""
 
@@ -75,6 +90,10 @@ class Capabilities:
     """PKCS#11 names of all mechanisms that passed their probe, for `kmsd check`."""
     lacking: tuple[tuple[str, str], ...]
     """(mechanism, what the API loses by it) for each that failed."""
+    imports: frozenset[WrappingAlgorithm] = frozenset()
+    """How material may be wrapped that the token unwraps, proves and takes in by itself."""
+    passes_on: frozenset[WrappingAlgorithm] = frozenset()
+    """How material may be wrapped that the token unwraps and wraps again for another token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,22 @@ class ObjectReport:
     """`secret`, `private` or `public`."""
     problem: str
     """Empty for a well-formed object with the attributes that its role promises; else what is wrong."""
+    imported: bool = False
+    """Whether the token says that the value came from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapped:
+    """Key material on its way into a token."""
+
+    blob: bytes
+    algorithm: WrappingAlgorithm
+    wrapping_key: bytes | None
+    """Object id of the wrapping key; None: the token's transport key."""
+    transport_key: bytes = b""
+    """In that case the public half for which it was wrapped."""
+    trouble: NotUnwrapped | WrongLength | None = None
+    """What went wrong on the way. The blob then holds a key that nobody knows: the work ahead is done all the same."""
 
 
 class Token(Protocol):
@@ -151,6 +186,45 @@ class Token(Protocol):
         """DER SubjectPublicKeyInfo of a pair. Raises `NoSuchObject`."""
         ...
 
+    async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
+        """Make an RSA pair that unwraps and does nothing else; durable on return. Its public key, DER SPKI.
+
+        Takes seconds for long keys. Proven as `generate_key` does.
+        """
+        ...
+
+    async def unwrap_key(
+        self,
+        wrapped: Wrapped,
+        mark: bytes,
+        *,
+        expected: bytes | None = None,
+        into: tuple[bytes, Algorithm] | None = None,
+    ) -> bytes:
+        """Unwrap key material in the token, prove it, and take it in: its fingerprint, the AES-CMAC of `mark`.
+
+        It is proven to have exactly 256 bits, and the `expected` fingerprint if one is given. Then it becomes the
+        object `into`, for sealing by that algorithm, durable and with its attributes proven on return; without `into`
+        nothing remains in the token. Raises `NotUnwrapped`, `WrongLength` or `OtherMaterial`, the first two after the
+        same work whatever is wrong with the blob; then the token holds no object of that id. The material is in the
+        clear nowhere outside the token.
+        """
+        ...
+
+    async def transport_key(self) -> bytes:
+        """The public half, DER SPKI, of the RSA pair by which this token receives material from another token.
+
+        It lives as long as the login; material for an earlier one is refused with `TokenUnavailable`.
+        """
+        ...
+
+    async def pass_on(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+        """Unwrap key material in this token, and wrap it there for the one whose transport key this is.
+
+        A blob that cannot be unwrapped is no error: the answer has `trouble`, after the same work.
+        """
+        ...
+
     async def destroy(self, object_id: bytes) -> None:
         """Destroy all objects of this id; none there is no error. Durable, and looked up again, on return."""
         ...
@@ -183,6 +257,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be read or written now; it may come back."""
 
 
+class StoreTimeout(StoreUnavailable):
+    """Somebody else held the store for too long; trying again will do."""
+
+
 class StoreConflict(StoreError):
     """What was to be changed is no longer what it was when it was read; or the new thing exists already."""
 
@@ -193,9 +271,13 @@ class TokenObject:
 
     object_id: bytes
     owner: str
-    """For log and report: `key:<id>`, `service:<purpose>`."""
+    """For log and report: `key:<id>`, `imported:<key id>`, `import:<key spec>`, `service:<purpose>`."""
     status: MaterialStatus
     created_at: datetime
+    token: TokenName = TokenName.MAIN
+    """Which token holds it."""
+    orphaned: bool = False
+    """Whether the process that wrote the row is certain to have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +415,18 @@ class Reader(Protocol):
         """All token objects of these statuses; of every status, if none is given."""
         ...
 
+    async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
+        """A wrapping key that is promised to somebody or in stock; None once it is doomed."""
+        ...
+
+    async def wrapping_keys(self) -> Sequence[WrappingKey]:
+        """All of them, the oldest first."""
+        ...
+
+    async def imported_material(self, key_id: str) -> ImportedMaterial | None:
+        """What was imported into a key first, whether or not it is there now."""
+        ...
+
 
 class Transaction(Reader, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
@@ -418,6 +512,29 @@ class Transaction(Reader, Protocol):
 
     async def forget_material(self, material_id: bytes) -> None:
         """Drop the row of a material; its token object's row stays."""
+        ...
+
+    async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
+        """Remember what was imported into a key; its material never becomes another.
+
+        Raises `StoreConflict` if the key has other material.
+        """
+        ...
+
+    async def insert_wrapping_key(self, wrapping_key: WrappingKey) -> None:
+        """Its object must be known."""
+        ...
+
+    async def give_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
+        """Give out a wrapping key that is in stock. Raises `StoreConflict` if it is not."""
+        ...
+
+    async def count_import_failure(self, object_id: bytes) -> int:
+        """One more failed import; how many there are now. Raises `StoreConflict` if the wrapping key is doomed."""
+        ...
+
+    async def forget_wrapping_key(self, object_id: bytes) -> None:
+        """Drop the row of a wrapping key; its token object's row stays. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_alias(self, alias: Alias) -> None:

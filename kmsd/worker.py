@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import structlog
 
 from kmsd.app import Rooms, open_rooms
+from kmsd.audit import Refusals
 from kmsd.config import Config
 from kmsd.custody.credentials import Credentials
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.wire.front import Front
+from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.tls import tls_context
 from kmsd.wire.transport import Limits, Listener, inherited, serve
@@ -63,7 +65,9 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
         loop.add_signal_handler(number, stopping.set)
     loop.add_reader(lines.life, stopping.set)
     probes = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
-    front = Front(rooms.pipeline, Credentials(rooms.token, rooms.pipeline.world.place, signing_key), probes)
+    place = rooms.pipeline.world.place
+    refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
+    front = Front(rooms.pipeline, Credentials(rooms.token, place, signing_key), probes, refusals)
     listener = Listener(inherited(lines.listener), tls_of(config))
     server = await serve(front.handle, [listener], limits_of(config))
     os.write(lines.ready, b"ready")
@@ -71,6 +75,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     await stopping.wait()
     await server.stop(GRACE_SECONDS)
+    await refusals.close()
     await jobs
     return 0
 

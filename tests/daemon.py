@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.clients import ACCOUNT, REGION, Credentials, client
 from tests.tokens import TokenPlace, softhsm
+from tests.trail import trail_records
 
 
 def free_port() -> int:
@@ -152,11 +153,7 @@ class Daemon:
 
     def audit_records(self) -> list[dict[str, Any]]:
         """Everything in the audit trail."""
-        return [
-            json.loads(line)
-            for path in sorted((self.data / "audit").glob("*.jsonl"))
-            for line in path.read_text().splitlines()
-        ]
+        return trail_records(self.data / "audit")
 
 
 def _alive(pid: int) -> bool:

@@ -20,11 +20,13 @@ from kmsd.custody import provisioning
 from kmsd.custody.credentials import Credentials as KnownCredentials
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.wire.front import Front
+from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.listeners import bind_tcp
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
 from tests.clients import Credentials, client, signing_clock
 from tests.daemon import write_config
+from tests.trail import trail_records
 from tests.tokens import softhsm
 
 T = TypeVar("T")
@@ -143,16 +145,15 @@ class House:
 
     def records(self) -> list[dict[str, Any]]:
         """The audit trail so far."""
-        lines = (self.config.audit_dir / "house.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return trail_records(self.config.audit_dir)
 
     async def _live(self, ready: threading.Event) -> None:
         try:
             await _provision(self.config)
             async with open_rooms(self.config, "house", self.clock) as rooms:
-                front = Front(
-                    rooms.pipeline, KnownCredentials(rooms.token, rooms.pipeline.world.place, signing_key), {}
-                )
+                place = rooms.pipeline.world.place
+                refusals = RefusalLedger(rooms.sink, place)
+                front = Front(rooms.pipeline, KnownCredentials(rooms.token, place, signing_key), {}, refusals)
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)])
                 scheduler = Scheduler(rooms.store, rooms.token, self.clock, rooms.record_job, "house")
@@ -161,6 +162,7 @@ class House:
                 ready.set()
                 await asyncio.to_thread(self._leave.wait)
                 await server.stop(5)
+                await refusals.close()
         except BaseException as exc:
             self._error = exc
             ready.set()

@@ -27,10 +27,11 @@ from kmsd.audit.events import (
     rfc3339,
     tls_details,
 )
-from kmsd.audit.identity import encoded_identity
+from kmsd.audit.identity import encoded_identity, user_identity
 from kmsd.audit.shown import show
 from kmsd.domain.arn import Place
 from kmsd.domain.material import Material
+from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
 from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, Target
 
@@ -186,10 +187,15 @@ def record_of_refusal(
     event_name: str,
     access_key_id: str,
     error: ServiceError,
+    caller: Caller | None = None,
 ) -> bytes:
-    """The record of a request that was refused before anybody was known: no signature, a wrong one, a stale date."""
+    """The record of a request that was refused before an operation was reached.
+
+    As a rule before anybody was known: no signature, a wrong one, a stale date; `caller`, if the signature held.
+    """
+    unknown = {"type": "Unknown", "accessKeyId": clean(access_key_id)}
     return event_of(
-        user_identity={"type": "Unknown", "accessKeyId": clean(access_key_id)},
+        user_identity=unknown if caller is None else user_identity(caller),
         now=now,
         event_source=event_source,
         event_name=clean(event_name),
@@ -201,5 +207,6 @@ def record_of_refusal(
         error_message=_message(error),
         additional=AdditionalEventData(reason=clean(error.detail)) if error.detail else UNSET,
         request_id=request_id,
+        account=UNSET if caller is None else caller.account,
         tls=tls_details(source),
     )

@@ -109,7 +109,7 @@ def cloudtrail_date(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     instant = datetime.fromtimestamp(seconds, UTC)
-    month = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()[instant.month - 1]
+    month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"][instant.month - 1]
     half = "AM" if instant.hour < 12 else "PM"  # noqa: PLR2004 (hours of half a day)
     return f"{month} {instant.day}, {instant.year}, {instant.hour % 12 or 12}:{instant:%M:%S} {half}"
 

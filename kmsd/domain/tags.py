@@ -17,12 +17,17 @@ def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
     for tag in tags:
         if tag.tag_key in found:
             raise TagException(f"Duplicate tag keys: {tag.tag_key}")
-        if tag.tag_key.lower().startswith("aws:"):
-            raise TagException("Tag keys cannot start with 'aws:'")
+        check_keys((tag.tag_key,))
         if not _ALLOWED.fullmatch(tag.tag_key) or not _ALLOWED.fullmatch(tag.tag_value):
             raise TagException("Tag keys and values can contain letters, numbers, spaces and + - = . _ : / @ only")
         found[tag.tag_key] = tag.tag_value
     return found
+
+
+def check_keys(tag_keys: Iterable[str]) -> None:
+    """Raises TagException for a key that is reserved."""
+    if any(tag_key.lower().startswith("aws:") for tag_key in tag_keys):
+        raise TagException("Tag keys cannot start with 'aws:'")
 
 
 def check_count(tags: Mapping[str, str], most: int) -> None:

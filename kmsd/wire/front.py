@@ -30,6 +30,7 @@ from kmsd.ports import AuditUnavailable
 from kmsd.wire import sigv4
 from kmsd.wire.messages import Answer, Request, new_request_id
 from kmsd.wire.questions import Protocol, protocol_of
+from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class Front:
     credentials: Credentials
     probes: Mapping[str, Probe]
     """What `/readyz` asks: name to a check that raises."""
+    refusals: RefusalLedger
 
     async def handle(self, request: Request) -> Answer:
         """The answer to one request; never raises."""
@@ -80,9 +82,12 @@ class Front:
             await refused(error, access_key_id="")
         try:
             caller = await self._authenticated(claim, now)
-            question = protocol.question(request)
         except ServiceError as error:
             await refused(error, access_key_id=claim.access_key_id)
+        try:
+            question = protocol.question(request)
+        except ServiceError as error:
+            await refused(error, access_key_id=claim.access_key_id, caller=caller)
         response = await self.pipeline.run(
             question.operation, question.decode, caller=caller, source=source, request_id=request_id
         )
@@ -113,10 +118,12 @@ class Front:
         now: datetime,
         protocol: Protocol,
         access_key_id: str,
+        caller: Caller | None = None,
     ) -> NoReturn:
         """Record what was refused before an operation was reached, and raise it."""
         service = protocol.service or Service.KMS
-        record = audit.record_of_refusal(
+        record = partial(
+            audit.record_of_refusal,
             now=now,
             request_id=request_id,
             place=self.pipeline.world.place,
@@ -124,10 +131,14 @@ class Front:
             event_source=service.event_source,
             event_name=protocol.name or "Unknown",
             access_key_id=access_key_id,
+            caller=caller,
             error=error,
         )
         try:
-            await self.pipeline.sink.append(record)
+            if caller is None:
+                await self.refusals.add(error, source, now, record)
+            else:
+                await self.pipeline.sink.append(record())
         except AuditUnavailable as exc:
             raise KMSInternalException(detail=f"audit: {exc}") from exc
         raise error

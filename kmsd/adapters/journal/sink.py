@@ -1,31 +1,164 @@
-"""The audit trail as files: one append-only file for each writing process, one JSON record a line."""
+"""The audit trail as files: one chain of lines for each writing process, signed by a key in the token."""
 
 from __future__ import annotations
 
-import os
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
-from kmsd.adapters.journal.group_commit import GroupCommitFile
+from kmsd.adapters.journal.checkpoints import Checkpointer, Interval, Signer
+from kmsd.adapters.journal.commit import GroupCommit, unavailable
+from kmsd.adapters.journal.forward import Forwarder
+from kmsd.adapters.journal.lines import OWN, WRITER, Head, own_line
+from kmsd.adapters.journal.trail import Settings, TrailWriter, WriterBusy
 from kmsd.ports import AuditUnavailable
+
+MOST_WRITERS = 99
+"""Commands that may write at the same time."""
+PROBE_SECONDS = 0.5
+"""A positive answer of `check` is good for so long: probes of the outside must not keep the disk busy."""
+
+
+def _host_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSettings:
+    """How a trail is kept."""
+
+    file_bytes: int = 64 * 1024 * 1024
+    interval: Interval = Interval()
+    forward: tuple[str, ...] = ()
+    """Where copies go (`kmsd.adapters.journal.forward`)."""
+    now: Callable[[], datetime] = _host_now
 
 
 class JournalSink:
     """Implements `kmsd.ports.AuditSink`."""
 
-    def __init__(self, directory: Path, writer: str) -> None:
-        """Open the file of `writer` (`worker-0`, `cli`). Raises `AuditUnavailable`."""
-        self._directory = directory
+    def __init__(self, writer: TrailWriter, settings: SinkSettings, signer: Signer | None) -> None:
+        """Of `open` alone."""
+        self._writer = writer
+        self._settings = settings
+        self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
+        self._commit = GroupCommit(writer, self._written)
+        self._checkpoints = Checkpointer(
+            writer.writer, writer.head, settings.interval, settings.now, self._append_own, self._copy_checkpoint
+        )
+        self._checkpoints.signer = signer
+        self._probed = float("-inf")
+        self._files = writer.path
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        writer: str,
+        signer: Signer | None,
+        settings: SinkSettings | None = None,
+        *,
+        several: bool = False,
+    ) -> Self:
+        """The chain of `writer` (`worker-0`, `cli`). Nothing is written before the first record.
+
+        With `several`, if another process holds that chain, `cli-2` is taken, and so on. Raises `AuditUnavailable`.
+        """
+        given = settings or SinkSettings()
+        files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds)
+        if signer is not None:
+            files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
+        names = [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))] if several else [writer]
         try:
-            self._file = GroupCommitFile(directory / f"{writer}.jsonl")
+            found = await asyncio.to_thread(_take, directory, names, files, given.now)
         except OSError as exc:
-            raise AuditUnavailable(f"{directory}: {exc.strerror}") from exc
+            raise unavailable(exc) from exc
+        return cls(found, given, signer)
+
+    @property
+    def writer(self) -> str:
+        """The name of the chain."""
+        return self._writer.writer
+
+    async def begin(self) -> None:
+        """Write down that this process has taken the chain, before its first record. Raises `AuditUnavailable`."""
+        head = await self._commit.run(lambda: self._writer.append([]))
+        self._checkpoints.written(head, own=False)
+        # What the process before left unsigned need not stay so until somebody calls.
+        self._checkpoints.begin()
 
     async def append(self, record: bytes) -> None:
-        await self._file.append(record)
+        if record.startswith(OWN) or b"\n" in record:
+            raise AuditUnavailable("not an audit record")
+        await self._commit.append(record)
 
     async def check(self) -> None:
-        if not os.access(self._directory, os.W_OK) or os.statvfs(self._directory).f_bavail == 0:
-            raise AuditUnavailable(f"{self._directory} cannot be written")
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._probed >= PROBE_SECONDS:
+            await self._commit.run(self._writer.probe)
+            self._probed = loop.time()
+
+    async def adopt(self, signer: Signer) -> None:
+        """Sign by this key from now on: `kmsd init` has just made it. Raises `AuditUnavailable`."""
+        settings = replace(self._writer.settings, public_key=signer.public_key, token_serial=signer.token_serial)
+        await self._commit.run(lambda: self._writer.adopt(settings))
+        self._checkpoints.signer = signer
 
     async def close(self) -> None:
-        await self._file.close()
+        """A last line and a last checkpoint, if anything was written at all."""
+        try:
+            if self._writer.started:
+                await self._close_chain()
+        finally:
+            await self._commit.close()
+            self._writer.close()
+            for forwarder in self._forwarders:
+                await asyncio.to_thread(forwarder.close)
+
+    async def _close_chain(self) -> None:
+        try:
+            await self._commit.append(own_line("stop", self._settings.now(), writer=self.writer))
+        except AuditUnavailable:
+            return  # nothing was lost that anybody was told of; the next start finds the chain as it is
+        await self._checkpoints.close()
+
+    async def _append_own(self, line: bytes) -> Head:
+        return await self._commit.append(line)
+
+    async def _copy_checkpoint(self, line: bytes) -> None:
+        await self._commit.run(lambda: self._writer.copy(line))
+
+    def _written(self, head: Head, records: Sequence[bytes]) -> None:
+        """On the loop, after each sync."""
+        own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
+        self._checkpoints.written(head, own=own)
+        if self._writer.path != self._files:
+            self._files = self._writer.path
+            self._checkpoints.begin()
+        for forwarder in self._forwarders:
+            forwarder.offer(records)
+
+
+_CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
+
+
+def _take(directory: Path, names: Sequence[str], files: Settings, now: Callable[[], datetime]) -> TrailWriter:
+    """The first chain of `names` that nobody holds. Raises OSError."""
+    for name in names:
+        if not WRITER.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a writer")
+        writer = TrailWriter(directory, name, files, now)
+        try:
+            writer.open()
+        except WriterBusy:
+            if name == names[-1]:
+                raise
+        except OSError:
+            writer.close()
+            raise
+        else:
+            return writer
+    raise ValueError("no name to write under")

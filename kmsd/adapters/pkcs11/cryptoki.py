@@ -66,6 +66,18 @@ class CkDerivationData(Structure):
     _fields_ = (("pData", c_char_p), ("ulLen", c_ulong))
 
 
+class CkOaepParams(Structure):
+    """CK_RSA_PKCS_OAEP_PARAMS, without label."""
+
+    _fields_ = (
+        ("hashAlg", c_ulong),
+        ("mgf", c_ulong),
+        ("source", c_ulong),
+        ("pSourceData", c_void_p),
+        ("ulSourceDataLen", c_ulong),
+    )
+
+
 class CkSessionInfo(Structure):
     """CK_SESSION_INFO."""
 
@@ -116,6 +128,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "C_GetSessionInfo": (c_ulong, c_void_p),
     "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
     "C_CreateObject": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_CopyObject": (c_ulong, c_ulong, c_void_p, c_ulong, c_void_p),
     "C_DestroyObject": (c_ulong, c_ulong),
     "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
     "C_FindObjectsInit": (c_ulong, c_void_p, c_ulong),
@@ -127,6 +140,10 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "C_Decrypt": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
     "C_SignInit": (c_ulong, c_void_p, c_ulong),
     "C_Sign": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
+    "C_GenerateKey": (c_ulong, c_void_p, c_void_p, c_ulong, c_void_p),
+    "C_GenerateKeyPair": (c_ulong, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong, c_void_p, c_void_p),
+    "C_WrapKey": (c_ulong, c_void_p, c_ulong, c_ulong, c_void_p, c_void_p),
+    "C_UnwrapKey": (c_ulong, c_void_p, c_ulong, c_char_p, c_ulong, c_void_p, c_ulong, c_void_p),
     "C_DeriveKey": (c_ulong, c_void_p, c_ulong, c_void_p, c_ulong, c_void_p),
     "C_GenerateRandom": (c_ulong, c_void_p, c_ulong),
 }

@@ -13,6 +13,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding, port_error
 from kmsd.adapters.pkcs11.connection import Connection, Session
+from kmsd.adapters.pkcs11.importing import Transport, new_transport
 from kmsd.adapters.pkcs11.module import start_lock
 from kmsd.adapters.pkcs11.objects import NotFound, Objects
 from kmsd.adapters.pkcs11.sealing import Sealing
@@ -45,6 +46,9 @@ class Epoch:
     sentinel: int
     """Handle of the sentinel; 0 if there is none."""
     renewing: threading.Lock = field(default_factory=threading.Lock)
+    transport: Transport | None = None
+    """Made when it is first asked for; ends with its session."""
+    transporting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def number(self) -> int:
@@ -79,6 +83,13 @@ class Epoch:
             return self.derived.has(object_id, prefix)
         return self.objects.known(object_id) is not None
 
+    def receiving(self) -> Transport:
+        """The RSA pair by which this login receives key material from another token. Raises `CkrError`."""
+        with self.transporting:
+            if self.transport is None:
+                self.transport = new_transport(self.connection)
+            return self.transport
+
     def renew_sessions(self) -> None:
         """Take no session of before any more, since one was found dead; derived keys go with theirs."""
         with self.renewing:
@@ -87,6 +98,10 @@ class Epoch:
             old, self.derive_session = self.derive_session, fresh
             self.derived.renew(fresh)
             old.close()
+        with self.transporting:
+            transport, self.transport = self.transport, None
+        if transport is not None:
+            transport.session.close()
 
     def forget(self, object_id: bytes) -> None:
         """Drop the handle of the object, and take its derived keys out of use."""
@@ -98,6 +113,8 @@ class Epoch:
         self.derived.end_all()
         self.derived.bury()
         self.derive_session.close()
+        if self.transport is not None:
+            self.transport.session.close()
         self.connection.end()
 
 

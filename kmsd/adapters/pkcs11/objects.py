@@ -13,12 +13,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
+import structlog
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, of_binding
 from kmsd.adapters.pkcs11.cryptoki import number
+from kmsd.adapters.pkcs11.rsa import KEY_WRAP, public_key_of
 from kmsd.adapters.pkcs11.templates import (
+    IMPORTED,
     KINDS,
     OBJECT_ID_LENGTH,
     P256,
@@ -26,9 +29,12 @@ from kmsd.adapters.pkcs11.templates import (
     SEALING,
     SIGNING_PRIVATE,
     SIGNING_PUBLIC,
+    WRAPPING_PRIVATE,
+    WRAPPING_PUBLIC,
     Role,
     role_of,
     shortcomings,
+    wrapping_pair,
 )
 from kmsd.ports import ObjectReport, TokenError
 
@@ -40,6 +46,8 @@ if TYPE_CHECKING:
     from kmsd.domain.material import Algorithm
 
     _Generate = Callable[[Mapping[Attribute, Value]], "Entry"]
+
+log = structlog.get_logger(__name__)
 
 # What modules answer to an attribute that they do not take: NSS says GENERAL_ERROR of CKA_COPYABLE on a token object.
 _REFUSALS = frozenset(
@@ -54,6 +62,7 @@ _REFUSALS = frozenset(
     }
 )
 _GONE_TRIES = 50
+_RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 
 
 class NotFound(CkrError):
@@ -61,6 +70,10 @@ class NotFound(CkrError):
 
     def __init__(self, what: str) -> None:
         super().__init__(Ckr.OBJECT_HANDLE_INVALID, f"search by CKA_ID for {what}")
+
+
+class FallsShort(TokenError):
+    """An object that was made lacks an attribute that its role promises; it has been destroyed."""
 
 
 @dataclass(slots=True)
@@ -86,6 +99,7 @@ class Objects:
         self._label_bytes = label.encode("ascii")
         self._entries: dict[bytes, Entry] = {}
         self._extras_refused = False
+        self._copies_refused = False
         self.hits = 0
         self.misses = 0
 
@@ -198,6 +212,82 @@ class Objects:
 
         self._entries[object_id] = self._made(session, object_id, (SIGNING_PRIVATE, SIGNING_PUBLIC), generate)
 
+    def make_wrapping_pair(self, session: Session, object_id: bytes, bits: int) -> bytes:
+        """Generate and prove an RSA pair that unwraps. Its public key, DER SubjectPublicKeyInfo."""
+        entry = None if self._copies_refused else self._copied_pair(session, object_id, bits)
+        if entry is None:
+            generate = self._generated_pair(session, object_id, bits)
+            entry = self._made(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), generate)
+        self._entries[object_id] = entry
+        return public_key_of(self._raw, session.handle, entry.public, bits)
+
+    def _copied_pair(self, session: Session, object_id: bytes, bits: int) -> Entry | None:
+        """A pair made as session objects and then copied; None if the token's copies are of no use.
+
+        Finding the primes takes seconds, in which others may use the catalogue.
+        """
+        draft = self._draft_of_pair(session, bits)
+        try:
+            copy = self._copied(session, object_id, draft)
+            return self._made(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), copy)
+        except (CkrError, FallsShort) as error:
+            if isinstance(error, CkrError) and error.rv not in _REFUSALS:
+                raise
+            # NSS forgets CKA_ALWAYS_SENSITIVE in copies; others refuse them.
+            log.info("token_copies_refused", reason=str(error))
+            self._copies_refused = True
+            return None
+        finally:
+            for handle in draft:
+                self._raw.destroy(session.handle, handle)
+
+    def _draft_of_pair(self, session: Session, bits: int) -> tuple[int, int]:
+        public, private = wrapping_pair(bits)
+        loose: dict[int, Value] = {int(Attribute.MODIFIABLE): True}
+        narrow = {int(Attribute.ALLOWED_MECHANISMS): WRAPPING_PRIVATE.where_allowed[Attribute.ALLOWED_MECHANISMS]}
+        try:
+            return self._raw.generate_pair(session.handle, _RSA_PAIR, public | loose, private | loose | narrow)
+        except CkrError as error:
+            if error.rv not in _REFUSALS:
+                raise
+            return self._raw.generate_pair(session.handle, _RSA_PAIR, public | loose, private | loose)
+
+    def _copied(self, session: Session, object_id: bytes, draft: tuple[int, int]) -> _Generate:
+        def generate(_: Mapping[Attribute, Value]) -> Entry:
+            lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True, Attribute.MODIFIABLE: False}
+            private, public = (self._raw.copy(session.handle, half, lasting) for half in draft)
+            return Entry(handle=private, public=public)
+
+        return generate
+
+    def _generated_pair(self, session: Session, object_id: bytes, bits: int) -> _Generate:
+        def generate(extras: Mapping[Attribute, Value]) -> Entry:
+            public, private = wrapping_pair(bits)
+            lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True}
+            narrow = {int(kind): value for kind, value in extras.items()}
+            halves = self._raw.generate_pair(session.handle, _RSA_PAIR, public | lasting, private | lasting | narrow)
+            return Entry(handle=halves[0], public=halves[1])
+
+        return generate
+
+    def take_in(self, session: Session, object_id: bytes, algorithm: Algorithm, kek: int, wrapped: bytes) -> None:
+        """Make a sealing key of material that is wrapped under the session's key `kek`; proven as the others are."""
+        role = IMPORTED[algorithm]
+
+        def unwrap(extras: Mapping[Attribute, Value]) -> Entry:
+            template: dict[int, Value] = {
+                **self._names(object_id),
+                int(Attribute.CLASS): int(role.object_class),
+                int(Attribute.KEY_TYPE): int(role.key_type),
+                **{int(kind): value for kind, value in (*role.template.items(), *extras.items())},
+            }
+            return Entry(handle=self._raw.unwrap(session.handle, KEY_WRAP, kek, wrapped, template))
+
+        self._entries[object_id] = self._made(session, object_id, (role,), unwrap)
+
+    def _names(self, object_id: bytes) -> dict[int, Value]:
+        return {Attribute.ID: object_id, Attribute.LABEL: self._label_bytes}
+
     def _made(self, session: Session, object_id: bytes, roles: tuple[Role, ...], generate: _Generate) -> Entry:
         with self._catalogue():
             if len(object_id) != OBJECT_ID_LENGTH or type(object_id) is not bytes:
@@ -231,10 +321,10 @@ class Objects:
 
     def _prove(self, session: Session, object_id: bytes, roles: tuple[Role, ...], entry: Entry) -> None:
         for role in roles:
-            handle = entry.public if role is SIGNING_PUBLIC else entry.handle
+            handle = entry.public if role.object_class is ObjectClass.PUBLIC_KEY else entry.handle
             values = self._raw.attributes(session.handle, handle, READ_BACK)
             if short := shortcomings(role, object_id, self._label, values):
-                raise TokenError(f"the token made a {role.name} object that falls short: {'; '.join(short)}")
+                raise FallsShort(f"the token made a {role.name} object that falls short: {'; '.join(short)}")
 
     def _sweep(self, session: Session, object_id: bytes) -> None:
         try:
@@ -270,16 +360,20 @@ class Objects:
     def report(self, session: Session) -> list[ObjectReport]:
         """All objects of the label; what is wrong with each."""
         with self._catalogue():
-            found: list[tuple[bytes, str, str]] = []
+            found: list[tuple[bytes, str, str, bool]] = []
             for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
                 values = self._read(session, handle, READ_BACK)
                 object_id = values.get(Attribute.ID, b"")
                 kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
-                found.append((object_id, kind, self._problem(object_id, kind, values)))
+                imported = role_of(values) in IMPORTED.values()
+                found.append((object_id, kind, self._problem(object_id, kind, values), imported))
             company: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
-            for object_id, kind, _ in found:
+            for object_id, kind, _, _ in found:
                 company[object_id][kind] += 1
-            return [ObjectReport(i, kind, problem or _misfit(kind, company[i])) for i, kind, problem in found]
+            return [
+                ObjectReport(object_id, kind, problem or _misfit(kind, company[object_id]), imported)
+                for object_id, kind, problem, imported in found
+            ]
 
     def _problem(self, object_id: bytes, kind: str, values: Mapping[int, bytes]) -> str:
         if kind == "unknown":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_ulong, c_void_p, create_string_buffer, sizeof
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkcs11 import Attribute, Mechanism
 
@@ -26,6 +26,7 @@ from kmsd.adapters.pkcs11.cryptoki import (
     CkFunctionList,
     CkInitializeArgs,
     CkMechanism,
+    CkOaepParams,
     CkSessionInfo,
     CkTokenInfo,
     pack,
@@ -39,11 +40,22 @@ if TYPE_CHECKING:
 
 _CKF_OS_LOCKING_OK = 0x2
 _CKU_USER = 1
+_CKZ_DATA_SPECIFIED = 1
 _PARTIAL = (Ckr.OK, Ckr.ATTRIBUTE_SENSITIVE, Ckr.ATTRIBUTE_TYPE_INVALID, Ckr.BUFFER_TOO_SMALL)
 _ROOM = 257
 """Bytes offered per attribute at first; all that the adapter reads are shorter."""
+_WRAPPED_ROOM = 1024
+"""Longer than anything that is wrapped here: 512 bytes under an RSA key of 4096 bits."""
 _SPARE = 64
 """Room beyond the plaintext for tag and padding, so that one call is enough (TOKENS.md section 8)."""
+
+
+class WrapMechanism(NamedTuple):
+    """A mechanism that wraps or unwraps."""
+
+    mechanism: int
+    oaep: tuple[int, int] | None = None
+    """CKM_… of the hash and CKG_… of the mask, for CKM_RSA_PKCS_OAEP."""
 
 
 class RawModule:
@@ -161,11 +173,37 @@ class RawModule:
         _check(self._get_attribute_value(session, handle, byref(attribute), 1), "C_GetAttributeValue")
 
     def create(self, session: int, template: Mapping[int, Value]) -> int:
-        """C_CreateObject: only for keys with published test values; no key of the KMS is ever known here."""
+        """C_CreateObject: only for keys with published test values and public keys; no key of the KMS is known here."""
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_CreateObject", session, array, len(array), byref(handle))
         return handle.value
+
+    def copy(self, session: int, handle: int, template: Mapping[int, Value]) -> int:
+        """C_CopyObject: a further object of the same value, with these attributes changed."""
+        array, _alive = pack(template)
+        made = c_ulong(0)
+        self._do("C_CopyObject", session, handle, array, len(array), byref(made))
+        return made.value
+
+    def generate(self, session: int, mechanism: int, template: Mapping[int, Value]) -> int:
+        """C_GenerateKey, by a mechanism without parameter."""
+        array, _alive = pack(template)
+        handle = c_ulong(0)
+        self._do("C_GenerateKey", session, byref(CkMechanism(mechanism, None, 0)), array, len(array), byref(handle))
+        return handle.value
+
+    def generate_pair(
+        self, session: int, mechanism: int, public: Mapping[int, Value], private: Mapping[int, Value]
+    ) -> tuple[int, int]:
+        """C_GenerateKeyPair, by a mechanism without parameter: the private and the public half."""
+        public_array, _alive = pack(public)
+        private_array, _alive_too = pack(private)
+        handles = (c_ulong(0), c_ulong(0))
+        halves = (public_array, len(public_array), private_array, len(private_array))
+        chosen = CkMechanism(mechanism, None, 0)
+        self._do("C_GenerateKeyPair", session, byref(chosen), *halves, byref(handles[0]), byref(handles[1]))
+        return handles[1].value, handles[0].value
 
     def destroy(self, session: int, handle: int) -> None:
         """C_DestroyObject."""
@@ -180,6 +218,24 @@ class RawModule:
         mechanism = CkMechanism(int(Mechanism.AES_ECB_ENCRYPT_DATA), ctypes.addressof(parameter), sizeof(parameter))
         handle = c_ulong(0)
         self._do("C_DeriveKey", session, byref(mechanism), base, array, len(array), byref(handle))
+        return handle.value
+
+    def wrap(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> bytes:
+        """C_WrapKey: the value of `key`, encrypted under `wrapping`."""
+        mechanism, _alive = _mechanism(way)
+        out, length = create_string_buffer(_WRAPPED_ROOM), c_ulong(_WRAPPED_ROOM)
+        self._do("C_WrapKey", session, byref(mechanism), wrapping, key, out, byref(length))
+        return out.raw[: length.value]
+
+    def unwrap(
+        self, session: int, way: WrapMechanism, wrapping: int, blob: bytes, template: Mapping[int, Value]
+    ) -> int:
+        """C_UnwrapKey: a new object whose value was encrypted under `wrapping`. The value itself stays in the token."""
+        mechanism, _alive = _mechanism(way)
+        array, _alive_too = pack(template)
+        handle = c_ulong(0)
+        key_array = (array, len(array), byref(handle))
+        self._do("C_UnwrapKey", session, byref(mechanism), wrapping, blob, len(blob), *key_array)
         return handle.value
 
     def random(self, session: int, count: int) -> bytes:
@@ -245,6 +301,15 @@ class RawModule:
         self._do("C_SignInit", session, byref(chosen), key)
         self._do("C_Sign", session, data, len(data), out, byref(length))
         return out.raw[: length.value]
+
+
+def _mechanism(way: WrapMechanism) -> tuple[CkMechanism, CkOaepParams | None]:
+    """The mechanism, and what must stay alive while it is used."""
+    if way.oaep is None:
+        return CkMechanism(way.mechanism, None, 0), None
+    digest, mask = way.oaep
+    parameter = CkOaepParams(digest, mask, _CKZ_DATA_SPECIFIED, None, 0)
+    return CkMechanism(way.mechanism, ctypes.addressof(parameter), sizeof(parameter)), parameter
 
 
 def _text(padded: bytes) -> str:

@@ -7,7 +7,7 @@ python-pkcs11 0.10.1 corrupts the heap when packing fails (TOKENS.md finding 2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
@@ -97,7 +97,33 @@ SIGNING_PUBLIC = Role(
     where_allowed={A.COPYABLE: False},
     proofs={A.EC_PARAMS: P256},
 )
-ROLES: tuple[Role, ...] = (*SEALING.values(), SIGNING_PRIVATE, SIGNING_PUBLIC)
+# What C_UnwrapKey makes has CKA_LOCAL, CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE False (PKCS#11 v2.40 section
+# 5.13), and in SoftHSM CKA_VALUE_LEN 0: its length is proven otherwise (kmsd.adapters.pkcs11.importing).
+IMPORTED: Mapping[Algorithm, Role] = {
+    algorithm: replace(role, name=f"{role.name} (imported)", proofs={}) for algorithm, role in SEALING.items()
+}
+_UNWRAPS = (int(Mechanism.RSA_PKCS), int(Mechanism.RSA_PKCS_OAEP))
+# They are copies where the token makes copies (`Objects.make_wrapping_pair`), so CKA_COPYABLE stays as it is.
+WRAPPING_PRIVATE = Role(
+    name="wrapping",
+    object_class=ObjectClass.PRIVATE_KEY,
+    key_type=KeyType.RSA,
+    template=_GUARDED | _only((A.UNWRAP,), _PRIVATE_ROLES),
+    where_allowed={A.ALLOWED_MECHANISMS: _UNWRAPS},
+    proofs=_BORN_IN_TOKEN,
+)
+WRAPPING_PUBLIC = Role(
+    name="wrapping",
+    object_class=ObjectClass.PUBLIC_KEY,
+    key_type=KeyType.RSA,
+    template={A.TOKEN: True, A.PRIVATE: False, A.MODIFIABLE: False} | _only((A.WRAP,), _PUBLIC_ROLES),
+    where_allowed={},
+    proofs={},
+)
+ROLES: tuple[Role, ...] = (
+    *(*SEALING.values(), *IMPORTED.values()),
+    *(SIGNING_PRIVATE, SIGNING_PUBLIC, WRAPPING_PRIVATE, WRAPPING_PUBLIC),
+)
 
 READ_BACK: tuple[Attribute, ...] = tuple(
     dict.fromkeys(
@@ -126,6 +152,23 @@ def session_key(
         A.VALUE_LEN: length,
         **{int(kind): value for kind, value in _only(roles, _SECRET_ROLES).items()},
     }
+
+
+def carrier(key_type: KeyType, roles: tuple[Attribute, ...] = ()) -> dict[int, Value]:
+    """The template of key material on its way: for the length of one call, never readable, to be wrapped again.
+
+    Without a length: SoftHSM refuses CKA_VALUE_LEN in C_UnwrapKey, and NSS cuts longer values to it.
+    """
+    template = {**session_key(key_type, 0, roles), A.EXTRACTABLE: True}
+    del template[A.VALUE_LEN]
+    return template
+
+
+def wrapping_pair(bits: int) -> tuple[dict[int, Value], dict[int, Value]]:
+    """The templates of an RSA pair that unwraps and lives as long as its session: public half, private half."""
+    public = {**WRAPPING_PUBLIC.template, A.TOKEN: False, A.MODULUS_BITS: bits, A.PUBLIC_EXPONENT: b"\x01\x00\x01"}
+    private = {**WRAPPING_PRIVATE.template, A.TOKEN: False}
+    return {int(kind): value for kind, value in public.items()}, {int(kind): value for kind, value in private.items()}
 
 
 def shortcomings(role: Role, object_id: bytes, label: str, values: Mapping[int, bytes]) -> list[str]:
@@ -161,8 +204,15 @@ def role_of(values: Mapping[int, bytes]) -> Role | None:
             and number(values, A.KEY_TYPE) == role.key_type
             and all(_shows(values, kind, value) for kind, value in given.items())
         ):
-            return role
+            return _of_origin(role, values)
     return None
+
+
+def _of_origin(role: Role, values: Mapping[int, bytes]) -> Role:
+    """The imported kind of a sealing role, for an object that says that its value came from outside."""
+    algorithm = next((algorithm for algorithm, sealing in SEALING.items() if sealing is role), None)
+    from_outside = flag(values, A.ALWAYS_SENSITIVE) is False and flag(values, A.NEVER_EXTRACTABLE) is False
+    return IMPORTED[algorithm] if algorithm is not None and from_outside else role
 
 
 def _shows(values: Mapping[int, bytes], kind: Attribute, promised: Value) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
@@ -18,6 +19,8 @@ from kmsd.adapters.pkcs11.codes import CkrError
 from kmsd.adapters.pkcs11.counters import CallCounter, TokenCounters
 from kmsd.adapters.pkcs11.cryptoki import attribute_name, flag, number
 from kmsd.adapters.pkcs11.durability import sync_folder
+from kmsd.adapters.pkcs11.import_probes import probe_imports
+from kmsd.adapters.pkcs11.imports import Imports
 from kmsd.adapters.pkcs11.link import Link
 from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.probes import measure, probe
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
 
     from kmsd.adapters.pkcs11.connection import Session
     from kmsd.adapters.pkcs11.epoch import Epoch
+    from kmsd.adapters.pkcs11.import_probes import Skills
     from kmsd.adapters.pkcs11.settings import TokenSettings
-    from kmsd.ports import Capabilities, ObjectReport, TokenInfo
+    from kmsd.ports import Capabilities, ObjectReport, TokenInfo, Wrapped
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -53,6 +57,7 @@ class Pkcs11Token:
         self._calls = Calls(settings, link)
         self._last_epoch: Epoch
         self._capabilities: Capabilities
+        self._imports: Imports
         self._operated_at = -settings.sentinel_operation_interval
         self._chores: set[asyncio.Task[object]] = set()
 
@@ -81,12 +86,14 @@ class Pkcs11Token:
     async def _learn(self) -> None:
         epoch = self._last_epoch = self._link.require()
 
-        def learn(_: Epoch) -> Capabilities:
-            capabilities = probe(epoch)
+        def learn(_: Epoch) -> tuple[Capabilities, Skills]:
+            capabilities, skills = probe(epoch), probe_imports(epoch)
             epoch.connection.run(lambda session: measure(epoch, session, self._calls.pace))
-            return capabilities
+            return replace(capabilities, imports=skills.imports, passes_on=skills.passes_on), skills
 
-        self._capabilities = await self._calls.threaded("open", None, learn, deadline=self._settings.start_deadline)
+        deadline = self._settings.start_deadline
+        self._capabilities, skills = await self._calls.threaded("open", None, learn, deadline=deadline)
+        self._imports = Imports(self._settings, self._calls, self._link, skills)
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info("token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.pace.snapshot())
 
@@ -205,6 +212,33 @@ class Pkcs11Token:
             return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
 
         return subject_public_key_info(await self._calls.threaded("public_key", object_id, read))
+
+    async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
+        """Make an RSA pair that unwraps; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
+        _check_id(object_id)
+        return await self._imports.generate_wrapping_key(object_id, bits)
+
+    async def unwrap_key(
+        self,
+        wrapped: Wrapped,
+        mark: bytes,
+        *,
+        expected: bytes | None = None,
+        into: tuple[bytes, Algorithm] | None = None,
+    ) -> bytes:
+        """Unwrap key material, prove it, and take it in. Its fingerprint."""
+        if into is not None:
+            _check_id(into[0])
+            self._require_algorithm(into[1])
+        return await self._imports.unwrap_key(wrapped, mark, expected, into)
+
+    async def transport_key(self) -> bytes:
+        """The public key for which another token wraps what it passes on to this one."""
+        return await self._imports.transport_key()
+
+    async def pass_on(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+        """Unwrap key material, and wrap it for the token of this transport key."""
+        return await self._imports.pass_on(wrapped, transport_key)
 
     async def destroy(self, object_id: bytes) -> None:
         """Destroy all objects of this id; durable, and looked up again, on return. The sentinel is refused."""

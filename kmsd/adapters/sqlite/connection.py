@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from kmsd.ports import StoreConflict, StoreUnavailable
+from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable
 
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
@@ -24,6 +24,8 @@ def translated() -> Iterator[None]:
     except sqlite3.IntegrityError as exc:
         raise StoreConflict(str(exc)) from exc
     except sqlite3.Error as exc:
+        if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise StoreTimeout("another process holds the database") from exc
         raise StoreUnavailable(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
 
 

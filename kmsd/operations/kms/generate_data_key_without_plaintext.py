@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.custody import sealing
 from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
-from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
+from kmsd.errors import KeyUnavailableException
 from kmsd.operations.model import Call, OnKey, Operation, Service
 from kmsd.operations.symmetric import current_material_id, data_key_length
 
@@ -48,5 +48,5 @@ OPERATION = Operation(
     Response,
     handle,
     access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context"),),
-    raises=(InvalidKeyUsageException, KeyUnavailableException),
+    raises=(KeyUnavailableException,),
 )

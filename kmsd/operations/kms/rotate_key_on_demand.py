@@ -6,7 +6,7 @@ from kmsd.custody import rotation
 from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material, RotationType
-from kmsd.errors import ConflictException, LimitExceededException, UnsupportedOperationException
+from kmsd.errors import LimitExceededException, UnsupportedOperationException
 from kmsd.operations.model import Call, OnKey, Operation, Service
 
 MOST_ON_DEMAND = 25
@@ -55,7 +55,6 @@ OPERATION = Operation(
     handle,
     access=(OnKey("key_id", Usable.ROTATION),),
     raises=(
-        ConflictException,
         LimitExceededException,
         UnsupportedOperationException,
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
+from kmsd.domain import shapes, tags
 from kmsd.domain.key_state import Usable
 from kmsd.errors import TagException
 from kmsd.operations.model import Call, OnKey, Operation, Service
@@ -17,6 +17,7 @@ class Request(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """Tags that it does not have are no error."""
+    tags.check_keys(request.tag_keys)
     await call.transaction.delete_tags(call.key.key_id, request.tag_keys)
 
 

@@ -1,0 +1,120 @@
+"""Checkpoints as evidence: where each was found, and whether the audit key signed it."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kmsd.adapters.journal.lines import Checkpoint, Malformed, checkpoint_of, own_members, split
+
+_MARK = b' {"kmsd":"checkpoint"'
+
+
+class BadKey(ValueError):
+    """Not the public key of a P-256 pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A checkpoint, and where it stands."""
+
+    checkpoint: Checkpoint
+    place: str
+    line: int = 0
+    at_sequence: int = 0
+    """The number of its own line, if it stands in the trail."""
+
+
+def public_key_of(data: bytes) -> bytes:
+    """DER SubjectPublicKeyInfo of a P-256 key in PEM or DER. Raises `BadKey`."""
+    try:
+        pem = b"-----BEGIN" in data
+        key = serialization.load_pem_public_key(data) if pem else serialization.load_der_public_key(data)
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise BadKey("this is no public key") from exc
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise BadKey("an audit key is a P-256 key")
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def pem_of(public_key: bytes) -> str:
+    """PEM of a DER SubjectPublicKeyInfo."""
+    key = serialization.load_der_public_key(public_key)
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class Signatures:
+    """Verifies checkpoints under the keys that are trusted. One signature is verified once."""
+
+    def __init__(self, public_keys: Iterable[bytes]) -> None:
+        self._keys = [serialization.load_der_public_key(key) for key in public_keys]
+        self._known: dict[Checkpoint, bool] = {}
+
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """Whether one of the keys signed it."""
+        known = self._known.get(checkpoint)
+        if known is None:
+            known = self._known[checkpoint] = self._verify(checkpoint)
+        return known
+
+    def _verify(self, checkpoint: Checkpoint) -> bool:
+        try:
+            signature = checkpoint.signature_bytes()
+        except Malformed:
+            return False
+        for key in self._keys:
+            if not isinstance(key, ec.EllipticCurvePublicKey):
+                continue
+            try:
+                key.verify(signature, checkpoint.signed, ec.ECDSA(hashes.SHA256()))
+            except InvalidSignature:
+                continue
+            return True
+        return False
+
+
+def in_trail(path: Path) -> Iterator[Claim]:
+    """The checkpoints within one file of a trail; what is damaged there is for the chain to tell. Raises OSError."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = data.find(_MARK)
+            while found >= 0:
+                start, end = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+                claim = _claim_in(data[start:end], path.name) if end >= 0 else None
+                if claim is not None:
+                    yield claim
+                found = data.find(_MARK, found + len(_MARK))
+
+
+def _claim_in(line: bytes, place: str) -> Claim | None:
+    try:
+        head, record = split(line)
+        members = own_members(record)
+        return None if members is None else Claim(checkpoint_of(members), place, at_sequence=head.sequence)
+    except Malformed:
+        return None
+
+
+def in_lines(path: Path, *, strict: bool) -> Iterator[Claim | tuple[int, str]]:
+    """The checkpoints of an anchor, or of the copies beside a trail: one JSON object a line.
+
+    Lines that are none are passed over, so that the journal's output will do; not if `strict`: then they are reported
+    as (line, what is wrong). Raises OSError.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                members = msgspec.json.decode(line[line.find(b"{") :] if not strict else line, type=dict[str, object])
+                yield Claim(checkpoint_of(members), path.name, number)
+            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, Malformed):
+                if strict:
+                    yield number, "this line is no checkpoint"

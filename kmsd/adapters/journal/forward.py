@@ -1,0 +1,228 @@
+"""Copies of the trail for hosts that ship their logs: to the journal, or to syslog (RFC 5424).
+
+Best effort, and only ever a copy: what is handed in is durable already, nobody waits here, and when a receiver is
+slow or away records are dropped, counted, and the number is logged.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+
+JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
+MOST_WAITING = 10_000
+"""Records that wait for a receiver; what comes beyond is dropped."""
+TELL_SECONDS = 10.0
+"""Between two log lines about dropped records."""
+PAUSE_SECONDS = 1.0
+"""Between two attempts to reach a receiver."""
+CONNECT_SECONDS = 3.0
+CLOSE_SECONDS = 1.0
+# RFC 5424 section 6.2.1: facility 13 (log audit), severity 6 (informational): 13 * 8 + 6.
+PRIORITY = 110
+SYSLOG_PORT = 514
+
+Send = Callable[[bytes], None]
+log = structlog.get_logger()
+
+
+class BadTarget(ValueError):
+    """A place to forward to that cannot be read."""
+
+
+class Receiver:
+    """Somewhere to send records to. `send` raises OSError; then `open` is tried again."""
+
+    def __init__(self, target: str, writer: str) -> None:
+        self.target = target
+        self.writer = writer
+        self._socket: socket.socket | None = None
+        self._host = socket.gethostname()[:255] or "-"
+        self._process = str(os.getpid())
+
+    def open(self) -> None:
+        """Connect."""
+
+    def send(self, record: bytes) -> None:
+        """Send one record."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            raise OSError("not connected")
+        return self._socket
+
+
+class JournalReceiver(Receiver):
+    """systemd's journal by its native protocol; without its socket, lines on standard error, which it reads too."""
+
+    def open(self) -> None:
+        """Connect, if the socket is there."""
+        if JOURNAL_SOCKET.exists():
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.settimeout(CONNECT_SECONDS)
+            self._socket.connect(str(JOURNAL_SOCKET))
+
+    def send(self, record: bytes) -> None:
+        """One entry; its message is the record."""
+        if self._socket is None:
+            sys.stderr.buffer.write(record + b"\n")
+            sys.stderr.buffer.flush()
+            return
+        fields = (b"MESSAGE=%b" % record, b"PRIORITY=6", b"SYSLOG_IDENTIFIER=kmsd-audit", b"KMSD_AUDIT=1")
+        self._socket.send(b"\n".join(fields) + b"\nKMSD_WRITER=%b\n" % self.writer.encode())
+
+
+class SyslogReceiver(Receiver):
+    """A syslog daemon: `syslog://HOST:PORT` by UDP, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
+
+    def open(self) -> None:
+        """Connect."""
+        parts = urlsplit(self.target)
+        if parts.scheme == "syslog+unix":
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.settimeout(CONNECT_SECONDS)
+            self._socket.connect(parts.path)
+            return
+        place = (parts.hostname or "", parts.port or SYSLOG_PORT)
+        if parts.scheme == "syslog+tcp":
+            self._socket = socket.create_connection(place, CONNECT_SECONDS)
+            return
+        family, kind, _, _, address = socket.getaddrinfo(*place, type=socket.SOCK_DGRAM)[0]
+        self._socket = socket.socket(family, kind)
+        self._socket.settimeout(CONNECT_SECONDS)
+        self._socket.connect(address)
+
+    def send(self, record: bytes) -> None:
+        """One message; over TCP with its length in front (RFC 6587 section 3.4.1, octet counting)."""
+        message = self.message(record)
+        if self.target.startswith("syslog+tcp:"):
+            self._connected().sendall(b"%d %b" % (len(message), message))
+        else:
+            self._connected().send(message)
+
+    def message(self, record: bytes) -> bytes:
+        """RFC 5424 section 6: HEADER SP STRUCTURED-DATA SP MSG. The writer is the MSGID."""
+        at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        head = f"<{PRIORITY}>1 {at} {self._host} kmsd-audit {self._process} {self.writer} - "
+        return head.encode() + record
+
+
+def receiver_for(target: str, writer: str) -> Receiver:
+    """The receiver that a line of `[audit] forward` names. Raises `BadTarget`."""
+    if target == "journal":
+        return JournalReceiver(target, writer)
+    try:
+        parts = urlsplit(target)
+        port = parts.port
+    except ValueError as exc:
+        raise BadTarget(f"{target!r}: {exc}") from exc
+    if parts.scheme in ("syslog", "syslog+tcp") and parts.hostname and port != 0:
+        return SyslogReceiver(target, writer)
+    if parts.scheme == "syslog+unix" and parts.path:
+        return SyslogReceiver(target, writer)
+    raise BadTarget(f"{target!r}: journal, syslog://HOST:PORT, syslog+tcp://HOST:PORT or syslog+unix:///PATH")
+
+
+class Forwarder:
+    """A bounded queue in front of one receiver, and the thread that empties it."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.dropped = 0
+        self._receiver = receiver
+        self._records: deque[bytes] = deque()
+        self._told = 0
+        self._told_at = float("-inf")
+        self._lock = threading.Condition()
+        self._stopping = threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="audit-forward", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def to(cls, target: str, writer: str) -> Forwarder:
+        """For one line of `[audit] forward`. Raises `BadTarget`."""
+        return cls(receiver_for(target, writer))
+
+    def offer(self, records: Sequence[bytes]) -> None:
+        """Queue what there is room for. Never waits for the receiver."""
+        with self._lock:
+            room = max(0, MOST_WAITING - len(self._records))
+            self._records.extend(records[:room])
+            self.dropped += max(0, len(records) - room)
+            self._lock.notify()
+
+    def close(self) -> None:
+        """Give the receiver a last moment, then drop what is left."""
+        self._deadline = time.monotonic() + CLOSE_SECONDS
+        self._stopping.set()
+        with self._lock:
+            self._lock.notify()
+        self._thread.join(CLOSE_SECONDS + CONNECT_SECONDS)
+        self._tell(always=True)
+
+    def _run(self) -> None:
+        is_open = False
+        while self._wait() and time.monotonic() < self._deadline:
+            is_open = self._send(is_open=is_open)
+            self._tell(always=False)
+        with self._lock:
+            self.dropped += len(self._records)
+            self._records.clear()
+        self._receiver.close()
+
+    def _wait(self) -> bool:
+        """Until there is something to send; False: there is nothing more to come."""
+        with self._lock:
+            while not self._records and not self._stopping.is_set():
+                self._lock.wait()
+            return bool(self._records)
+
+    def _send(self, *, is_open: bool) -> bool:
+        """Send all that waits; whether the receiver is still there."""
+        with self._lock:
+            batch = list(self._records)
+        sent = 0
+        try:
+            if not is_open:
+                self._receiver.open()
+            for record in batch:
+                self._receiver.send(record)
+                sent += 1
+        except OSError:
+            self._receiver.close()
+            # What could not be sent may be what the receiver cannot take (too long for a datagram): it goes, so that
+            # others follow. The rest waits in its place, within the bound.
+            self._forget(sent + 1, dropped=1)
+            self._stopping.wait(PAUSE_SECONDS)
+            return False
+        self._forget(sent, dropped=0)
+        return True
+
+    def _forget(self, count: int, *, dropped: int) -> None:
+        with self._lock:
+            for _ in range(count):
+                self._records.popleft()
+            self.dropped += dropped
+
+    def _tell(self, *, always: bool) -> None:
+        now = time.monotonic()
+        if self.dropped > self._told and (always or now - self._told_at >= TELL_SECONDS):
+            log.warning("audit copies dropped", target=self._receiver.target, dropped=self.dropped - self._told)
+            self._told, self._told_at = self.dropped, now

@@ -1,0 +1,301 @@
+"""Every error that an operation declares can be produced, and is; and none of them changes anything."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from kmsd.operations.description import errors_of
+from kmsd.operations.model import OnCiphertext, OnKey, Service
+from kmsd.operations.table import OPERATIONS
+from tests.house import House
+
+ME = "arn:aws:iam::000000000000:user/admin"
+ABSENT = "00000000-0000-4000-8000-000000000000"
+IMPORTS = {"GetParametersForImport", "ImportKeyMaterial", "DeleteImportedKeyMaterial"}
+"""They have tests of their own (test_import*.py)."""
+KMS = {one.name: one for one in OPERATIONS if one.service is Service.KMS and one.name not in IMPORTS}
+
+
+@dataclass
+class Scene:
+    """A key with all that a request may need, and the request for one operation."""
+
+    house: House
+    operation: str
+    kms: Any = field(init=False)
+    key_id: str = ""
+    request: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kms = self.house.client(parameter_validation=False)
+        self.key_id = self.new_key()
+        self.request = self._request()
+
+    def new_key(self, **members: Any) -> str:
+        """A fresh key."""
+        return str(self.kms.create_key(**members)["KeyMetadata"]["KeyId"])
+
+    def _request(self) -> dict[str, Any]:
+        """What makes the operation succeed."""
+        kms, key_id = self.kms, self.key_id
+        blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+        grant = kms.create_grant(KeyId=key_id, GranteePrincipal=ME, RetiringPrincipal=ME, Operations=["Decrypt"])
+        kms.create_alias(AliasName=f"alias/{key_id}", TargetKeyId=key_id)
+        if self.operation == "CancelKeyDeletion":
+            kms.schedule_key_deletion(KeyId=key_id)
+        requests: dict[str, dict[str, Any]] = {
+            "CreateAlias": {"AliasName": f"alias/new-{key_id}", "TargetKeyId": key_id},
+            "CreateGrant": {"KeyId": key_id, "GranteePrincipal": ME, "Operations": ["Decrypt"]},
+            "CreateKey": {},
+            "Decrypt": {"CiphertextBlob": blob},
+            "DeleteAlias": {"AliasName": f"alias/{key_id}"},
+            "Encrypt": {"KeyId": key_id, "Plaintext": b"x"},
+            "GenerateDataKey": {"KeyId": key_id, "KeySpec": "AES_128"},
+            "GenerateDataKeyWithoutPlaintext": {"KeyId": key_id, "KeySpec": "AES_128"},
+            "GenerateRandom": {"NumberOfBytes": 4},
+            "ListAliases": {"KeyId": key_id},
+            "ListKeys": {},
+            "ListRetirableGrants": {"RetiringPrincipal": ME},
+            "PutKeyPolicy": {"KeyId": key_id, "Policy": kms.get_key_policy(KeyId=key_id)["Policy"]}
+            if self.operation == "PutKeyPolicy"
+            else {},
+            "ReEncrypt": {"CiphertextBlob": blob, "DestinationKeyId": self.new_key()},
+            "RetireGrant": {"KeyId": key_id, "GrantId": grant["GrantId"]},
+            "RevokeGrant": {"KeyId": key_id, "GrantId": grant["GrantId"]},
+            "TagResource": {"KeyId": key_id, "Tags": [{"TagKey": "a", "TagValue": "b"}]},
+            "UntagResource": {"KeyId": key_id, "TagKeys": ["a"]},
+            "UpdateAlias": {"AliasName": f"alias/{key_id}", "TargetKeyId": self.new_key()},
+            "UpdateKeyDescription": {"KeyId": key_id, "Description": "d"},
+        }
+        return requests.get(self.operation, {"KeyId": key_id})
+
+    def code(self, **changes: Any) -> str:
+        """The error that the operation answers with, its request changed; empty if it works."""
+        request = {name: value for name, value in {**self.request, **changes}.items() if value is not None}
+        try:
+            self.kms._make_api_call(self.operation, request)
+        except ClientError as error:
+            return str(error.response["Error"]["Code"])
+        return ""
+
+    @property
+    def key_member(self) -> str:
+        """The member by which the request names the key."""
+        if self.operation == "ReEncrypt":
+            return "DestinationKeyId"
+        return "TargetKeyId" if "TargetKeyId" in self.request else "KeyId"
+
+
+@contextmanager
+def locked(house: House) -> Iterator[None]:
+    """Another process writes, and does not come to an end."""
+    store: Any = house.rooms.store
+    store._writing.execute("PRAGMA busy_timeout = 20")
+    other = sqlite3.connect(house.config.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+        store._writing.execute("PRAGMA busy_timeout = 5000")
+
+
+@contextmanager
+def no_trail(house: House) -> Iterator[None]:
+    """The audit trail's folder is gone."""
+    away = house.config.audit_dir.with_name("away")
+    house.config.audit_dir.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(house.config.audit_dir)
+
+
+def without_material(scene: Scene) -> str:
+    """The token has lost the key's object."""
+    books = scene.house.run(scene.house.rooms.store.read())
+    key = scene.house.run(
+        books.key(scene.request.get("KeyId") or scene.request.get("DestinationKeyId") or scene.key_id)
+    )
+    assert key is not None
+    assert key.current_material is not None
+    scene.house.run(scene.house.rooms.token.destroy(key.current_material.material_id))
+    return scene.code()
+
+
+def in_state(scene: Scene, state: str) -> str:
+    """The key is brought into a state first."""
+    name = scene.request.get(scene.key_member, scene.key_id)
+    if state == "disabled":
+        scene.kms.disable_key(KeyId=name)
+    else:
+        scene.kms.schedule_key_deletion(KeyId=name)
+    return scene.code()
+
+
+def timed_out(scene: Scene) -> str:
+    """The store does not answer in time; or, for what only reads, the token does not."""
+    with locked(scene.house):
+        return scene.code()
+
+
+def unrecorded(scene: Scene) -> str:
+    """The record cannot be written."""
+    with no_trail(scene.house):
+        return scene.code()
+
+
+MANY_TAGS = [{"TagKey": f"k{number}", "TagValue": ""} for number in range(51)]
+
+
+def limit(scene: Scene) -> str:
+    """Over a resource limit."""
+    match scene.operation:
+        case "CreateKey" | "PutKeyPolicy":
+            policy = json.loads(scene.kms.get_key_policy(KeyId=scene.key_id)["Policy"])
+            policy["Id"] = "x" * 33_000
+            return scene.code(Policy=json.dumps(policy))
+        case "TagResource":
+            return scene.code(Tags=MANY_TAGS)
+        case "CreateGrant":
+            return scene.code(Constraints={"EncryptionContextEquals": {str(number): "" for number in range(9)}})
+        case "RotateKeyOnDemand":
+            for _ in range(25):
+                scene.kms.rotate_key_on_demand(KeyId=scene.key_id)
+            return scene.code()
+        case _:
+            target = scene.request["TargetKeyId"]
+            for number in range(51):
+                try:
+                    scene.kms.create_alias(AliasName=f"alias/{target}-{number}", TargetKeyId=target)
+                except ClientError:
+                    break
+            return scene.code()
+
+
+UNSUPPORTED: dict[str, dict[str, Any]] = {
+    "CreateGrant": {"GranteeServicePrincipal": "logs.us-east-1.amazonaws.com"},
+    "CreateKey": {"KeySpec": "RSA_2048"},
+    "Decrypt": {"Recipient": {}},
+    "GenerateDataKey": {"Recipient": {}},
+    "GenerateRandom": {"CustomKeyStoreId": "cks-1"},
+    "ListGrants": {"GranteeServicePrincipal": "logs.us-east-1.amazonaws.com"},
+    "ListRetirableGrants": {"RetiringServicePrincipal": "logs.us-east-1.amazonaws.com"},
+    "ReEncrypt": {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]},
+}
+
+
+def unsupported(scene: Scene) -> str:
+    """What this daemon, or this kind of key, cannot do."""
+    if scene.operation in UNSUPPORTED:
+        return scene.code(**UNSUPPORTED[scene.operation])
+    return scene.code(KeyId=scene.new_key(Origin="EXTERNAL"))
+
+
+def wrong_algorithm(scene: Scene) -> str:
+    """An algorithm of asymmetric keys."""
+    member = "DestinationEncryptionAlgorithm" if scene.operation == "ReEncrypt" else "EncryptionAlgorithm"
+    return scene.code(**{member: "RSAES_OAEP_SHA_256"})
+
+
+def incorrect_key(scene: Scene) -> str:
+    """Another key than the blob's is named."""
+    return scene.code(**{"SourceKeyId" if scene.operation == "ReEncrypt" else "KeyId": scene.new_key()})
+
+
+def not_found(scene: Scene) -> str:
+    """A key, alias or principal that is not there."""
+    if scene.operation == "DeleteAlias":
+        return scene.code(AliasName="alias/none")
+    if scene.operation == "ListRetirableGrants":
+        return scene.code(RetiringPrincipal="arn:aws:iam::111122223333:user/x")
+    return scene.code(**{scene.key_member: ABSENT})
+
+
+def malformed(scene: Scene) -> str:
+    """Not a policy."""
+    return scene.code(Policy='{"Version": "2012-10-17"}')
+
+
+def invalid_arn(scene: Scene) -> str:
+    """An ARN of another service, or of nobody."""
+    if scene.operation == "ListRetirableGrants":
+        return scene.code(RetiringPrincipal="nobody")
+    return scene.code(**{scene.key_member: "arn:aws:s3:us-east-1:000000000000:key/x"})
+
+
+PRODUCE: dict[str, Callable[[Scene], str]] = {
+    "AlreadyExistsException": lambda scene: scene.code(AliasName=f"alias/{scene.key_id}"),
+    "DependencyTimeoutException": timed_out,
+    "DisabledException": lambda scene: in_state(scene, "disabled"),
+    "DryRunOperationException": lambda scene: scene.code(DryRun=True),
+    "IncorrectKeyException": incorrect_key,
+    "InvalidAliasNameException": lambda scene: scene.code(AliasName="alias/aws/x"),
+    "InvalidArnException": invalid_arn,
+    "InvalidCiphertextException": lambda scene: scene.code(CiphertextBlob=b"nonsense"),
+    "InvalidGrantIdException": lambda scene: scene.code(GrantId="zz"),
+    "InvalidGrantTokenException": lambda scene: scene.code(
+        **(
+            {"GrantToken": "nonsense", "KeyId": None, "GrantId": None}
+            if scene.operation == "RetireGrant"
+            else {"GrantTokens": ["nonsense"]}
+        )
+    ),
+    "InvalidKeyUsageException": wrong_algorithm,
+    "InvalidMarkerException": lambda scene: scene.code(Marker="nonsense"),
+    "KeyUnavailableException": without_material,
+    "KMSInternalException": unrecorded,
+    "KMSInvalidStateException": lambda scene: (
+        scene.code(KeyId=scene.new_key()) if scene.operation == "CancelKeyDeletion" else in_state(scene, "pending")
+    ),
+    "LimitExceededException": limit,
+    "MalformedPolicyDocumentException": malformed,
+    "NotFoundException": not_found,
+    "TagException": lambda scene: scene.code(
+        **(
+            {"TagKeys": ["aws:x"]}
+            if scene.operation == "UntagResource"
+            else {"Tags": [{"TagKey": "aws:x", "TagValue": ""}]}
+        )
+    ),
+    "UnsupportedOperationException": unsupported,
+}
+
+
+def uses_material(name: str) -> bool:
+    """Whether the operation needs the key's object."""
+    return any(isinstance(access, OnKey | OnCiphertext) and access.context for access in KMS[name].access)
+
+
+def possible(name: str, error: str) -> bool:
+    """What can arise: what only reads waits for nobody; what needs no material does not miss it (divergences.md)."""
+    if error == "DependencyTimeoutException":
+        return KMS[name].writes
+    if error == "KeyUnavailableException":
+        return uses_material(name)
+    return True
+
+
+CASES = [(name, error) for name, one in KMS.items() for error in errors_of(one) if possible(name, error)]
+
+
+@pytest.mark.parametrize(("name", "error"), CASES, ids=lambda value: str(value))
+def test_each_declared_error_is_produced(house: House, name: str, error: str) -> None:
+    """The request that succeeds, changed in one respect, answers with this error."""
+    scene = Scene(house, name)
+    assert PRODUCE[error](scene) == error
+
+
+@pytest.mark.parametrize("name", KMS)
+def test_the_unchanged_request_succeeds(house: House, name: str) -> None:
+    """So that the errors above are those of the change."""
+    assert Scene(house, name).code() == ""
