@@ -45,6 +45,12 @@ class Rooms:
     sink: JournalSink
     pipeline: Pipeline
 
+    async def take_audit_key(self) -> None:
+        """Sign the trail from now on, once `kmsd init` has made the key. Raises `AuditUnavailable`."""
+        signer = await audit_signer(self.store, self.token)
+        if signer is not None and not self.sink.signed:
+            await self.sink.adopt(signer)
+
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
         """The record of a job's act on a key (`kmsd.jobs.model.JobRecorder`)."""
         record = audit.record_of_service_event(

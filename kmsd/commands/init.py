@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from kmsd.adapters.sqlite import connection
-from kmsd.app import SystemClock, open_rooms, place_of
-from kmsd.commands.users import print_access_key
+from kmsd.app import SystemClock, place_of
+from kmsd.commands.acts import KMSD, acting
+from kmsd.commands.users import access_key_elements, print_access_key
 from kmsd.config import Config
 from kmsd.custody import provisioning
 
@@ -32,8 +33,10 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         connection.create(config.database)
     connection.migrate(config.database)
     now = SystemClock().now()
-    async with open_rooms(config, "cli") as rooms:
+    parameters = {"userName": options.administrator}
+    async with acting(config, "Initialize", parameters, source=KMSD) as (rooms, act):
         await provisioning.make_service_keys(rooms.store, rooms.token, now)
+        await rooms.take_audit_key()
         books = await rooms.store.read()
         user = await books.user(config.account, options.administrator)
         if user is None:
@@ -42,5 +45,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
             await provisioning.create_user(rooms.store, user, now)
         elif await books.access_keys_of(config.account, options.administrator):
             return 0
-        print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+        made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+        act.elements = access_key_elements(made)
+    print_access_key(made, config, options)
     return 0

@@ -6,7 +6,8 @@ import argparse
 from datetime import timedelta
 from typing import Any
 
-from kmsd.app import SystemClock, open_rooms
+from kmsd.app import SystemClock
+from kmsd.commands.acts import KMSD, acting
 from kmsd.config import Config
 from kmsd.jobs import reconcile
 
@@ -19,10 +20,15 @@ def add_to(commands: Any) -> None:
     run.set_defaults(run=run_job)
 
 
-async def run_job(config: Config, _: argparse.Namespace) -> int:
+async def run_job(config: Config, options: argparse.Namespace) -> int:
     """Print what was found and done; status 1 if something needs the operator."""
-    async with open_rooms(config, "cli") as rooms:
+    async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
         report = await reconcile.run_once(rooms.store, rooms.token, SystemClock().now(), grace=timedelta(minutes=10))
+        act.elements = {
+            name: [object_id.hex() for object_id in getattr(report, name)]
+            for name in ("undone", "destroyed", "missing", "returned")
+            if getattr(report, name)
+        }
     for title, object_ids in (
         ("unfinished intent taken back", report.undone),
         ("destruction carried out", report.destroyed),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.app import SystemClock, open_rooms, place_of
+from kmsd.commands.acts import acting
 from kmsd.commands.users import account_of, add_account, check_name, read_policy
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
@@ -60,8 +61,15 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
         seconds=options.max_session_seconds,
         now=now,
     )
-    async with open_rooms(config, "cli") as rooms:
+    parameters = {
+        "roleName": options.name,
+        "assumeRolePolicyDocument": role.trust_policy,
+        "policies": policies,
+        "maxSessionDuration": options.max_session_seconds,
+    }
+    async with acting(config, "CreateRole", parameters, account=role.account) as (rooms, act):
         await provisioning.create_role(rooms.store, role, now)
+        act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
     print(role.arn)
     return 0
 
@@ -69,23 +77,35 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
 async def put_policy(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role put-policy`: holds for running sessions too."""
     policies = {options.policy.stem: read_policy(options.policy)}
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
-        await transaction.put_role_policies(account_of(config, options), options.name, policies)
+    account, parameters = account_of(config, options), {"roleName": options.name, "policies": policies}
+    async with (
+        acting(config, "PutRolePolicy", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await transaction.put_role_policies(account, options.name, policies)
     return 0
 
 
 async def put_trust(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role put-trust`."""
     trust = read_policy(options.trust, PolicyKind.TRUST)
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
-        await transaction.put_trust_policy(account_of(config, options), options.name, trust)
+    account, parameters = account_of(config, options), {"roleName": options.name, "policyDocument": trust}
+    async with (
+        acting(config, "UpdateAssumeRolePolicy", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await transaction.put_trust_policy(account, options.name, trust)
     return 0
 
 
 async def delete_role(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role delete`."""
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
-        await transaction.delete_role(account_of(config, options), options.name)
+    account, parameters = account_of(config, options), {"roleName": options.name}
+    async with (
+        acting(config, "DeleteRole", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await transaction.delete_role(account, options.name)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from kmsd.app import SystemClock, open_rooms, place_of
 from kmsd.authz.policy_document import parse
+from kmsd.commands.acts import acting
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
@@ -67,6 +68,11 @@ def add_to(commands: Any) -> None:
 
 def _add_format(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=("text", "env", "json"), default="text")
+
+
+def access_key_elements(made: NewAccessKey) -> dict[str, Any]:
+    """What the audit trail tells of a new credential, as IAM's CreateAccessKey has it; not the secret."""
+    return {"accessKey": {"userName": made.user.name, "accessKeyId": made.access_key_id, "status": "Active"}}
 
 
 def print_access_key(made: NewAccessKey, config: Config, options: argparse.Namespace) -> None:
@@ -126,18 +132,26 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
     account, now = account_of(config, options), SystemClock().now()
     check_name(options.name)
     policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
-    async with open_rooms(config, "cli") as rooms:
-        user = provisioning.new_user(place_of(config), account, options.name, policies, now)
+    user = provisioning.new_user(place_of(config), account, options.name, policies, now)
+    parameters = {"userName": options.name, "policies": policies}
+    async with acting(config, "CreateUser", parameters, account=account) as (rooms, act):
         await provisioning.create_user(rooms.store, user, now)
-        print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+        made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+        act.elements = access_key_elements(made)
+    print_access_key(made, config, options)
     return 0
 
 
 async def put_policy(config: Config, options: argparse.Namespace) -> int:
     """`kmsd user put-policy`: every worker decides by the new one once this has returned."""
     policies = {options.policy.stem: read_policy(options.policy)}
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
-        await transaction.put_user_policies(account_of(config, options), options.name, policies)
+    account = account_of(config, options)
+    parameters = {"userName": options.name, "policies": policies}
+    async with (
+        acting(config, "PutUserPolicy", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await transaction.put_user_policies(account, options.name, policies)
     return 0
 
 
@@ -151,20 +165,25 @@ async def list_users(config: Config, _: argparse.Namespace) -> int:
 
 async def delete_user(config: Config, options: argparse.Namespace) -> int:
     """`kmsd user delete`."""
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
-        await transaction.delete_user(account_of(config, options), options.name)
+    account = account_of(config, options)
+    async with (
+        acting(config, "DeleteUser", {"userName": options.name}, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await transaction.delete_user(account, options.name)
     return 0
 
 
 async def create_access_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key create`."""
-    async with open_rooms(config, "cli") as rooms:
-        user = await (await rooms.store.read()).user(account_of(config, options), options.user)
+    account = account_of(config, options)
+    async with acting(config, "CreateAccessKey", {"userName": options.user}, account=account) as (rooms, act):
+        user = await (await rooms.store.read()).user(account, options.user)
         if user is None:
-            print(f"kmsd: there is no user {options.user}", file=sys.stderr)
-            return 1
-        now = SystemClock().now()
-        print_access_key(await provisioning.create_access_key(rooms.store, rooms.token, user, now), config, options)
+            raise StoreConflict(f"there is no user {options.user}")
+        made = await provisioning.create_access_key(rooms.store, rooms.token, user, SystemClock().now())
+        act.elements = access_key_elements(made)
+    print_access_key(made, config, options)
     return 0
 
 
@@ -177,7 +196,11 @@ async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
 
 
 async def _set_status(config: Config, access_key_id: str, status: AccessKeyStatus) -> int:
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+    parameters = {"accessKeyId": access_key_id, "status": "Active" if status is AccessKeyStatus.ACTIVE else "Inactive"}
+    async with (
+        acting(config, "UpdateAccessKey", parameters) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
         await transaction.set_access_key_status(access_key_id, status)
     return 0
 
@@ -194,6 +217,9 @@ async def enable_access_key(config: Config, options: argparse.Namespace) -> int:
 
 async def delete_access_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key delete`."""
-    async with open_rooms(config, "cli") as rooms, rooms.store.write() as transaction:
+    async with (
+        acting(config, "DeleteAccessKey", {"accessKeyId": options.access_key_id}) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
         await transaction.delete_access_key(options.access_key_id)
     return 0

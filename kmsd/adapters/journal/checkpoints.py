@@ -53,9 +53,17 @@ class Checkpointer:
     """The checkpoints of one writer. All methods belong to one event loop."""
 
     def __init__(
-        self, writer: str, head: Head, interval: Interval, now: Callable[[], datetime], append: Append, copy: Copy
+        self,
+        writer: str,
+        head: Head,
+        *,
+        interval: Interval,
+        now: Callable[[], datetime],
+        append: Append,
+        copy: Copy,
+        signer: Signer | None,
     ) -> None:
-        self.signer: Signer | None = None
+        self.signer = signer
         self._writer = writer
         self._interval = interval
         self._now = now
@@ -141,7 +149,9 @@ class Checkpointer:
         log.warning("audit checkpoint put off", writer=self._writer, detail=str(exc))
         reason = type(exc).__name__
         try:
-            await self._append(own_line("unsigned", self._now(), writer=self._writer, after=self._covered, reason=reason))
+            await self._append(
+                own_line("unsigned", self._now(), writer=self._writer, after=self._covered, reason=reason)
+            )
         except AuditUnavailable as gone:
             log.warning("audit trail cannot be written", writer=self._writer, detail=str(gone))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -31,7 +31,7 @@ class SinkSettings:
     """How a trail is kept."""
 
     file_bytes: int = 64 * 1024 * 1024
-    interval: Interval = Interval()
+    interval: Interval = field(default_factory=Interval)
     forward: tuple[str, ...] = ()
     """Where copies go (`kmsd.adapters.journal.forward`)."""
     now: Callable[[], datetime] = _host_now
@@ -47,9 +47,14 @@ class JournalSink:
         self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
         self._commit = GroupCommit(writer, self._written)
         self._checkpoints = Checkpointer(
-            writer.writer, writer.head, settings.interval, settings.now, self._append_own, self._copy_checkpoint
+            writer.writer,
+            writer.head,
+            interval=settings.interval,
+            now=settings.now,
+            append=self._append_own,
+            copy=self._copy_checkpoint,
+            signer=signer,
         )
-        self._checkpoints.signer = signer
         self._probed = float("-inf")
         self._files = writer.path
 
@@ -82,6 +87,11 @@ class JournalSink:
     def writer(self) -> str:
         """The name of the chain."""
         return self._writer.writer
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a key to sign with."""
+        return self._checkpoints.signer is not None
 
     async def begin(self) -> None:
         """Write down that this process has taken the chain, before its first record. Raises `AuditUnavailable`."""

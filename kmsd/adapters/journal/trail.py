@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.adapters.journal import tail
-from kmsd.adapters.journal.lines import COPIES, FORMAT, FileName, Head, chained, files_of, fingerprint, instant, own_line
+from kmsd.adapters.journal.lines import (
+    COPIES,
+    FORMAT,
+    FileName,
+    Head,
+    chained,
+    files_of,
+    fingerprint,
+    instant,
+    own_line,
+)
 
 PROBE = b"\0" * 4096
 
@@ -111,7 +121,7 @@ class TrailWriter:
         self._preface = [own_line("start", self._now(), writer=self.writer, pid=os.getpid(), **found)]
 
     def _take_lock(self) -> None:
-        """One process for each chain, for as long as it lives. A lock that was removed with its directory is no lock."""
+        """One process for each chain, for as long as it lives; a lock removed with its directory is none."""
         path = self.directory / f".{self.writer}.lock"
         if self._lock is not None:
             if path.exists() and path.stat().st_ino == os.fstat(self._lock).st_ino:
@@ -190,7 +200,7 @@ class TrailWriter:
         )
 
     def _begin_file(self) -> None:
-        """A new file; its first line pins format, writer, key and what it follows. It is durable with the next write."""
+        """A new file; its first line pins format, writer, key and what it follows; durable with the next write."""
         now, before = self._now(), self._last
         name = FileName(self.writer, 1 if before is None else before.number + 1, now.date())
         path = self.directory / str(name)

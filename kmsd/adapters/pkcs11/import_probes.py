@@ -89,7 +89,7 @@ def probe_imports(epoch: Epoch) -> Skills:
                 imports[algorithm], padded = None, way or padded
             if _works(epoch, "pass on", algorithm, way, _pass_on):
                 passes_on[algorithm], padded = None, way or padded
-    log.info("token_imports", imports=sorted(imports), passes_on=sorted(passes_on))
+    log.info("token_imports", imports=[a.value for a in imports], passes_on=[a.value for a in passes_on])
     return Skills(frozenset(imports), frozenset(passes_on), padded)
 
 

@@ -254,6 +254,7 @@ class Objects:
 
     def _copied(self, session: Session, object_id: bytes, draft: tuple[int, int]) -> _Generate:
         def generate(_: Mapping[Attribute, Value]) -> Entry:
+            # CKA_MODIFIABLE last, as in `take_in`.
             lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True, Attribute.MODIFIABLE: False}
             private, public = (self._raw.copy(session.handle, half, lasting) for half in draft)
             return Entry(handle=private, public=public)
@@ -281,6 +282,8 @@ class Objects:
                 int(Attribute.KEY_TYPE): int(role.key_type),
                 **{int(kind): value for kind, value in (*role.template.items(), *extras.items())},
             }
+            # Last: SoftHSM 2.6.1 takes the attributes one by one, and lets none be set after this one.
+            template[Attribute.MODIFIABLE] = template.pop(Attribute.MODIFIABLE)
             return Entry(handle=self._raw.unwrap(session.handle, KEY_WRAP, kek, wrapped, template))
 
         self._entries[object_id] = self._made(session, object_id, (role,), unwrap)

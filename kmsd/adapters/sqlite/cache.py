@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -31,8 +32,8 @@ _Thing = TypeVar("_Thing")
 class CachedReader(SqliteReader):
     """Implements `kmsd.ports.Reader` on the reading connection of a process."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: sqlite3.Connection, makers: Makers) -> None:
+        super().__init__(connection, makers)
         self._version: int | None = None
         self._seen = 0
         self._keys: dict[str, Key] = {}

@@ -8,12 +8,14 @@ from datetime import datetime
 
 from kmsd.adapters.sqlite import rows
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.rows import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
+from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import DueKind, ServiceKey, TokenObject
 
 _DUE = {
@@ -34,8 +36,9 @@ def _prefixed(table: str, columns: str) -> str:
 class SqliteReader:
     """Implements `kmsd.ports.Reader`. Statements are short and run where they are called."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, makers: Makers) -> None:
         self._connection = connection
+        self._makers = makers
 
     def _all(self, sql: str, *values: object) -> list[Row]:
         with translated():
@@ -251,15 +254,42 @@ class SqliteReader:
         return {row[0]: rows.service_key(row) for row in found}
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
-        row = self._one("SELECT object_id, owner, status, created_at FROM token_object WHERE object_id = ?", object_id)
-        return None if row is None else rows.token_object(row)
+        row = self._one(
+            "SELECT object_id, owner, status, created_at, token, maker FROM token_object WHERE object_id = ?", object_id
+        )
+        return None if row is None else rows.token_object(row, orphaned=self._makers.is_gone(row[5]))
 
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
         wanted = statuses or tuple(MaterialStatus)
         marks = ", ".join("?" * len(wanted))
         found = self._all(
-            "SELECT object_id, owner, status, created_at FROM token_object "
+            "SELECT object_id, owner, status, created_at, token, maker FROM token_object "  # noqa: S608 (question marks)
             f"WHERE status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )
-        return [rows.token_object(row) for row in found]
+        gone = {maker: self._makers.is_gone(maker) for maker in {row[5] for row in found}}
+        return [rows.token_object(row, orphaned=gone[row[5]]) for row in found]
+
+    # --- import -------------------------------------------------------------------------------------
+
+    def _wrapping_keys(self, where: str, *values: object) -> list[WrappingKey]:
+        found = self._all(
+            "SELECT object_id, token, bits, public_key, wrapping_key.created_at, key_id, expires_at, failures "  # noqa: S608
+            f"FROM wrapping_key JOIN token_object USING (object_id) WHERE {where} "
+            "ORDER BY wrapping_key.created_at, object_id",
+            *values,
+        )
+        return [rows.wrapping_key(row) for row in found]
+
+    async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
+        found = self._wrapping_keys("object_id = ?", object_id)
+        return found[0] if found else None
+
+    async def wrapping_keys(self) -> Sequence[WrappingKey]:
+        return self._wrapping_keys("1")
+
+    async def imported_material(self, key_id: str) -> ImportedMaterial | None:
+        row = self._one(
+            "SELECT material_id, algorithm, fingerprint, description FROM imported_material WHERE key_id = ?", key_id
+        )
+        return None if row is None else rows.imported_material(row)

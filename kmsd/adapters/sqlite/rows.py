@@ -13,6 +13,7 @@ from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import ExpirationModel, Key, Origin
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType
+from kmsd.domain.wrapping import ImportedMaterial, TokenName, WrappingKey
 from kmsd.ports import ServiceKey, TokenObject
 
 Row = tuple[Any, ...]
@@ -178,9 +179,35 @@ def access_key(row: Row, owner: User) -> AccessKey:
     )
 
 
-def token_object(row: Row) -> TokenObject:
-    """(object_id, owner, status, created_at)."""
-    return TokenObject(object_id=row[0], owner=row[1], status=MaterialStatus(row[2]), created_at=instant(row[3]))
+def token_object(row: Row, *, orphaned: bool) -> TokenObject:
+    """(object_id, owner, status, created_at, token)."""
+    return TokenObject(
+        object_id=row[0],
+        owner=row[1],
+        status=MaterialStatus(row[2]),
+        created_at=instant(row[3]),
+        token=TokenName(row[4]),
+        orphaned=orphaned,
+    )
+
+
+def wrapping_key(row: Row) -> WrappingKey:
+    """(object_id, token, bits, public_key, created_at, key_id, expires_at, failures)."""
+    return WrappingKey(
+        object_id=row[0],
+        token=TokenName(row[1]),
+        bits=row[2],
+        public_key=row[3],
+        created_at=instant(row[4]),
+        key_id=row[5],
+        expires_at=maybe_instant(row[6]),
+        failures=row[7],
+    )
+
+
+def imported_material(row: Row) -> ImportedMaterial:
+    """(material_id, algorithm, fingerprint, description)."""
+    return ImportedMaterial(material_id=row[0], algorithm=Algorithm(row[1]), fingerprint=row[2], description=row[3])
 
 
 def service_key(row: Row) -> ServiceKey:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.cache import CachedReader
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
 from kmsd.ports import Reader, StoreUnavailable, Transaction
 
@@ -35,7 +36,8 @@ class SqliteStore:
         self._reading = connections.connect(path, busy_seconds=1.0)
         self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
         self._require_version()
-        self._reader = CachedReader(self._reading)
+        self._makers = Makers(path)
+        self._reader = CachedReader(self._reading, self._makers)
         self._writer = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
 
@@ -60,7 +62,7 @@ class SqliteStore:
         async with self._writer:
             await self._in_thread(lambda: self._writing.execute("BEGIN IMMEDIATE"))
             try:
-                yield SqliteTransaction(self._writing)
+                yield SqliteTransaction(self._writing, self._makers)
                 await self._in_thread(lambda: self._writing.execute("COMMIT"))
             except BaseException:
                 await self._in_thread(self._roll_back)
@@ -89,3 +91,4 @@ class SqliteStore:
             self._thread.shutdown()
             self._reading.close()
             self._writing.close()
+            self._makers.close()

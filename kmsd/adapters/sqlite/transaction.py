@@ -13,6 +13,7 @@ from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
+from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
@@ -120,12 +121,14 @@ class SqliteTransaction(SqliteReader):
     async def insert_token_object(self, token_object: TokenObject) -> None:
         self._insert(
             "token_object",
-            "object_id, owner, status, created_at",
+            "object_id, owner, status, created_at, token, maker",
             (
                 token_object.object_id,
                 token_object.owner,
                 token_object.status.value,
                 rows.micros(token_object.created_at),
+                token_object.token.value,
+                self._makers.me,
             ),
         )
 
@@ -151,6 +154,60 @@ class SqliteTransaction(SqliteReader):
             "service_key",
             "purpose, object_id, algorithm",
             (service_key.purpose, service_key.object_id, service_key.algorithm),
+        )
+
+    # --- import -------------------------------------------------------------------------------------
+
+    async def insert_wrapping_key(self, wrapping_key: WrappingKey) -> None:
+        self._insert(
+            "wrapping_key",
+            "object_id, bits, public_key, created_at, key_id, expires_at, failures",
+            (
+                wrapping_key.object_id,
+                wrapping_key.bits,
+                wrapping_key.public_key,
+                rows.micros(wrapping_key.created_at),
+                wrapping_key.key_id,
+                rows.micros(wrapping_key.expires_at),
+                wrapping_key.failures,
+            ),
+        )
+
+    async def give_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
+        self._swap(
+            f"wrapping key {object_id.hex()}",
+            "UPDATE wrapping_key SET key_id = ?, expires_at = ? WHERE object_id = ? AND key_id IS NULL",
+            key_id,
+            rows.micros(expires_at),
+            object_id,
+        )
+
+    async def count_import_failure(self, object_id: bytes) -> int:
+        self._swap(
+            f"wrapping key {object_id.hex()}",
+            "UPDATE wrapping_key SET failures = failures + 1 WHERE object_id = ?",
+            object_id,
+        )
+        row = self._one("SELECT failures FROM wrapping_key WHERE object_id = ?", object_id)
+        return 0 if row is None else int(row[0])
+
+    async def forget_wrapping_key(self, object_id: bytes) -> None:
+        self._swap(
+            f"wrapping key {object_id.hex()}", "DELETE FROM wrapping_key WHERE object_id = ?", object_id
+        )
+
+    async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
+        self._swap(
+            f"imported material of {key_id}",
+            "INSERT INTO imported_material (key_id, material_id, algorithm, fingerprint, description) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET description = excluded.description "
+            "WHERE material_id = excluded.material_id AND algorithm = excluded.algorithm "
+            "AND fingerprint = excluded.fingerprint",
+            key_id,
+            imported.material_id,
+            imported.algorithm,
+            imported.fingerprint,
+            imported.description,
         )
 
     # --- keys ---------------------------------------------------------------------------------------

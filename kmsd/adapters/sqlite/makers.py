@@ -1,0 +1,51 @@
+"""Which processes that wrote to the database are alive.
+
+Each process that has the database open holds a lock on one byte of a file beside it, at a place that it chose at
+random; rows that announce an object name that place. The kernel lets go of the lock when the process ends, however it
+ends, so an intent whose maker is gone can be settled at once instead of after a period of grace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import struct
+from typing import TYPE_CHECKING
+
+from kmsd.ports import StoreUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PLACES = 2**62
+
+
+class Makers:
+    """The lock of this process, and a look at those of others. Locks belong to the open file, not to the thread."""
+
+    def __init__(self, database: Path) -> None:
+        try:
+            self._descriptor = os.open(
+                database.with_name(f"{database.name}-makers"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise StoreUnavailable(f"the file of makers beside {database} cannot be opened: {error.strerror}") from error
+        self.me = secrets.randbelow(_PLACES)
+        fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, self.me))
+
+    def is_gone(self, maker: int | None) -> bool:
+        """Whether the process of this place is certain to have ended. Of none nothing is certain."""
+        if maker is None or maker == self.me:
+            return False
+        asked = fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, maker))
+        return bool(struct.unpack_from("h", asked)[0] == fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._descriptor)
+
+
+def _flock(kind: int, place: int) -> bytes:
+    """`struct flock` of one byte: l_type, l_whence, l_start, l_len, l_pid (0, as the manual demands), padding."""
+    return struct.pack("@hhqqi4x", kind, os.SEEK_SET, place, 1, 0)

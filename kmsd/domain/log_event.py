@@ -1,0 +1,133 @@
+"""Log events: what PutLogEvents takes, how a batch is encoded, and where an event stands among all others."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from kmsd.domain import log_frame
+from kmsd.domain.log_shapes import InputLogEvent, RejectedLogEventsInfo
+from kmsd.errors import InvalidParameterException
+
+if TYPE_CHECKING:
+    from kmsd.domain.log_frame import Frame
+
+OVERHEAD = 26
+"""PutLogEvents: "the sum of all event messages in UTF-8, plus 26 bytes for each log event"."""
+MOST_BYTES = 1_048_576
+DAY = 86_400_000
+TOO_NEW = 2 * 3_600_000
+"""PutLogEvents: "Events more than 2 hours in the future are rejected"."""
+TOO_OLD = 14 * DAY
+"""PutLogEvents: "Events older than 14 days or preceding the log group's retention period are rejected"."""
+POSITION_DIGITS = 56
+_INDEX_BITS = 16
+_ID_BITS = 80 + _INDEX_BITS
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
+
+
+class Event(NamedTuple):
+    """An event as it is read. Events sort by time, then by ingestion."""
+
+    position: int
+    """Unique in its group; `position >> 96` is the timestamp."""
+    timestamp: int
+    message: str
+    ingested_at: int
+    stream_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The events of a request that can be taken, and what is said of the others."""
+
+    events: Sequence[InputLogEvent]
+    size: int
+    rejected: RejectedLogEventsInfo | None
+
+
+def position_at(timestamp: int) -> int:
+    """Before every event of this millisecond, after all earlier ones."""
+    return timestamp << _ID_BITS
+
+
+def position_text(position: int) -> str:
+    """As an event id, or within a token."""
+    return f"{position:0{POSITION_DIGITS}d}"
+
+
+def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
+    """Hold a request to the rules of PutLogEvents; `oldest_kept` is the end of the group's retention.
+
+    Raises InvalidParameterException for a batch of which nothing is taken at all.
+    """
+    size = OVERHEAD * len(events)
+    previous = 0
+    for event in events:
+        message = event.message
+        length = len(message) if message.isascii() else len(message.encode())
+        if length > MOST_BYTES:
+            raise InvalidParameterException(f"Log event too large: {length} bytes exceeds limit of {MOST_BYTES}")
+        size += length
+        if event.timestamp < previous:
+            raise InvalidParameterException(
+                "Log events in a single PutLogEvents request must be in chronological order."
+            )
+        previous = event.timestamp
+    if size > MOST_BYTES:
+        raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MOST_BYTES}")
+    return _within_time(events, size, now, oldest_kept)
+
+
+def _within_time(events: Sequence[InputLogEvent], size: int, now: int, oldest_kept: int) -> Batch:
+    """Leave out what is too old, expired or too new. Events are in order: each of these is an end of the batch."""
+    begin, end = 0, len(events)
+    too_old = expired = too_new = None
+    if events[0].timestamp < max(now - TOO_OLD, oldest_kept):
+        aged = sum(event.timestamp < now - TOO_OLD for event in events)
+        unkept = sum(event.timestamp < oldest_kept for event in events)
+        too_old, expired = aged or None, unkept if unkept > aged else None
+        begin = max(aged, unkept)
+    if events[-1].timestamp > now + TOO_NEW:
+        end -= sum(event.timestamp > now + TOO_NEW for event in events)
+        too_new = end
+    if (begin, end) != (0, len(events)):
+        events = events[begin:end]
+        size = sum(len(event.message.encode()) + OVERHEAD for event in events)
+    # "For valid events …, the time span in a single batch cannot exceed 24 hours."
+    if events and events[-1].timestamp - events[0].timestamp > DAY:
+        raise InvalidParameterException(
+            "The batch of log events in a single PutLogEvents request cannot span more than 24 hours."
+        )
+    if too_old is expired is too_new is None:
+        return Batch(events, size, None)
+    return Batch(events, size, RejectedLogEventsInfo(too_new, too_old, expired))
+
+
+def encode(events: Sequence[InputLogEvent]) -> bytes:
+    """The content of a frame, before it is compressed and sealed. The first event is the oldest."""
+    first = events[0].timestamp
+    return _encode(([event.timestamp - first for event in events], [event.message for event in events]))
+
+
+def pack(content: bytes) -> tuple[int, bytes]:
+    """Compress, if that makes it smaller: (packing, bytes)."""
+    packed = zlib.compress(content, 1, -zlib.MAX_WBITS)
+    return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
+
+
+def decode(frame: Frame, packed: bytes) -> list[Event]:
+    """The events of a frame, in order. What it gets has been authenticated: it was made by `encode` and `pack`."""
+    content = zlib.decompress(packed, -zlib.MAX_WBITS) if frame.packing == log_frame.DEFLATE else packed
+    offsets, messages = _decode(content)
+    first, ingested_at, stream_id = frame.first_at, frame.ingested_at, frame.stream_id
+    place = int.from_bytes(frame.frame_id, "big") << _INDEX_BITS
+    return [
+        Event(((first + offset) << _ID_BITS) | place | index, first + offset, message, ingested_at, stream_id)
+        for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))
+    ]

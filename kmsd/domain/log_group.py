@@ -1,0 +1,112 @@
+"""Log groups and streams as nouns: what a client sees of them, and how they are named."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kmsd.errors import InvalidParameterException, ResourceNotFoundException
+
+if TYPE_CHECKING:
+    from kmsd.domain.arn import Place
+
+# PutRetentionPolicy, retentionInDays: "Possible values are: …".
+RETENTION_DAYS = (
+    *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653),
+)
+RESERVED = "/kmsd/"
+"""Groups whose names begin so are the daemon's own: nobody may make one."""
+NO_GROUP = "The specified log group does not exist."
+NO_STREAM = "The specified log stream does not exist."
+_ARN_PARTS = 7
+_NAME = re.compile(r"[.\-_/#A-Za-z0-9]{1,512}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LogGroup:
+    """One log group as the store holds it. Instants are aware and in UTC."""
+
+    group_id: bytes
+    """16 random bytes; another group of the same name, later, has others."""
+    account: str
+    name: str
+    arn: str
+    """Without the `:*` that DescribeLogGroups appends in its older member."""
+    created_at: datetime
+    log_class: str = "STANDARD"
+    retention_days: int | None = None
+    """None: events do not expire."""
+    kms_key: str | None = None
+    """ARN of the key under which new events are sealed; None: the daemon's own."""
+    revision: int = 0
+    """Grows with every change, so that of two changes at the same instant one can be refused."""
+
+    def oldest(self, now: datetime) -> int:
+        """Milliseconds of the oldest event that is kept at `now`; 0: all are."""
+        if self.retention_days is None:
+            return 0
+        return millis(now - timedelta(days=self.retention_days))
+
+
+@dataclass(frozen=True, slots=True)
+class LogStream:
+    """One log stream as the store holds it."""
+
+    stream_id: bytes
+    """16 random bytes."""
+    group_id: bytes
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsKey:
+    """Which key the stored results of queries of one account are sealed under."""
+
+    account: str
+    kms_key: str | None = None
+    revision: int = 0
+
+
+def millis(instant: datetime) -> int:
+    """Milliseconds since 1970, rounded down."""
+    return int(instant.timestamp() * 1000)
+
+
+def group_arn(place: Place, account: str, name: str) -> str:
+    """`arn:aws:logs:REGION:ACCOUNT:log-group:NAME`: also the value of the encryption context `aws:logs:arn`."""
+    return f"arn:{place.partition}:logs:{place.region}:{account}:log-group:{name}"
+
+
+def stream_arn(group: str, stream: str) -> str:
+    """ARN of a stream of the group whose ARN is `group`.
+
+    AWS authorises actions on a whole group against the one with an empty stream name, so that `…:log-group:NAME:*` in
+    a policy covers both ("not authorized to perform: logs:CreateLogStream on resource: …:log-group:NAME:log-stream:…").
+    """
+    return f"{group}:log-stream:{stream}"
+
+
+def results_arn(place: Place, account: str) -> str:
+    """`arn:aws:logs:REGION:ACCOUNT:query-result:*`: the results of all queries of an account."""
+    return f"arn:{place.partition}:logs:{place.region}:{account}:query-result:*"
+
+
+def parse_identifier(text: str, place: Place, account: str) -> str:
+    """The group's name in `logGroupIdentifier` or `resourceArn`: a name, or an ARN with or without `:*`.
+
+    Raises InvalidParameterException for what is neither, ResourceNotFoundException for a group elsewhere.
+    """
+    if not text.startswith("arn:"):
+        return text
+    parts = text.split(":", _ARN_PARTS - 1)
+    if len(parts) != _ARN_PARTS or parts[2] != "logs" or parts[5] != "log-group":
+        raise InvalidParameterException("Invalid ARN: it does not name a log group.")
+    name = parts[6].removesuffix(":*")
+    if _NAME.fullmatch(name) is None:
+        raise InvalidParameterException("Invalid ARN: it does not name a log group.")
+    if parts[1] != place.partition or parts[3] != place.region or parts[4] != account:
+        raise ResourceNotFoundException(NO_GROUP)
+    return name
