@@ -11,20 +11,24 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from kmsd import audit
 from kmsd.adapters.journal.checkpoints import Interval, Signer
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.config import Config, ConfigError
+from kmsd.config import Config, ConfigError, TokenConfig
 from kmsd.custody.provisioning import AUDIT, SENTINEL
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
-from kmsd.ports import AuditUnavailable, Clock, NoSuchObject, Store, Token
+from kmsd.ports import AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
+
+log = structlog.get_logger()
 
 
 class SystemClock:
@@ -44,6 +48,11 @@ class Rooms:
     token: Token
     sink: JournalSink
     pipeline: Pipeline
+
+    @property
+    def import_token(self) -> Token | None:
+        """The second token, if there is one and it is open."""
+        return self.pipeline.world.import_token
 
     async def take_audit_key(self) -> None:
         """Sign the trail from now on, once `kmsd init` has made the key. Raises `AuditUnavailable`."""
@@ -66,7 +75,10 @@ def place_of(config: Config) -> Place:
 
 def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
     """The adapter's settings. Raises `ConfigError` if the PIN cannot be read."""
-    given = config.token
+    return _settings_of(config.token, sentinel, config.data_dir / "token.lock")
+
+
+def _settings_of(given: TokenConfig, sentinel: bytes | None, start_lock: Path) -> TokenSettings:
     return TokenSettings(
         module=given.module,
         pin=read_pin(given.pin_file),
@@ -75,7 +87,7 @@ def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
         object_label=given.object_label,
         sentinel=sentinel,
         init_reserved=given.init_reserved or None,
-        start_lock=config.data_dir / "token.lock",
+        start_lock=start_lock,
         token_dir_sync=given.dir_sync,
         sessions=given.sessions,
         deadline=given.call_deadline_seconds,
@@ -96,6 +108,26 @@ def read_pin(path: Path) -> bytes:
 def set_module_environment(config: Config) -> None:
     """What the PKCS#11 module reads from the environment; before it is loaded."""
     os.environ.update(config.token.environment)
+    if config.import_token is not None:
+        os.environ.update(config.import_token.environment)
+
+
+async def open_import_token(config: Config) -> Pkcs11Token | None:
+    """The import token, if there is one. Raises `PinRefused`.
+
+    One that is away does not keep the daemon from serving: what it alone unwraps is refused by name until the next
+    start, and `kmsd check` says so.
+    """
+    if config.import_token is None:
+        return None
+    settings = _settings_of(config.import_token, None, config.data_dir / "import-token.lock")
+    try:
+        return await Pkcs11Token.open(settings)
+    except PinRefused:
+        raise
+    except TokenError as exc:
+        log.error("import_token_away", detail=str(exc))  # noqa: TRY400 (the reason says it all)
+        return None
 
 
 def serves(writer: str) -> bool:
@@ -156,5 +188,8 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         sink = await open_trail(config, writer, await audit_signer(store, token, needed=serves(writer)), clock)
         stack.push_async_callback(sink.close)
         limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
-        world = World(place_of(config), limits, store, token)
+        import_token = await open_import_token(config)
+        if import_token is not None:
+            stack.push_async_callback(import_token.close)
+        world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse))
         yield Rooms(config, store, token, sink, Pipeline(world, clock, sink))

@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from kmsd import config as configuration
-from kmsd.commands import check, explain, init, jobs, open_blob, roles, serve, users
+from kmsd.commands import audit, check, explain, init, jobs, open_blob, roles, serve, users
 from kmsd.config import Config, ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.logs import set_up
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, default=configuration.DEFAULT_PATH, metavar="FILE", help="default: %(default)s"
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (init, serve, check, users, roles, explain, jobs, open_blob):
+    for module in (init, serve, check, users, roles, explain, jobs, audit, open_blob):
         module.add_to(commands)
     return top
 
@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     set_up("cli", quiet=True)
     try:
+        if hasattr(options, "offline"):
+            # Commands for those who have the files and nothing else: not even a configuration.
+            status: int = options.offline(options)
+            return status
         config = configuration.load(options.config)
         command: Command = options.run
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from kmsd.domain.wrapping import WrappingAlgorithm
+
 DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
 
 
@@ -42,6 +44,15 @@ class TokenConfig(_Section, frozen=True):
     """A folder to sync before a new key is acknowledged; SoftHSM never syncs its own (its directories.tokendir)."""
     environment: dict[str, str] = {}
     """Environment variables that the module reads, such as SOFTHSM2_CONF."""
+
+
+class ImportConfig(_Section, frozen=True):
+    """`[import]`: how key material may come in."""
+
+    refuse: tuple[WrappingAlgorithm, ...] = ()
+    """Wrapping algorithms that are refused although a token offers them, such as RSAES_PKCS1_V1_5."""
+    stock: int = 2
+    """Wrapping keys that are kept ready of each kind while that kind is in demand."""
 
 
 class ListenConfig(_Section, frozen=True):
@@ -111,6 +122,9 @@ class Config(_Section, frozen=True):
     """The account that `kmsd init` makes, and the default of the commands."""
     workers: int = 2
     """Processes that serve requests."""
+    import_token: TokenConfig | None = None
+    """`[import_token]`, as `[token]`: a second token that unwraps what the first cannot, and passes it on wrapped."""
+    import_: ImportConfig = msgspec.field(default=ImportConfig(), name="import")
     listen: ListenConfig = ListenConfig()
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()
@@ -161,6 +175,12 @@ def _check(config: Config, path: Path) -> None:
         ("audit.checkpoint_lines", "must be 10 or more", config.audit.checkpoint_lines >= 10),  # noqa: PLR2004
         ("audit.checkpoint_seconds", "must be more than 0", config.audit.checkpoint_seconds > 0),
         ("audit.refusals_per_second", "must be 1 or more", config.audit.refusals_per_second >= 1),
+        (
+            "import_token",
+            "needs label or serial",
+            config.import_token is None or config.import_token.label or config.import_token.serial,
+        ),
+        ("import.stock", "must be 0 to 100", 0 <= config.import_.stock <= 100),  # noqa: PLR2004 (as above)
         (
             "listen",
             "needs tls_certificate and tls_key together",

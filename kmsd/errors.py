@@ -196,3 +196,34 @@ class UnsupportedOperationException(ServiceError):
     """This key, or this token, cannot do that."""
 
 
+# --- CloudWatch Logs --------------------------------------------------------------------------------
+
+
+class InvalidParameterException(ServiceError):
+    """A member breaks a constraint of the API, or does not go with another; Logs' word for ValidationException."""
+
+
+class MalformedQueryException(ServiceError):
+    """The query is not one, or uses what is not offered here; the message names it."""
+
+
+class OperationAbortedException(ServiceError):
+    """Another request changes the same resource at this moment."""
+
+
+class ResourceAlreadyExistsException(ServiceError):
+    """The log group or stream exists already."""
+
+
+class ResourceNotFoundException(ServiceError):
+    """No such log group, stream or query."""
+
+
+class ServiceUnavailableException(ServiceError):
+    """Store, token or segments are out of reach; the request can be tried again."""
+
+    status = 500
+
+
+class TooManyTagsException(ServiceError):
+    """More tags than a log group can carry."""

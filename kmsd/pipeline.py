@@ -95,10 +95,11 @@ class Pipeline:
         if operation.prepare is not None:
             await admit(operation, request, call)
             call.prepared = await operation.prepare(request, call)
-            call.targets.clear()
         async with self.world.store.write() as transaction:
             call.books = transaction
             call.now = self.clock.now()
+            # Not earlier: what was found for `prepare` is in the record, should the store not open a transaction.
+            call.targets.clear()
             await admit(operation, request, call)
             response: msgspec.Struct | None = await operation.handle(request, call)
             _refuse_dry_run(request)

@@ -94,6 +94,8 @@ class Capabilities:
     """How material may be wrapped that the token unwraps, proves and takes in by itself."""
     passes_on: frozenset[WrappingAlgorithm] = frozenset()
     """How material may be wrapped that the token unwraps and wraps again for another token."""
+    receives: bool = False
+    """Whether the token takes in what another token passes on."""
 
 
 @dataclass(frozen=True, slots=True)

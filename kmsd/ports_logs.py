@@ -52,7 +52,7 @@ class StreamSummary(NamedTuple):
     first_at: int
     last_at: int
     ingested_at: int
-    count: int
+    events: int
     size: int
 
 
@@ -176,7 +176,7 @@ class LogReader(Protocol):
     async def log_streams_after(
         self, group_id: bytes, name: str, count: int, *, prefix: str = "", descending: bool = False
     ) -> Sequence[LogStream]:
-        """At most `count` streams (-1: all) whose names sort after `name`; before it, if `descending` and it is given."""
+        """At most `count` streams (-1: all) after `name`, by name; before it, if `descending` and it is not empty."""
         ...
 
     async def log_stream_names(self, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:

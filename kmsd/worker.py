@@ -89,7 +89,15 @@ def _allow_descriptors() -> None:
 def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
     """The jobs: every worker offers itself, the lease picks one."""
     holder = f"{socket.gethostname()}:{os.getpid()}:{lines.index}"
-    return Scheduler(rooms.store, rooms.token, rooms.pipeline.clock, rooms.record_job, holder)
+    return Scheduler(
+        rooms.store,
+        rooms.token,
+        rooms.pipeline.clock,
+        rooms.record_job,
+        holder,
+        rooms.import_token,
+        rooms.config.import_.stock,
+    )
 
 
 def limits_of(config: Config) -> Limits:

@@ -12,13 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.clients import ACCOUNT, REGION, Credentials, client
-from tests.tokens import TokenPlace, softhsm
+from tests.tokens import TokenPlace, nss, softhsm
 from tests.trail import trail_records
 
 
@@ -27,6 +27,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def import_section(folder: Path, place: TokenPlace) -> str:
+    """The table of kmsd.toml that names the token at `place` as the import token."""
+    pin_file = folder / "import-pin"
+    pin_file.write_bytes(place.pin)
+    pin_file.chmod(0o600)
+    environment = ", ".join(f'{name} = "{value}"' for name, value in place.environment.items())
+    return (
+        f'[import_token]\nmodule = "{place.module}"\nlabel = "{place.label}"\npin_file = "{pin_file}"\n'
+        f'init_reserved = "{place.init_reserved or ""}"\ndir_sync = "{place.objects}"\n'
+        f"environment = {{ {environment} }}\n"
+    )
 
 
 def write_config(folder: Path, place: TokenPlace, port: int, *, workers: int = 1, extra: str = "") -> Path:
@@ -171,9 +184,15 @@ def credentials_of(printed: bytes) -> Credentials:
 
 
 @contextmanager
-def provisioned(folder: Path, *, workers: int = 1, extra: str = "") -> Iterator[Daemon]:
-    """A daemon that is set up and not started; stopped, if it runs, at the end."""
-    with softhsm(folder / "token") as place:
+def provisioned(
+    folder: Path, *, workers: int = 1, extra: str = "", import_token: bool = False
+) -> Iterator[Daemon]:
+    """A daemon that is set up and not started; stopped, if it runs, at the end. With NSS as its import token, if asked."""
+    with ExitStack() as stack:
+        place = stack.enter_context(softhsm(folder / "token"))
+        if import_token:
+            helper = stack.enter_context(nss(folder / "import-token"))
+            extra = f"{extra}\n{import_section(folder, helper)}"
         port = free_port()
         daemon = Daemon(folder, place, port, write_config(folder, place, port, workers=workers, extra=extra))
         daemon.admin = credentials_of(daemon.cli("init", "--format", "json").stdout)

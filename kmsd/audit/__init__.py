@@ -4,7 +4,7 @@ Which members of request and response are shown follows from the shapes: all but
 """
 
 from kmsd.audit.administration import Actor, record_of_administration
-from kmsd.audit.calls import Outcome, record_of_call, record_of_refusal
+from kmsd.audit.calls import KEY, Outcome, record_of_call, record_of_refusal
 from kmsd.audit.events import rfc3339
 from kmsd.audit.identity import user_identity
 from kmsd.audit.refusals import Refusals, record_of_refusals
@@ -12,6 +12,7 @@ from kmsd.audit.service_events import record_of_service_event
 from kmsd.audit.shown import show, shown_members
 
 __all__ = [
+    "KEY",
     "Actor",
     "Outcome",
     "Refusals",

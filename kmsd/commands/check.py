@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from kmsd.app import open_rooms
+from kmsd.app import Rooms, open_rooms
 from kmsd.config import Config
+from kmsd.custody import import_parameters
+from kmsd.domain.wrapping import TokenName, WrappingAlgorithm
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
 
 
@@ -41,6 +43,8 @@ async def _findings(config: Config) -> AsyncIterator[tuple[str, str]]:
                 yield "warn", f"mechanism {mechanism} is lacking: {loss}"
             if not capabilities.algorithms:
                 yield "FAIL", "the token can hold no keys of this API"
+            for finding in _import_findings(config, rooms):
+                yield finding
             for name, probe in (
                 ("token", rooms.token.check),
                 ("database", rooms.store.check),
@@ -48,13 +52,36 @@ async def _findings(config: Config) -> AsyncIterator[tuple[str, str]]:
             ):
                 await probe()
                 yield "ok", f"{name} works"
-            malformed = [found for found in await rooms.token.list_objects() if found.problem]
+            tokens = [token for token in (rooms.token, rooms.import_token) if token is not None]
+            malformed = [found for token in tokens for found in await token.list_objects() if found.problem]
             for found in malformed:
                 yield "FAIL", f"object {found.object_id.hex()} ({found.kind}): {found.problem}"
             if not malformed:
                 yield "ok", "every object has the attributes that its role promises"
     except (StoreError, TokenError, AuditUnavailable) as exc:
         yield "FAIL", f"{type(exc).__name__}: {exc}"
+
+
+def _import_findings(config: Config, rooms: Rooms) -> Iterator[tuple[str, str]]:
+    """How key material may come in, and which ways are lacking, refused or unwise."""
+    if config.import_token is not None:
+        if rooms.import_token is None:
+            yield "FAIL", "the import token is away"
+        else:
+            info = rooms.import_token.info
+            yield "ok", f"import token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
+    offered = import_parameters.offered(rooms.pipeline.world.tokens)
+    for algorithm in WrappingAlgorithm:
+        name = offered.get(algorithm)
+        if algorithm in config.import_.refuse:
+            yield "ok", f"wrapping algorithm {algorithm} is refused by the configuration"
+        elif name is None:
+            yield "warn", f"wrapping algorithm {algorithm} is lacking: GetParametersForImport refuses it"
+        elif not algorithm.has_integrity:
+            yield "warn", f"wrapping algorithm {algorithm} works, and is weak: refuse it under [import]"
+        else:
+            where = "in the token" if name is TokenName.MAIN else "through the import token"
+            yield "ok", f"wrapping algorithm {algorithm} works {where}"
 
 
 def _mode(path: Any) -> tuple[str, str]:

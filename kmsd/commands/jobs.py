@@ -9,6 +9,7 @@ from typing import Any
 from kmsd.app import SystemClock
 from kmsd.commands.acts import KMSD, acting
 from kmsd.config import Config
+from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import reconcile
 
 
@@ -23,7 +24,12 @@ def add_to(commands: Any) -> None:
 async def run_job(config: Config, options: argparse.Namespace) -> int:
     """Print what was found and done; status 1 if something needs the operator."""
     async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
-        report = await reconcile.run_once(rooms.store, rooms.token, SystemClock().now(), grace=timedelta(minutes=10))
+        now, grace = SystemClock().now(), timedelta(minutes=10)
+        report = await reconcile.run_once(rooms.store, rooms.token, now, grace=grace)
+        if rooms.import_token is not None:
+            report.add(
+                await reconcile.run_once(rooms.store, rooms.import_token, now, grace=grace, name=TokenName.IMPORT)
+            )
         act.elements = {
             name: [object_id.hex() for object_id in getattr(report, name)]
             for name in ("undone", "destroyed", "missing", "returned")

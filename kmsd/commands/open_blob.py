@@ -9,6 +9,8 @@ import sys
 from typing import Any
 
 from kmsd.app import open_rooms
+from kmsd.audit import KEY
+from kmsd.commands.acts import administrative_act
 from kmsd.config import Config
 from kmsd.custody import sealing
 from kmsd.domain import blob as blobs
@@ -38,7 +40,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
             print(f"kmsd: the database does not know the key {blob.key_id}", file=sys.stderr)
             return 1
         try:
-            opened = await sealing.unseal(rooms.token, key, blob, context)
+            async with administrative_act(
+                rooms,
+                "OpenBlob",
+                {"keyId": key.arn, "encryptionContext": context},
+                account=key.account,
+                resources=((key.arn, key.account, KEY),),
+            ):
+                opened = await sealing.unseal(rooms.token, key, blob, context)
         except ServiceError as exc:
             print(f"kmsd: {exc.code}: {exc.message or exc.detail}", file=sys.stderr)
             return 1

@@ -6,7 +6,6 @@ import argparse
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kmsd.custody.provisioning import NewAccessKey
 from kmsd.domain.identity import AccessKeyStatus
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
+from kmsd.ports import StoreConflict
 
 _NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
@@ -196,7 +196,7 @@ async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
 
 
 async def _set_status(config: Config, access_key_id: str, status: AccessKeyStatus) -> int:
-    parameters = {"accessKeyId": access_key_id, "status": "Active" if status is AccessKeyStatus.ACTIVE else "Inactive"}
+    parameters = {"accessKeyId": access_key_id, "status": status.value}
     async with (
         acting(config, "UpdateAccessKey", parameters) as (rooms, _),
         rooms.store.write() as transaction,

@@ -12,6 +12,7 @@ import secrets
 from datetime import datetime
 
 from kmsd.domain.material import Algorithm, MaterialStatus
+from kmsd.domain.wrapping import TokenName
 from kmsd.errors import UnsupportedOperationException
 from kmsd.ports import Store, Token, TokenObject, Transaction
 
@@ -28,11 +29,13 @@ def algorithm_for(token: Token) -> Algorithm:
     )
 
 
-async def intend(store: Store, owner: str, now: datetime) -> bytes:
-    """A new object id, with its intent committed."""
-    object_id = secrets.token_bytes(16)
+async def intend(
+    store: Store, owner: str, now: datetime, *, object_id: bytes | None = None, token: TokenName = TokenName.MAIN
+) -> bytes:
+    """A new object id, or the one that is given, with its intent committed. Raises `StoreConflict` if it is known."""
+    object_id = object_id or secrets.token_bytes(16)
     async with store.write() as tx:
-        await tx.insert_token_object(TokenObject(object_id, owner, MaterialStatus.CREATING, now))
+        await tx.insert_token_object(TokenObject(object_id, owner, MaterialStatus.CREATING, now, token))
     return object_id
 
 

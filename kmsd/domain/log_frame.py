@@ -33,7 +33,8 @@ class Frame(NamedTuple):
     last_at: int
     """Milliseconds of the newest event."""
     ingested_at: int
-    count: int
+    events: int
+    """How many."""
     size: int
     """Bytes of all messages in UTF-8, and 26 for each event, as PutLogEvents counts."""
     packing: int

@@ -31,7 +31,8 @@ LogGroupClass = Annotated[str, Constraint(values=("STANDARD", "INFREQUENT_ACCESS
 LogStreamName = Annotated[str, _STREAM]
 LogStreamNames = Annotated[list[str], Constraint(min_length=1, max_length=100, member=_STREAM)]
 AccountIds = Annotated[
-    list[str], Constraint(min_length=0, max_length=20, member=Constraint(min_length=12, max_length=12, pattern=r"^\d{12}$"))
+    list[str],
+    Constraint(min_length=0, max_length=20, member=Constraint(min_length=12, max_length=12, pattern=r"^\d{12}$")),
 ]
 OrderBy = Annotated[str, Constraint(values=("LogStreamName", "LastEventTime"))]
 KmsKeyId = Annotated[str, Constraint(max_length=256)]

@@ -61,5 +61,10 @@ class Material:
 
     @property
     def key_material_id(self) -> str:
-        """The `KeyMaterialId` of the API: 64 hexadecimal characters that tell nothing of the material."""
-        return sha256(b"kmsd KeyMaterialId" + self.material_id).hexdigest()
+        """The `KeyMaterialId` of the API."""
+        return key_material_id(self.material_id)
+
+
+def key_material_id(material_id: bytes) -> str:
+    """The `KeyMaterialId` of the API: 64 hexadecimal characters that tell nothing of the material."""
+    return sha256(b"kmsd KeyMaterialId" + material_id).hexdigest()

@@ -84,6 +84,7 @@ Plaintext = Annotated[bytes, Constraint(min_length=1, max_length=4096, secret=Tr
 CiphertextBlob = Annotated[bytes, Constraint(min_length=1, max_length=6144, secret=True)]
 PublicKey = Annotated[bytes, Constraint(min_length=1, max_length=8192)]
 ImportToken = Annotated[bytes, Constraint(min_length=1, max_length=6144, secret=True)]
+EncryptedKeyMaterial = Annotated[bytes, Constraint(min_length=1, max_length=6144, secret=True)]
 EncryptionContext = dict[str, str]
 GrantToken = Annotated[str, _GRANT_TOKEN]
 GrantTokens = Annotated[list[str], Constraint(min_length=0, max_length=10, member=_GRANT_TOKEN, secret=True)]
@@ -112,6 +113,18 @@ Timestamp = float
 """Seconds since 1970-01-01T00:00:00Z; a JSON number."""
 
 IncludeKeyMaterial = Annotated[str, Constraint(values=("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"))]
+ImportType = Annotated[str, Constraint(values=("NEW_KEY_MATERIAL", "EXISTING_KEY_MATERIAL"))]
+KeyMaterialDescription = Annotated[str, Constraint(min_length=0, max_length=256, pattern=r"^[a-zA-Z0-9:/_\s.-]+$")]
+WrappingAlgorithm = Annotated[
+    str,
+    Constraint(
+        values=(
+            *("RSAES_PKCS1_V1_5", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"),
+            *("RSA_AES_KEY_WRAP_SHA_1", "RSA_AES_KEY_WRAP_SHA_256", "SM2PKE"),
+        )
+    ),
+]
+WrappingKeySpec = Annotated[str, Constraint(values=("RSA_2048", "RSA_3072", "RSA_4096", "SM2"))]
 DataKeySpec = Annotated[str, Constraint(values=("AES_256", "AES_128"))]
 EncryptionAlgorithm = Annotated[
     str, Constraint(values=("SYMMETRIC_DEFAULT", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256", "SM2PKE"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from kmsd.custody import objects
-from kmsd.domain.key_state import Event
-from kmsd.domain.material import MaterialStatus
+from kmsd.custody import import_material, objects
 from kmsd.jobs.model import BATCH, JobRecorder
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
@@ -44,11 +42,8 @@ async def _expire(store: Store, token: Token, key_id: str, now: datetime, record
         key = await transaction.key(key_id)
         if key is None or key.current_material is None or key.valid_to is None or now < key.valid_to:
             return ""
-        material = key.current_material
-        await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
-        await transaction.forget_material(material.material_id)
-        emptied = replace(key.after(Event.LOSE_MATERIAL), current_material=None, valid_to=None, expiration_model=None)
-        await transaction.update_key(key, emptied)
+        doomed = await import_material.lose(transaction, key)
         await record("DeleteExpiredKeyMaterial", key, {})
-    await objects.carry_out_destruction(store, token, material.material_id)
+    if doomed is not None:
+        await objects.carry_out_destruction(store, token, doomed)
     return key.arn

@@ -8,15 +8,17 @@ restored database.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kmsd.custody import objects
+from kmsd.custody.import_material import OWNER as IMPORTED
 from kmsd.domain.material import MaterialStatus
+from kmsd.domain.wrapping import TokenName
 from kmsd.ports import ObjectReport, Store, StoreConflict, StoreError, Token, TokenError, TokenObject
 
 INTENT_GRACE = timedelta(minutes=10)
-"""A younger intent may belong to a call that is still under way in another process."""
+"""A younger intent may belong to a call that is still under way in another process; unless that has ended."""
 
 
 @dataclass(slots=True)
@@ -38,16 +40,23 @@ class Report:
     failed: list[str] = field(default_factory=list)
     """What could not be settled now; the next run tries again."""
 
+    def add(self, other: Report) -> None:
+        """Include what a run over another token found and did."""
+        for name in self.__slots__:
+            getattr(self, name).extend(getattr(other, name))
 
-async def run_once(store: Store, token: Token, now: datetime, *, grace: timedelta = INTENT_GRACE) -> Report:
-    """One sweep. Idempotent; one bad object does not stop it.
+
+async def run_once(
+    store: Store, token: Token, now: datetime, *, grace: timedelta = INTENT_GRACE, name: TokenName = TokenName.MAIN
+) -> Report:
+    """One sweep over `token`, which the store knows as `name`. Idempotent; one bad object does not stop it.
 
     Raises `TokenUnavailable` and `StoreUnavailable` if there is nothing to compare: then nothing was changed.
     """
     report = Report()
     # Rows before objects: an object made after the rows were read would else seem unknown, and one destroyed, missing.
     books = await store.read()
-    rows = {row.object_id: row for row in await books.token_objects()}
+    rows = {row.object_id: row for row in await books.token_objects() if row.token is name}
     present = {found.object_id: found for found in await token.list_objects()}
     await token.check()
     for row in rows.values():
@@ -61,6 +70,8 @@ async def run_once(store: Store, token: Token, now: datetime, *, grace: timedelt
             report.unknown.append(found)
         elif found.problem:
             report.malformed.append(found)
+        elif object_id in rows and found.imported != rows[object_id].owner.startswith(IMPORTED):
+            report.malformed.append(replace(found, problem="its value is not of the origin that the database says"))
     return report
 
 
@@ -68,7 +79,7 @@ async def _settle(
     store: Store, token: Token, row: TokenObject, *, is_present: bool, too_old: datetime, report: Report
 ) -> None:
     match row.status:
-        case MaterialStatus.CREATING if row.created_at <= too_old:
+        case MaterialStatus.CREATING if row.orphaned or row.created_at <= too_old:
             await objects.discard(store, token, row.object_id)
             report.undone.append(row.object_id)
         case MaterialStatus.DESTROYING:

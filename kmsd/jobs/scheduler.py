@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from kmsd.jobs import deletion, expiry, reconcile, rotation
+from kmsd.domain.wrapping import TokenName
+from kmsd.jobs import deletion, expiry, reconcile, rotation, wrapping_keys
 from kmsd.jobs.model import JobRecorder
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
 
@@ -33,6 +34,9 @@ class Scheduler:
     record: JobRecorder
     holder: str
     """Names this process in the lease."""
+    import_token: Token | None = None
+    stock: int = 0
+    """Wrapping keys to keep ready of each kind that is in demand."""
     _reconciled_at: datetime | None = field(default=None)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -75,15 +79,34 @@ class Scheduler:
             if due is not None and due <= now:
                 report = await job(self.store, self.token, now, self.record)
                 log.info("job", job=kind.value, **_fields(report))
+        await self._keep_wrapping_keys(now)
+
+    @property
+    def _tokens(self) -> dict[TokenName, Token]:
+        tokens = {TokenName.MAIN: self.token}
+        return tokens if self.import_token is None else {**tokens, TokenName.IMPORT: self.import_token}
+
+    async def _keep_wrapping_keys(self, now: datetime) -> None:
+        report = await wrapping_keys.run_once(self.store, self._tokens, now, stock=self.stock)
+        if any(_fields(report).values()):
+            log.info("job", job="wrapping keys", **_fields(report))
 
     async def _reconcile(self, now: datetime) -> None:
-        report = await reconcile.run_once(self.store, self.token, now)
+        for name, token in self._tokens.items():
+            try:
+                await self._reconcile_with(token, name, now)
+            except TokenError as exc:
+                # The tokens do not wait for each other.
+                log.warning("job put off", job="reconcile", token=name.value, detail=str(exc))
         self._reconciled_at = now
+
+    async def _reconcile_with(self, token: Token, name: TokenName, now: datetime) -> None:
+        report = await reconcile.run_once(self.store, token, now, name=name)
         for object_id in report.missing:
             log.error("key material is MISSING in the token", object_id=object_id.hex())
         for found in report.malformed:
             log.error("object lacks a promised attribute", object_id=found.object_id.hex(), problem=found.problem)
-        log.info("job", job="reconcile", **_fields(report))
+        log.info("job", job="reconcile", token=name.value, **_fields(report))
 
 
 def _fields(report: object) -> dict[str, int]:

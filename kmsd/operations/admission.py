@@ -11,11 +11,21 @@ import msgspec
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.query import Denied, Query
 from kmsd.custody import grant_tokens
+from kmsd.domain.log_group import NO_GROUP
 from kmsd.domain.principal import Caller
-from kmsd.errors import AccessDeniedException
+from kmsd.errors import AccessDeniedException, ResourceNotFoundException
 from kmsd.operations.conditions import Conditions
 from kmsd.operations.finding import find
-from kmsd.operations.model import Access, Call, Operation, Target, Unrestricted, context_of
+from kmsd.operations.model import (
+    Access,
+    Call,
+    OnLogGroup,
+    OnLogsKey,
+    Operation,
+    Target,
+    Unrestricted,
+    context_of,
+)
 
 
 async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: Call) -> None:
@@ -37,9 +47,18 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
             query = await query_about(operation, access, target, request, call)
             call.targets[index] = permitted(target, query)
     for access, target in reached:
+        if target.log_group is None and isinstance(access, OnLogGroup | OnLogsKey) and _must_exist(access, target):
+            raise ResourceNotFoundException(NO_GROUP)
         usable = getattr(access, "usable", None)
         if usable is not None and target.key is not None:
             usable.refuse(target.key.state_at(call.now), target.key.origin, target.key.arn)
+
+
+def _must_exist(access: OnLogGroup | OnLogsKey, target: Target) -> bool:
+    """Whether a target without a log group is one too few; all query results, and all groups, have none."""
+    if isinstance(access, OnLogsKey):
+        return ":log-group:" in target.arn
+    return access.must_exist and access.member is not None
 
 
 def permitted(target: Target, query: Query) -> Target:
@@ -58,9 +77,11 @@ async def query_about(
     action = getattr(access, "action", None)
     conditions = Conditions(call, request, access, key, target.alias)
     if key is None:
+        if target.log_group is not None and any(_asks(text) for text in caller.identity_policies):
+            conditions.know((), await call.books.log_group_tags(target.log_group.group_id))
         return Query(
             caller=caller,
-            action=operation.action,
+            action=operation.action if action is None else f"{operation.service.scope}:{action}",
             resource=target.arn,
             resource_account=caller.account,
             conditions=conditions,

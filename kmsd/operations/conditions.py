@@ -123,6 +123,8 @@ class Conditions(Mapping[str, Value]):
 
     def _request_tags(self) -> Mapping[str, str]:
         tags = getattr(self._request, "tags", None) or ()
+        if isinstance(tags, dict):  # as Logs has them
+            return {f"aws:requesttag/{name.lower()}": value for name, value in tags.items()}
         return {f"aws:requesttag/{tag.tag_key.lower()}": tag.tag_value for tag in tags}
 
 
@@ -138,7 +140,7 @@ def _tag_keys(request: msgspec.Struct) -> Value | None:
     keys = getattr(request, "tag_keys", None)
     if keys is None:
         tags = getattr(request, "tags", None)
-        keys = None if tags is None else [tag.tag_key for tag in tags]
+        keys = None if tags is None else list(tags) if isinstance(tags, dict) else [tag.tag_key for tag in tags]
     return None if keys is None else tuple(keys)
 
 

@@ -10,6 +10,7 @@ from kmsd.domain import blob as blobs
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.domain.key import Key
 from kmsd.errors import InvalidCiphertextException, NotFoundException
+from kmsd.operations.logs_finding import find_log_group, find_logs_key
 from kmsd.operations.model import (
     Access,
     Call,
@@ -18,6 +19,8 @@ from kmsd.operations.model import (
     OnAliasKey,
     OnCiphertext,
     OnKey,
+    OnLogGroup,
+    OnLogsKey,
     Target,
     Unrestricted,
 )
@@ -40,6 +43,10 @@ async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | 
             return Target(arn=call.world.place.alias(call.caller.account, getattr(request, access.member)))
         case OnAliasKey():
             return await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
+        case OnLogGroup():
+            return await find_log_group(access, request, call)
+        case OnLogsKey():
+            return await find_logs_key(access, request, call)
         case OnAccount() | Unrestricted():
             return Target(arn="*")
 

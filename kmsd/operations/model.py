@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kmsd.authz.query import Allowed, Query
+from kmsd.custody.import_parameters import Tokens
+from kmsd.custody.log_room import LogRoom
 from kmsd.custody.service_box import ServiceBox
 from kmsd.domain.arn import Place
 from kmsd.domain.blob import Blob
@@ -23,7 +25,9 @@ from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import Usable
 from kmsd.domain.limits import Limits
+from kmsd.domain.log_group import LogGroup
 from kmsd.domain.principal import Caller
+from kmsd.domain.wrapping import TokenName, WrappingAlgorithm
 from kmsd.errors import ServiceError
 from kmsd.ports import Reader, Store, Token, Transaction
 
@@ -105,7 +109,33 @@ class Unrestricted:
     reason: str
 
 
-Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | Unrestricted
+@dataclass(frozen=True, slots=True)
+class OnLogGroup:
+    """A log group of the caller's account; identity policies decide, on the ARN that AWS uses for the action."""
+
+    member: str | None = "log_group_name"
+    """Names the group; None: the action is on all groups of the account."""
+    identifier: str | None = None
+    """The member that may name it instead, by name or ARN; just one of the two must be given."""
+    stream: str | None = None
+    """The member that names the stream which the action is on; None: it is on the group."""
+    action: str | None = None
+    """The action to authorise; None: the operation's name."""
+    when: str | None = None
+    """The member without which nothing is asked here."""
+    must_exist: bool = True
+    tagging: bool = False
+    """For actions on tags AWS takes the group's ARN as it is, without what stands for its streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnLogsKey:
+    """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
+
+    identifier: str
+
+
+Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | OnLogGroup | OnLogsKey | Unrestricted
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +151,7 @@ class Target:
     """The statement or grant that allows it."""
     query: Query | None = None
     """What that decision answers."""
+    log_group: LogGroup | None = None
 
 
 # --- A call -----------------------------------------------------------------------------------------
@@ -150,6 +181,18 @@ class World:
     limits: Limits
     store: Store
     token: Token
+    import_token: Token | None = None
+    """Unwraps what `token` cannot, and passes it on."""
+    refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
+    """Wrapping algorithms that the configuration refuses."""
+    logs: LogRoom | None = None
+    """What the Logs side works with."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """All tokens by the names that the store has for them."""
+        tokens = {TokenName.MAIN: self.token}
+        return tokens if self.import_token is None else {**tokens, TokenName.IMPORT: self.import_token}
 
 
 @dataclass(slots=True)
@@ -198,6 +241,21 @@ class Call:
         return self.world.token
 
     @property
+    def log_group(self) -> LogGroup:
+        """The first target's log group."""
+        group = self.targets[0].log_group
+        if group is None:
+            raise LookupError("this operation has no log group there")
+        return group
+
+    @property
+    def logs(self) -> LogRoom:
+        """What the Logs side works with."""
+        if self.world.logs is None:
+            raise LookupError("this process has no logs")
+        return self.world.logs
+
+    @property
     def transaction(self) -> Transaction:
         """The transaction of a writing operation."""
         if not hasattr(self.books, "insert_key"):
@@ -226,6 +284,8 @@ class Operation(Generic[RequestT, ResponseT]):
     """Errors that are its own, beside those that follow from its access and shapes."""
     writes: bool = False
     """Runs in a transaction; the record is durable before it commits."""
+    appends: bool = False
+    """Changes nothing in the store: what it does, it does in `Call.after_commit`, once its record is durable."""
     prepare: Callable[[RequestT, Call], Awaitable[Any]] | None = None
     """Acts on the token before the transaction (under an intent); its result is in `Call.prepared`."""
 

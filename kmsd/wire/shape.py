@@ -70,7 +70,7 @@ Check = Callable[[Any, str, list[str]], None]
 
 @cache
 def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Check]:
-    return msgspec.json.Decoder(request).decode, _struct_check(request)
+    return msgspec.json.Decoder(request).decode, _struct_check(request) or _nothing_to_check
 
 
 @cache
@@ -81,12 +81,15 @@ def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], .
     return tuple((field.name, field.encode_name, hints[field.name], field.required) for field in fields)
 
 
-def _struct_check(struct: type[msgspec.Struct]) -> Check:
+def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
     checks = [
         (attribute, camel(wire_name), check)
         for attribute, wire_name, hint, _ in members(struct)
         if (check := _check_of(hint)) is not None
     ]
+
+    if not checks:
+        return None
 
     def check_members(value: Any, path: str, violations: list[str]) -> None:
         for attribute, name, check in checks:
@@ -97,8 +100,14 @@ def _struct_check(struct: type[msgspec.Struct]) -> Check:
     return check_members
 
 
+def _nothing_to_check(value: Any, path: str, violations: list[str]) -> None:
+    """For a request without constraints."""
+
+
 def _check_of(hint: Any) -> Check | None:
     """What to check of a value of this type; None: nothing."""
+    if any(isinstance(part, msgspec.Meta) for part in getattr(hint, "__metadata__", ())):
+        return None  # the decoder has checked it; where it refuses, `validate` finds the words
     hint, constraint = bare(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _struct_check(hint)

@@ -52,6 +52,15 @@ class GroupCommit:
     def _hand_over(self) -> None:
         records, self._records = self._records, []
         waiting, self._waiting = self._waiting, []
+        import os
+        if os.environ.get("INLINE"):
+            try:
+                head = self._writer.append(records)
+            except Exception as exc:
+                self._failed(waiting, exc)
+            else:
+                self._succeeded(head, records, waiting)
+            return
         self._jobs.put(lambda: self._write(records, waiting))
 
     def _write(self, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:

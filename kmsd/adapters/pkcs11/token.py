@@ -24,6 +24,7 @@ from kmsd.adapters.pkcs11.imports import Imports
 from kmsd.adapters.pkcs11.link import Link
 from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.probes import measure, probe
+from kmsd.adapters.pkcs11.rsa import TRANSPORT
 from kmsd.adapters.pkcs11.sealing import well_formed
 from kmsd.adapters.pkcs11.signing import DIGEST_LENGTH, der_signature, subject_public_key_info
 from kmsd.adapters.pkcs11.templates import A_NUMBERS, OBJECT_ID_LENGTH
@@ -89,7 +90,10 @@ class Pkcs11Token:
         def learn(_: Epoch) -> tuple[Capabilities, Skills]:
             capabilities, skills = probe(epoch), probe_imports(epoch)
             epoch.connection.run(lambda session: measure(epoch, session, self._calls.pace))
-            return replace(capabilities, imports=skills.imports, passes_on=skills.passes_on), skills
+            receives = TRANSPORT in skills.imports
+            return replace(
+                capabilities, imports=skills.imports, passes_on=skills.passes_on, receives=receives
+            ), skills
 
         deadline = self._settings.start_deadline
         self._capabilities, skills = await self._calls.threaded("open", None, learn, deadline=deadline)

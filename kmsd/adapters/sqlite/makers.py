@@ -30,7 +30,9 @@ class Makers:
                 database.with_name(f"{database.name}-makers"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
         except OSError as error:
-            raise StoreUnavailable(f"the file of makers beside {database} cannot be opened: {error.strerror}") from error
+            raise StoreUnavailable(
+                f"the file of makers beside {database} cannot be opened: {error.strerror}"
+            ) from error
         self.me = secrets.randbelow(_PLACES)
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, self.me))
 

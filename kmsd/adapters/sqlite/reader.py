@@ -263,7 +263,7 @@ class SqliteReader:
         wanted = statuses or tuple(MaterialStatus)
         marks = ", ".join("?" * len(wanted))
         found = self._all(
-            "SELECT object_id, owner, status, created_at, token, maker FROM token_object "  # noqa: S608 (question marks)
+            "SELECT object_id, owner, status, created_at, token, maker FROM token_object "
             f"WHERE status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )
@@ -274,7 +274,7 @@ class SqliteReader:
 
     def _wrapping_keys(self, where: str, *values: object) -> list[WrappingKey]:
         found = self._all(
-            "SELECT object_id, token, bits, public_key, wrapping_key.created_at, key_id, expires_at, failures "  # noqa: S608
+            "SELECT object_id, token, bits, public_key, wrapping_key.created_at, key_id, expires_at, failures "
             f"FROM wrapping_key JOIN token_object USING (object_id) WHERE {where} "
             "ORDER BY wrapping_key.created_at, object_id",
             *values,

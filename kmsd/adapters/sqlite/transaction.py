@@ -192,9 +192,7 @@ class SqliteTransaction(SqliteReader):
         return 0 if row is None else int(row[0])
 
     async def forget_wrapping_key(self, object_id: bytes) -> None:
-        self._swap(
-            f"wrapping key {object_id.hex()}", "DELETE FROM wrapping_key WHERE object_id = ?", object_id
-        )
+        self._swap(f"wrapping key {object_id.hex()}", "DELETE FROM wrapping_key WHERE object_id = ?", object_id)
 
     async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
         self._swap(

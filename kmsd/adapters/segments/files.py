@@ -1,0 +1,165 @@
+"""Files of segments: their names, and how one is finished, read and replaced. Blocking; called in threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import NamedTuple
+
+from kmsd.adapters.segments import format as fmt
+from kmsd.adapters.segments.format import Contents, NotASegment, Placed
+from kmsd.ports_logs import StreamSummary
+
+SEGMENT = ".seg"
+INDEX = ".idx"
+TEMPORARY = ".tmp"
+
+
+class Listed(NamedTuple):
+    """A segment in a folder."""
+
+    name: str
+    finished: bool
+    """Has an index: nobody writes to it any more."""
+
+
+def listing(folder: Path) -> list[Listed]:
+    """The segments of a group, the oldest first; of one that is being replaced, the newer."""
+    try:
+        names = {entry.name for entry in os.scandir(folder)}
+    except FileNotFoundError:
+        return []
+    newest: dict[str, tuple[int, str]] = {}
+    for name in names:
+        if name.endswith(SEGMENT):
+            base, _, generation = name.removesuffix(SEGMENT).partition("-")
+            newest[base] = max(newest.get(base, (-1, "")), (int(generation), name.removesuffix(SEGMENT)))
+    return [Listed(name, name + INDEX in names) for _, (_, name) in sorted(newest.items())]
+
+
+def next_generation(name: str) -> str:
+    """The name of what replaces a segment."""
+    base, _, generation = name.partition("-")
+    return f"{base}-{int(generation) + 1}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, write: Callable[[int], None]) -> None:
+    """A whole new file, or none. The folder is not synced."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write(descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of `data`, however many writes it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_index(folder: Path, name: str, contents: Contents, group_id: bytes) -> None:
+    """Finish a segment."""
+    data = fmt.index(contents, group_id)
+    write_durably(folder / (name + INDEX), lambda descriptor: write_all(descriptor, data))
+    sync_folder(folder)
+
+
+def read_summary(folder: Path, name: str, group_id: bytes) -> tuple[Contents, dict[bytes, StreamSummary]]:
+    """Of a finished segment: keys and streams. Raises `NotASegment`, OSError."""
+    with (folder / (name + INDEX)).open("rb") as file:
+        start = file.read(fmt.INDEX_START)
+        summary, _ = fmt.index_lengths(start, group_id)
+        return fmt.read_summary(start, file.read(summary))
+
+
+def read_entries(folder: Path, name: str, group_id: bytes) -> list[Placed]:
+    """Of a finished segment: its frames. Raises `NotASegment`, OSError."""
+    with (folder / (name + INDEX)).open("rb") as file:
+        start = file.read(fmt.INDEX_START)
+        summary, entries = fmt.index_lengths(start, group_id)
+        file.seek(summary, os.SEEK_CUR)
+        return fmt.read_entries(start, file.read(entries))
+
+
+def scan_file(path: Path, contents: Contents, group_id: bytes) -> None:
+    """Read on in a segment from `contents.end`. Raises `NotASegment`, OSError."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < fmt.HEADER_LENGTH:
+            return  # its writer has just made it
+        with mmap(file.fileno(), size, access=ACCESS_READ) as data:
+            fmt.check_header(data[: fmt.HEADER_LENGTH], group_id)
+            fmt.scan(data, contents, size)
+
+
+def remove(folder: Path, name: str) -> None:
+    """The segment first: an index without a segment is nothing."""
+    for suffix in (SEGMENT, INDEX):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / (name + suffix)).unlink()
+
+
+def rewrite(folder: Path, name: str, group_id: bytes, keep: list[Placed], contents: Contents) -> None:
+    """Replace a finished segment by one that holds only the frames `keep`, as they are: no key is needed for that."""
+    fresh = Contents(damaged=contents.damaged)
+    new_name = next_generation(name)
+    used = {placed.frame.data_key_id for placed in keep}
+    with (folder / (name + SEGMENT)).open("rb") as old:
+
+        def copy(descriptor: int) -> None:
+            head = fmt.header(group_id)
+            head += b"".join(fmt.key_record(key) for key_id, key in contents.keys.items() if key_id in used)
+            write_all(descriptor, head)
+            fresh.keys = {key_id: key for key_id, key in contents.keys.items() if key_id in used}
+            fresh.end = len(head)
+            for placed in keep:
+                sealed = os.pread(old.fileno(), placed.length, placed.offset)
+                write_all(descriptor, fmt.frame_record(placed.frame, sealed))
+                fresh.frames.append(Placed(placed.frame, fresh.end + fmt.FRAME_BODY, len(sealed)))
+                fresh.end += fmt.FRAME_BODY + len(sealed)
+
+        temporary = folder / (new_name + SEGMENT)
+        # The index first: a new segment is complete from the moment it has its name.
+        staged = folder / (new_name + ".staged")
+        write_durably(staged, copy)
+        write_index(folder, new_name, fresh, group_id)
+        staged.rename(temporary)
+    sync_folder(folder)
+    remove(folder, name)
+
+
+__all__ = [
+    "INDEX",
+    "SEGMENT",
+    "TEMPORARY",
+    "Listed",
+    "NotASegment",
+    "listing",
+    "next_generation",
+    "read_entries",
+    "read_summary",
+    "remove",
+    "rewrite",
+    "scan_file",
+    "sync_folder",
+    "write_all",
+    "write_durably",
+    "write_index",
+]

@@ -1,0 +1,166 @@
+"""The writing end of one group in one process: a segment that only this process appends to.
+
+The schedule is that of the audit trail's journal: a frame that arrives when nothing is being synced is
+written and synced at once; frames that arrive meanwhile gather, and the next sync takes them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple
+
+from kmsd.adapters.segments import files
+from kmsd.adapters.segments import format as fmt
+from kmsd.adapters.segments.format import Contents, Placed
+from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
+from kmsd.ports_logs import SegmentsUnavailable
+
+SEGMENT_BYTES = 33_554_432
+SEGMENT_MILLIS = 3_600_000
+"""A segment is finished when it has this size or age: retention removes whole segments."""
+
+
+class _Waiting(NamedTuple):
+    frame: Frame
+    sealed: bytes
+    data_key: WrappedKey
+    done: asyncio.Future[None]
+
+
+class Writer:
+    """All methods belong to one event loop; what begins with `_write` runs in a thread, one call at a time."""
+
+    def __init__(self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor) -> None:
+        self._folder = folder
+        self._group_id = group_id
+        self._names = names
+        self._threads = threads
+        self._waiting: list[_Waiting] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._descriptor: int | None = None
+        self._name = ""
+        self._contents = Contents()
+        self._began_at = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._flushing is None and not self._waiting
+
+    def is_old(self, now: int) -> bool:
+        """Whether its segment should be finished at `now` (milliseconds)."""
+        return self._descriptor is not None and now - self._began_at >= SEGMENT_MILLIS
+
+    async def append(self, frame: Frame, sealed: bytes, data_key: WrappedKey) -> None:
+        """As `Segments.append`."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(frame, sealed, data_key, done))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        await done
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await loop.run_in_executor(self._threads, self._write, batch)
+                except OSError as exc:
+                    _settle(batch, exc)
+                else:
+                    _settle(batch, None)
+        finally:
+            self._flushing = None
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        """Write and sync. After a failure the segment is left as it was, and never written to again."""
+        newest = batch[-1].frame.ingested_at
+        if self._contents.end >= SEGMENT_BYTES or self.is_old(newest):
+            self._write_end()
+        if self._descriptor is None:
+            self._write_start(newest)
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise OSError("no segment is open")
+        keys: dict[bytes, WrappedKey] = {}
+        frames: list[Placed] = []
+        parts: list[bytes] = []
+        end = self._contents.end
+        for waiting in batch:
+            key = waiting.data_key
+            if key.data_key_id not in self._contents.keys and key.data_key_id not in keys:
+                keys[key.data_key_id] = key
+                parts.append(fmt.key_record(key))
+                end += len(parts[-1])
+            parts.append(fmt.frame_record(waiting.frame, waiting.sealed))
+            frames.append(Placed(waiting.frame, end + fmt.FRAME_BODY, len(waiting.sealed)))
+            end += len(parts[-1])
+        try:
+            files.write_all(descriptor, b"".join(parts))
+            os.fdatasync(descriptor)
+        except OSError:
+            self._write_off(descriptor)
+            raise
+        self._contents.keys.update(keys)
+        self._contents.frames += frames
+        self._contents.end = end
+
+    def _write_start(self, now: int) -> None:
+        """A new segment, locked as long as this process lives."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        files.sync_folder(self._folder.parent)
+        self._name = f"{self._names.next(now * 1000).hex()}-0"
+        path = self._folder / (self._name + files.SEGMENT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            files.write_all(descriptor, fmt.header(self._group_id))
+            files.sync_folder(self._folder)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor, self._contents, self._began_at = descriptor, Contents(), now
+
+    def _write_off(self, descriptor: int) -> None:
+        """A descriptor whose sync failed is not to be trusted again. What is durable stays; `tidy` finishes it."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, self._contents.end)
+        self._descriptor = None
+        os.close(descriptor)
+
+    def _write_end(self) -> None:
+        """Finish the segment, unless its group has been deleted meanwhile."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        try:
+            if os.fstat(descriptor).st_nlink:
+                with contextlib.suppress(FileNotFoundError):
+                    files.write_index(self._folder, self._name, self._contents, self._group_id)
+        finally:
+            os.close(descriptor)
+
+    async def finish(self) -> None:
+        """Write what waits, finish the segment. Nothing may be appended any more. Raises OSError."""
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._write_end)
+
+
+def _settle(batch: list[_Waiting], exc: OSError | None) -> None:
+    for waiting in batch:
+        if waiting.done.done():
+            continue
+        if exc is None:
+            waiting.done.set_result(None)
+        else:
+            error = SegmentsUnavailable(exc.strerror or str(exc))
+            error.__cause__ = exc
+            waiting.done.set_exception(error)

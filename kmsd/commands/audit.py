@@ -1,0 +1,143 @@
+"""`kmsd audit`: prove the trail, read it, and take its checkpoints elsewhere. All but `public-key` need files alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kmsd import config as configuration
+from kmsd.adapters.journal import reading
+from kmsd.adapters.journal.claims import BadKey, pem_of, public_key_of
+from kmsd.adapters.journal.lines import fingerprint
+from kmsd.adapters.journal.report import Report
+from kmsd.adapters.journal.verify import verify
+from kmsd.app import audit_signer, open_rooms
+from kmsd.commands.audit_filters import BadFilter, filter_of, row
+from kmsd.config import Config, ConfigError
+
+EXIT_FOUND = 1
+EXIT_USAGE = 2
+MOST_SHOWN = 200
+"""Findings that are printed; a trail that is broken throughout has one for each line."""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the commands. Those with `offline` need no token, PIN or database, and no configuration if DIR is given."""
+    audit = commands.add_parser("audit", help="verify and read the audit trail").add_subparsers(
+        dest="act", required=True
+    )
+    check = audit.add_parser("verify", help="find every edited, removed, inserted, reordered or cut record")
+    _add_directory(check)
+    check.add_argument(
+        "--public-key", type=Path, action="append", default=[], metavar="FILE", help="the audit key, PEM or DER"
+    )
+    check.add_argument(
+        "--anchor", type=Path, action="append", default=[], metavar="FILE", help="checkpoints that were kept elsewhere"
+    )
+    check.add_argument("--archived", action="store_true", help="the oldest files have been moved away")
+    check.set_defaults(offline=run_verify)
+    show = audit.add_parser("show", help="print records")
+    _add_directory(show)
+    show.add_argument("--key", metavar="ID", help="key id, key ARN, or alias as the request named it")
+    show.add_argument("--principal", metavar="NAME", help="ARN, user name, or access key id")
+    show.add_argument("--operation", metavar="NAME", help="such as Decrypt")
+    show.add_argument("--error", metavar="NAME", help="such as AccessDeniedException; `any` for every refusal")
+    show.add_argument("--since", metavar="TIME", help="2026-11-22, 2026-11-22T06:30:00Z, or an age: 90m, 36h, 7d")
+    show.add_argument("--until", metavar="TIME")
+    show.add_argument("--format", choices=("json", "columns"), default="json", help="default: one JSON object a line")
+    show.set_defaults(offline=run_show)
+    points = audit.add_parser("checkpoints", help="print all checkpoints, for an anchor outside this host")
+    _add_directory(points)
+    points.set_defaults(offline=run_checkpoints)
+    key: argparse.ArgumentParser = audit.add_parser(
+        "public-key", help="print the audit key's public half, from the token"
+    )
+    key.set_defaults(run=run_public_key)
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="default: the configuration's")
+
+
+def _directory(options: argparse.Namespace) -> Path:
+    """Raises `ConfigError`."""
+    if options.directory is not None:
+        given: Path = options.directory
+        return given
+    return configuration.load(options.config).audit_dir
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """`kmsd audit verify`: status 0 if the trail is whole, 1 if something was found, 2 if it cannot be read."""
+    try:
+        keys = [public_key_of(path.read_bytes()) for path in options.public_key]
+        started = time.monotonic()
+        report = verify(_directory(options), keys, options.anchor, archived=options.archived)
+    except (OSError, BadKey) as exc:
+        print(f"kmsd: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    _print(report, time.monotonic() - started)
+    return EXIT_FOUND if report.findings else 0
+
+
+def _print(report: Report, seconds: float) -> None:
+    for finding in report.findings[:MOST_SHOWN]:
+        print(f"FAIL {finding}")
+    if len(report.findings) > MOST_SHOWN:
+        print(f"FAIL and {len(report.findings) - MOST_SHOWN} more")
+    for note in report.notes:
+        print(f"note {note}")
+    for key in report.public_keys:
+        said = "pinned by the trail itself: compare it with `kmsd audit public-key`" if report.pinned else "given"
+        print(f"key  {fingerprint(key)} ({said})")
+    for chain in report.chains:
+        signed = f"signed up to record {chain.covered}, at {chain.covered_at}" if chain.covered else "not signed"
+        print(
+            f"     {chain.writer}: {chain.lines} lines in {chain.files} files, to record {chain.head.sequence}, {signed}"
+        )
+    verdict = f"FAIL {len(report.findings)} findings" if report.findings else "ok  "
+    print(f"{verdict} {report.lines} lines of {len(report.chains)} writers in {seconds:.2f} s")
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """`kmsd audit show`."""
+    try:
+        wanted = filter_of(options, datetime.now(UTC))
+        found = reading.records(_directory(options), containing=wanted.containing, from_day=wanted.from_day)
+        for record in found:
+            if wanted.fits(record):
+                print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
+    except (OSError, BadFilter) as exc:
+        if isinstance(exc, BrokenPipeError):
+            raise
+        print(f"kmsd: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0
+
+
+def run_checkpoints(options: argparse.Namespace) -> int:
+    """`kmsd audit checkpoints`: what `verify --anchor` takes."""
+    try:
+        for line in reading.checkpoints(_directory(options)):
+            print(line.decode())
+    except OSError as exc:
+        print(f"kmsd: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0
+
+
+async def run_public_key(config: Config, _: argparse.Namespace) -> int:
+    """`kmsd audit public-key`: PEM on standard output, the fingerprint on standard error."""
+    async with open_rooms(config, "cli") as rooms:
+        signer = await audit_signer(rooms.store, rooms.token)
+    if signer is None:
+        raise ConfigError("there is no audit key: run `kmsd init`")
+    print(pem_of(signer.public_key), end="")
+    print(f"{fingerprint(signer.public_key)} in the token of serial {signer.token_serial}", file=sys.stderr)
+    return 0

@@ -1,0 +1,77 @@
+"""Wrapping keys: those whose 24 hours are over are destroyed, and those in demand are kept in stock.
+
+That they are no longer good is decided by the clock, at the instant (`kmsd.custody.import_parameters`); this only ends
+them in the token. A kind is in demand while a key of it is given out and good: who never imports has none lying about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from kmsd.custody import import_parameters, objects
+from kmsd.custody.import_parameters import Tokens
+from kmsd.domain.wrapping import TokenName, WrappingKey
+from kmsd.ports import Store, StoreError, TokenError
+
+Kind = tuple[TokenName, int]
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run did."""
+
+    destroyed: list[bytes] = field(default_factory=list)
+    """Wrapping keys that expired, or that nobody asks for any more."""
+    made: list[bytes] = field(default_factory=list)
+    """New ones in stock."""
+    failed: list[str] = field(default_factory=list)
+    """What could not be done now; the next run tries again."""
+
+
+async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> Report:
+    """One sweep. Idempotent; one bad key does not stop it."""
+    report = Report()
+    known = await (await store.read()).wrapping_keys()
+    demanded = {_kind(key) for key in known if key.expires_at is not None and now < key.expires_at}
+    ready: Counter[Kind] = Counter()
+    for key in known:
+        in_stock = key.key_id is None
+        surplus = in_stock and (_kind(key) not in demanded or ready[_kind(key)] >= stock)
+        if surplus or (key.expires_at is not None and key.expires_at <= now):
+            await _destroy(store, tokens, key, report)
+        elif in_stock:
+            ready[_kind(key)] += 1
+    for kind in sorted(demanded):
+        if kind[0] in tokens:
+            await _make(store, tokens, kind, now, report, count=stock - ready[kind])
+    return report
+
+
+def _kind(key: WrappingKey) -> Kind:
+    return key.token, key.bits
+
+
+async def _destroy(store: Store, tokens: Tokens, key: WrappingKey, report: Report) -> None:
+    try:
+        async with store.write() as transaction:
+            await import_parameters.doom(transaction, key.object_id)
+        # From here on it is certain; where the token is away, reconcile carries it out.
+        if key.token in tokens:
+            await objects.carry_out_destruction(store, tokens[key.token], key.object_id)
+    except (StoreError, TokenError) as exc:
+        report.failed.append(f"{key.object_id.hex()}: {exc}")
+    else:
+        report.destroyed.append(key.object_id)
+
+
+async def _make(store: Store, tokens: Tokens, kind: Kind, now: datetime, report: Report, *, count: int) -> None:
+    name, bits = kind
+    for _ in range(count):
+        try:
+            made = await import_parameters.make(store, tokens, name, bits, now)
+        except (StoreError, TokenError) as exc:
+            report.failed.append(f"RSA_{bits} in the {name.value} token: {exc}")
+            return
+        report.made.append(made.object_id)

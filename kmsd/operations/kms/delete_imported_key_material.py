@@ -1,0 +1,62 @@
+"""DeleteImportedKeyMaterial: the material is destroyed in the token; the same can be imported again."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from kmsd.custody import import_material, objects
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.domain.material import MaterialStatus, key_material_id
+from kmsd.errors import NotFoundException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: DeleteImportedKeyMaterial, Request Parameters; the second is newer."""
+
+    key_id: shapes.KeyId
+    key_material_id: shapes.KeyMaterialId | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: DeleteImportedKeyMaterial has an empty body; today's clients read these."""
+
+    key_id: shapes.KeyId
+    key_material_id: shapes.KeyMaterialId | None = None
+
+
+async def prepare(_: Request, call: Call) -> None:
+    """Refuse while the token is away: what is answered must have happened there."""
+    await call.token.check()
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """The doom is committed with the state; the object is destroyed and looked for again before the answer.
+
+    Of a key without material nothing changes, but what an earlier call left undone in the token is done.
+    """
+    imported = await call.books.imported_material(call.key.key_id)
+    named = None if imported is None else key_material_id(imported.material_id)
+    if request.key_material_id not in (None, named):
+        raise NotFoundException(f"KeyMaterialId {request.key_material_id} is not that of {call.key.arn}.")
+    doomed = await import_material.lose(call.transaction, call.key)
+    if doomed is None and imported is not None:
+        left = await call.books.token_object(imported.material_id)
+        doomed = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
+    if doomed is not None:
+        call.after_commit.append(partial(objects.carry_out_destruction, call.world.store, call.token, doomed))
+    return Response(key_id=call.key.arn, key_material_id=named)
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "DeleteImportedKeyMaterial",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.DELETE_MATERIAL),),
+    raises=(NotFoundException,),
+    writes=True,
+    prepare=prepare,
+)

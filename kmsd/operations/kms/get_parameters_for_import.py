@@ -1,0 +1,62 @@
+"""GetParametersForImport: a public key to wrap key material for, and the import token that goes with it."""
+
+from __future__ import annotations
+
+from kmsd.custody import import_parameters
+from kmsd.domain import shapes
+from kmsd.domain.key_state import Usable
+from kmsd.domain.wrapping import WRAPPING_KEY_BITS
+from kmsd.errors import LimitExceededException, UnsupportedOperationException
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: GetParametersForImport, Request Parameters; hybrid wrapping and longer keys are newer."""
+
+    key_id: shapes.KeyId
+    wrapping_algorithm: shapes.WrappingAlgorithm
+    wrapping_key_spec: shapes.WrappingKeySpec
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: GetParametersForImport, Response Elements."""
+
+    key_id: shapes.KeyId
+    import_token: shapes.ImportToken
+    public_key: shapes.PublicKey
+    parameters_valid_to: shapes.Timestamp
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Nothing of the key changes. That a wrapping key is given out is durable before the answer."""
+    world = call.world
+    algorithm = import_parameters.check_algorithm(request.wrapping_algorithm, world.tokens, world.refused_wrapping)
+    bits = WRAPPING_KEY_BITS.get(request.wrapping_key_spec)
+    if bits is None:
+        raise UnsupportedOperationException(f"The wrapping key spec {request.wrapping_key_spec} is not supported.")
+    issued = await import_parameters.issue(
+        world.store,
+        world.tokens,
+        await call.service_box(),
+        key_id=call.key.key_id,
+        algorithm=algorithm,
+        bits=bits,
+        now=call.now,
+    )
+    return Response(
+        key_id=call.key.arn,
+        import_token=issued.import_token,
+        public_key=issued.public_key,
+        parameters_valid_to=issued.expires_at.timestamp(),
+    )
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "GetParametersForImport",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.IMPORT),),
+    raises=(LimitExceededException, UnsupportedOperationException),
+)

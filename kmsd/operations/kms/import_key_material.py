@@ -1,0 +1,143 @@
+"""ImportKeyMaterial: material that the client has wrapped, unwrapped in the token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from kmsd.custody import import_material, import_parameters
+from kmsd.custody.import_material import Arrival
+from kmsd.custody.import_parameters import Claim
+from kmsd.domain import shapes
+from kmsd.domain.key import ExpirationModel
+from kmsd.domain.key_state import Usable
+from kmsd.domain.material import key_material_id
+from kmsd.domain.wrapping import ImportedMaterial
+from kmsd.errors import (
+    ExpiredImportTokenException,
+    IncorrectKeyMaterialException,
+    InvalidCiphertextException,
+    InvalidImportTokenException,
+    UnsupportedOperationException,
+    ValidationException,
+)
+from kmsd.operations.model import Call, OnKey, Operation, Service
+
+
+class Request(shapes.Shape, frozen=True):
+    """Reference: ImportKeyMaterial, Request Parameters; the last three are newer."""
+
+    key_id: shapes.KeyId
+    import_token: shapes.ImportToken
+    encrypted_key_material: shapes.EncryptedKeyMaterial
+    valid_to: shapes.Timestamp | None = None
+    expiration_model: shapes.ExpirationModel = "KEY_MATERIAL_EXPIRES"
+    import_type: shapes.ImportType | None = None
+    key_material_description: shapes.KeyMaterialDescription | None = None
+    key_material_id: shapes.KeyMaterialId | None = None
+
+
+class Response(shapes.Shape, frozen=True):
+    """Reference: ImportKeyMaterial has an empty body; today's clients read these."""
+
+    key_id: shapes.KeyId
+    key_material_id: shapes.KeyMaterialId
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    claim: Claim
+    arrival: Arrival
+
+
+async def prepare(request: Request, call: Call) -> _Prepared:
+    """Unwrap and prove the material in the token, once all that needs no token has been checked."""
+    world = call.world
+    _valid_to(request, call.now)
+    _check_material(request, await call.books.imported_material(call.key.key_id), call.key.arn)
+    claim = await import_parameters.open_token(
+        await call.service_box(), request.import_token, call.key.key_id, call.now
+    )
+    import_parameters.check_algorithm(claim.algorithm, world.tokens, world.refused_wrapping)
+    arrival = await import_material.bring_in(
+        world.store,
+        world.tokens,
+        call.key,
+        wrapping_key=await import_parameters.wrapping_key_of(call.books, claim),
+        algorithm=claim.algorithm,
+        blob=request.encrypted_key_material,
+        now=call.now,
+        created=call.created,
+    )
+    return _Prepared(claim, arrival)
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """The material becomes the key's, or its ValidTo is set anew; the import token must still be good."""
+    claim, arrival = call.prepared.claim, call.prepared.arrival
+    import_parameters.refuse_expired(claim, call.now)
+    await import_parameters.wrapping_key_of(call.books, claim)
+    key = await import_material.adopt(
+        call.transaction,
+        call.key,
+        arrival,
+        call.now,
+        valid_to=_valid_to(request, call.now),
+        description=request.key_material_description,
+    )
+    return Response(key_id=key.arn, key_material_id=key_material_id(arrival.imported.material_id))
+
+
+def _valid_to(request: Request, now: datetime) -> datetime | None:
+    """When the material is to expire. Raises ValidationException."""
+    if request.expiration_model == ExpirationModel.DOES_NOT_EXPIRE:
+        if request.valid_to is not None:
+            raise ValidationException(
+                "A validTo date must not be set if the ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE"
+            )
+        return None
+    if request.valid_to is None:
+        raise ValidationException("A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES")
+    try:
+        valid_to = datetime.fromtimestamp(request.valid_to, UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise ValidationException("The validTo date is beyond what can be expressed.") from exc
+    if valid_to <= now:
+        raise ValidationException("The validTo date must be in the future.")
+    return valid_to
+
+
+def _check_material(request: Request, imported: ImportedMaterial | None, arn: str) -> None:
+    """What the request says of the material before anybody has seen it. A key has one imported material, for good."""
+    if request.import_type == "NEW_KEY_MATERIAL":
+        if request.key_material_id is not None:
+            raise ValidationException("KeyMaterialId cannot be set if the ImportType is NEW_KEY_MATERIAL.")
+        if imported is not None:
+            raise UnsupportedOperationException(
+                f"{arn} has imported key material already; ImportType NEW_KEY_MATERIAL is not supported for it."
+            )
+        return
+    if imported is None:
+        if request.import_type is not None or request.key_material_id is not None:
+            raise IncorrectKeyMaterialException(f"No key material was imported into {arn} before.")
+    elif request.key_material_id not in (None, key_material_id(imported.material_id)):
+        raise IncorrectKeyMaterialException(f"KeyMaterialId {request.key_material_id} is not that of {arn}.")
+
+
+OPERATION = Operation(
+    Service.KMS,
+    "ImportKeyMaterial",
+    Request,
+    Response,
+    handle,
+    access=(OnKey("key_id", Usable.IMPORT),),
+    raises=(
+        ExpiredImportTokenException,
+        IncorrectKeyMaterialException,
+        InvalidCiphertextException,
+        InvalidImportTokenException,
+        UnsupportedOperationException,
+    ),
+    writes=True,
+    prepare=prepare,
+)
