@@ -27,6 +27,7 @@ from kmsd.errors import (
     UnsupportedOperationException,
 )
 from kmsd.operations.admission import admit
+from kmsd.operations.logs_errors import in_words_of
 from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, World
 from kmsd.ports import (
     AuditSink,
@@ -71,7 +72,7 @@ class Pipeline:
                 return await self._write(operation, request, call)
             return await self._only_read(operation, request, call)
         except _Unrecorded as exc:
-            raise KMSInternalException(detail=f"audit: {exc.__cause__}") from exc
+            raise in_words_of(operation.service, KMSInternalException(detail=f"audit: {exc.__cause__}")) from exc
         except Exception as exc:
             error = as_service_error(exc, operation)
             await self._discard(call, error)
@@ -89,6 +90,8 @@ class Pipeline:
         response: msgspec.Struct | None = await operation.handle(request, call)
         _refuse_dry_run(request)
         await self._record(operation, request, call, Outcome(response=response))
+        for act in call.after_commit:
+            await act()
         return response
 
     async def _write(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
@@ -125,7 +128,7 @@ class Pipeline:
             await self.sink.append(audit.record_of_call(operation, request, call, outcome))
         except AuditUnavailable as exc:
             if outcome.error is not None:
-                raise KMSInternalException(detail=f"audit: {exc}") from exc
+                raise in_words_of(operation.service, KMSInternalException(detail=f"audit: {exc}")) from exc
             raise _Unrecorded from exc
 
 
@@ -140,6 +143,11 @@ def _refuse_dry_run(request: msgspec.Struct) -> None:
 
 def as_service_error(exc: Exception, operation: AnyOperation | None = None) -> ServiceError:
     """What a client sees of an exception: the table of ports' errors. The unknown ones lose their text."""
+    error = _translated(exc, operation)
+    return error if operation is None else in_words_of(operation.service, error, exc)
+
+
+def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:
     match exc:
         case ServiceError():
             return exc

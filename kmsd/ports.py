@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from kmsd.domain.wrapping import TokenName
+from kmsd.ports_logs import LogReader, LogTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -304,7 +305,7 @@ class DueKind(StrEnum):
     """An enabled key wants a new material."""
 
 
-class Reader(Protocol):
+class Reader(LogReader, Protocol):
     """What the store holds. A reader is used for one request and thrown away.
 
     Every method raises `StoreUnavailable` if the store cannot be read.
@@ -430,7 +431,7 @@ class Reader(Protocol):
         ...
 
 
-class Transaction(Reader, Protocol):
+class Transaction(LogTransaction, Reader, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
     Each change of a state names the old one and raises `StoreConflict` if that is not what the store holds.

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +25,9 @@ from kmsd.wire.listeners import bind_tcp
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
 from tests.clients import Credentials, client, signing_clock
-from tests.daemon import write_config
+from tests.daemon import import_section, write_config
 from tests.trail import trail_records
-from tests.tokens import softhsm
+from tests.tokens import nss, softhsm
 
 T = TypeVar("T")
 
@@ -156,7 +156,10 @@ class House:
                 front = Front(rooms.pipeline, KnownCredentials(rooms.token, place, signing_key), {}, refusals)
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)])
-                scheduler = Scheduler(rooms.store, rooms.token, self.clock, rooms.record_job, "house")
+                stock = self.config.import_.stock
+                scheduler = Scheduler(
+                    rooms.store, rooms.token, self.clock, rooms.record_job, "house", rooms.import_token, stock
+                )
                 endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 self._opened = Opened(rooms, scheduler, asyncio.get_running_loop(), endpoint)
                 ready.set()
@@ -184,9 +187,18 @@ async def _provision(config: Config) -> None:
 
 
 @contextmanager
-def house(folder: Path, *, extra: str = "", without: Sequence[str] = ()) -> Iterator[House]:
-    """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`."""
-    with softhsm(folder / "token", without=without) as place:
+def house(
+    folder: Path, *, extra: str = "", without: Sequence[str] = (), import_token: bool = False
+) -> Iterator[House]:
+    """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`.
+
+    With NSS as its import token, if asked.
+    """
+    with ExitStack() as stack:
+        place = stack.enter_context(softhsm(folder / "token", without=without))
+        if import_token:
+            helper = stack.enter_context(nss(folder / "import-token"))
+            extra = f"{extra}\n{import_section(folder, helper)}"
         config = configuration.load(write_config(folder, place, 1, extra=extra))
         config.audit_dir.mkdir(parents=True)
         connection.create(config.database)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from kmsd.adapters.journal.checkpoints import Signer
+from kmsd.ports import Token
 
 
 def trail_lines(directory: Path) -> list[bytes]:
@@ -22,3 +27,16 @@ def own_lines(directory: Path, kind: str = "") -> list[dict[str, Any]]:
     """What the trail says about itself: lines of one kind, or of all."""
     found = [json.loads(line.split(b" ", 2)[2]) for line in trail_lines(directory)]
     return [record for record in found if "kmsd" in record and record["kmsd"].startswith(kind)]
+
+
+async def make_signer(token: Token) -> Signer:
+    """An audit key in the token."""
+    object_id = secrets.token_bytes(16)
+    public_key = await token.generate_signing_key(object_id)
+    return Signer(public_key, token.info.serial, partial(token.sign, object_id))
+
+
+def record(number: int, **members: Any) -> bytes:
+    """Something like an audit record."""
+    at = f"2026-11-22T06:{number // 60 % 60:02}:{number % 60:02}Z"
+    return json.dumps({"eventVersion": "1.11", "eventTime": at, "eventName": "Encrypt", "requestID": f"r{number}", **members}).encode()

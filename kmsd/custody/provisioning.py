@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kmsd.custody import credentials, objects
+from kmsd.custody.log_keys import SERVICE_KEY as LOGS
 from kmsd.custody.service_box import PURPOSE as SEALING
 from kmsd.custody.service_box import ServiceBox
 from kmsd.custody.sessions import ID_ALPHABET, SECRET_ALPHABET, random_text
@@ -47,8 +48,8 @@ async def make_service_key(store: Store, token: Token, purpose: str, now: dateti
 
 
 async def make_service_keys(store: Store, token: Token, now: datetime) -> None:
-    """Sentinel, sealing key and audit key."""
-    for purpose in (SENTINEL, SEALING, AUDIT):
+    """Sentinel, sealing key, audit key, and the key of logs; those that an older installation lacks are added."""
+    for purpose in (SENTINEL, SEALING, AUDIT, LOGS):
         await make_service_key(store, token, purpose, now)
 
 

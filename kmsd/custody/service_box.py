@@ -27,11 +27,11 @@ class ServiceBox:
     algorithm: Algorithm
 
     @classmethod
-    async def of(cls, books: Reader, token: Token) -> ServiceBox:
+    async def of(cls, books: Reader, token: Token, key: str = PURPOSE) -> ServiceBox:
         """The box whose key the store names. Raises `StoreUnavailable` if `kmsd init` has not been run."""
-        service_key = (await books.service_keys()).get(PURPOSE)
+        service_key = (await books.service_keys()).get(key)
         if service_key is None or service_key.algorithm is None:
-            raise StoreUnavailable("the store names no sealing key: run `kmsd init`")
+            raise StoreUnavailable(f"the store names no {key} key: run `kmsd init`")
         return cls(token, service_key.object_id, service_key.algorithm)
 
     async def seal(self, purpose: str, subject: str, content: bytes) -> bytes:

@@ -7,12 +7,25 @@ from typing import Any
 from kmsd import errors
 from kmsd.domain.key_state import KeyState, Refusal
 from kmsd.errors import ServiceError
-from kmsd.operations.model import Access, OnAlias, OnAliasKey, OnCiphertext, OnKey, Operation
+from kmsd.operations.model import (
+    Access,
+    OnAlias,
+    OnAliasKey,
+    OnCiphertext,
+    OnKey,
+    OnLogGroup,
+    OnLogsKey,
+    Operation,
+    Service,
+)
 
 AnyOperation = Operation[Any, Any]
 
 EVERYWHERE = (errors.DependencyTimeoutException, errors.KMSInternalException)
 """What every operation may answer."""
+
+LOGS_EVERYWHERE = (errors.InvalidParameterException, errors.ServiceUnavailableException)
+"""What every operation of Logs may answer."""
 
 
 def members(struct: Any) -> tuple[str, ...]:
@@ -22,7 +35,8 @@ def members(struct: Any) -> tuple[str, ...]:
 
 def errors_of(operation: AnyOperation) -> tuple[str, ...]:
     """The names of all errors of its own that an operation may answer, sorted."""
-    found: set[type[ServiceError]] = {*operation.raises, *EVERYWHERE}
+    everywhere = LOGS_EVERYWHERE if operation.service is Service.LOGS else EVERYWHERE
+    found: set[type[ServiceError]] = {*operation.raises, *everywhere}
     if "dry_run" in operation.request.__struct_fields__:
         found.add(errors.DryRunOperationException)
     if "grant_tokens" in operation.request.__struct_fields__:
@@ -40,6 +54,8 @@ def _errors_of_access(access: Access) -> set[type[ServiceError]]:
         found.add(errors.InvalidCiphertextException)
     if isinstance(access, OnAliasKey):
         found.add(errors.NotFoundException)
+    if isinstance(access, OnLogGroup | OnLogsKey) and getattr(access, "must_exist", True):
+        found.add(errors.ResourceNotFoundException)
     if not isinstance(access, OnKey | OnCiphertext | OnAliasKey):
         return found
     if access.usable.origin:
@@ -73,6 +89,12 @@ def reaches(operation: AnyOperation) -> str:
                 words.append(f"alias `{access.member}`")
             case OnAliasKey():
                 words.append("the alias's key")
+            case OnLogGroup(member=None):
+                words.append("all log groups")
+            case OnLogGroup():
+                words.append(f"log group `{access.member}`")
+            case OnLogsKey():
+                words.append("log group `log_group_name` or what `resource_identifier` names")
             case _:
                 words.append("no resource")
     return ", ".join(words)

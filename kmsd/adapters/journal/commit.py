@@ -1,13 +1,16 @@
-"""Group commit: one thread writes, one sync serves all that wait.
+"""Group commit: one sync serves all that wait.
 
-The schedule: what is handed in during one turn of the event loop is written together; what arrives while a sync
-runs gathers, and the next one takes all of it. So one connection waits for one sync, and sixty-four share one.
+The schedule: what is handed in during one turn of the event loop is written and synced together. On a quick disk
+this happens on the loop itself: to hand 200 us of work to a thread costs more than to wait for it, and what arrives
+meanwhile is the next turn's batch. On a slow disk a thread does it, the loop goes on, and what arrives while a sync
+runs gathers for the next. Which of the two is decided anew by every sync.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
@@ -16,13 +19,20 @@ from kmsd.adapters.journal.lines import Head
 from kmsd.adapters.journal.trail import TrailWriter
 from kmsd.ports import AuditUnavailable
 
+INLINE_SECONDS = 0.001
+"""Syncs that take less than this, on a running average, are done on the event loop."""
+_WEIGHT = 0.125
+"""Of the latest sync in that average: one slow one is enough to leave the loop, some quick ones lead back."""
+DEADLINE = 10.0
+"""A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
+
 T = TypeVar("T")
 Written = Callable[[Head, list[bytes]], None]
-_Job = Callable[[], None]
+_Job = Callable[[], object]
 
 
 class GroupCommit:
-    """Owns a writer and its thread. All methods belong to one event loop; the writer belongs to the thread."""
+    """Owns a writer and a thread. All methods belong to one event loop; the writer to one of the two at a time."""
 
     def __init__(self, writer: TrailWriter, written: Written) -> None:
         self._writer = writer
@@ -31,7 +41,12 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._records: list[bytes] = []
         self._waiting: list[asyncio.Future[Head]] = []
-        self._busy = False
+        self._gathering = False
+        """The next batch will be handed over by itself."""
+        self._outstanding = 0
+        """Jobs that the thread has not finished: while there are any, the writer is not touched by the loop."""
+        self._pace = float("inf")
+        """Seconds that a sync takes."""
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"audit-{writer.writer}", daemon=True)
         self._thread.start()
@@ -44,88 +59,100 @@ class GroupCommit:
         done: asyncio.Future[Head] = self._loop.create_future()
         self._records.append(record)
         self._waiting.append(done)
-        if not self._busy:
-            self._busy = True
+        if not self._gathering:
+            self._gathering = True
             self._loop.call_soon(self._hand_over)
         return await done
 
     def _hand_over(self) -> None:
+        """Write what has gathered: here, or on the thread."""
         records, self._records = self._records, []
         waiting, self._waiting = self._waiting, []
-        import os
-        if os.environ.get("INLINE"):
-            try:
-                head = self._writer.append(records)
-            except Exception as exc:
-                self._failed(waiting, exc)
-            else:
-                self._succeeded(head, records, waiting)
-            return
-        self._jobs.put(lambda: self._write(records, waiting))
-
-    def _write(self, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        """On the thread: one batch."""
-        try:
-            head = self._writer.append(records)
-        except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
-            self._loop.call_soon_threadsafe(self._failed, waiting, exc)
+        if self._outstanding == 0 and self._pace < INLINE_SECONDS:
+            result = self._write(records)
+            self._gathering = False
+            self._answer(result, records, waiting)
         else:
-            self._loop.call_soon_threadsafe(self._succeeded, head, records, waiting)
+            self._submit(lambda: self._write(records), lambda result: self._written_by_thread(result, records, waiting))
 
-    def _succeeded(self, head: Head, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        self._next()
-        for done in waiting:
-            if not done.done():
-                done.set_result(head)
-        self._written(head, records)
+    def _write(self, records: list[bytes]) -> Head | Exception:
+        """One batch, and how long it took."""
+        begun = time.perf_counter()
+        try:
+            return self._writer.append(records)
+        except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
+            return exc
+        finally:
+            took = time.perf_counter() - begun
+            self._pace = took if self._pace == float("inf") else self._pace + (took - self._pace) * _WEIGHT
 
-    def _failed(self, waiting: list[asyncio.Future[Head]], exc: Exception) -> None:
-        self._next()
-        for done in waiting:
-            if not done.done():
-                done.set_exception(unavailable(exc))
-
-    def _next(self) -> None:
-        """What has gathered goes first, the answers second: the disk is the slower of the two."""
+    def _written_by_thread(
+        self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]
+    ) -> None:
+        # What has gathered goes first, the answers second: the disk is the slower of the two.
         if self._records:
             self._hand_over()
         else:
-            self._busy = False
+            self._gathering = False
+        self._answer(result, records, waiting)
+
+    def _answer(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+        for done in waiting:
+            if done.done():
+                continue
+            if isinstance(result, Exception):
+                done.set_exception(unavailable(result))
+            else:
+                done.set_result(result)
+        if not isinstance(result, Exception):
+            self._written(result, records)
 
     async def run(self, act: Callable[[], T]) -> T:
         """Run something else on the writer's thread. Raises `AuditUnavailable`."""
         done: asyncio.Future[T] = self._loop.create_future()
 
-        def job() -> None:
+        def job() -> T | Exception:
             try:
-                result = act()
+                return act()
             except Exception as exc:  # noqa: BLE001 (as above)
-                self._loop.call_soon_threadsafe(_settle_failed, done, exc)
-            else:
-                self._loop.call_soon_threadsafe(_settle, done, result)
+                return exc
 
-        self._jobs.put(job)
-        return await done
+        def settle(result: T | Exception) -> None:
+            if done.done():
+                return
+            if isinstance(result, Exception):
+                done.set_exception(unavailable(result))
+            else:
+                done.set_result(result)
+
+        self._submit(job, settle)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await done
+        except TimeoutError as exc:
+            raise AuditUnavailable("the disk does not answer") from exc
+
+    def _submit(self, job: Callable[[], T], settle: Callable[[T], None]) -> None:
+        """`job` on the thread, then `settle` on the loop."""
+
+        def finish(result: T) -> None:
+            self._outstanding -= 1
+            settle(result)
+
+        self._outstanding += 1
+        self._jobs.put(lambda: self._loop.call_soon_threadsafe(finish, job()))
 
     async def close(self) -> None:
         """Let the thread finish what it was given, and end it. Nothing may be appended any more."""
-        await self.run(lambda: None)
-        self._jobs.put(None)
+        try:
+            await self.run(lambda: None)
+        finally:
+            self._jobs.put(None)
         self._thread.join()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-
-
-def _settle(done: asyncio.Future[T], result: T) -> None:
-    if not done.done():
-        done.set_result(result)
-
-
-def _settle_failed(done: asyncio.Future[T], exc: Exception) -> None:
-    if not done.done():
-        done.set_exception(unavailable(exc))
 
 
 def unavailable(exc: Exception) -> AuditUnavailable:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from kmsd.adapters.sqlite import rows
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.logs import LogReading
 from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.rows import Row
 from kmsd.domain.alias import Alias
@@ -33,7 +34,7 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
-class SqliteReader:
+class SqliteReader(LogReading):
     """Implements `kmsd.ports.Reader`. Statements are short and run where they are called."""
 
     def __init__(self, connection: sqlite3.Connection, makers: Makers) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from kmsd.adapters.sqlite import rows
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.logs import LogWriting
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -17,7 +18,7 @@ from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqliteTransaction(SqliteReader):
+class SqliteTransaction(SqliteReader, LogWriting):
     """Implements `kmsd.ports.Transaction`; begun and ended by the store."""
 
     def _run(self, sql: str, *values: object) -> int:

@@ -1,0 +1,126 @@
+"""Reading events of a group in order, in bounded memory: frames are opened as the order reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from operator import attrgetter
+
+from kmsd.custody import log_batches
+from kmsd.custody.log_keys import DataKey
+from kmsd.custody.log_room import LogRoom
+from kmsd.domain.log_event import Event, position_at
+from kmsd.domain.log_frame import Frame
+from kmsd.domain.log_group import LogGroup
+from kmsd.ports import Reader, Store
+from kmsd.ports_logs import SegmentDamaged, StoredFrame, Wanted
+
+MOST_FRAMES = 16
+MOST_BYTES = 2_097_152
+"""What is opened at once: so many frames, or frames of so many bytes of events."""
+SPLIT = 4
+"""From so many frames on, two threads share the work."""
+_BY_POSITION = attrgetter("position")
+
+
+@dataclass(slots=True)
+class Reading:
+    """One pass over the events of one group."""
+
+    room: LogRoom
+    store: Store
+    group: LogGroup
+    now: datetime
+    names: dict[bytes, str] = field(default_factory=dict)
+    """Names of the streams that were met. What a deleted stream left is passed over, unopened."""
+    scanned: int = 0
+    """Bytes of events that were opened."""
+    _dead: set[bytes] = field(default_factory=set)
+
+    async def events(self, wanted: Wanted, *, after: int = -1, before: int | None = None) -> AsyncIterator[list[Event]]:
+        """The events between two positions (both excluded), in runs, each and all in the order of `wanted`.
+
+        Raises AccessDeniedException at the first frame whose key cannot be used, `SegmentDamaged` at the first that is
+        not what was written.
+        """
+        low = max(position_at(wanted.start), after + 1)
+        high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
+        pending: list[Event] = []
+        for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted)):
+            books = await self.store.read()
+            for frame, events in await self._open(books, await self._alive(books, frames)):
+                inside = position_at(frame.first_at) >= low and position_at(frame.last_at + 1) <= high
+                pending += events if inside else [event for event in events if low <= event.position < high]
+            pending.sort(key=_BY_POSITION)
+            run, pending = _settled(pending, following, descending=wanted.descending)
+            if run:
+                yield run
+
+    async def _alive(self, books: Reader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
+        unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead
+        if unknown:
+            self.names.update(await books.log_stream_names(tuple(unknown)))
+            self._dead |= unknown - self.names.keys()
+        return [stored for stored in frames if stored.frame.stream_id in self.names]
+
+    async def _open(
+        self, books: Reader, frames: Sequence[StoredFrame]
+    ) -> Iterator[tuple[Frame, list[Event]]]:
+        keys = await self._keys(books, frames)
+        sealed = await self.room.segments.read(self.group.group_id, frames)
+        work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
+        parts = [work] if len(work) < SPLIT else [work[: len(work) // 2], work[len(work) // 2 :]]
+        opened = await asyncio.gather(
+            *(asyncio.to_thread(log_batches.open_frames, self.group.group_id, part) for part in parts if part)
+        )
+        self.scanned += sum(one.frame.size for one in frames)
+        return zip((one.frame for one in frames), (events for part in opened for events in part), strict=True)
+
+    async def _keys(self, books: Reader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
+        """The data keys of frames. State and policy of their keys are asked for anew each time."""
+        subject = log_batches.subject_of(self.group)
+        wrapped = {
+            one.frame.data_key_id: self.room.segments.data_key(self.group.group_id, one)
+            for one in {one.frame.data_key_id: one for one in frames}.values()
+        }
+        if any(key.context_arn != subject.arn for key in wrapped.values()):
+            raise SegmentDamaged("a data key of another group")
+        opened = await asyncio.gather(
+            *(self.room.keys.for_opening(books, subject, key, self.now) for key in wrapped.values())
+        )
+        return dict(zip(wrapped, opened, strict=True))
+
+
+def _batches(frames: Iterator[StoredFrame]) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
+    """Frames in growing batches, each with the frame that follows it: a small page opens little."""
+    most = 2
+    ahead = next(frames, None)
+    while ahead is not None:
+        batch, size = [ahead], ahead.frame.size
+        for ahead in frames:  # noqa: B020, PLR1704 (what is left over begins the next batch)
+            if len(batch) >= most or size + ahead.frame.size > MOST_BYTES:
+                break
+            batch.append(ahead)
+            size += ahead.frame.size
+        else:
+            ahead = None
+        yield batch, ahead
+        most = min(most * 2, MOST_FRAMES)
+
+
+def _settled(
+    pending: list[Event], following: StoredFrame | None, *, descending: bool
+) -> tuple[list[Event], list[Event]]:
+    """What no later frame can precede, in order, and the rest. `pending` is sorted by position."""
+    if descending:
+        cut = 0 if following is None else bisect_left(
+            pending, position_at(following.frame.last_at + 1), key=_BY_POSITION
+        )
+        return pending[cut:][::-1], pending[:cut]
+    if following is None:
+        return pending, []
+    cut = bisect_left(pending, position_at(following.frame.first_at), key=_BY_POSITION)
+    return pending[:cut], pending[cut:]

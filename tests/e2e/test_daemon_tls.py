@@ -1,0 +1,77 @@
+"""The daemon over TLS: a stock client with the authority's certificate, and nothing in the clear."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.daemon import provisioned
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kmsd test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = (folder / "cert.pem", folder / "key.pem")
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = serialization.PrivateFormat.PKCS8
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption()))
+    return paths
+
+
+def test_a_client_over_tls(tmp_path: Path) -> None:
+    """boto3 with the authority's certificate works; TLS 1.1 and plain HTTP do not; the record names the version."""
+    certificate, key = self_signed(tmp_path)
+    with provisioned(tmp_path, workers=1) as daemon:
+        text = daemon.config.read_text()
+        daemon.config.write_text(
+            text.replace("[token]", f'tls_certificate = "{certificate}"\ntls_key = "{key}"\n[token]')
+        )
+        daemon.start(ready=False)
+        session = boto3.session.Session()
+        kms = session.client(
+            "kms",
+            region_name="us-east-1",
+            endpoint_url=f"https://127.0.0.1:{daemon.port}",
+            verify=str(certificate),
+            aws_access_key_id=daemon.admin.access_key_id,
+            aws_secret_access_key=daemon.admin.secret,
+            config=Config(retries={"total_max_attempts": 20, "mode": "standard"}, connect_timeout=1),
+        )
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        blob = kms.encrypt(KeyId=key_id, Plaintext=b"over TLS")["CiphertextBlob"]
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over TLS"
+        record = next(one for one in reversed(daemon.audit_records()) if one.get("eventName") == "Encrypt")
+        assert record["tlsDetails"]["tlsVersion"] == "TLSv1.3"
+        old = ["openssl", "s_client", "-connect", f"127.0.0.1:{daemon.port}", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]
+        assert subprocess.run(old, input=b"", capture_output=True, check=False, timeout=30).returncode != 0
+        plain = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=5)
+        plain.request("GET", "/healthz")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            plain.getresponse()
+        plain.close()
+        kms.close()

@@ -1,0 +1,245 @@
+"""The trail on disks that fill up, turn read-only, refuse to grow a file, or fail to sync."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kmsd.adapters.journal.lines import Head, digest_of, split
+from kmsd.adapters.journal.sink import JournalSink, SinkSettings
+from kmsd.ports import AuditUnavailable
+from tests.shim import compiler
+from tests.trail import own_lines, record, trail_lines, trail_records
+
+MIB = 1024 * 1024
+
+
+@contextmanager
+def small_disk(folder: Path, size: int = MIB) -> Iterator[Path]:
+    """A file system of its own; skips where mounting is not permitted."""
+    place = folder / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def assert_whole(folder: Path, acknowledged: list[str]) -> None:
+    """No half line, no broken link, every acknowledged record once, and no other."""
+    head = Head()
+    for path in sorted(folder.glob("*.trail")):
+        assert path.read_bytes().endswith(b"\n")
+    for line in trail_lines(folder):
+        printed, text = split(line)
+        assert (printed.sequence, printed.digest) == (head.sequence + 1, digest_of(head.digest, text))
+        head = printed
+    assert [found["requestID"] for found in trail_records(folder)] == acknowledged
+
+
+async def fill(sink: JournalSink, acknowledged: list[str], *, most: int = 5000) -> AuditUnavailable:
+    """Append batches until the sink refuses."""
+    number = len(acknowledged)
+    for _ in range(most):
+        names = [f"r{number + index}" for index in range(7)]
+        results = await asyncio.gather(
+            *(sink.append(record(number + index, padding="x" * 900)) for index in range(7)), return_exceptions=True
+        )
+        failed = [found for found in results if found is not None]
+        acknowledged += [name for name, found in zip(names, results, strict=True) if found is None]
+        number += 7
+        if failed:
+            assert len(failed) == 7, "a batch is durable as a whole, or not at all"
+            assert isinstance(failed[0], AuditUnavailable)
+            return failed[0]
+    raise AssertionError("the disk never filled")
+
+
+async def test_a_full_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> None:
+    """ENOSPC: nothing half-written stays, readiness is red, and both end with the lack of room."""
+    with small_disk(tmp_path) as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * (MIB // 2))
+        sink = await JournalSink.open(disk, "worker-0", None)
+        acknowledged: list[str] = []
+        error = await fill(sink, acknowledged)
+        assert "No space left" in str(error)
+        with pytest.raises(AuditUnavailable):
+            await sink.check()
+        with pytest.raises(AuditUnavailable):
+            await sink.append(record(1, padding="y" * 5000))
+        assert len(acknowledged) > 100
+        ballast.unlink()
+        await sink.check()
+        await sink.append(b'{"eventVersion":"1.11","requestID":"after"}')
+        await sink.close()
+        assert_whole(disk, [*acknowledged, "after"])
+        (told,) = own_lines(disk, "recovered")
+        assert "No space left" in told["failure"]
+        assert told["refused"] == 8
+
+
+async def test_a_full_disk_flaps(tmp_path: Path) -> None:
+    """Again and again full, again and again room: one chain, every acknowledged record."""
+    with small_disk(tmp_path) as disk:
+        ballast = disk / "ballast"
+        sink = await JournalSink.open(disk, "worker-0", None)
+        acknowledged: list[str] = []
+        for round_ in range(5):
+            ballast.write_bytes(b"x" * (MIB - (round_ + 1) * 150_000))
+            acknowledged_before = len(acknowledged)
+            await fill(sink, acknowledged)
+            assert len(acknowledged) > acknowledged_before
+            ballast.unlink()
+        await sink.close()
+        assert_whole(disk, acknowledged)
+
+
+async def test_a_read_only_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> None:
+    """EROFS, as after a file system error."""
+    with small_disk(tmp_path) as disk:
+        sink = await JournalSink.open(disk, "worker-0", None, SinkSettings(file_bytes=65536))
+        await sink.append(record(0))
+        # A writable descriptor forbids the remount: let the disk go as a failed write would.
+        await sink._commit.run(lambda: sink._writer._fail(OSError("test"), 0))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for act in (sink.append(record(1)), sink.check()):
+            with pytest.raises(AuditUnavailable, match="Read-only"):
+                await act
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        await sink.check()
+        await sink.append(record(2))
+        await sink.close()
+        assert_whole(disk, ["r0", "r2"])
+
+
+async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """EFBIG (RLIMIT_FSIZE): the write stops in the middle of a line, and the half of it goes."""
+    sink = await JournalSink.open(tmp_path, "worker-0", None)
+    await sink.append(record(0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (path,) = tmp_path.glob("*.trail")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+        with pytest.raises(AuditUnavailable):
+            await sink.append(record(1, padding="x" * 500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await sink.append(record(2))
+    await sink.close()
+    assert_whole(tmp_path, ["r0", "r2"])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can drop to another user")
+async def test_a_directory_without_permission(tmp_path: Path) -> None:
+    """EACCES at start: the writer does not begin, and says why."""
+    folder = tmp_path / "audit"
+    folder.mkdir(mode=0o500)
+    tmp_path.chmod(0o755)
+    os.chown(folder, 65534, 65534)
+    code = """
+        import asyncio, os, sys
+        from pathlib import Path
+        from kmsd.adapters.journal.sink import JournalSink
+        from kmsd.ports import AuditUnavailable
+        async def main():
+            try:
+                await JournalSink.open(Path(sys.argv[1]), "worker-0", None)
+            except AuditUnavailable as exc:
+                print(exc)
+        # Modules are imported before: the user cannot read them.
+        os.setuid(65534)
+        asyncio.run(main())
+    """
+    parents = [parent for parent in folder.parents if parent.stat().st_mode & 0o001 == 0]
+    if parents:
+        pytest.skip("the temporary folder is closed to others")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, check=True
+    )
+    assert "Permission denied" in done.stdout
+
+
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+int fdatasync(int fd) {
+    int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
+    if (access(getenv("FAIL_SYNC"), F_OK) == 0) { errno = EIO; return -1; }
+    return real(fd);
+}
+"""
+
+SYNC_SCRIPT = """
+import asyncio, sys
+from pathlib import Path
+from kmsd.adapters.journal.sink import JournalSink
+from kmsd.ports import AuditUnavailable
+from tests.trail import record
+
+async def main():
+    folder, flag = Path(sys.argv[1]), Path(sys.argv[2])
+    sink = await JournalSink.open(folder, "worker-0", None)
+    await sink.append(record(0))
+    flag.touch()
+    for number in (1, 2):
+        try:
+            await sink.append(record(number))
+        except AuditUnavailable as exc:
+            print(exc)
+    try:
+        await sink.check()
+    except AuditUnavailable as exc:
+        print("check:", exc)
+    flag.unlink()
+    await sink.check()
+    await sink.append(record(3))
+    await sink.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
+def test_a_failed_sync_is_never_trusted_again(tmp_path: Path) -> None:
+    """EIO from fdatasync: what was written is cut off, and the chain goes on in a new file."""
+    source, library, folder, flag = (tmp_path / name for name in ("shim.c", "shim.so", "audit", "flag"))
+    folder.mkdir()
+    source.write_text(SHIM)
+    subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAIL_SYNC": str(flag), "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", SYNC_SCRIPT, str(folder), str(flag)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Input/output error") == 3
+    assert_whole(folder, ["r0", "r3"])
+    first, second = own_lines(folder, "open")
+    assert (first["number"], second["number"]) == (1, 2)
+    (told,) = own_lines(folder, "recovered")
+    assert "SyncFailed" in told["failure"]
+    assert json.dumps(told)

@@ -1,0 +1,95 @@
+"""The client's side of an import: key material wrapped as openssl and the SDKs wrap it, and as an attacker might."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+ALGORITHMS = (
+    *("RSAES_PKCS1_V1_5", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"),
+    *("RSA_AES_KEY_WRAP_SHA_1", "RSA_AES_KEY_WRAP_SHA_256"),
+)
+SPECS = ("RSA_2048", "RSA_3072", "RSA_4096")
+FOREVER = {"ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+
+
+def oaep(digest: hashes.HashAlgorithm) -> padding.OAEP:
+    """RSAES-OAEP with one hash for label and mask."""
+    return padding.OAEP(padding.MGF1(digest), digest, None)
+
+
+def wrap(material: bytes, algorithm: str, public_key: bytes) -> bytes:
+    """`EncryptedKeyMaterial` for a public key as GetParametersForImport gives it."""
+    key = rsa_key(public_key)
+    if algorithm == "RSAES_PKCS1_V1_5":
+        return key.encrypt(material, padding.PKCS1v15())
+    way = oaep(hashes.SHA256() if algorithm.endswith("SHA_256") else hashes.SHA1())
+    if algorithm.startswith("RSAES"):
+        return key.encrypt(material, way)
+    kek = os.urandom(32)
+    return key.encrypt(kek, way) + keywrap.aes_key_wrap_with_padding(kek, material)
+
+
+def rsa_key(public_key: bytes) -> RSAPublicKey:
+    """The wrapping key."""
+    key = load_der_public_key(public_key)
+    assert isinstance(key, RSAPublicKey)
+    return key
+
+
+def raw_encrypt(encoded: bytes, public_key: bytes) -> bytes:
+    """A blob whose padding is as an attacker likes: textbook RSA of an encoded message."""
+    numbers = rsa_key(public_key).public_numbers()
+    size = (numbers.n.bit_length() + 7) // 8
+    return pow(int.from_bytes(encoded, "big"), numbers.e, numbers.n).to_bytes(size, "big")
+
+
+@dataclass
+class Parameters:
+    """What GetParametersForImport answered."""
+
+    algorithm: str
+    answer: dict[str, Any]
+
+    @property
+    def public_key(self) -> bytes:
+        """DER."""
+        return bytes(self.answer["PublicKey"])
+
+    def members(self, material: bytes) -> dict[str, Any]:
+        """What ImportKeyMaterial wants for this material."""
+        return self.members_of(wrap(material, self.algorithm, self.public_key))
+
+    def members_of(self, blob: bytes) -> dict[str, Any]:
+        """What ImportKeyMaterial wants for this blob."""
+        token = self.answer["ImportToken"]
+        return {"KeyId": self.answer["KeyId"], "ImportToken": token, "EncryptedKeyMaterial": blob, **FOREVER}
+
+
+def parameters(kms: Any, key_id: str, algorithm: str = "RSAES_OAEP_SHA_1", spec: str = "RSA_2048") -> Parameters:
+    """Fresh import parameters."""
+    answer = kms.get_parameters_for_import(KeyId=key_id, WrappingAlgorithm=algorithm, WrappingKeySpec=spec)
+    return Parameters(algorithm, answer)
+
+
+def external_key(kms: Any) -> str:
+    """A key that awaits its material."""
+    return str(kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"])
+
+
+def imported_key(kms: Any, material: bytes) -> str:
+    """A key with imported material that does not expire."""
+    key_id = external_key(kms)
+    kms.import_key_material(**parameters(kms, key_id).members(material))
+    return key_id
+
+
+def state_of(kms: Any, key_id: str) -> str:
+    """`KeyState`."""
+    return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"])
