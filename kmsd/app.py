@@ -18,15 +18,18 @@ from kmsd.adapters.journal.checkpoints import Interval, Signer
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
+from kmsd.adapters.segments.store import FileSegments
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.config import Config, ConfigError, TokenConfig
+from kmsd.custody.log_keys import KeyUse, LogKeys
+from kmsd.custody.log_room import LogRoom
 from kmsd.custody.provisioning import AUDIT, SENTINEL
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
-from kmsd.ports import AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
+from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
 
 log = structlog.get_logger()
 
@@ -170,6 +173,16 @@ async def open_trail(config: Config, writer: str, signer: Signer | None, clock: 
     return sink
 
 
+def open_logs(config: Config, token: Token, sink: AuditSink) -> LogRoom:
+    """What the Logs side works with. Raises `SegmentsUnavailable`."""
+    place = place_of(config)
+
+    async def record(use: KeyUse) -> None:
+        await sink.append(audit.record_of_key_use(use, place))
+
+    return LogRoom(LogKeys(token, place, record), FileSegments(config.logs_dir))
+
+
 @asynccontextmanager
 async def open_rooms(config: Config, writer: str, clock: Clock | None = None) -> AsyncIterator[Rooms]:
     """Store, token and audit trail, opened for one process and closed in the end; `clock` is the host's by default.
@@ -191,5 +204,7 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         import_token = await open_import_token(config)
         if import_token is not None:
             stack.push_async_callback(import_token.close)
-        world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse))
+        logs = open_logs(config, token, sink)
+        stack.push_async_callback(logs.close)
+        world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse), logs)
         yield Rooms(config, store, token, sink, Pipeline(world, clock, sink))

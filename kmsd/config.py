@@ -135,6 +135,11 @@ class Config(_Section, frozen=True):
         return self.data_dir / "kmsd.sqlite"
 
     @property
+    def logs_dir(self) -> Path:
+        """The folder of sealed log events."""
+        return self.data_dir / "logs"
+
+    @property
     def audit_dir(self) -> Path:
         """The folder of the audit trail."""
         return self.audit.directory or self.data_dir / "audit"

@@ -187,7 +187,10 @@ def credentials_of(printed: bytes) -> Credentials:
 def provisioned(
     folder: Path, *, workers: int = 1, extra: str = "", import_token: bool = False
 ) -> Iterator[Daemon]:
-    """A daemon that is set up and not started; stopped, if it runs, at the end. With NSS as its import token, if asked."""
+    """A daemon that is set up and not started; stopped, if it runs, at the end.
+
+    With NSS as its import token, if asked.
+    """
     with ExitStack() as stack:
         place = stack.enter_context(softhsm(folder / "token"))
         if import_token:

@@ -29,7 +29,7 @@ def wrap(material: bytes, algorithm: str, public_key: bytes) -> bytes:
     key = rsa_key(public_key)
     if algorithm == "RSAES_PKCS1_V1_5":
         return key.encrypt(material, padding.PKCS1v15())
-    way = oaep(hashes.SHA256() if algorithm.endswith("SHA_256") else hashes.SHA1())
+    way = oaep(hashes.SHA256() if algorithm.endswith("SHA_256") else hashes.SHA1())  # noqa: S303 (the API's)
     if algorithm.startswith("RSAES"):
         return key.encrypt(material, way)
     kek = os.urandom(32)

@@ -8,6 +8,7 @@ from kmsd.audit.calls import KEY, Outcome, record_of_call, record_of_refusal
 from kmsd.audit.events import rfc3339
 from kmsd.audit.identity import user_identity
 from kmsd.audit.refusals import Refusals, record_of_refusals
+from kmsd.audit.service_calls import record_of_key_use
 from kmsd.audit.service_events import record_of_service_event
 from kmsd.audit.shown import show, shown_members
 
@@ -18,6 +19,7 @@ __all__ = [
     "Refusals",
     "record_of_administration",
     "record_of_call",
+    "record_of_key_use",
     "record_of_refusal",
     "record_of_refusals",
     "record_of_service_event",

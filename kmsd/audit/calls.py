@@ -55,7 +55,8 @@ def record_of_call(
     operation: Operation[Any, Any], request: msgspec.Struct | None, call: Call, outcome: Outcome
 ) -> bytes:
     """The record of an authenticated call, as one line of JSON."""
-    caller, source, error, writes = call.caller, call.source, outcome.error, operation.writes
+    caller, source, error = call.caller, call.source, outcome.error
+    writes = operation.writes or operation.appends
     # In the order of `Event`'s declaration; keywords would cost as much as all of the encoding.
     return encode(
         Event(

@@ -18,3 +18,8 @@ class LogRoom:
     frame_ids: FrameIds = field(default_factory=FrameIds)
     under_way: int = 0
     """Batches that are being taken in at this moment."""
+
+    async def close(self) -> None:
+        """Finish what is being written, drop all data keys."""
+        self.keys.close()
+        await self.segments.close()

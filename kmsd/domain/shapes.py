@@ -111,6 +111,8 @@ CustomKeyStoreId = Annotated[str, Constraint(min_length=1, max_length=64)]
 XksKeyId = Annotated[str, Constraint(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9-_.]+$")]
 Timestamp = float
 """Seconds since 1970-01-01T00:00:00Z; a JSON number."""
+ValidTo = Annotated[float, Constraint(minimum=0, maximum=253_402_300_799)]
+"""A `Timestamp` of a request: until the end of the year 9999, beyond which no date can be made of it."""
 
 IncludeKeyMaterial = Annotated[str, Constraint(values=("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"))]
 ImportType = Annotated[str, Constraint(values=("NEW_KEY_MATERIAL", "EXISTING_KEY_MATERIAL"))]

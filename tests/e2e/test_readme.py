@@ -38,7 +38,14 @@ class NewUser:
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
-            env={**inherited, "PATH": path, "AWS_PAGER": "", "AWS_EC2_METADATA_DISABLED": "true", **environment},
+            env={
+                **inherited,
+                "PATH": path,
+                "HOME": str(self.folder),
+                "AWS_PAGER": "",
+                "AWS_EC2_METADATA_DISABLED": "true",
+            }
+            | environment,
             capture_output=True,
             text=True,
             check=False,

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -278,7 +277,7 @@ def test_deletion_while_pending_deletion(house: House, kms: Any) -> None:
 
 
 def test_deleting_what_is_not_there_changes_nothing(kms: Any) -> None:
-    """ "Y, no effect", also twice, and by name."""
+    """No effect, also twice, and by name."""
     key_id = external_key(kms)
     assert "KeyMaterialId" not in kms.delete_imported_key_material(KeyId=key_id)
     material_id = kms.import_key_material(**parameters(kms, key_id).members(os.urandom(32)))["KeyMaterialId"]

@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.house import House
+from tests.imports import parameters
 
 ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT = "Enabled", "Disabled", "PendingDeletion", "PendingImport"
 D = ("DisabledException", "is disabled.")
@@ -45,7 +46,13 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
     "schedule_key_deletion": (Y, Y, P, Y),
     "update_key_description": (Y, Y, P, Y),
     "update_alias": (Y, Y, P, Y),
+    "get_parameters_for_import": (Y, Y, P, Y),
+    "import_key_material": (Y, Y, P, Y),
+    "delete_imported_key_material": (Y, Y, Y, Y),
 }
+IMPORTS = {"get_parameters_for_import", "import_key_material", "delete_imported_key_material"}
+"""Of keys whose material was imported; of others they are refused in every state."""
+WRAPPING = {"WrappingAlgorithm": "RSAES_OAEP_SHA_1", "WrappingKeySpec": "RSA_2048"}
 STATES = (ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT)
 
 
@@ -54,7 +61,7 @@ class Cell:
 
     def __init__(self, kms: Any, state: str, operation: str) -> None:
         self.kms = kms
-        origin = "EXTERNAL" if state == PENDING_IMPORT else "AWS_KMS"
+        origin = "EXTERNAL" if state == PENDING_IMPORT or operation in IMPORTS else "AWS_KMS"
         self.key_id = kms.create_key(Origin=origin)["KeyMetadata"]["KeyId"]
         self.other = kms.create_key()["KeyMetadata"]["KeyId"]
         self.alias = f"alias/{self.key_id}"
@@ -64,6 +71,10 @@ class Cell:
             kms.create_alias(AliasName=self.alias, TargetKeyId=self.key_id)
         if operation == "update_alias":
             kms.create_alias(AliasName=self.alias, TargetKeyId=self.other)
+        if operation in IMPORTS:
+            self.wrapped = parameters(kms, self.key_id).members(b"material of thirty-two bytes, ok")
+            if state != PENDING_IMPORT:
+                kms.import_key_material(**self.wrapped)
         if origin == "AWS_KMS":
             self.blob = kms.encrypt(KeyId=self.key_id, Plaintext=b"x")["CiphertextBlob"]
             self.grant = kms.create_grant(
@@ -98,6 +109,8 @@ class Cell:
             "revoke_grant": lambda: kms.revoke_grant(**key, GrantId=self.grant["GrantId"]),
             "update_key_description": lambda: kms.update_key_description(**key, Description="d"),
             "update_alias": lambda: kms.update_alias(AliasName=self.alias, TargetKeyId=self.key_id),
+            "get_parameters_for_import": lambda: kms.get_parameters_for_import(**key, **WRAPPING),
+            "import_key_material": lambda: kms.import_key_material(**self.wrapped),
         }
         return acts.get(operation, lambda: getattr(kms, operation)(**key))()
 
@@ -122,6 +135,20 @@ def test_cell(house: House, operation: str, state: str) -> None:
     assert error["Message"].endswith(sentence)
     assert cell.key_id in error["Message"]
     assert kms.describe_key(KeyId=cell.key_id)["KeyMetadata"] == before
+
+
+@pytest.mark.parametrize("state", (ENABLED, DISABLED, PENDING_DELETION))
+@pytest.mark.parametrize("operation", sorted(IMPORTS))
+def test_generated_keys_take_no_imports(house: House, operation: str, state: str) -> None:
+    """The origin is asked before the state: UnsupportedOperationException in each."""
+    kms = house.client()
+    cell = Cell(kms, state, "describe_key")
+    cell.wrapped = {**Cell(kms, PENDING_IMPORT, operation).wrapped, "KeyId": cell.key_id}
+    with pytest.raises(ClientError) as refused:
+        cell.act(operation)
+    error = refused.value.response["Error"]
+    assert error["Code"] == "UnsupportedOperationException"
+    assert error["Message"].endswith("origin is AWS_KMS which is not valid for this operation.")
 
 
 def test_re_encrypt_asks_for_both_keys_states(house: House) -> None:

@@ -30,7 +30,7 @@ class Request(shapes.Shape, frozen=True):
     key_id: shapes.KeyId
     import_token: shapes.ImportToken
     encrypted_key_material: shapes.EncryptedKeyMaterial
-    valid_to: shapes.Timestamp | None = None
+    valid_to: shapes.ValidTo | None = None
     expiration_model: shapes.ExpirationModel = "KEY_MATERIAL_EXPIRES"
     import_type: shapes.ImportType | None = None
     key_material_description: shapes.KeyMaterialDescription | None = None
@@ -98,10 +98,7 @@ def _valid_to(request: Request, now: datetime) -> datetime | None:
         return None
     if request.valid_to is None:
         raise ValidationException("A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES")
-    try:
-        valid_to = datetime.fromtimestamp(request.valid_to, UTC)
-    except (ValueError, OverflowError, OSError) as exc:
-        raise ValidationException("The validTo date is beyond what can be expressed.") from exc
+    valid_to = datetime.fromtimestamp(request.valid_to, UTC)
     if valid_to <= now:
         raise ValidationException("The validTo date must be in the future.")
     return valid_to

@@ -1,0 +1,280 @@
+"""The audit sink's promises, with an audit key in a real token."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from kmsd.adapters.journal import checkpoints, commit
+from kmsd.adapters.journal.checkpoints import Interval, Signer
+from kmsd.adapters.journal.lines import COPIES
+from kmsd.adapters.journal.sink import JournalSink, SinkSettings
+from kmsd.adapters.journal.verify import verify
+from kmsd.ports import AuditUnavailable, TokenTimeout, TokenUnavailable
+from tests.tokens import softhsm
+from tests.trail import make_signer, own_lines, record, trail_lines, trail_records
+
+OFTEN = SinkSettings(interval=Interval(lines=10, seconds=600))
+SELDOM = SinkSettings(interval=Interval(lines=10_000, seconds=600))
+
+
+@pytest.fixture(name="signer")
+async def _signer(tmp_path: Path) -> AsyncIterator[Signer]:
+    with softhsm(tmp_path / "token") as place:
+        async with place.open() as token:
+            yield await make_signer(token)
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(name="schedule", params=["inline", "thread"])
+def _schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both ways in which a batch reaches the disk."""
+    monkeypatch.setattr(commit, "INLINE_SECONDS", 60.0 if request.param == "inline" else 0.0)
+    yield request.param
+
+
+def assert_sound(folder: Path, signer: Signer) -> None:
+    """`kmsd audit verify` has nothing to say."""
+    report = verify(folder, [signer.public_key])
+    assert [str(finding) for finding in report.findings] == []
+
+
+async def settled(condition: Any, seconds: float = 5.0) -> None:
+    """Let the loop run until something is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_record_is_in_the_file_when_append_returns(folder: Path, signer: Signer, schedule: str) -> None:
+    """Durable on return, in the order of the calls, once."""
+    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    for number in range(20):
+        await sink.append(record(number))
+        assert trail_records(folder)[-1]["requestID"] == f"r{number}"
+    await sink.close()
+    assert [found["requestID"] for found in trail_records(folder)] == [f"r{number}" for number in range(20)]
+    assert_sound(folder, signer)
+
+
+async def test_many_waiting_records_share_a_sync(
+    folder: Path, signer: Signer, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty-four that arrive together cost a handful of syncs, not sixty-four."""
+    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    await sink.append(record(0))
+    await settled(lambda: (folder / COPIES).exists())
+    batches: list[int] = []
+    append = sink._writer.append
+
+    def counted(records: list[bytes]) -> Any:
+        batches.append(len(records))
+        return append(records)
+
+    monkeypatch.setattr(sink._writer, "append", counted)
+    await asyncio.gather(*(sink.append(record(number)) for number in range(1, 65)))
+    assert sum(batches) == 64
+    assert len(batches) <= 3
+    monkeypatch.undo()
+    await sink.close()
+    assert [found["requestID"] for found in trail_records(folder)] == [f"r{number}" for number in range(65)]
+
+
+async def test_a_checkpoint_after_so_many_lines(folder: Path, signer: Signer) -> None:
+    """Signed in the background, written as a line of its own, copied beside the trail."""
+    sink = await JournalSink.open(folder, "worker-0", signer, OFTEN)
+    for number in range(35):
+        await sink.append(record(number))
+        await asyncio.sleep(0.002)
+    await settled(lambda: len(own_lines(folder, "checkpoint")) >= 3)
+    await sink.close()
+    found = own_lines(folder, "checkpoint")
+    copies = [json.loads(line) for line in (folder / COPIES).read_text().splitlines()]
+    assert copies == found
+    assert found[-1]["sequence"] == len(trail_lines(folder)) - 1  # all but itself
+    assert_sound(folder, signer)
+
+
+async def test_a_checkpoint_after_so_much_time(folder: Path, signer: Signer) -> None:
+    """A few records do not stay unsigned for long; and where nothing is written, nothing is signed."""
+    sink = await JournalSink.open(folder, "worker-0", signer, SinkSettings(interval=Interval(lines=1000, seconds=0.05)))
+    await sink.begin()
+    await settled(lambda: len(own_lines(folder, "checkpoint")) == 1)
+    await sink.append(record(1))
+    await settled(lambda: len(own_lines(folder, "checkpoint")) == 2)
+    await asyncio.sleep(0.2)
+    assert len(own_lines(folder, "checkpoint")) == 2
+    await sink.close()
+    assert_sound(folder, signer)
+
+
+async def test_a_checkpoint_at_rotation_and_at_the_end(folder: Path, signer: Signer) -> None:
+    """The end of a file is covered by one of the first lines of the next; the end of the trail by its last."""
+    clock = {"now": datetime(2026, 11, 22, 23, 59, tzinfo=UTC)}
+    sink = await JournalSink.open(folder, "worker-0", signer, replace(SELDOM, now=lambda: clock["now"]))
+    await sink.append(record(1))
+    await settled(lambda: len(own_lines(folder, "checkpoint")) == 1)
+    clock["now"] += timedelta(hours=1)
+    await sink.append(record(2))
+    await settled(lambda: len(own_lines(folder, "checkpoint")) == 2)
+    await sink.append(record(3))
+    await sink.close()
+    first, second = sorted(folder.glob("*.trail"))
+    assert (first.name[18:26], second.name[18:26]) == ("20261122", "20261123")
+    assert b'"kmsd":"checkpoint"' in second.read_bytes().splitlines()[2]
+    lines = trail_lines(folder)
+    assert b'"kmsd":"checkpoint"' in lines[-1]
+    assert b'"kmsd":"stop"' in lines[-2]
+    assert_sound(folder, signer)
+
+
+async def test_signing_keeps_nobody_waiting(folder: Path, signer: Signer) -> None:
+    """Records are acknowledged while the token takes its time."""
+    release = asyncio.Event()
+
+    async def slow(digest: bytes) -> bytes:
+        await release.wait()
+        return await signer.sign(digest)
+
+    sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=slow), OFTEN)
+    async with asyncio.timeout(5):
+        for number in range(50):
+            await sink.append(record(number))
+    assert own_lines(folder, "checkpoint") == []
+    release.set()
+    await settled(lambda: own_lines(folder, "checkpoint") != [])
+    await sink.close()
+    assert_sound(folder, signer)
+
+
+async def test_the_trail_survives_the_token(
+    folder: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the token is away records go on, the trail says once that they are unsigned, and later they are signed."""
+    monkeypatch.setattr(checkpoints, "RETRY_SECONDS", 0.02)
+    away = {"token": True}
+
+    async def sign(digest: bytes) -> bytes:
+        if away["token"]:
+            raise TokenUnavailable("gone")
+        return await signer.sign(digest)
+
+    sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=sign), OFTEN)
+    for number in range(40):
+        await sink.append(record(number))
+    await asyncio.sleep(0.1)
+    assert own_lines(folder, "checkpoint") == []
+    (told,) = own_lines(folder, "unsigned")
+    assert told["reason"] == "TokenUnavailable"
+    report = verify(folder, [signer.public_key])
+    assert "nothing in this chain is signed" in str(report.findings[0])
+    away["token"] = False
+    await settled(lambda: own_lines(folder, "checkpoint") != [])
+    await sink.append(record(41))
+    await sink.close()
+    assert len(own_lines(folder, "unsigned")) == 1
+    assert_sound(folder, signer)
+
+
+async def test_a_token_that_is_away_at_the_end(folder: Path, signer: Signer) -> None:
+    """The trail closes without a last checkpoint; the next start covers it."""
+
+    async def sign(_: bytes) -> bytes:
+        raise TokenTimeout("gone")
+
+    sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=sign), SELDOM)
+    await sink.append(record(1))
+    await sink.close()
+    assert own_lines(folder, "checkpoint") == []
+    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    await sink.begin()
+    await settled(lambda: own_lines(folder, "checkpoint") != [])
+    await sink.close()
+    assert_sound(folder, signer)
+
+
+async def test_commands_write_at_the_same_time(folder: Path, signer: Signer) -> None:
+    """Each has a chain of its own; a name that is free again is taken again."""
+    first = await JournalSink.open(folder, "cli", signer, SELDOM, several=True)
+    second = await JournalSink.open(folder, "cli", signer, SELDOM, several=True)
+    assert (first.writer, second.writer) == ("cli", "cli-2")
+    with pytest.raises(AuditUnavailable, match="another process"):
+        await JournalSink.open(folder, "cli", signer, SELDOM)
+    await first.append(record(1))
+    await second.append(record(2))
+    await first.close()
+    third = await JournalSink.open(folder, "cli", signer, SELDOM, several=True)
+    assert third.writer == "cli"
+    await third.append(record(3))
+    await third.close()
+    await second.close()
+    assert len(trail_records(folder)) == 3
+    assert_sound(folder, signer)
+
+
+async def test_a_key_made_later_signs_what_was_before(folder: Path, signer: Signer) -> None:
+    """`kmsd init`: the first lines are older than the audit key, and are covered by it all the same."""
+    sink = await JournalSink.open(folder, "cli", None, SELDOM)
+    await sink.append(record(1))
+    await sink.adopt(signer)
+    await sink.append(record(2))
+    await sink.close()
+    first, second = own_lines(folder, "open")
+    assert first["publicKey"] is None
+    assert base64.b64decode(second["publicKey"]) == signer.public_key
+    assert_sound(folder, signer)
+
+
+@pytest.mark.parametrize("bad", [b'{"kmsd":"checkpoint"}', b'{"a":1}\n{"b":2}'])
+async def test_what_is_no_record_is_refused(folder: Path, signer: Signer, bad: bytes) -> None:
+    """Nothing that could pass for a line of the trail's own, or for two lines."""
+    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    with pytest.raises(AuditUnavailable):
+        await sink.append(bad)
+    await sink.close()
+    assert trail_lines(folder) == []
+
+
+async def test_a_caller_who_goes_away_leaves_his_record(folder: Path, signer: Signer, schedule: str) -> None:
+    """A cancelled request was begun: its record stays, and nobody else's is lost."""
+    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    tasks = [asyncio.create_task(sink.append(record(number))) for number in range(6)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await sink.append(record(6))
+    await sink.close()
+    assert [found["requestID"] for found in trail_records(folder)] == [f"r{number}" for number in range(7)]
+
+
+def test_it_runs_on_uvloop_too(tmp_path: Path) -> None:
+    """The daemon's loop."""
+
+    async def act() -> None:
+        with softhsm(tmp_path / "token") as place:
+            async with place.open() as token:
+                signer = await make_signer(token)
+                sink = await JournalSink.open(tmp_path, "worker-0", signer, OFTEN)
+                await asyncio.gather(*(sink.append(record(number)) for number in range(100)))
+                await sink.check()
+                await sink.close()
+                assert_sound(tmp_path, signer)
+
+    uvloop.run(act())
+    assert len(trail_records(tmp_path)) == 100
