@@ -36,6 +36,7 @@ from kmsd.ports import (
     MechanismMissing,
     NoSuchObject,
     NotAuthentic,
+    Reader,
     StoreError,
     StoreTimeout,
     TokenError,
@@ -61,9 +62,12 @@ class Pipeline:
         caller: Caller,
         source: Source,
         request_id: str,
+        books: Reader,
     ) -> msgspec.Struct | None:
-        """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable."""
-        books = await self._read()
+        """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable.
+
+        `books` are those by which the caller was authenticated: the store is asked once a request whether they hold.
+        """
         call = Call(self.world, caller, source, request_id, self.clock.now(), books)
         request: msgspec.Struct | None = None
         try:
@@ -78,12 +82,6 @@ class Pipeline:
             await self._discard(call, error)
             await self._record(operation, request, call, Outcome(error=error, reason=error.detail))
             raise error from exc
-
-    async def _read(self) -> Any:
-        try:
-            return await self.world.store.read()
-        except StoreError as exc:
-            raise KMSInternalException(detail=f"store: {exc}") from exc
 
     async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)

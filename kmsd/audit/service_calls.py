@@ -58,7 +58,9 @@ def record_of_key_use(use: KeyUse, place: Place) -> bytes:
             eventType=API_CALL,
             managementEvent=True,
             recipientAccountId=use.subject.account,
+            serviceEventDetails=UNSET,
             eventCategory="Management",
+            tlsDetails=UNSET,
         )
     )
 

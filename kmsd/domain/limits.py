@@ -19,3 +19,5 @@ class Limits:
     """Length of a key policy in UTF-8."""
     tags_per_key: int = 50
     """Tags of one key."""
+    log_groups_per_account: int = 1_000_000
+    """Log groups of an account."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +65,7 @@ def permitted(target: Target, query: Query) -> Target:
     decision = authorize(query)
     if isinstance(decision, Denied):
         raise AccessDeniedException(decision.message, detail=decision.reason)
-    return replace(target, decision=decision, query=query)
+    return Target(target.arn, target.key, target.blob, target.alias, decision, query, target.log_group)
 
 
 async def query_about(

@@ -26,7 +26,7 @@ from kmsd.errors import (
 )
 from kmsd.operations.model import Service, Source
 from kmsd.pipeline import Pipeline, as_service_error
-from kmsd.ports import AuditUnavailable
+from kmsd.ports import AuditUnavailable, Reader
 from kmsd.wire import sigv4
 from kmsd.wire.messages import Answer, Request, new_request_id
 from kmsd.wire.questions import Protocol, protocol_of
@@ -81,7 +81,7 @@ class Front:
         except ServiceError as error:
             await refused(error, access_key_id="")
         try:
-            caller = await self._authenticated(claim, now)
+            caller, books = await self._authenticated(claim, now)
         except ServiceError as error:
             await refused(error, access_key_id=claim.access_key_id)
         try:
@@ -89,12 +89,12 @@ class Front:
         except ServiceError as error:
             await refused(error, access_key_id=claim.access_key_id, caller=caller)
         response = await self.pipeline.run(
-            question.operation, question.decode, caller=caller, source=source, request_id=request_id
+            question.operation, question.decode, caller=caller, source=source, request_id=request_id, books=books
         )
         return question.render(response, request_id)
 
-    async def _authenticated(self, claim: Claim, now: datetime) -> Caller:
-        """Who signed. Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException."""
+    async def _authenticated(self, claim: Claim, now: datetime) -> tuple[Caller, Reader]:
+        """Who signed, and the books that say so. Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException."""
         try:
             books = await self.pipeline.world.store.read()
             scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
@@ -107,7 +107,7 @@ class Front:
         except Exception as exc:
             raise as_service_error(exc) from exc
         verify(claim, key)
-        return caller
+        return caller, books
 
     async def _refused(
         self,

@@ -115,12 +115,28 @@ def _check_of(hint: Any) -> Check | None:
         return _list_check(_check_of(get_args(hint)[0]), constraint)
     if constraint is None:
         return None
-    bound = constraint
+    bound, fits = constraint, _quick_test(constraint)
 
     def check_value(value: Any, path: str, violations: list[str]) -> None:
+        if fits(value):
+            return
         violations.extend(_violation(value, path, broken, secret=bound.secret) for broken in _broken(value, bound))
 
     return check_value
+
+
+def _quick_test(constraint: Constraint) -> Callable[[Any], bool]:
+    """Whether a value breaks nothing; `_broken` finds the words for one that does. Nearly every value is fine."""
+    shortest, longest = constraint.min_length or 0, constraint.max_length
+    if constraint.minimum is not None or constraint.maximum is not None:
+        return lambda value: not _broken(value, constraint)
+    if constraint.values is not None:
+        return frozenset(constraint.values).__contains__
+    if constraint.regex is not None:
+        return lambda value: not _broken(value, constraint)
+    if longest is None:
+        return lambda value: len(value) >= shortest
+    return lambda value: shortest <= len(value) <= longest
 
 
 def bare(hint: Any) -> tuple[Any, Constraint | None]:

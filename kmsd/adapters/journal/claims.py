@@ -104,17 +104,33 @@ def _claim_in(line: bytes, place: str) -> Claim | None:
         return None
 
 
-def in_lines(path: Path, *, strict: bool) -> Iterator[Claim | tuple[int, str]]:
-    """The checkpoints of an anchor, or of the copies beside a trail: one JSON object a line.
+def in_anchor(path: Path) -> Iterator[Claim]:
+    """The checkpoints of an anchor, whatever stands before and between them: the journal's output will do.
 
-    Lines that are none are passed over, so that the journal's output will do; not if `strict`: then they are reported
-    as (line, what is wrong). Raises OSError.
+    Raises OSError.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                members = msgspec.json.decode(line[line.find(b"{") :] if not strict else line, type=dict[str, object])
+                members = msgspec.json.decode(line[line.find(b"{") :], type=dict[str, object])
                 yield Claim(checkpoint_of(members), path.name, number)
             except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, Malformed):
-                if strict:
-                    yield number, "this line is no checkpoint"
+                continue
+
+
+def in_copies(path: Path) -> Iterator[Claim | tuple[int, str]]:
+    """The checkpoints of the copies beside a trail, or (line, what is wrong). Raises OSError.
+
+    The beginning of a checkpoint is a crash's work, and passed over: copies are not synced.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip() or (line.startswith(_MARK[1:]) and b"}" not in line):
+                continue
+            try:
+                checkpoint = checkpoint_of(msgspec.json.decode(line, type=dict[str, object]))
+            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, Malformed):
+                yield number, "this line is no checkpoint"
+                continue
+            exact = checkpoint.line() + b"\n" == line
+            yield Claim(checkpoint, path.name, number) if exact else (number, "this checkpoint was edited")

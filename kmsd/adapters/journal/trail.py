@@ -296,9 +296,11 @@ class TrailWriter:
 
     def copy(self, line: bytes) -> None:
         """Add a checkpoint to the copies. One short write, so that writers do not mix their lines."""
-        descriptor = os.open(self.directory / COPIES, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(self.directory / COPIES, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
-            os.write(descriptor, line + b"\n")
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.write(descriptor, b"\n" * torn + line + b"\n")
         finally:
             os.close(descriptor)
 

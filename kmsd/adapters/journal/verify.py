@@ -52,7 +52,7 @@ def _copies(directory: Path, report: Report) -> list[Claim]:
         report.notes.append(f"{COPIES} is not there: a tail that was cut off shows only against an anchor")
         return []
     found = []
-    for item in claims.in_lines(path, strict=True):
+    for item in claims.in_copies(path):
         if isinstance(item, Claim):
             found.append(item)
         else:
@@ -63,7 +63,7 @@ def _copies(directory: Path, report: Report) -> list[Claim]:
 def _anchored(anchors: Sequence[Path], report: Report) -> list[Claim]:
     found: list[Claim] = []
     for path in anchors:
-        held = [item for item in claims.in_lines(path, strict=False) if isinstance(item, Claim)]
+        held = list(claims.in_anchor(path))
         if not held:
             report.findings.append(Finding(str(path), 0, 0, "this anchor holds no checkpoint"))
         found += held

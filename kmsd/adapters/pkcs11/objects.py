@@ -101,7 +101,7 @@ class Objects:
         self._extras_refused = False
         self._copies_refused = False
         self._tried: set[bytes] = set()
-        """Ids whose making was begun and is not known to have ended well; few, since the core takes a new id each time."""
+        """Ids whose making was begun and is not known to have ended well; few: the core takes a new id each time."""
         self.hits = 0
         self.misses = 0
 
@@ -306,7 +306,7 @@ class Objects:
             if len(object_id) != OBJECT_ID_LENGTH or type(object_id) is not bytes:
                 raise TokenError("an object id is 16 bytes")
             # A caller that tries again after a timeout must not make a second object of the id, nor destroy the first.
-            # Ids are 16 random bytes: one that was never tried here needs no search, which costs SoftHSM 14 us an object.
+            # Ids are 16 random bytes: one never tried here needs no search, which costs SoftHSM 14 us an object.
             is_known = object_id in self._tried or object_id in self._entries
             if (is_known or not new_id) and self._raw.find(session.handle, {Attribute.ID: object_id}):
                 raise TokenError(f"an object has the id {object_id.hex()} already")

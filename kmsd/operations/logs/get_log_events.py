@@ -1,0 +1,96 @@
+"""GetLogEvents: the events of one stream, forwards or backwards, in pages."""
+
+from __future__ import annotations
+
+import re
+
+from kmsd.custody.log_reading import Reading
+from kmsd.domain import log_event
+from kmsd.domain import log_shapes as shapes
+from kmsd.domain.log_event import Event, position_text
+from kmsd.errors import AccessDeniedException, InvalidParameterException
+from kmsd.operations.logs_pages import MOST_EVENTS, Room
+from kmsd.operations.logs_streams import existing
+from kmsd.operations.model import Call, OnLogGroup, Operation, Service
+from kmsd.ports_logs import Wanted
+
+_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{log_event.POSITION_DIGITS}}})", re.ASCII)
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: GetLogEventsRequest."""
+
+    log_stream_name: shapes.LogStreamName
+    log_group_name: shapes.LogGroupName | None = None
+    log_group_identifier: shapes.LogGroupIdentifier | None = None
+    start_time: shapes.Timestamp | None = None
+    end_time: shapes.Timestamp | None = None
+    next_token: shapes.Token | None = None
+    limit: shapes.EventsLimit = MOST_EVENTS
+    start_from_head: bool = False
+    unmask: bool = False
+
+
+class Response(shapes.LogShape, frozen=True, omit_defaults=False):
+    """botocore: GetLogEventsResponse."""
+
+    events: list[shapes.OutputLogEvent]
+    next_forward_token: shapes.Token
+    next_backward_token: shapes.Token
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """A page. In either direction its events are in the order of time."""
+    stream = await existing(call, request.log_stream_name)
+    backwards, after, before = _from(request)
+    wanted = Wanted(
+        start=max(request.start_time or 0, call.log_group.oldest(call.now), _millis(after)),
+        end=min(request.end_time or Wanted.end, Wanted.end if before is None else _millis(before) + 1),
+        streams=frozenset((stream.stream_id,)),
+        descending=backwards,
+    )
+    reading = Reading(call.logs, call.world.store, call.log_group, call.now)
+    room = Room(request.limit)
+    async for run in reading.events(wanted, after=after, before=before):
+        if not room.take(run):
+            break
+    events = room.events[::-1] if backwards else room.events
+    return Response(
+        [shapes.OutputLogEvent(event.timestamp, event.message, event.ingested_at) for event in events],
+        *_tokens(request, events),
+    )
+
+
+def _from(request: Request) -> tuple[bool, int, int | None]:
+    """(whether backwards, after which position, before which)."""
+    if request.next_token is None:
+        return not request.start_from_head, -1, None
+    found = _TOKEN.fullmatch(request.next_token)
+    if found is None:
+        raise InvalidParameterException("The specified nextToken is invalid.")
+    position = int(found["position"])
+    return (False, position, None) if found["way"] == "f" else (True, -1, position)
+
+
+def _millis(position: int) -> int:
+    return max(position, 0) >> 96
+
+
+def _tokens(request: Request, events: list[Event]) -> tuple[str, str]:
+    """Where this page ends, both ways; from an empty page one comes to where it was looked for."""
+    if events:
+        return f"f/{position_text(events[-1].position)}", f"b/{position_text(events[0].position)}"
+    # "If you have reached the end of the stream, it returns the same token you passed in."
+    here = request.next_token[2:] if request.next_token is not None else position_text(0)
+    return f"f/{here}", f"b/{here}"
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "GetLogEvents",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroup(identifier="log_group_identifier", stream="log_stream_name"),),
+    raises=(AccessDeniedException,),
+)

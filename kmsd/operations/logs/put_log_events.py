@@ -1,0 +1,66 @@
+"""PutLogEvents: a batch of events, sealed, and durable before the answer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from kmsd.custody import log_batches
+from kmsd.domain import log_event
+from kmsd.domain import log_shapes as shapes
+from kmsd.domain.log_group import millis
+from kmsd.errors import AccessDeniedException
+from kmsd.operations.logs_streams import existing
+from kmsd.operations.model import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: PutLogEventsRequest."""
+
+    log_group_name: shapes.LogGroupName
+    log_stream_name: shapes.LogStreamName
+    log_events: shapes.InputLogEvents
+    sequence_token: shapes.SequenceToken | None = None
+    entity: shapes.Entity | None = None
+
+
+class Response(shapes.LogShape, frozen=True):
+    """botocore: PutLogEventsResponse."""
+
+    next_sequence_token: shapes.SequenceToken
+    rejected_log_events_info: shapes.RejectedLogEventsInfo | None = None
+    rejected_entity_info: shapes.RejectedEntityInfo | None = None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Seal what can be taken; it is appended once the call is recorded."""
+    group, now = call.log_group, millis(call.now)
+    stream = await existing(call, request.log_stream_name)
+    batch = log_event.check(request.log_events, now, group.oldest(call.now))
+    if batch.events:
+        room = call.logs
+        room.under_way += 1
+        try:
+            sealed = await log_batches.seal(room, call.books, group, stream, batch, call.now)
+        finally:
+            room.under_way -= 1
+        append = partial(room.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
+        call.after_commit.append(append)
+    return Response(
+        # "The sequence token is now ignored in PutLogEvents actions": any will do, and any will be accepted.
+        next_sequence_token=log_event.position_text(now),
+        rejected_log_events_info=batch.rejected,
+        # Nothing here correlates telemetry: said in the way that the API has for it, and the events are taken.
+        rejected_entity_info=None if request.entity is None else shapes.RejectedEntityInfo("UnsupportedLogGroupType"),
+    )
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "PutLogEvents",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroup(stream="log_stream_name"),),
+    raises=(AccessDeniedException,),
+    appends=True,
+)
