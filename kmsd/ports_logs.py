@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from kmsd.domain.log_query import StoredQuery
 
 
+FOREVER = 1 << 48
+"""Milliseconds that no event reaches."""
+
+
 class SegmentsError(Exception):
     """Segments did not do what was asked."""
 
@@ -61,7 +65,7 @@ class Wanted:
     """Frames to find: those that may hold an event with `start <= timestamp < end`."""
 
     start: int = 0
-    end: int = 1 << 63
+    end: int = FOREVER
     streams: frozenset[bytes] | None = None
     """None: of all streams."""
     descending: bool = False

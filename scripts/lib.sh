@@ -65,3 +65,13 @@ softhsm_module() {
     done
     fail "libsofthsm2.so was not found (Debian: apt-get install softhsm2; elsewhere set SOFTHSM2_MODULE=/path/to/it)"
 }
+
+# Where Debian, Fedora and Homebrew put NSS's module.
+nss_module() {
+    local candidate
+    for candidate in "${NSS_MODULE:-}" "/usr/lib/$(uname -m)-linux-gnu/libsoftokn3.so" /usr/lib64/libsoftokn3.so \
+        /usr/lib/libsoftokn3.so /opt/homebrew/lib/libsoftokn3.dylib; do
+        [ -n "$candidate" ] && [ -e "$candidate" ] && { printf '%s\n' "$candidate"; return; }
+    done
+    fail "libsoftokn3.so was not found (Debian: apt-get install libnss3; elsewhere set NSS_MODULE=/path/to/it)"
+}

@@ -187,9 +187,7 @@ async def _provision(config: Config) -> None:
 
 
 @contextmanager
-def house(
-    folder: Path, *, extra: str = "", without: Sequence[str] = (), import_token: bool = False
-) -> Iterator[House]:
+def house(folder: Path, *, extra: str = "", without: Sequence[str] = (), import_token: bool = False) -> Iterator[House]:
     """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`.
 
     With NSS as its import token, if asked.
@@ -206,6 +204,9 @@ def house(
         found.start()
         try:
             yield found
+            # DESIGN.md §5, on every object that any test has made: `list_objects` reads all attributes back.
+            problems = [item for item in found.run(found.rooms.token.list_objects()) if item.problem]
+            assert not problems, problems
         finally:
             signing_clock.offset = timedelta(0)
             found.stop()

@@ -39,4 +39,6 @@ async def make_signer(token: Token) -> Signer:
 def record(number: int, **members: Any) -> bytes:
     """Something like an audit record."""
     at = f"2026-11-22T06:{number // 60 % 60:02}:{number % 60:02}Z"
-    return json.dumps({"eventVersion": "1.11", "eventTime": at, "eventName": "Encrypt", "requestID": f"r{number}", **members}).encode()
+    return json.dumps(
+        {"eventVersion": "1.11", "eventTime": at, "eventName": "Encrypt", "requestID": f"r{number}", **members}
+    ).encode()

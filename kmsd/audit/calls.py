@@ -103,7 +103,7 @@ def _resources(call: Call) -> tuple[Resource, ...]:
         for target in targets
         if target.key is not None or target.arn != "*"
     ]
-    found += [(arn, call.caller.account, KEY) for arn in made]
+    found += [(arn, arn.split(":")[4], KEY) for arn in made]
     return tuple(found) if _names_two_keys(targets) else tuple(dict.fromkeys(found))
 
 
@@ -127,6 +127,8 @@ def _elements(response: msgspec.Struct | None, call: Call) -> dict[str, Any] | N
     """
     shown = {} if response is None else show(response)
     affected = next((target.key.arn for target in call.targets if target.key is not None), None)
+    if affected is None and response is None and call.response_keys:
+        affected = call.response_keys[0]
     if affected is not None:
         shown["keyId"] = affected
     return shown or None
@@ -143,7 +145,9 @@ def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) ->
         data.reason = clean(outcome.reason) or None
     elif is_cryptographic(operation):
         _add_materials(data, call, outcome.response)
-    return data if allowed or data.reason else UNSET
+    if call.grant_id:
+        data.grant_id = call.grant_id
+    return data if allowed or data.reason or call.grant_id else UNSET
 
 
 @cache

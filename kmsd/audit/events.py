@@ -41,6 +41,8 @@ class AdditionalEventData(msgspec.Struct, omit_defaults=True, rename="camel"):
     key_material_id: str | None = None
     source_key_material_id: str | None = None
     destination_key_material_id: str | None = None
+    grant_id: str | None = None
+    """Of RetireGrant: which grant, for its request may name it by a token alone."""
     decided_by: list[str] | None = None
     """The statements or grants that allowed the call, one for each resource that was authorised."""
     grant_ids: list[str] | None = None

@@ -215,6 +215,8 @@ class Call:
     """What the handler wants done once its changes are durable, before the answer."""
     response_keys: tuple[str, ...] = ()
     """ARNs for the record that no target names (CreateKey's new key)."""
+    grant_id: str = ""
+    """For the record: the grant that the call is about, where the request may not name it (RetireGrant)."""
 
     @property
     def key(self) -> Key:

@@ -44,6 +44,27 @@ from kmsd.operations.kms import (
     update_alias,
     update_key_description,
 )
+from kmsd.operations.logs import (
+    associate_kms_key,
+    create_log_group,
+    create_log_stream,
+    delete_log_group,
+    delete_log_stream,
+    delete_retention_policy,
+    describe_log_groups,
+    describe_log_streams,
+    disassociate_kms_key,
+    filter_log_events,
+    get_log_events,
+    list_tags_for_resource,
+    list_tags_log_group,
+    put_log_events,
+    put_retention_policy,
+    tag_log_group,
+    untag_log_group,
+)
+from kmsd.operations.logs import tag_resource as logs_tag_resource
+from kmsd.operations.logs import untag_resource as logs_untag_resource
 from kmsd.operations.model import Operation, Service
 from kmsd.operations.sts import assume_role, get_caller_identity, get_session_token
 
@@ -88,6 +109,25 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     assume_role.OPERATION,
     get_caller_identity.OPERATION,
     get_session_token.OPERATION,
+    associate_kms_key.OPERATION,
+    create_log_group.OPERATION,
+    create_log_stream.OPERATION,
+    delete_log_group.OPERATION,
+    delete_log_stream.OPERATION,
+    delete_retention_policy.OPERATION,
+    describe_log_groups.OPERATION,
+    describe_log_streams.OPERATION,
+    disassociate_kms_key.OPERATION,
+    filter_log_events.OPERATION,
+    get_log_events.OPERATION,
+    list_tags_for_resource.OPERATION,
+    list_tags_log_group.OPERATION,
+    put_log_events.OPERATION,
+    put_retention_policy.OPERATION,
+    tag_log_group.OPERATION,
+    logs_tag_resource.OPERATION,
+    untag_log_group.OPERATION,
+    logs_untag_resource.OPERATION,
 )
 
 BY_TARGET: Mapping[str, Operation[Any, Any]] = {

@@ -162,9 +162,7 @@ async def test_signing_keeps_nobody_waiting(folder: Path, signer: Signer) -> Non
     assert_sound(folder, signer)
 
 
-async def test_the_trail_survives_the_token(
-    folder: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_trail_survives_the_token(folder: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the token is away records go on, the trail says once that they are unsigned, and later they are signed."""
     monkeypatch.setattr(checkpoints, "RETRY_SECONDS", 0.02)
     away = {"token": True}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.auth import SigV4Auth
+from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 from botocore.exceptions import ClientError
@@ -142,11 +142,13 @@ def signed(daemon: Daemon, credentials: Credentials, body: bytes, target: str = 
     return request
 
 
-def send(daemon: Daemon, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any], dict[str, str]]:
+def send(
+    daemon: Daemon, headers: dict[str, str], body: bytes, path: str = "/"
+) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, JSON body, headers of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
     try:
-        connection.request("POST", "/", body, headers)
+        connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read()), dict(answer.getheaders())
     finally:
@@ -270,3 +272,26 @@ def test_readiness_names_what_fails(tmp_path: Path) -> None:
         assert daemon.get("/healthz")[0] == 200
         away.rename(daemon.place.objects)
         daemon.wait_ready()
+
+
+def test_deep_nesting_is_refused(daemon: Daemon) -> None:
+    """A body of a hundred thousand brackets costs a refusal, not a worker."""
+    body = b'{"Limit":1,"X":' + b"[" * 100_000 + b"}"
+    status, answer, _ = send(daemon, dict(signed(daemon, daemon.admin, body).headers), body)
+    assert (status, answer["__type"]) == (400, "SerializationException")
+    assert len(daemon.workers()) == 2
+
+
+def test_a_presigned_request(daemon: Daemon) -> None:
+    """The query form of Signature Version 4: good until it expires, and for nothing else."""
+    body = b""  # botocore signs presigned requests without a body
+    headers = {"X-Amz-Target": "TrentService.ListKeys", "Content-Type": "application/x-amz-json-1.1"}
+    request = AWSRequest("POST", daemon.endpoint + "/", data=body, headers=headers)
+    credentials = BotoCredentials(daemon.admin.access_key_id, daemon.admin.secret)
+    SigV4QueryAuth(credentials, "kms", "us-east-1", expires=60).add_auth(request)
+    path = request.url.removeprefix(daemon.endpoint)
+    answer = send(daemon, headers, body, path)
+    assert answer[0] == 200, answer
+    other = {**headers, "X-Amz-Target": "TrentService.ListAliases"}
+    assert send(daemon, other, body, path)[1]["__type"] == "InvalidSignatureException"
+    assert send(daemon, headers, b'{"Limit":1}', path)[1]["__type"] == "InvalidSignatureException"

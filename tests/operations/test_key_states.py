@@ -137,7 +137,7 @@ def test_cell(house: House, operation: str, state: str) -> None:
     assert kms.describe_key(KeyId=cell.key_id)["KeyMetadata"] == before
 
 
-@pytest.mark.parametrize("state", (ENABLED, DISABLED, PENDING_DELETION))
+@pytest.mark.parametrize("state", [ENABLED, DISABLED, PENDING_DELETION])
 @pytest.mark.parametrize("operation", sorted(IMPORTS))
 def test_generated_keys_take_no_imports(house: House, operation: str, state: str) -> None:
     """The origin is asked before the state: UnsupportedOperationException in each."""

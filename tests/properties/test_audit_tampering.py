@@ -47,7 +47,9 @@ async def _write(folder: Path, signer: Signer) -> None:
     for writer, count in (("worker-0", RECORDS), ("worker-1", RECORDS), ("cli", 20)):
         sink = await JournalSink.open(folder, writer, signer, settings)
         for start in range(0, count, 20):
-            await asyncio.gather(*(sink.append(record(number, padding="é" * 40)) for number in range(start, start + 20)))
+            await asyncio.gather(
+                *(sink.append(record(number, padding="é" * 40)) for number in range(start, start + 20))
+            )
             await asyncio.sleep(0.001)
         clock["now"] += timedelta(days=1)
         await sink.append(record(count))
@@ -313,7 +315,10 @@ def test_archived_files_may_be_gone_from_the_front_only(trail: Trail, copy: Path
 def test_an_anchor_may_be_a_log(trail: Trail, tmp_path: Path) -> None:
     """The journal's output, other lines among it."""
     log = tmp_path / "log"
-    lines = [line.replace('"kmsd":"checkpoint"', '"event":"audit checkpoint"') for line in trail.anchor.read_text().splitlines()]
+    lines = [
+        line.replace('"kmsd":"checkpoint"', '"event":"audit checkpoint"')
+        for line in trail.anchor.read_text().splitlines()
+    ]
     log.write_text("\n".join(f"Nov 22 host kmsd[1]: {line}\nnoise {{\n" for line in lines))
     assert findings(trail.verify(anchors=[log])) == []
     log.write_text("noise\n")

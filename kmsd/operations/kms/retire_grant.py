@@ -38,6 +38,7 @@ async def handle(request: Request, call: Call) -> None:
     key = await call.books.key(grant.key_id)
     if key is None or not key.exists_at(call.now):
         raise NotFoundException(f"Grant ID {grant.grant_id} not found")
+    call.response_keys, call.grant_id = (key.arn,), grant.grant_id
     await _authorise(grant, key, request, call)
     await call.transaction.delete_grant(grant.grant_id)
 

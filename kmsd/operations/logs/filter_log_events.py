@@ -14,7 +14,7 @@ from kmsd.errors import AccessDeniedException, InvalidParameterException
 from kmsd.operations.logs_pages import MOST_EVENTS, Room
 from kmsd.operations.logs_streams import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
-from kmsd.ports_logs import Wanted
+from kmsd.ports_logs import FOREVER, Wanted
 
 WORK_SECONDS = 1.0
 """A page that finds little ends after this time, with a token to go on: one call must not hold up all others."""
@@ -63,8 +63,8 @@ async def handle(request: Request, call: Call) -> Response:
         start=max(request.start_time or 0, group.oldest(call.now), 0 if backwards else max(position or 0, 0) >> 96),
         # "Events with a timestamp later than this time are not returned": unlike GetLogEvents, it is included.
         end=min(
-            Wanted.end if request.end_time is None else request.end_time + 1,
-            (position >> 96) + 1 if backwards and position is not None else Wanted.end,
+            FOREVER if request.end_time is None else request.end_time + 1,
+            (position >> 96) + 1 if backwards and position is not None else FOREVER,
         ),
         streams=await _streams(request, call),
         descending=backwards,

@@ -12,7 +12,7 @@ from kmsd.errors import AccessDeniedException, InvalidParameterException
 from kmsd.operations.logs_pages import MOST_EVENTS, Room
 from kmsd.operations.logs_streams import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
-from kmsd.ports_logs import Wanted
+from kmsd.ports_logs import FOREVER, Wanted
 
 _TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{log_event.POSITION_DIGITS}}})", re.ASCII)
 
@@ -45,7 +45,7 @@ async def handle(request: Request, call: Call) -> Response:
     backwards, after, before = _from(request)
     wanted = Wanted(
         start=max(request.start_time or 0, call.log_group.oldest(call.now), _millis(after)),
-        end=min(request.end_time or Wanted.end, Wanted.end if before is None else _millis(before) + 1),
+        end=min(request.end_time or FOREVER, FOREVER if before is None else _millis(before) + 1),
         streams=frozenset((stream.stream_id,)),
         descending=backwards,
     )
