@@ -30,6 +30,7 @@ from kmsd.domain.limits import Limits
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
+from kmsd.ports_logs import Segments
 
 log = structlog.get_logger()
 
@@ -62,6 +63,12 @@ class Rooms:
         signer = await audit_signer(self.store, self.token)
         if signer is not None and not self.sink.signed:
             await self.sink.adopt(signer)
+
+    @property
+    def segments(self) -> Segments | None:
+        """Where the Logs side keeps sealed events."""
+        logs = self.pipeline.world.logs
+        return None if logs is None else logs.segments
 
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
         """The record of a job's act on a key (`kmsd.jobs.model.JobRecorder`)."""

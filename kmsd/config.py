@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,8 @@ import msgspec
 
 from kmsd.domain.wrapping import WrappingAlgorithm
 
+CREDENTIAL = "credential:"
+"""A path that begins so names a systemd credential."""
 DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
 
 
@@ -163,8 +166,20 @@ def load(path: Path) -> Config:
 
 def _decode_path(wanted: type, value: object) -> object:
     if wanted is Path and isinstance(value, str):
-        return Path(value)
+        return _credential(value.removeprefix(CREDENTIAL)) if value.startswith(CREDENTIAL) else Path(value)
     raise NotImplementedError
+
+
+def _credential(name: str) -> Path:
+    """A credential that systemd passed (systemd.exec(5), LoadCredential). Raises `ConfigError` without systemd."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise ConfigError(
+            f"credential:{name} is named, but no CREDENTIALS_DIRECTORY is set: systemd passes credentials"
+        )
+    if not name or "/" in name:
+        raise ConfigError(f"credential:{name} is not the name of a credential")
+    return Path(folder) / name
 
 
 def _check(config: Config, path: Path) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import structlog
 
+from kmsd import service_manager
 from kmsd.config import Config
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
-from kmsd.wire.listeners import bind_tcp, bind_unix
+from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
@@ -36,6 +37,16 @@ class StartFailed(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"a worker ended with status {status} before it was ready")
         self.status = status
+
+
+def listener_of(address: str) -> socket.socket:
+    """The socket that systemd passed, or else one of our own for `address`. Raises `ListenerRefused`, ValueError."""
+    passed = service_manager.passed_sockets()
+    if len(passed) > 1:
+        raise ListenerRefused(
+            f"systemd passed {len(passed)} sockets, and one is served: name one address in kmsd.socket"
+        )
+    return inherited(passed[0]) if passed else bind(address)
 
 
 def bind(address: str) -> socket.socket:
@@ -67,8 +78,11 @@ class Supervisor:
             first = await self._start(0, life_reading)
             rest = await asyncio.gather(*(self._start(index, life_reading) for index in range(1, self.config.workers)))
             log.info("ready", address=self.config.listen.address, workers=self.config.workers)
+            service_manager.notify("READY=1", f"STATUS={self.config.workers} workers serve")
+            patting = asyncio.create_task(self._pat_watchdog())
             watches = [asyncio.create_task(self._watch(i, p, life_reading)) for i, p in enumerate([first, *rest])]
             await asyncio.gather(*watches)
+            patting.cancel()
         except StartFailed as exc:
             return exc.status
         finally:
@@ -76,13 +90,23 @@ class Supervisor:
             os.close(life_reading)
         return self._failed
 
+    async def _pat_watchdog(self) -> None:
+        """Tell systemd that this process lives. A worker that hangs in the token is the worker's and the parent's care."""
+        seconds = service_manager.watchdog_seconds()
+        while seconds is not None:
+            service_manager.notify("WATCHDOG=1")
+            await asyncio.sleep(seconds / 3)
+
     async def _start(self, index: int, life: int) -> asyncio.subprocess.Process:
         """A worker that has said that it is ready. Raises `StartFailed`."""
         ready_reading, ready_writing = os.pipe()
         command = (sys.executable, "-m", "kmsd", "--config", str(self.config_path), "worker")
         options = ("--index", index, "--listener", self.listener.fileno(), "--ready", ready_writing, "--life", life)
         process = await asyncio.create_subprocess_exec(
-            *command, *map(str, options), pass_fds=(self.listener.fileno(), ready_writing, life)
+            *command,
+            *map(str, options),
+            pass_fds=(self.listener.fileno(), ready_writing, life),
+            env={name: value for name, value in os.environ.items() if name not in service_manager.FOR_MAIN_PROCESS},
         )
         os.close(ready_writing)
         said = await _read_or_stop(ready_reading, self._stopping)
@@ -106,6 +130,7 @@ class Supervisor:
             await asyncio.wait([stop, died], return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
             if self._stopping.is_set():
+                service_manager.notify("STOPPING=1")
                 await _end(process)
                 return
             log.error("worker died", worker=index, status=process.returncode)

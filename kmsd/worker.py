@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -19,6 +20,7 @@ from kmsd.custody.credentials import Credentials
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
+from kmsd.ports_logs import SegmentsError
 from kmsd.wire.front import Front
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
@@ -52,7 +54,7 @@ async def run(config: Config, lines: Lines) -> int:
     except PinRefused as exc:
         log.error("the token refused the PIN; it is not offered again", detail=str(exc))  # noqa: TRY400 (one clear line)
         return EXIT_REFUSED
-    except (StoreError, TokenError, AuditUnavailable) as exc:
+    except (StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         log.error("cannot start", error=type(exc).__name__, detail=str(exc))  # noqa: TRY400 (one clear line)
         return EXIT_CONFIG
 
@@ -65,6 +67,8 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
         loop.add_signal_handler(number, stopping.set)
     loop.add_reader(lines.life, stopping.set)
     probes = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
+    if rooms.segments is not None:
+        probes["logs"] = rooms.segments.check
     place = rooms.pipeline.world.place
     refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
     front = Front(rooms.pipeline, Credentials(rooms.token, place, signing_key), probes, refusals)
@@ -83,7 +87,8 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
 def _allow_descriptors() -> None:
     """As many as the host lets a process have: each connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(OSError):  # a system call filter may forbid it; the unit has then set what is allowed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
@@ -97,6 +102,7 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
         holder,
         rooms.import_token,
         rooms.config.import_.stock,
+        rooms.segments,
     )
 
 

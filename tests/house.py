@@ -158,7 +158,14 @@ class House:
                 server = await serve(front.handle, [Listener(listener)])
                 stock = self.config.import_.stock
                 scheduler = Scheduler(
-                    rooms.store, rooms.token, self.clock, rooms.record_job, "house", rooms.import_token, stock
+                    rooms.store,
+                    rooms.token,
+                    self.clock,
+                    rooms.record_job,
+                    "house",
+                    rooms.import_token,
+                    stock,
+                    rooms.segments,
                 )
                 endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 self._opened = Opened(rooms, scheduler, asyncio.get_running_loop(), endpoint)

@@ -30,7 +30,7 @@ async def serve(config: Config, options: argparse.Namespace) -> int:
     await SqliteStore(config.database).close()
     lock = _lock(config)
     try:
-        listener = supervisor.bind(config.listen.address)
+        listener = supervisor.listener_of(config.listen.address)
         listener_permitted(listener, tls=config.listen.tls_certificate is not None)
     except (ListenerRefused, ValueError) as exc:
         raise ConfigError(str(exc)) from exc

@@ -45,10 +45,19 @@ async def promise(transaction: Transaction, object_id: bytes) -> None:
 
 
 async def discard(store: Store, token: Token, object_id: bytes) -> None:
-    """Undo an intent, and the object if it was made: nobody was promised it."""
-    await token.destroy(object_id)
+    """Undo an intent, and the object if it was made: nobody was promised it. If somebody was, nothing is done.
+
+    The row decides, and is doomed first: a commit may have worked although it was reported to have failed. What is made
+    anew for a `missing` one is destroyed, and its row stays.
+    """
     async with store.write() as tx:
-        await tx.delete_token_object(object_id, MaterialStatus.CREATING)
+        known = await tx.token_object(object_id)
+        if known is not None and known.status is MaterialStatus.CREATING:
+            await tx.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.DESTROYING)
+    if known is None or known.status in (MaterialStatus.CREATING, MaterialStatus.DESTROYING):
+        await carry_out_destruction(store, token, object_id)
+    elif known.status is MaterialStatus.MISSING:
+        await token.destroy(object_id)
 
 
 async def carry_out_destruction(store: Store, token: Token, object_id: bytes) -> None:

@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from kmsd.domain.log_group import millis
 from kmsd.domain.wrapping import TokenName
-from kmsd.jobs import deletion, expiry, reconcile, rotation, wrapping_keys
+from kmsd.jobs import deletion, expiry, reconcile, retention, rotation, wrapping_keys
 from kmsd.jobs.model import JobRecorder
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
+from kmsd.ports_logs import Segments, SegmentsError
 
 LEASE = "jobs"
 LEASE_TIME = timedelta(seconds=90)
@@ -20,6 +22,8 @@ TICK = 15.0
 """Seconds between two looks at what is due. State decides by itself at the instant; this only bounds how long the
 token still holds what nobody can use any more."""
 RECONCILE_EVERY = timedelta(hours=1)
+SWEEP_EVERY = timedelta(hours=1)
+"""Log events that are past their retention are not shown from the instant on; this bounds how long they lie there."""
 
 log = structlog.get_logger()
 
@@ -37,6 +41,9 @@ class Scheduler:
     import_token: Token | None = None
     stock: int = 0
     """Wrapping keys to keep ready of each kind that is in demand."""
+    segments: Segments | None = None
+    """Of the Logs side; None: this process has none."""
+    _swept_at: datetime | None = field(default=None)
     _reconciled_at: datetime | None = field(default=None)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -55,9 +62,12 @@ class Scheduler:
     async def tick(self) -> None:
         """One look: everything that is due now, if the lease can be had."""
         try:
+            if self.segments is not None:
+                # Each process finishes its own segments, whoever holds the lease.
+                await self.segments.tidy(millis(self.clock.now()))
             if await self._hold():
                 await self._run_due()
-        except (StoreError, TokenError) as exc:
+        except (StoreError, TokenError, SegmentsError) as exc:
             log.warning("jobs put off", detail=str(exc))
 
     async def _hold(self) -> bool:
@@ -80,6 +90,9 @@ class Scheduler:
                 report = await job(self.store, self.token, now, self.record)
                 log.info("job", job=kind.value, **_fields(report))
         await self._keep_wrapping_keys(now)
+        if self.segments is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
+            self._swept_at = now
+            log.info("job", job="retention", **_fields(await retention.run_once(self.store, self.segments, now)))
 
     @property
     def _tokens(self) -> dict[TokenName, Token]:

@@ -1,14 +1,14 @@
-"""Import as an operator does it: docs/import.md as it is written, the script, and a recorded module that shows nothing."""
+"""Import as an operator does it: docs/import.md as it is written, the script, and modules that record all they return."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -110,3 +110,117 @@ def test_the_page_as_it_is_written(daemon: Daemon, tmp_path: Path, algorithm: st
     assert [line.split("\t")[0] for line in told] == ["Enabled", "it works", "PendingImport", "it works"]
     assert state_of(daemon.client(), printed[0]) == "Enabled"
     assert not (tmp_path / "material.bin").exists()
+
+
+def test_the_script(daemon: Daemon, tmp_path: Path) -> None:
+    """`scripts/import-key-material` by each algorithm; it refuses what is not 32 bytes, and leaves nothing behind."""
+    write_client_env(daemon, tmp_path)
+    kms, material = daemon.client(), tmp_path / "material.bin"
+    material.write_bytes(os.urandom(32))
+    script = f"source client.env; {ROOT}/scripts/import-key-material"
+    for algorithm in ("RSA_AES_KEY_WRAP_SHA_256", "RSAES_PKCS1_V1_5", ""):
+        key_id = external_key(kms)
+        chosen = f"--algorithm {algorithm} --spec RSA_2048" if algorithm else "--valid-to 2090-01-31T00:00:00Z"
+        answer = json.loads("".join(shell(f"{script} {chosen} {key_id} material.bin", tmp_path, daemon)))
+        metadata = kms.describe_key(KeyId=key_id)["KeyMetadata"]
+        assert (metadata["KeyState"], metadata["CurrentKeyMaterialId"]) == ("Enabled", answer["KeyMaterialId"])
+        assert ("ValidTo" in metadata) == (not algorithm)
+    material.write_bytes(os.urandom(31))
+    key_id = external_key(kms)
+    with pytest.raises(AssertionError, match="exactly 32 bytes"):
+        shell(f"{script} {key_id} material.bin", tmp_path, daemon)
+    assert state_of(kms, key_id) == "PendingImport"
+
+
+def test_check_lists_the_algorithms(daemon: Daemon) -> None:
+    """Each with where it works; the weak one with a warning."""
+    printed = daemon.cli("check").stdout.decode().splitlines()
+    assert "ok   wrapping algorithm RSAES_OAEP_SHA_1 works in the token" in printed
+    assert "ok   wrapping algorithm RSAES_OAEP_SHA_256 works through the import token" in printed
+    assert "ok   wrapping algorithm RSA_AES_KEY_WRAP_SHA_256 works through the import token" in printed
+    assert "warn wrapping algorithm RSAES_PKCS1_V1_5 works, and is weak: refuse it under [import]" in printed
+    assert any(line.startswith("ok   import token 'NSS Certificate DB'") for line in printed)
+
+
+def test_what_is_lacking_or_refused_is_refused_by_name(tmp_path: Path) -> None:
+    """Without an import token, and by the configuration; `kmsd check` says so beforehand, and the rest works."""
+    with provisioned(tmp_path, extra='[import]\nrefuse = ["RSAES_PKCS1_V1_5"]') as daemon:
+        printed = daemon.cli("check").stdout.decode()
+        assert "warn wrapping algorithm RSAES_OAEP_SHA_256 is lacking" in printed
+        assert "ok   wrapping algorithm RSAES_PKCS1_V1_5 is refused by the configuration" in printed
+        daemon.start()
+        kms = daemon.client()
+        key_id = external_key(kms)
+        for algorithm in ("RSAES_OAEP_SHA_256", "RSA_AES_KEY_WRAP_SHA_256", "RSAES_PKCS1_V1_5"):
+            with pytest.raises(kms.exceptions.UnsupportedOperationException, match=algorithm):
+                parameters(kms, key_id, algorithm)
+        for algorithm in ("RSAES_OAEP_SHA_1", "RSA_AES_KEY_WRAP_SHA_1"):
+            kms.import_key_material(**parameters(kms, key_id, algorithm).members(b"k" * 32))
+
+
+def test_an_import_token_that_is_away_stops_no_daemon(tmp_path: Path) -> None:
+    """What it alone unwraps is refused by name; `kmsd check` fails."""
+    with provisioned(tmp_path, import_token=True) as daemon:
+        (tmp_path / "import-token" / "nssdb").rename(tmp_path / "away")
+        assert b"FAIL the import token is away" in daemon.cli("check", check=False).stdout
+        daemon.start()
+        kms = daemon.client()
+        key_id = external_key(kms)
+        with pytest.raises(kms.exceptions.UnsupportedOperationException, match="RSAES_OAEP_SHA_256"):
+            parameters(kms, key_id, "RSAES_OAEP_SHA_256")
+        kms.import_key_material(**parameters(kms, key_id).members(b"k" * 32))
+
+
+# --- the recorded modules ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, list[Recorder]]]:
+    """A daemon whose two modules write down every buffer that they return."""
+    module = nss_module()
+    if compiler() is None or not {"softhsm", "nss"} <= set(available()) or module is None:
+        pytest.skip("the recorder needs a C compiler, SoftHSM2 and NSS")
+    folder = tmp_path_factory.mktemp("recorded")
+    recorders = [Recorder(folder, SOFTHSM), Recorder(folder, module)]
+    with provisioned(folder, import_token=True) as daemon:
+        text = daemon.config.read_text()
+        for real, found in zip((SOFTHSM, module), recorders, strict=True):
+            assert f'module = "{real}"' in text
+            text = text.replace(f'module = "{real}"', f'module = "{found.path}"')
+        daemon.config.write_text(text)
+        daemon.start()
+        yield daemon, recorders
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_call_returns_the_material(recorded: tuple[Daemon, list[Recorder]], algorithm: str) -> None:
+    """Through import, use, refusal, deletion and re-import no buffer holds eight bytes in a row of the material."""
+    daemon, recorders = recorded
+    kms, material, other, secret = daemon.client(), os.urandom(32), os.urandom(32), os.urandom(24)
+    key_id = external_key(kms)
+    given = parameters(kms, key_id, algorithm)
+    kms.import_key_material(**given.members(material))
+    blob = kms.encrypt(KeyId=key_id, Plaintext=secret)["CiphertextBlob"]
+    data_key = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
+    kms.import_key_material(**given.members(material))
+    for wrong in (other, material[:31], material + b"\0"):
+        with pytest.raises(kms.exceptions.ClientError):
+            kms.import_key_material(**given.members(wrong))
+    kms.delete_imported_key_material(KeyId=key_id)
+    kms.import_key_material(**given.members(material))
+    assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == secret
+    daemon.stop()
+    daemon.start()
+    assert daemon.client().decrypt(CiphertextBlob=blob)["Plaintext"] == secret
+    returned = [list(found.returned()) for found in recorders]
+    everything = b"\xff\0\xff".join(data for buffers in returned for _, data in buffers)
+    parts = {value[i : i + 8] for value in (material, other) for i in range(len(value) - 7)}
+    assert [part for part in parts if part in everything or part[::-1] in everything] == []
+    # What the recorder must have seen, or it sees nothing.
+    functions = [{function for function, _ in buffers} for buffers in returned]
+    assert (recorder.DECRYPT, secret) in returned[0]
+    assert data_key["Plaintext"] in everything
+    watched = {recorder.GET_ATTRIBUTE_VALUE, recorder.SIGN, recorder.WRAP_KEY, recorder.UNWRAP_KEY}
+    assert watched <= functions[0]
+    if algorithm.endswith("SHA_256"):
+        assert watched - {recorder.SIGN} <= functions[1]

@@ -1,0 +1,43 @@
+"""What the daemon says to systemd and takes from it: readiness, the watchdog, sockets. Nothing happens without systemd.
+
+The protocols are those of sd_notify(3), sd_listen_fds(3) and sd_watchdog_enabled(3).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+FOR_MAIN_PROCESS = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+)
+"""Variables that speak to the process that systemd started, and not to its children."""
+FIRST_SOCKET = 3
+"""sd_listen_fds(3): SD_LISTEN_FDS_START."""
+
+
+def notify(*lines: str) -> None:
+    """Send a state, such as `READY=1`. Raises OSError if systemd named a socket that cannot be reached."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    # An abstract socket is written with a leading @.
+    path = f"\0{address[1:]}" if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect(path)
+        sender.sendall("\n".join(lines).encode())
+
+
+def watchdog_seconds() -> float | None:
+    """How often systemd wants to hear of this process; None: it does not."""
+    wanted, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
+    if not wanted or (pid and int(pid) != os.getpid()):
+        return None
+    return int(wanted) / 1e6
+
+
+def passed_sockets() -> list[int]:
+    """Descriptors of the sockets that systemd bound for this process; none: it binds its own."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    return list(range(FIRST_SOCKET, FIRST_SOCKET + int(os.environ.get("LISTEN_FDS", "0"))))

@@ -1,0 +1,99 @@
+"""kill -9 of everything at random moments of an import: the key is imported or it is not, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from kmsd import config as configuration
+from kmsd.app import open_rooms
+from kmsd.domain.wrapping import TokenName
+from kmsd.jobs import reconcile
+from tests.daemon import Daemon, provisioned
+from tests.imports import external_key, parameters, state_of
+
+KILLS = int(os.environ.get("KMSD_TEST_KILLS", "10"))
+"""200 take ten minutes."""
+
+
+def killed_import(daemon: Daemon, members: dict[str, Any], seconds: float) -> bool:
+    """Begin an import, and kill the daemon so many seconds later; whether it was acknowledged."""
+    acknowledged = threading.Event()
+    client = daemon.client(read_timeout=20)
+
+    def bring() -> None:
+        with contextlib.suppress(BotoCoreError, ClientError):
+            client.import_key_material(**members)
+            acknowledged.set()
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    time.sleep(seconds)
+    daemon.kill()
+    thread.join(30)
+    return acknowledged.is_set()
+
+
+async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
+    """What a reconcile finds that has nobody, once an earlier one has settled what it could."""
+    config = configuration.load(daemon.config)
+    found: dict[str, list[str]] = {}
+    async with open_rooms(config, "test") as rooms:
+        assert rooms.import_token is not None
+        for name, token in ((TokenName.MAIN, rooms.token), (TokenName.IMPORT, rooms.import_token)):
+            for _ in range(2):
+                report = await reconcile.run_once(rooms.store, token, datetime.now(UTC), name=name)
+            for kind in reconcile.Report.__slots__:
+                if getattr(report, kind):
+                    found[f"{name} {kind}"] = [str(item) for item in getattr(report, kind)]
+        rows = await (await rooms.store.read()).token_objects()
+        unsettled = [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]
+        if unsettled:
+            found["rows"] = unsettled
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 20 * KILLS)
+def test_imported_or_not_never_half(tmp_path: Path) -> None:
+    """An acknowledged import stands; any other is whole or absent, and can be repeated; old blobs open."""
+    chance = random.Random(os.environ.get("KMSD_TEST_SEED", "20261122"))
+    outcomes = {"acknowledged": 0, "imported": 0, "not imported": 0}
+    with provisioned(tmp_path, import_token=True) as daemon:
+        daemon.start()
+        material = os.urandom(32)
+        steady = external_key(daemon.client())
+        daemon.client().import_key_material(**parameters(daemon.client(), steady).members(material))
+        old = daemon.client().encrypt(KeyId=steady, Plaintext=b"old")["CiphertextBlob"]
+        for turn in range(KILLS):
+            kms = daemon.client()
+            algorithm = chance.choice(("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"))
+            key_id = steady if turn % 2 else external_key(kms)
+            if key_id == steady:
+                kms.delete_imported_key_material(KeyId=key_id)
+            members = parameters(kms, key_id, algorithm).members(material)
+            acknowledged = killed_import(daemon, members, chance.uniform(0.0, 0.09))
+            daemon.start()
+            kms = daemon.client()
+            state = state_of(kms, key_id)
+            assert state in (("Enabled",) if acknowledged else ("Enabled", "PendingImport")), turn
+            outcomes["acknowledged" if acknowledged else "imported" if state == "Enabled" else "not imported"] += 1
+            if state == "PendingImport":
+                kms.import_key_material(**members)
+            blob = kms.encrypt(KeyId=key_id, Plaintext=b"new")["CiphertextBlob"]
+            assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"new"
+            assert kms.decrypt(CiphertextBlob=old)["Plaintext"] == b"old"
+        daemon.stop()
+        assert asyncio.run(leftovers(daemon)) == {}
+    print(f"{KILLS} kills: {outcomes}")
+    assert sum(outcomes.values()) == KILLS

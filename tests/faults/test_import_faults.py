@@ -1,0 +1,293 @@
+"""Imports where the token or the store fails, before it acted or after: the books balance, and nothing is half done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.custody import objects
+from kmsd.domain.wrapping import TokenName
+from kmsd.jobs import reconcile
+from kmsd.ports import StoreUnavailable, TokenTimeout, TokenUnavailable, Transaction
+from tests.house import House, house
+from tests.imports import Parameters, external_key, imported_key, parameters, state_of
+
+
+@pytest.fixture(scope="module", name="house")
+def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """With an import token."""
+    with house(tmp_path_factory.mktemp("house"), import_token=True) as found:
+        yield found
+
+
+class Failing:
+    """A port in front of the real one, whose n-th call of a method fails, before or after the real one has acted."""
+
+    def __init__(self, real: Any, method: str, nth: int, *, after: bool) -> None:
+        self._real, self._method, self._left, self._after = real, method, nth, after
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        return found if name != self._method else self._bent(found)
+
+    def _bent(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        async def bent(*arguments: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left:
+                return await call(*arguments, **named)
+            self.failed = True
+            if not self._after:
+                raise TokenUnavailable("the fault that was asked for")
+            await call(*arguments, **named)
+            raise TokenTimeout("the fault that was asked for, after it worked")
+
+        return bent
+
+
+class FailingStore(Failing):
+    """A store whose n-th transaction cannot be committed, or is and nobody hears of it."""
+
+    def __init__(self, real: Any, nth: int, *, after: bool) -> None:
+        super().__init__(real, "", 0, after=after)
+        self._left = nth
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
+        """As `kmsd.ports.Store`."""
+        self._left -= 1
+        fails = self._left == 0
+        async with self._real.write() as transaction:
+            yield transaction
+            if fails and not self._after:
+                self.failed = True
+                raise StoreUnavailable("the fault that was asked for")
+        if fails:
+            self.failed = True
+            raise StoreUnavailable("the fault that was asked for, after it worked")
+
+
+@contextmanager
+def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
+    """Let the daemon work with the failing port."""
+    world = house.rooms.pipeline.world
+    real = getattr(world, member)
+    object.__setattr__(world, member, failing)
+    try:
+        yield failing
+    finally:
+        object.__setattr__(world, member, real)
+
+
+def settle(house: House) -> None:
+    """Reconcile without grace; then store and tokens must agree to the object, and nothing is missing."""
+    rooms = house.rooms
+    assert rooms.import_token is not None
+    for name, token in ((TokenName.MAIN, rooms.token), (TokenName.IMPORT, rooms.import_token)):
+        house.run(reconcile.run_once(rooms.store, token, house.clock.now(), grace=timedelta(0), name=name))
+        report = house.run(reconcile.run_once(rooms.store, token, house.clock.now(), grace=timedelta(0), name=name))
+        assert report == reconcile.Report()
+
+
+def told(call: Callable[..., Any], **members: Any) -> str:
+    """The error's name; empty if it works."""
+    try:
+        call(**members)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+AFTER = pytest.mark.parametrize("after", [False, True], ids=["before it acts", "after it acted"])
+RETRIABLE = {"KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException"}
+
+
+class Case:
+    """A key whose old blob must open whatever happens, and fresh import parameters."""
+
+    def __init__(self, house: House, algorithm: str, *, again: bool) -> None:
+        self.kms = house.client()
+        self.material, self.again = os.urandom(32), again
+        self.key_id = imported_key(self.kms, self.material) if again else external_key(self.kms)
+        self.blob = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"old")["CiphertextBlob"] if again else b""
+        if again:
+            self.kms.delete_imported_key_material(KeyId=self.key_id)
+        self.given: Parameters = parameters(self.kms, self.key_id, algorithm)
+
+    def bring(self) -> str:
+        """Import."""
+        return told(self.kms.import_key_material, **self.given.members(self.material))
+
+    def check(self, house: House, state: str) -> None:
+        """The key is in that state; after reconcile, the import works, and what was sealed opens."""
+        assert state_of(self.kms, self.key_id) == state
+        settle(house)
+        assert state_of(self.kms, self.key_id) == state
+        assert self.bring() == ""
+        fresh = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"new")["CiphertextBlob"]
+        for blob, text in ((self.blob, b"old"), (fresh, b"new")):
+            if blob:
+                assert self.kms.decrypt(CiphertextBlob=blob)["Plaintext"] == text
+        settle(house)
+
+
+@AFTER
+@pytest.mark.parametrize("again", [False, True], ids=["first import", "import again"])
+@pytest.mark.parametrize(
+    ("member", "method", "nth"),
+    [
+        *(("token", "unwrap_key", nth) for nth in (1, 2)),
+        ("token", "transport_key", 1),
+        ("import_token", "pass_on", 1),
+    ],
+)
+def test_the_token_fails(house: House, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
+    """At each of its calls: the import is refused so that it can be tried again, and was none."""
+    case = Case(house, "RSAES_OAEP_SHA_256", again=again)
+    failing = Failing(getattr(house.rooms.pipeline.world, member), method, nth, after=after)
+    with bent(house, member, failing):
+        assert case.bring() in RETRIABLE
+    assert failing.failed
+    case.check(house, "PendingImport")
+
+
+@AFTER
+@pytest.mark.parametrize("again", [False, True], ids=["first import", "import again"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_the_store_fails(house: House, nth: int, *, again: bool, after: bool) -> None:
+    """At each transaction: the intent, and the one that gives the material to the key."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=again)
+    with bent(house, "store", FailingStore(house.rooms.store, nth, after=after)) as failing:
+        assert case.bring() in RETRIABLE
+    assert failing.failed
+    # A commit of which nobody hears has happened all the same.
+    case.check(house, "Enabled" if (nth, after) == (2, True) else "PendingImport")
+
+
+@AFTER
+def test_undoing_fails_too(house: House, *, after: bool) -> None:
+    """Then the doom stands in the store: the next import of the same carries it out and goes on."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    real = house.rooms.token
+    failing = Failing(Failing(real, "unwrap_key", 2, after=True), "destroy", 1, after=after)
+    with bent(house, "token", failing):
+        assert case.bring() in RETRIABLE
+    assert failing.failed
+    assert case.bring() == ""
+    assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
+    settle(house)
+
+
+@pytest.mark.parametrize("alive", [False, True], ids=["ended", "alive"])
+def test_an_intent_of_another_process(house: House, *, alive: bool) -> None:
+    """One that is alive is left alone, and the import put off; what an ended one left is settled at once."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    imported = house.run(_imported(house, case.key_id))
+
+    async def intend_elsewhere() -> SqliteStore:
+        store = SqliteStore(house.config.database)
+        await objects.intend(store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id)
+        await house.rooms.token.generate_key(imported.material_id, imported.algorithm)
+        return store
+
+    other = house.run(intend_elsewhere())
+    if alive:
+        assert case.bring() == "DependencyTimeoutException"
+        assert state_of(case.kms, case.key_id) == "PendingImport"
+    house.run(other.close())
+    assert case.bring() == ""
+    assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
+    settle(house)
+
+
+def test_reconcile_knows_whose_intents_are_orphaned(house: House) -> None:
+    """Those of an ended process are settled without grace; those of a live one are not."""
+    store, token, now = house.rooms.store, house.rooms.token, house.clock.now()
+
+    async def intend_elsewhere() -> bytes:
+        other = SqliteStore(house.config.database)
+        try:
+            return await objects.intend(other, "key:nobody", now)
+        finally:
+            await other.close()
+
+    orphan = house.run(intend_elsewhere())
+    mine = house.run(objects.intend(store, "key:nobody", now))
+    report = house.run(reconcile.run_once(store, token, now))
+    assert (orphan in report.undone, mine in report.undone) == (True, False)
+    house.run(objects.discard(store, token, mine))
+
+
+@AFTER
+def test_deletion_fails(house: House, *, after: bool) -> None:
+    """Before the commit nothing happens; after it the doom is certain: another call or reconcile carries it out."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    assert case.bring() == ""
+    with bent(house, "token", Failing(house.rooms.token, "check", 1, after=after)):
+        assert told(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
+    assert state_of(case.kms, case.key_id) == "Enabled"
+    with bent(house, "token", Failing(house.rooms.token, "destroy", 1, after=after)):
+        assert told(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
+    assert state_of(case.kms, case.key_id) == "PendingImport"
+    assert told(case.kms.delete_imported_key_material, KeyId=case.key_id) == ""
+    case.check(house, "PendingImport")
+
+
+def test_an_unfinished_deletion_does_not_stop_the_import(house: House) -> None:
+    """It is carried out first."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    assert case.bring() == ""
+    with bent(house, "token", Failing(house.rooms.token, "destroy", 1, after=False)):
+        told(case.kms.delete_imported_key_material, KeyId=case.key_id)
+    assert case.bring() == ""
+    assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
+    settle(house)
+
+
+@AFTER
+@pytest.mark.parametrize("algorithm", ["RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"])
+def test_a_wrapping_key_cannot_be_made(house: House, algorithm: str, *, after: bool) -> None:
+    """GetParametersForImport is refused so that it can be tried again, and leaves nothing in either token."""
+    kms = house.client()
+    house.clock.advance(hours=25)
+    house.tick()
+    key_id = external_key(kms)
+    member = "token" if algorithm == "RSAES_OAEP_SHA_1" else "import_token"
+    failing = Failing(getattr(house.rooms.pipeline.world, member), "generate_wrapping_key", 1, after=after)
+    want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
+    with bent(house, member, failing):
+        assert told(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
+    settle(house)
+    assert told(kms.get_parameters_for_import, KeyId=key_id, **want) == ""
+
+
+def test_lost_material_comes_back(house: House) -> None:
+    """A key that is Unavailable, because the token lost its object, takes the same material, and no other."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    assert case.bring() == ""
+    rooms = house.rooms
+    imported = house.run(_imported(house, case.key_id))
+    house.run(rooms.token.destroy(imported.material_id))
+    report = house.run(reconcile.run_once(rooms.store, rooms.token, house.clock.now()))
+    assert imported.material_id in report.missing
+    assert state_of(case.kms, case.key_id) == "Unavailable"
+    other = case.given.members(os.urandom(32))
+    assert told(case.kms.import_key_material, **other) == "IncorrectKeyMaterialException"
+    with bent(house, "store", FailingStore(rooms.store, 1, after=False)) as failing:
+        assert case.bring() == "KMSInternalException"
+    assert failing.failed
+    assert state_of(case.kms, case.key_id) == "Unavailable"
+    assert case.bring() == ""
+    assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
+    settle(house)
+
+
+async def _imported(house: House, key_id: str) -> Any:
+    return await (await house.rooms.store.read()).imported_material(key_id)
