@@ -15,6 +15,7 @@ import structlog
 
 from kmsd import audit
 from kmsd.adapters.journal.checkpoints import Interval, Signer
+from kmsd.adapters.journal.forward import BadTarget
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
@@ -164,7 +165,7 @@ async def audit_signer(store: Store, token: Token, *, needed: bool = False) -> S
 
 
 async def open_trail(config: Config, writer: str, signer: Signer | None, clock: Clock) -> JournalSink:
-    """The audit trail, for one process. Raises `AuditUnavailable`."""
+    """The audit trail, for one process. Raises `AuditUnavailable`, `ConfigError`."""
     given = config.audit
     settings = SinkSettings(
         file_bytes=given.file_bytes,
@@ -172,7 +173,10 @@ async def open_trail(config: Config, writer: str, signer: Signer | None, clock: 
         forward=given.forward,
         now=clock.now,
     )
-    sink = await JournalSink.open(config.audit_dir, writer, signer, settings, several=not serves(writer))
+    try:
+        sink = await JournalSink.open(config.audit_dir, writer, signer, settings, several=not serves(writer))
+    except BadTarget as exc:
+        raise ConfigError(f"audit.forward: {exc}") from exc
     if serves(writer):
         # That a worker has started is told before anybody asks it; if it cannot be told now, `/readyz` says so.
         with contextlib.suppress(AuditUnavailable):
@@ -180,14 +184,14 @@ async def open_trail(config: Config, writer: str, signer: Signer | None, clock: 
     return sink
 
 
-def open_logs(config: Config, token: Token, sink: AuditSink) -> LogRoom:
+def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> LogRoom:
     """What the Logs side works with. Raises `SegmentsUnavailable`."""
     place = place_of(config)
 
     async def record(use: KeyUse) -> None:
         await sink.append(audit.record_of_key_use(use, place))
 
-    return LogRoom(LogKeys(token, place, record), FileSegments(config.logs_dir))
+    return LogRoom(LogKeys(token, place, record), FileSegments(config.logs_dir), now=clock.now)
 
 
 @asynccontextmanager
@@ -211,7 +215,7 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         import_token = await open_import_token(config)
         if import_token is not None:
             stack.push_async_callback(import_token.close)
-        logs = open_logs(config, token, sink)
+        logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
         world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse), logs)
         yield Rooms(config, store, token, sink, Pipeline(world, clock, sink))

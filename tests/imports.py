@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -48,6 +51,13 @@ def raw_encrypt(encoded: bytes, public_key: bytes) -> bytes:
     numbers = rsa_key(public_key).public_numbers()
     size = (numbers.n.bit_length() + 7) // 8
     return pow(int.from_bytes(encoded, "big"), numbers.e, numbers.n).to_bytes(size, "big")
+
+
+@contextmanager
+def refusals_at_once() -> Iterator[None]:
+    """Let a daemon in this process refuse blobs without waiting for the beat."""
+    with patch("kmsd.custody.import_material.REFUSAL_BEAT", 1e-4):
+        yield
 
 
 @dataclass

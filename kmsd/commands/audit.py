@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ MOST_SHOWN = 200
 
 
 def add_to(commands: Any) -> None:
-    """Declare the commands. Those with `offline` need no token, PIN or database, and no configuration if DIR is given."""
+    """Declare the commands. Those with `offline` need files alone, and no configuration if DIR is given."""
     audit = commands.add_parser("audit", help="verify and read the audit trail").add_subparsers(
         dest="act", required=True
     )
@@ -98,9 +99,7 @@ def _print(report: Report, seconds: float) -> None:
         print(f"key  {fingerprint(key)} ({said})")
     for chain in report.chains:
         signed = f"signed up to record {chain.covered}, at {chain.covered_at}" if chain.covered else "not signed"
-        print(
-            f"     {chain.writer}: {chain.lines} lines in {chain.files} files, to record {chain.head.sequence}, {signed}"
-        )
+        print(f"     {chain.writer}: {chain.lines} lines in {chain.files} files, up to {chain.head.sequence}; {signed}")
     verdict = f"FAIL {len(report.findings)} findings" if report.findings else "ok  "
     print(f"{verdict} {report.lines} lines of {len(report.chains)} writers in {seconds:.2f} s")
 
@@ -113,9 +112,11 @@ def run_show(options: argparse.Namespace) -> int:
         for record in found:
             if wanted.fits(record):
                 print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head`: whoever read has seen enough. Nothing more is to be written when the process ends, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, BadFilter) as exc:
-        if isinstance(exc, BrokenPipeError):
-            raise
         print(f"kmsd: {exc}", file=sys.stderr)
         return EXIT_USAGE
     return 0

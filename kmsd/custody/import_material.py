@@ -7,8 +7,10 @@ when the material goes. So does the material id: the object that is made anew ha
 
 from __future__ import annotations
 
+from asyncio import sleep
 from dataclasses import dataclass, replace
 from datetime import datetime
+from time import perf_counter
 from uuid import UUID
 
 from kmsd.custody import import_parameters, objects
@@ -36,6 +38,8 @@ from kmsd.ports import (
 
 OWNER = "imported:"
 _MARK = b"kmsd imported material 1"
+REFUSAL_BEAT = 0.1
+"""Seconds. A blob is refused a whole number of them after its unwrapping began."""
 OTHER = "The key material is not the key material that was imported into this key before."
 
 
@@ -72,14 +76,17 @@ async def bring_in(
     `created` is told of an object before it can exist; `adopt` promises it. Raises InvalidCiphertextException,
     IncorrectKeyMaterialException, InvalidImportTokenException, each counted against the wrapping key.
     """
-    main, mark = tokens[TokenName.MAIN], fingerprint_mark(key.key_id)
+    main, mark, begun = tokens[TokenName.MAIN], fingerprint_mark(key.key_id), perf_counter()
     known = await (await store.read()).imported_material(key.key_id)
     expected = None if known is None else known.fingerprint
     try:
         wrapped = await _forwarded(tokens, wrapping_key, Wrapped(blob, algorithm, wrapping_key.object_id))
         fingerprint = await main.unwrap_key(wrapped, mark, expected=expected)
     except (NotUnwrapped, WrongLength, OtherMaterial) as exc:
-        await import_parameters.count_failure(store, tokens, wrapping_key)
+        try:
+            await import_parameters.count_failure(store, tokens, wrapping_key)
+        finally:
+            await _even_out(begun)
         raise refusal(exc, algorithm) from exc
     except NoSuchObject as exc:
         raise InvalidImportTokenException(detail=str(exc)) from exc
@@ -96,6 +103,15 @@ async def bring_in(
     into = (known.material_id, known.algorithm)
     await main.unwrap_key(wrapped, mark, expected=fingerprint, into=into)
     return Arrival(known, made=True)
+
+
+async def _even_out(begun: float) -> None:
+    """Wait for the next beat: what the token did cannot be read off the time of the answer.
+
+    Decoys make the work the same, but a module may still take 20 us longer over one kind of bad padding than over
+    another, and an HSM more.
+    """
+    await sleep(REFUSAL_BEAT - (perf_counter() - begun) % REFUSAL_BEAT)
 
 
 async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped) -> Wrapped:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from kmsd.custody.log_keys import LogKeys
 from kmsd.domain.log_frame import FrameIds
@@ -18,8 +21,15 @@ class LogRoom:
     frame_ids: FrameIds = field(default_factory=FrameIds)
     under_way: int = 0
     """Batches that are being taken in at this moment."""
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """The present instant, for what goes on after the call that began it."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Queries that are under way."""
 
     async def close(self) -> None:
-        """Finish what is being written, drop all data keys."""
+        """Finish what is being written, give up queries, drop all data keys."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         self.keys.close()
         await self.segments.close()

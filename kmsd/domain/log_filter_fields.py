@@ -40,7 +40,7 @@ def _tokens(text: str) -> list[_Token]:
     while text[at:].strip():
         token = _TOKEN.match(text, at)
         if token is None or token.lastgroup is None:
-            raise _invalid(f"it cannot be read at {text[at:].strip()[:20]!r}")
+            raise _invalid(f"it cannot be read at character {at + 1}")
         found.append(_Token(token.lastgroup, token[token.lastgroup]))
         at = token.end()
     return found
@@ -62,7 +62,7 @@ class _Conditions:
         """The next token's text. Raises InvalidParameterException unless it is of these kinds."""
         token = self.ahead()
         if token.kind not in kinds:
-            raise _invalid(f"{' or '.join(kinds)} is expected before {token.text[:20] or 'the end'!r}")
+            raise _invalid(f"a {' or '.join(kinds)} is expected")
         self.at += 1
         return token.text
 
@@ -70,7 +70,7 @@ class _Conditions:
         """All of it."""
         test = self._or(0)
         if self.ahead().kind:
-            raise _invalid(f"it cannot be read at {self.ahead().text[:20]!r}")
+            raise _invalid("&& or || is expected")
         return test
 
     def _or(self, depth: int) -> Test:
@@ -138,7 +138,7 @@ def _json_condition(conditions: _Conditions) -> Test:
         case ("IS", "EXISTS"):
             return lambda event: next(_values(event, steps), _MISSING) is not _MISSING
         case _:
-            raise _invalid(f"{' '.join(words)[:40]} is not supported")
+            raise _invalid("an operator, IS NULL, IS TRUE, IS FALSE or NOT EXISTS is expected")
 
 
 _MISSING = object()
@@ -153,7 +153,7 @@ def _steps(selector: str) -> tuple[str | int, ...]:
     while at < len(selector):
         found = _STEP.match(selector, at)
         if found is None:
-            raise _invalid(f"the selector {selector[:40]} cannot be read")
+            raise _invalid("a selector cannot be read")
         index = found["index"]
         if index is not None:
             steps.append(-1 if index == "*" else int(index))
@@ -230,7 +230,7 @@ def _column_test(column: str) -> Test:
         raise _invalid("a field has no name")
     if len(tokens) == 1:
         if tokens[0].kind != "word":
-            raise _invalid(f"{tokens[0].text[:20]!r} is no name of a field")
+            raise _invalid("a field has no name")
         return lambda _: True
     names: set[str] = set()
 

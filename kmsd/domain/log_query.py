@@ -16,6 +16,10 @@ CANCELLED = "Cancelled"
 TIMEOUT = "Timeout"
 
 
+class MalformedQuery(ValueError):
+    """The text is no query, or one that is not supported; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredQuery:
     """A query as the store holds it."""

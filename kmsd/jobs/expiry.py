@@ -43,7 +43,7 @@ async def _expire(store: Store, token: Token, key_id: str, now: datetime, record
         if key is None or key.current_material is None or key.valid_to is None or now < key.valid_to:
             return ""
         doomed = await import_material.lose(transaction, key)
-        await record("DeleteExpiredKeyMaterial", key, {})
+        await record("DeleteExpiredKeyMaterial", key, {"keyMaterialId": key.current_material.key_material_id})
     if doomed is not None:
         await objects.carry_out_destruction(store, token, doomed)
     return key.arn

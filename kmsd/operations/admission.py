@@ -14,11 +14,12 @@ from kmsd.domain.log_group import NO_GROUP
 from kmsd.domain.principal import Caller
 from kmsd.errors import AccessDeniedException, ResourceNotFoundException
 from kmsd.operations.conditions import Conditions
-from kmsd.operations.finding import find
+from kmsd.operations.finding import find_all
 from kmsd.operations.model import (
     Access,
     Call,
     OnLogGroup,
+    OnLogGroups,
     OnLogsKey,
     Operation,
     Target,
@@ -37,8 +38,7 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
         await grant_tokens.check(tokens, call.books, await call.service_box())
     reached = []
     for access in operation.access:
-        target = await find(access, request, call)
-        if target is not None:
+        for target in await find_all(access, request, call):
             reached.append((access, target))
             call.targets.append(target)
     for index, (access, target) in enumerate(reached):
@@ -46,18 +46,18 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
             query = await query_about(operation, access, target, request, call)
             call.targets[index] = permitted(target, query)
     for access, target in reached:
-        if target.log_group is None and isinstance(access, OnLogGroup | OnLogsKey) and _must_exist(access, target):
+        if target.log_group is None and isinstance(access, OnLogGroup | OnLogGroups | OnLogsKey) and _must_exist(access, target):
             raise ResourceNotFoundException(NO_GROUP)
         usable = getattr(access, "usable", None)
         if usable is not None and target.key is not None:
             usable.refuse(target.key.state_at(call.now), target.key.origin, target.key.arn)
 
 
-def _must_exist(access: OnLogGroup | OnLogsKey, target: Target) -> bool:
+def _must_exist(access: OnLogGroup | OnLogGroups | OnLogsKey, target: Target) -> bool:
     """Whether a target without a log group is one too few; all query results, and all groups, have none."""
     if isinstance(access, OnLogsKey):
         return ":log-group:" in target.arn
-    return access.must_exist and access.member is not None
+    return access.must_exist and getattr(access, "member", "") is not None
 
 
 def permitted(target: Target, query: Query) -> Target:

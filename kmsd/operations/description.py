@@ -14,6 +14,7 @@ from kmsd.operations.model import (
     OnCiphertext,
     OnKey,
     OnLogGroup,
+    OnLogGroups,
     OnLogsKey,
     Operation,
     Service,
@@ -54,7 +55,7 @@ def _errors_of_access(access: Access) -> set[type[ServiceError]]:
         found.add(errors.InvalidCiphertextException)
     if isinstance(access, OnAliasKey):
         found.add(errors.NotFoundException)
-    if isinstance(access, OnLogGroup | OnLogsKey) and getattr(access, "must_exist", True):
+    if isinstance(access, OnLogGroup | OnLogGroups | OnLogsKey) and getattr(access, "must_exist", True):
         found.add(errors.ResourceNotFoundException)
     if not isinstance(access, OnKey | OnCiphertext | OnAliasKey):
         return found
@@ -93,6 +94,8 @@ def reaches(operation: AnyOperation) -> str:
                 words.append("all log groups")
             case OnLogGroup():
                 words.append(f"log group `{access.member}`")
+            case OnLogGroups():
+                words.append("log groups by name or identifier")
             case OnLogsKey():
                 words.append("log group `log_group_name` or what `resource_identifier` names")
             case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -10,7 +11,7 @@ from kmsd.domain import blob as blobs
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.domain.key import Key
 from kmsd.errors import InvalidCiphertextException, NotFoundException
-from kmsd.operations.logs_finding import find_log_group, find_logs_key
+from kmsd.operations.logs_finding import find_log_group, find_log_groups, find_logs_key
 from kmsd.operations.model import (
     Access,
     Call,
@@ -20,10 +21,19 @@ from kmsd.operations.model import (
     OnCiphertext,
     OnKey,
     OnLogGroup,
+    OnLogGroups,
     OnLogsKey,
     Target,
     Unrestricted,
 )
+
+
+async def find_all(access: Access, request: msgspec.Struct, call: Call) -> Sequence[Target]:
+    """The targets of one access: one, none where an optional member is absent, or several log groups."""
+    if isinstance(access, OnLogGroups):
+        return await find_log_groups(request, call)
+    target = await find(access, request, call)
+    return () if target is None else (target,)
 
 
 async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | None:
@@ -45,6 +55,8 @@ async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | 
             return await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
         case OnLogGroup():
             return await find_log_group(access, request, call)
+        case OnLogGroups():
+            raise LookupError("these are several targets; see find_all")
         case OnLogsKey():
             return await find_logs_key(access, request, call)
         case OnAccount() | Unrestricted():

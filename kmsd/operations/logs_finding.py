@@ -39,6 +39,25 @@ def one_of(name: str | None, identifier: str | None, call: Call) -> str:
     return name or groups.parse_identifier(identifier or "", call.world.place, call.caller.account)
 
 
+async def find_log_groups(request: msgspec.Struct, call: Call) -> list[Target]:
+    """Every group that StartQuery names. Raises InvalidParameterException unless it does so in just one way."""
+    account, place = call.caller.account, call.world.place
+    single = getattr(request, "log_group_name")
+    ways = ([single] if single is not None else None, getattr(request, "log_group_names"))
+    identifiers = getattr(request, "log_group_identifiers")
+    given = [names for names in (*ways, identifiers) if names]
+    if len(given) != 1:
+        raise InvalidParameterException(
+            "Just one of logGroupName, logGroupNames and logGroupIdentifiers must be given, and not be empty."
+        )
+    targets = []
+    for text in given[0]:
+        name = groups.parse_identifier(text, place, account) if identifiers else text
+        arn = groups.stream_arn(groups.group_arn(place, account, name), "")
+        targets.append(Target(arn=arn, log_group=await call.books.log_group(account, name)))
+    return targets
+
+
 async def find_logs_key(access: OnLogsKey, request: msgspec.Struct, call: Call) -> Target:
     """The group, or all query results of the caller's account, whose key is to be changed."""
     # AssociateKmsKey: "you specify either the logGroupName parameter or the resourceIdentifier parameter. You can't

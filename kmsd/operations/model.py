@@ -129,13 +129,20 @@ class OnLogGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class OnLogGroups:
+    """All the log groups that StartQuery names, in one of three ways; each is authorised by itself."""
+
+    must_exist: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class OnLogsKey:
     """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
 
     identifier: str
 
 
-Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | OnLogGroup | OnLogsKey | Unrestricted
+Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | OnLogGroup | OnLogGroups | OnLogsKey | Unrestricted
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ def cost_of_records() -> None:
         _, head = chained(head, batch)
     chaining = time.process_time() - begun
     print(
-        f"record of {len(line)} bytes: built in {built / count * 1e6:.2f} µs, chained in {chaining / count * 1e6:.2f} µs"
+        f"record of {len(line)} bytes: built in {built / count * 1e6:.2f} µs, "
+        f"chained in {chaining / count * 1e6:.2f} µs"
     )
 
 
@@ -93,7 +94,8 @@ async def write(folder: Path, count: int) -> bytes:
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             await sink.close()
     print(
-        f"written {count} in batches of {BATCH}: {count / wall:.0f}/s, {cpu / count * 1e6:.1f} µs of CPU each, syncs included"
+        f"written {count} in batches of {BATCH}: {count / wall:.0f}/s, "
+        f"{cpu / count * 1e6:.1f} µs of CPU each, syncs included"
     )
     return signer.public_key
 

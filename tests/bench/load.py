@@ -97,7 +97,7 @@ class _Client(asyncio.Protocol):
         self._begun = 0.0
         self._send()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if self._begun:
             self.load.result.broken += 1
         if not self.over.done():

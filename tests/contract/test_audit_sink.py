@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,10 +42,10 @@ def _folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="schedule", params=["inline", "thread"])
-def _schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def _schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways in which a batch reaches the disk."""
     monkeypatch.setattr(commit, "INLINE_SECONDS", 60.0 if request.param == "inline" else 0.0)
-    yield request.param
+    return str(request.param)
 
 
 def assert_sound(folder: Path, signer: Signer) -> None:
@@ -54,10 +54,20 @@ def assert_sound(folder: Path, signer: Signer) -> None:
     assert [str(finding) for finding in report.findings] == []
 
 
+def copies_in(folder: Path) -> list[str]:
+    """The lines of the copies beside the trail."""
+    return (folder / COPIES).read_text().splitlines()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The trail's files, the oldest first."""
+    return sorted(folder.glob("*.trail"))
+
+
 async def settled(condition: Any, seconds: float = 5.0) -> None:
     """Let the loop run until something is so."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (what is waited for shows in files)
             await asyncio.sleep(0.005)
 
 
@@ -78,7 +88,7 @@ async def test_many_waiting_records_share_a_sync(
     """Sixty-four that arrive together cost a handful of syncs, not sixty-four."""
     sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
     await sink.append(record(0))
-    await settled(lambda: (folder / COPIES).exists())
+    await settled((folder / COPIES).exists)
     batches: list[int] = []
     append = sink._writer.append
 
@@ -104,7 +114,7 @@ async def test_a_checkpoint_after_so_many_lines(folder: Path, signer: Signer) ->
     await settled(lambda: len(own_lines(folder, "checkpoint")) >= 3)
     await sink.close()
     found = own_lines(folder, "checkpoint")
-    copies = [json.loads(line) for line in (folder / COPIES).read_text().splitlines()]
+    copies = [json.loads(line) for line in copies_in(folder)]
     assert copies == found
     assert found[-1]["sequence"] == len(trail_lines(folder)) - 1  # all but itself
     assert_sound(folder, signer)
@@ -134,7 +144,7 @@ async def test_a_checkpoint_at_rotation_and_at_the_end(folder: Path, signer: Sig
     await settled(lambda: len(own_lines(folder, "checkpoint")) == 2)
     await sink.append(record(3))
     await sink.close()
-    first, second = sorted(folder.glob("*.trail"))
+    first, second = files_in(folder)
     assert (first.name[18:26], second.name[18:26]) == ("20261122", "20261123")
     assert b'"kmsd":"checkpoint"' in second.read_bytes().splitlines()[2]
     lines = trail_lines(folder)

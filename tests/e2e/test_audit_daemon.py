@@ -154,7 +154,7 @@ def test_an_auditor_with_the_files_and_the_public_key(own: Daemon, tmp_path: Pat
     assert columns.split("\t")[1:3] == ["Decrypt", "AccessDeniedException"]
     assert kmsd("audit", "show", "--since", "soon", audit).returncode == 2
 
-    path = audit / sorted(path.name for path in audit.glob("worker-0.*"))[0]
+    path = audit / min(path.name for path in audit.glob("worker-0.*"))
     path.write_bytes(path.read_bytes().replace(b"AccessDenied", b"AccessSmiled"))
     found = kmsd("audit", "verify", "--public-key", pem, audit)
     assert found.returncode == 1
@@ -171,7 +171,7 @@ def _by_writer(line: str) -> tuple[str, int]:
 def test_kill_9_under_load_loses_no_answered_call(own: Daemon) -> None:
     """Every answered call has its record, and the chain verifies across each restart."""
     answered: list[str] = []
-    source = random.Random(1)
+    source = random.Random(1)  # noqa: S311 (a repeatable test)
     own.start()
     key_id = own.client().create_key()["KeyMetadata"]["KeyId"]
     for _ in range(KILLS):
@@ -196,7 +196,7 @@ def test_kill_9_under_load_loses_no_answered_call(own: Daemon) -> None:
 def _has_records(daemon: Daemon, more: int) -> bool:
     """Whether the load has begun to be written down since the last start."""
     lines = (daemon.data / "audit").glob("worker-0.*.trail")
-    text = sorted(lines)[-1].read_bytes()
+    text = max(lines).read_bytes()
     return text[text.rfind(b'{"kmsd":"start"') :].count(b'"eventName":"Encrypt"') >= more
 
 
@@ -238,16 +238,23 @@ def test_a_full_disk_stops_calls_and_readiness_until_there_is_room(tmp_path: Pat
             assert own_lines(disk, "recovered") != []
 
 
+def ask_unsigned(endpoint: str, operation: str, agent: str = "x") -> str:
+    """The error that a request without a signature gets."""
+    headers = {"X-Amz-Target": f"TrentService.{operation}", "User-Agent": agent}
+    request = urllib.request.Request(endpoint, data=b"{}", headers=headers)  # noqa: S310 (our own endpoint)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)  # noqa: S310 (as above)
+    with caught.value as answer:
+        return str(json.load(answer)["__type"])
+
+
 def test_a_flood_of_strangers_is_counted(tmp_path: Path) -> None:
     """Beyond the configured rate refusals share one record a second; every one of them is counted."""
     with provisioned(tmp_path, extra="[audit]\nrefusals_per_second = 2") as own:
         own.start()
         sent = 60
         for _ in range(sent):
-            request = urllib.request.Request(own.endpoint, data=b"{}", headers={"X-Amz-Target": "TrentService.ListKeys"})
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(request, timeout=10)
-            caught.value.close()
+            assert ask_unsigned(own.endpoint, "ListKeys") == "MissingAuthenticationTokenException"
         own.stop()
         alone = acts(own, "ListKeys")
         together = acts(own, "RefusedRequests")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import threading
@@ -67,7 +68,7 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
 @pytest.mark.timeout(60 + 20 * KILLS)
 def test_imported_or_not_never_half(tmp_path: Path) -> None:
     """An acknowledged import stands; any other is whole or absent, and can be repeated; old blobs open."""
-    chance = random.Random(os.environ.get("KMSD_TEST_SEED", "20261122"))
+    chance = random.Random(os.environ.get("KMSD_TEST_SEED", "20261122"))  # noqa: S311 (moments, no secrets)
     outcomes = {"acknowledged": 0, "imported": 0, "not imported": 0}
     with provisioned(tmp_path, import_token=True) as daemon:
         daemon.start()
@@ -82,7 +83,7 @@ def test_imported_or_not_never_half(tmp_path: Path) -> None:
             if key_id == steady:
                 kms.delete_imported_key_material(KeyId=key_id)
             members = parameters(kms, key_id, algorithm).members(material)
-            acknowledged = killed_import(daemon, members, chance.uniform(0.0, 0.09))
+            acknowledged = killed_import(daemon, members, chance.uniform(0.005, 0.09))
             daemon.start()
             kms = daemon.client()
             state = state_of(kms, key_id)
@@ -95,5 +96,6 @@ def test_imported_or_not_never_half(tmp_path: Path) -> None:
             assert kms.decrypt(CiphertextBlob=old)["Plaintext"] == b"old"
         daemon.stop()
         assert asyncio.run(leftovers(daemon)) == {}
-    print(f"{KILLS} kills: {outcomes}")
+    # Seen with --log-cli-level=INFO.
+    logging.getLogger(__name__).info("%d kills: %s", KILLS, outcomes)
     assert sum(outcomes.values()) == KILLS

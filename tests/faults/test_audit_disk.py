@@ -41,6 +41,11 @@ def small_disk(folder: Path, size: int = MIB) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+def remount(disk: Path, how: str) -> None:
+    """`ro` or `rw`."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
 def assert_whole(folder: Path, acknowledged: list[str]) -> None:
     """No half line, no broken link, every acknowledged record once, and no other."""
     head = Head()
@@ -118,11 +123,11 @@ async def test_a_read_only_disk_fails_calls_and_heals_by_itself(tmp_path: Path) 
         await sink.append(record(0))
         # A writable descriptor forbids the remount: let the disk go as a failed write would.
         await sink._commit.run(lambda: sink._writer._fail(OSError("test"), 0))
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        remount(disk, "ro")
         for act in (sink.append(record(1)), sink.check()):
             with pytest.raises(AuditUnavailable, match="Read-only"):
                 await act
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        remount(disk, "rw")
         await sink.check()
         await sink.append(record(2))
         await sink.close()
@@ -134,9 +139,8 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     sink = await JournalSink.open(tmp_path, "worker-0", None)
     await sink.append(record(0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    (path,) = tmp_path.glob("*.trail")
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sink._writer._end + 100, hard))
         with pytest.raises(AuditUnavailable):
             await sink.append(record(1, padding="x" * 500))
     finally:
@@ -226,7 +230,7 @@ def test_a_failed_sync_is_never_trusted_again(tmp_path: Path) -> None:
     folder.mkdir()
     source.write_text(SHIM)
     subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    environment = {**os.environ, "LD_PRELOAD": str(library), "FAIL_SYNC": str(flag), "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAIL_SYNC": str(flag), "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
         [sys.executable, "-c", SYNC_SCRIPT, str(folder), str(flag)],
         env=environment,

@@ -17,13 +17,13 @@ from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import reconcile
 from kmsd.ports import StoreUnavailable, TokenTimeout, TokenUnavailable, Transaction
 from tests.house import House, house
-from tests.imports import Parameters, external_key, imported_key, parameters, state_of
+from tests.imports import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
 
 
 @pytest.fixture(scope="module", name="house")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """With an import token."""
-    with house(tmp_path_factory.mktemp("house"), import_token=True) as found:
+    with house(tmp_path_factory.mktemp("house"), import_token=True) as found, refusals_at_once():
         yield found
 
 

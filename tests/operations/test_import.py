@@ -12,7 +12,16 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.house import House, house
-from tests.imports import ALGORITHMS, FOREVER, SPECS, external_key, imported_key, parameters, state_of
+from tests.imports import (
+    ALGORITHMS,
+    FOREVER,
+    SPECS,
+    external_key,
+    imported_key,
+    parameters,
+    refusals_at_once,
+    state_of,
+)
 
 ME = "arn:aws:iam::000000000000:user/admin"
 
@@ -20,7 +29,7 @@ ME = "arn:aws:iam::000000000000:user/admin"
 @pytest.fixture(scope="module", name="house")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """With an import token, as `scripts/run` makes it."""
-    with house(tmp_path_factory.mktemp("house"), import_token=True) as found:
+    with house(tmp_path_factory.mktemp("house"), import_token=True) as found, refusals_at_once():
         yield found
 
 
@@ -500,3 +509,19 @@ def test_the_trail_tells_all_but_the_secrets(house: House, kms: Any) -> None:
     for record in mine:
         members_shown = {*(record.get("requestParameters") or {}), *(record.get("responseElements") or {})}
         assert not members_shown & {"importToken", "encryptedKeyMaterial"}
+
+
+def test_refusals_keep_to_the_beat(house: House, kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long the token took cannot be read off the time of the answer: it never comes before the beat."""
+    given = parameters(kms, external_key(kms))
+    waited: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("kmsd.custody.import_material.REFUSAL_BEAT", 30.0)
+    monkeypatch.setattr("kmsd.custody.import_material.sleep", note)
+    for blob in (b"x", os.urandom(256)):
+        assert code_of(kms.import_key_material, **given.members_of(blob)) == "InvalidCiphertextException"
+    assert len(waited) == 2
+    assert all(20 < seconds < 30 for seconds in waited)

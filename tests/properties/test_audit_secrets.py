@@ -55,7 +55,9 @@ class Secrets:
             for shift in range(3):
                 inner = base64.b64encode(value[shift : shift + (len(value) - shift) // 3 * 3])
                 found[inner] = f"{what} (base64)"
-                found[base64.urlsafe_b64encode(value[shift : shift + (len(value) - shift) // 3 * 3])] = f"{what} (base64)"
+                found[base64.urlsafe_b64encode(value[shift : shift + (len(value) - shift) // 3 * 3])] = (
+                    f"{what} (base64)"
+                )
             found[value] = what
             found[value.hex().encode()] = f"{what} (hex)"
             found[json.dumps(value.decode("latin-1"))[1:-1].encode()] = f"{what} (JSON)"
@@ -83,7 +85,7 @@ class Caller:
             step()
 
     def call(self, client: Any, name: str, **members: Any) -> dict[str, Any]:
-        """One call by its method's name; also without permission, and as a dry run, neither of which may tell more."""
+        """One call by its method's name; before it, the same without permission."""
         operation = "".join(part.capitalize() for part in name.split("_"))
         self.called.add(operation)
         stranger = self.house.user()
@@ -91,8 +93,6 @@ class Caller:
         service = "sts" if client is self.sts else "kms"
         with suppress(ClientError):
             getattr(self.house.client(service, stranger), name)(**members)
-        if "dry_run" in members:
-            del members["dry_run"]
         answer: dict[str, Any] = getattr(client, name)(**members)
         return answer
 
@@ -142,7 +142,12 @@ class Caller:
         me, operations = self.house.admin.arn, ["Encrypt", "DescribeKey"]
         for name in ("revoke_grant", "retire_grant"):
             made = self.call(
-                self.kms, "create_grant", KeyId=self.key, GranteePrincipal=me, RetiringPrincipal=me, Operations=operations
+                self.kms,
+                "create_grant",
+                KeyId=self.key,
+                GranteePrincipal=me,
+                RetiringPrincipal=me,
+                Operations=operations,
             )
             token = self.known.add("grant token", made["GrantToken"]).decode()
             self.kms.describe_key(KeyId=self.key, GrantTokens=[token])
@@ -231,9 +236,13 @@ def test_no_secret_of_any_operation_lies_in_the_data_directory(house: House) -> 
 
 
 def test_every_record_of_every_operation_fits_the_schema(house: House) -> None:
-    """docs/audit-record.schema.json tells the truth; what each operation recorded, allowed and refused, is held to it."""
+    """docs/audit-record.schema.json tells the truth: what was recorded, allowed and refused, is held to it."""
     if not house.records():
         Caller(house, Secrets()).all()
     records = house.records()
     assert [violation for record in records for violation in violations(record)] == []
-    assert {record["eventName"] for record in records if "errorCode" in record} >= {"Encrypt", "PutKeyPolicy", "AssumeRole"}
+    assert {record["eventName"] for record in records if "errorCode" in record} >= {
+        "Encrypt",
+        "PutKeyPolicy",
+        "AssumeRole",
+    }

@@ -109,7 +109,7 @@ def test_an_honest_trail_verifies(trail: Trail) -> None:
 
 def test_any_flipped_bit_is_found(trail: Trail, copy: Path) -> None:
     """Two thousand random bytes of all files, one bit each."""
-    source = random.Random(7)
+    source = random.Random(7)  # noqa: S311 (a repeatable test)
     paths = sorted(path for path in copy.iterdir() if path.suffix in (".trail", ".jsonl"))
     sizes = [path.stat().st_size for path in paths]
     missed = []
@@ -246,7 +246,7 @@ def test_a_missing_file_is_found(trail: Trail, copy: Path, name: str) -> None:
 
 def test_missing_last_files_are_found_by_the_copies_and_by_an_anchor(trail: Trail, copy: Path) -> None:
     """The youngest file of a writer, with and without the copies beside it."""
-    last = sorted(copy.glob("worker-0.*.trail"))[-1]
+    last = max(copy.glob("worker-0.*.trail"))
     last.unlink()
     assert any("the tail was cut off" in text for text in findings(trail.verify(copy)))
     (copy / COPIES).unlink()
@@ -262,7 +262,7 @@ def test_a_writer_that_is_missing_altogether_is_found(trail: Trail, copy: Path) 
 
 def test_every_tail_cut_beyond_a_checkpoint_is_found(trail: Trail, copy: Path) -> None:
     """Cut after each line of the last file, up to the last checkpoint: against the copies, and against an anchor."""
-    path = sorted(copy.glob("cli.*.trail"))[-1]
+    path = max(copy.glob("cli.*.trail"))
     whole = path.read_bytes()
     lines = whole.splitlines()
     signed = max(index for index, line in enumerate(lines) if b'"kmsd":"checkpoint"' in line)
@@ -276,7 +276,7 @@ def test_every_tail_cut_beyond_a_checkpoint_is_found(trail: Trail, copy: Path) -
 
 def test_a_torn_end_is_found(trail: Trail, copy: Path) -> None:
     """Cut within a line."""
-    path = sorted(copy.glob("cli.*.trail"))[-1]
+    path = max(copy.glob("cli.*.trail"))
     path.write_bytes(path.read_bytes()[:-30])
     assert any("has no end" in text for text in findings(trail.verify(copy)))
 
@@ -286,7 +286,7 @@ def test_swapped_files_are_found(trail: Trail, copy: Path) -> None:
     for one, other in (
         (FIRST, "worker-1.00000001.20261122.trail"),
         (FIRST, SECOND),
-        (FIRST, sorted(copy.glob("worker-0.*.trail"))[-1].name),
+        (FIRST, max(copy.glob("worker-0.*.trail")).name),
     ):
         first, second = (copy / one).read_bytes(), (copy / other).read_bytes()
         (copy / one).write_bytes(second)

@@ -36,7 +36,9 @@ def a_record(name: str, hour: int, **members: Any) -> dict[str, Any]:
 RECORDS = [
     a_record("Encrypt", 6),
     a_record("Decrypt", 10, errorCode="AccessDeniedException"),
-    a_record("Decrypt", 30, userIdentity={"type": "AssumedRole", "sessionContext": {"sessionIssuer": {"userName": "r"}}}),
+    a_record(
+        "Decrypt", 30, userIdentity={"type": "AssumedRole", "sessionContext": {"sessionIssuer": {"userName": "r"}}}
+    ),
     a_record("CreateAlias", 31, requestParameters={"aliasName": "alias/pay", "targetKeyId": "other"}, resources=[]),
     a_record("RefusedRequests", 32, errorCode="several", additionalEventData={"refused": {"errorCodes": {"X": 2}}}),
 ]

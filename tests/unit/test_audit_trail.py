@@ -24,6 +24,7 @@ class Day:
         self.now = NOON
 
     def __call__(self) -> datetime:
+        """What time it is."""
         return self.now
 
 

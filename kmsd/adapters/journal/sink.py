@@ -11,7 +11,7 @@ from typing import Self
 
 from kmsd.adapters.journal.checkpoints import Checkpointer, Interval, Signer
 from kmsd.adapters.journal.commit import GroupCommit, unavailable
-from kmsd.adapters.journal.forward import Forwarder
+from kmsd.adapters.journal.forward import Forwarder, receiver_for
 from kmsd.adapters.journal.lines import OWN, WRITER, Head, own_line
 from kmsd.adapters.journal.trail import Settings, TrailWriter, WriterBusy
 from kmsd.ports import AuditUnavailable
@@ -70,9 +70,12 @@ class JournalSink:
     ) -> Self:
         """The chain of `writer` (`worker-0`, `cli`). Nothing is written before the first record.
 
-        With `several`, if another process holds that chain, `cli-2` is taken, and so on. Raises `AuditUnavailable`.
+        With `several`, if another process holds that chain, `cli-2` is taken, and so on. Raises `AuditUnavailable`,
+        and `BadTarget` for a place to forward to that cannot be read.
         """
         given = settings or SinkSettings()
+        for target in given.forward:
+            receiver_for(target, writer)
         files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds)
         if signer is not None:
             files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
@@ -103,7 +106,11 @@ class JournalSink:
     async def append(self, record: bytes) -> None:
         if record.startswith(OWN) or b"\n" in record:
             raise AuditUnavailable("not an audit record")
-        await self._commit.append(record)
+        try:
+            await self._commit.append(record)
+        except AuditUnavailable:
+            self._probed = float("-inf")
+            raise
 
     async def check(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,276 @@
+"""From a query's text to a plan, and from the plan to one run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kmsd.domain.log_query import MalformedQuery
+from kmsd.domain.log_query_rows import MESSAGE, PTR, TIMESTAMP, Row
+from kmsd.domain.log_query_stages import (
+    Compute,
+    Dedup,
+    Filter,
+    Limit,
+    MakeStage,
+    ParseGlob,
+    ParseRegex,
+    Sort,
+    SortKey,
+    Stage,
+    Stats,
+)
+from kmsd.domain.log_query_stats import Make, aggregate
+from kmsd.domain.log_query_syntax import Evaluate, Expression, Reader, default_field
+from kmsd.domain.log_query_values import number, text
+
+MOST_LIMIT = 100_000
+MOST_COMMANDS = 50
+Result = list[tuple[str, str]]
+"""A row as it is shown: (field, value)."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """A query that was read."""
+
+    stages: list[MakeStage] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    """What is shown, in this order."""
+    chosen: bool = False
+    """Whether `display` has said what is shown."""
+    aggregated: bool = False
+    sorted: bool = False
+    limited: bool = False
+    most: int = 0
+    """The largest limit in the query."""
+
+    def run(self, most: int, *, several: bool) -> Run:
+        """One run; `several` groups do not come in one order of time, unless they are sorted."""
+        if not self.limited:
+            self.most = max(self.most, most)
+        stages = [make() for make in self.stages]
+        if not self.sorted and not self.aggregated and several:
+            stages.append(Sort([SortKey(lambda row: row.get(TIMESTAMP), descending=True)], most))
+        if not self.limited:
+            stages.append(Limit(most))
+        columns = self.columns or [TIMESTAMP, MESSAGE]
+        return Run(stages, columns, pointers=not self.aggregated)
+
+
+@dataclass(slots=True)
+class Run:
+    """A plan at work."""
+
+    stages: Sequence[Stage]
+    columns: Sequence[str]
+    pointers: bool
+    """Whether each row is an event, so that it has a pointer to it."""
+    matched: int = 0
+    """Events that came through all conditions before anything was put together."""
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        """Whether no further event can change anything."""
+        return any(stage.done for stage in self.stages)
+
+    def feed(self, row: Row) -> None:
+        """An event. Raises `TooLarge`."""
+        self._pass(row, 0)
+
+    def _pass(self, row: Row, index: int) -> None:
+        stages = self.stages
+        while index < len(stages):
+            stage = stages[index]
+            passed = tuple(stage.feed(row))
+            if isinstance(stage, Filter) and not passed:
+                return
+            index += 1
+            if not passed:
+                self.matched += isinstance(stage, Stats | Sort)
+                return
+            row = passed[0]
+        self.matched += row.position > 0
+        self._show(row)
+
+    def end(self) -> None:
+        """No more events: what waits comes out."""
+        for index, stage in enumerate(self.stages):
+            matched = self.matched
+            for row in stage.end():
+                self._pass(row, index + 1)
+            self.matched = matched
+
+    def _show(self, row: Row) -> None:
+        shown = [(name, text(value)) for name in self.columns if (value := row.get(name)) is not None]
+        if self.pointers and PTR not in self.columns:
+            shown.append((PTR, text(row.get(PTR))))
+        self.results.append(shown)
+
+
+def plan(query: str) -> Plan:
+    """Read a query. Raises `MalformedQuery`."""
+    reader, found = Reader(query), Plan()
+    if reader.has_ended():
+        raise MalformedQuery("the query is empty")
+    for _ in range(MOST_COMMANDS):
+        command = reader.name("a command")
+        read = _COMMANDS.get(command.lower())
+        if read is None:
+            raise MalformedQuery(f"the command {command} is not supported")
+        read(reader, found)
+        if reader.has_ended():
+            return found
+        reader.need("|")
+    raise MalformedQuery(f"a query can have {MOST_COMMANDS} commands")
+
+
+def _columns(reader: Reader) -> list[tuple[str, Expression]]:
+    """`a, b + 1 as c`: names and what they are."""
+    found = []
+    while True:
+        expression = reader.expression()
+        found.append((reader.name("a name") if reader.word("as") else expression.text.strip("`"), expression))
+        if not reader.sign(","):
+            return found
+
+
+def _fields(reader: Reader, found: Plan) -> None:
+    columns = _columns(reader)
+    computed = [(name, expression.evaluate) for name, expression in columns]
+    if found.aggregated:
+        raise MalformedQuery("fields after stats is not supported; use display")
+    found.stages.append(lambda: Compute(computed))
+    if not found.chosen:
+        found.columns += [name for name, _ in columns if name not in found.columns]
+
+
+def _display(reader: Reader, found: Plan) -> None:
+    columns = _columns(reader)
+    computed = [(name, expression.evaluate) for name, expression in columns]
+    found.stages.append(lambda: Compute(computed))
+    found.columns, found.chosen = [name for name, _ in columns], True
+
+
+def _filter(reader: Reader, found: Plan) -> None:
+    condition = reader.expression().evaluate
+    found.stages.append(lambda: Filter(condition))
+
+
+def _parse(reader: Reader, found: Plan) -> None:
+    of: Evaluate = default_field()
+    regex = None
+    glob = reader.string()
+    if glob is None:
+        regex = reader.regex()
+    if glob is None and regex is None:
+        name = reader.name()
+        of = lambda row: row.get(name)  # noqa: E731
+        glob = reader.string()
+        regex = reader.regex() if glob is None else None
+    names = _names(reader) if reader.word("as") else []
+    if regex is not None:
+        if not regex.names or names:
+            reader.fail("a regular expression of parse has named groups, (?<name>…), and no 'as'")
+        expression = regex
+        found.stages.append(lambda: ParseRegex(of, expression))
+    elif glob is not None:
+        if not names or glob.count("*") != len(names):
+            reader.fail("parse needs as many names after 'as' as its text has stars")
+        pattern = glob
+        found.stages.append(lambda: ParseGlob(of, pattern, names))
+    else:
+        reader.fail("a text with stars or /regular expression/ is expected")
+
+
+def _names(reader: Reader) -> list[str]:
+    names = [reader.name()]
+    while reader.sign(","):
+        names.append(reader.name())
+    return names
+
+
+def _stats(reader: Reader, found: Plan) -> None:
+    results: list[tuple[str, Make]] = [_aggregate(reader)]
+    while reader.sign(","):
+        results.append(_aggregate(reader))
+    by: list[Expression] = []
+    if reader.word("by"):
+        by = [Expression(name, expression.evaluate) for name, expression in _columns(reader)]
+    found.stages.append(lambda: Stats(results, by))
+    found.aggregated, found.sorted, found.limited = True, False, False
+    found.columns, found.chosen = [column.text for column in by] + [name for name, _ in results], False
+
+
+def _aggregate(reader: Reader) -> tuple[str, Make]:
+    start = reader.at
+    name = reader.name("a function such as count")
+    reader.need("(")
+    of: Evaluate | None = None
+    percent: float | None = None
+    if not reader.sign("*") and not reader.query.startswith(")", reader.at):
+        of = reader.expression().evaluate
+        if reader.sign(","):
+            percent = number(reader.expression().evaluate(Row()))
+            if percent is None:
+                reader.fail("a number is expected")
+    reader.need(")")
+    written = reader.since(start)
+    if not reader.has_ended() and reader.query[reader.at] in "+-*/%^":
+        reader.fail("calculating with the results of stats is not supported")
+    make = aggregate(name, of, percent)
+    return (reader.name("a name") if reader.word("as") else written), make
+
+
+def _sort(reader: Reader, found: Plan) -> None:
+    keys = []
+    while True:
+        # A column of stats has the name by which it was written: `sort count(*) desc`.
+        start = reader.at
+        evaluate = _sorted_by(reader, found, start)
+        keys.append(SortKey(evaluate, descending=reader.word("asc", "desc") == "desc"))
+        if not reader.sign(","):
+            break
+    found.stages.append(lambda: Sort(keys, found.most))
+    found.sorted = True
+
+
+def _sorted_by(reader: Reader, found: Plan, start: int) -> Evaluate:
+    for name in sorted(found.columns, key=len, reverse=True):
+        if "(" in name and reader.query.startswith(name, start):
+            reader.sign(name)
+            return lambda row: row.get(name)
+    return reader.expression().evaluate
+
+
+def _limit(reader: Reader, found: Plan) -> None:
+    wanted = number(reader.expression().evaluate(Row()))
+    if wanted is None or not 1 <= wanted <= MOST_LIMIT or wanted != int(wanted):
+        reader.fail(f"limit takes a number from 1 to {MOST_LIMIT}")
+    most = int(wanted)
+    found.stages.append(lambda: Limit(most))
+    found.limited, found.most = True, max(found.most, most)
+
+
+def _dedup(reader: Reader, found: Plan) -> None:
+    columns = [expression.evaluate for _, expression in _columns(reader)]
+    found.stages.append(lambda: Dedup(columns))
+
+
+_COMMANDS = {
+    "fields": _fields,
+    "display": _display,
+    "filter": _filter,
+    "parse": _parse,
+    "stats": _stats,
+    "sort": _sort,
+    "limit": _limit,
+    "head": _limit,
+    "dedup": _dedup,
+}
+
+
+def used(rows: Iterable[Result]) -> int:
+    """Characters of results."""
+    return sum(len(value) for row in rows for _, value in row)

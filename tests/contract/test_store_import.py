@@ -1,0 +1,138 @@
+"""What the store promises of wrapping keys, of imported material, and of who wrote an intent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kmsd.adapters.sqlite import connection
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.custody import import_parameters, objects
+from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_state import KeyState
+from kmsd.domain.material import Algorithm, MaterialStatus
+from kmsd.domain.wrapping import ImportedMaterial, TokenName, WrappingKey
+from kmsd.ports import StoreConflict
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+KEY_ID = "00000000-0000-0000-0000-000000000001"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """An empty database."""
+    connection.create(tmp_path / "kmsd.sqlite")
+    opened = SqliteStore(tmp_path / "kmsd.sqlite")
+    yield opened
+    await opened.close()
+
+
+async def stocked(store: SqliteStore, token: TokenName = TokenName.IMPORT) -> WrappingKey:
+    """A wrapping key that nobody has."""
+    object_id = await objects.intend(store, "import:RSA_2048", NOW, token=token)
+    made = WrappingKey(object_id, token, 2048, b"public", NOW)
+    async with store.write() as transaction:
+        await objects.promise(transaction, object_id)
+        await transaction.insert_wrapping_key(made)
+    return made
+
+
+async def test_a_wrapping_key_is_given_out_once(store: SqliteStore) -> None:
+    """And is then as it was given out."""
+    made = await stocked(store)
+    assert await (await store.read()).wrapping_keys() == [made]
+    until = NOW + timedelta(hours=24)
+    async with store.write() as transaction:
+        await transaction.give_wrapping_key(made.object_id, KEY_ID, until)
+    given = await (await store.read()).wrapping_key(made.object_id)
+    assert given is not None
+    assert (given.key_id, given.expires_at, given.token, given.failures) == (KEY_ID, until, TokenName.IMPORT, 0)
+    with pytest.raises(StoreConflict):
+        async with store.write() as transaction:
+            await transaction.give_wrapping_key(made.object_id, KEY_ID, until)
+
+
+async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> None:
+    """From then on nobody finds it."""
+    made = await stocked(store)
+    for count in (1, 2):
+        async with store.write() as transaction:
+            assert await transaction.count_import_failure(made.object_id) == count
+    async with store.write() as transaction:
+        await import_parameters.doom(transaction, made.object_id)
+    books = await store.read()
+    assert await books.wrapping_key(made.object_id) is None
+    row = await books.token_object(made.object_id)
+    assert row is not None
+    assert (row.status, row.token) == (MaterialStatus.DESTROYING, TokenName.IMPORT)
+    for act in ("count_import_failure", "forget_wrapping_key"):
+        with pytest.raises(StoreConflict):
+            async with store.write() as transaction:
+                await getattr(transaction, act)(made.object_id)
+
+
+async def test_imported_material_never_becomes_other(store: SqliteStore) -> None:
+    """Only its description changes; it goes with the key."""
+    key = Key(
+        key_id=KEY_ID,
+        account="000000000000",
+        arn="arn",
+        description="",
+        origin=Origin.EXTERNAL,
+        state=KeyState.PENDING_IMPORT,
+        policy="{}",
+        created_at=NOW,
+        current_material=None,
+    )
+    first = ImportedMaterial(b"m" * 16, Algorithm.XAES_256_GCM, b"f" * 16)
+    async with store.write() as transaction:
+        await transaction.insert_account(key.account, NOW)
+        await transaction.insert_key(key)
+        await transaction.put_imported_material(KEY_ID, first)
+    assert await (await store.read()).imported_material(KEY_ID) == first
+    described = ImportedMaterial(first.material_id, first.algorithm, first.fingerprint, "from the vault")
+    async with store.write() as transaction:
+        await transaction.put_imported_material(KEY_ID, described)
+    for other in (
+        ImportedMaterial(b"o" * 16, first.algorithm, first.fingerprint),
+        ImportedMaterial(first.material_id, first.algorithm, b"o" * 16),
+        ImportedMaterial(first.material_id, Algorithm.AES_256_GCM, first.fingerprint),
+    ):
+        with pytest.raises(StoreConflict):
+            async with store.write() as transaction:
+                await transaction.put_imported_material(KEY_ID, other)
+    assert await (await store.read()).imported_material(KEY_ID) == described
+    async with store.write() as transaction:
+        await transaction.delete_key(KEY_ID)
+    assert await (await store.read()).imported_material(KEY_ID) is None
+
+
+async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteStore) -> None:
+    """Neither the own nor that of another that is alive; closing stands here for the end of a process."""
+    other = SqliteStore(store.path)
+    own, foreign = await objects.intend(store, "key:x", NOW), await objects.intend(other, "key:x", NOW)
+
+    async def orphaned() -> tuple[bool, bool]:
+        books = await store.read()
+        rows = {row.object_id: row.orphaned for row in await books.token_objects()}
+        one = await books.token_object(foreign)
+        assert one is not None
+        assert one.orphaned == rows[foreign]
+        return rows[own], rows[foreign]
+
+    assert await orphaned() == (False, False)
+    await other.close()
+    assert await orphaned() == (False, True)
+
+
+async def test_a_known_id_cannot_be_intended(store: SqliteStore) -> None:
+    """Until its row is gone."""
+    object_id = await objects.intend(store, "imported:x", NOW)
+    with pytest.raises(StoreConflict):
+        await objects.intend(store, "imported:x", NOW, object_id=object_id)
+    async with store.write() as transaction:
+        await transaction.delete_token_object(object_id, MaterialStatus.CREATING)
+    assert await objects.intend(store, "imported:x", NOW, object_id=object_id) == object_id

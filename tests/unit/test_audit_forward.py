@@ -1,0 +1,129 @@
+"""Copies elsewhere: what they look like, and that nobody waits for them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kmsd.adapters.journal import forward
+from kmsd.adapters.journal.forward import BadTarget, Forwarder, Receiver, receiver_for
+
+
+class Kept(Receiver):
+    """A receiver in memory that can be slow, or away."""
+
+    def __init__(self) -> None:
+        super().__init__("memory", "worker-0")
+        self.records: list[bytes] = []
+        self.go = threading.Event()
+        self.away = False
+        self.poison = b""
+
+    def send(self, record: bytes) -> None:
+        """Wait, then keep it."""
+        self.go.wait(10)
+        if self.away or record == self.poison:
+            raise OSError("away")
+        self.records.append(record)
+
+
+def until(condition: object, seconds: float = 5.0) -> None:
+    """Wait for another thread."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator] # a function without arguments
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_slow_receiver_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is no room for is dropped and counted; all else arrives in order."""
+    monkeypatch.setattr(forward, "MOST_WAITING", 100)
+    receiver = Kept()
+    forwarder = Forwarder(receiver)
+    begun = time.monotonic()
+    for number in range(1000):
+        forwarder.offer([b"%d" % number])
+    assert time.monotonic() - begun < 1
+    receiver.go.set()
+    until(lambda: len(receiver.records) + forwarder.dropped == 1000)
+    forwarder.close()
+    assert receiver.records == [b"%d" % number for number in range(100)]
+    assert forwarder.dropped == 900
+
+
+def test_a_record_that_cannot_be_sent_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too long for a datagram, say: it is dropped, the next ones follow."""
+    monkeypatch.setattr(forward, "PAUSE_SECONDS", 0.01)
+    receiver = Kept()
+    receiver.poison = b"5"
+    receiver.go.set()
+    forwarder = Forwarder(receiver)
+    forwarder.offer([b"%d" % number for number in range(10)])
+    until(lambda: len(receiver.records) == 9)
+    forwarder.close()
+    assert (b"5" in receiver.records, forwarder.dropped) == (False, 1)
+
+
+def test_closing_does_not_wait_for_one_who_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last moment, then what is left is counted as dropped."""
+    monkeypatch.setattr(forward, "CLOSE_SECONDS", 0.1)
+    receiver = Kept()
+    receiver.away = True
+    receiver.go.set()
+    forwarder = Forwarder(receiver)
+    forwarder.offer([b"x"] * 50)
+    begun = time.monotonic()
+    forwarder.close()
+    assert time.monotonic() - begun < 3
+    assert forwarder.dropped == 50
+
+
+def test_the_journals_own_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields by line, one datagram for each record."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        journal.settimeout(5)
+        monkeypatch.setattr(forward, "JOURNAL_SOCKET", path)
+        forwarder = Forwarder.to("journal", "worker-3")
+        forwarder.offer([b'{"a":1}'])
+        fields = dict(line.split(b"=", 1) for line in journal.recv(65536).splitlines())
+        forwarder.close()
+    assert fields[b"MESSAGE"] == b'{"a":1}'
+    assert fields[b"KMSD_WRITER"] == b"worker-3"
+
+
+def test_without_a_journal_standard_error_is_read_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line for each record."""
+    monkeypatch.setattr(forward, "JOURNAL_SOCKET", tmp_path / "none")
+    receiver = receiver_for("journal", "worker-0")
+    receiver.open()
+    receiver.send(b'{"a":1}')
+    assert capfd.readouterr().err == '{"a":1}\n'
+
+
+def test_a_syslog_message() -> None:
+    """RFC 5424: priority of the audit facility, version, time, host, name, process, message id, no structured data."""
+    receiver = receiver_for("syslog://127.0.0.1", "worker-0")
+    assert isinstance(receiver, forward.SyslogReceiver)
+    head, _, rest = receiver.message(b'{"a":1}').partition(b" - ")
+    priority, at, host, name, process, message_id = head.split()
+    assert (priority, name, message_id, rest) == (b"<110>1", b"kmsd-audit", b"worker-0", b'{"a":1}')
+    assert at.endswith(b"Z")
+    assert host
+    assert process.isdigit()
+
+
+@pytest.mark.parametrize(
+    "target", ["", "file:///x", "syslog://", "syslog://host:0", "syslog://host:99999", "syslog+unix:"]
+)
+def test_what_cannot_be_forwarded_to(target: str) -> None:
+    """Named by the line of the configuration."""
+    with pytest.raises(BadTarget):
+        receiver_for(target, "worker-0")
