@@ -16,6 +16,7 @@ class Function(IntEnum):
 
     OPEN_SESSION = 12
     LOGIN = 18
+    CREATE_OBJECT = 20
     DESTROY_OBJECT = 22
     GET_ATTRIBUTE_VALUE = 24
     FIND_OBJECTS_INIT = 26

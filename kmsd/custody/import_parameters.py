@@ -218,5 +218,6 @@ async def doom(transaction: Transaction, object_id: bytes) -> None:
     """End a wrapping key: nobody can use it from the commit on. Then `objects.carry_out_destruction`."""
     known = await transaction.token_object(object_id)
     await transaction.forget_wrapping_key(object_id)
-    if known is not None:
-        await transaction.set_object_status(object_id, known.status, MaterialStatus.DESTROYING)
+    # Also one that the token lost (`missing`): then there is only the row to end.
+    status = MaterialStatus.READY if known is None else known.status
+    await transaction.set_object_status(object_id, status, MaterialStatus.DESTROYING)

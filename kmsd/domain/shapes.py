@@ -50,8 +50,8 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True, rename=_pascal):
 
 
 def camel(name: str) -> str:
-    """`KeyId` or `key_id` as `keyId`: how AWS's messages and CloudTrail's records name a member."""
-    pascal = _pascal(name) if "_" in name or name[:1].islower() else name
+    """`KeyId`, `key_id` or `keyId` as `keyId`: how AWS's messages and CloudTrail's records name a member."""
+    pascal = _pascal(name) if "_" in name else name
     return pascal[:1].lower() + pascal[1:]
 
 

@@ -41,7 +41,7 @@ PARAMETERS_LIFE = timedelta(hours=24)
 """"These items are valid for 24 hours" (reference, GetParametersForImport)."""
 MOST_FAILURES = 20
 """Failed imports with one import token; with the last of them its wrapping key is destroyed."""
-MOST_OUTSTANDING = 100
+MOST_OUTSTANDING = 1000
 """Import parameters of one key that are good at the same time."""
 
 

@@ -10,7 +10,7 @@ typedef unsigned long U;
 enum { FUNCTIONS = 68 };
 /* Places in CK_FUNCTION_LIST. */
 enum {
-  GET_FUNCTION_LIST = 3, OPEN_SESSION = 12, LOGIN = 18, DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24,
+  GET_FUNCTION_LIST = 3, OPEN_SESSION = 12, LOGIN = 18, CREATE_OBJECT = 20, DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24,
   FIND_OBJECTS_INIT = 26, ENCRYPT_INIT = 29, ENCRYPT = 30, DECRYPT_INIT = 33, DECRYPT = 34, SIGN = 43,
   GENERATE_KEY = 58, DERIVE_KEY = 62, GENERATE_RANDOM = 64
 };
@@ -60,6 +60,7 @@ static U after(int function, U rv) {
 
 FORWARD5(open_session, OPEN_SESSION)
 FORWARD4(login, LOGIN)
+FORWARD4(create_object, CREATE_OBJECT)
 FORWARD2(destroy_object, DESTROY_OBJECT)
 FORWARD3(find_objects_init, FIND_OBJECTS_INIT)
 FORWARD5(encrypt, ENCRYPT)
@@ -98,6 +99,7 @@ U C_GetFunctionList(struct list **list) {
     ours.function[GET_FUNCTION_LIST] = C_GetFunctionList;
     ours.function[OPEN_SESSION] = open_session;
     ours.function[LOGIN] = login;
+    ours.function[CREATE_OBJECT] = create_object;
     ours.function[DESTROY_OBJECT] = destroy_object;
     ours.function[GET_ATTRIBUTE_VALUE] = get_attribute_value;
     ours.function[FIND_OBJECTS_INIT] = find_objects_init;

@@ -25,6 +25,7 @@ from kmsd.ports import (
     WrongLength,
 )
 from tests.imports import raw_encrypt, rsa_key, wrap
+from tests.shim import Function, Shim
 from tests.tokens import TokenPlace, available, nss, softhsm
 
 MARK = b"a mark that is longer than one block of AES"
@@ -193,6 +194,42 @@ async def test_imports_do_not_disturb_each_other(token: Pkcs11Token, pair: tuple
         )
     assert results[:12] == [cmac(material) for material in materials]
     assert [report for report in await token.list_objects() if report.problem] == []
+
+
+# --- tokens that are worse --------------------------------------------------------------------------
+
+
+async def test_a_token_that_takes_no_known_keys(shim: Shim, shim_place: TokenPlace) -> None:
+    """As many HSMs do: then what imports need is proven with a key pair of the token's own."""
+    template_inconsistent = 0xD1
+    shim.fail(Function.CREATE_OBJECT, template_inconsistent)
+    async with shim_place.open() as token:
+        assert set(token.capabilities.imports) == IN_SOFTHSM
+        assert token.capabilities.receives
+
+
+async def test_an_object_that_can_be_had_out_is_not_kept(shim: Shim, shim_place: TokenPlace) -> None:
+    """What is read back decides: there are tokens that ignore CKA_EXTRACTABLE in C_UnwrapKey (opencryptoki)."""
+    async with shim_place.open() as token:
+        wrapping_key, object_id = new_id(), new_id()
+        public = await token.generate_wrapping_key(wrapping_key, 2048)
+        arrived = wrapped(os.urandom(32), WrappingAlgorithm.RSAES_OAEP_SHA_1, wrapping_key, public)
+        shim.lie()
+        with pytest.raises(TokenError, match="CKA_EXTRACTABLE is not False"):
+            await token.unwrap_key(arrived, MARK, into=(object_id, Algorithm.XAES_256_GCM))
+        with pytest.raises(TokenError, match="CKA_EXTRACTABLE is not False"):
+            await token.generate_wrapping_key(new_id(), 2048)
+        shim.reset()
+        assert {report.object_id for report in await token.list_objects()} == {wrapping_key}
+
+
+async def test_a_token_without_cmac_takes_no_imports(tmp_path: Path) -> None:
+    """Length and sameness could not be proven: so nothing is taken in, and each call says what is missing."""
+    with softhsm(tmp_path, without=("CKM_AES_CMAC",)) as place:
+        async with place.open() as token:
+            assert (token.capabilities.imports, token.capabilities.receives) == (frozenset(), False)
+            with pytest.raises(MechanismMissing):
+                await token.transport_key()
 
 
 # --- two tokens -------------------------------------------------------------------------------------

@@ -262,7 +262,8 @@ def test_readiness_names_what_fails(tmp_path: Path) -> None:
     """/readyz turns red when the token's folder goes away, and green again when it is back."""
     with provisioned(tmp_path, workers=1) as daemon:
         daemon.start()
-        assert daemon.get("/readyz")[1] == {"status": "ok", "token": "ok", "store": "ok", "audit": "ok"}
+        well = {"status": "ok", "token": "ok", "store": "ok", "audit": "ok", "logs": "ok"}
+        assert daemon.get("/readyz")[1] == well
         assert daemon.place.objects is not None
         away = daemon.place.objects.with_name("away")
         daemon.place.objects.rename(away)

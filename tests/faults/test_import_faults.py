@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -12,9 +12,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.custody import objects
+from kmsd.custody import import_material, import_parameters, objects
 from kmsd.domain.wrapping import TokenName
-from kmsd.jobs import reconcile
+from kmsd.jobs import reconcile, wrapping_keys
 from kmsd.ports import StoreUnavailable, TokenTimeout, TokenUnavailable, Transaction
 from tests.house import House, house
 from tests.imports import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
@@ -266,6 +266,83 @@ def test_a_wrapping_key_cannot_be_made(house: House, algorithm: str, *, after: b
         assert told(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
     settle(house)
     assert told(kms.get_parameters_for_import, KeyId=key_id, **want) == ""
+
+
+class Meanwhile(FailingStore):
+    """A store in which something happens just before the n-th transaction."""
+
+    def __init__(self, real: Any, nth: int, act: Callable[[Transaction], Awaitable[object]]) -> None:
+        super().__init__(real, 0, after=False)
+        self._countdown, self._act = nth, act
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
+        """As `kmsd.ports.Store`."""
+        self._countdown -= 1
+        if self._countdown == 0:
+            self.failed = True
+            async with self._real.write() as transaction:
+                await self._act(transaction)
+        async with self._real.write() as transaction:
+            yield transaction
+
+
+def test_the_material_is_deleted_while_it_is_imported_again(house: House) -> None:
+    """What was proven to be there is no longer: nothing is promised, and the next attempt works."""
+    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    assert case.bring() == ""
+
+    async def delete(transaction: Transaction) -> None:
+        key = await transaction.key(case.key_id)
+        assert key is not None
+        await import_material.lose(transaction, key)
+
+    with bent(house, "store", Meanwhile(house.rooms.store, 1, delete)) as meanwhile:
+        assert case.bring() == "KMSInternalException"
+    assert meanwhile.failed
+    case.check(house, "PendingImport")
+
+
+def test_the_parameters_end_while_they_are_used(house: House) -> None:
+    """By the clock, or by failures of others: then the import was none."""
+    for end, error in (("failures", "InvalidImportTokenException"), ("clock", "ExpiredImportTokenException")):
+        case = Case(house, "RSAES_OAEP_SHA_1", again=False)
+
+        async def doom(transaction: Transaction, case: Case = case, end: str = end) -> None:
+            if end == "clock":
+                house.clock.advance(hours=24)
+                return
+            for key in await transaction.wrapping_keys():
+                if key.key_id == case.key_id:
+                    await import_parameters.doom(transaction, key.object_id)
+
+        with bent(house, "store", Meanwhile(house.rooms.store, 2, doom)) as meanwhile:
+            assert case.bring() == error
+        assert meanwhile.failed
+        assert state_of(case.kms, case.key_id) == "PendingImport"
+        settle(house)
+
+
+def test_the_job_goes_on_when_a_token_fails(house: House) -> None:
+    """One wrapping key that cannot be destroyed or made does not stop the others; the next run does what is left."""
+    kms = house.client()
+    house.tick()
+    for algorithm in ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"):
+        parameters(kms, external_key(kms), algorithm)
+    tokens = dict(house.rooms.pipeline.world.tokens)
+    broken = {**tokens, TokenName.IMPORT: Failing(tokens[TokenName.IMPORT], "generate_wrapping_key", 1, after=False)}
+    report = house.run(wrapping_keys.run_once(house.rooms.store, broken, house.clock.now(), stock=3))
+    assert (len(report.failed), {key.token for key in house.run(_stock(house))}) == (1, {TokenName.MAIN})
+    house.clock.advance(hours=24)
+    broken = {**tokens, TokenName.MAIN: Failing(tokens[TokenName.MAIN], "destroy", 1, after=False)}
+    report = house.run(wrapping_keys.run_once(house.rooms.store, broken, house.clock.now(), stock=3))
+    assert len(report.failed) == 1
+    assert house.run(_stock(house)) == []
+    settle(house)
+
+
+async def _stock(house: House) -> Any:
+    return [key for key in await (await house.rooms.store.read()).wrapping_keys() if key.key_id is None]
 
 
 def test_lost_material_comes_back(house: House) -> None:

@@ -44,7 +44,7 @@ def fitting(shape: Shape) -> Any:
             return "arn:aws:kms:us-east-1:000000000000:key/x" if length == 20 else "a" * length
         case "blob":
             return b"a" * max(limits.get("min", 1), 1)
-        case "integer":
+        case "integer" | "long":
             return 7 if shape.name == "PendingWindowInDaysType" else limits.get("min", 1)
         case "boolean":
             return False
@@ -82,7 +82,7 @@ def breaking(shape: Shape) -> Iterator[tuple[str, Any]]:
             )
             if bad is not None:
                 yield "pattern", bad
-    elif shape.type_name == "integer":
+    elif shape.type_name in ("integer", "long"):
         if "min" in limits:
             yield "min", limits["min"] - 1
         if "max" in limits:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from kmsd.domain.wrapping import WrappingAlgorithm
 from tests.house import House, house
 from tests.imports import (
     ALGORITHMS,
@@ -367,6 +370,72 @@ def test_twenty_failures_end_an_import_token(house: House, kms: Any, algorithm: 
     assert code_of(kms.import_key_material, **given.members(material)) == "InvalidImportTokenException"
     assert wrapping == set() or not wrapping & objects(house)
     kms.import_key_material(**spare.members(material))
+
+
+def test_failures_at_the_same_time_are_not_told_beyond_the_twentieth(house: House, kms: Any) -> None:
+    """Whatever runs at once: at most 20 answers say what happened to a blob."""
+    key_id = external_key(kms)
+    given = parameters(kms, key_id)
+
+    def garbage(_: int) -> str:
+        return code_of(kms.import_key_material, **given.members_of(b"\0" + os.urandom(255)))
+
+    with ThreadPoolExecutor(8) as threads:
+        told = Counter(threads.map(garbage, range(40)))
+    assert told == {"InvalidCiphertextException": 20, "InvalidImportTokenException": 20}
+    assert code_of(kms.import_key_material, **given.members(b"k" * 32)) == "InvalidImportTokenException"
+
+
+def test_a_wrapping_key_that_the_token_lost(house: House, kms: Any) -> None:
+    """The import token is no longer of use; that is no failed import of the client's."""
+    key_id = external_key(kms)
+    before = objects(house)
+    given = parameters(kms, key_id)
+    for object_id in objects(house) - before or {key.object_id for key in house.run(_given(house, key_id))}:
+        house.run(house.rooms.token.destroy(object_id))
+    assert code_of(kms.import_key_material, **given.members(b"k" * 32)) == "InvalidImportTokenException"
+    house.clock.advance(hours=24)
+    house.tick()
+
+
+async def _given(house: House, key_id: str) -> Any:
+    return [key for key in await (await house.rooms.store.read()).wrapping_keys() if key.key_id == key_id]
+
+
+def test_first_imports_at_the_same_time(house: House, kms: Any) -> None:
+    """One material becomes the key's; the others are refused so that they can be tried again, and leave nothing."""
+    key_id = external_key(kms)
+    materials = [os.urandom(32) for _ in range(6)]
+    requests = [parameters(kms, key_id).members(material) for material in materials]
+    before = objects(house)
+    with ThreadPoolExecutor(6) as threads:
+        told = list(threads.map(lambda members: code_of(kms.import_key_material, **members), requests))
+    assert told.count("") == 1
+    assert set(told) <= {"", "KMSInternalException", "IncorrectKeyMaterialException"}
+    assert objects(house) - before == {material_object(house, key_id)}
+    for answer, members in zip(told, requests, strict=True):
+        again = code_of(kms.import_key_material, **members)
+        assert again == ("IncorrectKeyMaterialException" if answer else "")
+
+
+def test_algorithms_that_are_refused_or_lacking(house: House, kms: Any) -> None:
+    """By name, when parameters are fetched and when they are used."""
+    world, key_id = house.rooms.pipeline.world, external_key(kms)
+    by_pkcs1 = parameters(kms, key_id, "RSAES_PKCS1_V1_5").members(b"k" * 32)
+    through_nss = parameters(kms, key_id, "RSAES_OAEP_SHA_256").members(b"k" * 32)
+    bent = {"refused_wrapping": frozenset({WrappingAlgorithm.RSAES_PKCS1_V1_5}), "import_token": None}
+    kept = {name: getattr(world, name) for name in bent}
+    try:
+        for name, value in bent.items():
+            object.__setattr__(world, name, value)
+        for algorithm, members in (("RSAES_PKCS1_V1_5", by_pkcs1), ("RSAES_OAEP_SHA_256", through_nss)):
+            want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
+            assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) == "UnsupportedOperationException"
+            assert code_of(kms.import_key_material, **members) == "UnsupportedOperationException"
+    finally:
+        for name, value in kept.items():
+            object.__setattr__(world, name, value)
+    kms.import_key_material(**through_nss)
 
 
 def test_wrapping_keys_are_kept_in_stock(house: House, kms: Any) -> None:

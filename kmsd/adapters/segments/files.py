@@ -99,7 +99,8 @@ def read_entries(folder: Path, name: str, group_id: bytes) -> list[Placed]:
 
 
 def scan_file(path: Path, contents: Contents, group_id: bytes) -> None:
-    """Read on in a segment from `contents.end`. Raises `NotASegment`, OSError."""
+    """Read on in an unfinished segment from `contents.end`. Raises `NotASegment`, OSError."""
+    at_first = contents.end == fmt.HEADER_LENGTH
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < fmt.HEADER_LENGTH:
@@ -107,6 +108,8 @@ def scan_file(path: Path, contents: Contents, group_id: bytes) -> None:
         with mmap(file.fileno(), size, access=ACCESS_READ) as data:
             fmt.check_header(data[: fmt.HEADER_LENGTH], group_id)
             fmt.scan(data, contents, size)
+            if at_first:
+                fmt.leave_out_torn(data, contents)
 
 
 def remove(folder: Path, name: str) -> None:
@@ -133,7 +136,7 @@ def rewrite(folder: Path, name: str, group_id: bytes, keep: list[Placed], conten
                 sealed = os.pread(old.fileno(), placed.length, placed.offset)
                 write_all(descriptor, fmt.frame_record(placed.frame, sealed))
                 fresh.frames.append(Placed(placed.frame, fresh.end + fmt.FRAME_BODY, len(sealed)))
-                fresh.end += fmt.FRAME_BODY + len(sealed)
+                fresh.end += fmt.AROUND + len(sealed)
 
         temporary = folder / (new_name + SEGMENT)
         # The index first: a new segment is complete from the moment it has its name.

@@ -1,8 +1,8 @@
 """The bytes of segments and of their indexes (docs/logs.md). No I/O.
 
-A segment is a header and then records: data keys (wrapped) and frames (sealed). Each record begins with a
-marker, and its head has a checksum, so that a torn end is known for what it is and a damaged spot costs no
-more than the records in it. An index repeats the heads of one finished segment, a summary of them first.
+A segment is a header and then records: data keys (wrapped) and frames (sealed). Each record begins and ends
+with a marker, and its head has a checksum, so that a torn end is known for what it is and a damaged spot costs
+no more than the records in it. An index repeats the heads of one finished segment, a summary of them first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MAGIC = b"kmsdlogs\x01"
 INDEX_MAGIC = b"kmsdlidx\x01"
 HEADER_LENGTH = len(MAGIC) + 16
 MARK = b"\xa7kL\x1e"
+END = b"\x1eLk\xa7"
 KEY = 1
 FRAME = 2
 _HEAD = struct.Struct(">BHI")
@@ -82,7 +83,7 @@ def check_header(data: bytes, group_id: bytes) -> None:
 
 def _record(kind: int, head: bytes, body: bytes) -> bytes:
     start = _HEAD.pack(kind, len(head), len(body)) + head
-    return MARK + start + _CRC.pack(zlib.crc32(start)) + body
+    return b"".join((MARK, start, _CRC.pack(zlib.crc32(start)), body, END))
 
 
 def key_record(key: WrappedKey) -> bytes:
@@ -102,6 +103,8 @@ def body_offset(head_length: int) -> int:
 
 FRAME_BODY = body_offset(log_frame.LENGTH)
 """That of a frame."""
+AROUND = FRAME_BODY + len(END)
+"""What a frame's record has beside its sealed events."""
 
 
 def scan(data: mmap | bytes, contents: Contents, size: int) -> None:
@@ -122,8 +125,22 @@ def scan(data: mmap | bytes, contents: Contents, size: int) -> None:
             contents.keys[key.data_key_id] = key
         elif kind == FRAME:
             contents.frames.append(Placed(log_frame.decode(head), body, length))
-        position = body + length
+        position = body + length + len(END)
     contents.end = position
+
+
+def leave_out_torn(data: mmap | bytes, contents: Contents) -> None:
+    """Of a segment whose writer may have lost power: leave out frames of which sectors were never written.
+
+    What a disk has not written of a file that grew reads as zeros; sealed text does not hold sixteen of them. Such a
+    frame was not acknowledged.
+    """
+    whole = [one for one in contents.frames if data.find(_UNWRITTEN, one.offset, one.offset + one.length) < 0]
+    contents.damaged += sum(one.length for one in contents.frames) - sum(one.length for one in whole)
+    contents.frames = whole
+
+
+_UNWRITTEN = bytes(16)
 
 
 def _head_at(data: mmap | bytes, position: int, size: int) -> tuple[int, bytes, int, int] | None:
@@ -134,7 +151,10 @@ def _head_at(data: mmap | bytes, position: int, size: int) -> tuple[int, bytes, 
     kind, head_length, length = _HEAD.unpack_from(data, start)
     head_end = start + _HEAD.size + head_length
     body = head_end + _CRC.size
-    if body + length > size or zlib.crc32(data[start:head_end]) != _CRC.unpack_from(data, head_end)[0]:
+    end = body + length + len(END)
+    if end > size or zlib.crc32(data[start:head_end]) != _CRC.unpack_from(data, head_end)[0]:
+        return None
+    if data[end - len(END) : end] != END:
         return None
     return kind, data[start + _HEAD.size : head_end], body, length
 

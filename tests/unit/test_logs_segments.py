@@ -1,0 +1,326 @@
+"""Segments as files: what is acknowledged is found, by every process; what is damaged costs just that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kmsd.adapters.segments import format as fmt
+from kmsd.adapters.segments import upkeep, writer
+from kmsd.adapters.segments.store import FileSegments
+from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
+from kmsd.ports_logs import SegmentDamaged, SegmentsUnavailable, StoredFrame, Wanted
+
+GROUP, OTHER = b"G" * 16, b"H" * 16
+KEY = WrappedKey(b"k" * 16, "arn:aws:kms:x", "arn:aws:logs:g", b"wrapped")
+ids = FrameIds()
+
+
+def frame(first: int, last: int | None = None, *, stream: int = 0, at: int = 1_000_000, key: WrappedKey = KEY) -> Frame:
+    """A header."""
+    last = first if last is None else last
+    return Frame(bytes([stream]) * 16, key.data_key_id, ids.next(at * 1000), first, last, at, 2, 60, 0)
+
+
+@pytest.fixture(name="segments")
+async def _segments(tmp_path: Path) -> AsyncIterator[FileSegments]:
+    found = FileSegments(tmp_path / "logs")
+    yield found
+    await found.close()
+
+
+def found(segments: FileSegments, group: bytes = GROUP, **wanted: object) -> list[StoredFrame]:
+    """What `find` finds."""
+    return list(segments.find(group, Wanted(**wanted)))  # type: ignore[arg-type] # a test's short form
+
+
+async def test_what_was_appended_is_found_and_read(segments: FileSegments, tmp_path: Path) -> None:
+    """By the same process and by another, before and after the segment is finished."""
+    frames = [frame(time, time + 5, stream=time % 2) for time in (50, 10, 30)]
+    for one in frames:
+        await segments.append(GROUP, one, str(one.first_at).encode(), KEY)
+    other = FileSegments(tmp_path / "logs")
+    for reader in (segments, other):
+        stored = found(reader)
+        assert [one.frame for one in stored] == [frames[1], frames[2], frames[0]]
+        assert list(await reader.read(GROUP, stored)) == [b"10", b"30", b"50"]
+        assert reader.data_key(GROUP, stored[0]) == KEY
+        assert found(reader, OTHER) == []
+    assert [one.frame.first_at for one in found(segments, descending=True)] == [50, 30, 10]
+    assert [one.frame.first_at for one in found(segments, start=20, end=50)] == [30]
+    assert [one.frame.first_at for one in found(segments, start=15, end=51)] == [10, 30, 50]
+    assert [one.frame.first_at for one in found(segments, streams=frozenset((b"\x00" * 16,)))] == [10, 30, 50]
+    assert found(segments, streams=frozenset((b"\x07" * 16,))) == []
+    await segments.append(GROUP, frame(20), b"20", KEY)
+    assert [one.frame.first_at for one in found(other)] == [10, 20, 30, 50]
+    await segments.close()
+    assert len(list((tmp_path / "logs" / GROUP.hex()).glob("*.idx"))) == 1
+    assert [one.frame.first_at for one in found(other)] == [10, 20, 30, 50]
+    again = FileSegments(tmp_path / "logs")
+    assert list(await again.read(GROUP, found(again))) == [b"10", b"20", b"30", b"50"]
+    summary = again.summaries(GROUP)[b"\x00" * 16]
+    assert (summary.first_at, summary.last_at, summary.events, summary.size) == (10, 55, 8, 240)
+    await other.close()
+    await again.close()
+
+
+async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ascending by first_at and descending by last_at, whatever lies where; each frame once."""
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 500)
+    segments = [FileSegments(tmp_path / "logs") for _ in range(2)]
+    rng, frames = random.Random(5), []
+    for number in range(120):
+        start = rng.randrange(1000)
+        frames.append(frame(start, start + rng.randrange(100), stream=rng.randrange(3)))
+        await segments[number % 2].append(GROUP, frames[-1], b"x" * rng.randrange(200), KEY)
+    for _ in range(2):
+        for wanted in (Wanted(), Wanted(300, 600), Wanted(streams=frozenset((b"\x01" * 16,)))):
+            expected = [
+                one for one in frames
+                if one.first_at < wanted.end and one.last_at >= wanted.start and (not wanted.streams or one.stream_id in wanted.streams)
+            ]  # fmt: skip
+            up = [one.frame for one in segments[0].find(GROUP, wanted)]
+            assert [one.first_at for one in up] == sorted(one.first_at for one in expected)
+            assert set(up) == set(expected)
+            down = [one.frame for one in segments[1].find(GROUP, Wanted(wanted.start, wanted.end, wanted.streams, descending=True))]
+            assert [one.last_at for one in down] == sorted((one.last_at for one in expected), reverse=True)
+            assert sorted(down) == sorted(up)
+        for one in segments:
+            await one.close()
+        segments = [FileSegments(tmp_path / "logs") for _ in range(2)]
+    for one in segments:
+        await one.close()
+
+
+async def test_many_at_once_share_their_syncs(segments: FileSegments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are durable when they return; there are far fewer syncs than frames."""
+    syncs = 0
+    sync = os.fdatasync
+
+    def counted(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    await asyncio.gather(*(segments.append(GROUP, frame(time), b"x" * 100, KEY) for time in range(200)))
+    assert len(found(segments)) == 200
+    assert syncs < 20
+
+
+async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> None:
+    """As after kill -9 or loss of power, at every length that the last record can have been cut to."""
+    segments = FileSegments(tmp_path / "logs")
+    for time in (1, 2):
+        await segments.append(GROUP, frame(time), b"sealed %d" % time, KEY)
+    (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
+    whole = path.read_bytes()
+    await segments.append(GROUP, frame(3), os.urandom(2000), KEY)
+    torn = path.read_bytes()
+    await segments.close()
+    for index in path.parent.glob("*.idx"):
+        index.unlink()
+    lengths = [*range(len(whole), len(whole) + 120), *range(len(whole) + 120, len(torn), 97), *range(len(torn) - 20, len(torn))]
+    sectors = [bytearray(torn) for _ in range(len(whole) // 512 + 1, len(torn) // 512 + 1)]
+    for number, one in enumerate(sectors, len(whole) // 512 + 1):
+        one[number * 512 : (number + 1) * 512] = bytes(len(one[number * 512 : (number + 1) * 512]))
+    for content in (*(torn[:length] + more for length in lengths for more in (b"", b"\x00" * 50)), *map(bytes, sectors)):
+        path.write_bytes(content)
+        again = FileSegments(tmp_path / "logs")
+        assert [one.frame.first_at for one in found(again)] == [1, 2]
+        await again.close()
+    again = FileSegments(tmp_path / "logs")
+    await again.tidy(0)
+    assert len(list(path.parent.glob("*.idx"))) == 1
+    await again.append(GROUP, frame(4), b"sealed 4", KEY)
+    assert [one.frame.first_at for one in found(again)] == [1, 2, 4]
+    assert list(await again.read(GROUP, found(again))) == [b"sealed 1", b"sealed 2", b"sealed 4"]
+    await again.close()
+
+
+async def test_leftovers_of_the_living_are_left_alone(segments: FileSegments, tmp_path: Path) -> None:
+    """A segment that another process writes to is not finished for it."""
+    await segments.append(GROUP, frame(1), b"x", KEY)
+    other = FileSegments(tmp_path / "logs")
+    await other.tidy(0)
+    assert list((tmp_path / "logs" / GROUP.hex()).glob("*.idx")) == []
+    await segments.append(GROUP, frame(2), b"y", KEY)
+    assert [one.frame.first_at for one in found(other)] == [1, 2]
+    await other.close()
+
+
+async def test_damage_costs_the_records_it_hits(tmp_path: Path) -> None:
+    """A spot in the middle: what follows is found again; with an index not even that is lost from sight."""
+    segments = FileSegments(tmp_path / "logs")
+    for time in range(5):
+        await segments.append(GROUP, frame(time), b"sealed %d" % time, KEY)
+    stored = found(segments)
+    await segments.close()
+    (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
+    (index,) = path.parent.glob("*.idx")
+    data = bytearray(path.read_bytes())
+    data[stored[2].offset - 20] ^= 1  # in the head of the third frame
+    path.write_bytes(data)
+    again = FileSegments(tmp_path / "logs")
+    assert [one.frame.first_at for one in found(again)] == [0, 1, 2, 3, 4]
+    await again.close()
+    index.write_bytes(index.read_bytes()[:-1] + b"\xff")
+    again = FileSegments(tmp_path / "logs")
+    with pytest.raises(SegmentDamaged):
+        found(again)
+    await again.close()
+    index.unlink()
+    again = FileSegments(tmp_path / "logs")
+    assert [one.frame.first_at for one in found(again)] == [0, 1, 3, 4]
+    await again.tidy(0)
+    assert [one.frame.first_at for one in found(again)] == [0, 1, 3, 4]
+    await again.close()
+
+
+async def test_other_segments_are_not_concerned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of three is not a segment at all any more."""
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 1)
+    segments = FileSegments(tmp_path / "logs")
+    for time in range(3):
+        await segments.append(GROUP, frame(time), b"sealed %d" % time, KEY)
+    await segments.close()
+    paths = sorted((tmp_path / "logs" / GROUP.hex()).glob("*.seg"))
+    paths[1].write_bytes(b"")
+    again = FileSegments(tmp_path / "logs")
+    stored = found(again)
+    assert list(await again.read(GROUP, [stored[0], stored[2]])) == [b"sealed 0", b"sealed 2"]
+    with pytest.raises(SegmentDamaged) as damaged:
+        await again.read(GROUP, stored)
+    assert (damaged.value.first_at, damaged.value.last_at) == (1, 1)
+    await again.close()
+    paths[1].with_suffix(".idx").unlink()
+    again = FileSegments(tmp_path / "logs")
+    assert [one.frame.first_at for one in found(again)] == [0, 2]
+    await again.close()
+
+
+async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(segments: FileSegments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame is in no segment; the next one goes into a new segment and works."""
+    await segments.append(GROUP, frame(1), b"1", KEY)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fail)
+        with pytest.raises(SegmentsUnavailable):
+            await segments.append(GROUP, frame(2), b"2", KEY)
+    assert [one.frame.first_at for one in found(segments)] == [1]
+    await segments.append(GROUP, frame(3), b"3", KEY)
+    await segments.tidy(0)
+    assert [one.frame.first_at for one in found(segments)] == [1, 3]
+    assert list(await segments.read(GROUP, found(segments))) == [b"1", b"3"]
+
+
+async def test_dropping_by_age_and_by_stream(segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old segments go, young ones stay; a dead stream's frames are left out of what is written anew."""
+    day = upkeep.LONG_AGO
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 1)
+    await segments.append(GROUP, frame(day), b"old", KEY)
+    another = WrappedKey(b"a" * 16, "", "arn", b"blob")
+    await segments.append(GROUP, frame(5 * day, stream=1), b"dead", another)
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 10_000)
+    await segments.append(GROUP, frame(5 * day, stream=2), b"alive", KEY)
+    await segments.append(GROUP, frame(6 * day, stream=2), b"young", KEY)
+    reader = FileSegments(tmp_path / "logs")
+    assert len(found(reader)) == 4
+    assert (await segments.drop(GROUP, before=2 * day, dead_streams=frozenset())).segments == 1
+    assert [one.frame.first_at for one in found(reader)] == [5 * day, 5 * day, 6 * day]
+    dead = frozenset((b"\x01" * 16,))
+    assert (await segments.drop(GROUP, before=0, dead_streams=dead)).rewritten == 0  # still being written to
+    await segments.close()
+    keeper = FileSegments(tmp_path / "logs")
+    before = found(reader)
+    assert (await keeper.drop(GROUP, before=0, dead_streams=dead)).rewritten == 1
+    assert [(await reader.read(GROUP, [one]))[0] for one in found(reader)] == [b"alive", b"young"]
+    assert reader.data_key(GROUP, found(reader)[0]) == KEY
+    with pytest.raises(SegmentsUnavailable):
+        await reader.read(GROUP, before)
+    (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
+    assert b"dead" not in path.read_bytes()
+    assert another.blob not in path.read_bytes()
+    assert (await keeper.drop(GROUP, before=5 * day + 1, dead_streams=dead)).rewritten == 1
+    assert [one.frame.first_at for one in found(reader)] == [6 * day]
+    await keeper.delete_group(GROUP)
+    assert found(reader) == []
+    assert not path.parent.exists()
+    for one in (keeper, reader):
+        await one.close()
+
+
+async def test_an_interrupted_replacement_is_harmless(segments: FileSegments, tmp_path: Path) -> None:
+    """Killed after each step of writing a segment anew: each frame is there, once."""
+    for time in range(4):
+        await segments.append(GROUP, frame(time, stream=time % 2), b"%d" % time, KEY)
+    await segments.close()
+    folder = tmp_path / "logs" / GROUP.hex()
+    (name,) = [path.name for path in folder.glob("*.seg")]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    keeper = FileSegments(tmp_path / "logs")
+    await keeper.drop(GROUP, before=0, dead_streams=frozenset((b"\x01" * 16,)))
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    new_index = next(other for other in after if other.endswith(".idx"))
+    for present, expected in (
+        ({**before, name.replace("-0", "-1").replace(".seg", ".staged"): b"half"}, [0, 1, 2, 3]),
+        ({**before, new_index: after[new_index]}, [0, 1, 2, 3]),
+        ({**before, **after}, [0, 2]),
+        ({**after, name.replace(".seg", ".idx"): before[name.replace(".seg", ".idx")]}, [0, 2]),
+    ):
+        for path in folder.iterdir():
+            path.unlink()
+        for other, content in present.items():
+            (folder / other).write_bytes(content)
+        again = FileSegments(tmp_path / "logs")
+        assert [one.frame.first_at for one in found(again)] == expected
+        await again.close()
+    await keeper.close()
+
+
+async def test_results_are_kept_by_id(segments: FileSegments) -> None:
+    """And not found once they are deleted."""
+    await segments.put_result("q", b"content")
+    assert await segments.get_result("q") == b"content"
+    await segments.delete_result("q")
+    await segments.delete_result("q")
+    with pytest.raises(SegmentDamaged):
+        await segments.get_result("q")
+
+
+async def test_few_segments_are_open_at_once(segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more groups than that, the least used is finished."""
+    monkeypatch.setattr("kmsd.adapters.segments.store.MOST_WRITERS", 3)
+    groups = [bytes([number]) * 16 for number in range(8)]
+    for _ in range(2):
+        for group in groups:
+            await segments.append(group, frame(1), b"x", KEY)
+    assert len(segments._writers) == 3
+    assert all(len(found(segments, group)) == 2 for group in groups)
+    open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]  # noqa: PTH110, PTH115, PTH208 (links)
+    assert sum(name.startswith(str(tmp_path)) for name in open_files) == 3
+
+
+def test_indexes_know_their_own_damage() -> None:
+    """A flipped bit is noticed, wherever it could tell a lie."""
+    contents = fmt.Contents([fmt.Placed(frame(1), 100, 10)], {KEY.data_key_id: KEY}, 500)
+    data = fmt.index(contents, GROUP)
+    for place in range(len(data)):
+        broken = bytearray(data)
+        broken[place] ^= 0x10
+        start = bytes(broken[: fmt.INDEX_START])
+        try:
+            summary, entries = fmt.index_lengths(start, GROUP)
+            read, _ = fmt.read_summary(start, bytes(broken[fmt.INDEX_START : fmt.INDEX_START + summary]))
+            frames = fmt.read_entries(start, bytes(broken[fmt.INDEX_START + summary :][:entries]))
+        except fmt.NotASegment:
+            continue
+        assert (read.keys, read.end, frames) == (contents.keys, contents.end, contents.frames)
