@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,9 +21,9 @@ from kmsd.ports_logs import SegmentDamaged, StoredFrame
 
 INLINE_BYTES = 16_384
 """Batches up to this size are compressed where they are: a thread would cost more (100 µs against 80)."""
-BUSY = 4
-"""With more batches under way than this, compressing (half the work of a batch) would keep them waiting: they are
-stored as they are, sealed all the same."""
+SHARE = 0.25
+"""Compressing is half the work of a batch. It may take this share of a process's time; beyond, batches are stored as
+they are, sealed all the same: a rush of events costs disk then, and not the other callers' time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,7 @@ async def seal(
 ) -> Sealed:
     """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does."""
     data_key = await room.keys.for_sealing(books, subject_of(group), batch.size, now)
-    content = log_event.encode(batch.events)
-    if len(content) <= INLINE_BYTES:
-        packing, packed = log_event.pack(content)
-    elif room.under_way > BUSY:
-        packing, packed = log_frame.PLAIN, content
-    else:
-        packing, packed = await asyncio.to_thread(log_event.pack, content)
+    packing, packed = await _pack(room, log_event.encode(batch.events))
     frame = Frame(
         stream_id=stream.stream_id,
         data_key_id=data_key.wrapped.data_key_id,
@@ -65,6 +60,32 @@ async def seal(
     aad = log_frame.associated_data(group.group_id, frame.encode())
     sealed = data_key.cipher.encrypt(log_frame.nonce(frame.frame_id), packed, aad)
     return Sealed(frame, sealed, data_key.wrapped)
+
+
+async def _pack(room: LogRoom, content: bytes) -> tuple[int, bytes]:
+    """Compress, as long as there is time for it."""
+    now = time.monotonic()
+    room.pack_seconds = min(room.pack_seconds + (now - room.packed_at) * SHARE, SHARE)
+    room.packed_at = now
+    if room.pack_seconds <= 0:
+        return log_frame.PLAIN, content
+    if len(content) <= INLINE_BYTES:
+        found, spent = _timed_pack(content)
+    else:
+        room.pack_seconds -= len(content) * _SECONDS_A_BYTE  # until it is known: others come in the meantime
+        found, spent = await asyncio.to_thread(_timed_pack, content)
+        room.pack_seconds += len(content) * _SECONDS_A_BYTE
+    room.pack_seconds -= spent
+    return found
+
+
+_SECONDS_A_BYTE = 1e-8
+
+
+def _timed_pack(content: bytes) -> tuple[tuple[int, bytes], float]:
+    began = time.thread_time()
+    found = log_event.pack(content)
+    return found, time.thread_time() - began
 
 
 def open_frames(group_id: bytes, frames: Sequence[tuple[StoredFrame, bytes, DataKey]]) -> list[list[Event]]:

@@ -19,8 +19,10 @@ class LogRoom:
     keys: LogKeys
     segments: Segments
     frame_ids: FrameIds = field(default_factory=FrameIds)
-    under_way: int = 0
-    """Batches that are being taken in at this moment."""
+    pack_seconds: float = 0.0
+    """What is left of the time that compressing may take."""
+    packed_at: float = 0.0
+    """When that was worked out; of the monotonic clock."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     """The present instant, for what goes on after the call that began it."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -74,6 +74,20 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_parts(descriptor: int, parts: list[bytes]) -> None:
+    """All of `parts`, one after the other, without putting them together first."""
+    for begin in range(0, len(parts), _MOST_PARTS):
+        some = parts[begin : begin + _MOST_PARTS]
+        wanted = sum(map(len, some))
+        written = os.writev(descriptor, some)
+        if written < wanted:
+            write_all(descriptor, b"".join(some)[written:])
+
+
+_MOST_PARTS = 1_000
+"""Linux takes 1024 (IOV_MAX)."""
+
+
 def write_index(folder: Path, name: str, contents: Contents, group_id: bytes) -> None:
     """Finish a segment."""
     data = fmt.index(contents, group_id)
@@ -134,7 +148,7 @@ def rewrite(folder: Path, name: str, group_id: bytes, keep: list[Placed], conten
             fresh.end = len(head)
             for placed in keep:
                 sealed = os.pread(old.fileno(), placed.length, placed.offset)
-                write_all(descriptor, fmt.frame_record(placed.frame, sealed))
+                write_all(descriptor, fmt.before_frame(placed.frame, len(sealed)) + sealed + fmt.END)
                 fresh.frames.append(Placed(placed.frame, fresh.end + fmt.FRAME_BODY, len(sealed)))
                 fresh.end += fmt.AROUND + len(sealed)
 
@@ -165,4 +179,5 @@ __all__ = [
     "write_all",
     "write_durably",
     "write_index",
+    "write_parts",
 ]

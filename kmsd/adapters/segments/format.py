@@ -81,19 +81,19 @@ def check_header(data: bytes, group_id: bytes) -> None:
         raise NotASegment
 
 
-def _record(kind: int, head: bytes, body: bytes) -> bytes:
-    start = _HEAD.pack(kind, len(head), len(body)) + head
-    return b"".join((MARK, start, _CRC.pack(zlib.crc32(start)), body, END))
+def _before(kind: int, head: bytes, length: int) -> bytes:
+    start = _HEAD.pack(kind, len(head), length) + head
+    return MARK + start + _CRC.pack(zlib.crc32(start))
 
 
 def key_record(key: WrappedKey) -> bytes:
     """A data key."""
-    return _record(KEY, _encode(tuple(key)), b"")
+    return _before(KEY, _encode(tuple(key)), 0) + END
 
 
-def frame_record(frame: Frame, sealed: bytes) -> bytes:
-    """A frame."""
-    return _record(FRAME, frame.encode(), sealed)
+def before_frame(frame: Frame, length: int) -> bytes:
+    """What precedes `length` sealed bytes of a frame; `END` follows them."""
+    return _before(FRAME, frame.encode(), length)
 
 
 def body_offset(head_length: int) -> int:

@@ -98,11 +98,12 @@ class Writer:
                 keys[key.data_key_id] = key
                 parts.append(fmt.key_record(key))
                 end += len(parts[-1])
-            parts.append(fmt.frame_record(waiting.frame, waiting.sealed))
-            frames.append(Placed(waiting.frame, end + fmt.FRAME_BODY, len(waiting.sealed)))
-            end += len(parts[-1])
+            length = len(waiting.sealed)
+            parts += (fmt.before_frame(waiting.frame, length), waiting.sealed, fmt.END)
+            frames.append(Placed(waiting.frame, end + fmt.FRAME_BODY, length))
+            end += fmt.AROUND + length
         try:
-            files.write_all(descriptor, b"".join(parts))
+            files.write_parts(descriptor, parts)
             os.fdatasync(descriptor)
         except OSError:
             self._write_off(descriptor)

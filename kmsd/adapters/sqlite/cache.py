@@ -3,7 +3,7 @@
 The rule: before each request `PRAGMA data_version` is asked. If any other connection has committed since
 (also this process's own writing connection), the new rows of the table `change`, which triggers fill,
 name what to forget: a key id (the key, its grants and tags), `alias` (all aliases), `identity` (all
-credentials, users and roles), `service` (the service keys), `object:<id>` (an object in the token that is
+credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams), `object:<id>` (an object in the token that is
 doomed: `on_doomed` is told, so that what was derived from it goes as well). If rows were trimmed before
 they were seen, everything is forgotten. Absent things are not remembered. Each kind is bounded; the oldest goes first.
 """
@@ -20,6 +20,7 @@ from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role
 from kmsd.domain.key import Key
+from kmsd.domain.log_group import LogGroup, LogStream
 from kmsd.ports import ServiceKey
 
 MOST_KEYS = 20_000
@@ -43,6 +44,8 @@ class CachedReader(SqliteReader):
         self._access_keys: dict[str, AccessKey] = {}
         self._roles: dict[tuple[str, str], Role] = {}
         self._service_keys: Mapping[str, ServiceKey] | None = None
+        self._log_groups: dict[tuple[str, str], LogGroup] = {}
+        self._log_streams: dict[tuple[bytes, str], LogStream] = {}
         self.on_doomed: Callable[[bytes], None] = lambda _: None
         self.hits = 0
         self.misses = 0
@@ -66,6 +69,8 @@ class CachedReader(SqliteReader):
         for memory in (self._keys, self._grants_by_key, self._tags, self._aliases, self._access_keys, self._roles):
             memory.clear()
         self._service_keys = None
+        self._log_groups.clear()
+        self._log_streams.clear()
 
     def _forget(self, subject: str) -> None:
         match subject:
@@ -76,6 +81,9 @@ class CachedReader(SqliteReader):
                 self._roles.clear()
             case "service":
                 self._service_keys = None
+            case "logs":
+                self._log_groups.clear()
+                self._log_streams.clear()
             case doomed if doomed.startswith("object:"):
                 self.on_doomed(bytes.fromhex(doomed.removeprefix("object:")))
             case key_id:
@@ -140,6 +148,22 @@ class CachedReader(SqliteReader):
         if found is None:
             found = await super().grants_to(key_id, names)
             self._remember(by_grantees, names, found, MOST_OTHERS)
+        return found
+
+    async def log_group(self, account: str, name: str) -> LogGroup | None:
+        found = self._log_groups.get((account, name))
+        if found is None:
+            found = await super().log_group(account, name)
+            if found is not None:
+                self._remember(self._log_groups, (account, name), found, MOST_OTHERS)
+        return found
+
+    async def log_stream(self, group_id: bytes, name: str) -> LogStream | None:
+        found = self._log_streams.get((group_id, name))
+        if found is None:
+            found = await super().log_stream(group_id, name)
+            if found is not None:
+                self._remember(self._log_streams, (group_id, name), found, MOST_OTHERS)
         return found
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:

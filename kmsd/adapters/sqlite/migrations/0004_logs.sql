@@ -64,3 +64,9 @@ CREATE TABLE log_query (
 CREATE INDEX log_query_account ON log_query (account, created_at, query_id);
 CREATE INDEX log_query_age ON log_query (created_at);
 CREATE INDEX log_query_running ON log_query (account) WHERE status = 'Running';
+
+-- As in 0001: what each process drops from its memory.
+CREATE TRIGGER change_log_group_update AFTER UPDATE ON log_group BEGIN INSERT INTO change (subject) VALUES ('logs'); END;
+CREATE TRIGGER change_log_group_delete AFTER DELETE ON log_group BEGIN INSERT INTO change (subject) VALUES ('logs'); END;
+CREATE TRIGGER change_log_stream_update AFTER UPDATE ON log_stream BEGIN INSERT INTO change (subject) VALUES ('logs'); END;
+CREATE TRIGGER change_log_stream_delete AFTER DELETE ON log_stream BEGIN INSERT INTO change (subject) VALUES ('logs'); END;
