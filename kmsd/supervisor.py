@@ -91,7 +91,7 @@ class Supervisor:
         return self._failed
 
     async def _pat_watchdog(self) -> None:
-        """Tell systemd that this process lives. A worker that hangs in the token is the worker's and the parent's care."""
+        """Tell systemd that this process lives; what a worker does that hangs is the token adapter's care."""
         seconds = service_manager.watchdog_seconds()
         while seconds is not None:
             service_manager.notify("WATCHDOG=1")

@@ -184,9 +184,7 @@ def credentials_of(printed: bytes) -> Credentials:
 
 
 @contextmanager
-def provisioned(
-    folder: Path, *, workers: int = 1, extra: str = "", import_token: bool = False
-) -> Iterator[Daemon]:
+def provisioned(folder: Path, *, workers: int = 1, extra: str = "", import_token: bool = False) -> Iterator[Daemon]:
     """A daemon that is set up and not started; stopped, if it runs, at the end.
 
     With NSS as its import token, if asked.

@@ -20,14 +20,14 @@ from kmsd.custody import provisioning
 from kmsd.custody.credentials import Credentials as KnownCredentials
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.wire.front import Front
-from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.listeners import bind_tcp
+from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
 from tests.clients import Credentials, client, signing_clock
 from tests.daemon import import_section, write_config
-from tests.trail import trail_records
 from tests.tokens import nss, softhsm
+from tests.trail import trail_records
 
 T = TypeVar("T")
 

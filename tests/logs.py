@@ -116,9 +116,7 @@ def wait_for(logs: Any, query_id: str, seconds: float = 20) -> dict[str, Any]:
 
 def rows(found: dict[str, Any]) -> list[dict[str, str]]:
     """Results without pointers."""
-    return [
-        {field["field"]: field["value"] for field in row if field["field"] != "@ptr"} for row in found["results"]
-    ]
+    return [{field["field"]: field["value"] for field in row if field["field"] != "@ptr"} for row in found["results"]]
 
 
 def refusal(call: Callable[..., Any], **members: Any) -> tuple[str, str]:

@@ -111,4 +111,3 @@ async def create_access_key(store: Store, token: Token, user: User, now: datetim
     async with store.write() as transaction:
         await transaction.insert_access_key(AccessKey(access_key_id, user, sealed, AccessKeyStatus.ACTIVE, now))
     return NewAccessKey(access_key_id, secret, user)
-

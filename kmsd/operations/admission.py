@@ -46,7 +46,11 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
             query = await query_about(operation, access, target, request, call)
             call.targets[index] = permitted(target, query)
     for access, target in reached:
-        if target.log_group is None and isinstance(access, OnLogGroup | OnLogGroups | OnLogsKey) and _must_exist(access, target):
+        if (
+            target.log_group is None
+            and isinstance(access, OnLogGroup | OnLogGroups | OnLogsKey)
+            and _must_exist(access, target)
+        ):
             raise ResourceNotFoundException(NO_GROUP)
         usable = getattr(access, "usable", None)
         if usable is not None and target.key is not None:

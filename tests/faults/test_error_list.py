@@ -288,7 +288,7 @@ def possible(name: str, error: str) -> bool:
 CASES = [(name, error) for name, one in KMS.items() for error in errors_of(one) if possible(name, error)]
 
 
-@pytest.mark.parametrize(("name", "error"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "error"), CASES, ids=str)
 def test_each_declared_error_is_produced(house: House, name: str, error: str) -> None:
     """The request that succeeds, changed in one respect, answers with this error."""
     scene = Scene(house, name)
