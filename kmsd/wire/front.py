@@ -94,7 +94,10 @@ class Front:
         return question.render(response, request_id)
 
     async def _authenticated(self, claim: Claim, now: datetime) -> tuple[Caller, Reader]:
-        """Who signed, and the books that say so. Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException."""
+        """Who signed, and the books that say so.
+
+        Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
+        """
         try:
             books = await self.pipeline.world.store.read()
             scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)

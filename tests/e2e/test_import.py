@@ -1,4 +1,4 @@
-"""Import as an operator does it: docs/import.md as it is written, the script, and modules that record all they return."""
+"""Import as an operator does it: docs/import.md as written, the script, and modules that record all they return."""
 
 from __future__ import annotations
 
