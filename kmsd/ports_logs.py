@@ -183,8 +183,8 @@ class LogReader(Protocol):
         """At most `count` streams (-1: all) after `name`, by name; before it, if `descending` and it is not empty."""
         ...
 
-    async def log_stream_names(self, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:
-        """The names of streams that exist, by their ids."""
+    async def log_stream_names(self, group_id: bytes, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:
+        """The names of streams that exist in a group, by their ids."""
         ...
 
     async def dead_log_groups(self, before: datetime) -> Sequence[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
+from typing import NamedTuple
 
 from kmsd.custody import log_batches
 from kmsd.custody.log_keys import DataKey
@@ -21,9 +22,19 @@ from kmsd.ports_logs import SegmentDamaged, StoredFrame, Wanted
 MOST_FRAMES = 16
 MOST_BYTES = 2_097_152
 """What is opened at once: so many frames, or frames of so many bytes of events."""
+MOST_EVENTS = 20_000
+MOST_AT_ONCE = 64
+"""Frames of a batch that is meant to fill a page."""
 SPLIT = 4
 """From so many frames on, two threads share the work."""
 _BY_POSITION = attrgetter("position")
+
+
+class Most(NamedTuple):
+    """What a page holds."""
+
+    events: int
+    size: int
 
 
 @dataclass(slots=True)
@@ -40,16 +51,19 @@ class Reading:
     """Bytes of events that were opened."""
     _dead: set[bytes] = field(default_factory=set)
 
-    async def events(self, wanted: Wanted, *, after: int = -1, before: int | None = None) -> AsyncIterator[list[Event]]:
+    async def events(
+        self, wanted: Wanted, *, after: int = -1, before: int | None = None, most: Most | None = None
+    ) -> AsyncIterator[list[Event]]:
         """The events between two positions (both excluded), in runs, each and all in the order of `wanted`.
 
+        `most` is what the caller is likely to take: so much is opened in one go, and then a little at a time.
         Raises AccessDeniedException at the first frame whose key cannot be used, `SegmentDamaged` at the first that is
         not what was written.
         """
         low = max(position_at(wanted.start), after + 1)
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
         pending: list[Event] = []
-        for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted)):
+        for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted), most):
             books = await self.store.read()
             for frame, events in await self._open(books, await self._alive(books, frames)):
                 inside = position_at(frame.first_at) >= low and position_at(frame.last_at + 1) <= high
@@ -62,7 +76,7 @@ class Reading:
     async def _alive(self, books: Reader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
         unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead
         if unknown:
-            self.names.update(await books.log_stream_names(tuple(unknown)))
+            self.names.update(await books.log_stream_names(self.group.group_id, tuple(unknown)))
             self._dead |= unknown - self.names.keys()
         return [stored for stored in frames if stored.frame.stream_id in self.names]
 
@@ -94,21 +108,26 @@ class Reading:
         return dict(zip(wrapped, opened, strict=True))
 
 
-def _batches(frames: Iterator[StoredFrame]) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
-    """Frames in growing batches, each with the frame that follows it: a small page opens little."""
-    most = 2
+def _batches(
+    frames: Iterator[StoredFrame], most: Most | None
+) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
+    """Frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
+    longest = 2 if most is None else MOST_AT_ONCE
+    wanted = Most(MOST_EVENTS, MOST_BYTES) if most is None else most
     ahead = next(frames, None)
     while ahead is not None:
-        batch, size = [ahead], ahead.frame.size
+        # Of the first frame a page often wants only the end: what it holds is not counted.
+        batch, size, events = [ahead], 0, 0
         for ahead in frames:  # noqa: B020, PLR1704 (what is left over begins the next batch)
-            if len(batch) >= most or size + ahead.frame.size > MOST_BYTES:
+            if len(batch) >= longest or size >= wanted.size or events >= wanted.events:
                 break
             batch.append(ahead)
             size += ahead.frame.size
+            events += ahead.frame.events
         else:
             ahead = None
         yield batch, ahead
-        most = min(most * 2, MOST_FRAMES)
+        longest = 2 if most is not None and longest == MOST_AT_ONCE else min(longest * 2, MOST_FRAMES)
 
 
 def _settled(

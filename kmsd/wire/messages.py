@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import msgspec
 
@@ -57,19 +56,9 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def _texts() -> Iterator[str]:
-    """Random hexadecimal texts, drawn many at a time: each draw lets go of the interpreter's lock."""
-    while True:
-        drawn = os.urandom(4096).hex()
-        yield from (drawn[at : at + 32] for at in range(0, len(drawn), 32))
-
-
-_random_texts = _texts()
-
-
 def new_request_id() -> str:
     """A random (version 4) UUID, at a fifth of the price of `uuid.uuid4`."""
-    text = next(_random_texts)
+    text = os.urandom(16).hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
@@ -24,7 +25,7 @@ from kmsd.ports import (
     Wrapped,
     WrongLength,
 )
-from tests.imports import raw_encrypt, rsa_key, wrap
+from tests.imports import oaep, raw_encrypt, rsa_key, wrap
 from tests.shim import Function, Shim
 from tests.tokens import TokenPlace, available, nss, softhsm
 
@@ -164,6 +165,35 @@ async def test_bad_blobs_are_refused(
             await token.unwrap_key(Wrapped(blob, algorithm, pair[0]), MARK)
     await token.check()
     assert await token.unwrap_key(Wrapped(good, algorithm, pair[0]), MARK) == cmac(b"k" * 32)
+
+
+@pytest.mark.parametrize("algorithm", ["RSA_AES_KEY_WRAP_SHA_1", "RSA_AES_KEY_WRAP_SHA_256"])
+async def test_hybrid_wrapping_by_what_is_no_aes_key(
+    token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: str
+) -> None:
+    """The inner key may have any size of AES; of others the blob is refused, and not the algorithm."""
+    chosen = WrappingAlgorithm(algorithm)
+    if chosen not in token.capabilities.imports:
+        pytest.skip("the token lacks it")
+    way = oaep(hashes.SHA256() if algorithm.endswith("256") else hashes.SHA1())  # noqa: S303 (the API's)
+    for size in (0, 1, 15, 17, 31, 33, 64):
+        blob = rsa_key(pair[1]).encrypt(os.urandom(size), way) + os.urandom(40)
+        with pytest.raises(NotUnwrapped):
+            await token.unwrap_key(Wrapped(blob, chosen, pair[0]), MARK)
+    for size in (16, 24, 32):
+        kek = os.urandom(size)
+        blob = rsa_key(pair[1]).encrypt(kek, way) + keywrap.aes_key_wrap_with_padding(kek, b"k" * 32)
+        assert await token.unwrap_key(Wrapped(blob, chosen, pair[0]), MARK) == cmac(b"k" * 32)
+
+
+async def test_passing_on_what_is_too_long(token: Pkcs11Token) -> None:
+    """More than the transport key can carry, or than the token can hold: refused, and no fault."""
+    wrapping_key, recipient = new_id(), new_id()
+    public = await token.generate_wrapping_key(wrapping_key, 4096)
+    transport = await token.generate_wrapping_key(recipient, 2048)
+    for length in (215, 400):
+        arrived = wrapped(os.urandom(length), WrappingAlgorithm.RSAES_OAEP_SHA_1, wrapping_key, public)
+        assert isinstance((await token.pass_on(arrived, transport)).trouble, WrongLength | NotUnwrapped)
 
 
 async def test_a_missing_wrapping_key_is_no_bad_blob(token: Pkcs11Token, pair: tuple[bytes, bytes]) -> None:

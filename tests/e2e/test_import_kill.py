@@ -23,7 +23,7 @@ from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
 from tests.imports import external_key, parameters, state_of
 
-KILLS = int(os.environ.get("KMSD_TEST_KILLS", "10"))
+KILLS = int(os.environ.get("KMSD_TEST_KILLS", "6"))
 """200 take ten minutes."""
 
 

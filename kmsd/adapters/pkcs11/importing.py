@@ -115,7 +115,7 @@ class Visit:
         if found is None:
             trouble = NotUnwrapped("the token does not unwrap it")
         elif len(wrapped) != _WRAPPED_LENGTH or not fingerprint:
-            trouble = WrongLength(f"the key material has not {MATERIAL_BITS} bits")
+            trouble = _wrong_length()
         return Proven(fingerprint, kek, wrapped, trouble)
 
     def pass_on(
@@ -133,8 +133,14 @@ class Visit:
         if found is None:
             trouble = NotUnwrapped("the import token does not unwrap it")
         elif shown not in (None, 0, LENGTH):
-            trouble, subject = WrongLength(f"the key material has not {MATERIAL_BITS} bits"), decoy
-        return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, subject), trouble
+            trouble, subject = _wrong_length(), decoy
+        try:
+            return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, subject), trouble
+        except CkrError as error:
+            if subject == decoy or error.fate in _NOT_OF_THE_KEY:
+                raise
+            # Longer than the transport key can carry, of a token that shows no lengths.
+            return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, decoy), _wrong_length()
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -201,13 +207,18 @@ class Visit:
 
 
 _NOT_OF_THE_KEY = frozenset({Fate.SESSION, Fate.LOGIN, Fate.PIN})
-_NOT_OF_THE_BLOB = _NOT_OF_THE_KEY | {Fate.HANDLE, Fate.MECHANISM}
+_NOT_OF_THE_BLOB = _NOT_OF_THE_KEY | {Fate.HANDLE}
+
+
+def _wrong_length() -> WrongLength:
+    return WrongLength(f"the key material has not {MATERIAL_BITS} bits")
 
 
 def speaks_of_the_blob(error: CkrError) -> bool:
     """Whether an error of C_UnwrapKey may mean that the blob is bad; then the sentinel says whether the token is well.
 
-    SoftHSM says GENERAL_ERROR, NSS also ARGUMENTS_BAD (a number not below the modulus) and KEY_SIZE_RANGE.
+    SoftHSM says GENERAL_ERROR, and MECHANISM_INVALID where an AES key has no size of AES; that it has the mechanism has
+    been probed. NSS says ARGUMENTS_BAD of a number not below the modulus, and KEY_SIZE_RANGE.
     """
     return error.fate not in _NOT_OF_THE_BLOB and error.rv not in (Ckr.HOST_MEMORY, Ckr.DEVICE_MEMORY)
 

@@ -124,9 +124,15 @@ class LogReading:
         )
         return [_stream(row) for row in found]
 
-    async def log_stream_names(self, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:
+    async def log_stream_names(self, group_id: bytes, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:
         marks = ", ".join("?" * len(stream_ids))
-        return dict(self._rows(f"SELECT stream_id, name FROM log_stream WHERE stream_id IN ({marks})", *stream_ids))
+        return dict(
+            self._rows(
+                f"SELECT stream_id, name FROM log_stream WHERE group_id = ? AND stream_id IN ({marks})",
+                group_id,
+                *stream_ids,
+            )
+        )
 
     async def dead_log_groups(self, before: datetime) -> Sequence[bytes]:
         found = self._rows("SELECT group_id FROM log_dead_group WHERE deleted_at <= ?", rows.micros(before))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from kmsd.custody.log_reading import Reading
+from kmsd.custody.log_reading import Most, Reading
 from kmsd.domain import log_event
 from kmsd.domain import log_shapes as shapes
 from kmsd.domain.log_event import Event, position_text
 from kmsd.errors import AccessDeniedException, InvalidParameterException
-from kmsd.operations.logs_pages import MOST_EVENTS, Room
+from kmsd.operations.logs_pages import MOST_BYTES, MOST_EVENTS, Room
 from kmsd.operations.logs_streams import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
 from kmsd.ports_logs import FOREVER, Wanted
@@ -51,7 +51,8 @@ async def handle(request: Request, call: Call) -> Response:
     )
     reading = Reading(call.logs, call.world.store, call.log_group, call.now)
     room = Room(request.limit)
-    async for run in reading.events(wanted, after=after, before=before):
+    most = Most(request.limit, MOST_BYTES)
+    async for run in reading.events(wanted, after=after, before=before, most=most):
         if not room.take(run):
             break
     events = room.events[::-1] if backwards else room.events
