@@ -41,7 +41,7 @@ def subject_of(group: LogGroup) -> Subject:
 
 
 async def seal(
-    room: LogRoom, books: Reader, group: LogGroup, stream: LogStream, batch: Batch, now: datetime
+    room: LogRoom, books: Reader, group: LogGroup, stream: LogStream, batch: Batch, *, now: datetime
 ) -> Sealed:
     """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does."""
     data_key = await room.keys.for_sealing(books, subject_of(group), batch.size, now)

@@ -319,7 +319,9 @@ class LogKeys:
             del self._sealing[owner]
         for held in [held for held, key in self._opening.items() if now - key.made_at >= HOLD_SECONDS]:
             del self._opening[held]
-        for owner in [owner for owner, lock in self._making.items() if owner not in self._sealing and not lock.locked()]:
+        for owner in [
+            owner for owner, lock in self._making.items() if owner not in self._sealing and not lock.locked()
+        ]:
             del self._making[owner]
         oldest = min((key.made_at for key in (*self._opening.values(), *self._sealing.values())), default=None)
         if oldest is not None:
@@ -344,9 +346,8 @@ class LogKeys:
 
 def _gone(kms_key: str, action: str) -> str:
     if action == "Decrypt":
-        return (
-            f"The KMS key {kms_key} has been deleted: what was sealed under it cannot be read any more, by anybody, ever."
-        )
+        what = "what was sealed under it cannot be read any more, by anybody, ever"
+        return f"The KMS key {kms_key} has been deleted: {what}."
     return f"The KMS key {kms_key} has been deleted: associate another key, or none, before anything can be stored."
 
 

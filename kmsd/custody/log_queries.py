@@ -115,7 +115,7 @@ class Runner:
         if status == COMPLETE:
             books = await self.store.read()
             subject = log_results.subject_of(self.place, await books.results_key(task.query.account))
-            content = await log_results.seal_rows(self.room, books, subject, query_id, run.results, now)
+            content = await log_results.seal_rows(self.room, books, subject, query_id, run.results, now=now)
             await self.room.segments.put_result(query_id, content)
             kms_key = subject.kms_key
         statistics = QueryStatistics(

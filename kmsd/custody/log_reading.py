@@ -80,9 +80,7 @@ class Reading:
             self._dead |= unknown - self.names.keys()
         return [stored for stored in frames if stored.frame.stream_id in self.names]
 
-    async def _open(
-        self, books: Reader, frames: Sequence[StoredFrame]
-    ) -> Iterator[tuple[Frame, list[Event]]]:
+    async def _open(self, books: Reader, frames: Sequence[StoredFrame]) -> Iterator[tuple[Frame, list[Event]]]:
         keys = await self._keys(books, frames)
         sealed = await self.room.segments.read(self.group.group_id, frames)
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
@@ -118,7 +116,7 @@ def _batches(
     while ahead is not None:
         # Of the first frame a page often wants only the end: what it holds is not counted.
         batch, size, events = [ahead], 0, 0
-        for ahead in frames:  # noqa: B020, PLR1704 (what is left over begins the next batch)
+        for ahead in frames:
             if len(batch) >= longest or size >= wanted.size or events >= wanted.events:
                 break
             batch.append(ahead)
@@ -135,8 +133,8 @@ def _settled(
 ) -> tuple[list[Event], list[Event]]:
     """What no later frame can precede, in order, and the rest. `pending` is sorted by position."""
     if descending:
-        cut = 0 if following is None else bisect_left(
-            pending, position_at(following.frame.last_at + 1), key=_BY_POSITION
+        cut = (
+            0 if following is None else bisect_left(pending, position_at(following.frame.last_at + 1), key=_BY_POSITION)
         )
         return pending[cut:][::-1], pending[:cut]
     if following is None:

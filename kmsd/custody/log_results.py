@@ -40,7 +40,9 @@ def subject_of(place: Place, key: ResultsKey) -> Subject:
     return Subject(key.account.encode(), key.account, results_arn(place, key.account), key.kms_key)
 
 
-async def seal_rows(room: LogRoom, books: Reader, subject: Subject, query_id: str, rows: Rows, now: datetime) -> bytes:
+async def seal_rows(
+    room: LogRoom, books: Reader, subject: Subject, query_id: str, rows: Rows, *, now: datetime
+) -> bytes:
     """Rows as they may be stored."""
     content = zlib.compress(_encode(rows), 1)
     data_key = await room.keys.for_sealing(books, subject, len(content), now)
@@ -53,7 +55,7 @@ async def seal_rows(room: LogRoom, books: Reader, subject: Subject, query_id: st
 
 
 async def open_rows(
-    room: LogRoom, books: Reader, subject: Subject, query_id: str, stored: bytes, now: datetime
+    room: LogRoom, books: Reader, subject: Subject, query_id: str, stored: bytes, *, now: datetime
 ) -> list[list[tuple[str, str]]]:
     """The rows. Raises AccessDeniedException if their key cannot be used, `SegmentDamaged`."""
     damaged = SegmentDamaged(f"result {query_id}")

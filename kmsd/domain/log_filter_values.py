@@ -23,7 +23,9 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, "<": lt, 
 def regex_of(text: str) -> Regex:
     """The expression between two `%`. Raises InvalidParameterException."""
     if not text or _REGEX_SIGNS.fullmatch(text) is None:
-        raise InvalidParameterException("Invalid filter pattern: the regular expression has a sign that is not supported.")
+        raise InvalidParameterException(
+            "Invalid filter pattern: a regular expression has a sign that is not supported."
+        )
     try:
         return compiled(text)
     except BadRegex as exc:
@@ -56,7 +58,9 @@ class Comparison:
         if self.regex is not None:
             return self.regex.found_in(text_of(value)) == (self.operator == "=")
         if self.number is not None and not isinstance(value, bool):
-            number = float(value) if isinstance(value, int | float) else number_of(value) if isinstance(value, str) else None
+            number = (
+                float(value) if isinstance(value, int | float) else number_of(value) if isinstance(value, str) else None
+            )
             if number is not None:
                 return OPERATORS[self.operator](number, self.number)
             return self.operator == "!=" and value is not None

@@ -89,7 +89,7 @@ class ParseGlob(Stage):
 
 
 class ParseRegex(Stage):
-    """`parse @message /user=(?<user>\\w+)/`."""
+    r"""`parse @message /user=(?<user>\w+)/`."""
 
     def __init__(self, of: Evaluate, regex: Regex) -> None:
         self._of = of
@@ -157,7 +157,9 @@ class Sort(Stage):
         return ()
 
     def _cut(self) -> None:
-        def compare(left: tuple[list[tuple[int, float, str]], Row], right: tuple[list[tuple[int, float, str]], Row]) -> int:
+        def compare(
+            left: tuple[list[tuple[int, float, str]], Row], right: tuple[list[tuple[int, float, str]], Row]
+        ) -> int:
             for one, other, key in zip(left[0], right[0], self._keys, strict=True):
                 if one != other:
                     return (1 if one > other else -1) * (-1 if key.descending else 1)

@@ -54,15 +54,20 @@ def _emit(node: Node, program: list[_Step]) -> None:
         case Or():
             _emit_or(node, program)
         case Group():
-            if node.number:
-                program.append(_Step(_SAVE, None, 2 * node.number))
-            _emit(node.inner, program)
-            if node.number:
-                program.append(_Step(_SAVE, None, 2 * node.number + 1))
+            _emit_group(node, program)
         case Repeat():
             _emit_repeat(node, program)
         case Empty():
             pass
+
+
+def _emit_group(node: Group, program: list[_Step]) -> None:
+    if not node.number:
+        _emit(node.inner, program)
+        return
+    program.append(_Step(_SAVE, None, 2 * node.number))
+    _emit(node.inner, program)
+    program.append(_Step(_SAVE, None, 2 * node.number + 1))
 
 
 def _emit_or(node: Or, program: list[_Step]) -> None:
@@ -248,7 +253,7 @@ def _pike(program: list[_Step], names: Mapping[str, int], text: str) -> Mapping[
     threads: list[tuple[int, _Saved]] = []
     for position in range(len(text) + 1):
         if best is None:
-            _add(program, threads, {at for at, _ in threads}, (0, (-1,) * slots), text, position)
+            _add(program, threads, {at for at, _ in threads}, (0, (-1,) * slots), text=text, position=position)
         following: list[tuple[int, _Saved]] = []
         seen: set[int] = set()
         for at, saved in threads:
@@ -257,7 +262,7 @@ def _pike(program: list[_Step], names: Mapping[str, int], text: str) -> Mapping[
                 best = saved
                 break  # all that come after are less preferred
             if position < len(text) and step.one is not None and step.one.takes(text[position]):
-                _add(program, following, seen, (at + 1, saved), text, position + 1)
+                _add(program, following, seen, (at + 1, saved), text=text, position=position + 1)
         threads = following
         if best is not None and not threads:
             break
@@ -271,6 +276,7 @@ def _add(
     threads: list[tuple[int, _Saved]],
     seen: set[int],
     thread: tuple[int, _Saved],
+    *,
     text: str,
     position: int,
 ) -> None:

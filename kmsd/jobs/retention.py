@@ -37,7 +37,8 @@ async def run_once(store: Store, segments: Segments, now: datetime) -> Report:
     oldest = {group.group_id: group.oldest(now) for group in await books.log_groups_kept_for_days()}
     for group_id in oldest.keys() | dead_streams.keys():
         try:
-            await _drop(store, segments, group_id, oldest.get(group_id, 0), dead_streams.get(group_id), report)
+            before, dead = oldest.get(group_id, 0), dead_streams.get(group_id, frozenset())
+            await _drop(store, segments, group_id, report, before=before, dead=dead)
         except (StoreError, SegmentsError) as exc:
             report.failed.append(f"{group_id.hex()}: {exc}")
     await _remove_groups(store, segments, now, report)
@@ -46,14 +47,14 @@ async def run_once(store: Store, segments: Segments, now: datetime) -> Report:
 
 
 async def _drop(
-    store: Store, segments: Segments, group_id: bytes, before: int, dead: frozenset[bytes] | None, report: Report
+    store: Store, segments: Segments, group_id: bytes, report: Report, *, before: int, dead: frozenset[bytes]
 ) -> None:
-    dropped = await segments.drop(group_id, before=before, dead_streams=dead or frozenset())
+    dropped = await segments.drop(group_id, before=before, dead_streams=dead)
     if dropped.segments:
         report.removed.append(group_id.hex())
     if dropped.rewritten:
         report.rewritten.append(group_id.hex())
-    gone = (dead or frozenset()) - segments.summaries(group_id).keys()
+    gone = dead - segments.summaries(group_id).keys()
     if gone:
         async with store.write() as transaction:
             await transaction.forget_dead_log_streams(group_id, tuple(gone))

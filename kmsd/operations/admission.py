@@ -80,7 +80,8 @@ async def query_about(
     action = getattr(access, "action", None)
     conditions = Conditions(call, request, access, key, target.alias)
     if key is None:
-        if target.log_group is not None and any(_asks(text) for text in caller.identity_policies):
+        policies = (*caller.identity_policies, *(caller.session_policies or ()))
+        if target.log_group is not None and any(_asks(text) for text in policies):
             conditions.know((), await call.books.log_group_tags(target.log_group.group_id))
         return Query(
             caller=caller,

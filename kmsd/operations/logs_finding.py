@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from kmsd.domain import log_group as groups
@@ -39,12 +41,12 @@ def one_of(name: str | None, identifier: str | None, call: Call) -> str:
     return name or groups.parse_identifier(identifier or "", call.world.place, call.caller.account)
 
 
-async def find_log_groups(request: msgspec.Struct, call: Call) -> list[Target]:
+async def find_log_groups(request: Any, call: Call) -> list[Target]:
     """Every group that StartQuery names. Raises InvalidParameterException unless it does so in just one way."""
     account, place = call.caller.account, call.world.place
-    single = getattr(request, "log_group_name")
-    ways = ([single] if single is not None else None, getattr(request, "log_group_names"))
-    identifiers = getattr(request, "log_group_identifiers")
+    single = request.log_group_name
+    ways = ([single] if single is not None else None, request.log_group_names)
+    identifiers = request.log_group_identifiers
     given = [names for names in (*ways, identifiers) if names]
     if len(given) != 1:
         raise InvalidParameterException(
@@ -58,11 +60,11 @@ async def find_log_groups(request: msgspec.Struct, call: Call) -> list[Target]:
     return targets
 
 
-async def find_logs_key(access: OnLogsKey, request: msgspec.Struct, call: Call) -> Target:
+async def find_logs_key(access: OnLogsKey, request: Any, call: Call) -> Target:
     """The group, or all query results of the caller's account, whose key is to be changed."""
     # AssociateKmsKey: "you specify either the logGroupName parameter or the resourceIdentifier parameter. You can't
     # specify both".
-    name, identifier = getattr(request, "log_group_name"), getattr(request, access.identifier)
+    name, identifier = request.log_group_name, getattr(request, access.identifier)
     account, place = call.caller.account, call.world.place
     if (name is None) == (identifier is None):
         raise InvalidParameterException("Either logGroupName or resourceIdentifier must be given, and not both.")

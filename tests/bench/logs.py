@@ -56,17 +56,19 @@ class Site:
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         host, target = f"127.0.0.1:{self.port}", f"Logs_20140328.{operation}"
         names = "host;x-amz-date;x-amz-target"
-        canonical = f"POST\n/\n\nhost:{host}\nx-amz-date:{stamp}\nx-amz-target:{target}\n\n{names}\n{hashlib.sha256(body).hexdigest()}"
+        digest = hashlib.sha256(body).hexdigest()
+        canonical = f"POST\n/\n\nhost:{host}\nx-amz-date:{stamp}\nx-amz-target:{target}\n\n{names}\n{digest}"
         scope = f"{day}/{REGION}/logs/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         key = b"AWS4" + self.credentials.secret.encode()
         for part in (day, REGION, "logs", "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
         signature = hmac.digest(key, text.encode(), "sha256").hex()
-        authorization = f"AWS4-HMAC-SHA256 Credential={self.credentials.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+        credential = f"Credential={self.credentials.access_key_id}/{scope}"
         head = (
             f"POST / HTTP/1.1\r\nHost: {host}\r\nX-Amz-Date: {stamp}\r\nX-Amz-Target: {target}\r\n"
-            f"Authorization: {authorization}\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Authorization: AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}\r\n"
+            f"Content-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
@@ -114,11 +116,20 @@ class Line:
 
 def line(number: int) -> str:
     """A line of a web server's log, 1 KiB, as compressible as such lines are."""
-    words = " ".join(hashlib.sha256(f"{number} {index % 7}".encode()).hexdigest()[: 3 + index % 9] for index in range(150))
+    words = " ".join(
+        hashlib.sha256(f"{number} {index % 7}".encode()).hexdigest()[: 3 + index % 9] for index in range(150)
+    )
     text = json.dumps(
-        {"time": f"2026-11-22T06:10:{number % 60:02d}.{number * 7919 % 1_000_000:06d}Z", "level": "info", "request": os.urandom(16).hex(),
-         "method": "GET", "path": f"/api/v1/items/{number % 50}", "status": 200, "message": words}
-    )  # fmt: skip
+        {
+            "time": f"2026-11-22T06:10:{number % 60:02d}.{number * 7919 % 1_000_000:06d}Z",
+            "level": "info",
+            "request": os.urandom(16).hex(),
+            "method": "GET",
+            "path": f"/api/v1/items/{number % 50}",
+            "status": 200,
+            "message": words,
+        }
+    )
     return text[:SIZE].ljust(SIZE, ".")
 
 
@@ -128,7 +139,11 @@ def ingest(site: Site, streams: list[str], seconds: float) -> float:
     requests = [
         site.request(
             "PutLogEvents",
-            {"logGroupName": GROUP, "logStreamName": stream, "logEvents": [{"timestamp": now + index, "message": line(index)} for index in range(EVENTS)]},
+            {
+                "logGroupName": GROUP,
+                "logStreamName": stream,
+                "logEvents": [{"timestamp": now + index, "message": line(index)} for index in range(EVENTS)],
+            },
         )
         for stream in streams
     ]
@@ -161,7 +176,9 @@ def read_back(site: Site, stream: str, seconds: float) -> float:
         found = answer.count(b'"ingestionTime"')
         events += found
         # The tokens stand at the end; to parse the rest would measure the parser.
-        tail = answer[answer.rindex(b"]") :] if answer.rindex(b"]") > answer.rindex(b"nextForwardToken") - 200 else answer
+        tail = (
+            answer[answer.rindex(b"]") :] if answer.rindex(b"]") > answer.rindex(b"nextForwardToken") - 200 else answer
+        )
         token = tail.split(b'"nextForwardToken"')[1].split(b'"')[1].decode() if found else None
     connection.close()
     return events / (time.monotonic() - began)
@@ -169,13 +186,15 @@ def read_back(site: Site, stream: str, seconds: float) -> float:
 
 @contextmanager
 def moto() -> Iterator[Site]:
-    """moto's server."""
+    """Moto's server."""
     if not (MOTO / "bin" / "moto_server").exists():
         venv.create(MOTO, with_pip=True)
         subprocess.run([str(MOTO / "bin" / "pip"), "install", "-q", "moto[server]"], check=True)
     port = free_port()
     process = subprocess.Popen(
-        [str(MOTO / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [str(MOTO / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         for _ in range(200):
@@ -193,7 +212,10 @@ def moto() -> Iterator[Site]:
 @contextmanager
 def kmsd(workers: int, *, associated: bool) -> Iterator[Site]:
     """The daemon, with a key of the customer's for the group."""
-    with tempfile.TemporaryDirectory(dir=Path(__file__).parents[2]) as folder, provisioned(Path(folder), workers=workers) as daemon:
+    with (
+        tempfile.TemporaryDirectory(dir=Path(__file__).parents[2]) as folder,
+        provisioned(Path(folder), workers=workers) as daemon,
+    ):
         daemon.start()
         site = Site("kmsd", daemon.port, daemon.admin)
         if associated:
@@ -219,7 +241,9 @@ def measure(make: Callable[[], Any], connections: int, seconds: float) -> tuple[
         now, connection = int(time.time() * 1000) - 100_000, Line(site.port)
         for batch in range(200):
             events = [{"timestamp": now + batch * EVENTS + index, "message": line(index)} for index in range(EVENTS)]
-            connection.ask(site.request("PutLogEvents", {"logGroupName": GROUP, "logStreamName": "read", "logEvents": events}))
+            connection.ask(
+                site.request("PutLogEvents", {"logGroupName": GROUP, "logStreamName": "read", "logEvents": events})
+            )
         connection.close()
         read = read_back(site, "read", seconds)
         print(f"   {site.name}: {ingested:,.0f} events/s in, {read:,.0f} events/s out")
@@ -239,7 +263,9 @@ def main() -> None:
     for number in range(options.rounds):
         print(f"round {number + 1}, {options.connections} connections")
         theirs = measure(moto, options.connections, options.seconds)
-        ours = measure(lambda: kmsd(options.workers, associated=not options.service_key), options.connections, options.seconds)
+        ours = measure(
+            lambda: kmsd(options.workers, associated=not options.service_key), options.connections, options.seconds
+        )
         ratios_in.append(ours[0] / theirs[0])
         ratios_out.append(ours[1] / theirs[1])
     print(f"in: {statistics.median(ratios_in):.1f} x moto; out: {statistics.median(ratios_out):.1f} x moto")

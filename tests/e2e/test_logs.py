@@ -63,14 +63,22 @@ def test_the_whole_story_by_the_cli(daemon: Daemon, tmp_path: Path) -> None:
     """Create with a key, put, read, associate another, disable, enable, disassociate; and the results of queries."""
     group, now = "/cli/story", millis()
     policy = key_policy(arn_of(group), RESULTS)
-    first, second = (
-        aws(daemon, "kms", "create-key", "--policy", policy)["KeyMetadata"]["Arn"] for _ in range(2)
-    )
+    first, second = (aws(daemon, "kms", "create-key", "--policy", policy)["KeyMetadata"]["Arn"] for _ in range(2))
 
     def events(at: int, message: str) -> None:
         path = tmp_path / "events.json"
         path.write_text(json.dumps([{"timestamp": at, "message": message}]))
-        aws(daemon, "logs", "put-log-events", "--log-group-name", group, "--log-stream-name", "s", "--log-events", f"file://{path}")
+        aws(
+            daemon,
+            "logs",
+            "put-log-events",
+            "--log-group-name",
+            group,
+            "--log-stream-name",
+            "s",
+            "--log-events",
+            f"file://{path}",
+        )
 
     def read(*options: str) -> list[str]:
         found = aws(daemon, "logs", "filter-log-events", "--log-group-name", group, *options)
@@ -83,7 +91,9 @@ def test_the_whole_story_by_the_cli(daemon: Daemon, tmp_path: Path) -> None:
     events(now + 1000, "two")
     assert read() == ["one", "two"]
     aws(daemon, "kms", "disable-key", "--key-id", first)
-    assert f"The KMS key {first} is disabled" in aws(daemon, "logs", "filter-log-events", "--log-group-name", group, ok=False)
+    assert f"The KMS key {first} is disabled" in aws(
+        daemon, "logs", "filter-log-events", "--log-group-name", group, ok=False
+    )
     assert read("--start-time", str(now + 1000)) == ["two"]
     aws(daemon, "kms", "enable-key", "--key-id", first)
     assert read() == ["one", "two"]
@@ -197,14 +207,14 @@ class Source(threading.Thread):
             try:
                 events = [{"timestamp": now, "message": message + "x" * 200} for message in batch]
                 self.client.put_log_events(**self.names, logEvents=events)
-            except Exception:
+            except Exception:  # noqa: BLE001 (however the daemon went away)
                 self.doubtful += batch
                 return
             self.acknowledged += batch
 
 
 def test_kill_during_ingestion_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """kill -9 of all processes in the middle, again and again: each acknowledged event is there exactly once."""
+    """Kill -9 of all processes in the middle, again and again: each acknowledged event is there exactly once."""
     group = "/killed"
     with provisioned(tmp_path, workers=2) as daemon:
         daemon.start()

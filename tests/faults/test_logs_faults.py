@@ -134,7 +134,6 @@ def test_frames_of_another_group_or_stream_are_not_taken(own: House) -> None:
     assert filtered(logs, "/b") == []  # the stream is not one of this group's
     own.stop()
 
-
     at = forged.index(streams[0])
     head = forged.rindex(b"\xa7kL\x1e", 0, at) + 4
     changed = bytearray(forged.replace(streams[0], streams[1]))

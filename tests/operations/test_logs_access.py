@@ -114,7 +114,12 @@ def test_the_records_of_calls(house: House) -> None:
     put(logs, "/audited", "SECRET-TEXT")
     logs.filter_log_events(logGroupName="/audited", filterPattern="SECRET-TEXT")
     query(logs, "filter @message like 'SECRET-TEXT'", "/audited")
-    refusal(logs.put_log_events, logGroupName="/audited", logStreamName="none", logEvents=[{"timestamp": 5, "message": "SECRET-TEXT"}])
+    refusal(
+        logs.put_log_events,
+        logGroupName="/audited",
+        logStreamName="none",
+        logEvents=[{"timestamp": 5, "message": "SECRET-TEXT"}],
+    )
     records = house.records()[since:]
     assert "SECRET-TEXT" not in json.dumps(records)
     wrote, read, started = records[:3]
@@ -130,6 +135,7 @@ def test_the_records_of_calls(house: House) -> None:
 
 # --- botocore's model -----------------------------------------------------------------------------------
 
+
 def violations() -> Any:
     """Every (operation, member, constraint, request) of the model."""
     for name in LOGS:
@@ -138,7 +144,9 @@ def violations() -> Any:
             if member_shape.type_name == "map" or member in ("tags", "tagKeys"):
                 continue  # tags have rules of their own (test_logs_groups), entities are refused
             for kind, value in breaking(member_shape):
-                yield pytest.param(name, {**fitting(shape), member: value}, id=f"{name}-{member}-{kind}".replace(" ", "-"))
+                yield pytest.param(
+                    name, {**fitting(shape), member: value}, id=f"{name}-{member}-{kind}".replace(" ", "-")
+                )
         for member in shape.required_members:
             request = {key: value for key, value in fitting(shape).items() if key != member}
             yield pytest.param(name, request, id=f"{name}-{member}-missing")

@@ -63,7 +63,9 @@ def test_too_old_expired_and_too_new_events_are_left_out(logs: Any) -> None:
     """The others are taken; the answer says where the rejected ones begin and end."""
     group, now = "/batch/age", millis()
     stream_for(logs, group)
-    answer = put_events(logs, group, (now - 15 * DAY, "old"), (now - 14 * DAY - 1, "old"), (now - 1, "taken"), (now, "t"))
+    answer = put_events(
+        logs, group, (now - 15 * DAY, "old"), (now - 14 * DAY - 1, "old"), (now - 1, "taken"), (now, "t")
+    )
     assert answer["rejectedLogEventsInfo"] == {"tooOldLogEventEndIndex": 2}
     answer = put_events(logs, group, (now, "now"), (now + 2 * HOUR + 60_000, "new"), (now + 3 * HOUR, "new"))
     assert answer["rejectedLogEventsInfo"] == {"tooNewLogEventStartIndex": 1}
@@ -81,11 +83,15 @@ def test_too_old_expired_and_too_new_events_are_left_out(logs: Any) -> None:
 
 
 def test_sequence_tokens_are_taken_and_not_looked_at(logs: Any) -> None:
-    """ "PutLogEvents actions are always accepted and never return InvalidSequenceTokenException"."""
+    """PutLogEvents: "actions are always accepted and never return InvalidSequenceTokenException"."""
     group = "/batch/token"
     stream_for(logs, group)
     event = [{"timestamp": millis(), "message": "x"}]
-    for token in ("1", "nonsense", logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=event)["nextSequenceToken"]):
+    for token in (
+        "1",
+        "nonsense",
+        logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=event)["nextSequenceToken"],
+    ):
         logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=event, sequenceToken=token)
     assert len(messages(logs, group)) == 4
 
@@ -117,7 +123,7 @@ def test_events_are_ordered_by_time_then_ingestion(logs: Any) -> None:
     """Whatever the order of the batches; pages cut anywhere; both directions agree."""
     group, now = "/order", millis() - HOUR
     stream_for(logs, group)
-    rng = random.Random(7)
+    rng = random.Random(7)  # noqa: S311 (the same batches each time)
     expected: list[tuple[int, int, str]] = []
     for batch in range(60):
         times = sorted(rng.randrange(0, 200) for _ in range(rng.randrange(1, 30)))
@@ -143,7 +149,7 @@ def test_events_are_ordered_by_time_then_ingestion(logs: Any) -> None:
 
 
 def test_tokens_stop_at_the_end_and_go_on_when_more_comes(logs: Any) -> None:
-    """ "If you have reached the end of the stream, it returns the same token you passed in." """
+    """GetLogEvents: "If you have reached the end of the stream, it returns the same token you passed in"."""
     group = "/tokens"
     stream_for(logs, group)
     empty = logs.get_log_events(logGroupName=group, logStreamName="s", startFromHead=True)
@@ -194,13 +200,19 @@ def test_filter_interleaves_streams_and_can_choose_them(logs: Any) -> None:
     for index, name in enumerate(["a1", "a2", "b1"] * 4):
         put(logs, group, f"{name}-{index}", stream=name, at=now + index)
     found = logs.filter_log_events(logGroupIdentifier=arn_of(group))["events"]
-    assert [event["message"] for event in found] == [f"{event['logStreamName']}-{index}" for index, event in enumerate(found)]
+    assert [event["message"] for event in found] == [
+        f"{event['logStreamName']}-{index}" for index, event in enumerate(found)
+    ]
     assert len({event["eventId"] for event in found}) == 12
-    assert filtered(logs, group, logStreamNames=["a1", "b1"]) == [f"{n}-{i}" for i, n in enumerate(["a1", "a2", "b1"] * 4) if n != "a2"]
+    assert filtered(logs, group, logStreamNames=["a1", "b1"]) == [
+        f"{n}-{i}" for i, n in enumerate(["a1", "a2", "b1"] * 4) if n != "a2"
+    ]
     assert len(filtered(logs, group, logStreamNamePrefix="a")) == 8
     both = {"logStreamNames": ["a1"], "logStreamNamePrefix": "a"}
     assert refusal(logs.filter_log_events, logGroupName=group, **both)[0] == "InvalidParameterException"
-    assert refusal(logs.filter_log_events, logGroupName=group, filterPattern="{ $.a = }")[0] == "InvalidParameterException"
+    assert (
+        refusal(logs.filter_log_events, logGroupName=group, filterPattern="{ $.a = }")[0] == "InvalidParameterException"
+    )
     assert refusal(logs.filter_log_events)[0] == "InvalidParameterException"
 
 
@@ -237,12 +249,20 @@ def test_many_segments_read_as_one(house: House, monkeypatch: pytest.MonkeyPatch
     logs = house.client("logs")
     group, now = "/segments", millis() - HOUR
     stream_for(logs, group)
-    rng = random.Random(3)
+    rng = random.Random(3)  # noqa: S311 (the same batches each time)
     starts = [rng.randrange(0, 1000) for _ in range(60)]
     for batch, start in enumerate(starts):
-        put_events(logs, group, *[(now + start + index * 10, f"{batch:02}.{index:02}" + "x" * rng.randrange(50)) for index in range(20)])
+        put_events(
+            logs,
+            group,
+            *[(now + start + index * 10, f"{batch:02}.{index:02}" + "x" * rng.randrange(50)) for index in range(20)],
+        )
     found = [(event["timestamp"], event["message"][:5]) for page in pages(logs, group, limit=77) for event in page]
-    expected = sorted((now + start + index * 10, f"{batch:02}.{index:02}") for batch, start in enumerate(starts) for index in range(20))
+    expected = sorted(
+        (now + start + index * 10, f"{batch:02}.{index:02}")
+        for batch, start in enumerate(starts)
+        for index in range(20)
+    )
     assert sorted(found) == expected
     assert [time for time, _ in found] == [time for time, _ in expected]
     folders = [path for path in house.config.logs_dir.iterdir() if len(list(path.glob("*.idx"))) > 5]

@@ -209,7 +209,7 @@ def test_retention_hides_at_once_and_then_deletes(own: House) -> None:
 
 
 def test_retention_takes_old_frames_out_of_young_segments(own: House) -> None:
-    """Events that came in late lie beside young ones: once they are a day past their time the segment is written anew."""
+    """Events that came in late lie beside young ones: a day past their time the segment is written anew."""
     logs = own.client("logs")
     stream_for(logs, "/late")
     logs.put_retention_policy(logGroupName="/late", retentionInDays=14)

@@ -48,7 +48,10 @@ def test_the_story_of_a_group_and_its_keys(house: House) -> None:
     kms.disable_key(KeyId=first)
     code, message = refusal(logs.get_log_events, logGroupName=group, logStreamName="s", startFromHead=True)
     assert code == "AccessDeniedException"
-    assert message == f"The KMS key {first} is disabled: what was sealed under it cannot be read until the key is enabled again."
+    assert (
+        message
+        == f"The KMS key {first} is disabled: what was sealed under it cannot be read until the key is enabled again."
+    )
     assert refusal(logs.filter_log_events, logGroupName=group)[0] == "AccessDeniedException"
     assert messages(logs, group, startTime=now + 1000) == everything[1:]
     assert filtered(logs, group, startTime=now + 1000) == everything[1:]
@@ -96,7 +99,7 @@ def test_only_enabled_keys_are_associated(house: House, state: str) -> None:
 
 
 def test_the_target_is_named_in_just_one_way(house: House) -> None:
-    """logGroupName xor resourceIdentifier; the ARN of a group or of query results, and of nothing else."""
+    """LogGroupName xor resourceIdentifier; the ARN of a group or of query results, and of nothing else."""
     logs, kms = house.client("logs"), house.client()
     group = "/target"
     stream_for(logs, group)
@@ -118,7 +121,7 @@ def test_the_target_is_named_in_just_one_way(house: House) -> None:
 
 
 def test_the_key_policy_decides_for_the_service(house: House) -> None:
-    """Without a statement for logs.REGION.amazonaws.com, or one for another group, there is no association and no use."""
+    """Without a statement for the service, or with one for another group, there is no association and no use."""
     logs, kms = house.client("logs"), house.client()
     group = "/policy"
     stream_for(logs, group)
@@ -126,7 +129,10 @@ def test_the_key_policy_decides_for_the_service(house: House) -> None:
     plain = kms.create_key()["KeyMetadata"]["Arn"]
     for_another = key_for(kms, arn_of("/policy2"))
     for key in (plain, for_another):
-        assert refusal(logs.associate_kms_key, logGroupName=group, kmsKeyId=key) == ("AccessDeniedException", not_allowed)
+        assert refusal(logs.associate_kms_key, logGroupName=group, kmsKeyId=key) == (
+            "AccessDeniedException",
+            not_allowed,
+        )
     key = key_for(kms, arn_of(group))
     logs.associate_kms_key(logGroupName=group, kmsKeyId=key)
     put(logs, group, "a secret of the group")

@@ -157,5 +157,5 @@ def test_space_delimited_fields(pattern: str, expected: bool) -> None:  # noqa: 
 )
 def test_malformed_patterns_are_refused(pattern: str) -> None:
     """By InvalidParameterException, and without quoting the pattern."""
-    with pytest.raises(InvalidParameterException, match="^Invalid filter pattern"):
+    with pytest.raises(InvalidParameterException, match=r"^Invalid filter pattern"):
         compile_pattern(pattern)

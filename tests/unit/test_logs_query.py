@@ -11,7 +11,9 @@ from kmsd.domain.log_query_rows import Row
 from kmsd.domain.log_query_stats import TooLarge
 
 START = 1_700_000_100_000
-JSON = [f'{{"level":"{"error" if n % 2 else "info"}","ms":{n * 10},"u":{{"id":"u{n % 3}"}},"list":[{n}]}}' for n in range(8)]
+JSON = [
+    f'{{"level":"{"error" if n % 2 else "info"}","ms":{n * 10},"u":{{"id":"u{n % 3}"}},"list":[{n}]}}' for n in range(8)
+]
 TEXT = "user=bob, id:7 took 12ms"
 
 
@@ -82,11 +84,13 @@ def test_filter(condition: str, expected: list[str]) -> None:
 
 def test_fields_and_display() -> None:
     """Columns add up; display replaces them; names after `as`."""
-    assert ask("fields ms, level | fields ms * 2 as twice | limit 1") == [{"ms": "70", "level": "error", "twice": "140"}]
-    assert ask("fields ms, level | display level, ms + 1 | limit 1") == [{"level": "error", "ms + 1": "71"}]
-    assert ask("fields concat(level, '-', ms) as both, substr(level, 0, 3) as short, replace(level, 'r', 'R') as r | limit 1") == [
-        {"both": "error-70", "short": "err", "r": "eRRoR"}
+    assert ask("fields ms, level | fields ms * 2 as twice | limit 1") == [
+        {"ms": "70", "level": "error", "twice": "140"}
     ]
+    assert ask("fields ms, level | display level, ms + 1 | limit 1") == [{"level": "error", "ms + 1": "71"}]
+    assert ask(
+        "fields concat(level, '-', ms) as both, substr(level, 0, 3) as short, replace(level, 'r', 'R') as r | limit 1"
+    ) == [{"both": "error-70", "short": "err", "r": "eRRoR"}]
 
 
 def test_parse() -> None:
@@ -95,7 +99,10 @@ def test_parse() -> None:
     assert ask(glob, TEXT, "other") == [{}, {"user": "bob", "id": "7", "took": "12"}]
     assert ask('parse "took *" as rest | display rest', TEXT) == [{"rest": "12ms"}]
     assert ask(r"parse @message /id:(?<id>\d+) took (?<n>\d+)/ | filter n > 5 | display id", TEXT) == [{"id": "7"}]
-    assert ask("parse u.id 'u*' as n | filter n = 2 | display n, ms") == [{"n": "2", "ms": "50"}, {"n": "2", "ms": "20"}]
+    assert ask("parse u.id 'u*' as n | filter n = 2 | display n, ms") == [
+        {"n": "2", "ms": "50"},
+        {"n": "2", "ms": "20"},
+    ]
 
 
 def test_stats() -> None:
@@ -106,10 +113,13 @@ def test_stats() -> None:
             "pct(ms, 50)": "35", "median(ms)": "35",
         }
     ]  # fmt: skip
-    assert ask("stats count_distinct(u.id) as d, stddev(ms) as sd, earliest(ms) as e, latest(ms) as l, sortsLast(level) as z") == [
-        {"d": "3", "sd": "22.9128784747792", "e": "0", "l": "70", "z": "info"}
+    assert ask(
+        "stats count_distinct(u.id) as d, stddev(ms) as sd, earliest(ms) as e, latest(ms) as l, sortsLast(level) as z"
+    ) == [{"d": "3", "sd": "22.9128784747792", "e": "0", "l": "70", "z": "info"}]
+    assert ask("stats count(*) as n by level | sort level asc") == [
+        {"level": "error", "n": "4"},
+        {"level": "info", "n": "4"},
     ]
-    assert ask("stats count(*) as n by level | sort level asc") == [{"level": "error", "n": "4"}, {"level": "info", "n": "4"}]
     assert ask("stats sum(ms) as s by bin(5m) | sort s") == [
         {"bin(5m)": "2023-11-14 22:15:00.000", "s": "100"},
         {"bin(5m)": "2023-11-14 22:20:00.000", "s": "180"},

@@ -73,7 +73,7 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
     """Ascending by first_at and descending by last_at, whatever lies where; each frame once."""
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 500)
     segments = [FileSegments(tmp_path / "logs") for _ in range(2)]
-    rng, frames = random.Random(5), []
+    rng, frames = random.Random(5), []  # noqa: S311 (the same frames each time)
     for number in range(120):
         start = rng.randrange(1000)
         frames.append(frame(start, start + rng.randrange(100), stream=rng.randrange(3)))
@@ -81,13 +81,18 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
     for _ in range(2):
         for wanted in (Wanted(), Wanted(300, 600), Wanted(streams=frozenset((b"\x01" * 16,)))):
             expected = [
-                one for one in frames
-                if one.first_at < wanted.end and one.last_at >= wanted.start and (not wanted.streams or one.stream_id in wanted.streams)
-            ]  # fmt: skip
+                one
+                for one in frames
+                if one.first_at < wanted.end and one.last_at >= wanted.start
+                if not wanted.streams or one.stream_id in wanted.streams
+            ]
             up = [one.frame for one in segments[0].find(GROUP, wanted)]
             assert [one.first_at for one in up] == sorted(one.first_at for one in expected)
             assert set(up) == set(expected)
-            down = [one.frame for one in segments[1].find(GROUP, Wanted(wanted.start, wanted.end, wanted.streams, descending=True))]
+            down = [
+                one.frame
+                for one in segments[1].find(GROUP, Wanted(wanted.start, wanted.end, wanted.streams, descending=True))
+            ]
             assert [one.last_at for one in down] == sorted((one.last_at for one in expected), reverse=True)
             assert sorted(down) == sorted(up)
         for one in segments:
@@ -125,11 +130,18 @@ async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> N
     await segments.close()
     for index in path.parent.glob("*.idx"):
         index.unlink()
-    lengths = [*range(len(whole), len(whole) + 120), *range(len(whole) + 120, len(torn), 97), *range(len(torn) - 20, len(torn))]
+    lengths = [
+        *range(len(whole), len(whole) + 120),
+        *range(len(whole) + 120, len(torn), 97),
+        *range(len(torn) - 20, len(torn)),
+    ]
     sectors = [bytearray(torn) for _ in range(len(whole) // 512 + 1, len(torn) // 512 + 1)]
     for number, one in enumerate(sectors, len(whole) // 512 + 1):
         one[number * 512 : (number + 1) * 512] = bytes(len(one[number * 512 : (number + 1) * 512]))
-    for content in (*(torn[:length] + more for length in lengths for more in (b"", b"\x00" * 50)), *map(bytes, sectors)):
+    for content in (
+        *(torn[:length] + more for length in lengths for more in (b"", b"\x00" * 50)),
+        *map(bytes, sectors),
+    ):
         path.write_bytes(content)
         again = FileSegments(tmp_path / "logs")
         assert [one.frame.first_at for one in found(again)] == [1, 2]
@@ -204,7 +216,9 @@ async def test_other_segments_are_not_concerned(tmp_path: Path, monkeypatch: pyt
     await again.close()
 
 
-async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(segments: FileSegments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(
+    segments: FileSegments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The frame is in no segment; the next one goes into a new segment and works."""
     await segments.append(GROUP, frame(1), b"1", KEY)
 
@@ -222,7 +236,9 @@ async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(segments: F
     assert list(await segments.read(GROUP, found(segments))) == [b"1", b"3"]
 
 
-async def test_dropping_by_age_and_by_stream(segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dropping_by_age_and_by_stream(
+    segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Old segments go, young ones stay; a dead stream's frames are left out of what is written anew."""
     day = upkeep.LONG_AGO
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 1)
@@ -296,7 +312,9 @@ async def test_results_are_kept_by_id(segments: FileSegments) -> None:
         await segments.get_result("q")
 
 
-async def test_few_segments_are_open_at_once(segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_segments_are_open_at_once(
+    segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With more groups than that, the least used is finished."""
     monkeypatch.setattr("kmsd.adapters.segments.store.MOST_WRITERS", 3)
     groups = [bytes([number]) * 16 for number in range(8)]
@@ -305,7 +323,7 @@ async def test_few_segments_are_open_at_once(segments: FileSegments, tmp_path: P
             await segments.append(group, frame(1), b"x", KEY)
     assert len(segments._writers) == 3
     assert all(len(found(segments, group)) == 2 for group in groups)
-    open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]  # noqa: PTH110, PTH115, PTH208 (links)
+    open_files = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]  # noqa: ASYNC240 (no disk there)
     assert sum(name.startswith(str(tmp_path)) for name in open_files) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -16,6 +17,8 @@ from kmsd.ports_logs import StreamSummary
 SEGMENT = ".seg"
 INDEX = ".idx"
 TEMPORARY = ".tmp"
+_SEGMENT_NAME = re.compile(r"([0-9a-f]{20})-([0-9]+)\.seg")
+_GROUP_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Listed(NamedTuple):
@@ -34,10 +37,18 @@ def listing(folder: Path) -> list[Listed]:
         return []
     newest: dict[str, tuple[int, str]] = {}
     for name in names:
-        if name.endswith(SEGMENT):
-            base, _, generation = name.removesuffix(SEGMENT).partition("-")
-            newest[base] = max(newest.get(base, (-1, "")), (int(generation), name.removesuffix(SEGMENT)))
+        found = _SEGMENT_NAME.fullmatch(name)
+        if found is not None:
+            newest[found[1]] = max(newest.get(found[1], (-1, "")), (int(found[2]), name.removesuffix(SEGMENT)))
     return [Listed(name, name + INDEX in names) for _, (_, name) in sorted(newest.items())]
+
+
+def groups(root: Path) -> list[Path]:
+    """The folders of groups; what else lies there is somebody else's."""
+    try:
+        return [Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and _GROUP_NAME.fullmatch(entry.name)]
+    except FileNotFoundError:
+        return []
 
 
 def next_generation(name: str) -> str:
@@ -168,6 +179,7 @@ __all__ = [
     "TEMPORARY",
     "Listed",
     "NotASegment",
+    "groups",
     "listing",
     "next_generation",
     "read_entries",

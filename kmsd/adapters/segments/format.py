@@ -202,9 +202,7 @@ def index(contents: Contents, group_id: bytes) -> bytes:
             keys=list(contents.keys.values()),
         )
     )
-    entries = b"".join(
-        placed.frame.encode() + _PLACE.pack(placed.offset, placed.length) for placed in contents.frames
-    )
+    entries = b"".join(placed.frame.encode() + _PLACE.pack(placed.offset, placed.length) for placed in contents.frames)
     head = _INDEX_HEAD.pack(len(summary), zlib.crc32(summary), len(entries), zlib.crc32(entries))
     return INDEX_MAGIC + group_id + head + summary + entries
 

@@ -45,10 +45,11 @@ class FileSegments:
     """Implements `kmsd.ports_logs.Segments`."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder, readable by its owner alone, if need be. Raises `SegmentsUnavailable`."""
+        """The folder is made, readable by its owner alone, when something is written or `check` asks.
+
+        Not here: commands that an administrator runs as another user open the rooms too.
+        """
         self._folder = folder
-        with translated():
-            (folder / RESULTS).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="segments")
         self._names = FrameIds()
         self._writers: OrderedDict[bytes, Writer] = OrderedDict()
@@ -144,6 +145,7 @@ class FileSegments:
         path = self._folder / RESULTS / query_id
 
         def write() -> None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             files.write_durably(path, lambda descriptor: files.write_all(descriptor, content))
             files.sync_folder(path.parent)
 
@@ -164,6 +166,8 @@ class FileSegments:
             await self._in_thread((self._folder / RESULTS / query_id).unlink, True)
 
     async def check(self) -> None:
+        with translated():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK) or os.statvfs(self._folder).f_bavail == 0:
             raise SegmentsUnavailable(f"{self._folder} cannot be written")
 

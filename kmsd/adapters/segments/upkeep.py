@@ -27,10 +27,10 @@ log = structlog.get_logger()
 
 def finish_leftovers(root: Path) -> None:
     """Finish every segment that has no index and no writer."""
-    for folder in [entry for entry in os.scandir(root) if entry.is_dir() and entry.name != "results"]:
-        for name, finished in files.listing(Path(folder.path)):
+    for folder in files.groups(root):
+        for name, finished in files.listing(folder):
             if not finished:
-                _finish(Path(folder.path), name, bytes.fromhex(folder.name))
+                _finish(folder, name, bytes.fromhex(folder.name))
 
 
 def _finish(folder: Path, name: str, group_id: bytes) -> None:

@@ -114,7 +114,7 @@ class Writer:
 
     def _write_start(self, now: int) -> None:
         """A new segment, locked as long as this process lives."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.sync_folder(self._folder.parent)
         self._name = f"{self._names.next(now * 1000).hex()}-0"
         path = self._folder / (self._name + files.SEGMENT)

@@ -227,9 +227,7 @@ class LogWriting(LogReading):
 
     async def delete_log_group(self, group: LogGroup, now: datetime) -> None:
         self._write_one(f"log group {group.name}", "DELETE FROM log_group WHERE group_id = ?", group.group_id)
-        self._write(
-            "INSERT INTO log_dead_group (group_id, deleted_at) VALUES (?, ?)", group.group_id, rows.micros(now)
-        )
+        self._write("INSERT INTO log_dead_group (group_id, deleted_at) VALUES (?, ?)", group.group_id, rows.micros(now))
 
     async def forget_dead_log_group(self, group_id: bytes) -> None:
         self._write("DELETE FROM log_dead_group WHERE group_id = ?", group_id)

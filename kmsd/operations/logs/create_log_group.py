@@ -84,7 +84,7 @@ OPERATION = Operation(
     handle,
     access=(
         OnLogGroup(must_exist=False),
-        # "If you include tags, you must have the logs:TagResource permission as well."
+        # CreateLogGroup: whoever gives tags needs "the logs:TagResource permission as well".
         OnLogGroup(must_exist=False, action="TagResource", when="tags"),
     ),
     raises=(

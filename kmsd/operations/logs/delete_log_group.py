@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import suppress
 
 from kmsd.domain import log_shapes as shapes
 from kmsd.errors import OperationAbortedException
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
+from kmsd.ports_logs import SegmentsError
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -16,10 +17,16 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(_: Request, call: Call) -> None:
-    """Nobody finds it from the commit on; then its segments go. What is interrupted there the job finishes."""
+    """Nobody finds it from the commit on; then its segments go."""
     group = call.log_group
     await call.transaction.delete_log_group(group, call.now)
-    call.after_commit.append(partial(call.logs.segments.delete_group, group.group_id))
+
+    async def remove() -> None:
+        # It is deleted already: what cannot be removed now is for `kmsd.jobs.retention`.
+        with suppress(SegmentsError):
+            await call.logs.segments.delete_group(group.group_id)
+
+    call.after_commit.append(remove)
 
 
 OPERATION = Operation(

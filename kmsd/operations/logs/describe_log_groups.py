@@ -42,9 +42,7 @@ async def handle(request: Request, call: Call) -> Response:
     filters = {"prefix": prefix, "containing": containing, "class": request.log_group_class or ""}
     pager = Pager(await call.service_box(), f"DescribeLogGroups {account}", filters, request.limit)
     after = await pager.start(request.next_token)
-    groups = await call.books.log_groups_after(
-        account, after, request.limit + 1, prefix=prefix, containing=containing
-    )
+    groups = await call.books.log_groups_after(account, after, request.limit + 1, prefix=prefix, containing=containing)
     page = await pager.cut(groups, lambda group: group.name)
     wanted = [group for group in page.items if request.log_group_class in (None, group.log_class)]
     return Response([_entry(group, call) for group in wanted], page.next_marker)
@@ -88,6 +86,4 @@ def _entry(group: LogGroup, call: Call) -> shapes.LogGroupEntry:
     )
 
 
-OPERATION = Operation(
-    Service.LOGS, "DescribeLogGroups", Request, Response, handle, access=(OnLogGroup(member=None),)
-)
+OPERATION = Operation(Service.LOGS, "DescribeLogGroups", Request, Response, handle, access=(OnLogGroup(member=None),))

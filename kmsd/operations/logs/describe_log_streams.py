@@ -71,7 +71,9 @@ async def _by_time(
 
     ordered = sorted(streams, key=place, reverse=request.descending)
     following: Sequence[LogStream] = [
-        stream for stream in ordered if not after or (place(stream) < after if request.descending else place(stream) > after)
+        stream
+        for stream in ordered
+        if not after or (place(stream) < after if request.descending else place(stream) > after)
     ]
     return await pager.cut(following[: request.limit + 1], place)
 

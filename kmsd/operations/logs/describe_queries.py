@@ -68,6 +68,4 @@ async def _entry(query: StoredQuery, call: Call) -> shapes.QueryInfo:
     )
 
 
-OPERATION = Operation(
-    Service.LOGS, "DescribeQueries", Request, Response, handle, access=(OnLogGroup(member=None),)
-)
+OPERATION = Operation(Service.LOGS, "DescribeQueries", Request, Response, handle, access=(OnLogGroup(member=None),))

@@ -49,7 +49,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
     """botocore: FilterLogEventsResponse."""
 
     events: list[shapes.FilteredLogEvent]
-    # "As of May 15, 2020, this parameter is no longer supported. This parameter returns an empty list."
+    # Of this one AWS says that "this parameter returns an empty list", since May 2020.
     searched_log_streams: list[SearchedLogStream]
     next_token: shapes.Token | None = None
 

@@ -81,7 +81,7 @@ def _tokens(request: Request, events: list[Event]) -> tuple[str, str]:
     """Where this page ends, both ways; from an empty page one comes to where it was looked for."""
     if events:
         return f"f/{position_text(events[-1].position)}", f"b/{position_text(events[0].position)}"
-    # "If you have reached the end of the stream, it returns the same token you passed in."
+    # "If you have reached the end of the stream, it returns the same token" as was passed in (GetLogEvents).
     here = request.next_token[2:] if request.next_token is not None else position_text(0)
     return f"f/{here}", f"b/{here}"
 

@@ -41,7 +41,7 @@ async def handle(request: Request, call: Call) -> Response:
         return Response("CWLI", [], query.statistics, status)
     subject = log_results.subject_of(call.world.place, ResultsKey(query.account))
     stored = await call.logs.segments.get_result(query.query_id)
-    rows = await log_results.open_rows(call.logs, call.books, subject, query.query_id, stored, call.now)
+    rows = await log_results.open_rows(call.logs, call.books, subject, query.query_id, stored, now=call.now)
     limit = request.max_items or LONGEST_PAGE
     pager = Pager(await call.service_box(), f"GetQueryResults {query.query_id}", {}, limit)
     begin = int(await pager.start(request.next_token or None) or 0)

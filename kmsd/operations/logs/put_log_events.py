@@ -38,7 +38,7 @@ async def handle(request: Request, call: Call) -> Response:
     batch = log_event.check(request.log_events, now, group.oldest(call.now))
     if batch.events:
         room = call.logs
-        sealed = await log_batches.seal(room, call.books, group, stream, batch, call.now)
+        sealed = await log_batches.seal(room, call.books, group, stream, batch, now=call.now)
         append = partial(room.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
         call.after_commit.append(append)
     return Response(
