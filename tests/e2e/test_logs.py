@@ -213,11 +213,25 @@ class Source(threading.Thread):
             self.acknowledged += batch
 
 
+def start_all(daemon: Daemon) -> None:
+    """Start, and wait for every worker.
+
+    SoftHSM writes its token.object anew at each login, in place: a kill at that moment costs the whole token, and that
+    is not what is tested here.
+    """
+    before = daemon.log().count('"event": "ready"')
+    daemon.start()
+    deadline = time.monotonic() + 30
+    while daemon.log().count('"event": "ready"') == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_kill_during_ingestion_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """Kill -9 of all processes in the middle, again and again: each acknowledged event is there exactly once."""
     group = "/killed"
     with provisioned(tmp_path, workers=2) as daemon:
-        daemon.start()
+        start_all(daemon)
         logs = daemon.client("logs")
         key = daemon.client().create_key(Policy=key_policy(arn_of(group)))["KeyMetadata"]["Arn"]
         stream_for(logs, group, "a", kmsKeyId=key)
@@ -234,7 +248,7 @@ def test_kill_during_ingestion_loses_and_doubles_nothing(tmp_path: Path) -> None
                 source.join()
                 acknowledged += source.acknowledged
                 doubtful += source.doubtful
-            daemon.start()
+            start_all(daemon)
         found = [message.rstrip("x") for message in filtered(daemon.client("logs"), group)]
         assert len(acknowledged) >= 20 * KILLS
         assert len(set(found)) == len(found)
