@@ -95,6 +95,7 @@ def _settings_of(given: TokenConfig, sentinel: bytes | None, start_lock: Path) -
         pin=read_pin(given.pin_file),
         label=given.label or None,
         serial=given.serial or None,
+        slot=given.slot,
         object_label=given.object_label,
         sentinel=sentinel,
         init_reserved=given.init_reserved or None,

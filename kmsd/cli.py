@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from kmsd import config as configuration
-from kmsd.commands import audit, check, explain, init, jobs, open_blob, roles, serve, users
+from kmsd.commands import audit, backup, check, explain, init, jobs, migrate, open_blob, restore, roles, serve, users
 from kmsd.config import Config, ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.logs import set_up
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, default=configuration.DEFAULT_PATH, metavar="FILE", help="default: %(default)s"
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (init, serve, check, users, roles, explain, jobs, audit, open_blob):
+    for module in (init, serve, check, users, roles, explain, jobs, audit, open_blob, backup, restore, migrate):
         module.add_to(commands)
     return top
 

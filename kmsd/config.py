@@ -32,9 +32,11 @@ class TokenConfig(_Section, frozen=True):
     pin_file: Path
     """Holds the user PIN and nothing else; a systemd credential, or a file that only the daemon can read."""
     label: str = ""
-    """The token's label; label or serial must be given."""
+    """The token's label; label, serial or slot must be given, and all that are given must fit one token."""
     serial: str = ""
     """The token's serial number, where a label is not unique."""
+    slot: int | None = None
+    """The slot's number, for modules that number them for good."""
     object_label: str = "kmsd"
     """CKA_LABEL of all objects that this daemon makes."""
     init_reserved: str = ""
@@ -75,6 +77,8 @@ class ListenConfig(_Section, frozen=True):
     """A request's body must be complete after this time."""
     keepalive_seconds: float = 75.0
     """An idle connection is closed after this time."""
+    drain_seconds: float = 2.0
+    """When the daemon stops, a resting connection may bring one more request for so long: it may be on its way."""
     connections: int = 12_000
     """Connections that a worker holds at most."""
 
@@ -111,6 +115,13 @@ class AuditConfig(_Section, frozen=True):
     """Unauthenticated requests that a worker records one by one; beyond, they are counted in one record a second."""
 
 
+class MetricsConfig(_Section, frozen=True):
+    """`[metrics]`: figures for Prometheus (docs/monitoring.md)."""
+
+    address: str = ""
+    """`127.0.0.1:9480`, or `unix:/path/of/socket`; a loopback address or a Unix socket. Empty: nothing is counted."""
+
+
 class Config(_Section, frozen=True):
     """The whole file."""
 
@@ -131,6 +142,7 @@ class Config(_Section, frozen=True):
     listen: ListenConfig = ListenConfig()
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @property
     def database(self) -> Path:
@@ -150,11 +162,24 @@ class Config(_Section, frozen=True):
 
 def load(path: Path) -> Config:
     """Read the file. Raises `ConfigError`."""
+    return parse(read(path), path)
+
+
+def read(path: Path) -> str:
+    """The text of the file. Raises `ConfigError`."""
     try:
-        raw = tomllib.loads(path.read_text())
+        return path.read_text()
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} does not exist; name another with --config") from exc
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+
+
+def parse(text: str, path: Path) -> Config:
+    """What the text of the file at `path` says. Raises `ConfigError`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     try:
         config = msgspec.convert(raw, Config, dec_hook=_decode_path)
@@ -182,6 +207,10 @@ def _credential(name: str) -> Path:
     return Path(folder) / name
 
 
+def _names_a_token(given: TokenConfig) -> bool:
+    return bool(given.label or given.serial or given.slot is not None)
+
+
 def _check(config: Config, path: Path) -> None:
     """What types alone cannot say."""
     complaints = [
@@ -189,7 +218,7 @@ def _check(config: Config, path: Path) -> None:
         ("region", "must look like us-east-1", re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]+", config.region)),
         ("partition", "must look like aws", re.fullmatch(r"aws(-[a-z]+)*", config.partition)),
         ("workers", "must be 1 to 64", 1 <= config.workers <= 64),  # noqa: PLR2004 (the bound itself)
-        ("token", "needs label or serial", config.token.label or config.token.serial),
+        ("token", "needs label, serial or slot", _names_a_token(config.token)),
         ("token.sessions", "must be 1 to 64", 1 <= config.token.sessions <= 64),  # noqa: PLR2004 (as above)
         ("audit.file_bytes", "must be 65536 or more", config.audit.file_bytes >= 65536),  # noqa: PLR2004 (as above)
         ("audit.checkpoint_lines", "must be 10 or more", config.audit.checkpoint_lines >= 10),  # noqa: PLR2004
@@ -197,9 +226,10 @@ def _check(config: Config, path: Path) -> None:
         ("audit.refusals_per_second", "must be 1 or more", config.audit.refusals_per_second >= 1),
         (
             "import_token",
-            "needs label or serial",
-            config.import_token is None or config.import_token.label or config.import_token.serial,
+            "needs label, serial or slot",
+            config.import_token is None or _names_a_token(config.import_token),
         ),
+        ("listen.drain_seconds", "must be 0 to 15", 0 <= config.listen.drain_seconds <= 15),  # noqa: PLR2004 (as above)
         ("import.stock", "must be 0 to 100", 0 <= config.import_.stock <= 100),  # noqa: PLR2004 (as above)
         (
             "listen",

@@ -107,6 +107,8 @@ class TokenInfo:
     serial: str
     manufacturer: str
     model: str
+    max_sessions: int | None = None
+    """Sessions that one process may have; None: no limit is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,13 @@ class Segments(Protocol):
         """By stream id, of all streams that have events. Raises `SegmentsUnavailable`."""
         ...
 
+    async def settle(self, group_id: bytes) -> None:
+        """Make durable whatever can be found, also what a process that died had written and not acknowledged.
+
+        Raises `SegmentsUnavailable`.
+        """
+        ...
+
     async def delete_group(self, group_id: bytes) -> None:
         """Remove everything of a group; none there is no error."""
         ...
@@ -145,6 +152,67 @@ class Segments(Protocol):
 
     async def close(self) -> None:
         """Finish what is being written; nothing acknowledged is lost without."""
+        ...
+
+
+class TrailRecord(NamedTuple):
+    """An audit record as it stands in the trail."""
+
+    at: int
+    """Its `eventTime`, in milliseconds."""
+    text: str
+    """One JSON object."""
+    end: int
+    """Bytes of its file up to and with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrailBatch:
+    """Records of one file that follow each other."""
+
+    records: Sequence[TrailRecord]
+    end: int
+    """Bytes of the file that have been read: where the next batch begins."""
+    complete: bool
+    """Nothing more can be read in the file at this moment."""
+    lacking: int = 0
+    """How many records the file has less than were to be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrailChain:
+    """One writer's files."""
+
+    writer: str
+    own: bool
+    """This process writes it."""
+    files: Sequence[str]
+    """Names, the oldest first; a name is never given to another file."""
+    mark: int
+    """The same as before: nothing was added to the last file."""
+
+
+class AuditTrail(Protocol):
+    """The durable records of the audit trail, for whoever copies them: of each chain one process at a time."""
+
+    async def chains(self) -> Sequence[TrailChain]:
+        """All chains. Raises `AuditUnavailable`."""
+        ...
+
+    async def claim(self, writer: str) -> bool:
+        """Become the one who copies this chain; False: another process is. Raises `AuditUnavailable`."""
+        ...
+
+    def release(self, writer: str) -> None:
+        """Leave the chain to others; it happens by itself when the process ends."""
+        ...
+
+    async def read(self, writer: str, file: str, *, begin: int, skip: int) -> TrailBatch:
+        """Records from byte `begin` on, without the first `skip` of them, a bounded number at a time.
+
+        Only what is durable, and can never be taken back: of a chain that another process writes nothing, as long as it
+        does. Raises `AuditUnavailable`.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 FOR_MAIN_PROCESS = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
@@ -26,6 +27,12 @@ def notify(*lines: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.connect(path)
         sender.sendall("\n".join(lines).encode())
+
+
+def reloading() -> None:
+    """Say that the configuration is being read anew; `READY=1` ends it. Raises as `notify`."""
+    # sd_notify(3), Type=notify-reload: "MONOTONIC_USEC= … must be sent in the same datagram as RELOADING=1".
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def watchdog_seconds() -> float | None:

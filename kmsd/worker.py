@@ -7,28 +7,32 @@ import os
 import resource
 import signal
 import socket
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
+from kmsd.adapters.journal.reader import TrailReader
 from kmsd.app import Rooms, open_rooms
 from kmsd.audit import Refusals
 from kmsd.config import Config
 from kmsd.custody.credentials import Credentials
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
+from kmsd.metrics.counting import Counting
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
 from kmsd.wire.front import Front
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
-from kmsd.wire.tls import tls_context
+from kmsd.wire.tls import TlsFiles, tls_context
 from kmsd.wire.transport import Limits, Listener, inherited, serve
 
 GRACE_SECONDS = 20.0
 """How long a stopping worker waits for the calls that it has begun."""
+RELIEVED_REST_SECONDS = 10.0
+"""How long a resting connection may bring one more request, when another worker has taken over."""
 
 log = structlog.get_logger()
 
@@ -44,6 +48,8 @@ class Lines:
     """Descriptor to write to once requests are answered."""
     life: int
     """Descriptor that reads end-of-file when the parent is gone."""
+    tls: TlsFiles | None = None
+    """Certificate and key as the parent has read them; None: plain HTTP."""
 
 
 async def run(config: Config, lines: Lines) -> int:
@@ -62,25 +68,42 @@ async def run(config: Config, lines: Lines) -> int:
 async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     _allow_descriptors()
     stopping = asyncio.Event()
+    rest = RELIEVED_REST_SECONDS
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    loop.add_reader(lines.life, stopping.set)
     probes = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
     if rooms.segments is not None:
         probes["logs"] = rooms.segments.check
     place = rooms.pipeline.world.place
     refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
-    front = Front(rooms.pipeline, Credentials(rooms.token, place, signing_key), probes, refusals)
-    listener = Listener(inherited(lines.listener), tls_of(config))
+    counting = Counting.begin()
+    credentials = Credentials(rooms.token, place, signing_key)
+    front = Front(rooms.pipeline, credentials, probes, refusals, counting.meter)
+    listener = Listener(inherited(lines.listener), tls_context(*lines.tls) if lines.tls else None)
     server = await serve(front.handle, [listener], limits_of(config))
+
+    def end() -> None:
+        nonlocal rest
+        rest = config.listen.drain_seconds
+        server.drain(rest)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    loop.add_reader(lines.life, end)
+    # Another has taken over, and nobody waits for the end of this one.
+    loop.add_signal_handler(signal.SIGHUP, stopping.set)
     os.write(lines.ready, b"ready")
     os.close(lines.ready)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
+    copying = asyncio.create_task(audit_copy_of(rooms).run())
+    publishing = asyncio.create_task(counting.run(rooms, server, probes))
     await stopping.wait()
-    await server.stop(GRACE_SECONDS)
+    await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
     await jobs
+    copying.cancel()
+    publishing.cancel()
+    await asyncio.gather(copying, publishing, return_exceptions=True)
     return 0
 
 
@@ -106,6 +129,15 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
     )
 
 
+def audit_copy_of(rooms: Rooms) -> AuditCopy:
+    """Every worker copies the chain that it writes, and what others have left."""
+    world = rooms.pipeline.world
+    if world.logs is None:
+        raise LookupError("this process has no logs")
+    trail = TrailReader(rooms.config.audit_dir, rooms.sink)
+    return AuditCopy(trail, rooms.store, world.logs, world.place, rooms.config.account)
+
+
 def limits_of(config: Config) -> Limits:
     """The transport's limits."""
     given = config.listen
@@ -115,11 +147,3 @@ def limits_of(config: Config) -> Limits:
         keep_alive_seconds=given.keepalive_seconds,
         connections=given.connections,
     )
-
-
-def tls_of(config: Config) -> ssl.SSLContext | None:
-    """TLS as configured; None for plain HTTP."""
-    given = config.listen
-    if given.tls_certificate is None or given.tls_key is None:
-        return None
-    return tls_context(given.tls_certificate, given.tls_key, given.tls_client_ca)

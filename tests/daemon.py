@@ -51,7 +51,8 @@ def write_config(folder: Path, place: TokenPlace, port: int, *, workers: int = 1
     path = folder / "kmsd.toml"
     path.write_text(
         f'data_dir = "{folder / "data"}"\nregion = "{REGION}"\naccount = "{ACCOUNT}"\nworkers = {workers}\n'
-        f'[listen]\naddress = "127.0.0.1:{port}"\n'
+        # Tests end daemons whose clients rest.
+        f'[listen]\naddress = "127.0.0.1:{port}"\ndrain_seconds = 0.1\n'
         f'[token]\nmodule = "{place.module}"\nlabel = "{place.label}"\npin_file = "{pin_file}"\n'
         f'dir_sync = "{place.objects}"\nenvironment = {{ {environment} }}\n{extra}\n'
     )
@@ -83,7 +84,9 @@ class Daemon:
         """Run `kmsd --config … ARGUMENTS`."""
         command = [sys.executable, "-m", "kmsd", "--config", str(self.config), *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=120)
-        if check and done.returncode != 0:
+        # The clock of a test host may be synchronised or not: `kmsd check` warns (1), and fails with 2.
+        fine = (0, 1) if arguments[:1] == ("check",) else (0,)
+        if check and done.returncode not in fine:
             raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}")
         return done
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from kmsd.adapters.journal.reader import TrailReader
+from kmsd.jobs.audit_copy import AuditCopy
 from tests.clients import ACCOUNT, REGION, signing_clock
+from tests.house import House
 
 SERVICE = f"logs.{REGION}.amazonaws.com"
 
@@ -137,3 +140,21 @@ def files_with(folder: Path, *markers: bytes) -> Sequence[Path]:
             if any(marker in content for marker in markers):
                 found.append(path)
     return found
+
+
+def audit_copy(house: House) -> AuditCopy:
+    """What copies the trail of a house into `/kmsd/audit`; it knows nothing of what was copied before."""
+    world = house.rooms.pipeline.world
+    assert world.logs is not None
+    trail = TrailReader(house.config.audit_dir, house.rooms.sink)
+    return AuditCopy(trail, house.rooms.store, world.logs, world.place, house.config.account)
+
+
+def copy_audit(house: House, copy: AuditCopy | None = None) -> int:
+    """Let it copy everything that was recorded so far; how many records."""
+    house.clock.advance(seconds=1)
+    copy = copy or audit_copy(house)
+    try:
+        return house.run(copy.run_once())
+    finally:
+        copy.trail.release(house.rooms.sink.writer)

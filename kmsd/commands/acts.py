@@ -16,7 +16,7 @@ from uuid import uuid4
 from kmsd.app import Rooms, open_rooms, place_of
 from kmsd.audit import Actor, record_of_administration
 from kmsd.config import Config
-from kmsd.ports import AuditUnavailable
+from kmsd.ports import AuditSink, AuditUnavailable, Clock
 
 IAM = "iam.amazonaws.com"
 """`eventSource` of acts on users, access keys and roles, by the names that IAM gives them."""
@@ -50,28 +50,53 @@ async def administrative_act(
     recorded when it ends, before anything is told to the operator if he prints after the block. An act whose process
     dies within has an intent and no outcome.
     """
+    async with recorded_act(
+        rooms.config,
+        rooms.sink,
+        rooms.pipeline.clock,
+        event_name,
+        parameters,
+        source=source,
+        account=account,
+        resources=resources,
+    ) as act:
+        yield act
+
+
+@asynccontextmanager
+async def recorded_act(
+    config: Config,
+    sink: AuditSink,
+    clock: Clock,
+    event_name: str,
+    parameters: Mapping[str, Any],
+    *,
+    source: str = KMSD,
+    account: str = "",
+    resources: tuple[tuple[str, str, str], ...] = (),
+) -> AsyncIterator[Act]:
+    """As `administrative_act`, for a command that has not opened all rooms."""
     record = partial(
         record_of_administration,
-        place=place_of(rooms.config),
+        place=place_of(config),
         actor=actor(),
-        account=account or rooms.config.account,
+        account=account or config.account,
         event_source=source,
         event_name=event_name,
         act_id=str(uuid4()),
         parameters={name: value for name, value in parameters.items() if value is not None},
         resources=resources,
     )
-    clock = rooms.pipeline.clock
-    await rooms.sink.append(record(now=clock.now(), phase=INTENT))
+    await sink.append(record(now=clock.now(), phase=INTENT))
     act = Act()
     try:
         yield act
     except Exception as exc:
         # The act has failed already, and that is what the operator must read.
         with suppress(AuditUnavailable):
-            await rooms.sink.append(record(now=clock.now(), phase=OUTCOME, error=exc))
+            await sink.append(record(now=clock.now(), phase=OUTCOME, error=exc))
         raise
-    await rooms.sink.append(record(now=clock.now(), phase=OUTCOME, elements=act.elements or None))
+    await sink.append(record(now=clock.now(), phase=OUTCOME, elements=act.elements or None))
 
 
 @asynccontextmanager

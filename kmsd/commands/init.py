@@ -8,8 +8,9 @@ from typing import Any
 from kmsd.adapters.sqlite import connection
 from kmsd.app import SystemClock, place_of
 from kmsd.commands.acts import KMSD, acting
+from kmsd.commands.migrate import migrate_unless_served
 from kmsd.commands.users import access_key_elements, print_access_key
-from kmsd.config import Config
+from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
 
 
@@ -31,10 +32,12 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     config.audit_dir.mkdir(mode=0o750, exist_ok=True)
     if not config.database.exists():
         connection.create(config.database)
-    connection.migrate(config.database)
+    migrate_unless_served(config)
     now = SystemClock().now()
     parameters = {"userName": options.administrator}
     async with acting(config, "Initialize", parameters, source=KMSD) as (rooms, act):
+        if not rooms.token.capabilities.algorithms:
+            raise ConfigError("the token can hold no keys of this API: it lacks CKM_AES_GCM (see `kmsd check`)")
         await provisioning.make_service_keys(rooms.store, rooms.token, now)
         await rooms.take_audit_key()
         books = await rooms.store.read()

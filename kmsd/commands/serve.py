@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-from typing import IO, Any
+from typing import Any
+
+import structlog
 
 from kmsd import supervisor, worker
-from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.accepted import Accepted, tls_files
+from kmsd.adapters.sqlite import connection
+from kmsd.commands.locking import data_lock
 from kmsd.config import Config, ConfigError
 from kmsd.logs import set_up
+from kmsd.metrics.server import watched
 from kmsd.supervisor import Supervisor
 from kmsd.wire.listeners import ListenerRefused, listener_permitted
+
+log = structlog.get_logger()
 
 
 def add_to(commands: Any) -> None:
@@ -20,36 +26,36 @@ def add_to(commands: Any) -> None:
     command: argparse.ArgumentParser = commands.add_parser("worker")
     for name in ("--index", "--listener", "--ready", "--life"):
         command.add_argument(name, type=int, required=True)
+    command.add_argument("--tls", type=int, nargs="*", default=())
     command.set_defaults(run=work)
 
 
-async def serve(config: Config, options: argparse.Namespace) -> int:
+async def serve(_: Config, options: argparse.Namespace) -> int:
     """Bind, start the workers, and stay until a signal. Raises `ConfigError`, `StoreUnavailable`."""
     set_up("supervisor")
+    accepted = Accepted.read(options.config)
+    config = accepted.config
     # Refused here, so that a database that cannot be used is one clear line and not one for each worker.
-    await SqliteStore(config.database).close()
-    lock = _lock(config)
+    before = connection.schema(config.database)
+    lock = data_lock(config)
+    if connection.migrate(config.database):
+        log.info("database migrated", before=before, after=connection.newest())
     try:
         listener = supervisor.listener_of(config.listen.address)
         listener_permitted(listener, tls=config.listen.tls_certificate is not None)
+        for_metrics = supervisor.bind(config.metrics.address) if config.metrics.address else None
+        if for_metrics is not None:
+            listener_permitted(for_metrics, tls=False)
     except (ListenerRefused, ValueError) as exc:
         raise ConfigError(str(exc)) from exc
     with lock, listener:
-        return await Supervisor(config, options.config, listener).run()
-
-
-def _lock(config: Config) -> IO[bytes]:
-    """One daemon for each data directory. Raises `ConfigError` if another runs."""
-    handle = (config.data_dir / "daemon.lock").open("ab")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        handle.close()
-        raise ConfigError(f"another kmsd serves {config.data_dir}") from exc
-    return handle
+        daemon = Supervisor(accepted, options.config, listener)
+        async with watched(lambda: daemon.accepted.config, for_metrics):
+            return await daemon.run()
 
 
 async def work(config: Config, options: argparse.Namespace) -> int:
     """One worker, on the socket and pipes of its parent."""
     set_up(f"worker-{options.index}")
-    return await worker.run(config, worker.Lines(options.index, options.listener, options.ready, options.life))
+    tls = tls_files(tuple(options.tls)) if options.tls else None
+    return await worker.run(config, worker.Lines(options.index, options.listener, options.ready, options.life, tls))

@@ -20,8 +20,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kmsd.authz.evaluate import authorize
@@ -31,7 +33,7 @@ from kmsd.custody.service_box import ServiceBox
 from kmsd.domain import blob as blobs
 from kmsd.domain.arn import Place, parse_key_name
 from kmsd.domain.encryption_context import EncryptionContext
-from kmsd.domain.key import Key
+from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.log_frame import WrappedKey
 from kmsd.domain.principal import Caller, PrincipalType
@@ -47,6 +49,7 @@ HOLD_SECONDS = 10.0
 """How long a data key stays in memory."""
 MOST_HELD = 4_096
 """Data keys that a process holds for opening; the oldest goes first."""
+MOST_DECISIONS = 1_024
 KEY_BYTES = 32
 CONTEXT = "aws:logs:arn"
 _PURPOSE = "log-data-key"
@@ -127,6 +130,8 @@ class LogKeys:
         self._opening: dict[bytes, DataKey] = {}
         self._making: dict[bytes, asyncio.Lock] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._decisions: dict[tuple[str, str, Origin, str, str, str], Allowed | Denied] = {}
+        """What a key's policy says, by all that it is said of: an entry is never wrong, and the oldest ends first."""
 
     @property
     def held(self) -> int:
@@ -240,6 +245,11 @@ class LogKeys:
         self, books: Reader, subject: Subject, key: Key, action: str, now: datetime
     ) -> Allowed | Denied:
         caller = self._caller(subject)
+        grants = await books.grants_to(key.key_id, (caller.arn,))
+        asked = (key.policy, key.arn, key.origin, action, subject.arn, subject.account)
+        known = None if grants else self._decisions.get(asked)
+        if known is not None:
+            return known
         conditions = {
             "aws:currenttime": now.isoformat().replace("+00:00", "Z"),
             "aws:epochtime": str(int(now.timestamp())),
@@ -252,18 +262,23 @@ class LogKeys:
             "kms:keyusage": "ENCRYPT_DECRYPT",
             "kms:multiregion": "false",
         }
-        return authorize(
+        decision = authorize(
             Query(
                 caller=caller,
                 action=f"kms:{action}",
                 resource=key.arn,
                 resource_account=key.account,
                 resource_policy=key.policy,
-                grants=await books.grants_to(key.key_id, (caller.arn,)),
+                grants=grants,
                 encryption_context={} if action == "DescribeKey" else subject.context,
                 conditions=conditions,
             )
         )
+        if not grants and not _asks_the_time(key.policy):
+            if len(self._decisions) >= MOST_DECISIONS:
+                del self._decisions[next(iter(self._decisions))]
+            self._decisions[asked] = decision
+        return decision
 
     @property
     def _principal(self) -> str:
@@ -342,6 +357,16 @@ class LogKeys:
             self._sweep = None
         self._sealing.clear()
         self._opening.clear()
+
+
+@lru_cache(maxsize=MOST_DECISIONS)
+def _asks_the_time(policy: str) -> bool:
+    """Whether a decision may be another one a moment later. A JSON escape must not hide the condition key."""
+    try:
+        plain = msgspec.json.encode(msgspec.json.decode(policy)).decode().lower()
+    except msgspec.DecodeError:
+        return True
+    return "currenttime" in plain or "epochtime" in plain
 
 
 def _gone(kms_key: str, action: str) -> str:

@@ -66,22 +66,27 @@ def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
 
     Raises InvalidParameterException for a batch of which nothing is taken at all.
     """
-    size = OVERHEAD * len(events)
-    previous = 0
-    for event in events:
-        message = event.message
-        length = len(message) if message.isascii() else len(message.encode())
-        if length > MOST_BYTES:
-            raise InvalidParameterException(f"Log event too large: {length} bytes exceeds limit of {MOST_BYTES}")
-        size += length
-        if event.timestamp < previous:
-            raise InvalidParameterException(
-                "Log events in a single PutLogEvents request must be in chronological order."
-            )
-        previous = event.timestamp
+    lengths = [_length(event.message) for event in events]
+    if max(lengths) > MOST_BYTES:
+        raise InvalidParameterException(f"Log event too large: {max(lengths)} bytes exceeds limit of {MOST_BYTES}")
+    times = [event.timestamp for event in events]
+    if times != sorted(times):
+        raise InvalidParameterException("Log events in a single PutLogEvents request must be in chronological order.")
+    size = OVERHEAD * len(events) + sum(lengths)
     if size > MOST_BYTES:
         raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MOST_BYTES}")
     return _within_time(events, size, now, oldest_kept)
+
+
+def _length(message: str) -> int:
+    return len(message) if message.isascii() else len(message.encode())
+
+
+def size_of(messages: Sequence[str]) -> int:
+    """Bytes of messages as PutLogEvents counts them."""
+    if all(map(str.isascii, messages)):
+        return OVERHEAD * len(messages) + sum(map(len, messages))
+    return sum(OVERHEAD + _length(message) for message in messages)
 
 
 def _within_time(events: Sequence[InputLogEvent], size: int, now: int, oldest_kept: int) -> Batch:
@@ -98,7 +103,7 @@ def _within_time(events: Sequence[InputLogEvent], size: int, now: int, oldest_ke
         too_new = end
     if (begin, end) != (0, len(events)):
         events = events[begin:end]
-        size = sum(len(event.message.encode()) + OVERHEAD for event in events)
+        size = size_of([event.message for event in events])
     # "For valid events …, the time span in a single batch cannot exceed 24 hours."
     if events and events[-1].timestamp - events[0].timestamp > DAY:
         raise InvalidParameterException(

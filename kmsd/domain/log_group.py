@@ -17,7 +17,9 @@ RETENTION_DAYS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653),
 )
 RESERVED = "/kmsd/"
-"""Groups whose names begin so are the daemon's own: nobody may make one."""
+"""Groups whose names begin so are the daemon's own: nobody may make one, or change what is in it."""
+AUDIT_GROUP = "/kmsd/audit"
+"""Holds a copy of the audit trail."""
 NO_GROUP = "The specified log group does not exist."
 NO_STREAM = "The specified log stream does not exist."
 _ARN_PARTS = 7
@@ -42,6 +44,11 @@ class LogGroup:
     """ARN of the key under which new events are sealed; None: the daemon's own."""
     revision: int = 0
     """Grows with every change, so that of two changes at the same instant one can be refused."""
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the daemon keeps it, and clients only read."""
+        return self.name.startswith(RESERVED)
 
     def oldest(self, now: datetime) -> int:
         """Milliseconds of the oldest event that is kept at `now`; 0: all are."""

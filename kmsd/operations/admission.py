@@ -10,9 +10,9 @@ import msgspec
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.query import Denied, Query
 from kmsd.custody import grant_tokens
-from kmsd.domain.log_group import NO_GROUP
+from kmsd.domain.log_group import NO_GROUP, LogGroup
 from kmsd.domain.principal import Caller
-from kmsd.errors import AccessDeniedException, ResourceNotFoundException
+from kmsd.errors import AccessDeniedException, InvalidParameterException, ResourceNotFoundException
 from kmsd.operations.conditions import Conditions
 from kmsd.operations.finding import find_all
 from kmsd.operations.model import (
@@ -52,6 +52,8 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
             and _must_exist(access, target)
         ):
             raise ResourceNotFoundException(NO_GROUP)
+        if target.log_group is not None and target.log_group.reserved and not isinstance(access, OnLogGroups):
+            _refuse_changes(operation, target.log_group)
         usable = getattr(access, "usable", None)
         if usable is not None and target.key is not None:
             usable.refuse(target.key.state_at(call.now), target.key.origin, target.key.arn)
@@ -62,6 +64,14 @@ def _must_exist(access: OnLogGroup | OnLogGroups | OnLogsKey, target: Target) ->
     if isinstance(access, OnLogsKey):
         return ":log-group:" in target.arn
     return access.must_exist and getattr(access, "member", "") is not None
+
+
+def _refuse_changes(operation: Operation[Any, Any], group: LogGroup) -> None:
+    """Of a group that the daemon keeps clients only read: no events, streams, tags, retention or key of theirs."""
+    if operation.writes or operation.appends:
+        raise InvalidParameterException(
+            f"The log group {group.name} is kept by the service: it can be read, {operation.name} is not allowed on it."
+        )
 
 
 def permitted(target: Target, query: Query) -> Target:

@@ -92,6 +92,8 @@ def reaches(operation: AnyOperation) -> str:
                 words.append("the alias's key")
             case OnLogGroup(member=None):
                 words.append("all log groups")
+            case OnLogGroup(action=str(action)):
+                words.append(f"the same for logs:{action}, if asked")
             case OnLogGroup():
                 words.append(f"log group `{access.member}`")
             case OnLogGroups():

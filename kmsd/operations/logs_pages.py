@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kmsd.domain.log_event import OVERHEAD, Event
+from kmsd.domain.log_event import Event, size_of
 
 MOST_EVENTS = 10_000
 MOST_BYTES = 1_048_576
@@ -21,9 +21,13 @@ class Room:
 
     def take(self, run: list[Event]) -> bool:
         """Add what fits; whether all of `run` did. One event always fits."""
+        whole = size_of([event.message for event in run])
+        if whole <= self._left and len(self.events) + len(run) <= self.most:
+            self.events += run
+            self._left -= whole
+            return True
         for event in run:
-            message = event.message
-            size = OVERHEAD + (len(message) if message.isascii() else len(message.encode()))
+            size = size_of((event.message,))
             if len(self.events) >= self.most or (size > self._left and self.events):
                 return False
             self.events.append(event)

@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if not self._server.admit(self):
             self.state = State.DEAF
+            self._server.refusals["ConnectionLimit"] += 1
             self._write_last(ThrottlingException("Rate exceeded"))
             self._transport.close()
             return
@@ -114,6 +115,8 @@ class Connection(asyncio.Protocol):
         limits = self._server.limits
         self._parser = new_parser(self, self._loop, limits)
         self.deadline = self._loop.time() + limits.header_seconds
+        if self._server.draining:
+            self.drain(self._server.rest_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; start on what is whole."""
@@ -190,10 +193,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def drain(self) -> None:
-        """The server stops: close unless a request has begun."""
+    def drain(self, rest: float) -> None:
+        """The server stops: unless a request has begun, close when `rest` seconds have brought none."""
         if self.state is State.IDLE or (self.state is State.OPENING and not self._head_bytes):
-            self._close()
+            if rest > 0:
+                self.deadline = min(self.deadline, self._loop.time() + rest)
+            else:
+                self._close()
 
     # --- Reading ------------------------------------------------------------------------------------
 
@@ -356,7 +362,8 @@ class Connection(asyncio.Protocol):
         elif self._head_bytes:
             self._enter(State.OPENING, limits.header_seconds)
         else:
-            self._enter(State.IDLE, limits.keep_alive_seconds)
+            draining = self._server.draining
+            self._enter(State.IDLE, self._server.rest_seconds if draining else limits.keep_alive_seconds)
 
     def _finish(self, error: ServiceError) -> None:
         """Send a refusal, and give the client time to read it: closing on unread input would reset the connection."""

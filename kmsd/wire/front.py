@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from time import perf_counter
 from typing import NoReturn
+from typing import Protocol as TypingProtocol
 
 import msgspec
 import structlog
@@ -36,7 +38,24 @@ from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
 log = structlog.get_logger()
 
 HTTP_INTERNAL = 500
+OK = "OK"
 Probe = Callable[[], Awaitable[None]]
+
+
+class Meter(TypingProtocol):
+    """Counts requests. It is asked for each of them, and must cost next to nothing."""
+
+    def answered(self, target: str, code: str, seconds: float) -> None:
+        """One request: what it asked for, as the client wrote it; the error's name, or `OK`; how long it took."""
+        ...
+
+
+class _NoMeter:
+    def answered(self, target: str, code: str, seconds: float) -> None:
+        """Nobody wants to know."""
+
+
+NO_METER: Meter = _NoMeter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,7 @@ class Front:
     probes: Mapping[str, Probe]
     """What `/readyz` asks: name to a check that raises."""
     refusals: RefusalLedger
+    meter: Meter = NO_METER
 
     async def handle(self, request: Request) -> Answer:
         """The answer to one request; never raises."""
@@ -56,9 +76,11 @@ class Front:
             return await self._probe(received.target)
         request_id = new_request_id()
         protocol = protocol_of(request)
+        begun, code = perf_counter(), OK
         try:
             return await self._call(request, request_id, protocol)
         except ServiceError as error:
+            code = error.code
             if error.status >= HTTP_INTERNAL:
                 log.error(  # noqa: TRY400 (one line; where it happened is in `detail`)
                     "call failed", request_id=request_id, code=error.code, detail=error.detail
@@ -67,7 +89,10 @@ class Front:
         except Exception:
             # Nothing of it reaches the client; the traceback shows places, not values.
             log.exception("unforeseen", request_id=request_id)
+            code = KMSInternalException.__name__
             return protocol.error(KMSInternalException(), request_id)
+        finally:
+            self.meter.answered(protocol.target, code, perf_counter() - begun)
 
     async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:
         source = source_of(request)

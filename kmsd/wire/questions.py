@@ -62,12 +62,14 @@ def _json_answer(response: msgspec.Struct | None, request_id: str) -> Answer:
     return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class QueryProtocol:
     """Forms and XML: STS. The operation is named by the parameter `Action`."""
 
     is_form: bool
     service: Service = Service.STS
+    target: str = ""
+    """Of the operation, once `question` has found it."""
 
     @property
     def name(self) -> str:
@@ -83,6 +85,7 @@ class QueryProtocol:
         operation = BY_ACTION.get(fields.get("Action", ""))
         if operation is None:
             raise UnknownOperationException(f"Could not find operation {fields.get('Action', '')[:100]}")
+        self.target = operation.target
         render = partial(query.answer, operation.name)
         return Question(operation, partial(query.decode, fields, operation.request), render)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import NamedTuple
 
 CIPHERS = (
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
@@ -11,6 +12,15 @@ CIPHERS = (
     "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
 """Of TLS 1.2. Those of TLS 1.3 all have both properties, and OpenSSL offers its default of them."""
+
+
+class TlsFiles(NamedTuple):
+    """PEM files; each is read when a context is made, and not again."""
+
+    certificate: Path
+    """The certificate, followed by its chain."""
+    key: Path
+    client_authority: Path | None = None
 
 
 class CertificateUnusable(RuntimeError):

@@ -102,6 +102,8 @@ class Server:
         self.handler = handler
         self.limits = limits
         self.draining = False
+        self.rest_seconds = 0.0
+        """While draining: how long a resting connection may still bring its last request."""
         self.buffered = 0
         """Bytes of unfinished bodies."""
         self.refusals: Counter[str] = Counter()
@@ -135,34 +137,48 @@ class Server:
                 )
             else:
                 listener.sock.setblocking(False)
-                self._start(self._accept_tls(listener))
+                self._loop.add_reader(listener.sock, self._accept_tls, listener)
 
-    async def stop(self, grace: float) -> int:
+    async def stop(self, grace: float, rest: float = 0.0) -> int:
         """Accept no more, let requests under way finish for `grace` seconds, close; how many had to be cut off.
 
-        A handler that is cut off is cancelled where it waits.
+        A connection that rests may bring one more request within `rest` seconds, which is answered with
+        `Connection: close`: closed at once, it would meet the request that its client is just sending. A handler that
+        is cut off is cancelled where it waits.
         """
         self.draining = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for listening in self._listening:
-            listening.close()
-        for listener in self._listeners:
-            listener.sock.close()
-        for connection in list(self._connections):
-            connection.drain()
-        sweep = asyncio.ensure_future(self._sweep())
+        self._stop_accepting()
+        # Those that were accepted in this turn of the loop are connections after the next.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self.drain(rest)
         try:
             async with asyncio.timeout(grace):
-                while self._connections:
+                while self.connections:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
             # What is left is cut off below, and counted.
             pass
-        sweep.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         return await self._cut_off()
+
+    def drain(self, rest: float) -> None:
+        """Give resting connections `rest` seconds from now. Does nothing unless `stop` runs, whose own it replaces."""
+        if self.draining:
+            self.rest_seconds = rest
+            for connection in list(self._connections):
+                connection.drain(rest)
+
+    def _stop_accepting(self) -> None:
+        for listening in self._listening:
+            listening.close()
+        for listener in self._listeners:
+            if listener.tls is not None:
+                self._loop.remove_reader(listener.sock)
+            listener.sock.close()
 
     async def _cut_off(self) -> int:
         left = list(self._connections)
@@ -178,7 +194,7 @@ class Server:
 
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in, at the cost of one that does nothing if need be; False: there is no room."""
-        if self.draining or not self._make_room():
+        if not self._make_room():
             return False
         self._connections.add(connection)
         self._unfinished[connection] = None
@@ -197,7 +213,7 @@ class Server:
         """A connection is gone, and nothing runs for it any more."""
         self.settle(connection, State.DEAF)
         self._connections.discard(connection)
-        if not self._connections:
+        if not self.connections:
             self._empty.set()
 
     def report(self, what: str, error: BaseException, connection: Connection) -> None:
@@ -220,23 +236,34 @@ class Server:
                 return True
         return False
 
-    async def _accept_tls(self, listener: Listener) -> None:
-        """Accept and shake hands. Not the loop's own server: that one counts no handshakes and keeps one context."""
-        while True:
-            try:
-                sock, _ = await self._loop.sock_accept(listener.sock)
-            except OSError as error:
-                # No descriptors left, or the client was gone again: the listener itself is well.
-                self._loop.call_exception_handler({"message": "accepting a connection failed", "exception": error})
-                await asyncio.sleep(0.1)
-                continue
-            if self._make_room():
-                self._start(self._shake_hands(sock, listener.tls))
-            else:
-                sock.close()
+    def _accept_tls(self, listener: Listener) -> None:
+        """Accept one and shake hands. Not the loop's own server: that one counts no handshakes and keeps one context.
+
+        Nor its `sock_accept`: cancelled at the wrong instant it drops the connection that it has just accepted.
+        """
+        try:
+            sock, _ = listener.sock.accept()
+        except BlockingIOError:
+            # Another worker was faster.
+            return
+        except OSError as error:
+            # No descriptors left, or the client was gone again: the listener itself is well.
+            self._loop.call_exception_handler({"message": "accepting a connection failed", "exception": error})
+            self._loop.remove_reader(listener.sock)
+            self._loop.call_later(0.1, self._accept_again, listener)
+            return
+        sock.setblocking(False)
+        if self._make_room():
+            self._handshakes += 1
+            self._start(self._shake_hands(sock, listener.tls)).add_done_callback(lambda task: self._shaken(task, sock))
+        else:
+            sock.close()
+
+    def _accept_again(self, listener: Listener) -> None:
+        if not self.draining:
+            self._loop.add_reader(listener.sock, self._accept_tls, listener)
 
     async def _shake_hands(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
-        self._handshakes += 1
         try:
             await self._loop.connect_accepted_socket(
                 self._connection,
@@ -249,8 +276,13 @@ class Server:
             # The client's doing: plain HTTP, an old protocol, no certificate, silence, or it went away.
             self.refusals["TlsHandshake"] += 1
             sock.close()
-        finally:
-            self._handshakes -= 1
+
+    def _shaken(self, task: asyncio.Future[None], sock: socket.socket) -> None:
+        self._handshakes -= 1
+        if task.cancelled():
+            sock.close()
+        if not self.connections:
+            self._empty.set()
 
     # --- Time ---------------------------------------------------------------------------------------
 
@@ -272,10 +304,11 @@ class Server:
         # No version: it would tell an attacker which holes to try. SDKs correct their clocks by Date.
         self.common = f"Server: kmsd\r\nDate: {formatdate(usegmt=True)}\r\n"
 
-    def _start(self, work: Awaitable[None]) -> None:
+    def _start(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Future[None]) -> None:
         """Report a task that failed: without its sweep, say, the server would look well and keep no deadline."""

@@ -1,9 +1,10 @@
 """Ingestion and read-back of log events, against moto's server on the same machine in the same run.
 
-    .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 16] [--rounds 3]
+    .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 16] [--rounds 3] [--moto VENV]
 
 Batches of 100 events of 1 KiB. Both servers get the same bytes from the same load generator: requests are signed
-beforehand, so that what is measured is the server. moto lives in a virtual environment of its own below /tmp.
+beforehand, so that what is measured is the server. moto is installed into a virtual environment of its own, which is
+removed in the end unless it is named.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import threading
 import time
 import venv
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +35,6 @@ from tests.daemon import free_port, provisioned
 from tests.logs import arn_of, key_policy
 
 EVENTS, SIZE = 100, 1024
-MOTO = Path("/tmp/kmsd-bench-moto")  # noqa: S108 (kept from run to run)
 GROUP = "/bench"
 
 
@@ -166,7 +167,13 @@ def ingest(site: Site, streams: list[str], seconds: float) -> float:
     return sum(counts) * EVENTS / (time.monotonic() - began)
 
 
-def read_back(site: Site, stream: str, seconds: float) -> float:
+def read_back(site: Site, stream: str, seconds: float, readers: int) -> float:
+    """Events a second that so many readers of one stream get together."""
+    with ThreadPoolExecutor(readers) as threads:
+        return sum(threads.map(lambda _: read_pages(site, stream, seconds), range(readers)))
+
+
+def read_pages(site: Site, stream: str, seconds: float) -> float:
     """Events a second of one stream, read page by page from its head as often as there is time."""
     connection, token, events = Line(site.port), None, 0
     began = time.monotonic()
@@ -184,15 +191,19 @@ def read_back(site: Site, stream: str, seconds: float) -> float:
     return events / (time.monotonic() - began)
 
 
+def install_moto(place: Path) -> None:
+    """Moto's server, unless it is there."""
+    if not (place / "bin" / "moto_server").exists():
+        venv.create(place, with_pip=True)
+        subprocess.run([str(place / "bin" / "pip"), "install", "-q", "moto[server]"], check=True)
+
+
 @contextmanager
-def moto() -> Iterator[Site]:
+def moto(place: Path) -> Iterator[Site]:
     """Moto's server."""
-    if not (MOTO / "bin" / "moto_server").exists():
-        venv.create(MOTO, with_pip=True)
-        subprocess.run([str(MOTO / "bin" / "pip"), "install", "-q", "moto[server]"], check=True)
     port = free_port()
     process = subprocess.Popen(
-        [str(MOTO / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+        [str(place / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -213,7 +224,7 @@ def moto() -> Iterator[Site]:
 def kmsd(workers: int, *, associated: bool) -> Iterator[Site]:
     """The daemon, with a key of the customer's for the group."""
     with (
-        tempfile.TemporaryDirectory(dir=Path(__file__).parents[2]) as folder,
+        tempfile.TemporaryDirectory() as folder,
         provisioned(Path(folder), workers=workers) as daemon,
     ):
         daemon.start()
@@ -226,7 +237,7 @@ def kmsd(workers: int, *, associated: bool) -> Iterator[Site]:
         print(f"   kmsd keeps {size / 1e6:.0f} MB in segments")
 
 
-def measure(make: Callable[[], Any], connections: int, seconds: float) -> tuple[float, float]:
+def measure(make: Callable[[], Any], connections: int, seconds: float, readers: int) -> tuple[float, float]:
     """(ingested, read back), events a second."""
     with make() as site:
         logs = site.logs()
@@ -245,7 +256,7 @@ def measure(make: Callable[[], Any], connections: int, seconds: float) -> tuple[
                 site.request("PutLogEvents", {"logGroupName": GROUP, "logStreamName": "read", "logEvents": events})
             )
         connection.close()
-        read = read_back(site, "read", seconds)
+        read = read_back(site, "read", seconds, readers)
         print(f"   {site.name}: {ingested:,.0f} events/s in, {read:,.0f} events/s out")
         return ingested, read
 
@@ -255,17 +266,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--readers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--service-key", action="store_true", help="without an association")
+    parser.add_argument("--moto", type=Path, help="a virtual environment to install moto into and to keep")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = options.moto or Path(folder)
+        install_moto(place)
+        compare(options, place)
+
+
+def compare(options: argparse.Namespace, place: Path) -> None:
+    """Interleaved rounds."""
     ratios_in, ratios_out = [], []
     for number in range(options.rounds):
         print(f"round {number + 1}, {options.connections} connections")
-        theirs = measure(moto, options.connections, options.seconds)
-        ours = measure(
-            lambda: kmsd(options.workers, associated=not options.service_key), options.connections, options.seconds
-        )
+        load = (options.connections, options.seconds, options.readers)
+        theirs = measure(lambda: moto(place), *load)
+        ours = measure(lambda: kmsd(options.workers, associated=not options.service_key), *load)
         ratios_in.append(ours[0] / theirs[0])
         ratios_out.append(ours[1] / theirs[1])
     print(f"in: {statistics.median(ratios_in):.1f} x moto; out: {statistics.median(ratios_out):.1f} x moto")

@@ -147,12 +147,12 @@ def test_the_script(daemon: Daemon, tmp_path: Path) -> None:
 
 
 def test_check_lists_the_algorithms(daemon: Daemon) -> None:
-    """Each with where it works; the weak one with a warning."""
+    """Each with where it works; the weak one with a note."""
     printed = daemon.cli("check").stdout.decode().splitlines()
     assert "ok   wrapping algorithm RSAES_OAEP_SHA_1 works in the token" in printed
     assert "ok   wrapping algorithm RSAES_OAEP_SHA_256 works through the import token" in printed
     assert "ok   wrapping algorithm RSA_AES_KEY_WRAP_SHA_256 works through the import token" in printed
-    assert "warn wrapping algorithm RSAES_PKCS1_V1_5 works, and is weak: refuse it under [import]" in printed
+    assert "note wrapping algorithm RSAES_PKCS1_V1_5 works, and is weak: refuse it under [import]" in printed
     assert any(line.startswith("ok   import token 'NSS Certificate DB'") for line in printed)
 
 
@@ -160,7 +160,7 @@ def test_what_is_lacking_or_refused_is_refused_by_name(tmp_path: Path) -> None:
     """Without an import token, and by the configuration; `kmsd check` says so beforehand, and the rest works."""
     with provisioned(tmp_path, extra='[import]\nrefuse = ["RSAES_PKCS1_V1_5"]') as daemon:
         printed = daemon.cli("check").stdout.decode()
-        assert "warn wrapping algorithm RSAES_OAEP_SHA_256 is lacking" in printed
+        assert "note wrapping algorithm RSAES_OAEP_SHA_256 is lacking" in printed
         assert "ok   wrapping algorithm RSAES_PKCS1_V1_5 is refused by the configuration" in printed
         daemon.start()
         kms = daemon.client()

@@ -18,6 +18,7 @@ import watchtower
 
 from tests.clients import ACCOUNT, REGION
 from tests.daemon import Daemon, provisioned
+from tests.e2e.test_readme import commands
 from tests.logs import RESULTS, arn_of, files_with, filtered, key_policy, messages, millis, put, query, rows, stream_for
 
 AWS = Path(sys.executable).with_name("aws")
@@ -116,6 +117,36 @@ def test_the_whole_story_by_the_cli(daemon: Daemon, tmp_path: Path) -> None:
     aws(daemon, "kms", "enable-key", "--key-id", second)
     aws(daemon, "logs", "disassociate-kms-key", "--resource-identifier", RESULTS)
     assert len(aws(daemon, "logs", "get-query-results", "--query-id", query_id)["results"]) == 3
+
+
+def test_the_story_of_the_documentation(daemon: Daemon, tmp_path: Path) -> None:
+    """The commands of docs/logs.md, as they stand there, in one shell."""
+    exported = {name: value for name, value in environment(daemon).items() if name.startswith("AWS_")}
+    folder = tmp_path / "var" / "dev"
+    folder.mkdir(parents=True)
+    text = "".join(f"export {name}='{value}'\n" for name, value in {**exported, "AWS_REGION": REGION}.items())
+    (folder / "client.env").write_text(text)
+    path = f"{AWS.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands("docs/logs.md", "association")],
+        env={"PATH": path, "HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second, third = "sealed under the first key", "sealed under the second", "sealed under the key of the daemon"
+    both = f"{first}\t{second}"
+    assert done.stdout.splitlines() == [
+        both,
+        "^ the first key is disabled",
+        second,
+        both,
+        f"{both}\t{third}",
+        "PendingDeletion",
+        "^ until cancel-key-deletion; after seven days for ever",
+    ]
+    disabled, pending = [line for line in done.stderr.splitlines() if "AccessDeniedException" in line]
+    assert "is disabled: what was sealed under it cannot be read until the key is enabled again" in disabled
+    assert "is pending deletion" in pending
 
 
 @pytest.mark.skipif(not AWS_2.exists(), reason="aws logs tail is in version 2: apt-get install awscli")

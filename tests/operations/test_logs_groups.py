@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.clients import ACCOUNT
 from tests.house import House, house
-from tests.logs import arn_of, files_with, filtered, messages, millis, put, refusal, stream_for
+from tests.logs import arn_of, copy_audit, files_with, filtered, messages, millis, put, query, refusal, stream_for
 
 NO_GROUP = ("ResourceNotFoundException", "The specified log group does not exist.")
 NO_STREAM = ("ResourceNotFoundException", "The specified log stream does not exist.")
@@ -280,8 +281,11 @@ def test_groups_are_their_accounts(house: House) -> None:
     assert other.describe_log_groups()["logGroups"][0]["arn"] == arn_of("/mine").replace(ACCOUNT, "111111111111") + ":*"
 
 
-def test_no_event_text_in_the_data_directory(own: House) -> None:
+def test_no_event_text_in_the_data_directory(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in segments, results, database, write-ahead log or trail; whatever is done with it."""
+    compress = zlib.compress
+    # Stored, not deflated: what is not to be found must be hidden by its sealing, and not by compression.
+    monkeypatch.setattr(zlib, "compress", lambda data, _=0, wbits=zlib.MAX_WBITS: compress(data, 0, wbits))
     logs = own.client("logs")
     stream_for(logs, "/scanned")
     marker = "MARKER-7f3a9c"
@@ -290,13 +294,20 @@ def test_no_event_text_in_the_data_directory(own: House) -> None:
     assert len(filtered(logs, "/scanned", marker)) == 201
     refusal(logs.filter_log_events, logGroupName="/scanned", filterPattern=f'"{marker}')
     refusal(logs.filter_log_events, logGroupName="/scanned", filterPattern=f"{{ $.{marker} }}")
+    assert len(query(logs, f"filter @message like '{marker} 1' | fields @message", "/scanned")["results"]) == 111
     now = millis() // 1000
     span = {"startTime": now - 100, "endTime": now + 100, "logGroupName": "/scanned"}
-    logs.start_query(queryString=f"filter @message like '{marker}'", **span)
     refusal(logs.start_query, queryString=f"frobnicate {marker}", **span)
     bad = [{"timestamp": now * 1000, "message": marker}, {"timestamp": 5, "message": marker}]
     refusal(logs.put_log_events, logGroupName="/scanned", logStreamName="s", logEvents=bad)
-    own.stop()
-    assert files_with(own.config.data_dir, marker.encode()) == []
+    copy_audit(own)
+    for running in (True, False):
+        if not running:
+            own.stop()
+        assert files_with(own.config.data_dir, marker.encode()) == []
+        # What may be found is: so it is looked for in the right places.
+        kinds = {path.suffix for path in files_with(own.config.data_dir, b"/scanned")}
+        assert kinds >= {".sqlite-wal" if running else ".sqlite", ".seg", ".trail"}
+        assert any((own.config.logs_dir / "results").iterdir())
     own.start()
     assert len(filtered(own.client("logs"), "/scanned", marker)) == 201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -329,3 +330,46 @@ def test_rotation_of_the_key_keeps_everything_readable(house: House) -> None:
     put(logs, group, "after")
     house.opened.loop.call_soon_threadsafe(room.keys.close)
     assert filtered(logs, group) == ["before", "after"]
+
+
+def test_a_policy_that_asks_the_time_is_asked_each_time(house: House) -> None:
+    """A permission that ends at an instant ends then, though the answer was another one before."""
+    logs, kms = house.client("logs"), house.client()
+    group = "/until"
+    key = key_for(kms, arn_of(group))
+    stream_for(logs, group, kmsKeyId=key)
+    put(logs, group, "before", "and then")
+    until = (house.clock.now() + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    policy = json.loads(key_policy(arn_of(group)))
+    policy["Statement"][1]["Condition"]["DateLessThan"] = {"aws:CurrentTime": until}
+    hidden = json.dumps(policy).replace("CurrentTime", "Current\\u0054ime")
+    for text in (json.dumps(policy), hidden):
+        kms.put_key_policy(KeyId=key, Policy=text)
+        assert filtered(logs, group) == ["before", "and then"]
+    house.clock.advance(minutes=6)
+    code, message = refusal(logs.filter_log_events, logGroupName=group)
+    assert code == "AccessDeniedException"
+    assert "its policy does not allow" in message
+
+
+def test_unmask_needs_its_own_permission(house: House) -> None:
+    """Though nothing is masked here: what is allowed here must not be refused at AWS, nor the other way round."""
+    logs = house.client("logs")
+    stream_for(logs, "/masked")
+    put(logs, "/masked", "x")
+    actions = ["logs:GetLogEvents", "logs:FilterLogEvents"]
+    statement = {"Effect": "Allow", "Action": actions, "Resource": f"{arn_of('/masked')}:*"}
+    reader = house.client("logs", house.user({"Version": "2012-10-17", "Statement": [statement]}))
+    for client, expected in ((logs, ""), (reader, "AccessDeniedException")):
+        stream = {"logGroupName": "/masked", "logStreamName": "s", "unmask": True}
+        assert refusal(client.get_log_events, **stream)[0] == expected
+        assert refusal(client.filter_log_events, logGroupName="/masked", unmask=True)[0] == expected
+    assert filtered(reader, "/masked", unmask=False) == ["x"]
+
+
+def test_no_event_is_before_the_beginning_of_time(house: House) -> None:
+    """An end of zero is an end, and not none."""
+    logs = house.client("logs")
+    stream_for(logs, "/zero")
+    put(logs, "/zero", "x")
+    assert logs.get_log_events(logGroupName="/zero", logStreamName="s", endTime=0)["events"] == []

@@ -342,3 +342,28 @@ def test_indexes_know_their_own_damage() -> None:
         except fmt.NotASegment:
             continue
         assert (read.keys, read.end, frames) == (contents.keys, contents.end, contents.frames)
+
+
+@pytest.mark.parametrize("act", ["settle", "tidy"])
+async def test_what_a_dead_process_had_not_synced_is_synced(
+    segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Before anybody relies on it: before it is counted, and before an index says that it is there."""
+    await segments.append(GROUP, frame(1), b"x", KEY)
+    (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
+    copied = path.with_name("0" * 20 + "-0.seg")  # as of a process that nobody has locked anything for
+    copied.write_bytes(path.read_bytes())
+    synced = []
+    sync = os.fdatasync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        assert not copied.with_suffix(".idx").exists()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    other = FileSegments(tmp_path / "logs")
+    await (other.settle(GROUP) if act == "settle" else other.tidy(0))
+    assert copied.stat().st_ino in synced
+    assert copied.with_suffix(".idx").exists() == (act == "tidy")
+    await other.close()

@@ -81,6 +81,11 @@ class Checkpointer:
         self._delayed = False
         self._closing = False
 
+    @property
+    def unsigned(self) -> int:
+        """Lines that want to be covered by a checkpoint and are not yet."""
+        return max(0, self._wanted - self._covered)
+
     def written(self, head: Head, *, own: bool) -> None:
         """Lines up to `head` are durable; `own`: they were a checkpoint, or told why there is none."""
         self._head = head
@@ -154,6 +159,13 @@ class Checkpointer:
             )
         except AuditUnavailable as gone:
             log.warning("audit trail cannot be written", writer=self._writer, detail=str(gone))
+
+    async def settle(self) -> None:
+        """Have everything that is durable by now signed, before return; put off, if the token does not sign."""
+        for _ in range(2):  # one signature may be under way that does not cover the last lines
+            self.begin()
+            if self._task is not None:
+                await asyncio.wait([self._task])
 
     async def close(self) -> None:
         """The last checkpoint, if the token gives it in time."""

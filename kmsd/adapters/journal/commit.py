@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -26,9 +28,28 @@ _WEIGHT = 0.125
 DEADLINE = 10.0
 """A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
 
+BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds: syncs are counted by how long they take, up to each of these; those of the last class take longer."""
+
 T = TypeVar("T")
 Written = Callable[[Head, list[bytes]], None]
 _Job = Callable[[], object]
+
+
+@dataclass(slots=True)
+class SyncFigures:
+    """For metrics. Written by whoever writes at the moment, and read by the loop: at worst one batch too early."""
+
+    records: int = 0
+    """Durable ones."""
+    failures: int = 0
+    """Batches that could not be written."""
+    seconds: float = 0.0
+    """Sum of what writing and syncing took."""
+    classes: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    """How many batches took how long."""
+    waiting: int = 0
+    """Records that wait for the next batch."""
 
 
 class GroupCommit:
@@ -47,6 +68,7 @@ class GroupCommit:
         """Jobs that the thread has not finished: while there are any, the writer is not touched by the loop."""
         self._pace = float("inf")
         """Seconds that a sync takes."""
+        self._figures = SyncFigures()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"audit-{writer.writer}", daemon=True)
         self._thread.start()
@@ -77,13 +99,19 @@ class GroupCommit:
 
     def _write(self, records: list[bytes]) -> Head | Exception:
         """One batch, and how long it took."""
-        begun = time.perf_counter()
+        begun, figures = time.perf_counter(), self._figures
         try:
-            return self._writer.append(records)
+            head = self._writer.append(records)
         except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
+            figures.failures += 1
             return exc
+        else:
+            figures.records += len(records)
+            return head
         finally:
             took = time.perf_counter() - begun
+            figures.seconds += took
+            figures.classes[bisect_left(BOUNDS, took)] += 1
             self._pace = took if self._pace == float("inf") else self._pace + (took - self._pace) * _WEIGHT
 
     def _written_by_thread(
@@ -106,6 +134,12 @@ class GroupCommit:
                 done.set_result(result)
         if not isinstance(result, Exception):
             self._written(result, records)
+
+    @property
+    def figures(self) -> SyncFigures:
+        """As of now."""
+        self._figures.waiting = len(self._waiting)
+        return self._figures
 
     async def run(self, act: Callable[[], T]) -> T:
         """Run something else on the writer's thread. Raises `AuditUnavailable`."""

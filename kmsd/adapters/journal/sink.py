@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from kmsd.adapters.journal.checkpoints import Checkpointer, Interval, Signer
-from kmsd.adapters.journal.commit import GroupCommit, unavailable
+from kmsd.adapters.journal.commit import GroupCommit, SyncFigures, unavailable
 from kmsd.adapters.journal.forward import Forwarder, receiver_for
 from kmsd.adapters.journal.lines import OWN, WRITER, Head, own_line
 from kmsd.adapters.journal.trail import Settings, TrailWriter, WriterBusy
@@ -18,6 +19,8 @@ from kmsd.ports import AuditUnavailable
 
 MOST_WRITERS = 99
 """Commands that may write at the same time."""
+PATIENCE_SECONDS = 2.0
+"""How long a chain that must be had is waited for: who copies what the process before left holds it for a moment."""
 PROBE_SECONDS = 0.5
 """A positive answer of `check` is good for so long: probes of the outside must not keep the disk busy."""
 
@@ -57,6 +60,7 @@ class JournalSink:
         )
         self._probed = float("-inf")
         self._files = writer.path
+        self._durable = 0
 
     @classmethod
     async def open(
@@ -92,13 +96,24 @@ class JournalSink:
         return self._writer.writer
 
     @property
+    def durable(self) -> int:
+        """The number of the last line that this process knows to be durable; 0 before it has written any."""
+        return self._durable
+
+    @property
     def signed(self) -> bool:
         """Whether there is a key to sign with."""
         return self._checkpoints.signer is not None
 
+    @property
+    def figures(self) -> tuple[SyncFigures, int]:
+        """For metrics: of the syncs, and how many lines are not signed yet."""
+        return self._commit.figures, self._checkpoints.unsigned
+
     async def begin(self) -> None:
         """Write down that this process has taken the chain, before its first record. Raises `AuditUnavailable`."""
         head = await self._commit.run(lambda: self._writer.append([]))
+        self._durable = max(self._durable, head.sequence)
         self._checkpoints.written(head, own=False)
         # What the process before left unsigned need not stay so until somebody calls.
         self._checkpoints.begin()
@@ -123,6 +138,14 @@ class JournalSink:
         settings = replace(self._writer.settings, public_key=signer.public_key, token_serial=signer.token_serial)
         await self._commit.run(lambda: self._writer.adopt(settings))
         self._checkpoints.signer = signer
+
+    async def sign_now(self) -> None:
+        """Have all that is written signed, if the token signs now."""
+        await self._checkpoints.settle()
+
+    async def tell_restored(self, **members: object) -> None:
+        """Write that this chain was restored from a backup, and go on after it. Raises `AuditUnavailable`."""
+        await self._commit.append(own_line("restored", self._settings.now(), writer=self.writer, **members))
 
     async def close(self) -> None:
         """A last line and a last checkpoint, if anything was written at all."""
@@ -150,6 +173,7 @@ class JournalSink:
 
     def _written(self, head: Head, records: Sequence[bytes]) -> None:
         """On the loop, after each sync."""
+        self._durable = head.sequence
         own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
         self._checkpoints.written(head, own=own)
         if self._writer.path != self._files:
@@ -163,13 +187,14 @@ _CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
 def _take(directory: Path, names: Sequence[str], files: Settings, now: Callable[[], datetime]) -> TrailWriter:
-    """The first chain of `names` that nobody holds. Raises OSError."""
+    """The first chain of `names` that nobody holds; the last of them is waited for. Raises OSError."""
+    until = time.monotonic() + PATIENCE_SECONDS
     for name in names:
         if not WRITER.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a writer")
         writer = TrailWriter(directory, name, files, now)
         try:
-            writer.open()
+            _open(writer, until if name == names[-1] else 0.0)
         except WriterBusy:
             if name == names[-1]:
                 raise
@@ -179,3 +204,16 @@ def _take(directory: Path, names: Sequence[str], files: Settings, now: Callable[
         else:
             return writer
     raise ValueError("no name to write under")
+
+
+def _open(writer: TrailWriter, until: float) -> None:
+    """Take a chain; try again until then, on the monotonic clock. Raises OSError."""
+    while True:
+        try:
+            writer.open()
+        except WriterBusy:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -252,8 +252,20 @@ class ChainWalk:
             return
         if members.get("writer") != self._chain.writer:
             self._finding(f"this line is of the writer {members.get('writer')}", self._head.sequence)
+        if members.get("kmsd") == "restored":
+            self._note_restoration(members)
         if members.get("kmsd") == "open":
             self._finding("the first line of a file stands within one", self._head.sequence)
+
+    def _note_restoration(self, members: dict[str, Any]) -> None:
+        """Not a finding: the chain is whole. But what it held after the backup may have been lost with the host."""
+        text = (
+            f"{self._chain.writer}: this chain was restored from a backup of {members.get('snapshotAt')} at "
+            f"{members.get('at')} (record {self._head.sequence})"
+        )
+        if members.get("lost"):
+            text += "; what it recorded between the two is not here, and checkpoints of that time do not fit it"
+        self._report.notes.append(text)
 
     def _hold_against_claims(self, record: bytes) -> None:
         """Whether the line is the one that was signed; and which is the first that is not covered."""

@@ -70,7 +70,7 @@ class Calls:
             counter.errors += 1
             raise
         finally:
-            counter.seconds += perf_counter() - start
+            counter.took(perf_counter() - start)
 
     async def _recovered(
         self,
@@ -117,7 +117,7 @@ class Calls:
             counter.errors += 1
             raise
         finally:
-            counter.seconds += perf_counter() - start
+            counter.took(perf_counter() - start)
 
     def _count(self, name: str) -> CallCounter:
         counter = self.counters.get(name)

@@ -61,6 +61,7 @@ class Connection:
             serial=token.serial.decode("utf-8", "replace").rstrip(" \0"),
             manufacturer=token.manufacturer_id,
             model=token.model,
+            max_sessions=self.raw.max_sessions(self.slot),
         )
         self.retired = False
         self._token = token

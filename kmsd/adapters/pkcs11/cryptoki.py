@@ -85,7 +85,7 @@ class CkSessionInfo(Structure):
 
 
 class CkTokenInfo(Structure):
-    """CK_TOKEN_INFO; the ten counts of sessions and memory are of no interest here."""
+    """CK_TOKEN_INFO; of the ten counts of sessions and memory the first is ulMaxSessionCount."""
 
     _fields_ = (
         ("label", c_ubyte * 32),

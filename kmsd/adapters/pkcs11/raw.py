@@ -113,6 +113,16 @@ class RawModule:
         self._do("C_GetTokenInfo", slot, byref(info))
         return _text(bytes(info.label)), _text(bytes(info.serialNumber))
 
+    def max_sessions(self, slot: int) -> int | None:
+        """How many sessions the token has for one application; None: it does not say, or there is no limit.
+
+        PKCS#11 v2.40 section 3.2: ulMaxSessionCount may be CK_EFFECTIVELY_INFINITE (0) or CK_UNAVAILABLE_INFORMATION.
+        """
+        info = CkTokenInfo()
+        self._do("C_GetTokenInfo", slot, byref(info))
+        most = int(info.counters[0])
+        return None if most in {0, c_ulong(-1).value} else most
+
     def token_flags(self, slot: int) -> int:
         """CKF_… of the token in the slot, at this moment."""
         info = CkTokenInfo()

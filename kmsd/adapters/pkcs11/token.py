@@ -16,7 +16,7 @@ from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.calls import Calls
 from kmsd.adapters.pkcs11.codes import CkrError
-from kmsd.adapters.pkcs11.counters import CallCounter, TokenCounters
+from kmsd.adapters.pkcs11.counters import TokenCounters
 from kmsd.adapters.pkcs11.cryptoki import attribute_name, flag, number
 from kmsd.adapters.pkcs11.durability import sync_folder
 from kmsd.adapters.pkcs11.import_probes import probe_imports
@@ -96,7 +96,7 @@ class Pkcs11Token:
             ), skills
 
         deadline = self._settings.start_deadline
-        self._capabilities, skills = await self._calls.threaded("open", None, learn, deadline=deadline)
+        self._capabilities, skills = await self._calls.threaded("open_token", None, learn, deadline=deadline)
         self._imports = Imports(self._settings, self._calls, self._link, skills)
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info("token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.pace.snapshot())
@@ -119,7 +119,7 @@ class Pkcs11Token:
         epoch = self._link.epoch
         in_use, free = epoch.connection.sessions if epoch else (0, 0)
         return TokenCounters(
-            calls={name: CallCounter(c.calls, c.errors, c.seconds) for name, c in self._calls.counters.items()},
+            calls={name: replace(one, classes=list(one.classes)) for name, one in self._calls.counters.items()},
             sessions_in_use=in_use,
             sessions_free=free,
             waiting=self._calls.workers.waiting,

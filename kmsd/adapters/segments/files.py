@@ -66,6 +66,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_segments(paths: list[Path]) -> None:
+    """Make contents durable; of segments that were finished and replaced meanwhile there is nothing to do."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def write_durably(path: Path, write: Callable[[int], None]) -> None:
     """A whole new file, or none. The folder is not synced."""
     temporary = path.with_name(path.name + TEMPORARY)
@@ -188,6 +199,7 @@ __all__ = [
     "rewrite",
     "scan_file",
     "sync_folder",
+    "sync_segments",
     "write_all",
     "write_durably",
     "write_index",

@@ -118,6 +118,11 @@ class FileSegments:
     def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
         return self._catalog(group_id).summaries()
 
+    async def settle(self, group_id: bytes) -> None:
+        paths = [segment.path for segment in self._catalog(group_id).segments() if not segment.finished]
+        with translated():
+            await self._in_thread(files.sync_segments, paths)
+
     # --- removing -----------------------------------------------------------------------------------
 
     async def delete_group(self, group_id: bytes) -> None:

@@ -57,6 +57,8 @@ def _finish(folder: Path, name: str, group_id: bytes) -> None:
         if torn > 0 or contents.damaged:
             # A torn end was never acknowledged; a damaged spot before whole records was.
             log.warning("log segment recovered", segment=str(path), torn=torn, damaged=contents.damaged)
+        # The last frame may be whole and never have been synced: what an index names must not be gone with the power.
+        os.fdatasync(descriptor)
         files.write_index(folder, name, contents, group_id)
     finally:
         os.close(descriptor)

@@ -76,6 +76,21 @@ def version(connection: sqlite3.Connection) -> int:
     return int(number)
 
 
+def newest() -> int:
+    """The schema version that this release writes."""
+    return migrations()[-1][0]
+
+
+def schema(path: Path) -> int:
+    """The schema version of the database at `path`. Raises `StoreUnavailable`."""
+    connection = connect(path, busy_seconds=5)
+    try:
+        with translated():
+            return version(connection)
+    finally:
+        connection.close()
+
+
 def migrate(path: Path) -> int:
     """Bring the schema up to date, each step in a transaction of its own; the number of steps taken.
 

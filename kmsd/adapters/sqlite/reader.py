@@ -19,7 +19,7 @@ from kmsd.domain.material import Material, MaterialStatus
 from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import DueKind, ServiceKey, TokenObject
 
-_DUE = {
+DUE = {
     DueKind.DELETION: ("deletion_at", "state = 'PendingDeletion'"),
     DueKind.EXPIRY: ("valid_to", "current_material IS NOT NULL"),
     DueKind.ROTATION: ("next_rotation_at", "state = 'Enabled'"),
@@ -85,7 +85,7 @@ class SqliteReader(LogReading):
         return [rows.material(row) for row in self._materials(key_id)]
 
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
-        column, where = _DUE[job]
+        column, where = DUE[job]
         found = self._all(
             f"SELECT key_id FROM key WHERE {column} <= ? AND {where} ORDER BY {column} LIMIT ?",
             rows.micros(now),
@@ -94,7 +94,7 @@ class SqliteReader(LogReading):
         return [row[0] for row in found]
 
     async def next_due(self, job: DueKind) -> datetime | None:
-        column, where = _DUE[job]
+        column, where = DUE[job]
         row = self._one(f"SELECT min({column}) FROM key WHERE {column} IS NOT NULL AND {where}")
         return None if row is None else rows.maybe_instant(row[0])
 

@@ -53,6 +53,11 @@ class SqliteStore:
         """Have `tell` called with the id of each token object that any process has doomed, before the next request."""
         self._reader.on_doomed = tell
 
+    @property
+    def cache_use(self) -> tuple[int, int]:
+        """How often what was asked for was in memory, and how often it was not; for metrics."""
+        return self._reader.hits, self._reader.misses
+
     async def read(self) -> Reader:
         self._reader.refresh()
         return self._reader

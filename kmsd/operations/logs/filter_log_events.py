@@ -127,6 +127,9 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnLogGroup(identifier="log_group_identifier"),),
+    access=(
+        OnLogGroup(identifier="log_group_identifier"),
+        OnLogGroup(identifier="log_group_identifier", action="Unmask", when="unmask"),
+    ),
     raises=(AccessDeniedException,),
 )

@@ -43,9 +43,10 @@ async def handle(request: Request, call: Call) -> Response:
     """A page. In either direction its events are in the order of time."""
     stream = await existing(call, request.log_stream_name)
     backwards, after, before = _from(request)
+    until = FOREVER if request.end_time is None else request.end_time
     wanted = Wanted(
         start=max(request.start_time or 0, call.log_group.oldest(call.now), _millis(after)),
-        end=min(request.end_time or FOREVER, FOREVER if before is None else _millis(before) + 1),
+        end=until if before is None else min(until, _millis(before) + 1),
         streams=frozenset((stream.stream_id,)),
         descending=backwards,
     )
@@ -92,6 +93,10 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnLogGroup(identifier="log_group_identifier", stream="log_stream_name"),),
+    access=(
+        OnLogGroup(identifier="log_group_identifier", stream="log_stream_name"),
+        # GetLogEvents, unmask: whoever sets it must have "the logs:Unmask permission".
+        OnLogGroup(identifier="log_group_identifier", stream="log_stream_name", action="Unmask", when="unmask"),
+    ),
     raises=(AccessDeniedException,),
 )

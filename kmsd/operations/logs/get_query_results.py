@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.custody import log_results
 from kmsd.custody.pages import Pager
 from kmsd.domain import log_shapes as shapes
-from kmsd.domain.log_group import ResultsKey
+from kmsd.domain.log_group import RESERVED, ResultsKey
 from kmsd.domain.log_query import COMPLETE
 from kmsd.errors import AccessDeniedException, ResourceNotFoundException
 from kmsd.operations.logs_queries import existing
@@ -36,6 +36,9 @@ class Response(shapes.LogShape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Results of a query that is complete; of others there are none."""
     query = await existing(call, request.query_id)
+    # AWS gives results to everybody who may call this, of any group; the audit trail is not for everybody.
+    if query.group_name.startswith(RESERVED) and query.principal != call.caller.arn:
+        raise AccessDeniedException(f"Results of a query on {query.group_name} are for the principal that started it.")
     status = query.status_at(call.now)
     if status != COMPLETE:
         return Response("CWLI", [], query.statistics, status)

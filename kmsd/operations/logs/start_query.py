@@ -64,7 +64,8 @@ async def handle(request: Request, call: Call) -> Response:
     query = StoredQuery(
         query_id=query_id,
         account=account,
-        group_name=groups[0].name,
+        # Of several the one whose results are for whoever asked alone (GetQueryResults).
+        group_name=next((group.name for group in groups if group.reserved), groups[0].name),
         principal=call.caller.arn,
         created_at=call.now,
         # A little later than whoever runs it gives up by itself.

@@ -1,0 +1,138 @@
+"""Makes a backup while the daemon serves: copies in order, has the token sign for them, and puts the file in place."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from kmsd.adapters.journal.checkpoints import Signer
+from kmsd.adapters.journal.lines import instant
+from kmsd.adapters.journal.trail import sync_directory
+from kmsd.adapters.sqlite import snapshot
+from kmsd.app import Rooms
+from kmsd.backup import sources
+from kmsd.backup.container import Writer
+from kmsd.backup.manifest import (
+    DATABASE,
+    FORMAT,
+    MANIFEST,
+    SIGNATURE,
+    Manifest,
+    TokenNote,
+    signature_text,
+    signed_digest,
+)
+
+_UNFINISHED = ".kmsd-backup-"
+LAST_BACKUP = "last-backup.json"
+"""In the data directory: which backup was the last, for those who watch."""
+
+
+class LastBackup(msgspec.Struct, frozen=True):
+    """What stands there."""
+
+    backup_id: str
+    snapshot_at: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A backup that is complete and durable."""
+
+    path: Path
+    manifest: Manifest
+    size: int
+
+
+async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | None) -> Made:
+    """A backup at `target`, which must not exist, with the files of `token_folder` if one is given.
+
+    Until it is complete nothing bears that name. Raises `StoreUnavailable`, `TokenError`, OSError.
+    """
+    with _workshop(target.parent) as folder, (folder / "unfinished").open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        writer = Writer(file)
+        snapshot_at = rooms.pipeline.clock.now()
+        await asyncio.to_thread(_copy, rooms, writer, folder, token_folder)
+        # The trail comes last, with the signature under what this process has written to it.
+        await rooms.sink.sign_now()
+        await asyncio.to_thread(sources.add_trail, writer, rooms.config.audit_dir)
+        info = rooms.token.info
+        manifest = Manifest(
+            format=FORMAT,
+            backup_id=str(uuid4()),
+            snapshot_at=instant(snapshot_at),
+            ended_at=instant(rooms.pipeline.clock.now()),
+            release=version("kmsd"),
+            host=socket.gethostname(),
+            account=rooms.config.account,
+            region=rooms.config.region,
+            token=TokenNote(info.label, info.serial, info.manufacturer, info.model),
+            audit_key=signer.public_key,
+            parts=tuple(writer.parts),
+        )
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+        signature = signature_text(await signer.sign(signed_digest(text)))
+        writer.add(MANIFEST, BytesIO(text), len(text))
+        writer.add(SIGNATURE, BytesIO(signature), len(signature))
+        size = await asyncio.to_thread(writer.finish)
+        # A link, not a rename: a file of this name that appeared meanwhile is not replaced.
+        os.link(folder / "unfinished", target)
+        sync_directory(target.parent)
+    _note(rooms.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
+    return Made(target, manifest, size)
+
+
+def _copy(rooms: Rooms, writer: Writer, folder: Path, token_folder: Path | None) -> None:
+    snapshot.take(rooms.config.database, folder / DATABASE)
+    sources.add_file(writer, DATABASE, folder / DATABASE)
+    if token_folder is not None:
+        sources.add_token(writer, token_folder)
+    sources.add_logs(writer, rooms.config.logs_dir)
+
+
+@contextmanager
+def _workshop(parent: Path) -> Iterator[Path]:
+    """A folder of our own beside the backup; those of processes that died in theirs are removed. Raises OSError."""
+    for left in parent.glob(f"{_UNFINISHED}*"):
+        _remove_unless_held(left)
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        os.close(descriptor)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another backup is being made
+    else:
+        shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
+
+
+def _note(data_dir: Path, last: LastBackup) -> None:
+    temporary = data_dir / f"{LAST_BACKUP}.new"
+    temporary.write_bytes(msgspec.json.encode(last))
+    temporary.rename(data_dir / LAST_BACKUP)

@@ -1,0 +1,102 @@
+"""What a backup says of itself: what it was made of, the hash of each part, and the audit key's signature over that.
+
+The signature is made in the token. So nobody who cannot use the token makes a backup that `kmsd restore` takes: not
+with an administrator of his own in the database, and not with one revocation less.
+"""
+
+from __future__ import annotations
+
+import base64
+from hashlib import sha256
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kmsd.backup.container import Damaged, Part
+
+FORMAT = 1
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+"""The last two parts, in this order: what was cut off has neither."""
+DATABASE = "database.sqlite"
+
+
+class TokenNote(msgspec.Struct, frozen=True):
+    """Which token held the keys."""
+
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+
+
+class Manifest(msgspec.Struct, frozen=True, rename="camel"):
+    """`manifest.json`. Append only; what a reader does not know it passes over."""
+
+    format: int
+    backup_id: str
+    snapshot_at: str
+    """When the copy of the database was begun: everything that was acknowledged before is in it. RFC 3339, UTC."""
+    ended_at: str
+    """When the last part was copied."""
+    release: str
+    host: str
+    account: str
+    region: str
+    token: TokenNote
+    audit_key: bytes
+    """DER SubjectPublicKeyInfo of the key that signed this."""
+    parts: tuple[Part, ...]
+
+    @property
+    def has_token(self) -> bool:
+        """Whether the token's own files are in it."""
+        return any(part.name.startswith("token/") for part in self.parts)
+
+
+def signed_digest(manifest: bytes) -> bytes:
+    """What the audit key signs: no checkpoint of the trail begins like this."""
+    return sha256(b"kmsd backup manifest 1\n" + manifest).digest()
+
+
+def signature_text(signature: bytes) -> bytes:
+    """`manifest.sig`."""
+    return base64.b64encode(signature) + b"\n"
+
+
+def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
+    """The manifest, once signature and every part fit it. Raises `Damaged`, naming the first part that does not."""
+    try:
+        known = msgspec.json.decode(manifest, type=Manifest)
+        key = serialization.load_der_public_key(known.audit_key)
+        made = base64.b64decode(signature, validate=False)
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as exc:
+        raise Damaged(f"the part {MANIFEST} is damaged") from exc
+    if known.format != FORMAT:
+        raise Damaged(f"this backup has format {known.format}, and this release reads {FORMAT}")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or signature != signature_text(made):
+        raise Damaged(f"the part {SIGNATURE} is damaged")
+    try:
+        # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
+        key.verify(made, b"kmsd backup manifest 1\n" + manifest, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as exc:
+        raise Damaged(
+            f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed"
+        ) from exc
+    _compare(known.parts, found)
+    return known
+
+
+def _compare(vouched: tuple[Part, ...], found: list[Part]) -> None:
+    there = {part.name: part for part in found}
+    if len(there) != len(found):
+        raise Damaged("two parts have one name")
+    for part in vouched:
+        if part.name not in there:
+            raise Damaged(f"the part {part.name} is missing")
+        if there.pop(part.name) != part:
+            raise Damaged(f"the part {part.name} is damaged: it has another hash than the manifest says")
+    if set(there) != {MANIFEST, SIGNATURE}:
+        strange = sorted(set(there) - {MANIFEST, SIGNATURE})
+        raise Damaged(f"the part {strange[0]} is not named in the manifest")

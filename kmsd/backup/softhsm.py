@@ -1,0 +1,41 @@
+"""Where SoftHSM2 keeps a token: a folder of files, for which no vendor has a backup. Others have no such thing."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from kmsd.config import TokenConfig
+from kmsd.ports import TokenInfo
+
+MANUFACTURER = "SoftHSM project"
+_DEFAULT_CONFIGURATION = Path("/etc/softhsm/softhsm2.conf")
+_FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def token_root(config: TokenConfig) -> Path | None:
+    """`directories.tokendir` of the SoftHSM2 that the configuration names; None: it does not look like one."""
+    if "softhsm" not in config.module.name.lower():
+        return None
+    named = config.environment.get("SOFTHSM2_CONF") or os.environ.get("SOFTHSM2_CONF")
+    try:
+        text = (Path(named) if named else _DEFAULT_CONFIGURATION).read_text()
+    except OSError:
+        return None
+    found = re.search(r"^\s*directories\.tokendir\s*=\s*(\S.*?)\s*$", text, re.MULTILINE)
+    return None if found is None else Path(found[1])
+
+
+def folder_of(root: Path, serial: str) -> Path | None:
+    """The folder of the token with this serial number: the end of the folder's name, without its hyphens."""
+    for folder in sorted(root.iterdir()):
+        if _FOLDER.fullmatch(folder.name) and folder.name.replace("-", "").endswith(serial.strip()):
+            return folder
+    return None
+
+
+def token_folder(config: TokenConfig, info: TokenInfo) -> Path | None:
+    """The folder of the token that is open, if it is SoftHSM2's. Raises OSError."""
+    root = token_root(config) if info.manufacturer.strip() == MANUFACTURER else None
+    return None if root is None else folder_of(root, info.serial)

@@ -1,0 +1,56 @@
+"""What `kmsd check` finds, and how it tells it: words for people, JSON for machines, an exit status for monitoring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad it is; in rising order."""
+
+    OK = "ok"
+    NOTE = "note"
+    """A fact about this installation that costs something, and that nobody needs to act on."""
+    WARN = "warn"
+    """Somebody should act before it becomes worse."""
+    FAIL = "FAIL"
+    """Something does not work, or is not safe."""
+
+
+OK, NOTE, WARN, FAIL = Severity.OK, Severity.NOTE, Severity.WARN, Severity.FAIL
+STATUS = {OK: 0, NOTE: 0, WARN: 1, FAIL: 2}
+"""Exit statuses as Nagios and its descendants read them (Monitoring Plugins Development Guidelines, return codes)."""
+_NAMES = ("OK", "WARNING", "CRITICAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line."""
+
+    severity: Severity
+    topic: str
+    """`files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`, `audit`, `policies`, `configuration`."""
+    text: str
+
+
+def status_of(findings: Sequence[Finding]) -> int:
+    """0, 1 or 2, by the worst."""
+    return max((STATUS[found.severity] for found in findings), default=0)
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    """One line each; the last one sums up."""
+    counts = [sum(STATUS[one.severity] == status for one in findings) for status in range(3)]
+    status = status_of(findings)
+    lines = [f"{found.severity:5}{found.text}" for found in findings]
+    return "\n".join([*lines, f"{_NAMES[status]}: {counts[2]} failures, {counts[1]} warnings"])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """One object: `status`, `exit`, `findings`."""
+    status = status_of(findings)
+    shown = {"status": _NAMES[status], "exit": status, "findings": [asdict(found) for found in findings]}
+    return json.dumps(shown, indent=2)

@@ -1,0 +1,194 @@
+"""`kmsd check`: key policies, grants, roles and users that say something that nobody can have meant.
+
+Policies are judged once each, however many keys have them: most keys of an account have its default policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from kmsd.authz import policy_document
+from kmsd.authz.evaluate import authorize
+from kmsd.authz.query import Allowed, Query
+from kmsd.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.domain.identity import Role, User
+from kmsd.domain.key import Key
+from kmsd.domain.policy import Effect, Policy, PolicyKind, Statement
+from kmsd.domain.principal import Caller, PrincipalType, account_of
+from kmsd.errors import MalformedPolicyDocumentException
+from kmsd.ports import Reader
+
+TOPIC = "policies"
+PAGE = 1000
+CLOCK_SLACK = timedelta(minutes=1)
+
+
+@dataclass(slots=True)
+class _People:
+    """Who exists."""
+
+    users: list[User]
+    roles: list[Role]
+    callers: list[Caller] = field(init=False)
+    arns: set[str] = field(init=False)
+    accounts: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.callers = [*map(_user_caller, self.users), *map(_role_caller, self.roles)]
+        everyone: list[User | Role] = [*self.users, *self.roles]
+        self.arns = {one.arn for one in everyone}
+        self.accounts = {one.account for one in everyone}
+
+    def know(self, arn: str) -> bool:
+        """Whether a principal that a policy or grant names is there. Services and sessions of existing roles are."""
+        account = account_of(arn)
+        if not account or arn.endswith(":root"):
+            return not account or account in self.accounts
+        if ":assumed-role/" in arn:
+            role = arn.split("/")[1]
+            return any(one.account == account and one.name == role for one in self.roles)
+        return arn in self.arns
+
+
+@dataclass(slots=True)
+class _Group:
+    """Keys that have one policy."""
+
+    first: Key
+    count: int = 1
+
+    def __str__(self) -> str:
+        return self.first.arn if self.count == 1 else f"{self.first.arn} and {self.count - 1} more with its policy"
+
+
+async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
+    """All of them; one `ok` line if there are none. `account` is looked at even if it has no users."""
+    people = _People(list(await books.users()), list(await books.roles()))
+    found: list[Finding] = []
+    groups: dict[tuple[str, str], _Group] = {}
+    keys = 0
+    async for key in _keys(books, people.accounts | {account}, now):
+        keys += 1
+        group = groups.get((key.account, key.policy))
+        if group is None:
+            groups[key.account, key.policy] = _Group(key)
+        else:
+            group.count += 1
+        if key.created_at > now + CLOCK_SLACK:
+            found.append(Finding(FAIL, "clock", f"{key.arn} was made in the future: the clock was set back"))
+        found += [one async for one in _grants(books, key, people)]
+    for group in groups.values():
+        found += _key_policy(group, people)
+    for role in people.roles:
+        found += _trust(role, people)
+    for finding in found:
+        yield finding
+    if not found:
+        yield Finding(OK, TOPIC, f"policies of {keys} keys and {len(people.roles)} roles: nothing to object to")
+
+
+async def _keys(books: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
+    for account in sorted(accounts):
+        after = ""
+        while names := await books.key_names_after(account, after, PAGE, now):
+            for key_id, _ in names:
+                key = await books.key(key_id)
+                if key is not None:
+                    yield key
+            after = names[-1][0]
+
+
+async def _grants(books: Reader, key: Key, people: _People) -> AsyncIterator[Finding]:
+    after = ""
+    while grants := await books.grants_of(key.key_id, after, PAGE):
+        for grant in grants:
+            if not people.know(grant.grantee_principal):
+                who = grant.grantee_principal
+                yield Finding(WARN, TOPIC, f"{key.arn}: grant {grant.grant_id} is for {who}, who does not exist")
+        after = grants[-1].grant_id
+
+
+def _key_policy(group: _Group, people: _People) -> Iterator[Finding]:
+    key = group.first
+    try:
+        policy = policy_document.parse(key.policy, kind=PolicyKind.KEY)
+    except MalformedPolicyDocumentException as exc:
+        yield Finding(FAIL, TOPIC, f"{group}: the policy cannot be read: {exc.message}")
+        return
+    yield from _statements(str(group), policy, people)
+    if not any(_may_change(key, caller) for caller in people.callers):
+        root = Caller(PrincipalType.ACCOUNT, f"arn:{key.arn.split(':')[1]}:iam::{key.account}:root", key.account, "")
+        if _may_change(key, root):
+            text = "no user or role may change its policy: allow one kms:PutKeyPolicy"
+        else:
+            text = "nobody who exists may ever change its policy: it locks everybody out"
+        yield Finding(WARN, TOPIC, f"{group}: {text}")
+
+
+def _may_change(key: Key, caller: Caller) -> bool:
+    conditions = {"kms:calleraccount": caller.account}
+    query = Query(caller, "kms:PutKeyPolicy", key.arn, key.account, resource_policy=key.policy, conditions=conditions)
+    return isinstance(authorize(query), Allowed)
+
+
+def _statements(subject: str, policy: Policy, people: _People) -> Iterator[Finding]:
+    for statement in policy.statements:
+        if statement.effect is Effect.ALLOW and _to_everybody(statement):
+            actions = ", ".join(statement.actions or ("all but some actions",))
+            yield Finding(WARN, TOPIC, f"{subject}: statement {statement.label} allows everybody {actions}")
+        if statement.principals is None:
+            continue
+        for arn in statement.principals.entities:
+            if not people.know(arn):
+                text = f"{subject}: statement {statement.label} names {arn}, who does not exist"
+                yield Finding(WARN, TOPIC, f"{text}; whoever gets that name is meant")
+        for account in statement.principals.accounts:
+            number = account_of(account) or account
+            if number not in people.accounts:
+                text = f"{subject}: statement {statement.label} names account {number}, which has no user or role"
+                yield Finding(WARN, TOPIC, text)
+
+
+def _to_everybody(statement: Statement) -> bool:
+    """Every principal of every account, under no condition."""
+    principals = statement.principals
+    open_to_all = principals is not None and (principals.everyone or statement.excludes_principals)
+    return open_to_all and not statement.conditions
+
+
+def _trust(role: Role, people: _People) -> Iterator[Finding]:
+    try:
+        policy = policy_document.parse(role.trust_policy, kind=PolicyKind.TRUST)
+    except MalformedPolicyDocumentException as exc:
+        yield Finding(FAIL, TOPIC, f"{role.arn}: the trust policy cannot be read: {exc.message}")
+        return
+    yield from _statements(role.arn, policy, people)
+
+
+def _user_caller(user: User) -> Caller:
+    policies = tuple(user.policies.values())
+    return Caller(
+        PrincipalType.USER,
+        user.arn,
+        user.account,
+        user.user_id,
+        user_name=user.name,
+        tags=user.tags,
+        identity_policies=policies,
+    )
+
+
+def _role_caller(role: Role) -> Caller:
+    session = role.arn.replace(":iam:", ":sts:").replace(":role/", ":assumed-role/") + "/check"
+    policies = tuple(role.policies.values())
+    return Caller(
+        PrincipalType.ASSUMED_ROLE,
+        session,
+        role.account,
+        f"{role.role_id}:check",
+        role_arn=role.arn,
+        tags=role.tags,
+        identity_policies=policies,
+    )

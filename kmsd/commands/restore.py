@@ -1,0 +1,258 @@
+"""`kmsd restore`: put a backup back while the daemon is stopped, and say what it lacks, revives and loses."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kmsd.adapters.journal.checkpoints import Signer
+from kmsd.adapters.journal.lines import files_of
+from kmsd.adapters.pkcs11.token import Pkcs11Token
+from kmsd.adapters.sqlite import snapshot
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.app import SystemClock, audit_signer, open_trail, set_module_environment, token_settings
+from kmsd.backup import comparison, placing, softhsm, trails
+from kmsd.backup.comparison import Comparison, OtherToken
+from kmsd.backup.container import Damaged
+from kmsd.backup.manifest import DATABASE, Manifest
+from kmsd.backup.trails import Standing, Taken, Trails
+from kmsd.backup.unpacking import unpack
+from kmsd.commands.acts import recorded_act
+from kmsd.config import Config, ConfigError
+
+EXIT_REFUSED = 1
+MOST_SHOWN = 50
+ROLLED_BACK = (
+    "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
+    "that were taken away since are valid again{keys}. Put the newer trail into {directory} if there is one,\n"
+    "or accept it"
+)
+REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
+
+
+class Refused(Exception):
+    """Nothing was changed; the text says why, and what to do."""
+
+
+class Checked(Exception):
+    """All that could be said without changing anything has been said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the operator must know before he goes on."""
+
+    manifest: Manifest
+    compared: Comparison
+    trails: Trails
+    taken: list[Taken]
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser("restore", help="put a backup back; the daemon is stopped")
+    command.add_argument("backup", type=Path, metavar="FILE")
+    command.add_argument("--check", action="store_true", help="verify it, compare it with the token; change nothing")
+    command.add_argument("--replace", action="store_true", help="move what is in the data directory aside")
+    command.add_argument("--with-token", action="store_true", help="put SoftHSM2's files back, too")
+    command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
+    command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
+    command.add_argument("--accept-rollback", action="store_true", help="although nobody knows what was done since")
+    command.set_defaults(run=run)
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """Print what was found; status 1 if nothing was restored."""
+    set_module_environment(config)
+    try:
+        with _alone(config, options) as stage:
+            manifest = unpack(options.backup, stage)
+            print(f"ok   {options.backup}: {len(manifest.parts)} parts of {manifest.snapshot_at}, whole and signed")
+            _require_room(config, options)
+            with _token_files(config, options, manifest, stage):
+                await _restore(config, options, manifest, stage)
+    except Checked:
+        print("ok   nothing was changed: this was a check")
+    except (Damaged, OtherToken, Refused) as exc:
+        print(f"kmsd: refused: {exc}", file=sys.stderr)
+        return EXIT_REFUSED
+    except OSError as exc:
+        print(f"kmsd: {exc}", file=sys.stderr)
+        return EXIT_REFUSED
+    return 0
+
+
+@contextmanager
+def _alone(config: Config, options: argparse.Namespace) -> Iterator[Path]:
+    """A folder to unpack into, and no daemon beside, unless nothing is to be changed. Raises `ConfigError`."""
+    if options.check:
+        with TemporaryDirectory(prefix="checking-", dir=config.data_dir) as folder:
+            yield Path(folder)
+    else:
+        with placing.daemon_stopped(config), _stage(config) as stage:
+            yield stage
+
+
+def _require_room(config: Config, options: argparse.Namespace) -> None:
+    if not (options.replace or options.check) and placing.holds_something(config):
+        raise Refused(f"{config.data_dir} holds a database or log events: --replace moves them aside")
+
+
+@contextmanager
+def _stage(config: Config) -> Iterator[Path]:
+    """An empty folder in the data directory; what a restoration that was cut short left there is removed."""
+    stage = config.data_dir / placing.STAGE
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(mode=0o700)
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage)
+
+
+@contextmanager
+def _token_files(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> Iterator[None]:
+    """SoftHSM2's files, in place for the block; removed again if it raises. Raises `Refused`, OSError."""
+    if not options.with_token:
+        yield
+        return
+    root = softhsm.token_root(config.token)
+    if root is None:
+        raise Refused("[token] names no SoftHSM2 with a folder to put the token's files into")
+    if not manifest.has_token:
+        raise Refused("this backup holds no token")
+    folder = placing.place_token(stage, root)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
+    """Compare, judge, and put in place. Raises `Refused`, `Checked`, `OtherToken`, OSError."""
+    intents = snapshot.make_ready(stage / DATABASE)
+    # Without the sentinel: whether this token is the right one is what is to be found out.
+    token = await Pkcs11Token.open(token_settings(config, None))
+    try:
+        compared = await comparison.compare(stage / DATABASE, token, manifest)
+        found = trails.compare(stage / "audit", config.audit_dir)
+        taken = []
+        if found.goes_further:
+            since = datetime.fromisoformat(manifest.snapshot_at)
+            taken = trails.taken_since(config.audit_dir, since, compared.key_ids)
+        findings = Findings(manifest, compared, found, taken)
+        _tell(findings, len(intents))
+        _judge(config, options, findings)
+        if options.check:
+            raise Checked
+        await _put_in_place(config, options, stage, findings, token)
+    finally:
+        await token.close()
+
+
+def _tell(findings: Findings, intents: int) -> None:
+    compared = findings.compared
+    print("ok   the token is the one of this backup")
+    _list("MISS", [f"{row.owner} {row.object_id.hex()} is not in the token" for row in compared.missing])
+    unknown = [f"{item.kind} {item.object_id.hex()} in the token is not in the database" for item in compared.unknown]
+    _list("note", [f"{text}: newer than the backup, or another daemon's; it is left alone" for text in unknown])
+    if intents:
+        print(f"note {intents} keys were being made when the backup was: they are not in it")
+    if compared.doomed:
+        print(f"note {compared.doomed} objects were being destroyed: the daemon carries that out")
+    _list("LIVE", [f"comes back: {item}" for item in findings.taken])
+
+
+def _list(verdict: str, texts: list[str]) -> None:
+    for text in texts[:MOST_SHOWN]:
+        print(f"{verdict} {text}")
+    if len(texts) > MOST_SHOWN:
+        print(f"{verdict} and {len(texts) - MOST_SHOWN} more")
+
+
+def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> None:
+    """Raises `Refused` for what was not accepted."""
+    wanted = []
+    if findings.compared.missing and not options.accept_missing:
+        wanted.append(
+            f"{len(findings.compared.missing)} objects are not in the token: their keys would be Unavailable. "
+            "Restore the token first, or accept it with --accept-missing"
+        )
+    if findings.taken and not options.accept_revived:
+        wanted.append(
+            f"{len(findings.taken)} acts that took something away would be undone (LIVE, above). "
+            "Do them again afterwards, and accept it with --accept-revived"
+        )
+    if not findings.trails.goes_further and not options.accept_rollback:
+        keys = REVIVED_KEYS if options.with_token else ""
+        wanted.append(ROLLED_BACK.format(directory=config.audit_dir, keys=keys) + " with --accept-rollback")
+    if findings.trails.standing is Standing.OTHER and not (options.replace or options.check):
+        wanted.append(f"{config.audit_dir} holds another trail: --replace moves it aside")
+    if wanted and not options.check:
+        raise Refused("\n".join(wanted))
+    for text in wanted:
+        print(f"note {text}")
+
+
+async def _put_in_place(
+    config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Pkcs11Token
+) -> None:
+    """The trail first, so that all that follows is recorded; the database last. Raises OSError, `AuditUnavailable`."""
+    clock, manifest = SystemClock(), findings.manifest
+    store = SqliteStore(stage / DATABASE)
+    try:
+        signer = await audit_signer(store, token, needed=True)
+        if signer is None:
+            raise ConfigError("the database names no audit key")
+        await comparison.mark_missing(store, findings.compared.missing)
+    finally:
+        await store.close()
+    aside: list[Path | None] = []
+    if findings.trails.standing is not Standing.CONTINUES:
+        aside.append(placing.set_aside(placing.trail_files(config.audit_dir), config.audit_dir, clock.now()))
+        placing.place_trail(stage / "audit", config.audit_dir)
+    await _tell_trails(config, signer, manifest, lost=not findings.trails.goes_further)
+    parameters = {
+        "backupId": manifest.backup_id,
+        "snapshotAt": manifest.snapshot_at,
+        "withToken": options.with_token,
+        "trail": findings.trails.standing.value,
+    }
+    sink = await open_trail(config, "cli", signer, clock)
+    try:
+        async with recorded_act(config, sink, clock, "RestoreBackup", parameters) as act:
+            aside.append(placing.set_aside(placing.occupied(config), config.data_dir, clock.now()))
+            placing.place_logs(stage / "logs", config)
+            placing.place_database(stage, config)
+            act.elements = {
+                "missing": [row.object_id.hex() for row in findings.compared.missing],
+                "unknown": [item.object_id.hex() for item in findings.compared.unknown],
+                "undone": len(findings.taken),
+            }
+    finally:
+        await sink.close()
+    for folder in filter(None, aside):
+        print(f"note what was here before is in {folder}")
+    print(f"ok   restored to {manifest.snapshot_at}")
+
+
+async def _tell_trails(config: Config, signer: Signer, manifest: Manifest, *, lost: bool) -> None:
+    """A signed line in every chain. Raises `AuditUnavailable`.
+
+    What it had after the backup is no longer in it, if `lost`; checkpoints of that time, kept elsewhere, tell of it.
+    """
+    for writer in files_of(config.audit_dir):
+        sink = await open_trail(config, writer, signer, SystemClock())
+        try:
+            await sink.tell_restored(backupId=manifest.backup_id, snapshotAt=manifest.snapshot_at, lost=lost)
+        finally:
+            await sink.close()

@@ -1,0 +1,100 @@
+"""The memory that the daemon's processes count in: made by the parent, a share for each worker.
+
+A count is a store of eight aligned bytes, so `kill -9` leaves either the old figure or the new one. A share outlives
+its worker, and the next worker that starts goes on counting in it: counters never go back while the daemon lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+from kmsd.metrics.layout import LAYOUT
+
+VARIABLE = "KMSD_METRICS"
+"""Tells workers, through their environment, where the memory is."""
+SHARES = 160
+"""More than there are workers at any time: while a configuration is taken over, there are twice as many."""
+BYTES = 8 * LAYOUT.size
+
+
+class NoShare(OSError):
+    """There is no memory to count in; the text says why."""
+
+
+class Board:
+    """The parent's view of all shares."""
+
+    def __init__(self) -> None:
+        # Anonymous: nothing of it ever touches a disk, and it goes with the last process that has it open.
+        self._descriptor = os.memfd_create("kmsd-metrics", os.MFD_CLOEXEC)
+        os.ftruncate(self._descriptor, SHARES * BYTES)
+        self._memory = mmap.mmap(self._descriptor, SHARES * BYTES, access=mmap.ACCESS_READ)
+
+    @property
+    def path(self) -> Path:
+        """Where workers open it."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
+
+    def shares(self) -> list[tuple[Sequence[float], bool]]:
+        """The figures of each share that was ever used, and whether its worker lives."""
+        found: list[tuple[Sequence[float], bool]] = []
+        for number in range(SHARES):
+            figures = array("d", self._memory[number * BYTES : (number + 1) * BYTES])
+            if figures[0] == LAYOUT.fingerprint:
+                found.append((figures, self._is_held(number)))
+        return found
+
+    def _is_held(self, number: int) -> bool:
+        asked = fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, number))
+        return bool(struct.unpack_from("h", asked)[0] != fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        """Let go."""
+        self._memory.close()
+        os.close(self._descriptor)
+
+
+class Share:
+    """A worker's part. It is locked as long as the process lives: no two count in one."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the first share that nobody holds. Raises `NoShare`."""
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as exc:
+            raise NoShare(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
+        if os.fstat(self._descriptor).st_size != SHARES * BYTES:
+            raise _other_release()
+        number = self._take()
+        self._memory = mmap.mmap(self._descriptor, SHARES * BYTES)
+        self.figures = memoryview(self._memory)[number * BYTES : (number + 1) * BYTES].cast("d")
+        if self.figures[0] not in (0.0, LAYOUT.fingerprint):
+            raise _other_release()
+        for place in LAYOUT.gauges.values():
+            self.figures[place] = 0.0
+        self.figures[LAYOUT.counters["starts"]] += 1.0
+        self.figures[0] = LAYOUT.fingerprint
+
+    def _take(self) -> int:
+        for number in range(SHARES):
+            try:
+                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, number))
+            except BlockingIOError:
+                continue
+            return number
+        raise NoShare(f"{SHARES} processes count already")
+
+
+def _other_release() -> NoShare:
+    return NoShare("another release keeps its figures here: they go on when the daemon is started anew")
+
+
+def _flock(kind: int, place: int) -> bytes:
+    """`struct flock` of one byte: l_type, l_whence, l_start, l_len, l_pid (0, as the manual demands), padding."""
+    return struct.pack("@hhqqi4x", kind, os.SEEK_SET, place, 1, 0)

@@ -1,0 +1,78 @@
+"""The worker's side of metrics: its share of the memory, and the task that carries the figures of others into it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from kmsd.adapters.pkcs11.token import Pkcs11Token
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.app import Rooms
+from kmsd.metrics.board import VARIABLE, NoShare, Share
+from kmsd.metrics.meter import Meter, Publisher
+from kmsd.wire.front import NO_METER
+from kmsd.wire.front import Meter as AnyMeter
+from kmsd.wire.transport import Server
+
+PUBLISH_SECONDS = 1.0
+PROBE_SECONDS = 5.0
+"""Between two looks at whether all that a worker needs is there; as `/readyz` does when it is asked."""
+Probes = Mapping[str, Callable[[], Awaitable[None]]]
+
+log = structlog.get_logger()
+
+
+class Counting:
+    """Counts, if the parent has made memory for it; else does nothing, at no cost."""
+
+    def __init__(self, share: Share | None) -> None:
+        self._publisher = None if share is None else Publisher(share.figures)
+        self.meter: AnyMeter = NO_METER if share is None else Meter(share.figures)
+
+    @classmethod
+    def begin(cls) -> Counting:
+        """As the environment says. A worker that cannot count serves all the same, and says so in its log."""
+        path = os.environ.get(VARIABLE)
+        try:
+            return cls(Share(Path(path)) if path else None)
+        except NoShare as exc:
+            log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
+            return cls(None)
+
+    async def run(self, rooms: Rooms, server: Server, probes: Probes) -> None:
+        """Publish again and again until cancelled, and then once more."""
+        publisher = self._publisher
+        if publisher is None:
+            return
+        probed = float("-inf")
+        try:
+            while True:
+                if time.monotonic() - probed >= PROBE_SECONDS:
+                    probed = time.monotonic()
+                    await publisher.probe(probes)
+                _publish(publisher, rooms, server)
+                await asyncio.sleep(PUBLISH_SECONDS)
+        except Exception:
+            # What was counted stays; that nothing is added any more shows as a heart that does not beat.
+            log.exception("metrics are not published any more")
+        finally:
+            _publish(publisher, rooms, server)
+
+
+def _publish(publisher: Publisher, rooms: Rooms, server: Server) -> None:
+    """Some hundred additions, once a second."""
+    publisher.refusals(server.refusals)
+    publisher.set("connections", server.connections)
+    if isinstance(rooms.token, Pkcs11Token):
+        publisher.token(rooms.token.counters)
+    if isinstance(rooms.store, SqliteStore):
+        hits, misses = rooms.store.cache_use
+        publisher.count("hits:store", hits)
+        publisher.count("misses:store", misses)
+    publisher.audit(*rooms.sink.figures)
+    publisher.set("heartbeat", time.time())

@@ -1,0 +1,158 @@
+"""Prometheus' text format, version 0.0.4: names, help, types, and the figures of all shares added up. No I/O.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/: a histogram's classes are cumulative and end with
+`le="+Inf"`; label values escape backslash, quote and line feed (none of ours has any: they are known beforehand).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kmsd.metrics.layout import BOUNDS, CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
+
+STALE_SECONDS = 30.0
+"""A worker whose heart has not beaten for so long is not counted as ready: its loop hangs, or it does."""
+
+
+@dataclass(slots=True)
+class Page:
+    """Collects lines."""
+
+    _lines: list[str] = field(default_factory=list)
+
+    def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, object], float]]) -> None:
+        """A metric with all its samples; none, and it is left out."""
+        found = [f"{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
+        if found:
+            self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *found]
+
+    def one(self, name: str, kind: str, text: str, value: float | None) -> None:
+        """A metric without labels."""
+        self.family(name, kind, text, [] if value is None else [({}, value)])
+
+    def histograms(self, name: str, text: str, samples: Iterable[tuple[Mapping[str, object], Sequence[float]]]) -> None:
+        """A histogram; of each sample the places of a share, `HISTOGRAM` of them."""
+        lines = []
+        for labels, places in samples:
+            count = 0.0
+            for bound, number in zip((*map(_number, BOUNDS), "+Inf"), places, strict=False):
+                count += number
+                lines.append(f"{name}_bucket{_labels({**labels, 'le': bound})} {_number(count)}")
+            lines.append(f"{name}_sum{_labels(labels)} {_number(places[HISTOGRAM - 1])}")
+            lines.append(f"{name}_count{_labels(labels)} {_number(count)}")
+        if lines:
+            self._lines += [f"# HELP {name} {text}", f"# TYPE {name} histogram", *lines]
+
+    def text(self) -> bytes:
+        """All of it."""
+        return "".join(f"{line}\n" for line in self._lines).encode()
+
+
+def _labels(labels: Mapping[str, object]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """All shares together."""
+
+    counted: Sequence[float]
+    """Every place, added up over all that ever counted."""
+    living: Sequence[Sequence[float]]
+    """Of workers that live: gauges are theirs alone."""
+
+    @classmethod
+    def of(cls, shares: Sequence[tuple[Sequence[float], bool]]) -> Total:
+        """Add up."""
+        counted = [sum(column) for column in zip(*(figures for figures, _ in shares), strict=True)]
+        return cls(counted or [0.0] * LAYOUT.size, [figures for figures, lives in shares if lives])
+
+    def counter(self, name: str) -> float:
+        """By its name."""
+        return self.counted[LAYOUT.counters[name]]
+
+    def gauge(self, name: str) -> float:
+        """Added up over the living."""
+        place = LAYOUT.gauges[name]
+        return sum(figures[place] for figures in self.living)
+
+    def ready(self, now: float) -> int:
+        """Workers whose heart beats and whose probes have all succeeded."""
+        beat, probed = LAYOUT.gauges["heartbeat"], LAYOUT.gauges["probed"]
+        failed = [LAYOUT.gauges[f"failed:{probe}"] for probe in PROBES]
+        return sum(
+            now - figures[beat] < STALE_SECONDS and figures[probed] > 0 and not any(figures[place] for place in failed)
+            for figures in self.living
+        )
+
+
+def write_counts(page: Page, total: Total, now: float, workers: int) -> None:
+    """Everything that workers count."""
+    _requests(page, total)
+    _token(page, total)
+    _caches(page, total)
+    page.one("kmsd_audit_records_total", "counter", "Audit records made durable.", total.counter("audit_records"))
+    page.one("kmsd_audit_failures_total", "counter", "Failed writes of the trail.", total.counter("audit_failures"))
+    page.one("kmsd_audit_waiting", "gauge", "Audit records waiting to be written.", total.gauge("audit_waiting"))
+    page.one("kmsd_audit_unsigned", "gauge", "Lines of the trail not signed yet.", total.gauge("audit_unsigned"))
+    sync = total.counted[LAYOUT.audit_syncs : LAYOUT.audit_syncs + HISTOGRAM]
+    page.histograms("kmsd_audit_sync_seconds", "Duration of a write and sync of the audit trail.", [({}, sync)])
+    page.one("kmsd_worker_starts_total", "counter", "Workers started.", total.counter("starts"))
+    states = {"configured": workers, "alive": len(total.living), "ready": total.ready(now)}
+    page.family("kmsd_workers", "gauge", "Workers by state.", [({"state": name}, n) for name, n in states.items()])
+    failed = [({"probe": probe}, total.gauge(f"failed:{probe}")) for probe in PROBES]
+    page.family("kmsd_probe_failed_workers", "gauge", "Workers whose last probe of this failed.", failed)
+    page.one("kmsd_ready", "gauge", "Whether at least one worker can do everything.", float(total.ready(now) > 0))
+
+
+def _requests(page: Page, total: Total) -> None:
+    counts, latencies = [], []
+    for target, (service, operation) in TARGETS.items():
+        labels = {"service": service, "operation": operation}
+        at = LAYOUT.requests[target]
+        found = {code: total.counted[at + number] for number, code in enumerate(CODES)}
+        if any(found.values()):
+            counts += [({**labels, "code": code}, number) for code, number in found.items() if number]
+            at = LAYOUT.latencies[target]
+            latencies.append((labels, total.counted[at : at + HISTOGRAM]))
+    page.family("kmsd_requests_total", "counter", "Requests answered, by operation and error.", counts)
+    page.histograms("kmsd_request_seconds", "Duration of requests, from the whole request to its answer.", latencies)
+    refused = [({"reason": reason}, total.counted[place]) for reason, place in LAYOUT.refusals.items()]
+    page.family(
+        "kmsd_refused_total",
+        "counter",
+        "Connections and requests that the transport refused.",
+        [(labels, number) for labels, number in refused if number or labels["reason"] == "ConnectionLimit"],
+    )
+    page.one("kmsd_connections", "gauge", "Open connections.", total.gauge("connections"))
+
+
+def _token(page: Page, total: Total) -> None:
+    errors, latencies = [], []
+    for call, at in LAYOUT.token_calls.items():
+        found = total.counted[at : at + HISTOGRAM]
+        if any(found):
+            latencies.append(({"call": call}, found))
+            errors.append(({"call": call}, total.counted[at + HISTOGRAM]))
+    page.histograms("kmsd_token_seconds", "Duration of calls to the token, waiting included.", latencies)
+    page.family("kmsd_token_errors_total", "counter", "Calls to the token that failed.", errors)
+    sessions = [({"state": state}, total.gauge(f"sessions_{state}")) for state in ("in_use", "free")]
+    page.family("kmsd_token_sessions", "gauge", "Sessions with the token.", sessions)
+    page.one("kmsd_token_waiting", "gauge", "Calls that wait for a session.", total.gauge("token_waiting"))
+    page.one("kmsd_token_threads_lost", "gauge", "Threads that hang in the module.", total.gauge("threads_lost"))
+    page.one("kmsd_token_derived_keys", "gauge", "Derived keys in memory.", total.gauge("derived_keys"))
+    reconnects = total.counter("token_reconnects")
+    page.one("kmsd_token_reconnects_total", "counter", "Times that a lost token came back.", reconnects)
+
+
+def _caches(page: Page, total: Total) -> None:
+    for kind in ("hits", "misses"):
+        found = [({"cache": cache}, total.counter(f"{kind}:{cache}")) for cache in CACHES]
+        page.family(f"kmsd_cache_{kind}_total", "counter", f"Look-ups in memory: {kind}.", found)

@@ -1,0 +1,139 @@
+"""The parent's side of metrics: the memory that workers count in, and a listener of its own for `GET /metrics`.
+
+Workers are not asked: a scrape reads their memory and the database, in a thread, and holds up no request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import structlog
+from cryptography import x509
+
+from kmsd.adapters.sqlite import figures
+from kmsd.backup.making import LAST_BACKUP, LastBackup
+from kmsd.config import Config
+from kmsd.domain.key_state import KeyState
+from kmsd.metrics.board import VARIABLE, Board
+from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.ports import StoreError
+from kmsd.wire.messages import Answer, Request
+from kmsd.wire.transport import Limits, Listener, serve
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+LIMITS = Limits(connections=64, body_bytes=1024)
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def watched(configuration: Callable[[], Config], listener: socket.socket | None) -> AsyncIterator[None]:
+    """Count, and answer on `listener`, during the block; do nothing without one.
+
+    `configuration` is the one in force. The listener is closed in the end. Raises `ListenerRefused`.
+    """
+    if listener is None:
+        yield
+        return
+    board, started_at = Board(), time.time()
+
+    async def handle(request: Request) -> Answer:
+        received = request.received
+        if received.method not in ("GET", "HEAD"):
+            return Answer(405, (("Allow", "GET, HEAD"),), b"")
+        if received.target.partition("?")[0] != "/metrics":
+            return Answer(404, (("Content-Type", TEXT),), b"/metrics\n")
+        body = await asyncio.to_thread(_page, board, configuration(), started_at)
+        return Answer(200, (("Content-Type", TEXT),), body)
+
+    server = await serve(handle, [Listener(listener)], LIMITS)
+    os.environ[VARIABLE] = str(board.path)
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        await server.stop(1.0)
+        board.close()
+
+
+def _page(board: Board, config: Config, started_at: float) -> bytes:
+    page, now = Page(), time.time()
+    write_counts(page, Total.of(board.shares()), now, config.workers)
+    page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": version("kmsd")}, 1)])
+    page.one("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
+    sources: dict[str, Callable[[Page, Config], None]] = {
+        "database": _database,
+        "disk": _disk,
+        "backup": _backup,
+        "certificate": _certificate,
+    }
+    failed = {name: not _wrote(page, config, name, write) for name, write in sources.items()}
+    page.family(
+        "kmsd_source_failed",
+        "gauge",
+        "Whether this could not be read for this page.",
+        [({"source": name}, float(sad)) for name, sad in failed.items()],
+    )
+    return page.text()
+
+
+def _wrote(page: Page, config: Config, name: str, write: Callable[[Page, Config], None]) -> bool:
+    try:
+        write(page, config)
+    except (OSError, StoreError, ValueError, msgspec.DecodeError) as exc:
+        log.warning("metrics source failed", source=name, detail=str(exc))
+        return False
+    return True
+
+
+def _database(page: Page, config: Config) -> None:
+    found = figures.read(config.database, datetime.now(UTC))
+    keys = {**dict.fromkeys(KeyState, 0), **found.keys}
+    page.family("kmsd_keys", "gauge", "Keys by state.", [({"state": name}, number) for name, number in keys.items()])
+    objects = {"missing": 0, **found.objects}
+    page.family(
+        "kmsd_token_objects",
+        "gauge",
+        "Objects that the database knows, by status; missing: the token has lost key material.",
+        [({"status": name}, number) for name, number in objects.items()],
+    )
+    page.family(
+        "kmsd_next_due_timestamp_seconds",
+        "gauge",
+        "When a job is next due for any key.",
+        [({"job": name}, at) for name, at in found.due.items()],
+    )
+
+
+def _disk(page: Page, config: Config) -> None:
+    places = {"data": config.data_dir, "audit": config.audit_dir}
+    free = [({"of": name}, shutil.disk_usage(path).free) for name, path in places.items()]
+    page.family("kmsd_disk_free_bytes", "gauge", "Room for the data directory and the trail.", free)
+
+
+def _backup(page: Page, config: Config) -> None:
+    path = config.data_dir / LAST_BACKUP
+    if not path.exists():
+        return
+    last = msgspec.json.decode(path.read_bytes(), type=LastBackup)
+    at = datetime.fromisoformat(last.snapshot_at).timestamp()
+    page.one("kmsd_last_backup_timestamp_seconds", "gauge", "Of which time the last backup is.", at)
+    page.one("kmsd_last_backup_bytes", "gauge", "How large it is.", last.size)
+
+
+def _certificate(page: Page, config: Config) -> None:
+    path: Path | None = config.listen.tls_certificate
+    if path is None:
+        return
+    ends_at = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    page.one("kmsd_certificate_not_after_timestamp_seconds", "gauge", "When the TLS certificate ends.", ends_at)

@@ -1,0 +1,53 @@
+"""What metrics cost: counting one request, and one page in the parent.
+
+.venv/bin/python -m tests.bench.metrics_cost
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+from kmsd.metrics.board import Board, Share
+from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.metrics.layout import TARGETS
+from kmsd.metrics.meter import Meter
+
+COUNT = 200_000
+
+
+def measured(act: Callable[[], object], times: int) -> float:
+    """Microseconds for one, the median of seven rounds."""
+    rounds = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        for _ in range(times):
+            act()
+        rounds.append((time.perf_counter() - begun) / times * 1e6)
+    return statistics.median(rounds)
+
+
+def main() -> None:
+    """Print both."""
+    board = Board()
+    shares = [Share(board.path) for _ in range(2)]
+    for share in shares:
+        meter = Meter(share.figures)
+        for target in TARGETS:
+            meter.answered(target, "OK", 0.0003)
+    meter = Meter(shares[0].figures)
+    per_request = measured(lambda: meter.answered("TrentService.Encrypt", "OK", 0.0003), COUNT)
+    empty = measured(lambda: None, COUNT)
+
+    def page() -> bytes:
+        found = Page()
+        write_counts(found, Total.of(board.shares()), time.time(), 2)
+        return found.text()
+
+    print(f"a request: {per_request - empty:.2f} µs; a page of every operation, {len(page())} bytes: ", end="")
+    print(f"{measured(page, 20) / 1000:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Backup and restore with real processes: under load, cut short, damaged, with another token."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmsd.backup import container
+from tests.daemon import Daemon, provisioned
+from tests.trail import own_lines
+
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+
+
+@pytest.fixture(name="daemon")
+def _daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with provisioned(tmp_path, workers=2) as found:
+        found.start()
+        yield found
+
+
+@dataclass
+class Promised:
+    """What the daemon has acknowledged."""
+
+    keys: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By key id: alias, grant id, policy, blob, plaintext."""
+    events: list[str] = field(default_factory=list)
+    """Messages that PutLogEvents took, in order."""
+
+
+def make_key(daemon: Daemon, number: int, kms: Any = None) -> tuple[str, dict[str, Any]]:
+    """A key with all that hangs on it."""
+    kms = kms or daemon.client()
+    policy = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Id": f"policy-{number}",
+            "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}],
+        }
+    )
+    key_id = kms.create_key(Policy=policy, Tags=[{"TagKey": "n", "TagValue": str(number)}])["KeyMetadata"]["KeyId"]
+    kms.create_alias(AliasName=f"alias/k{number}", TargetKeyId=key_id)
+    grant = kms.create_grant(KeyId=key_id, GranteePrincipal=daemon.admin.arn, Operations=["Decrypt"])["GrantId"]
+    plaintext = f"secret {number}".encode()
+    blob = kms.encrypt(KeyId=key_id, Plaintext=plaintext)["CiphertextBlob"]
+    return key_id, {"alias": f"alias/k{number}", "grant": grant, "policy": policy, "blob": blob, "text": plaintext}
+
+
+class Load:
+    """Makes keys and log events until it is stopped; what was acknowledged is in `promised`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._stop = threading.Event()
+        self.promised = Promised()
+        self.errors: list[BaseException] = []
+        logs = daemon.client("logs")
+        logs.create_log_group(logGroupName="app")
+        logs.create_log_stream(logGroupName="app", logStreamName="s")
+        self._threads = [threading.Thread(target=self._run, args=(act,)) for act in (self._keys, self._logs)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, act: Any) -> None:
+        try:
+            act()
+        except BaseException as exc:  # noqa: BLE001 (carried to the test)
+            self.errors.append(exc)
+
+    def _keys(self) -> None:
+        number, kms = 0, self._daemon.client()
+        while not self._stop.is_set():
+            key_id, found = make_key(self._daemon, number, kms)
+            self.promised.keys[key_id] = found
+            number += 1
+
+    def _logs(self) -> None:
+        logs = self._daemon.client("logs")
+        number = 0
+        while not self._stop.is_set():
+            message = f"event {number}"
+            event = {"timestamp": int(time.time() * 1000), "message": message}
+            logs.put_log_events(logGroupName="app", logStreamName="s", logEvents=[event])
+            self.promised.events.append(message)
+            number += 1
+
+    def so_far(self, at_least: int) -> Promised:
+        """What has been acknowledged by now; not before it is something."""
+        deadline = time.monotonic() + 30
+        while min(len(self.promised.keys), len(self.promised.events)) < at_least and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return Promised(dict(self.promised.keys), list(self.promised.events))
+
+    def stop(self) -> None:
+        """End it; raises what a thread raised."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+        if self.errors:
+            raise self.errors[0]
+
+
+def require(daemon: Daemon, promised: Promised) -> None:
+    """Every single thing is there, and every blob opens."""
+    kms, logs = daemon.client(), daemon.client("logs")
+    for key_id, wanted in promised.keys.items():
+        assert kms.decrypt(CiphertextBlob=wanted["blob"])["Plaintext"] == wanted["text"]
+        assert kms.describe_key(KeyId=wanted["alias"])["KeyMetadata"]["KeyId"] == key_id
+        assert [grant["GrantId"] for grant in kms.list_grants(KeyId=key_id)["Grants"]] == [wanted["grant"]]
+        assert json.loads(kms.get_key_policy(KeyId=key_id, PolicyName="default")["Policy"]) == json.loads(
+            wanted["policy"]
+        )
+    pages = logs.get_paginator("filter_log_events").paginate(logGroupName="app")
+    messages = [event["message"] for page in pages for event in page["events"]]
+    assert messages[: len(promised.events)] == promised.events
+
+
+def wipe(daemon: Daemon, *, token: bool = False) -> None:
+    """As when the disk is lost."""
+    shutil.rmtree(daemon.data)
+    if token and daemon.place.objects is not None:
+        shutil.rmtree(daemon.place.objects)
+        daemon.place.objects.mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize("token", [False, True])
+def test_backup_under_load_then_wipe_and_restore(daemon: Daemon, tmp_path: Path, *, token: bool) -> None:
+    """All that was acknowledged before the backup began is there after it, with and without the token's files."""
+    file = tmp_path / "kmsd.backup"
+    load = Load(daemon)
+    before = load.so_far(10)
+    daemon.cli("backup", str(file))
+    after = load.so_far(len(before.keys) + 3)
+    load.stop()
+    assert len(after.keys) > len(before.keys) >= 10
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".kmsd-backup")] == []
+    daemon.stop()
+    wipe(daemon, token=token)
+    accept = ["--accept-rollback", *(["--with-token"] if token else [])]
+    done = daemon.cli("restore", str(file), *accept)
+    assert b"whole and signed" in done.stdout
+    daemon.start()
+    require(daemon, before)
+    key_id, _ = make_key(daemon, 10_000)
+    assert daemon.client().describe_key(KeyId=key_id)["KeyMetadata"]["Enabled"] is True
+    daemon.stop()
+    verified = daemon.cli("audit", "verify", check=False)
+    assert verified.returncode == 0, verified.stdout.decode()
+    assert b"was restored from a backup" in verified.stdout
+    told = own_lines(daemon.data / "audit", "restored")
+    assert {line["writer"] for line in told} >= {"cli", "worker-0", "worker-1"}
+    assert all(line["lost"] is True for line in told)
+    records = [record for record in daemon.audit_records() if record["eventName"] == "RestoreBackup"]
+    assert [record["additionalEventData"]["phase"] for record in records] == ["intent", "outcome"]
+    # Keys that were made after the snapshot: their objects lie in the token, unknown, and nobody destroys them.
+    unknown = done.stdout.count(b"in the token is not in the database")
+    later = len(load.promised.keys) - _known(daemon, load.promised)
+    assert later > 0
+    assert unknown <= later if token else unknown >= later
+    assert daemon.cli("check").returncode < 2
+
+
+def _known(daemon: Daemon, promised: Promised) -> int:
+    daemon.start()
+    kms = daemon.client()
+    known = 0
+    for key_id in promised.keys:
+        try:
+            kms.describe_key(KeyId=key_id)
+            known += 1
+        except kms.exceptions.NotFoundException:
+            continue
+    daemon.stop()
+    return known
+
+
+def test_a_killed_backup_leaves_nothing_that_passes_for_one(daemon: Daemon, tmp_path: Path) -> None:
+    """SIGKILL at many moments: no file of that name, or a whole one; and the next backup tidies up."""
+    logs = daemon.client("logs")
+    logs.create_log_group(logGroupName="app")
+    logs.create_log_stream(logGroupName="app", logStreamName="s")
+    for _ in range(12):
+        event = {"timestamp": int(time.time() * 1000), "message": "x" * 200_000}
+        logs.put_log_events(logGroupName="app", logStreamName="s", logEvents=[event] * 4)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    command = [sys.executable, "-m", "kmsd", "--config", str(daemon.config), "backup"]
+    cut_short = 0
+    for number in range(6):
+        file = folder / f"{number}.backup"
+        process = subprocess.Popen([*command, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if number % 2:
+            time.sleep(0.1 * number)
+        else:
+            # The moment at which there is something to take for a backup.
+            while process.poll() is None and not list(folder.glob(".kmsd-backup-*/unfinished")):
+                time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if file.exists():
+            assert daemon.cli("restore", "--check", str(file)).returncode == 0
+        for left in folder.glob(".kmsd-backup-*/unfinished"):
+            refused = daemon.cli("restore", "--check", str(left), check=False)
+            if not file.exists():
+                cut_short += 1
+                assert refused.returncode == 1, refused.stdout
+    assert cut_short >= 2
+    daemon.cli("backup", str(folder / "last.backup"))
+    assert list(folder.glob(".kmsd-backup-*")) == []
+    assert daemon.get("/readyz")[0] == 200
+
+
+def test_a_damaged_backup_is_refused_and_the_part_is_named(daemon: Daemon, tmp_path: Path) -> None:
+    """One flipped bit in each part in turn, a part cut off, a part exchanged, a part added: nothing is changed."""
+    make_key(daemon, 1)
+    good = tmp_path / "good.backup"
+    daemon.cli("backup", str(good))
+    daemon.stop()
+    shutil.rmtree(daemon.data)
+    places: dict[str, int] = {}
+    with good.open("rb") as file:
+
+        def note(name: str, content: Iterator[bytes]) -> None:
+            places[name] = file.tell()
+            for _ in content:
+                pass
+
+        container.read(file, note)
+    data = good.read_bytes()
+    bad = tmp_path / "bad.backup"
+
+    def refused(content: bytes) -> str:
+        bad.write_bytes(content)
+        done = daemon.cli("restore", str(bad), "--accept-rollback", check=False)
+        assert done.returncode == 1
+        assert not (daemon.data / "kmsd.sqlite").exists()
+        assert {path.name for path in daemon.data.iterdir()} == {"daemon.lock"}
+        return done.stderr.decode()
+
+    names = ("database.sqlite", "audit/checkpoints.jsonl", "manifest.json", "manifest.sig")
+    for name in (*names, next(name for name in places if name.startswith("token/"))):
+        at = places[name] + 8
+        assert f"the part {name}" in refused(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]), name
+    at = places["database.sqlite"] - 512 + 3
+    assert "this is no backup of kmsd" in refused(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    at = places["manifest.json"] - 512 + 3
+    assert "the header behind the part audit/" in refused(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert "cut off within the part manifest.json" in refused(data[: places["manifest.json"] + 100])
+    assert "not finished, or was cut off" in refused(data[: places["manifest.json"] - 512] + bytes(1024))
+    assert "not the end of a backup" in refused(data + b"x")
+    assert "no backup of kmsd" in refused(b"hello" * 1000)
+    daemon.cli("restore", str(good), "--accept-rollback")
+
+
+def test_the_wrong_token_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+    """A database without its token is of no use, and says so."""
+    file = tmp_path / "kmsd.backup"
+    daemon.cli("backup", "--without-token", str(file))
+    daemon.stop()
+    wipe(daemon, token=True)
+    pins = ["--so-pin", "12345678", "--pin", daemon.place.pin.decode()]
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", daemon.place.label, *pins],
+        check=True,
+        capture_output=True,
+    )
+    done = daemon.cli("restore", str(file), "--accept-rollback", "--accept-missing", check=False)
+    assert done.returncode == 1
+    assert b"lacks the daemon's own objects for audit, logs, sealing, sentinel" in done.stderr
+    assert b"this backup holds no token" in daemon.cli("restore", str(file), "--with-token", check=False).stderr
+    assert not (daemon.data / "kmsd.sqlite").exists()

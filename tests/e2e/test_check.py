@@ -1,0 +1,263 @@
+"""`kmsd check`: what an operator should know stands in a line, and the exit status says how bad it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from kmsd.commands.check_findings import FAIL, NOTE, OK, WARN, Finding, as_json, as_text, status_of
+from kmsd.commands.check_host import against_rtc
+from tests.clients import ACCOUNT
+from tests.daemon import Daemon, provisioned
+
+EVERYBODY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}'
+
+
+@pytest.fixture(name="own", scope="module")
+def _own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with provisioned(tmp_path_factory.mktemp("checked"), workers=1) as daemon:
+        daemon.start()
+        yield daemon
+
+
+def check(daemon: Daemon, *options: str) -> tuple[int, list[dict[str, str]]]:
+    """Exit status and findings, but for what depends on the test's host."""
+    done = daemon.cli("check", "--json", "--no-token", *options, check=False)
+    shown: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == shown["exit"]
+    findings = [one for one in shown["findings"] if one["topic"] not in {"clock", "entropy"}]
+    return max((["ok", "note", "warn", "FAIL"].index(one["severity"]) - 1 for one in findings), default=0), findings
+
+
+def bad(daemon: Daemon) -> list[str]:
+    """The lines somebody should act upon."""
+    return [f"{one['severity']} {one['text']}" for one in check(daemon)[1] if one["severity"] in {"warn", "FAIL"}]
+
+
+def test_exit_status_and_forms() -> None:
+    """0, 1, 2 by the worst line; notes do not count."""
+    findings: list[Finding] = []
+    for severity, status, name in ((OK, 0, "OK"), (NOTE, 0, "OK"), (WARN, 1, "WARNING"), (FAIL, 2, "CRITICAL")):
+        findings.append(Finding(severity, "topic", f"a {severity.value} line"))
+        assert status_of(findings) == status
+        lines = as_text(findings).splitlines()
+        assert lines[-2] == f"{severity.value:5}a {severity.value} line"
+        assert lines[-1].startswith(f"{name}: ")
+        shown = json.loads(as_json(findings))
+        assert (shown["status"], shown["exit"], len(shown["findings"])) == (name, status, len(findings))
+
+
+def test_all_is_well(own: Daemon) -> None:
+    """With the token: mechanisms, sessions, objects; without: no PIN is offered, even a wrong one does no harm."""
+    printed = own.cli("check").stdout.decode()
+    assert "ok   mechanism CKM_AES_GCM" in printed
+    assert "ok   token works" in printed
+    assert "sessions are opened" in printed
+    assert "ok   policies of 0 keys and 0 roles: nothing to object to" in printed
+    assert bad(own) == []
+    pin = own.folder / "pin"
+    right = pin.read_bytes()
+    pin.write_bytes(b"wrong-pin-1234")
+    try:
+        assert bad(own) == []
+        done = own.cli("check", check=False)
+        assert done.returncode == 2
+        assert b"FAIL PinRefused" in done.stdout
+    finally:
+        pin.write_bytes(right)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "says"),
+    [
+        ("kmsd.toml", 0o666, "can be written by others"),
+        ("pin", 0o604, "is open to everybody (mode 0604)"),
+        ("pin", 0o620, "can be written by its group"),
+        ("pin", 0o640, "can be read by its group"),
+        ("data", 0o701, "is open to everybody"),
+        ("data/kmsd.sqlite", 0o604, "is open to everybody"),
+        ("data/audit", 0o770, "can be written by its group"),
+    ],
+)
+def test_modes(own: Daemon, name: str, mode: int, says: str) -> None:
+    """Each by its path, its mode and who may do what."""
+    path = own.folder / name
+    before = path.stat().st_mode & 0o777
+    path.chmod(mode)
+    try:
+        (line,) = bad(own)
+        assert str(path) in line
+        assert says in line
+        assert line.startswith("warn" if mode == 0o640 else "FAIL")
+    finally:
+        path.chmod(before)
+    assert bad(own) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files away takes root")
+def test_owners(own: Daemon) -> None:
+    """Files of somebody else among the data, such as a command leaves that was run as root."""
+    path = own.data / "left-by-root"
+    path.touch(mode=0o600)
+    os.chown(path, 12345, -1)
+    (line,) = bad(own)
+    assert line.startswith("FAIL not root's, as ")
+    assert str(path) in line
+    path.unlink()
+
+
+def test_policies(own: Daemon, tmp_path: Path) -> None:
+    """Grants to everybody, principals that do not exist, policies that nobody can change: each once, by key."""
+    kms = own.client()
+    arn = f"arn:aws:iam::{ACCOUNT}"
+
+    def key(statements: list[dict[str, object]]) -> str:
+        written = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        made = kms.create_key(Policy=written, BypassPolicyLockoutSafetyCheck=True)
+        return str(made["KeyMetadata"]["Arn"])
+
+    allow = {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}
+    root = {**allow, "Principal": {"AWS": f"{arn}:root"}}
+    own.user("ghost")
+    ghost = {**allow, "Sid": "Ghost", "Action": "kms:Decrypt", "Principal": {"AWS": f"{arn}:user/ghost"}}
+    locked = key([{**allow, "Action": "kms:Encrypt", "Principal": {"AWS": f"{arn}:root"}}])
+    everybody = key([root, {**allow, "Sid": "All", "Action": "kms:Encrypt", "Principal": "*"}])
+    haunted = key([root, ghost])
+    granted = key([root])
+    grant = kms.create_grant(KeyId=granted, GranteePrincipal=f"{arn}:user/ghost", Operations=["Decrypt"])["GrantId"]
+    mine = {"StringEquals": {"kms:CallerAccount": ACCOUNT}}
+    key([root, {**allow, "Principal": "*", "Condition": mine}])
+    kms.close()
+    for path in (own.data,):
+        assert path.exists()
+    own.cli("access-key", "list", "ghost")
+    ids = [line.split()[0] for line in own.cli("access-key", "list", "ghost").stdout.decode().splitlines()]
+    for one in ids:
+        own.cli("access-key", "delete", one)
+    own.cli("user", "delete", "ghost")
+    trust = tmp_path / "trust.json"
+    trust.write_text(EVERYBODY.replace("kms:*", "sts:AssumeRole").replace(',"Resource":"*"', ""))
+    own.cli("role", "create", "open", "--trust", str(trust))
+    assert sorted(bad(own)) == sorted(
+        [
+            f"warn {locked}: nobody who exists may ever change its policy: it locks everybody out",
+            f"warn {everybody}: statement All allows everybody kms:Encrypt",
+            f"warn {haunted}: statement Ghost names {arn}:user/ghost, who does not exist; whoever gets that name is meant",
+            f"warn {granted}: grant {grant} is for {arn}:user/ghost, who does not exist",
+            f"warn {arn}:role/open: statement #0 allows everybody sts:AssumeRole",
+        ]
+    )
+    assert check(own)[0] == 1
+
+
+def test_a_key_out_of_the_future(tmp_path: Path) -> None:
+    """The clock was set back, and deletions wait for a time that was there already."""
+    with provisioned(tmp_path) as daemon:
+        daemon.start()
+        arn = daemon.client().create_key()["KeyMetadata"]["Arn"]
+        daemon.stop()
+        writer = sqlite3.connect(daemon.data / "kmsd.sqlite", isolation_level=None)
+        (table,) = writer.execute("SELECT count(*) FROM key").fetchone()
+        assert table == 1
+        writer.execute("UPDATE key SET created_at = ?", (int((time.time() + 7200) * 1e6),))
+        writer.close()
+        done = json.loads(daemon.cli("check", "--no-token", "--json", check=False).stdout)
+        assert f"{arn} was made in the future: the clock was set back" in [one["text"] for one in done["findings"]]
+        assert done["exit"] == 2
+
+
+@pytest.mark.parametrize(
+    ("difference", "severity"),
+    [(0, OK), (59, OK), (-59, OK), (3600, NOTE), (-7205, NOTE), (20700, NOTE), (300, WARN), (-86400, WARN)],
+)
+def test_the_hardware_clock(tmp_path: Path, difference: int, severity: str) -> None:
+    """A difference is a warning; a zone's is a note; none to compare with is a note."""
+    rtc = tmp_path / "since_epoch"
+    assert against_rtc(rtc, 0).severity is NOTE
+    rtc.write_text("1700000000\n")
+    assert against_rtc(rtc, 1700000000 + difference).severity == severity
+
+
+# --- TLS --------------------------------------------------------------------------------------------
+
+
+def certificate(
+    folder: Path, name: str, days: int, *, issuer: tuple[Any, Any] | None = None, key: Any = None, names: bool = True
+) -> tuple[Any, Any]:
+    """A certificate and its key, both also as files."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer[0].subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days, hours=1))
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("kms.example")]), critical=False)
+    made = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
+    (folder / f"{name}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    path = folder / f"{name}.key"
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    path.chmod(0o600)
+    return made, key
+
+
+def test_certificates(own: Daemon, tmp_path: Path) -> None:
+    """Expiry, key, names, chain: what a client would stumble over stands in a line before it does."""
+    text = own.config.read_text()
+    authority = certificate(tmp_path, "authority", 400)
+    certificate(tmp_path, "good", 90, issuer=authority)
+    certificate(tmp_path, "soon", 13, issuer=authority)
+    certificate(tmp_path, "expired", -1, issuer=authority)
+    certificate(tmp_path, "nameless", 90, issuer=authority, names=False)
+    certificate(tmp_path, "short", 90, issuer=authority, key=rsa.generate_private_key(65537, 1024))
+    certificate(tmp_path, "other", 90)
+    chained = (tmp_path / "good.crt").read_bytes() + (tmp_path / "authority.crt").read_bytes()
+    (tmp_path / "chained.crt").write_bytes(chained)
+    (tmp_path / "chained.key").write_bytes((tmp_path / "good.key").read_bytes())
+    (tmp_path / "broken.crt").write_bytes((tmp_path / "good.crt").read_bytes() + (tmp_path / "other.crt").read_bytes())
+    (tmp_path / "broken.key").write_bytes((tmp_path / "good.key").read_bytes())
+    (tmp_path / "mixed.crt").write_bytes((tmp_path / "good.crt").read_bytes())
+    (tmp_path / "mixed.key").write_bytes((tmp_path / "other.key").read_bytes())
+    for path in tmp_path.glob("*.key"):
+        path.chmod(0o600)
+    expected = {
+        "good": [],
+        "chained": [],
+        "soon": ["warn", "in 13 days"],
+        "expired": ["FAIL", "has expired on"],
+        "nameless": ["warn", "no subject alternative names"],
+        "short": ["FAIL", "1024 bits is too short"],
+        "broken": ["FAIL", "CN=good was not issued by CN=other"],
+        "mixed": ["FAIL", "mixed.crt with "],
+    }
+    try:
+        for name, says in expected.items():
+            lines = f'tls_certificate = "{tmp_path}/{name}.crt"\ntls_key = "{tmp_path}/{name}.key"\n[token]'
+            own.config.write_text(text.replace("[token]", lines))
+            found = [one for one in check(own)[1] if one["topic"] == "tls" and one["severity"] in {"warn", "FAIL"}]
+            shown = [f"{one['severity']} {one['text']}" for one in found]
+            if not says:
+                assert shown == [], name
+            else:
+                assert any(all(part in line for part in says) for line in shown), (name, shown)
+    finally:
+        own.config.write_text(text)

@@ -1,0 +1,356 @@
+"""Metrics of the daemon as Prometheus sees them: exact, of all workers together, through deaths, under load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.daemon import Daemon, free_port, provisioned
+
+DOCS = Path(__file__).parents[2] / "docs"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (-?[0-9.e+-]+|NaN|[+-]Inf)")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
+
+
+def parse(text: str) -> Samples:
+    """The text format 0.0.4, strictly: HELP and TYPE once, before the samples of their family, which stand together."""
+    assert text.endswith("\n")
+    samples: Samples = {}
+    kinds: dict[str, str] = {}
+    helped, family = "", ""
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            helped = line.split(" ", 3)[2]
+            assert helped not in kinds
+            assert line.split(" ", 3)[3].strip()
+        elif line.startswith("# TYPE "):
+            _, _, family, kind = line.split(" ")
+            assert family == helped
+            assert kind in {"counter", "gauge", "histogram"}
+            kinds[family] = kind
+        else:
+            found = _SAMPLE.fullmatch(line)
+            assert found is not None, line
+            name, labels, value = found[1], found[2] or "", float(found[3])
+            assert "".join(match[0] for match in _LABEL.finditer(labels)) == labels
+            base = re.sub(r"_(bucket|sum|count)$", "", name) if kinds[family] == "histogram" else name
+            assert base == family
+            assert (kinds[family] == "counter") == name.endswith("_total")
+            key = (name, frozenset(_LABEL.findall(labels)))
+            assert key not in samples, line
+            samples[key] = value
+    _check_histograms(samples, {name for name, kind in kinds.items() if kind == "histogram"})
+    return samples
+
+
+def _check_histograms(samples: Samples, names: set[str]) -> None:
+    """Classes are cumulative, and the last is the count."""
+    for name in names:
+        by_labels: dict[frozenset[tuple[str, str]], list[tuple[float, float]]] = {}
+        for (sample, labels), value in samples.items():
+            if sample == f"{name}_bucket":
+                rest = frozenset(label for label in labels if label[0] != "le")
+                by_labels.setdefault(rest, []).append((float(dict(labels)["le"]), value))
+        assert by_labels
+        for labels, classes in by_labels.items():
+            counts = [count for _, count in sorted(classes)]
+            assert counts == sorted(counts)
+            assert max(classes)[0] == float("inf")
+            assert counts[-1] == samples[f"{name}_count", labels]
+            assert samples[f"{name}_sum", labels] >= 0
+
+
+def of(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    wanted = set(labels.items())
+    return sum(value for (sample, has), value in samples.items() if sample == name and wanted <= has)
+
+
+class Watched:
+    """A daemon, and its page of metrics."""
+
+    def __init__(self, daemon: Daemon, port: int) -> None:
+        self.daemon = daemon
+        self.port = port
+
+    def text(self) -> str:
+        """The page."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            return str(answer.read().decode())
+
+    def samples(self) -> Samples:
+        """Parsed."""
+        return parse(self.text())
+
+    def when(self, name: str, wanted: float, **labels: str) -> Samples:
+        """As soon as a metric has a value; what is published once a second takes so long."""
+        deadline = time.monotonic() + 15
+        while True:
+            samples = self.samples()
+            if of(samples, name, **labels) == wanted or time.monotonic() > deadline:
+                assert of(samples, name, **labels) == wanted, (name, labels)
+                return samples
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module", name="watched")
+def _watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    port = free_port()
+    extra = f'[metrics]\naddress = "127.0.0.1:{port}"\n'
+    with provisioned(tmp_path_factory.mktemp("daemon"), workers=2, extra=extra) as daemon:
+        daemon.start()
+        yield Watched(daemon, port)
+
+
+def requests(samples: Samples, operation: str, code: str = "OK") -> float:
+    """How many were answered so."""
+    return of(samples, "kmsd_requests_total", operation=operation, code=code)
+
+
+def test_known_calls_give_exact_numbers(watched: Watched) -> None:
+    """Over connections that both workers serve: each call is counted once, by operation and error, and timed."""
+    before = watched.samples()
+    key_id = watched.daemon.client().create_key()["KeyMetadata"]["KeyId"]
+    for _ in range(20):
+        kms = watched.daemon.client()  # a connection of its own
+        blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+        for _ in range(2):
+            kms.decrypt(CiphertextBlob=blob)
+        with pytest.raises(ClientError, match="InvalidCiphertextException"):
+            kms.decrypt(CiphertextBlob=blob[:-1] + bytes([blob[-1] ^ 1]))
+    with pytest.raises(ClientError, match="NotFoundException"):
+        kms.describe_key(KeyId="alias/none")
+    watched.daemon.client("sts").get_caller_identity()
+    after = watched.samples()
+    grown = {
+        ("kms", "CreateKey", "OK"): 1,
+        ("kms", "Encrypt", "OK"): 20,
+        ("kms", "Decrypt", "OK"): 40,
+        ("kms", "Decrypt", "InvalidCiphertextException"): 20,
+        ("kms", "DescribeKey", "NotFoundException"): 1,
+        ("sts", "GetCallerIdentity", "OK"): 1,
+    }
+    for (service, operation, code), number in grown.items():
+        labels = {"service": service, "operation": operation, "code": code}
+        assert of(after, "kmsd_requests_total", **labels) - of(before, "kmsd_requests_total", **labels) == number
+    total = of(after, "kmsd_requests_total") - of(before, "kmsd_requests_total")
+    assert total == sum(grown.values())
+    assert of(after, "kmsd_request_seconds_count") - of(before, "kmsd_request_seconds_count") == total
+    mean = of(after, "kmsd_request_seconds_sum", operation="Encrypt") / requests(after, "Encrypt")
+    assert 0.00005 < mean < 2
+    errors = of(before, "kmsd_token_errors_total", call="open")
+    found = watched.when("kmsd_token_errors_total", errors + 20, call="open")
+    # Beside the 60 texts: the secret of the access key, once for each worker and service.
+    opened = of(found, "kmsd_token_seconds_count", call="open") - of(before, "kmsd_token_seconds_count", call="open")
+    assert 60 <= opened <= 64
+    assert of(found, "kmsd_keys", state="Enabled") == 1
+    assert of(found, "kmsd_token_objects", status="missing") == 0
+    assert of(found, "kmsd_token_sessions", state="free") > 0
+    assert of(found, "kmsd_ready") == 1
+    assert (of(found, "kmsd_workers", state="alive"), of(found, "kmsd_workers", state="ready")) == (2, 2)
+    watched.when("kmsd_audit_records_total", len(_worker_lines(watched.daemon)))
+
+
+def _worker_lines(daemon: Daemon) -> list[str]:
+    """What workers have written to the trail, but for its files' first lines."""
+    lines = [line for path in (daemon.data / "audit").glob("worker-*") for line in path.read_text().splitlines()]
+    return [line for line in lines if line.split(" ", 2)[2][:14] not in {'{"kmsd":"open"', '{"kmsd":"start'}]
+
+
+def test_strangers_make_no_series(watched: Watched) -> None:
+    """Names that a client makes up are counted together; nothing that a client sends becomes a label."""
+    before = watched.samples()
+    secret = "arn-or-key-id-or-secret"
+    for number in range(30):
+        connection = http.client.HTTPConnection("127.0.0.1", watched.daemon.port, timeout=10)
+        connection.request("POST", "/", b"{}", {"X-Amz-Target": f"TrentService.{secret}{number}"})
+        connection.getresponse().read()
+        connection.close()
+    with socket.create_connection(("127.0.0.1", watched.daemon.port)) as raw:
+        raw.sendall(b"no http at all\r\n\r\n")
+        raw.recv(1000)
+    after = watched.samples()
+    assert (
+        of(after, "kmsd_requests_total", operation="Unknown") - of(before, "kmsd_requests_total", operation="Unknown")
+        == 30
+    )
+    text = watched.text()
+    assert secret not in text
+    assert watched.daemon.admin.access_key_id not in text
+    assert len(after) - len(before) < 30
+    watched.when("kmsd_refused_total", 1, reason="MalformedHttpRequestException")
+
+
+def test_a_killed_worker_takes_no_number_with_it(watched: Watched) -> None:
+    """SIGKILL under load: no counter goes back, every answered request is counted, the restart shows."""
+    daemon = watched.daemon
+    kms = daemon.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    before = watched.samples()
+    answered, unsure, stop = [0], [0], threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            client = daemon.client()
+            for _ in range(20):
+                try:
+                    client.encrypt(KeyId=key_id, Plaintext=b"x")
+                    answered[0] += 1
+                except Exception:  # noqa: BLE001 (a connection that broke: whether it was counted is open)
+                    unsure[0] += 1
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    seen = before
+    for worker in daemon.workers():
+        time.sleep(0.5)
+        os.kill(worker, signal.SIGKILL)
+        for _ in range(5):
+            now = watched.samples()
+            for (name, labels), value in seen.items():
+                if name.endswith(("_total", "_count", "_bucket", "_sum")):
+                    assert now[name, labels] >= value, (name, labels)
+            seen = now
+    deadline = time.monotonic() + 20
+    while len(daemon.workers()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stop.set()
+    thread.join()
+    after = watched.when("kmsd_workers", 2, state="ready")
+    grown = requests(after, "Encrypt") - requests(before, "Encrypt")
+    assert answered[0] <= grown <= answered[0] + unsure[0]
+    assert of(after, "kmsd_worker_starts_total") == of(before, "kmsd_worker_starts_total") + 2
+
+
+def test_a_scrape_holds_up_no_request(watched: Watched) -> None:
+    """Requests while pages are read without a pause: none fails, none waits long."""
+    kms = watched.daemon.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+
+    def timed(count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            begun = time.perf_counter()
+            kms.encrypt(KeyId=key_id, Plaintext=b"x")
+            found.append(time.perf_counter() - begun)
+        return found
+
+    timed(50)
+    alone = timed(150)
+    stop, scrapes = threading.Event(), [0]
+
+    def scrape() -> None:
+        while not stop.is_set():
+            watched.samples()
+            scrapes[0] += 1
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    beside = timed(150)
+    stop.set()
+    thread.join()
+    assert scrapes[0] > 0
+    # One request beside an endless scrape shares two processors with it, and this test's own parser; no more than that.
+    assert statistics.median(beside) < 10 * statistics.median(alone) + 0.02
+    assert max(beside) < 1
+
+
+def test_what_goes_wrong_shows(watched: Watched) -> None:
+    """The trail cannot be written: the probe fails, nobody is ready; and all is well again afterwards."""
+    folder = watched.daemon.data / "audit"
+    hidden = folder.with_name("hidden")
+    folder.rename(hidden)
+    try:
+        watched.when("kmsd_probe_failed_workers", 2, probe="audit")
+        samples = watched.samples()
+        assert of(samples, "kmsd_ready") == 0
+        assert of(samples, "kmsd_source_failed", source="disk") == 1
+    finally:
+        hidden.rename(folder)
+    watched.when("kmsd_ready", 1)
+
+
+def test_the_listener_answers_nothing_else(watched: Watched, tmp_path: Path) -> None:
+    """No other path, no other method; not on the API's port; and only where nobody else can reach it."""
+    for method, path, status in (("GET", "/", 404), ("POST", "/metrics", 405), ("GET", "/metrics?x=1", 200)):
+        page = http.client.HTTPConnection("127.0.0.1", watched.port, timeout=10)
+        page.request(method, path)
+        assert page.getresponse().status == status
+        page.close()
+    api = http.client.HTTPConnection("127.0.0.1", watched.daemon.port, timeout=10)
+    api.request("GET", "/metrics")
+    assert api.getresponse().status >= 400
+    api.close()
+    config = tmp_path / "kmsd.toml"
+    text = watched.daemon.config.read_text().replace(f"127.0.0.1:{watched.port}", f"0.0.0.0:{free_port()}")
+    text = text.replace(f"127.0.0.1:{watched.daemon.port}", f"127.0.0.1:{free_port()}")
+    config.write_text(re.sub(r'data_dir = ".*"', f'data_dir = "{tmp_path / "data"}"', text))
+    elsewhere = Daemon(tmp_path, watched.daemon.place, 0, config)
+    elsewhere.cli("init")
+    refused = elsewhere.cli("serve", check=False)
+    assert refused.returncode == 78
+    assert b"plain HTTP is served on loopback addresses and Unix sockets only" in refused.stderr
+
+
+def test_a_unix_socket_and_the_last_backup(tmp_path: Path) -> None:
+    """The page by a socket file that its owner alone can open; it tells of which time the last backup is."""
+    path = Path(f"/tmp/kmsd-metrics-{os.getpid()}.sock")  # noqa: S108 (a socket's path is short)
+    with provisioned(tmp_path, extra=f'[metrics]\naddress = "unix:{path}"\n') as daemon:
+        daemon.start()
+        daemon.cli("backup", str(tmp_path / "b"))
+        begun = time.time()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            assert path.stat().st_mode & 0o777 == 0o600
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        samples = parse(answer.partition(b"\r\n\r\n")[2].decode())
+        assert abs(of(samples, "kmsd_last_backup_timestamp_seconds") - begun) < 60
+        assert of(samples, "kmsd_last_backup_bytes") == (tmp_path / "b").stat().st_size
+    path.unlink(missing_ok=True)
+
+
+def _names(document: Any) -> set[str]:
+    """Metrics named in the expressions of a dashboard."""
+    if isinstance(document, dict):
+        own = set(
+            re.findall(r"kmsd_[a-z_]+", document.get("expr", "") if isinstance(document.get("expr"), str) else "")
+        )
+        return own.union(*(_names(value) for value in document.values()))
+    return set().union(*(_names(value) for value in document)) if isinstance(document, list) else set()
+
+
+def test_dashboard_and_alerts_name_what_there_is(watched: Watched) -> None:
+    """Each metric in the documents is one that the daemon serves, or one that needs a certificate or a backup."""
+    watched.daemon.client().list_keys()
+    there = {name for name, _ in watched.samples()}
+    conditional = {
+        "kmsd_certificate_not_after_timestamp_seconds",
+        "kmsd_last_backup_timestamp_seconds",
+        "kmsd_last_backup_bytes",
+        "kmsd_next_due_timestamp_seconds",
+    }
+    dashboard = _names(json.loads((DOCS / "grafana-dashboard.json").read_text()))
+    alerts = set(re.findall(r"kmsd_[a-z_]+", (DOCS / "alerts.yaml").read_text()))
+    page = set(re.findall(r"`(kmsd_[a-z_]+)", (DOCS / "monitoring.md").read_text()))
+    for named in (dashboard, alerts, page):
+        assert len(named) > 10
+        assert {name for name in named if name not in there | conditional and f"{name}_count" not in there} == set()
+    documented = page | {f"{name}{suffix}" for name in page for suffix in ("_bucket", "_sum", "_count")}
+    assert there - documented == set()

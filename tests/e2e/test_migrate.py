@@ -1,0 +1,95 @@
+"""Upgrades: a database of an older release is brought up to date, one of a newer release is left alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from kmsd.adapters.sqlite import connection
+from tests.clients import client
+from tests.daemon import Daemon, provisioned
+from tests.older import mark, set_back
+
+LEVELS = range(1, len(connection.migrations()))
+
+
+def used(daemon: Daemon) -> tuple[str, bytes]:
+    """Start it, and seal something: key id and blob. It is stopped afterwards."""
+    daemon.start()
+    kms = daemon.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"before the upgrade")["CiphertextBlob"]
+    kms.close()
+    daemon.stop()
+    return key_id, blob
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_serve_migrates(tmp_path: Path, level: int) -> None:
+    """What the older release sealed, the newer one opens, for the same administrator; no step by hand is needed."""
+    with provisioned(tmp_path) as daemon:
+        key_id, blob = used(daemon)
+        set_back(daemon.data / "kmsd.sqlite", level)
+        refused = daemon.cli("user", "list", check=False)
+        assert refused.returncode == 78
+        assert b"run `kmsd migrate`" in refused.stderr
+        daemon.start()
+        assert connection.schema(daemon.data / "kmsd.sqlite") == connection.newest()
+        kms = daemon.client()
+        opened = kms.decrypt(CiphertextBlob=blob)
+        assert (opened["Plaintext"], opened["KeyId"].endswith(key_id)) == (b"before the upgrade", True)
+        kms.close()
+        assert "database migrated" in daemon.log()
+        daemon.cli("check")
+
+
+def test_migrate_by_hand(tmp_path: Path) -> None:
+    """It says what it did; again, it does nothing; while a daemon runs, it refuses."""
+    with provisioned(tmp_path) as daemon:
+        used(daemon)
+        database = daemon.data / "kmsd.sqlite"
+        newest = connection.newest()
+        set_back(database, 1)
+        assert daemon.cli("migrate").stdout == f"{database}: from schema version 1 to {newest}\n".encode()
+        assert daemon.cli("migrate").stdout == f"{database}: schema version {newest}, nothing to do\n".encode()
+        daemon.start()
+        refused = daemon.cli("migrate", check=False)
+        assert (refused.returncode, refused.stdout) == (78, b"")
+        assert f"another kmsd serves {daemon.data}" in refused.stderr.decode()
+
+
+def test_init_does_not_migrate_beneath_a_daemon(tmp_path: Path) -> None:
+    """A newer `kmsd init` beside an older daemon would pull the schema from under its feet."""
+    with provisioned(tmp_path) as daemon:
+        daemon.start()
+        database = daemon.data / "kmsd.sqlite"
+        mark(database, connection.migrations()[-2][0])
+        refused = daemon.cli("init", check=False)
+        assert refused.returncode == 78
+        assert b"another kmsd serves" in refused.stderr
+        mark(database, connection.newest())
+
+
+def test_a_newer_database(tmp_path: Path) -> None:
+    """Every command that would open it says why not and what to do; the file stays as it is, byte by byte."""
+    with provisioned(tmp_path) as daemon:
+        database = daemon.data / "kmsd.sqlite"
+        newest = connection.newest()
+        mark(database, newest + 1)
+        before = hashlib.sha256(database.read_bytes()).digest()
+        for command in ("serve", "migrate", "init", "check", "user list"):
+            done = daemon.cli(*command.split(), check=False)
+            assert done.returncode != 0, command
+            said = (done.stdout + done.stderr).decode()
+            assert f"has schema version {newest + 1}, this kmsd" in said, command
+            assert "newer release" in said, command
+            assert "Traceback" not in said, command
+        assert hashlib.sha256(database.read_bytes()).digest() == before
+        mark(database, newest)
+        daemon.start()
+        kms = client(daemon.endpoint, daemon.admin)
+        assert kms.generate_random(NumberOfBytes=8)["Plaintext"] != base64.b64encode(b"")
+        kms.close()

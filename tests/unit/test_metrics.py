@@ -1,0 +1,112 @@
+"""Counting in shared memory: exact, by several processes, through deaths; never in a place of another layout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from kmsd.metrics.board import VARIABLE, Board, NoShare, Share
+from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.metrics.layout import BOUNDS, HISTOGRAM, LAYOUT, TARGETS
+from kmsd.metrics.meter import Meter, Publisher
+
+COUNT = """
+import os, sys, time
+from pathlib import Path
+from kmsd.metrics.board import Share
+from kmsd.metrics.meter import Meter
+meter = Meter(Share(Path(os.environ["KMSD_METRICS"])).figures)
+for _ in range(int(sys.argv[1])):
+    meter.answered("TrentService.Encrypt", "OK", 0.0002)
+print("done", flush=True)
+time.sleep(60)
+"""
+ENCRYPT = LAYOUT.requests["TrentService.Encrypt"]
+
+
+@pytest.fixture(name="board")
+def _board() -> Iterator[Board]:
+    board = Board()
+    yield board
+    board.close()
+
+
+def test_processes_count_together_and_outlive_their_deaths(board: Board) -> None:
+    """Two at once, each in a share of its own; after SIGKILL the next goes on in the share of the dead."""
+    environment = {**os.environ, VARIABLE: str(board.path)}
+    for total in (20_000, 40_000):
+        processes = [
+            subprocess.Popen([sys.executable, "-c", COUNT, "10000"], env=environment, stdout=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+        shares = board.shares()
+        assert [lives for _, lives in shares] == [True, True]
+        assert sum(figures[ENCRYPT] for figures, _ in shares) == total
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        assert [lives for _, lives in board.shares()] == [False, False]
+        assert Total.of(board.shares()).counter("starts") == total / 10_000
+
+
+def test_another_layout_is_refused(board: Board) -> None:
+    """A worker of another release would count in the wrong places."""
+    descriptor = os.open(board.path, os.O_RDWR)
+    os.pwrite(descriptor, struct.pack("d", LAYOUT.fingerprint + 1), 0)
+    with pytest.raises(NoShare, match="another release"):
+        Share(board.path)
+    os.ftruncate(descriptor, 4096)
+    with pytest.raises(NoShare, match="another release"):
+        Share(board.path)
+    os.close(descriptor)
+
+
+def test_no_share_is_an_error_that_says_so() -> None:
+    """A path that leads nowhere."""
+    with pytest.raises(NoShare, match="cannot be opened"):
+        Share(Board().path.with_name("99999"))
+
+
+def test_classes_of_a_histogram_are_closed_above(board: Board) -> None:
+    """A value on a bound belongs below it (`le`); what is beyond the last one is in the class that has none."""
+    share = Share(board.path)
+    meter = Meter(share.figures)
+    for seconds in (*BOUNDS, 11.0):
+        meter.answered("TrentService.Encrypt", "OK", seconds)
+    at = LAYOUT.latencies["TrentService.Encrypt"]
+    assert share.figures[at : at + HISTOGRAM - 1].tolist() == [1.0] * (HISTOGRAM - 1)
+    assert share.figures[at + HISTOGRAM - 1] == pytest.approx(sum(BOUNDS) + 11)
+    page = Page()
+    write_counts(page, Total.of(board.shares()), 0.0, 1)
+    text = page.text().decode()
+    assert 'kmsd_request_seconds_bucket{service="kms",operation="Encrypt",le="0.0001"} 1\n' in text
+    assert f'kmsd_request_seconds_bucket{{service="kms",operation="Encrypt",le="+Inf"}} {len(BOUNDS) + 1}\n' in text
+
+
+def test_a_source_that_begins_anew_is_added_on(board: Board) -> None:
+    """Figures of the token's adapter begin at nought when the token comes back; the counter does not."""
+    publisher = Publisher(Share(board.path).figures)
+    for total, wanted in ((5, 5), (7, 7), (2, 9), (2, 9), (3, 10)):
+        publisher.count("hits:derived_key", total)
+        assert Total.of(board.shares()).counter("hits:derived_key") == wanted
+
+
+def test_what_nobody_knows_is_counted_together(board: Board) -> None:
+    """A target and a code that do not exist take no place of their own."""
+    share = Share(board.path)
+    meter = Meter(share.figures)
+    for number in range(100):
+        meter.answered(f"TrentService.Made{number}", f"Up{number}", 0.1)
+    page = Page()
+    write_counts(page, Total.of(board.shares()), 0.0, 1)
+    assert 'kmsd_requests_total{service="Unknown",operation="Unknown",code="other"} 100\n' in page.text().decode()
+    assert len(set(TARGETS.values())) == len(TARGETS)

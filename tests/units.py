@@ -1,0 +1,139 @@
+"""A small systemd: runs the service of a unit file as systemd would, as far as tests need it.
+
+It speaks sd_notify(3), sd_listen_fds(3) and the credentials of systemd.exec(5), holds the listening socket, sends the
+signal of ExecReload=, and honours nothing else of the unit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class Unit:
+    """One service and its socket."""
+
+    def __init__(self, service: Path, folder: Path, port: int, paths: Mapping[str, str] | None = None) -> None:
+        """`paths` are replaced in what the unit says; the rest of it stands as it is."""
+        text = service.read_text()
+        for old, new in (paths or {}).items():
+            text = text.replace(old, new)
+        self._settings = [line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z]\w*=", line)]
+        self._folder = folder
+        self._credentials = folder / "run-credentials"
+        self.log = folder / "unit.log"
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notices.bind(str(folder / "notify.sock"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def settings(self, name: str) -> list[str]:
+        """All values of a setting."""
+        return [value for key, value in self._settings if key == name]
+
+    def start(self) -> None:
+        """Until READY=1."""
+        shutil.rmtree(self._credentials, ignore_errors=True)
+        self._credentials.mkdir(mode=0o700)
+        for credential in self.settings("LoadCredential"):
+            name, path = credential.split(":", 1)
+            shutil.copyfile(path, self._credentials / name)
+            (self._credentials / name).chmod(0o400)
+        environment = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+            "NOTIFY_SOCKET": str(self._folder / "notify.sock"),
+            "WATCHDOG_USEC": str(int(float(self.settings("WatchdogSec")[0]) * 1e6)),
+            "CREDENTIALS_DIRECTORY": str(self._credentials),
+            "LISTEN_FDS": "1",
+        }
+        # sd_listen_fds(3): the socket is descriptor 3, and LISTEN_PID must be the daemon's own.
+        (command,) = self.settings("ExecStart")
+        shell = f"exec 3<&{self.listener.fileno()}; export LISTEN_PID=$$; exec {shlex.join(shlex.split(command))}"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["bash", "-c", shell],
+                env=environment,
+                pass_fds=(self.listener.fileno(),),
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+        self.wait_for("READY=1")
+
+    def wait_for(self, state: str, seconds: float = 60) -> list[str]:
+        """The lines of the first notice that has `state`. Raises AssertionError with the log if none comes."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._notices.settimeout(0.2)
+            try:
+                lines = self._notices.recv(4096).decode().splitlines()
+            except TimeoutError:
+                if self.process is None or self.process.poll() is not None:
+                    break
+                continue
+            if state in lines:
+                return lines
+        raise AssertionError(f"no {state}:\n{self.log.read_text()}")
+
+    def reload(self) -> list[str]:
+        """As ExecReload= says; the notice that ends it."""
+        (command,) = self.settings("ExecReload")
+        assert self.process is not None
+        subprocess.run(shlex.split(command.replace("$MAINPID", str(self.process.pid))), check=True, capture_output=True)
+        reloading = self.wait_for("RELOADING=1")
+        assert any(re.fullmatch(r"MONOTONIC_USEC=\d+", line) for line in reloading)
+        return self.wait_for("READY=1")
+
+    def stop(self) -> int:
+        """SIGTERM to the main process (KillMode=mixed); its exit status. The socket goes on listening."""
+        if self.process is None:
+            return 0
+        assert self.settings("KillMode") == ["mixed"]
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(float(self.settings("TimeoutStopSec")[0]))
+        self.process = None
+        return status
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        if self.process is not None and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGTERM)
+            self.process.wait(60)
+        self.listener.close()
+        self._notices.close()
+
+
+SYSTEMD_RUN = """#!/usr/bin/env bash
+# systemd-run, as far as docs/install.md uses it: credentials in a folder of their own, then the command.
+set -euo pipefail
+umask 077
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+while [ $# -gt 0 ]; do
+    case $1 in
+        -p) credential=${2#LoadCredential=}; cp "${credential#*:}" "$folder/${credential%%:*}"; shift 2 ;;
+        --*) shift ;;
+        *) break ;;
+    esac
+done
+program=$1
+shift
+export CREDENTIALS_DIRECTORY=$folder
+"$program" --config "$KMSD_TEST_CONFIG" "$@"
+"""
+
+
+def put_systemd_run(folder: Path) -> None:
+    """A `systemd-run` for PATH; KMSD_TEST_CONFIG stands for /etc/kmsd/kmsd.toml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "systemd-run"
+    path.write_text(SYSTEMD_RUN)
+    path.chmod(0o755)
