@@ -57,20 +57,30 @@ class Calls:
         start = perf_counter()
         try:
             epoch = self._link.require()
-            inline = self.pace.inline(kind) and size <= _INLINE_LIMIT
-            if inline and epoch.ready(object_id, algorithm, prefix):
-                try:
-                    result = epoch.connection.run(partial(call, epoch))
-                except CkrError as error:
-                    return await self._recovered(epoch, kind, object_id, call, error)
-                self.pace.inline_took(kind, perf_counter() - start)
+            if size > _INLINE_LIMIT or not self.pace.inline(kind) or not epoch.ready(object_id, algorithm, prefix):
+                result = await self._in_thread(kind, object_id, call)
+                counter.seconds += perf_counter() - start
                 return result
-            return await self._in_thread(kind, object_id, call)
+            connection = epoch.connection
+            session = connection.take()
+            try:
+                result = call(epoch, session)
+            except BaseException as error:
+                connection.give_back(session, error)
+                if not isinstance(error, CkrError):
+                    raise
+                result = await self._recovered(epoch, kind, object_id, call, error)
+                counter.seconds += perf_counter() - start
+                return result
+            connection.give(session)
+            took = perf_counter() - start
+            counter.seconds += took
+            self.pace.inline_took(kind, took)
+            return result
         except BaseException:
             counter.errors += 1
-            raise
-        finally:
             counter.seconds += perf_counter() - start
+            raise
 
     async def _recovered(
         self,
