@@ -65,22 +65,23 @@ class Calls:
             session = connection.take()
             try:
                 result = call(epoch, session)
-            except BaseException as error:
+            except CkrError as error:
                 connection.give_back(session, error)
-                if not isinstance(error, CkrError):
-                    raise
                 result = await self._recovered(epoch, kind, object_id, call, error)
                 counter.seconds += perf_counter() - start
                 return result
+            except BaseException as error:
+                connection.give_back(session, error)
+                raise
             connection.give(session)
             took = perf_counter() - start
             counter.seconds += took
             self.pace.inline_took(kind, took)
-            return result
         except BaseException:
             counter.errors += 1
             counter.seconds += perf_counter() - start
             raise
+        return result
 
     async def _recovered(
         self,

@@ -1,12 +1,12 @@
 """What a process remembers of the store, and when it forgets it.
 
-The rule: before each request the WAL index is looked at and, if it is not as it was, `PRAGMA data_version` asked. If
-any other connection has committed since (also this process's own writing connection), the new rows of the table `change`, which triggers fill,
-name what to forget: a key id (the key, its grants and tags), `alias` (all aliases), `identity` (all
-credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
-`object:<id>` (an object in the token that is doomed: `on_doomed` is told, so that what was derived from it
-goes as well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not
-remembered. Each kind is bounded; the oldest goes first.
+The rule: before each request the WAL index is looked at and, if it is not as it was, `PRAGMA data_version` asked.
+If any other connection has committed since (also this process's own writing connection), the new rows of the table
+`change`, which triggers fill, name what to forget: a key id (the key, its grants and tags), `alias` (all aliases),
+`identity` (all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
+`object:<id>` (an object in the token that is doomed: `on_doomed` is told, so that what was derived from it goes as
+well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not remembered. Each kind
+is bounded; the oldest goes first.
 """
 
 from __future__ import annotations
