@@ -128,6 +128,19 @@ _cases = CaseCache()
 
 def authorize(query: Query) -> Decision:
     """Whether `query` is allowed, and by what; or why not. Never raises: what cannot be read allows nothing."""
+    case = _case_of(query)
+    settled = case.settled
+    if settled is not None and (not query.grants or case.ended is not None or type(settled) is Allowed):
+        return settled
+    return decide(case, query)
+
+
+def is_settled(query: Query, decision: Decision) -> bool:
+    """Whether `decision` follows from policies, caller, action and resource alone, whatever else a request brings."""
+    return decision is _case_of(query).settled
+
+
+def _case_of(query: Query) -> Case:
     caller = query.caller
     kind = caller.principal_type
     key = (
@@ -151,10 +164,7 @@ def authorize(query: Query) -> Decision:
         if not case.unreadable:
             # The texts that the compiled policies hold, not the query's: equal texts are kept once.
             _cases.remember((*key[:3], *_held_texts(query, case.layer), *key[6:]), case)
-    settled = case.settled
-    if settled is not None and (not query.grants or case.ended is not None or type(settled) is Allowed):
-        return settled
-    return decide(case, query)
+    return case
 
 
 def decide(case: Case, query: Query) -> Decision:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.authz.evaluate import authorize
+from kmsd.authz.evaluate import authorize, is_settled
 from kmsd.authz.query import Denied, Query
 from kmsd.custody import grant_tokens
 from kmsd.domain.log_group import NO_GROUP, LogGroup
@@ -26,6 +26,7 @@ from kmsd.operations.model import (
     Unrestricted,
     context_of,
 )
+from kmsd.operations.remembered import recall, remember
 
 
 async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: Call) -> None:
@@ -36,15 +37,14 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
     tokens = getattr(request, "grant_tokens", None)
     if tokens:
         await grant_tokens.check(tokens, call.books, await call.service_box())
-    reached = []
+    reached: list[tuple[Access, Target]] = []
     for access in operation.access:
         for target in await find_all(access, request, call):
             reached.append((access, target))
             call.targets.append(target)
     for index, (access, target) in enumerate(reached):
         if not isinstance(access, Unrestricted):
-            query = await query_about(operation, access, target, request, call)
-            call.targets[index] = permitted(target, query)
+            call.targets[index] = await _permitted(operation, access, target, request, call)
     for access, target in reached:
         if (
             target.log_group is None
@@ -74,11 +74,21 @@ def _refuse_changes(operation: Operation[Any, Any], group: LogGroup) -> None:
         )
 
 
-def permitted(target: Target, query: Query) -> Target:
+async def _permitted(
+    operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
+) -> Target:
     """`target` with what allows it. Raises AccessDeniedException."""
+    key, caller = target.key, call.caller
+    if key is not None and not operation.delegates:
+        known = recall(action_of(operation, access), key, caller)
+        if known is not None:
+            return Target(target.arn, key, target.blob, target.alias, known)
+    query = await query_about(operation, access, target, request, call)
     decision = authorize(query)
     if isinstance(decision, Denied):
         raise AccessDeniedException(decision.message, detail=decision.reason)
+    if key is not None and is_settled(query, decision):
+        remember(query.action, key, caller, decision)
     return Target(target.arn, target.key, target.blob, target.alias, decision, query, target.log_group)
 
 
@@ -87,7 +97,6 @@ async def query_about(
 ) -> Query:
     """What authorisation is asked about one target."""
     caller, key = call.caller, target.key
-    action = getattr(access, "action", None)
     conditions = Conditions(call, request, access, key, target.alias)
     if key is None:
         policies = (*caller.identity_policies, *(caller.session_policies or ()))
@@ -95,7 +104,7 @@ async def query_about(
             conditions.know((), await call.books.log_group_tags(target.log_group.group_id))
         return Query(
             caller=caller,
-            action=operation.action if action is None else f"{operation.service.scope}:{action}",
+            action=action_of(operation, access),
             resource=target.arn,
             resource_account=caller.account,
             conditions=conditions,
@@ -108,7 +117,7 @@ async def query_about(
         conditions.know(tuple(alias.name for alias in aliases), tags)
     return Query(
         caller=caller,
-        action=operation.action if action is None else f"{operation.service.scope}:{action}",
+        action=action_of(operation, access),
         resource=target.arn,
         resource_account=key.account,
         resource_policy=key.policy,
@@ -129,6 +138,12 @@ def _asks(policy: str) -> bool:
     except msgspec.DecodeError:
         return True
     return "resourcealiases" in plain or "resourcetag/" in plain
+
+
+def action_of(operation: Operation[Any, Any], access: Access) -> str:
+    """The action that one access of an operation is authorised as."""
+    action = getattr(access, "action", None)
+    return operation.action if action is None else f"{operation.service.scope}:{action}"
 
 
 def grantee_names(caller: Caller) -> tuple[str, ...]:

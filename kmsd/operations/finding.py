@@ -9,7 +9,6 @@ import msgspec
 
 from kmsd.domain import blob as blobs
 from kmsd.domain.arn import KeyName, parse_key_name
-from kmsd.domain.key import Key
 from kmsd.errors import InvalidCiphertextException, NotFoundException
 from kmsd.operations.logs_finding import find_log_group, find_log_groups, find_logs_key
 from kmsd.operations.model import (
@@ -30,6 +29,11 @@ from kmsd.operations.model import (
 
 async def find_all(access: Access, request: msgspec.Struct, call: Call) -> Sequence[Target]:
     """The targets of one access: one, none where an optional member is absent, or several log groups."""
+    if type(access) is OnKey:  # nearly always
+        text = getattr(request, access.member)
+        if text is None and access.optional:
+            return ()
+        return (await find_key(text, call, aliases=access.aliases),)
     if isinstance(access, OnLogGroups):
         return await find_log_groups(request, call)
     target = await find(access, request, call)
@@ -42,11 +46,6 @@ async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | 
     Raises NotFoundException, InvalidArnException, InvalidCiphertextException.
     """
     match access:
-        case OnKey():
-            text = getattr(request, access.member)
-            if text is None and access.optional:
-                return None
-            return await find_key(text, call, aliases=access.aliases)
         case OnCiphertext():
             return await _find_sealing_key(access, request, call)
         case OnAlias():
@@ -55,8 +54,8 @@ async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | 
             return await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
         case OnLogGroup():
             return await find_log_group(access, request, call)
-        case OnLogGroups():
-            raise LookupError("these are several targets; see find_all")
+        case OnKey() | OnLogGroups():
+            raise LookupError("see find_all")
         case OnLogsKey():
             return await find_logs_key(access, request, call)
         case OnAccount() | Unrestricted():
@@ -69,16 +68,10 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
     name = parse_key_name(text, caller_account=call.caller.account, place=place, aliases=aliases)
     if name.alias:
         return await _find_alias_key(name, call)
-    arn = place.key(name.account, name.key_id)
     key = await call.books.key(name.key_id)
-    return Target(arn=arn, key=_existing(key, name, call, f"Key '{arn}' does not exist"))
-
-
-def _existing(key: Key | None, name: KeyName, call: Call, missing: str) -> Key:
-    """`key`, if it exists now, in the account in which it was asked for."""
     if key is None or key.account != name.account or not key.exists_at(call.now):
-        raise NotFoundException(missing)
-    return key
+        raise NotFoundException(f"Key '{place.key(name.account, name.key_id)}' does not exist")
+    return Target(key.arn, key)
 
 
 async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call: Call) -> Target:
@@ -101,6 +94,6 @@ async def _find_alias_key(name: KeyName, call: Call) -> Target:
     """The key behind an alias."""
     alias = await call.books.alias(name.account, name.alias)
     key = None if alias is None else await call.books.key(alias.key_id)
-    missing = f"Alias {call.world.place.alias(name.account, name.alias)} is not found."
-    key = _existing(key, name, call, missing)
+    if key is None or key.account != name.account or not key.exists_at(call.now):
+        raise NotFoundException(f"Alias {call.world.place.alias(name.account, name.alias)} is not found.")
     return Target(arn=key.arn, key=key, alias=name.alias)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -157,7 +158,7 @@ class Target:
     decision: Allowed | None = None
     """The statement or grant that allows it."""
     query: Query | None = None
-    """What that decision answers."""
+    """What that decision answers; None where the decision was remembered (`kmsd.operations.remembered`)."""
     log_group: LogGroup | None = None
 
 
@@ -295,10 +296,12 @@ class Operation(Generic[RequestT, ResponseT]):
     """Runs in a transaction; the record is durable before it commits."""
     appends: bool = False
     """Changes nothing in the store: what it does, it does in `Call.after_commit`, once its record is durable."""
+    delegates: bool = False
+    """The handler needs `Target.query`: what was asked, not the answer alone."""
     prepare: Callable[[RequestT, Call], Awaitable[Any]] | None = None
     """Acts on the token before the transaction (under an intent); its result is in `Call.prepared`."""
 
-    @property
+    @cached_property
     def action(self) -> str:
         """`kms:Encrypt`."""
         return f"{self.service.scope}:{self.name}"

@@ -98,21 +98,17 @@ class Front:
         source = source_of(request)
         now = self.pipeline.clock.now()
         refused = partial(self._refused, request_id=request_id, source=source, now=now, protocol=protocol)
+        claim: Claim | None = None
+        caller: Caller | None = None
         try:
             if protocol.service is None:
                 raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
             region = self.pipeline.world.place.region
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=now)
-        except ServiceError as error:
-            await refused(error, access_key_id="")
-        try:
             caller, books = await self._authenticated(claim, now)
-        except ServiceError as error:
-            await refused(error, access_key_id=claim.access_key_id)
-        try:
             question = protocol.question(request)
         except ServiceError as error:
-            await refused(error, access_key_id=claim.access_key_id, caller=caller)
+            await refused(error, access_key_id="" if claim is None else claim.access_key_id, caller=caller)
         response = await self.pipeline.run(
             question.operation, question.decode, caller=caller, source=source, request_id=request_id, books=books
         )

@@ -56,9 +56,17 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
+_random: list[str] = []
+"""Random numbers of 16 bytes, in hexadecimal, that are still to be used: a system call for each would cost more."""
+_STOCK = 256
+
+
 def new_request_id() -> str:
     """A random (version 4) UUID, at a fifth of the price of `uuid.uuid4`."""
-    text = os.urandom(16).hex()
+    if not _random:
+        drawn = os.urandom(16 * _STOCK).hex()
+        _random.extend(drawn[at : at + 32] for at in range(0, len(drawn), 32))
+    text = _random.pop()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
 

@@ -29,16 +29,17 @@ class Question:
     """Of the response and the request id."""
 
 
-@dataclass(frozen=True, slots=True)
 class JsonProtocol:
     """JSON 1.1: KMS and CloudWatch Logs. The operation is named by `X-Amz-Target`."""
 
-    target: str
+    __slots__ = ("service", "target")
 
-    @property
-    def service(self) -> Service | None:
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.service: Service | None = next(
+            (service for prefix, service in _PREFIXES if target.startswith(prefix)), None
+        )
         """The service that the target speaks to."""
-        return next((service for prefix, service in _PREFIXES if self.target.startswith(prefix)), None)
 
     @property
     def name(self) -> str:
@@ -95,12 +96,16 @@ class QueryProtocol:
 
 
 Protocol = JsonProtocol | QueryProtocol
+_BY_TARGET = {target: JsonProtocol(target) for target in BY_TARGET}
 
 
 def protocol_of(request: Request) -> Protocol:
     """Which protocol a request speaks; JSON, if it speaks none."""
     received = request.received
     target = received.header("x-amz-target")
+    known = _BY_TARGET.get(target or "")
+    if known is not None:
+        return known
     if target is None:
         is_form = (received.header("content-type") or "").lower().startswith(query.FORM)
         if is_form or "Action=" in received.target:

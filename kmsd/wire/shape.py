@@ -7,6 +7,8 @@ collected, all of it, into one ValidationException.
 
 from __future__ import annotations
 
+import operator
+import sys
 import types
 from collections.abc import Callable
 from functools import cache
@@ -83,7 +85,7 @@ def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], .
 
 def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
     checks = [
-        (attribute, camel(wire_name), check)
+        (attribute, camel(wire_name), check, _test_of(hint))
         for attribute, wire_name, hint, _ in members(struct)
         if (check := _check_of(hint)) is not None
     ]
@@ -92,9 +94,9 @@ def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
         return None
 
     def check_members(value: Any, path: str, violations: list[str]) -> None:
-        for attribute, name, check in checks:
+        for attribute, name, check, fits in checks:
             member = getattr(value, attribute)
-            if member is not None:
+            if member is not None and not (fits is not None and fits(member)):
                 check(member, f"{path}.{name}" if path else name, violations)
 
     return check_members
@@ -115,28 +117,34 @@ def _check_of(hint: Any) -> Check | None:
         return _list_check(_check_of(get_args(hint)[0]), constraint)
     if constraint is None:
         return None
-    bound, fits = constraint, _quick_test(constraint)
+    bound = constraint
 
     def check_value(value: Any, path: str, violations: list[str]) -> None:
-        if fits(value):
-            return
         violations.extend(_violation(value, path, broken, secret=bound.secret) for broken in _broken(value, bound))
 
     return check_value
 
 
-def _quick_test(constraint: Constraint) -> Callable[[Any], bool]:
-    """Whether a value breaks nothing; `_broken` finds the words for one that does. Nearly every value is fine."""
-    shortest, longest = constraint.min_length or 0, constraint.max_length
-    if constraint.minimum is not None or constraint.maximum is not None:
-        return lambda value: not _broken(value, constraint)
+def _test_of(hint: Any) -> Callable[[Any], Any] | None:
+    """Something quick that is true only of values that break nothing; None: there is nothing so quick.
+
+    Nearly every value is fine; for those that are not the checks find the words.
+    """
+    hint, constraint = bare(hint)
+    if get_origin(hint) is list:
+        # An absent list is an empty one, which has no items to check.
+        return None if constraint is not None and constraint.min_length else operator.not_
+    if constraint is None or constraint.minimum is not None or constraint.maximum is not None:
+        return None
     if constraint.values is not None:
         return frozenset(constraint.values).__contains__
-    if constraint.regex is not None:
-        return lambda value: not _broken(value, constraint)
+    shortest, longest = constraint.min_length or 0, constraint.max_length
     if longest is None:
-        return lambda value: len(value) >= shortest
-    return lambda value: shortest <= len(value) <= longest
+        longest = sys.maxsize
+    if constraint.regex is None:
+        return lambda value: shortest <= len(value) <= longest
+    matches = constraint.regex.fullmatch
+    return lambda value: shortest <= len(value) <= longest and matches(value)
 
 
 def bare(hint: Any) -> tuple[Any, Constraint | None]:

@@ -81,7 +81,7 @@ def parse(received: Received, *, region: str, services: Collection[str], now: da
     """
     if not received.headers:
         raise MissingAuthenticationTokenException("Missing Authentication Token")
-    names, values = zip(*received.headers, strict=True)
+    names, values = received.names, received.values
     layout = _layout(names)
     first = layout.first
     target = received.target

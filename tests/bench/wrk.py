@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -54,17 +56,28 @@ def signed(endpoint: str, credentials: Credentials, operation: str, members: dic
     return Replay(f"{endpoint}/", dict(request.headers), body)
 
 
-def run(replay: Replay, *, connections: int, seconds: float) -> Result:
-    """Load for some seconds. Raises AssertionError if wrk is missing or says nothing."""
+def run(replay: Replay | Sequence[Replay], *, connections: int, seconds: float) -> Result:
+    """Load for some seconds, with one request or with several of one server in turn.
+
+    Raises AssertionError if wrk is missing or says nothing.
+    """
     wrk = shutil.which("wrk")
     assert wrk is not None, "wrk is missing (Debian: apt-get install wrk)"
-    lines = [f'wrk.method = "POST"\nwrk.body = {_lua(replay.body.decode())}']
-    lines += [f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in replay.headers.items()]
+    replays = [replay] if isinstance(replay, Replay) else replay
+    path = urlsplit(replays[0].url).path or "/"
+    lines = ["local all = {}", "function init()"]
+    for number, each in enumerate(replays, 1):
+        headers = ", ".join(f"[{_lua(name)}] = {_lua(value)}" for name, value in each.headers.items())
+        lines.append(f'  all[{number}] = wrk.format("POST", {_lua(path)}, {{{headers}}}, {_lua(each.body.decode())})')
+    lines += ["end", f"local at, count = 0, {len(replays)}"]
+    lines += ["function request() at = at % count + 1; return all[at] end"]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "replay.lua"
         script.write_text("\n".join(lines) + _DONE)
-        command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(script), replay.url]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
+        command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(script)]
+        done = subprocess.run(
+            [*command, replays[0].url], capture_output=True, text=True, check=True, timeout=seconds + 60
+        )
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)", done.stdout)
     assert found is not None, done.stdout
     requests, duration, errors, p50, p99, _ = (int(number) for number in found.groups())

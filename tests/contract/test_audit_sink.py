@@ -41,10 +41,11 @@ def _folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(name="schedule", params=["inline", "thread"])
+@pytest.fixture(name="schedule", params=["kernel", "thread"])
 def _schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways in which a batch reaches the disk."""
-    monkeypatch.setattr(commit, "INLINE_SECONDS", 60.0 if request.param == "inline" else 0.0)
+    if request.param == "thread":
+        monkeypatch.setattr(commit, "kernel_sync", lambda: None)
     return str(request.param)
 
 
@@ -90,13 +91,14 @@ async def test_many_waiting_records_share_a_sync(
     await sink.append(record(0))
     await settled((folder / COPIES).exists)
     batches: list[int] = []
-    append = sink._writer.append
+    way = "stage" if schedule == "kernel" else "append"
+    write = getattr(sink._writer, way)
 
     def counted(records: list[bytes]) -> Any:
         batches.append(len(records))
-        return append(records)
+        return write(records)
 
-    monkeypatch.setattr(sink._writer, "append", counted)
+    monkeypatch.setattr(sink._writer, way, counted)
     await asyncio.gather(*(sink.append(record(number)) for number in range(1, 65)))
     assert sum(batches) == 64
     assert len(batches) <= 3

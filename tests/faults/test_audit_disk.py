@@ -122,7 +122,7 @@ async def test_a_read_only_disk_fails_calls_and_heals_by_itself(tmp_path: Path) 
         sink = await JournalSink.open(disk, "worker-0", None, SinkSettings(file_bytes=65536))
         await sink.append(record(0))
         # A writable descriptor forbids the remount: let the disk go as a failed write would.
-        await sink._commit.run(lambda: sink._writer._fail(OSError("test"), 0))
+        await sink._commit.run(lambda: sink._writer.fail(OSError("test"), 0))
         remount(disk, "ro")
         for act in (sink.append(record(1)), sink.check()):
             with pytest.raises(AuditUnavailable, match="Read-only"):
@@ -184,8 +184,20 @@ SHIM = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+long syscall(long number, ...) {
+    long (*real)(long, ...) = dlsym(RTLD_NEXT, "syscall");
+    va_list rest;
+    long given[4];
+    va_start(rest, number);
+    for (int i = 0; i < 4; i++) given[i] = va_arg(rest, long);
+    va_end(rest);
+    if (number == SYS_io_submit && access(getenv("FAIL_SYNC"), F_OK) == 0) { errno = EIO; return -1; }
+    return real(number, given[0], given[1], given[2], given[3], 0L);
+}
 int fdatasync(int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
     if (access(getenv("FAIL_SYNC"), F_OK) == 0) { errno = EIO; return -1; }

@@ -1,9 +1,10 @@
 """Group commit: one sync serves all that wait.
 
-The schedule: what is handed in during one turn of the event loop is written and synced together. On a quick disk
-this happens on the loop itself: to hand 200 us of work to a thread costs more than to wait for it, and what arrives
-meanwhile is the next turn's batch. On a slow disk a thread does it, the loop goes on, and what arrives while a sync
-runs gathers for the next. Which of the two is decided anew by every sync.
+The schedule: what is handed in during one turn of the event loop is written together, and the kernel asked to sync it
+(`kmsd.adapters.journal.aio`). The loop goes on meanwhile; what is handed in until the sync has ended is the next batch.
+So a lone request waits for one sync and nothing else, and under load the batches grow by themselves. Whatever is not
+plain writing (another file, recovering from a failure, looking after the disk) is done by a thread, and so are the
+syncs where the kernel cannot be asked.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TypeVar
 
+import structlog
+
+from kmsd.adapters.journal.aio import KernelSync
 from kmsd.adapters.journal.lines import Head
-from kmsd.adapters.journal.trail import TrailWriter
+from kmsd.adapters.journal.trail import Staged, SyncFailed, TrailWriter
 from kmsd.ports import AuditUnavailable
 
-INLINE_SECONDS = 0.001
-"""Syncs that take less than this, on a running average, are done on the event loop."""
-_WEIGHT = 0.125
-"""Of the latest sync in that average: one slow one is enough to leave the loop, some quick ones lead back."""
 DEADLINE = 10.0
 """A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
 
@@ -34,6 +34,8 @@ BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 
 T = TypeVar("T")
 Written = Callable[[Head, list[bytes]], None]
 _Job = Callable[[], object]
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -66,17 +68,20 @@ class GroupCommit:
         """The next batch will be handed over by itself."""
         self._outstanding = 0
         """Jobs that the thread has not finished: while there are any, the writer is not touched by the loop."""
-        self._pace = float("inf")
-        """Seconds that a sync takes."""
+        self._syncing = False
+        """The kernel syncs: while it does, the writer is not touched by the thread."""
+        self._put_off: list[_Job] = []
+        """Jobs for the thread that came meanwhile."""
+        self._kernel = kernel_sync()
         self._figures = SyncFigures()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"audit-{writer.writer}", daemon=True)
         self._thread.start()
 
-    async def append(self, record: bytes) -> Head:
-        """Add one record; durable on return, in the chain up to the head that is returned.
+    def append(self, record: bytes) -> asyncio.Future[Head]:
+        """Add one record. It is durable when the future is done, in the chain up to the head that is its result.
 
-        Raises `AuditUnavailable`: then it is not in the trail.
+        The future raises `AuditUnavailable`: then it is not in the trail.
         """
         done: asyncio.Future[Head] = self._loop.create_future()
         self._records.append(record)
@@ -84,39 +89,71 @@ class GroupCommit:
         if not self._gathering:
             self._gathering = True
             self._loop.call_soon(self._hand_over)
-        return await done
+        return done
 
     def _hand_over(self) -> None:
         """Write what has gathered: here, or on the thread."""
         records, self._records = self._records, []
         waiting, self._waiting = self._waiting, []
-        if self._outstanding == 0 and self._pace < INLINE_SECONDS:
-            result = self._write(records)
-            self._gathering = False
-            self._answer(result, records, waiting)
+        if self._kernel is not None and not self._outstanding and self._writer.is_plain:
+            self._write_here(self._kernel, records, waiting)
         else:
-            self._submit(lambda: self._write(records), lambda result: self._written_by_thread(result, records, waiting))
+            self._submit(lambda: self._write(records), lambda result: self._batch_done(result, records, waiting))
+
+    def _write_here(self, kernel: KernelSync, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+        """Write to the page cache, and ask the kernel to sync."""
+        writer, begun = self._writer, time.perf_counter()
+
+        def synced(error: OSError | None) -> None:
+            self._syncing = False
+            if error is None:
+                writer.settle(staged)
+            else:
+                writer.fail(SyncFailed(error.errno, error.strerror), len(records))
+            put_off, self._put_off = self._put_off, []
+            for job in put_off:
+                self._jobs.put(job)
+            result = staged.head if error is None else error
+            self._count(result, len(records), begun)
+            self._batch_done(result, records, waiting)
+
+        def failed(exc: Exception) -> None:
+            self._count(exc, len(records), begun)
+            self._batch_done(exc, records, waiting)
+
+        try:
+            staged: Staged = writer.stage(records)
+        except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
+            failed(exc)
+            return
+        try:
+            kernel.begin(staged.descriptor, synced)
+            self._syncing = True
+        except OSError as exc:
+            writer.fail(SyncFailed(exc.errno, exc.strerror), len(records))
+            failed(exc)
 
     def _write(self, records: list[bytes]) -> Head | Exception:
-        """One batch, and how long it took."""
-        begun, figures = time.perf_counter(), self._figures
+        """One batch, on the thread, and how long it took."""
+        begun = time.perf_counter()
         try:
             head = self._writer.append(records)
-        except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
-            figures.failures += 1
+        except Exception as exc:  # noqa: BLE001 (as above)
+            self._count(exc, len(records), begun)
             return exc
-        else:
-            figures.records += len(records)
-            return head
-        finally:
-            took = time.perf_counter() - begun
-            figures.seconds += took
-            figures.classes[bisect_left(BOUNDS, took)] += 1
-            self._pace = took if self._pace == float("inf") else self._pace + (took - self._pace) * _WEIGHT
+        self._count(head, len(records), begun)
+        return head
 
-    def _written_by_thread(
-        self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]
-    ) -> None:
+    def _count(self, result: Head | Exception, records: int, begun: float) -> None:
+        figures, took = self._figures, time.perf_counter() - begun
+        if isinstance(result, Exception):
+            figures.failures += 1
+        else:
+            figures.records += records
+        figures.seconds += took
+        figures.classes[bisect_left(BOUNDS, took)] += 1
+
+    def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
         # What has gathered goes first, the answers second: the disk is the slower of the two.
         if self._records:
             self._hand_over()
@@ -173,8 +210,14 @@ class GroupCommit:
             self._outstanding -= 1
             settle(result)
 
+        def work() -> None:
+            self._loop.call_soon_threadsafe(finish, job())
+
         self._outstanding += 1
-        self._jobs.put(lambda: self._loop.call_soon_threadsafe(finish, job()))
+        if self._syncing:
+            self._put_off.append(work)
+        else:
+            self._jobs.put(work)
 
     async def close(self) -> None:
         """Let the thread finish what it was given, and end it. Nothing may be appended any more."""
@@ -182,11 +225,22 @@ class GroupCommit:
             await self.run(lambda: None)
         finally:
             self._jobs.put(None)
+            if self._kernel is not None:
+                self._kernel.close()
         self._thread.join()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+def kernel_sync() -> KernelSync | None:
+    """On the running loop; None: the kernel, or a filter of system calls, does not let us."""
+    try:
+        return KernelSync()
+    except OSError as exc:
+        log.info("audit syncs on a thread", reason=str(exc))
+        return None
 
 
 def unavailable(exc: Exception) -> AuditUnavailable:

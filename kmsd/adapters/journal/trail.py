@@ -66,6 +66,18 @@ class _Failure:
     """Records that were not written since."""
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Lines that are written and not yet durable."""
+
+    descriptor: int
+    length: int
+    """Bytes."""
+    head: Head
+    """Of the chain with them."""
+    last_line: bytes
+
+
 class TrailWriter:
     """The chain of one writer. `open` comes first; all methods raise OSError."""
 
@@ -79,6 +91,8 @@ class TrailWriter:
         self._lock: int | None = None
         self._descriptor: int | None = None
         self._name: FileName | None = None
+        self._path = ""
+        """Of the open file."""
         self._last: FileName | None = None
         """The last file with a durable line."""
         self._end = 0
@@ -153,39 +167,70 @@ class TrailWriter:
     def append(self, records: Sequence[bytes]) -> Head:
         """Write `records`; durable on return. If it raises, none of them is in the trail."""
         try:
-            return self._append(records)
+            self._make_ready()
+            staged = self._stage(records)
+            if staged.length:
+                self._sync(staged.descriptor)
         except Exception as exc:
-            self._fail(exc, len(records))
+            self.fail(exc, len(records))
+            raise
+        self.settle(staged)
+        return staged.head
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next records only have to be written: the file is open, and nothing has failed."""
+        return self._failure is None and self._descriptor is not None and not self._must_rotate()
+
+    def stage(self, records: Sequence[bytes]) -> Staged:
+        """Write `records` where that `is_plain`.
+
+        They are in the trail once their descriptor is synced and `settle` has been called, or else are taken out again
+        by `fail`. Nothing else may be written meanwhile.
+        """
+        try:
+            return self._stage(records)
+        except Exception as exc:
+            self.fail(exc, len(records))
             raise
 
-    def _append(self, records: Sequence[bytes]) -> Head:
+    def settle(self, staged: Staged) -> None:
+        """What was staged is durable."""
+        if not staged.length:
+            return
+        self.head, self._last, self.started = staged.head, self._name, True
+        self._end += staged.length
+        self._last_line = staged.last_line
+        self._preface.clear()
+        self._failure = None
+
+    def _make_ready(self) -> None:
         if self._failure is not None:
             self._recover(self._failure)
         if self._descriptor is None:
             self._reopen()
         if self._must_rotate():
             self._begin_file()
-        lines, head = chained(self.head, [*self._preface, *records])
-        if not lines:
-            return head
-        self._write(lines)
-        self.head, self._last, self.started = head, self._name, True
-        self._end += len(lines)
-        self._last_line = lines[lines.rfind(b"\n", 0, -1) + 1 :]
-        self._preface.clear()
-        self._failure = None
-        return head
 
-    def _write(self, data: bytes) -> None:
-        descriptor, path = self._descriptor, self.path
-        if descriptor is None or path is None:
+    def _stage(self, records: Sequence[bytes]) -> Staged:
+        descriptor = self._descriptor
+        if descriptor is None:
             raise OSError("no file is open")
+        lines, head = chained(self.head, [*self._preface, *records])
+        if lines:
+            self._write(descriptor, lines)
+        return Staged(descriptor, len(lines), head, lines[lines.rfind(b"\n", 0, -1) + 1 :])
+
+    def _write(self, descriptor: int, data: bytes) -> None:
         # A file that was removed or moved away takes writes for ever, and nobody would find them.
-        if os.stat(path).st_ino != os.fstat(descriptor).st_ino:  # noqa: PTH116 (a hot path)
-            raise FileNotFoundError(f"{path} is not the file that was opened")
+        if os.stat(self._path).st_ino != os.fstat(descriptor).st_ino:  # noqa: PTH116 (a hot path)
+            raise FileNotFoundError(f"{self._path} is not the file that was opened")
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+
+    @staticmethod
+    def _sync(descriptor: int) -> None:
         try:
             os.fdatasync(descriptor)
         except OSError as exc:
@@ -210,6 +255,7 @@ class TrailWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
+        self._path = str(path)
         sync_directory(self.directory)
         self._fresh_file = False
         self._preface = [self._opening(name, now, before), *self._preface_without(b"open")]
@@ -247,10 +293,11 @@ class TrailWriter:
             tail.cut(path, self._end)
             if not self._fresh_file:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                self._path = str(path)
 
     # --- Failing and coming back --------------------------------------------------------------------
 
-    def _fail(self, exc: Exception, records: int) -> None:
+    def fail(self, exc: Exception, records: int) -> None:
         """Close what is not to be trusted any more, and remember why."""
         if self._failure is None:
             told = getattr(exc, "strerror", None) or exc

@@ -57,20 +57,31 @@ class Calls:
         start = perf_counter()
         try:
             epoch = self._link.require()
-            inline = self.pace.inline(kind) and size <= _INLINE_LIMIT
-            if inline and epoch.ready(object_id, algorithm, prefix):
-                try:
-                    result = epoch.connection.run(partial(call, epoch))
-                except CkrError as error:
-                    return await self._recovered(epoch, kind, object_id, call, error)
-                self.pace.inline_took(kind, perf_counter() - start)
+            if size > _INLINE_LIMIT or not self.pace.inline(kind) or not epoch.ready(object_id, algorithm, prefix):
+                result = await self._in_thread(kind, object_id, call)
+                counter.took(perf_counter() - start)
                 return result
-            return await self._in_thread(kind, object_id, call)
+            connection = epoch.connection
+            session = connection.take()
+            try:
+                result = call(epoch, session)
+            except CkrError as error:
+                connection.give_back(session, error)
+                result = await self._recovered(epoch, kind, object_id, call, error)
+                counter.took(perf_counter() - start)
+                return result
+            except BaseException as error:
+                connection.give_back(session, error)
+                raise
+            connection.give(session)
+            took = perf_counter() - start
+            counter.took(took)
+            self.pace.inline_took(kind, took)
         except BaseException:
             counter.errors += 1
-            raise
-        finally:
             counter.took(perf_counter() - start)
+            raise
+        return result
 
     async def _recovered(
         self,

@@ -68,7 +68,9 @@ class Connection:
         self._mapper = AttributeMapper()
         # The binding cannot pack this attribute by itself, and corrupts the heap when asked to.
         self._mapper.register_handler(Attribute.ALLOWED_MECHANISMS, pack_numbers, numbers)
-        self._idle = threading.Condition()
+        # Taken as it is where nobody waits or is woken: the condition's own methods are Python, and cost four calls.
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._free: list[Session] = []
         self._lent = 0
         module.enlist(self)
@@ -86,19 +88,18 @@ class Connection:
 
     def run(self, work: Callable[[Session], T]) -> T:
         """Call `work` with a session that it has for itself."""
-        session = self._take()
+        session = self.take()
         try:
             result = work(session)
         except BaseException as error:
-            self._give(session if isinstance(error, CkrError) and error.fate is Fate.DATA else None, session)
+            self.give_back(session, error)
             raise
-        self._give(session, session)
+        self.give(session)
         return result
 
-    def _take(self) -> Session:
-        if self.retired:
-            raise TokenUnavailable("the login has ended")
-        with self._idle:
+    def take(self) -> Session:
+        """Lend a session; it comes back by `give` or `give_back`. `run` does both; this is for the shortest way."""
+        with self._lock:
             if self.retired:
                 raise TokenUnavailable("the login has ended")
             self._lent += 1
@@ -112,15 +113,21 @@ class Connection:
                 raise TokenBusy("the token has no more sessions") from error
             raise
 
-    def _give(self, kept: Session | None, session: Session) -> None:
-        if kept is None:
-            session.close()
-        with self._idle:
-            if kept is not None:
-                self._free.append(kept)
+    def give(self, session: Session) -> None:
+        """Take back a session that is fit for the next call."""
+        with self._lock:
+            self._free.append(session)
             self._lent -= 1
             if self.retired:
                 self._idle.notify_all()
+
+    def give_back(self, session: Session, error: BaseException) -> None:
+        """Take back a session after a failed call: fit for the next only if nothing but the data was bad."""
+        if isinstance(error, CkrError) and error.fate is Fate.DATA:
+            self.give(session)
+            return
+        session.close()
+        self._returned()
 
     def _returned(self) -> None:
         with self._idle:

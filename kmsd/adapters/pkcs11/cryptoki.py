@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 UNAVAILABLE = c_ulong(-1).value
 """CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not show."""
+IV_LENGTH = 12
+"""Bytes of an initialisation vector of GCM."""
+IV_STOCK = 64
+"""How many are drawn from the token at once."""
 _GCM_MECHANISM = int(Mechanism.AES_GCM)
 
 
@@ -188,34 +192,43 @@ def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], li
 
 
 class Scratch:
-    """Parameter and output buffers that belong to one session, made once: building them costs more than the call."""
+    """Parameter and output buffers that belong to one session, made once: building them costs more than the call.
+
+    The initialisation vector lies just before the text, so that a sealed text is taken out in one piece.
+    """
 
     __slots__ = (
         "capacity",
         "gcm",
-        "iv",
         "iv_address",
+        "ivs",
         "mechanism",
         "mechanism_ref",
-        "out",
-        "out_address",
         "out_length",
+        "out_length_ref",
+        "text_address",
+        "view",
     )
 
     def __init__(self, capacity: int = 8192) -> None:
-        self.iv = create_string_buffer(16)
-        self.iv_address = ctypes.addressof(self.iv)
-        self.gcm = CkGcmParams(self.iv_address, 12, 96, None, 0, 128)
+        self.ivs: list[bytes] = []
+        """Random initialisation vectors from the token that are still to be used."""
+        self.gcm = CkGcmParams(None, IV_LENGTH, 8 * IV_LENGTH, None, 0, 128)
         self.mechanism = CkMechanism(_GCM_MECHANISM, ctypes.addressof(self.gcm), sizeof(self.gcm))
         self.mechanism_ref = byref(self.mechanism)
         self.out_length = c_ulong(0)
+        self.out_length_ref = byref(self.out_length)
         self.reserve(capacity)
 
     def reserve(self, capacity: int) -> None:
-        """Make the output buffer at least this large."""
+        """Make the room for the text at least this large."""
         self.capacity = capacity
-        self.out = create_string_buffer(capacity)
-        self.out_address = ctypes.addressof(self.out)
+        buffer = create_string_buffer(IV_LENGTH + capacity)
+        self.view = memoryview(buffer).cast("B")
+        """The vector and the text; keeps the buffer alive."""
+        self.iv_address = ctypes.addressof(buffer)
+        self.text_address = self.iv_address + IV_LENGTH
+        self.gcm.pIv = self.iv_address
 
 
 def flag(values: Mapping[int, bytes], kind: int) -> bool | None:

@@ -1,12 +1,12 @@
 """What a process remembers of the store, and when it forgets it.
 
-The rule: before each request `PRAGMA data_version` is asked. If any other connection has committed since
-(also this process's own writing connection), the new rows of the table `change`, which triggers fill,
-name what to forget: a key id (the key, its grants and tags), `alias` (all aliases), `identity` (all
-credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
-`object:<id>` (an object in the token that is doomed: `on_doomed` is told, so that what was derived from it
-goes as well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not
-remembered. Each kind is bounded; the oldest goes first.
+The rule: before each request the WAL index is looked at and, if it is not as it was, `PRAGMA data_version` asked.
+If any other connection has committed since (also this process's own writing connection), the new rows of the table
+`change`, which triggers fill, name what to forget: a key id (the key, its grants and tags), `alias` (all aliases),
+`identity` (all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
+`object:<id>` (an object in the token that is doomed: `on_doomed` is told, so that what was derived from it goes as
+well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not remembered. Each kind
+is bounded; the oldest goes first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.reader import SqliteReader
+from kmsd.adapters.sqlite.wal_index import WalIndex
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role
@@ -34,8 +35,10 @@ _Thing = TypeVar("_Thing")
 class CachedReader(SqliteReader):
     """Implements `kmsd.ports.Reader` on the reading connection of a process."""
 
-    def __init__(self, connection: sqlite3.Connection, makers: Makers) -> None:
+    def __init__(self, connection: sqlite3.Connection, makers: Makers, wal_index: WalIndex) -> None:
         super().__init__(connection, makers)
+        self._wal_index = wal_index
+        self._header: bytes | None = None
         self._version: int | None = None
         self._seen = 0
         self._keys: dict[str, Key] = {}
@@ -53,6 +56,13 @@ class CachedReader(SqliteReader):
 
     def refresh(self) -> None:
         """Forget what was changed since the last call."""
+        header = self._wal_index.header()  # before anything is read: what is committed from here on shows next time
+        if header is not None and header == self._header:
+            return
+        self._catch_up()
+        self._header = header
+
+    def _catch_up(self) -> None:
         row = self._one("PRAGMA data_version")
         version = None if row is None else row[0]
         if version == self._version:

@@ -19,6 +19,7 @@ from kmsd.adapters.sqlite.cache import CachedReader
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
+from kmsd.adapters.sqlite.wal_index import WalIndex
 from kmsd.ports import Reader, StoreUnavailable, Transaction
 
 BUSY_SECONDS = 5.0
@@ -37,7 +38,8 @@ class SqliteStore:
         self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
         self._require_version()
         self._makers = Makers(path)
-        self._reader = CachedReader(self._reading, self._makers)
+        self._wal_index = WalIndex(path)
+        self._reader = CachedReader(self._reading, self._makers, self._wal_index)
         self._writer = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
 
@@ -97,3 +99,4 @@ class SqliteStore:
             self._reading.close()
             self._writing.close()
             self._makers.close()
+            self._wal_index.close()

@@ -83,7 +83,11 @@ class SqliteTransaction(SqliteReader, LogWriting):
 
     async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
         self._swap(
-            f"role {name}", "UPDATE role SET trust_policy = ? WHERE account = ? AND name = ?", trust_policy, account, name
+            f"role {name}",
+            "UPDATE role SET trust_policy = ? WHERE account = ? AND name = ?",
+            trust_policy,
+            account,
+            name,
         )
 
     async def delete_role(self, account: str, name: str) -> None:

@@ -144,4 +144,5 @@ OPERATION = Operation(
     access=(OnKey("key_id", Usable.GRANTABLE),),
     raises=(InvalidArnException, LimitExceededException, UnsupportedOperationException),
     writes=True,
+    delegates=True,
 )

@@ -1,0 +1,163 @@
+"""The servers that the benchmarks compare: the ceiling, and daemons set up in different ways."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import shim
+from tests.bench import wrk
+from tests.daemon import Daemon, free_port, provisioned
+
+PLAINTEXT = base64.b64encode(b"x" * 32).decode()
+NOSYNC = """
+int fsync(int descriptor) { return 0; }
+int fdatasync(int descriptor) { return 0; }
+"""
+"""Flushed to the kernel, and not waited for: what durability costs is the difference."""
+
+
+@dataclass
+class Site:
+    """A server under load, and the processes whose time and memory count."""
+
+    endpoint: str
+    encrypt: wrk.Replay
+    pids: list[int]
+    daemon: Daemon | None = None
+    key_id: str = ""
+
+    def signed(self, operation: str, members: dict[str, object]) -> wrk.Replay:
+        """A request of the administrator."""
+        assert self.daemon is not None
+        return wrk.signed(self.endpoint, self.daemon.admin, operation, members)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of its processes so far."""
+        ticks = 0
+        for pid in self.pids:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """Proportional set size of its processes, in MiB."""
+        total = 0
+        for pid in self.pids:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return total / 1024
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    """Until something answers there. Raises AssertionError."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 (our own address)
+        except urllib.error.HTTPError as answer:
+            answer.close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{url} does not answer") from None
+            time.sleep(0.005)
+            continue
+        return
+
+
+@contextmanager
+def ceiling(like: wrk.Replay) -> Iterator[Site]:
+    """The bare handler, asked with the same bytes."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.ceiling", str(port)])
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", process)
+        endpoint = f"http://127.0.0.1:{port}"
+        yield Site(endpoint, wrk.Replay(f"{endpoint}/", like.headers, like.body), [process.pid])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def kmsd(
+    folder: Path,
+    *,
+    workers: int = 2,
+    synced: bool = True,
+    token_delay: float | None = None,
+    tls: tuple[Path, Path] | None = None,
+) -> Iterator[Site]:
+    """A daemon with one key. `token_delay` puts the tests' shim before the token: seconds for each encryption.
+
+    `tls`: certificate and key to serve HTTPS with.
+    """
+    folder.mkdir()
+    with provisioned(folder, workers=workers) as daemon:
+        daemon.start()
+        key_id = daemon.client().create_key()["KeyMetadata"]["KeyId"]
+        daemon.stop()
+        environment: dict[str, str] = {}
+        text = daemon.config.read_text()
+        if not synced:
+            environment["LD_PRELOAD"] = str(library(folder, "nosync", NOSYNC))
+        if token_delay is not None:
+            environment["KMSD_SHIM_MODULE"] = str(daemon.place.module)
+            environment["KMSD_SHIM_DELAYS"] = f"{int(shim.Function.ENCRYPT)}:{int(token_delay * 1e6)}"
+            text = text.replace(f'module = "{daemon.place.module}"', f'module = "{shim.build(folder)}"')
+        if tls is not None:
+            text = text.replace("[token]", f'tls_certificate = "{tls[0]}"\ntls_key = "{tls[1]}"\n[token]')
+        daemon.config.write_text(text)
+        with changed(environment):
+            served = daemon.log().count(SERVING)
+            daemon.start(ready=False)
+        wait_for_log(daemon, served)
+        endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{daemon.port}"
+        encrypt = wrk.signed(endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": PLAINTEXT})
+        yield Site(endpoint, encrypt, daemon.workers(), daemon, key_id)
+
+
+SERVING = '"event": "ready"'
+"""What the parent logs once all workers serve."""
+
+
+def wait_for_log(daemon: Daemon, served: int) -> None:
+    """Until the daemon has said once more than `served` times that it serves."""
+    end = time.monotonic() + 60
+    while daemon.log().count(SERVING) <= served:
+        if time.monotonic() > end or (daemon.process is not None and daemon.process.poll() is not None):
+            raise AssertionError(f"not ready:\n{daemon.log()}")
+        time.sleep(0.01)
+
+
+@contextmanager
+def changed(environment: Mapping[str, str]) -> Iterator[None]:
+    """Variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def library(folder: Path, name: str, source: str) -> Path:
+    """A small C library to preload."""
+    (folder / f"{name}.c").write_text(source)
+    path = folder / f"{name}.so"
+    command = [shim.compiler() or "cc", "-shared", "-fPIC", "-O1", "-w", "-o", str(path), str(folder / f"{name}.c")]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
