@@ -15,6 +15,8 @@ from kmsd.adapters.journal.lines import FileName, Malformed, files_of, own_membe
 CHUNK = 1024 * 1024
 SLACK = timedelta(minutes=10)
 """A record is written before its commit: an act of shortly before the snapshot may not be in it."""
+CHANGES = b'"readOnly":false'
+"""In the record of every act that changes something: the others need not be decoded."""
 TAKES_AWAY = frozenset(
     {
         "DeleteAccessKey",
@@ -141,7 +143,7 @@ def taken_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str])
     A key's deletion counts from `SLACK` before on, if the database still knows the key. Raises OSError.
     """
     found = []
-    for record in reading.records(directory, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
+    for record in reading.records(directory, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
         event, at = str(record.get("eventName")), str(record.get("eventTime"))
         if event not in TAKES_AWAY or record.get("errorCode") or _phase(record) == "intent":
             continue

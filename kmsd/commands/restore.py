@@ -94,6 +94,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 def _alone(config: Config, options: argparse.Namespace) -> Iterator[Path]:
     """A folder to unpack into, and no daemon beside, unless nothing is to be changed. Raises `ConfigError`."""
     if options.check:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="checking-", dir=config.data_dir) as folder:
             yield Path(folder)
     else:
@@ -120,7 +121,7 @@ def _stage(config: Config) -> Iterator[Path]:
 
 @contextmanager
 def _token_files(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> Iterator[None]:
-    """SoftHSM2's files, in place for the block; removed again if it raises. Raises `Refused`, OSError."""
+    """SoftHSM2's files, put in place for the block; removed again if nothing comes of it. Raises `Refused`, OSError."""
     if not options.with_token:
         yield
         return
@@ -133,7 +134,9 @@ def _token_files(config: Config, options: argparse.Namespace, manifest: Manifest
     try:
         yield
     except BaseException:
-        shutil.rmtree(folder)
+        # Unless the database has left the stage: then it is in place, and needs its token.
+        if (stage / DATABASE).exists():
+            shutil.rmtree(folder)
         raise
 
 
@@ -234,8 +237,9 @@ async def _put_in_place(
             placing.place_logs(stage / "logs", config)
             placing.place_database(stage, config)
             act.elements = {
-                "missing": [row.object_id.hex() for row in findings.compared.missing],
-                "unknown": [item.object_id.hex() for item in findings.compared.unknown],
+                "missing": len(findings.compared.missing),
+                "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MOST_SHOWN]],
+                "unknown": len(findings.compared.unknown),
                 "undone": len(findings.taken),
             }
     finally:

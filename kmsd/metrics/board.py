@@ -45,8 +45,9 @@ class Board:
         """The figures of each share that was ever used, and whether its worker lives."""
         found: list[tuple[Sequence[float], bool]] = []
         for number in range(SHARES):
-            figures = array("d", self._memory[number * BYTES : (number + 1) * BYTES])
-            if figures[0] == LAYOUT.fingerprint:
+            start = number * BYTES
+            if struct.unpack_from("d", self._memory, start)[0] == LAYOUT.fingerprint:
+                figures = array("d", self._memory[start : start + BYTES])
                 found.append((figures, self._is_held(number)))
         return found
 

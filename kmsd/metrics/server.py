@@ -98,7 +98,7 @@ def _wrote(page: Page, config: Config, name: str, write: Callable[[Page, Config]
 
 def _database(page: Page, config: Config) -> None:
     found = figures.read(config.database, datetime.now(UTC))
-    keys = {**dict.fromkeys(KeyState, 0), **found.keys}
+    keys: dict[str, int] = {**{state.value: 0 for state in KeyState}, **found.keys}
     page.family("kmsd_keys", "gauge", "Keys by state.", [({"state": name}, number) for name, number in keys.items()])
     objects = {"missing": 0, **found.objects}
     page.family(

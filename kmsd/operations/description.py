@@ -92,10 +92,9 @@ def reaches(operation: AnyOperation) -> str:
                 words.append("the alias's key")
             case OnLogGroup(member=None):
                 words.append("all log groups")
-            case OnLogGroup(action=str(action)):
-                words.append(f"the same for logs:{action}, if asked")
             case OnLogGroup():
-                words.append(f"log group `{access.member}`")
+                again = f"the same for logs:{access.action}, if asked"
+                words.append(f"log group `{access.member}`" if access.action is None else again)
             case OnLogGroups():
                 words.append("log groups by name or identifier")
             case OnLogsKey():

@@ -146,11 +146,9 @@ class Server:
         `Connection: close`: closed at once, it would meet the request that its client is just sending. A handler that
         is cut off is cancelled where it waits.
         """
-        self.draining = True
-        self._stop_accepting()
-        # Those that were accepted in this turn of the loop are connections after the next.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        # Connections that were accepted a moment ago look at both when they are made.
+        self.draining, self.rest_seconds = True, rest
+        await self._stop_accepting()
         self.drain(rest)
         try:
             async with asyncio.timeout(grace):
@@ -172,13 +170,24 @@ class Server:
             for connection in list(self._connections):
                 connection.drain(rest)
 
-    def _stop_accepting(self) -> None:
+    async def _stop_accepting(self) -> None:
+        """On return everybody who was accepted is a connection, or shakes hands."""
+        listeners, self._listeners = self._listeners, ()
+        for listener in listeners:
+            # asyncio's server accepts by a reader too, and drops whom it has accepted if it is closed at once.
+            self._loop.remove_reader(listener.sock)
+        await self._turns()
         for listening in self._listening:
             listening.close()
-        for listener in self._listeners:
-            if listener.tls is not None:
-                self._loop.remove_reader(listener.sock)
+        for listener in listeners:
             listener.sock.close()
+        await self._turns()
+
+    @staticmethod
+    async def _turns() -> None:
+        """Those who were accepted in this turn of the loop are connections after the next."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _cut_off(self) -> int:
         left = list(self._connections)

@@ -1,6 +1,8 @@
 """What metrics cost: counting one request, and one page in the parent.
 
-.venv/bin/python -m tests.bench.metrics_cost
+    .venv/bin/python -m tests.bench.metrics_cost
+
+Two shares, in which every operation has been counted.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.clients import client
 from tests.daemon import provisioned
 
 
@@ -75,3 +77,41 @@ def test_a_client_over_tls(tmp_path: Path) -> None:
             plain.getresponse()
         plain.close()
         kms.close()
+
+
+def test_a_client_certificate_admits_and_no_more(tmp_path: Path) -> None:
+    """Without one of the authority's the handshake fails; with one, who is not signed in is still nobody. No HSTS."""
+    certificate, key = self_signed(tmp_path)
+    (tmp_path / "client").mkdir()
+    (tmp_path / "stranger").mkdir()
+    mine, mine_key = self_signed(tmp_path / "client", "a client")
+    stranger, stranger_key = self_signed(tmp_path / "stranger", "a stranger")
+    with provisioned(tmp_path, workers=1) as daemon:
+        lines = f'tls_certificate = "{certificate}"\ntls_key = "{key}"\ntls_client_ca = "{mine}"\n[token]'
+        daemon.config.write_text(daemon.config.read_text().replace("[token]", lines))
+        daemon.start(ready=False)
+        request = b"POST / HTTP/1.1\r\nHost: h\r\nX-Amz-Target: TrentService.ListKeys\r\nContent-Length: 2\r\n"
+        request += b"Content-Type: application/x-amz-json-1.1\r\nConnection: close\r\n\r\n{}"
+
+        def talk(*options: str) -> bytes:
+            """What `openssl s_client` is answered over one connection."""
+            command = ["openssl", "s_client", "-connect", f"127.0.0.1:{daemon.port}", "-quiet", "-ign_eof", *options]
+            return subprocess.run(command, input=request, capture_output=True, check=False, timeout=30).stdout
+
+        def with_mine(*options: str) -> bytes:
+            return talk("-cert", str(mine), "-key", str(mine_key), *options)
+
+        deadline = time.monotonic() + 30
+        while not (answer := with_mine()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert b"MissingAuthenticationToken" in answer
+        assert b"strict-transport-security" not in answer.lower()
+        assert b"MissingAuthenticationToken" in with_mine("-tls1_2")
+        assert talk() == b""
+        assert talk("-cert", str(stranger), "-key", str(stranger_key)) == b""
+        assert with_mine("-tls1_1", "-cipher", "ALL:@SECLEVEL=0") == b""
+        assert with_mine("-tls1_2", "-cipher", "AES256-GCM-SHA384") == b""
+        signed = client(f"https://127.0.0.1:{daemon.port}", daemon.admin, client_cert=(str(mine), str(mine_key)))
+        signed._endpoint.http_session._verify = str(certificate)
+        assert signed.list_keys()["Keys"] == []
+        signed.close()

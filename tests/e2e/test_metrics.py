@@ -13,7 +13,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -238,6 +240,24 @@ def test_a_killed_worker_takes_no_number_with_it(watched: Watched) -> None:
     assert of(after, "kmsd_worker_starts_total") == of(before, "kmsd_worker_starts_total") + 2
 
 
+def test_a_reload_keeps_the_figures(watched: Watched) -> None:
+    """While old and new workers run side by side, and after: nothing is counted twice, nothing goes back."""
+    daemon = watched.daemon
+    before = watched.samples()
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    done = 0
+    while of(watched.samples(), "kmsd_worker_starts_total") < of(before, "kmsd_worker_starts_total") + 2:
+        daemon.client().list_keys()
+        done += 1
+        assert done < 200
+    for _ in range(10):
+        daemon.client().list_keys()
+    after = watched.samples()
+    assert requests(after, "ListKeys") - requests(before, "ListKeys") == done + 10
+    assert requests(after, "Encrypt") == requests(before, "Encrypt")
+
+
 def test_a_scrape_holds_up_no_request(watched: Watched) -> None:
     """Requests while pages are read without a pause: none fails, none waits long."""
     kms = watched.daemon.client()
@@ -272,7 +292,7 @@ def test_a_scrape_holds_up_no_request(watched: Watched) -> None:
 
 
 def test_what_goes_wrong_shows(watched: Watched) -> None:
-    """The trail cannot be written: the probe fails, nobody is ready; and all is well again afterwards."""
+    """The trail cannot be written: the probe fails, nobody is ready, the log names the call; then all is well again."""
     folder = watched.daemon.data / "audit"
     hidden = folder.with_name("hidden")
     folder.rename(hidden)
@@ -281,6 +301,11 @@ def test_what_goes_wrong_shows(watched: Watched) -> None:
         samples = watched.samples()
         assert of(samples, "kmsd_ready") == 0
         assert of(samples, "kmsd_source_failed", source="disk") == 1
+        with pytest.raises(ClientError, match="KMSInternalException") as caught:
+            watched.daemon.client().list_keys()
+        request_id = caught.value.response["ResponseMetadata"]["RequestId"]
+        told = [json.loads(line) for line in watched.daemon.log().splitlines() if request_id in line]
+        assert [(line["event"], line["request_id"]) for line in told] == [("call failed", request_id)]
     finally:
         hidden.rename(folder)
     watched.when("kmsd_ready", 1)
@@ -310,8 +335,10 @@ def test_the_listener_answers_nothing_else(watched: Watched, tmp_path: Path) -> 
 
 def test_a_unix_socket_and_the_last_backup(tmp_path: Path) -> None:
     """The page by a socket file that its owner alone can open; it tells of which time the last backup is."""
-    path = Path(f"/tmp/kmsd-metrics-{os.getpid()}.sock")  # noqa: S108 (a socket's path is short)
-    with provisioned(tmp_path, extra=f'[metrics]\naddress = "unix:{path}"\n') as daemon:
+    with ExitStack() as stack:
+        # The path of a socket must be shorter than those of pytest's folders may be.
+        path = Path(stack.enter_context(TemporaryDirectory(prefix="kmsd-"))) / "metrics.sock"
+        daemon = stack.enter_context(provisioned(tmp_path, extra=f'[metrics]\naddress = "unix:{path}"\n'))
         daemon.start()
         daemon.cli("backup", str(tmp_path / "b"))
         begun = time.time()
@@ -323,7 +350,6 @@ def test_a_unix_socket_and_the_last_backup(tmp_path: Path) -> None:
         samples = parse(answer.partition(b"\r\n\r\n")[2].decode())
         assert abs(of(samples, "kmsd_last_backup_timestamp_seconds") - begun) < 60
         assert of(samples, "kmsd_last_backup_bytes") == (tmp_path / "b").stat().st_size
-    path.unlink(missing_ok=True)
 
 
 def _names(document: Any) -> set[str]:

@@ -31,7 +31,7 @@ as_kmsd() {
     return "$status"
 }
 systemctl() {
-    [ "$2" = kmsd ]
+    [ "$2 $3" = "kmsd.socket kmsd.service" ]
     case $1 in
         start)
             "$PYTHON" -m kmsd --config "$ROOT/etc/kmsd/kmsd.toml" serve >>"$ROOT/log" 2>&1 </dev/null &
@@ -110,7 +110,7 @@ def _host(tmp_path: Path) -> Iterator[Host]:
     try:
         yield found
     finally:
-        found.run("systemctl stop kmsd")
+        found.run("systemctl stop kmsd.socket kmsd.service")
 
 
 def test_the_pages_from_day_0_to_the_next_host(host: Host) -> None:
@@ -124,7 +124,7 @@ def test_the_pages_from_day_0_to_the_next_host(host: Host) -> None:
     pin = host.root / "etc/kmsd/credentials/pin"
     assert (pin.read_text(), pin.stat().st_mode & 0o777) == ("user-pin-0001", 0o600)
     assert "FAIL" not in step("init")
-    host.run("systemctl start kmsd")
+    host.run("systemctl start kmsd.socket kmsd.service")
     step("auditor")
     assert "BEGIN PUBLIC KEY" in (host.root / "home/audit-key.pem").read_text()
     assert "billing" in step("first-user")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +21,8 @@ from kmsd.custody import objects
 from kmsd.domain.material import Algorithm
 from tests.daemon import Daemon, provisioned
 from tests.house import House, house
+
+CUTS = int(os.environ.get("KMSD_RESTORE_KILLS", "2"))
 
 
 def kmsd(place: House | Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,6 +113,13 @@ def test_what_was_taken_away_since_is_listed(backed_up: Daemon, tmp_path: Path) 
     """The trail that goes on from the backup's is kept, tells what comes back, and verifies afterwards."""
     file, daemon = str(tmp_path / "kmsd.backup"), backed_up
     before = sorted(path.name for path in (daemon.data / "audit").iterdir())
+    with (daemon.data / "daemon.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a daemon that serves
+        running = kmsd(daemon, "restore", file, "--replace")
+        assert (running.returncode, "stop it first" in running.stderr) == (78, True)
+        checked = kmsd(daemon, "restore", file, "--check")
+        assert checked.returncode == 0
+        assert "would be undone" in checked.stdout
     occupied = kmsd(daemon, "restore", file, "--accept-revived")
     assert (occupied.returncode, "--replace" in occupied.stderr) == (1, True)
     refused = kmsd(daemon, "restore", file, "--replace")
@@ -116,9 +128,6 @@ def test_what_was_taken_away_since_is_listed(backed_up: Daemon, tmp_path: Path) 
     assert "DeleteAccessKey AKIA" in refused.stdout
     assert "newer than the backup, or another daemon's" in refused.stdout
     assert sorted(path.name for path in (daemon.data / "audit").iterdir()) == before
-    checked = kmsd(daemon, "restore", file, "--check")
-    assert checked.returncode == 0
-    assert "would be undone" in checked.stdout
     done = kmsd(daemon, "restore", file, "--replace", "--accept-revived")
     assert done.returncode == 0, done.stderr
     (aside,) = daemon.data.glob("replaced-*")
@@ -155,31 +164,19 @@ def test_a_lost_trail_shows_against_an_anchor(backed_up: Daemon, tmp_path: Path)
     again = kmsd(daemon, "restore", file, "--replace")
     assert again.returncode == 1
     assert "--accept-rollback" in again.stderr
-
-
-def test_another_trail_is_moved_aside_and_never_deleted(backed_up: Daemon, tmp_path: Path) -> None:
-    """On a host where `kmsd init` has run, say: its trail is another one."""
-    file, daemon = str(tmp_path / "kmsd.backup"), backed_up
+    # Another trail, of a host where `kmsd init` has run, say: moved aside, never deleted.
+    shutil.rmtree(daemon.data / "logs")
     trail = daemon.data / "audit"
     other = next(trail.glob("worker-0.*"))
     other.write_bytes(other.read_bytes().replace(b'"kmsd":"start"', b'"kmsd":"stArt"', 1))
     refused = kmsd(daemon, "restore", file, "--accept-rollback")
     assert refused.returncode == 1
-    assert "--replace" in refused.stderr
+    assert "--replace moves it aside" in refused.stderr
     done = kmsd(daemon, "restore", file, "--accept-rollback", "--replace")
     assert done.returncode == 0, done.stderr
     (aside,) = trail.glob("replaced-*")
     assert (aside / other.name).exists()
     assert kmsd(daemon, "audit", "verify").returncode == 0
-
-
-def test_a_running_daemon_is_left_alone(backed_up: Daemon, tmp_path: Path) -> None:
-    """Nothing is put in place beneath a daemon that serves."""
-    backed_up.start()
-    refused = kmsd(backed_up, "restore", str(tmp_path / "kmsd.backup"), "--replace")
-    assert refused.returncode == 78
-    assert "stop it first" in refused.stderr
-    assert kmsd(backed_up, "restore", str(tmp_path / "kmsd.backup"), "--check").returncode == 0
 
 
 def test_an_intent_in_the_snapshot_is_not_carried_out(tmp_path: Path) -> None:
@@ -210,3 +207,28 @@ def test_an_intent_in_the_snapshot_is_not_carried_out(tmp_path: Path) -> None:
         assert "1 keys were being made" in done.stdout
         daemon.cli("jobs", "run", "reconcile")
         assert object_id in asyncio.run(listed(daemon))
+
+
+def test_a_restoration_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
+    """SIGKILL at any moment: no daemon serves what is half in place, and the next attempt restores all of it."""
+    with provisioned(tmp_path) as daemon:
+        daemon.cli("user", "create", "alice")
+        file = tmp_path / "kmsd.backup"
+        daemon.cli("backup", str(file))
+        daemon.cli("user", "create", "bob")
+        command = [sys.executable, "-m", "kmsd", "--config", str(daemon.config), "restore", str(file), "--replace"]
+        command += ["--accept-rollback", "--accept-revived", "--accept-missing"]
+        for number in range(CUTS):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and not list(daemon.data.glob("restoring/*")):
+                time.sleep(0.001)
+            time.sleep(0.25 * number / CUTS)
+            process.kill()
+            process.wait()
+            if not (daemon.data / "kmsd.sqlite").exists():
+                assert daemon.cli("serve", check=False).returncode == 78
+        subprocess.run(command, check=True, capture_output=True)
+        assert b"bob" not in daemon.cli("user", "list").stdout
+        assert b"alice" in daemon.cli("user", "list").stdout
+        assert kmsd(daemon, "audit", "verify").returncode == 0
+        assert not (daemon.data / "restoring").exists()

@@ -38,6 +38,25 @@ def test_systemd_reads_the_units(tmp_path: Path) -> None:
     assert complaints == []
 
 
+@pytest.mark.parametrize("example", sorted(path.name for path in (UNITS / "kmsd.service.d").glob("*.example")))
+def test_the_drop_ins(tmp_path: Path, example: str) -> None:
+    """Each is one that systemd reads, and the unit still scores 1.5 or lower with it."""
+    text = (UNITS / "kmsd.service").read_text().replace("/opt/kmsd/bin/kmsd", "/bin/true")
+    # `security --offline` reads no drop-ins; appended, a section goes on where it was left.
+    (tmp_path / "kmsd.service").write_text(
+        text.replace("[Install]", (UNITS / "kmsd.service.d" / example).read_text() + "[Install]")
+    )
+    (tmp_path / "kmsd.socket").write_text((UNITS / "kmsd.socket").read_text())
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "kmsd.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert [line for line in done.stderr.splitlines() if "kmsd" in line] == []
+    command = ["systemd-analyze", "security", "--offline=true", str(tmp_path / "kmsd.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    found = re.search(r"Overall exposure level for kmsd.service: ([0-9.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= 1.5
+
+
 def test_notify_socket_activation_and_credentials(tmp_path: Path) -> None:
     """READY when it serves, WATCHDOG while it lives, STOPPING when it ends; on a passed socket, with a passed PIN."""
     with provisioned(tmp_path, workers=1) as daemon:

@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -580,6 +581,54 @@ async def test_stop_cuts_off_after_the_grace(start: Start) -> None:
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await reader.readexactly(1)
     writer.close()
+
+
+async def test_stop_gives_resting_connections_a_last_request(start: Start) -> None:
+    """Brought within the rest it is answered, with `Connection: close`; who brings nothing is closed after it."""
+    site = await start(PATIENT)
+    coming = await asyncio.open_connection("127.0.0.1", site.port)
+    silent = await asyncio.open_connection("127.0.0.1", site.port)
+    await asyncio.sleep(0.05)
+    stopping = asyncio.ensure_future(site.server.stop(10, 0.5))
+    await asyncio.sleep(0.1)
+    coming[1].write(GET)
+    status, headers, _ = parts(await coming[0].read())
+    assert (status, headers["connection"]) == (200, "close")
+    assert not stopping.done()
+    assert await silent[0].read() == b""
+    assert await stopping == 0
+    for _, writer in (coming, silent):
+        writer.close()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_stop_answers_everybody_whom_it_has_accepted(start: Start, turns: int) -> None:
+    """Also those that were accepted as the stop began. Who was not waits for the next server on the socket."""
+    site = await start(PATIENT)
+    loop = asyncio.get_running_loop()
+    kept = site.server._listeners[0].sock.dup()
+    clients = [socket.socket() for _ in range(40)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", site.port))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(site.server.stop(10, 2.0))
+    await asyncio.sleep(0.05)
+    waiting = 0
+    with suppress(BlockingIOError):
+        while True:
+            kept.accept()[0].close()
+            waiting += 1
+    answers = []
+    for client in clients:
+        with suppress(ConnectionError):
+            await loop.sock_sendall(client, GET)
+            answers.append(await asyncio.wait_for(loop.sock_recv(client, 65536), 5))
+        client.close()
+    assert [parts(answer)[0] for answer in answers if answer] == [200] * (len(clients) - waiting)
+    assert await stopping == 0
+    kept.close()
 
 
 # --- Listeners --------------------------------------------------------------------------------------
