@@ -1,7 +1,8 @@
 """The daemon's objects in the token: found by CKA_ID, made, proven, listed and destroyed.
 
-Handles are remembered per connection. The memory is filled by one listing when the connection is made, and by a search
-for the id on a miss (C_FindObjects is linear in SoftHSM: 18 ms at 1,000 objects). An entry ends with the connection, by
+Handles are remembered per connection. The memory is filled by one listing when the connection is made, by a search for
+the id on a miss (C_FindObjects is linear in SoftHSM: 18 ms at 1,000 objects), and by another listing when misses come
+close together. An entry ends with the connection, by
 `forget`, by `destroy`, and when the token calls the handle invalid; what was not found is not remembered.
 """
 
@@ -62,6 +63,8 @@ _REFUSALS = frozenset(
     }
 )
 _GONE_TRIES = 50
+_OFTEN_SECONDS = 5.0
+"""Two misses within this time: another process has made more than one key, and all are learnt together."""
 _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 
 
@@ -104,6 +107,7 @@ class Objects:
         """Ids whose making was begun and is not known to have ended well; few: the core takes a new id each time."""
         self.hits = 0
         self.misses = 0
+        self._missed_at = float("-inf")
 
     def _catalogue(self) -> AbstractContextManager[None]:
         return self._connection.module.catalogue(self._patience)
@@ -113,22 +117,35 @@ class Objects:
     def fill(self, session: Session) -> None:
         """Learn the handles of all well-formed objects of the label, by one listing."""
         with self._catalogue():
-            seen: dict[bytes, Entry] = {}
-            doubtful: set[bytes] = set()
-            for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
-                values = self._read(session, handle, (Attribute.CLASS, Attribute.ID))
-                object_id, kind = values.get(Attribute.ID, b""), number(values, Attribute.CLASS)
-                if len(object_id) != OBJECT_ID_LENGTH or kind not in KINDS:
-                    continue
-                entry = seen.setdefault(object_id, Entry())
-                if kind == ObjectClass.PUBLIC_KEY:
-                    doubtful.update({object_id} if entry.public else ())
-                    entry.public = handle
-                else:
-                    doubtful.update({object_id} if entry.handle else ())
-                    entry.handle = handle
-            # Two objects of one id: left to `entry`, which searches and raises.
-            self._entries = {object_id: entry for object_id, entry in seen.items() if object_id not in doubtful}
+            self._entries = self._listed(session, frozenset())
+
+    def _learn(self, session: Session) -> None:
+        """Learn what other processes have made since: one listing costs as much as one search."""
+        with self._catalogue():
+            known = frozenset(handle for entry in self._entries.values() for handle in (entry.handle, entry.public))
+            for object_id, entry in self._listed(session, known).items():
+                self._entries.setdefault(object_id, entry)
+
+    def _listed(self, session: Session, known: frozenset[int]) -> dict[bytes, Entry]:
+        """The objects of the label whose handles are not known, by id."""
+        seen: dict[bytes, Entry] = {}
+        doubtful: set[bytes] = set()
+        for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
+            if handle in known:
+                continue
+            values = self._read(session, handle, (Attribute.CLASS, Attribute.ID))
+            object_id, kind = values.get(Attribute.ID, b""), number(values, Attribute.CLASS)
+            if len(object_id) != OBJECT_ID_LENGTH or kind not in KINDS:
+                continue
+            entry = seen.setdefault(object_id, Entry())
+            if kind == ObjectClass.PUBLIC_KEY:
+                doubtful.update({object_id} if entry.public else ())
+                entry.public = handle
+            else:
+                doubtful.update({object_id} if entry.handle else ())
+                entry.handle = handle
+        # Two objects of one id: left to `entry`, which searches and raises.
+        return {object_id: entry for object_id, entry in seen.items() if object_id not in doubtful}
 
     def _read(self, session: Session, handle: int, kinds: Sequence[Attribute]) -> dict[int, bytes]:
         """Attributes of an object that may be half-written or gone meanwhile: then none."""
@@ -154,6 +171,10 @@ class Objects:
         if not entry.handle:
             raise NotFound(object_id.hex())
         self._entries[object_id] = entry
+        now = time.monotonic()
+        if now - self._missed_at < _OFTEN_SECONDS:
+            self._learn(session)
+        self._missed_at = now
         return entry
 
     def _search(self, session: Session, object_id: bytes) -> Entry:

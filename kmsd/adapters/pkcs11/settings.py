@@ -53,7 +53,7 @@ class TokenSettings:
     """Messages sealed under one derived key of XAES-256-GCM before a new nonce prefix is drawn."""
     derived_key_age: float = 300.0
     """Seconds that a derived key is kept, for sealing and for opening."""
-    derived_keys: int = 1024
+    derived_keys: int = 4096
     """Derived keys that are kept at once."""
     sentinel_operation_interval: float = 30.0
     """`check` reads the sentinel each time, and works with it at most this often: SoftHSM leaks on each derivation."""

@@ -157,14 +157,22 @@ class Pace:
     A hop to a thread costs about 80 us; below that a call is cheaper inline, and far above it inline calls starve
     the loop. Inline durations feed a moving average, each capped so that one interruption of the process does not
     count as a slow token. In threads the time includes the wait for the interpreter lock, so only the shortest of eight
-    counts.
+    counts; and because a busy process makes even that look slow, now and then one call is tried inline all the same.
     """
 
-    __slots__ = ("_below", "_mean", "_mode", "_shortest", "_taken")
+    __slots__ = ("_below", "_clock", "_mean", "_mode", "_shortest", "_taken", "_trial_at")
     _WEIGHT = 1 / 32
     _WINDOW = 8
+    _TRIAL_SECONDS = 0.25
+    """Between two trials."""
+    _TRIAL_BELOW = 0.002
+    """Seconds that a call in a thread may take for one to be tried: what the loop stands still for at worst."""
 
-    def __init__(self, mode: Literal["auto", "never", "always"], below: float) -> None:
+    def __init__(
+        self, mode: Literal["auto", "never", "always"], below: float, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._clock = clock
+        self._trial_at: dict[Kind, float] = {}
         self._mode = mode
         self._below = below
         self._mean: dict[Kind, float] = {}
@@ -174,12 +182,23 @@ class Pace:
     def inline(self, kind: Kind) -> bool:
         """Whether the next call of this kind may run on the event loop. Unmeasured kinds may not."""
         if self._mode == "auto":
-            return self._mean.get(kind, 1.0) < self._below
+            mean = self._mean.get(kind, 1.0)
+            return mean < self._below or (mean < self._TRIAL_BELOW and self._is_trial(kind))
         return self._mode == "always"
+
+    def _is_trial(self, kind: Kind) -> bool:
+        now = self._clock()
+        if now < self._trial_at.setdefault(kind, now + self._TRIAL_SECONDS):
+            return False
+        self._trial_at[kind] = now + self._TRIAL_SECONDS
+        return True
 
     def inline_took(self, kind: Kind, seconds: float) -> None:
         """Note a call that ran on the event loop."""
         mean = self._mean.get(kind, seconds)
+        if mean >= self._below > seconds:
+            self._mean[kind] = seconds  # a trial that went well
+            return
         self._mean[kind] = mean + (min(seconds, 10 * self._below) - mean) * self._WEIGHT
 
     def thread_took(self, kind: Kind, seconds: float) -> None:

@@ -1,0 +1,311 @@
+"""What kmsd costs, side by side with the bare server and with its peers; every row of docs/performance.md.
+
+    .venv/bin/python -m tests.bench.table [--rounds 4] [--seconds 3] [--out results.json] [row ...]
+
+Daemons run with two workers and everything on. Rows: see `ROWS`. Needs wrk and a C compiler (Debian: wrk, gcc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.bench import peers, servers, wrk
+from tests.bench.rounds import Taken, interleave
+from tests.bench.servers import PLAINTEXT, Site
+from tests.clients import ACCOUNT
+from tests.e2e.test_daemon_tls import self_signed
+
+Report = dict[str, Any]
+
+
+class Bench:
+    """A folder, the options, and servers that last until the end of a row."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace, stack: ExitStack) -> None:
+        self.folder = folder
+        self.rounds: int = options.rounds
+        self.seconds: float = options.seconds
+        self._stack = stack
+        self._number = 0
+
+    def place(self, below: Path | None = None) -> Path:
+        """A name that nothing has yet."""
+        self._number += 1
+        return (below or self.folder) / str(self._number)
+
+    def kmsd(self, **settings: Any) -> Site:
+        """A daemon."""
+        return self._stack.enter_context(servers.kmsd(self.place(), **settings))
+
+    def flushed(self) -> Site:
+        """A daemon whose files lie in memory: what it writes is flushed, and a sync costs nothing."""
+        memory = self._stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
+        return self._stack.enter_context(servers.kmsd(self.place(Path(memory))))
+
+    def ceiling(self, like: Site) -> Site:
+        """The bare handler."""
+        return self._stack.enter_context(servers.ceiling(like.encrypt))
+
+    def openbao(self, *, audited: bool) -> wrk.Replay:
+        """The transit engine."""
+        return self._stack.enter_context(peers.openbao(self.place(), audited=audited))
+
+    def moto(self) -> wrk.Replay:
+        """The emulator."""
+        return self._stack.enter_context(peers.moto(self.place()))
+
+    def run(self, connections: int, **loads: tuple[Site | None, wrk.Replay | list[wrk.Replay]]) -> dict[str, Taken]:
+        """Interleaved rounds."""
+        return interleave(loads, connections=connections, rounds=self.rounds, seconds=self.seconds)
+
+
+def shown(taken: dict[str, Taken]) -> Report:
+    """All figures."""
+    return {name: each.shown() for name, each in taken.items()}
+
+
+def ratio(first: float, second: float) -> float:
+    """Rounded."""
+    return round(first / second, 3)
+
+
+# --- Rows ---------------------------------------------------------------------------------------------
+
+
+def throughput(bench: Bench) -> Report:
+    """Encrypt of 32 bytes at 64, 8 and 1 connections, against the ceiling and all peers."""
+    durable, flushed = bench.kmsd(), bench.flushed()
+    ceiling = bench.ceiling(durable)
+    bao, audited, moto = bench.openbao(audited=False), bench.openbao(audited=True), bench.moto()
+    report: Report = {}
+    for connections in (64, 8, 1):
+        taken = bench.run(
+            connections,
+            durable=(durable, durable.encrypt),
+            flushed=(flushed, flushed.encrypt),
+            ceiling=(ceiling, ceiling.encrypt),
+            openbao=(None, bao),
+            openbao_audited=(None, audited),
+            moto=(None, moto),
+        )
+        ours, top = taken["durable"], taken["ceiling"]
+        report[f"{connections} connections"] = {
+            **shown(taken),
+            "durable / ceiling": ratio(ours.per_second, top.per_second),
+            "flushed / ceiling": ratio(taken["flushed"].per_second, top.per_second),
+            "CPU durable / ceiling": ratio(ours.cpu_per_request, top.cpu_per_request),
+            "CPU flushed / ceiling": ratio(taken["flushed"].cpu_per_request, top.cpu_per_request),
+            "durable / OpenBao": ratio(ours.per_second, taken["openbao"].per_second),
+            "durable / OpenBao audited": ratio(ours.per_second, taken["openbao_audited"].per_second),
+            "durable / moto": ratio(ours.per_second, taken["moto"].per_second),
+            "p50 / OpenBao audited": ratio(ours.p50, taken["openbao_audited"].p50),
+            "p99 / ceiling": ratio(ours.p99, top.p99),
+            "p99 / OpenBao": ratio(ours.p99, taken["openbao"].p99),
+        }
+    return report
+
+
+def operations(bench: Bench) -> Report:
+    """Other operations, relative to Encrypt of 32 bytes; and a thousand keys in rotation."""
+    site = bench.kmsd()
+    assert site.daemon is not None
+    client = site.daemon.client()
+    blob = base64.b64encode(client.encrypt(KeyId=site.key_id, Plaintext=b"x" * 32)["CiphertextBlob"]).decode()
+    other = client.create_key()["KeyMetadata"]["KeyId"]
+    key = {"KeyId": site.key_id}
+    asked: dict[str, tuple[str, dict[str, object]]] = {
+        "Decrypt": ("Decrypt", {"CiphertextBlob": blob}),
+        "GenerateDataKey": ("GenerateDataKey", {**key, "KeySpec": "AES_256"}),
+        "GenerateDataKeyWithoutPlaintext": ("GenerateDataKeyWithoutPlaintext", {**key, "KeySpec": "AES_256"}),
+        "ReEncrypt": ("ReEncrypt", {"CiphertextBlob": blob, "DestinationKeyId": other}),
+        "DescribeKey": ("DescribeKey", dict(key)),
+        "GenerateRandom": ("GenerateRandom", {"NumberOfBytes": 32}),
+        "Encrypt 4 KiB": ("Encrypt", {**key, "Plaintext": base64.b64encode(b"x" * 4096).decode()}),
+    }
+    keys = [client.create_key()["KeyMetadata"]["KeyId"] for _ in range(1000)]
+    loads: dict[str, tuple[Site | None, wrk.Replay | list[wrk.Replay]]] = {"Encrypt": (site, site.encrypt)}
+    loads |= {name: (site, site.signed(operation, members)) for name, (operation, members) in asked.items()}
+    loads["1000 keys"] = (site, [site.signed("Encrypt", {"KeyId": each, "Plaintext": PLAINTEXT}) for each in keys])
+    taken = bench.run(64, **loads)
+    top = taken["Encrypt"].per_second
+    return {**shown(taken), "relative to Encrypt": {name: ratio(each.per_second, top) for name, each in taken.items()}}
+
+
+@contextmanager
+def busy(site: Site) -> Iterator[None]:
+    """Somebody creates keys, puts policies and lists grants without pause, until the end of the block."""
+    assert site.daemon is not None
+    client, over = site.daemon.client(), threading.Event()
+    policy = client.get_key_policy(KeyId=site.key_id, PolicyName="default")["Policy"]
+    key_id = client.create_key()["KeyMetadata"]["KeyId"]
+
+    def work() -> None:
+        while not over.is_set():
+            client.create_key()
+            client.put_key_policy(KeyId=key_id, PolicyName="default", Policy=policy)
+            client.list_grants(KeyId=key_id)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def neighbours(bench: Bench) -> Report:
+    """p99 of Encrypt at 8 connections beside somebody who changes things without pause."""
+    site = bench.kmsd()
+    alone, beside = [], []
+    for _ in range(bench.rounds):
+        alone.append(wrk.run(site.encrypt, connections=8, seconds=bench.seconds))
+        with busy(site):
+            beside.append(wrk.run(site.encrypt, connections=8, seconds=bench.seconds))
+    p99 = [statistics.median(result.p99 for result in results) for results in (alone, beside)]
+    return {
+        "p99 alone us": p99[0],
+        "p99 beside us": p99[1],
+        "ratio": ratio(p99[1], p99[0]),
+        "errors": sum(result.errors for result in alone + beside),
+    }
+
+
+def slow_token(bench: Bench) -> Report:
+    """A token that takes 1 ms for each encryption, against the same shim without delay."""
+    slow, quick = bench.kmsd(token_delay=0.001), bench.kmsd(token_delay=0.0)
+    taken = bench.run(64, slow=(slow, slow.encrypt), quick=(quick, quick.encrypt))
+    return {**shown(taken), "slow / quick": ratio(taken["slow"].per_second, taken["quick"].per_second)}
+
+
+def https(bench: Bench) -> Report:
+    """Kept-alive HTTPS against plain HTTP."""
+    bench.folder.mkdir(exist_ok=True)
+    encrypted, plain = bench.kmsd(tls=self_signed(bench.folder)), bench.kmsd()
+    taken = bench.run(64, https=(encrypted, encrypted.encrypt), http=(plain, plain.encrypt))
+    return {**shown(taken), "https / http": ratio(taken["https"].per_second, taken["http"].per_second)}
+
+
+def growth(bench: Bench) -> Report:
+    """A policy of 32 KiB against one of 1 KB; a trail of a million records against one of a thousand."""
+    small, large, long = bench.kmsd(), bench.kmsd(), bench.kmsd()
+    for site, size in ((small, 1_000), (large, 32_000)):
+        assert site.daemon is not None
+        site.daemon.client().put_key_policy(KeyId=site.key_id, PolicyName="default", Policy=policy_of(size))
+    wrote = 0.0
+    while wrote < 1_000_000:
+        wrote += wrk.run(long.encrypt, connections=64, seconds=20).per_second * 20
+    taken = bench.run(
+        64, small=(small, small.encrypt), large=(large, large.encrypt), long_trail=(long, long.encrypt)
+    )
+    top = taken["small"].per_second
+    return {
+        **shown(taken),
+        "small / large policy": ratio(top, taken["large"].per_second),
+        "short / long trail": ratio(top, taken["long_trail"].per_second),
+        "records": round(wrote),
+    }
+
+
+def policy_of(size: int) -> str:
+    """A key policy of about so many characters, whose last statement allows the account."""
+    statements: list[dict[str, Any]] = []
+    root = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "kms:*", "Resource": "*"}
+    while len(json.dumps({"Version": "2012-10-17", "Statement": [*statements, root]})) < size:
+        user = {"AWS": f"arn:aws:iam::{ACCOUNT}:user/somebody-{len(statements)}"}
+        statements.append({"Effect": "Allow", "Principal": user, "Action": "kms:DescribeKey", "Resource": "*"})
+    return json.dumps({"Version": "2012-10-17", "Statement": [*statements[:-1], root]})
+
+
+def memory(bench: Bench) -> Report:
+    """Proportional set size of two workers with 1 000 keys, against the ceiling's; and after a million requests."""
+    site = bench.kmsd()
+    assert site.daemon is not None
+    client = site.daemon.client()
+    for _ in range(1000):
+        client.create_key()
+    ceiling = bench.ceiling(site)
+    wrk.run(ceiling.encrypt, connections=64, seconds=2)
+    done = 0.0
+    while done < 10_000:
+        done += wrk.run(site.encrypt, connections=64, seconds=1).per_second
+    early = site.memory()
+    while done < 1_000_000:
+        done += wrk.run(site.encrypt, connections=64, seconds=20).per_second * 20
+    return {
+        "MiB after 10 000": round(early, 1),
+        "MiB after 1 000 000": round(site.memory(), 1),
+        "ceiling MiB": round(ceiling.memory(), 1),
+        "kmsd / ceiling": ratio(early, ceiling.memory()),
+        "late / early": ratio(site.memory(), early),
+    }
+
+
+def starts(bench: Bench) -> Report:
+    """A hundred starts of four workers on one token; and how long two workers and the ceiling take to answer."""
+    failures, folder = 0, bench.place()
+    folder.mkdir()
+    with servers.provisioned(folder, workers=4) as daemon:
+        for _ in range(100):
+            try:
+                daemon.start(ready=False)
+                servers.wait_for_log(daemon, daemon.log().count(servers.SERVING))
+            except AssertionError:
+                failures += 1
+            with suppress(ProcessLookupError):
+                daemon.stop()
+    took: dict[str, list[float]] = {"kmsd": [], "ceiling": []}
+    site = bench.kmsd()
+    daemon = site.daemon
+    assert daemon is not None
+    for _ in range(max(8, bench.rounds)):
+        daemon.stop()
+        begun = time.perf_counter()
+        daemon.start(ready=False)
+        assert daemon.process is not None
+        servers.wait_for(f"{daemon.endpoint}/readyz", daemon.process)
+        took["kmsd"].append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        with servers.ceiling(site.encrypt):
+            took["ceiling"].append(time.perf_counter() - begun)
+    middle = {name: round(statistics.median(seconds), 3) for name, seconds in took.items()}
+    return {"failures in 100": failures, "seconds": middle, "kmsd / ceiling": ratio(middle["kmsd"], middle["ceiling"])}
+
+
+ROWS: dict[str, Callable[[Bench], Report]] = {
+    row.__name__: row for row in (throughput, operations, neighbours, slow_token, https, growth, memory, starts)
+}
+
+
+def main() -> None:
+    """Run rows, print JSON, and write it if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
+    options = parser.parse_args()
+    report: Report = {"machine": {"python": platform.python_version(), "kernel": platform.release()}}
+    for name in options.rows or ROWS:
+        with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+            report[name] = ROWS[name](Bench(Path(place), options, stack))
+        sys.stdout.write(json.dumps({name: report[name]}, indent=2) + "\n")
+        sys.stdout.flush()
+        if options.out is not None:
+            options.out.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
