@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,13 +187,20 @@ def credentials_of(printed: bytes) -> Credentials:
 
 
 @contextmanager
-def provisioned(folder: Path, *, workers: int = 1, extra: str = "", import_token: bool = False) -> Iterator[Daemon]:
+def provisioned(
+    folder: Path,
+    *,
+    workers: int = 1,
+    extra: str = "",
+    import_token: bool = False,
+    reach: Callable[[TokenPlace], TokenPlace] = lambda place: place,
+) -> Iterator[Daemon]:
     """A daemon that is set up and not started; stopped, if it runs, at the end.
 
-    With NSS as its import token, if asked.
+    With NSS as its import token, if asked. `reach` may put something between the daemon and its token.
     """
     with ExitStack() as stack:
-        place = stack.enter_context(softhsm(folder / "token"))
+        place = reach(stack.enter_context(softhsm(folder / "token")))
         if import_token:
             helper = stack.enter_context(nss(folder / "import-token"))
             extra = f"{extra}\n{import_section(folder, helper)}"

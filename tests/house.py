@@ -26,7 +26,7 @@ from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
 from tests.clients import Credentials, client, signing_clock
 from tests.daemon import import_section, write_config
-from tests.tokens import nss, softhsm
+from tests.tokens import SOFTHSM, nss, softhsm
 from tests.trail import trail_records
 
 T = TypeVar("T")
@@ -194,13 +194,20 @@ async def _provision(config: Config) -> None:
 
 
 @contextmanager
-def house(folder: Path, *, extra: str = "", without: Sequence[str] = (), import_token: bool = False) -> Iterator[House]:
+def house(
+    folder: Path,
+    *,
+    extra: str = "",
+    without: Sequence[str] = (),
+    import_token: bool = False,
+    module: Path = SOFTHSM,
+) -> Iterator[House]:
     """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`.
 
-    With NSS as its import token, if asked.
+    With NSS as its import token, if asked. `module` may stand before SoftHSM.
     """
     with ExitStack() as stack:
-        place = stack.enter_context(softhsm(folder / "token", without=without))
+        place = stack.enter_context(softhsm(folder / "token", without=without, module=module))
         if import_token:
             helper = stack.enter_context(nss(folder / "import-token"))
             extra = f"{extra}\n{import_section(folder, helper)}"

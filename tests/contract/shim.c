@@ -1,19 +1,25 @@
-/* A PKCS#11 module for tests: hands every call on to the module that KMSD_SHIM_MODULE names, and fails, waits or lies
- * where a test asks for it. A call that fails has worked before: the harder case. Built by tests/contract/shim.py. */
+/* A PKCS#11 module for tests: hands every call on to the module that KMSD_SHIM_MODULE names, and fails, waits, lies,
+ * goes away or kills its process where a test asks for it. A call that fails has worked before, which is the harder
+ * case, unless the test asks for one that does not. Built by tests/shim.py.
+ *
+ * With KMSD_SHIM_CONTROL=FILE the state lies in that file, mapped: all processes that name it are bent together, by a
+ * test that need not be one of them. */
 
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 typedef unsigned long U;
 enum { FUNCTIONS = 68 };
 /* Places in CK_FUNCTION_LIST. */
 enum {
-  GET_FUNCTION_LIST = 3, OPEN_SESSION = 12, LOGIN = 18, CREATE_OBJECT = 20, DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24,
-  FIND_OBJECTS_INIT = 26, ENCRYPT_INIT = 29, ENCRYPT = 30, DECRYPT_INIT = 33, DECRYPT = 34, SIGN = 43,
-  GENERATE_KEY = 58, DERIVE_KEY = 62, GENERATE_RANDOM = 64
+  INITIALIZE = 0, FINALIZE = 1, GET_INFO = 2, GET_FUNCTION_LIST = 3, GET_SLOT_LIST = 4, OPEN_SESSION = 12,
+  CLOSE_ALL_SESSIONS = 14, GET_ATTRIBUTE_VALUE = 24, ENCRYPT_INIT = 29, GENERATE_RANDOM = 64
 };
 
 struct list { unsigned char version[2]; void *function[FUNCTIONS]; };
@@ -21,75 +27,122 @@ struct attribute { U type; void *value; U length; };
 struct mechanism { U mechanism; void *parameter; U length; };
 struct gcm { unsigned char *iv; U iv_length; };
 
+struct state {
+  volatile U fault[FUNCTIONS], delay_us[FUNCTIONS], calls[FUNCTIONS], hung, gone;
+  /* Calls that still fail; 0: all. Calls until the one that kills its process; 0: none does. */
+  volatile long fails_left[FUNCTIONS], deadly[FUNCTIONS];
+  volatile int hang[FUNCTIONS], unworked[FUNCTIONS], dies_unworked[FUNCTIONS], own_iv, lie_extractable;
+};
+
 static struct list *real, ours;
-static volatile U fault[FUNCTIONS], delay_us[FUNCTIONS], calls[FUNCTIONS], hung;
-static volatile int hang[FUNCTIONS], own_iv, lie_extractable;
+static struct state own, *now = &own;
+static volatile U slot_in_use;
+static volatile int absent;
 
-void shim_fault(int function, U rv) { fault[function] = rv; }
-void shim_delay(int function, U microseconds) { delay_us[function] = microseconds; }
-void shim_hang(int function, int on) { hang[function] = on; }
-void shim_own_iv(int on) { own_iv = on; }
-void shim_lie(int on) { lie_extractable = on; }
-U shim_calls(int function) { return calls[function]; }
-U shim_hung(void) { return hung; }
+int shim_control(const char *path) {
+  int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0 || ftruncate(file, sizeof own)) return -1;
+  void *mapped = mmap(0, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  close(file);
+  if (mapped == MAP_FAILED) return -1;
+  now = mapped;
+  return 0;
+}
+void shim_fault(int function, U rv, long times, int unworked) {
+  now->fault[function] = 0;
+  now->unworked[function] = unworked;
+  now->fails_left[function] = times;
+  now->fault[function] = rv;
+}
+void shim_die(int function, long call, int unworked) {
+  now->dies_unworked[function] = unworked;
+  now->deadly[function] = call;
+}
+void shim_delay(int function, U microseconds) { now->delay_us[function] = microseconds; }
+void shim_hang(int function, int on) { now->hang[function] = on; }
+void shim_gone(U rv) { now->gone = rv; }
+void shim_own_iv(int on) { now->own_iv = on; }
+void shim_lie(int on) { now->lie_extractable = on; }
+U shim_calls(int function) { return now->calls[function]; }
+U shim_hung(void) { return now->hung; }
 void shim_reset(void) {
-  memset((void *)fault, 0, sizeof fault); memset((void *)delay_us, 0, sizeof delay_us);
-  memset((void *)calls, 0, sizeof calls); memset((void *)hang, 0, sizeof hang);
-  own_iv = lie_extractable = 0;
+  U hung = now->hung;
+  memset((void *)now, 0, sizeof *now);
+  now->hung = hung;
 }
 
-static U after(int function, U rv) {
-  __sync_fetch_and_add(&calls[function], 1);
-  if (delay_us[function]) usleep(delay_us[function]);
-  if (hang[function]) {
-    __sync_fetch_and_add(&hung, 1);
-    while (hang[function]) usleep(500);
-    __sync_fetch_and_sub(&hung, 1);
+typedef U (*anything)(U, U, U, U, U, U, U, U);
+#define REAL(which) ((anything)real->function[which])
+
+/* A device that is unplugged: the sessions are lost, and no slot has a token until it is back. */
+static int away(int function, U *a, U *rv) {
+  if (!now->gone || function == INITIALIZE || function == FINALIZE || function == GET_INFO) {
+    absent = 0;
+    return 0;
   }
-  return fault[function] ? fault[function] : rv;
+  if (!__sync_lock_test_and_set(&absent, 1)) REAL(CLOSE_ALL_SESSIONS)(slot_in_use, 0, 0, 0, 0, 0, 0, 0);
+  *rv = now->gone;
+  if (function == GET_SLOT_LIST) { *(U *)a[2] = 0; *rv = 0; }
+  return 1;
 }
 
-#define REAL(which) ((U (*)())real->function[which])
-#define FORWARD2(name, function) static U name(U a, U b) { return after(function, REAL(function)(a, b)); }
-#define FORWARD3(name, function) static U name(U a, U b, U c) { return after(function, REAL(function)(a, b, c)); }
-#define FORWARD4(name, function) \
-  static U name(U a, U b, U c, U d) { return after(function, REAL(function)(a, b, c, d)); }
-#define FORWARD5(name, function) \
-  static U name(U a, U b, U c, U d, U e) { return after(function, REAL(function)(a, b, c, d, e)); }
-#define FORWARD6(name, function) \
-  static U name(U a, U b, U c, U d, U e, U f) { return after(function, REAL(function)(a, b, c, d, e, f)); }
+static void die_if_due(int function, int unworked) {
+  if (now->deadly[function] && now->dies_unworked[function] == unworked
+      && __sync_sub_and_fetch(&now->deadly[function], 1) == 0)
+    kill(getpid(), SIGKILL);
+}
 
-FORWARD5(open_session, OPEN_SESSION)
-FORWARD4(login, LOGIN)
-FORWARD4(create_object, CREATE_OBJECT)
-FORWARD2(destroy_object, DESTROY_OBJECT)
-FORWARD3(find_objects_init, FIND_OBJECTS_INIT)
-FORWARD5(encrypt, ENCRYPT)
-FORWARD3(decrypt_init, DECRYPT_INIT)
-FORWARD5(decrypt, DECRYPT)
-FORWARD5(sign, SIGN)
-FORWARD5(generate_key, GENERATE_KEY)
-FORWARD6(derive_key, DERIVE_KEY)
-FORWARD3(generate_random, GENERATE_RANDOM)
+static U fault_due(int function) {
+  U rv = now->fault[function];
+  if (!rv || !now->fails_left[function]) return rv;
+  long left = __sync_sub_and_fetch(&now->fails_left[function], 1);
+  if (left == 0) now->fault[function] = 0;
+  return left >= 0 ? rv : 0;
+}
 
 /* A token in FIPS mode makes the nonce itself, and writes it where the caller's lay. */
-static U encrypt_init(U session, struct mechanism *mechanism, U key) {
-  if (own_iv && mechanism->mechanism == 0x1087) {
-    struct gcm *gcm = mechanism->parameter;
-    REAL(GENERATE_RANDOM)(session, gcm->iv, gcm->iv_length);
-    gcm->iv[0] = 0xF1;
-  }
-  return after(ENCRYPT_INIT, REAL(ENCRYPT_INIT)(session, mechanism, key));
+static void put_own_iv(U session, struct mechanism *mechanism) {
+  if (mechanism->mechanism != 0x1087) return;
+  struct gcm *gcm = mechanism->parameter;
+  REAL(GENERATE_RANDOM)(session, (U)gcm->iv, gcm->iv_length, 0, 0, 0, 0, 0);
+  gcm->iv[0] = 0xF1;
 }
 
 /* A token that ignores EXTRACTABLE=False, as opencryptoki does on C_UnwrapKey. */
-static U get_attribute_value(U session, U object, struct attribute *attributes, U count) {
-  U rv = REAL(GET_ATTRIBUTE_VALUE)(session, object, attributes, count);
-  for (U i = 0; lie_extractable && i < count; i++)
+static void lie(struct attribute *attributes, U count) {
+  for (U i = 0; i < count; i++)
     if (attributes[i].type == 0x162 && attributes[i].value && attributes[i].length == 1)
       *(unsigned char *)attributes[i].value = 1;
-  return after(GET_ATTRIBUTE_VALUE, rv);
 }
+
+static U bent(int function, U *a) {
+  U rv = 0, fault;
+  if (away(function, a, &rv)) return rv;
+  die_if_due(function, 1);
+  if (function == ENCRYPT_INIT && now->own_iv) put_own_iv(a[0], (struct mechanism *)a[1]);
+  fault = fault_due(function);
+  if (!(fault && now->unworked[function])) rv = REAL(function)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+  if (function == GET_ATTRIBUTE_VALUE && now->lie_extractable) lie((struct attribute *)a[2], a[3]);
+  if (function == OPEN_SESSION && !rv) slot_in_use = a[0];
+  die_if_due(function, 0);
+  __sync_fetch_and_add(&now->calls[function], 1);
+  if (now->delay_us[function]) usleep(now->delay_us[function]);
+  if (now->hang[function]) {
+    __sync_fetch_and_add(&now->hung, 1);
+    while (now->hang[function]) usleep(500);
+    __sync_fetch_and_sub(&now->hung, 1);
+  }
+  return fault ? fault : rv;
+}
+
+/* No function of PKCS#11 2.40 has more than eight arguments, all as wide as a register; more than it wants do no harm. */
+#define BENT(n) \
+  static U bent_##n(U a, U b, U c, U d, U e, U f, U g, U h) { U all[] = {a, b, c, d, e, f, g, h}; return bent(n, all); }
+#define PUT(n) ours.function[n] = bent_##n;
+#define TEN(X, n) X(n##0) X(n##1) X(n##2) X(n##3) X(n##4) X(n##5) X(n##6) X(n##7) X(n##8) X(n##9)
+#define ALL(X) X(0) X(1) X(2) X(4) X(5) X(6) X(7) X(8) X(9) TEN(X, 1) TEN(X, 2) TEN(X, 3) TEN(X, 4) TEN(X, 5) \
+  X(60) X(61) X(62) X(63) X(64) X(65) X(66) X(67)
+ALL(BENT)
 
 /* KMSD_SHIM_DELAYS="30:1000 34:1000": microseconds for each call of a function, in processes that nobody can reach into. */
 static void delays_of_environment(void) {
@@ -97,33 +150,22 @@ static void delays_of_environment(void) {
   int function, taken;
   U microseconds;
   while (text && sscanf(text, "%d:%lu%n", &function, &microseconds, &taken) == 2) {
-    if (function > 0 && function < FUNCTIONS) delay_us[function] = microseconds;
+    if (function > 0 && function < FUNCTIONS) now->delay_us[function] = microseconds;
     text += taken;
   }
 }
 
 U C_GetFunctionList(struct list **list) {
   if (!real) {
+    const char *control = getenv("KMSD_SHIM_CONTROL");
+    if (control && shim_control(control)) return 5;
     delays_of_environment();
     void *module = dlopen(getenv("KMSD_SHIM_MODULE"), RTLD_NOW);
     U (*get)(struct list **) = module ? (U (*)(struct list **))dlsym(module, "C_GetFunctionList") : 0;
     if (!get || get(&real)) return 5;
     ours = *real;
     ours.function[GET_FUNCTION_LIST] = C_GetFunctionList;
-    ours.function[OPEN_SESSION] = open_session;
-    ours.function[LOGIN] = login;
-    ours.function[CREATE_OBJECT] = create_object;
-    ours.function[DESTROY_OBJECT] = destroy_object;
-    ours.function[GET_ATTRIBUTE_VALUE] = get_attribute_value;
-    ours.function[FIND_OBJECTS_INIT] = find_objects_init;
-    ours.function[ENCRYPT_INIT] = encrypt_init;
-    ours.function[ENCRYPT] = encrypt;
-    ours.function[DECRYPT_INIT] = decrypt_init;
-    ours.function[DECRYPT] = decrypt;
-    ours.function[SIGN] = sign;
-    ours.function[GENERATE_KEY] = generate_key;
-    ours.function[DERIVE_KEY] = derive_key;
-    ours.function[GENERATE_RANDOM] = generate_random;
+    ALL(PUT)
   }
   *list = &ours;
   return 0;

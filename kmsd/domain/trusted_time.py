@@ -1,0 +1,84 @@
+"""What is believed of the time of day: a clock that was set is told from time that has passed (DESIGN.md §11).
+
+Beside the wall clock there is the uptime of the host, which nobody can set. The books keep one *reading* of both, and an
+instant that is trusted: what the wall clock said when it was last believed, plus the uptime since. A wall clock that runs
+ahead of that is believed for a bounded amount, and beyond it not until the operator confirms. One that falls behind
+is not believed at all: time goes on from the trusted instant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+MOST_AHEAD = timedelta(hours=1)
+"""By how much the wall clock may be set forward in all while the host runs."""
+MOST_AHEAD_OVER_A_STOP = timedelta(days=1)
+"""How long the host may have been off; while it is, nothing but the wall clock tells how long."""
+MARGIN_BEHIND = timedelta(minutes=1)
+"""Time services step the clock back by less than this without anybody being told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uptime:
+    """How long the host has been running, by a clock that counts suspension too and cannot be set."""
+
+    boot: str
+    """Differs from one start of the host to the next."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the books remember."""
+
+    trusted_at: datetime
+    uptime: Uptime
+    """At that instant."""
+    taken_on: timedelta
+    """How much the wall clock was believed beyond the uptime, in all, since the host started or it was confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a look at the clocks says."""
+
+    reading: Reading
+    """To be remembered in place of the one before."""
+    ahead: timedelta
+    """By how much the wall clock is ahead of what is believed; negative: behind."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the wall clock is ahead by more than can be believed: nothing may be destroyed because of it."""
+        return self.ahead > timedelta(0)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the wall clock was set back; what has expired stays expired."""
+        return self.ahead < -MARGIN_BEHIND
+
+
+def confirmed(wall: datetime, uptime: Uptime) -> Reading:
+    """The operator, or the very first look, says that the wall clock is right."""
+    return Reading(wall, uptime, timedelta(0))
+
+
+def judge(before: Reading | None, wall: datetime, uptime: Uptime) -> Judgement:
+    """Compare the clocks with the reading before; pure."""
+    if before is None:
+        return Judgement(confirmed(wall, uptime), timedelta(0))
+    same_boot = before.uptime.boot == uptime.boot
+    # After a start of the host at least its present uptime has passed since any reading of an earlier one.
+    passed = timedelta(seconds=uptime.seconds - before.uptime.seconds if same_boot else uptime.seconds)
+    trusted = before.trusted_at + max(passed, timedelta(0))
+    ahead = wall - trusted
+    if same_boot:
+        believed = timedelta(0) < ahead <= MOST_AHEAD - before.taken_on
+        taken_on = before.taken_on + ahead if believed else before.taken_on
+    else:
+        believed = timedelta(0) < ahead <= MOST_AHEAD_OVER_A_STOP
+        taken_on = timedelta(0)
+    if believed:
+        return Judgement(Reading(wall, uptime, taken_on), timedelta(0))
+    return Judgement(Reading(trusted, uptime, taken_on), ahead)
