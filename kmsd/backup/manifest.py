@@ -70,12 +70,17 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
     try:
         known = msgspec.json.decode(manifest, type=Manifest)
         key = serialization.load_der_public_key(known.audit_key)
-        made = base64.b64decode(signature, validate=False)
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as exc:
         raise Damaged(f"the part {MANIFEST} is damaged") from exc
     if known.format != FORMAT:
         raise Damaged(f"this backup has format {known.format}, and this release reads {FORMAT}")
-    if not isinstance(key, ec.EllipticCurvePublicKey) or signature != signature_text(made):
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Damaged(f"the part {MANIFEST} names no audit key")
+    try:
+        made = base64.b64decode(signature.rstrip(b"\n"), validate=True)
+    except ValueError as exc:
+        raise Damaged(f"the part {SIGNATURE} is damaged") from exc
+    if signature != signature_text(made):
         raise Damaged(f"the part {SIGNATURE} is damaged")
     try:
         # `signed_digest` is what the token is handed; here the library hashes the same text by itself.

@@ -114,9 +114,8 @@ class Connection(asyncio.Protocol):
             self._tls = Tls(tls.version(), tls.cipher()[0])
         limits = self._server.limits
         self._parser = new_parser(self, self._loop, limits)
-        self.deadline = self._loop.time() + limits.header_seconds
-        if self._server.draining:
-            self.drain(self._server.rest_seconds)
+        draining = self._server.draining
+        self.deadline = self._loop.time() + (self._server.keep_alive_seconds if draining else limits.header_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; start on what is whole."""
@@ -362,8 +361,7 @@ class Connection(asyncio.Protocol):
         elif self._head_bytes:
             self._enter(State.OPENING, limits.header_seconds)
         else:
-            draining = self._server.draining
-            self._enter(State.IDLE, self._server.rest_seconds if draining else limits.keep_alive_seconds)
+            self._enter(State.IDLE, self._server.keep_alive_seconds)
 
     def _finish(self, error: ServiceError) -> None:
         """Send a refusal, and give the client time to read it: closing on unread input would reset the connection."""

@@ -102,8 +102,8 @@ class Server:
         self.handler = handler
         self.limits = limits
         self.draining = False
-        self.rest_seconds = 0.0
-        """While draining: how long a resting connection may still bring its last request."""
+        self.keep_alive_seconds = limits.keep_alive_seconds
+        """How long a connection may rest. While draining: how long it may still bring its last request."""
         self.buffered = 0
         """Bytes of unfinished bodies."""
         self.refusals: Counter[str] = Counter()
@@ -147,7 +147,7 @@ class Server:
         is cut off is cancelled where it waits.
         """
         # Connections that were accepted a moment ago look at both when they are made.
-        self.draining, self.rest_seconds = True, rest
+        self.draining, self.keep_alive_seconds = True, rest
         await self._stop_accepting()
         self.drain(rest)
         try:
@@ -166,7 +166,7 @@ class Server:
     def drain(self, rest: float) -> None:
         """Give resting connections `rest` seconds from now. Does nothing unless `stop` runs, whose own it replaces."""
         if self.draining:
-            self.rest_seconds = rest
+            self.keep_alive_seconds = rest
             for connection in list(self._connections):
                 connection.drain(rest)
 

@@ -41,9 +41,12 @@ def check(daemon: Daemon, *options: str) -> tuple[int, list[dict[str, str]]]:
     return max((["ok", "note", "warn", "FAIL"].index(one["severity"]) - 1 for one in findings), default=0), findings
 
 
-def bad(daemon: Daemon) -> list[str]:
-    """The lines somebody should act upon."""
-    return [f"{one['severity']} {one['text']}" for one in check(daemon)[1] if one["severity"] in {"warn", "FAIL"}]
+def bad(daemon: Daemon, *topics: str) -> list[str]:
+    """The lines somebody should act upon, but for what depends on the test's host unless it is asked for."""
+    shown = json.loads(daemon.cli("check", "--json", "--no-token", check=False).stdout)
+    hosts = {"clock", "entropy"} - set(topics)
+    found = [one for one in shown["findings"] if one["topic"] not in hosts]
+    return [f"{one['severity']} {one['text']}" for one in found if one["severity"] in {"warn", "FAIL"}]
 
 
 def test_exit_status_and_forms() -> None:
@@ -147,11 +150,12 @@ def test_policies(own: Daemon, tmp_path: Path) -> None:
     trust = tmp_path / "trust.json"
     trust.write_text(EVERYBODY.replace("kms:*", "sts:AssumeRole").replace(',"Resource":"*"', ""))
     own.cli("role", "create", "open", "--trust", str(trust))
+    ghostly = f"statement Ghost names {arn}:user/ghost, who does not exist"
     assert sorted(bad(own)) == sorted(
         [
             f"warn {locked}: nobody who exists may ever change its policy: it locks everybody out",
             f"warn {everybody}: statement All allows everybody kms:Encrypt",
-            f"warn {haunted}: statement Ghost names {arn}:user/ghost, who does not exist; whoever gets that name is meant",
+            f"warn {haunted}: {ghostly}; whoever gets that name is meant",
             f"warn {granted}: grant {grant} is for {arn}:user/ghost, who does not exist",
             f"warn {arn}:role/open: statement #0 allows everybody sts:AssumeRole",
         ]
@@ -159,20 +163,17 @@ def test_policies(own: Daemon, tmp_path: Path) -> None:
     assert check(own)[0] == 1
 
 
-def test_a_key_out_of_the_future(tmp_path: Path) -> None:
+def test_a_key_out_of_the_future(own: Daemon) -> None:
     """The clock was set back, and deletions wait for a time that was there already."""
-    with provisioned(tmp_path) as daemon:
-        daemon.start()
-        arn = daemon.client().create_key()["KeyMetadata"]["Arn"]
-        daemon.stop()
-        writer = sqlite3.connect(daemon.data / "kmsd.sqlite", isolation_level=None)
-        (table,) = writer.execute("SELECT count(*) FROM key").fetchone()
-        assert table == 1
-        writer.execute("UPDATE key SET created_at = ?", (int((time.time() + 7200) * 1e6),))
-        writer.close()
-        done = json.loads(daemon.cli("check", "--no-token", "--json", check=False).stdout)
-        assert f"{arn} was made in the future: the clock was set back" in [one["text"] for one in done["findings"]]
-        assert done["exit"] == 2
+    kms = own.client()
+    made = kms.create_key()["KeyMetadata"]
+    kms.close()
+    writer = sqlite3.connect(own.data / "kmsd.sqlite", isolation_level=None)
+    change = "UPDATE key SET created_at = ? WHERE key_id = ?"
+    writer.execute(change, (int((time.time() + 7200) * 1e6), made["KeyId"]))
+    assert f"FAIL {made['Arn']} was made in the future: the clock was set back" in bad(own, "clock")
+    writer.execute(change, (int(time.time() * 1e6), made["KeyId"]))
+    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_certificates(own: Daemon, tmp_path: Path) -> None:
     certificate(tmp_path, "soon", 13, issuer=authority)
     certificate(tmp_path, "expired", -1, issuer=authority)
     certificate(tmp_path, "nameless", 90, issuer=authority, names=False)
-    certificate(tmp_path, "short", 90, issuer=authority, key=rsa.generate_private_key(65537, 1024))
+    certificate(tmp_path, "short", 90, issuer=authority, key=rsa.generate_private_key(65537, 1024))  # noqa: S505 (to be found)
     certificate(tmp_path, "other", 90)
     chained = (tmp_path / "good.crt").read_bytes() + (tmp_path / "authority.crt").read_bytes()
     (tmp_path / "chained.crt").write_bytes(chained)

@@ -25,7 +25,6 @@ from tests.logs import (
     copy_audit,
     files_with,
     filtered,
-    key_for,
     messages,
     millis,
     query,
@@ -359,14 +358,6 @@ def test_files_that_were_archived(own: House) -> None:
             path.unlink()
     found = [one["eventID"] for one in copied(own) if one.get("requestID", "").startswith("r")]
     assert found == ["0", "1", "2"]
-
-
-def test_a_key_of_a_group_of_the_same_name_elsewhere_is_no_matter(own: House) -> None:
-    """A group of a customer's that is called alike in its end is his own."""
-    logs = own.client("logs")
-    key = key_for(own.client(), arn_of("/app/kmsd/audit"))
-    stream_for(logs, "/app/kmsd/audit", kmsKeyId=key)
-    logs.delete_log_group(logGroupName="/app/kmsd/audit")
 
 
 def test_a_trail_that_was_set_back_is_noticed(own: House, capfd: pytest.CaptureFixture[str]) -> None:
