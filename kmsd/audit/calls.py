@@ -137,10 +137,13 @@ def _elements(response: msgspec.Struct | None, call: Call) -> dict[str, Any] | N
 def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) -> AdditionalEventData | UnsetType:
     """Which material was used, what allowed the call, or why it was refused."""
     data = AdditionalEventData()
-    allowed = [target.decision for target in call.targets if target.decision is not None]
-    if allowed:
-        data.decided_by = [decision.by for decision in allowed]
-        data.grant_ids = [grant_id for decision in allowed for grant_id in decision.grant_ids] or None
+    allowed = False
+    for target in call.targets:
+        if target.decision is not None:
+            allowed = True
+            data.decided_by = [*(data.decided_by or ()), target.decision.by]
+            if target.decision.grant_ids:
+                data.grant_ids = [*(data.grant_ids or ()), *target.decision.grant_ids]
     if outcome.error is not None:
         data.reason = clean(outcome.reason) or None
     elif is_cryptographic(operation):

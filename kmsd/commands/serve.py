@@ -1,4 +1,4 @@
-"""`kmsd serve`, and the worker process that it starts."""
+"""`kmsd serve`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from kmsd import supervisor, worker
-from kmsd.accepted import Accepted, tls_files
+from kmsd import supervisor
+from kmsd.accepted import Accepted
 from kmsd.adapters.sqlite import connection
 from kmsd.commands.locking import data_lock
 from kmsd.config import Config, ConfigError
@@ -21,13 +21,8 @@ log = structlog.get_logger()
 
 
 def add_to(commands: Any) -> None:
-    """Declare the commands."""
+    """Declare the command."""
     commands.add_parser("serve", help="run the daemon in the foreground").set_defaults(run=serve)
-    command: argparse.ArgumentParser = commands.add_parser("worker")
-    for name in ("--index", "--listener", "--ready", "--life"):
-        command.add_argument(name, type=int, required=True)
-    command.add_argument("--tls", type=int, nargs="*", default=())
-    command.set_defaults(run=work)
 
 
 async def serve(_: Config, options: argparse.Namespace) -> int:
@@ -52,10 +47,3 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         daemon = Supervisor(accepted, options.config, listener)
         async with watched(lambda: daemon.accepted.config, for_metrics):
             return await daemon.run()
-
-
-async def work(config: Config, options: argparse.Namespace) -> int:
-    """One worker, on the socket and pipes of its parent."""
-    set_up(f"worker-{options.index}")
-    tls = tls_files(tuple(options.tls)) if options.tls else None
-    return await worker.run(config, worker.Lines(options.index, options.listener, options.ready, options.life, tls))

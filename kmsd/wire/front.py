@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import NoReturn
 from typing import Protocol as TypingProtocol
@@ -30,7 +30,7 @@ from kmsd.operations.model import Service, Source
 from kmsd.pipeline import Pipeline, as_service_error
 from kmsd.ports import AuditUnavailable, Reader
 from kmsd.wire import sigv4
-from kmsd.wire.messages import Answer, Request, new_request_id
+from kmsd.wire.messages import Answer, Request, Tls, new_request_id
 from kmsd.wire.questions import Protocol, protocol_of
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
@@ -97,7 +97,6 @@ class Front:
     async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:
         source = source_of(request)
         now = self.pipeline.clock.now()
-        refused = partial(self._refused, request_id=request_id, source=source, now=now, protocol=protocol)
         claim: Claim | None = None
         caller: Caller | None = None
         try:
@@ -108,7 +107,15 @@ class Front:
             caller, books = await self._authenticated(claim, now)
             question = protocol.question(request)
         except ServiceError as error:
-            await refused(error, access_key_id="" if claim is None else claim.access_key_id, caller=caller)
+            await self._refused(
+                error,
+                request_id=request_id,
+                source=source,
+                now=now,
+                protocol=protocol,
+                access_key_id="" if claim is None else claim.access_key_id,
+                caller=caller,
+            )
         response = await self.pipeline.run(
             question.operation, question.decode, caller=caller, source=source, request_id=request_id, books=books
         )
@@ -185,10 +192,17 @@ class Front:
 def source_of(request: Request) -> Source:
     """Where a request came from, for policies and the record."""
     received = request.received
+    user_agent, host = received.header("user-agent") or "", received.header("host") or ""
+    return _source(request.peer, user_agent[:1024], host[:256], request.tls)
+
+
+@lru_cache(maxsize=1024)
+def _source(peer: str, user_agent: str, host: str, tls: Tls | None) -> Source:
+    """The same object for the same client: it says the same in each of its calls."""
     return Source(
-        address=request.peer,
-        user_agent=(received.header("user-agent") or "")[:1024],
-        tls_version=None if request.tls is None else request.tls.version,
-        cipher=None if request.tls is None else request.tls.cipher,
-        host=(received.header("host") or "")[:256],
+        address=peer,
+        user_agent=user_agent,
+        tls_version=None if tls is None else tls.version,
+        cipher=None if tls is None else tls.cipher,
+        host=host,
     )

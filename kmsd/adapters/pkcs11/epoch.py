@@ -13,9 +13,11 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding, port_error
 from kmsd.adapters.pkcs11.connection import Connection, Session
+from kmsd.adapters.pkcs11.generation import Generation
+from kmsd.adapters.pkcs11.handles import NotFound
 from kmsd.adapters.pkcs11.importing import Transport, new_transport
 from kmsd.adapters.pkcs11.module import start_lock
-from kmsd.adapters.pkcs11.objects import NotFound, Objects
+from kmsd.adapters.pkcs11.objects import Objects
 from kmsd.adapters.pkcs11.sealing import Sealing
 from kmsd.adapters.pkcs11.templates import SEALING, role_of
 from kmsd.adapters.pkcs11.xaes import DerivedKeys
@@ -170,7 +172,9 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
 
 
 def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
-    objects = Objects(connection, settings.object_label, patience=settings.deadline)
+    info = connection.info
+    generation = Generation(info.manufacturer, info.serial, settings.token_dir_sync)
+    objects = Objects(connection, settings.object_label, generation, patience=settings.deadline)
     connection.run(objects.fill)
     sentinel = 0
     if (wanted := settings.sentinel) is not None:

@@ -15,7 +15,7 @@ import structlog
 
 from kmsd.adapters.pkcs11 import epoch as epochs
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, name_of, port_error
-from kmsd.adapters.pkcs11.objects import NotFound
+from kmsd.adapters.pkcs11.handles import NotFound
 from kmsd.adapters.pkcs11.workers import Workers
 from kmsd.ports import NoSuchObject, NotAuthentic, PinRefused, TokenError, TokenUnavailable
 

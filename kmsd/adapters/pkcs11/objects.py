@@ -1,17 +1,9 @@
-"""The daemon's objects in the token: found by CKA_ID, made, proven, listed and destroyed.
-
-Handles are remembered per connection. The memory is filled by one listing when the connection is made, by a search for
-the id on a miss (C_FindObjects is linear in SoftHSM: 18 ms at 1,000 objects), and by another listing when misses come
-close together. An entry ends with the connection, by
-`forget`, by `destroy`, and when the token calls the handle invalid; what was not found is not remembered.
-"""
+"""The daemon's objects in the token: made, proven, listed and destroyed."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +12,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, of_binding
 from kmsd.adapters.pkcs11.cryptoki import number
+from kmsd.adapters.pkcs11.handles import Entry, Handles, NotFound
 from kmsd.adapters.pkcs11.rsa import KEY_WRAP, public_key_of
 from kmsd.adapters.pkcs11.templates import (
     IMPORTED,
@@ -40,10 +33,11 @@ from kmsd.adapters.pkcs11.templates import (
 from kmsd.ports import ObjectReport, TokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from kmsd.adapters.pkcs11.connection import Connection, Session
     from kmsd.adapters.pkcs11.cryptoki import Value
+    from kmsd.adapters.pkcs11.generation import Generation
     from kmsd.domain.material import Algorithm
 
     _Generate = Callable[[Mapping[Attribute, Value]], "Entry"]
@@ -63,138 +57,22 @@ _REFUSALS = frozenset(
     }
 )
 _GONE_TRIES = 50
-_OFTEN_SECONDS = 5.0
-"""Two misses within this time: another process has made more than one key, and all are learnt together."""
 _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
-
-
-class NotFound(CkrError):
-    """No object has this CKA_ID, as far as the token says."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(Ckr.OBJECT_HANDLE_INVALID, f"search by CKA_ID for {what}")
 
 
 class FallsShort(TokenError):
     """An object that was made lacks an attribute that its role promises; it has been destroyed."""
 
 
-@dataclass(slots=True)
-class Entry:
-    """What is remembered of one object id."""
-
-    handle: int = 0
-    """The secret or private object; 0 if unknown."""
-    public: int = 0
-    """The public half of a pair; 0 if unknown."""
-    subkey: bytes | None = None
-    """XAES-256-GCM's K1 of this object, once it was derived."""
-
-
-class Objects:
+class Objects(Handles):
     """The objects of one connection that carry the daemon's label."""
 
-    def __init__(self, connection: Connection, label: str, *, patience: float) -> None:
-        self._connection = connection
-        self._patience = patience
-        self._raw = connection.raw
-        self._label = label
-        self._label_bytes = label.encode("ascii")
-        self._entries: dict[bytes, Entry] = {}
+    def __init__(self, connection: Connection, label: str, generation: Generation, *, patience: float) -> None:
+        super().__init__(connection, label, generation, patience=patience)
         self._extras_refused = False
         self._copies_refused = False
         self._tried: set[bytes] = set()
         """Ids whose making was begun and is not known to have ended well; few: the core takes a new id each time."""
-        self.hits = 0
-        self.misses = 0
-        self._missed_at = float("-inf")
-
-    def _catalogue(self) -> AbstractContextManager[None]:
-        return self._connection.module.catalogue(self._patience)
-
-    # --- finding ------------------------------------------------------------------------------------
-
-    def fill(self, session: Session) -> None:
-        """Learn the handles of all well-formed objects of the label, by one listing."""
-        with self._catalogue():
-            self._entries = self._listed(session, frozenset())
-
-    def _learn(self, session: Session) -> None:
-        """Learn what other processes have made since: one listing costs as much as one search."""
-        with self._catalogue():
-            known = frozenset(handle for entry in self._entries.values() for handle in (entry.handle, entry.public))
-            for object_id, entry in self._listed(session, known).items():
-                self._entries.setdefault(object_id, entry)
-
-    def _listed(self, session: Session, known: frozenset[int]) -> dict[bytes, Entry]:
-        """The objects of the label whose handles are not known, by id."""
-        seen: dict[bytes, Entry] = {}
-        doubtful: set[bytes] = set()
-        for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
-            if handle in known:
-                continue
-            values = self._read(session, handle, (Attribute.CLASS, Attribute.ID))
-            object_id, kind = values.get(Attribute.ID, b""), number(values, Attribute.CLASS)
-            if len(object_id) != OBJECT_ID_LENGTH or kind not in KINDS:
-                continue
-            entry = seen.setdefault(object_id, Entry())
-            if kind == ObjectClass.PUBLIC_KEY:
-                doubtful.update({object_id} if entry.public else ())
-                entry.public = handle
-            else:
-                doubtful.update({object_id} if entry.handle else ())
-                entry.handle = handle
-        # Two objects of one id: left to `entry`, which searches and raises.
-        return {object_id: entry for object_id, entry in seen.items() if object_id not in doubtful}
-
-    def _read(self, session: Session, handle: int, kinds: Sequence[Attribute]) -> dict[int, bytes]:
-        """Attributes of an object that may be half-written or gone meanwhile: then none."""
-        try:
-            return self._raw.attributes(session.handle, handle, kinds)
-        except CkrError as error:
-            if error.rv in (Ckr.OBJECT_HANDLE_INVALID, Ckr.GENERAL_ERROR, Ckr.FUNCTION_FAILED, Ckr.DEVICE_ERROR):
-                return {}
-            raise
-
-    def known(self, object_id: bytes) -> Entry | None:
-        """What is remembered of the id, without asking the token."""
-        return self._entries.get(object_id)
-
-    def entry(self, session: Session, object_id: bytes) -> Entry:
-        """The handles of an id that has a secret or private object. Raises `NotFound`."""
-        entry = self._entries.get(object_id)
-        if entry is not None and entry.handle:
-            self.hits += 1
-            return entry
-        self.misses += 1
-        entry = self._search(session, object_id)
-        if not entry.handle:
-            raise NotFound(object_id.hex())
-        self._entries[object_id] = entry
-        now = time.monotonic()
-        if now - self._missed_at < _OFTEN_SECONDS:
-            self._learn(session)
-        self._missed_at = now
-        return entry
-
-    def _search(self, session: Session, object_id: bytes) -> Entry:
-        with self._catalogue():
-            entry = Entry()
-            for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
-                kind = number(self._read(session, handle, (Attribute.CLASS,)), Attribute.CLASS)
-                if kind not in KINDS:
-                    continue
-                if entry.public if kind == ObjectClass.PUBLIC_KEY else entry.handle:
-                    raise TokenError(f"more than one object has the id {object_id.hex()}")
-                if kind == ObjectClass.PUBLIC_KEY:
-                    entry.public = handle
-                else:
-                    entry.handle = handle
-            return entry
-
-    def forget(self, object_id: bytes) -> None:
-        """Drop what is remembered of the id."""
-        self._entries.pop(object_id, None)
 
     # --- making -------------------------------------------------------------------------------------
 
@@ -329,7 +207,7 @@ class Objects:
             # A caller that tries again after a timeout must not make a second object of the id, nor destroy the first.
             # Ids are 16 random bytes: one never tried here needs no search, which costs SoftHSM 14 us an object.
             is_known = object_id in self._tried or object_id in self._entries
-            if (is_known or not new_id) and self._raw.find(session.handle, {Attribute.ID: object_id}):
+            if (is_known or not new_id) and self._find(session, {Attribute.ID: object_id}):
                 raise TokenError(f"an object has the id {object_id.hex()} already")
             self._tried.add(object_id)
             extras = {} if self._extras_refused else roles[0].where_allowed
@@ -379,7 +257,7 @@ class Objects:
         with self._catalogue():
             self.forget(object_id)
             for _ in range(_GONE_TRIES):
-                for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
+                for handle in self._find(session, {Attribute.ID: object_id}):
                     try:
                         self._raw.destroy(session.handle, handle)
                     except CkrError as error:
@@ -399,6 +277,7 @@ class Objects:
         """All objects of the label; what is wrong with each."""
         with self._catalogue():
             found: list[tuple[bytes, str, str, bool]] = []
+            self._generation.raise_it()
             for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
                 values = self._read(session, handle, READ_BACK)
                 object_id = values.get(Attribute.ID, b"")

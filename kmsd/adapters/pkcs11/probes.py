@@ -18,7 +18,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding
 from kmsd.adapters.pkcs11.cryptoki import flag
-from kmsd.adapters.pkcs11.objects import Entry
+from kmsd.adapters.pkcs11.handles import Entry
 from kmsd.adapters.pkcs11.signing import SIGNATURE_HASH, der_signature, subject_public_key_info
 from kmsd.adapters.pkcs11.templates import P256, session_key
 from kmsd.domain.material import Algorithm

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmsd.adapters.pkcs11.connection import Session
-    from kmsd.adapters.pkcs11.objects import Entry
+    from kmsd.adapters.pkcs11.handles import Entry
     from kmsd.adapters.pkcs11.raw import RawModule
 
 PREFIX_LENGTH = 12
