@@ -20,6 +20,7 @@ from kmsd.wire.tls import CertificateUnusable, TlsFiles, tls_context
 RELOADABLE = (
     "workers",
     "limits",
+    "rates",
     "listen.tls_certificate",
     "listen.tls_key",
     "listen.tls_client_ca",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from kmsd import audit
+from kmsd import audit, host_clock
 from kmsd.adapters.journal.checkpoints import Interval, Signer
 from kmsd.adapters.journal.forward import BadTarget
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
@@ -28,6 +28,7 @@ from kmsd.custody.provisioning import AUDIT, SENTINEL
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
+from kmsd.jobs.clock_watch import ClockWatch
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
@@ -53,6 +54,8 @@ class Rooms:
     token: Token
     sink: JournalSink
     pipeline: Pipeline
+    watch: ClockWatch
+    """Judges the host's clock, and is the one of the pipeline (DESIGN.md §11)."""
 
     @property
     def import_token(self) -> Token | None:
@@ -196,8 +199,10 @@ def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> Lo
 
 
 @asynccontextmanager
-async def open_rooms(config: Config, writer: str, clock: Clock | None = None) -> AsyncIterator[Rooms]:
-    """Store, token and audit trail, opened for one process and closed in the end; `clock` is the host's by default.
+async def open_rooms(
+    config: Config, writer: str, clock: Clock | None = None, uptime: Callable[[], float] = host_clock.uptime
+) -> AsyncIterator[Rooms]:
+    """Store, token and audit trail, opened for one process and closed in the end; its clocks are the host's by default.
 
     Raises `StoreUnavailable`, `TokenUnavailable` (`PinRefused`), `AuditUnavailable`, `ConfigError`.
     """
@@ -209,7 +214,7 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
         store.on_doomed(token.forget)
-        clock = clock or SystemClock()
+        watch = clock = await ClockWatch.begin(store, clock or SystemClock(), host_clock.boot(), uptime)
         sink = await open_trail(config, writer, await audit_signer(store, token, needed=serves(writer)), clock)
         stack.push_async_callback(sink.close)
         limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
@@ -219,4 +224,4 @@ async def open_rooms(config: Config, writer: str, clock: Clock | None = None) ->
         logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
         world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse), logs)
-        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink))
+        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink), watch)

@@ -17,6 +17,7 @@ from kmsd.config import Config, ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.logs import set_up
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
+from kmsd.secrecy import keep_to_oneself
 
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 
@@ -68,6 +69,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script; its exit status."""
+    keep_to_oneself()
     options = parsed(sys.argv[1:] if arguments is None else arguments)
     set_up("cli", quiet=True)
     try:

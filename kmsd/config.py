@@ -13,6 +13,8 @@ from kmsd.domain.wrapping import WrappingAlgorithm
 
 CREDENTIAL = "credential:"
 """A path that begins so names a systemd credential."""
+RATES = ("cryptographic", "management", "logs", "sts")
+"""The rates of `[rates]`."""
 DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
 
 
@@ -98,6 +100,21 @@ class LimitsConfig(_Section, frozen=True):
     """Tags of one key."""
 
 
+class RatesConfig(_Section, frozen=True):
+    """`[rates]`: calls a second that one principal may make; 0: as many as it likes (docs/decisions/0014-rates.md)."""
+
+    cryptographic: float = 0.0
+    """Encrypt, Decrypt, ReEncrypt, GenerateDataKey…, GenerateRandom, together."""
+    management: float = 0.0
+    """All other operations of KMS, together."""
+    logs: float = 0.0
+    """All operations of CloudWatch Logs, together."""
+    sts: float = 0.0
+    """All operations of STS, together."""
+    burst_seconds: float = 2.0
+    """So many seconds' worth of calls may come at once."""
+
+
 class AuditConfig(_Section, frozen=True):
     """`[audit]`: the trail of who asked what (docs/audit.md)."""
 
@@ -141,6 +158,7 @@ class Config(_Section, frozen=True):
     import_: ImportConfig = msgspec.field(default=ImportConfig(), name="import")
     listen: ListenConfig = ListenConfig()
     limits: LimitsConfig = LimitsConfig()
+    rates: RatesConfig = RatesConfig()
     audit: AuditConfig = AuditConfig()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -228,6 +246,16 @@ def _check(config: Config, path: Path) -> None:
             "import_token",
             "needs label, serial or slot",
             config.import_token is None or _names_a_token(config.import_token),
+        ),
+        ("rates", "must not be negative", min(getattr(config.rates, name) for name in RATES) >= 0),
+        ("rates.burst_seconds", "must be 0.1 to 60", 0.1 <= config.rates.burst_seconds <= 60),  # noqa: PLR2004 (as above)
+        (
+            "rates",
+            "must let each worker grant a call within burst_seconds",
+            all(
+                rate == 0 or rate * config.rates.burst_seconds >= config.workers
+                for rate in (getattr(config.rates, name) for name in RATES)
+            ),
         ),
         ("listen.drain_seconds", "must be 0 to 15", 0 <= config.listen.drain_seconds <= 15),  # noqa: PLR2004 (as above)
         ("import.stock", "must be 0 to 100", 0 <= config.import_.stock <= 100),  # noqa: PLR2004 (as above)

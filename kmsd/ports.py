@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
     from kmsd.domain.key import Key
     from kmsd.domain.material import Algorithm, Material, MaterialStatus
+    from kmsd.domain.trusted_time import Reading
     from kmsd.domain.wrapping import ImportedMaterial, WrappingAlgorithm, WrappingKey
 
 
@@ -432,6 +433,10 @@ class Reader(LogReader, Protocol):
         """What was imported into a key first, whether or not it is there now."""
         ...
 
+    async def clock_reading(self) -> Reading | None:
+        """What is believed of the time of day; None: nobody has looked yet."""
+        ...
+
 
 class Transaction(LogTransaction, Reader, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
@@ -563,7 +568,15 @@ class Transaction(LogTransaction, Reader, Protocol):
         ...
 
     async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
-        """Hold `name` until an instant: if it is free, expired at `now`, or held by `holder` already. Whether it is."""
+        """Hold `name` until an instant: if it is free, expired at `now`, or held by `holder` already. Whether it is.
+
+        A lease that ends later than any that could be taken now was taken by a clock that has been set back since: it
+        is free.
+        """
+        ...
+
+    async def put_clock_reading(self, reading: Reading) -> None:
+        """Replace what is believed of the time of day."""
         ...
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:

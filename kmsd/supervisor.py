@@ -23,6 +23,7 @@ from kmsd import service_manager
 from kmsd.accepted import Accepted, changes, memory_path, need_restart
 from kmsd.config import ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.metrics import board
 from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited
 
 START_SECONDS = 90.0
@@ -174,7 +175,7 @@ class Supervisor:
         return await asyncio.create_subprocess_exec(
             *command,
             *map(str, (*options, *tls)),
-            pass_fds=(self.listener.fileno(), ready, life, *accepted.descriptors),
+            pass_fds=(self.listener.fileno(), ready, life, *accepted.descriptors, *board.inherited()),
             env={name: value for name, value in os.environ.items() if name not in service_manager.FOR_MAIN_PROCESS},
         )
 

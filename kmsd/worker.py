@@ -24,6 +24,7 @@ from kmsd.metrics.counting import Counting
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
 from kmsd.wire.front import Front
+from kmsd.wire.rates import RateClass, Rates
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.tls import TlsFiles, tls_context
@@ -77,7 +78,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
     counting = Counting.begin()
     credentials = Credentials(rooms.token, place, signing_key)
-    front = Front(rooms.pipeline, credentials, probes, refusals, counting.meter)
+    front = Front(rooms.pipeline, credentials, probes, refusals, counting.meter, rooms.watch.wall, rates_of(config))
     listener = Listener(inherited(lines.listener), tls_context(*lines.tls) if lines.tls else None)
     server = await serve(front.handle, [listener], limits_of(config))
 
@@ -126,6 +127,7 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
         rooms.import_token,
         rooms.config.import_.stock,
         rooms.segments,
+        rooms.watch,
     )
 
 
@@ -136,6 +138,13 @@ def audit_copy_of(rooms: Rooms) -> AuditCopy:
         raise LookupError("this process has no logs")
     trail = TrailReader(rooms.config.audit_dir, rooms.sink)
     return AuditCopy(trail, rooms.store, world.logs, world.place, rooms.config.account)
+
+
+def rates_of(config: Config) -> Rates | None:
+    """What one principal may ask of this worker; None: nothing is limited."""
+    given = config.rates
+    rates = Rates({name: getattr(given, name.value) for name in RateClass}, given.burst_seconds, config.workers)
+    return rates if rates.limits_anything else None
 
 
 def limits_of(config: Config) -> Limits:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmsd import config as configuration
+from kmsd import host_clock
 from kmsd.adapters.sqlite import connection
 from kmsd.app import Rooms, open_rooms, place_of
 from kmsd.config import Config
@@ -37,10 +38,21 @@ class ManualClock:
     """The time of day, and as much more as the test has added."""
 
     offset: timedelta = timedelta(0)
+    jumped: timedelta = timedelta(0)
+    """How much of that the clock was set, and no time has passed."""
 
     def now(self) -> datetime:
         """As `kmsd.ports.Clock`."""
         return datetime.now(UTC) + self.offset
+
+    def uptime(self) -> float:
+        """As `kmsd.host_clock.uptime`: goes with `advance`, and not with `set`."""
+        return host_clock.uptime() + (self.offset - self.jumped).total_seconds()
+
+    def set(self, **delta: float) -> None:
+        """Set the clock by so much, while no time passes: `days=40`. Clients' clocks go with it."""
+        self.jumped += timedelta(**delta)
+        self.advance(**delta)
 
     def advance(self, **delta: float) -> None:
         """Let time pass: `days=7`. Clients' clocks go with it."""
@@ -150,10 +162,12 @@ class House:
     async def _live(self, ready: threading.Event) -> None:
         try:
             await _provision(self.config)
-            async with open_rooms(self.config, "house", self.clock) as rooms:
+            async with open_rooms(self.config, "house", self.clock, self.clock.uptime) as rooms:
                 place = rooms.pipeline.world.place
                 refusals = RefusalLedger(rooms.sink, place)
-                front = Front(rooms.pipeline, KnownCredentials(rooms.token, place, signing_key), {}, refusals)
+                front = Front(
+                    rooms.pipeline, KnownCredentials(rooms.token, place, signing_key), {}, refusals, wall=self.clock
+                )
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)])
                 stock = self.config.import_.stock
@@ -166,6 +180,7 @@ class House:
                     rooms.import_token,
                     stock,
                     rooms.segments,
+                    rooms.watch,
                 )
                 endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 self._opened = Opened(rooms, scheduler, asyncio.get_running_loop(), endpoint)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import SystemClock
-from kmsd.commands import check_files, check_host, check_policies, check_tls, check_token
+from kmsd.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token
 from kmsd.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
 from kmsd.config import Config
 from kmsd.ports import StoreError
@@ -56,6 +56,8 @@ async def _policies(config: Config) -> AsyncIterator[Finding]:
         yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")
         return
     try:
+        async for finding in check_clock.findings(await store.read()):
+            yield finding
         async for finding in check_policies.findings(await store.read(), config.account, SystemClock().now()):
             yield finding
     except StoreError as exc:

@@ -6,9 +6,11 @@ import argparse
 from datetime import timedelta
 from typing import Any
 
+from kmsd import host_clock
 from kmsd.app import SystemClock
 from kmsd.commands.acts import KMSD, acting
 from kmsd.config import Config
+from kmsd.domain.trusted_time import Uptime, confirmed, judge
 from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import reconcile
 
@@ -19,6 +21,23 @@ def add_to(commands: Any) -> None:
     run: argparse.ArgumentParser = jobs.add_parser("run", help="carry out one job now")
     run.add_argument("job", choices=("reconcile",))
     run.set_defaults(run=run_job)
+    confirm = jobs.add_parser("confirm-clock", help="the clock is right: let jobs destroy what is due by it")
+    confirm.set_defaults(run=confirm_clock)
+
+
+async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
+    """Believe the clock as it is now; a running daemon does within 15 seconds. Recorded, with what it was before."""
+    async with acting(config, "ConfirmClock", {}, source=KMSD) as (rooms, act):
+        async with rooms.store.write() as transaction:
+            uptime, wall = Uptime(host_clock.boot(), host_clock.uptime()), SystemClock().now()
+            before = judge(await transaction.clock_reading(), wall, uptime)
+            await transaction.put_clock_reading(confirmed(wall, uptime))
+        act.elements = {"confirmedAt": wall.isoformat(), "aheadSeconds": round(before.ahead.total_seconds())}
+    print(f"the clock is taken to be right: {wall:%Y-%m-%d %H:%M:%S} UTC")
+    if before.held or before.behind:
+        seconds = before.ahead.total_seconds()
+        print(f"it was {abs(seconds):.0f} s {'ahead of' if before.held else 'behind'} what was believed")
+    return 0
 
 
 async def run_job(config: Config, options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from kmsd.ports_logs import SegmentDamaged, StoredFrame
 
 INLINE_BYTES = 16_384
 """Batches up to this size are compressed where they are: a thread would cost more (100 µs against 80)."""
-SHARE = 0.05
+SHARE = 0.02
 """Compressing is half the work of a batch. It may take this share of a process's time; beyond, batches are stored as
 they are, sealed all the same: a rush of events costs disk then, and not the other callers' time."""
 

@@ -60,7 +60,7 @@ ResultItems = Annotated[int, Constraint(minimum=0, maximum=10000)]
 ResultToken = Annotated[str, Constraint(max_length=1024)]
 
 
-class InputLogEvent(LogShape, frozen=True):
+class InputLogEvent(LogShape, frozen=True, gc=False):
     """An event on its way in. The decoder itself sees to both constraints; batches have thousands of events."""
 
     timestamp: Annotated[int, msgspec.Meta(ge=0), Constraint(minimum=0)]

@@ -1,9 +1,9 @@
 """What is believed of the time of day: a clock that was set is told from time that has passed (DESIGN.md §11).
 
-Beside the wall clock there is the uptime of the host, which nobody can set. The books keep one *reading* of both, and an
-instant that is trusted: what the wall clock said when it was last believed, plus the uptime since. A wall clock that runs
-ahead of that is believed for a bounded amount, and beyond it not until the operator confirms. One that falls behind
-is not believed at all: time goes on from the trusted instant.
+Beside the wall clock there is the uptime of the host, which nobody can set. The books keep one *reading* of both, and
+an instant that is trusted: what the wall clock said when it was last believed, plus the uptime since. A wall clock that
+runs ahead of that is believed for a bounded amount, and beyond it not until the operator confirms. One that falls
+behind is not believed at all: time goes on from the trusted instant.
 """
 
 from __future__ import annotations

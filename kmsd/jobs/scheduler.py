@@ -11,6 +11,7 @@ import structlog
 from kmsd.domain.log_group import millis
 from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import deletion, expiry, reconcile, retention, rotation, wrapping_keys
+from kmsd.jobs.clock_watch import ClockWatch
 from kmsd.jobs.model import JobRecorder
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
 from kmsd.ports_logs import Segments, SegmentsError
@@ -43,6 +44,8 @@ class Scheduler:
     """Wrapping keys to keep ready of each kind that is in demand."""
     segments: Segments | None = None
     """Of the Logs side; None: this process has none."""
+    watch: ClockWatch | None = None
+    """Judges the clock; None: it is beyond doubt, as a test's own is."""
     _swept_at: datetime | None = field(default=None)
     _reconciled_at: datetime | None = field(default=None)
 
@@ -71,13 +74,18 @@ class Scheduler:
             log.warning("jobs put off", detail=str(exc))
 
     async def _hold(self) -> bool:
-        now = self.clock.now()
         async with self.store.write() as transaction:
-            return await transaction.take_lease(LEASE, self.holder, now, now + LEASE_TIME)
+            now = self.clock.now()
+            held = await transaction.take_lease(LEASE, self.holder, now, now + LEASE_TIME)
+            if self.watch is not None:
+                # Whoever works for all remembers for all; the others read.
+                await (self.watch.remember(transaction) if held else self.watch.look(transaction))
+            return held
 
     async def _run_due(self) -> None:
-        now = self.clock.now()
-        if self._reconciled_at is None or now - self._reconciled_at >= RECONCILE_EVERY:
+        # Not the wall clock: it may be set between the judgement and the deed.
+        now = self.clock.now() if self.watch is None else self.watch.trusted_now()
+        if self._reconciled_at is None or abs(now - self._reconciled_at) >= RECONCILE_EVERY:
             await self._reconcile(now)
         books = await self.store.read()
         for kind, job in (
@@ -85,14 +93,24 @@ class Scheduler:
             (DueKind.DELETION, deletion.run_once),
             (DueKind.ROTATION, rotation.run_once),
         ):
+            if self._held and kind is not DueKind.ROTATION:
+                continue
             due = await books.next_due(kind)
             if due is not None and due <= now:
                 report = await job(self.store, self.token, now, self.record)
                 log.info("job", job=kind.value, **_fields(report))
+        if self._held:
+            return
         await self._keep_wrapping_keys(now)
         if self.segments is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
             self._swept_at = now
             log.info("job", job="retention", **_fields(await retention.run_once(self.store, self.segments, now)))
+
+    @property
+    def _held(self) -> bool:
+        """Whether nothing may be destroyed now: it may be due by a wrong clock alone (DESIGN.md §11)."""
+        judgement = None if self.watch is None else self.watch.judgement
+        return judgement is not None and judgement.held
 
     @property
     def _tokens(self) -> dict[TokenName, Token]:

@@ -23,6 +23,15 @@ SHARES = 160
 BYTES = 8 * LAYOUT.size
 
 
+_DESCRIPTORS = "/proc/self/fd/"
+
+
+def inherited() -> tuple[int, ...]:
+    """The descriptors that a worker needs for counting, as the environment says."""
+    path = os.environ.get(VARIABLE, "")
+    return (int(path.removeprefix(_DESCRIPTORS)),) if path.startswith(_DESCRIPTORS) else ()
+
+
 class NoShare(OSError):
     """There is no memory to count in; the text says why."""
 
@@ -38,8 +47,8 @@ class Board:
 
     @property
     def path(self) -> Path:
-        """Where workers open it."""
-        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
+        """Where workers, who inherit it, open it; nobody may look into the parent's own descriptors."""
+        return Path(f"{_DESCRIPTORS}{self._descriptor}")
 
     def shares(self) -> list[tuple[Sequence[float], bool]]:
         """The figures of each share that was ever used, and whether its worker lives."""

@@ -20,10 +20,12 @@ import msgspec
 import structlog
 from cryptography import x509
 
+from kmsd import host_clock
 from kmsd.adapters.sqlite import figures
 from kmsd.backup.making import LAST_BACKUP, LastBackup
 from kmsd.config import Config
 from kmsd.domain.key_state import KeyState
+from kmsd.domain.trusted_time import Uptime, judge
 from kmsd.metrics.board import VARIABLE, Board
 from kmsd.metrics.exposition import Page, Total, write_counts
 from kmsd.ports import StoreError
@@ -113,6 +115,11 @@ def _database(page: Page, config: Config) -> None:
         "When a job is next due for any key.",
         [({"job": name}, at) for name, at in found.due.items()],
     )
+    uptime = Uptime(host_clock.boot(), host_clock.uptime())
+    judgement = judge(found.clock, datetime.now(UTC), uptime)
+    page.one("kmsd_jobs_held", "gauge", "Whether destructive jobs are held: see the clock.", float(judgement.held))
+    ahead = judgement.ahead.total_seconds()
+    page.one("kmsd_clock_ahead_seconds", "gauge", "How far the clock is from what is believed of the time.", ahead)
 
 
 def _disk(page: Page, config: Config) -> None:

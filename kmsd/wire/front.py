@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NoReturn
 from typing import Protocol as TypingProtocol
 
@@ -23,15 +23,17 @@ from kmsd.domain.principal import Caller
 from kmsd.errors import (
     KMSInternalException,
     ServiceError,
+    ThrottlingException,
     UnknownOperationException,
     UnrecognizedClientException,
 )
 from kmsd.operations.model import Service, Source
 from kmsd.pipeline import Pipeline, as_service_error
-from kmsd.ports import AuditUnavailable, Reader
+from kmsd.ports import AuditUnavailable, Clock, Reader
 from kmsd.wire import sigv4
 from kmsd.wire.messages import Answer, Request, Tls, new_request_id
 from kmsd.wire.questions import Protocol, protocol_of
+from kmsd.wire.rates import Rates
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
 
@@ -39,6 +41,7 @@ log = structlog.get_logger()
 
 HTTP_INTERNAL = 500
 OK = "OK"
+RATE_EXCEEDED = "Rate exceeded"
 Probe = Callable[[], Awaitable[None]]
 
 
@@ -68,6 +71,10 @@ class Front:
     """What `/readyz` asks: name to a check that raises."""
     refusals: RefusalLedger
     meter: Meter = NO_METER
+    wall: Clock | None = None
+    """The host's time of day, by which signatures are judged; None: the pipeline's clock, which does not go back."""
+    rates: Rates | None = None
+    """What one principal may ask; None: as much as it likes."""
 
     async def handle(self, request: Request) -> Answer:
         """The answer to one request; never raises."""
@@ -103,9 +110,13 @@ class Front:
             if protocol.service is None:
                 raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
             region = self.pipeline.world.place.region
-            claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=now)
+            # By the wall clock: one that ran ahead and was set right again must not shut everybody out.
+            signed = now if self.wall is None else self.wall.now()
+            claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, books = await self._authenticated(claim, now)
             question = protocol.question(request)
+            if self.rates is not None and not self.rates.take(question.operation, caller.principal_arn, monotonic()):
+                raise ThrottlingException(RATE_EXCEEDED)
         except ServiceError as error:
             await self._refused(
                 error,
@@ -166,7 +177,8 @@ class Front:
             error=error,
         )
         try:
-            if caller is None:
+            # Neither strangers nor a principal beyond its rate shall fill the disk, or keep it busy.
+            if caller is None or isinstance(error, ThrottlingException):
                 await self.refusals.add(error, source, now, record)
             else:
                 await self.pipeline.sink.append(record())

@@ -117,7 +117,6 @@ class Server:
         self._handshakes = 0
         self._empty = asyncio.Event()
         self._listeners: Sequence[Listener] = ()
-        self._listening: list[asyncio.Server] = []
         self._tasks: set[asyncio.Future[None]] = set()
 
     @property
@@ -131,13 +130,9 @@ class Server:
         self._freshen()
         self._start(self._sweep())
         for listener in listeners:
-            if listener.tls is None:
-                self._listening.append(
-                    await self._loop.create_server(self._connection, sock=listener.sock, backlog=BACKLOG)
-                )
-            else:
-                listener.sock.setblocking(False)
-                self._loop.add_reader(listener.sock, self._accept_tls, listener)
+            listener.sock.listen(BACKLOG)
+            listener.sock.setblocking(False)
+            self._loop.add_reader(listener.sock, self._accept, listener)
 
     async def stop(self, grace: float, rest: float = 0.0) -> int:
         """Accept no more, let requests under way finish for `grace` seconds, close; how many had to be cut off.
@@ -174,11 +169,8 @@ class Server:
         """On return everybody who was accepted is a connection, or shakes hands."""
         listeners, self._listeners = self._listeners, ()
         for listener in listeners:
-            # asyncio's server accepts by a reader too, and drops whom it has accepted if it is closed at once.
             self._loop.remove_reader(listener.sock)
         await self._turns()
-        for listening in self._listening:
-            listening.close()
         for listener in listeners:
             listener.sock.close()
         await self._turns()
@@ -245,10 +237,12 @@ class Server:
                 return True
         return False
 
-    def _accept_tls(self, listener: Listener) -> None:
-        """Accept one and shake hands. Not the loop's own server: that one counts no handshakes and keeps one context.
+    def _accept(self, listener: Listener) -> None:
+        """Accept one, and let the other workers have the next.
 
-        Nor its `sock_accept`: cancelled at the wrong instant it drops the connection that it has just accepted.
+        Not by the loop's own server: it takes all that come at once, so that of a client's pool of connections one
+        worker gets every one and the others none; it counts no handshakes and keeps one context. Nor by its
+        `sock_accept`: cancelled at the wrong instant that drops the connection that it has just accepted.
         """
         try:
             sock, _ = listener.sock.accept()
@@ -270,9 +264,16 @@ class Server:
 
     def _accept_again(self, listener: Listener) -> None:
         if not self.draining:
-            self._loop.add_reader(listener.sock, self._accept_tls, listener)
+            self._loop.add_reader(listener.sock, self._accept, listener)
 
     async def _shake_hands(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        if context is None:
+            try:
+                await self._loop.connect_accepted_socket(self._connection, sock)
+            except OSError:
+                # It went away again.
+                sock.close()
+            return
         try:
             await self._loop.connect_accepted_socket(
                 self._connection,

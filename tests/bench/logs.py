@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 16] [--rounds 3] [--moto VENV]
 
-Batches of 100 events of 1 KiB. Both servers get the same bytes from the same load generator: requests are signed
+Batches of 100 events of 1 KiB. Both servers get the same bytes from the same load generator, wrk: requests are signed
 beforehand, so that what is measured is the server. moto is installed into a virtual environment of its own, which is
 removed in the end unless it is named.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import hmac
 import json
 import os
 import socket
@@ -19,22 +18,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import venv
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.clients import REGION, Credentials, client
+from tests.bench import wrk
+from tests.clients import Credentials, client
 from tests.daemon import free_port, provisioned
 from tests.logs import arn_of, key_policy
 
 EVENTS, SIZE = 100, 1024
+BATCHES_READ = 200
 GROUP = "/bench"
 
 
@@ -45,74 +43,40 @@ class Site:
     name: str
     port: int
     credentials: Credentials
+    pid: int
 
     def logs(self) -> Any:
         """A stock client."""
         return client(f"http://127.0.0.1:{self.port}", self.credentials, "logs", read_timeout=120)
 
-    def request(self, operation: str, members: dict[str, Any]) -> bytes:
+    def request(self, operation: str, members: dict[str, Any]) -> wrk.Replay:
         """A whole signed request."""
-        body = json.dumps(members).encode()
-        now = datetime.now(UTC)
-        stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-        host, target = f"127.0.0.1:{self.port}", f"Logs_20140328.{operation}"
-        names = "host;x-amz-date;x-amz-target"
-        digest = hashlib.sha256(body).hexdigest()
-        canonical = f"POST\n/\n\nhost:{host}\nx-amz-date:{stamp}\nx-amz-target:{target}\n\n{names}\n{digest}"
-        scope = f"{day}/{REGION}/logs/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        key = b"AWS4" + self.credentials.secret.encode()
-        for part in (day, REGION, "logs", "aws4_request"):
-            key = hmac.digest(key, part.encode(), "sha256")
-        signature = hmac.digest(key, text.encode(), "sha256").hex()
-        credential = f"Credential={self.credentials.access_key_id}/{scope}"
-        head = (
-            f"POST / HTTP/1.1\r\nHost: {host}\r\nX-Amz-Date: {stamp}\r\nX-Amz-Target: {target}\r\n"
-            f"Authorization: AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}\r\n"
-            f"Content-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return wrk.signed(f"http://127.0.0.1:{self.port}", self.credentials, operation, members, service="logs")
+
+    def cpu(self) -> float:
+        """Seconds of processor time that the server and the processes that it started have had."""
+        return sum(_cpu(pid) for pid in (self.pid, *_children(self.pid)))
 
 
-class Line:
-    """One connection; made anew when the server closes it, as moto's does."""
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in map(int, found) for each in (child, *_children(child))]
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._socket: socket.socket | None = None
-        self._file: Any = None
 
-    def ask(self, request: bytes) -> bytes:
-        """The body of the answer, which must be a success."""
-        while True:
-            if self._socket is None:
-                self._socket = socket.create_connection(("127.0.0.1", self._port))
-                self._file = self._socket.makefile("rb")
-            try:
-                self._socket.sendall(request)
-                status = self._file.readline()
-            except OSError:
-                status = b""
-            if status:
-                break
-            self.close()
-        length, closing = 0, False
-        while (header := self._file.readline().lower()) not in (b"\r\n", b""):
-            length = int(header[15:]) if header.startswith(b"content-length:") else length
-            closing = closing or header.startswith(b"connection: close")
-        body: bytes = self._file.read(length)
-        if b" 200 " not in status:
-            raise SystemExit(f"{status!r} {body[:300]!r}")
-        if closing:
-            self.close()
-        return body
+def _cpu(pid: int) -> float:
+    """User and system time; the name of a process may hold blanks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def close(self) -> None:
-        """End it."""
-        if self._socket is not None:
-            self._file.close()
-            self._socket.close()
-            self._socket = None
+
+@dataclass
+class Rate:
+    """What a load came to."""
+
+    events: float
+    """A second."""
+    micros: float
+    """Processor time of the server for each request."""
 
 
 def line(number: int) -> str:
@@ -134,61 +98,31 @@ def line(number: int) -> str:
     return text[:SIZE].ljust(SIZE, ".")
 
 
-def ingest(site: Site, streams: list[str], seconds: float) -> float:
-    """Events a second over all connections, each with a stream of its own."""
-    now = int(time.time() * 1000)
-    requests = [
-        site.request(
-            "PutLogEvents",
-            {
-                "logGroupName": GROUP,
-                "logStreamName": stream,
-                "logEvents": [{"timestamp": now + index, "message": line(index)} for index in range(EVENTS)],
-            },
-        )
-        for stream in streams
-    ]
-    counts = [0] * len(streams)
-    until = time.monotonic() + seconds
-
-    def work(index: int) -> None:
-        connection = Line(site.port)
-        while time.monotonic() < until:
-            connection.ask(requests[index])
-            counts[index] += 1
-        connection.close()
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(streams))]
-    began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) * EVENTS / (time.monotonic() - began)
+def batch(stream: str, begin: int) -> dict[str, Any]:
+    """Members of PutLogEvents: events of one stream from one millisecond on."""
+    events = [{"timestamp": begin + index, "message": line(index)} for index in range(EVENTS)]
+    return {"logGroupName": GROUP, "logStreamName": stream, "logEvents": events}
 
 
-def read_back(site: Site, stream: str, seconds: float, readers: int) -> float:
-    """Events a second that so many readers of one stream get together."""
-    with ThreadPoolExecutor(readers) as threads:
-        return sum(threads.map(lambda _: read_pages(site, stream, seconds), range(readers)))
+def load(site: Site, replays: Sequence[wrk.Replay], events: float, connections: int, seconds: float) -> Rate:
+    """Repeat requests in turn, each of which moves so many events."""
+    before = site.cpu()
+    result = wrk.run(replays, connections=connections, seconds=seconds)
+    if site.name != "moto" and result.errors:
+        raise SystemExit(f"{result.errors} errors")
+    return Rate(result.per_second * events, (site.cpu() - before) * 1e6 / (result.per_second * seconds))
 
 
-def read_pages(site: Site, stream: str, seconds: float) -> float:
-    """Events a second of one stream, read page by page from its head as often as there is time."""
-    connection, token, events = Line(site.port), None, 0
-    began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        members = {"logGroupName": GROUP, "logStreamName": stream, "startFromHead": True}
-        answer = connection.ask(site.request("GetLogEvents", {**members, "nextToken": token} if token else members))
-        found = answer.count(b'"ingestionTime"')
-        events += found
-        # The tokens stand at the end; to parse the rest would measure the parser.
-        tail = (
-            answer[answer.rindex(b"]") :] if answer.rindex(b"]") > answer.rindex(b"nextForwardToken") - 200 else answer
-        )
-        token = tail.split(b'"nextForwardToken"')[1].split(b'"')[1].decode() if found else None
-    connection.close()
-    return events / (time.monotonic() - began)
+def pages(site: Site, stream: str) -> tuple[list[wrk.Replay], float]:
+    """A request for each page of a stream, from its head, and how many events a page has."""
+    logs, members, replays, events = site.logs(), {"logGroupName": GROUP, "logStreamName": stream}, [], 0
+    token: dict[str, Any] = {"startFromHead": True}
+    while found := (answer := logs.get_log_events(**members, **token))["events"]:
+        replays.append(site.request("GetLogEvents", {**members, **token}))
+        events += len(found)
+        token = {"nextToken": answer["nextForwardToken"], "startFromHead": True}
+    assert events == BATCHES_READ * EVENTS, f"{events} events in the stream"
+    return replays, events / len(replays)
 
 
 def install_moto(place: Path) -> None:
@@ -214,7 +148,7 @@ def moto(place: Path) -> Iterator[Site]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield Site("moto", port, Credentials("a", "b"))
+        yield Site("moto", port, Credentials("a", "b"), process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -228,7 +162,8 @@ def kmsd(workers: int, *, associated: bool) -> Iterator[Site]:
         provisioned(Path(folder), workers=workers) as daemon,
     ):
         daemon.start()
-        site = Site("kmsd", daemon.port, daemon.admin)
+        assert daemon.process is not None
+        site = Site("kmsd", daemon.port, daemon.admin, daemon.process.pid)
         if associated:
             key = daemon.client().create_key(Policy=key_policy(arn_of(GROUP)))["KeyMetadata"]["Arn"]
             site.logs().create_log_group(logGroupName=GROUP, kmsKeyId=key)
@@ -237,27 +172,28 @@ def kmsd(workers: int, *, associated: bool) -> Iterator[Site]:
         print(f"   kmsd keeps {size / 1e6:.0f} MB in segments")
 
 
-def measure(make: Callable[[], Any], connections: int, seconds: float, readers: int) -> tuple[float, float]:
-    """(ingested, read back), events a second."""
+def measure(make: Callable[[], Any], options: argparse.Namespace) -> tuple[Rate, Rate]:
+    """What is ingested, and what is read back."""
     with make() as site:
         logs = site.logs()
         if not logs.describe_log_groups(logGroupNamePrefix=GROUP)["logGroups"]:
             logs.create_log_group(logGroupName=GROUP)
-        streams = [f"s{index}" for index in range(connections)]
+        streams = [f"s{index}" for index in range(options.connections)]
         for stream in [*streams, "read"]:
             logs.create_log_stream(logGroupName=GROUP, logStreamName=stream)
-        ingest(site, streams[:1], 0.5)
-        ingested = ingest(site, streams, seconds)
-        # As many events for both: 20 000, put one batch after the other.
-        now, connection = int(time.time() * 1000) - 100_000, Line(site.port)
-        for batch in range(200):
-            events = [{"timestamp": now + batch * EVENTS + index, "message": line(index)} for index in range(EVENTS)]
-            connection.ask(
-                site.request("PutLogEvents", {"logGroupName": GROUP, "logStreamName": "read", "logEvents": events})
-            )
-        connection.close()
-        read = read_back(site, "read", seconds, readers)
-        print(f"   {site.name}: {ingested:,.0f} events/s in, {read:,.0f} events/s out")
+        now = int(time.time() * 1000)
+        # As many events for both, put one batch after the other.
+        for number in range(BATCHES_READ):
+            logs.put_log_events(**batch("read", now - 100_000 + number * EVENTS))
+        replays = [site.request("PutLogEvents", batch(stream, now)) for stream in streams]
+        load(site, replays, EVENTS, options.connections, 1)
+        ingested = load(site, replays, EVENTS, options.connections, options.seconds)
+        replays, events = pages(site, "read")
+        read = load(site, replays, events, options.readers, options.seconds)
+        print(
+            f"   {site.name}: {ingested.events:,.0f} events/s in, {ingested.micros:,.0f} us a batch; "
+            f"{read.events:,.0f} events/s out, {read.micros:,.0f} us a page of {events:,.0f}"
+        )
         return ingested, read
 
 
@@ -283,11 +219,10 @@ def compare(options: argparse.Namespace, place: Path) -> None:
     ratios_in, ratios_out = [], []
     for number in range(options.rounds):
         print(f"round {number + 1}, {options.connections} connections")
-        load = (options.connections, options.seconds, options.readers)
-        theirs = measure(lambda: moto(place), *load)
-        ours = measure(lambda: kmsd(options.workers, associated=not options.service_key), *load)
-        ratios_in.append(ours[0] / theirs[0])
-        ratios_out.append(ours[1] / theirs[1])
+        theirs = measure(lambda: moto(place), options)
+        ours = measure(lambda: kmsd(options.workers, associated=not options.service_key), options)
+        ratios_in.append(ours[0].events / theirs[0].events)
+        ratios_out.append(ours[1].events / theirs[1].events)
     print(f"in: {statistics.median(ratios_in):.1f} x moto; out: {statistics.median(ratios_out):.1f} x moto")
 
 

@@ -47,12 +47,17 @@ class Result:
     p99: float
 
 
-def signed(endpoint: str, credentials: Credentials, operation: str, members: dict[str, object]) -> Replay:
+TARGETS = {"kms": "TrentService", "logs": "Logs_20140328"}
+
+
+def signed(
+    endpoint: str, credentials: Credentials, operation: str, members: dict[str, object], *, service: str = "kms"
+) -> Replay:
     """A request that is good for fifteen minutes."""
     body = json.dumps(members).encode()
-    headers = {"X-Amz-Target": f"TrentService.{operation}", "Content-Type": "application/x-amz-json-1.1"}
+    headers = {"X-Amz-Target": f"{TARGETS[service]}.{operation}", "Content-Type": "application/x-amz-json-1.1"}
     request = AWSRequest("POST", f"{endpoint}/", data=body, headers=headers)
-    SigV4Auth(BotoCredentials(credentials.access_key_id, credentials.secret), "kms", REGION).add_auth(request)
+    SigV4Auth(BotoCredentials(credentials.access_key_id, credentials.secret), service, REGION).add_auth(request)
     return Replay(f"{endpoint}/", dict(request.headers), body)
 
 

@@ -1,7 +1,7 @@
 """Group commit: one sync serves all that wait.
 
 The schedule: what is handed in during one turn of the event loop is written together, and the kernel asked to sync it
-(`kmsd.adapters.journal.aio`). The loop goes on meanwhile; what is handed in until the sync has ended is the next batch.
+(`kmsd.adapters.aio`). The loop goes on meanwhile; what is handed in until the sync has ended is the next batch.
 So a lone request waits for one sync and nothing else, and under load the batches grow by themselves. Whatever is not
 plain writing (another file, recovering from a failure, looking after the disk) is done by a thread, and so are the
 syncs where the kernel cannot be asked.
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import structlog
 
-from kmsd.adapters.journal.aio import KernelSync
+from kmsd.adapters.aio import KernelSync
 from kmsd.adapters.journal.lines import Head
 from kmsd.adapters.journal.trail import Staged, SyncFailed, TrailWriter
 from kmsd.ports import AuditUnavailable

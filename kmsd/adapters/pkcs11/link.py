@@ -111,7 +111,8 @@ class Link:
         """
         fate = error.fate
         if fate is Fate.DATA:
-            if opening:
+            # Only the last step speaks of the data. A client that is told so of a good text may throw it away.
+            if opening and error.function == "C_Decrypt":
                 raise NotAuthentic(str(error)) from error
             return False
         if fate is Fate.PIN:
@@ -125,7 +126,6 @@ class Link:
         if fate is Fate.HANDLE and object_id is not None:
             epoch.forget(object_id)
             return True
-        # Only the last step speaks of the data: C_Decrypt, not C_DecryptInit.
         if fate is Fate.SUSPECT and opening and error.function == "C_Decrypt":
             raise NotAuthentic(f"{error}, and the token is well") from error
         return False

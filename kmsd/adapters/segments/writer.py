@@ -1,7 +1,9 @@
 """The writing end of one group in one process: a segment that only this process appends to.
 
 The schedule is that of the audit trail's journal: a frame that arrives when nothing is being synced is
-written and synced at once; frames that arrive meanwhile gather, and the next sync takes them all.
+written and synced at once; frames that arrive meanwhile gather, and the next sync takes them all. The loop writes to the
+page cache and the kernel syncs (`kmsd.adapters.aio`); a new segment, much at once, and syncs where the kernel cannot be
+asked are for a thread.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from typing import NamedTuple
 from kmsd.adapters.segments import files
 from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents, Placed
+from kmsd.adapters.segments.syncs import Syncs
 from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
 from kmsd.ports_logs import SegmentsUnavailable
 
 SEGMENT_BYTES = 33_554_432
 SEGMENT_MILLIS = 3_600_000
 """A segment is finished when it has this size or age: retention removes whole segments."""
+MOST_HERE = 4_194_304
+"""Bytes that the loop writes itself, in about a millisecond; more is for a thread."""
 
 
 class _Waiting(NamedTuple):
@@ -32,14 +37,24 @@ class _Waiting(NamedTuple):
     done: asyncio.Future[None]
 
 
+class _Laid(NamedTuple):
+    """What a batch adds to the segment."""
+
+    parts: list[bytes]
+    keys: dict[bytes, WrappedKey]
+    frames: list[Placed]
+    end: int
+
+
 class Writer:
     """All methods belong to one event loop; what begins with `_write` runs in a thread, one call at a time."""
 
-    def __init__(self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor) -> None:
+    def __init__(self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, syncs: Syncs) -> None:
         self._folder = folder
         self._group_id = group_id
         self._names = names
         self._threads = threads
+        self._syncs = syncs
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
         self._descriptor: int | None = None
@@ -65,12 +80,11 @@ class Writer:
         await done
 
     async def _flush(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 try:
-                    await loop.run_in_executor(self._threads, self._write, batch)
+                    await self._put(batch)
                 except OSError as exc:
                     _settle(batch, exc)
                 else:
@@ -78,16 +92,42 @@ class Writer:
         finally:
             self._flushing = None
 
-    def _write(self, batch: list[_Waiting]) -> None:
-        """Write and sync. After a failure the segment is left as it was, and never written to again."""
-        newest = batch[-1].frame.ingested_at
-        if self._contents.end >= SEGMENT_BYTES or self.is_old(newest):
-            self._write_end()
+    async def _put(self, batch: list[_Waiting]) -> None:
+        """Write and sync. After a failure the segment is left as it was, and never written to again. Raises OSError."""
+        kernel = self._syncs.take() if self._is_plain(batch) else None
+        if kernel is None:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._write, batch)
+            return
+        descriptor, laid = self._open_descriptor(), self._lay_out(batch)
+        try:
+            try:
+                files.write_parts(descriptor, laid.parts)
+            except OSError:
+                self._syncs.give_back(kernel)
+                raise
+            await self._syncs.sync(kernel, descriptor)
+        except OSError:
+            self._write_off(descriptor)
+            raise
+        self._take_in(laid)
+
+    def _is_plain(self, batch: list[_Waiting]) -> bool:
+        """Whether it only has to be added to the segment that is open, and is not very much."""
+        return (
+            self._descriptor is not None
+            and not self._is_full(batch)
+            and sum(len(waiting.sealed) for waiting in batch) <= MOST_HERE
+        )
+
+    def _is_full(self, batch: list[_Waiting]) -> bool:
+        return self._contents.end >= SEGMENT_BYTES or self.is_old(batch[-1].frame.ingested_at)
+
+    def _open_descriptor(self) -> int:
         if self._descriptor is None:
-            self._write_start(newest)
-        descriptor = self._descriptor
-        if descriptor is None:
             raise OSError("no segment is open")
+        return self._descriptor
+
+    def _lay_out(self, batch: list[_Waiting]) -> _Laid:
         keys: dict[bytes, WrappedKey] = {}
         frames: list[Placed] = []
         parts: list[bytes] = []
@@ -102,15 +142,27 @@ class Writer:
             parts += (fmt.before_frame(waiting.frame, length), waiting.sealed, fmt.END)
             frames.append(Placed(waiting.frame, end + fmt.FRAME_BODY, length))
             end += fmt.AROUND + length
+        return _Laid(parts, keys, frames, end)
+
+    def _take_in(self, laid: _Laid) -> None:
+        self._contents.keys.update(laid.keys)
+        self._contents.frames += laid.frames
+        self._contents.end = laid.end
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        """As `_put`, on a thread; makes a new segment if need be."""
+        if self._is_full(batch):
+            self._write_end()
+        if self._descriptor is None:
+            self._write_start(batch[-1].frame.ingested_at)
+        descriptor, laid = self._open_descriptor(), self._lay_out(batch)
         try:
-            files.write_parts(descriptor, parts)
+            files.write_parts(descriptor, laid.parts)
             os.fdatasync(descriptor)
         except OSError:
             self._write_off(descriptor)
             raise
-        self._contents.keys.update(keys)
-        self._contents.frames += frames
-        self._contents.end = end
+        self._take_in(laid)
 
     def _write_start(self, now: int) -> None:
         """A new segment, locked as long as this process lives."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite import rows
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.reader import DUE
+from kmsd.adapters.sqlite.reader import CLOCK_READING, DUE
+from kmsd.domain.trusted_time import Reading
 
 _KEYS = """
     SELECT CASE
@@ -33,6 +34,8 @@ class Figures:
     """Token objects by status, `missing` above all."""
     due: Mapping[str, float]
     """Unix time at which deletion, expiry, rotation is next due; nothing, if none is."""
+    clock: Reading | None
+    """What is believed of the time of day."""
 
 
 def read(path: Path, now: datetime) -> Figures:
@@ -47,7 +50,13 @@ def read(path: Path, now: datetime) -> Figures:
                 job.value: connection.execute(f"SELECT min({column}) FROM key WHERE {where}").fetchone()[0]
                 for job, (column, where) in DUE.items()
             }
+            row = connection.execute(CLOCK_READING).fetchone()
             connection.execute("COMMIT")
     finally:
         connection.close()
-    return Figures(keys, objects, {job: at / 1e6 for job, at in due.items() if at is not None})
+    return Figures(
+        keys,
+        objects,
+        {job: at / 1e6 for job, at in due.items() if at is not None},
+        None if row is None else rows.clock_reading(row),
+    )

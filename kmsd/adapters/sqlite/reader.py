@@ -16,6 +16,7 @@ from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
+from kmsd.domain.trusted_time import Reading
 from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import DueKind, ServiceKey, TokenObject
 
@@ -25,6 +26,8 @@ DUE = {
     DueKind.ROTATION: ("next_rotation_at", "state = 'Enabled'"),
 }
 """Column and further condition of each job."""
+
+CLOCK_READING = "SELECT trusted_at, boot, uptime_micros, taken_on_micros FROM clock_reading"
 
 _EXISTS = "(key.deletion_at IS NULL OR key.deletion_at > ?)"
 """Of keys whose deletion is not due at the instant that is bound there."""
@@ -294,3 +297,9 @@ class SqliteReader(LogReading):
             "SELECT material_id, algorithm, fingerprint, description FROM imported_material WHERE key_id = ?", key_id
         )
         return None if row is None else rows.imported_material(row)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    async def clock_reading(self) -> Reading | None:
+        row = self._one(CLOCK_READING)
+        return None if row is None else rows.clock_reading(row)

@@ -13,6 +13,7 @@ from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import ExpirationModel, Key, Origin
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType
+from kmsd.domain.trusted_time import Reading, Uptime
 from kmsd.domain.wrapping import ImportedMaterial, TokenName, WrappingKey
 from kmsd.ports import ServiceKey, TokenObject
 
@@ -43,6 +44,11 @@ def instant(number: int) -> datetime:
 def maybe_instant(number: int | None) -> datetime | None:
     """As `instant`, for columns that may be NULL."""
     return None if number is None else instant(number)
+
+
+def clock_reading(row: Row) -> Reading:
+    """trusted_at, boot, uptime_micros, taken_on_micros."""
+    return Reading(instant(row[0]), Uptime(row[1], row[2] / 1e6), timedelta(microseconds=row[3]))
 
 
 def key(row: Row, material_rows: Iterable[Row]) -> Key:

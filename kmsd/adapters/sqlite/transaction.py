@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from kmsd.adapters.sqlite import rows
 from kmsd.adapters.sqlite.connection import translated
@@ -14,6 +14,7 @@ from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
+from kmsd.domain.trusted_time import Reading
 from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
@@ -284,13 +285,24 @@ class SqliteTransaction(SqliteReader, LogWriting):
         changed = self._run(
             "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE holder = excluded.holder "
-            "OR expires_at <= ?",
+            "OR expires_at <= ? OR expires_at > ?",
             name,
             holder,
             rows.micros(until),
             rows.micros(now),
+            rows.micros(until + (until - now)),
         )
         return changed == 1
+
+    async def put_clock_reading(self, reading: Reading) -> None:
+        self._run(
+            "INSERT OR REPLACE INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
+            "VALUES (1, ?, ?, ?, ?)",
+            rows.micros(reading.trusted_at),
+            reading.uptime.boot,
+            round(reading.uptime.seconds * 1e6),
+            reading.taken_on // timedelta(microseconds=1),
+        )
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
         for tag_key, tag_value in tags.items():

@@ -1,0 +1,25 @@
+"""The uptime of the host: unlike the time of day nobody can set it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot() -> str:
+    """Which start of the host this is.
+
+    Where the kernel does not tell one from another, all are taken for the same: then a stop is judged as if the host
+    had run on, which holds more and never less.
+    """
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def uptime() -> float:
+    """Seconds since the host was started, suspension included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

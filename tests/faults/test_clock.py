@@ -1,0 +1,226 @@
+"""The clock is set, while the daemon runs or not: nothing is destroyed early, nothing that has expired can be used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmsd.jobs.scheduler import Scheduler
+from tests.daemon import Daemon, provisioned
+from tests.house import House, house
+from tests.imports import external_key, parameters, wrap
+from tests.operations.test_time import code_of, object_ids
+from tests.shim import compiler
+
+
+@pytest.fixture(name="house")
+def _house(tmp_path: Path) -> Iterator[House]:
+    """One for each test: they leave the clock in disorder."""
+    with house(tmp_path) as found:
+        found.tick()
+        yield found
+
+
+def import_until(house: House, **delta: float) -> str:
+    """A key with imported material that expires so much later."""
+    kms = house.client()
+    key_id = external_key(kms)
+    given = parameters(kms, key_id)
+    kms.import_key_material(
+        KeyId=key_id,
+        ImportToken=given.answer["ImportToken"],
+        EncryptedKeyMaterial=wrap(os.urandom(32), given.algorithm, given.public_key),
+        ExpirationModel="KEY_MATERIAL_EXPIRES",
+        ValidTo=house.clock.now() + timedelta(**delta),
+    )
+    return key_id
+
+
+def doomed_key(house: House) -> tuple[str, bytes]:
+    """A key that is to be deleted in seven days, and a blob of it."""
+    kms = house.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"kept")["CiphertextBlob"]
+    kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+    return key_id, blob
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_forty_days_forward_and_back(house: House, *, restart: bool) -> None:
+    """Nothing is destroyed while the clock is wrong, and everything is as before when it is right again."""
+    kms = house.client()
+    key_id, blob = doomed_key(house)
+    imported = import_until(house, days=2)
+    before = object_ids(house)
+
+    def move(days: int) -> None:
+        if restart:
+            house.stop()
+        house.clock.set(days=days)
+        if restart:
+            house.start()
+
+    move(40)
+    kms = house.client()
+    for _ in range(3):
+        house.tick()
+    assert object_ids(house) == before
+    assert code_of(kms.encrypt, KeyId=imported, Plaintext=b"x") == "KMSInvalidStateException"
+    assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
+    move(-40)
+    kms = house.client()
+    house.tick()
+    assert object_ids(house) >= before  # wrapping keys are kept in stock again
+    kms.cancel_key_deletion(KeyId=key_id)
+    kms.enable_key(KeyId=key_id)
+    assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"kept"
+    kms.encrypt(KeyId=imported, Plaintext=b"x")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_forty_days_back_revives_nothing(house: House, *, restart: bool) -> None:
+    """Material that has expired and keys that are gone stay so, even while the token has not been told yet."""
+    imported = import_until(house, hours=1)
+    key_id, blob = doomed_key(house)
+    house.clock.advance(days=8)  # no tick: nothing was destroyed yet
+    if restart:
+        house.restart()
+    house.run(house.scheduler._hold())
+    if restart:
+        house.stop()
+    house.clock.set(days=-40)
+    if restart:
+        house.start()
+    kms = house.client()
+    assert code_of(kms.encrypt, KeyId=imported, Plaintext=b"x") == "KMSInvalidStateException"
+    assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
+    assert code_of(kms.decrypt, CiphertextBlob=blob) == "NotFoundException"
+    house.tick()
+    events = [record["eventName"] for record in house.records()]
+    assert {"DeleteKey", "DeleteExpiredKeyMaterial"} <= set(events), "what is due is destroyed, by the trusted instant"
+
+
+def test_what_is_held_is_done_when_confirmed(house: House) -> None:
+    """As after a long stop: the operator says that the clock is right, and what is due goes."""
+    key_id, _ = doomed_key(house)
+    before = object_ids(house)
+    house.clock.set(days=40)
+    house.tick()
+    assert object_ids(house) == before
+    confirm(house)
+    house.tick()
+    assert len(object_ids(house)) == len(before) - 1
+    assert [r["serviceEventDetails"]["keyId"] for r in house.records() if r["eventName"] == "DeleteKey"] == [key_id]
+
+
+def confirm(house: House) -> None:
+    """As `kmsd jobs confirm-clock` does, by the house's own clock."""
+    from kmsd.domain.trusted_time import Uptime, confirmed  # noqa: PLC0415
+
+    async def write() -> None:
+        async with house.rooms.store.write() as transaction:
+            reading = confirmed(house.clock.now(), Uptime(house.rooms.watch.boot, house.clock.uptime()))
+            await transaction.put_clock_reading(reading)
+
+    house.run(write())
+
+
+def test_creeping_forward(house: House) -> None:
+    """Half an hour a tick gets as far as one hour."""
+    doomed_key(house)
+    before = object_ids(house)
+    for _ in range(8 * 48):
+        house.clock.set(minutes=30)
+        house.run(house.scheduler._hold())
+    house.tick()
+    assert object_ids(house) == before
+
+
+def test_a_lease_from_the_future_is_void(house: House) -> None:
+    """Its holder took it while the clock was ahead, and died: the jobs of others go on when the clock is right."""
+    house.clock.set(days=40)
+    house.tick()
+    house.clock.set(days=-40)
+    rooms = house.rooms
+    other = Scheduler(rooms.store, rooms.token, rooms.watch, rooms.record_job, "other", watch=rooms.watch)
+    assert house.run(other._hold()) is True
+
+
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static long offset(void) {
+    long found = 0;
+    FILE *file = fopen(getenv("CLOCK_OFFSET"), "r");
+    if (file) { if (fscanf(file, "%ld", &found) != 1) found = 0; fclose(file); }
+    return found;
+}
+int clock_gettime(clockid_t which, struct timespec *out) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int answer = real(which, out);
+    if (which == CLOCK_REALTIME && answer == 0) out->tv_sec += offset();
+    return answer;
+}
+"""
+DAY = 86_400
+
+
+def set_clock(daemon: Daemon, seconds: int) -> None:
+    """Of the daemon's processes alone."""
+    (daemon.folder / "offset.new").write_text(str(seconds))
+    (daemon.folder / "offset.new").replace(daemon.folder / "offset")
+
+
+def wait_for(daemon: Daemon, words: str, count: int = 1) -> None:
+    """Until the log says it so often."""
+    deadline = time.monotonic() + 30
+    while daemon.log().count(words) < count:
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
+def test_a_real_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of their own, whose CLOCK_REALTIME is set: held, told to the operator, and confirmed."""
+    source, library = tmp_path / "clock.c", tmp_path / "clock.so"
+    source.write_text(SHIM)
+    subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    with provisioned(tmp_path, workers=2) as daemon:
+        monkeypatch.setenv("CLOCK_OFFSET", str(tmp_path / "offset"))
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+        set_clock(daemon, 0)
+        daemon.start()
+        kms: Any = daemon.client()
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+        assert b"agrees with the host's uptime" in daemon.cli("check", "--no-token").stdout
+        daemon.stop()
+        set_clock(daemon, 40 * DAY)
+        daemon.start()
+        wait_for(daemon, "destructive jobs are held")
+        assert b"destructive jobs are held: the clock was set 3456" in daemon.cli("check", "--no-token").stdout
+        daemon.stop()
+        assert b'"eventName":"DeleteKey"' not in b"".join(p.read_bytes() for p in daemon.data.glob("audit/*.trail"))
+        daemon.cli("jobs", "confirm-clock")
+        set_clock(daemon, 40 * DAY + 120)  # within what is believed: the lease of the worker that ended is over
+        daemon.start()
+        wait_for(daemon, '"job": "deletion"')
+        names = [record["eventName"] for record in daemon.audit_records()]
+        assert names.count("DeleteKey") == 1
+        assert "ConfirmClock" in names
+        set_clock(daemon, 0)
+        assert b"set 3456" in daemon.cli("check", "--no-token").stdout
+        daemon.cli("audit", "verify")
