@@ -37,14 +37,11 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def watched(configuration: Callable[[], Config], listener: socket.socket | None) -> AsyncIterator[None]:
-    """Count, and answer on `listener`, during the block; do nothing without one.
+async def watched(configuration: Callable[[], Config], listener: socket.socket) -> AsyncIterator[None]:
+    """Count, and answer on `listener`, during the block.
 
     `configuration` is the one in force. The listener is closed in the end. Raises `ListenerRefused`.
     """
-    if listener is None:
-        yield
-        return
     board, started_at = Board(), time.time()
 
     async def handle(request: Request) -> Answer:
