@@ -23,7 +23,7 @@ from kmsd import service_manager
 from kmsd.accepted import Accepted, changes, memory_path, need_restart
 from kmsd.config import ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
-from kmsd.metrics import board
+from kmsd.metrics import inheritance
 from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited
 
 START_SECONDS = 90.0
@@ -106,8 +106,7 @@ class Supervisor:
         # The life line: workers hold its reading end and leave when the parent, however it dies, lets go of the other.
         self._life = os.pipe()
         try:
-            await self._start(0)
-            await asyncio.gather(*(self._start(index) for index in range(1, self.accepted.config.workers)))
+            await self._start_all()
             log.info("ready", address=self.accepted.config.listen.address, workers=self.accepted.config.workers)
             self._say_ready()
             tasks = [asyncio.create_task(self._pat_watchdog()), asyncio.create_task(self._reload_when_asked())]
@@ -143,18 +142,39 @@ class Supervisor:
 
     # --- Starting and ending ------------------------------------------------------------------------
 
-    async def _start(self, index: int) -> None:
-        """One more worker, that serves and is watched. Raises `StartFailed`."""
-        worker = _Worker(index, await self._spawn(index), asyncio.get_running_loop().time())
+    async def _start_all(self) -> None:
+        """The first workers. Raises `StartFailed`.
+
+        All are started at once, since most of a start is reading Python; but until the first serves, the others are
+        held back from the token.
+        """
+        others = range(1, self.accepted.config.workers)
+        holding, letting_go = os.pipe()
+        held = [asyncio.create_task(self._start(index, holding)) for index in others]
+        try:
+            await self._start(0)
+            os.write(letting_go, b"!" * len(others))
+            await asyncio.gather(*held)
+        finally:
+            os.close(letting_go)  # those that are still held end
+            await asyncio.gather(*held, return_exceptions=True)
+            os.close(holding)
+
+    async def _start(self, index: int, holding: int | None = None) -> None:
+        """One more worker, that serves and is watched. Raises `StartFailed`.
+
+        `holding`: a descriptor from which it reads one byte before it touches anything.
+        """
+        worker = _Worker(index, await self._spawn(index, holding), asyncio.get_running_loop().time())
         self._workers.append(worker)
         worker.watch = asyncio.create_task(self._watch(worker))
 
-    async def _spawn(self, index: int) -> asyncio.subprocess.Process:
+    async def _spawn(self, index: int, holding: int | None = None) -> asyncio.subprocess.Process:
         """A worker process that has said that it is ready. Raises `StartFailed`."""
         ready_reading, ready_writing = os.pipe()
         try:
             async with self._exec:
-                process = await self._execute(index, ready_writing)
+                process = await self._execute(index, ready_writing, holding)
         finally:
             os.close(ready_writing)
         said = await _read_or_stop(ready_reading, self._stopping)
@@ -167,15 +187,16 @@ class Supervisor:
             raise StartFailed(0)
         raise StartFailed(status if status > 0 else EXIT_CONFIG)
 
-    async def _execute(self, index: int, ready: int) -> asyncio.subprocess.Process:
+    async def _execute(self, index: int, ready: int, holding: int | None) -> asyncio.subprocess.Process:
         accepted, life = self.accepted, self._life[0]
         command = (sys.executable, "-m", "kmsd", "--config", str(memory_path(accepted.text)), "worker")
         options = ("--index", index, "--listener", self.listener.fileno(), "--ready", ready, "--life", life)
         tls = ("--tls", *accepted.tls) if accepted.tls else ()
+        hold = () if holding is None else ("--hold", holding)
         return await asyncio.create_subprocess_exec(
             *command,
-            *map(str, (*options, *tls)),
-            pass_fds=(self.listener.fileno(), ready, life, *accepted.descriptors, *board.inherited()),
+            *map(str, (*options, *hold, *tls)),
+            pass_fds=(self.listener.fileno(), ready, life, *hold[1:], *accepted.descriptors, *inheritance.inherited()),
             env={name: value for name, value in os.environ.items() if name not in service_manager.FOR_MAIN_PROCESS},
         )
 

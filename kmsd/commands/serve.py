@@ -13,7 +13,6 @@ from kmsd.adapters.sqlite import connection
 from kmsd.commands.locking import data_lock
 from kmsd.config import Config, ConfigError
 from kmsd.logs import set_up
-from kmsd.metrics.server import watched
 from kmsd.supervisor import Supervisor
 from kmsd.wire.listeners import ListenerRefused, listener_permitted
 
@@ -45,5 +44,10 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         raise ConfigError(str(exc)) from exc
     with lock, listener:
         daemon = Supervisor(accepted, options.config, listener)
+        if for_metrics is None:
+            return await daemon.run()
+        # Half of what the parent would have to import, for those who want it.
+        from kmsd.metrics.server import watched  # noqa: PLC0415
+
         async with watched(lambda: daemon.accepted.config, for_metrics):
             return await daemon.run()

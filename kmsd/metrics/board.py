@@ -14,22 +14,12 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
+from kmsd.metrics.inheritance import DESCRIPTORS
 from kmsd.metrics.layout import LAYOUT
 
-VARIABLE = "KMSD_METRICS"
-"""Tells workers, through their environment, where the memory is."""
 SHARES = 160
 """More than there are workers at any time: while a configuration is taken over, there are twice as many."""
 BYTES = 8 * LAYOUT.size
-
-
-_DESCRIPTORS = "/proc/self/fd/"
-
-
-def inherited() -> tuple[int, ...]:
-    """The descriptors that a worker needs for counting, as the environment says."""
-    path = os.environ.get(VARIABLE, "")
-    return (int(path.removeprefix(_DESCRIPTORS)),) if path.startswith(_DESCRIPTORS) else ()
 
 
 class NoShare(OSError):
@@ -48,7 +38,7 @@ class Board:
     @property
     def path(self) -> Path:
         """Where workers, who inherit it, open it; nobody may look into the parent's own descriptors."""
-        return Path(f"{_DESCRIPTORS}{self._descriptor}")
+        return Path(f"{DESCRIPTORS}{self._descriptor}")
 
     def shares(self) -> list[tuple[Sequence[float], bool]]:
         """The figures of each share that was ever used, and whether its worker lives."""

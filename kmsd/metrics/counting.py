@@ -13,7 +13,8 @@ import structlog
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import Rooms
-from kmsd.metrics.board import VARIABLE, NoShare, Share
+from kmsd.metrics.board import NoShare, Share
+from kmsd.metrics.inheritance import VARIABLE
 from kmsd.metrics.meter import Meter, Publisher
 from kmsd.wire.front import NO_METER
 from kmsd.wire.front import Meter as AnyMeter

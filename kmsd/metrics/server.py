@@ -26,8 +26,9 @@ from kmsd.backup.making import LAST_BACKUP, LastBackup
 from kmsd.config import Config
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, judge
-from kmsd.metrics.board import VARIABLE, Board
+from kmsd.metrics.board import Board
 from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.metrics.inheritance import VARIABLE
 from kmsd.ports import StoreError
 from kmsd.wire.messages import Answer, Request
 from kmsd.wire.transport import Limits, Listener, serve
@@ -39,14 +40,11 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def watched(configuration: Callable[[], Config], listener: socket.socket | None) -> AsyncIterator[None]:
-    """Count, and answer on `listener`, during the block; do nothing without one.
+async def watched(configuration: Callable[[], Config], listener: socket.socket) -> AsyncIterator[None]:
+    """Count, and answer on `listener`, during the block.
 
     `configuration` is the one in force. The listener is closed in the end. Raises `ListenerRefused`.
     """
-    if listener is None:
-        yield
-        return
     board, started_at = Board(), time.time()
 
     async def handle(request: Request) -> Answer:

@@ -68,6 +68,13 @@ def patient(daemon: Daemon) -> None:
     daemon.config.write_text(daemon.config.read_text().replace("drain_seconds = 0.1\n", ""))
 
 
+def all_connected(daemon: Daemon) -> bool:
+    """Whether the daemon has accepted every connection of the load."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    established = "01"
+    return sum(row[1].endswith(f":{daemon.port:04X}") and row[3] == established for row in rows) >= CONNECTIONS
+
+
 def new_key(daemon: Daemon) -> str:
     """A key of the administrator's; the daemon runs."""
     client = daemon.client()
@@ -106,6 +113,7 @@ def test_reload_under_load(tmp_path: Path) -> None:
         start(daemon)
         first = set(daemon.workers())
         with Load(Plan(daemon.endpoint, encryption(daemon, new_key(daemon)), CONNECTIONS, LONGEST)) as running:
+            eventually(lambda: all_connected(daemon), daemon)
             for _ in range(RELOADS):
                 assert hang_up(daemon)["unreplaced"] == 0
             account = running.result()
@@ -138,6 +146,7 @@ def test_reload_under_load_over_tls(tmp_path: Path) -> None:
         plan = Plan(endpoint, encryption(daemon, key_id, endpoint), CONNECTIONS, LONGEST, str(trusted))
         before = served_certificate(daemon)
         with Load(plan) as running:
+            eventually(lambda: all_connected(daemon), daemon)
             first.write_bytes(second.read_bytes())
             second_key.replace(tmp_path / "key.pem")
             for _ in range(RELOADS_OVER_TLS):
