@@ -41,9 +41,12 @@ def _board() -> Iterator[Board]:
 def test_processes_count_together_and_outlive_their_deaths(board: Board) -> None:
     """Two at once, each in a share of its own; after SIGKILL the next goes on in the share of the dead."""
     environment = {**os.environ, VARIABLE: str(board.path)}
+    handed_on = (int(board.path.name),)
     for total in (20_000, 40_000):
         processes = [
-            subprocess.Popen([sys.executable, "-c", COUNT, "10000"], env=environment, stdout=subprocess.PIPE)
+            subprocess.Popen(
+                [sys.executable, "-c", COUNT, "10000"], env=environment, pass_fds=handed_on, stdout=subprocess.PIPE
+            )
             for _ in range(2)
         ]
         for process in processes:
