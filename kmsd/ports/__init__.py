@@ -1,0 +1,70 @@
+"""What the core asks of the world: a token, a store, an audit sink, a clock.
+
+Each port is an interface whose promises stand in its docstrings; tests/contract holds every adapter
+to them. Errors of ports are not errors of the API: `kmsd.pipeline` says what a client sees of them.
+"""
+
+from kmsd.ports.audit import AuditSink, AuditUnavailable
+from kmsd.ports.clock import Clock
+from kmsd.ports.store import (
+    DueKind,
+    Reader,
+    ServiceKey,
+    Store,
+    StoreConflict,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    TokenObject,
+    Transaction,
+)
+from kmsd.ports.token import (
+    Capabilities,
+    MechanismMissing,
+    NoSuchObject,
+    NotAuthentic,
+    NotUnwrapped,
+    ObjectReport,
+    OtherMaterial,
+    PinRefused,
+    Token,
+    TokenBusy,
+    TokenError,
+    TokenInfo,
+    TokenTimeout,
+    TokenUnavailable,
+    Wrapped,
+    WrongLength,
+)
+
+__all__ = [
+    "AuditSink",
+    "AuditUnavailable",
+    "Capabilities",
+    "Clock",
+    "DueKind",
+    "MechanismMissing",
+    "NoSuchObject",
+    "NotAuthentic",
+    "NotUnwrapped",
+    "ObjectReport",
+    "OtherMaterial",
+    "PinRefused",
+    "Reader",
+    "ServiceKey",
+    "Store",
+    "StoreConflict",
+    "StoreError",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "Token",
+    "TokenBusy",
+    "TokenError",
+    "TokenInfo",
+    "TokenObject",
+    "TokenTimeout",
+    "TokenUnavailable",
+    "Transaction",
+    "Wrapped",
+    "WrongLength",
+]

@@ -1,0 +1,28 @@
+"""The audit sink."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    pass
+
+
+class AuditUnavailable(Exception):
+    """The record could not be made durable; the call must fail (DESIGN.md §1, promise 3)."""
+
+
+class AuditSink(Protocol):
+    """Where audit records go."""
+
+    async def append(self, record: bytes) -> None:
+        """Add one record, a JSON object on one line. Durable on return. Raises `AuditUnavailable`."""
+        ...
+
+    async def check(self) -> None:
+        """Prove that records can be written. Raises `AuditUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending and close."""
+        ...
