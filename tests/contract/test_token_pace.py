@@ -58,8 +58,10 @@ def test_pace_follows_the_token() -> None:
 
 
 def test_pace_tries_again_on_a_busy_machine() -> None:
-    """Threads that wait for each other look slow: a call four times a second is tried inline, and one that is quick
-    brings all back. A token that is slow indeed is not tried."""
+    """Threads that wait for each other look slow: a call four times a second is tried inline.
+
+    One that is quick brings all back. A token that is slow indeed is not tried.
+    """
     now = 0.0
     pace = Pace("auto", 100e-6, lambda: now)
     for _ in range(8):

@@ -18,5 +18,5 @@ def data_lock(config: Config) -> IO[bytes]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         handle.close()
-        raise ConfigError(f"another kmsd serves {config.data_dir}") from exc
+        raise ConfigError(f"another kmsd serves {config.data_dir}: stop it first") from exc
     return handle
