@@ -11,8 +11,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def boot() -> str:
     """Which start of the host this is.
 
-    Where the kernel does not tell one from another, all are taken for the same: then a stop is judged as if the host
-    had run on, which holds more and never less.
+    Empty where it is hidden (ProcSubset=pid): a shorter uptime then tells another start, and one that is longer already
+    is judged as if the host had run on, which holds more and never less.
     """
     try:
         return BOOT_ID.read_text().strip()

@@ -19,9 +19,10 @@ def keep_to_oneself() -> None:
     well (LimitCORE); this holds wherever the daemon and its commands are started. execve(2) undoes the second half, so
     each process asks for itself. Raises OSError: a process that cannot be made to keep its secrets gets none.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    limit = _NO_CORE if most == resource.RLIM_INFINITY else min(_NO_CORE, most)
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+    now, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if (now, most) != (0, 0):  # what LimitCORE=0 sets; the unit's filter may then forbid the call
+        limit = _NO_CORE if most == resource.RLIM_INFINITY else min(_NO_CORE, most)
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl(PR_SET_DUMPABLE): {os.strerror(number)}")

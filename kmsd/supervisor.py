@@ -22,6 +22,7 @@ import structlog
 from kmsd import service_manager
 from kmsd.accepted import Accepted, changes, memory_path, need_restart
 from kmsd.config import ConfigError
+from kmsd.environment import of_worker
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.metrics import inheritance
 from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited
@@ -197,7 +198,7 @@ class Supervisor:
             *command,
             *map(str, (*options, *hold, *tls)),
             pass_fds=(self.listener.fileno(), ready, life, *hold[1:], *accepted.descriptors, *inheritance.inherited()),
-            env={name: value for name, value in os.environ.items() if name not in service_manager.FOR_MAIN_PROCESS},
+            env=of_worker(os.environ),
         )
 
     async def _watch(self, worker: _Worker) -> None:

@@ -21,6 +21,7 @@ from kmsd.custody.credentials import Credentials
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
+from kmsd.loop_watch import LoopWatch
 from kmsd.metrics.counting import Counting
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
@@ -33,6 +34,8 @@ from kmsd.wire.transport import Limits, Listener, inherited, serve
 
 GRACE_SECONDS = 20.0
 """How long a stopping worker waits for the calls that it has begun."""
+STUCK_DEADLINES = 4
+"""So many deadlines of a token call the event loop may stand still before the process is given up."""
 JOB_SECONDS = 1.0
 """How long a stopping worker waits for a job under way."""
 RELIEVED_REST_SECONDS = 10.0
@@ -105,6 +108,8 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
     publishing = asyncio.create_task(counting.run(rooms, server, probes))
+    watch = LoopWatch(STUCK_DEADLINES * config.token.call_deadline_seconds)
+    watch.start()
     await stopping.wait()
     await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
@@ -112,6 +117,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     copying.cancel()
     publishing.cancel()
     await asyncio.gather(copying, publishing, return_exceptions=True)
+    watch.stop()
     return 0
 
 

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from botocore.exceptions import ClientError
 
+from kmsd.adapters.aio import KernelSync
 from kmsd.adapters.journal.reader import TrailReader
 from kmsd.jobs.audit_copy import AuditCopy
 from tests.clients import ACCOUNT, REGION, signing_clock
 from tests.house import House
 
 SERVICE = f"logs.{REGION}.amazonaws.com"
+
+
+def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[int] | None = None) -> None:
+    """Let syncs of these files (None: of all) fail, a thread's at once and the kernel's when it is done."""
+    sync, begin = os.fdatasync, KernelSync.begin
+
+    def fails(descriptor: int) -> bool:
+        return inodes is None or os.fstat(descriptor).st_ino in inodes
+
+    def failing(descriptor: int) -> None:
+        if fails(descriptor):
+            raise error
+        sync(descriptor)
+
+    def failing_later(kernel: KernelSync, descriptor: int, then: Callable[[OSError | None], None]) -> None:
+        begin(kernel, descriptor, (lambda _: then(error)) if fails(descriptor) else then)
+
+    patched.setattr(os, "fdatasync", failing)
+    patched.setattr(KernelSync, "begin", failing_later)
 
 
 def arn_of(group: str) -> str:

@@ -65,8 +65,10 @@ def build(folder: Path) -> Path:
 
 
 class Shim:
-    """Bends calls of the loaded shim, or of all processes that share `control`. What fails has worked before it fails,
-    unless told otherwise."""
+    """Bends calls of the loaded shim, or of all processes that share `control`.
+
+    What fails has worked before it fails, unless told otherwise.
+    """
 
     def __init__(self, path: Path, control: Path | None = None) -> None:
         self.path = path

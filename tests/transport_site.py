@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ class Site:
         self.failure: Exception | None = None
         self.server: Server
         self.listener: Listener
+        self.listening: socket.socket
         self.port = 0
         self.reports: list[dict[str, Any]] = []
 

@@ -88,7 +88,9 @@ def _timed_pack(content: bytes) -> tuple[tuple[int, bytes], float]:
     return found, time.thread_time() - began
 
 
-def open_frames(group_id: bytes, frames: Sequence[tuple[StoredFrame, bytes, DataKey]]) -> list[list[Event]]:
+def open_frames(
+    group_id: bytes, frames: Sequence[tuple[StoredFrame, bytes, DataKey]], *, shown: bool = False
+) -> list[list[Event]]:
     """The events of each frame; blocking, and most of it without the interpreter's lock. Raises `SegmentDamaged`."""
     found = []
     for stored, sealed, data_key in frames:
@@ -98,5 +100,5 @@ def open_frames(group_id: bytes, frames: Sequence[tuple[StoredFrame, bytes, Data
             packed = data_key.cipher.decrypt(log_frame.nonce(frame.frame_id), sealed, aad)
         except InvalidTag as exc:
             raise SegmentDamaged(stored.segment, frame.first_at, frame.last_at) from exc
-        found.append(log_event.decode(frame, packed))
+        found.append(log_event.decode(frame, packed, shown=shown))
     return found

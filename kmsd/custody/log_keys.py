@@ -18,7 +18,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Protocol
@@ -31,11 +31,12 @@ from kmsd.authz.query import Allowed, Denied, Query
 from kmsd.custody import sealing
 from kmsd.custody.service_box import ServiceBox
 from kmsd.domain import blob as blobs
-from kmsd.domain.arn import Place, parse_key_name
+from kmsd.domain.arn import KeyName, Place, parse_key_name
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.log_frame import WrappedKey
+from kmsd.domain.log_event import Event
+from kmsd.domain.log_frame import Frame, WrappedKey
 from kmsd.domain.principal import Caller, PrincipalType
 from kmsd.errors import AccessDeniedException, InvalidCiphertextException, InvalidParameterException, ServiceError
 from kmsd.ports import NotAuthentic, Reader, Token
@@ -102,7 +103,7 @@ class UseRecorder(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class DataKey:
     """A data key in memory."""
 
@@ -112,6 +113,9 @@ class DataKey:
     """Of the monotonic clock."""
     sealed: int = 0
     """Bytes so far."""
+    opened: dict[tuple[bytes, Frame], list[Event]] = field(default_factory=dict)
+    """What was opened with it a moment ago, by group and frame: it ends with the key (`kmsd.custody.log_opened`)."""
+    opened_bytes: int = 0
 
     def serves(self, subject: Subject, size: int, now: float) -> bool:
         """Whether it may seal `size` bytes more for `subject`."""
@@ -141,14 +145,16 @@ class LogKeys:
     async def for_sealing(self, books: Reader, subject: Subject, size: int, now: datetime) -> DataKey:
         """A data key for `size` bytes of `subject`. Raises AccessDeniedException, and the token's errors."""
         key, decision = await self._usable(books, subject, "GenerateDataKey", now)
-        lock = self._making.setdefault(subject.owner, asyncio.Lock())
-        async with lock:
-            held = self._sealing.get(subject.owner)
-            if held is None or not held.serves(subject, size, time.monotonic()):
-                held = await self._generate(books, subject, key, decision, now)
-                self._sealing[subject.owner] = held
-                self._hold(held)
-            held.sealed += size
+        held = self._sealing.get(subject.owner)
+        if held is None or not held.serves(subject, size, time.monotonic()):
+            # One at a time: others who need one too find it when it is their turn.
+            async with self._making.setdefault(subject.owner, asyncio.Lock()):
+                held = self._sealing.get(subject.owner)
+                if held is None or not held.serves(subject, size, time.monotonic()):
+                    held = await self._generate(books, subject, key, decision, now)
+                    self._sealing[subject.owner] = held
+                    self._hold(held)
+        held.sealed += size
         return held
 
     async def for_opening(self, books: Reader, subject: Subject, wrapped: WrappedKey, now: datetime) -> DataKey:
@@ -237,7 +243,7 @@ class LogKeys:
         """The key of an ARN. Raises InvalidArnException, NotFoundException for what is no key's ARN of this place."""
         if not kms_key.startswith("arn:"):
             raise InvalidParameterException("The specified KMS Key Id is not valid: it must be a key's ARN.")
-        name = parse_key_name(kms_key, caller_account="", place=self._place, aliases=False)
+        name = _key_name(kms_key, self._place)
         key = await books.key(name.key_id)
         return key if key is not None and key.account == name.account else None
 
@@ -357,6 +363,11 @@ class LogKeys:
             self._sweep = None
         self._sealing.clear()
         self._opening.clear()
+
+
+@lru_cache(maxsize=MOST_DECISIONS)
+def _key_name(arn: str, place: Place) -> KeyName:
+    return parse_key_name(arn, caller_account="", place=place, aliases=False)
 
 
 @lru_cache(maxsize=MOST_DECISIONS)

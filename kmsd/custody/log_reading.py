@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -47,6 +48,8 @@ class Reading:
     now: datetime
     names: dict[bytes, str] = field(default_factory=dict)
     """Names of the streams that were met. What a deleted stream left is passed over, unopened."""
+    shown: bool = False
+    """Events are to be rendered, as GetLogEvents shows them; their frames are kept a while (`OpenedFrames`)."""
     scanned: int = 0
     """Bytes of events that were opened."""
     _dead: set[bytes] = field(default_factory=set)
@@ -80,16 +83,28 @@ class Reading:
             self._dead |= unknown - self.names.keys()
         return [stored for stored in frames if stored.frame.stream_id in self.names]
 
-    async def _open(self, books: Reader, frames: Sequence[StoredFrame]) -> Iterator[tuple[Frame, list[Event]]]:
+    async def _open(self, books: Reader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[Event]]]:
         keys = await self._keys(books, frames)
+        self.scanned += sum(one.frame.size for one in frames)
+        if not self.shown:
+            return list(zip((one.frame for one in frames), await self._open_anew(frames, keys), strict=True))
+        group_id, opened = self.group.group_id, self.room.opened
+        found = {one.frame: opened.get(keys[one.frame.data_key_id], group_id, one.frame) for one in frames}
+        lacking = [one for one in frames if found[one.frame] is None]
+        if lacking:
+            for one, events in zip(lacking, await self._open_anew(lacking, keys), strict=True):
+                opened.keep(keys[one.frame.data_key_id], group_id, one.frame, events)
+                found[one.frame] = events
+        return [(frame, events) for frame, events in found.items() if events is not None]
+
+    async def _open_anew(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[Event]]:
+        """Read and open; on two threads, if there is much."""
         sealed = await self.room.segments.read(self.group.group_id, frames)
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
         parts = [work] if len(work) < SPLIT else [work[: len(work) // 2], work[len(work) // 2 :]]
-        opened = await asyncio.gather(
-            *(asyncio.to_thread(log_batches.open_frames, self.group.group_id, part) for part in parts if part)
-        )
-        self.scanned += sum(one.frame.size for one in frames)
-        return zip((one.frame for one in frames), (events for part in opened for events in part), strict=True)
+        act = partial(log_batches.open_frames, self.group.group_id, shown=self.shown)
+        opened = await asyncio.gather(*(asyncio.to_thread(act, part) for part in parts if part))
+        return [events for part in opened for events in part]
 
     async def _keys(self, books: Reader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
         """The data keys of frames. State and policy of their keys are asked for anew each time."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kmsd.custody.log_keys import LogKeys
+from kmsd.custody.log_opened import OpenedFrames
 from kmsd.domain.log_frame import FrameIds
 from kmsd.ports_logs import Segments
 
@@ -19,6 +20,7 @@ class LogRoom:
     keys: LogKeys
     segments: Segments
     frame_ids: FrameIds = field(default_factory=FrameIds)
+    opened: OpenedFrames = field(default_factory=OpenedFrames)
     pack_seconds: float = 0.0
     """What is left of the time that compressing may take."""
     packed_at: float = 0.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from kmsd.domain import log_frame
-from kmsd.domain.log_shapes import InputLogEvent, RejectedLogEventsInfo
+from kmsd.domain.log_shapes import InputLogEvent, OutputLogEvent, RejectedLogEventsInfo
 from kmsd.errors import InvalidParameterException
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ POSITION_DIGITS = 56
 _INDEX_BITS = 16
 _ID_BITS = 80 + _INDEX_BITS
 _encode = msgspec.msgpack.Encoder().encode
+_show = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
 
 
@@ -40,6 +43,8 @@ class Event(NamedTuple):
     message: str
     ingested_at: int
     stream_id: bytes
+    shown: msgspec.Raw = msgspec.Raw()
+    """As GetLogEvents shows it, a JSON object; empty unless it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,13 @@ def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
 
     Raises InvalidParameterException for a batch of which nothing is taken at all.
     """
-    lengths = [_length(event.message) for event in events]
-    if max(lengths) > MOST_BYTES:
-        raise InvalidParameterException(f"Log event too large: {max(lengths)} bytes exceeds limit of {MOST_BYTES}")
+    messages = [event.message for event in events]
+    size = size_of(messages)
+    if size > MOST_BYTES and (longest := max(map(_length, messages))) > MOST_BYTES:
+        raise InvalidParameterException(f"Log event too large: {longest} bytes exceeds limit of {MOST_BYTES}")
     times = [event.timestamp for event in events]
     if times != sorted(times):
         raise InvalidParameterException("Log events in a single PutLogEvents request must be in chronological order.")
-    size = OVERHEAD * len(events) + sum(lengths)
     if size > MOST_BYTES:
         raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MOST_BYTES}")
     return _within_time(events, size, now, oldest_kept)
@@ -84,9 +89,13 @@ def _length(message: str) -> int:
 
 def size_of(messages: Sequence[str]) -> int:
     """Bytes of messages as PutLogEvents counts them."""
-    if all(map(str.isascii, messages)):
-        return OVERHEAD * len(messages) + sum(map(len, messages))
-    return sum(OVERHEAD + _length(message) for message in messages)
+    return OVERHEAD * len(messages) + sum(map(len if all(map(str.isascii, messages)) else _length, messages))
+
+
+def ends_of(messages: Sequence[str]) -> list[int]:
+    """The same of the first, the first two, and so on."""
+    lengths = map(len if all(map(str.isascii, messages)) else _length, messages)
+    return list(accumulate(map(add, lengths, repeat(OVERHEAD))))
 
 
 def _within_time(events: Sequence[InputLogEvent], size: int, now: int, oldest_kept: int) -> Batch:
@@ -126,12 +135,24 @@ def pack(content: bytes) -> tuple[int, bytes]:
     return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
 
 
-def decode(frame: Frame, packed: bytes) -> list[Event]:
+def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[Event]:
     """The events of a frame, in order. What it gets has been authenticated: it was made by `encode` and `pack`."""
     content = zlib.decompress(packed, -zlib.MAX_WBITS) if frame.packing == log_frame.DEFLATE else packed
     offsets, messages = _decode(content)
     first, ingested_at, stream_id = frame.first_at, frame.ingested_at, frame.stream_id
     place = int.from_bytes(frame.frame_id, "big") << _INDEX_BITS
+    if shown:
+        return [
+            Event(
+                ((first + offset) << _ID_BITS) | place | index,
+                first + offset,
+                message,
+                ingested_at,
+                stream_id,
+                msgspec.Raw(_show(OutputLogEvent(first + offset, message, ingested_at))),
+            )
+            for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))
+        ]
     return [
         Event(((first + offset) << _ID_BITS) | place | index, first + offset, message, ingested_at, stream_id)
         for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))

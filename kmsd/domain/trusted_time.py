@@ -24,7 +24,7 @@ class Uptime:
     """How long the host has been running, by a clock that counts suspension too and cannot be set."""
 
     boot: str
-    """Differs from one start of the host to the next."""
+    """Differs from one start of the host to the next; empty: the process cannot know."""
     seconds: float
 
 
@@ -68,7 +68,9 @@ def judge(before: Reading | None, wall: datetime, uptime: Uptime) -> Judgement:
     """Compare the clocks with the reading before; pure."""
     if before is None:
         return Judgement(confirmed(wall, uptime), timedelta(0))
-    same_boot = before.uptime.boot == uptime.boot
+    # A shorter uptime is another start, also where a sandbox hides which one it is.
+    known = bool(before.uptime.boot and uptime.boot)
+    same_boot = uptime.seconds >= before.uptime.seconds and not (known and before.uptime.boot != uptime.boot)
     # After a start of the host at least its present uptime has passed since any reading of an earlier one.
     passed = timedelta(seconds=uptime.seconds - before.uptime.seconds if same_boot else uptime.seconds)
     trusted = before.trusted_at + max(passed, timedelta(0))

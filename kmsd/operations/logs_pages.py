@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from kmsd.domain.log_event import Event, size_of
+from kmsd.domain.log_event import Event, ends_of
 
 MOST_EVENTS = 10_000
 MOST_BYTES = 1_048_576
@@ -21,15 +22,11 @@ class Room:
 
     def take(self, run: list[Event]) -> bool:
         """Add what fits; whether all of `run` did. One event always fits."""
-        whole = size_of([event.message for event in run])
-        if whole <= self._left and len(self.events) + len(run) <= self.most:
-            self.events += run
-            self._left -= whole
-            return True
-        for event in run:
-            size = size_of((event.message,))
-            if len(self.events) >= self.most or (size > self._left and self.events):
-                return False
-            self.events.append(event)
-            self._left -= size
-        return True
+        ends = ends_of([event.message for event in run])
+        count = min(bisect_right(ends, self._left), self.most - len(self.events))
+        if not count and not self.events and run:
+            count = 1
+        if count:
+            self.events += run[:count]
+            self._left -= ends[count - 1]
+        return count == len(run)

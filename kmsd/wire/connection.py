@@ -25,7 +25,7 @@ from kmsd.errors import (
     ThrottlingException,
 )
 from kmsd.wire.framing import expectation_refusal, head_refusal, head_size, head_too_long, too_large
-from kmsd.wire.messages import Request, Tls, error_answer, new_request_id, rendered
+from kmsd.wire.messages import Request, Tls, error_answer, new_request_id, rendered, rendered_pieces
 from kmsd.wire.parser import NotHttp, new_parser, parse_refusal
 from kmsd.wire.sigv4_claim import Received
 
@@ -328,13 +328,13 @@ class Connection(asyncio.Protocol):
         try:
             answer = await server.handler(request)
             close = close or ((server.draining or self._eof) and not self._queue)
-            text = rendered(answer, server.common, close=close, head_only=method == "HEAD")
+            pieces = rendered_pieces(answer, server.common, close=close, head_only=method == "HEAD")
         except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
             server.report("a request could not be handled", error, self)
             close = True
-            text = rendered(error_answer(KMSInternalException(), new_request_id()), server.common, close=True)
+            pieces = [rendered(error_answer(KMSInternalException(), new_request_id()), server.common, close=True)]
         if self._transport is not None:
-            self._transport.write(text)
+            self._transport.writelines(pieces)
         if self._drained is not None and self._transport is not None:
             self.deadline = self._loop.time() + self._server.limits.answer_seconds
             await self._drained

@@ -82,7 +82,23 @@ def error_answer(error: ServiceError, request_id: str) -> Answer:
 
 
 def rendered(answer: Answer, common: str, *, close: bool, head_only: bool = False) -> bytes:
-    """The bytes of an answer. `common` is header lines that every answer has; `head_only` answers a HEAD request.
+    """The bytes of an answer; `head_only` answers a HEAD request. Otherwise as `rendered_head`."""
+    head = rendered_head(answer, common, close=close)
+    return head if head_only else head + answer.body
+
+
+def rendered_pieces(answer: Answer, common: str, *, close: bool, head_only: bool) -> list[bytes]:
+    """As `rendered`. A long body is not copied once more only to stand behind its head in one piece."""
+    if head_only or len(answer.body) < _LONG_BODY:
+        return [rendered(answer, common, close=close, head_only=head_only)]
+    return [rendered_head(answer, common, close=close), answer.body]
+
+
+_LONG_BODY = 65_536
+
+
+def rendered_head(answer: Answer, common: str, *, close: bool) -> bytes:
+    """What precedes an answer's body. `common` is header lines that every answer has.
 
     Raises `ValueError` for a header that would break out of its line: it never reaches the client.
     """
@@ -91,5 +107,4 @@ def rendered(answer: Answer, common: str, *, close: bool, head_only: bool = Fals
         raise ValueError("an answer's header holds a line break")
     status_line = _STATUS_LINES.get(answer.status) or f"HTTP/1.1 {answer.status} \r\n"
     closing = "Connection: close\r\n" if close else ""
-    head = f"{status_line}{common}{lines}{closing}Content-Length: {len(answer.body)}\r\n\r\n".encode("latin-1")
-    return head if head_only else head + answer.body
+    return f"{status_line}{common}{lines}{closing}Content-Length: {len(answer.body)}\r\n\r\n".encode("latin-1")

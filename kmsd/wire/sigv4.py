@@ -95,8 +95,9 @@ def parse(received: Received, *, region: str, services: Collection[str], now: da
         or not given.stamp.startswith(plan.date)
     ):
         raise InvalidSignatureException(_scope_faults(plan, given.stamp, region, services))
+    body_hash = ""
     if "x-amz-content-sha256" in first:
-        _check_body(values[first["x-amz-content-sha256"]], received.body)
+        body_hash = _check_body(values[first["x-amz-content-sha256"]], received.body)
     # `/` is what every SDK sends.
     path = "/" if target == "/" else canonical.path(target.partition("?")[0])
     return Claim(
@@ -114,6 +115,7 @@ def parse(received: Received, *, region: str, services: Collection[str], now: da
         received.body,
         values,
         first,
+        body_hash,
     )
 
 
@@ -153,13 +155,16 @@ def _scope_faults(plan: _Plan, stamp: str, region: str, services: Collection[str
     return "".join(faults)
 
 
-def _check_body(stated: str, body: bytes) -> None:
+def _check_body(stated: str, body: bytes) -> str:
+    """The body's hash, which must be the stated one."""
+    found = hashlib.sha256(body).hexdigest()
     # UNSIGNED-PAYLOAD and STREAMING-… are S3's: here a signature always covers the body.
-    if not stated.isascii() or not hmac.compare_digest(stated, hashlib.sha256(body).hexdigest()):
+    if not stated.isascii() or not hmac.compare_digest(stated, found):
         raise InvalidSignatureException(
             "The value of 'x-amz-content-sha256' is not the SHA-256 of the body; unsigned and streaming payloads are "
             "not supported."
         )
+    return found
 
 
 def _canonical_headers(plan: _Plan, values: tuple[str, ...]) -> str:

@@ -92,6 +92,8 @@ class Claim(msgspec.Struct, frozen=True):
     _body: bytes
     _values: tuple[str, ...]
     _first: dict[str, int]
+    _body_hash: str = ""
+    """In lower-case hexadecimal, if it is known: bodies of log events are worth hashing once."""
 
     def header(self, name: str) -> str | None:
         """The first value of the header with this lower-case name; X-Amz-* and Host are there at most once."""
@@ -101,7 +103,7 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def canonical_request(self) -> bytes:
         """The text whose hash was signed. Computed on each access."""
-        text = self._canonical_front + hashlib.sha256(self._body).hexdigest()
+        text = self._canonical_front + (self._body_hash or hashlib.sha256(self._body).hexdigest())
         return text.encode("utf-8", "surrogateescape")
 
     @property

@@ -115,6 +115,8 @@ class Server:
         self._resting: OrderedDict[Connection, None] = OrderedDict()
         self._unfinished: OrderedDict[Connection, None] = OrderedDict()
         self._handshakes = 0
+        self._arriving: set[asyncio.Future[None]] = set()
+        """Accepted, and about to become connections."""
         self._empty = asyncio.Event()
         self._listeners: Sequence[Listener] = ()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -170,16 +172,10 @@ class Server:
         listeners, self._listeners = self._listeners, ()
         for listener in listeners:
             self._loop.remove_reader(listener.sock)
-        await self._turns()
         for listener in listeners:
             listener.sock.close()
-        await self._turns()
-
-    @staticmethod
-    async def _turns() -> None:
-        """Those who were accepted in this turn of the loop are connections after the next."""
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        while self._arriving:
+            await asyncio.wait(self._arriving)
 
     async def _cut_off(self) -> int:
         left = list(self._connections)
@@ -256,7 +252,11 @@ class Server:
             self._loop.call_later(0.1, self._accept_again, listener)
             return
         sock.setblocking(False)
-        if self._make_room():
+        if listener.tls is None:
+            arriving = self._start(self._take_in(sock))
+            self._arriving.add(arriving)
+            arriving.add_done_callback(self._arriving.discard)
+        elif self._make_room():
             self._handshakes += 1
             self._start(self._shake_hands(sock, listener.tls)).add_done_callback(lambda task: self._shaken(task, sock))
         else:
@@ -266,14 +266,15 @@ class Server:
         if not self.draining:
             self._loop.add_reader(listener.sock, self._accept, listener)
 
+    async def _take_in(self, sock: socket.socket) -> None:
+        """Make it a connection, a few turns of the loop later."""
+        try:
+            await self._loop.connect_accepted_socket(self._connection, sock)
+        except OSError:
+            # It went away again.
+            sock.close()
+
     async def _shake_hands(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
-        if context is None:
-            try:
-                await self._loop.connect_accepted_socket(self._connection, sock)
-            except OSError:
-                # It went away again.
-                sock.close()
-            return
         try:
             await self._loop.connect_accepted_socket(
                 self._connection,

@@ -29,7 +29,7 @@ async def start() -> AsyncIterator[Start]:
     async def starter(limits: Limits = LIMITS) -> Site:
         site = Site()
         sock = bind_tcp("127.0.0.1", 0)
-        site.port = sock.getsockname()[1]
+        site.listening, site.port = sock, sock.getsockname()[1]
         site.server = await serve(site.handle, [Listener(sock)], limits)
         sites.append(site)
         asyncio.get_running_loop().set_exception_handler(lambda _, context: site.reports.append(context))

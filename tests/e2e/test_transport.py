@@ -488,6 +488,24 @@ async def test_many_half_sent_requests(start: Start) -> None:
 # --- How many ---------------------------------------------------------------------------------------
 
 
+async def test_workers_share_what_comes_at_once(start: Start) -> None:
+    """A client's pool of connections, all opened in one go, is not left to one of the workers on the socket."""
+    one = await start()
+    other = Site()
+    listener = Listener(socket.socket(fileno=os.dup(one.listening.fileno())))
+    other.server = await serve(other.handle, [listener], LIMITS)
+    clients = [socket.create_connection(("127.0.0.1", one.port)) for _ in range(20)]  # in one turn of both loops
+    for client in clients:
+        client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.sock_sendall(client, GET) for client in clients))
+    await asyncio.gather(*(loop.sock_recv(client, 1) for client in clients))
+    assert abs(one.server.connections - other.server.connections) <= 2
+    for client in clients:
+        client.close()
+    await other.server.stop(1)
+
+
 async def test_resting_connections_make_room(start: Start) -> None:
     """At the limit, the connection that has rested longest is closed for a new one."""
     site = await start(replace(PATIENT, connections=3))

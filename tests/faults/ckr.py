@@ -1,11 +1,13 @@
-"""The return codes of PKCS#11 v2.40 (section 3.3), the one of 3.0 that AEAD ciphers have, and some that nobody has
-assigned: a module may answer any of them to any call."""
+"""The return codes of PKCS#11 v2.40 (section 3.3), the one that AEAD ciphers have in 3.0, and some of nobody.
+
+A module may answer any of them to any call.
+"""
 
 from __future__ import annotations
 
 STANDARD = (
-    # CANCEL, HOST_MEMORY, SLOT_ID_INVALID, GENERAL_ERROR, FUNCTION_FAILED, ARGUMENTS_BAD, NO_EVENT, NEED_TO_CREATE_THREADS,
-    # CANT_LOCK
+    # CANCEL, HOST_MEMORY, SLOT_ID_INVALID, GENERAL_ERROR, FUNCTION_FAILED, ARGUMENTS_BAD, NO_EVENT,
+    # NEED_TO_CREATE_THREADS, CANT_LOCK
     *(0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0A),
     # ATTRIBUTE_READ_ONLY, _SENSITIVE, _TYPE_INVALID, _VALUE_INVALID, ACTION_PROHIBITED
     *(0x10, 0x11, 0x12, 0x13, 0x1B),

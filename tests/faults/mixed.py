@@ -1,4 +1,4 @@
-"""A mixed load whose every call is entered in a book, so that after a crash the daemon's answers can be held against it.
+"""A mixed load whose every call is entered in a book, to hold the daemon's answers against after a crash.
 
 Each actor works on keys of its own, one call at a time. A call that was acknowledged counts as done, one that was
 refused as not done, and the one under way when the daemon died may be either: whole, or not at all.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from botocore.exceptions import ClientError
 
 from tests.clients import ACCOUNT, Credentials
@@ -255,12 +256,8 @@ class KeyActor(Actor):
         self.expect(("AccessDeniedException",), self.other.schedule_key_deletion, book, PendingWindowInDays=7)
 
     def expect(self, codes: tuple[str, ...], act: Callable[..., Any], book: KeyBook, **members: Any) -> None:
-        try:
+        with pytest.raises(ClientError, match="|".join(codes)):
             self.call(act, KeyId=book.key_id, **members)
-        except ClientError as error:
-            assert error.response["Error"]["Code"] in codes, error
-        else:
-            raise AssertionError(f"{act.__name__} of {book.now.state} {book.key_id} was not refused")
 
     def settle(self) -> None:
         """Those at hand."""

@@ -13,7 +13,7 @@ import pytest
 from kmsd.ports import AuditUnavailable, TokenUnavailable
 from kmsd.ports_logs import SegmentsUnavailable
 from tests.house import House, house
-from tests.logs import arn_of, filtered, key_for, messages, millis, put, query, refusal, stream_for
+from tests.logs import arn_of, fail_syncs, filtered, key_for, messages, millis, put, query, refusal, stream_for
 
 UNAVAILABLE = "ServiceUnavailableException"
 
@@ -50,22 +50,25 @@ def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None
     assert filtered(logs, "/g") == ["before", "after"]
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "writev"])
+@pytest.mark.parametrize("call", ["sync", "writev"])
 def test_a_disk_that_fails_acknowledges_nothing(own: House, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """The client is told to try again; when it does, the event is there once."""
     logs = own.client("logs")
     stream_for(logs, "/g")
     put(logs, "/g", "before")
-    real = getattr(os, call)
+    error, real = OSError(28, "No space left on device"), os.writev
     segments = {os.fstat(one._descriptor).st_ino for one in room_of(own).segments._writers.values()}
 
     def fail(descriptor: int, *arguments: Any) -> Any:
         if os.fstat(descriptor).st_ino in segments:
-            raise OSError(28, "No space left on device")
+            raise error
         return real(descriptor, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, call, fail)
+        if call == "writev":
+            patched.setattr(os, call, fail)
+        else:
+            fail_syncs(patched, error, segments)
         code, message = refusal(lambda **_: put(logs, "/g", "again"))
         assert (code, message) == (UNAVAILABLE, "The service cannot complete the request.")
     put(logs, "/g", "again")

@@ -373,3 +373,56 @@ def test_no_event_is_before_the_beginning_of_time(house: House) -> None:
     stream_for(logs, "/zero")
     put(logs, "/zero", "x")
     assert logs.get_log_events(logGroupName="/zero", logStreamName="s", endTime=0)["events"] == []
+
+
+def test_what_was_opened_a_moment_ago_ends_with_its_key(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is opened once for all its readers; once its key is disabled, or its data key gone, nothing is left."""
+    logs, kms = house.client("logs"), house.client()
+    group, room = "/opened", house.rooms.pipeline.world.logs
+    assert room is not None
+
+    async def drop() -> int:
+        room.keys.close()
+        return room.opened.size
+
+    assert house.run(drop()) == 0
+    key = key_for(kms, arn_of(group))
+    stream_for(logs, group, kmsKeyId=key)
+    put(logs, group, "told to all")
+    reads = 0
+    read = room.segments.read
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(*arguments)
+
+    monkeypatch.setattr(room.segments, "read", counted)
+    assert [messages(logs, group) for _ in range(3)] == [["told to all"]] * 3
+    assert (reads, room.opened.size > 0) == (1, True)
+
+    kms.disable_key(KeyId=key)
+    assert refusal(logs.get_log_events, logGroupName=group, logStreamName="s")[0] == "AccessDeniedException"
+    assert room.opened.size == 0
+    kms.enable_key(KeyId=key)
+    assert messages(logs, group) == ["told to all"]
+    assert (reads, room.opened.size > 0) == (2, True)
+
+    assert house.run(drop()) == 0
+    assert messages(logs, group) == ["told to all"]
+    assert reads == 3
+
+
+def test_little_is_kept_of_what_was_opened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is read."""
+    logs, group, room = house.client("logs"), "/opened/much", house.rooms.pipeline.world.logs
+    assert room is not None
+    house.opened.loop.call_soon_threadsafe(room.keys.close)
+    monkeypatch.setattr("kmsd.custody.log_opened.MOST_BYTES", 20_000)
+    stream_for(logs, group)
+    told = [f"{number} {'x' * 1_000}" for number in range(20)]
+    for number, text in enumerate(told):
+        put(logs, group, text, at=millis() + number)
+    for _ in range(2):
+        assert messages(logs, group) == told
+    assert 0 < room.opened.size <= 20_000

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from kmsd.adapters.aio import KernelSync
 from kmsd.adapters.segments import format as fmt
-from kmsd.adapters.segments import upkeep, writer
+from kmsd.adapters.segments import syncs, upkeep, writer
 from kmsd.adapters.segments.store import FileSegments
 from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
 from kmsd.ports_logs import SegmentDamaged, SegmentsUnavailable, StoredFrame, Wanted
+from tests.logs import fail_syncs
 
 GROUP, OTHER = b"G" * 16, b"H" * 16
 KEY = WrappedKey(b"k" * 16, "arn:aws:kms:x", "arn:aws:logs:g", b"wrapped")
@@ -27,8 +29,17 @@ def frame(first: int, last: int | None = None, *, stream: int = 0, at: int = 1_0
     return Frame(bytes([stream]) * 16, key.data_key_id, ids.next(at * 1000), first, last, at, 2, 60, 0)
 
 
-@pytest.fixture(name="segments")
-async def _segments(tmp_path: Path) -> AsyncIterator[FileSegments]:
+@pytest.fixture(name="segments", params=["kernel", "thread"])
+async def _segments(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[FileSegments]:
+    """Synced by the kernel, and where it cannot be asked."""
+    if request.param == "thread":
+
+        def refuse() -> KernelSync:
+            raise OSError(38, "Function not implemented")
+
+        monkeypatch.setattr(syncs, "kernel_sync", refuse)
     found = FileSegments(tmp_path / "logs")
     yield found
     await found.close()
@@ -104,18 +115,24 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
 
 async def test_many_at_once_share_their_syncs(segments: FileSegments, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are durable when they return; there are far fewer syncs than frames."""
-    syncs = 0
-    sync = os.fdatasync
+    count = 0
+    sync, begin = os.fdatasync, KernelSync.begin
 
     def counted(descriptor: int) -> None:
-        nonlocal syncs
-        syncs += 1
+        nonlocal count
+        count += 1
         sync(descriptor)
 
+    def counted_begin(kernel: KernelSync, descriptor: int, then: Callable[[OSError | None], None]) -> None:
+        nonlocal count
+        count += 1
+        begin(kernel, descriptor, then)
+
     monkeypatch.setattr(os, "fdatasync", counted)
+    monkeypatch.setattr(KernelSync, "begin", counted_begin)
     await asyncio.gather(*(segments.append(GROUP, frame(time), b"x" * 100, KEY) for time in range(200)))
     assert len(found(segments)) == 200
-    assert syncs < 20
+    assert 0 < count < 20
 
 
 async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> None:
@@ -222,11 +239,8 @@ async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(
     """The frame is in no segment; the next one goes into a new segment and works."""
     await segments.append(GROUP, frame(1), b"1", KEY)
 
-    def fail(_: int) -> None:
-        raise OSError(5, "Input/output error")
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fdatasync", fail)
+        fail_syncs(patched, OSError(5, "Input/output error"))
         with pytest.raises(SegmentsUnavailable):
             await segments.append(GROUP, frame(2), b"2", KEY)
     assert [one.frame.first_at for one in found(segments)] == [1]

@@ -50,6 +50,22 @@ def test_a_start_of_the_host() -> None:
     assert after(60, 12 * 3600, boot="next")[2].taken_on == timedelta(0)
 
 
+def test_a_start_of_a_host_that_hides_its_boot_id() -> None:
+    """A shorter uptime is another start."""
+    before = confirmed(NOON, Uptime("", 1000.0))
+    wall = NOON + timedelta(hours=12)
+    assert not judge(before, wall, Uptime("", 60.0)).held
+    assert judge(before, wall, Uptime("", 1060.0)).held
+
+
+@pytest.mark.parametrize(("one", "other"), [("", "boot"), ("boot", "")])
+def test_a_command_sees_what_the_sandbox_hides(one: str, other: str) -> None:
+    """The daemon in its unit does not know the start, a command beside it does: they agree on the time."""
+    before = confirmed(NOON, Uptime(one, 1000.0))
+    found = judge(before, NOON + timedelta(seconds=60), Uptime(other, 1060.0))
+    assert (found.held, found.behind, found.ahead) == (False, False, timedelta(0))
+
+
 def test_forward_and_back_leaves_nothing() -> None:
     """A clock that is set right again is believed again, at once."""
     held, _, reading = after(15, 40 * 86_400)

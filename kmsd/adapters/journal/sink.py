@@ -19,8 +19,9 @@ from kmsd.ports import AuditUnavailable
 
 MOST_WRITERS = 99
 """Commands that may write at the same time."""
-PATIENCE_SECONDS = 2.0
-"""How long a chain that must be had is waited for: who copies what the process before left holds it for a moment."""
+PATIENCE_SECONDS = 30.0
+"""How long a chain that must be had is waited for: who copies what the process before left holds it for a moment, and a
+worker whose parent was killed finishes the calls that it has begun."""
 PROBE_SECONDS = 0.5
 """A positive answer of `check` is good for so long: probes of the outside must not keep the disk busy."""
 

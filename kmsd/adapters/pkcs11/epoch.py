@@ -13,6 +13,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding, port_error
 from kmsd.adapters.pkcs11.connection import Connection, Session
+from kmsd.adapters.pkcs11.durability import sync_folder
 from kmsd.adapters.pkcs11.generation import Generation
 from kmsd.adapters.pkcs11.handles import NotFound
 from kmsd.adapters.pkcs11.importing import Transport, new_transport
@@ -22,7 +23,7 @@ from kmsd.adapters.pkcs11.sealing import Sealing
 from kmsd.adapters.pkcs11.templates import SEALING, role_of
 from kmsd.adapters.pkcs11.xaes import DerivedKeys
 from kmsd.domain.material import Algorithm
-from kmsd.ports import PinRefused, TokenUnavailable
+from kmsd.ports import PinRefused, TokenError, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,12 +164,21 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
             raise PinRefused(f"{port_error(error)}; it is not offered again") from error
         raise
     try:
+        _keep_token(settings)
         return _equip(connection, settings, clock)
     except BaseException:
         connection.retire()
         with suppress(CkrError):
             connection.end()
         raise
+
+
+def _keep_token(settings: TokenSettings) -> None:
+    """SoftHSM has emptied its token object and written it anew; a power loss before that is on disk ends the token."""
+    try:
+        sync_folder(settings.token_dir_sync)
+    except TokenError as error:
+        raise TokenUnavailable(str(error)) from error
 
 
 def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:

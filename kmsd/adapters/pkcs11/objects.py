@@ -218,15 +218,30 @@ class Objects(Handles):
                     if not extras or error.rv not in _REFUSALS:
                         raise
                     self._sweep(session, object_id)
-                    entry = self._generated(generate, {})
-                    self._extras_refused = True
-                self._prove(session, object_id, roles, entry)
+                    entry = self._plainer(session, object_id, roles, generate, error)
+                else:
+                    self._prove(session, object_id, roles, entry)
             except BaseException:
                 # Also where the module made the object and failed afterwards: nobody was promised it.
                 self._sweep(session, object_id)
                 raise
             self._tried.discard(object_id)
             return entry
+
+    def _plainer(
+        self, session: Session, object_id: bytes, roles: tuple[Role, ...], generate: _Generate, refusal: CkrError
+    ) -> Entry:
+        """A proven object without the attributes that were refused. Raises `refusal` if it falls short for their want.
+
+        Then it was not they that the token minded that time, and the next object is to have them.
+        """
+        entry = self._generated(generate, {})
+        try:
+            self._prove(session, object_id, roles, entry)
+        except FallsShort as error:
+            raise refusal from error
+        self._extras_refused = True
+        return entry
 
     @staticmethod
     def _generated(generate: _Generate, extras: Mapping[Attribute, Value]) -> Entry:

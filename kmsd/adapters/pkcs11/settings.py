@@ -59,7 +59,7 @@ class TokenSettings:
     """`check` reads the sentinel each time, and works with it at most this often: SoftHSM leaks on each derivation."""
     reconnect_first: float = 0.05
     """Seconds between the first two attempts to reach a token that is away; doubled each time."""
-    reconnect_longest: float = 2.0
+    reconnect_longest: float = 1.0
     """The longest pause between two attempts."""
 
     def __post_init__(self) -> None:

@@ -202,25 +202,28 @@ class Catalog:
             if bounds is not None:
                 reachable.append((-bounds[1] if wanted.descending else bounds[0], segment.name, segment))
         heapq.heapify(reachable)
-        ahead: list[tuple[int, bytes, StoredFrame]] = []
+        ahead: list[tuple[int, bytes, str, Placed]] = []
         while reachable or ahead:
             while reachable and (not ahead or reachable[0][0] <= ahead[0][0]):
                 _, _, segment = heapq.heappop(reachable)
                 ahead += self._matching(segment, wanted)
                 heapq.heapify(ahead)
             if ahead:
-                yield heapq.heappop(ahead)[2]
+                _, _, name, placed = heapq.heappop(ahead)
+                yield StoredFrame(placed.frame, name, placed.offset, placed.length)
 
-    def _matching(self, segment: Segment, wanted: Wanted) -> Iterator[tuple[int, bytes, StoredFrame]]:
-        for placed in self.frames_of(segment):
-            frame = placed.frame
-            if (
-                frame.first_at < wanted.end
-                and frame.last_at >= wanted.start
-                and (wanted.streams is None or frame.stream_id in wanted.streams)
-            ):
-                order = -frame.last_at if wanted.descending else frame.first_at
-                yield order, frame.frame_id, StoredFrame(frame, segment.name, placed.offset, placed.length)
+    def _matching(self, segment: Segment, wanted: Wanted) -> list[tuple[int, bytes, str, Placed]]:
+        start, end, streams, name = wanted.start, wanted.end, wanted.streams, segment.name
+        found = [
+            (frame, placed)
+            for placed in self.frames_of(segment)
+            if (frame := placed.frame).first_at < end
+            and frame.last_at >= start
+            and (streams is None or frame.stream_id in streams)
+        ]
+        if wanted.descending:
+            return [(-frame.last_at, frame.frame_id, name, placed) for frame, placed in found]
+        return [(frame.first_at, frame.frame_id, name, placed) for frame, placed in found]
 
 
 def read_frames(folder: Path, stored: list[StoredFrame]) -> list[bytes]:

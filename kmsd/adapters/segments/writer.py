@@ -1,9 +1,9 @@
 """The writing end of one group in one process: a segment that only this process appends to.
 
 The schedule is that of the audit trail's journal: a frame that arrives when nothing is being synced is
-written and synced at once; frames that arrive meanwhile gather, and the next sync takes them all. The loop writes to the
-page cache and the kernel syncs (`kmsd.adapters.aio`); a new segment, much at once, and syncs where the kernel cannot be
-asked are for a thread.
+written and synced at once; frames that arrive meanwhile gather, and the next sync takes them all. The loop writes to
+the page cache and the kernel syncs (`kmsd.adapters.aio`); a new segment, much at once, and syncs where the kernel
+cannot be asked are for a thread.
 """
 
 from __future__ import annotations

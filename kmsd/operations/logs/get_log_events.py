@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from kmsd.custody.log_reading import Most, Reading
 from kmsd.domain import log_event
@@ -50,17 +51,17 @@ async def handle(request: Request, call: Call) -> Response:
         streams=frozenset((stream.stream_id,)),
         descending=backwards,
     )
-    reading = Reading(call.logs, call.world.store, call.log_group, call.now)
+    names = {stream.stream_id: stream.name}
+    reading = Reading(call.logs, call.world.store, call.log_group, call.now, names, shown=True)
     room = Room(request.limit)
     most = Most(request.limit, MOST_BYTES)
     async for run in reading.events(wanted, after=after, before=before, most=most):
         if not room.take(run):
             break
     events = room.events[::-1] if backwards else room.events
-    return Response(
-        [shapes.OutputLogEvent(event.timestamp, event.message, event.ingested_at) for event in events],
-        *_tokens(request, events),
-    )
+    # Each has been rendered when its frame was opened: what the declaration says is what its text holds.
+    shown = cast("list[shapes.OutputLogEvent]", [event.shown for event in events])
+    return Response(shown, *_tokens(request, events))
 
 
 def _from(request: Request) -> tuple[bool, int, int | None]:

@@ -1,0 +1,113 @@
+"""File systems of a test's own: ext4 in a file, mounted by a loop device; and a library that makes syncs fail."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def ext4(folder: Path, mebibytes: int, *options: str) -> Iterator[tuple[Path, Path]]:
+    """(the image, where it is mounted). Skips where loop mounts are not possible."""
+    image, place = folder / "disk.img", folder / "disk"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(mebibytes << 20)
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("no mkfs.ext4 here")
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    mount(image, place, *options)
+    try:
+        yield image, place
+    finally:
+        # Lazily: whoever failed may still have files open there.
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def mount(image: Path, place: Path, *options: str) -> None:
+    """Mount an image by a loop device of its own, which goes with the mount."""
+    command = ["mount", "-o", ",".join(("loop", *options)), str(image), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"loop mounts are not possible here: {done.stderr.strip()}")
+
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+/* The file named by FAIL_SYNC holds a part of a path: syncs of files whose path has it fail with EIO. */
+static int fails(int fd) {
+    char part[200] = "", link[64], path[4096];
+    int flag = open(getenv("FAIL_SYNC"), O_RDONLY | O_CLOEXEC);
+    if (flag < 0) return 0;
+    ssize_t n = read(flag, part, sizeof part - 1);
+    close(flag);
+    if (n <= 0) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return strstr(path, part) != NULL;
+}
+long syscall(long number, ...) {
+    static long (*real)(long, ...);
+    va_list rest;
+    long a[6];
+    if (!real) real = dlsym(RTLD_NEXT, "syscall");
+    va_start(rest, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(rest, long);
+    va_end(rest);
+    if (number == SYS_io_submit && a[1] > 0 && fails((*(struct iocb **)a[2])->aio_fildes)) { errno = EIO; return -1; }
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+#define SYNC(name) \
+    int name(int fd) { \
+        static int (*real)(int); \
+        if (!real) real = dlsym(RTLD_NEXT, #name); \
+        if (fails(fd)) { errno = EIO; return -1; } \
+        return real(fd); \
+    }
+SYNC(fsync)
+SYNC(fdatasync)
+SYNC(syncfs)
+"""
+
+
+class FailingSyncs:
+    """Syncs that fail on demand, in processes that are started with `environment`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Compile the library into `folder`. Skips without a compiler."""
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            pytest.skip("no C compiler")
+        source, library = folder / "sync.c", folder / "sync.so"
+        source.write_text(SHIM)
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        self._flag = folder / "failing-sync"
+        self.environment = {"LD_PRELOAD": str(library), "FAIL_SYNC": str(self._flag)}
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """During the block: of all files whose path has `part`."""
+        new = self._flag.with_suffix(".new")
+        new.write_text(part)
+        new.replace(self._flag)
+        try:
+            yield
+        finally:
+            self._flag.unlink()

@@ -1,0 +1,29 @@
+"""Daemons whose token can be bent while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.daemon import Daemon, provisioned
+from tests.shim import Shim, bent
+from tests.tokens import TokenPlace
+
+
+@contextmanager
+def bent_daemon(folder: Path, **options: Any) -> Iterator[tuple[Daemon, Shim]]:
+    """As `provisioned`, and what bends its token."""
+    shims: list[Shim] = []
+
+    def reach(place: TokenPlace) -> TokenPlace:
+        found, shim = bent(place, folder)
+        shims.append(shim)
+        return found
+
+    with provisioned(folder, reach=reach, **options) as daemon:
+        try:
+            yield daemon, shims[0]
+        finally:
+            shims[0].reset()

@@ -1,0 +1,176 @@
+"""A running daemon whose disk fails to sync, or is full: no answer without its record, nothing acknowledged lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.daemon import Daemon, provisioned
+from tests.disks import FailingSyncs, ext4
+from tests.workload import RETRYABLE, Writers, assert_all_there, seconds_until
+
+RETURN = 1.0
+"""Seconds after the disk's return within which everything must work again."""
+
+
+def refusal(call: Any, **members: Any) -> str:
+    """The error's name; empty if it works."""
+    try:
+        call(**members)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+def assert_recorded(daemon: Daemon, request_ids: set[str]) -> None:
+    """Every answer that was a success has its record, and the trail is whole."""
+    recorded = {record.get("requestID") for record in daemon.audit_records()}
+    assert request_ids - recorded == set()
+    verified = daemon.cli("audit", "verify", check=False)
+    assert verified.returncode == 0, verified.stdout.decode() + verified.stderr.decode()
+
+
+class Honest:
+    """A client that keeps the request ids of all that worked."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.kms = daemon.client()
+        self.worked: set[str] = set()
+        self.kms.meta.events.register("after-call.kms.*", self._after)
+
+    def _after(self, http_response: Any, **_: Any) -> None:
+        if http_response.status_code == 200:
+            self.worked.add(http_response.headers["x-amzn-RequestId"])
+
+
+@pytest.fixture(name="syncs")
+def _syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FailingSyncs:
+    found = FailingSyncs(tmp_path)
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+@pytest.fixture(name="own")
+def _own(tmp_path: Path, syncs: FailingSyncs) -> Iterator[Daemon]:
+    with provisioned(tmp_path, workers=2) as daemon:
+        daemon.start()
+        yield daemon
+
+
+def test_syncs_fail(own: Daemon, syncs: FailingSyncs) -> None:
+    """EIO from every sync of the trail, the database, the segments, the token's folder, and of all of them.
+
+    What needs the sync is refused by an error that says "try again", the rest goes on; afterwards all that was
+    acknowledged is there, also for a new daemon.
+    """
+    writers, honest = Writers(own, threads=2), Honest(own)
+    key_id = honest.kms.create_key()["KeyMetadata"]["KeyId"]
+    writers.start()
+    time.sleep(0.3)
+    returned = {}
+    for part in ("/audit/", "kmsd.sqlite", "/logs/", "/token/", "/"):
+        fail_syncs_of(part, syncs, writers, honest, key_id)
+        returned[part] = seconds_until(honest.kms.create_key)
+        time.sleep(0.2)
+    assert max(returned.values()) < RETURN, returned
+    worked = writers.done.answered["CreateKey"]
+    time.sleep(0.3)
+    writers.stop()
+    assert writers.done.answered["CreateKey"] > worked
+    assert_all_there(own, writers.done)
+    own.kill()
+    own.start()
+    assert_all_there(own, writers.done)
+    own.stop()
+    assert_recorded(own, honest.worked)
+
+
+def fail_syncs_of(part: str, syncs: FailingSyncs, writers: Writers, honest: Honest, key_id: str) -> None:
+    """For some tenths of a second; what is answered meanwhile is what may be."""
+    kms = honest.kms
+    with syncs.of(part):
+        time.sleep(0.1)
+        before = {name: writers.done.answered[name] for name in ("CreateKey", "PutLogEvents")}
+        encrypted = [refusal(kms.encrypt, KeyId=key_id, Plaintext=b"x") for _ in range(5)]
+        created = [refusal(kms.create_key) for _ in range(5)]
+        time.sleep(0.2)
+        during = {name: writers.done.answered[name] - count for name, count in before.items()}
+        assert honest.daemon.get("/healthz")[0] == 200
+    trail_fails = part in ("/audit/", "/")
+    assert set(encrypted) <= (RETRYABLE if trail_fails else {""}), part
+    if part == "/logs/":
+        assert set(created) == {""}
+    else:
+        assert set(created) <= RETRYABLE, part
+        assert during["CreateKey"] == 0, part
+    if trail_fails or part == "/logs/":
+        assert during["PutLogEvents"] == 0, part
+
+
+def fill(place: Path) -> Path:
+    """Leave no room at all; the file to remove."""
+    ballast = place / "ballast"
+    with ballast.open("ab", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            while True:
+                try:
+                    file.write(b"x" * size)
+                    os.fsync(file.fileno())
+                except OSError:
+                    break
+                if size == 1:
+                    break
+    return ballast
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_full_disk(tmp_path: Path, *, apart: bool) -> None:
+    """24 MiB of ext4, filled up: everything that must be written is refused, and works again when there is room.
+
+    With the trail on another disk (`apart`), what changes nothing goes on.
+    """
+    with ext4(tmp_path, 24) as (_, disk):
+        home = disk / "home"
+        home.mkdir()
+        aside = tmp_path / "trail"
+        extra = f'[audit]\ndirectory = "{aside}"\n' if apart else ""
+        with provisioned(home, extra=extra) as daemon:
+            daemon.start()
+            writers, honest = Writers(daemon, threads=2), Honest(daemon)
+            kms = honest.kms
+            key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+            blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+            writers.start()
+            time.sleep(0.3)
+            ballast = fill(disk)
+            # The trail, the log segments and SQLite's journal may have room left within blocks that are theirs already.
+            deadline = time.monotonic() + 20
+            while refusal(kms.create_key) == "" and time.monotonic() < deadline:
+                pass
+            for _ in range(20):
+                assert refusal(kms.create_key) in RETRYABLE
+            if apart:
+                assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+                kms.describe_key(KeyId=key_id)
+            assert daemon.get("/healthz")[0] == 200
+            ballast.unlink()
+            assert seconds_until(kms.create_key) < RETURN
+            assert seconds_until(lambda: kms.encrypt(KeyId=key_id, Plaintext=b"x")) < RETURN
+            time.sleep(0.2)
+            writers.stop()
+            assert_all_there(daemon, writers.done)
+            daemon.kill()
+            daemon.start()
+            assert_all_there(daemon, writers.done)
+            daemon.cli("check")
+            daemon.stop()
+            if not apart:
+                assert_recorded(daemon, honest.worked)

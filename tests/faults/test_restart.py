@@ -1,0 +1,46 @@
+"""The parent is killed alone, while a worker is in the middle of a long job: the daemon starts anew all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kmsd import config as configuration
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.custody import objects
+from tests.daemon import Daemon
+from tests.faults.bent import bent_daemon
+from tests.shim import Function, compiler
+
+INTENTS = 60
+
+
+async def intend(daemon: Daemon) -> None:
+    """Leave intents behind, as killed processes do."""
+    store = SqliteStore(configuration.load(daemon.config).database)
+    try:
+        for _ in range(INTENTS):
+            await objects.intend(store, "a test", datetime.now(UTC) - timedelta(hours=1))
+    finally:
+        await store.close()
+
+
+@pytest.mark.skipif(compiler() is None, reason="the shim needs a C compiler")
+def test_a_worker_without_parent_makes_way(tmp_path: Path) -> None:
+    """It held its audit chain until a reconcile was through; the new daemon gave up waiting, and ended."""
+    with bent_daemon(tmp_path) as (daemon, shim):
+        asyncio.run(intend(daemon))
+        daemon.start()
+        shim.delay(Function.FIND_OBJECTS_INIT, 0.2)
+        assert daemon.process is not None
+        daemon.process.kill()
+        daemon.process.wait()
+        time.sleep(0.3)  # the old worker is still at it
+        daemon.start()
+        shim.reset()
+        assert "job cut short" in daemon.log()
+        daemon.stop()

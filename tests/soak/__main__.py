@@ -1,0 +1,205 @@
+"""Run the daemon for hours under a mixed load and token faults, and see whether anything grows: scripts/soak."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kmsd.adapters.pkcs11.codes import Ckr
+from tests.daemon import Daemon, free_port
+from tests.faults.bent import bent_daemon
+from tests.shim import Function, Shim
+from tests.soak import load
+from tests.soak.slope import blocks, slope
+
+MEMORY_LIMIT = 1.0
+"""MiB per hour and worker."""
+COUNT_LIMIT = 4.0
+"""Descriptors, or sessions, per hour."""
+WORKERS = 2
+FAULTS = (
+    (Function.ENCRYPT, Ckr.DEVICE_ERROR),
+    (Function.ENCRYPT_INIT, Ckr.SESSION_HANDLE_INVALID),
+    (Function.DECRYPT_INIT, Ckr.KEY_HANDLE_INVALID),
+    (Function.DECRYPT_INIT, Ckr.OPERATION_ACTIVE),
+    (Function.DERIVE_KEY, Ckr.DEVICE_MEMORY),
+    (Function.GENERATE_RANDOM, Ckr.GENERAL_ERROR),
+    (Function.GET_ATTRIBUTE_VALUE, Ckr.DEVICE_REMOVED),
+    (Function.OPEN_SESSION, Ckr.SESSION_COUNT),
+)
+
+
+@dataclass
+class Samples:
+    """What was measured of each worker: by name, (seconds since the start, value)."""
+
+    memory: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    descriptors: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    sessions: list[tuple[float, float]] = field(default_factory=list)
+
+
+def sample(daemon: Daemon, metrics: int, samples: Samples, at: float) -> None:
+    """Take one of each."""
+    for pid in daemon.workers():
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        pss = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        samples.memory[str(pid)].append((at, pss / 1024))
+        samples.descriptors[str(pid)].append((at, len(list(Path(f"/proc/{pid}/fd").iterdir()))))
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    total = sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("kmsd_token_sessions{"))
+    samples.sessions.append((at, total))
+
+
+def disturb(shim: Shim, chance: random.Random) -> str:
+    """A fault that passes."""
+    kind = chance.random()
+    if kind < 0.1:
+        shim.gone(int(Ckr.DEVICE_REMOVED))
+        time.sleep(0.5)
+        shim.gone(0)
+        return "token unplugged for 0.5 s"
+    if kind < 0.2:
+        shim.delay(Function.ENCRYPT, 0.05)
+        time.sleep(0.5)
+        shim.delay(Function.ENCRYPT, 0)
+        return "token slow for 0.5 s"
+    function, rv = chance.choice(FAULTS)
+    shim.fail(function, int(rv), times=chance.randrange(1, 4))
+    return f"{function.name} {rv.name}"
+
+
+def observe(
+    daemon: Daemon, shim: Shim, metrics: int, options: argparse.Namespace, over: threading.Event
+) -> tuple[Samples, dict[str, int]]:
+    """Sample and disturb until `over`."""
+    samples, faults = Samples(), defaultdict[str, int](int)
+    chance, begun = random.Random(options.seed), time.monotonic()  # noqa: S311 (moments, no secrets)
+    fault_at = begun + options.fault_seconds
+    while not over.wait(options.sample_seconds):
+        sample(daemon, metrics, samples, time.monotonic() - begun)
+        if time.monotonic() >= fault_at:
+            faults[disturb(shim, chance)] += 1
+            fault_at = time.monotonic() + options.fault_seconds
+    return samples, dict(faults)
+
+
+def judged(name: str, points: list[tuple[float, float]], limit: float, options: argparse.Namespace) -> dict[str, Any]:
+    """The slope of one series after the warm-up, and what to think of it."""
+    warm = options.minutes * 60 * options.warm_up
+    steady = [(at, value) for at, value in points if at >= warm]
+    found = slope(blocks(steady, options.block_seconds))
+    line: dict[str, Any] = {"series": name, "first": points[0][1], "last": points[-1][1], "limit_per_hour": limit}
+    if found is None:
+        return {**line, "verdict": "too short"}
+    shown = {"slope_per_hour": found.estimate, "low": found.low, "high": found.high}
+    return {**line, **{key: round(value, 3) for key, value in shown.items()}, "verdict": found.verdict(limit)}
+
+
+def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Do it; the report."""
+    metrics, chance = free_port(), random.Random(options.seed)  # noqa: S311 (as above)
+    extra = f'[metrics]\naddress = "127.0.0.1:{metrics}"\n'
+    with bent_daemon(folder, workers=WORKERS, extra=extra) as (daemon, shim):
+        daemon.start()
+        kms, logs = daemon.client(), daemon.client("logs")
+        keys = [kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(8)]
+        blobs = [
+            base64.b64encode(kms.encrypt(KeyId=key, Plaintext=b"soak")["CiphertextBlob"]).decode()
+            for key in keys
+            for _ in range(25)
+        ]
+        logs.create_log_group(logGroupName="/soak")
+        logs.create_log_stream(logGroupName="/soak", logStreamName="s")
+        workers, over = daemon.workers(), threading.Event()
+        seen: list[tuple[Samples, dict[str, int]]] = []
+        watching = threading.Thread(target=lambda: seen.append(observe(daemon, shim, metrics, options, over)))
+        watching.start()
+        work = load.Work(daemon.endpoint, daemon.admin, keys, blobs, chance)
+        begun = time.monotonic()
+        try:
+            asyncio.run(load.run(work, rate=options.rate, connections=16, seconds=options.minutes * 60))
+        finally:
+            over.set()
+            watching.join(60)
+        took = time.monotonic() - begun
+        alive = daemon.workers() == workers
+        daemon.stop()
+        verified = daemon.cli("audit", "verify", check=False).returncode == 0
+    samples, faults = seen[0]
+    series = [
+        *(judged(f"MiB of worker {pid}", points, MEMORY_LIMIT, options) for pid, points in samples.memory.items()),
+        *(judged(f"descriptors of {pid}", found, COUNT_LIMIT, options) for pid, found in samples.descriptors.items()),
+        judged("token sessions", samples.sessions, COUNT_LIMIT, options),
+    ]
+    answers = work.answers
+    return {
+        "minutes": round(took / 60, 2),
+        "requests": answers.good.total() + answers.errors.total() + answers.wrong.total(),
+        "requests_per_second": round((answers.good.total() + answers.errors.total()) / took, 1),
+        "good": dict(answers.good),
+        "retryable_errors": dict(answers.errors),
+        "wrong": dict(answers.wrong),
+        "slowest_seconds": round(answers.slowest, 3),
+        "faults": faults,
+        "series": series,
+        "workers_survived": alive,
+        "audit_verified": verified,
+    }
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """What is not as it must be."""
+    growing = [line for line in report["series"] if line["verdict"] == "grows"]
+    found = [f"{line['series']} grows by {line['slope_per_hour']}/h" for line in growing]
+    if report["wrong"]:
+        found.append(f"answers that must not be: {report['wrong']}")
+    if not report["workers_survived"]:
+        found.append("a worker ended")
+    if not report["audit_verified"]:
+        found.append("the audit trail does not verify")
+    return found
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=200, help="requests a second")
+    parser.add_argument("--fault-seconds", type=float, default=10, help="time between two faults")
+    parser.add_argument("--sample-seconds", type=float, default=2)
+    parser.add_argument("--block-seconds", type=float, default=20, help="samples of which one median is taken")
+    parser.add_argument("--warm-up", type=float, default=0.33, help="part of the time that is not judged")
+    parser.add_argument("--seed", type=int, default=20261122)
+    parser.add_argument("--out", type=Path, help="a file for the report and all samples")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """0: nothing grows that is known to; 1: something is wrong."""
+    options = options_of()
+    with tempfile.TemporaryDirectory() as folder:
+        report = soak(Path(folder), options)
+    text = json.dumps(report, indent=1)
+    if options.out is not None:
+        options.out.write_text(text + "\n")
+    print(text)
+    for failure in failures(report):
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if failures(report) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""How many events a page takes, against taking them one by one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from kmsd.domain.log_event import OVERHEAD, Event
+from kmsd.operations import logs_pages
+from kmsd.operations.logs_pages import Room
+
+
+def taken_one_by_one(runs: list[list[Event]], most: int, most_bytes: int) -> list[Event]:
+    """What "as many log events as can fit" says; one always does."""
+    page: list[Event] = []
+    for event in (event for run in runs for event in run):
+        size = sum(OVERHEAD + len(one.message.encode()) for one in [*page, event])
+        if page and (len(page) >= most or size > most_bytes):
+            break
+        page.append(event)
+    return page
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_page_takes_what_fits(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Of runs of any length, in any alphabet; and says whether all of a run was taken."""
+    chance = random.Random(seed)  # noqa: S311 (a test's)
+    monkeypatch.setattr(logs_pages, "MOST_BYTES", 2_000)
+    runs = [
+        [
+            Event(number, number, chance.choice("aä€😀") * chance.randint(1, 2_200 if seed % 4 == 0 else 60), 0, b"s")
+            for number in range(chance.randint(0, 30))
+        ]
+        for _ in range(5)
+    ]
+    most, room = chance.randint(1, 60), Room(0, _left=2_000)
+    room.most = most
+    for index, run in enumerate(runs):
+        before = len(room.events)
+        whole = room.take(run)
+        assert whole == (len(room.events) - before == len(run))
+        if not whole:
+            break
+        assert room.events == [event for run in runs[: index + 1] for event in run]
+    assert room.events == taken_one_by_one(runs, most, 2_000)
