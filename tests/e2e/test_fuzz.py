@@ -8,7 +8,7 @@ from pathlib import Path
 from tests import fuzz
 from tests.daemon import provisioned
 
-COUNT = int(os.environ.get("KMSD_TEST_FUZZ", "20000"))
+COUNT = int(os.environ.get("KMSD_TEST_FUZZ", "10000"))
 SEED = 20261122
 
 

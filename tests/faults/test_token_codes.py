@@ -260,6 +260,8 @@ def test_every_code_from_every_call(site: Site, name: str) -> None:
             counters = site.token.counters
             if counters.written_off or counters.sessions_in_use or counters.waiting:
                 wrong.append(f"{where}: {counters}")
+            if wrong and where in wrong[-1]:
+                log.warning("%s", wrong[-1])
     # Seen with --log-cli-level=INFO.
     log.info("%s: %d cells, of which the fault was met in %d; well again after %.3f s at the latest; %s",
              name, answers.total(), reached, longest, dict(answers))  # fmt: skip
