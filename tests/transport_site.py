@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from kmsd.wire.transport import Answer, Limits, Listener, Request, Server
@@ -20,6 +21,9 @@ LIMITS = Limits(
     body_bytes=10_000,
     connections=50,
 )
+PATIENT = replace(LIMITS, header_seconds=20, body_seconds=20, keep_alive_seconds=20, linger_seconds=20)
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: h\r\n"
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
