@@ -80,8 +80,8 @@ async def _drip(open_ones: set[_Slow], count: int) -> None:
         for number, slow in enumerate(list(open_ones)):
             if slow.beginning and slow in open_ones:
                 slow.transport.write(b"x")
-            if number % 100 == 99:
-                await asyncio.sleep(DRIP_SECONDS / (count / 100))
+            if number % 10 == 9:
+                await asyncio.sleep(DRIP_SECONDS / (count / 10))
         await asyncio.sleep(0)
 
 

@@ -26,7 +26,7 @@ CHANGING = (
     *(Function.CREATE_OBJECT, Function.COPY_OBJECT, Function.DESTROY_OBJECT, Function.SET_ATTRIBUTE_VALUE),
     *(Function.GENERATE_KEY, Function.GENERATE_KEY_PAIR, Function.UNWRAP_KEY, Function.DERIVE_KEY),
 )
-SOME = {("create", Function.GENERATE_KEY, 1), ("bring", Function.UNWRAP_KEY, 2)}
+SOME = {("create", Function.GENERATE_KEY, 1)}
 
 log = logging.getLogger(__name__)
 MATERIAL = bytes(range(32))

@@ -24,7 +24,7 @@ from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
 from tests.faults.mixed import KeyActor, Load, load_on
 
-KILLS = int(os.environ.get("KMSD_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("KMSD_TEST_KILLS", "2"))
 """500 take half an hour."""
 SECONDS = float(os.environ.get("KMSD_TEST_SECONDS", "3600"))
 """No kill after this time."""

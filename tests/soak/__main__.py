@@ -170,6 +170,9 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for pid, points in by_worker.items()
     ]
     series.append(judged("token sessions", samples.sessions, COUNT_LIMIT, options))
+    if options.out is not None:
+        drawn = {kind: by_worker for kind, by_worker, _ in kinds}
+        options.out.with_suffix(".samples.json").write_text(json.dumps(drawn))
     answers = work.answers
     return {
         "minutes": round(took / 60, 2),
@@ -210,7 +213,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--block-seconds", type=float, default=20, help="samples of which one median is taken")
     parser.add_argument("--warm-up", type=float, default=0.33, help="part of the time that is not judged")
     parser.add_argument("--seed", type=int, default=20261122)
-    parser.add_argument("--out", type=Path, help="a file for the report and all samples")
+    parser.add_argument("--out", type=Path, help="a file for the report; the samples go beside it")
     return parser.parse_args(arguments)
 
 
