@@ -293,7 +293,7 @@ def test_every_code_while_the_token_comes_back(site: Site) -> None:
         for rv in EVERY if WHOLE else SOME:
             for way in ("worked", "unworked") if WHOLE else ("worked",):
                 count += 1
-                # Logged in already, after C_Initialize: by whom, nobody knows, so it is taken for a PIN that is not ours.
+                # Logged in already, after C_Initialize: nobody knows by whom, so it is taken for another PIN.
                 if function is Function.LOGIN and (FATES.get(rv) is Fate.PIN or rv == Ckr.USER_ALREADY_LOGGED_IN):
                     with pytest.raises(AssertionError, match=r"still (KeyUnavailable|DependencyTimeout)Exception"):
                         heal(site, function, rv, unworked=way == "unworked")
