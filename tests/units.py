@@ -102,6 +102,19 @@ class Unit:
         self.process = None
         return status
 
+    def systemctl(self, line: str) -> None:
+        """A command of a page, as systemctl would carry it out."""
+        match line.split()[1:]:
+            case ["enable", "--now", "kmsd.socket", "kmsd.service"]:
+                self.start()
+            case ["reload", "kmsd.service"]:
+                self.reload()
+            case ["restart", "kmsd.service"]:
+                assert self.stop() == 0
+                self.start()
+            case _:
+                raise AssertionError(f"not known here: {line}")
+
     def close(self) -> None:
         """Stop, and close the socket."""
         if self.process is not None and self.process.poll() is None:
