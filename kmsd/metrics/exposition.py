@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kmsd.metrics.layout import BOUNDS, CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
+from kmsd.domain.durations import BOUNDS
+from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
 
 STALE_SECONDS = 30.0
 """A worker whose heart has not beaten for so long is not counted as ready: its loop hangs, or it does."""

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from kmsd.domain.durations import BOUNDS
 from kmsd.errors import ServiceError
 from kmsd.operations.model import Service
 from kmsd.operations.table import OPERATIONS
 
-BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the classes of every histogram, in seconds; one more class has none."""
 HISTOGRAM = len(BOUNDS) + 2
 """Places of a histogram: its classes, and the sum."""
 OK, OTHER, UNKNOWN = "OK", "other", "Unknown"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from kmsd.metrics.layout import BOUNDS, CODES, HISTOGRAM, LAYOUT, OTHER, TOKEN_CALLS
+from kmsd.domain.durations import BOUNDS
+from kmsd.metrics.layout import CODES, HISTOGRAM, LAYOUT, OTHER, TOKEN_CALLS
 
 if TYPE_CHECKING:
     from kmsd.adapters.journal.commit import SyncFigures

@@ -28,7 +28,16 @@ from kmsd.errors import (
     MissingAuthenticationTokenException,
 )
 from kmsd.wire import canonical
-from kmsd.wire.sigv4_claim import ALGORITHM, TERMINATOR, Claim, Received, refuse_unknown, signing_key, verify
+from kmsd.wire.sigv4_claim import (
+    ALGORITHM,
+    TERMINATOR,
+    Claim,
+    Received,
+    first_positions,
+    refuse_unknown,
+    signing_key,
+    verify,
+)
 from kmsd.wire.sigv4_forms import Parameters, read
 
 __all__ = ["Claim", "Received", "parse", "refuse_unknown", "signing_key", "verify"]
@@ -209,7 +218,7 @@ def _layout(names: tuple[str, ...]) -> _Layout:
             raise IncompleteSignatureException(f"The header '{name}' is given more than once.")
     return _Layout(
         positions,
-        {name: at[0] for name, at in positions.items()},
+        first_positions(names),
         tuple(name for name in positions if name.startswith("x-amz-")),
     )
 

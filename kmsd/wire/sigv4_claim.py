@@ -32,7 +32,7 @@ _FEW = 64
 
 
 @lru_cache(maxsize=1024)
-def _positions(names: tuple[str, ...]) -> dict[str, int]:
+def first_positions(names: tuple[str, ...]) -> dict[str, int]:
     """Where the first header of each lower-case name stands. Clients send the same names in the same order."""
     return {name.lower(): position for position, name in reversed(tuple(enumerate(names)))}
 
@@ -64,7 +64,7 @@ class Received(msgspec.Struct, frozen=True):
     def header(self, name: str) -> str | None:
         """The first value of the header with this lower-case name."""
         names = self.names
-        position = (_positions(names) if len(names) <= _FEW else _positions.__wrapped__(names)).get(name)
+        position = (first_positions(names) if len(names) <= _FEW else first_positions.__wrapped__(names)).get(name)
         return None if position is None else self.values[position]
 
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from kmsd.domain.durations import BOUNDS
 from kmsd.metrics.board import Board, NoShare, Share
 from kmsd.metrics.exposition import Page, Total, write_counts
 from kmsd.metrics.inheritance import VARIABLE
-from kmsd.metrics.layout import BOUNDS, HISTOGRAM, LAYOUT, TARGETS
+from kmsd.metrics.layout import HISTOGRAM, LAYOUT, TARGETS
 from kmsd.metrics.meter import Meter, Publisher
 
 COUNT = """

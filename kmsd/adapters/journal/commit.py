@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -23,13 +22,11 @@ import structlog
 from kmsd.adapters.aio import KernelSync
 from kmsd.adapters.journal.lines import Head
 from kmsd.adapters.journal.trail import Staged, SyncFailed, TrailWriter
+from kmsd.domain.durations import Durations
 from kmsd.ports import AuditUnavailable
 
 DEADLINE = 10.0
 """A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
-
-BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: syncs are counted by how long they take, up to each of these; those of the last class take longer."""
 
 T = TypeVar("T")
 Written = Callable[[Head, list[bytes]], None]
@@ -39,17 +36,16 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class SyncFigures:
-    """For metrics. Written by whoever writes at the moment, and read by the loop: at worst one batch too early."""
+class SyncFigures(Durations):
+    """For metrics: how long batches took to write and sync.
+
+    Written by whoever writes at the moment, and read by the loop: at worst one batch too early.
+    """
 
     records: int = 0
     """Durable ones."""
     failures: int = 0
     """Batches that could not be written."""
-    seconds: float = 0.0
-    """Sum of what writing and syncing took."""
-    classes: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
-    """How many batches took how long."""
     waiting: int = 0
     """Records that wait for the next batch."""
 
@@ -145,13 +141,12 @@ class GroupCommit:
         return head
 
     def _count(self, result: Head | Exception, records: int, begun: float) -> None:
-        figures, took = self._figures, time.perf_counter() - begun
+        figures = self._figures
         if isinstance(result, Exception):
             figures.failures += 1
         else:
             figures.records += records
-        figures.seconds += took
-        figures.classes[bisect_left(BOUNDS, took)] += 1
+        figures.took(time.perf_counter() - begun)
 
     def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
         # What has gathered goes first, the answers second: the disk is the slower of the two.

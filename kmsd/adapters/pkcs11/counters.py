@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 
-BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: calls are counted by how long they take, up to each of these; those of the last class take longer."""
+from kmsd.domain.durations import Durations
 
 
 @dataclass(slots=True)
-class CallCounter:
-    """One kind of call."""
+class CallCounter(Durations):
+    """One kind of call, and how long its calls took, waiting for a thread included."""
 
     calls: int = 0
     """Calls that were begun, whatever came of them."""
     errors: int = 0
     """Calls that raised."""
-    seconds: float = 0.0
-    """Sum of their durations, waiting for a thread included."""
-    classes: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
-    """How many took how long."""
-
-    def took(self, seconds: float) -> None:
-        """One call has ended."""
-        self.seconds += seconds
-        self.classes[bisect_left(BOUNDS, seconds)] += 1
 
 
 @dataclass(frozen=True, slots=True)
