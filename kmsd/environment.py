@@ -9,7 +9,13 @@ from kmsd import service_manager
 # Request bodies and pages of log events are 100 KB to 2 MB. The C library takes such pieces from the kernel one by one,
 # or gives the end of its heap back after each: every page of them is then cleared and mapped anew (mallopt(3)). Kept,
 # they cost a process at most these bytes, and a page of events a fifth less time.
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8388608", "MALLOC_TRIM_THRESHOLD_": "33554432"}
+# By default the C library gives each thread a heap of its own, and each keeps the most that it ever needed: five
+# megabytes more once a thread has read a megabyte of the trail, and so on, thread by thread, for hours.
+_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "8388608",
+    "MALLOC_TRIM_THRESHOLD_": "33554432",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def of_worker(given: Mapping[str, str]) -> dict[str, str]:

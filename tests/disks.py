@@ -111,3 +111,103 @@ class FailingSyncs:
             yield
         finally:
             self._flag.unlink()
+
+
+READ_ONLY = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+/* The file named by READ_ONLY holds the beginning of paths: what changes a file there fails with EROFS, also where it
+   was opened before. */
+static int beneath(const char *path) {
+    char part[4096] = "";
+    static int (*real)(const char *, int, ...);
+    if (!real) real = dlsym(RTLD_NEXT, "open");
+    int flag = real(getenv("READ_ONLY"), O_RDONLY | O_CLOEXEC);
+    if (flag < 0) return 0;
+    ssize_t n = read(flag, part, sizeof part - 1);
+    close(flag);
+    return n > 0 && strncmp(path, part, n) == 0;
+}
+static int within(int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return beneath(path);
+}
+#define REFUSE(type, name, parameters, arguments, concerned) \
+    type name parameters { \
+        static type (*real) parameters; \
+        if (!real) real = dlsym(RTLD_NEXT, #name); \
+        if (concerned) { errno = EROFS; return -1; } \
+        return real arguments; \
+    }
+#define OPEN(name) \
+    int name(const char *path, int flags, ...) { \
+        static int (*real)(const char *, int, ...); \
+        va_list rest; \
+        va_start(rest, flags); \
+        int mode = va_arg(rest, int); \
+        va_end(rest); \
+        if (!real) real = dlsym(RTLD_NEXT, #name); \
+        if (((flags & O_ACCMODE) != O_RDONLY || (flags & O_CREAT && access(path, F_OK))) && beneath(path)) { \
+            errno = EROFS; \
+            return -1; \
+        } \
+        return real(path, flags, mode); \
+    }
+OPEN(open)
+OPEN(open64)
+REFUSE(ssize_t, write, (int fd, const void *data, size_t size), (fd, data, size), within(fd))
+REFUSE(ssize_t, pwrite, (int fd, const void *data, size_t size, off_t to), (fd, data, size, to), within(fd))
+REFUSE(ssize_t, pwrite64, (int fd, const void *data, size_t size, off64_t to), (fd, data, size, to), within(fd))
+REFUSE(ssize_t, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count), within(fd))
+REFUSE(int, ftruncate, (int fd, off_t size), (fd, size), within(fd))
+REFUSE(int, ftruncate64, (int fd, off64_t size), (fd, size), within(fd))
+REFUSE(int, mkdir, (const char *path, mode_t mode), (path, mode), beneath(path))
+REFUSE(int, unlink, (const char *path), (path), beneath(path))
+REFUSE(int, rename, (const char *path, const char *other), (path, other), beneath(other))
+REFUSE(int, utimensat, (int fd, const char *path, const struct timespec times[2], int flags), (fd, path, times, flags),
+       path && beneath(path))
+"""
+
+
+class ReadOnly:
+    """Folders that are read-only on demand, for processes that are started with `environment`.
+
+    The kernel makes a file system read-only under open files when it finds an error in it, and then it stays so until
+    it is mounted anew. This is for what comes and goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Compile the library into `folder`. Skips without a compiler."""
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            pytest.skip("no C compiler")
+        source, library = folder / "read-only.c", folder / "read-only.so"
+        source.write_text(READ_ONLY)
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        self._flag = folder / "read-only"
+        self.environment = {"LD_PRELOAD": str(library), "READ_ONLY": str(self._flag)}
+
+    @contextmanager
+    def beneath(self, place: Path) -> Iterator[None]:
+        """During the block: everything there."""
+        new = self._flag.with_suffix(".new")
+        new.write_text(str(place))
+        new.replace(self._flag)
+        try:
+            yield
+        finally:
+            self._flag.unlink()

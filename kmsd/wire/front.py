@@ -92,10 +92,12 @@ class Front:
                 log.error(  # noqa: TRY400 (one line; where it happened is in `detail`)
                     "call failed", request_id=request_id, code=error.code, detail=error.detail
                 )
+            _let_go(error)
             return protocol.error(error, request_id)
-        except Exception:
+        except Exception as error:
             # Nothing of it reaches the client; the traceback shows places, not values.
             log.exception("unforeseen", request_id=request_id)
+            _let_go(error)
             code = KMSInternalException.__name__
             return protocol.error(KMSInternalException(), request_id)
         finally:
@@ -199,6 +201,20 @@ class Front:
         ready = all(state == "ok" for state in states.values())
         body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
         return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)
+
+
+def _let_go(error: BaseException) -> None:
+    """Take apart an error that has been dealt with, and those behind it.
+
+    Frames on its way hold the error, and it holds them by its traceback: some kilobytes for each refused call, the
+    request among them, that only a collection would find. A worker collects every few hours, and may be told nonsense
+    a thousand times a second.
+    """
+    left = [error]
+    while left:
+        one = left.pop()
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        one.__traceback__ = one.__cause__ = one.__context__ = None
 
 
 def source_of(request: Request) -> Source:

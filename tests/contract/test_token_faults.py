@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.adapters.pkcs11.codes import Ckr
+from kmsd.adapters.pkcs11.connection import Connection
 from kmsd.domain.material import Algorithm
 from kmsd.ports import (
     MechanismMissing,
@@ -90,6 +92,26 @@ async def test_token_folder_away_and_back(softhsm_place: TokenPlace) -> None:
         await token.encrypt(other, XAES, b"text", AAD)
         assert len(await token.list_objects()) == 3
         assert token.counters.reconnects == 1
+
+
+async def test_lost_logins_leave_nothing(softhsm_place: TokenPlace) -> None:
+    """A token that comes and goes does not fill the memory with sessions and their buffers."""
+    sentinel, key = await made(softhsm_place, 2)
+    assert softhsm_place.objects is not None
+    away = softhsm_place.folder / "away"
+    gc.collect()  # what other tests have left
+    async with softhsm_place.open(sentinel=sentinel) as token:
+        for _ in range(3):
+            softhsm_place.objects.rename(away)
+            softhsm_place.objects.mkdir()
+            with pytest.raises(TokenUnavailable):
+                await token.encrypt(key, XAES, b"text", AAD)
+            softhsm_place.objects.rmdir()
+            away.rename(softhsm_place.objects)
+            await until_well(token.check)
+        assert token.counters.reconnects == 3
+        # The present one, and the last that ended: at that moment somebody may still be told of it.
+        assert sum(isinstance(one, Connection) for one in gc.get_objects()) <= 2
 
 
 async def test_one_object_removed_beneath(softhsm_place: TokenPlace) -> None:

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from tests.daemon import Daemon, provisioned
 from tests.disks import FailingSyncs, ext4
+from tests.trail import trail_records
 from tests.workload import RETRYABLE, Writers, assert_all_there, seconds_until
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,10 @@ def refusal(call: Any, **members: Any) -> str:
     return ""
 
 
-def assert_recorded(daemon: Daemon, request_ids: set[str]) -> None:
-    """Every answer that was a success has its record, and the trail is whole."""
-    recorded = {record.get("requestID") for record in daemon.audit_records()}
+def assert_recorded(daemon: Daemon, request_ids: set[str], trail: Path | None = None) -> None:
+    """Every answer that was a success has its record, and the trail is whole; None: it lies in its usual place."""
+    records = daemon.audit_records() if trail is None else trail_records(trail)
+    recorded = {record.get("requestID") for record in records}
     assert request_ids - recorded == set()
     verified = daemon.cli("audit", "verify", check=False)
     assert verified.returncode == 0, verified.stdout.decode() + verified.stderr.decode()

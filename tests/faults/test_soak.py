@@ -46,6 +46,6 @@ def test_seconds_of_soak(tmp_path: Path) -> None:
     options = options_of(["--minutes", "0.1", "--rate", "150", "--fault-seconds", "0.4", "--sample-seconds", "0.2"])
     report = soak(tmp_path, options)
     assert [failure for failure in failures(report) if "grows" not in failure] == []
-    assert len(report["good"]) == 8
+    assert len(report["good"]) >= 9
     assert sum(report["faults"].values()) >= 3
     assert len(report["series"]) == 9

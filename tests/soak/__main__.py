@@ -93,6 +93,19 @@ def disturb(shim: Shim, chance: random.Random) -> str:
     return f"{function.name} {rv.name}"
 
 
+def outage(shim: Shim, options: argparse.Namespace) -> str:
+    """A longer one, in the middle of the warm-up.
+
+    The copy of the trail then reads the trail from its beginning, which takes the most memory that a worker ever takes
+    at once, and which the C library keeps. Faults bring that about sooner or later; it is to be over before it counts.
+    """
+    seconds = min(3.0, options.minutes * 6 * options.warm_up)
+    shim.gone(int(Ckr.DEVICE_REMOVED))
+    time.sleep(seconds)
+    shim.gone(0)
+    return "token unplugged for longer, in the warm-up"
+
+
 def observe(
     daemon: Daemon, shim: Shim, metrics: int, options: argparse.Namespace, over: threading.Event
 ) -> tuple[Samples, dict[str, int]]:
@@ -100,7 +113,11 @@ def observe(
     samples, faults = Samples(), defaultdict[str, int](int)
     chance, begun = random.Random(options.seed), time.monotonic()  # noqa: S311 (moments, no secrets)
     fault_at = begun + options.fault_seconds
+    outage_at = begun + options.minutes * 60 * options.warm_up / 2
     while not over.wait(options.sample_seconds):
+        if time.monotonic() >= outage_at:
+            faults[outage(shim, options)] += 1
+            outage_at = float("inf")
         sample(daemon, shim, metrics, samples, time.monotonic() - begun)
         if time.monotonic() >= fault_at:
             faults[disturb(shim, chance)] += 1

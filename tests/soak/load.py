@@ -7,7 +7,7 @@ import base64
 import json
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,12 @@ RETRYABLE = {
     *("KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException", "ServiceUnavailableException")
 }
 """What an SDK tries again; nothing else may be answered, whatever the token does."""
+
+MOST_UNDONE = 20
+"""Grants and aliases that are there at a time."""
+ALIASES = 120
+"""Names of aliases, used by turns, each for one key: of the names and pairs that it has met a process remembers some
+thousand, which random ones would fill for half an hour."""
 
 
 @dataclass
@@ -47,18 +53,33 @@ class Work:
     chance: random.Random
     answers: Answers = field(default_factory=Answers)
     count: int = 0
+    aliases: int = 0
+    undone: deque[tuple[str, str, dict[str, Any]]] = field(default_factory=deque)
+    """Requests that take back what was made; few at a time, so that there is never more than at the start."""
 
     def choose(self) -> tuple[str, str, dict[str, Any]]:
-        """Service, operation and members of the next request. Nothing lasting is made more of."""
+        """Service, operation and members of the next request. Nothing lasting is made more of, but log events."""
         self.count += 1
+        if len(self.undone) > MOST_UNDONE:
+            return self.undone.popleft()
         key = self.chance.choice(self.keys)
         context = {"tenant": str(self.chance.randrange(50))}
         text = base64.b64encode(self.chance.randbytes(64)).decode()
         kind = self.chance.random()
         if kind < 0.35:
             return "kms", "Encrypt", {"KeyId": key, "Plaintext": text, "EncryptionContext": context}
-        if kind < 0.65:
+        if kind < 0.63:
             return "kms", "Decrypt", {"CiphertextBlob": self.chance.choice(self.blobs)}
+        if kind < 0.64:
+            blob = self.chance.choice(self.blobs)
+            return "kms", "ReEncrypt", {"CiphertextBlob": blob, "DestinationKeyId": key}
+        if kind < 0.645:
+            grant = {"GranteePrincipal": self.credentials.arn, "Operations": ["Decrypt"]}
+            return "kms", "CreateGrant", {"KeyId": key, **grant, "Name": f"soak-{self.count}"}
+        if kind < 0.65:
+            self.aliases = (self.aliases + 1) % ALIASES
+            always = self.keys[self.aliases % len(self.keys)]
+            return "kms", "CreateAlias", {"AliasName": f"alias/soak-{self.aliases}", "TargetKeyId": always}
         if kind < 0.80:
             return "kms", "GenerateDataKey", {"KeyId": key, "KeySpec": "AES_256"}
         if kind < 0.88:
@@ -71,6 +92,14 @@ class Work:
             return "kms", "ListAliases", {"KeyId": key}
         event = {"timestamp": int(time.time() * 1000), "message": f"event {self.count}"}
         return "logs", "PutLogEvents", {"logGroupName": "/soak", "logStreamName": "s", "logEvents": [event]}
+
+    def made(self, operation: str, members: dict[str, Any], answer: bytes) -> None:
+        """Remember how to take back what a request has made."""
+        if operation == "CreateGrant":
+            grant_id = json.loads(answer)["GrantId"]
+            self.undone.append(("kms", "RevokeGrant", {"KeyId": members["KeyId"], "GrantId": grant_id}))
+        elif operation == "CreateAlias":
+            self.undone.append(("kms", "DeleteAlias", {"AliasName": members["AliasName"]}))
 
     def signed(self, service: str, operation: str, members: dict[str, Any]) -> bytes:
         """The bytes of a request."""
@@ -96,6 +125,7 @@ async def _exchange(work: Work, streams: tuple[asyncio.StreamReader, asyncio.Str
     work.answers.slowest = max(work.answers.slowest, time.monotonic() - begun)
     if head.startswith(b"HTTP/1.1 200 "):
         work.answers.good[operation] += 1
+        work.made(operation, members, body)
     else:
         code = str(json.loads(body).get("__type", "?")).rpartition("#")[2]
         (work.answers.errors if code in RETRYABLE else work.answers.wrong)[f"{operation} {code}"] += 1

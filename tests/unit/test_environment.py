@@ -12,4 +12,5 @@ def test_environment_of_a_worker() -> None:
     assert found["PATH"] == "/bin"
     assert found["MALLOC_TRIM_THRESHOLD_"] == "1"
     assert int(found["MALLOC_MMAP_THRESHOLD_"]) > 1_048_576
+    assert found["MALLOC_ARENA_MAX"] == "1"
     assert "NOTIFY_SOCKET" not in found

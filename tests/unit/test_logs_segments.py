@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -133,6 +134,51 @@ async def test_many_at_once_share_their_syncs(segments: FileSegments, monkeypatc
     await asyncio.gather(*(segments.append(GROUP, frame(time), b"x" * 100, KEY) for time in range(200)))
     assert len(found(segments)) == 200
     assert 0 < count < 20
+
+
+async def test_frames_cost_no_memory(segments: FileSegments, tmp_path: Path) -> None:
+    """Neither the process that writes them nor one that asks for summaries grows with what a segment holds."""
+    other = FileSegments(tmp_path / "logs")
+
+    async def more(count: int) -> None:
+        for start in range(0, count, 200):
+            key = KEY._replace(data_key_id=os.urandom(16))
+            frames = [frame(start + number, key=key) for number in range(200)]
+            await asyncio.gather(*(segments.append(GROUP, one, b"x", key) for one in frames))
+            other.summaries(GROUP)
+
+    await more(1000)
+    tracemalloc.start()
+    try:
+        await more(1000)
+        before, _ = tracemalloc.get_traced_memory()
+        await more(4000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 40_000  # each of them would take 400 bytes
+    assert len(found(other)) == 6000
+    assert sum(one.events for one in other.summaries(GROUP).values()) == 12_000
+    await segments.append(GROUP, frame(7), b"x", KEY)
+    assert len(found(other)) == 6001
+    await other.close()
+
+
+async def test_data_keys_of_finished_segments_cost_no_memory(segments: FileSegments, tmp_path: Path) -> None:
+    """There is one for each ten seconds, for as long as events are kept; they are read when they are needed."""
+    keys = [KEY._replace(data_key_id=os.urandom(16), blob=os.urandom(100)) for _ in range(1000)]
+    await asyncio.gather(*(segments.append(GROUP, frame(7, key=key), b"x", key) for key in keys))
+    await segments.close()
+    other = FileSegments(tmp_path / "logs")
+    tracemalloc.start()
+    try:
+        other.summaries(GROUP)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 100_000  # each of them would take 400 bytes
+    assert {other.data_key(GROUP, one) for one in found(other)} == set(keys)
+    await other.close()
 
 
 async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> None:

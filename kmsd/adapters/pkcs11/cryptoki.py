@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import Structure, byref, c_char_p, c_ubyte, c_ulong, c_void_p, cast, create_string_buffer, sizeof
+from ctypes import Structure, byref, c_char, c_char_p, c_ubyte, c_ulong, c_void_p, sizeof
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pkcs11 import Attribute, Mechanism
@@ -155,16 +156,37 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 Value = bool | int | bytes | tuple[int, ...]
 
 
+# A ctypes array type refers to itself, and what `cast` returns refers to what it was made from and back. What
+# is made for one call would be garbage that only the collector finds, some kilobytes of it, and a worker collects every
+# few hours. So types are kept (their sizes are few), and addresses taken.
+KEPT_TYPES = 256
+
+
+@lru_cache(maxsize=KEPT_TYPES)
+def _attributes(count: int) -> type[ctypes.Array[CkAttribute]]:
+    return CkAttribute * count
+
+
+@lru_cache(maxsize=KEPT_TYPES)
+def _bytes(size: int) -> type[ctypes.Array[c_char]]:
+    return c_char * size
+
+
+def buffer_of(size: int) -> ctypes.Array[c_char]:
+    """So many zero bytes that a call may write to."""
+    return _bytes(size)()
+
+
 def pack(template: Mapping[int, Value]) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
     """A CK_ATTRIBUTE array, and what must stay alive while it is used. Only the four types of `Value` pass."""
-    array = (CkAttribute * len(template))()
+    array = _attributes(len(template))()
     alive: list[Any] = []
     for index, (kind, value) in enumerate(template.items()):
         data = _packed(value)
-        buffer = create_string_buffer(data, len(data)) if data else None
+        buffer = _bytes(len(data)).from_buffer_copy(data) if data else None
         alive.append(buffer)
         array[index].type = kind
-        array[index].pValue = cast(buffer, c_void_p) if buffer is not None else None
+        array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
         array[index].ulValueLen = len(data)
     return array, alive
 
@@ -183,11 +205,11 @@ def _packed(value: Value) -> bytes:
 
 def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
     """An array that asks for these attributes, each with a buffer of `size` bytes (none if 0)."""
-    array = (CkAttribute * len(kinds))()
-    buffers = [create_string_buffer(size) if size else None for _ in kinds]
+    array = _attributes(len(kinds))()
+    buffers = [buffer_of(size) if size else None for _ in kinds]
     for index, (kind, buffer) in enumerate(zip(kinds, buffers, strict=True)):
         array[index].type, array[index].ulValueLen = kind, size
-        array[index].pValue = cast(buffer, c_void_p) if buffer is not None else None
+        array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
     return array, buffers
 
 
@@ -223,7 +245,7 @@ class Scratch:
     def reserve(self, capacity: int) -> None:
         """Make the room for the text at least this large."""
         self.capacity = capacity
-        buffer = create_string_buffer(IV_LENGTH + capacity)
+        buffer = buffer_of(IV_LENGTH + capacity)
         self.view = memoryview(buffer).cast("B")
         """The vector and the text; keeps the buffer alive."""
         self.iv_address = ctypes.addressof(buffer)

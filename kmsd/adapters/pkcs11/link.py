@@ -8,6 +8,7 @@ is refused at once. One attempt at a time is made to bring it back, with growing
 from __future__ import annotations
 
 import asyncio
+import gc
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -177,6 +178,10 @@ class Link:
             else:
                 self.reconnects += 1
                 log.info("token_back", epoch=self._epoch.number)
+                # What ended refers to itself, buffers and all, and so do the errors that ended it. The next collection
+                # may be hours away, and a token that comes and goes would fill them.
+                del ended
+                gc.collect()
                 return
 
     async def close(self, *, finished: bool) -> None:

@@ -12,7 +12,7 @@ calls holds the session alone (`kmsd.adapters.pkcs11.connection`).
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, byref, c_ulong, c_void_p, create_string_buffer, sizeof
+from ctypes import POINTER, byref, c_ulong, c_void_p, sizeof
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkcs11 import Attribute, Mechanism
@@ -31,6 +31,7 @@ from kmsd.adapters.pkcs11.cryptoki import (
     CkOaepParams,
     CkSessionInfo,
     CkTokenInfo,
+    buffer_of,
     pack,
     room,
 )
@@ -48,6 +49,7 @@ _ROOM = 257
 """Bytes offered per attribute at first; all that the adapter reads are shorter."""
 _WRAPPED_ROOM = 1024
 """Longer than anything that is wrapped here: 512 bytes under an RSA key of 4096 bits."""
+_Handles = c_ulong * 256
 _SPARE = 64
 """Room beyond the plaintext for tag and padding, so that one call is enough (TOKENS.md section 8)."""
 
@@ -138,7 +140,7 @@ class RawModule:
         array, _alive = pack(template)
         self._do("C_FindObjectsInit", session, array, len(array))
         found: list[int] = []
-        batch, count = (c_ulong * 256)(), c_ulong(0)
+        batch, count = _Handles(), c_ulong(0)
         try:
             while True:
                 _check(self._find_objects(session, batch, len(batch), byref(count)), "C_FindObjects")
@@ -235,7 +237,7 @@ class RawModule:
     def wrap(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> bytes:
         """C_WrapKey: the value of `key`, encrypted under `wrapping`."""
         mechanism, _alive = _mechanism(way)
-        out, length = create_string_buffer(_WRAPPED_ROOM), c_ulong(_WRAPPED_ROOM)
+        out, length = buffer_of(_WRAPPED_ROOM), c_ulong(_WRAPPED_ROOM)
         self._do("C_WrapKey", session, byref(mechanism), wrapping, key, out, byref(length))
         return out.raw[: length.value]
 
@@ -252,9 +254,9 @@ class RawModule:
 
     def random(self, session: int, count: int) -> bytes:
         """`count` bytes from the token's generator."""
-        buffer = create_string_buffer(count)
+        buffer = buffer_of(1 << count.bit_length())  # few sizes, so that their types are kept
         _check(self._generate_random(session, buffer, count), "C_GenerateRandom")
-        return buffer.raw
+        return buffer.raw[:count]
 
     def gcm_encrypt(  # noqa: PLR0917 (positional, for speed)
         self, session: int, key: int, iv: bytes | None, plaintext: bytes, aad: bytes, at: Scratch
@@ -314,7 +316,7 @@ class RawModule:
     def sign(self, session: int, key: int, mechanism: int, data: bytes) -> bytes:
         """One signature, by a mechanism without parameter."""
         chosen = CkMechanism(mechanism, None, 0)
-        out, length = create_string_buffer(1024), c_ulong(1024)
+        out, length = buffer_of(1024), c_ulong(1024)
         self._do("C_SignInit", session, byref(chosen), key)
         self._do("C_Sign", session, data, len(data), out, byref(length))
         return out.raw[: length.value]

@@ -120,6 +120,7 @@ class Workers:
                     return
             if written_off:
                 return
+            del job  # with the login that it may have failed in: the next one may be long in coming
 
     def _settle(self) -> None:
         """Hand over all that has finished since the last wake-up: one wake-up for many calls (in the loop)."""

@@ -3,7 +3,8 @@
 Asked before each use: the folder's list, unless its time of change is older than the last look at it by
 more than the clock's grain; the size of each segment that is still being written to, and what was added to
 it. Of finished segments only the summary stays in memory; their frames are read from the index when they
-are needed, and the least used go first (`Frames`).
+are needed, and the least used go first (`Frames`). Of the others frames are kept from the first search on: a process
+that only asks for summaries, as the copy of the audit trail does, keeps none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kmsd.domain.log_frame import WrappedKey
 from kmsd.ports_logs import SegmentDamaged, SegmentsUnavailable, StoredFrame, StreamSummary, Wanted
 
 MOST_ENTRIES = 200_000
-"""Frames of finished segments that a process keeps; 40 MB at most."""
+"""Frames and data keys of finished segments that a process keeps; 40 MB of frames at most."""
 _GRAIN = 1_000_000_000
 """Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
 
@@ -32,37 +33,43 @@ log = structlog.get_logger()
 
 
 class Frames:
-    """Frames of finished segments, read from their indexes when needed; bounded, the least used go first."""
+    """What finished segments hold, read from their indexes when needed; bounded, the least used go first."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[bytes, str], list[Placed]] = OrderedDict()
+        self._held: OrderedDict[tuple[bytes, str], Contents] = OrderedDict()
         self._count = 0
 
-    def of(self, segment: Segment) -> list[Placed]:
-        """The frames of one segment."""
+    def of(self, segment: Segment) -> Contents:
+        """The frames and data keys of one segment."""
         place = (segment.group_id, segment.name)
         held = self._held.get(place)
         if held is None:
             held = self._held[place] = segment.load()
-            self._count += len(held)
+            self._count += _weight(held)
             while self._count > MOST_ENTRIES and len(self._held) > 1:
                 _, gone = self._held.popitem(last=False)
-                self._count -= len(gone)
+                self._count -= _weight(gone)
         else:
             self._held.move_to_end(place)
         return held
 
 
+def _weight(contents: Contents) -> int:
+    return len(contents.frames) + len(contents.keys)
+
+
 class Segment:
     """One segment of a group."""
 
-    __slots__ = ("contents", "finished", "folder", "group_id", "name", "streams")
+    __slots__ = ("contents", "finished", "folder", "group_id", "name", "searched", "streams")
 
     def __init__(self, folder: Path, group_id: bytes, name: str) -> None:
         self.folder = folder
         self.group_id = group_id
         self.name = name
         self.finished = False
+        self.searched = False
+        """Whether frames are kept as long as it is not finished."""
         self.contents = Contents()
         self.streams: dict[bytes, StreamSummary] = {}
 
@@ -77,33 +84,51 @@ class Segment:
         if size < self.contents.end:
             # Its writer could not sync what it had written and took it back.
             self.contents, self.streams = Contents(), {}
-        known, damaged = len(self.contents.frames), self.contents.damaged
+        known, damaged = self.contents.frames, self.contents.damaged
         if size > self.contents.end:
+            self.contents.frames = []
             try:
                 files.scan_file(self.path, self.contents, self.group_id)
             except NotASegment:
                 self.contents.damaged, self.contents.end = size, size
-            if len(self.contents.frames) > known:
-                self.streams = fmt.summarize(self.contents.frames[known:], self.streams)
+            if self.contents.frames:
+                self.streams = fmt.summarize(self.contents.frames, self.streams)
+            if self.searched:
+                known += self.contents.frames
+            self.contents.frames = known
             if self.contents.damaged > damaged:
                 log.error("log segment damaged", segment=str(self.path), bytes=self.contents.damaged)
+
+    def frames(self) -> list[Placed]:
+        """Of a segment that is still being written to. Raises `SegmentsUnavailable`."""
+        if not self.searched:
+            self.searched, self.contents, self.streams = True, Contents(), {}
+            try:
+                self.grow()
+            except FileNotFoundError:
+                return []  # dropped since; the next look at the folder does not find it
+            except OSError as exc:
+                self.searched = False
+                raise SegmentsUnavailable(exc.strerror or str(exc)) from exc
+        return self.contents.frames
 
     def settle(self) -> None:
         """It has been finished: from now on its index speaks for it, or, if that is damaged, itself."""
         self.finished = True
         try:
             self.contents, self.streams = files.read_summary(self.folder, self.name, self.group_id)
+            self.contents.keys = {}  # one for each ten seconds: `Frames` has them when they are needed
         except (OSError, NotASegment):
             log.exception("log index damaged; the segment is read instead", segment=str(self.path))
             self.finished = False
             self.grow()
 
-    def load(self) -> list[Placed]:
-        """The frames of a finished segment. Raises `SegmentDamaged`."""
+    def load(self) -> Contents:
+        """All that the index of a finished segment tells. Raises `SegmentDamaged`."""
         try:
-            return files.read_entries(self.folder, self.name, self.group_id)
+            return files.read_index(self.folder, self.name, self.group_id)
         except FileNotFoundError:
-            return []  # replaced or dropped since; the next look at the folder finds its successor
+            return Contents()  # replaced or dropped since; the next look at the folder finds its successor
         except (OSError, NotASegment) as exc:
             raise SegmentDamaged(self.name, self.first_at, self.last_at) from exc
 
@@ -173,14 +198,17 @@ class Catalog:
 
     def frames_of(self, segment: Segment) -> list[Placed]:
         """Its frames, in the order in which they were written."""
-        return self._frames.of(segment) if segment.finished else segment.contents.frames
+        return self._frames.of(segment).frames if segment.finished else segment.frames()
 
     def key(self, stored: StoredFrame) -> WrappedKey:
         """As `Segments.data_key`."""
         segment = self._segments.get(stored.segment)
         if segment is None:
             raise SegmentsUnavailable("a segment was replaced while it was read")
-        found = segment.contents.keys.get(stored.frame.data_key_id)
+        contents = self._frames.of(segment) if segment.finished else segment.contents
+        found = contents.keys.get(stored.frame.data_key_id)
+        if found is None and not segment.path.exists():
+            raise SegmentsUnavailable("a segment was replaced while it was read")
         if found is None:
             raise SegmentDamaged(stored.segment, stored.frame.first_at, stored.frame.last_at)
         return found

@@ -125,13 +125,14 @@ def read_summary(folder: Path, name: str, group_id: bytes) -> tuple[Contents, di
         return fmt.read_summary(start, file.read(summary))
 
 
-def read_entries(folder: Path, name: str, group_id: bytes) -> list[Placed]:
-    """Of a finished segment: its frames. Raises `NotASegment`, OSError."""
+def read_index(folder: Path, name: str, group_id: bytes) -> Contents:
+    """Of a finished segment: all. Raises `NotASegment`, OSError."""
     with (folder / (name + INDEX)).open("rb") as file:
         start = file.read(fmt.INDEX_START)
         summary, entries = fmt.index_lengths(start, group_id)
-        file.seek(summary, os.SEEK_CUR)
-        return fmt.read_entries(start, file.read(entries))
+        contents, _ = fmt.read_summary(start, file.read(summary))
+        contents.frames = fmt.read_entries(start, file.read(entries))
+        return contents
 
 
 def scan_file(path: Path, contents: Contents, group_id: bytes) -> None:
@@ -193,7 +194,7 @@ __all__ = [
     "groups",
     "listing",
     "next_generation",
-    "read_entries",
+    "read_index",
     "read_summary",
     "remove",
     "rewrite",

@@ -177,6 +177,8 @@ class FileSegments:
     async def check(self) -> None:
         with translated():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # `access` believes in a file system that the kernel has given up for its errors; this changes its time.
+            os.utime(self._folder)
         if not os.access(self._folder, os.W_OK) or os.statvfs(self._folder).f_bavail == 0:
             raise SegmentsUnavailable(f"{self._folder} cannot be written")
 

@@ -75,10 +75,11 @@ def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_stre
             files.remove(folder, segment.name)
             removed += 1
         elif len(live) < len(segment.streams) or any(stream.first_at < before for stream in live):
-            frames = segment.load()
+            contents = segment.load()
+            frames = contents.frames
             keep = [one for one in frames if one.frame.last_at >= before and one.frame.stream_id not in dead_streams]
             if _worth_it(frames, keep, before, dead_streams):
-                files.rewrite(folder, segment.name, group_id, keep, segment.contents)
+                files.rewrite(folder, segment.name, group_id, keep, contents)
                 rewritten += 1
     return Dropped(removed, rewritten)
 

@@ -4,21 +4,28 @@ The schedule is that of the audit trail's journal: a frame that arrives when not
 written and synced at once; frames that arrive meanwhile gather, and the next sync takes them all. The loop writes to
 the page cache and the kernel syncs (`kmsd.adapters.aio`); a new segment, much at once, and syncs where the kernel
 cannot be asked are for a thread.
+
+Of what it has written it remembers nothing but where that ends: an index is made from the segment itself. A busy group
+writes a hundred thousand frames into one segment, and a process has 256 groups.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
+from collections import deque
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from kmsd.adapters.segments import files
 from kmsd.adapters.segments import format as fmt
-from kmsd.adapters.segments.format import Contents, Placed
+from kmsd.adapters.segments.format import Contents, NotASegment
 from kmsd.adapters.segments.syncs import Syncs
 from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
 from kmsd.ports_logs import SegmentsUnavailable
@@ -28,6 +35,10 @@ SEGMENT_MILLIS = 3_600_000
 """A segment is finished when it has this size or age: retention removes whole segments."""
 MOST_HERE = 4_194_304
 """Bytes that the loop writes itself, in about a millisecond; more is for a thread."""
+KNOWN_KEYS = 8
+"""Data keys that a segment is known to hold. Each is used for seconds; one that is written once more does no harm."""
+
+log = structlog.get_logger()
 
 
 class _Waiting(NamedTuple):
@@ -41,8 +52,8 @@ class _Laid(NamedTuple):
     """What a batch adds to the segment."""
 
     parts: list[bytes]
-    keys: dict[bytes, WrappedKey]
-    frames: list[Placed]
+    keys: list[bytes]
+    """Ids of those that are new."""
     end: int
 
 
@@ -59,7 +70,8 @@ class Writer:
         self._flushing: asyncio.Task[None] | None = None
         self._descriptor: int | None = None
         self._name = ""
-        self._contents = Contents()
+        self._end = 0
+        self._keys: deque[bytes] = deque(maxlen=KNOWN_KEYS)
         self._began_at = 0
 
     @property
@@ -120,7 +132,7 @@ class Writer:
         )
 
     def _is_full(self, batch: list[_Waiting]) -> bool:
-        return self._contents.end >= SEGMENT_BYTES or self.is_old(batch[-1].frame.ingested_at)
+        return self._end >= SEGMENT_BYTES or self.is_old(batch[-1].frame.ingested_at)
 
     def _open_descriptor(self) -> int:
         if self._descriptor is None:
@@ -128,26 +140,23 @@ class Writer:
         return self._descriptor
 
     def _lay_out(self, batch: list[_Waiting]) -> _Laid:
-        keys: dict[bytes, WrappedKey] = {}
-        frames: list[Placed] = []
+        keys: list[bytes] = []
         parts: list[bytes] = []
-        end = self._contents.end
+        end = self._end
         for waiting in batch:
             key = waiting.data_key
-            if key.data_key_id not in self._contents.keys and key.data_key_id not in keys:
-                keys[key.data_key_id] = key
+            if key.data_key_id not in self._keys and key.data_key_id not in keys:
+                keys.append(key.data_key_id)
                 parts.append(fmt.key_record(key))
                 end += len(parts[-1])
             length = len(waiting.sealed)
             parts += (fmt.before_frame(waiting.frame, length), waiting.sealed, fmt.END)
-            frames.append(Placed(waiting.frame, end + fmt.FRAME_BODY, length))
             end += fmt.AROUND + length
-        return _Laid(parts, keys, frames, end)
+        return _Laid(parts, keys, end)
 
     def _take_in(self, laid: _Laid) -> None:
-        self._contents.keys.update(laid.keys)
-        self._contents.frames += laid.frames
-        self._contents.end = laid.end
+        self._keys.extend(laid.keys)
+        self._end = laid.end
 
     def _write(self, batch: list[_Waiting]) -> None:
         """As `_put`, on a thread; makes a new segment if need be."""
@@ -179,12 +188,13 @@ class Writer:
         except OSError:
             os.close(descriptor)
             raise
-        self._descriptor, self._contents, self._began_at = descriptor, Contents(), now
+        self._descriptor, self._end, self._began_at = descriptor, fmt.HEADER_LENGTH, now
+        self._keys.clear()
 
     def _write_off(self, descriptor: int) -> None:
         """A descriptor whose sync failed is not to be trusted again. What is durable stays; `tidy` finishes it."""
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, self._contents.end)
+            os.ftruncate(descriptor, self._end)
         self._descriptor = None
         os.close(descriptor)
 
@@ -196,9 +206,20 @@ class Writer:
         try:
             if os.fstat(descriptor).st_nlink:
                 with contextlib.suppress(FileNotFoundError):
-                    files.write_index(self._folder, self._name, self._contents, self._group_id)
+                    files.write_index(self._folder, self._name, self._read(), self._group_id)
         finally:
             os.close(descriptor)
+
+    def _read(self) -> Contents:
+        """All of the segment. Raises OSError."""
+        contents = Contents()
+        try:
+            files.scan_file(self._folder / (self._name + files.SEGMENT), contents, self._group_id)
+        except NotASegment as exc:
+            raise OSError(errno.EIO, "a log segment does not begin as it was written") from exc
+        if contents.damaged:
+            log.error("log segment damaged", segment=self._name, bytes=contents.damaged)
+        return contents
 
     async def finish(self) -> None:
         """Write what waits, finish the segment. Nothing may be appended any more. Raises OSError."""

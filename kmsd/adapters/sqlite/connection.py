@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,17 +52,35 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
 
 
 def create(path: Path) -> None:
-    """Make a new, empty database, readable by its owner alone. Raises `StoreConflict` if the file exists."""
+    """Make a new, empty database, readable by its owner alone. Raises `StoreConflict` if the file exists.
+
+    It has its name from the moment in which it is complete: whoever dies on the way can begin anew.
+    """
+    made = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        path.touch(mode=0o600, exist_ok=False)
+        _remove(made)  # what a process of the same number has left
+        made.touch(mode=0o600, exist_ok=False)
+        with translated():
+            connection = sqlite3.connect(made, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.close()
+        migrate(made)
+        os.link(made, path)  # never over another
     except FileExistsError as exc:
         raise StoreConflict(f"{path} exists already") from exc
-    with translated():
-        connection = sqlite3.connect(path, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.close()
-    migrate(path)
+    finally:
+        _remove(made)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(database: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
 
 
 def migrations() -> list[tuple[int, str]]:

@@ -1,0 +1,35 @@
+"""The C side of PKCS#11: what calls leave behind."""
+
+from __future__ import annotations
+
+import gc
+
+from pkcs11 import Attribute
+
+from kmsd.adapters.pkcs11.cryptoki import buffer_of, pack, room
+
+
+def test_templates_leave_no_garbage() -> None:
+    """Nothing that only a collection would find: a worker collects every few hours."""
+
+    def use() -> None:
+        for count in range(1, 6):
+            pack({Attribute.LABEL: b"x" * count, Attribute.ID: b"y" * 16, Attribute.TOKEN: True})
+            room((Attribute.LABEL, Attribute.ID)[:count], 257)
+            buffer_of(count)
+
+    use()
+    gc.collect()
+    gc.disable()
+    try:
+        use()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_packed_values() -> None:
+    """Each attribute has its bytes; an empty one has none."""
+    array, _alive = pack({Attribute.LABEL: b"a\x00b", Attribute.ID: b"", Attribute.MODULUS_BITS: 2048})
+    assert [one.ulValueLen for one in array] == [3, 0, 8]
+    assert array[1].pValue is None
