@@ -22,6 +22,7 @@ from typing import Protocol
 
 import msgspec
 
+from kmsd.adapters.journal.ahead import path_of, redo
 from kmsd.adapters.journal.lines import OWN, SUFFIX, FileName, files_of
 from kmsd.ports import AuditUnavailable
 from kmsd.ports_logs import TrailBatch, TrailChain, TrailRecord
@@ -122,6 +123,8 @@ class TrailReader:
         if lock == _BUSY:
             return TrailBatch((), begin, complete=False)
         try:
+            if lock is not None:
+                redo(self._directory, writer)
             with (self._directory / (file + SUFFIX)).open("rb") as trail:
                 if lock is not None or file not in self._synced:
                     # What a process that died had not synced is in the file, and would be gone with the power.
@@ -146,6 +149,18 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
         return _BUSY
     return descriptor
+
+
+def complete(directory: Path) -> None:
+    """Complete the chains that processes left whom a loss of power ended. Raises OSError."""
+    for path in directory.glob(path_of(Path(), "*").name) if directory.exists() else ():
+        writer = path.name.removeprefix(".").removesuffix(".ahead")
+        lock = _lock(directory / f".{writer}.lock")
+        if lock != _BUSY:
+            try:
+                redo(directory, writer)
+            finally:
+                os.close(lock)
 
 
 def _lines(read: Callable[[int], bytes], begin: int) -> Iterator[tuple[bytes, int]]:

@@ -1,9 +1,10 @@
 """One writer's files: lines appended, chained and synced; what was torn or not acknowledged is cut off again.
 
 Synchronous, and owned by one thread at a time. The rules: nothing counts as written before the sync that follows
-it has succeeded; after a failure the descriptor is closed, the file reopened, compared with what is known to be in
-it, and cut to the last durable byte; after a failed *sync* the file is not written to any more at all, because
-nobody knows which of its pages the kernel gave up.
+it has succeeded, or the write to the file beside the trail that stands for it (`kmsd.adapters.journal.ahead`); after
+a failure the descriptor is closed, the file reopened, compared with what is known to be in it, and cut to the last
+durable byte; after a failed *sync* the file is not written to any more at all, because nobody knows which of its pages
+the kernel gave up.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from kmsd.adapters.aio import Write
 from kmsd.adapters.journal import tail
+from kmsd.adapters.journal.ahead import Block, WriteAhead, path_of, redo
 from kmsd.adapters.journal.lines import (
     COPIES,
     FORMAT,
@@ -31,6 +36,8 @@ from kmsd.adapters.journal.lines import (
 )
 
 PROBE = b"\0" * 4096
+
+log = structlog.get_logger()
 
 
 class WriterBusy(OSError):
@@ -53,6 +60,8 @@ class Settings:
     public_key: bytes | None = None
     """DER SubjectPublicKeyInfo of the audit key; None: `kmsd init` has not made it yet."""
     token_serial: str = ""
+    ahead_bytes: int = 0
+    """Size of the write-ahead file; 0: none, every batch is synced in the trail. For processes that write much."""
 
 
 @dataclass(slots=True)
@@ -71,11 +80,17 @@ class Staged:
     """Lines that are written and not yet durable."""
 
     descriptor: int
-    length: int
-    """Bytes."""
+    block: Block
     head: Head
     """Of the chain with them."""
     last_line: bytes
+    write: Write | None = None
+    """What makes them durable; None: a sync of the descriptor."""
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return len(self.block.lines)
 
 
 class TrailWriter:
@@ -91,8 +106,11 @@ class TrailWriter:
         self._lock: int | None = None
         self._descriptor: int | None = None
         self._name: FileName | None = None
-        self._path = ""
-        """Of the open file."""
+        self._path = self._file = ""
+        """Path and name of the open file."""
+        self._ahead: WriteAhead | None = None
+        self._try_ahead = True
+        """Whether it may be made; it is tried once for each file."""
         self._last: FileName | None = None
         """The last file with a durable line."""
         self._end = 0
@@ -117,6 +135,7 @@ class TrailWriter:
     def open(self) -> None:
         """Take the chain, and find its end. Nothing is written before the first record. Raises `WriterBusy`."""
         self._take_lock()
+        redo(self.directory, self.writer)
         files = files_of(self.directory).get(self.writer, [])
         found: dict[str, Any] = {}
         while files:
@@ -152,6 +171,8 @@ class TrailWriter:
 
     def close(self) -> None:
         """Let go of files and lock; what was not written is lost, and nobody was told that it was."""
+        if self._ahead is not None:
+            self._end_ahead(self._ahead)
         for descriptor in (self._descriptor, self._lock):
             if descriptor is not None:
                 os.close(descriptor)
@@ -185,11 +206,12 @@ class TrailWriter:
     def stage(self, records: Sequence[bytes]) -> Staged:
         """Write `records` where that `is_plain`.
 
-        They are in the trail once their descriptor is synced and `settle` has been called, or else are taken out again
-        by `fail`. Nothing else may be written meanwhile.
+        They are in the trail once their descriptor is synced, or their `write` done, and `settle` has been called, or
+        else are taken out again by `fail`. Nothing else may be written meanwhile.
         """
         try:
-            return self._stage(records)
+            staged = self._stage(records)
+            return staged if self._ahead is None else replace(staged, write=self._ahead.stage(staged.block))
         except Exception as exc:
             self.fail(exc, len(records))
             raise
@@ -198,6 +220,11 @@ class TrailWriter:
         """What was staged is durable."""
         if not staged.length:
             return
+        if self._ahead is not None:
+            if staged.write is None:
+                self._ahead.reset()
+            else:
+                self._ahead.settle(staged.block, staged.write)
         self.head, self._last, self.started = staged.head, self._name, True
         self._end += staged.length
         self._last_line = staged.last_line
@@ -211,6 +238,27 @@ class TrailWriter:
             self._reopen()
         if self._must_rotate():
             self._begin_file()
+        if self._ahead is None and self._try_ahead and self.settings.ahead_bytes:
+            self._begin_ahead()
+
+    def _begin_ahead(self) -> None:
+        """Without it each batch is synced in the trail, which takes longer and is as good."""
+        try:
+            self._ahead = WriteAhead(path_of(self.directory, self.writer), self.settings.ahead_bytes)
+        except OSError as exc:
+            self._try_ahead = False
+            log.info("audit without a write-ahead file", writer=self.writer, reason=str(exc))
+
+    def _end_ahead(self, ahead: WriteAhead) -> None:
+        self._ahead = None
+        try:
+            ahead.repeat(self.directory)
+        except OSError as exc:
+            # Whoever opens the chain next finds it.
+            log.error("audit trail not synced", writer=self.writer, reason=str(exc))  # noqa: TRY400 (one line)
+            ahead.close(remove=False)
+        else:
+            ahead.close(remove=True)
 
     def _stage(self, records: Sequence[bytes]) -> Staged:
         descriptor = self._descriptor
@@ -219,7 +267,8 @@ class TrailWriter:
         lines, head = chained(self.head, [*self._preface, *records])
         if lines:
             self._write(descriptor, lines)
-        return Staged(descriptor, len(lines), head, lines[lines.rfind(b"\n", 0, -1) + 1 :])
+        block = Block(self._file, self._end, lines, self.head)
+        return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :])
 
     def _write(self, descriptor: int, data: bytes) -> None:
         # A file that was removed or moved away takes writes for ever, and nobody would find them.
@@ -246,6 +295,8 @@ class TrailWriter:
 
     def _begin_file(self) -> None:
         """A new file; its first line pins format, writer, key and what it follows; durable with the next write."""
+        if self._ahead is not None:
+            self._ahead.repeat(self.directory)
         now, before = self._now(), self._last
         name = FileName(self.writer, 1 if before is None else before.number + 1, now.date())
         path = self.directory / str(name)
@@ -255,7 +306,7 @@ class TrailWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
-        self._path = str(path)
+        self._path, self._file, self._try_ahead = str(path), str(name), True
         sync_directory(self.directory)
         self._fresh_file = False
         self._preface = [self._opening(name, now, before), *self._preface_without(b"open")]
@@ -293,7 +344,7 @@ class TrailWriter:
             tail.cut(path, self._end)
             if not self._fresh_file:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-                self._path = str(path)
+                self._path, self._file = str(path), path.name
 
     # --- Failing and coming back --------------------------------------------------------------------
 
@@ -313,6 +364,10 @@ class TrailWriter:
     def _recover(self, failure: _Failure) -> None:
         """Before the next attempt: our lock, our file without what was not acknowledged, and a line that tells it."""
         self._take_lock()
+        if failure.in_sync and self._ahead is not None:
+            # Nobody knows what of the batches before is still in the trail.
+            self._ahead.repeat(self.directory)
+            self._end_ahead(self._ahead)
         self._fresh_file = self._fresh_file or failure.in_sync
         told = own_line(
             "recovered",
