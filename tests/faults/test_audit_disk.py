@@ -101,6 +101,7 @@ async def test_a_full_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> No
 
 
 async def test_without_room_for_a_write_ahead_file_the_trail_is_synced(tmp_path: Path) -> None:
+    """Slower, and as good."""
     with small_disk(tmp_path) as disk:
         sink = await JournalSink.open(disk, "worker-0", None, SinkSettings(ahead_bytes=4 * MIB))
         for number in range(3):

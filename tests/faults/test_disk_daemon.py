@@ -68,7 +68,7 @@ def _own(tmp_path: Path, syncs: FailingSyncs) -> Iterator[Daemon]:
 
 
 def test_syncs_fail(own: Daemon, syncs: FailingSyncs) -> None:
-    """EIO from every sync of the trail, of the file beside it, the database, the segments, the token's folder, and of all of them.
+    """EIO from every sync of the trail, of the file beside it, the database, the segments, the token's folder, of all.
 
     What needs the sync is refused by an error that says "try again", the rest goes on; afterwards all that was
     acknowledged is there, also for a new daemon.

@@ -3,8 +3,8 @@
 To sync a file that has grown, a file system commits its size, and one such commit waits for the other; to overwrite a
 block that is there already takes a write to the disk and nothing else, less than half the time with two writers
 (docs/decisions/0016-write-ahead-file.md). So a batch is written to the trail, which is not synced, and past the page
-cache to `.WRITER.ahead`; when that write is done, the batch is durable. The trail is synced when this file is full, when
-the trail goes on in another file, and at the end; then all of this one may be written over.
+cache to `.WRITER.ahead`; when that write is done, the batch is durable. The trail is synced when this file is full,
+when the trail goes on in another file, and at the end; then all of this one may be written over.
 
 The file holds blocks, each at a multiple of 4096 bytes: a line of ASCII `kmsd-ahead 1 FILE OFFSET LENGTH SEQUENCE HASH`
 (where in which file of the trail the lines stand, and after which line of the chain), then the lines as they are in the

@@ -2,9 +2,9 @@
 
 The schedule: as long as each turn of the event loop brings more records, they are gathered, up to `ENOUGH` of them or
 for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.adapters.aio`). The loop goes on
-meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one sync and
-nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that sleeps and
-wakes for each request finds nothing of its work in the processor's caches. Whatever is not
+meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one sync
+and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that sleeps
+and wakes for each request finds nothing of its work in the processor's caches. Whatever is not
 plain writing (another file, recovering from a failure, looking after the disk) is done by a thread, and so are the
 syncs where the kernel cannot be asked.
 """

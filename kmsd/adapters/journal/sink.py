@@ -83,9 +83,7 @@ class JournalSink:
         given = settings or SinkSettings()
         for target in given.forward:
             receiver_for(target, writer)
-        files = Settings(
-            given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes
-        )
+        files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes)
         if signer is not None:
             files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
         names = [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))] if several else [writer]

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from kmsd.adapters.aio import Write
-from kmsd.adapters.journal import tail
+from kmsd.adapters.journal import beside, tail
 from kmsd.adapters.journal.ahead import Block, WriteAhead, path_of, redo
 from kmsd.adapters.journal.lines import (
     COPIES,
@@ -34,8 +34,6 @@ from kmsd.adapters.journal.lines import (
     instant,
     own_line,
 )
-
-PROBE = b"\0" * 4096
 
 log = structlog.get_logger()
 
@@ -307,7 +305,7 @@ class TrailWriter:
             os.close(self._descriptor)
         self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
         self._path, self._file, self._try_ahead = str(path), str(name), True
-        sync_directory(self.directory)
+        beside.sync_directory(self.directory)
         self._fresh_file = False
         self._preface = [self._opening(name, now, before), *self._preface_without(b"open")]
 
@@ -383,34 +381,10 @@ class TrailWriter:
 
     def probe(self) -> None:
         """Prove that there is room and permission to write. The trail is left alone, unless it had failed."""
-        path = self.directory / f".{self.writer}.probe"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        try:
-            view = memoryview(PROBE)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-            path.unlink()
+        beside.try_to_write(self.directory / f".{self.writer}.probe")
         if self._failure is not None:
             self.append([])
 
     def copy(self, line: bytes) -> None:
-        """Add a checkpoint to the copies. One short write, so that writers do not mix their lines."""
-        descriptor = os.open(self.directory / COPIES, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, b"\n" * torn + line + b"\n")
-        finally:
-            os.close(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        """Add a checkpoint to the copies."""
+        beside.add_copy(self.directory / COPIES, line)
