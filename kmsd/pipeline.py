@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -63,12 +64,14 @@ class Pipeline:
         source: Source,
         request_id: str,
         books: Reader,
+        now: datetime,
     ) -> msgspec.Struct | None:
         """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable.
 
-        `books` are those by which the caller was authenticated: the store is asked once a request whether they hold.
+        `books` are those by which the caller was authenticated, and `now` when: the store is asked once a request
+        whether they hold.
         """
-        call = Call(self.world, caller, source, request_id, self.clock.now(), books)
+        call = Call(self.world, caller, source, request_id, now, books)
         request: msgspec.Struct | None = None
         try:
             request = decode()
@@ -91,7 +94,7 @@ class Pipeline:
         await admit(operation, request, call)
         response: msgspec.Struct | None = await operation.handle(request, call)
         _refuse_dry_run(request)
-        await self._record(operation, request, call, Outcome(response=response))
+        await self._record(operation, request, call, Outcome(response))
         for act in call.after_commit:
             await act()
         return response

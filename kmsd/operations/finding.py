@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -83,7 +82,8 @@ async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call:
     named = getattr(request, access.key_member)
     if named is not None:
         found = await find_key(named, call, aliases=True)
-        return replace(found, blob=blob)
+        found.blob = blob
+        return found
     key = await call.books.key(blob.key_id)
     if key is None or not key.exists_at(call.now):
         raise NotFoundException(f"Key '{call.world.place.key(call.caller.account, blob.key_id)}' does not exist")

@@ -128,7 +128,13 @@ class Front:
                 caller=caller,
             )
         response = await self.pipeline.run(
-            question.operation, question.decode, caller=caller, source=source, request_id=request_id, books=books
+            question.operation,
+            question.decode,
+            caller=caller,
+            source=source,
+            request_id=request_id,
+            books=books,
+            now=now,
         )
         return question.render(response, request_id)
 

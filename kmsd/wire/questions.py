@@ -19,8 +19,7 @@ AnyOperation = Operation[Any, Any]
 _PREFIXES = tuple((service.target_prefix, service) for service in Service if service.target_prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """An operation that exists, asked for with a signature that holds."""
 
     operation: AnyOperation
