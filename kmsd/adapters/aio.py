@@ -21,6 +21,7 @@ from typing import NamedTuple
 _PWRITE = 1
 _FDSYNC = 3
 _RESFD = 1
+_ONE = c_long(1)
 _DEPTH = 4
 """Operations that may be under way in one context; only one ever is."""
 
@@ -97,7 +98,10 @@ class KernelSync:
         self._event_descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._control = _Control(flags=_RESFD, event_descriptor=self._event_descriptor)
         self._controls = pointer(self._control)
+        self._controls_reference = byref(self._controls)
         self._event = _Event()
+        self._event_reference = byref(self._event)
+        self._no_timeout = POINTER(_Event)()
         self._then: Callable[[OSError | None], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._event_descriptor, self._done)
@@ -129,13 +133,13 @@ class KernelSync:
         if self._then is not None:
             raise OSError(errno.EBUSY, "a sync is under way")
         self._control.descriptor = descriptor
-        self._do(self._numbers.submit, self._context, c_long(1), byref(self._controls))
+        self._do(self._numbers.submit, self._context, _ONE, self._controls_reference)
         self._then = then
 
     def _done(self) -> None:
         os.eventfd_read(self._event_descriptor)
         event = self._event
-        self._do(self._numbers.getevents, self._context, c_long(1), c_long(1), byref(event), POINTER(_Event)())
+        self._do(self._numbers.getevents, self._context, _ONE, _ONE, self._event_reference, self._no_timeout)
         then, self._then = self._then, None
         if then is None:
             return

@@ -62,7 +62,7 @@ class JournalSink:
             signer=signer,
         )
         self._probed = float("-inf")
-        self._files = writer.path
+        self._file = writer.file
         self._durable = 0
 
     @classmethod
@@ -179,8 +179,8 @@ class JournalSink:
         self._durable = head.sequence
         own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
         self._checkpoints.written(head, own=own)
-        if self._writer.path != self._files:
-            self._files = self._writer.path
+        if self._writer.file != self._file:
+            self._file = self._writer.file
             self._checkpoints.begin()
         for forwarder in self._forwarders:
             forwarder.offer(records)

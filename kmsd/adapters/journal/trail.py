@@ -13,10 +13,10 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -73,8 +73,7 @@ class _Failure:
     """Records that were not written since."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(NamedTuple):
     """Lines that are written and not yet durable."""
 
     descriptor: int
@@ -82,13 +81,8 @@ class Staged:
     head: Head
     """Of the chain with them."""
     last_line: bytes
-    write: Write | None = None
+    write: Write | None
     """What makes them durable; None: a sync of the descriptor."""
-
-    @property
-    def length(self) -> int:
-        """Bytes."""
-        return len(self.block.lines)
 
 
 class TrailWriter:
@@ -104,7 +98,7 @@ class TrailWriter:
         self._lock: int | None = None
         self._descriptor: int | None = None
         self._name: FileName | None = None
-        self._path = self._file = ""
+        self._path = self.file = ""
         """Path and name of the open file."""
         self._ahead: WriteAhead | None = None
         self._try_ahead = True
@@ -188,7 +182,7 @@ class TrailWriter:
         try:
             self._make_ready()
             staged = self._stage(records)
-            if staged.length:
+            if staged.block.lines:
                 self._sync(staged.descriptor)
         except Exception as exc:
             self.fail(exc, len(records))
@@ -208,15 +202,15 @@ class TrailWriter:
         else are taken out again by `fail`. Nothing else may be written meanwhile.
         """
         try:
-            staged = self._stage(records)
-            return staged if self._ahead is None else replace(staged, write=self._ahead.stage(staged.block))
+            return self._stage(records, self._ahead)
         except Exception as exc:
             self.fail(exc, len(records))
             raise
 
     def settle(self, staged: Staged) -> None:
         """What was staged is durable."""
-        if not staged.length:
+        length = len(staged.block.lines)
+        if not length:
             return
         if self._ahead is not None:
             if staged.write is None:
@@ -224,7 +218,7 @@ class TrailWriter:
             else:
                 self._ahead.settle(staged.block, staged.write)
         self.head, self._last, self.started = staged.head, self._name, True
-        self._end += staged.length
+        self._end += length
         self._last_line = staged.last_line
         self._preface.clear()
         self._failure = None
@@ -258,15 +252,16 @@ class TrailWriter:
         else:
             ahead.close(remove=True)
 
-    def _stage(self, records: Sequence[bytes]) -> Staged:
+    def _stage(self, records: Sequence[bytes], ahead: WriteAhead | None = None) -> Staged:
         descriptor = self._descriptor
         if descriptor is None:
             raise OSError("no file is open")
         lines, head = chained(self.head, [*self._preface, *records])
         if lines:
             self._write(descriptor, lines)
-        block = Block(self._file, self._end, lines, self.head)
-        return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :])
+        block = Block(self.file, self._end, lines, self.head)
+        write = None if ahead is None else ahead.stage(block)
+        return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
 
     def _write(self, descriptor: int, data: bytes) -> None:
         # A file that was removed or moved away takes writes for ever, and nobody would find them.
@@ -304,7 +299,7 @@ class TrailWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
-        self._path, self._file, self._try_ahead = str(path), str(name), True
+        self._path, self.file, self._try_ahead = str(path), str(name), True
         beside.sync_directory(self.directory)
         self._fresh_file = False
         self._preface = [self._opening(name, now, before), *self._preface_without(b"open")]
@@ -342,7 +337,7 @@ class TrailWriter:
             tail.cut(path, self._end)
             if not self._fresh_file:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-                self._path, self._file = str(path), path.name
+                self._path, self.file = str(path), path.name
 
     # --- Failing and coming back --------------------------------------------------------------------
 
