@@ -14,7 +14,7 @@ from kmsd.domain.log_group import NO_GROUP, LogGroup
 from kmsd.domain.principal import Caller
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ResourceNotFoundException
 from kmsd.operations.conditions import Conditions
-from kmsd.operations.finding import find_all
+from kmsd.operations.finding import find_targets
 from kmsd.operations.model import (
     Access,
     Call,
@@ -39,7 +39,7 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
         await grant_tokens.check(tokens, call.books, await call.service_box())
     reached: list[tuple[Access, Target]] = []
     for access in operation.access:
-        for target in await find_all(access, request, call):
+        for target in await find_targets(access, request, call):
             reached.append((access, target))
             call.targets.append(target)
     for access, target in reached:
