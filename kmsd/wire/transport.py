@@ -203,7 +203,7 @@ class Server:
         self._unfinished.pop(connection, None)
         if state is State.IDLE:
             self._resting[connection] = None
-        elif state in {State.OPENING, State.BODY}:
+        elif state is State.OPENING or state is State.BODY:
             self._unfinished[connection] = None
 
     def forget(self, connection: Connection) -> None:
