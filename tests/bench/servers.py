@@ -111,8 +111,7 @@ def kmsd(
         if not synced:
             environment["LD_PRELOAD"] = str(library(folder, "nosync", NOSYNC))
         if token_delay is not None:
-            environment["KMSD_SHIM_MODULE"] = str(daemon.place.module)
-            environment["KMSD_SHIM_DELAYS"] = f"{int(shim.Function.ENCRYPT)}:{int(token_delay * 1e6)}"
+            environment |= shimmed(daemon, token_delay)
             text = text.replace(f'module = "{daemon.place.module}"', f'module = "{shim.build(folder)}"')
         if tls is not None:
             text = text.replace("[token]", f'tls_certificate = "{tls[0]}"\ntls_key = "{tls[1]}"\n[token]')
@@ -124,6 +123,14 @@ def kmsd(
         endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{daemon.port}"
         encrypt = wrk.signed(endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": PLAINTEXT})
         yield Site(endpoint, encrypt, daemon.workers(), daemon, key_id)
+
+
+def shimmed(daemon: Daemon, token_delay: float) -> dict[str, str]:
+    """What tells the shim which module stands behind it, and how long each encryption takes."""
+    return {
+        "KMSD_SHIM_MODULE": str(daemon.place.module),
+        "KMSD_SHIM_DELAYS": f"{int(shim.Function.ENCRYPT)}:{int(token_delay * 1e6)}",
+    }
 
 
 SERVING = '"event": "ready"'

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.bench import peers, servers, wrk
+from tests.bench import peers, servers, turns, wrk
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
 from tests.clients import ACCOUNT
@@ -207,9 +207,7 @@ def growth(bench: Bench) -> Report:
     wrote = 0.0
     while wrote < 1_000_000:
         wrote += wrk.run(long.encrypt, connections=64, seconds=20).per_second * 20
-    taken = bench.run(
-        64, small=(small, small.encrypt), large=(large, large.encrypt), long_trail=(long, long.encrypt)
-    )
+    taken = bench.run(64, small=(small, small.encrypt), large=(large, large.encrypt), long_trail=(long, long.encrypt))
     top = taken["small"].per_second
     return {
         **shown(taken),
@@ -253,6 +251,13 @@ def memory(bench: Bench) -> Report:
     }
 
 
+def held_up(bench: Bench) -> Report:
+    """How late the event loop's beats come, with a token that takes 1 ms and with a quick one."""
+    folder = bench.place()
+    folder.mkdir(parents=True)
+    return turns.measure(folder, bench.seconds)
+
+
 def starts(bench: Bench) -> Report:
     """A hundred starts of four workers on one token; and how long two workers and the ceiling take to answer."""
     failures, folder = 0, bench.place()
@@ -285,7 +290,8 @@ def starts(bench: Bench) -> Report:
 
 
 ROWS: dict[str, Callable[[Bench], Report]] = {
-    row.__name__: row for row in (throughput, operations, neighbours, slow_token, https, growth, memory, starts)
+    row.__name__: row
+    for row in (throughput, operations, neighbours, slow_token, held_up, https, growth, memory, starts)
 }
 
 
