@@ -84,6 +84,8 @@ class Front:
         request_id = new_request_id()
         protocol = protocol_of(request)
         begun, code = perf_counter(), OK
+        lockstep = self.pipeline.lockstep
+        lockstep.running += 1
         try:
             return await self._call(request, request_id, protocol)
         except ServiceError as error:
@@ -99,6 +101,7 @@ class Front:
             code = KMSInternalException.__name__
             return protocol.error(KMSInternalException(), request_id)
         finally:
+            lockstep.running -= 1
             self.meter.answered(protocol.target, code, perf_counter() - begun)
 
     async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:
@@ -114,6 +117,7 @@ class Front:
             signed = now if self.wall is None else self.wall.now()
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, books = await self._authenticated(claim, now)
+            await self.pipeline.lockstep.pause()
             question = protocol.question(request)
             if self.rates is not None and not self.rates.take(question.operation, caller.principal_arn, monotonic()):
                 raise ThrottlingException(RATE_EXCEEDED)
