@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
@@ -27,8 +27,7 @@ SHARE = 0.02
 they are, sealed all the same: a rush of events costs disk then, and not the other callers' time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A frame, ready to be appended."""
 
     frame: Frame
@@ -46,31 +45,33 @@ async def seal(
 ) -> Sealed:
     """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does."""
     data_key = await room.keys.for_sealing(books, subject_of(group), batch.size, now)
-    packing, packed = await _pack(room, log_event.encode(batch))
+    packing, packed = await _packed(room, batch)
     frame = Frame(
-        stream_id=stream.stream_id,
-        data_key_id=data_key.wrapped.data_key_id,
-        frame_id=room.frame_ids.next(int(now.timestamp() * 1_000_000)),
-        first_at=batch.times[0],
-        last_at=batch.times[-1],
-        ingested_at=millis(now),
-        events=len(batch.times),
-        size=batch.size,
-        packing=packing,
+        stream.stream_id,
+        data_key.wrapped.data_key_id,
+        room.frame_ids.next(int(now.timestamp() * 1_000_000)),
+        batch.times[0],
+        batch.times[-1],
+        millis(now),
+        len(batch.times),
+        batch.size,
+        packing,
     )
     aad = log_frame.associated_data(group.group_id, frame.encode())
     sealed = data_key.cipher.encrypt(log_frame.nonce(frame.frame_id), packed, aad)
     return Sealed(frame, sealed, data_key.wrapped)
 
 
-async def _pack(room: LogRoom, content: bytes) -> tuple[int, bytes]:
-    """Compress, as long as there is time for it."""
+async def _packed(room: LogRoom, batch: Batch) -> tuple[int, bytes | bytearray]:
+    """Encode, and compress as long as there is time for it. What it returns is good until something is awaited."""
     now = time.monotonic()
     room.pack_seconds = min(room.pack_seconds + (now - room.packed_at) * SHARE, SHARE)
     room.packed_at = now
     if room.pack_seconds <= 0:
-        return log_frame.PLAIN, content
-    parts: list[bytes] = []
+        log_event.encode(batch, room.content)
+        return log_frame.PLAIN, room.content
+    content, parts = bytearray(), list[bytes]()
+    log_event.encode(batch, content)
     began = time.thread_time()
     for number, part in enumerate(log_event.deflated(content), 1):
         parts.append(part)

@@ -35,7 +35,7 @@ PIECE = 61_440
 compressing."""
 _INDEX_BITS = 16
 _ID_BITS = 80 + _INDEX_BITS
-_encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
 _show = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
 
@@ -128,13 +128,16 @@ def _within_time(batch: Batch, now: int, oldest_kept: int) -> Batch:
     return batch
 
 
-def encode(batch: Batch) -> bytes:
-    """The content of a frame, before it is compressed and sealed."""
+def encode(batch: Batch, into: bytearray) -> None:
+    """The content of a frame, before it is compressed and sealed; it replaces what `into` holds.
+
+    A buffer that is used again and again stays in the processor's caches.
+    """
     first = batch.times[0]
-    return _encode(([time - first for time in batch.times], batch.messages))
+    _encoder.encode_into(([time - first for time in batch.times], batch.messages), into)
 
 
-def deflated(content: bytes) -> Iterator[bytes]:
+def deflated(content: bytes | bytearray) -> Iterator[bytes]:
     """`content` compressed, part by part, for whoever has something else to do in between."""
     packer, whole = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS), memoryview(content)
     for begin in range(0, len(whole), PIECE):

@@ -31,8 +31,9 @@ def test_pieces_are_one_stream(size: int) -> None:
 
 async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() -> None:
     """A large batch goes to others several times; what it took is missing afterwards, and batches are stored as is."""
-    room: Any = SimpleNamespace(pack_seconds=1.0, packed_at=0.0)
-    turns = 0
+    room: Any = SimpleNamespace(pack_seconds=1.0, packed_at=0.0, content=bytearray())
+    turns, batch, content = 0, Batch([1] * 1_000, ["a line of a log " * 64] * 1_000, 0), bytearray()
+    log_event.encode(batch, content)
 
     async def others() -> None:
         nonlocal turns
@@ -41,15 +42,16 @@ async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() 
             turns += 1
 
     task = asyncio.create_task(others())
-    content = b"a line of a log " * 65_536
-    packing, packed = await log_batches._pack(room, content)
+    packing, packed = await log_batches._packed(room, batch)
     task.cancel()
     assert packing == log_frame.DEFLATE
     assert zlib.decompress(packed, -zlib.MAX_WBITS) == content
     assert turns >= 4
     assert room.pack_seconds < log_batches.SHARE
     room.pack_seconds = -1.0
-    assert await log_batches._pack(room, content) == (log_frame.PLAIN, content)
+    for small in (Batch([1], ["short"], 0), batch):
+        log_event.encode(small, content)
+        assert await log_batches._packed(room, small) == (log_frame.PLAIN, content)
     assert room.pack_seconds < 0
 
 
@@ -93,7 +95,9 @@ def test_content_reads_back() -> None:
     """By `decode`: times, messages, and a place for each."""
     batch = Batch([5, 5, 9], ["a", "é", "c"], 82)
     frame = log_frame.Frame(b"s" * 16, b"k" * 16, b"f" * 10, 5, 9, 11, 3, 82, log_frame.DEFLATE)
-    found = log_event.decode(frame, b"".join(log_event.deflated(log_event.encode(batch))))
+    content = bytearray(b"what was there before, and is longer than what comes")
+    log_event.encode(batch, content)
+    found = log_event.decode(frame, b"".join(log_event.deflated(content)))
     assert [(one.timestamp, one.message) for one in found] == [(5, "a"), (5, "é"), (9, "c")]
     assert sorted({one.position for one in found}) == [one.position for one in found]
     assert datetime.fromtimestamp(found[0].ingested_at / 1000, UTC).year == 1970
