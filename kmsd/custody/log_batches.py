@@ -22,9 +22,12 @@ from kmsd.ports_logs import SegmentDamaged, StoredFrame
 PIECES_A_TURN = 3
 """So many are compressed before other callers have their turn: half a millisecond. A thread would cost more, in waiting
 for the interpreter's lock."""
-SHARE = 0.02
-"""Compressing is half the work of a batch. It may take this share of a process's time; beyond, batches are stored as
-they are, sealed all the same: a rush of events costs disk then, and not the other callers' time."""
+SHARE = 0.05
+"""Compressing costs as much as all other work of a batch. It may take this share of the time in which a process has
+nothing to do; beyond, batches are stored as they are, sealed all the same: a rush of events costs disk then, and not
+the other callers' time."""
+MOST_SAVED = 0.05
+"""Seconds for it that a process can save up."""
 
 
 class Sealed(NamedTuple):
@@ -41,11 +44,21 @@ def subject_of(group: LogGroup) -> Subject:
 
 
 async def seal(
-    room: LogRoom, books: Reader, group: LogGroup, stream: LogStream, batch: Batch, *, now: datetime
+    room: LogRoom,
+    books: Reader,
+    group: LogGroup,
+    stream: LogStream,
+    batch: Batch,
+    *,
+    now: datetime,
+    compress: bool = False,
 ) -> Sealed:
-    """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does."""
+    """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does.
+
+    With `compress` it is compressed first whether there is time for it or not.
+    """
     data_key = await room.keys.for_sealing(books, subject_of(group), batch.size, now)
-    packing, packed = await _packed(room, batch)
+    packing, packed = await _packed(room, batch, compress=compress)
     frame = Frame(
         stream.stream_id,
         data_key.wrapped.data_key_id,
@@ -62,26 +75,33 @@ async def seal(
     return Sealed(frame, sealed, data_key.wrapped)
 
 
-async def _packed(room: LogRoom, batch: Batch) -> tuple[int, bytes | bytearray]:
-    """Encode, and compress as long as there is time for it. What it returns is good until something is awaited."""
-    now = time.monotonic()
-    room.pack_seconds = min(room.pack_seconds + (now - room.packed_at) * SHARE, SHARE)
-    room.packed_at = now
-    if room.pack_seconds <= 0:
+async def _packed(room: LogRoom, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
+    """Encode and perhaps compress. What it returns is good until something is awaited."""
+    if not compress and _seconds_to_spend(room) <= 0:
         log_event.encode(batch, room.content)
         return log_frame.PLAIN, room.content
     content, parts = bytearray(), list[bytes]()
     log_event.encode(batch, content)
-    began = time.thread_time()
+    spent, began = 0.0, time.thread_time()
     for number, part in enumerate(log_event.deflated(content), 1):
         parts.append(part)
         if number % PIECES_A_TURN == 0:
-            room.pack_seconds -= time.thread_time() - began
+            spent += time.thread_time() - began
             await asyncio.sleep(0)
             began = time.thread_time()
-    room.pack_seconds -= time.thread_time() - began
+    if not compress:
+        room.pack_seconds -= spent + time.thread_time() - began
     packed = b"".join(parts)
     return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
+
+
+def _seconds_to_spend(room: LogRoom) -> float:
+    """What compressing may take now."""
+    now, busy = time.monotonic(), time.process_time()
+    idle = (now - room.packed_at) - (busy - room.packed_busy)
+    room.pack_seconds = min(room.pack_seconds + max(idle, 0.0) * SHARE, MOST_SAVED)
+    room.packed_at, room.packed_busy = now, busy
+    return room.pack_seconds
 
 
 def open_frames(

@@ -187,7 +187,8 @@ class AuditCopy:
         batch = Batch(in_order, texts, size_of(texts))
         now = self.room.now()
         books = await self.store.read()
-        sealed = await log_batches.seal(self.room, books, group, stream, batch, now=now)
+        # Records resemble each other so much that compressing costs less than to seal and store them as they are.
+        sealed = await log_batches.seal(self.room, books, group, stream, batch, now=now, compress=True)
         await self.room.segments.append(group.group_id, sealed.frame, sealed.content, sealed.data_key)
 
     # --- The group and its streams ------------------------------------------------------------------

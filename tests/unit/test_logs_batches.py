@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import zlib
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -31,7 +32,8 @@ def test_pieces_are_one_stream(size: int) -> None:
 
 async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() -> None:
     """A large batch goes to others several times; what it took is missing afterwards, and batches are stored as is."""
-    room: Any = SimpleNamespace(pack_seconds=1.0, packed_at=0.0, content=bytearray())
+    fields = {"pack_seconds": 0.04, "packed_at": time.monotonic(), "packed_busy": time.process_time()}
+    room: Any = SimpleNamespace(**fields, content=bytearray())
     turns, batch, content = 0, Batch([1] * 1_000, ["a line of a log " * 64] * 1_000, 0), bytearray()
     log_event.encode(batch, content)
 
@@ -42,17 +44,28 @@ async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() 
             turns += 1
 
     task = asyncio.create_task(others())
-    packing, packed = await log_batches._packed(room, batch)
+    packing, packed = await log_batches._packed(room, batch, compress=False)
     task.cancel()
     assert packing == log_frame.DEFLATE
     assert zlib.decompress(packed, -zlib.MAX_WBITS) == content
     assert turns >= 4
-    assert room.pack_seconds < log_batches.SHARE
+    assert room.pack_seconds < 0.04
     room.pack_seconds = -1.0
     for small in (Batch([1], ["short"], 0), batch):
         log_event.encode(small, content)
-        assert await log_batches._packed(room, small) == (log_frame.PLAIN, content)
-    assert room.pack_seconds < 0
+        assert await log_batches._packed(room, small, compress=False) == (log_frame.PLAIN, content)
+    assert -1.0 <= room.pack_seconds < -0.9
+    assert (await log_batches._packed(room, batch, compress=True))[0] == log_frame.DEFLATE
+
+
+async def test_a_busy_process_compresses_nothing() -> None:
+    """What may be spent grows by a share of the time that it idles, to a bound, and of no other."""
+    room: Any = SimpleNamespace(pack_seconds=0.0)
+    for waited, busy, gained in ((1.0, 1.0, 0.0), (0.5, 0.0, 0.5), (0.4, 0.3, 0.1), (100.0, 0.0, 99.0)):
+        saved = room.pack_seconds
+        room.packed_at, room.packed_busy = time.monotonic() - waited, time.process_time() - busy
+        expected = min(saved + gained * log_batches.SHARE, log_batches.MOST_SAVED)
+        assert log_batches._seconds_to_spend(room) == pytest.approx(expected, abs=0.002)
 
 
 def events(*offsets: int) -> list[InputLogEvent]:
