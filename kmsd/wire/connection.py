@@ -300,11 +300,7 @@ class Connection(asyncio.Protocol):
         """Handle what is queued, in order, until there is none or the connection is to be closed."""
         try:
             while self._queue:
-                item = self._queue.pop(0)
-                if isinstance(item, ServiceError):
-                    self._finish(item)
-                    return
-                if not await self._answer_one(*item):
+                if not await self._answer_next():
                     return
                 if not self._queue and not self._reading:
                     self._read_again()
@@ -315,12 +311,19 @@ class Connection(asyncio.Protocol):
             elif self.state is not State.DEAF:
                 self._rest()
 
-    async def _answer_one(self, message: Any, body: bytes) -> bool:
-        """Handle one request and write its answer; whether the connection stays open."""
+    async def _answer_next(self) -> bool:
+        """Handle the next request and write its answer; whether the connection stays open."""
+        item = self._queue.pop(0)
+        if isinstance(item, ServiceError):
+            self._finish(item)
+            return False
         self._parser.message_consumed()
+        message, body = item
         method = message.method
         version = "1.1" if message.version[1] else "1.0"
         received = Received(method, message.path, tuple(message.headers.items()), body)
+        # Whoever reads the body lets go of it: a call waits for the disk, and a batch of log events is long.
+        del item, body
         server = self._server
         request = Request(received, self._peer, self._tls, version, self._loop.time())
         # aiohttp 3.14 adds the last trailer of a chunked body to the headers of the request after it.

@@ -131,6 +131,7 @@ class Front:
                 access_key_id="" if claim is None else claim.access_key_id,
                 caller=caller,
             )
+        claim = None  # it has the body too
         response = await self.pipeline.run(
             question.operation,
             question.decode,
