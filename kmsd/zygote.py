@@ -103,6 +103,8 @@ def main() -> int:
 def read_python() -> None:
     """Import all that a worker needs, and have the collector leave it alone: memory that it writes to is not shared."""
     gc.disable()
+    # structlog takes it, wherever it is installed, to colour tracebacks that no worker prints.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # what import then says is that there is none
     import_module("kmsd.worker")
     gc.collect()
     gc.freeze()

@@ -62,7 +62,7 @@ def _imports(config: Config, rooms: Rooms) -> Iterator[Finding]:
             info = rooms.import_token.info
             text = f"import token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
             yield Finding(OK, "import", text)
-    offered = import_parameters.offered(rooms.pipeline.world.tokens)
+    offered = await import_parameters.offered(rooms.pipeline.world.tokens)
     for algorithm in WrappingAlgorithm:
         name = offered.get(algorithm)
         called = f"wrapping algorithm {algorithm}"
