@@ -106,6 +106,7 @@ def read_python() -> None:
     # structlog takes it, wherever it is installed, to colour tracebacks that no worker prints.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # what import then says is that there is none
     import_module("kmsd.worker")
+    import_module("kmsd.warming").warm_up()
     gc.collect()
     gc.freeze()
 
