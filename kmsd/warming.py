@@ -27,7 +27,7 @@ _POINT = bytes.fromhex(
 def warm_up() -> None:
     """Have libraries set themselves up that do so at their first use."""
     import_module("_strptime")
-    connection.newest()
+    connection.migrations()
     with suppress(configuration.ConfigError):
         configuration.parse("", Path())
     key = load_der_public_key(subject_public_key_info(_POINT))

@@ -83,7 +83,7 @@ def version(connection: sqlite3.Connection) -> int:
 
 def newest() -> int:
     """The schema version that this release writes."""
-    return max(int(entry.name[:4]) for entry in MIGRATIONS.iterdir() if entry.name.endswith(".sql"))
+    return migrations()[-1][0]
 
 
 def schema(path: Path) -> int:

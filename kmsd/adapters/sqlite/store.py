@@ -44,7 +44,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
 
     def _require_version(self) -> None:
-        present, known = connections.version(self._reading), connections.newest()
+        present, known = connections.version(self._reading), connections.migrations()[-1][0]
         if present != known:
             raise StoreUnavailable(
                 f"{self.path} has schema version {present}, this kmsd needs {known}: "
