@@ -35,6 +35,8 @@ _MOST_DESCRIPTORS = 16
 """Of an order: SCM_MAX_FD is 253."""
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """A terminal sends these to every process that it has; the zygote waits for `kmsd serve`."""
+_FOR_TERMINALS = ("rich", "colorama")
+"""structlog takes these, wherever they are installed, for colours that no worker prints."""
 _LOOK_SECONDS = 0.0002
 
 
@@ -103,8 +105,8 @@ def main() -> int:
 def read_python() -> None:
     """Import all that a worker needs, and have the collector leave it alone: memory that it writes to is not shared."""
     gc.disable()
-    # structlog takes it, wherever it is installed, to colour tracebacks that no worker prints.
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # what import then says is that there is none
+    for name in _FOR_TERMINALS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # what import then says is that there is none
     import_module("kmsd.worker")
     import_module("kmsd.warming").warm_up()
     gc.collect()
