@@ -108,6 +108,7 @@ class Children:
         """By process id: a descriptor that can be read when the process has ended (pidfd_open(2))."""
         self._strangers: dict[int, tuple[float, int]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
+        self._no_more = False
 
     def begin(self) -> None:
         """Hear of every process that ends from now on, or has ended."""
@@ -116,15 +117,19 @@ class Children:
             self._watch(self._zygote.pid)
         self._sweep()
 
+    def no_more(self) -> None:
+        """Have no worker born any more. Who waits for one has it, or `NotBorn`, in a moment."""
+        self._no_more = True
+        if self._zygote is not None:
+            self._zygote.end()
+
     def end(self) -> None:
         """End the zygote, which holds nothing, and watch nobody any more."""
+        self.no_more()
         for pid in list(self._watched):
             self._unwatch(pid)
         if self._sweeping is not None:
             self._sweeping.cancel()
-        last, self._zygote = self._zygote, None
-        if last is not None:
-            last.end()
 
     def _watch(self, pid: int) -> None:
         self._watched[pid] = os.pidfd_open(pid)
@@ -145,6 +150,8 @@ class Children:
     async def worker(self, order_with: Callable[[int], Order]) -> tuple[Child, Words]:
         """A new worker, and what it writes to the descriptor that its order is made with. Raises `NotBorn`."""
         for _ in range(ATTEMPTS):
+            if self._no_more:
+                break
             since = time.monotonic()
             reading, writing = os.pipe()
             words = await Words.at(reading)
@@ -226,8 +233,10 @@ class Children:
                 del self._strangers[next(iter(self._strangers))]
 
     def _zygote_ended(self, old: Zygote, status: int) -> None:
-        log.error("zygote died", status=status)
         old.ended()
         self._zygote = None
+        if self._no_more:
+            return
+        log.error("zygote died", status=status)
         if time.monotonic() - old.started > FIT_SECONDS:
             self._new()

@@ -169,11 +169,13 @@ class Supervisor:
         born = asyncio.create_task(self.children.worker(partial(self._order, index)))
         try:
             await self._until_stopping(born)
-            if not born.done():
-                raise StartFailed(0 if self._stopping.is_set() else EXIT_CONFIG)
-            child, words = born.result()
+            if self._stopping.is_set():
+                self.children.no_more()
+            elif not born.done():
+                raise StartFailed(EXIT_CONFIG)
+            child, words = await born
         except NotBorn as exc:
-            raise StartFailed(EXIT_CONFIG) from exc
+            raise StartFailed(0 if self._stopping.is_set() else EXIT_CONFIG) from exc
         finally:
             born.cancel()
         said = asyncio.create_task(words.rest())

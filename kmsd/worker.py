@@ -111,7 +111,10 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     _settle_memory()
-    os.write(lines.ready, READY)
+    try:
+        os.write(lines.ready, READY)
+    except BrokenPipeError:
+        end()  # the parent has given up waiting
     os.close(lines.ready)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())

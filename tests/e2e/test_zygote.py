@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -161,3 +162,26 @@ def test_an_interrupt_of_the_terminal_reaches_all(tmp_path: Path) -> None:
         until(lambda: not any(map(alive, family)), daemon)
         assert "Traceback" not in daemon.log()
         assert "died" not in daemon.log()
+
+
+def test_a_stop_at_any_moment_of_the_start(tmp_path: Path) -> None:
+    """Nobody is left behind who would hold the socket: it can be bound at once, and the data directory locked."""
+    with provisioned(tmp_path, workers=3) as daemon:
+        for turn in range(12):
+            daemon.start(ready=False)
+            assert daemon.process is not None
+            until(lambda: daemon.children() != [], daemon)
+            if turn % 2:
+                until(lambda: daemon.workers() != [], daemon)
+            time.sleep(turn * 0.02)
+            family = daemon.children()
+            daemon.process.terminate()
+            status = daemon.process.wait(30)
+            assert status in (0, -signal.SIGTERM), daemon.log()
+            daemon.process = None
+            assert status != 0 or not any(map(alive, family))
+            until(lambda family=family: not any(map(alive, family)), daemon)  # type: ignore[misc]
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", daemon.port))
+        assert "Traceback" not in daemon.log()
