@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -152,50 +153,44 @@ class Children:
         for _ in range(ATTEMPTS):
             if self._no_more:
                 break
-            since = time.monotonic()
-            reading, writing = os.pipe()
-            words = await Words.at(reading)
             try:
-                asked = self._ask(order_with(writing))
-            finally:
-                os.close(writing)
-            try:
-                async with asyncio.timeout(BIRTH_SECONDS):
-                    said = await words.line()
-            except BaseException as exc:
-                # One that is born after all finds nobody listening, and leaves.
+                child, words = await self._attempt(order_with)
+            except OSError as exc:
+                log.error("zygote does not take orders", detail=str(exc))  # noqa: TRY400 (one clear line)
+                self._drop()
+            else:
+                if child is not None:
+                    return child, words
                 words.close()
-                if not isinstance(exc, TimeoutError):
-                    raise
-                log.error("zygote replaced: it does not answer")  # noqa: TRY400 (one clear line)
-                self._replace(asked)
-                continue
-            if said.endswith(b"\n"):
-                return self._claim(int(said), since), words
-            words.close()
         raise NotBorn
 
-    def _ask(self, order: Order) -> Zygote:
-        """Give the order to a zygote that takes it. Raises `NotBorn`."""
-        for _ in range(2):
-            present = self._zygote or self._new()
+    async def _attempt(self, order_with: Callable[[int], Order]) -> tuple[Child | None, Words]:
+        """One order. Raises OSError if nobody takes it, or nothing comes of it in time (TimeoutError)."""
+        since = time.monotonic()
+        reading, writing = os.pipe()
+        words = await Words.at(reading)
+        try:
             try:
-                present.order(order)
-            except OSError:
-                self._replace(present)
-            else:
-                return present
-        raise NotBorn
+                present = self._zygote or self._new()
+                present.order(order_with(writing))
+            finally:
+                os.close(writing)
+            async with asyncio.timeout(BIRTH_SECONDS):
+                said = await words.line()
+        except BaseException:
+            words.close()  # a worker that is born after all finds nobody listening, and leaves
+            raise
+        return self._claim(int(said), since) if said.endswith(b"\n") else None, words
 
     def _new(self) -> Zygote:
         self._zygote = Zygote()
         self._watch(self._zygote.pid)
         return self._zygote
 
-    def _replace(self, old: Zygote) -> None:
-        """Whoever asks next has another."""
-        if self._zygote is old:
-            self._zygote = None
+    def _drop(self) -> None:
+        """Whoever asks next has another zygote."""
+        old, self._zygote = self._zygote, None
+        if old is not None:
             old.end()
 
     def _claim(self, pid: int, since: float) -> Child:
@@ -239,4 +234,5 @@ class Children:
             return
         log.error("zygote died", status=status)
         if time.monotonic() - old.started > FIT_SECONDS:
-            self._new()
+            with suppress(OSError):  # the next worker's attempt says what it is
+                self._new()

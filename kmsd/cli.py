@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from kmsd.secrecy import keep_to_oneself
-from kmsd.zygote import Zygote
+from kmsd.zygote import Zygote, leave_out
 
 MODULES = {
     "init": "init",
@@ -55,6 +55,7 @@ def command_of(arguments: list[str]) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """The console script; its exit status. Exits for a command line that is wrong, and after help."""
     keep_to_oneself()
+    leave_out()
     given = sys.argv[1:] if arguments is None else arguments
     command = command_of(given)
     # Most of a start is reading Python: the zygote begins with it before this process goes on.

@@ -36,7 +36,7 @@ _MOST_DESCRIPTORS = 16
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 """A terminal sends these to every process that it has; the zygote waits for `kmsd serve`."""
 _FOR_TERMINALS = ("rich", "colorama")
-"""structlog takes these, wherever they are installed, for colours that no worker prints."""
+"""structlog takes these, wherever they are installed, to print tracebacks; kmsd prints none (`kmsd.logs`)."""
 _LOOK_SECONDS = 0.0002
 
 
@@ -102,11 +102,16 @@ def main() -> int:
     return status
 
 
+def leave_out() -> None:
+    """Have this process import nothing that it has no use for, before it imports structlog."""
+    for name in _FOR_TERMINALS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # what import then says is that there is none
+
+
 def read_python() -> None:
     """Import all that a worker needs, and have the collector leave it alone: memory that it writes to is not shared."""
     gc.disable()
-    for name in _FOR_TERMINALS:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # what import then says is that there is none
+    leave_out()
     import_module("kmsd.worker")
     import_module("kmsd.warming").warm_up()
     gc.collect()
