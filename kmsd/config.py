@@ -15,7 +15,6 @@ CREDENTIAL = "credential:"
 """A path that begins so names a systemd credential."""
 RATES = ("cryptographic", "management", "logs", "sts")
 """The rates of `[rates]`."""
-DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
 
 
 class ConfigError(Exception):

@@ -38,7 +38,7 @@ def first_positions(names: tuple[str, ...]) -> dict[str, int]:
 
 
 _NOBODY = secrets.token_bytes(32)
-"""The signing key of a secret that nobody has; made anew in each process."""
+"""The signing key of a secret that nobody has; all workers of one zygote have the same."""
 
 
 class Received(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +51,22 @@ class Site:
 
     def memory(self) -> float:
         """Proportional set size of its processes, in MiB."""
-        total = 0
-        for pid in self.pids:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total / 1024
+        return proportional_size(self.pids)
+
+    def whole_memory(self) -> float:
+        """The same with all that a daemon runs besides its workers."""
+        if self.daemon is None or self.daemon.process is None:
+            return self.memory()
+        return proportional_size([self.daemon.process.pid, *self.daemon.children()])
+
+
+def proportional_size(pids: Iterable[int]) -> float:
+    """Of these processes together, in MiB: what several share counts once."""
+    total = 0
+    for pid in pids:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
