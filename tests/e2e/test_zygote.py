@@ -123,6 +123,14 @@ def test_the_zygote_holds_nothing(daemon: Daemon) -> None:
     assert len(list(Path(f"/proc/{zygote_of(daemon)}/task").iterdir())) == 1
 
 
+def test_a_program_that_a_module_starts_inherits_nothing(daemon: Daemon) -> None:
+    """Every descriptor of a worker is closed by execve, the listening socket among them."""
+    for pid in daemon.workers():
+        for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+            flags = next(line.split()[1] for line in entry.read_text().splitlines() if line.startswith("flags:"))
+            assert int(entry.name) <= 2 or int(flags, 8) & os.O_CLOEXEC, entry.parents[1] / "fd" / entry.name
+
+
 def test_what_workers_draw_differs(daemon: Daemon) -> None:
     """Request ids, keys' ids and nonces of one worker are not those of another that was forked from the same memory."""
     seen: set[str] = set()
