@@ -15,6 +15,8 @@ import pytest
 
 from kmsd import zygote
 from tests.daemon import Daemon, name_of, provisioned
+from tests.faults.bent import bent_daemon
+from tests.shim import Function, compiler
 
 
 @pytest.fixture(name="daemon")
@@ -192,4 +194,21 @@ def test_a_stop_at_any_moment_of_the_start(tmp_path: Path) -> None:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", daemon.port))
+        assert "Traceback" not in daemon.log()
+
+
+@pytest.mark.skipif(compiler() is None, reason="the shim needs a C compiler")
+def test_a_stop_in_the_middle_of_a_login(tmp_path: Path) -> None:
+    """The call into the token is finished first: SoftHSM's token would else be gone, and no start find it again."""
+    with bent_daemon(tmp_path) as (daemon, shim):
+        shim.delay(Function.LOGIN, 1.0)
+        before = shim.calls(Function.LOGIN)
+        daemon.start(ready=False)
+        until(lambda: shim.calls(Function.LOGIN) > before, daemon)
+        assert daemon.process is not None
+        begun = time.monotonic()
+        daemon.process.terminate()
+        assert daemon.process.wait(30) == 0
+        assert time.monotonic() - begun > 0.3
+        daemon.process = None
         assert "Traceback" not in daemon.log()
