@@ -22,7 +22,8 @@ class Lockstep:
 
     def __init__(self) -> None:
         self.running = 0
-        """Calls that were begun, without those that wait for their record; whoever begins and ends one counts it."""
+        """Calls that have come in, without those that wait for their record. The transport counts them, as it reads
+        them off the wire: before the first of them runs, so that each knows of the others."""
 
     @types.coroutine
     def pause(self) -> Generator[None, None, None]:

@@ -186,7 +186,7 @@ class Supervisor:
         finally:
             said.cancel()
             words.close()
-        child.terminate()
+        await _end(child)
         status = await child.wait()
         if self._stopping.is_set():
             raise StartFailed(0)

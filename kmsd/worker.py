@@ -71,6 +71,7 @@ def main(order: Order) -> int:
 
 async def run(lines: Lines) -> int:
     """Serve until a signal, or until the parent is gone. The exit status."""
+    _finish_what_is_begun()
     try:
         config = configuration.load(memory_path(lines.text))
         async with open_rooms(config, f"worker-{lines.number}") as rooms:
@@ -81,6 +82,26 @@ async def run(lines: Lines) -> int:
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         log.error("cannot start", error=type(exc).__name__, detail=str(exc))  # noqa: TRY400 (one clear line)
         return EXIT_CONFIG
+    except asyncio.CancelledError:
+        # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
+        os._exit(0)
+
+
+def _finish_what_is_begun() -> None:
+    """Whoever is told to end while it starts ends its call into the token first.
+
+    SoftHSM empties its token's file at each login and writes it anew: a process that ends between costs the token.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        if task is not None and not told:
+            told = task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
 
 
 async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
@@ -97,7 +118,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     credentials = Credentials(rooms.token, place, signing_key)
     front = Front(rooms.pipeline, credentials, probes, refusals, counting.meter, rooms.watch.wall, rates_of(config))
     listener = Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
-    server = await serve(front.handle, [listener], limits_of(config))
+    server = await serve(front.handle, [listener], limits_of(config), rooms.pipeline.lockstep)
 
     def end() -> None:
         nonlocal rest

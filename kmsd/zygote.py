@@ -80,7 +80,8 @@ class Zygote:
 def received(channel: socket.socket) -> Order | None:
     """The next order; None: whoever gave them is gone."""
     passed = array("i")
-    text, ancillary, _, _ = channel.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(_MOST_DESCRIPTORS * passed.itemsize))
+    room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * passed.itemsize)
+    text, ancillary, _, _ = channel.recvmsg(_MOST_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             passed.frombytes(payload)

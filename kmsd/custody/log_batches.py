@@ -19,14 +19,14 @@ from kmsd.domain.log_group import LogGroup, LogStream, millis
 from kmsd.ports import Reader
 from kmsd.ports_logs import SegmentDamaged, StoredFrame
 
-PIECES_A_TURN = 3
-"""So many are compressed before other callers have their turn: half a millisecond. A thread would cost more, in waiting
-for the interpreter's lock."""
-SHARE = 0.05
+PIECES_A_TURN = 2
+"""So many are compressed before other callers have their turn: half a millisecond at the most. A thread would cost
+more, in waiting for the interpreter's lock."""
+SHARE = 0.02
 """Compressing costs as much as all other work of a batch. It may take this share of the time in which a process has
 nothing to do; beyond, batches are stored as they are, sealed all the same: a rush of events costs disk then, and not
 the other callers' time."""
-MOST_SAVED = 0.05
+MOST_SAVED = 0.02
 """Seconds for it that a process can save up."""
 
 

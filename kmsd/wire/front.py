@@ -84,8 +84,6 @@ class Front:
         request_id = new_request_id()
         protocol = protocol_of(request)
         begun, code = perf_counter(), OK
-        lockstep = self.pipeline.lockstep
-        lockstep.running += 1
         try:
             return await self._call(request, request_id, protocol)
         except ServiceError as error:
@@ -101,7 +99,6 @@ class Front:
             code = KMSInternalException.__name__
             return protocol.error(KMSInternalException(), request_id)
         finally:
-            lockstep.running -= 1
             self.meter.answered(protocol.target, code, perf_counter() - begun)
 
     async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:

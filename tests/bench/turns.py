@@ -64,7 +64,7 @@ async def _serve(path: Path, pipe: Pipe) -> None:
         refusals = RefusalLedger(pipeline.sink, pipeline.world.place)
         front = Front(pipeline, Credentials(rooms.token, pipeline.world.place, signing_key), {}, refusals)
         sock = bind_tcp("127.0.0.1", 0)
-        server = await serve(front.handle, [Listener(sock)])
+        server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         pipe.send(sock.getsockname()[1])
         beats, wanted = Beats(), asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), wanted.set)

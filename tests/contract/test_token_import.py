@@ -238,6 +238,26 @@ async def test_a_token_that_takes_no_known_keys(shim: Shim, shim_place: TokenPla
         assert (await token.import_skills()).receives
 
 
+async def test_trouble_is_not_taken_for_a_lack_for_ever(shim: Shim, shim_place: TokenPlace) -> None:
+    """What fails when the first import asks is tried anew by the first who asks a minute later, and then is known."""
+    function_failed, now = 6, [0.0]
+    token = await Pkcs11Token.open(shim_place.settings(), clock=lambda: now[0])
+    try:
+        shim.fail(Function.UNWRAP_KEY, function_failed)
+        assert (await token.import_skills()).imports == frozenset()
+        shim.reset()
+        now[0] = 59.0
+        assert (await token.import_skills()).imports == frozenset()
+        now[0] = 61.0
+        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+        shim.fail(Function.UNWRAP_KEY, function_failed)
+        now[0] = 200.0
+        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+    finally:
+        shim.reset()
+        await token.close()
+
+
 async def test_an_object_that_can_be_had_out_is_not_kept(shim: Shim, shim_place: TokenPlace) -> None:
     """What is read back decides: there are tokens that ignore CKA_EXTRACTABLE in C_UnwrapKey (opencryptoki)."""
     async with shim_place.open() as token:

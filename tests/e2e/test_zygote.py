@@ -15,6 +15,8 @@ import pytest
 
 from kmsd import zygote
 from tests.daemon import Daemon, name_of, provisioned
+from tests.faults.bent import bent_daemon
+from tests.shim import Function, compiler
 
 
 @pytest.fixture(name="daemon")
@@ -123,6 +125,14 @@ def test_the_zygote_holds_nothing(daemon: Daemon) -> None:
     assert len(list(Path(f"/proc/{zygote_of(daemon)}/task").iterdir())) == 1
 
 
+def test_a_program_that_a_module_starts_inherits_nothing(daemon: Daemon) -> None:
+    """Every descriptor of a worker is closed by execve, the listening socket among them."""
+    for pid in daemon.workers():
+        for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+            flags = next(line.split()[1] for line in entry.read_text().splitlines() if line.startswith("flags:"))
+            assert int(entry.name) <= 2 or int(flags, 8) & os.O_CLOEXEC, entry.parents[1] / "fd" / entry.name
+
+
 def test_what_workers_draw_differs(daemon: Daemon) -> None:
     """Request ids, keys' ids and nonces of one worker are not those of another that was forked from the same memory."""
     seen: set[str] = set()
@@ -184,4 +194,21 @@ def test_a_stop_at_any_moment_of_the_start(tmp_path: Path) -> None:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", daemon.port))
+        assert "Traceback" not in daemon.log()
+
+
+@pytest.mark.skipif(compiler() is None, reason="the shim needs a C compiler")
+def test_a_stop_in_the_middle_of_a_login(tmp_path: Path) -> None:
+    """The call into the token is finished first: SoftHSM's token would else be gone, and no start find it again."""
+    with bent_daemon(tmp_path) as (daemon, shim):
+        shim.delay(Function.LOGIN, 1.0)
+        before = shim.calls(Function.LOGIN)
+        daemon.start(ready=False)
+        until(lambda: shim.calls(Function.LOGIN) > before, daemon)
+        assert daemon.process is not None
+        begun = time.monotonic()
+        daemon.process.terminate()
+        assert daemon.process.wait(30) == 0
+        assert time.monotonic() - begun > 0.3
+        daemon.process = None
         assert "Traceback" not in daemon.log()
