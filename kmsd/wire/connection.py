@@ -322,11 +322,9 @@ class Connection(asyncio.Protocol):
             return False
         self._parser.message_consumed()
         message, body = item
-        method = message.method
         version = "1.1" if message.version[1] else "1.0"
-        received = Received(method, message.path, tuple(message.headers.items()), body)
-        # Whoever reads the body lets go of it: a call waits for the disk, and a batch of log events is long.
-        del item, body
+        received = Received(message.method, message.path, tuple(message.headers.items()), body)
+        del item, body  # whoever reads it lets go of it: a call waits for the disk, and a batch of log events is long
         server = self._server
         request = Request(received, self._peer, self._tls, version, self._loop.time())
         # aiohttp 3.14 adds the last trailer of a chunked body to the headers of the request after it.
@@ -334,7 +332,7 @@ class Connection(asyncio.Protocol):
         try:
             answer = await server.handler(request)
             close = close or ((server.draining or self._eof) and not self._queue)
-            pieces = rendered_pieces(answer, server.common, close=close, head_only=method == "HEAD")
+            pieces = rendered_pieces(answer, server.common, close=close, head_only=message.method == "HEAD")
         except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
             server.report("a request could not be handled", error, self)
             close = True
