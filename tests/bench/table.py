@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.bench import peers, servers, turns, wrk
+from tests.bench import layers, peers, servers, turns, wrk
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
 from tests.clients import ACCOUNT
@@ -252,6 +252,13 @@ def memory(bench: Bench) -> Report:
     }
 
 
+def budget(bench: Bench) -> Report:
+    """What each layer costs, alone and in the whole."""
+    folder = bench.place()
+    folder.mkdir(parents=True)
+    return layers.run(folder)
+
+
 def held_up(bench: Bench) -> Report:
     """How late the event loop's beats come, with a token that takes 1 ms and with a quick one."""
     folder = bench.place()
@@ -292,7 +299,7 @@ def starts(bench: Bench) -> Report:
 
 ROWS: dict[str, Callable[[Bench], Report]] = {
     row.__name__: row
-    for row in (throughput, operations, neighbours, slow_token, held_up, https, growth, memory, starts)
+    for row in (throughput, operations, neighbours, slow_token, held_up, budget, https, growth, memory, starts)
 }
 
 
