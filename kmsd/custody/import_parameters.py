@@ -78,8 +78,7 @@ async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
     }
 
 
-async def check_algorithm(
-    algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm]) -> WrappingAlgorithm:
+async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm]) -> WrappingAlgorithm:
     """The algorithm of this name. Raises UnsupportedOperationException where it is unknown, refused or lacking."""
     if algorithm not in _NUMBERS:
         raise UnsupportedOperationException(f"The wrapping algorithm {algorithm} is not supported.")
