@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.bench.layers
 
 Microseconds inside one process, without HTTP and with a sink that keeps nothing; of many runs the fiftieth part that
-was quickest. The sum of the parts is far less than the whole: each part of a whole finds its code and tables gone from the
-processor's inner caches. `kmsd.lockstep` is what is done about that.
+was quickest. The sum of the parts is far less than the whole: each part of a whole finds its code and tables gone from
+the processor's inner caches. `kmsd.lockstep` is what is done about that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A file beside a trail in which batches are durable sooner: the trail grows, and this one does not.
 
-To sync a file that has grown, a file system commits its size, and one such commit waits for the other; to overwrite a
-block that is there already takes a write to the disk and nothing else, less than half the time with two writers
+To sync a file that has grown, a file system writes its size and blocks too, and one such sync waits for the other; to
+overwrite a block that is there already takes one write to the disk, less than half the time with two writers
 (docs/decisions/0016-write-ahead-file.md). So a batch is written to the trail, which is not synced, and past the page
 cache to `.WRITER.ahead`; when that write is done, the batch is durable. The trail is synced when this file is full,
 when the trail goes on in another file, and at the end; then all of this one may be written over.
