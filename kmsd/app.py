@@ -168,6 +168,10 @@ async def audit_signer(store: Store, token: Token, *, needed: bool = False) -> S
     return Signer(public_key, token.info.serial, partial(token.sign, known.object_id))
 
 
+AHEAD_BYTES = 512 * 1024
+"""Of a worker's write-ahead file: at the end of each the trail is synced, in as long as a few batches take."""
+
+
 async def open_trail(config: Config, writer: str, signer: Signer | None, clock: Clock) -> JournalSink:
     """The audit trail, for one process. Raises `AuditUnavailable`, `ConfigError`."""
     given = config.audit
@@ -176,6 +180,7 @@ async def open_trail(config: Config, writer: str, signer: Signer | None, clock: 
         interval=Interval(given.checkpoint_lines, given.checkpoint_seconds),
         forward=given.forward,
         now=clock.now,
+        ahead_bytes=AHEAD_BYTES if serves(writer) else 0,
     )
     try:
         sink = await JournalSink.open(config.audit_dir, writer, signer, settings, several=not serves(writer))

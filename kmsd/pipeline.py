@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from kmsd.errors import (
     ServiceError,
     UnsupportedOperationException,
 )
+from kmsd.lockstep import Lockstep
 from kmsd.operations.admission import admit
 from kmsd.operations.logs_errors import in_words_of
 from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, World
@@ -53,6 +55,7 @@ class Pipeline:
     world: World
     clock: Clock
     sink: AuditSink
+    lockstep: Lockstep = field(default_factory=Lockstep)
 
     async def run(
         self,
@@ -63,12 +66,14 @@ class Pipeline:
         source: Source,
         request_id: str,
         books: Reader,
+        now: datetime,
     ) -> msgspec.Struct | None:
         """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable.
 
-        `books` are those by which the caller was authenticated: the store is asked once a request whether they hold.
+        `books` are those by which the caller was authenticated, and `now` when: the store is asked once a request
+        whether they hold.
         """
-        call = Call(self.world, caller, source, request_id, self.clock.now(), books)
+        call = Call(self.world, caller, source, request_id, now, books)
         request: msgspec.Struct | None = None
         try:
             request = decode()
@@ -89,9 +94,11 @@ class Pipeline:
 
     async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)
+        await self.lockstep.pause()
         response: msgspec.Struct | None = await operation.handle(request, call)
         _refuse_dry_run(request)
-        await self._record(operation, request, call, Outcome(response=response))
+        await self.lockstep.pause()
+        await self._record(operation, request, call, Outcome(response))
         for act in call.after_commit:
             await act()
         return response
@@ -126,12 +133,16 @@ class Pipeline:
     async def _record(
         self, operation: AnyOperation, request: msgspec.Struct | None, call: Call, outcome: Outcome
     ) -> None:
+        record = audit.record_of_call(operation, request, call, outcome)
+        self.lockstep.running -= 1
         try:
-            await self.sink.append(audit.record_of_call(operation, request, call, outcome))
+            await self.sink.append(record)
         except AuditUnavailable as exc:
             if outcome.error is not None:
                 raise in_words_of(operation.service, KMSInternalException(detail=f"audit: {exc}")) from exc
             raise _Unrecorded from exc
+        finally:
+            self.lockstep.running += 1
 
 
 class _Unrecorded(Exception):

@@ -155,22 +155,16 @@ class Segments(Protocol):
         ...
 
 
-class TrailRecord(NamedTuple):
-    """An audit record as it stands in the trail."""
-
-    at: int
-    """Its `eventTime`, in milliseconds."""
-    text: str
-    """One JSON object."""
-    end: int
-    """Bytes of its file up to and with it."""
-
-
 @dataclass(frozen=True, slots=True)
 class TrailBatch:
-    """Records of one file that follow each other."""
+    """Audit records of one file that follow each other, as they stand in the trail. The sequences are equally long."""
 
-    records: Sequence[TrailRecord]
+    times: Sequence[int]
+    """`eventTime` of each, in milliseconds."""
+    texts: Sequence[str]
+    """One JSON object each."""
+    ends: Sequence[int]
+    """Bytes of the file up to and with each."""
     end: int
     """Bytes of the file that have been read: where the next batch begins."""
     complete: bool

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
 
-_PR_SET_DUMPABLE = 4
+from kmsd.prctl import keep_memory_private
+
 _NO_CORE = 1
 """core(5) and the kernel's `do_coredump`: a limit of 1 byte forbids a core file and a pipe to a helper alike; 0 leaves
 the pipe to the helper's discretion."""
@@ -23,6 +22,4 @@ def keep_to_oneself() -> None:
     if (now, most) != (0, 0):  # what LimitCORE=0 sets; the unit's filter may then forbid the call
         limit = _NO_CORE if most == resource.RLIM_INFINITY else min(_NO_CORE, most)
         resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl(PR_SET_DUMPABLE): {os.strerror(number)}")
+    keep_memory_private()

@@ -13,19 +13,22 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from kmsd import service_manager
-from kmsd.accepted import Accepted, changes, memory_path, need_restart
+from kmsd.accepted import Accepted, changes, need_restart
+from kmsd.children import Child, Children, NotBorn
 from kmsd.config import ConfigError
-from kmsd.environment import of_worker
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.lines import READY, Lines
 from kmsd.metrics import inheritance
 from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited
+from kmsd.zygote import Order
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
@@ -71,7 +74,7 @@ class _Worker:
 
     index: int
     """Names its audit chain: no two processes have the same at once."""
-    process: asyncio.subprocess.Process
+    process: Child
     started: float
     relieved: bool = False
     """Another has taken over; it finishes what it has begun, and is not started anew."""
@@ -85,11 +88,10 @@ class Supervisor:
     accepted: Accepted
     config_path: Path
     listener: socket.socket
+    children: Children
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _reload_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _workers: list[_Worker] = field(default_factory=list)
-    _exec: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while descriptors of `accepted` are on their way to a worker."""
     _no_trial: asyncio.Event = field(default_factory=asyncio.Event)
     """Clear while it is not yet known whether a new configuration works; no dead worker is started meanwhile."""
     _life: tuple[int, int] = (-1, -1)
@@ -106,6 +108,7 @@ class Supervisor:
         self._no_trial.set()
         # The life line: workers hold its reading end and leave when the parent, however it dies, lets go of the other.
         self._life = os.pipe()
+        self.children.begin()
         try:
             await self._start_all()
             log.info("ready", address=self.accepted.config.listen.address, workers=self.accepted.config.workers)
@@ -123,6 +126,7 @@ class Supervisor:
             await self._end_all()
             return exc.status
         finally:
+            self.children.end()
             for descriptor in self._life:
                 os.close(descriptor)
         return self._failed
@@ -146,60 +150,60 @@ class Supervisor:
     async def _start_all(self) -> None:
         """The first workers. Raises `StartFailed`.
 
-        All are started at once, since most of a start is reading Python; but until the first serves, the others are
-        held back from the token.
+        The first serves before the others begin: if the token refuses the PIN, nobody offers it a second time.
         """
-        others = range(1, self.accepted.config.workers)
-        holding, letting_go = os.pipe()
-        held = [asyncio.create_task(self._start(index, holding)) for index in others]
-        try:
-            await self._start(0)
-            os.write(letting_go, b"!" * len(others))
-            await asyncio.gather(*held)
-        finally:
-            os.close(letting_go)  # those that are still held end
-            await asyncio.gather(*held, return_exceptions=True)
-            os.close(holding)
+        await self._start(0)
+        others = [self._start(index) for index in range(1, self.accepted.config.workers)]
+        for result in await asyncio.gather(*others, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
-    async def _start(self, index: int, holding: int | None = None) -> None:
-        """One more worker, that serves and is watched. Raises `StartFailed`.
-
-        `holding`: a descriptor from which it reads one byte before it touches anything.
-        """
-        worker = _Worker(index, await self._spawn(index, holding), asyncio.get_running_loop().time())
+    async def _start(self, index: int) -> None:
+        """One more worker, that serves and is watched. Raises `StartFailed`."""
+        worker = _Worker(index, await self._spawn(index), asyncio.get_running_loop().time())
         self._workers.append(worker)
         worker.watch = asyncio.create_task(self._watch(worker))
 
-    async def _spawn(self, index: int, holding: int | None = None) -> asyncio.subprocess.Process:
+    async def _spawn(self, index: int) -> Child:
         """A worker process that has said that it is ready. Raises `StartFailed`."""
-        ready_reading, ready_writing = os.pipe()
+        born = asyncio.create_task(self.children.worker(partial(self._order, index)))
         try:
-            async with self._exec:
-                process = await self._execute(index, ready_writing, holding)
+            await self._until_stopping(born)
+            if self._stopping.is_set():
+                self.children.no_more()
+            elif not born.done():
+                raise StartFailed(EXIT_CONFIG)
+            child, words = await born
+        except NotBorn as exc:
+            raise StartFailed(0 if self._stopping.is_set() else EXIT_CONFIG) from exc
         finally:
-            os.close(ready_writing)
-        said = await _read_or_stop(ready_reading, self._stopping)
-        if said:
-            return process
-        if process.returncode is None:
-            process.terminate()
-        status = await process.wait()
+            born.cancel()
+        said = asyncio.create_task(words.rest())
+        try:
+            await self._until_stopping(said)
+            if said.done() and said.result() == READY:
+                return child
+        finally:
+            said.cancel()
+            words.close()
+        await _end(child)
+        status = await child.wait()
         if self._stopping.is_set():
             raise StartFailed(0)
         raise StartFailed(status if status > 0 else EXIT_CONFIG)
 
-    async def _execute(self, index: int, ready: int, holding: int | None) -> asyncio.subprocess.Process:
-        accepted, life = self.accepted, self._life[0]
-        command = (sys.executable, "-m", "kmsd", "--config", str(memory_path(accepted.text)), "worker")
-        options = ("--index", index, "--listener", self.listener.fileno(), "--ready", ready, "--life", life)
-        tls = ("--tls", *accepted.tls) if accepted.tls else ()
-        hold = () if holding is None else ("--hold", holding)
-        return await asyncio.create_subprocess_exec(
-            *command,
-            *map(str, (*options, *hold, *tls)),
-            pass_fds=(self.listener.fileno(), ready, life, *hold[1:], *accepted.descriptors, *inheritance.inherited()),
-            env=of_worker(os.environ),
-        )
+    def _order(self, index: int, ready: int) -> Order:
+        accepted, (metrics, *_) = self.accepted, (*inheritance.inherited(), None)
+        lines = Lines(index, self.listener.fileno(), ready, self._life[0], accepted.text, metrics, accepted.tls)
+        return lines.order
+
+    async def _until_stopping(self, task: asyncio.Task[Any]) -> None:
+        """Wait for the task; not if the daemon is to stop, and not longer than a start may take."""
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([task, stop], timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
 
     async def _watch(self, worker: _Worker) -> None:
         """See one worker through to its end; start another in its place unless it was to end."""
@@ -300,13 +304,11 @@ class Supervisor:
         before, self._pin_refused = self.accepted, False
         self._no_trial.clear()
         try:
-            async with self._exec:
-                self.accepted = accepted
+            self.accepted = accepted
             await self._take_over()
         except StartFailed as exc:
             self._pin_refused = exc.status == EXIT_REFUSED
-            async with self._exec:
-                self.accepted = before
+            self.accepted = before
             accepted.close()
             raise
         finally:
@@ -368,7 +370,7 @@ class Supervisor:
             asyncio.get_running_loop().call_later(STOP_SECONDS, _insist, worker.process)
 
 
-def _insist(process: asyncio.subprocess.Process) -> None:
+def _insist(process: Child) -> None:
     if process.returncode is None:
         process.kill()
 
@@ -380,25 +382,7 @@ async def _sleep_unless(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def _read_or_stop(descriptor: int, stopping: asyncio.Event) -> bytes:
-    """What a worker writes when it is ready; nothing if it ended, took too long, or the daemon is to stop."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
-    )
-    reading = asyncio.create_task(reader.read(16))
-    stop = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait([reading, stop], timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        return reading.result() if reading.done() else b""
-    finally:
-        reading.cancel()
-        stop.cancel()
-        transport.close()
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: Child) -> None:
     """Ask a worker to finish what it has begun; insist after a while."""
     if process.returncode is None:
         process.terminate()

@@ -9,28 +9,37 @@ import resource
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
+import uvloop
 
+from kmsd import config as configuration
+from kmsd.accepted import memory_path, tls_files
 from kmsd.adapters.journal.reader import TrailReader
 from kmsd.app import Rooms, open_rooms
 from kmsd.audit import Refusals
-from kmsd.config import Config
+from kmsd.config import Config, ConfigError
 from kmsd.custody.credentials import Credentials
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
+from kmsd.lines import READY, Lines
+from kmsd.logs import set_up
 from kmsd.loop_watch import LoopWatch
 from kmsd.metrics.counting import Counting
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
+from kmsd.prctl import name_process
 from kmsd.wire.front import Front
 from kmsd.wire.rates import RateClass, Rates
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
-from kmsd.wire.tls import TlsFiles, tls_context
+from kmsd.wire.tls import tls_context
 from kmsd.wire.transport import Limits, Listener, inherited, serve
+from kmsd.zygote import Order
+
+NAME = "kmsd-worker"
+"""As the kernel has it; the worker's number follows."""
 
 GRACE_SECONDS = 20.0
 """How long a stopping worker waits for the calls that it has begun."""
@@ -47,32 +56,52 @@ GARBAGE_BEFORE_COLLECTION = 20_000
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """What a worker has from its parent."""
-
-    index: int
-    listener: int
-    """Descriptor of the listening socket."""
-    ready: int
-    """Descriptor to write to once requests are answered."""
-    life: int
-    """Descriptor that reads end-of-file when the parent is gone."""
-    tls: TlsFiles | None = None
-    """Certificate and key as the parent has read them; None: plain HTTP."""
-
-
-async def run(config: Config, lines: Lines) -> int:
-    """Serve until a signal, or until the parent is gone. The exit status."""
+def main(order: Order) -> int:
+    """What the process does that was forked for this order; its exit status."""
+    lines = Lines.of(order)
+    name_process(f"{NAME}-{lines.number}")
+    set_up(f"worker-{lines.number}")
     try:
-        async with open_rooms(config, f"worker-{lines.index}") as rooms:
+        os.write(lines.ready, b"%d\n" % os.getpid())
+    except BrokenPipeError:
+        return 0  # the parent has given up waiting, or is gone
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run(lines))
+
+
+async def run(lines: Lines) -> int:
+    """Serve until a signal, or until the parent is gone. The exit status."""
+    _finish_what_is_begun()
+    try:
+        config = configuration.load(memory_path(lines.text))
+        async with open_rooms(config, f"worker-{lines.number}") as rooms:
             return await _serve(config, lines, rooms)
     except PinRefused as exc:
         log.error("the token refused the PIN; it is not offered again", detail=str(exc))  # noqa: TRY400 (one clear line)
         return EXIT_REFUSED
-    except (StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
+    except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         log.error("cannot start", error=type(exc).__name__, detail=str(exc))  # noqa: TRY400 (one clear line)
         return EXIT_CONFIG
+    except asyncio.CancelledError:
+        # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
+        os._exit(0)
+
+
+def _finish_what_is_begun() -> None:
+    """Whoever is told to end while it starts ends its call into the token first.
+
+    SoftHSM empties its token's file at each login and writes it anew: a process that ends between costs the token.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        if task is not None and not told:
+            told = task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
 
 
 async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
@@ -85,11 +114,11 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
         probes["logs"] = rooms.segments.check
     place = rooms.pipeline.world.place
     refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
-    counting = Counting.begin()
+    counting = Counting.begin(lines.metrics)
     credentials = Credentials(rooms.token, place, signing_key)
     front = Front(rooms.pipeline, credentials, probes, refusals, counting.meter, rooms.watch.wall, rates_of(config))
-    listener = Listener(inherited(lines.listener), tls_context(*lines.tls) if lines.tls else None)
-    server = await serve(front.handle, [listener], limits_of(config))
+    listener = Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
+    server = await serve(front.handle, [listener], limits_of(config), rooms.pipeline.lockstep)
 
     def end() -> None:
         nonlocal rest
@@ -103,7 +132,10 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     _settle_memory()
-    os.write(lines.ready, b"ready")
+    try:
+        os.write(lines.ready, READY)
+    except BrokenPipeError:
+        end()  # the parent has given up waiting
     os.close(lines.ready)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
@@ -151,7 +183,7 @@ def _allow_descriptors() -> None:
 
 def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
     """The jobs: every worker offers itself, the lease picks one."""
-    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.index}"
+    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.number}"
     return Scheduler(
         rooms.store,
         rooms.token,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmsd import worker
 from tests.clients import ACCOUNT, REGION, Credentials, client
 from tests.tokens import TokenPlace, nss, softhsm
 from tests.trail import trail_records
@@ -141,6 +142,10 @@ class Daemon:
 
     def workers(self) -> list[int]:
         """Process ids of its workers."""
+        return [pid for pid in self.children() if name_of(pid).startswith(worker.NAME)]
+
+    def children(self) -> list[int]:
+        """Process ids of all that it has started, and that have not ended."""
         if self.process is None:
             return []
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -162,7 +167,7 @@ class Daemon:
     def kill(self) -> None:
         """As when the host's power goes: parent and workers at once."""
         if self.process is not None:
-            for pid in (self.process.pid, *self.workers()):
+            for pid in (self.process.pid, *self.children()):
                 os.kill(pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
@@ -170,6 +175,14 @@ class Daemon:
     def audit_records(self) -> list[dict[str, Any]]:
         """Everything in the audit trail."""
         return trail_records(self.data / "audit")
+
+
+def name_of(pid: int) -> str:
+    """What the kernel calls a process; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _alive(pid: int) -> bool:

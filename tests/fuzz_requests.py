@@ -219,9 +219,7 @@ class Generator:
         if target:
             headers["x-amz-target"] = target
         names = ";".join(headers)
-        canonical = "\n".join(
-            ("POST", "/", "", *(f"{name}:{value}" for name, value in headers.items()), "", names)
-        )
+        canonical = "\n".join(("POST", "/", "", *(f"{name}:{value}" for name, value in headers.items()), "", names))
         canonical += "\n" + hashlib.sha256(body).hexdigest()
         scope = f"{stamp[:8]}/{REGION}/{service}/aws4_request"
         digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

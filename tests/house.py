@@ -169,7 +169,7 @@ class House:
                     rooms.pipeline, KnownCredentials(rooms.token, place, signing_key), {}, refusals, wall=self.clock
                 )
                 listener = bind_tcp("127.0.0.1", 0)
-                server = await serve(front.handle, [Listener(listener)])
+                server = await serve(front.handle, [Listener(listener)], lockstep=rooms.pipeline.lockstep)
                 stock = self.config.import_.stock
                 scheduler = Scheduler(
                     rooms.store,

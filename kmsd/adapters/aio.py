@@ -1,4 +1,4 @@
-"""fdatasync that nobody waits in: the kernel does it, and tells the event loop when it is done.
+"""fdatasync, and durable writes, that nobody waits in: the kernel does them, and tells the event loop when it is done.
 
 A thread that waits in fdatasync has to come by the interpreter's lock again when it returns; on a busy loop that costs
 more than the sync, and takes as long. Linux's asynchronous I/O has an operation for it (IOCB_CMD_FDSYNC, io_submit(2))
@@ -11,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import mmap
 import os
 import platform
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_int16, c_int64, c_long, c_uint16, c_uint32, c_uint64, pointer
 from typing import NamedTuple
 
+_PWRITE = 1
 _FDSYNC = 3
 _RESFD = 1
+_ONE = c_long(1)
 _DEPTH = 4
 """Operations that may be under way in one context; only one ever is."""
 
@@ -60,8 +63,28 @@ class _Event(Structure):
     _fields_ = (("data", c_uint64), ("control", c_uint64), ("result", c_int64), ("result2", c_int64))
 
 
+class Write(NamedTuple):
+    """`length` bytes at `address`, to go to `offset` of `descriptor`; all multiples of a disk's block."""
+
+    descriptor: int
+    address: int
+    length: int
+    offset: int
+
+
+class Buffer:
+    """Memory at a page's beginning, as writes past the page cache need it. It must outlive them."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = mmap.mmap(-1, size)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+
+
 class KernelSync:
-    """One sync at a time, on one event loop. Raises OSError if the kernel, or a filter of system calls, refuses."""
+    """One sync or write at a time, on one event loop.
+
+    Raises OSError if the kernel, or a filter of system calls, refuses.
+    """
 
     def __init__(self) -> None:
         numbers = SYSTEM_CALLS.get(platform.machine())
@@ -73,9 +96,12 @@ class KernelSync:
         self._context = c_uint64(0)
         self._do(numbers.setup, _DEPTH, byref(self._context))
         self._event_descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._control = _Control(opcode=_FDSYNC, flags=_RESFD, event_descriptor=self._event_descriptor)
+        self._control = _Control(flags=_RESFD, event_descriptor=self._event_descriptor)
         self._controls = pointer(self._control)
+        self._controls_reference = byref(self._controls)
         self._event = _Event()
+        self._event_reference = byref(self._event)
+        self._no_timeout = POINTER(_Event)()
         self._then: Callable[[OSError | None], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._event_descriptor, self._done)
@@ -90,21 +116,39 @@ class KernelSync:
     def begin(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         """Sync the data of a file; `then` is called on the loop, with the error if it failed.
 
-        Raises OSError if it was not begun; then nothing is called. The last sync must have ended.
+        Raises OSError if it was not begun; then nothing is called. What was begun last must have ended.
         """
+        control = self._control
+        control.opcode, control.buffer, control.length, control.offset = _FDSYNC, 0, 0, 0
+        self._begin(descriptor, then)
+
+    def write(self, write: Write, then: Callable[[OSError | None], None]) -> None:
+        """Write past the page cache, to a descriptor opened with O_DIRECT and O_DSYNC; else as `begin`."""
+        control = self._control
+        control.opcode, control.buffer = _PWRITE, write.address
+        control.length, control.offset = write.length, write.offset
+        self._begin(write.descriptor, then)
+
+    def _begin(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         if self._then is not None:
             raise OSError(errno.EBUSY, "a sync is under way")
         self._control.descriptor = descriptor
-        self._do(self._numbers.submit, self._context, c_long(1), byref(self._controls))
+        self._do(self._numbers.submit, self._context, _ONE, self._controls_reference)
         self._then = then
 
     def _done(self) -> None:
         os.eventfd_read(self._event_descriptor)
         event = self._event
-        self._do(self._numbers.getevents, self._context, c_long(1), c_long(1), byref(event), POINTER(_Event)())
+        self._do(self._numbers.getevents, self._context, _ONE, _ONE, self._event_reference, self._no_timeout)
         then, self._then = self._then, None
-        if then is not None:
-            then(None if event.result >= 0 else OSError(-event.result, os.strerror(-event.result)))
+        if then is None:
+            return
+        if event.result < 0:
+            then(OSError(-event.result, os.strerror(-event.result)))
+        elif event.result != self._control.length:
+            then(OSError(errno.EIO, "not all was written"))
+        else:
+            then(None)
 
     def close(self) -> None:
         """Let go of the kernel's resources; waits for a sync that is under way, whose `then` is not called."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -30,7 +29,7 @@ from kmsd.audit.events import (
 from kmsd.audit.identity import encoded_identity, user_identity
 from kmsd.audit.shown import show
 from kmsd.domain.arn import Place
-from kmsd.domain.material import Material
+from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
 from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, Target
@@ -41,8 +40,7 @@ ROLE = "AWS::IAM::Role"
 LOG_GROUP = "AWS::Logs::LogGroup"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a call ended."""
 
     response: msgspec.Struct | None = None
@@ -57,6 +55,7 @@ def record_of_call(
     """The record of an authenticated call, as one line of JSON."""
     caller, source, error = call.caller, call.source, outcome.error
     writes = operation.writes or operation.appends
+    address, agent, tls = _shown_source(source)
     # In the order of `Event`'s declaration; keywords would cost as much as all of the encoding.
     return encode(
         Event(
@@ -66,36 +65,69 @@ def record_of_call(
             operation.service.event_source,
             operation.name,
             call.world.place.region,
-            address_of(source),
-            clean(source.user_agent),
+            address,
+            agent,
             UNSET if error is None else error.code,
-            _message(error),
+            UNSET if error is None else _message(error),
             None if request is None else show(request),
             _elements(outcome.response, call) if writes and error is None else None,
             _additional(operation, call, outcome),
             call.request_id,
             new_event_id(),
             not writes,
-            resources_of(_resources(call)),
+            _encoded_resources(call),
             API_CALL,
             True,
             caller.account,
             UNSET,
             MANAGEMENT,
-            tls_details(source),
+            tls,
         )
     )
 
 
-def _message(error: ServiceError | None) -> str | UnsetType:
-    return UNSET if error is None or not error.message else clean(error.message)
+# What is kept here was made of the very object that it is kept with, and is right for no other; all are dropped when
+# there are `CACHED`. The front end has one `Source` for all calls of a client, the store one `Key` until it changes.
+_sources: dict[int, tuple[Source, tuple[str, str, msgspec.Raw | UnsetType]]] = {}
+_keys: dict[str, tuple[Key, msgspec.Raw | UnsetType]] = {}
+
+
+def _shown_source(source: Source) -> tuple[str, str, msgspec.Raw | UnsetType]:
+    """`sourceIPAddress`, `userAgent` and `tlsDetails`."""
+    known = _sources.get(id(source))
+    if known is not None and known[0] is source:
+        return known[1]
+    if len(_sources) >= CACHED:
+        _sources.clear()
+    shown = address_of(source), clean(source.user_agent), tls_details(source)
+    _sources[id(source)] = source, shown
+    return shown
+
+
+def _encoded_resources(call: Call) -> msgspec.Raw | UnsetType:
+    """`resources`: everything that was found, also when the call was refused then."""
+    targets = call.targets
+    if len(targets) != 1 or call.response_keys or (key := targets[0].key) is None:
+        return resources_of(_resources(call))
+    known = _keys.get(key.key_id)
+    if known is not None and known[0] is key:
+        return known[1]
+    if len(_keys) >= CACHED:
+        _keys.clear()
+    encoded = resources_of(((key.arn, key.account, KEY),))
+    _keys[key.key_id] = key, encoded
+    return encoded
+
+
+def _message(error: ServiceError) -> str | UnsetType:
+    return clean(error.message) if error.message else UNSET
 
 
 def _resources(call: Call) -> tuple[Resource, ...]:
-    """Everything that was found, also when the call was refused then."""
     targets, made = call.targets, call.response_keys
-    if len(targets) == 1 and (key := targets[0].key) is not None and not made:
-        return ((key.arn, key.account, KEY),)
+    if _names_two_keys(targets):
+        # ReEncrypt "specifies two AWS KMS keys, the source KMS key and the destination KMS key, in that order".
+        return tuple((target.key.arn, target.key.account, KEY) for target in targets if target.key is not None)
     found = [
         (target.arn, target.arn.split(":")[4], _kind(target.arn))
         if target.key is None
@@ -104,12 +136,11 @@ def _resources(call: Call) -> tuple[Resource, ...]:
         if target.key is not None or target.arn != "*"
     ]
     found += [(arn, arn.split(":")[4], KEY) for arn in made]
-    return tuple(found) if _names_two_keys(targets) else tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
 
 
 def _names_two_keys(targets: list[Target]) -> bool:
-    """ReEncrypt "specifies two AWS KMS keys, the source KMS key and the destination KMS key, in that order"."""
-    return len(targets) == 2 and all(target.key is not None for target in targets)  # noqa: PLR2004 (the two)
+    return len(targets) == 2 and targets[0].key is not None and targets[1].key is not None  # noqa: PLR2004 (the two)
 
 
 def _kind(arn: str) -> str:
@@ -169,20 +200,7 @@ def _add_materials(data: AdditionalEventData, call: Call, response: msgspec.Stru
     data.key_material_id = getattr(response, "key_material_id", None)
     material = call.key.current_material
     if data.key_material_id is None and material is not None:
-        data.key_material_id = _key_material_id(material)
-
-
-# By object id: the name of a material never changes. All are dropped when there are `CACHED`.
-_material_ids: dict[bytes, str] = {}
-
-
-def _key_material_id(material: Material) -> str:
-    known = _material_ids.get(material.material_id)
-    if known is None:
-        if len(_material_ids) >= CACHED:
-            _material_ids.clear()
-        known = _material_ids[material.material_id] = material.key_material_id
-    return known
+        data.key_material_id = material.key_material_id
 
 
 def record_of_refusal(

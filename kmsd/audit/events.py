@@ -159,14 +159,23 @@ def rfc3339(instant: datetime) -> str:
 
 
 # An event id has to be unique, not secret: a random start for each process, and then counting.
-_start = os.urandom(16).hex()
-_ID_FRONT = f"{_start[:8]}-{_start[8:12]}-4{_start[13:16]}-{'89ab'[int(_start[16], 16) & 3]}{_start[17:20]}-"
-_ids = count(int(_start[20:], 16))
+_front, _ids = "", count()
+
+
+def _begin_ids() -> None:
+    global _front, _ids  # noqa: PLW0603 (of this process, and drawn anew in every child)
+    start = os.urandom(16).hex()
+    _front = f"{start[:8]}-{start[8:12]}-4{start[13:16]}-{'89ab'[int(start[16], 16) & 3]}{start[17:20]}-"
+    _ids = count(int(start[20:], 16))
+
+
+_begin_ids()
+os.register_at_fork(after_in_child=_begin_ids)
 
 
 def new_event_id() -> str:
     """A unique id in the form of a UUID."""
-    return f"{_ID_FRONT}{next(_ids) & 0xFFFFFFFFFFFF:012x}"
+    return f"{_front}{next(_ids) & 0xFFFFFFFFFFFF:012x}"
 
 
 def clean(text: str) -> str:

@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import msgspec
 
+from kmsd.adapters.journal.beside import sync_directory
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import instant
-from kmsd.adapters.journal.trail import sync_directory
 from kmsd.adapters.sqlite import snapshot
 from kmsd.app import Rooms
 from kmsd.backup import sources

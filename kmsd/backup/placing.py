@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from kmsd.adapters.journal.beside import sync_directory
 from kmsd.adapters.journal.lines import COPIES, files_of
-from kmsd.adapters.journal.trail import sync_directory
 from kmsd.backup.making import LAST_BACKUP
 from kmsd.backup.manifest import DATABASE
 from kmsd.config import Config, ConfigError

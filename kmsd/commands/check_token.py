@@ -19,7 +19,9 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     """Opens the token with its PIN: one attempt."""
     try:
         async with open_rooms(config, "check") as rooms:
-            for finding in (*_token(rooms), _sessions(config, rooms), *_imports(config, rooms)):
+            for finding in (*_token(rooms), _sessions(config, rooms)):
+                yield finding
+            async for finding in _imports(config, rooms):
                 yield finding
             async for finding in _works(rooms):
                 yield finding
@@ -53,7 +55,7 @@ def _sessions(config: Config, rooms: Rooms) -> Finding:
     return Finding(OK, "token", f"up to {needed} sessions are opened of the token's {most}")
 
 
-def _imports(config: Config, rooms: Rooms) -> Iterator[Finding]:
+async def _imports(config: Config, rooms: Rooms) -> AsyncIterator[Finding]:
     """How key material may come in, and which ways are lacking, refused or unwise."""
     if config.import_token is not None:
         if rooms.import_token is None:
@@ -62,7 +64,7 @@ def _imports(config: Config, rooms: Rooms) -> Iterator[Finding]:
             info = rooms.import_token.info
             text = f"import token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
             yield Finding(OK, "import", text)
-    offered = import_parameters.offered(rooms.pipeline.world.tokens)
+    offered = await import_parameters.offered(rooms.pipeline.world.tokens)
     for algorithm in WrappingAlgorithm:
         name = offered.get(algorithm)
         called = f"wrapping algorithm {algorithm}"

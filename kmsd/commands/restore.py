@@ -15,6 +15,7 @@ from typing import Any
 
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import files_of
+from kmsd.adapters.journal.reader import complete
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import snapshot
 from kmsd.adapters.sqlite.store import SqliteStore
@@ -147,6 +148,7 @@ async def _restore(config: Config, options: argparse.Namespace, manifest: Manife
     token = await Pkcs11Token.open(token_settings(config, None))
     try:
         compared = await comparison.compare(stage / DATABASE, token, manifest)
+        complete(config.audit_dir)
         found = trails.compare(stage / "audit", config.audit_dir)
         taken = []
         if found.goes_further:

@@ -10,6 +10,7 @@ import structlog
 from kmsd import supervisor
 from kmsd.accepted import Accepted
 from kmsd.adapters.sqlite import connection
+from kmsd.children import Children
 from kmsd.config import Config, ConfigError
 from kmsd.locking import data_lock
 from kmsd.logs import set_up
@@ -43,7 +44,7 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
     except (ListenerRefused, ValueError) as exc:
         raise ConfigError(str(exc)) from exc
     with lock, listener:
-        daemon = Supervisor(accepted, options.config, listener)
+        daemon = Supervisor(accepted, options.config, listener, Children(options.zygote))
         if for_metrics is None:
             return await daemon.run()
         # Half of what the parent would have to import, for those who want it.

@@ -9,8 +9,9 @@ oldest first. Whether an access key is active is read from the store on every re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from kmsd.custody import sessions
 from kmsd.custody.service_box import ServiceBox
@@ -29,8 +30,7 @@ Derive = Callable[[str, str, str, str], bytes]
 """`signing_key(secret, date, region, service)` of SigV4."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True):
     """What a signing key is derived for."""
 
     access_key_id: str

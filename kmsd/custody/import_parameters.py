@@ -67,10 +67,10 @@ class Claim:
     expires_at: datetime
 
 
-def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
+async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
     """Where each algorithm is unwrapped: in the main token if it can, else in the import token, which passes it on."""
-    main, helper = tokens[TokenName.MAIN].capabilities, tokens.get(TokenName.IMPORT)
-    passed_on = helper.capabilities.passes_on if helper is not None and main.receives else frozenset()
+    main, helper = await tokens[TokenName.MAIN].import_skills(), tokens.get(TokenName.IMPORT)
+    passed_on = (await helper.import_skills()).passes_on if helper is not None and main.receives else frozenset()
     return {
         algorithm: TokenName.MAIN if algorithm in main.imports else TokenName.IMPORT
         for algorithm in WrappingAlgorithm
@@ -78,14 +78,14 @@ def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
     }
 
 
-def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm]) -> WrappingAlgorithm:
+async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm]) -> WrappingAlgorithm:
     """The algorithm of this name. Raises UnsupportedOperationException where it is unknown, refused or lacking."""
     if algorithm not in _NUMBERS:
         raise UnsupportedOperationException(f"The wrapping algorithm {algorithm} is not supported.")
     known = WrappingAlgorithm(algorithm)
     if known in refused:
         raise UnsupportedOperationException(f"The configuration refuses the wrapping algorithm {algorithm}.")
-    if known not in offered(tokens):
+    if known not in await offered(tokens):
         raise UnsupportedOperationException(f"The token does not offer what the wrapping algorithm {algorithm} needs.")
     return known
 
@@ -106,7 +106,7 @@ async def issue(
     """A wrapping key of this length and its import token, for one key, from `now` on."""
     # To the second, as the API tells it: what is said there must hold to the microsecond.
     expires_at = (now + PARAMETERS_LIFE).replace(microsecond=0)
-    name = offered(tokens)[algorithm]
+    name = (await offered(tokens))[algorithm]
     given = await _from_stock(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
     if given is None:
         given = await make(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)

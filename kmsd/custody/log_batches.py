@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
@@ -19,15 +19,18 @@ from kmsd.domain.log_group import LogGroup, LogStream, millis
 from kmsd.ports import Reader
 from kmsd.ports_logs import SegmentDamaged, StoredFrame
 
-INLINE_BYTES = 16_384
-"""Batches up to this size are compressed where they are: a thread would cost more (100 µs against 80)."""
+PIECES_A_TURN = 2
+"""So many are compressed before other callers have their turn: half a millisecond at the most. A thread would cost
+more, in waiting for the interpreter's lock."""
 SHARE = 0.02
-"""Compressing is half the work of a batch. It may take this share of a process's time; beyond, batches are stored as
-they are, sealed all the same: a rush of events costs disk then, and not the other callers' time."""
+"""Compressing costs as much as all other work of a batch. It may take this share of the time in which a process has
+nothing to do; beyond, batches are stored as they are, sealed all the same: a rush of events costs disk then, and not
+the other callers' time."""
+MOST_SAVED = 0.02
+"""Seconds for it that a process can save up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A frame, ready to be appended."""
 
     frame: Frame
@@ -41,51 +44,64 @@ def subject_of(group: LogGroup) -> Subject:
 
 
 async def seal(
-    room: LogRoom, books: Reader, group: LogGroup, stream: LogStream, batch: Batch, *, now: datetime
+    room: LogRoom,
+    books: Reader,
+    group: LogGroup,
+    stream: LogStream,
+    batch: Batch,
+    *,
+    now: datetime,
+    compress: bool = False,
 ) -> Sealed:
-    """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does."""
+    """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does.
+
+    With `compress` it is compressed first whether there is time for it or not.
+    """
     data_key = await room.keys.for_sealing(books, subject_of(group), batch.size, now)
-    packing, packed = await _pack(room, log_event.encode(batch.events))
+    packing, packed = await _packed(room, batch, compress=compress)
     frame = Frame(
-        stream_id=stream.stream_id,
-        data_key_id=data_key.wrapped.data_key_id,
-        frame_id=room.frame_ids.next(int(now.timestamp() * 1_000_000)),
-        first_at=batch.events[0].timestamp,
-        last_at=batch.events[-1].timestamp,
-        ingested_at=millis(now),
-        events=len(batch.events),
-        size=batch.size,
-        packing=packing,
+        stream.stream_id,
+        data_key.wrapped.data_key_id,
+        room.frame_ids.next(int(now.timestamp() * 1_000_000)),
+        batch.times[0],
+        batch.times[-1],
+        millis(now),
+        len(batch.times),
+        batch.size,
+        packing,
     )
     aad = log_frame.associated_data(group.group_id, frame.encode())
     sealed = data_key.cipher.encrypt(log_frame.nonce(frame.frame_id), packed, aad)
     return Sealed(frame, sealed, data_key.wrapped)
 
 
-async def _pack(room: LogRoom, content: bytes) -> tuple[int, bytes]:
-    """Compress, as long as there is time for it."""
-    now = time.monotonic()
-    room.pack_seconds = min(room.pack_seconds + (now - room.packed_at) * SHARE, SHARE)
-    room.packed_at = now
-    if room.pack_seconds <= 0:
-        return log_frame.PLAIN, content
-    if len(content) <= INLINE_BYTES:
-        found, spent = _timed_pack(content)
-    else:
-        room.pack_seconds -= len(content) * _SECONDS_A_BYTE  # until it is known: others come in the meantime
-        found, spent = await asyncio.to_thread(_timed_pack, content)
-        room.pack_seconds += len(content) * _SECONDS_A_BYTE
-    room.pack_seconds -= spent
-    return found
+async def _packed(room: LogRoom, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
+    """Encode and perhaps compress. What it returns is good until something is awaited."""
+    if not compress and _seconds_to_spend(room) <= 0:
+        log_event.encode(batch, room.content)
+        return log_frame.PLAIN, room.content
+    content, parts = bytearray(), list[bytes]()
+    log_event.encode(batch, content)
+    spent, began = 0.0, time.thread_time()
+    for number, part in enumerate(log_event.deflated(content), 1):
+        parts.append(part)
+        if number % PIECES_A_TURN == 0:
+            spent += time.thread_time() - began
+            await asyncio.sleep(0)
+            began = time.thread_time()
+    if not compress:
+        room.pack_seconds -= spent + time.thread_time() - began
+    packed = b"".join(parts)
+    return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
 
 
-_SECONDS_A_BYTE = 1e-8
-
-
-def _timed_pack(content: bytes) -> tuple[tuple[int, bytes], float]:
-    began = time.thread_time()
-    found = log_event.pack(content)
-    return found, time.thread_time() - began
+def _seconds_to_spend(room: LogRoom) -> float:
+    """What compressing may take now."""
+    now, busy = time.monotonic(), time.process_time()
+    idle = (now - room.packed_at) - (busy - room.packed_busy)
+    room.pack_seconds = min(room.pack_seconds + max(idle, 0.0) * SHARE, MOST_SAVED)
+    room.packed_at, room.packed_busy = now, busy
+    return room.pack_seconds
 
 
 def open_frames(

@@ -20,8 +20,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
-from typing import Protocol
+from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,7 +31,7 @@ from kmsd.authz.query import Allowed, Denied, Query
 from kmsd.custody import sealing
 from kmsd.custody.service_box import ServiceBox
 from kmsd.domain import blob as blobs
-from kmsd.domain.arn import KeyName, Place, parse_key_name
+from kmsd.domain.arn import Place, parse_key_name
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
@@ -62,8 +62,7 @@ _WORDS: Mapping[KeyState, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What data keys are made for: a log group, or the query results of an account."""
 
     owner: bytes
@@ -129,6 +128,10 @@ class LogKeys:
     def __init__(self, token: Token, place: Place, record: UseRecorder) -> None:
         self._token = token
         self._place = place
+        self._principal = f"logs.{place.region}.amazonaws.com"
+        self._key_name = lru_cache(MOST_DECISIONS)(
+            partial(parse_key_name, caller_account="", place=place, aliases=False)
+        )
         self._record = record
         self._sealing: dict[bytes, DataKey] = {}
         self._opening: dict[bytes, DataKey] = {}
@@ -243,7 +246,7 @@ class LogKeys:
         """The key of an ARN. Raises InvalidArnException, NotFoundException for what is no key's ARN of this place."""
         if not kms_key.startswith("arn:"):
             raise InvalidParameterException("The specified KMS Key Id is not valid: it must be a key's ARN.")
-        name = _key_name(kms_key, self._place)
+        name = self._key_name(kms_key)
         key = await books.key(name.key_id)
         return key if key is not None and key.account == name.account else None
 
@@ -286,12 +289,8 @@ class LogKeys:
             self._decisions[asked] = decision
         return decision
 
-    @property
-    def _principal(self) -> str:
-        return f"logs.{self._place.region}.amazonaws.com"
-
     def _caller(self, subject: Subject) -> Caller:
-        return Caller(PrincipalType.SERVICE, self._principal, subject.account, self._principal)
+        return _service(self._principal, subject.account)
 
     async def _record_refusal(
         self, subject: Subject, key: Key | None, action: str, now: datetime, error: ServiceError
@@ -366,8 +365,9 @@ class LogKeys:
 
 
 @lru_cache(maxsize=MOST_DECISIONS)
-def _key_name(arn: str, place: Place) -> KeyName:
-    return parse_key_name(arn, caller_account="", place=place, aliases=False)
+def _service(principal: str, account: str) -> Caller:
+    """The service that acts for an account."""
+    return Caller(PrincipalType.SERVICE, principal, account, principal)
 
 
 @lru_cache(maxsize=MOST_DECISIONS)

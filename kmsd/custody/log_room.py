@@ -25,6 +25,10 @@ class LogRoom:
     """What is left of the time that compressing may take."""
     packed_at: float = 0.0
     """When that was worked out; of the monotonic clock."""
+    packed_busy: float = 0.0
+    """The process's time by then."""
+    content: bytearray = field(default_factory=bytearray)
+    """Where frames are encoded before they are sealed; free at any other time."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     """The present instant, for what goes on after the call that began it."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

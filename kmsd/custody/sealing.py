@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from kmsd.domain import blob as blobs
 from kmsd.domain.blob import Blob
@@ -14,8 +15,7 @@ from kmsd.errors import IncorrectKeyException, InvalidCiphertextException, KeyUn
 from kmsd.ports import NotAuthentic, Token
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """What a blob held, and under which material."""
 
     plaintext: bytes
@@ -51,8 +51,7 @@ async def unseal(token: Token, key: Key, blob: Blob, context: EncryptionContext)
         raise InvalidCiphertextException(detail="the blob names a material that the key does not have")
     if material.status is not MaterialStatus.READY:
         raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
-    head = blobs.header(blob.algorithm, blob.key_id, blob.material_id)
-    aad = blobs.associated_data(head, context)
+    aad = blobs.associated_data(blob.head, context)
     try:
         plaintext = await token.decrypt(material.material_id, material.algorithm, blob.sealed, aad)
     except NotAuthentic as exc:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
+import msgspec
 
 from kmsd.domain import encryption_context
 from kmsd.domain.encryption_context import EncryptionContext
@@ -20,9 +19,11 @@ class MalformedBlob(ValueError):
     """The bytes are no blob of any version that was ever released."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """A parsed blob; nothing in it is trusted before the token has authenticated it."""
+
+    head: bytes
+    """As `header` makes it of what follows."""
 
     algorithm: Algorithm
     key_id: str
@@ -32,7 +33,7 @@ class Blob:
 
     def encode(self) -> bytes:
         """The bytes of the blob."""
-        return header(self.algorithm, self.key_id, self.material_id) + self.sealed
+        return self.head + self.sealed
 
 
 def header(algorithm: Algorithm, key_id: str, material_id: bytes) -> bytes:
@@ -58,9 +59,11 @@ def parse(data: bytes) -> Blob:
         raise MalformedBlob("unknown algorithm")
     if len(data) < HEADER_LENGTH + algorithm.nonce_length + TAG_LENGTH:
         raise MalformedBlob("too short")
+    key_id = data[2:18].hex()
     return Blob(
-        algorithm=algorithm,
-        key_id=str(UUID(bytes=data[2:18])),
-        material_id=data[18:34],
-        sealed=data[HEADER_LENGTH:],
+        data[:HEADER_LENGTH],
+        algorithm,
+        f"{key_id[:8]}-{key_id[8:12]}-{key_id[12:16]}-{key_id[16:20]}-{key_id[20:]}",
+        data[18:HEADER_LENGTH],
+        data[HEADER_LENGTH:],
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from operator import add
@@ -27,9 +28,14 @@ TOO_NEW = 2 * 3_600_000
 TOO_OLD = 14 * DAY
 """PutLogEvents: "Events older than 14 days or preceding the log group's retention period are rejected"."""
 POSITION_DIGITS = 56
+LEVEL = 1
+"""Of compression."""
+PIECE = 61_440
+"""Bytes that are compressed at a time: as many as deflate's window takes without being moved on, which costs as much as
+compressing."""
 _INDEX_BITS = 16
 _ID_BITS = 80 + _INDEX_BITS
-_encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
 _show = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
 
@@ -49,11 +55,12 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The events of a request that can be taken, and what is said of the others."""
+    """The events of a request that can be taken, the oldest first, and what is said of the others."""
 
-    events: Sequence[InputLogEvent]
+    times: Sequence[int]
+    messages: Sequence[str]
     size: int
-    rejected: RejectedLogEventsInfo | None
+    rejected: RejectedLogEventsInfo | None = None
 
 
 def position_at(timestamp: int) -> int:
@@ -72,15 +79,15 @@ def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
     Raises InvalidParameterException for a batch of which nothing is taken at all.
     """
     messages = [event.message for event in events]
+    times = [event.timestamp for event in events]
     size = size_of(messages)
     if size > MOST_BYTES and (longest := max(map(_length, messages))) > MOST_BYTES:
         raise InvalidParameterException(f"Log event too large: {longest} bytes exceeds limit of {MOST_BYTES}")
-    times = [event.timestamp for event in events]
     if times != sorted(times):
         raise InvalidParameterException("Log events in a single PutLogEvents request must be in chronological order.")
     if size > MOST_BYTES:
         raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MOST_BYTES}")
-    return _within_time(events, size, now, oldest_kept)
+    return _within_time(Batch(times, messages, size), now, oldest_kept)
 
 
 def _length(message: str) -> int:
@@ -98,45 +105,50 @@ def ends_of(messages: Sequence[str]) -> list[int]:
     return list(accumulate(map(add, lengths, repeat(OVERHEAD))))
 
 
-def _within_time(events: Sequence[InputLogEvent], size: int, now: int, oldest_kept: int) -> Batch:
+def _within_time(batch: Batch, now: int, oldest_kept: int) -> Batch:
     """Leave out what is too old, expired or too new. Events are in order: each of these is an end of the batch."""
-    begin, end = 0, len(events)
+    times = batch.times
+    begin, end = 0, len(times)
     too_old = expired = too_new = None
-    if events[0].timestamp < max(now - TOO_OLD, oldest_kept):
-        aged = sum(event.timestamp < now - TOO_OLD for event in events)
-        unkept = sum(event.timestamp < oldest_kept for event in events)
+    if times[0] < max(now - TOO_OLD, oldest_kept):
+        aged, unkept = bisect_left(times, now - TOO_OLD), bisect_left(times, oldest_kept)
         too_old, expired = aged or None, unkept if unkept > aged else None
         begin = max(aged, unkept)
-    if events[-1].timestamp > now + TOO_NEW:
-        end -= sum(event.timestamp > now + TOO_NEW for event in events)
-        too_new = end
-    if (begin, end) != (0, len(events)):
-        events = events[begin:end]
-        size = size_of([event.message for event in events])
+    if times[-1] > now + TOO_NEW:
+        too_new = end = bisect_right(times, now + TOO_NEW)
+    if (begin, end) != (0, len(times)):
+        rejected = RejectedLogEventsInfo(too_new, too_old, expired)
+        messages, times = batch.messages[begin:end], times[begin:end]
+        batch = Batch(times, messages, size_of(messages), rejected)
     # "For valid events …, the time span in a single batch cannot exceed 24 hours."
-    if events and events[-1].timestamp - events[0].timestamp > DAY:
+    if times and times[-1] - times[0] > DAY:
         raise InvalidParameterException(
             "The batch of log events in a single PutLogEvents request cannot span more than 24 hours."
         )
-    if too_old is expired is too_new is None:
-        return Batch(events, size, None)
-    return Batch(events, size, RejectedLogEventsInfo(too_new, too_old, expired))
+    return batch
 
 
-def encode(events: Sequence[InputLogEvent]) -> bytes:
-    """The content of a frame, before it is compressed and sealed. The first event is the oldest."""
-    first = events[0].timestamp
-    return _encode(([event.timestamp - first for event in events], [event.message for event in events]))
+def encode(batch: Batch, into: bytearray) -> None:
+    """The content of a frame, before it is compressed and sealed; it replaces what `into` holds.
+
+    A buffer that is used again and again stays in the processor's caches.
+    """
+    first = batch.times[0]
+    _encoder.encode_into(([time - first for time in batch.times], batch.messages), into)
 
 
-def pack(content: bytes) -> tuple[int, bytes]:
-    """Compress, if that makes it smaller: (packing, bytes)."""
-    packed = zlib.compress(content, 1, -zlib.MAX_WBITS)
-    return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
+def deflated(content: bytes | bytearray) -> Iterator[bytes]:
+    """`content` compressed, part by part, for whoever has something else to do in between."""
+    packer, whole = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS), memoryview(content)
+    for begin in range(0, len(whole), PIECE):
+        end = begin + PIECE
+        part = packer.compress(whole[begin:end])
+        # A full flush lets deflate begin its window anew.
+        yield part + packer.flush(zlib.Z_FULL_FLUSH if end < len(whole) else zlib.Z_FINISH)
 
 
 def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[Event]:
-    """The events of a frame, in order. What it gets has been authenticated: it was made by `encode` and `pack`."""
+    """The events of a frame, in order. What it gets has been authenticated: it was made by `encode`, and `deflated`."""
     content = zlib.decompress(packed, -zlib.MAX_WBITS) if frame.packing == log_frame.DEFLATE else packed
     offsets, messages = _decode(content)
     first, ingested_at, stream_id = frame.first_at, frame.ingested_at, frame.stream_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ class Material:
         return key_material_id(self.material_id)
 
 
+@lru_cache(maxsize=4096)
 def key_material_id(material_id: bytes) -> str:
     """The `KeyMaterialId` of the API: 64 hexadecimal characters that tell nothing of the material."""
     return sha256(b"kmsd KeyMaterialId" + material_id).hexdigest()

@@ -26,9 +26,8 @@ from kmsd.custody.log_room import LogRoom
 from kmsd.domain.arn import Place
 from kmsd.domain.log_event import Batch, size_of
 from kmsd.domain.log_group import AUDIT_GROUP, LogGroup, LogStream, group_arn, millis
-from kmsd.domain.log_shapes import InputLogEvent
 from kmsd.ports import AuditUnavailable, Store, StoreConflict, StoreError, TokenError
-from kmsd.ports_logs import AuditTrail, SegmentsError, TrailChain, TrailRecord
+from kmsd.ports_logs import AuditTrail, SegmentsError, TrailBatch, TrailChain
 
 SECOND = 1_000
 AFTER_THE_SECOND = 0.1
@@ -130,14 +129,14 @@ class AuditCopy:
                     log.error(
                         "the trail has fewer records than its copy: it was set back", file=file, lacking=batch.lacking
                     )
-                due = self._due(batch.records)
+                count, due = len(batch.times), self._due(batch.times)
                 if due:
-                    await self._append(group, file, due)
-                    copied += len(due)
-                    reached.records += len(due)
-                    reached.end = due[-1].end
+                    await self._append(group, file, batch, due)
+                    copied += due
+                    reached.records += due
+                    reached.end = batch.ends[due - 1]
                     await asyncio.sleep(BREATH)
-                if len(due) < len(batch.records) or not (batch.complete or batch.records):
+                if due < count or not (batch.complete or count):
                     return copied
                 reached.end = batch.end
                 if batch.complete:
@@ -163,28 +162,33 @@ class AuditCopy:
                 return _Reached(file, found.events)
         return _Reached(files[0], 0)
 
-    def _due(self, records: Sequence[TrailRecord]) -> Sequence[TrailRecord]:
-        """The records up to the first of a second that has not ended.
+    def _due(self, times: Sequence[int]) -> int:
+        """How many records there are up to the first of a second that has not ended.
 
         Records tell seconds. All processes copy right after a second has ended, and all of it: otherwise somebody who
         follows the group, and asks each time for what is not older than the newest that he has, would miss what another
         process adds to a second that he has seen.
         """
         second = millis(self.room.now()) // SECOND * SECOND
-        for index, record in enumerate(records):
-            if second <= record.at < second + CLOCK_STEP:
-                return records[:index]
-        return records
+        if max(times, default=0) >= second:
+            for index, time in enumerate(times):
+                if second <= time < second + CLOCK_STEP:
+                    return index
+        return len(times)
 
-    async def _append(self, group: LogGroup, file: str, records: Sequence[TrailRecord]) -> None:
-        """Seal and store one batch; durable on return, as a whole or not at all."""
+    async def _append(self, group: LogGroup, file: str, records: TrailBatch, due: int) -> None:
+        """Seal and store the first `due` records as one batch; durable on return, as a whole or not at all."""
         stream = await self._ensured_stream(group, file)
+        times, texts = records.times[:due], records.texts[:due]
         # A call is recorded when it ends, with the time at which it began.
-        events = sorted((InputLogEvent(record.at, record.text) for record in records), key=_timestamp)
-        size = size_of([event.message for event in events])
+        in_order = sorted(times)
+        if times != in_order:
+            texts = [texts[index] for index in sorted(range(due), key=times.__getitem__)]
+        batch = Batch(in_order, texts, size_of(texts))
         now = self.room.now()
         books = await self.store.read()
-        sealed = await log_batches.seal(self.room, books, group, stream, Batch(events, size, None), now=now)
+        # Records resemble each other so much that compressing costs less than to seal and store them as they are.
+        sealed = await log_batches.seal(self.room, books, group, stream, batch, now=now, compress=True)
         await self.room.segments.append(group.group_id, sealed.frame, sealed.content, sealed.data_key)
 
     # --- The group and its streams ------------------------------------------------------------------
@@ -221,7 +225,3 @@ class AuditCopy:
 def _stream_id(group: LogGroup, file: str) -> bytes:
     """The same for the same file, also after the store was restored from a time before the stream."""
     return sha256(group.group_id + file.encode()).digest()[:16]
-
-
-def _timestamp(event: InputLogEvent) -> int:
-    return event.timestamp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import Rooms
 from kmsd.metrics.board import NoShare, Share
-from kmsd.metrics.inheritance import VARIABLE
+from kmsd.metrics.inheritance import DESCRIPTORS
 from kmsd.metrics.meter import Meter, Publisher
 from kmsd.wire.front import NO_METER
 from kmsd.wire.front import Meter as AnyMeter
@@ -36,11 +35,10 @@ class Counting:
         self.meter: AnyMeter = NO_METER if share is None else Meter(share.figures)
 
     @classmethod
-    def begin(cls) -> Counting:
-        """As the environment says. A worker that cannot count serves all the same, and says so in its log."""
-        path = os.environ.get(VARIABLE)
+    def begin(cls, memory: int | None) -> Counting:
+        """In the `memory` that this descriptor is of. A worker that cannot count serves all the same, and says so."""
         try:
-            return cls(Share(Path(path)) if path else None)
+            return cls(None if memory is None else Share(Path(f"{DESCRIPTORS}{memory}")))
         except NoShare as exc:
             log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)

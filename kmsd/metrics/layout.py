@@ -22,7 +22,7 @@ OK, OTHER, UNKNOWN = "OK", "other", "Unknown"
 TOKEN_CALLS = (
     *("random", "seal", "open", "derive", "sign"),
     *("generate_key", "generate_signing_key", "generate_wrapping_key", "public_key", "transport_key", "unwrap_key"),
-    *("pass_on", "destroy", "list_objects", "attributes", "check", "open_token", OTHER),
+    *("pass_on", "destroy", "list_objects", "attributes", "check", "open_token", "probe_imports", OTHER),
 )
 CACHES = ("store", "token_handle", "derived_key")
 PROBES = ("token", "store", "audit", "logs")

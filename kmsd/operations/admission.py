@@ -14,7 +14,7 @@ from kmsd.domain.log_group import NO_GROUP, LogGroup
 from kmsd.domain.principal import Caller
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ResourceNotFoundException
 from kmsd.operations.conditions import Conditions
-from kmsd.operations.finding import find_all
+from kmsd.operations.finding import find_targets
 from kmsd.operations.model import (
     Access,
     Call,
@@ -39,12 +39,12 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
         await grant_tokens.check(tokens, call.books, await call.service_box())
     reached: list[tuple[Access, Target]] = []
     for access in operation.access:
-        for target in await find_all(access, request, call):
+        for target in await find_targets(access, request, call):
             reached.append((access, target))
             call.targets.append(target)
-    for index, (access, target) in enumerate(reached):
+    for access, target in reached:
         if not isinstance(access, Unrestricted):
-            call.targets[index] = await _permitted(operation, access, target, request, call)
+            await _permit(operation, access, target, request, call)
     for access, target in reached:
         if (
             target.log_group is None
@@ -74,22 +74,22 @@ def _refuse_changes(operation: Operation[Any, Any], group: LogGroup) -> None:
         )
 
 
-async def _permitted(
+async def _permit(
     operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
-) -> Target:
-    """`target` with what allows it. Raises AccessDeniedException."""
+) -> None:
+    """Note in `target` what allows it. Raises AccessDeniedException."""
     key, caller = target.key, call.caller
     if key is not None and not operation.delegates:
-        known = recall(action_of(operation, access), key, caller)
-        if known is not None:
-            return Target(target.arn, key, target.blob, target.alias, known)
+        target.decision = recall(action_of(operation, access), key, caller)
+        if target.decision is not None:
+            return
     query = await query_about(operation, access, target, request, call)
     decision = authorize(query)
     if isinstance(decision, Denied):
         raise AccessDeniedException(decision.message, detail=decision.reason)
     if key is not None and is_settled(query, decision):
         remember(query.action, key, caller, decision)
-    return Target(target.arn, target.key, target.blob, target.alias, decision, query, target.log_group)
+    target.decision, target.query = decision, query
 
 
 async def query_about(

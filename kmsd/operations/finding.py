@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -27,39 +26,33 @@ from kmsd.operations.model import (
 )
 
 
-async def find_all(access: Access, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-    """The targets of one access: one, none where an optional member is absent, or several log groups."""
-    if type(access) is OnKey:  # nearly always
-        text = getattr(request, access.member)
-        if text is None and access.optional:
-            return ()
-        return (await find_key(text, call, aliases=access.aliases),)
-    if isinstance(access, OnLogGroups):
-        return await find_log_groups(request, call)
-    target = await find(access, request, call)
-    return () if target is None else (target,)
+async def find_targets(access: Access, request: msgspec.Struct, call: Call) -> Sequence[Target]:
+    """The targets of one access: one, none where an optional member is absent, or several log groups.
 
-
-async def find(access: Access, request: msgspec.Struct, call: Call) -> Target | None:
-    """The target of one access; None where an optional member is absent.
-
-    Raises NotFoundException, InvalidArnException, InvalidCiphertextException.
+    Raises NotFoundException, InvalidArnException, InvalidCiphertextException, and the Logs side's errors.
     """
+    target: Target | None
     match access:
+        case OnKey():
+            text = getattr(request, access.member)
+            if text is None and access.optional:
+                return ()
+            target = await find_key(text, call, aliases=access.aliases)
         case OnCiphertext():
-            return await _find_sealing_key(access, request, call)
+            target = await _find_sealing_key(access, request, call)
         case OnAlias():
-            return Target(arn=call.world.place.alias(call.caller.account, getattr(request, access.member)))
+            target = Target(arn=call.world.place.alias(call.caller.account, getattr(request, access.member)))
         case OnAliasKey():
-            return await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
+            target = await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
         case OnLogGroup():
-            return await find_log_group(access, request, call)
-        case OnKey() | OnLogGroups():
-            raise LookupError("see find_all")
+            target = await find_log_group(access, request, call)
+        case OnLogGroups():
+            return await find_log_groups(request, call)
         case OnLogsKey():
-            return await find_logs_key(access, request, call)
+            target = await find_logs_key(access, request, call)
         case OnAccount() | Unrestricted():
-            return Target(arn="*")
+            target = Target(arn="*")
+    return () if target is None else (target,)
 
 
 async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
@@ -83,7 +76,8 @@ async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call:
     named = getattr(request, access.key_member)
     if named is not None:
         found = await find_key(named, call, aliases=True)
-        return replace(found, blob=blob)
+        found.blob = blob
+        return found
     key = await call.books.key(blob.key_id)
     if key is None or not key.exists_at(call.now):
         raise NotFoundException(f"Key '{call.world.place.key(call.caller.account, blob.key_id)}' does not exist")

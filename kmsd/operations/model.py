@@ -8,7 +8,7 @@ line in docs/operations.md. A handler starts when all that has been checked.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -146,9 +146,8 @@ class OnLogsKey:
 Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | OnLogGroup | OnLogGroups | OnLogsKey | Unrestricted
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What one `Access` found, authorised and fit for use."""
+class Target(msgspec.Struct):
+    """What one `Access` found; `admit` adds what allows it. (A struct, as `Call`: they are made for every call.)"""
 
     arn: str
     key: Key | None = None
@@ -203,8 +202,7 @@ class World:
         return tokens if self.import_token is None else {**tokens, TokenName.IMPORT: self.import_token}
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One call: who asks, when, and what was found for it."""
 
     world: World
@@ -214,12 +212,12 @@ class Call:
     now: datetime
     books: Reader
     """What to read; within a writing operation, the transaction."""
-    targets: list[Target] = field(default_factory=list)
+    targets: list[Target] = []
     prepared: Any = None
     """What the operation's `prepare` returned."""
-    created: list[bytes] = field(default_factory=list)
+    created: list[bytes] = []
     """Token objects that `prepare` made under an intent; discarded unless the transaction commits."""
-    after_commit: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    after_commit: list[Callable[[], Awaitable[None]]] = []
     """What the handler wants done once its changes are durable, before the answer."""
     response_keys: tuple[str, ...] = ()
     """ARNs for the record that no target names (CreateKey's new key)."""
@@ -229,7 +227,8 @@ class Call:
     @property
     def key(self) -> Key:
         """The first target's key."""
-        return self.key_at(0)
+        key = self.targets[0].key
+        return self.key_at(0) if key is None else key
 
     def key_at(self, index: int) -> Key:
         """The key of one target."""

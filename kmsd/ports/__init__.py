@@ -20,6 +20,7 @@ from kmsd.ports.store import (
 )
 from kmsd.ports.token import (
     Capabilities,
+    ImportSkills,
     MechanismMissing,
     NoSuchObject,
     NotAuthentic,
@@ -43,6 +44,7 @@ __all__ = [
     "Capabilities",
     "Clock",
     "DueKind",
+    "ImportSkills",
     "MechanismMissing",
     "NoSuchObject",
     "NotAuthentic",

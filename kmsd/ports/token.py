@@ -66,11 +66,17 @@ class Capabilities:
     """PKCS#11 names of all mechanisms that passed their probe, for `kmsd check`."""
     lacking: tuple[tuple[str, str], ...]
     """(mechanism, what the API loses by it) for each that failed."""
-    imports: frozenset[WrappingAlgorithm] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSkills:
+    """How key material may come in, proven likewise."""
+
+    imports: frozenset[WrappingAlgorithm]
     """How material may be wrapped that the token unwraps, proves and takes in by itself."""
-    passes_on: frozenset[WrappingAlgorithm] = frozenset()
+    passes_on: frozenset[WrappingAlgorithm]
     """How material may be wrapped that the token unwraps and wraps again for another token."""
-    receives: bool = False
+    receives: bool
     """Whether the token takes in what another token passes on."""
 
 
@@ -129,6 +135,14 @@ class Token(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it can do, probed at start."""
+        ...
+
+    async def import_skills(self) -> ImportSkills:
+        """How key material may come in: probed when it is first asked for, which takes a tenth of a second.
+
+        What is lacking is probed anew when it is asked for much later: a token may have been troubled. Raises
+        `TokenUnavailable`.
+        """
         ...
 
     async def random(self, count: int) -> bytes:

@@ -278,6 +278,8 @@ class Connection(asyncio.Protocol):
         self._queue.append((message, body))
         if self.task is None:
             self._enter(State.BUSY, NEVER)
+            # Now, and not when the task begins: then those that are to go along would not be known yet.
+            self._server.lockstep.running += 1
             self.task = self._loop.create_task(self._answer_all())
         elif self._reading and self._transport is not None:
             # One waits already: let the client's send buffer hold the rest.
@@ -300,27 +302,29 @@ class Connection(asyncio.Protocol):
         """Handle what is queued, in order, until there is none or the connection is to be closed."""
         try:
             while self._queue:
-                item = self._queue.pop(0)
-                if isinstance(item, ServiceError):
-                    self._finish(item)
-                    return
-                if not await self._answer_one(*item):
+                if not await self._answer_next():
                     return
                 if not self._queue and not self._reading:
                     self._read_again()
         finally:
             self.task = None
+            self._server.lockstep.running -= 1
             if self._transport is None:
                 self._server.forget(self)
             elif self.state is not State.DEAF:
                 self._rest()
 
-    async def _answer_one(self, message: Any, body: bytes) -> bool:
-        """Handle one request and write its answer; whether the connection stays open."""
+    async def _answer_next(self) -> bool:
+        """Handle the next request and write its answer; whether the connection stays open."""
+        item = self._queue.pop(0)
+        if isinstance(item, ServiceError):
+            self._finish(item)
+            return False
         self._parser.message_consumed()
-        method = message.method
+        message, body = item
         version = "1.1" if message.version[1] else "1.0"
-        received = Received(method, message.path, tuple(message.headers.items()), body)
+        received = Received(message.method, message.path, tuple(message.headers.items()), body)
+        del item, body  # whoever reads it lets go of it: a call waits for the disk, and a batch of log events is long
         server = self._server
         request = Request(received, self._peer, self._tls, version, self._loop.time())
         # aiohttp 3.14 adds the last trailer of a chunked body to the headers of the request after it.
@@ -328,7 +332,7 @@ class Connection(asyncio.Protocol):
         try:
             answer = await server.handler(request)
             close = close or ((server.draining or self._eof) and not self._queue)
-            pieces = rendered_pieces(answer, server.common, close=close, head_only=method == "HEAD")
+            pieces = rendered_pieces(answer, server.common, close=close, head_only=message.method == "HEAD")
         except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
             server.report("a request could not be handled", error, self)
             close = True

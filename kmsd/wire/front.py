@@ -116,6 +116,7 @@ class Front:
             signed = now if self.wall is None else self.wall.now()
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, books = await self._authenticated(claim, now)
+            await self.pipeline.lockstep.pause()
             question = protocol.question(request)
             if self.rates is not None and not self.rates.take(question.operation, caller.principal_arn, monotonic()):
                 raise ThrottlingException(RATE_EXCEEDED)
@@ -129,8 +130,15 @@ class Front:
                 access_key_id="" if claim is None else claim.access_key_id,
                 caller=caller,
             )
+        claim = None  # it has the body too
         response = await self.pipeline.run(
-            question.operation, question.decode, caller=caller, source=source, request_id=request_id, books=books
+            question.operation,
+            question.decode,
+            caller=caller,
+            source=source,
+            request_id=request_id,
+            books=books,
+            now=now,
         )
         return question.render(response, request_id)
 

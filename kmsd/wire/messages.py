@@ -59,6 +59,7 @@ class Answer(msgspec.Struct, frozen=True):
 _random: list[str] = []
 """Random numbers of 16 bytes, in hexadecimal, that are still to be used: a system call for each would cost more."""
 _STOCK = 256
+os.register_at_fork(after_in_child=_random.clear)
 
 
 def new_request_id() -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from aiohttp.http_exceptions import HttpProcessingError as NotHttp
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.http_parser import HttpRequestParser
-
 from kmsd.errors import MalformedHttpRequestException
+from kmsd.wire.packages import modules_of
+
+# The package itself would import a client and a framework: a fifth of what a worker reads at its start.
+with modules_of("aiohttp"):
+    from aiohttp.http_exceptions import HttpProcessingError as NotHttp
+    from aiohttp.http_exceptions import LineTooLong
+    from aiohttp.http_parser import HttpRequestParser
 
 __all__ = ["PIPELINED", "NotHttp", "PurePythonParser", "new_parser", "parse_refusal", "require_c_parser"]
 

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from datetime import datetime
 from functools import lru_cache
+from hashlib import sha256
 from typing import NoReturn
 
 import msgspec
@@ -38,7 +38,7 @@ def first_positions(names: tuple[str, ...]) -> dict[str, int]:
 
 
 _NOBODY = secrets.token_bytes(32)
-"""The signing key of a secret that nobody has; made anew in each process."""
+"""The signing key of a secret that nobody has; all workers of one zygote have the same."""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -53,18 +53,22 @@ class Received(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     """Of the headers; follows from them, as the next does."""
     values: tuple[str, ...] = ()
+    first: dict[str, int] = {}
+    """Where the first header of each lower-case name stands."""
 
     def __post_init__(self) -> None:
         """Part names and values once: all that reads headers reads them so."""
         if self.headers:
             names, values = zip(*self.headers, strict=True)
-            msgspec.structs.force_setattr(self, "names", names)
-            msgspec.structs.force_setattr(self, "values", values)
+            first = first_positions(names) if len(names) <= _FEW else first_positions.__wrapped__(names)
+            set_field = msgspec.structs.force_setattr
+            set_field(self, "names", names)
+            set_field(self, "values", values)
+            set_field(self, "first", first)
 
     def header(self, name: str) -> str | None:
         """The first value of the header with this lower-case name."""
-        names = self.names
-        position = (first_positions(names) if len(names) <= _FEW else first_positions.__wrapped__(names)).get(name)
+        position = self.first.get(name)
         return None if position is None else self.values[position]
 
 
@@ -103,7 +107,7 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def canonical_request(self) -> bytes:
         """The text whose hash was signed. Computed on each access."""
-        text = self._canonical_front + (self._body_hash or hashlib.sha256(self._body).hexdigest())
+        text = self._canonical_front + (self._body_hash or sha256(self._body).hexdigest())
         return text.encode("utf-8", "surrogateescape")
 
     @property
@@ -111,7 +115,7 @@ class Claim(msgspec.Struct, frozen=True):
         """What the signing key was applied to. Computed on each access."""
         return (
             f"{ALGORITHM}\n{self._stamp}\n{self.date}/{self.region}/{self.service}/{TERMINATOR}\n"
-            f"{hashlib.sha256(self.canonical_request).hexdigest()}"
+            f"{sha256(self.canonical_request).hexdigest()}"
         ).encode()
 
 

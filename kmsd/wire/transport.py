@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
+from kmsd.lockstep import Lockstep
 from kmsd.wire.connection import Connection, State
 from kmsd.wire.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
 from kmsd.wire.messages import Answer, Request, Tls, error_answer, new_request_id
@@ -80,8 +81,12 @@ class Listener:
     """May be replaced while the server runs: connections accepted afterwards use the new one."""
 
 
-async def serve(handler: Handler, listeners: Sequence[Listener], limits: Limits | None = None) -> Server:
+async def serve(
+    handler: Handler, listeners: Sequence[Listener], limits: Limits | None = None, lockstep: Lockstep | None = None
+) -> Server:
     """Start serving; on return every listener accepts. End it with `Server.stop`.
+
+    `lockstep` is told how many requests are under way.
 
     `handler` is awaited once for each whole request; calls for one connection never overlap, others do. It
     is not cancelled when its client goes away. What it raises is answered 500 and reported to the loop's
@@ -90,7 +95,7 @@ async def serve(handler: Handler, listeners: Sequence[Listener], limits: Limits 
     require_c_parser()
     for listener in listeners:
         listener_permitted(listener.sock, tls=listener.tls is not None)
-    server = Server(handler, limits or Limits())
+    server = Server(handler, limits or Limits(), lockstep or Lockstep())
     await server.start(listeners)
     return server
 
@@ -98,9 +103,10 @@ async def serve(handler: Handler, listeners: Sequence[Listener], limits: Limits 
 class Server:
     """All connections of one worker."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
+    def __init__(self, handler: Handler, limits: Limits, lockstep: Lockstep) -> None:
         self.handler = handler
         self.limits = limits
+        self.lockstep = lockstep
         self.draining = False
         self.keep_alive_seconds = limits.keep_alive_seconds
         """How long a connection may rest. While draining: how long it may still bring its last request."""
@@ -203,7 +209,7 @@ class Server:
         self._unfinished.pop(connection, None)
         if state is State.IDLE:
             self._resting[connection] = None
-        elif state in {State.OPENING, State.BODY}:
+        elif state is State.OPENING or state is State.BODY:
             self._unfinished[connection] = None
 
     def forget(self, connection: Connection) -> None:

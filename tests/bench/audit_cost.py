@@ -55,7 +55,7 @@ async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
         refusals = RefusalLedger(pipeline.sink, place)
         front = Front(pipeline, Credentials(rooms.token, place, signing_key), {}, refusals)
         sock = bind_tcp("127.0.0.1", 0)
-        server = await serve(front.handle, [Listener(sock)])
+        server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         pipe.send(sock.getsockname()[1])
         wanted = asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), wanted.set)

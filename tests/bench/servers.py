@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +51,22 @@ class Site:
 
     def memory(self) -> float:
         """Proportional set size of its processes, in MiB."""
-        total = 0
-        for pid in self.pids:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total / 1024
+        return proportional_size(self.pids)
+
+    def whole_memory(self) -> float:
+        """The same with all that a daemon runs besides its workers."""
+        if self.daemon is None or self.daemon.process is None:
+            return self.memory()
+        return proportional_size([self.daemon.process.pid, *self.daemon.children()])
+
+
+def proportional_size(pids: Iterable[int]) -> float:
+    """Of these processes together, in MiB: what several share counts once."""
+    total = 0
+    for pid in pids:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
@@ -111,8 +122,7 @@ def kmsd(
         if not synced:
             environment["LD_PRELOAD"] = str(library(folder, "nosync", NOSYNC))
         if token_delay is not None:
-            environment["KMSD_SHIM_MODULE"] = str(daemon.place.module)
-            environment["KMSD_SHIM_DELAYS"] = f"{int(shim.Function.ENCRYPT)}:{int(token_delay * 1e6)}"
+            environment |= shimmed(daemon, token_delay)
             text = text.replace(f'module = "{daemon.place.module}"', f'module = "{shim.build(folder)}"')
         if tls is not None:
             text = text.replace("[token]", f'tls_certificate = "{tls[0]}"\ntls_key = "{tls[1]}"\n[token]')
@@ -124,6 +134,14 @@ def kmsd(
         endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{daemon.port}"
         encrypt = wrk.signed(endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": PLAINTEXT})
         yield Site(endpoint, encrypt, daemon.workers(), daemon, key_id)
+
+
+def shimmed(daemon: Daemon, token_delay: float) -> dict[str, str]:
+    """What tells the shim which module stands behind it, and how long each encryption takes."""
+    return {
+        "KMSD_SHIM_MODULE": str(daemon.place.module),
+        "KMSD_SHIM_DELAYS": f"{int(shim.Function.ENCRYPT)}:{int(token_delay * 1e6)}",
+    }
 
 
 SERVING = '"event": "ready"'

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.bench import peers, servers, wrk
+from tests.bench import layers, peers, servers, turns, wrk
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
 from tests.clients import ACCOUNT
@@ -207,9 +207,7 @@ def growth(bench: Bench) -> Report:
     wrote = 0.0
     while wrote < 1_000_000:
         wrote += wrk.run(long.encrypt, connections=64, seconds=20).per_second * 20
-    taken = bench.run(
-        64, small=(small, small.encrypt), large=(large, large.encrypt), long_trail=(long, long.encrypt)
-    )
+    taken = bench.run(64, small=(small, small.encrypt), large=(large, large.encrypt), long_trail=(long, long.encrypt))
     top = taken["small"].per_second
     return {
         **shown(taken),
@@ -241,16 +239,31 @@ def memory(bench: Bench) -> Report:
     done = 0.0
     while done < 10_000:
         done += wrk.run(site.encrypt, connections=64, seconds=1).per_second
-    early = site.memory()
+    early, whole = site.memory(), site.whole_memory()
     while done < 1_000_000:
         done += wrk.run(site.encrypt, connections=64, seconds=20).per_second * 20
     return {
         "MiB after 10 000": round(early, 1),
+        "MiB after 10 000, with parent and zygote": round(whole, 1),
         "MiB after 1 000 000": round(site.memory(), 1),
         "ceiling MiB": round(ceiling.memory(), 1),
         "kmsd / ceiling": ratio(early, ceiling.memory()),
         "late / early": ratio(site.memory(), early),
     }
+
+
+def budget(bench: Bench) -> Report:
+    """What each layer costs, alone and in the whole."""
+    folder = bench.place()
+    folder.mkdir(parents=True)
+    return layers.run(folder)
+
+
+def held_up(bench: Bench) -> Report:
+    """How late the event loop's beats come, with a token that takes 1 ms and with a quick one."""
+    folder = bench.place()
+    folder.mkdir(parents=True)
+    return turns.measure(folder, bench.seconds)
 
 
 def starts(bench: Bench) -> Report:
@@ -285,7 +298,8 @@ def starts(bench: Bench) -> Report:
 
 
 ROWS: dict[str, Callable[[Bench], Report]] = {
-    row.__name__: row for row in (throughput, operations, neighbours, slow_token, https, growth, memory, starts)
+    row.__name__: row
+    for row in (throughput, operations, neighbours, slow_token, held_up, budget, https, growth, memory, starts)
 }
 
 

@@ -59,7 +59,7 @@ async def pair(token: Pkcs11Token) -> tuple[bytes, bytes]:
 
 async def test_capabilities_are_what_works(token: Pkcs11Token, token_place: TokenPlace) -> None:
     """SoftHSM lists OAEP and refuses it with SHA-256; NSS does it all."""
-    capable = token.capabilities
+    capable = await token.import_skills()
     if token_place.kind == "softhsm":
         assert set(capable.imports) == IN_SOFTHSM
     if token_place.kind == "nss":
@@ -70,7 +70,7 @@ async def test_capabilities_are_what_works(token: Pkcs11Token, token_place: Toke
 @pytest.mark.parametrize("algorithm", WrappingAlgorithm)
 async def test_material_comes_in(token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: WrappingAlgorithm) -> None:
     """It is what software says it is, seals and opens, and nothing but the object remains."""
-    if algorithm not in token.capabilities.imports:
+    if algorithm not in (await token.import_skills()).imports:
         with pytest.raises(MechanismMissing):
             await token.unwrap_key(wrapped(os.urandom(32), algorithm, *pair), MARK)
         return
@@ -117,7 +117,7 @@ async def test_other_lengths_are_noticed(
     token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: WrappingAlgorithm
 ) -> None:
     """Attributes say nothing of it in SoftHSM, which takes any length for an AES key."""
-    if algorithm not in token.capabilities.imports:
+    if algorithm not in (await token.import_skills()).imports:
         pytest.skip("the token lacks it")
     before = await token.list_objects()
     for length in (1, 8, 15, 16, 17, 23, 24, 25, 28, 31, 33, 40, 48, 64, 128):
@@ -149,7 +149,7 @@ async def test_bad_blobs_are_refused(
     token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: WrappingAlgorithm
 ) -> None:
     """Of every kind and length; the token and its sessions are well afterwards."""
-    if algorithm not in token.capabilities.imports:
+    if algorithm not in (await token.import_skills()).imports:
         pytest.skip("the token lacks it")
     good = wrap(b"k" * 32, algorithm, pair[1])
     changed = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in (0, 1, 128, len(good) - 1)]
@@ -173,7 +173,7 @@ async def test_hybrid_wrapping_by_what_is_no_aes_key(
 ) -> None:
     """The inner key may have any size of AES; of others the blob is refused, and not the algorithm."""
     chosen = WrappingAlgorithm(algorithm)
-    if chosen not in token.capabilities.imports:
+    if chosen not in (await token.import_skills()).imports:
         pytest.skip("the token lacks it")
     way = oaep(hashes.SHA256() if algorithm.endswith("256") else hashes.SHA1())  # noqa: S303 (the API's)
     for size in (0, 1, 15, 17, 31, 33, 64):
@@ -234,8 +234,28 @@ async def test_a_token_that_takes_no_known_keys(shim: Shim, shim_place: TokenPla
     template_inconsistent = 0xD1
     shim.fail(Function.CREATE_OBJECT, template_inconsistent)
     async with shim_place.open() as token:
-        assert set(token.capabilities.imports) == IN_SOFTHSM
-        assert token.capabilities.receives
+        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+        assert (await token.import_skills()).receives
+
+
+async def test_trouble_is_not_taken_for_a_lack_for_ever(shim: Shim, shim_place: TokenPlace) -> None:
+    """What fails when the first import asks is tried anew by the first who asks a minute later, and then is known."""
+    function_failed, now = 6, [0.0]
+    token = await Pkcs11Token.open(shim_place.settings(), clock=lambda: now[0])
+    try:
+        shim.fail(Function.UNWRAP_KEY, function_failed)
+        assert (await token.import_skills()).imports == frozenset()
+        shim.reset()
+        now[0] = 59.0
+        assert (await token.import_skills()).imports == frozenset()
+        now[0] = 61.0
+        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+        shim.fail(Function.UNWRAP_KEY, function_failed)
+        now[0] = 200.0
+        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+    finally:
+        shim.reset()
+        await token.close()
 
 
 async def test_an_object_that_can_be_had_out_is_not_kept(shim: Shim, shim_place: TokenPlace) -> None:
@@ -257,7 +277,8 @@ async def test_a_token_without_cmac_takes_no_imports(tmp_path: Path) -> None:
     """Length and sameness could not be proven: so nothing is taken in, and each call says what is missing."""
     with softhsm(tmp_path, without=("CKM_AES_CMAC",)) as place:
         async with place.open() as token:
-            assert (token.capabilities.imports, token.capabilities.receives) == (frozenset(), False)
+            skills = await token.import_skills()
+            assert (skills.imports, skills.receives) == (frozenset(), False)
             with pytest.raises(MechanismMissing):
                 await token.transport_key()
 

@@ -57,6 +57,20 @@ def test_pace_follows_the_token() -> None:
     assert not pace.inline("open")
 
 
+def test_interruptions_are_not_the_token() -> None:
+    """One call in twenty that was interrupted ends nothing; one in four that is slow does."""
+    pace = Pace("auto", 100e-6)
+    pace.measure("seal", lambda: None)
+    for number in range(2000):
+        assert pace.inline("seal")
+        pace.inline_took("seal", 0.003 if number % 20 == 0 else 15e-6)
+    for number in range(2000):
+        pace.inline_took("seal", 0.003 if number % 4 == 0 else 15e-6)
+        if not pace.inline("seal"):
+            break
+    assert not pace.inline("seal")
+
+
 def test_pace_tries_again_on_a_busy_machine() -> None:
     """Threads that wait for each other look slow: a call four times a second is tried inline.
 

@@ -100,6 +100,17 @@ async def test_a_full_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> No
         assert told["refused"] == 8
 
 
+async def test_without_room_for_a_write_ahead_file_the_trail_is_synced(tmp_path: Path) -> None:
+    """Slower, and as good."""
+    with small_disk(tmp_path) as disk:
+        sink = await JournalSink.open(disk, "worker-0", None, SinkSettings(ahead_bytes=4 * MIB))
+        for number in range(3):
+            await sink.append(record(number))
+        assert not (disk / ".worker-0.ahead").exists()
+        await sink.close()
+        assert_whole(disk, ["r0", "r1", "r2"])
+
+
 async def test_a_full_disk_flaps(tmp_path: Path) -> None:
     """Again and again full, again and again room: one chain, every acknowledged record."""
     with small_disk(tmp_path) as disk:
@@ -208,16 +219,17 @@ int fdatasync(int fd) {
 SYNC_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from kmsd.adapters.journal.sink import JournalSink
+from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.ports import AuditUnavailable
 from tests.trail import record
 
 async def main():
     folder, flag = Path(sys.argv[1]), Path(sys.argv[2])
-    sink = await JournalSink.open(folder, "worker-0", None)
+    sink = await JournalSink.open(folder, "worker-0", None, SinkSettings(ahead_bytes=int(sys.argv[3])))
     await sink.append(record(0))
+    await sink.append(record(1))
     flag.touch()
-    for number in (1, 2):
+    for number in (2, 3):
         try:
             await sink.append(record(number))
         except AuditUnavailable as exc:
@@ -228,7 +240,8 @@ async def main():
         print("check:", exc)
     flag.unlink()
     await sink.check()
-    await sink.append(record(3))
+    await sink.append(record(4))
+    await sink.append(record(5))
     await sink.close()
 
 asyncio.run(main())
@@ -236,15 +249,16 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")
-def test_a_failed_sync_is_never_trusted_again(tmp_path: Path) -> None:
-    """EIO from fdatasync: what was written is cut off, and the chain goes on in a new file."""
+@pytest.mark.parametrize("ahead_bytes", [0, 65536])
+def test_a_failed_sync_is_never_trusted_again(tmp_path: Path, ahead_bytes: int) -> None:
+    """EIO from a sync, or a write that stands for it: what was written is cut off, and another file is begun."""
     source, library, folder, flag = (tmp_path / name for name in ("shim.c", "shim.so", "audit", "flag"))
     folder.mkdir()
     source.write_text(SHIM)
     subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAIL_SYNC": str(flag), "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
-        [sys.executable, "-c", SYNC_SCRIPT, str(folder), str(flag)],
+        [sys.executable, "-c", SYNC_SCRIPT, str(folder), str(flag), str(ahead_bytes)],
         env=environment,
         capture_output=True,
         text=True,
@@ -253,7 +267,7 @@ def test_a_failed_sync_is_never_trusted_again(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Input/output error") == 3
-    assert_whole(folder, ["r0", "r3"])
+    assert_whole(folder, ["r0", "r1", "r4", "r5"])
     first, second = own_lines(folder, "open")
     assert (first["number"], second["number"]) == (1, 2)
     (told,) = own_lines(folder, "recovered")

@@ -70,7 +70,7 @@ def _own(tmp_path: Path, syncs: FailingSyncs) -> Iterator[Daemon]:
 
 
 def test_syncs_fail(own: Daemon, syncs: FailingSyncs) -> None:
-    """EIO from every sync of the trail, the database, the segments, the token's folder, and of all of them.
+    """EIO from every sync of the trail, of the file beside it, the database, the segments, the token's folder, of all.
 
     What needs the sync is refused by an error that says "try again", the rest goes on; afterwards all that was
     acknowledged is there, also for a new daemon.
@@ -80,7 +80,7 @@ def test_syncs_fail(own: Daemon, syncs: FailingSyncs) -> None:
     writers.start()
     time.sleep(0.3)
     returned = {}
-    for part in ("/audit/", "kmsd.sqlite", "/logs/", "/token/", "/"):
+    for part in ("/audit/", ".ahead", "kmsd.sqlite", "/logs/", "/token/", "/"):
         fail_syncs_of(part, syncs, writers, honest, key_id)
         returned[part] = seconds_until(honest.kms.create_key)
         time.sleep(0.2)
@@ -109,6 +109,11 @@ def fail_syncs_of(part: str, syncs: FailingSyncs, writers: Writers, honest: Hone
         time.sleep(0.2)
         during = {name: writers.done.answered[name] - count for name, count in before.items()}
         assert honest.daemon.get("/healthz")[0] == 200
+    if part == ".ahead":
+        # Each worker goes on without it, after one batch that failed.
+        assert set(encrypted) <= {"", *RETRYABLE}
+        assert during["CreateKey"] > 0
+        return
     trail_fails = part in ("/audit/", "/")
     assert set(encrypted) <= (RETRYABLE if trail_fails else {""}), part
     if part == "/logs/":

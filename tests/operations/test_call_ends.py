@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tracemalloc
+from pathlib import Path
 
+import pytest
+
+from kmsd.adapters.journal.sink import JournalSink
 from kmsd.operations.model import Call
 from tests.house import House
 from tests.logs import millis, stream_for
@@ -29,3 +34,30 @@ def test_a_call_ends_with_its_answer(house: House) -> None:
     finally:
         gc.enable()
     assert left == []
+
+
+def test_a_call_that_waits_for_the_disk_does_not_keep_its_body(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the body nor its events: of a batch there is then what is to be stored, and where it was encoded."""
+    stream_for(house.client("logs"), "/waits")
+    append, size = JournalSink.append, 700_000
+    kept: list[set[str]] = []
+
+    async def look(sink: JournalSink, record: bytes) -> None:
+        if b'"PutLogEvents"' in record:
+            traces = [trace for trace in tracemalloc.take_snapshot().traces if trace.size >= size]
+            places = [Path(trace.traceback[0].filename) for trace in traces]
+            kept.append({f"{place.parent.name}/{place.name}" for place in places})
+        await append(sink, record)
+
+    monkeypatch.setattr(JournalSink, "append", look)
+    logs = house.client("logs")
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            events = [{"timestamp": millis(), "message": "x" * size}]
+            logs.put_log_events(logGroupName="/waits", logStreamName="s", logEvents=events)
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 2
+    # Of the client, which runs in this process, and of nobody else.
+    assert kept[1] == {"operations/test_call_ends.py", "botocore/serialize.py"}

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kmsd.adapters.journal.checkpoints import Interval, Signer
+from kmsd.adapters.journal.claims import in_copies
 from kmsd.adapters.journal.lines import COPIES, Head, chained, split
 from kmsd.adapters.journal.report import Report
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
@@ -125,6 +126,23 @@ def test_any_flipped_bit_is_found(trail: Trail, copy: Path) -> None:
         path.write_bytes(data)
     assert missed == []
     assert findings(trail.verify(copy)) == []
+
+
+def test_no_flipped_bit_hides_a_copied_checkpoint(trail: Trail, tmp_path: Path) -> None:
+    """Only the beginning of a line, which a crash leaves, is passed over."""
+    line, path = (trail.folder / COPIES).read_bytes().splitlines(keepends=True)[0], tmp_path / COPIES
+    hidden = []
+    for at in range(len(line) - 1):
+        for bit in range(8):
+            data = bytearray(line)
+            data[at] ^= 1 << bit
+            path.write_bytes(data)
+            if not list(in_copies(path)):
+                hidden.append((at, bit))
+    assert hidden == []
+    for cut in range(len('{"kmsd":"checkpoint"'), len(line) - 1):
+        path.write_bytes(line[:cut] + b"\n")
+        assert list(in_copies(path)) == []
 
 
 def _found_in(trail: Trail, copy: Path, path: Path) -> bool:

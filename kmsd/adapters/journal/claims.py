@@ -95,6 +95,12 @@ def in_trail(path: Path) -> Iterator[Claim]:
                 found = data.find(_MARK, found + len(_MARK))
 
 
+def _is_torn(line: bytes) -> bool:
+    """Whether it is the beginning of a checkpoint; a whole one that has lost its last byte to something else is not."""
+    _, _, behind = line.rstrip(b"\n").partition(b'"signature":"')
+    return line.startswith(_MARK[1:]) and b"}" not in line and not behind.partition(b'"')[2]
+
+
 def _claim_in(line: bytes, place: str) -> Claim | None:
     try:
         head, record = split(line)
@@ -125,7 +131,7 @@ def in_copies(path: Path) -> Iterator[Claim | tuple[int, str]]:
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip() or (line.startswith(_MARK[1:]) and b"}" not in line):
+            if not line.strip() or _is_torn(line):
                 continue
             try:
                 checkpoint = checkpoint_of(msgspec.json.decode(line, type=dict[str, object]))

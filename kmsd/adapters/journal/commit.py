@@ -1,8 +1,10 @@
 """Group commit: one sync serves all that wait.
 
-The schedule: what is handed in during one turn of the event loop is written together, and the kernel asked to sync it
-(`kmsd.adapters.aio`). The loop goes on meanwhile; what is handed in until the sync has ended is the next batch.
-So a lone request waits for one sync and nothing else, and under load the batches grow by themselves. Whatever is not
+The schedule: as long as each turn of the event loop brings more records, they are gathered, up to `ENOUGH` of them or
+for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.adapters.aio`). The loop goes on
+meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one sync
+and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that sleeps
+and wakes for each request finds nothing of its work in the processor's caches. Whatever is not
 plain writing (another file, recovering from a failure, looking after the disk) is done by a thread, and so are the
 syncs where the kernel cannot be asked.
 """
@@ -27,6 +29,11 @@ from kmsd.ports import AuditUnavailable
 
 DEADLINE = 10.0
 """A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
+
+ENOUGH = 16
+"""Records of a batch that do not wait for more: the shares of a sync that each of them pays are small."""
+LONGEST = 0.002
+"""Seconds that a record waits at most for others, while the loop is busy with their requests."""
 
 T = TypeVar("T")
 Written = Callable[[Head, list[bytes]], None]
@@ -62,6 +69,10 @@ class GroupCommit:
         self._waiting: list[asyncio.Future[Head]] = []
         self._gathering = False
         """The next batch will be handed over by itself."""
+        self._seen = 0
+        """Records that had gathered a turn of the loop ago."""
+        self._since = 0.0
+        """When gathering began, by the loop's clock."""
         self._outstanding = 0
         """Jobs that the thread has not finished: while there are any, the writer is not touched by the loop."""
         self._syncing = False
@@ -84,8 +95,21 @@ class GroupCommit:
         self._waiting.append(done)
         if not self._gathering:
             self._gathering = True
-            self._loop.call_soon(self._hand_over)
+            self._begin_gathering()
         return done
+
+    def _begin_gathering(self) -> None:
+        self._seen, self._since = 0, self._loop.time()
+        self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Hand over when a turn of the loop has brought no more, or what there is is enough, or has waited enough."""
+        count = len(self._records)
+        if count == self._seen or count >= ENOUGH or self._loop.time() - self._since >= LONGEST:
+            self._hand_over()
+        else:
+            self._seen = count
+            self._loop.call_soon(self._gather)
 
     def _hand_over(self) -> None:
         """Write what has gathered: here, or on the thread."""
@@ -123,7 +147,10 @@ class GroupCommit:
             failed(exc)
             return
         try:
-            kernel.begin(staged.descriptor, synced)
+            if staged.write is None:
+                kernel.begin(staged.descriptor, synced)
+            else:
+                kernel.write(staged.write, synced)
             self._syncing = True
         except OSError as exc:
             writer.fail(SyncFailed(exc.errno, exc.strerror), len(records))
@@ -149,9 +176,11 @@ class GroupCommit:
         figures.took(time.perf_counter() - begun)
 
     def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        # What has gathered goes first, the answers second: the disk is the slower of the two.
-        if self._records:
+        if len(self._records) >= ENOUGH:
+            # First, for the disk is the slower of the two.
             self._hand_over()
+        elif self._records:
+            self._begin_gathering()
         else:
             self._gathering = False
         self._answer(result, records, waiting)

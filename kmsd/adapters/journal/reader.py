@@ -13,8 +13,9 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -22,19 +23,17 @@ from typing import Protocol
 
 import msgspec
 
+from kmsd.adapters.journal.ahead import path_of, redo
 from kmsd.adapters.journal.lines import OWN, SUFFIX, FileName, files_of
 from kmsd.ports import AuditUnavailable
-from kmsd.ports_logs import TrailBatch, TrailChain, TrailRecord
+from kmsd.ports_logs import TrailBatch, TrailChain
 
-MOST_RECORDS = 1_000
-MOST_BYTES = 1_000_000
-"""What a batch holds; its last record may exceed the second."""
-YIELD_LINES = 50
-"""Lines between two moments at which the process's event loop can have the interpreter: its callers come first."""
-CHUNK = 1_048_576
+WINDOW = 1_048_576
+"""Bytes of a file that are read at a time. A batch has the records that begin and end in one."""
+LINES_A_TURN = 250
+"""So many are read before the process's event loop has its turn: a fifth of a millisecond."""
 _GRAIN = 1_000_000_000
 """Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
-_PARTS = 3
 
 
 class Own(Protocol):
@@ -59,6 +58,7 @@ _decode = msgspec.json.Decoder(_Timed).decode
 _EVENT_TIME = b'"eventTime":"'
 _TIME = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _TIME_LENGTH = len("2026-11-22T06:30:00Z")
+_PARTS = 3
 
 
 class TrailReader:
@@ -114,21 +114,38 @@ class TrailReader:
 
     async def read(self, writer: str, file: str, *, begin: int, skip: int) -> TrailBatch:
         last = self._own.durable if writer == self._own.writer else None
-        with _translated():
-            return await asyncio.to_thread(self._read, writer, file, begin, skip, last)
+        found = _Found(begin, skip)
+        while True:
+            with _translated():
+                read = await asyncio.to_thread(self._window, writer, file, found.end, last)
+            if read is None:
+                return TrailBatch((), (), (), begin, complete=False)
+            window, complete = read
+            end = found.end
+            position = found.take(window, 0, end, last)
+            while position > 0:
+                await asyncio.sleep(0)  # others have their turn
+                position = found.take(window, position, end, last)
+            if found.times or complete or position == _LATER:
+                return found.batch(complete=complete or position == _LATER)
 
-    def _read(self, writer: str, file: str, begin: int, skip: int, last: int | None) -> TrailBatch:
+    def _window(self, writer: str, file: str, begin: int, last: int | None) -> tuple[bytes, bool] | None:
+        """As `_whole_lines`; None: another process writes this chain."""
         lock = None if last is not None else _lock(self._directory / f".{writer}.lock")
         if lock == _BUSY:
-            return TrailBatch((), begin, complete=False)
+            return None
         try:
-            with (self._directory / (file + SUFFIX)).open("rb") as trail:
+            if lock is not None:
+                redo(self._directory, writer)
+            descriptor = os.open(self._directory / (file + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
+            try:
                 if lock is not None or file not in self._synced:
                     # What a process that died had not synced is in the file, and would be gone with the power.
-                    os.fdatasync(trail.fileno())
+                    os.fdatasync(descriptor)
                     self._synced.add(file)
-                trail.seek(begin)
-                return _batch(_lines(trail.read, begin), begin, skip, last)
+                return _whole_lines(descriptor, begin)
+            finally:
+                os.close(descriptor)
         finally:
             if lock is not None:
                 os.close(lock)
@@ -148,73 +165,99 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _lines(read: Callable[[int], bytes], begin: int) -> Iterator[tuple[bytes, int]]:
-    """Whole lines, each with where it ends."""
-    rest = b""
-    while chunk := read(CHUNK):
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        for line in lines:
-            begin += len(line) + 1
-            yield line, begin
+def complete(directory: Path) -> None:
+    """Complete the chains that processes left whom a loss of power ended. Raises OSError."""
+    for path in directory.glob(path_of(Path(), "*").name) if directory.exists() else ():
+        writer = path.name.removeprefix(".").removesuffix(".ahead")
+        lock = _lock(directory / f".{writer}.lock")
+        if lock != _BUSY:
+            try:
+                redo(directory, writer)
+            finally:
+                os.close(lock)
 
 
-def _batch(lines: Iterator[tuple[bytes, int]], begin: int, skip: int, last: int | None) -> TrailBatch:
-    """The records among `lines`, up to line `last` of the chain."""
-    records: list[TrailRecord] = []
-    size, end = 0, begin
-    for number, (line, after) in enumerate(lines):
-        if number % YIELD_LINES == 0:
-            time.sleep(0)
-        if len(records) >= MOST_RECORDS or size >= MOST_BYTES:
-            return TrailBatch(records, end, complete=False)
-        found = _record(line, after, last)
-        if found is _LATER:
-            break
-        end = after
-        if isinstance(found, TrailRecord):
-            if skip > 0:
-                skip -= 1
-            else:
-                records.append(found)
-                size += len(line)
-    return TrailBatch(records, end, complete=True, lacking=skip)
+def _whole_lines(descriptor: int, begin: int) -> tuple[bytes, bool]:
+    """A window of the file from byte `begin` on, in which a line ends, if one does; whether it is the file's last."""
+    window = WINDOW
+    while True:
+        data = os.pread(descriptor, window, begin)
+        complete = len(data) < window
+        if complete or b"\n" in data:
+            return data, complete
+        window *= 2
 
 
-_LATER = object()
+_ALL = 0
+_LATER = -1
 
 
-def _record(line: bytes, after: int, last: int | None) -> TrailRecord | object | None:
-    """The record of a line; None for one of the trail's own and for what cannot be read; `_LATER` for one after `last`.
+@dataclass(slots=True)
+class _Found:
+    """What a batch has so far."""
 
-    What a line is depends on its bytes alone: records are counted to know how far the copy has come.
-    """
-    parts = line.split(b" ", _PARTS - 1)
-    if len(parts) != _PARTS or not parts[0].isdigit():
-        return None
-    if last is not None and int(parts[0]) > last:
-        return _LATER
-    if parts[2].startswith(OWN):
-        return None
-    try:
-        return TrailRecord(_millis(_time_of(parts[2])), parts[2].decode(), after)
-    except (msgspec.DecodeError, ValueError):
-        return None
+    end: int
+    """Bytes of the file that have been read."""
+    skip: int
+    """Records still to be left out."""
+    times: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
 
+    def take(self, window: bytes, position: int, begin: int, last: int | None) -> int:
+        """Take in records of the window, which lies at `begin` in the file, up to line `last` of the chain.
 
-def _time_of(record: bytes) -> str:
-    """`eventTime`. In records of ours nothing before it can hold this text: within strings quotes are escaped.
+        From `position` on, for one turn. Where to go on; `_ALL`: no other line ends in the window; `_LATER`: the next
+        line is after the last.
+        """
+        for _ in range(LINES_A_TURN):
+            stop = window.find(b"\n", position)
+            if stop < 0:
+                return _ALL
+            # What a line is depends on its bytes alone: records are counted to know how far the copy has come.
+            parts = window[position:stop].split(b" ", _PARTS - 1)
+            if len(parts) == _PARTS and parts[0].isdigit():
+                if last is not None and int(parts[0]) > last:
+                    return _LATER
+                if not parts[2].startswith(OWN):
+                    self._add(parts[2], begin + stop + 1)
+            position = stop + 1
+            self.end = begin + position
+        return position
 
-    Raises `msgspec.DecodeError`.
-    """
-    begin = record.find(_EVENT_TIME) + len(_EVENT_TIME)
-    found = record[begin : begin + _TIME_LENGTH]
-    return found.decode() if _TIME.fullmatch(found) else _decode(record).eventTime
+    def _add(self, record: bytes, end: int) -> None:
+        """Add a record, unless it cannot be read or is one of those to be left out."""
+        # In records of ours nothing before it can hold this text: within strings quotes are escaped.
+        begin = record.find(_EVENT_TIME) + len(_EVENT_TIME)
+        try:
+            at = _millis(record[begin : begin + _TIME_LENGTH])
+            if at is None:
+                at = _millis_of(_decode(record).eventTime)
+            text = record.decode()
+        except (msgspec.DecodeError, ValueError):
+            return
+        if self.skip:
+            self.skip -= 1
+            return
+        self.times.append(at)
+        self.texts.append(text)
+        self.ends.append(end)
+
+    def batch(self, *, complete: bool) -> TrailBatch:
+        """All of it. Where nothing more can be read, records to be left out are lacking."""
+        return TrailBatch(self.times, self.texts, self.ends, self.end, complete, lacking=self.skip if complete else 0)
 
 
 @lru_cache(maxsize=64)
-def _millis(time_text: str) -> int:
-    """Milliseconds of a record's time; many have the same. Raises `ValueError`."""
+def _millis(found: bytes) -> int | None:
+    """Milliseconds of a record's time; None if it is written in another way. Many records have the same.
+
+    Raises `ValueError` for what looks like a time and is none.
+    """
+    return _millis_of(found.decode()) if _TIME.fullmatch(found) else None
+
+
+def _millis_of(time_text: str) -> int:
     return int(datetime.fromisoformat(time_text).timestamp() * 1000)
 
 

@@ -39,6 +39,8 @@ class SinkSettings:
     forward: tuple[str, ...] = ()
     """Where copies go (`kmsd.adapters.journal.forward`)."""
     now: Callable[[], datetime] = _host_now
+    ahead_bytes: int = 0
+    """Size of the write-ahead file; 0: none (`kmsd.adapters.journal.ahead`)."""
 
 
 class JournalSink:
@@ -60,7 +62,7 @@ class JournalSink:
             signer=signer,
         )
         self._probed = float("-inf")
-        self._files = writer.path
+        self._file = writer.file
         self._durable = 0
 
     @classmethod
@@ -81,7 +83,7 @@ class JournalSink:
         given = settings or SinkSettings()
         for target in given.forward:
             receiver_for(target, writer)
-        files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds)
+        files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes)
         if signer is not None:
             files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
         names = [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))] if several else [writer]
@@ -177,8 +179,8 @@ class JournalSink:
         self._durable = head.sequence
         own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
         self._checkpoints.written(head, own=own)
-        if self._writer.path != self._files:
-            self._files = self._writer.path
+        if self._writer.file != self._file:
+            self._file = self._writer.file
             self._checkpoints.begin()
         for forwarder in self._forwarders:
             forwarder.offer(records)

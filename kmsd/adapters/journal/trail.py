@@ -1,9 +1,10 @@
 """One writer's files: lines appended, chained and synced; what was torn or not acknowledged is cut off again.
 
 Synchronous, and owned by one thread at a time. The rules: nothing counts as written before the sync that follows
-it has succeeded; after a failure the descriptor is closed, the file reopened, compared with what is known to be in
-it, and cut to the last durable byte; after a failed *sync* the file is not written to any more at all, because
-nobody knows which of its pages the kernel gave up.
+it has succeeded, or the write to the file beside the trail that stands for it (`kmsd.adapters.journal.ahead`); after
+a failure the descriptor is closed, the file reopened, compared with what is known to be in it, and cut to the last
+durable byte; after a failed *sync* the file is not written to any more at all, because nobody knows which of its pages
+the kernel gave up.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kmsd.adapters.journal import tail
+import structlog
+
+from kmsd.adapters.aio import Write
+from kmsd.adapters.journal import beside, tail
+from kmsd.adapters.journal.ahead import Block, WriteAhead, path_of, redo
 from kmsd.adapters.journal.lines import (
     COPIES,
     FORMAT,
@@ -30,7 +35,7 @@ from kmsd.adapters.journal.lines import (
     own_line,
 )
 
-PROBE = b"\0" * 4096
+log = structlog.get_logger()
 
 
 class WriterBusy(OSError):
@@ -53,6 +58,8 @@ class Settings:
     public_key: bytes | None = None
     """DER SubjectPublicKeyInfo of the audit key; None: `kmsd init` has not made it yet."""
     token_serial: str = ""
+    ahead_bytes: int = 0
+    """Size of the write-ahead file; 0: none, every batch is synced in the trail. For processes that write much."""
 
 
 @dataclass(slots=True)
@@ -66,16 +73,16 @@ class _Failure:
     """Records that were not written since."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(NamedTuple):
     """Lines that are written and not yet durable."""
 
     descriptor: int
-    length: int
-    """Bytes."""
+    block: Block
     head: Head
     """Of the chain with them."""
     last_line: bytes
+    write: Write | None
+    """What makes them durable; None: a sync of the descriptor."""
 
 
 class TrailWriter:
@@ -91,8 +98,11 @@ class TrailWriter:
         self._lock: int | None = None
         self._descriptor: int | None = None
         self._name: FileName | None = None
-        self._path = ""
-        """Of the open file."""
+        self._path = self.file = ""
+        """Path and name of the open file."""
+        self._ahead: WriteAhead | None = None
+        self._try_ahead = True
+        """Whether it may be made; it is tried once for each file."""
         self._last: FileName | None = None
         """The last file with a durable line."""
         self._end = 0
@@ -117,6 +127,7 @@ class TrailWriter:
     def open(self) -> None:
         """Take the chain, and find its end. Nothing is written before the first record. Raises `WriterBusy`."""
         self._take_lock()
+        redo(self.directory, self.writer)
         files = files_of(self.directory).get(self.writer, [])
         found: dict[str, Any] = {}
         while files:
@@ -152,6 +163,8 @@ class TrailWriter:
 
     def close(self) -> None:
         """Let go of files and lock; what was not written is lost, and nobody was told that it was."""
+        if self._ahead is not None:
+            self._end_ahead(self._ahead)
         for descriptor in (self._descriptor, self._lock):
             if descriptor is not None:
                 os.close(descriptor)
@@ -169,7 +182,7 @@ class TrailWriter:
         try:
             self._make_ready()
             staged = self._stage(records)
-            if staged.length:
+            if staged.block.lines:
                 self._sync(staged.descriptor)
         except Exception as exc:
             self.fail(exc, len(records))
@@ -185,21 +198,27 @@ class TrailWriter:
     def stage(self, records: Sequence[bytes]) -> Staged:
         """Write `records` where that `is_plain`.
 
-        They are in the trail once their descriptor is synced and `settle` has been called, or else are taken out again
-        by `fail`. Nothing else may be written meanwhile.
+        They are in the trail once their descriptor is synced, or their `write` done, and `settle` has been called, or
+        else are taken out again by `fail`. Nothing else may be written meanwhile.
         """
         try:
-            return self._stage(records)
+            return self._stage(records, self._ahead)
         except Exception as exc:
             self.fail(exc, len(records))
             raise
 
     def settle(self, staged: Staged) -> None:
         """What was staged is durable."""
-        if not staged.length:
+        length = len(staged.block.lines)
+        if not length:
             return
+        if self._ahead is not None:
+            if staged.write is None:
+                self._ahead.reset()
+            else:
+                self._ahead.settle(staged.block, staged.write)
         self.head, self._last, self.started = staged.head, self._name, True
-        self._end += staged.length
+        self._end += length
         self._last_line = staged.last_line
         self._preface.clear()
         self._failure = None
@@ -211,15 +230,38 @@ class TrailWriter:
             self._reopen()
         if self._must_rotate():
             self._begin_file()
+        if self._ahead is None and self._try_ahead and self.settings.ahead_bytes:
+            self._begin_ahead()
 
-    def _stage(self, records: Sequence[bytes]) -> Staged:
+    def _begin_ahead(self) -> None:
+        """Without it each batch is synced in the trail, which takes longer and is as good."""
+        try:
+            self._ahead = WriteAhead(path_of(self.directory, self.writer), self.settings.ahead_bytes)
+        except OSError as exc:
+            self._try_ahead = False
+            log.info("audit without a write-ahead file", writer=self.writer, reason=str(exc))
+
+    def _end_ahead(self, ahead: WriteAhead) -> None:
+        self._ahead = None
+        try:
+            ahead.repeat(self.directory)
+        except OSError as exc:
+            # Whoever opens the chain next finds it.
+            log.error("audit trail not synced", writer=self.writer, reason=str(exc))  # noqa: TRY400 (one line)
+            ahead.close(remove=False)
+        else:
+            ahead.close(remove=True)
+
+    def _stage(self, records: Sequence[bytes], ahead: WriteAhead | None = None) -> Staged:
         descriptor = self._descriptor
         if descriptor is None:
             raise OSError("no file is open")
         lines, head = chained(self.head, [*self._preface, *records])
         if lines:
             self._write(descriptor, lines)
-        return Staged(descriptor, len(lines), head, lines[lines.rfind(b"\n", 0, -1) + 1 :])
+        block = Block(self.file, self._end, lines, self.head)
+        write = None if ahead is None else ahead.stage(block)
+        return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
 
     def _write(self, descriptor: int, data: bytes) -> None:
         # A file that was removed or moved away takes writes for ever, and nobody would find them.
@@ -246,6 +288,8 @@ class TrailWriter:
 
     def _begin_file(self) -> None:
         """A new file; its first line pins format, writer, key and what it follows; durable with the next write."""
+        if self._ahead is not None:
+            self._ahead.repeat(self.directory)
         now, before = self._now(), self._last
         name = FileName(self.writer, 1 if before is None else before.number + 1, now.date())
         path = self.directory / str(name)
@@ -255,8 +299,8 @@ class TrailWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
-        self._path = str(path)
-        sync_directory(self.directory)
+        self._path, self.file, self._try_ahead = str(path), str(name), True
+        beside.sync_directory(self.directory)
         self._fresh_file = False
         self._preface = [self._opening(name, now, before), *self._preface_without(b"open")]
 
@@ -293,7 +337,7 @@ class TrailWriter:
             tail.cut(path, self._end)
             if not self._fresh_file:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-                self._path = str(path)
+                self._path, self.file = str(path), path.name
 
     # --- Failing and coming back --------------------------------------------------------------------
 
@@ -313,6 +357,10 @@ class TrailWriter:
     def _recover(self, failure: _Failure) -> None:
         """Before the next attempt: our lock, our file without what was not acknowledged, and a line that tells it."""
         self._take_lock()
+        if failure.in_sync and self._ahead is not None:
+            # Nobody knows what of the batches before is still in the trail.
+            self._ahead.repeat(self.directory)
+            self._end_ahead(self._ahead)
         self._fresh_file = self._fresh_file or failure.in_sync
         told = own_line(
             "recovered",
@@ -328,34 +376,10 @@ class TrailWriter:
 
     def probe(self) -> None:
         """Prove that there is room and permission to write. The trail is left alone, unless it had failed."""
-        path = self.directory / f".{self.writer}.probe"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        try:
-            view = memoryview(PROBE)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-            path.unlink()
+        beside.try_to_write(self.directory / f".{self.writer}.probe")
         if self._failure is not None:
             self.append([])
 
     def copy(self, line: bytes) -> None:
-        """Add a checkpoint to the copies. One short write, so that writers do not mix their lines."""
-        descriptor = os.open(self.directory / COPIES, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, b"\n" * torn + line + b"\n")
-        finally:
-            os.close(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        """Add a checkpoint to the copies."""
+        beside.add_copy(self.directory / COPIES, line)

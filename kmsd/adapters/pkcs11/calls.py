@@ -53,7 +53,8 @@ class Calls:
         prefix: bytes | None = None,
     ) -> bytes:
         """One call of the data path, inline or in a thread."""
-        counter = self._count(kind)
+        counter = self.counters.get(kind) or self._counter(kind)
+        counter.calls += 1
         start = perf_counter()
         try:
             epoch = self._link.require()
@@ -118,7 +119,8 @@ class Calls:
         self, name: str, object_id: bytes | None, call: Callable[[Epoch], T], *, deadline: float | None = None
     ) -> T:
         """A call that never runs on the event loop."""
-        counter = self._count(name)
+        counter = self.counters.get(name) or self._counter(name)
+        counter.calls += 1
         start = perf_counter()
         try:
             self._link.require()
@@ -130,9 +132,6 @@ class Calls:
         finally:
             counter.took(perf_counter() - start)
 
-    def _count(self, name: str) -> CallCounter:
-        counter = self.counters.get(name)
-        if counter is None:
-            counter = self.counters[name] = CallCounter()
-        counter.calls += 1
+    def _counter(self, name: str) -> CallCounter:
+        counter = self.counters[name] = CallCounter()
         return counter

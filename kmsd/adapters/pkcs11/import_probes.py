@@ -77,6 +77,16 @@ class Skills:
     padded_wrap: WrapMechanism | None
     """By which number the token does RFC 5649."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is lacking."""
+        return len(self.imports) == len(self.passes_on) == len(WrappingAlgorithm)
+
+    def and_of(self, later: Skills) -> Skills:
+        """What was proven then or later."""
+        imports, passes_on = self.imports | later.imports, self.passes_on | later.passes_on
+        return Skills(imports, passes_on, self.padded_wrap or later.padded_wrap)
+
 
 def probe_imports(epoch: Epoch) -> Skills:
     """Try every way on throw-away session objects. Raises `TokenUnavailable` only if the token fails as a whole."""

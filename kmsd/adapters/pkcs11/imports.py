@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from kmsd.adapters.pkcs11.durability import sync_folder
+from kmsd.adapters.pkcs11.import_probes import Skills, probe_imports
 from kmsd.adapters.pkcs11.importing import Visit, visit
 from kmsd.adapters.pkcs11.rsa import TRANSPORT
 from kmsd.ports import MechanismMissing, OtherMaterial, TokenUnavailable, Wrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kmsd.adapters.pkcs11.calls import Calls
     from kmsd.adapters.pkcs11.epoch import Epoch
-    from kmsd.adapters.pkcs11.import_probes import Skills
     from kmsd.adapters.pkcs11.link import Link
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.domain.material import Algorithm
 
 
-@dataclass(frozen=True, slots=True)
+DOUBT_SECONDS = 60.0
+"""What was found lacking may have been a passing trouble of the token: after this time it is tried anew."""
+
+
+@dataclass(slots=True)
 class Imports:
     """Imports into one token. All methods may be called concurrently."""
 
     settings: TokenSettings
     calls: Calls
     link: Link
-    skills: Skills
+    clock: Callable[[], float]
+    _skills: Skills | None = None
+    _probed_at: float = 0.0
+    _probing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def skills(self) -> Skills:
+        """What the token is able to, probed by the first who asks. Raises `TokenError`."""
+        known = self._skills
+        if known is not None and (known.complete or self.clock() - self._probed_at < DOUBT_SECONDS):
+            return known
+        async with self._probing:
+            if self._skills is known or self._skills is None:
+                deadline = self.settings.start_deadline
+                found = await self.calls.threaded("probe_imports", None, self._probe, deadline=deadline)
+                self._skills, self._probed_at = found if known is None else known.and_of(found), self.clock()
+            return self._skills
+
+    def _probe(self, epoch: Epoch) -> Skills:
+        skills = probe_imports(epoch)
+        # A token that went away lacks nothing.
+        self.link.prove(epoch)
+        return skills
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
         """As `kmsd.ports.Token`."""
@@ -41,7 +69,7 @@ class Imports:
 
     async def transport_key(self) -> bytes:
         """As `kmsd.ports.Token`."""
-        if TRANSPORT not in self.skills.imports:
+        if TRANSPORT not in (await self.skills()).imports:
             raise MechanismMissing(f"{TRANSPORT.value}, by which it would receive what the import token unwraps")
         return await self.calls.threaded("transport_key", None, lambda epoch: epoch.receiving().public_key)
 
@@ -49,12 +77,13 @@ class Imports:
         self, wrapped: Wrapped, mark: bytes, expected: bytes | None, into: tuple[bytes, Algorithm] | None
     ) -> bytes:
         """As `kmsd.ports.Token`."""
-        if wrapped.algorithm not in self.skills.imports:
+        skills = await self.skills()
+        if wrapped.algorithm not in skills.imports:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
 
         def take_in(epoch: Epoch) -> bytes:
             def work(_: object) -> bytes:
-                with visit(epoch.connection, self.skills.padded_wrap) as guest:
+                with visit(epoch.connection, skills.padded_wrap) as guest:
                     return self._taken_in(epoch, guest, wrapped, mark, expected, into)
 
             # Lent beside the visit's own session, so that the module is not finalised meanwhile.
@@ -97,13 +126,14 @@ class Imports:
 
     async def pass_on(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
         """As `kmsd.ports.Token`."""
-        if wrapped.algorithm not in self.skills.passes_on or wrapped.wrapping_key is None:
+        skills = await self.skills()
+        if wrapped.algorithm not in skills.passes_on or wrapped.wrapping_key is None:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
         wrapping_key = wrapped.wrapping_key
 
         def rewrap(epoch: Epoch) -> Wrapped:
             def work(_: object) -> Wrapped:
-                with visit(epoch.connection, self.skills.padded_wrap) as guest:
+                with visit(epoch.connection, skills.padded_wrap) as guest:
                     key = epoch.objects.entry(guest.session, wrapping_key).handle
                     blob, trouble = guest.pass_on(key, wrapped.algorithm, wrapped.blob, transport_key)
                 if trouble is not None:

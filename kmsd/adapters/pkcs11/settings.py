@@ -33,7 +33,7 @@ class TokenSettings:
     """File that processes lock to initialise and log in one at a time; None if there is only one process."""
     token_dir_sync: Path | None = None
     """Folder on whose file system syncfs is called before a new or destroyed object is acknowledged (SoftHSM)."""
-    sessions: int = 4
+    sessions: int = 8
     """Calls that may be inside the module at once, each on a thread and a session of its own."""
     queue_limit: int = 256
     """Calls that may wait for a thread; beyond it `TokenBusy`."""

@@ -19,7 +19,6 @@ from kmsd.adapters.pkcs11.codes import CkrError
 from kmsd.adapters.pkcs11.counters import TokenCounters
 from kmsd.adapters.pkcs11.cryptoki import attribute_name, flag, number
 from kmsd.adapters.pkcs11.durability import sync_folder
-from kmsd.adapters.pkcs11.import_probes import probe_imports
 from kmsd.adapters.pkcs11.imports import Imports
 from kmsd.adapters.pkcs11.link import Link
 from kmsd.adapters.pkcs11.module import Module
@@ -30,14 +29,13 @@ from kmsd.adapters.pkcs11.signing import DIGEST_LENGTH, der_signature, subject_p
 from kmsd.adapters.pkcs11.templates import A_NUMBERS, OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import Algorithm
-from kmsd.ports import MechanismMissing, TokenError
+from kmsd.ports import ImportSkills, MechanismMissing, TokenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from kmsd.adapters.pkcs11.connection import Session
     from kmsd.adapters.pkcs11.epoch import Epoch
-    from kmsd.adapters.pkcs11.import_probes import Skills
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.ports import Capabilities, ObjectReport, TokenInfo, Wrapped
 
@@ -87,17 +85,14 @@ class Pkcs11Token:
     async def _learn(self) -> None:
         epoch = self._last_epoch = self._link.require()
 
-        def learn(_: Epoch) -> tuple[Capabilities, Skills]:
-            capabilities, skills = probe(epoch), probe_imports(epoch)
+        def learn(_: Epoch) -> Capabilities:
+            capabilities = probe(epoch)
             epoch.connection.run(lambda session: measure(epoch, session, self._calls.pace))
-            receives = TRANSPORT in skills.imports
-            return replace(
-                capabilities, imports=skills.imports, passes_on=skills.passes_on, receives=receives
-            ), skills
+            return capabilities
 
         deadline = self._settings.start_deadline
-        self._capabilities, skills = await self._calls.threaded("open_token", None, learn, deadline=deadline)
-        self._imports = Imports(self._settings, self._calls, self._link, skills)
+        self._capabilities = await self._calls.threaded("open_token", None, learn, deadline=deadline)
+        self._imports = Imports(self._settings, self._calls, self._link, self._clock)
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info("token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.pace.snapshot())
 
@@ -135,6 +130,11 @@ class Pkcs11Token:
         )
 
     # --- the port: data path ------------------------------------------------------------------------
+
+    async def import_skills(self) -> ImportSkills:
+        """How key material may come in."""
+        skills = await self._imports.skills()
+        return ImportSkills(skills.imports, skills.passes_on, TRANSPORT in skills.imports)
 
     async def random(self, count: int) -> bytes:
         """`count` random bytes from the token's generator."""

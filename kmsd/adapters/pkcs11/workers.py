@@ -156,14 +156,18 @@ class Pace:
     """How long each kind of call takes, and whether it may run on the event loop.
 
     A hop to a thread costs about 80 us; below that a call is cheaper inline, and far above it inline calls starve
-    the loop. Inline durations feed a moving average, each capped so that one interruption of the process does not
-    count as a slow token. In threads the time includes the wait for the interpreter lock, so only the shortest of eight
-    counts; and because a busy process makes even that look slow, now and then one call is tried inline all the same.
+    the loop. A token is slow when three of eight inline calls were; or when their moving average is too long, which
+    takes many, and each counts for ten times the limit at most: a busy machine interrupts one call in fifty for
+    milliseconds, and that is not the token. In threads the time includes the wait for the interpreter lock, so only the
+    shortest of eight counts; and because a busy process makes even that look slow, now and then one call is tried
+    inline all the same.
     """
 
-    __slots__ = ("_below", "_clock", "_mean", "_mode", "_shortest", "_taken", "_trial_at")
-    _WEIGHT = 1 / 32
+    __slots__ = ("_below", "_clock", "_mean", "_mode", "_shortest", "_slow", "_taken", "_trial_at")
+    _WEIGHT = 1 / 128
     _WINDOW = 8
+    _MOST_SLOW = 2
+    """Slow ones that a window of inline calls may hold."""
     _TRIAL_SECONDS = 0.25
     """Between two trials."""
     _TRIAL_BELOW = 0.002
@@ -179,6 +183,9 @@ class Pace:
         self._mean: dict[Kind, float] = {}
         self._shortest: dict[Kind, float] = {}
         self._taken: dict[Kind, int] = {}
+        """Calls of the present window, inline or in threads."""
+        self._slow: dict[Kind, int] = {}
+        """How many of them were slow, inline."""
 
     def inline(self, kind: Kind) -> bool:
         """Whether the next call of this kind may run on the event loop. Unmeasured kinds may not."""
@@ -196,19 +203,31 @@ class Pace:
 
     def inline_took(self, kind: Kind, seconds: float) -> None:
         """Note a call that ran on the event loop."""
-        mean = self._mean.get(kind, seconds)
-        if mean >= self._below > seconds:
-            self._mean[kind] = seconds  # a trial that went well
+        mean, below = self._mean.get(kind, seconds), self._below
+        if mean >= below:  # a trial
+            if seconds < below:
+                self._begin_window(kind, seconds)
             return
-        self._mean[kind] = mean + (min(seconds, 10 * self._below) - mean) * self._WEIGHT
+        self._mean[kind] = mean + (min(seconds, 10 * below) - mean) * self._WEIGHT
+        if seconds >= below:
+            slow = self._slow[kind] = self._slow.get(kind, 0) + 1
+            if slow > self._MOST_SLOW:
+                self._begin_window(kind, seconds)
+                return
+        taken = self._taken[kind] = self._taken.get(kind, 0) + 1
+        if taken >= self._WINDOW:
+            self._taken[kind] = self._slow[kind] = 0
+
+    def _begin_window(self, kind: Kind, mean: float) -> None:
+        self._mean[kind] = mean
+        self._taken[kind] = self._slow[kind] = 0
 
     def thread_took(self, kind: Kind, seconds: float) -> None:
         """Note a call that ran in a thread. Races between threads lose a sample, no more."""
         shortest = self._shortest[kind] = min(self._shortest.get(kind, seconds), seconds)
         taken = self._taken[kind] = self._taken.get(kind, 0) + 1
         if taken >= self._WINDOW:
-            self._taken[kind] = 0
-            self._mean[kind] = shortest
+            self._begin_window(kind, shortest)
             del self._shortest[kind]
 
     def measure(self, kind: Kind, call: Callable[[], object], times: int = 5) -> None:

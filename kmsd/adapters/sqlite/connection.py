@@ -14,6 +14,10 @@ from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
 
+CACHE_KIB = 512
+"""Of pages that a connection keeps. What requests need is kept decoded (`kmsd.adapters.sqlite.cache`), and the kernel
+has the file's pages: SQLite's own choice, 2 MiB for each connection of each process, only takes memory."""
+
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
 
 
@@ -48,6 +52,7 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
 
 

@@ -41,10 +41,11 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Open the blob."""
     refuse(request, "recipient", "dry_run_modifiers")
-    check_algorithm(request.encryption_algorithm, call.key)
-    opened = await sealing.unseal(call.token, call.key, call.blob_at(0), request.encryption_context)
+    key = call.key
+    check_algorithm(request.encryption_algorithm, key)
+    opened = await sealing.unseal(call.token, key, call.blob_at(0), request.encryption_context)
     return Response(
-        key_id=call.key.arn,
+        key_id=key.arn,
         plaintext=opened.plaintext,
         encryption_algorithm=SYMMETRIC_DEFAULT,
         key_material_id=opened.material.key_material_id,

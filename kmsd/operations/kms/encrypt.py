@@ -31,9 +31,10 @@ class Response(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """Seal under the key's current material."""
-    check_algorithm(request.encryption_algorithm, call.key)
-    blob = await sealing.seal(call.token, call.key, call.now, request.plaintext, request.encryption_context)
-    return Response(ciphertext_blob=blob, key_id=call.key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
+    key = call.key
+    check_algorithm(request.encryption_algorithm, key)
+    blob = await sealing.seal(call.token, key, call.now, request.plaintext, request.encryption_context)
+    return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
 
 
 OPERATION = Operation(

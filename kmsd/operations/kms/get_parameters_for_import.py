@@ -30,7 +30,8 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Nothing of the key changes. That a wrapping key is given out is durable before the answer."""
     world = call.world
-    algorithm = import_parameters.check_algorithm(request.wrapping_algorithm, world.tokens, world.refused_wrapping)
+    asked, refused = request.wrapping_algorithm, world.refused_wrapping
+    algorithm = await import_parameters.check_algorithm(asked, world.tokens, refused)
     bits = WRAPPING_KEY_BITS.get(request.wrapping_key_spec)
     if bits is None:
         raise UnsupportedOperationException(f"The wrapping key spec {request.wrapping_key_spec} is not supported.")

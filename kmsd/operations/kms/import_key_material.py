@@ -58,7 +58,7 @@ async def prepare(request: Request, call: Call) -> _Prepared:
     claim = await import_parameters.open_token(
         await call.service_box(), request.import_token, call.key.key_id, call.now
     )
-    import_parameters.check_algorithm(claim.algorithm, world.tokens, world.refused_wrapping)
+    await import_parameters.check_algorithm(claim.algorithm, world.tokens, world.refused_wrapping)
     arrival = await import_material.bring_in(
         world.store,
         world.tokens,

@@ -36,15 +36,19 @@ async def handle(request: Request, call: Call) -> Response:
     group, now = call.log_group, millis(call.now)
     stream = await existing(call, request.log_stream_name)
     batch = log_event.check(request.log_events, now, group.oldest(call.now))
-    if batch.events:
+    rejected = batch.rejected
+    if batch.times:
         room = call.logs
         sealed = await log_batches.seal(room, call.books, group, stream, batch, now=call.now)
         append = partial(room.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
         call.after_commit.append(append)
+    # Sealed or left out, and not in the record: their memory, while it is warm, is for the next one's.
+    request.log_events.clear()
+    del batch
     return Response(
         # "The sequence token is now ignored in PutLogEvents actions": any will do, and any will be accepted.
         next_sequence_token=log_event.position_text(now),
-        rejected_log_events_info=batch.rejected,
+        rejected_log_events_info=rejected,
         # Nothing here correlates telemetry: said in the way that the API has for it, and the events are taken.
         rejected_entity_info=None if request.entity is None else shapes.RejectedEntityInfo("UnsupportedLogGroupType"),
     )

@@ -1,0 +1,182 @@
+"""What each layer of an Encrypt costs when nothing else runs, and what all of them cost, one by one and together.
+
+    .venv/bin/python -m tests.bench.layers
+
+Microseconds inside one process, without HTTP and with a sink that keeps nothing; of many runs the fiftieth part that
+was quickest. The sum of the parts is far less than the whole: each part of a whole finds its code and tables gone from
+the processor's inner caches. `kmsd.lockstep` is what is done about that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from kmsd import audit
+from kmsd import config as configuration
+from kmsd.app import Rooms, open_rooms
+from kmsd.audit import Outcome
+from kmsd.custody.credentials import Credentials
+from kmsd.domain.principal import Caller
+from kmsd.operations.admission import admit
+from kmsd.operations.model import Call, Source
+from kmsd.ports import Reader
+from kmsd.wire import sigv4
+from kmsd.wire.front import Front, source_of
+from kmsd.wire.messages import Request, rendered
+from kmsd.wire.questions import Question, protocol_of
+from kmsd.wire.refusals import RefusalLedger
+from kmsd.wire.sigv4_claim import Received, signing_key
+from tests.bench import servers, wrk
+from tests.bench.audit_cost import NoSink
+from tests.daemon import Daemon, provisioned
+
+RUNS = 400
+A_RUN = 30
+TOGETHER = (1, 4, 8, 16, 32)
+
+
+def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of what waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("it waits")
+
+
+def quickest(took: list[float]) -> float:
+    """In microseconds."""
+    return round(sorted(took)[len(took) // 50] * 1e6, 1)
+
+
+def alone(act: Callable[[], object]) -> float:
+    """Microseconds of one."""
+    took = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        for _ in range(A_RUN):
+            act()
+        took.append((time.perf_counter() - begun) / A_RUN)
+    return quickest(took)
+
+
+@dataclass
+class Parts:
+    """An Encrypt, taken apart."""
+
+    rooms: Rooms
+    front: Front
+    fresh: Callable[[], Request]
+
+    async def measure(self) -> dict[str, Any]:
+        """All layers, and the whole."""
+        front, world = self.front, self.rooms.pipeline.world
+        request = self.fresh()
+        at, place = front.pipeline.clock.now(), world.place
+        claim = sigv4.parse(request.received, region=place.region, services=("kms",), now=at)
+        caller, books = await front._authenticated(claim, at)
+        layers = {
+            "reading the signature": alone(
+                lambda: sigv4.parse(request.received, region=place.region, services=("kms",), now=at)
+            ),
+            "proving it, and who signed": alone(lambda: now(front._authenticated(claim, at))),
+        }
+        # The body is gone once it has been read.
+        questions = iter([protocol_of(one).question(one) for one in (self.fresh() for _ in range(RUNS * A_RUN))])
+        layers["decoding and validating"] = alone(lambda: next(questions).decode())
+        question = protocol_of(again := self.fresh()).question(again)
+        layers |= await self._behind(question, question.decode(), caller, source_of(request), books)
+        together = {f"{calls} at once": await self._together(calls) for calls in TOGETHER}
+        return {"alone": layers, "sum": round(sum(layers.values()), 1), "whole, with its dispatch": together}
+
+    async def _behind(
+        self, question: Question, asked: msgspec.Struct, caller: Caller, source: Source, books: Reader
+    ) -> dict[str, float]:
+        """From the decoded request to the answer."""
+        operation, world, at = question.operation, self.rooms.pipeline.world, self.front.pipeline.clock.now()
+
+        def call() -> Call:
+            return Call(world, caller, source, "x" * 36, at, books)
+
+        admitted = call()
+        await admit(operation, asked, admitted)
+        material = admitted.key.current_material
+        assert material is not None
+        response = await operation.handle(asked, admitted)
+        sealing = alone(
+            lambda: now(world.token.encrypt(material.material_id, material.algorithm, b"x" * 32, b"y" * 38))
+        )
+        handling = alone(lambda: now(operation.handle(asked, admitted)))
+        return {
+            "finding the key, authorising, state": alone(lambda: now(admit(operation, asked, call()))),
+            "token: session, derived key, AES-GCM": sealing,
+            "the handler without it": round(handling - sealing, 1),
+            "building the audit record": alone(
+                lambda: audit.record_of_call(operation, asked, admitted, Outcome(response))
+            ),
+            "encoding the answer": alone(
+                lambda: rendered(question.render(response, "x" * 36), "Server: kmsd\r\n", close=False)
+            ),
+        }
+
+    async def _together(self, calls: int) -> float:
+        """Microseconds of one of several, which go in lockstep where there are enough."""
+        loop, lockstep, took = asyncio.get_running_loop(), self.front.pipeline.lockstep, []
+        for _ in range(RUNS):
+            requests = [self.fresh() for _ in range(calls)]
+            lockstep.running = calls
+            begun = time.perf_counter()
+            for task in [loop.create_task(self.front.handle(request)) for request in requests]:
+                await task
+            took.append((time.perf_counter() - begun) / calls)
+        lockstep.running = 0
+        return quickest(took)
+
+
+async def measure(daemon: Daemon, key_id: str) -> dict[str, Any]:
+    """Of one daemon's data."""
+    async with open_rooms(configuration.load(daemon.config), "layers") as rooms:
+        pipeline = replace(rooms.pipeline, sink=NoSink())
+        place = pipeline.world.place
+        front = Front(pipeline, Credentials(rooms.token, place, signing_key), {}, RefusalLedger(pipeline.sink, place))
+        replay = wrk.signed(daemon.endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": servers.PLAINTEXT})
+        headers = tuple({"Host": daemon.endpoint.removeprefix("http://"), **dict(replay.headers)}.items())
+
+        def fresh() -> Request:
+            return Request(Received("POST", "/", headers, replay.body), "127.0.0.1", None, "1.1", 0.0)
+
+        assert (await front.handle(fresh())).status == 200
+        gc.collect()
+        gc.freeze()
+        return await Parts(rooms, front, fresh).measure()
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Set up, measure."""
+    with provisioned(folder, workers=1) as daemon:
+        daemon.start()
+        key_id = daemon.client().create_key()["KeyMetadata"]["KeyId"]
+        daemon.stop()
+        return uvloop.run(measure(daemon, key_id))
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        sys.stdout.write(json.dumps(run(Path(folder)), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Workers are forked from a zygote: whoever dies, the others go on, and nobody stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kmsd import zygote
+from tests.daemon import Daemon, name_of, provisioned
+from tests.faults.bent import bent_daemon
+from tests.shim import Function, compiler
+
+
+@pytest.fixture(name="daemon")
+def _daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with provisioned(tmp_path, workers=2) as daemon:
+        daemon.start(ready=False)
+        until(lambda: daemon.log().count('"event": "ready"') == 1, daemon)
+        yield daemon
+
+
+def until(holds: Callable[[], bool], daemon: Daemon, seconds: float = 30.0) -> None:
+    """Wait for it. Raises AssertionError with the log."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.01)
+
+
+def zygote_of(daemon: Daemon) -> int:
+    """Process id; 0 if it has none at the moment."""
+    return next((pid for pid in daemon.children() if name_of(pid) == zygote.NAME), 0)
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs."""
+    return name_of(pid) != "" and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_workers_do_not_hang_on_the_zygote(daemon: Daemon) -> None:
+    """Killed, it is replaced; the workers that it forked serve on, and the next one is forked by its successor."""
+    workers, first = daemon.workers(), zygote_of(daemon)
+    time.sleep(max(0.0, 5.5 - age(first)))  # one that dies young is replaced with the next worker
+    os.kill(first, signal.SIGKILL)
+    until(lambda: zygote_of(daemon) not in (0, first), daemon)
+    assert daemon.workers() == workers
+    assert daemon.client().list_keys()["Keys"] == []
+    os.kill(workers[0], signal.SIGKILL)
+    until(lambda: len(set(daemon.workers()) - set(workers)) == 1, daemon)
+    daemon.wait_ready()
+    assert daemon.stop() == 0
+
+
+def age(pid: int) -> float:
+    """Seconds since it was started."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_all_workers_and_the_zygote_die_at_once(daemon: Daemon) -> None:
+    """Whoever orders the next worker finds no zygote, and makes one."""
+    before = set(daemon.children())
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(set(daemon.workers()) - before) == 2, daemon)
+    daemon.wait_ready()
+    assert zygote_of(daemon)
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_a_zygote_that_dies_while_it_is_asked(daemon: Daemon, turn: int) -> None:
+    """At any moment of a worker's birth: the worker comes all the same, and is one."""
+    workers, first = daemon.workers(), zygote_of(daemon)
+    os.kill(workers[0], signal.SIGKILL)
+    time.sleep(0.09 + turn * 0.005)  # a dead worker is started anew after 0.1 s
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(daemon.workers()) == 2 and workers[0] not in daemon.workers(), daemon)
+    daemon.wait_ready()
+    time.sleep(0.3)
+    assert len(daemon.workers()) == 2
+    assert daemon.stop() == 0
+
+
+def test_a_zygote_that_hangs_is_replaced(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon stops within its time, even if no worker could be started."""
+    hanging = zygote_of(daemon)
+    os.kill(hanging, signal.SIGSTOP)
+    os.kill(daemon.workers()[0], signal.SIGKILL)
+    daemon.wait_ready()
+    begun = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - begun < 10
+    assert not alive(hanging)
+
+
+def test_nobody_outlives_the_parent(daemon: Daemon) -> None:
+    """Killed alone, it takes the zygote and the workers along."""
+    family = daemon.children()
+    assert len(family) == 3
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon.process = None
+    until(lambda: not any(map(alive, family)), daemon)
+
+
+def test_the_zygote_holds_nothing(daemon: Daemon) -> None:
+    """Neither the socket of the clients, nor the configuration, nor the lock of the data directory."""
+    held = {str(entry.readlink()) for entry in Path(f"/proc/{zygote_of(daemon)}/fd").iterdir()}
+    open_files = {each for each in held if not each.startswith(("/dev/null", str(daemon.folder / "serve.log")))}
+    assert len(open_files) == 1
+    assert open_files.pop().startswith("socket:")
+    environment = Path(f"/proc/{zygote_of(daemon)}/environ").read_bytes()
+    assert b"NOTIFY_SOCKET" not in environment
+    mapped = Path(f"/proc/{zygote_of(daemon)}/maps").read_text()
+    assert "softhsm" not in mapped
+    assert len(list(Path(f"/proc/{zygote_of(daemon)}/task").iterdir())) == 1
+
+
+def test_a_program_that_a_module_starts_inherits_nothing(daemon: Daemon) -> None:
+    """Every descriptor of a worker is closed by execve, the listening socket among them."""
+    for pid in daemon.workers():
+        for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+            flags = next(line.split()[1] for line in entry.read_text().splitlines() if line.startswith("flags:"))
+            assert int(entry.name) <= 2 or int(flags, 8) & os.O_CLOEXEC, entry.parents[1] / "fd" / entry.name
+
+
+def test_what_workers_draw_differs(daemon: Daemon) -> None:
+    """Request ids, keys' ids and nonces of one worker are not those of another that was forked from the same memory."""
+    seen: set[str] = set()
+    answered = 0
+    for turn in range(40):
+        headers = (
+            daemon.client().create_key()["ResponseMetadata"]["HTTPHeaders"] if turn % 10 == 0 else unsigned(daemon)
+        )
+        seen.add(headers["x-amzn-requestid"])
+        answered += 1
+    assert len(seen) == answered
+    records = daemon.audit_records()
+    ids = [record["eventID"] for record in records]
+    assert len(set(ids)) == len(ids)
+
+
+def unsigned(daemon: Daemon) -> dict[str, str]:
+    """The headers of a refusal, by a connection of its own: any worker may answer."""
+    command = ["curl", "--silent", "--include", "--request", "POST", "--data", "{}", daemon.endpoint]
+    text = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.decode()
+    lines = [line.split(": ", 1) for line in text.split("\r\n\r\n")[0].split("\r\n")[1:]]
+    return {name.lower(): value for name, value in lines}
+
+
+def test_an_interrupt_of_the_terminal_reaches_all(tmp_path: Path) -> None:
+    """As Ctrl-C does: the daemon stops, and nothing complains."""
+    with provisioned(tmp_path, workers=2) as daemon:
+        command = [sys.executable, "-m", "kmsd", "--config", str(daemon.config), "serve"]
+        with (tmp_path / "serve.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        daemon.process = process
+        until(lambda: daemon.log().count('"event": "ready"') == 1, daemon)
+        family = daemon.children()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+        daemon.process = None
+        until(lambda: not any(map(alive, family)), daemon)
+        assert "Traceback" not in daemon.log()
+        assert "died" not in daemon.log()
+
+
+def test_a_stop_at_any_moment_of_the_start(tmp_path: Path) -> None:
+    """Nobody is left behind who would hold the socket: it can be bound at once, and the data directory locked."""
+    with provisioned(tmp_path, workers=3) as daemon:
+        for turn in range(12):
+            daemon.start(ready=False)
+            assert daemon.process is not None
+            until(lambda: daemon.children() != [], daemon)
+            if turn % 2:
+                until(lambda: daemon.workers() != [], daemon)
+            time.sleep(turn * 0.02)
+            family = daemon.children()
+            daemon.process.terminate()
+            status = daemon.process.wait(30)
+            assert status in (0, -signal.SIGTERM), daemon.log()
+            daemon.process = None
+            assert status != 0 or not any(map(alive, family))
+            until(lambda family=family: not any(map(alive, family)), daemon)  # type: ignore[misc]
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", daemon.port))
+        assert "Traceback" not in daemon.log()
+
+
+@pytest.mark.skipif(compiler() is None, reason="the shim needs a C compiler")
+def test_a_stop_in_the_middle_of_a_login(tmp_path: Path) -> None:
+    """The call into the token is finished first: SoftHSM's token would else be gone, and no start find it again."""
+    with bent_daemon(tmp_path) as (daemon, shim):
+        shim.delay(Function.LOGIN, 1.0)
+        before = shim.calls(Function.LOGIN)
+        daemon.start(ready=False)
+        until(lambda: shim.calls(Function.LOGIN) > before, daemon)
+        assert daemon.process is not None
+        begun = time.monotonic()
+        daemon.process.terminate()
+        assert daemon.process.wait(30) == 0
+        assert time.monotonic() - begun > 0.3
+        daemon.process = None
+        assert "Traceback" not in daemon.log()

@@ -1,0 +1,80 @@
+"""Calls at the same time pause for each other, and each is counted until it has ended, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from kmsd.lockstep import FEW, Lockstep
+from tests.clients import Credentials
+from tests.house import House
+
+
+async def test_stages_are_gone_through_together() -> None:
+    """With enough of them; a few do not wait for each other."""
+
+    async def order(calls: int) -> list[str]:
+        lockstep, seen = Lockstep(), []
+
+        async def call(name: int) -> None:
+            for stage in "abc":
+                seen.append(f"{stage}{name}")
+                await lockstep.pause()
+            lockstep.running -= 1
+
+        lockstep.running = calls
+        await asyncio.gather(*(call(name) for name in range(calls)))
+        return seen
+
+    assert await order(FEW) == [f"{stage}{name}" for stage in "abc" for name in range(FEW)]
+    assert await order(FEW - 1) == [f"{stage}{name}" for name in range(FEW - 1) for stage in "abc"]
+
+
+def test_every_end_is_counted(house: House) -> None:
+    """Successes, refusals before and after the signature, dry runs, writes, probes: nobody runs afterwards."""
+    kms = house.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    forged = house.client(credentials=replace(house.admin, secret="x" * 40))
+    nobody = house.client(credentials=Credentials("AKIAXXXXXXXXXXXXXXXX", "x" * 40))
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+    asked: list[tuple[Any, dict[str, Any]]] = [
+        (kms.encrypt, {"KeyId": key_id, "Plaintext": b"x"}),
+        (kms.encrypt, {"KeyId": key_id, "Plaintext": b"x", "DryRun": True}),
+        (kms.encrypt, {"KeyId": "alias/none", "Plaintext": b"x"}),
+        (kms.decrypt, {"CiphertextBlob": blob[:-1] + bytes([blob[-1] ^ 1])}),
+        (kms.create_key, {}),
+        (kms.list_keys, {}),
+        (forged.list_keys, {}),
+        (nobody.list_keys, {}),
+    ]
+
+    def ask(number: int) -> None:
+        act, members = asked[number % len(asked)]
+        try:
+            act(**members)
+        except ClientError:
+            assert number % len(asked) not in {0, 4, 5}
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(20 * len(asked))))
+    end = time.monotonic() + 5
+    while house.rooms.pipeline.lockstep.running and time.monotonic() < end:
+        time.sleep(0.01)  # an answer is read before its task has ended
+    assert house.rooms.pipeline.lockstep.running == 0
+
+
+@pytest.mark.parametrize("ends", [ValueError, asyncio.CancelledError])
+async def test_a_pause_lets_through_what_ends_a_call(ends: type[BaseException]) -> None:
+    """It is a pause, and nothing else."""
+    lockstep = Lockstep()
+    lockstep.running = FEW
+    pausing = lockstep.pause()
+    next(iter(pausing))
+    with pytest.raises(ends):
+        pausing.throw(ends())
