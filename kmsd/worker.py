@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -30,7 +31,7 @@ from kmsd.metrics.counting import Counting
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
 from kmsd.prctl import name_process
-from kmsd.wire.front import Front
+from kmsd.wire.front import Front, Probe
 from kmsd.wire.rates import RateClass, Rates
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
@@ -104,14 +105,28 @@ def _finish_what_is_begun() -> None:
         loop.add_signal_handler(number, end)
 
 
+def probes_of(rooms: Rooms) -> dict[str, Probe]:
+    """What `/readyz` asks."""
+    probes: dict[str, Probe] = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
+    if rooms.segments is not None:
+        probes["logs"] = rooms.segments.check
+    return probes
+
+
+def _say_ready(descriptor: int, end: Callable[[], None]) -> None:
+    try:
+        os.write(descriptor, READY)
+    except BrokenPipeError:
+        end()  # the parent has given up waiting
+    os.close(descriptor)
+
+
 async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     _allow_descriptors()
     stopping = asyncio.Event()
     rest = RELIEVED_REST_SECONDS
     loop = asyncio.get_running_loop()
-    probes = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
-    if rooms.segments is not None:
-        probes["logs"] = rooms.segments.check
+    probes = probes_of(rooms)
     place = rooms.pipeline.world.place
     refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
     counting = Counting.begin(lines.metrics)
@@ -132,11 +147,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     _settle_memory()
-    try:
-        os.write(lines.ready, READY)
-    except BrokenPipeError:
-        end()  # the parent has given up waiting
-    os.close(lines.ready)
+    _say_ready(lines.ready, end)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
     publishing = asyncio.create_task(counting.run(rooms, server, probes))

@@ -4,10 +4,7 @@
        │ head complete, body not        ▲                 │
        └──────────▶ BODY ───────────────┘                 └── keep-alive over ──▶ closed
     any state ──refused──▶ DEAF (answer sent, input discarded) ──client closes, or time──▶ closed
-
-Of aiohttp this takes the parser (llhttp, compiled) and nothing above it: the request, response and
-stream-writer objects that `web.Server` makes for each request cost more than the work done here, and
-its protocol has no deadline for headers, bodies or writing (docs/decisions/0004-http-front.md).
+Of aiohttp this takes the compiled parser and nothing above it (docs/decisions/0004-http-front.md).
 """
 
 from __future__ import annotations
