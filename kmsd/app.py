@@ -29,6 +29,7 @@ from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.limits import Limits
 from kmsd.jobs.clock_watch import ClockWatch
+from kmsd.lockstep import Lockstep
 from kmsd.operations.model import World
 from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
@@ -172,8 +173,11 @@ AHEAD_BYTES = 512 * 1024
 """Of a worker's write-ahead file: at the end of each the trail is synced, in as long as a few batches take."""
 
 
-async def open_trail(config: Config, writer: str, signer: Signer | None, clock: Clock) -> JournalSink:
-    """The audit trail, for one process. Raises `AuditUnavailable`, `ConfigError`."""
+async def open_trail(
+    config: Config, writer: str, signer: Signer | None, clock: Clock, lockstep: Lockstep | None = None
+) -> JournalSink:
+    """The audit trail, for one process whose calls `lockstep` counts. Raises `AuditUnavailable`, `ConfigError`."""
+    calls = lockstep or Lockstep()
     given = config.audit
     settings = SinkSettings(
         file_bytes=given.file_bytes,
@@ -181,6 +185,7 @@ async def open_trail(config: Config, writer: str, signer: Signer | None, clock: 
         forward=given.forward,
         now=clock.now,
         ahead_bytes=AHEAD_BYTES if serves(writer) else 0,
+        more=lambda: calls.running > 0,
     )
     try:
         sink = await JournalSink.open(config.audit_dir, writer, signer, settings, several=not serves(writer))
@@ -220,7 +225,8 @@ async def open_rooms(
         stack.push_async_callback(token.close)
         store.on_doomed(token.forget)
         watch = clock = await ClockWatch.begin(store, clock or SystemClock(), host_clock.boot(), uptime)
-        sink = await open_trail(config, writer, await audit_signer(store, token, needed=serves(writer)), clock)
+        lockstep, signer = Lockstep(), await audit_signer(store, token, needed=serves(writer))
+        sink = await open_trail(config, writer, signer, clock, lockstep)
         stack.push_async_callback(sink.close)
         limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
         import_token = await open_import_token(config)
@@ -229,4 +235,4 @@ async def open_rooms(
         logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
         world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse), logs)
-        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink), watch)
+        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch)

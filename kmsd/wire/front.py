@@ -116,7 +116,6 @@ class Front:
             signed = now if self.wall is None else self.wall.now()
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, books = await self._authenticated(claim, now)
-            await self.pipeline.lockstep.pause()
             question = protocol.question(request)
             if self.rates is not None and not self.rates.take(question.operation, caller.principal_arn, monotonic()):
                 raise ThrottlingException(RATE_EXCEEDED)
@@ -131,6 +130,7 @@ class Front:
                 caller=caller,
             )
         claim = None  # it has the body too
+        await self.pipeline.lockstep.pause(question.operation)
         response = await self.pipeline.run(
             question.operation,
             question.decode,

@@ -1,8 +1,8 @@
 """Group commit: one sync serves all that wait.
 
-The schedule: as long as each turn of the event loop brings more records, they are gathered, up to `ENOUGH` of them or
-for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.adapters.aio`). The loop goes on
-meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one sync
+The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `ENOUGH` of
+them or for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.adapters.aio`). The loop
+goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one sync
 and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that sleeps
 and wakes for each request finds nothing of its work in the processor's caches. Whatever is not
 plain writing (another file, recovering from a failure, looking after the disk) is done by a thread, and so are the
@@ -32,6 +32,9 @@ DEADLINE = 10.0
 
 ENOUGH = 16
 """Records of a batch that do not wait for more: the shares of a sync that each of them pays are small."""
+PATIENCE = 3
+"""Turns of the loop without a record after which no more is waited for calls that are under way: from its beginning to
+its record a call pauses as often (`kmsd.lockstep`), unless it waits for the token or the disk."""
 LONGEST = 0.002
 """Seconds that a record waits at most for others, while the loop is busy with their requests."""
 
@@ -60,8 +63,10 @@ class SyncFigures(Durations):
 class GroupCommit:
     """Owns a writer and a thread. All methods belong to one event loop; the writer to one of the two at a time."""
 
-    def __init__(self, writer: TrailWriter, written: Written) -> None:
+    def __init__(self, writer: TrailWriter, written: Written, more: Callable[[], bool]) -> None:
         self._writer = writer
+        self._more = more
+        """Whether there are calls whose records are still to come."""
         self._written = written
         """Called on the loop with the new head and the records that it covers, after each sync."""
         self._loop = asyncio.get_running_loop()
@@ -71,6 +76,8 @@ class GroupCommit:
         """The next batch will be handed over by itself."""
         self._seen = 0
         """Records that had gathered a turn of the loop ago."""
+        self._turns = 0
+        """Turns that have brought none."""
         self._since = 0.0
         """When gathering began, by the loop's clock."""
         self._outstanding = 0
@@ -99,16 +106,19 @@ class GroupCommit:
         return done
 
     def _begin_gathering(self) -> None:
-        self._seen, self._since = 0, self._loop.time()
+        self._seen, self._turns, self._since = 0, 0, self._loop.time()
         self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Hand over when a turn of the loop has brought no more, or what there is is enough, or has waited enough."""
+        """Hand over when no more is to come soon, or what there is is enough, or has waited enough."""
         count = len(self._records)
-        if count == self._seen or count >= ENOUGH or self._loop.time() - self._since >= LONGEST:
+        if count == self._seen:
+            self._turns += 1
+        else:
+            self._seen, self._turns = count, 0
+        if not self._more() or count >= ENOUGH or self._turns > PATIENCE or self._loop.time() - self._since >= LONGEST:
             self._hand_over()
         else:
-            self._seen = count
             self._loop.call_soon(self._gather)
 
     def _hand_over(self) -> None:

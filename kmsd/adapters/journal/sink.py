@@ -41,6 +41,8 @@ class SinkSettings:
     now: Callable[[], datetime] = _host_now
     ahead_bytes: int = 0
     """Size of the write-ahead file; 0: none (`kmsd.adapters.journal.ahead`)."""
+    more: Callable[[], bool] = lambda: False
+    """Whether there are calls under way whose records are still to come."""
 
 
 class JournalSink:
@@ -51,7 +53,7 @@ class JournalSink:
         self._writer = writer
         self._settings = settings
         self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
-        self._commit = GroupCommit(writer, self._written)
+        self._commit = GroupCommit(writer, self._written, settings.more)
         self._checkpoints = Checkpointer(
             writer.writer,
             writer.head,
