@@ -2,11 +2,11 @@
 
 The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `ENOUGH` of
 them or for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.adapters.aio`). The loop
-goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one sync
-and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that sleeps
-and wakes for each request finds nothing of its work in the processor's caches. Whatever is not
-plain writing (another file, recovering from a failure, looking after the disk) is done by a thread, and so are the
-syncs where the kernel cannot be asked.
+goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one
+sync and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that
+sleeps and wakes for each request finds nothing of its work in the processor's caches. Whatever is not plain writing
+(another file, recovering from a failure, looking after the disk) is done by a thread, and so are the syncs where the
+kernel cannot be asked.
 """
 
 from __future__ import annotations
