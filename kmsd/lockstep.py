@@ -10,19 +10,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Generator
-from typing import Protocol
 
 FEW = 3
 """Calls that can run; with fewer, a pause costs more than it saves."""
-
-
-class Bulky(Protocol):
-    """An operation, as far as it matters here."""
-
-    @property
-    def appends(self) -> bool:
-        """Whether its requests are so long that two of them displace each other: better to be done with one at once."""
-        ...
 
 
 class Lockstep:
@@ -36,7 +26,7 @@ class Lockstep:
         them off the wire: before the first of them runs, so that each knows of the others."""
 
     @types.coroutine
-    def pause(self, operation: Bulky) -> Generator[None, None, None]:
+    def pause(self) -> Generator[None, None, None]:
         """Let the others come as far."""
-        if self.running >= FEW and not operation.appends:
+        if self.running >= FEW:
             yield

@@ -94,10 +94,10 @@ class Pipeline:
 
     async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)
-        await self.lockstep.pause(operation)
+        await self.lockstep.pause()
         response: msgspec.Struct | None = await operation.handle(request, call)
         _refuse_dry_run(request)
-        await self.lockstep.pause(operation)
+        await self.lockstep.pause()
         await self._record(operation, request, call, Outcome(response))
         for act in call.after_commit:
             await act()

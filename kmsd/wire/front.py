@@ -130,7 +130,7 @@ class Front:
                 caller=caller,
             )
         claim = None  # it has the body too
-        await self.pipeline.lockstep.pause(question.operation)
+        await self.pipeline.lockstep.pause()
         response = await self.pipeline.run(
             question.operation,
             question.decode,

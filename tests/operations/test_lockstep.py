@@ -12,8 +12,6 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.lockstep import FEW, Lockstep
-from kmsd.operations.kms.encrypt import OPERATION as ENCRYPT
-from kmsd.operations.logs.put_log_events import OPERATION as PUT_LOG_EVENTS
 from tests.clients import Credentials
 from tests.house import House
 
@@ -27,7 +25,7 @@ async def test_stages_are_gone_through_together() -> None:
         async def call(name: int) -> None:
             for stage in "abc":
                 seen.append(f"{stage}{name}")
-                await lockstep.pause(ENCRYPT)
+                await lockstep.pause()
             lockstep.running -= 1
 
         lockstep.running = calls
@@ -35,16 +33,7 @@ async def test_stages_are_gone_through_together() -> None:
         return seen
 
     assert await order(FEW) == [f"{stage}{name}" for stage in "abc" for name in range(FEW)]
-    assert list(lockstep_of(FEW).pause(ENCRYPT)) == [None]
-    assert list(lockstep_of(FEW).pause(PUT_LOG_EVENTS)) == []
     assert await order(FEW - 1) == [f"{stage}{name}" for name in range(FEW - 1) for stage in "abc"]
-
-
-def lockstep_of(calls: int) -> Lockstep:
-    """With so many under way."""
-    lockstep = Lockstep()
-    lockstep.running = calls
-    return lockstep
 
 
 def test_every_end_is_counted(house: House) -> None:
@@ -85,7 +74,7 @@ async def test_a_pause_lets_through_what_ends_a_call(ends: type[BaseException]) 
     """It is a pause, and nothing else."""
     lockstep = Lockstep()
     lockstep.running = FEW
-    pausing = lockstep.pause(ENCRYPT)
+    pausing = lockstep.pause()
     next(iter(pausing))
     with pytest.raises(ends):
         pausing.throw(ends())
