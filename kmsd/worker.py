@@ -146,7 +146,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     loop.add_reader(lines.life, end)
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
-    _settle_memory()
+    settle_memory()
     _say_ready(lines.ready, end)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
@@ -178,7 +178,7 @@ async def _cut_short(jobs: asyncio.Task[None]) -> None:
     log.info("job cut short", consequence="the next process that holds the lease goes on with it")
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What there is now stays: the collector need not look through it again, 10 ms each time, while callers wait."""
     gc.collect()
     gc.freeze()

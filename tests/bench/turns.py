@@ -32,6 +32,7 @@ from kmsd.wire.listeners import bind_tcp
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
+from kmsd.worker import settle_memory
 from tests.bench import servers, wrk
 
 BEAT = 0.001
@@ -65,6 +66,7 @@ async def _serve(path: Path, pipe: Pipe) -> None:
         front = Front(pipeline, Credentials(rooms.token, pipeline.world.place, signing_key), {}, refusals)
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
+        settle_memory()
         pipe.send(sock.getsockname()[1])
         beats, wanted = Beats(), asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), wanted.set)
