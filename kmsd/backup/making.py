@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import msgspec
 
-from kmsd.adapters.journal.beside import sync_directory
+from kmsd.adapters.durable import sync_folder
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import instant
 from kmsd.adapters.sqlite import snapshot
@@ -92,7 +92,7 @@ async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | 
         size = await asyncio.to_thread(writer.finish)
         # A link, not a rename: a file of this name that appeared meanwhile is not replaced.
         os.link(folder / "unfinished", target)
-        sync_directory(target.parent)
+        sync_folder(target.parent)
     _note(rooms.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
     return Made(target, manifest, size)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from kmsd.adapters.journal.beside import sync_directory
+from kmsd.adapters.durable import sync_folder
 from kmsd.adapters.journal.lines import COPIES, files_of
 from kmsd.backup.making import LAST_BACKUP
 from kmsd.backup.manifest import DATABASE
@@ -56,8 +56,8 @@ def set_aside(paths: list[Path], within: Path, now: datetime) -> Path | None:
     folder.mkdir(mode=0o700)
     for path in paths:
         path.rename(folder / path.name)
-    sync_directory(folder)
-    sync_directory(within)
+    sync_folder(folder)
+    sync_folder(within)
     return folder
 
 
@@ -79,13 +79,13 @@ def place_trail(staged: Path, directory: Path) -> None:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-    sync_directory(directory)
+    sync_folder(directory)
 
 
 def place_logs(staged: Path, config: Config) -> None:
     """Move the segments into place. Raises OSError."""
     for folder in (staged, *(path for path in staged.iterdir() if path.is_dir())):
-        sync_directory(folder)
+        sync_folder(folder)
     if config.logs_dir.is_dir():
         config.logs_dir.rmdir()
     staged.rename(config.logs_dir)
@@ -97,7 +97,7 @@ def place_database(staged: Path, config: Config) -> None:
     if pending.exists() and pending.stat().st_size:
         raise OSError(f"{pending} was not carried over into the database")
     (staged / DATABASE).rename(config.database)
-    sync_directory(config.data_dir)
+    sync_folder(config.data_dir)
 
 
 def place_token(staged: Path, root: Path) -> Path:

@@ -4,6 +4,7 @@
        │ head complete, body not        ▲                 │
        └──────────▶ BODY ───────────────┘                 └── keep-alive over ──▶ closed
     any state ──refused──▶ DEAF (answer sent, input discarded) ──client closes, or time──▶ closed
+
 Of aiohttp this takes the compiled parser and nothing above it (docs/decisions/0004-http-front.md).
 """
 
@@ -85,10 +86,8 @@ class Connection(asyncio.Protocol):
         self._payload: Any = None
         self._body = bytearray()
         self._head_bytes = 0
-        self._owes_continue = False
-        self._flooded = False
+        self._owes_continue = self._flooded = self._eof = False
         self._reading = True
-        self._eof = False
         self._drained: asyncio.Future[None] | None = None
         """Set while the client reads answers more slowly than they are made."""
 

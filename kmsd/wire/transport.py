@@ -86,11 +86,10 @@ async def serve(
 ) -> Server:
     """Start serving; on return every listener accepts. End it with `Server.stop`.
 
-    `lockstep` is told how many requests are under way.
-
     `handler` is awaited once for each whole request; calls for one connection never overlap, others do. It
     is not cancelled when its client goes away. What it raises is answered 500 and reported to the loop's
-    exception handler. Raises `PurePythonParser` or `ListenerRefused` before anything is accepted.
+    exception handler. `lockstep` is told how many are under way. Raises `PurePythonParser` or `ListenerRefused`
+    before anything is accepted.
     """
     require_c_parser()
     for listener in listeners:

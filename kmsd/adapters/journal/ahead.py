@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kmsd.adapters.aio import Buffer, Write
+from kmsd.adapters.durable import write_all
 from kmsd.adapters.journal.lines import FileName, Head, Malformed, digest_of, split
 
 GRAIN = 4096
@@ -68,11 +69,6 @@ class WriteAhead:
             path.unlink(missing_ok=True)
             raise
 
-    @property
-    def holds(self) -> bool:
-        """Whether anything is durable here alone."""
-        return bool(self._blocks)
-
     def stage(self, block: Block) -> Write | None:
         """What is to be written now; None: there is no room, sync the trail and call `reset`."""
         head = b"kmsd-ahead 1 %b %d %d %d %b\n" % (
@@ -83,8 +79,7 @@ class WriteAhead:
             block.before.digest,
         )
         length = len(head) + len(block.lines)
-        whole = -(-length // GRAIN) * GRAIN
-        at = self._at
+        at, whole = self._at, _grains(length)
         if at + whole > self._size:
             return None
         # Not cleared up to `whole`: what stands there is of blocks before, and the lengths say that it does not count.
@@ -117,13 +112,16 @@ class WriteAhead:
             self._path.unlink(missing_ok=True)
 
 
+def _grains(length: int) -> int:
+    """The next multiple of `GRAIN`."""
+    return -(-length // GRAIN) * GRAIN
+
+
 def _fill(path: Path, size: int) -> None:
     """A new file of zeros, written out."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
-        view = memoryview(bytes(size))
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, bytes(size))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -168,7 +166,7 @@ def _blocks(data: bytes, writer: str) -> Iterator[Block]:
             return
         yield block
         expected = (block.file, block.end, head)
-        at = -(-(begin + length) // GRAIN) * GRAIN
+        at = _grains(begin + length)
 
 
 def _is_file_of(writer: str, file: str) -> bool:

@@ -1,9 +1,11 @@
-"""What is written beside a trail: the copies of checkpoints, a probe of the disk; and the durability of names."""
+"""What is written beside a trail: the copies of checkpoints, and a probe of the disk."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from kmsd.adapters.durable import write_all
 
 _PROBE = b"\0" * 4096
 
@@ -12,9 +14,7 @@ def try_to_write(path: Path) -> None:
     """Write a file, sync it and remove it. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     try:
-        view = memoryview(_PROBE)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, _PROBE)
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
@@ -28,14 +28,5 @@ def add_copy(path: Path, line: bytes) -> None:
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         os.write(descriptor, b"\n" * torn + line + b"\n")
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from kmsd.adapters.aio import Write
+from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.journal import beside, tail
 from kmsd.adapters.journal.ahead import Block, WriteAhead, path_of, redo
 from kmsd.adapters.journal.lines import (
@@ -163,8 +164,7 @@ class TrailWriter:
 
     def close(self) -> None:
         """Let go of files and lock; what was not written is lost, and nobody was told that it was."""
-        if self._ahead is not None:
-            self._end_ahead(self._ahead)
+        self._end_ahead()
         for descriptor in (self._descriptor, self._lock):
             if descriptor is not None:
                 os.close(descriptor)
@@ -241,8 +241,10 @@ class TrailWriter:
             self._try_ahead = False
             log.info("audit without a write-ahead file", writer=self.writer, reason=str(exc))
 
-    def _end_ahead(self, ahead: WriteAhead) -> None:
-        self._ahead = None
+    def _end_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return
         try:
             ahead.repeat(self.directory)
         except OSError as exc:
@@ -267,9 +269,7 @@ class TrailWriter:
         # A file that was removed or moved away takes writes for ever, and nobody would find them.
         if os.stat(self._path).st_ino != os.fstat(descriptor).st_ino:  # noqa: PTH116 (a hot path)
             raise FileNotFoundError(f"{self._path} is not the file that was opened")
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, data)
 
     @staticmethod
     def _sync(descriptor: int) -> None:
@@ -300,7 +300,7 @@ class TrailWriter:
             os.close(self._descriptor)
         self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
         self._path, self.file, self._try_ahead = str(path), str(name), True
-        beside.sync_directory(self.directory)
+        sync_folder(self.directory)
         self._fresh_file = False
         self._preface = [self._opening(name, now, before), *self._preface_without(b"open")]
 
@@ -360,7 +360,8 @@ class TrailWriter:
         if failure.in_sync and self._ahead is not None:
             # Nobody knows what of the batches before is still in the trail.
             self._ahead.repeat(self.directory)
-            self._end_ahead(self._ahead)
+            self._ahead.close(remove=True)
+            self._ahead = None
         self._fresh_file = self._fresh_file or failure.in_sync
         told = own_line(
             "recovered",

@@ -10,6 +10,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
 
+from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents, NotASegment, Placed
 from kmsd.ports_logs import StreamSummary
@@ -57,15 +58,6 @@ def next_generation(name: str) -> str:
     return f"{base}-{int(generation) + 1}"
 
 
-def sync_folder(folder: Path) -> None:
-    """Make names durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_segments(paths: list[Path]) -> None:
     """Make contents durable; of segments that were finished and replaced meanwhile there is nothing to do."""
     for path in paths:
@@ -87,13 +79,6 @@ def write_durably(path: Path, write: Callable[[int], None]) -> None:
     finally:
         os.close(descriptor)
     temporary.rename(path)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """All of `data`, however many writes it takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def write_parts(descriptor: int, parts: list[bytes]) -> None:
@@ -199,9 +184,7 @@ __all__ = [
     "remove",
     "rewrite",
     "scan_file",
-    "sync_folder",
     "sync_segments",
-    "write_all",
     "write_durably",
     "write_index",
     "write_parts",

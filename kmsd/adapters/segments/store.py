@@ -14,6 +14,7 @@ from typing import TypeVar, TypeVarTuple
 
 import structlog
 
+from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.segments import files, upkeep
 from kmsd.adapters.segments.catalog import Catalog, Frames, read_frames
 from kmsd.adapters.segments.syncs import Syncs
@@ -155,8 +156,8 @@ class FileSegments:
 
         def write() -> None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files.write_durably(path, lambda descriptor: files.write_all(descriptor, content))
-            files.sync_folder(path.parent)
+            files.write_durably(path, lambda descriptor: write_all(descriptor, content))
+            sync_folder(path.parent)
 
         with translated():
             await self._in_thread(write)
@@ -195,4 +196,4 @@ class FileSegments:
 def _remove_folder(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-        files.sync_folder(folder.parent)
+        sync_folder(folder.parent)

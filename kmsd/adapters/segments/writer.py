@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import structlog
 
+from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.segments import files
 from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents, NotASegment
@@ -176,15 +177,15 @@ class Writer:
     def _write_start(self, now: int) -> None:
         """A new segment, locked as long as this process lives."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.sync_folder(self._folder.parent)
+        sync_folder(self._folder.parent)
         self._name = f"{self._names.next(now * 1000).hex()}-0"
         path = self._folder / (self._name + files.SEGMENT)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            files.write_all(descriptor, fmt.header(self._group_id))
-            files.sync_folder(self._folder)
+            write_all(descriptor, fmt.header(self._group_id))
+            sync_folder(self._folder)
         except OSError:
             os.close(descriptor)
             raise

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from kmsd.adapters.durable import sync_folder
 from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable
 
 APPLICATION_ID = 0x6B6D7364
@@ -76,11 +77,7 @@ def create(path: Path) -> None:
         raise StoreConflict(f"{path} exists already") from exc
     finally:
         _remove(made)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _remove(database: Path) -> None:
