@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
+
+from tests.shim import compiler
 
 
 @contextmanager
@@ -87,30 +90,53 @@ SYNC(syncfs)
 """
 
 
-class FailingSyncs:
-    """Syncs that fail on demand, in processes that are started with `environment`."""
+def preloadable(folder: Path, name: str, source: str) -> Path:
+    """A library to preload, compiled into `folder`. Skips without a compiler."""
+    command = compiler()
+    if command is None:
+        pytest.skip("no C compiler")
+    text, library = folder / f"{name}.c", folder / f"{name}.so"
+    text.write_text(source)
+    subprocess.run([command, "-shared", "-fPIC", "-o", library, text, "-ldl"], check=True)
+    return library
 
-    def __init__(self, folder: Path) -> None:
-        """Compile the library into `folder`. Skips without a compiler."""
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            pytest.skip("no C compiler")
-        source, library = folder / "sync.c", folder / "sync.so"
-        source.write_text(SHIM)
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        self._flag = folder / "failing-sync"
-        self.environment = {"LD_PRELOAD": str(library), "FAIL_SYNC": str(self._flag)}
+
+class Fault:
+    """What fails on demand in processes that are started with `environment`."""
+
+    def __init__(self, folder: Path, variable: str, source: str) -> None:
+        """`source` is of a library that reads the file that `variable` names. Skips without a compiler."""
+        self._flag = folder / f"flag-{variable}"
+        library = preloadable(folder, variable.lower(), source)
+        self.environment = {"LD_PRELOAD": str(library), variable: str(self._flag)}
 
     @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        """During the block: of all files whose path has `part`."""
+    def _about(self, text: str) -> Iterator[None]:
+        """During the block the file holds `text`; else there is none."""
         new = self._flag.with_suffix(".new")
-        new.write_text(part)
+        new.write_text(text)
         new.replace(self._flag)
         try:
             yield
         finally:
             self._flag.unlink()
+
+    def take_effect(self, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """Start all processes with `environment` from now on."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        return self
+
+
+class FailingSyncs(Fault):
+    """Syncs that fail."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "FAIL_SYNC", SHIM)
+
+    def of(self, part: str) -> AbstractContextManager[None]:
+        """During the block: of all files whose path has `part`."""
+        return self._about(part)
 
 
 READ_ONLY = r"""
@@ -183,31 +209,16 @@ REFUSE(int, utimensat, (int fd, const char *path, const struct timespec times[2]
 """
 
 
-class ReadOnly:
-    """Folders that are read-only on demand, for processes that are started with `environment`.
+class ReadOnly(Fault):
+    """Folders that are read-only.
 
     The kernel makes a file system read-only under open files when it finds an error in it, and then it stays so until
     it is mounted anew. This is for what comes and goes.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Compile the library into `folder`. Skips without a compiler."""
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            pytest.skip("no C compiler")
-        source, library = folder / "read-only.c", folder / "read-only.so"
-        source.write_text(READ_ONLY)
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        self._flag = folder / "read-only"
-        self.environment = {"LD_PRELOAD": str(library), "READ_ONLY": str(self._flag)}
+        super().__init__(folder, "READ_ONLY", READ_ONLY)
 
-    @contextmanager
-    def beneath(self, place: Path) -> Iterator[None]:
+    def beneath(self, place: Path) -> AbstractContextManager[None]:
         """During the block: everything there."""
-        new = self._flag.with_suffix(".new")
-        new.write_text(str(place))
-        new.replace(self._flag)
-        try:
-            yield
-        finally:
-            self._flag.unlink()
+        return self._about(str(place))

@@ -16,6 +16,7 @@ import resource
 import shutil
 import statistics
 import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -48,6 +49,18 @@ class NoSink:
         """Nothing to do."""
 
 
+async def questions(pipe: Pipe) -> AsyncIterator[None]:
+    """Once for each message of the parent's, until it says stop; on the running loop."""
+    wanted = asyncio.Event()
+    asyncio.get_running_loop().add_reader(pipe.fileno(), wanted.set)
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        if pipe.recv() == "stop":
+            return
+        yield
+
+
 async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
     async with open_rooms(configuration.load(path), writer) as rooms:
         pipeline = rooms.pipeline if audited else replace(rooms.pipeline, sink=NoSink())
@@ -57,13 +70,7 @@ async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         pipe.send(sock.getsockname()[1])
-        wanted = asyncio.Event()
-        asyncio.get_running_loop().add_reader(pipe.fileno(), wanted.set)
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            if pipe.recv() == "stop":
-                break
+        async for _ in questions(pipe):
             usage = resource.getrusage(resource.RUSAGE_SELF)
             pipe.send(usage.ru_utime + usage.ru_stime)
         await server.stop(5)

@@ -19,11 +19,6 @@ from tests.bench import wrk
 from tests.daemon import Daemon, free_port, provisioned
 
 PLAINTEXT = base64.b64encode(b"x" * 32).decode()
-NOSYNC = """
-int fsync(int descriptor) { return 0; }
-int fdatasync(int descriptor) { return 0; }
-"""
-"""Flushed to the kernel, and not waited for: what durability costs is the difference."""
 
 
 @dataclass
@@ -104,7 +99,6 @@ def kmsd(
     folder: Path,
     *,
     workers: int = 2,
-    synced: bool = True,
     token_delay: float | None = None,
     tls: tuple[Path, Path] | None = None,
 ) -> Iterator[Site]:
@@ -119,8 +113,6 @@ def kmsd(
         daemon.stop()
         environment: dict[str, str] = {}
         text = daemon.config.read_text()
-        if not synced:
-            environment["LD_PRELOAD"] = str(library(folder, "nosync", NOSYNC))
         if token_delay is not None:
             environment |= shimmed(daemon, token_delay)
             text = text.replace(f'module = "{daemon.place.module}"', f'module = "{shim.build(folder)}"')
@@ -170,12 +162,3 @@ def changed(environment: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
-
-
-def library(folder: Path, name: str, source: str) -> Path:
-    """A small C library to preload."""
-    (folder / f"{name}.c").write_text(source)
-    path = folder / f"{name}.so"
-    command = [shim.compiler() or "cc", "-shared", "-fPIC", "-O1", "-w", "-o", str(path), str(folder / f"{name}.c")]
-    subprocess.run(command, check=True, capture_output=True)
-    return path

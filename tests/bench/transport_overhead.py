@@ -20,6 +20,7 @@ import uvloop
 from aiohttp import web
 
 from kmsd.wire.transport import Answer, Listener, Request, bind_tcp, new_request_id, serve
+from tests.bench.audit_cost import questions
 
 BODY = b'{"KeyId":"1234abcd-12ab-34cd-56ef-1234567890ab","Plaintext":"' + b"A" * 44 + b'"}'
 HEAD = (
@@ -59,13 +60,7 @@ async def run(kind: str, pipe: Pipe) -> None:
     else:
         await asyncio.get_running_loop().create_server(web.Server(plain, access_log=None), sock=sock)
     pipe.send(port)
-    ready = asyncio.Event()
-    asyncio.get_running_loop().add_reader(pipe.fileno(), ready.set)
-    while True:
-        await ready.wait()
-        ready.clear()
-        if pipe.recv() == "stop":
-            return
+    async for _ in questions(pipe):
         pipe.send(cpu())
 
 

@@ -34,6 +34,7 @@ from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
 from kmsd.worker import settle_memory
 from tests.bench import servers, wrk
+from tests.bench.audit_cost import questions
 
 BEAT = 0.001
 CONNECTIONS = 64
@@ -68,13 +69,8 @@ async def _serve(path: Path, pipe: Pipe) -> None:
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         settle_memory()
         pipe.send(sock.getsockname()[1])
-        beats, wanted = Beats(), asyncio.Event()
-        asyncio.get_running_loop().add_reader(pipe.fileno(), wanted.set)
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            if pipe.recv() == "stop":
-                break
+        beats = Beats()
+        async for _ in questions(pipe):
             pipe.send(sorted(beats.late))
             beats.late.clear()
         await server.stop(5)

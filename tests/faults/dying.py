@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from enum import IntEnum
 from pathlib import Path
 
-import pytest
-
-from tests.shim import compiler
+from tests.disks import preloadable
 
 SOURCE = r"""
 #define _GNU_SOURCE
@@ -81,13 +78,7 @@ class Dying:
 
     def __init__(self, folder: Path) -> None:
         """Compile it into `folder`. Skips without a compiler."""
-        command = compiler()
-        if command is None:
-            pytest.skip("no C compiler")
-        self.library = folder / "dying.so"
-        source = folder / "dying.c"
-        source.write_text(SOURCE)
-        subprocess.run([command, "-shared", "-fPIC", "-o", self.library, source, "-ldl"], check=True)
+        self.library = preloadable(folder, "dying", SOURCE)
 
     def environment(self, part: str, number: int = 0, moment: Moment = Moment.BEFORE) -> dict[str, str]:
         """Of a process that dies at its write `number` to files whose path has `part`; 0: it only counts."""

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import pytest
 from kmsd.adapters.journal.lines import Head, digest_of, split
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.ports import AuditUnavailable
-from tests.shim import compiler
+from tests.disks import preloadable
 from tests.trail import own_lines, record, trail_lines, trail_records
 
 MIB = 1024 * 1024
@@ -248,14 +247,12 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(compiler() is None, reason="no C compiler")
 @pytest.mark.parametrize("ahead_bytes", [0, 65536])
 def test_a_failed_sync_is_never_trusted_again(tmp_path: Path, ahead_bytes: int) -> None:
     """EIO from a sync, or a write that stands for it: what was written is cut off, and another file is begun."""
-    source, library, folder, flag = (tmp_path / name for name in ("shim.c", "shim.so", "audit", "flag"))
+    folder, flag = tmp_path / "audit", tmp_path / "flag"
     folder.mkdir()
-    source.write_text(SHIM)
-    subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    library = preloadable(tmp_path, "shim", SHIM)
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAIL_SYNC": str(flag), "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
         [sys.executable, "-c", SYNC_SCRIPT, str(folder), str(flag), str(ahead_bytes)],

@@ -56,10 +56,7 @@ class Honest:
 
 @pytest.fixture(name="syncs")
 def _syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FailingSyncs:
-    found = FailingSyncs(tmp_path)
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    return found
+    return FailingSyncs(tmp_path).take_effect(monkeypatch)
 
 
 @pytest.fixture(name="own")

@@ -122,10 +122,7 @@ def unmount(disk: Path) -> None:
 
 @pytest.fixture(name="read_only")
 def _read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReadOnly:
-    found = ReadOnly(tmp_path)
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    return found
+    return ReadOnly(tmp_path).take_effect(monkeypatch)
 
 
 @pytest.fixture(name="own")
