@@ -23,7 +23,7 @@ def set_up(process: str, *, quiet: bool = False) -> None:
             _show_places,
             render,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
     )
     structlog.contextvars.bind_contextvars(process=process)

@@ -35,8 +35,9 @@ SERVICE = Path(__file__).parents[2] / "systemd" / "kmsd.service"
 
 
 def events(daemon: Daemon, name: str) -> list[dict[str, object]]:
-    """Its log lines of one event."""
-    lines = [json.loads(line) for line in daemon.log().splitlines() if line.startswith("{")]
+    """Its log lines of one event; a line that is being written counts when it is whole."""
+    whole = daemon.log().rpartition("\n")[0]
+    lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [line for line in lines if line.get("event") == name]
 
 
