@@ -87,6 +87,16 @@ long syscall(long number, ...) {
 SYNC(fsync)
 SYNC(fdatasync)
 SYNC(syncfs)
+/* Writes that are durable when they return are syncs too. */
+#define WRITE(name) \
+    ssize_t name(int fd, const void *data, size_t length, off64_t offset) { \
+        static ssize_t (*real)(int, const void *, size_t, off64_t); \
+        if (!real) real = dlsym(RTLD_NEXT, #name); \
+        if ((fcntl(fd, F_GETFL) & O_DSYNC) && fails(fd)) { errno = EIO; return -1; } \
+        return real(fd, data, length, offset); \
+    }
+WRITE(pwrite)
+WRITE(pwrite64)
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.aio import KernelSync
+from kmsd.adapters.aio import KernelSync, Write
 from kmsd.adapters.journal.reader import TrailReader
 from kmsd.jobs.audit_copy import AuditCopy
 from tests.clients import ACCOUNT, REGION, signing_clock
@@ -22,8 +23,8 @@ SERVICE = f"logs.{REGION}.amazonaws.com"
 
 
 def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[int] | None = None) -> None:
-    """Let syncs of these files (None: of all) fail, a thread's at once and the kernel's when it is done."""
-    sync, begin = os.fdatasync, KernelSync.begin
+    """Let syncs and durable writes of these files (None: of all) fail, the kernel's when they are done."""
+    sync, put, begin, write = os.fdatasync, os.pwrite, KernelSync.begin, KernelSync.write
 
     def fails(descriptor: int) -> bool:
         return inodes is None or os.fstat(descriptor).st_ino in inodes
@@ -33,11 +34,21 @@ def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[in
             raise error
         sync(descriptor)
 
+    def failing_put(descriptor: int, data: memoryview, offset: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC and fails(descriptor):
+            raise error
+        return put(descriptor, data, offset)
+
     def failing_later(kernel: KernelSync, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         begin(kernel, descriptor, (lambda _: then(error)) if fails(descriptor) else then)
 
+    def failing_write(kernel: KernelSync, what: Write, then: Callable[[OSError | None], None]) -> None:
+        write(kernel, what, (lambda _: then(error)) if fails(what.descriptor) else then)
+
     patched.setattr(os, "fdatasync", failing)
+    patched.setattr(os, "pwrite", failing_put)
     patched.setattr(KernelSync, "begin", failing_later)
+    patched.setattr(KernelSync, "write", failing_write)
 
 
 def arn_of(group: str) -> str:

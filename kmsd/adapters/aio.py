@@ -24,6 +24,13 @@ _RESFD = 1
 _ONE = c_long(1)
 _DEPTH = 4
 """Operations that may be under way in one context; only one ever is."""
+GRAIN = 4096
+"""Bytes: what is written past the page cache begins and ends at multiples of a disk's blocks, which are no longer."""
+
+
+def grains(length: int) -> int:
+    """The next multiple of `GRAIN`."""
+    return -(-length // GRAIN) * GRAIN
 
 
 class Numbers(NamedTuple):

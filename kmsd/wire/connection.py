@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         """Whole requests in order; a refusal can only be the last."""
         self._message: Any = None
         self._payload: Any = None
-        self._body = bytearray()
+        self._body: bytes | bytearray = b""
         self._head_bytes = 0
         self._owes_continue = self._flooded = self._eof = False
         self._reading = True
@@ -243,7 +243,10 @@ class Connection(asyncio.Protocol):
 
     def _continue_body(self) -> None:
         """Take what the stream holds of the body; enqueue the request when it is whole."""
-        piece = self._payload.read_nowait()
+        piece, whole = self._payload.read_nowait(), self._payload.is_eof()
+        if self._body and not whole and isinstance(self._body, bytes):
+            # A body of many pieces is gathered; two, which are more usual, are put together once.
+            self._body = bytearray(self._body)
         self._body += piece
         server = self._server
         server.buffered += len(piece)
@@ -251,7 +254,7 @@ class Connection(asyncio.Protocol):
             self._refuse(MalformedHttpRequestException("The body comes in too many chunks."))
         elif len(self._body) > server.limits.body_bytes:
             self._refuse(too_large(server.limits.body_bytes))
-        elif self._payload.is_eof():
+        elif whole:
             message, body = self._message, bytes(self._body)
             self._drop_body()
             self._enqueue(message, body)
@@ -266,7 +269,7 @@ class Connection(asyncio.Protocol):
 
     def _drop_body(self) -> None:
         self._server.buffered -= len(self._body)
-        self._body = bytearray()
+        self._body = b""
         self._message = self._payload = None
         self._owes_continue = False
 

@@ -50,23 +50,23 @@ def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None
     assert filtered(logs, "/g") == ["before", "after"]
 
 
-@pytest.mark.parametrize("call", ["sync", "writev"])
-def test_a_disk_that_fails_acknowledges_nothing(own: House, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+@pytest.mark.parametrize("what", ["write", "room"])
+def test_a_disk_that_fails_acknowledges_nothing(own: House, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The client is told to try again; when it does, the event is there once."""
     logs = own.client("logs")
     stream_for(logs, "/g")
     put(logs, "/g", "before")
-    error, real = OSError(28, "No space left on device"), os.writev
-    segments = {os.fstat(one._descriptor).st_ino for one in room_of(own).segments._writers.values()}
+    error = OSError(28, "No space left on device")
+    segments = {os.fstat(one._file._descriptor).st_ino for one in room_of(own).segments._writers.values()}
 
-    def fail(descriptor: int, *arguments: Any) -> Any:
+    def full(descriptor: int, length: int) -> None:
         if os.fstat(descriptor).st_ino in segments:
             raise error
-        return real(descriptor, *arguments)
+        os.truncate(descriptor, length)
 
     with monkeypatch.context() as patched:
-        if call == "writev":
-            patched.setattr(os, call, fail)
+        if what == "room":
+            patched.setattr(os, "ftruncate", full)
         else:
             fail_syncs(patched, error, segments)
         code, message = refusal(lambda **_: put(logs, "/g", "again"))

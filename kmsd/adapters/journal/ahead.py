@@ -20,12 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from kmsd.adapters.aio import Buffer, Write
+from kmsd.adapters.aio import GRAIN, Buffer, Write, grains
 from kmsd.adapters.durable import write_all
 from kmsd.adapters.journal.lines import FileName, Head, Malformed, digest_of, split
 
-GRAIN = 4096
-"""Bytes: what is written past the page cache begins and ends at multiples of a disk's blocks, which are no longer."""
 _HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
 _LONGEST_HEAD = 256
 
@@ -79,7 +77,7 @@ class WriteAhead:
             block.before.digest,
         )
         length = len(head) + len(block.lines)
-        at, whole = self._at, _grains(length)
+        at, whole = self._at, grains(length)
         if at + whole > self._size:
             return None
         # Not cleared up to `whole`: what stands there is of blocks before, and the lengths say that it does not count.
@@ -110,11 +108,6 @@ class WriteAhead:
         os.close(self._descriptor)
         if remove:
             self._path.unlink(missing_ok=True)
-
-
-def _grains(length: int) -> int:
-    """The next multiple of `GRAIN`."""
-    return -(-length // GRAIN) * GRAIN
 
 
 def _fill(path: Path, size: int) -> None:
@@ -166,7 +159,7 @@ def _blocks(data: bytes, writer: str) -> Iterator[Block]:
             return
         yield block
         expected = (block.file, block.end, head)
-        at = _grains(begin + length)
+        at = grains(begin + length)
 
 
 def _is_file_of(writer: str, file: str) -> bool:

@@ -81,20 +81,6 @@ def write_durably(path: Path, write: Callable[[int], None]) -> None:
     temporary.rename(path)
 
 
-def write_parts(descriptor: int, parts: list[bytes]) -> None:
-    """All of `parts`, one after the other, without putting them together first."""
-    for begin in range(0, len(parts), _MOST_PARTS):
-        some = parts[begin : begin + _MOST_PARTS]
-        wanted = sum(map(len, some))
-        written = os.writev(descriptor, some)
-        if written < wanted:
-            write_all(descriptor, b"".join(some)[written:])
-
-
-_MOST_PARTS = 1_000
-"""Linux takes 1024 (IOV_MAX)."""
-
-
 def write_index(folder: Path, name: str, contents: Contents, group_id: bytes) -> None:
     """Finish a segment."""
     data = fmt.index(contents, group_id)
@@ -120,8 +106,11 @@ def read_index(folder: Path, name: str, group_id: bytes) -> Contents:
         return contents
 
 
-def scan_file(path: Path, contents: Contents, group_id: bytes) -> None:
-    """Read on in an unfinished segment from `contents.end`. Raises `NotASegment`, OSError."""
+def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool = False) -> None:
+    """Read on in an unfinished segment from `contents.end`. Raises `NotASegment`, OSError.
+
+    `synced`: all of it is known to be on the disk, so that no frame is looked through for what never came there.
+    """
     at_first = contents.end == fmt.HEADER_LENGTH
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -130,7 +119,7 @@ def scan_file(path: Path, contents: Contents, group_id: bytes) -> None:
         with mmap(file.fileno(), size, access=ACCESS_READ) as data:
             fmt.check_header(data[: fmt.HEADER_LENGTH], group_id)
             fmt.scan(data, contents, size)
-            if at_first:
+            if at_first and not synced:
                 fmt.leave_out_torn(data, contents)
 
 
@@ -187,5 +176,4 @@ __all__ = [
     "sync_segments",
     "write_durably",
     "write_index",
-    "write_parts",
 ]

@@ -17,7 +17,7 @@ import structlog
 from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.segments import files, upkeep
 from kmsd.adapters.segments.catalog import Catalog, Frames, read_frames
-from kmsd.adapters.segments.syncs import Syncs
+from kmsd.adapters.segments.lanes import Lanes
 from kmsd.adapters.segments.writer import Writer
 from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
 from kmsd.ports_logs import Dropped, SegmentDamaged, SegmentsUnavailable, StoredFrame, StreamSummary, Wanted
@@ -53,7 +53,7 @@ class FileSegments:
         """
         self._folder = folder
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="segments")
-        self._syncs = Syncs()
+        self._lanes = Lanes()
         self._names = FrameIds()
         self._writers: OrderedDict[bytes, Writer] = OrderedDict()
         self._catalogs: OrderedDict[bytes, Catalog] = OrderedDict()
@@ -69,7 +69,7 @@ class FileSegments:
         writer = self._writers.get(group_id)
         if writer is None:
             writer = self._writers[group_id] = Writer(
-                self._of(group_id), group_id, self._names, self._threads, self._syncs
+                self._of(group_id), group_id, self._names, self._threads, self._lanes
             )
         else:
             self._writers.move_to_end(group_id)
@@ -186,7 +186,7 @@ class FileSegments:
     async def close(self) -> None:
         for group_id in list(self._writers):
             await self._finish(group_id)
-        self._syncs.close()
+        self._lanes.close()
         self._threads.shutdown()
 
     async def _in_thread(self, act: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:

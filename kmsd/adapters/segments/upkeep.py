@@ -53,15 +53,23 @@ def _finish(folder: Path, name: str, group_id: bytes) -> None:
         except NotASegment:
             log.exception("not a log segment", segment=str(path))
             return
-        torn = os.fstat(descriptor).st_size - contents.end
+        torn = len(_after(descriptor, contents.end).rstrip(b"\0"))
         if torn > 0 or contents.damaged:
             # A torn end was never acknowledged; a damaged spot before whole records was.
             log.warning("log segment recovered", segment=str(path), torn=torn, damaged=contents.damaged)
+        else:
+            # What a block has left of zeros, and what the file system keeps for a writer that is gone.
+            os.truncate(path, contents.end)
         # The last frame may be whole and never have been synced: what an index names must not be gone with the power.
         os.fdatasync(descriptor)
         files.write_index(folder, name, contents, group_id)
     finally:
         os.close(descriptor)
+
+
+def _after(descriptor: int, end: int) -> bytes:
+    """What follows the last whole record."""
+    return os.pread(descriptor, max(os.fstat(descriptor).st_size - end, 0), end)
 
 
 def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]) -> Dropped:
