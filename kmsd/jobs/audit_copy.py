@@ -49,6 +49,10 @@ class _Reached:
     """Of this file."""
     end: int = 0
     """Bytes of the file that hold them; 0: they are still to be counted."""
+    ends: dict[int, int] = field(default_factory=dict)
+    """The same by number of records, before and after the last batch."""
+    sure: bool = True
+    """Nothing is under way. Whether a batch that failed is in the copy has to be looked up."""
 
 
 @dataclass(slots=True)
@@ -108,19 +112,24 @@ class AuditCopy:
         return copied
 
     async def _copy(self, group: LogGroup, chain: TrailChain) -> int:
-        # Taken out as long as the next batch is under way: whether one that failed is in the copy has to be looked up.
-        reached = self._reached.pop(chain.writer, None)
-        if reached is None or reached.file not in chain.files or not (chain.own or self._is_still(group, reached)):
-            reached = await self._look_up(group, chain.files)
+        reached = self._reached.get(chain.writer)
+        known = reached is not None and reached.sure and reached.file in chain.files
+        if reached is None or not known or not (chain.own or self._is_still(group, reached)):
+            found = await self._look_up(group, chain.files)
+            if reached is not None and reached.file == found.file:
+                # After a batch that failed the file need not be read from its beginning.
+                found.ends, found.end = reached.ends, reached.ends.get(found.records, 0)
+            reached = self._reached[chain.writer] = found
+        reached.sure = False
         copied = await self._copy_from(group, chain, reached)
-        self._reached[chain.writer] = reached
+        reached.sure = True
         return copied
 
     async def _copy_from(self, group: LogGroup, chain: TrailChain, reached: _Reached) -> int:
         copied = 0
         for file in chain.files[chain.files.index(reached.file) :]:
             if file != reached.file:
-                reached.file, reached.records, reached.end = file, 0, 0
+                reached.file, reached.records, reached.end, reached.ends = file, 0, 0, {}
             while True:
                 skip = reached.records if reached.end == 0 else 0
                 batch = await self.trail.read(chain.writer, file, begin=reached.end, skip=skip)
@@ -131,6 +140,7 @@ class AuditCopy:
                     )
                 count, due = len(batch.times), self._due(batch.times)
                 if due:
+                    reached.ends = {reached.records: reached.end, reached.records + due: batch.ends[due - 1]}
                     await self._append(group, file, batch, due)
                     copied += due
                     reached.records += due

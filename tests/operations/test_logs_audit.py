@@ -238,7 +238,7 @@ def test_results_of_a_query_are_for_whoever_asked(own: House) -> None:
 
 @pytest.mark.parametrize("afterwards", [False, True])
 def test_a_batch_that_failed_is_copied_once(own: House, monkeypatch: pytest.MonkeyPatch, *, afterwards: bool) -> None:
-    """Whether the disk refused it, or took it and then reported a failure."""
+    """Whether the disk refused it, or took it and then reported a failure; the file is not read anew for that."""
     own.client().list_keys()
     copy = audit_copy(own)
     copy_audit(own, copy)
@@ -260,7 +260,16 @@ def test_a_batch_that_failed_is_copied_once(own: House, monkeypatch: pytest.Monk
                 copy_audit(own, copy)
             if afterwards:
                 break
-    copy_audit(own, copy)
+    begun_at, read = [], copy.trail.read
+
+    async def noted(writer: str, file: str, *, begin: int, skip: int) -> Any:
+        begun_at.append((begin, skip))
+        return await read(writer, file, begin=begin, skip=skip)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(copy.trail, "read", noted)
+        copy_audit(own, copy)
+    assert all(begin > 0 and skip == 0 for begin, skip in begun_at)
     assert ids(copied(own))[: len(recorded)] == ids(recorded)
     assert len(set(ids(copied(own)))) == len(copied(own))
 
