@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from tests.house import House
 
 ALGORITHMS = (
     *("RSAES_PKCS1_V1_5", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"),
@@ -103,3 +106,38 @@ def imported_key(kms: Any, material: bytes) -> str:
 def state_of(kms: Any, key_id: str) -> str:
     """`KeyState`."""
     return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"])
+
+
+def code_of(call: Any, **members: Any) -> str:
+    """The error name that a call answers with; empty if it works."""
+    try:
+        call(**members)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+def objects(house: House) -> set[bytes]:
+    """Ids of everything that both tokens hold."""
+    rooms = house.rooms
+    assert rooms.import_token is not None
+    found = [*house.run(rooms.token.list_objects()), *house.run(rooms.import_token.list_objects())]
+    assert [report for report in found if report.problem] == []
+    return {report.object_id for report in found}
+
+
+def material_object(house: House, key_id: str) -> bytes:
+    """The material's object id."""
+    key = house.run(_key(house, key_id))
+    assert key is not None
+    assert key.current_material is not None
+    return bytes(key.current_material.material_id)
+
+
+async def _key(house: House, key_id: str) -> Any:
+    return await (await house.rooms.store.read()).key(key_id)
+
+
+async def imported_material(house: House, key_id: str) -> Any:
+    """What the store knows of a key's imported material."""
+    return await (await house.rooms.store.read()).imported_material(key_id)

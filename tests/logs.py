@@ -191,3 +191,8 @@ def copy_audit(house: House, copy: AuditCopy | None = None) -> int:
         return house.run(copy.run_once())
     finally:
         copy.trail.release(house.rooms.sink.writer)
+
+
+def of_service(house: House, since: int) -> list[dict[str, Any]]:
+    """The service's calls on keys since a place in the trail."""
+    return [record for record in house.records()[since:] if record["userIdentity"]["type"] == "AWSService"]

@@ -386,9 +386,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when what was written is sent; by force if the client does not take it."""
-        self.state = State.DEAF
-        self._server.settle(self, State.DEAF)
-        self.deadline = self._loop.time() + self._server.limits.linger_seconds
+        self._enter(State.DEAF, self._server.limits.linger_seconds)
         if self._transport is not None:
             self._transport.close()
 

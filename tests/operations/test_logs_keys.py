@@ -18,6 +18,7 @@ from tests.logs import (
     key_policy,
     messages,
     millis,
+    of_service,
     put,
     query,
     refusal,
@@ -162,11 +163,6 @@ def test_source_conditions_of_the_documented_results_policy(house: House) -> Non
     assert refusal(logs.associate_kms_key, resourceIdentifier=RESULTS, kmsKeyId=key)[0] == "AccessDeniedException"
 
 
-def of_service(house: House, since: int) -> list[dict[str, Any]]:
-    """The service's calls on keys since a place in the trail."""
-    return [record for record in house.records()[since:] if record["userIdentity"]["type"] == "AWSService"]
-
-
 def test_each_use_of_the_key_is_recorded_as_the_services(house: House) -> None:
     """Association, sealing, opening and refusals, with the encryption context; and each data key once."""
     logs, kms = house.client("logs"), house.client()
@@ -199,48 +195,6 @@ def test_each_use_of_the_key_is_recorded_as_the_services(house: House) -> None:
     (refused,) = of_service(house, since)
     assert (refused["eventName"], refused["errorCode"]) == ("Decrypt", "AccessDeniedException")
     assert "is disabled" in refused["errorMessage"]
-
-
-def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
-    """At the latest when the next request finds it so; and after ten seconds without one."""
-    logs, kms = house.client("logs"), house.client()
-    group = "/held"
-    key = key_for(kms, arn_of(group))
-    stream_for(logs, group, kmsKeyId=key)
-    keys = house.rooms.pipeline.world.logs
-    assert keys is not None
-
-    def held() -> int:
-        return sum(one.wrapped.kms_key == key for one in keys.keys._opening.values())
-
-    put(logs, group, "x")
-    assert held() == 1
-    kms.disable_key(KeyId=key)
-    assert refusal(lambda **_: put(logs, group, "y"))[0] == "AccessDeniedException"
-    assert held() == 0
-    kms.enable_key(KeyId=key)
-    put(logs, group, "z")
-    assert held() == 1
-    for one in list(keys.keys._opening.values()):
-        one.made_at -= 10.0
-    house.opened.loop.call_soon_threadsafe(keys.keys._drop_old)
-    house.tick()
-    assert keys.keys.held == 0
-    assert filtered(logs, group) == ["x", "z"]
-
-
-def test_a_data_key_is_bounded_in_bytes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its bytes another is made."""
-    monkeypatch.setattr("kmsd.custody.log_keys.MOST_BYTES", 3_000)
-    logs, kms = house.client("logs"), house.client()
-    group = "/bounded"
-    key = key_for(kms, arn_of(group))
-    stream_for(logs, group, kmsKeyId=key)
-    since = len(house.records())
-    for _ in range(5):
-        put(logs, group, "x" * 1_400)
-    made = [record for record in of_service(house, since) if record["eventName"] == "GenerateDataKey"]
-    assert len(made) == 3
 
 
 def test_query_results_have_a_key_of_their_own(house: House) -> None:
@@ -373,56 +327,3 @@ def test_no_event_is_before_the_beginning_of_time(house: House) -> None:
     stream_for(logs, "/zero")
     put(logs, "/zero", "x")
     assert logs.get_log_events(logGroupName="/zero", logStreamName="s", endTime=0)["events"] == []
-
-
-def test_what_was_opened_a_moment_ago_ends_with_its_key(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page is opened once for all its readers; once its key is disabled, or its data key gone, nothing is left."""
-    logs, kms = house.client("logs"), house.client()
-    group, room = "/opened", house.rooms.pipeline.world.logs
-    assert room is not None
-
-    async def drop() -> int:
-        room.keys.close()
-        return room.opened.size
-
-    assert house.run(drop()) == 0
-    key = key_for(kms, arn_of(group))
-    stream_for(logs, group, kmsKeyId=key)
-    put(logs, group, "told to all")
-    reads = 0
-    read = room.segments.read
-
-    async def counted(*arguments: Any) -> Any:
-        nonlocal reads
-        reads += 1
-        return await read(*arguments)
-
-    monkeypatch.setattr(room.segments, "read", counted)
-    assert [messages(logs, group) for _ in range(3)] == [["told to all"]] * 3
-    assert (reads, room.opened.size > 0) == (1, True)
-
-    kms.disable_key(KeyId=key)
-    assert refusal(logs.get_log_events, logGroupName=group, logStreamName="s")[0] == "AccessDeniedException"
-    assert room.opened.size == 0
-    kms.enable_key(KeyId=key)
-    assert messages(logs, group) == ["told to all"]
-    assert (reads, room.opened.size > 0) == (2, True)
-
-    assert house.run(drop()) == 0
-    assert messages(logs, group) == ["told to all"]
-    assert reads == 3
-
-
-def test_little_is_kept_of_what_was_opened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much is read."""
-    logs, group, room = house.client("logs"), "/opened/much", house.rooms.pipeline.world.logs
-    assert room is not None
-    house.opened.loop.call_soon_threadsafe(room.keys.close)
-    monkeypatch.setattr("kmsd.custody.log_opened.MOST_BYTES", 20_000)
-    stream_for(logs, group)
-    told = [f"{number} {'x' * 1_000}" for number in range(20)]
-    for number, text in enumerate(told):
-        put(logs, group, text, at=millis() + number)
-    for _ in range(2):
-        assert messages(logs, group) == told
-    assert 0 < room.opened.size <= 20_000

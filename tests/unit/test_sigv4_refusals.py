@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from datetime import UTC, datetime, timedelta
-from urllib.parse import quote
+from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kmsd.errors import (
     IncompleteSignatureException,
@@ -18,59 +13,9 @@ from kmsd.errors import (
     ServiceError,
     UnrecognizedClientException,
 )
-from kmsd.wire.sigv4 import Claim, Received, parse, refuse_unknown, signing_key, verify
+from kmsd.wire.sigv4 import Received, parse, refuse_unknown, verify
 from kmsd.wire.sigv4_claim import MISMATCH
-
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-STAMP = "20261122T120000Z"
-BODY = b'{"KeyId":"alias/x"}'
-CREDENTIAL = "AKIDEXAMPLE/20261122/us-east-1/kms/aws4_request"
-HEADERS = {
-    "Host": "127.0.0.1:8480",
-    "Content-Type": "application/x-amz-json-1.1",
-    "X-Amz-Target": "TrentService.Encrypt",
-    "X-Amz-Date": STAMP,
-    "X-Amz-Security-Token": "token/value==",
-    "X-Amz-Content-Sha256": hashlib.sha256(BODY).hexdigest(),
-}
-SERVICES = {"kms", "logs", "sts"}
-
-
-def ask(request: Received, now: datetime = NOW) -> Claim:
-    """Parse and verify, as the front end does with a known access key."""
-    claim = parse(request, region="us-east-1", services=SERVICES, now=now)
-    verify(claim, signing_key(SECRET, claim.date, claim.region, claim.service))
-    return claim
-
-
-def sign(
-    headers: dict[str, str] | None = None,
-    *,
-    method: str = "POST",
-    target: str = "/",
-    body: bytes = BODY,
-    signed: str | None = None,
-    credential: str = CREDENTIAL,
-) -> Received:
-    """A request signed with `SECRET` in the header form, by the code under test where a text is needed."""
-    headers = dict(HEADERS if headers is None else headers)
-    names = signed if signed is not None else ";".join(sorted(name.lower() for name in headers))
-    headers["Authorization"] = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={'0' * 64}"
-    unsigned = Received(method, target, tuple(headers.items()), body)
-    claim = parse(unsigned, region="us-east-1", services=SERVICES, now=NOW)
-    key = signing_key(SECRET, claim.date, claim.region, claim.service)
-    signature = hmac.digest(key, claim.string_to_sign, "sha256").hex()
-    headers["Authorization"] = headers["Authorization"].replace("0" * 64, signature)
-    return Received(method, target, tuple(headers.items()), body)
-
-
-def replaced(request: Received, name: str, value: str | None) -> Received:
-    """`request` with one header changed, added, or (None) taken away."""
-    kept = [(n, v) for n, v in request.headers if n.lower() != name.lower()]
-    if value is not None:
-        kept.append((name, value))
-    return Received(request.method, request.target, tuple(kept), request.body)
+from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, SERVICES, STAMP, ask, replaced, sign
 
 
 def test_signed_request_is_accepted() -> None:
@@ -383,93 +328,6 @@ def test_too_much() -> None:
         ask(Received("POST", "/", (), b""))
 
 
-# --- The query form ---------------------------------------------------------------------------------
-
-QUERY = {
-    "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-    "X-Amz-Credential": CREDENTIAL,
-    "X-Amz-Date": STAMP,
-    "X-Amz-Expires": "60",
-    "X-Amz-SignedHeaders": "host",
-}
-
-
-def presign(query: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Received:
-    """A request signed with `SECRET` in the query form."""
-    query = QUERY if query is None else query
-    text = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in query.items())
-    given = tuple((headers or {"Host": "h"}).items())
-    claim = parse(
-        Received("GET", f"/?{text}&X-Amz-Signature={'0' * 64}", given, b""),
-        region="us-east-1",
-        services=SERVICES,
-        now=NOW,
-    )
-    key = signing_key(SECRET, claim.date, claim.region, claim.service)
-    signature = hmac.digest(key, claim.string_to_sign, "sha256").hex()
-    return Received("GET", f"/?{text}&X-Amz-Signature={signature}", given, b"")
-
-
-def test_query_form() -> None:
-    """A presigned request is accepted from its date until it expires, and not for a second longer."""
-    request = presign({**QUERY, "X-Amz-Security-Token": "t/t=="})
-    claim = ask(request)
-    assert claim.query_form
-    assert claim.session_token == "t/t=="
-    ask(request, NOW + timedelta(seconds=59))
-    ask(request, NOW - timedelta(minutes=15))
-    with pytest.raises(InvalidSignatureException, match="Signature expired: 20261122T120100Z is now earlier than"):
-        ask(request, NOW + timedelta(seconds=60))
-    with pytest.raises(InvalidSignatureException, match="Signature not yet current"):
-        ask(request, NOW - timedelta(minutes=15, seconds=1))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "error"),
-    [
-        *[(name, None, IncompleteSignatureException) for name in QUERY],
-        ("X-Amz-Expires", "604801", IncompleteSignatureException),
-        ("X-Amz-Expires", "0", IncompleteSignatureException),
-        ("X-Amz-Expires", "-1", IncompleteSignatureException),
-        ("X-Amz-Expires", "\u0661", IncompleteSignatureException),
-        ("X-Amz-Expires", "9" * 5000, IncompleteSignatureException),
-        ("X-Amz-Date", "Sun, 22 Nov 2026 12:00:00 GMT", IncompleteSignatureException),
-        ("X-Amz-Algorithm", "AWS4-HMAC-SHA1", IncompleteSignatureException),
-        ("X-Amz-Credential", "a/b/c/d", IncompleteSignatureException),
-        ("X-Amz-SignedHeaders", "x", InvalidSignatureException),
-        ("X-Amz-Security-Token", "", IncompleteSignatureException),
-    ],
-)
-def test_query_form_refusals(name: str, value: str | None, error: type[ServiceError]) -> None:
-    """Each parameter is demanded and checked."""
-    query = {key: text for key, text in {**QUERY, name: value}.items() if text is not None}
-    with pytest.raises(error):
-        presign(query)
-
-
-def test_query_form_tampering() -> None:
-    """Any change of the query, its order apart, is refused."""
-    request = presign({"a": "1", **QUERY})
-    pairs = request.target[2:].split("&")
-    assert ask(Received("GET", "/?" + "&".join(reversed(pairs)), request.headers, b"")).query_form
-    for pair in pairs:
-        for changed in (pair + "0", f"{pair}&{pair}", "", f"z{pair}"):
-            target = "/?" + "&".join(changed if part == pair else part for part in pairs)
-            with pytest.raises((InvalidSignatureException, IncompleteSignatureException)):
-                ask(Received("GET", target, request.headers, b""))
-
-
-def test_both_forms_at_once() -> None:
-    """A request says once who signs it, when, and with which token."""
-    presigned = presign()
-    for headers in (sign().headers, replaced(sign(), "X-Amz-Content-Sha256", None).headers):
-        with pytest.raises(InvalidSignatureException, match="not by both"):
-            ask(Received("POST", presigned.target, headers, BODY))
-    for name in ("X-Amz-Date", "X-Amz-Security-Token"):
-        with pytest.raises(InvalidSignatureException, match="is given as a header of a request that its query signs"):
-            ask(Received("GET", presigned.target, (*presigned.headers, (name, STAMP)), b""))
-
-
 def test_unknown_key_is_refused_like_a_wrong_signature() -> None:
     """The refusal of an unknown access key computes a signature too, and says nothing of it."""
     claim = ask(sign())
@@ -483,46 +341,3 @@ def test_refusals_hold_no_canonical_text() -> None:
     with pytest.raises(InvalidSignatureException) as refusal:
         verify(ask(sign()), b"k" * 32)
     assert refusal.value.message == MISMATCH
-
-
-# --- Fuzz -------------------------------------------------------------------------------------------
-
-anything = st.text(max_size=60) | st.text(alphabet="AWS4-HMAC=, ;/%&?\x00\udcff0az", max_size=60)
-values = st.one_of(
-    anything,
-    st.sampled_from([STAMP, CREDENTIAL, "host", "host;x-amz-date", "0" * 64, *HEADERS.values()]),
-    st.builds(
-        lambda a, c, h, s: f"AWS4-{a} Credential={c}, SignedHeaders={h}, Signature={s}",
-        st.just("HMAC-SHA256") | anything,
-        st.just(CREDENTIAL) | anything,
-        st.just("host;x-amz-date") | anything,
-        st.just("0" * 64) | anything,
-    ),
-)
-names = st.sampled_from([*HEADERS, "Date", "Authorization", "authorization", "My-Header"]) | anything
-targets = st.one_of(
-    anything,
-    st.lists(st.tuples(st.sampled_from([*QUERY, "X-Amz-Signature", "X-Amz-Security-Token"]), values), max_size=8).map(
-        lambda pairs: "/?" + "&".join(f"{n}={v}" for n, v in pairs)
-    ),
-)
-
-
-@settings(max_examples=1000)
-@given(
-    st.builds(
-        Received,
-        st.sampled_from(["POST", "GET", ""]),
-        targets,
-        st.lists(st.tuples(names, values), max_size=8).map(tuple),
-        st.binary(max_size=10),
-    )
-)
-def test_nothing_but_service_errors(request: Received) -> None:
-    """Whatever is sent, the answer is a claim that does not verify, or an error whose text can be sent."""
-    try:
-        ask(request)
-    except ServiceError as refusal:
-        assert refusal.message.encode()  # noqa: PT017
-    else:
-        pytest.fail("a forged request was accepted")
