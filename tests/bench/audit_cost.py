@@ -16,11 +16,12 @@ import resource
 import shutil
 import statistics
 import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
@@ -34,6 +35,8 @@ from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
 from tests.bench import load, wrk
 from tests.daemon import Daemon, provisioned
+
+SIDES = ("audited", "nothing")
 
 
 class NoSink:
@@ -80,61 +83,85 @@ def _process(path: Path, writer: str, pipe: Pipe, audited: bool) -> None:  # noq
     uvloop.run(_serve(path, writer, pipe, audited=audited))
 
 
-def measure(daemon: Daemon, key_id: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Both, A B A B."""
+@contextmanager
+def serving(config: Path) -> Iterator[dict[str, Side]]:
+    """One process that records and one that does not."""
     spawn = multiprocessing.get_context("spawn")
-    pipes: dict[str, Pipe] = {}
-    processes = []
-    for name in ("audited", "nothing"):
+    pipes, processes = {}, []
+    for name in SIDES:
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_process, args=(daemon.config, name, theirs, name == "audited"), daemon=True)
+        process = spawn.Process(target=_process, args=(config, name, theirs, name == "audited"), daemon=True)
         process.start()
         processes.append(process)
         pipes[name] = ours
-    ports = {name: pipe.recv() for name, pipe in pipes.items()}
+    try:
+        yield {name: Side(pipe, pipe.recv()) for name, pipe in pipes.items()}
+    finally:
+        for pipe in pipes.values():
+            pipe.send("stop")
+        for process in processes:
+            process.join(30)
+
+
+@dataclass
+class Side:
+    """One of the two, and what it did in each round."""
+
+    pipe: Pipe
+    port: int
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    """CPU microseconds of a request."""
+
+    def cpu(self) -> float:
+        """Seconds that its process has had."""
+        self.pipe.send("cpu")
+        return float(self.pipe.recv())
+
+    def load(self, daemon: Daemon, members: dict[str, Any], connections: int, seconds: float) -> int:
+        """A round; how many errors."""
+        endpoint, before, result = f"http://127.0.0.1:{self.port}", self.cpu(), cast("Any", None)
+        if shutil.which("wrk"):
+            replay = wrk.signed(endpoint, daemon.admin, "Encrypt", dict(members))
+            result = wrk.run(replay, connections=connections, seconds=seconds)
+        else:
+            result = load.run(
+                endpoint, daemon.admin, "Encrypt", dict(members), connections=connections, seconds=seconds
+            )
+        self.rates.append(result.per_second)
+        self.costs.append((self.cpu() - before) / (result.per_second * seconds) * 1e6)
+        return int(result.errors)
+
+
+def measure(daemon: Daemon, key_id: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Both, A B A B."""
     members = {"KeyId": key_id, "Plaintext": base64.b64encode(b"x" * 32).decode(), "EncryptionContext": {"a": "b"}}
     report: dict[str, Any] = {}
-    for connections in options.connections:
-        rates: dict[str, list[float]] = {name: [] for name in pipes}
-        costs: dict[str, list[float]] = {name: [] for name in pipes}
-        errors = 0
-        for _ in range(options.rounds):
-            for name, pipe in pipes.items():
-                endpoint = f"http://127.0.0.1:{ports[name]}"
-                pipe.send("cpu")
-                before = pipe.recv()
-                result: Any
-                if shutil.which("wrk"):
-                    replay = wrk.signed(endpoint, daemon.admin, "Encrypt", dict(members))
-                    result = wrk.run(replay, connections=connections, seconds=options.seconds)
-                else:
-                    result = load.run(
-                        endpoint,
-                        daemon.admin,
-                        "Encrypt",
-                        dict(members),
-                        connections=connections,
-                        seconds=options.seconds,
-                    )
-                pipe.send("cpu")
-                rates[name].append(result.per_second)
-                costs[name].append((pipe.recv() - before) / (result.per_second * options.seconds) * 1e6)
-                errors += result.errors
-        rate = {name: statistics.median(found) for name, found in rates.items()}
-        cost = {name: statistics.median(found) for name, found in costs.items()}
-        report[f"{connections} connections"] = {
-            "audited per second": round(rate["audited"]),
-            "nothing per second": round(rate["nothing"]),
-            "ratio": round(rate["audited"] / rate["nothing"], 3),
-            "audited CPU us": round(cost["audited"], 1),
-            "nothing CPU us": round(cost["nothing"], 1),
-            "errors": errors,
-        }
-    for pipe in pipes.values():
-        pipe.send("stop")
-    for process in processes:
-        process.join(30)
+    with serving(daemon.config) as sides:
+        for connections in options.connections:
+            errors = 0
+            for _ in range(options.rounds):
+                for side in sides.values():
+                    errors += side.load(daemon, members, connections, options.seconds)
+            report[f"{connections} connections"] = row(sides, errors)
+            for side in sides.values():
+                side.rates.clear()
+                side.costs.clear()
     return report
+
+
+def row(sides: dict[str, Side], errors: int) -> dict[str, float]:
+    """Medians of the rounds."""
+    rate = {name: statistics.median(side.rates) for name, side in sides.items()}
+    cost = {name: statistics.median(side.costs) for name, side in sides.items()}
+    return {
+        "audited per second": round(rate["audited"]),
+        "nothing per second": round(rate["nothing"]),
+        "ratio": round(rate["audited"] / rate["nothing"], 3),
+        "audited CPU us": round(cost["audited"], 1),
+        "nothing CPU us": round(cost["nothing"], 1),
+        "errors": errors,
+    }
 
 
 def main() -> None:

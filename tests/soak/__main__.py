@@ -143,26 +143,32 @@ def judged(
     }
 
 
-def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Do it; the report."""
+@dataclass
+class Outcome:
+    """What a run has left to be judged."""
+
+    answers: load.Answers
+    samples: Samples
+    faults: dict[str, int]
+    took: float
+    """Seconds."""
+    alive: bool
+    """Whether the workers are those of the beginning."""
+    derived: int
+    verified: bool
+
+
+def run(folder: Path, options: argparse.Namespace) -> Outcome:
+    """Load the daemon and bend its token as long as was asked."""
     metrics, chance = free_port(), random.Random(options.seed)  # noqa: S311 (as above)
     extra = f'[metrics]\naddress = "127.0.0.1:{metrics}"\n'
     with bent_daemon(folder, workers=WORKERS, extra=extra) as (daemon, shim):
         daemon.start()
-        kms, logs = daemon.client(), daemon.client("logs")
-        keys = [kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(8)]
-        blobs = [
-            base64.b64encode(kms.encrypt(KeyId=key, Plaintext=b"soak")["CiphertextBlob"]).decode()
-            for key in keys
-            for _ in range(25)
-        ]
-        logs.create_log_group(logGroupName="/soak")
-        logs.create_log_stream(logGroupName="/soak", logStreamName="s")
+        work = work_on(daemon, chance)
         workers, over = daemon.workers(), threading.Event()
         seen: list[tuple[Samples, dict[str, int]]] = []
         watching = threading.Thread(target=lambda: seen.append(observe(daemon, shim, metrics, options, over)))
         watching.start()
-        work = load.Work(daemon.endpoint, daemon.admin, keys, blobs, chance)
         begun = time.monotonic()
         try:
             asyncio.run(load.run(work, rate=options.rate, connections=16, seconds=options.minutes * 60))
@@ -170,11 +176,31 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             over.set()
             watching.join(60)
         took = time.monotonic() - begun
-        alive = daemon.workers() == workers
-        derived = shim.calls(Function.DERIVE_KEY)
+        alive, derived = daemon.workers() == workers, shim.calls(Function.DERIVE_KEY)
         daemon.stop()
         verified = daemon.cli("audit", "verify", check=False).returncode == 0
     samples, faults = seen[0]
+    return Outcome(work.answers, samples, faults, took, alive, derived, verified)
+
+
+def work_on(daemon: Daemon, chance: random.Random) -> load.Work:
+    """Keys, blobs under them, and a stream of log events."""
+    kms, logs = daemon.client(), daemon.client("logs")
+    keys = [kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(8)]
+    blobs = [
+        base64.b64encode(kms.encrypt(KeyId=key, Plaintext=b"soak")["CiphertextBlob"]).decode()
+        for key in keys
+        for _ in range(25)
+    ]
+    logs.create_log_group(logGroupName="/soak")
+    logs.create_log_stream(logGroupName="/soak", logStreamName="s")
+    return load.Work(daemon.endpoint, daemon.admin, keys, blobs, chance)
+
+
+def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Do it; the report."""
+    outcome = run(folder, options)
+    samples, answers = outcome.samples, outcome.answers
     kinds = (
         ("own MiB", samples.own, MEMORY_LIMIT),
         ("private MiB", samples.private, None),
@@ -190,20 +216,19 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.out is not None:
         drawn = {kind: by_worker for kind, by_worker, _ in kinds}
         options.out.with_suffix(".samples.json").write_text(json.dumps(drawn))
-    answers = work.answers
     return {
-        "minutes": round(took / 60, 2),
+        "minutes": round(outcome.took / 60, 2),
         "requests": answers.good.total() + answers.errors.total() + answers.wrong.total(),
-        "requests_per_second": round((answers.good.total() + answers.errors.total()) / took, 1),
+        "requests_per_second": round((answers.good.total() + answers.errors.total()) / outcome.took, 1),
         "good": dict(answers.good),
         "retryable_errors": dict(answers.errors),
         "wrong": dict(answers.wrong),
         "slowest_seconds": round(answers.slowest, 3),
-        "faults": faults,
-        "derived_keys": derived,
+        "faults": outcome.faults,
+        "derived_keys": outcome.derived,
         "series": series,
-        "workers_survived": alive,
-        "audit_verified": verified,
+        "workers_survived": outcome.alive,
+        "audit_verified": outcome.verified,
     }
 
 
