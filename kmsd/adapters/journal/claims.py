@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,16 +82,10 @@ class Signatures:
 def in_trail(path: Path) -> Iterator[Claim]:
     """The checkpoints within one file of a trail; what is damaged there is for the chain to tell. Raises OSError."""
     with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = data.find(_MARK)
-            while found >= 0:
-                start, end = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
-                claim = _claim_in(data[start:end], path.name) if end >= 0 else None
-                if claim is not None:
-                    yield claim
-                found = data.find(_MARK, found + len(_MARK))
+        for line in file:
+            claim = _claim_in(line[:-1], path.name) if _MARK in line and line.endswith(b"\n") else None
+            if claim is not None:
+                yield claim
 
 
 def _is_torn(line: bytes) -> bool:

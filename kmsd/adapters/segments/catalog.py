@@ -88,7 +88,7 @@ class Segment:
         if size > self.contents.end:
             self.contents.frames = []
             try:
-                files.scan_file(self.path, self.contents, self.group_id)
+                files.scan_file(self.path, self.contents, self.group_id, growing=True)
             except NotASegment:
                 self.contents.damaged, self.contents.end = size, size
             if self.contents.frames:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import time
 from collections.abc import Callable
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
 
 from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents, NotASegment, Placed
+from kmsd.adapters.segments.view import View
 from kmsd.ports_logs import StreamSummary
 
 SEGMENT = ".seg"
 INDEX = ".idx"
 TEMPORARY = ".tmp"
+MOST_AT_ONCE = 6_291_456
+"""Bytes: no writer has more under way."""
+LONGEST_WRITE = 10.0
+"""Seconds from the last change of a segment's size, after which what cannot be read is taken for damage."""
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{20})-([0-9]+)\.seg")
 _GROUP_NAME = re.compile(r"[0-9a-f]{32}")
 
@@ -106,21 +112,41 @@ def read_index(folder: Path, name: str, group_id: bytes) -> Contents:
         return contents
 
 
-def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool = False) -> None:
+def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool = False, growing: bool = False) -> None:
     """Read on in an unfinished segment from `contents.end`. Raises `NotASegment`, OSError.
 
     `synced`: all of it is known to be on the disk, so that no frame is looked through for what never came there.
+    `growing`: somebody may be writing to it at this moment.
     """
     at_first = contents.end == fmt.HEADER_LENGTH
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size < fmt.HEADER_LENGTH:
+        found = os.fstat(file.fileno())
+        size = found.st_size
+
+        def is_coming(position: int) -> bool:
+            recent = time.time() - found.st_mtime < LONGEST_WRITE
+            near = size - position <= MOST_AT_ONCE
+            # A writer that has gone meanwhile in peace has left an index, which tells the whole.
+            return recent and near and (_has_writer(file.fileno()) or path.with_suffix(INDEX).exists())
+
+        data = View(file.fileno())
+        head = data.part(0, fmt.HEADER_LENGTH)
+        if size < fmt.HEADER_LENGTH or (not any(head) and data.is_blank(size)):
             return  # its writer has just made it
-        with mmap(file.fileno(), size, access=ACCESS_READ) as data:
-            fmt.check_header(data[: fmt.HEADER_LENGTH], group_id)
-            fmt.scan(data, contents, size)
-            if at_first and not synced:
-                fmt.leave_out_torn(data, contents)
+        fmt.check_header(head, group_id)
+        fmt.scan(data, contents, size, is_coming if growing else None)
+        if at_first and not synced:
+            fmt.leave_out_torn(data, contents)
+
+
+def _has_writer(descriptor: int) -> bool:
+    """Whether a process holds the segment's lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def remove(folder: Path, name: str) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from mmap import mmap
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -40,6 +39,16 @@ _decode_key = msgspec.msgpack.Decoder(tuple[bytes, str, str, bytes]).decode
 
 class NotASegment(Exception):
     """The file does not begin as a segment or an index of the expected group does."""
+
+
+class Source(Protocol):
+    """Where a segment is read from."""
+
+    def part(self, begin: int, end: int) -> bytes:
+        """These bytes, or as many as there are."""
+
+    def find(self, wanted: bytes, begin: int, end: int) -> int:
+        """Where `wanted` lies first, wholly within these bytes; -1: nowhere."""
 
 
 class Placed(NamedTuple):
@@ -107,14 +116,18 @@ AROUND = FRAME_BODY + len(END)
 """What a frame's record has beside its sealed events."""
 
 
-def scan(data: mmap | bytes, contents: Contents, size: int) -> None:
-    """Read on from `contents.end` to the last whole record before `size`."""
+def scan(data: Source, contents: Contents, size: int, is_coming: Callable[[int], bool] | None = None) -> None:
+    """Read on from `contents.end` to the last whole record before `size`.
+
+    What cannot be read is passed over where whole records follow, unless `is_coming` says that the writer has only
+    begun to write there: of one write, the disk may show what is behind before what is in front.
+    """
     position = contents.end
     while True:
         found = _head_at(data, position, size)
         if found is None:
             after = _resume(data, position, size)
-            if after is None:
+            if after is None or (is_coming is not None and is_coming(position)):
                 break
             contents.damaged += after - position
             position = after
@@ -129,7 +142,7 @@ def scan(data: mmap | bytes, contents: Contents, size: int) -> None:
     contents.end = position
 
 
-def leave_out_torn(data: mmap | bytes, contents: Contents) -> None:
+def leave_out_torn(data: Source, contents: Contents) -> None:
     """Of a segment whose writer may have lost power: leave out frames of which sectors were never written.
 
     What a disk has not written of a file that grew reads as zeros; sealed text does not hold sixteen of them. Such a
@@ -143,23 +156,24 @@ def leave_out_torn(data: mmap | bytes, contents: Contents) -> None:
 _UNWRITTEN = bytes(16)
 
 
-def _head_at(data: mmap | bytes, position: int, size: int) -> tuple[int, bytes, int, int] | None:
+def _head_at(data: Source, position: int, size: int) -> tuple[int, bytes, int, int] | None:
     """(kind, head, body's offset, body's length) of the whole record at `position`; None: there is none."""
-    start = position + _HEAD_AT
-    if start + _HEAD.size > size or data[position:start] != MARK:
+    begun = data.part(position, position + _HEAD_AT + _HEAD.size)
+    if len(begun) < _HEAD_AT + _HEAD.size or not begun.startswith(MARK):
         return None
-    kind, head_length, length = _HEAD.unpack_from(data, start)
-    head_end = start + _HEAD.size + head_length
-    body = head_end + _CRC.size
+    kind, head_length, length = _HEAD.unpack_from(begun, _HEAD_AT)
+    body = position + _BODY_GAP + head_length
     end = body + length + len(END)
-    if end > size or zlib.crc32(data[start:head_end]) != _CRC.unpack_from(data, head_end)[0]:
+    if end > size:
         return None
-    if data[end - len(END) : end] != END:
+    head = data.part(position + _HEAD_AT, body)
+    checked, checksum = head[: -_CRC.size], head[-_CRC.size :]
+    if checksum != _CRC.pack(zlib.crc32(checked)) or data.part(end - len(END), end) != END:
         return None
-    return kind, data[start + _HEAD.size : head_end], body, length
+    return kind, checked[_HEAD.size :], body, length
 
 
-def _resume(data: mmap | bytes, position: int, size: int) -> int | None:
+def _resume(data: Source, position: int, size: int) -> int | None:
     """The next whole record after a spot where there is none; None: that spot is the end, torn or not."""
     while (position := data.find(MARK, position + 1, size)) >= 0:
         if _head_at(data, position, size) is not None:

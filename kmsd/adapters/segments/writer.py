@@ -92,7 +92,7 @@ class Writer:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
+                batch = self._next()
                 try:
                     await self._put(batch)
                 except OSError as exc:
@@ -101,6 +101,17 @@ class Writer:
                     _settle(batch, None)
         finally:
             self._flushing = None
+
+    def _next(self) -> list[_Waiting]:
+        """Take the first, and as many after it as a lane has room for; readers rely on the bound."""
+        room = LANE_BYTES
+        for count, waiting in enumerate(self._waiting):
+            room -= len(waiting.sealed) + fmt.AROUND
+            if room < 0 and count:
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
+                return batch
+        batch, self._waiting = self._waiting, []
+        return batch
 
     async def _put(self, batch: list[_Waiting]) -> None:
         """Write durably. After a failure the segment is left as it was, and never written to again. Raises OSError."""
