@@ -56,7 +56,7 @@ class WrappedKey(NamedTuple):
     blob: bytes
 
 
-def decode(data: bytes, offset: int = 0) -> Frame:
+def decode(data: bytes | bytearray, offset: int = 0) -> Frame:
     """The inverse of `Frame.encode`."""
     return Frame._make(_LAYOUT.unpack_from(data, offset))
 

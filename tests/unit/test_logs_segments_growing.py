@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.segments import files, upkeep, view
+from kmsd.adapters.segments import files, heads, upkeep, view
 from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents
 from kmsd.adapters.segments.store import FileSegments
@@ -85,6 +85,24 @@ async def test_a_segment_that_holds_nothing_yet(tmp_path: Path, size: int) -> No
     assert found(segments) == []
     assert path.with_suffix(".idx").exists()
     await segments.close()
+
+
+@pytest.mark.parametrize("most", [heads.MOST_BYTES, 0])
+async def test_an_index_tells_the_same_whether_it_was_remembered_or_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """All frames and data keys, and where they lie: as a scan of the segment finds them."""
+    monkeypatch.setattr(heads, "MOST_BYTES", most)
+    segments = FileSegments(tmp_path / "logs")
+    for number in range(30):
+        key = KEY._replace(data_key_id=bytes([number % 4]) * 16)
+        await asyncio.gather(*(segments.append(GROUP, frame(number * 3 + at, key=key), b"x", key) for at in range(3)))
+    await segments.close()
+    path = next((tmp_path / "logs").rglob("*.seg"))
+    scanned = Contents()
+    files.scan_file(path, scanned, GROUP)
+    assert len(scanned.frames) == 90
+    assert files.read_index(path.parent, path.stem, GROUP) == scanned
 
 
 async def test_damage_of_a_moment_ago_is_told_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

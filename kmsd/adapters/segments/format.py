@@ -216,9 +216,14 @@ def index(contents: Contents, group_id: bytes) -> bytes:
             keys=list(contents.keys.values()),
         )
     )
-    entries = b"".join(placed.frame.encode() + _PLACE.pack(placed.offset, placed.length) for placed in contents.frames)
+    entries = b"".join(map(entry, contents.frames))
     head = _INDEX_HEAD.pack(len(summary), zlib.crc32(summary), len(entries), zlib.crc32(entries))
     return INDEX_MAGIC + group_id + head + summary + entries
+
+
+def entry(placed: Placed) -> bytes:
+    """A frame in an index."""
+    return placed.frame.encode() + _PLACE.pack(placed.offset, placed.length)
 
 
 INDEX_START = len(INDEX_MAGIC) + 16 + _INDEX_HEAD.size
@@ -252,9 +257,14 @@ def read_entries(start: bytes, data: bytes) -> list[Placed]:
     _, _, _, checksum = _INDEX_HEAD.unpack_from(start, len(INDEX_MAGIC) + 16)
     if zlib.crc32(data) != checksum or len(data) % _ENTRY:
         raise NotASegment
+    return placed_in(data)
+
+
+def placed_in(entries: bytes | bytearray) -> list[Placed]:
+    """The frames of an index's entries."""
     return [
-        Placed(log_frame.decode(data, at), *_PLACE.unpack_from(data, at + log_frame.LENGTH))
-        for at in range(0, len(data), _ENTRY)
+        Placed(log_frame.decode(entries, at), *_PLACE.unpack_from(entries, at + log_frame.LENGTH))
+        for at in range(0, len(entries), _ENTRY)
     ]
 
 

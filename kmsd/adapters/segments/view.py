@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-WINDOW = 16_384
+WINDOW = 4096
 """Bytes read at once: the end of a record, the head of the next, and, of small ones, those after it."""
 CHUNK = 262_144
 """Bytes searched at once."""

@@ -5,8 +5,7 @@ written at once; frames that arrive meanwhile gather, and the next write takes t
 page cache while the loop goes on (`growing`, `lanes`); a new segment, much at once, and writes where the kernel cannot
 be asked are for a thread.
 
-Of what it has written it remembers nothing but where that ends: an index is made from the segment itself. A busy group
-writes a hundred thousand frames into one segment, and a process has 256 groups.
+Of what it has written it remembers little (`heads`): where that was much, an index is made from the segment itself.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ import structlog
 from kmsd.adapters.durable import sync_folder
 from kmsd.adapters.segments import files
 from kmsd.adapters.segments import format as fmt
-from kmsd.adapters.segments.format import Contents, NotASegment
+from kmsd.adapters.segments.format import Contents, NotASegment, Placed
 from kmsd.adapters.segments.growing import GrowingFile
+from kmsd.adapters.segments.heads import Heads
 from kmsd.adapters.segments.lanes import LANE_BYTES, Lanes
 from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
 from kmsd.ports_logs import SegmentsUnavailable
@@ -50,8 +50,9 @@ class _Laid(NamedTuple):
     """What a batch adds to the segment."""
 
     parts: list[bytes]
-    keys: list[bytes]
-    """Ids of those that are new."""
+    keys: list[WrappedKey]
+    """Those that are new."""
+    placed: list[Placed]
     length: int
     """Of all parts."""
 
@@ -70,6 +71,7 @@ class Writer:
         self._file: GrowingFile | None = None
         self._name = ""
         self._keys: deque[bytes] = deque(maxlen=KNOWN_KEYS)
+        self._heads = Heads()
         self._began_at = 0
 
     @property
@@ -119,7 +121,7 @@ class Writer:
         if file is None or not file.is_direct or self._is_full(batch):
             await self._put_on_thread(batch)
             return
-        laid = self._lay_out(batch)
+        laid = self._lay_out(batch, file.end)
         lane = self._lanes.take() if file.room(laid.length) <= LANE_BYTES else None
         if lane is None:
             await self._put_on_thread(batch)
@@ -132,7 +134,7 @@ class Writer:
             self._write_off(file)
             raise
         self._lanes.give_back(lane)
-        self._keys.extend(laid.keys)
+        self._take_in(laid)
 
     async def _put_on_thread(self, batch: list[_Waiting]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._write, batch)
@@ -141,33 +143,39 @@ class Writer:
         file = self._file
         return file is None or file.end >= SEGMENT_BYTES or self.is_old(batch[-1].frame.ingested_at)
 
-    def _lay_out(self, batch: list[_Waiting]) -> _Laid:
-        keys: list[bytes] = []
-        parts: list[bytes] = []
-        length = 0
-        for waiting in batch:
-            key = waiting.data_key
-            if key.data_key_id not in self._keys and key.data_key_id not in keys:
-                keys.append(key.data_key_id)
+    def _lay_out(self, batch: list[_Waiting], begin: int) -> _Laid:
+        """What is written for a batch from byte `begin` of the segment on."""
+        laid = _Laid([], [], [], 0)
+        new: dict[bytes, WrappedKey] = {}
+        parts, end = laid.parts, begin
+        for frame, sealed, key, _ in batch:
+            if key.data_key_id not in self._keys and key.data_key_id not in new:
+                new[key.data_key_id] = key
                 parts.append(fmt.key_record(key))
-                length += len(parts[-1])
-            sealed = waiting.sealed
-            parts += (fmt.before_frame(waiting.frame, len(sealed)), sealed, fmt.END)
-            length += fmt.AROUND + len(sealed)
-        return _Laid(parts, keys, length)
+                end += len(parts[-1])
+            length = len(sealed)
+            parts += (fmt.before_frame(frame, length), sealed, fmt.END)
+            laid.placed.append(Placed(frame, end + fmt.FRAME_BODY, length))
+            end += fmt.AROUND + length
+        laid.keys.extend(new.values())
+        return laid._replace(length=end - begin)
+
+    def _take_in(self, laid: _Laid) -> None:
+        self._keys.extend(key.data_key_id for key in laid.keys)
+        self._heads.add(laid.placed, laid.keys)
 
     def _write(self, batch: list[_Waiting]) -> None:
         """As `_put`, on a thread; makes a new segment if need be."""
         if self._is_full(batch):
             self._write_end()
         file = self._file or self._write_start(batch[-1].frame.ingested_at)
-        laid = self._lay_out(batch)
+        laid = self._lay_out(batch, file.end)
         try:
             file.append(laid.parts)
         except OSError:
             self._write_off(file)
             raise
-        self._keys.extend(laid.keys)
+        self._take_in(laid)
 
     def _write_start(self, now: int) -> GrowingFile:
         """A new segment, locked as long as this process lives."""
@@ -182,6 +190,7 @@ class Writer:
             raise
         self._file, self._began_at = file, now
         self._keys.clear()
+        self._heads = Heads()
         return file
 
     def _write_off(self, file: GrowingFile) -> None:
@@ -200,7 +209,8 @@ class Writer:
             if file.is_linked:
                 file.cut()
                 with contextlib.suppress(FileNotFoundError):
-                    files.write_index(self._folder, self._name, self._read(), self._group_id)
+                    contents = self._heads.contents(file.end) or self._read()
+                    files.write_index(self._folder, self._name, contents, self._group_id)
         finally:
             file.close()
 
