@@ -1,6 +1,6 @@
 """Ingestion and read-back of log events, against moto's server on the same machine in the same run.
 
-    .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 32] [--rounds 3] [--moto VENV]
+    .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 64] [--rounds 3] [--moto VENV]
 
 Batches of 100 events of 1 KiB. Both servers get the same bytes from the same load generator, wrk: requests are signed
 beforehand, so that what is measured is the server. moto is installed into a virtual environment of its own, which is
@@ -201,7 +201,7 @@ def main() -> None:
     """Print ratios, the median of interleaved rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--readers", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)

@@ -54,6 +54,8 @@ class Samples:
     private: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     memory: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     descriptors: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    open: list[tuple[float, float]] = field(default_factory=list)
+    """Descriptors of all workers: which of them has how many follows how connections fall to them."""
     sessions: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -69,6 +71,7 @@ def sample(daemon: Daemon, shim: Shim, metrics: int, samples: Samples, at: float
         samples.own[str(pid)].append((at, private - leaked))
         samples.memory[str(pid)].append((at, sizes["Pss:"]))
         samples.descriptors[str(pid)].append((at, len(list(Path(f"/proc/{pid}/fd").iterdir()))))
+    samples.open.append((at, sum(points[-1][1] for points in samples.descriptors.values())))
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     total = sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("kmsd_token_sessions{"))
@@ -96,8 +99,8 @@ def disturb(shim: Shim, chance: random.Random) -> str:
 def outage(shim: Shim, options: argparse.Namespace) -> str:
     """A longer one, in the middle of the warm-up.
 
-    The copy of the trail then reads the trail from its beginning, which takes the most memory that a worker ever takes
-    at once, and which the C library keeps. Faults bring that about sooner or later; it is to be over before it counts.
+    What gathers meanwhile takes more memory at once than all else, which the C library keeps. Faults bring that about
+    sooner or later; it is to be over before it counts.
     """
     seconds = min(3.0, options.minutes * 6 * options.warm_up)
     shim.gone(int(Ckr.DEVICE_REMOVED))
@@ -205,13 +208,14 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         ("own MiB", samples.own, MEMORY_LIMIT),
         ("private MiB", samples.private, None),
         ("PSS, MiB,", samples.memory, None),
-        ("descriptors", samples.descriptors, COUNT_LIMIT),
+        ("descriptors", samples.descriptors, None),
     )
     series = [
         judged(f"{kind} of {pid}", points, limit, options)
         for kind, by_worker, limit in kinds
         for pid, points in by_worker.items()
     ]
+    series.append(judged("descriptors of all", samples.open, COUNT_LIMIT, options))
     series.append(judged("token sessions", samples.sessions, COUNT_LIMIT, options))
     if options.out is not None:
         drawn = {kind: by_worker for kind, by_worker, _ in kinds}
