@@ -48,4 +48,4 @@ def test_seconds_of_soak(tmp_path: Path) -> None:
     assert [failure for failure in failures(report) if "grows" not in failure] == []
     assert len(report["good"]) >= 9
     assert sum(report["faults"].values()) >= 3
-    assert len(report["series"]) == 9
+    assert len(report["series"]) == 10
