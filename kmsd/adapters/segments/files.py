@@ -135,8 +135,8 @@ def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool =
             return  # its writer has just made it
         fmt.check_header(head, group_id)
         fmt.scan(data, contents, size, is_coming if growing else None)
-        if at_first and not synced:
-            fmt.leave_out_torn(data, contents)
+        if at_first and not synced and not (growing and _has_writer(file.fileno())):
+            fmt.leave_out_torn(data, contents)  # what a loss of power took; none has come since a writer that lives
 
 
 def _has_writer(descriptor: int) -> bool:
