@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -50,17 +51,25 @@ class Scheduler:
     _reconciled_at: datetime | None = field(default=None)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Look again and again, until `stopping`."""
-        while not stopping.is_set():
-            try:
-                await self.tick()
-            except Exception:
-                # A fault in one job must not end all of them for good; it is the log's loudest line.
-                log.exception("job failed")
-            try:
-                await asyncio.wait_for(stopping.wait(), TICK)
-            except TimeoutError:
-                continue
+        """Look again and again, until `stopping`; then another process can go on at once."""
+        try:
+            while not stopping.is_set():
+                try:
+                    await self.tick()
+                except Exception:
+                    # A fault in one job must not end all of them for good; it is the log's loudest line.
+                    log.exception("job failed")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), TICK)
+        finally:
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        try:
+            async with self.store.write() as transaction:
+                await transaction.give_up_lease(LEASE, self.holder)
+        except StoreError as exc:
+            log.warning("the jobs' lease was not given up", lasts=LEASE_TIME.total_seconds(), detail=str(exc))
 
     async def tick(self) -> None:
         """One look: everything that is due now, if the lease can be had."""

@@ -343,6 +343,10 @@ class Transaction(LogTransaction, Reader, Protocol):
         """
         ...
 
+    async def give_up_lease(self, name: str, holder: str) -> None:
+        """Free `name`, if `holder` holds it."""
+        ...
+
     async def put_clock_reading(self, reading: Reading) -> None:
         """Replace what is believed of the time of day."""
         ...

@@ -215,7 +215,7 @@ def test_a_real_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         daemon.stop()
         assert b'"eventName":"DeleteKey"' not in b"".join(p.read_bytes() for p in daemon.data.glob("audit/*.trail"))
         daemon.cli("jobs", "confirm-clock")
-        set_clock(daemon, 40 * DAY + 120)  # within what is believed: the lease of the worker that ended is over
+        set_clock(daemon, 40 * DAY + 120)  # within what is believed
         daemon.start()
         wait_for(daemon, '"job": "deletion"')
         names = [record["eventName"] for record in daemon.audit_records()]

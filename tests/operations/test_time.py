@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -130,11 +131,21 @@ def test_on_demand_rotation_keeps_the_automatic_dates(house: House) -> None:
 
 
 def test_one_process_holds_the_lease(house: House) -> None:
-    """Another holder does nothing until the lease has expired."""
+    """Another holder does nothing until the lease has expired, or was given up by a process that ends."""
     house.tick()
     other = Scheduler(house.rooms.store, house.rooms.token, house.clock, house.rooms.record_job, "other")
     assert house.run(other._hold()) is False
     house.clock.advance(seconds=91)
     assert house.run(other._hold()) is True
     assert house.run(house.scheduler._hold()) is False
+
+    async def begin_and_stop(scheduler: Scheduler) -> None:
+        stopping = asyncio.Event()
+        stopping.set()
+        await scheduler.run(stopping)
+
+    house.run(begin_and_stop(house.scheduler))  # holds nothing, and so takes nothing away
+    assert house.run(house.scheduler._hold()) is False
+    house.run(begin_and_stop(other))
+    assert house.run(house.scheduler._hold()) is True
     house.clock.advance(seconds=91)

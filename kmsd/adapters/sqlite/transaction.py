@@ -294,6 +294,9 @@ class SqliteTransaction(SqliteReader, LogWriting):
         )
         return changed == 1
 
+    async def give_up_lease(self, name: str, holder: str) -> None:
+        self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, holder)
+
     async def put_clock_reading(self, reading: Reading) -> None:
         self._run(
             "INSERT OR REPLACE INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
