@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents
 from kmsd.adapters.segments.store import FileSegments
 from kmsd.adapters.segments.view import View
-from kmsd.ports_logs import Wanted
+from kmsd.ports_logs import SegmentsUnavailable, Wanted
 from tests.segments import GROUP, KEY, found, frame
 
 
@@ -119,6 +120,25 @@ async def test_damage_of_a_moment_ago_is_told_in_the_end(tmp_path: Path, monkeyp
     assert [one.frame.first_at for one in found(other)] == [0]
     monkeypatch.setattr(files, "LONGEST_WRITE", 0.0)
     assert [one.frame.first_at for one in found(other)] == [0, 2]
+    await other.close()
+    await segments.close()
+
+
+async def test_a_disk_that_cannot_be_read_is_an_error_and_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk does not give now is asked for again; the process lives."""
+    segments, other = FileSegments(tmp_path / "logs"), FileSegments(tmp_path / "logs")
+    await segments.append(GROUP, frame(1), b"x" * 5000, KEY)
+
+    def fail(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", fail)
+        with pytest.raises(SegmentsUnavailable, match="Input/output error"):
+            found(other)
+    assert [one.frame.first_at for one in found(other)] == [1]
     await other.close()
     await segments.close()
 
