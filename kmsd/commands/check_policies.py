@@ -69,7 +69,7 @@ async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[
     found: list[Finding] = []
     groups: dict[tuple[str, str], _Group] = {}
     keys = 0
-    async for key in _keys(books, people.accounts | {account}, now):
+    async for key in all_keys(books, people.accounts | {account}, now):
         keys += 1
         group = groups.get((key.account, key.policy))
         if group is None:
@@ -89,7 +89,8 @@ async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[
         yield Finding(OK, TOPIC, f"policies of {keys} keys and {len(people.roles)} roles: nothing to object to")
 
 
-async def _keys(books: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
+async def all_keys(books: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
+    """The keys of these accounts."""
     for account in sorted(accounts):
         after = ""
         while names := await books.key_names_after(account, after, PAGE, now):

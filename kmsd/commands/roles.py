@@ -8,6 +8,7 @@ from typing import Any
 
 from kmsd.app import SystemClock, open_rooms, place_of
 from kmsd.commands.acts import acting
+from kmsd.commands.named import tell_what_names
 from kmsd.commands.users import account_of, add_account, check_name, read_policy
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
@@ -70,6 +71,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
     async with acting(config, "CreateRole", parameters, account=role.account) as (rooms, act):
         await provisioning.create_role(rooms.store, role, now)
         act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
+        await tell_what_names(await rooms.store.read(), role.arn, role.account, now)
     print(role.arn)
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any
 from kmsd.app import SystemClock, open_rooms, place_of
 from kmsd.authz.policy_document import parse
 from kmsd.commands.acts import acting
+from kmsd.commands.named import tell_what_names
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
@@ -138,6 +139,7 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
         await provisioning.create_user(rooms.store, user, now)
         made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
         act.elements = access_key_elements(made)
+        await tell_what_names(await rooms.store.read(), user.arn, account, now)
     print_access_key(made, config, options)
     return 0
 

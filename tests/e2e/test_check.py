@@ -259,3 +259,27 @@ def test_certificates(own: Daemon, tmp_path: Path) -> None:
                 assert any(all(part in line for part in says) for line in shown), (name, shown)
     finally:
         own.config.write_text(text)
+
+
+def test_who_is_made_anew_is_told_what_was_left_to_the_name(tmp_path: Path) -> None:
+    """Grants and key policies name an ARN: the one who makes its next bearer sees them, and only those."""
+    with provisioned(tmp_path, workers=1) as daemon:
+        alice = f"arn:aws:iam::{ACCOUNT}:user/alice"
+        assert daemon.cli("user", "create", "alice").stderr == b""
+        daemon.start()
+        kms = daemon.client()
+        own = json.loads(EVERYBODY)
+        own["Statement"][0]["Principal"] = {"AWS": [alice, f"arn:aws:iam::{ACCOUNT}:root"]}
+        named = kms.create_key(Policy=json.dumps(own))["KeyMetadata"]["Arn"]
+        granted = kms.create_key()["KeyMetadata"]["Arn"]
+        grant = kms.create_grant(KeyId=granted, GranteePrincipal=alice, Operations=["Decrypt"])["GrantId"]
+        kms.close()
+        daemon.cli("user", "delete", "alice")
+        told = daemon.cli("user", "create", "alice").stderr.decode().splitlines()
+        assert sorted(told) == sorted(
+            [
+                f"kmsd: note: grant {grant} on {granted} is for {alice} already",
+                f"kmsd: note: the policy of {named} names {alice} already",
+            ]
+        )
+        assert daemon.cli("user", "create", "ali").stderr == b""
