@@ -17,6 +17,7 @@ import structlog
 from kmsd.adapters.pkcs11 import epoch as epochs
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, name_of, port_error
 from kmsd.adapters.pkcs11.handles import NotFound
+from kmsd.adapters.pkcs11.in_use import InUse
 from kmsd.adapters.pkcs11.workers import Workers
 from kmsd.ports import NoSuchObject, NotAuthentic, PinRefused, TokenError, TokenUnavailable
 
@@ -46,6 +47,7 @@ class Link:
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
         self._healing: asyncio.Task[None] | None = None
         self._closed = False
+        self.in_use = InUse()
         self.reconnects = 0
 
     async def open(self) -> None:
@@ -87,7 +89,14 @@ class Link:
     # --- what an error means ------------------------------------------------------------------------
 
     def perform(self, object_id: bytes | None, call: Callable[[Epoch], T], *, opening: bool = False) -> T:
-        """`call` with the present epoch, tried once more where its error allows. Raises the port's errors only."""
+        """`call` with the present epoch, tried once more where its error allows. Raises the port's errors only.
+
+        The object is not destroyed meanwhile.
+        """
+        with self.in_use.using(object_id, self._settings.deadline):
+            return self._perform(object_id, call, opening=opening)
+
+    def _perform(self, object_id: bytes | None, call: Callable[[Epoch], T], *, opening: bool) -> T:
         epoch = self.require()
         try:
             return call(epoch)

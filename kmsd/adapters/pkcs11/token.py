@@ -251,9 +251,10 @@ class Pkcs11Token:
             raise TokenError("the sentinel is not destroyed while it is what proves the token's presence")
 
         def unmake(epoch: Epoch) -> None:
-            epoch.forget(object_id)
-            epoch.derived.bury()
-            epoch.connection.run(lambda session: epoch.objects.destroy(session, object_id))
+            with self._link.in_use.destroying(object_id, self._settings.deadline):
+                epoch.forget(object_id)
+                epoch.derived.bury()
+                epoch.connection.run(lambda session: epoch.objects.destroy(session, object_id))
             # A token that is away shows no objects either.
             self._link.prove(epoch)
             sync_folder(self._settings.token_dir_sync)

@@ -1,0 +1,63 @@
+"""Objects end when nobody uses them any more, and nobody begins to once their end has begun."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kmsd.adapters.pkcs11.in_use import InUse
+from kmsd.ports import TokenBusy
+
+ONE, OTHER = b"1" * 16, b"2" * 16
+
+
+def test_users_and_ends_never_meet() -> None:
+    """Whatever threads do at once; other objects, and calls with none, wait for nothing."""
+    in_use, lock = InUse(), threading.Lock()
+    users, ends, met = 0, 0, []
+
+    def use(number: int) -> None:
+        nonlocal users
+        with in_use.using(ONE, 10):
+            with lock:
+                users += 1
+                met.extend(["used while it ends"] * ends)
+            time.sleep(random.Random(number).uniform(0, 0.003))  # noqa: S311 (a pause)
+            with lock:
+                users -= 1
+
+    def end(_: int) -> None:
+        nonlocal ends
+        with in_use.destroying(ONE, 10):
+            with lock:
+                ends += 1
+                met.extend(["ended while it is used"] * (users + ends - 1))
+            with in_use.using(OTHER, 0), in_use.using(None, 0), in_use.destroying(OTHER[::-1] + b"x", 0):
+                time.sleep(0.001)
+            with lock:
+                ends -= 1
+
+    with ThreadPoolExecutor(12) as threads:
+        done = [threads.submit(end if number % 7 == 0 else use, number) for number in range(400)]
+    assert [one.exception() for one in done] == [None] * 400
+    assert met == []
+
+
+def test_who_waits_too_long_is_told_and_leaves_no_trace() -> None:
+    """A call that hangs keeps its object, and an end that hangs keeps out others: for as long as they hang."""
+    in_use = InUse()
+    with in_use.using(ONE, 0), pytest.raises(TokenBusy, match="do not end"), in_use.destroying(ONE, 0.01):
+        pytest.fail("it was in use")
+    with in_use.destroying(ONE, 0.01):
+        with pytest.raises(TokenBusy, match="being destroyed"), in_use.using(ONE, 0.01):
+            pytest.fail("it was at its end")
+        with pytest.raises(TokenBusy, match="being destroyed"), in_use.destroying(ONE, 0.01):
+            pytest.fail("it was at its end")
+    with in_use.using(ONE, 0), in_use.using(ONE, 0):
+        pass
+    with in_use.destroying(ONE, 0):
+        pass
