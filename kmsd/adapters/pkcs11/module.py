@@ -168,7 +168,7 @@ class Module:
 
         SoftHSM 2.6.1 makes objects that lack attributes (CKA_COPYABLE, even CKA_ID) and fails with GENERAL_ERROR when
         another thread searches or creates meanwhile: 9 of 10 creations, with two threads. Its cryptographic functions
-        do not mind, and its processes do not disturb each other.
+        do not mind, unless their own key goes (`in_use`), and its processes do not disturb each other.
         """
         if not self._catalogue.acquire(timeout=timeout):
             raise TokenBusy("another call searches, makes or destroys objects")
