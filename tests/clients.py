@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import boto3
 import botocore.auth
 import botocore.config
+from botocore.exceptions import ClientError
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
@@ -52,3 +54,12 @@ def client(endpoint: str, credentials: Credentials, service: str = "kms", **opti
         aws_session_token=credentials.session_token,
         config=config,
     )
+
+
+def code_of(call: Callable[..., Any], **members: Any) -> str:
+    """The error name that a call answers with; empty if it works."""
+    try:
+        call(**members)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -106,15 +105,6 @@ def imported_key(kms: Any, material: bytes) -> str:
 def state_of(kms: Any, key_id: str) -> str:
     """`KeyState`."""
     return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"])
-
-
-def code_of(call: Any, **members: Any) -> str:
-    """The error name that a call answers with; empty if it works."""
-    try:
-        call(**members)
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
 
 
 def objects(house: House) -> set[bytes]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
+from tests.clients import code_of
 from tests.daemon import Daemon
 
 ACCOUNT = "000000000000"
@@ -20,15 +19,6 @@ def policy(folder: Path, name: str, *actions: str, effect: str = "Allow") -> str
     statement = {"Sid": name, "Effect": effect, "Action": list(actions), "Resource": "*"}
     path.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
     return str(path)
-
-
-def code_of(call: Any, **members: Any) -> str:
-    """The error name that a call answers with; empty if it works."""
-    try:
-        call(**members)
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
 
 
 def test_policies_take_effect_at_once(daemon: Daemon, tmp_path: Path) -> None:

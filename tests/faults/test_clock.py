@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from kmsd.jobs.scheduler import Scheduler
+from tests.clients import code_of
 from tests.daemon import Daemon, provisioned
 from tests.house import House, house
 from tests.imports import external_key, parameters, wrap
-from tests.operations.test_time import code_of, object_ids
+from tests.operations.test_time import object_ids
 from tests.shim import compiler
 
 

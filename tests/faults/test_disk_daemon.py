@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
+from tests.clients import code_of
 from tests.daemon import Daemon, provisioned
 from tests.disks import FailingSyncs, ext4
 from tests.trail import trail_records
@@ -20,15 +20,6 @@ from tests.workload import RETRYABLE, Writers, assert_all_there, seconds_until
 log = logging.getLogger(__name__)
 RETURN = 1.0
 """Seconds after the disk's return within which everything must work again."""
-
-
-def refusal(call: Any, **members: Any) -> str:
-    """The error's name; empty if it works."""
-    try:
-        call(**members)
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
 
 
 def assert_recorded(daemon: Daemon, request_ids: set[str], trail: Path | None = None) -> None:
@@ -101,8 +92,8 @@ def fail_syncs_of(part: str, syncs: FailingSyncs, writers: Writers, honest: Hone
     with syncs.of(part):
         time.sleep(0.1)
         before = {name: writers.done.answered[name] for name in ("CreateKey", "PutLogEvents")}
-        encrypted = [refusal(kms.encrypt, KeyId=key_id, Plaintext=b"x") for _ in range(5)]
-        created = [refusal(kms.create_key) for _ in range(5)]
+        encrypted = [code_of(kms.encrypt, KeyId=key_id, Plaintext=b"x") for _ in range(5)]
+        created = [code_of(kms.create_key) for _ in range(5)]
         time.sleep(0.2)
         during = {name: writers.done.answered[name] - count for name, count in before.items()}
         assert honest.daemon.get("/healthz")[0] == 200
@@ -160,10 +151,10 @@ def test_a_full_disk(tmp_path: Path, *, apart: bool) -> None:
             ballast = fill(disk)
             # The trail, the log segments and SQLite's journal may have room left within blocks that are theirs already.
             deadline = time.monotonic() + 20
-            while refusal(kms.create_key) == "" and time.monotonic() < deadline:
+            while code_of(kms.create_key) == "" and time.monotonic() < deadline:
                 pass
             for _ in range(20):
-                assert refusal(kms.create_key) in RETRYABLE
+                assert code_of(kms.create_key) in RETRYABLE
             if apart:
                 assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
                 kms.describe_key(KeyId=key_id)

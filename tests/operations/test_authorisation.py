@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials
+from tests.clients import Credentials, code_of
 from tests.house import House
 
 ACCOUNT = "000000000000"
@@ -34,15 +34,6 @@ def key_policy(*statements: dict[str, Any], delegates: bool = True) -> str:
     """A key policy that the administrator can go on changing."""
     first = statement(ROOT if delegates else f"arn:aws:iam::{ACCOUNT}:user/admin", "kms:*")
     return json.dumps({"Version": "2012-10-17", "Statement": [first, *statements]})
-
-
-def code_of(call: Callable[[], Any]) -> str:
-    """The error name that a call answers with; empty if it works."""
-    try:
-        call()
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
 
 
 def new_key(house: House, policy: str | None = None) -> str:

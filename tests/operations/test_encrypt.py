@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
+from tests.clients import code_of
 from tests.house import House
 
 
@@ -18,15 +18,6 @@ def _kms(house: House) -> Any:
 @pytest.fixture(name="key_id")
 def _key_id(kms: Any) -> str:
     return kms.create_key()["KeyMetadata"]["KeyId"]
-
-
-def code_of(call: Any, **members: Any) -> str:
-    """The error name that a call answers with; empty if it works."""
-    try:
-        call(**members)
-    except ClientError as error:
-        return error.response["Error"]["Code"]
-    return ""
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 4095, 4096])

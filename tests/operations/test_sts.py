@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from kmsd.app import place_of
 from kmsd.custody import provisioning
 from kmsd.domain.identity import AccessKeyStatus
-from tests.clients import Credentials
+from tests.clients import Credentials, code_of
 from tests.house import House
 
 ACCOUNT = "000000000000"
@@ -62,15 +62,6 @@ def assume(house: House, credentials: Credentials | None, role: str, **members: 
 def session_of(given: dict[str, Any], arn: str = "") -> Credentials:
     """Temporary credentials as a client uses them."""
     return Credentials(given["AccessKeyId"], given["SecretAccessKey"], arn, given["SessionToken"])
-
-
-def code_of(call: Callable[[], Any]) -> str:
-    """The error name that a call answers with; empty if it works."""
-    try:
-        call()
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
 
 
 def test_who_am_i(house: House) -> None:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from kmsd.jobs.scheduler import Scheduler
+from tests.clients import code_of
 from tests.house import House
 
 ME = "arn:aws:iam::000000000000:user/admin"
-
-
-def code_of(call: Any, **members: Any) -> str:
-    """The error name that a call answers with; empty if it works."""
-    try:
-        call(**members)
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
 
 
 def object_ids(house: House) -> set[bytes]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.clients import code_of
 from tests.house import House
 from tests.imports import (
     ALGORITHMS,
     SPECS,
-    code_of,
     external_key,
     imported_key,
     imported_material,

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.clients import code_of
 from tests.house import House
 from tests.imports import (
     FOREVER,
-    code_of,
     external_key,
     imported_material,
     parameters,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kmsd.domain.wrapping import WrappingAlgorithm
+from tests.clients import code_of
 from tests.house import House
 from tests.imports import (
-    code_of,
     external_key,
     material_object,
     objects,
