@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kmsd.adapters.aio import GRAIN, Buffer, Write, grains
-from kmsd.adapters.durable import write_all
+from kmsd.adapters.durable import write_all, write_at
 from kmsd.adapters.journal.lines import FileName, Head, Malformed, digest_of, split
 
 _HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
@@ -218,10 +218,7 @@ def _put(trail: Path, blocks: list[Block]) -> None:
         return
     try:
         for block in blocks:
-            view, at = memoryview(block.lines), block.offset
-            while view:
-                done = os.pwrite(descriptor, view, at)
-                view, at = view[done:], at + done
+            write_at(descriptor, block.lines, block.offset)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

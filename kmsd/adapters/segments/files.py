@@ -14,14 +14,15 @@ from typing import NamedTuple
 from kmsd.adapters.durable import sync_folder, write_all
 from kmsd.adapters.segments import format as fmt
 from kmsd.adapters.segments.format import Contents, NotASegment, Placed
+from kmsd.adapters.segments.lanes import LANE_BYTES
 from kmsd.adapters.segments.view import View
 from kmsd.ports_logs import StreamSummary
 
 SEGMENT = ".seg"
 INDEX = ".idx"
 TEMPORARY = ".tmp"
-MOST_AT_ONCE = 6_291_456
-"""Bytes: no writer has more under way."""
+MOST_AT_ONCE = LANE_BYTES + 2_097_152
+"""Bytes: no writer has more under way than what a lane takes, or one frame."""
 LONGEST_WRITE = 10.0
 """Seconds from the last change of a segment's size, after which what cannot be read is taken for damage."""
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{20})-([0-9]+)\.seg")

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kmsd.adapters.aio import GRAIN, Buffer, Write, grains
-from kmsd.adapters.durable import reserve
+from kmsd.adapters.durable import reserve, write_at
 
 LEAST_AHEAD = 65_536
 MOST_AHEAD = 8_388_608
@@ -105,10 +105,7 @@ class GrowingFile:
         length = sum(map(len, parts))
         buffer = Buffer(self.room(length))
         write = self.stage(parts, buffer)
-        done = 0
-        with memoryview(buffer.memory) as view:
-            while done < write.length:
-                done += os.pwrite(self._descriptor, view[done : write.length], write.offset + done)
+        write_at(self._descriptor, memoryview(buffer.memory)[: write.length], write.offset)
         if not self.is_direct:
             os.fdatasync(self._descriptor)
         self.settle(length, buffer)
