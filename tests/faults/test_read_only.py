@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.clients import code_of
 from tests.daemon import Daemon, provisioned
 from tests.disks import ReadOnly, ext4, mount
-from tests.faults.test_disk_daemon import RETURN, Honest, assert_recorded, refusal
+from tests.faults.test_disk_daemon import RETURN, Honest, assert_recorded
 from tests.workload import RETRYABLE, Writers, assert_all_there, seconds_until
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def answers(daemon: Daemon, honest: Honest, key_id: str, blob: bytes) -> dict[st
         "GenerateDataKey": (kms.generate_data_key, {"KeyId": key_id, "KeySpec": "AES_256"}),
         "DescribeKey": (kms.describe_key, {"KeyId": key_id}),
     }
-    found = {name: Counter(refusal(call, **given) for _ in range(ROUNDS)) for name, (call, given) in kinds.items()}
+    found = {name: Counter(code_of(call, **given) for _ in range(ROUNDS)) for name, (call, given) in kinds.items()}
     assert daemon.get("/healthz")[0] == 200
     return found
 
