@@ -12,9 +12,9 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Self
 
+import msgspec
 import structlog
 
 from kmsd.prctl import adopt_orphans
@@ -37,14 +37,13 @@ class NotBorn(Exception):
     """No zygote brought the worker forth."""
 
 
-@dataclass(slots=True, eq=False)
-class Child:
+class Child(msgspec.Struct, eq=False):
     """A worker process. Its number is its own until it is known here that it has ended."""
 
     pid: int
     returncode: int | None = None
     """As `subprocess` has it: negative for a signal; None while it runs."""
-    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     async def wait(self) -> int:
         """How it ended, once it has."""
@@ -70,8 +69,7 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
 
-@dataclass(slots=True)
-class Words:
+class Words(msgspec.Struct):
     """What a process writes to its end of a pipe."""
 
     _reader: asyncio.StreamReader

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -48,14 +47,13 @@ from kmsd.ports import (
 AnyOperation = Operation[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(msgspec.Struct, frozen=True):
     """Carries calls through. One for each process."""
 
     world: World
     clock: Clock
     sink: AuditSink
-    lockstep: Lockstep = field(default_factory=Lockstep)
+    lockstep: Lockstep = msgspec.field(default_factory=Lockstep)
 
     async def run(
         self,

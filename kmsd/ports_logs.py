@@ -5,8 +5,9 @@ Beside `kmsd.ports`, on the same floor. Nothing that passes here is event text i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
 
 from kmsd.domain.log_frame import Frame, WrappedKey
 
@@ -60,8 +61,7 @@ class StreamSummary(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Frames to find: those that may hold an event with `start <= timestamp < end`."""
 
     start: int = 0
@@ -71,8 +71,7 @@ class Wanted:
     descending: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(msgspec.Struct, frozen=True):
     """What `Segments.drop` removed."""
 
     segments: int = 0
@@ -155,8 +154,7 @@ class Segments(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TrailBatch:
+class TrailBatch(msgspec.Struct, frozen=True):
     """Audit records of one file that follow each other, as they stand in the trail. The sequences are equally long."""
 
     times: Sequence[int]
@@ -173,8 +171,7 @@ class TrailBatch:
     """How many records the file has less than were to be left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrailChain:
+class TrailChain(msgspec.Struct, frozen=True):
     """One writer's files."""
 
     writer: str

@@ -13,11 +13,11 @@ import asyncio
 import os
 import signal
 import socket
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from kmsd import service_manager
@@ -68,8 +68,7 @@ def bind(address: str) -> socket.socket:
     return bind_tcp(host.strip("[]"), int(port))
 
 
-@dataclass(slots=True, eq=False)
-class _Worker:
+class _Worker(msgspec.Struct, eq=False):
     """A place for a worker, and the process that fills it at present."""
 
     index: int
@@ -81,18 +80,17 @@ class _Worker:
     watch: asyncio.Task[None] | None = None
 
 
-@dataclass(slots=True)
-class Supervisor:
+class Supervisor(msgspec.Struct):
     """Runs `config.workers` workers on one socket until it is told to stop."""
 
     accepted: Accepted
     config_path: Path
     listener: socket.socket
     children: Children
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _reload_wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    _workers: list[_Worker] = field(default_factory=list)
-    _no_trial: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    _reload_wanted: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    _workers: list[_Worker] = []
+    _no_trial: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Clear while it is not yet known whether a new configuration works; no dead worker is started meanwhile."""
     _life: tuple[int, int] = (-1, -1)
     _pin_refused: bool = False

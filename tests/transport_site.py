@@ -7,8 +7,9 @@ import json
 import re
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from kmsd.wire.transport import Answer, Limits, Listener, Request, Server
 

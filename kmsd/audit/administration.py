@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from kmsd.audit.events import ADMINISTRATIVE_EVENT, AdditionalEventData, Resource, clean, event_of
@@ -17,8 +17,7 @@ LOCALHOST = "localhost"
 """`sourceIPAddress` of what was done on the host itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(msgspec.Struct, frozen=True):
     """The operating system's word on who runs a command. Whoever is root can make it say anything."""
 
     uid: int

@@ -8,9 +8,10 @@ So nobody without credentials can fill the disk, or make honest callers wait for
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from kmsd.audit.events import REFUSALS_EVENT, UNIX_SOCKET, AdditionalEventData, clean, event_of, rfc3339
 from kmsd.domain.arn import Place
@@ -27,14 +28,13 @@ SEVERAL = "several"
 """Where a record of one request has one value, and these had more."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """What was refused and not written down one by one."""
 
     since: datetime
     until: datetime
-    codes: Counter[str] = field(default_factory=Counter)
-    addresses: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = msgspec.field(default_factory=Counter)
+    addresses: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, now: datetime, code: str, address: str) -> None:
         """One more."""

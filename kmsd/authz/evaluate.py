@@ -14,8 +14,9 @@ and grants are looked at on every call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kmsd.authz import grants, sentences
 from kmsd.authz.compiled import Asker, PolicyCache, Reach
@@ -75,8 +76,7 @@ LAYERS = {
 }
 
 
-@dataclass(slots=True)
-class Case:
+class Case(msgspec.Struct):
     """All that policies, caller, action and resource decide by themselves."""
 
     layer: Layer

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kmsd.authz import grants
 from kmsd.authz.compiled import Asker, CompiledPolicy, Reach
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from kmsd.domain.policy import Principals
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(msgspec.Struct, frozen=True):
     """One element that does not fit the request."""
 
     element: str
@@ -32,8 +32,7 @@ class Miss:
     actual: str
 
 
-@dataclass(frozen=True, slots=True)
-class Considered:
+class Considered(msgspec.Struct, frozen=True):
     """One statement or grant, and how it fits the request."""
 
     source: str
@@ -47,8 +46,7 @@ class Considered:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """The decision, as `authorize` makes it, and all that was considered."""
 
     decision: Decision

@@ -7,11 +7,12 @@ import binascii
 import ipaddress
 import operator
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from kmsd.authz import template
 from kmsd.authz.template import ARN_PARTS, ArnTemplate, Template
@@ -287,8 +288,7 @@ _BUILDERS: dict[str, tuple[Callable[..., Test], bool]] = {
 """Name without quantifier and IfExists: how to build its test, and whether it asks for the contrary."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """The name of an operator, taken apart."""
 
     quantifier: Quantifier

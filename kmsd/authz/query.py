@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from kmsd.domain.principal import Caller
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """May `caller` do `action` on `resource`?"""
 
     caller: Caller
@@ -28,16 +28,15 @@ class Query:
     of its own account decide alone."""
     grants: Sequence[Grant] = ()
     """Grants on this key whose grantee is the caller (or its role), and those named by grant tokens."""
-    encryption_context: Mapping[str, str] = field(default_factory=dict)
+    encryption_context: Mapping[str, str] = {}
     """Of this request; for `kms:EncryptionContext:*` and grant constraints."""
-    conditions: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    conditions: Mapping[str, str | tuple[str, ...]] = {}
     """Condition values that the request brings, by full key name (`kms:ViaService`, `aws:SourceIp`, …), in lower case
     where AWS compares without case; those that follow from the caller (`aws:PrincipalArn`, `aws:username`, …) and from
     the encryption context are added by the evaluator."""
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(msgspec.Struct, frozen=True):
     """Yes, and by what."""
 
     by: str
@@ -45,8 +44,7 @@ class Allowed:
     grant_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True):
     """No, and why."""
 
     reason: str

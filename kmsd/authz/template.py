@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kmsd.authz.wildcard import Pattern, Token, Wild, fold, tokens
 
@@ -23,8 +24,7 @@ _SPECIAL = {"*": "*", "?": "?", "$": "$"}
 """`${*}`, `${?}` and `${$}` write the characters that would mean something else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(msgspec.Struct, frozen=True):
     """A placeholder for a value of the request."""
 
     key: str

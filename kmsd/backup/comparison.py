@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.backup.manifest import Manifest
@@ -18,8 +19,7 @@ class OtherToken(Exception):
     """The token is not the one of this database; the text says how that shows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """Both, side by side."""
 
     missing: tuple[TokenObject, ...]

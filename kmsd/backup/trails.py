@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from kmsd.adapters.journal import reading
 from kmsd.adapters.journal.lines import FileName, Malformed, files_of, own_members
@@ -54,8 +55,7 @@ class Standing(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Trails:
+class Trails(msgspec.Struct, frozen=True):
     """What was found."""
 
     standing: Standing
@@ -124,8 +124,7 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 # --- What the longer trail tells ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """Something was taken away after the backup, and comes back with it."""
 
     at: str

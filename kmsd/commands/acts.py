@@ -7,11 +7,12 @@ import pwd
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+import msgspec
 
 from kmsd.app import Rooms, open_rooms, place_of
 from kmsd.audit import Actor, record_of_administration
@@ -26,11 +27,10 @@ INTENT, OUTCOME = "intent", "outcome"
 _NOBODY_LOGGED_IN = 2**32 - 1
 
 
-@dataclass(slots=True)
-class Act:
+class Act(msgspec.Struct):
     """An act under way."""
 
-    elements: dict[str, Any] = field(default_factory=dict)
+    elements: dict[str, Any] = {}
     """What came of it: `responseElements` of the outcome's record. Never a secret."""
 
 

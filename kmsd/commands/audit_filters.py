@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 ANY = "any"
 _AGE = re.compile(r"([0-9]{1,6})([mhd])")
@@ -17,8 +18,7 @@ class BadFilter(ValueError):
     """A time that cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """What a record must be. Empty: anything."""
 
     key: str

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import asdict
 
 
 class Severity(StrEnum):
@@ -26,8 +28,7 @@ STATUS = {OK: 0, NOTE: 0, WARN: 1, FAIL: 2}
 _NAMES = ("OK", "WARNING", "CRITICAL")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One line."""
 
     severity: Severity

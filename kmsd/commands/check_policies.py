@@ -6,8 +6,10 @@ Policies are judged once each, however many keys have them: most keys of an acco
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Self
+
+import msgspec
 
 from kmsd.authz import policy_document
 from kmsd.authz.evaluate import authorize
@@ -25,21 +27,24 @@ PAGE = 1000
 CLOCK_SLACK = timedelta(minutes=1)
 
 
-@dataclass(slots=True)
-class _People:
+class _People(msgspec.Struct):
     """Who exists."""
 
-    users: list[User]
     roles: list[Role]
-    callers: list[Caller] = field(init=False)
-    arns: set[str] = field(init=False)
-    accounts: set[str] = field(init=False)
+    callers: list[Caller]
+    arns: set[str]
+    accounts: set[str]
 
-    def __post_init__(self) -> None:
-        self.callers = [*map(_user_caller, self.users), *map(_role_caller, self.roles)]
-        everyone: list[User | Role] = [*self.users, *self.roles]
-        self.arns = {one.arn for one in everyone}
-        self.accounts = {one.account for one in everyone}
+    @classmethod
+    def of(cls, users: list[User], roles: list[Role]) -> Self:
+        """All of them."""
+        everyone: list[User | Role] = [*users, *roles]
+        return cls(
+            roles=roles,
+            callers=[*map(_user_caller, users), *map(_role_caller, roles)],
+            arns={one.arn for one in everyone},
+            accounts={one.account for one in everyone},
+        )
 
     def know(self, arn: str) -> bool:
         """Whether a principal that a policy or grant names is there. Services and sessions of existing roles are."""
@@ -52,8 +57,7 @@ class _People:
         return arn in self.arns
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(msgspec.Struct):
     """Keys that have one policy."""
 
     first: Key
@@ -65,7 +69,7 @@ class _Group:
 
 async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
     """All of them; one `ok` line if there are none. `account` is looked at even if it has no users."""
-    people = _People(list(await books.users()), list(await books.roles()))
+    people = _People.of(list(await books.users()), list(await books.roles()))
     found: list[Finding] = []
     groups: dict[tuple[str, str], _Group] = {}
     keys = 0

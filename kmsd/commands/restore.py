@@ -7,11 +7,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import msgspec
 
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import files_of
@@ -47,8 +48,7 @@ class Checked(Exception):
     """All that could be said without changing anything has been said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """What the operator must know before he goes on."""
 
     manifest: Manifest

@@ -8,10 +8,12 @@ when the material goes. So does the material id: the object that is made anew ha
 from __future__ import annotations
 
 from asyncio import sleep
-from dataclasses import dataclass, replace
 from datetime import datetime
 from time import perf_counter
 from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
 
 from kmsd.custody import import_parameters, objects
 from kmsd.custody.import_parameters import Tokens
@@ -43,8 +45,7 @@ REFUSAL_BEAT = 0.1
 OTHER = "The key material is not the key material that was imported into this key before."
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """Material that was proven, and what there is of it in the token."""
 
     imported: ImportedMaterial

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
+
+import msgspec
 
 from kmsd.custody import objects
 from kmsd.custody.service_box import ServiceBox
@@ -48,8 +49,7 @@ _NUMBERS = {algorithm: number for number, algorithm in _ALGORITHMS.items()}
 _MICROSECOND = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(msgspec.Struct, frozen=True):
     """What GetParametersForImport hands out."""
 
     public_key: bytes
@@ -57,8 +57,7 @@ class Parameters:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What an import token says."""
 
     wrapping_key: bytes

@@ -18,7 +18,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
@@ -79,8 +78,7 @@ class Subject(NamedTuple):
         return {CONTEXT: self.arn}
 
 
-@dataclass(frozen=True, slots=True)
-class KeyUse:
+class KeyUse(msgspec.Struct, frozen=True):
     """One use of a customer's key by the service, or the attempt; for the audit trail."""
 
     action: str
@@ -102,8 +100,7 @@ class UseRecorder(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class DataKey:
+class DataKey(msgspec.Struct, eq=False, weakref=True):
     """A data key in memory."""
 
     wrapped: WrappedKey
@@ -112,7 +109,7 @@ class DataKey:
     """Of the monotonic clock."""
     sealed: int = 0
     """Bytes so far."""
-    opened: dict[tuple[bytes, Frame], list[Event]] = field(default_factory=dict)
+    opened: dict[tuple[bytes, Frame], list[Event]] = {}
     """What was opened with it a moment ago, by group and frame: it ends with the key (`kmsd.custody.log_opened`)."""
     opened_bytes: int = 0
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+import msgspec
+from msgspec.structs import replace
 
 from kmsd.custody import log_results
 from kmsd.custody.log_reading import Reading
@@ -33,8 +35,7 @@ LOOK_EVERY = 20
 """Slices between two looks at whether the query was stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """A query and what it is asked of."""
 
     query: StoredQuery
@@ -48,8 +49,7 @@ class _Stopped(Exception):
     """StopQuery was called."""
 
 
-@dataclass(slots=True)
-class Runner:
+class Runner(msgspec.Struct):
     """Carries out queries. One for each process."""
 
     room: LogRoom

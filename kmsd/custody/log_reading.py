@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
+
+import msgspec
 
 from kmsd.custody import log_batches
 from kmsd.custody.log_keys import DataKey
@@ -38,21 +39,20 @@ class Most(NamedTuple):
     size: int
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(msgspec.Struct):
     """One pass over the events of one group."""
 
     room: LogRoom
     store: Store
     group: LogGroup
     now: datetime
-    names: dict[bytes, str] = field(default_factory=dict)
+    names: dict[bytes, str] = {}
     """Names of the streams that were met. What a deleted stream left is passed over, unopened."""
     shown: bool = False
     """Events are to be rendered, as GetLogEvents shows them; their frames are kept a while (`OpenedFrames`)."""
     scanned: int = 0
     """Bytes of events that were opened."""
-    _dead: set[bytes] = field(default_factory=set)
+    _dead: set[bytes] = msgspec.field(default_factory=set)
 
     async def events(
         self, wanted: Wanted, *, after: int = -1, before: int | None = None, most: Most | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import msgspec
 
 from kmsd.custody.log_keys import LogKeys
 from kmsd.custody.log_opened import OpenedFrames
@@ -13,25 +14,24 @@ from kmsd.domain.log_frame import FrameIds
 from kmsd.ports_logs import Segments
 
 
-@dataclass(slots=True)
-class LogRoom:
+class LogRoom(msgspec.Struct):
     """Keys and segments. One for each process."""
 
     keys: LogKeys
     segments: Segments
-    frame_ids: FrameIds = field(default_factory=FrameIds)
-    opened: OpenedFrames = field(default_factory=OpenedFrames)
+    frame_ids: FrameIds = msgspec.field(default_factory=FrameIds)
+    opened: OpenedFrames = msgspec.field(default_factory=OpenedFrames)
     pack_seconds: float = 0.0
     """What is left of the time that compressing may take."""
     packed_at: float = 0.0
     """When that was worked out; of the monotonic clock."""
     packed_busy: float = 0.0
     """The process's time by then."""
-    content: bytearray = field(default_factory=bytearray)
+    content: bytearray = msgspec.field(default_factory=bytearray)
     """Where frames are encoded before they are sealed; free at any other time."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     """The present instant, for what goes on after the call that began it."""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     """Queries that are under way."""
 
     async def close(self) -> None:

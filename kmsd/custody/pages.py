@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from kmsd.custody.service_box import ServiceBox
 from kmsd.domain import encryption_context
@@ -23,8 +24,7 @@ _PURPOSE = "marker"
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[_Item]):
+class Page(msgspec.Struct, Generic[_Item], frozen=True):
     """A page, and how to go on."""
 
     items: Sequence[_Item]
@@ -36,8 +36,7 @@ class Page(Generic[_Item]):
         return self.next_marker is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Pager:
+class Pager(msgspec.Struct, frozen=True):
     """Pages of one list, as one request asks for it."""
 
     box: ServiceBox

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from kmsd.custody import credentials, objects
 from kmsd.custody.log_keys import SERVICE_KEY as LOGS
@@ -20,8 +21,7 @@ AUDIT = "audit"
 ADMINISTRATOR_POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
 
 
-@dataclass(frozen=True, slots=True)
-class NewAccessKey:
+class NewAccessKey(msgspec.Struct, frozen=True):
     """A credential, with the secret that is shown once and kept only sealed."""
 
     access_key_id: str

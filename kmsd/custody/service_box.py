@@ -7,7 +7,7 @@ used for another purpose.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from kmsd.domain import encryption_context
 from kmsd.domain.material import TAG_LENGTH, Algorithm
@@ -18,8 +18,7 @@ PURPOSE = "sealing"
 _VERSION = b"\x01"
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceBox:
+class ServiceBox(msgspec.Struct, frozen=True):
     """Seals and opens under the daemon's sealing key."""
 
     token: Token

@@ -10,7 +10,6 @@ import base64
 import binascii
 import secrets
 import string
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -31,8 +30,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Session).decode
 
 
-@dataclass(frozen=True, slots=True)
-class TemporaryCredentials:
+class TemporaryCredentials(msgspec.Struct, frozen=True):
     """What STS hands out. The secret leaves the process only with the answer."""
 
     access_key_id: str

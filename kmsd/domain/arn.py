@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from kmsd.errors import InvalidArnException, NotFoundException
 
@@ -12,8 +13,7 @@ _ACCOUNT = re.compile(r"[0-9]{12}")
 _ARN_PARTS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where this daemon stands: the partition and region that all its ARNs carry."""
 
     partition: str
@@ -44,8 +44,7 @@ class Place:
         return f"arn:{self.partition}:sts::{account}:assumed-role/{role}/{session}"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyName:
+class KeyName(msgspec.Struct, frozen=True):
     """A key as a client named it: by id or by alias, in `account`."""
 
     account: str

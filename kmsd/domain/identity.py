@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +19,7 @@ class AccessKeyStatus(StrEnum):
     INACTIVE = "Inactive"
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """An IAM user of this daemon."""
 
     account: str
@@ -28,13 +28,12 @@ class User:
     """`AIDA…`, 21 characters."""
     arn: str
     created_at: datetime
-    policies: Mapping[str, str] = field(default_factory=dict)
+    policies: Mapping[str, str] = {}
     """Inline identity policies: name to document."""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(msgspec.Struct, frozen=True):
     """An IAM role of this daemon."""
 
     account: str
@@ -45,12 +44,11 @@ class Role:
     trust_policy: str
     max_session_seconds: int
     created_at: datetime
-    policies: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    policies: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class AccessKey:
+class AccessKey(msgspec.Struct, frozen=True):
     """A long-term credential of a user. The secret is sealed by a service key in the token."""
 
     access_key_id: str

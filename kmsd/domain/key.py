@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from kmsd.domain.key_state import TRANSITIONS, Event, KeyState
 from kmsd.domain.material import Material, MaterialStatus
@@ -30,8 +32,7 @@ class ExpirationModel(StrEnum):
     DOES_NOT_EXPIRE = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One key as the store holds it. Instants are aware and in UTC."""
 
     key_id: str
@@ -46,7 +47,7 @@ class Key:
     created_at: datetime
     current_material: Material | None
     """What new blobs are sealed under; None: nothing imported yet, or it was deleted."""
-    materials: Mapping[bytes, Material] = field(default_factory=dict)
+    materials: Mapping[bytes, Material] = {}
     """All materials that are not destroyed, by material id."""
     deletion_at: datetime | None = None
     pending_window_days: int | None = None

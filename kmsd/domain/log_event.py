@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, repeat
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,8 +52,7 @@ class Event(NamedTuple):
     """As GetLogEvents shows it, a JSON object; empty unless it was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """The events of a request that can be taken, the oldest first, and what is said of the others."""
 
     times: Sequence[int]

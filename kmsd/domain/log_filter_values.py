@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
+
+import msgspec
 
 from kmsd.domain.log_regex import Regex, compiled
 from kmsd.domain.log_regex_syntax import BadRegex
@@ -40,8 +41,7 @@ def number_of(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """`OPERATOR VALUE`; what it says of a member that is there."""
 
     operator: str

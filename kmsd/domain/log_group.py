@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
 
@@ -26,8 +27,7 @@ _ARN_PARTS = 7
 _NAME = re.compile(r"[.\-_/#A-Za-z0-9]{1,512}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class LogGroup:
+class LogGroup(msgspec.Struct, frozen=True):
     """One log group as the store holds it. Instants are aware and in UTC."""
 
     group_id: bytes
@@ -57,8 +57,7 @@ class LogGroup:
         return millis(now - timedelta(days=self.retention_days))
 
 
-@dataclass(frozen=True, slots=True)
-class LogStream:
+class LogStream(msgspec.Struct, frozen=True):
     """One log stream as the store holds it."""
 
     stream_id: bytes
@@ -68,8 +67,7 @@ class LogStream:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ResultsKey:
+class ResultsKey(msgspec.Struct, frozen=True):
     """Which key the stored results of queries of one account are sealed under."""
 
     account: str

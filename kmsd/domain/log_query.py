@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from kmsd.domain.log_shapes import QueryStatistics
@@ -20,8 +21,7 @@ class MalformedQuery(ValueError):
     """The text is no query, or one that is not supported; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredQuery:
+class StoredQuery(msgspec.Struct, frozen=True):
     """A query as the store holds it."""
 
     query_id: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from kmsd.domain.log_query import MalformedQuery
 from kmsd.domain.log_query_rows import MESSAGE, PTR, TIMESTAMP, Row
@@ -30,12 +31,11 @@ Result = list[tuple[str, str]]
 """A row as it is shown: (field, value)."""
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """A query that was read."""
 
-    stages: list[MakeStage] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
+    stages: list[MakeStage] = []
+    columns: list[str] = []
     """What is shown, in this order."""
     chosen: bool = False
     """Whether `display` has said what is shown."""
@@ -58,8 +58,7 @@ class Plan:
         return Run(stages, columns, pointers=not self.aggregated)
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct):
     """A plan at work."""
 
     stages: Sequence[Stage]
@@ -68,7 +67,7 @@ class Run:
     """Whether each row is an event, so that it has a pointer to it."""
     matched: int = 0
     """Events that came through all conditions before anything was put together."""
-    results: list[Result] = field(default_factory=list)
+    results: list[Result] = []
 
     @property
     def done(self) -> bool:

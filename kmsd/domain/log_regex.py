@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
+
+import msgspec
 
 from kmsd.domain.log_regex_syntax import Anchor, BadRegex, Empty, Group, Node, One, Or, Repeat, Row, parse, width
 
@@ -25,8 +26,7 @@ MOST_CACHED = 4_096
 _CHAR, _SPLIT, _JUMP, _SAVE, _ASSERT, _MATCH = range(6)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(msgspec.Struct, frozen=True):
     kind: int
     one: One | None = None
     first: int = 0

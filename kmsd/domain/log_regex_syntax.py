@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 MOST_DEPTH = 50
 MOST_COUNT = 1_000
@@ -17,8 +18,7 @@ class BadRegex(ValueError):
     """The text is no expression, or one that is not supported; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class One:
+class One(msgspec.Struct, frozen=True):
     """One sign of a class."""
 
     signs: re.Pattern[str]
@@ -28,42 +28,36 @@ class One:
         return self.signs.match(sign) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(msgspec.Struct, frozen=True):
     """A place: `^`, `$`, `b`, `B`."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(msgspec.Struct, frozen=True):
     """Nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One after another."""
 
     parts: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
+class Or(msgspec.Struct, frozen=True):
     """One of several, the first preferred."""
 
     branches: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """In parentheses; number 0: it captures nothing."""
 
     inner: Node
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(msgspec.Struct, frozen=True):
     """Several times."""
 
     inner: Node
@@ -75,8 +69,7 @@ class Repeat:
 Node = One | Anchor | Empty | Row | Or | Group | Repeat
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """An expression that was read."""
 
     node: Node

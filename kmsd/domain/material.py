@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,8 +49,7 @@ class RotationType(StrEnum):
     ON_DEMAND = "ON_DEMAND"
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
+class Material(msgspec.Struct, frozen=True):
     """One generation of a key: an AES-256 object in the token, found by `material_id` (its CKA_ID)."""
 
     material_id: bytes

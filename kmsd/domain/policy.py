@@ -6,8 +6,9 @@ evaluates them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+
+import msgspec
 
 
 class PolicyKind(Enum):
@@ -30,8 +31,7 @@ class Effect(StrEnum):
     DENY = "Deny"
 
 
-@dataclass(frozen=True, slots=True)
-class Principals:
+class Principals(msgspec.Struct, frozen=True):
     """The value of Principal or NotPrincipal."""
 
     everyone: bool = False
@@ -46,8 +46,7 @@ class Principals:
     """Federated users, identity providers, canonical users: accepted, and nobody here is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """One operator applied to one condition key. A statement's conditions must all hold."""
 
     operator: str
@@ -58,8 +57,7 @@ class Condition:
     """At least one; JSON numbers and booleans as their text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True):
     """One statement. Of each element and its `Not…` form at most one is present; None: neither is."""
 
     number: int
@@ -81,8 +79,7 @@ class Statement:
         return self.sid or f"#{self.number}"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """A whole document."""
 
     kind: PolicyKind

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kmsd.errors import InvalidArnException
 
@@ -23,8 +24,7 @@ class PrincipalType(StrEnum):
     SERVICE = "Service"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """The authenticated principal of a request, with the policies that are attached to it."""
 
     principal_type: PrincipalType
@@ -42,7 +42,7 @@ class Caller:
     """`arn:aws:iam::A:role/R` behind an assumed-role session; `aws:PrincipalArn` is this then."""
     issued_at: datetime | None = None
     """When the temporary credentials were issued (`aws:TokenIssueTime`); None for long-term ones."""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
     """`aws:PrincipalTag/*`."""
     identity_policies: tuple[str, ...] = ()
     """Policy documents (JSON) attached to the user or role."""

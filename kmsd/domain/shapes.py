@@ -8,15 +8,13 @@ reference and, where the two differ, botocore's model (spec/README.md).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
 import msgspec
 
 
-@dataclass(frozen=True)
-class Constraint:
+class Constraint(msgspec.Struct, frozen=True, dict=True):
     """What a value of a shape must satisfy. Lengths are in characters, bytes (blobs) or items (lists)."""
 
     min_length: int | None = None

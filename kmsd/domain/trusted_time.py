@@ -8,8 +8,9 @@ behind is not believed at all: time goes on from the trusted instant.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 MOST_AHEAD = timedelta(hours=1)
 """By how much the wall clock may be set forward in all while the host runs."""
@@ -19,8 +20,7 @@ MARGIN_BEHIND = timedelta(minutes=1)
 """Time services step the clock back by less than this without anybody being told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Uptime:
+class Uptime(msgspec.Struct, frozen=True):
     """How long the host has been running, by a clock that counts suspension too and cannot be set."""
 
     boot: str
@@ -28,8 +28,7 @@ class Uptime:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What the books remember."""
 
     trusted_at: datetime
@@ -39,8 +38,7 @@ class Reading:
     """How much the wall clock was believed beyond the uptime, in all, since the host started or it was confirmed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """What a look at the clocks says."""
 
     reading: Reading

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,8 +54,7 @@ class TokenName(StrEnum):
     """A second token that unwraps what the main token cannot; it holds wrapping keys and nothing else."""
 
 
-@dataclass(frozen=True, slots=True)
-class WrappingKey:
+class WrappingKey(msgspec.Struct, frozen=True):
     """An RSA pair in a token: in stock, or given out with an import token."""
 
     object_id: bytes
@@ -69,8 +69,7 @@ class WrappingKey:
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedMaterial:
+class ImportedMaterial(msgspec.Struct, frozen=True):
     """What outlives the deletion and expiry of imported material, so that only the same can be imported again."""
 
     material_id: bytes

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 
+import msgspec
 import structlog
 
 from kmsd.custody import log_batches
@@ -40,8 +40,7 @@ CLOCK_STEP = 5_000
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class _Reached:
+class _Reached(msgspec.Struct):
     """How far one chain has been copied."""
 
     file: str
@@ -49,14 +48,13 @@ class _Reached:
     """Of this file."""
     end: int = 0
     """Bytes of the file that hold them; 0: they are still to be counted."""
-    ends: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, int] = {}
     """The same by number of records, before and after the last batch."""
     sure: bool = True
     """Nothing is under way. Whether a batch that failed is in the copy has to be looked up."""
 
 
-@dataclass(slots=True)
-class AuditCopy:
+class AuditCopy(msgspec.Struct):
     """The copying of one process. It belongs to one event loop."""
 
     trail: AuditTrail
@@ -66,8 +64,8 @@ class AuditCopy:
     account: str
     """The operator's: its principals may be allowed to read."""
     _group: LogGroup | None = None
-    _reached: dict[str, _Reached] = field(default_factory=dict)
-    _done: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _reached: dict[str, _Reached] = {}
+    _done: dict[str, tuple[str, int]] = {}
     """By writer: the file and mark at which nothing was left to copy."""
     _told: str = ""
 

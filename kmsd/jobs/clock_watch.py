@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import structlog
 
 from kmsd.domain.trusted_time import Judgement, Uptime, judge
@@ -19,8 +19,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class ClockWatch:
+class ClockWatch(msgspec.Struct):
     """The clock of one process, which does not go back (`kmsd.ports.Clock`), and the judgement on the host's."""
 
     wall: Clock

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from kmsd.custody import objects
 from kmsd.domain.material import MaterialStatus
@@ -11,13 +12,12 @@ from kmsd.jobs.model import BATCH, JobRecorder
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """What one run did."""
 
-    deleted: list[str] = field(default_factory=list)
+    deleted: list[str] = []
     """ARNs of keys that no longer exist."""
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []
     """What could not be done now; the next run tries again."""
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from kmsd.custody import import_material, objects
 from kmsd.jobs.model import BATCH, JobRecorder
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """What one run did."""
 
-    expired: list[str] = field(default_factory=list)
+    expired: list[str] = []
     """ARNs of keys whose material is gone."""
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []
     """What could not be done now; the next run tries again."""
 
 

@@ -8,8 +8,10 @@ restored database.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+
+import msgspec
+from msgspec.structs import replace
 
 from kmsd.custody import objects
 from kmsd.custody.import_material import OWNER as IMPORTED
@@ -21,28 +23,27 @@ INTENT_GRACE = timedelta(minutes=10)
 """A younger intent may belong to a call that is still under way in another process; unless that has ended."""
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """What one run found and did."""
 
-    undone: list[bytes] = field(default_factory=list)
+    undone: list[bytes] = []
     """Unfinished intents, taken back."""
-    destroyed: list[bytes] = field(default_factory=list)
+    destroyed: list[bytes] = []
     """Destructions carried out."""
-    missing: list[bytes] = field(default_factory=list)
+    missing: list[bytes] = []
     """Objects that a key needs and the token does not hold: its state is Unavailable. An alarm."""
-    returned: list[bytes] = field(default_factory=list)
+    returned: list[bytes] = []
     """Objects that were missing and are there again."""
-    unknown: list[ObjectReport] = field(default_factory=list)
+    unknown: list[ObjectReport] = []
     """Objects of our label that no row names."""
-    malformed: list[ObjectReport] = field(default_factory=list)
+    malformed: list[ObjectReport] = []
     """Objects that lack an attribute their role promises."""
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []
     """What could not be settled now; the next run tries again."""
 
     def add(self, other: Report) -> None:
         """Include what a run over another token found and did."""
-        for name in self.__slots__:
+        for name in self.__struct_fields__:
             getattr(self, name).extend(getattr(other, name))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+import msgspec
 
 from kmsd.ports import Store, StoreError
 from kmsd.ports_logs import Segments, SegmentsError
@@ -15,17 +16,16 @@ RESULTS_KEPT = timedelta(days=7)
 BATCH = 1_000
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """What one run did."""
 
-    removed: list[str] = field(default_factory=list)
+    removed: list[str] = []
     """Groups that lost segments, by id."""
-    rewritten: list[str] = field(default_factory=list)
+    rewritten: list[str] = []
     """Groups of which segments were written anew, without what is too old or deleted."""
-    queries: list[str] = field(default_factory=list)
+    queries: list[str] = []
     """Queries that are forgotten, with their results."""
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []
     """What could not be done now; the next run tries again."""
 
 

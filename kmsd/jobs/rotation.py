@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from kmsd.custody import objects, rotation
 from kmsd.domain.key import Key
@@ -13,13 +14,12 @@ from kmsd.jobs.model import BATCH, JobRecorder
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """What one run did."""
 
-    rotated: list[str] = field(default_factory=list)
+    rotated: list[str] = []
     """ARNs of keys with a new material."""
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []
     """What could not be done now; the next run tries again."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
 from kmsd.domain.log_group import millis
@@ -30,8 +30,7 @@ SWEEP_EVERY = timedelta(hours=1)
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Scheduler:
+class Scheduler(msgspec.Struct):
     """The jobs of one process. It works only while it holds the lease."""
 
     store: Store
@@ -47,8 +46,8 @@ class Scheduler:
     """Of the Logs side; None: this process has none."""
     watch: ClockWatch | None = None
     """Judges the clock; None: it is beyond doubt, as a test's own is."""
-    _swept_at: datetime | None = field(default=None)
-    _reconciled_at: datetime | None = field(default=None)
+    _swept_at: datetime | None = None
+    _reconciled_at: datetime | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look again and again, until `stopping`; then another process can go on at once."""
@@ -151,4 +150,4 @@ class Scheduler:
 
 def _fields(report: object) -> dict[str, int]:
     """How many of each; the audit trail has the names."""
-    return {name: len(getattr(report, name)) for name in getattr(report, "__slots__", ())}
+    return {name: len(getattr(report, name)) for name in getattr(report, "__struct_fields__", ())}

@@ -7,8 +7,9 @@ them in the token. A kind is in demand while a key of it is given out and good: 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from kmsd.custody import import_parameters, objects
 from kmsd.custody.import_parameters import Tokens
@@ -18,15 +19,14 @@ from kmsd.ports import Store, StoreError, TokenError
 Kind = tuple[TokenName, int]
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """What one run did."""
 
-    destroyed: list[bytes] = field(default_factory=list)
+    destroyed: list[bytes] = []
     """Wrapping keys that expired, or that nobody asks for any more."""
-    made: list[bytes] = field(default_factory=list)
+    made: list[bytes] = []
     """New ones in stock."""
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = []
     """What could not be done now; the next run tries again."""
 
 

@@ -7,7 +7,8 @@ https://prometheus.io/docs/instrumenting/exposition_formats/: a histogram's clas
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from kmsd.domain.durations import BOUNDS
 from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
@@ -16,11 +17,10 @@ STALE_SECONDS = 30.0
 """A worker whose heart has not beaten for so long is not counted as ready: its loop hangs, or it does."""
 
 
-@dataclass(slots=True)
-class Page:
+class Page(msgspec.Struct):
     """Collects lines."""
 
-    _lines: list[str] = field(default_factory=list)
+    _lines: list[str] = []
 
     def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, object], float]]) -> None:
         """A metric with all its samples; none, and it is left out."""
@@ -60,8 +60,7 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
+class Total(msgspec.Struct, frozen=True):
     """All shares together."""
 
     counted: Sequence[float]

@@ -8,8 +8,9 @@ place for a key id, an account or a principal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
+
+import msgspec
 
 from kmsd.domain.durations import BOUNDS
 from kmsd.errors import ServiceError
@@ -53,8 +54,7 @@ TARGETS: Mapping[str, tuple[str, str]] = {
 """Service and operation, by what a request's protocol calls its target."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Places of figures, counted in floats."""
 
     size: int

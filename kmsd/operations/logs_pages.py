@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+
+import msgspec
 
 from kmsd.domain.log_event import Event, ends_of
 
@@ -12,12 +13,11 @@ MOST_BYTES = 1_048_576
 """GetLogEvents: "as many log events as can fit in a response size of 1 MB (up to 10,000 log events)"."""
 
 
-@dataclass(slots=True)
-class Room:
+class Room(msgspec.Struct):
     """A page that is being filled."""
 
     most: int
-    events: list[Event] = field(default_factory=list)
+    events: list[Event] = []
     _left: int = MOST_BYTES
 
     def take(self, run: list[Event]) -> bool:

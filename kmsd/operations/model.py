@@ -8,7 +8,6 @@ line in docs/operations.md. A handler starts when all that has been checked.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -55,8 +54,7 @@ class Service(Enum):
 # --- What a call reaches ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class OnKey:
+class OnKey(msgspec.Struct, frozen=True):
     """A key that a member of the request names."""
 
     member: str
@@ -71,8 +69,7 @@ class OnKey:
     """Whether the member may be absent; then nothing is found for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class OnCiphertext:
+class OnCiphertext(msgspec.Struct, frozen=True):
     """The key under which a blob was sealed, or that the request names as such."""
 
     member: str
@@ -83,35 +80,30 @@ class OnCiphertext:
     action: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OnAlias:
+class OnAlias(msgspec.Struct, frozen=True):
     """An alias of the caller's account; identity policies decide (an alias has no policy of its own)."""
 
     member: str
 
 
-@dataclass(frozen=True, slots=True)
-class OnAliasKey:
+class OnAliasKey(msgspec.Struct, frozen=True):
     """The key that an alias of the caller's account names now."""
 
     member: str
     usable: Usable
 
 
-@dataclass(frozen=True, slots=True)
-class OnAccount:
+class OnAccount(msgspec.Struct, frozen=True):
     """No resource: identity policies of the caller decide, on `*`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unrestricted:
+class Unrestricted(msgspec.Struct, frozen=True):
     """Nothing is authorised before the handler; it says why, and does so itself."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class OnLogGroup:
+class OnLogGroup(msgspec.Struct, frozen=True):
     """A log group of the caller's account; identity policies decide, on the ARN that AWS uses for the action."""
 
     member: str | None = "log_group_name"
@@ -129,15 +121,13 @@ class OnLogGroup:
     """For actions on tags AWS takes the group's ARN as it is, without what stands for its streams."""
 
 
-@dataclass(frozen=True, slots=True)
-class OnLogGroups:
+class OnLogGroups(msgspec.Struct, frozen=True):
     """All the log groups that StartQuery names, in one of three ways; each is authorised by itself."""
 
     must_exist: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class OnLogsKey:
+class OnLogsKey(msgspec.Struct, frozen=True):
     """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
 
     identifier: str
@@ -164,8 +154,7 @@ class Target(msgspec.Struct):
 # --- A call -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Where a request came from."""
 
     address: str
@@ -180,8 +169,7 @@ class Source:
     """`logs.us-east-1.amazonaws.com` where a service of the daemon acts for the caller (`kms:ViaService`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(msgspec.Struct, frozen=True):
     """What every call of this process shares."""
 
     place: Place
@@ -279,8 +267,7 @@ class Call(msgspec.Struct, eq=False):
 Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]
 
 
-@dataclass(frozen=True, eq=False)
-class Operation(Generic[RequestT, ResponseT]):
+class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=False, dict=True):
     """One operation of the API."""
 
     service: Service

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from kmsd.domain.wrapping import TokenName
 from kmsd.ports_logs import LogReader, LogTransaction
@@ -39,8 +40,7 @@ class StoreConflict(StoreError):
     """What was to be changed is no longer what it was when it was read; or the new thing exists already."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenObject:
+class TokenObject(msgspec.Struct, frozen=True):
     """What the store knows of an object in the token: the intent, the promise, or the doom (DESIGN.md §5)."""
 
     object_id: bytes
@@ -54,8 +54,7 @@ class TokenObject:
     """Whether the process that wrote the row is certain to have ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceKey:
+class ServiceKey(msgspec.Struct, frozen=True):
     """A token object of the daemon's own."""
 
     purpose: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,8 +57,7 @@ class MechanismMissing(TokenError):
     """The token does not offer the mechanism that this needs; the text names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What the token proved to do when it was probed (a known answer each, not the mechanism list's word)."""
 
     algorithms: frozenset[Algorithm]
@@ -68,8 +68,7 @@ class Capabilities:
     """(mechanism, what the API loses by it) for each that failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImportSkills:
+class ImportSkills(msgspec.Struct, frozen=True):
     """How key material may come in, proven likewise."""
 
     imports: frozenset[WrappingAlgorithm]
@@ -80,8 +79,7 @@ class ImportSkills:
     """Whether the token takes in what another token passes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenInfo:
+class TokenInfo(msgspec.Struct, frozen=True):
     """Which token this is."""
 
     label: str
@@ -92,8 +90,7 @@ class TokenInfo:
     """Sessions that one process may have; None: no limit is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectReport:
+class ObjectReport(msgspec.Struct, frozen=True):
     """One object of the daemon's label as it lies in the token; for reconcile and `kmsd check`."""
 
     object_id: bytes
@@ -105,8 +102,7 @@ class ObjectReport:
     """Whether the token says that the value came from outside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wrapped:
+class Wrapped(msgspec.Struct, frozen=True):
     """Key material on its way into a token."""
 
     blob: bytes

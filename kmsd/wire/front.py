@@ -7,7 +7,6 @@ done for a request whose signature has not been verified, except to say that the
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
 from time import monotonic, perf_counter
@@ -61,8 +60,7 @@ class _NoMeter:
 NO_METER: Meter = _NoMeter()
 
 
-@dataclass(frozen=True, slots=True)
-class Front:
+class Front(msgspec.Struct, frozen=True):
     """Answers requests. One for each process."""
 
     pipeline: Pipeline

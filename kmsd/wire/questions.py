@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -70,8 +69,7 @@ def _json_answer(response: msgspec.Struct | None, request_id: str) -> Answer:
     return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
 
 
-@dataclass(slots=True)
-class QueryProtocol:
+class QueryProtocol(msgspec.Struct):
     """Forms and XML: STS. The operation is named by the parameter `Action`."""
 
     is_form: bool

@@ -8,9 +8,10 @@ that has not called for the length of a burst is as good as unknown, and is forg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from kmsd.operations.model import OnCiphertext, OnKey, Operation, Service
 from kmsd.operations.table import OPERATIONS
@@ -47,8 +48,7 @@ def _class_of(operation: Operation[Any, Any]) -> RateClass:
 CLASSES: Mapping[Operation[Any, Any], RateClass] = {operation: _class_of(operation) for operation in OPERATIONS}
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(msgspec.Struct):
     """All principals' buckets of one class."""
 
     interval: float

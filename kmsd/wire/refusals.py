@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from kmsd.audit import Refusals, record_of_refusals
 from kmsd.domain.arn import Place
@@ -17,8 +18,7 @@ FLUSH_SECONDS = 1.0
 PER_SECOND = 20.0
 
 
-@dataclass(slots=True)
-class RefusalLedger:
+class RefusalLedger(msgspec.Struct):
     """The refusals of one process.
 
     A counted refusal is answered before its record is durable: it had no effect, and to make a flood wait would fill
@@ -27,7 +27,7 @@ class RefusalLedger:
 
     sink: AuditSink
     place: Place
-    book: Refusals = field(default_factory=lambda: Refusals(PER_SECOND))
+    book: Refusals = msgspec.field(default_factory=lambda: Refusals(PER_SECOND))
     _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
     _failing: str = ""

@@ -10,8 +10,9 @@ import socket
 import ssl
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
+
+import msgspec
 
 from kmsd.lockstep import Lockstep
 from kmsd.wire.connection import Connection, State
@@ -42,8 +43,7 @@ __all__ = [
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What one client may take of the server, and all of them together."""
 
     header_seconds: float = 10.0
@@ -72,8 +72,7 @@ class Limits:
     """Open at once, TLS handshakes included; when more come, resting ones are closed, then unfinished ones."""
 
 
-@dataclass(slots=True)
-class Listener:
+class Listener(msgspec.Struct):
     """A bound socket to accept on."""
 
     sock: socket.socket

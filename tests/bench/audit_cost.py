@@ -18,12 +18,13 @@ import statistics
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, cast
 
 import uvloop
+from msgspec.structs import replace
 
 from kmsd import config as configuration
 from kmsd.app import open_rooms

@@ -11,9 +11,10 @@ import sys
 import time
 import timeit
 from collections import Counter
-from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from kmsd.authz import evaluate
 from kmsd.authz.evaluate import authorize

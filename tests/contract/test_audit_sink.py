@@ -6,13 +6,13 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 
 from kmsd.adapters.journal import checkpoints, commit
 from kmsd.adapters.journal.checkpoints import Interval, Signer

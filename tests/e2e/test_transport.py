@@ -6,9 +6,9 @@ import asyncio
 import json
 import random
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from kmsd.wire.transport import (
     Answer,

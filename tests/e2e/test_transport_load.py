@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kmsd.wire.transport import (
     Answer,

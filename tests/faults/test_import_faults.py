@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from msgspec.structs import force_setattr
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import import_material, import_parameters, objects
@@ -79,11 +80,11 @@ def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
     """Let the daemon work with the failing port."""
     world = house.rooms.pipeline.world
     real = getattr(world, member)
-    object.__setattr__(world, member, failing)
+    force_setattr(world, member, failing)
     try:
         yield failing
     finally:
-        object.__setattr__(world, member, real)
+        force_setattr(world, member, real)
 
 
 def settle(house: House) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import force_setattr
 
 from kmsd.jobs import deletion, reconcile, rotation
 from kmsd.ports import TokenUnavailable
@@ -100,12 +101,12 @@ def test_create_key_leaves_nothing_when_the_token_fails(house: House, *, after: 
     before, keys = object_ids(house), house.run(books.count_keys("000000000000"))
     world = house.rooms.pipeline.world
     failing: Any = Failing(world.token, "generate_key", after=after)
-    object.__setattr__(world, "token", failing)
+    force_setattr(world, "token", failing)
     try:
         with pytest.raises(Exception, match="DependencyTimeoutException"):
             house.client().create_key()
     finally:
-        object.__setattr__(world, "token", failing._token)
+        force_setattr(world, "token", failing._token)
     settle(house)
     assert object_ids(house) == before
     books = house.run(house.rooms.store.read())

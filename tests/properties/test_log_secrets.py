@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import structlog
 from botocore.exceptions import ClientError
+from msgspec.structs import force_setattr
 
 from kmsd.logs import set_up
 from tests.house import House, house
@@ -80,7 +81,7 @@ def fail_within(own: House, caller: Caller, known: Secrets) -> list[Any]:
     kms.enable_key(KeyId=caller.key)
     sealed = kms.encrypt(KeyId=caller.key, Plaintext=known.mark("plaintext"))
     blob = known.add("blob", sealed["CiphertextBlob"])
-    object.__setattr__(world, "token", Leaky(world.token))
+    force_setattr(world, "token", Leaky(world.token))
     try:
         for name, members in (
             ("encrypt", {"KeyId": caller.key, "Plaintext": known.mark("plaintext")}),
@@ -96,7 +97,7 @@ def fail_within(own: House, caller: Caller, known: Secrets) -> list[Any]:
             assert answer["Error"].get("Message", "") == ""
             answers.append(answer["Error"])
     finally:
-        object.__setattr__(world, "token", world.token._token)
+        force_setattr(world, "token", world.token._token)
     return answers
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from kmsd.authz import compiled, evaluate, grants
 from kmsd.authz.compiled import PolicyCache

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
+import msgspec
 import structlog
 
 from kmsd.adapters.journal.lines import Checkpoint, Head, instant, own_line
@@ -26,8 +26,7 @@ LAST_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(msgspec.Struct, frozen=True):
     """The audit key."""
 
     public_key: bytes
@@ -37,8 +36,7 @@ class Signer:
     """DER ECDSA signature of a SHA-256 digest. Raises `TokenError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True):
     """When a checkpoint is due."""
 
     lines: int = 1000

@@ -15,7 +15,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -45,7 +44,6 @@ _Job = Callable[[], object]
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
 class SyncFigures(Durations):
     """For metrics: how long batches took to write and sync.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -35,16 +34,14 @@ class Malformed(Exception):
     """Not a line, or not a checkpoint, of this format."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """Where a chain stands: its last line."""
 
     sequence: int = 0
     digest: bytes = GENESIS
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class FileName:
+class FileName(msgspec.Struct, frozen=True, order=True):
     """`worker-0.00000003.20261122.trail`: sorts by writer, then by age."""
 
     writer: str

@@ -15,7 +15,6 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -192,17 +191,16 @@ _ALL = 0
 _LATER = -1
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct):
     """What a batch has so far."""
 
     end: int
     """Bytes of the file that have been read."""
     skip: int
     """Records still to be left out."""
-    times: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    times: list[int] = []
+    texts: list[str] = []
+    ends: list[int] = []
 
     def take(self, window: bytes, position: int, begin: int, last: int | None) -> int:
         """Take in records of the window, which lies at `begin` in the file, up to line `last` of the chain.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from kmsd.adapters.journal.lines import Head
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """Something that must not be."""
 
     place: str
@@ -25,27 +24,25 @@ class Finding:
         return f"{self.place}{where}{number}: {self.text}"
 
 
-@dataclass(slots=True)
-class Chain:
+class Chain(msgspec.Struct):
     """What was found of one writer."""
 
     writer: str
     files: int = 0
     lines: int = 0
-    head: Head = field(default_factory=Head)
+    head: Head = msgspec.field(default_factory=Head)
     covered: int = 0
     """The last line that a good checkpoint names."""
     covered_at: str = ""
     """When that was signed."""
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """The whole verification."""
 
-    chains: list[Chain] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    chains: list[Chain] = []
+    findings: list[Finding] = []
+    notes: list[str] = []
     public_keys: tuple[bytes, ...] = ()
     pinned: bool = False
     """The key is what the trail itself says, not what the caller gave."""

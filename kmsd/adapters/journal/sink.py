@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+
+import msgspec
+from msgspec.structs import replace
 
 from kmsd.adapters.journal.checkpoints import Checkpointer, Interval, Signer
 from kmsd.adapters.journal.commit import GroupCommit, SyncFigures, unavailable
@@ -30,12 +32,11 @@ def _host_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class SinkSettings:
+class SinkSettings(msgspec.Struct, frozen=True):
     """How a trail is kept."""
 
     file_bytes: int = 64 * 1024 * 1024
-    interval: Interval = field(default_factory=Interval)
+    interval: Interval = msgspec.field(default_factory=Interval)
     forward: tuple[str, ...] = ()
     """Where copies go (`kmsd.adapters.journal.forward`)."""
     now: Callable[[], datetime] = _host_now

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from kmsd.adapters.journal.lines import Head, Malformed, digest_of, own_members, split
 
@@ -13,8 +14,7 @@ WINDOW = 1024 * 1024
 """How much of the end is checked when a writer starts; `kmsd audit verify` checks all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """What was found."""
 
     head: Head

@@ -13,11 +13,11 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import structlog
 
 from kmsd.adapters.aio import Write
@@ -47,8 +47,7 @@ class SyncFailed(OSError):
     """fdatasync failed: nobody knows which pages the kernel gave up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """How files are kept."""
 
     file_bytes: int = 64 * 1024 * 1024
@@ -63,8 +62,7 @@ class Settings:
     """Size of the write-ahead file; 0: none, every batch is synced in the trail. For processes that write much."""
 
 
-@dataclass(slots=True)
-class _Failure:
+class _Failure(msgspec.Struct):
     """Why nothing can be written."""
 
     reason: str

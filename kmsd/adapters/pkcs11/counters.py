@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from kmsd.domain.durations import Durations
 
 
-@dataclass(slots=True)
 class CallCounter(Durations):
     """One kind of call, and how long its calls took, waiting for a thread included."""
 
@@ -17,11 +16,10 @@ class CallCounter(Durations):
     """Calls that raised."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounters:
+class TokenCounters(msgspec.Struct, frozen=True):
     """A snapshot."""
 
-    calls: dict[str, CallCounter] = field(default_factory=dict)
+    calls: dict[str, CallCounter] = {}
     """By method of the port."""
     sessions_in_use: int = 0
     sessions_free: int = 0
@@ -38,5 +36,5 @@ class TokenCounters:
     epoch: int = 0
     """Initialisations of the module so far; 0 while the token is away."""
     reconnects: int = 0
-    pace: dict[str, float] = field(default_factory=dict)
+    pace: dict[str, float] = {}
     """Seconds per call of the data path, as `inline` decides by."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from pkcs11.exceptions import PKCS11Error
 
@@ -37,8 +37,7 @@ START_TRIES = 20
 _PAUSE = 0.05
 
 
-@dataclass(slots=True)
-class Epoch:
+class Epoch(msgspec.Struct):
     """A login, with its handles and derived keys. When the login ends, all of it is void."""
 
     connection: Connection
@@ -48,10 +47,10 @@ class Epoch:
     derive_session: Session
     sentinel: int
     """Handle of the sentinel; 0 if there is none."""
-    renewing: threading.Lock = field(default_factory=threading.Lock)
+    renewing: threading.Lock = msgspec.field(default_factory=threading.Lock)
     transport: Transport | None = None
     """Made when it is first asked for; ends with its session."""
-    transporting: threading.Lock = field(default_factory=threading.Lock)
+    transporting: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     @property
     def number(self) -> int:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from pkcs11 import Attribute, ObjectClass
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError
@@ -38,8 +38,7 @@ class NotFound(CkrError):
         super().__init__(Ckr.OBJECT_HANDLE_INVALID, f"search by CKA_ID for {what}")
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """What is remembered of one object id."""
 
     handle: int = 0

@@ -7,11 +7,11 @@ noticed. The mechanism list alone proves nothing: SoftHSM 2.6.1 lists OAEP, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from math import lcm
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from cryptography.hazmat.primitives import hashes, keywrap
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -66,8 +66,7 @@ class WrongAnswer(Exception):
     """The mechanism works, and gives another result than it must."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skills:
+class Skills(msgspec.Struct, frozen=True):
     """What the probes proved."""
 
     imports: frozenset[WrappingAlgorithm]

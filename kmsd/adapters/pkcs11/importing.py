@@ -13,9 +13,9 @@ key that was made beforehand in every case, and goes the same way to the same re
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate
@@ -60,8 +60,7 @@ _PUBLIC = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
+class Proven(msgspec.Struct, frozen=True):
     """What was established of a carrier, whether or not the blob was good."""
 
     fingerprint: bytes
@@ -71,8 +70,7 @@ class Proven:
     trouble: NotUnwrapped | WrongLength | None
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
+class Transport(msgspec.Struct, frozen=True):
     """The RSA pair of a login by which it receives material from another token."""
 
     session: Session

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kmsd.adapters.pkcs11.durability import sync_folder
 from kmsd.adapters.pkcs11.import_probes import Skills, probe_imports
@@ -27,8 +28,7 @@ DOUBT_SECONDS = 60.0
 """What was found lacking may have been a passing trouble of the token: after this time it is tried anew."""
 
 
-@dataclass(slots=True)
-class Imports:
+class Imports(msgspec.Struct):
     """Imports into one token. All methods may be called concurrently."""
 
     settings: TokenSettings
@@ -37,7 +37,7 @@ class Imports:
     clock: Callable[[], float]
     _skills: Skills | None = None
     _probed_at: float = 0.0
-    _probing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _probing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     async def skills(self) -> Skills:
         """What the token is able to, probed by the first who asks. Raises `TokenError`."""

@@ -6,9 +6,9 @@ that raises if the answer is wrong, and a row in `PROBES`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, utils
@@ -39,8 +39,7 @@ class WrongAnswer(Exception):
     """The mechanism works, and gives another result than the published one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """One mechanism, how it is proven, and what the API loses without it."""
 
     mechanism: str

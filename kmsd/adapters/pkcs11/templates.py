@@ -7,9 +7,10 @@ python-pkcs11 0.10.1 corrupts the heap when packing fails (TOKENS.md finding 2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec.structs import replace
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.cryptoki import flag, number, numbers
@@ -38,8 +39,7 @@ _GUARDED: dict[Attribute, Value] = {
 _BORN_IN_TOKEN: dict[Attribute, Value] = {A.ALWAYS_SENSITIVE: True, A.NEVER_EXTRACTABLE: True}
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(msgspec.Struct, frozen=True):
     """What one kind of object is for, what it is made with, and what it must show afterwards."""
 
     name: str

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
+from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.calls import Calls

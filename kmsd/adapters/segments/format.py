@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -59,12 +58,11 @@ class Placed(NamedTuple):
     length: int
 
 
-@dataclass(slots=True)
-class Contents:
+class Contents(msgspec.Struct):
     """What a scan of a segment, or its index, tells."""
 
-    frames: list[Placed] = field(default_factory=list)
-    keys: dict[bytes, WrappedKey] = field(default_factory=dict)
+    frames: list[Placed] = []
+    keys: dict[bytes, WrappedKey] = {}
     end: int = HEADER_LENGTH
     """Everything before has been looked at."""
     damaged: int = 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from kmsd.adapters.aio import Buffer, KernelSync, Write
@@ -17,12 +17,11 @@ LANE_BYTES = 4_194_304
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(msgspec.Struct, frozen=True):
     """The kernel's writes of one writer at a time, and the memory that they are made from."""
 
     kernel: KernelSync
-    buffer: Buffer = field(default_factory=lambda: Buffer(LANE_BYTES))
+    buffer: Buffer = msgspec.field(default_factory=lambda: Buffer(LANE_BYTES))
     """Takes real memory where it has been used. The lane that was used last goes first, so mostly one has."""
 
 

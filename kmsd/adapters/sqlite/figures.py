@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import msgspec
 
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite import rows
@@ -24,8 +25,7 @@ _KEYS = """
 """As `Key.state_at` and `Key.exists_at` have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True):
     """At one instant."""
 
     keys: Mapping[str, int]

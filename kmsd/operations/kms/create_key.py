@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import uuid4
+
+import msgspec
 
 from kmsd.authz.lockout import default_key_policy
 from kmsd.custody import material, objects
@@ -46,8 +47,7 @@ class Response(shapes.Shape, frozen=True):
     key_metadata: shapes.KeyMetadata
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct, frozen=True):
     key_id: str
     material: Material | None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable

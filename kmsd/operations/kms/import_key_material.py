@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from kmsd.custody import import_material, import_parameters
 from kmsd.custody.import_material import Arrival
@@ -44,8 +45,7 @@ class Response(shapes.Shape, frozen=True):
     key_material_id: shapes.KeyMaterialId
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct, frozen=True):
     claim: Claim
     arrival: Arrival
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
+
+from msgspec.structs import replace
 
 from kmsd.domain import shapes
 from kmsd.domain.key_state import Event, KeyState, Usable

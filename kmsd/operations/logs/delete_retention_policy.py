@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from kmsd.domain import log_shapes as shapes
 from kmsd.errors import OperationAbortedException
