@@ -42,7 +42,7 @@ class TokenConfig(_Section, frozen=True):
     """CKA_LABEL of all objects that this daemon makes."""
     init_reserved: str = ""
     """A string that the module wants at initialisation (NSS softokn)."""
-    sessions: int = 8
+    sessions: int = 16
     """PKCS#11 sessions, and threads, of each worker."""
     call_deadline_seconds: float = 5.0
     """A call to the token that takes longer fails with DependencyTimeoutException."""

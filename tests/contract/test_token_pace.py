@@ -13,7 +13,7 @@ import uvloop
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.adapters.pkcs11.codes import Ckr
-from kmsd.adapters.pkcs11.workers import Pace
+from kmsd.adapters.pkcs11.pace import Pace
 from kmsd.domain.material import Algorithm
 from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
 from tests.shim import Function, Shim

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,6 +17,16 @@ from kmsd.ports import TokenBusy
 ONE, OTHER = b"1" * 16, b"2" * 16
 
 
+@contextmanager
+def using(in_use: InUse, object_id: bytes | None, timeout: float) -> Iterator[None]:
+    """A call."""
+    in_use.begin(object_id, timeout)
+    try:
+        yield
+    finally:
+        in_use.end(object_id)
+
+
 def test_users_and_ends_never_meet() -> None:
     """Whatever threads do at once; other objects, and calls with none, wait for nothing."""
     in_use, lock = InUse(), threading.Lock()
@@ -22,7 +34,7 @@ def test_users_and_ends_never_meet() -> None:
 
     def use(number: int) -> None:
         nonlocal users
-        with in_use.using(ONE, 10):
+        with using(in_use, ONE, 10):
             with lock:
                 users += 1
                 met.extend(["used while it ends"] * ends)
@@ -36,7 +48,7 @@ def test_users_and_ends_never_meet() -> None:
             with lock:
                 ends += 1
                 met.extend(["ended while it is used"] * (users + ends - 1))
-            with in_use.using(OTHER, 0), in_use.using(None, 0), in_use.destroying(OTHER[::-1] + b"x", 0):
+            with using(in_use, OTHER, 0), using(in_use, None, 0), in_use.destroying(OTHER[::-1] + b"x", 0):
                 time.sleep(0.001)
             with lock:
                 ends -= 1
@@ -50,14 +62,14 @@ def test_users_and_ends_never_meet() -> None:
 def test_who_waits_too_long_is_told_and_leaves_no_trace() -> None:
     """A call that hangs keeps its object, and an end that hangs keeps out others: for as long as they hang."""
     in_use = InUse()
-    with in_use.using(ONE, 0), pytest.raises(TokenBusy, match="do not end"), in_use.destroying(ONE, 0.01):
+    with using(in_use, ONE, 0), pytest.raises(TokenBusy, match="do not end"), in_use.destroying(ONE, 0.01):
         pytest.fail("it was in use")
     with in_use.destroying(ONE, 0.01):
-        with pytest.raises(TokenBusy, match="being destroyed"), in_use.using(ONE, 0.01):
+        with pytest.raises(TokenBusy, match="being destroyed"), using(in_use, ONE, 0.01):
             pytest.fail("it was at its end")
         with pytest.raises(TokenBusy, match="being destroyed"), in_use.destroying(ONE, 0.01):
             pytest.fail("it was at its end")
-    with in_use.using(ONE, 0), in_use.using(ONE, 0):
+    with using(in_use, ONE, 0), using(in_use, ONE, 0):
         pass
     with in_use.destroying(ONE, 0):
         pass

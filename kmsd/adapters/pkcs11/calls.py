@@ -10,7 +10,8 @@ import structlog
 
 from kmsd.adapters.pkcs11.codes import CkrError, Fate
 from kmsd.adapters.pkcs11.counters import CallCounter
-from kmsd.adapters.pkcs11.workers import Kind, Pace, Workers
+from kmsd.adapters.pkcs11.pace import Kind, Pace
+from kmsd.adapters.pkcs11.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,6 @@ with every key that the process serves: a wrapping key is destroyed after its la
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,29 +14,35 @@ from kmsd.ports import TokenBusy
 
 
 class InUse:
-    """Of one process; for calls that run in threads. Both managers raise `TokenBusy` after `timeout` seconds."""
+    """Of one process; for calls that run in threads. What waits raises `TokenBusy` after `timeout` seconds."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._users: Counter[bytes] = Counter()
+        # Taken as it is where nobody waits: the condition's own methods are Python.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._users: dict[bytes, int] = {}
         self._doomed: set[bytes] = set()
 
-    @contextmanager
-    def using(self, object_id: bytes | None, timeout: float) -> Iterator[None]:
-        """Work with an object (None: with none); first let one be destroyed whose end has begun."""
+    def begin(self, object_id: bytes | None, timeout: float) -> None:
+        """Work with an object (None: with none) until `end`; first let one be destroyed whose end has begun."""
         if object_id is None:
-            yield
             return
-        with self._changed:
-            self._wait_until_spared(object_id, timeout)
-            self._users[object_id] += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._users[object_id] -= 1
-                if not self._users[object_id]:
-                    del self._users[object_id]
+        with self._lock:
+            if self._doomed:
+                self._wait_until_spared(object_id, timeout)
+            self._users[object_id] = self._users.get(object_id, 0) + 1
+
+    def end(self, object_id: bytes | None) -> None:
+        """Work with it no more."""
+        if object_id is None:
+            return
+        with self._lock:
+            users = self._users[object_id] - 1
+            if users:
+                self._users[object_id] = users
+            else:
+                del self._users[object_id]
+                if self._doomed:
                     self._changed.notify_all()
 
     @contextmanager

@@ -93,8 +93,11 @@ class Link:
 
         The object is not destroyed meanwhile.
         """
-        with self.in_use.using(object_id, self._settings.deadline):
+        self.in_use.begin(object_id, self._settings.deadline)
+        try:
             return self._perform(object_id, call, opening=opening)
+        finally:
+            self.in_use.end(object_id)
 
     def _perform(self, object_id: bytes | None, call: Callable[[Epoch], T], *, opening: bool) -> T:
         epoch = self.require()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.connection import Session
     from kmsd.adapters.pkcs11.cryptoki import Value
     from kmsd.adapters.pkcs11.epoch import Epoch
-    from kmsd.adapters.pkcs11.workers import Pace
+    from kmsd.adapters.pkcs11.pace import Pace
 
 log = structlog.get_logger(__name__)
 

@@ -1,17 +1,22 @@
-"""Threads that make calls into the module, each with a deadline; and the measure of when no thread is needed.
+"""Threads that make calls into the module, each with a deadline.
 
 A call that is past its deadline cannot be stopped: its thread is written off, and another takes its place until
 `write_off_limit` of them hang. When a thread comes back late, its result is dropped and it ends.
+
+Threads and the event loop share one interpreter lock, and each time that one takes it from another costs both of them
+more than the call's own Python. So threads start as they are needed, do not interrupt the loop when they wake from the
+module, and while calls queue up, the loop is woken for several results at once (docs/decisions/0017-slow-tokens.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
+from contextlib import suppress
 from queue import SimpleQueue
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
 
@@ -20,13 +25,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ENOUGH = 8
+"""Results that wake the loop, also while calls queue up."""
+_TICK = 0.01
+"""Seconds that a result waits at most for others, while calls queue up."""
+_LOOK = 0.05
+"""Seconds between two looks for calls that are past their deadlines."""
+
 
 class _Job:
-    __slots__ = ("begun", "error", "future", "given_up", "result", "work")
+    __slots__ = ("begun", "deadline", "error", "future", "given_up", "result", "work")
 
-    def __init__(self, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Callable[[], Any], future: asyncio.Future[Any], deadline: float) -> None:
         self.work = work
         self.future = future
+        self.deadline = deadline
         self.begun = False
         self.given_up = False
         self.result: Any = None
@@ -34,7 +47,7 @@ class _Job:
 
 
 class Workers:
-    """A fixed number of daemon threads. Used from one event loop."""
+    """At most a number of daemon threads. Used from one event loop."""
 
     def __init__(self, name: str, *, threads: int, queue_limit: int, write_off_limit: int) -> None:
         self._name = name
@@ -44,18 +57,20 @@ class Workers:
         self._queue_limit = queue_limit
         self._write_off_limit = write_off_limit
         self._lock = threading.Lock()
+        self._started = 0
+        """Threads, without those written off."""
+        self._idle = 0
+        """Threads that have nothing to do."""
         self._finished: deque[_Job] = deque()
         self._woken = False
+        self._gathering = False
+        """Calls queue up, and `_tick` comes soon: results may wait for it."""
+        self._ticking = False
+        self._look_at = 0.0
         self._closed = False
         self._under_way: set[_Job] = set()
         self.waiting = 0
         self.written_off = 0
-        for _ in range(threads):
-            self._start_thread()
-
-    def _start_thread(self) -> None:
-        # Daemon threads: one that hangs in a dead module must not keep the process from ending.
-        threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
         """The result of `work`, called in a thread.
@@ -69,34 +84,64 @@ class Workers:
             raise TokenUnavailable(f"{self.written_off} calls hang in the token")
         if self.waiting >= self._queue_limit:
             raise TokenBusy(f"{self.waiting} calls wait for the token")
-        job = _Job(work, self._loop.create_future())
-        timer = self._loop.call_later(deadline, self._expire, job)
+        job = _Job(work, self._loop.create_future(), self._loop.time() + deadline)
         with self._lock:
             self.waiting += 1
+            lacking = self.waiting > self._idle and self._started < self._threads
+        if lacking:
+            self._start_thread()
         self._under_way.add(job)
         self._queue.put(job)
-        try:
-            return cast("T", await job.future)
-        finally:
-            timer.cancel()
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(min(_LOOK, deadline), self._tick)
+        return cast("T", await job.future)
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            self._started += 1
+            self._idle += 1
+        # Daemon threads: one that hangs in a dead module must not keep the process from ending.
+        threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+
+    def _tick(self) -> None:
+        """Hand over what waits, and give up what is too late; as long as there is anything under way."""
+        # In this order: who finishes after the next line has seen the first.
+        self._gathering = len(self._under_way) > 1
+        if self._finished:
+            self._settle()
+        now = self._loop.time()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK
+            for job in [job for job in self._under_way if job.deadline <= now]:
+                self._expire(job)
+        self._ticking = bool(self._under_way)
+        if self._ticking:
+            self._loop.call_later(_TICK if self._gathering else _LOOK, self._tick)
 
     def _expire(self, job: _Job) -> None:
         if job.future.done():
             return
         with self._lock:
             begun, job.given_up = job.begun, True
+            if begun:
+                self.written_off += 1
+                self._started -= 1
         if not begun:
             job.future.set_exception(TokenBusy("no thread was free for the token within the deadline"))
             return
-        self.written_off += 1
         self._start_thread()
         job.future.set_exception(TokenTimeout("the token did not answer within the deadline"))
 
     # --- in the threads -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        # Where the system does not allow it, threads interrupt the loop as before.
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
         while (job := self._queue.get()) is not None:
             with self._lock:
+                self._idle -= 1
                 self.waiting -= 1
                 # A task that no longer waits wants nothing begun in its name.
                 job.given_up = job.given_up or job.future.cancelled()
@@ -108,22 +153,32 @@ class Workers:
                     job.error = error
             else:
                 job.error = TokenUnavailable("too many calls hang in the token")
-            with self._lock:
-                written_off = begin and job.given_up
-                self._finished.append(job)
-                wake, self._woken = not self._woken, True
-            if wake:
-                try:
-                    self._loop.call_soon_threadsafe(self._settle)
-                except RuntimeError:
-                    # The loop has been closed: nobody waits any more.
-                    return
-            if written_off:
+            if not self._hand_in(job):
                 return
             del job  # with the login that it may have failed in: the next one may be long in coming
 
+    def _hand_in(self, job: _Job) -> bool:
+        """Have the loop take a result; whether this thread goes on."""
+        with self._lock:
+            goes_on = not (job.begun and job.given_up)
+            if goes_on:
+                self._idle += 1
+            self._finished.append(job)
+            alone = len(self._finished) == len(self._under_way)
+            wake = not self._woken and (not self._gathering or not self.waiting or alone or len(self._finished) >= _ENOUGH)
+            self._woken = self._woken or wake
+        if wake:
+            try:
+                self._loop.call_soon_threadsafe(self._settle)
+            except RuntimeError:
+                # The loop has been closed: nobody waits any more.
+                return False
+        return goes_on
+
+    # --- in the loop --------------------------------------------------------------------------------
+
     def _settle(self) -> None:
-        """Hand over all that has finished since the last wake-up: one wake-up for many calls (in the loop)."""
+        """Hand over all that has finished: one wake-up for many calls."""
         with self._lock:
             self._woken = False
             jobs = list(self._finished)
@@ -147,98 +202,3 @@ class Workers:
         for _ in range(self._threads):
             self._queue.put(None)
         return not self._under_way
-
-
-Kind = Literal["random", "seal", "open", "derive", "sign"]
-
-
-class Pace:
-    """How long each kind of call takes, and whether it may run on the event loop.
-
-    A hop to a thread costs about 80 us; below that a call is cheaper inline, and far above it inline calls starve
-    the loop. A token is slow when three of eight inline calls were; or when their moving average is too long, which
-    takes many, and each counts for ten times the limit at most: a busy machine interrupts one call in fifty for
-    milliseconds, and that is not the token. In threads the time includes the wait for the interpreter lock, so only the
-    shortest of eight counts; and because a busy process makes even that look slow, now and then one call is tried
-    inline all the same.
-    """
-
-    __slots__ = ("_below", "_clock", "_mean", "_mode", "_shortest", "_slow", "_taken", "_trial_at")
-    _WEIGHT = 1 / 128
-    _WINDOW = 8
-    _MOST_SLOW = 2
-    """Slow ones that a window of inline calls may hold."""
-    _TRIAL_SECONDS = 0.25
-    """Between two trials."""
-    _TRIAL_BELOW = 0.002
-    """Seconds that a call in a thread may take for one to be tried: what the loop stands still for at worst."""
-
-    def __init__(
-        self, mode: Literal["auto", "never", "always"], below: float, clock: Callable[[], float] = perf_counter
-    ) -> None:
-        self._clock = clock
-        self._trial_at: dict[Kind, float] = {}
-        self._mode = mode
-        self._below = below
-        self._mean: dict[Kind, float] = {}
-        self._shortest: dict[Kind, float] = {}
-        self._taken: dict[Kind, int] = {}
-        """Calls of the present window, inline or in threads."""
-        self._slow: dict[Kind, int] = {}
-        """How many of them were slow, inline."""
-
-    def inline(self, kind: Kind) -> bool:
-        """Whether the next call of this kind may run on the event loop. Unmeasured kinds may not."""
-        if self._mode == "auto":
-            mean = self._mean.get(kind, 1.0)
-            return mean < self._below or (mean < self._TRIAL_BELOW and self._is_trial(kind))
-        return self._mode == "always"
-
-    def _is_trial(self, kind: Kind) -> bool:
-        now = self._clock()
-        if now < self._trial_at.setdefault(kind, now + self._TRIAL_SECONDS):
-            return False
-        self._trial_at[kind] = now + self._TRIAL_SECONDS
-        return True
-
-    def inline_took(self, kind: Kind, seconds: float) -> None:
-        """Note a call that ran on the event loop."""
-        mean, below = self._mean.get(kind, seconds), self._below
-        if mean >= below:  # a trial
-            if seconds < below:
-                self._begin_window(kind, seconds)
-            return
-        self._mean[kind] = mean + (min(seconds, 10 * below) - mean) * self._WEIGHT
-        if seconds >= below:
-            slow = self._slow[kind] = self._slow.get(kind, 0) + 1
-            if slow > self._MOST_SLOW:
-                self._begin_window(kind, seconds)
-                return
-        taken = self._taken[kind] = self._taken.get(kind, 0) + 1
-        if taken >= self._WINDOW:
-            self._taken[kind] = self._slow[kind] = 0
-
-    def _begin_window(self, kind: Kind, mean: float) -> None:
-        self._mean[kind] = mean
-        self._taken[kind] = self._slow[kind] = 0
-
-    def thread_took(self, kind: Kind, seconds: float) -> None:
-        """Note a call that ran in a thread. Races between threads lose a sample, no more."""
-        shortest = self._shortest[kind] = min(self._shortest.get(kind, seconds), seconds)
-        taken = self._taken[kind] = self._taken.get(kind, 0) + 1
-        if taken >= self._WINDOW:
-            self._begin_window(kind, shortest)
-            del self._shortest[kind]
-
-    def measure(self, kind: Kind, call: Callable[[], object], times: int = 5) -> None:
-        """Set the mean by calling a few times now; the shortest counts."""
-        best = 1.0
-        for _ in range(times):
-            start = perf_counter()
-            call()
-            best = min(best, perf_counter() - start)
-        self._mean[kind] = best
-
-    def snapshot(self) -> dict[str, float]:
-        """Seconds per call, by kind."""
-        return {str(kind): seconds for kind, seconds in self._mean.items()}
