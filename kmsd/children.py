@@ -181,7 +181,7 @@ class Children:
         return self._claim(int(said), since) if said.endswith(b"\n") else None, words
 
     def _new(self) -> Zygote:
-        self._zygote = Zygote()
+        self._zygote = Zygote.spawned()
         self._watch(self._zygote.pid)
         return self._zygote
 

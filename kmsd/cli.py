@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kmsd.secrecy import keep_to_oneself
 from kmsd.zygote import Zygote, leave_out
+from kmsd.zygote import main as main_of_zygote
 
 MODULES = {
     "init": "init",
@@ -58,8 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     leave_out()
     given = sys.argv[1:] if arguments is None else arguments
     command = command_of(given)
-    # Most of a start is reading Python: the zygote begins with it before this process goes on.
-    zygote = Zygote() if command == "serve" else None
+    zygote = None
+    if command == "serve":
+        # Most of a start is reading Python: the zygote begins with it before this process goes on.
+        zygote = Zygote.forked()
+        if zygote is None:
+            return main_of_zygote()
     try:
         module = MODULES.get(command or "")
         options = (parser() if module is None else parser([module])).parse_args(given)

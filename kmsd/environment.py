@@ -1,8 +1,9 @@
-"""The environment of worker processes."""
+"""The environment of worker processes, and what would be set by it if they were programs of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Mapping, MutableMapping
 
 from kmsd import service_manager
 
@@ -11,14 +12,25 @@ from kmsd import service_manager
 # they cost a process at most these bytes, and a page of events a fifth less time.
 # By default the C library gives each thread a heap of its own, and each keeps the most that it ever needed: five
 # megabytes more once a thread has read a megabyte of the trail, and so on, thread by thread, for hours.
-_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "8388608",
-    "MALLOC_TRIM_THRESHOLD_": "33554432",
-    "MALLOC_ARENA_MAX": "1",
+_HEAP = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, 8_388_608),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 33_554_432),
+    "MALLOC_ARENA_MAX": (-8, 1),
 }
+"""By the variable that sets the same at the start of a program: parameter (malloc.h) and value."""
 
 
-def of_worker(given: Mapping[str, str]) -> dict[str, str]:
-    """What a worker gets: what was given to the main process and is not for it alone; what it sets itself stands."""
-    passed = {name: value for name, value in given.items() if name not in service_manager.FOR_MAIN_PROCESS}
-    return {**_MEMORY, **passed}
+def keep_for_main_process(environment: MutableMapping[str, str]) -> None:
+    """Take out what speaks to the main process alone."""
+    for name in service_manager.FOR_MAIN_PROCESS:
+        environment.pop(name, None)
+
+
+def settle_heap(environment: Mapping[str, str]) -> None:
+    """Have the C library keep what it has, as far as the operator has not said otherwise. Before there are threads."""
+    set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_parameter is None:
+        return  # a C library with another heap
+    for name, (parameter, value) in _HEAP.items():
+        if name not in environment:
+            set_parameter(parameter, value)

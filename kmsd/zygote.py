@@ -4,10 +4,12 @@ It has no configuration, no PIN, no token, no database, no event loop and one th
 like any other, in which nothing has happened yet but reading Python. What was read is in memory once, for all workers.
 C_Initialize comes after the fork, in the worker (docs/decisions/0015-zygote.md).
 
-    kmsd serve ──execve──▶ zygote ──fork──▶ (ends at once) ──fork──▶ worker
+    kmsd serve ──fork──▶ zygote ──fork──▶ (ends at once) ──fork──▶ worker
 
-The process between ends when it has forked, and the kernel hands the worker to `kmsd serve`, which learns how it ends
-(`kmsd.children`). So no worker hangs on the zygote's life. The zygote ends when `kmsd serve` does.
+The first zygote is forked before `kmsd serve` has read its own Python, and holds nothing either; one that replaces it
+is a program of its own (execve). The process between ends when it has forked, and the kernel hands the worker to
+`kmsd serve`, which learns how it ends (`kmsd.children`). So no worker hangs on the zygote's life. The zygote ends when
+`kmsd serve` does.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import sys
 import time
 from array import array
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from kmsd.environment import of_worker
+from kmsd.environment import keep_for_main_process, settle_heap
 from kmsd.prctl import name_process
 from kmsd.secrecy import keep_to_oneself
 
@@ -52,14 +54,34 @@ class Order(NamedTuple):
 class Zygote:
     """The parent's side: one that was started, and the channel to it."""
 
-    def __init__(self) -> None:
-        """Start one. It takes orders at once, and carries them out when it has read Python. Raises OSError."""
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        """Of `forked` and `spawned`: it takes orders at once, and carries them out when it has read Python."""
         self.started = time.monotonic()
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = pid
+        self._channel = channel
+
+    @classmethod
+    def forked(cls) -> Self | None:
+        """Start one as a fork of this process, which has opened nothing yet and has one thread. Raises OSError.
+
+        Also returns in the zygote, with None: `main` is all that is left to do there.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            if pid := os.fork():
+                return cls(pid, ours)
+            os.dup2(theirs.detach(), CHANNEL, inheritable=False)
+            ours.detach()  # `main` closes both numbers, unless one of them has become the channel's
+            return None
+
+    @classmethod
+    def spawned(cls) -> Self:
+        """Start one as a program of its own. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "kmsd.zygote"]
             passed = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL)]
-            self.pid = os.posix_spawn(sys.executable, command, of_worker(os.environ), file_actions=passed)
+            return cls(os.posix_spawn(sys.executable, command, os.environ, file_actions=passed), ours)
 
     def order(self, order: Order) -> None:
         """Have a worker forked. The descriptors may be closed afterwards. Raises OSError: nobody takes it."""
@@ -93,6 +115,8 @@ def main() -> int:
     keep_to_oneself()
     name_process(NAME)
     os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
+    keep_for_main_process(os.environ)
+    settle_heap(os.environ)
     for number in _OF_THE_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     read_python()

@@ -1,16 +1,43 @@
-"""What workers get of the main process's environment."""
+"""What workers keep and do not keep of the main process's environment."""
 
 from __future__ import annotations
 
-from kmsd.environment import of_worker
+import os
+import subprocess
+import sys
+
+import pytest
+
+PIECE = """
+import os
+from kmsd.environment import settle_heap
+settle_heap(os.environ)
+piece = bytes(4_000_000)
+heap = next(line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
+first, last = (int(part, 16) for part in heap.split("-"))
+print(first <= id(piece) < last)
+"""
 
 
-def test_environment_of_a_worker() -> None:
-    """What is for the main process alone is kept from it; what the operator set is not overruled."""
-    given = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/x", "MALLOC_TRIM_THRESHOLD_": "1"}
-    found = of_worker(given)
-    assert found["PATH"] == "/bin"
-    assert found["MALLOC_TRIM_THRESHOLD_"] == "1"
-    assert int(found["MALLOC_MMAP_THRESHOLD_"]) > 1_048_576
-    assert found["MALLOC_ARENA_MAX"] == "1"
-    assert "NOTIFY_SOCKET" not in found
+@pytest.mark.parametrize(("given", "kept"), [({}, "True"), ({"MALLOC_MMAP_THRESHOLD_": "1000000"}, "False")])
+def test_large_pieces_are_kept(given: dict[str, str], kept: str) -> None:
+    """They come from the heap, and not from the kernel one by one; unless the operator has said otherwise."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", PIECE]
+    done = subprocess.run(command, env={**environment, **given}, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == kept
+
+
+def test_what_is_for_the_main_process_is_kept_from_others() -> None:
+    """A program that a worker's module starts does not speak to systemd in the daemon's name."""
+    program = """
+import os
+from kmsd.environment import keep_for_main_process
+keep_for_main_process(os.environ)
+os.execvp("env", ["env"])
+"""
+    given = {**os.environ, "NOTIFY_SOCKET": "/run/x", "LISTEN_FDS": "1", "MARK": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, check=True, text=True)
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert "MARK" in names
+    assert names.isdisjoint({"NOTIFY_SOCKET", "LISTEN_FDS"})

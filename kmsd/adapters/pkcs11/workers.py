@@ -64,7 +64,7 @@ class Workers:
         self._finished: deque[_Job] = deque()
         self._woken = False
         self._gathering = False
-        """Calls queue up, and `_tick` comes soon: results may wait for it."""
+        """Several calls are under way, and `_tick` comes soon: results may wait for it."""
         self._ticking = False
         self._look_at = 0.0
         self._closed = False
@@ -164,8 +164,9 @@ class Workers:
             if goes_on:
                 self._idle += 1
             self._finished.append(job)
-            alone = len(self._finished) == len(self._under_way)
-            wake = not self._woken and (not self._gathering or not self.waiting or alone or len(self._finished) >= _ENOUGH)
+            # More is to come soon, so that the loop is not woken for this one.
+            holds = self._gathering and self.waiting and len(self._finished) < min(_ENOUGH, len(self._under_way))
+            wake = not holds and not self._woken
             self._woken = self._woken or wake
         if wake:
             try:
