@@ -99,7 +99,7 @@ class DerivedKeys:
                 return None
             key.messages += 1
             key.users += 1
-            self._opening.move_to_end((object_id, key.prefix))
+            self._used(key)
             self.hits += 1
             return key
 
@@ -114,10 +114,15 @@ class DerivedKeys:
                 self._end(key)
                 self.misses += 1
                 return None
-            self._opening.move_to_end((object_id, prefix))
+            self._used(key)
             key.users += 1
             self.hits += 1
             return key
+
+    def _used(self, key: DerivedKey) -> None:
+        # As long as half of the room is free, nobody asks for the order: what is not used from then on goes first.
+        if 2 * len(self._opening) > self._count:
+            self._opening.move_to_end((key.object_id, key.prefix))
 
     def done(self, key: DerivedKey) -> None:
         """Let go of a held key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -56,12 +57,13 @@ def key(row: Row, material_rows: Iterable[Row]) -> Key:
     materials = {found[0]: material(found) for found in material_rows}
     return Key(
         key_id=row[0],
-        account=row[1],
+        # Most keys of a process have one account and one policy.
+        account=sys.intern(row[1]),
         arn=row[2],
         description=row[3],
         origin=Origin(row[4]),
         state=KeyState(row[5]),
-        policy=row[6],
+        policy=sys.intern(row[6]),
         created_at=instant(row[7]),
         current_material=None if row[8] is None else materials.get(row[8]),
         materials=materials,
