@@ -157,11 +157,15 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
     await _cut_short(jobs)
-    copying.cancel()
-    publishing.cancel()
-    await asyncio.gather(copying, publishing, return_exceptions=True)
+    await _cancelled(copying, publishing)
     watch.stop()
     return 0
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _cut_short(jobs: asyncio.Task[None]) -> None:

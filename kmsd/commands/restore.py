@@ -208,11 +208,8 @@ def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> N
         print(f"note {text}")
 
 
-async def _put_in_place(
-    config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Pkcs11Token
-) -> None:
-    """The trail first, so that all that follows is recorded; the database last. Raises OSError, `AuditUnavailable`."""
-    clock, manifest = SystemClock(), findings.manifest
+async def _settle_database(stage: Path, findings: Findings, token: Pkcs11Token) -> Signer:
+    """Have the staged database say which objects are missing; who signs the trail. Raises `ConfigError`."""
     store = SqliteStore(stage / DATABASE)
     try:
         signer = await audit_signer(store, token, needed=True)
@@ -221,6 +218,15 @@ async def _put_in_place(
         await comparison.mark_missing(store, findings.compared.missing)
     finally:
         await store.close()
+    return signer
+
+
+async def _put_in_place(
+    config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Pkcs11Token
+) -> None:
+    """The trail first, so that all that follows is recorded; the database last. Raises OSError, `AuditUnavailable`."""
+    clock, manifest = SystemClock(), findings.manifest
+    signer = await _settle_database(stage, findings, token)
     aside: list[Path | None] = []
     if findings.trails.standing is not Standing.CONTINUES:
         aside.append(placing.set_aside(placing.trail_files(config.audit_dir), config.audit_dir, clock.now()))

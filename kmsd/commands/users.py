@@ -45,7 +45,10 @@ def add_to(commands: Any) -> None:
     delete.add_argument("name")
     delete.add_argument("--account", metavar="ID")
     delete.set_defaults(run=delete_user)
+    _add_access_keys_to(commands)
 
+
+def _add_access_keys_to(commands: Any) -> None:
     key = commands.add_parser("access-key", help="manage access keys").add_subparsers(dest="act", required=True)
     for name, run, text in (
         ("create", create_access_key, "a further access key of a user"),

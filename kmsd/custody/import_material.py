@@ -77,20 +77,11 @@ async def bring_in(
     `created` is told of an object before it can exist; `adopt` promises it. Raises InvalidCiphertextException,
     IncorrectKeyMaterialException, InvalidImportTokenException, each counted against the wrapping key.
     """
-    main, mark, begun = tokens[TokenName.MAIN], fingerprint_mark(key.key_id), perf_counter()
+    main, mark = tokens[TokenName.MAIN], fingerprint_mark(key.key_id)
     known = await (await store.read()).imported_material(key.key_id)
     expected = None if known is None else known.fingerprint
-    try:
-        wrapped = await _forwarded(tokens, wrapping_key, Wrapped(blob, algorithm, wrapping_key.object_id))
-        fingerprint = await main.unwrap_key(wrapped, mark, expected=expected)
-    except (NotUnwrapped, WrongLength, OtherMaterial) as exc:
-        try:
-            await import_parameters.count_failure(store, tokens, wrapping_key)
-        finally:
-            await _even_out(begun)
-        raise refusal(exc, algorithm) from exc
-    except NoSuchObject as exc:
-        raise InvalidImportTokenException(detail=str(exc)) from exc
+    given = Wrapped(blob, algorithm, wrapping_key.object_id)
+    wrapped, fingerprint = await _proven(store, tokens, wrapping_key, given, mark=mark, expected=expected)
     present = key.current_material
     if present is not None and present.status is MaterialStatus.READY and known is not None:
         return Arrival(known, made=False)
@@ -104,6 +95,24 @@ async def bring_in(
     into = (known.material_id, known.algorithm)
     await main.unwrap_key(wrapped, mark, expected=fingerprint, into=into)
     return Arrival(known, made=True)
+
+
+async def _proven(
+    store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, mark: bytes, expected: bytes | None
+) -> tuple[Wrapped, bytes]:
+    """What the main token unwraps, and the fingerprint of what is in it. Raises as `bring_in`."""
+    begun = perf_counter()
+    try:
+        wrapped = await _forwarded(tokens, wrapping_key, given)
+        return wrapped, await tokens[TokenName.MAIN].unwrap_key(wrapped, mark, expected=expected)
+    except (NotUnwrapped, WrongLength, OtherMaterial) as exc:
+        try:
+            await import_parameters.count_failure(store, tokens, wrapping_key)
+        finally:
+            await _even_out(begun)
+        raise refusal(exc, given.algorithm) from exc
+    except NoSuchObject as exc:
+        raise InvalidImportTokenException(detail=str(exc)) from exc
 
 
 async def _even_out(begun: float) -> None:
