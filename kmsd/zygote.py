@@ -70,8 +70,12 @@ class Zygote:
         with theirs:
             if pid := os.fork():
                 return cls(pid, ours)
-            os.dup2(theirs.detach(), CHANNEL, inheritable=False)
-            ours.detach()  # `main` closes both numbers, unless one of them has become the channel's
+            number, other = theirs.detach(), ours.detach()
+            if other != CHANNEL:
+                os.close(other)  # with it open, the zygote would not learn of the daemon's end
+            if number != CHANNEL:
+                os.dup2(number, CHANNEL, inheritable=False)
+                os.close(number)
             return None
 
     @classmethod

@@ -113,6 +113,20 @@ def test_nobody_outlives_the_parent(daemon: Daemon) -> None:
     until(lambda: not any(map(alive, family)), daemon)
 
 
+def test_started_without_standard_streams(tmp_path: Path) -> None:
+    """Low numbers then belong to other descriptors: it serves all the same, and nobody outlives the daemon."""
+    with provisioned(tmp_path, workers=1) as daemon:
+        start = f"exec {sys.executable} -m kmsd --config {daemon.config} serve 2>>{tmp_path}/serve.log <&- >&-"
+        daemon.process = subprocess.Popen(["sh", "-c", start])
+        daemon.wait_ready()
+        family = daemon.children()
+        assert len(family) == 2
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.process = None
+        until(lambda: not any(map(alive, family)), daemon)
+
+
 def test_the_zygote_holds_nothing(daemon: Daemon) -> None:
     """Neither the socket of the clients, nor the configuration, nor the lock of the data directory; nor its successor.
 

@@ -106,8 +106,8 @@ class Workers:
 
     def _tick(self) -> None:
         """Hand over what waits, and give up what is too late; as long as there is anything under way."""
-        # In this order: who finishes after the next line has seen the first.
-        self._gathering = len(self._under_way) > 1
+        # Whoever finishes from here on wakes the loop himself, until it is certain that this comes again.
+        self._gathering = False
         if self._finished:
             self._settle()
         now = self._loop.time()
@@ -117,6 +117,7 @@ class Workers:
                 self._expire(job)
         self._ticking = bool(self._under_way)
         if self._ticking:
+            self._gathering = len(self._under_way) > 1
             self._loop.call_later(_TICK if self._gathering else _LOOK, self._tick)
 
     def _expire(self, job: _Job) -> None:
