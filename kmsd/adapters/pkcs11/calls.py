@@ -39,6 +39,7 @@ class Calls:
             threads=settings.sessions,
             queue_limit=settings.queue_limit,
             write_off_limit=settings.write_off_limit,
+            gives_way=True,
         )
         self.pace = Pace(settings.inline, settings.inline_below)
         self.counters: dict[str, CallCounter] = {}

@@ -47,10 +47,16 @@ class _Job:
 
 
 class Workers:
-    """At most a number of daemon threads. Used from one event loop."""
+    """At most a number of daemon threads. Used from one event loop.
 
-    def __init__(self, name: str, *, threads: int, queue_limit: int, write_off_limit: int) -> None:
+    With `gives_way` they do not interrupt others when they wake; nor do threads that a module starts from within one.
+    """
+
+    def __init__(
+        self, name: str, *, threads: int, queue_limit: int, write_off_limit: int, gives_way: bool = False
+    ) -> None:
         self._name = name
+        self._gives_way = gives_way
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._threads = threads
@@ -137,9 +143,11 @@ class Workers:
     # --- in the threads -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        # Where the system does not allow it, threads interrupt the loop as before.
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        if self._gives_way:
+            # Where the system does not allow it, threads interrupt the loop as all do. Without SCHED_RESET_ON_FORK, which
+            # systemd's RestrictRealtime= takes for a policy beyond those that it allows.
+            with suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         while (job := self._queue.get()) is not None:
             with self._lock:
                 self._idle -= 1
