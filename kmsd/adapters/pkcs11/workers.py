@@ -144,8 +144,8 @@ class Workers:
 
     def _serve(self) -> None:
         if self._gives_way:
-            # Where the system does not allow it, threads interrupt the loop as all do. Without SCHED_RESET_ON_FORK, which
-            # systemd's RestrictRealtime= takes for a policy beyond those that it allows.
+            # Where the system does not allow it, threads interrupt the loop as all do. SCHED_RESET_ON_FORK is left out:
+            # systemd's RestrictRealtime= takes it for a policy beyond those that it allows.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         while (job := self._queue.get()) is not None:
