@@ -21,6 +21,7 @@ from kmsd.app import Rooms, open_rooms
 from kmsd.audit import Refusals
 from kmsd.config import Config, ConfigError
 from kmsd.custody.credentials import Credentials
+from kmsd.ending import ended
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
@@ -157,15 +158,9 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
     await _cut_short(jobs)
-    await _cancelled(copying, publishing)
+    await ended((copying, publishing))
     watch.stop()
     return 0
-
-
-async def _cancelled(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _cut_short(jobs: asyncio.Task[None]) -> None:
@@ -177,8 +172,7 @@ async def _cut_short(jobs: asyncio.Task[None]) -> None:
     if done:
         await jobs
         return
-    jobs.cancel()
-    await asyncio.gather(jobs, return_exceptions=True)
+    await ended((jobs,))
     log.info("job cut short", consequence="the next process that holds the lease goes on with it")
 
 

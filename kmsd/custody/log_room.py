@@ -11,6 +11,7 @@ import msgspec
 from kmsd.custody.log_keys import LogKeys
 from kmsd.custody.log_opened import OpenedFrames
 from kmsd.domain.log_frame import FrameIds
+from kmsd.ending import ended
 from kmsd.ports_logs import Segments
 
 
@@ -36,8 +37,6 @@ class LogRoom(msgspec.Struct):
 
     async def close(self) -> None:
         """Finish what is being written, give up queries, drop all data keys."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await ended(self.tasks)
         self.keys.close()
         await self.segments.close()

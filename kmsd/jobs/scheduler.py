@@ -148,6 +148,6 @@ class Scheduler(msgspec.Struct):
         log.info("job", job="reconcile", token=name.value, **_fields(report))
 
 
-def _fields(report: object) -> dict[str, int]:
+def _fields(report: msgspec.Struct) -> dict[str, int]:
     """How many of each; the audit trail has the names."""
-    return {name: len(getattr(report, name)) for name in getattr(report, "__struct_fields__", ())}
+    return {name: len(each) for name, each in msgspec.structs.asdict(report).items()}

@@ -14,6 +14,7 @@ from email.utils import formatdate
 
 import msgspec
 
+from kmsd.ending import ended
 from kmsd.lockstep import Lockstep
 from kmsd.wire.connection import Connection, State
 from kmsd.wire.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
@@ -159,9 +160,7 @@ class Server:
         except TimeoutError:
             # What is left is cut off below, and counted.
             pass
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
         return await self._cut_off()
 
     def drain(self, rest: float) -> None:
@@ -186,9 +185,7 @@ class Server:
         tasks = [connection.task for connection in left if connection.task is not None]
         for connection in left:
             connection.abort()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
         return len(tasks)
 
     # --- What connections call ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import compileall
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import kmsd as package
 from tests import shim
 from tests.bench import wrk
 from tests.daemon import Daemon, free_port, provisioned
@@ -62,6 +64,11 @@ def proportional_size(pids: Iterable[int]) -> float:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
+
+
+def make_bytecode() -> None:
+    """As pip does where kmsd is installed: a start is not to compile."""
+    compileall.compile_dir(next(iter(package.__path__)), quiet=1)
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:

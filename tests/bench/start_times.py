@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keys", type=int, nargs="+", default=[0, 1000])
     options = parser.parse_args()
+    servers.make_bytecode()
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, provisioned(Path(folder), workers=options.workers) as daemon:
         made = 0

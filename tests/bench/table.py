@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import compileall
 import json
 import platform
 import statistics
@@ -22,7 +21,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import kmsd
 from tests.bench import layers, peers, servers, turns, wrk
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
@@ -334,8 +332,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
     options = parser.parse_args()
-    # As pip does where kmsd is installed: a start is not to compile.
-    compileall.compile_dir(next(iter(kmsd.__path__)), quiet=1)
+    servers.make_bytecode()
     report: Report = {"machine": {"python": platform.python_version(), "kernel": platform.release()}}
     for name in options.rows or ROWS:
         with tempfile.TemporaryDirectory() as place, ExitStack() as stack:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from botocore.exceptions import ClientError
 from kmsd.operations.description import errors_of
 from kmsd.operations.model import OnCiphertext, OnKey, Service
 from kmsd.operations.table import OPERATIONS
+from tests.clients import code_of
 from tests.house import House
 
 ME = "arn:aws:iam::000000000000:user/admin"
@@ -80,11 +82,7 @@ class Scene:
     def code(self, **changes: Any) -> str:
         """The error that the operation answers with, its request changed; empty if it works."""
         request = {name: value for name, value in {**self.request, **changes}.items() if value is not None}
-        try:
-            self.kms._make_api_call(self.operation, request)
-        except ClientError as error:
-            return str(error.response["Error"]["Code"])
-        return ""
+        return code_of(partial(self.kms._make_api_call, self.operation, request))
 
     @property
     def key_member(self) -> str:

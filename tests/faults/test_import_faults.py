@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 from msgspec.structs import force_setattr
 
 from kmsd.adapters.sqlite.store import SqliteStore
@@ -17,6 +16,7 @@ from kmsd.custody import import_material, import_parameters, objects
 from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import reconcile, wrapping_keys
 from kmsd.ports import StoreUnavailable, TokenTimeout, TokenUnavailable, Transaction
+from tests.clients import code_of
 from tests.house import House, house
 from tests.imports import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
 
@@ -97,15 +97,6 @@ def settle(house: House) -> None:
         assert report == reconcile.Report()
 
 
-def told(call: Callable[..., Any], **members: Any) -> str:
-    """The error's name; empty if it works."""
-    try:
-        call(**members)
-    except ClientError as error:
-        return str(error.response["Error"]["Code"])
-    return ""
-
-
 AFTER = pytest.mark.parametrize("after", [False, True], ids=["before it acts", "after it acted"])
 RETRIABLE = {"KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException"}
 
@@ -124,7 +115,7 @@ class Case:
 
     def bring(self) -> str:
         """Import."""
-        return told(self.kms.import_key_material, **self.given.members(self.material))
+        return code_of(self.kms.import_key_material, **self.given.members(self.material))
 
     def check(self, house: House, state: str) -> None:
         """The key is in that state; after reconcile, the import works, and what was sealed opens."""
@@ -232,12 +223,12 @@ def test_deletion_fails(house: House, *, after: bool) -> None:
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
     with bent(house, "token", Failing(house.rooms.token, "check", 1, after=after)):
-        assert told(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
+        assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
     assert state_of(case.kms, case.key_id) == "Enabled"
     with bent(house, "token", Failing(house.rooms.token, "destroy", 1, after=after)):
-        assert told(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
+        assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
     assert state_of(case.kms, case.key_id) == "PendingImport"
-    assert told(case.kms.delete_imported_key_material, KeyId=case.key_id) == ""
+    assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) == ""
     case.check(house, "PendingImport")
 
 
@@ -246,7 +237,7 @@ def test_an_unfinished_deletion_does_not_stop_the_import(house: House) -> None:
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
     with bent(house, "token", Failing(house.rooms.token, "destroy", 1, after=False)):
-        told(case.kms.delete_imported_key_material, KeyId=case.key_id)
+        code_of(case.kms.delete_imported_key_material, KeyId=case.key_id)
     assert case.bring() == ""
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
     settle(house)
@@ -264,9 +255,9 @@ def test_a_wrapping_key_cannot_be_made(house: House, algorithm: str, *, after: b
     failing = Failing(getattr(house.rooms.pipeline.world, member), "generate_wrapping_key", 1, after=after)
     want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
     with bent(house, member, failing):
-        assert told(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
+        assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
     settle(house)
-    assert told(kms.get_parameters_for_import, KeyId=key_id, **want) == ""
+    assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) == ""
 
 
 class Meanwhile(FailingStore):
@@ -357,7 +348,7 @@ def test_lost_material_comes_back(house: House) -> None:
     assert imported.material_id in report.missing
     assert state_of(case.kms, case.key_id) == "Unavailable"
     other = case.given.members(os.urandom(32))
-    assert told(case.kms.import_key_material, **other) == "IncorrectKeyMaterialException"
+    assert code_of(case.kms.import_key_material, **other) == "IncorrectKeyMaterialException"
     with bent(house, "store", FailingStore(rooms.store, 1, after=False)) as failing:
         assert case.bring() == "KMSInternalException"
     assert failing.failed

@@ -15,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.adapters.pkcs11.codes import Ckr
+from tests.clients import code_of
 from tests.daemon import Daemon
 from tests.faults.bent import bent_daemon
 from tests.shim import Function, compiler
@@ -172,8 +173,4 @@ def test_a_token_that_hangs(tmp_path: Path) -> None:
 def timed(kms: Any, key_id: str) -> tuple[str, float]:
     """The error's name, and the seconds until it came."""
     begun = time.monotonic()
-    try:
-        kms.encrypt(KeyId=key_id, Plaintext=b"x")
-    except ClientError as error:
-        return str(error.response["Error"]["Code"]), time.monotonic() - begun
-    return "", time.monotonic() - begun
+    return code_of(kms.encrypt, KeyId=key_id, Plaintext=b"x"), time.monotonic() - begun
