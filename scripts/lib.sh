@@ -47,12 +47,13 @@ need_environment() {
     say "setting up .venv"
     [ -x "$root/.venv/bin/python" ] && "$root/.venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         "$python" -m venv --clear "$root/.venv" || fail "python -m venv failed (Debian: apt-get install python3-venv)"
-    local install=("$root/.venv/bin/python" -m pip install -q --disable-pip-version-check)
+    local install=("$root/.venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps)
     "${install[@]}" --require-hashes -r "$root/requirements-build.txt" || fail "pip could not install the build tools (see above)"
     local requirements=()
     for file in "$@"; do requirements+=(-r "$root/$file"); done
     "${install[@]}" --require-hashes "${requirements[@]}" || fail "pip could not install the requirements (see above)"
-    "${install[@]}" --no-deps --no-build-isolation -e "$root" || fail "pip could not install kmsd (see above)"
+    "${install[@]}" --no-build-isolation -e "$root" || fail "pip could not install kmsd (see above)"
+    "$root/.venv/bin/python" -m pip check -q --disable-pip-version-check >&2 || fail "a requirement lacks what it needs (see above)"
     printf '%s\n' "$stamp" >"$root/.venv/stamp"
 }
 
