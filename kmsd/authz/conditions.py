@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmsd.authz.facts import Colliding
+from kmsd.authz.circumstances import Colliding
 from kmsd.authz.operators import Operator, Quantifier
 from kmsd.authz.wildcard import fold
 

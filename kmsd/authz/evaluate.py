@@ -198,7 +198,7 @@ def read_case(query: Query) -> Case:
         layer=Layer.TRUST if trust else Layer.RESOURCE,
         same_account=same_account,
         asker=asker,
-        grantees=(asker.arn,) if asker.role_arn is None else (asker.arn, asker.role_arn),
+        grantees=caller.grantee_names,
         operation=grants.operation_of(query.action),
         own=Allows(),
         entity=Allows(),

@@ -124,7 +124,7 @@ def _who(principals: Principals) -> str:
 def _grant(query: Query, grant: Grant) -> Considered:
     operation = grants.operation_of(query.action)
     caller = query.caller
-    grantees = (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
+    grantees = caller.grantee_names
     misses = []
     if not grants.is_on(grant, query.resource):
         misses.append(Miss("KeyId", grant.key_id, query.resource))

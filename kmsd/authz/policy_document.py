@@ -64,15 +64,15 @@ def parse(text: str, *, kind: PolicyKind) -> Policy:
     document = _object(_json(text), "", _POLICY_ELEMENTS)
     version = document.get("Version", DEFAULT_VERSION)
     if version not in VERSIONS:
-        _refuse(_SYNTAX, "Version", f"must be one of {' and '.join(VERSIONS)}")
+        refuse(_SYNTAX, "Version", f"must be one of {' and '.join(VERSIONS)}")
     policy_id = None
     if "Id" in document:
         policy_id = _string(document["Id"], "Id")
         if kind in _ON_IDENTITIES:
             # The Id: "it must not be included in identity-based policies" (Grammar of the IAM JSON policy language).
-            _refuse("Has prohibited field Id", "Id")
+            refuse("Has prohibited field Id", "Id")
     if "Statement" not in document:
-        _refuse(_SYNTAX, "Statement", "is missing")
+        refuse(_SYNTAX, "Statement", "is missing")
     written = document["Statement"]
     listed = [written] if isinstance(written, _Object) else _list(written, "Statement")
     reader = _Reader(kind, variables=version == "2012-10-17")
@@ -92,7 +92,7 @@ class _Reader:
         elements = _object(written, place, _STATEMENT_ELEMENTS)
         effect = elements.get("Effect")
         if effect not in ("Allow", "Deny"):
-            _refuse(_SYNTAX, f"{place}.Effect", "must be Allow or Deny" if "Effect" in elements else "is missing")
+            refuse(_SYNTAX, f"{place}.Effect", "must be Allow or Deny" if "Effect" in elements else "is missing")
         principal, excludes_principals = _either(elements, "Principal", place)
         actions, excludes_actions = _either(elements, "Action", place)
         resources, excludes_resources = _either(elements, "Resource", place)
@@ -117,11 +117,11 @@ class _Reader:
         # KMS Developer Guide, Key policy format: the Sid can include spaces there, unlike in IAM.
         if self._kind is PolicyKind.KEY:
             if not _SID_OF_KEY.fullmatch(sid):
-                _refuse(_SYNTAX, place, "has characters that cannot be printed")
+                refuse(_SYNTAX, place, "has characters that cannot be printed")
         elif not _SID_OF_IAM.fullmatch(sid):
-            _refuse("Statement IDs (SID) must be alpha-numeric.", place)
+            refuse("Statement IDs (SID) must be alpha-numeric.", place)
         if sid and sid in self._sids:
-            _refuse("Statement IDs (SID) in a single policy must be unique.", place)
+            refuse("Statement IDs (SID) in a single policy must be unique.", place)
         self._sids.add(sid)
         return sid or None
 
@@ -129,31 +129,31 @@ class _Reader:
         name = "NotPrincipal" if excluded else "Principal"
         if self._kind in _ON_IDENTITIES:
             if written is not None:
-                _refuse("Policy document should not specify a principal.", f"{place}.{name}")
+                refuse("Policy document should not specify a principal.", f"{place}.{name}")
             return None
         if written is None:
-            _refuse("Policy contains a statement with no principal.", place)
+            refuse("Policy contains a statement with no principal.", place)
         place = f"{place}.{name}"
         if written == "*":
             return Principals(everyone=True)
         if not isinstance(written, _Object):
-            _refuse(policy_syntax.INVALID_PRINCIPALS, place)
+            refuse(policy_syntax.INVALID_PRINCIPALS, place)
         kinds = _object(written, place, _PRINCIPAL_KINDS)
         if not kinds:
-            _refuse("Policy contains a statement with no principal.", place)
+            refuse("Policy contains a statement with no principal.", place)
         named = {kind: _strings(value, f"{place}.{kind}") for kind, value in kinds.items()}
         for kind, values in named.items():
             for position, value in enumerate(values):
                 try:
                     policy_syntax.check_principal(kind, value)
                 except ValueError as error:
-                    _refuse(str(error), f"{place}.{kind}[{position}]")
+                    refuse(str(error), f"{place}.{kind}[{position}]")
         return policy_syntax.principals(named)
 
     def _actions(self, written: Any, place: str, *, excluded: bool) -> tuple[str, ...] | None:
         if written is None:
             if self._kind is not PolicyKind.KEY:
-                _refuse("Policy statement must contain actions.", place)
+                refuse("Policy statement must contain actions.", place)
             return None
         place = f"{place}.{'NotAction' if excluded else 'Action'}"
         actions = _strings(written, place)
@@ -161,26 +161,26 @@ class _Reader:
             try:
                 policy_syntax.check_action(action)
             except ValueError as error:
-                _refuse(str(error), f"{place}[{position}]")
+                refuse(str(error), f"{place}[{position}]")
             if self._kind is PolicyKind.TRUST and not action.lower().startswith("sts:"):
-                _refuse("AssumeRole policy may only specify STS AssumeRole actions.", f"{place}[{position}]")
+                refuse("AssumeRole policy may only specify STS AssumeRole actions.", f"{place}[{position}]")
         return actions
 
     def _resources(self, written: Any, place: str, *, excluded: bool) -> tuple[str, ...] | None:
         name = "NotResource" if excluded else "Resource"
         if written is None:
             if self._kind in _ON_IDENTITIES:
-                _refuse("Policy statement must contain resources.", place)
+                refuse("Policy statement must contain resources.", place)
             return None
         if self._kind is PolicyKind.TRUST:
-            _refuse(f"Has prohibited field {name}", f"{place}.{name}")
+            refuse(f"Has prohibited field {name}", f"{place}.{name}")
         place = f"{place}.{name}"
         resources = _strings(written, place)
         for position, text in enumerate(resources):
             try:
                 policy_syntax.resource(text, variables=self._variables)
             except ValueError as error:
-                _refuse(str(error), f"{place}[{position}]")
+                refuse(str(error), f"{place}[{position}]")
         return resources
 
     def _conditions(self, written: Any, place: str) -> tuple[Condition, ...]:
@@ -189,7 +189,7 @@ class _Reader:
             at = f"{place}.{operator[:64]}"
             by_key = _object(keys, at)
             if not by_key:
-                _refuse(_SYNTAX, at, "names no condition key")
+                refuse(_SYNTAX, at, "names no condition key")
             for key, values in by_key.items():
                 condition = Condition(operator, key, _strings(values, f"{at}.{key[:64]}", scalars=True))
                 self._check_condition(condition, at)
@@ -200,16 +200,16 @@ class _Reader:
         try:
             quantifier = Operator.named(condition.operator).quantifier
         except ValueError as error:
-            _refuse(_SYNTAX, place, str(error))
+            refuse(_SYNTAX, place, str(error))
         place = f"{place}.{condition.key[:64]}"
         try:
             policy_syntax.check_key(condition.key)
         except ValueError as error:
-            _refuse(str(error), place)
+            refuse(str(error), place)
         single = fold(condition.key).startswith(("kms:encryptioncontext:", "aws:requesttag/"))
         if self._kind is PolicyKind.KEY and quantifier is Quantifier.FOR_ALL and single:
             # KMS Developer Guide, AWS KMS condition keys, Warning: the sentence that KMS answers.
-            _refuse(
+            refuse(
                 "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key "
                 "matches requests without the specified [encryption context or tag] or with an unspecified "
                 "[encryption context or tag]. To fix, remove ForAllValues.",
@@ -218,27 +218,27 @@ class _Reader:
         try:
             CompiledCondition(condition, variables=self._variables)
         except ValueError as error:
-            _refuse(_SYNTAX, place, str(error))
+            refuse(_SYNTAX, place, str(error))
 
 
 def _json(text: str) -> Any:
     if len(text) > MAX_LENGTH:
-        _refuse(_SYNTAX, "", f"is longer than {MAX_LENGTH} characters")
+        refuse(_SYNTAX, "", f"is longer than {MAX_LENGTH} characters")
     if not _CHARACTERS.fullmatch(text):
-        _refuse(_SYNTAX, "", "has characters that a policy cannot hold")
+        refuse(_SYNTAX, "", "has characters that a policy cannot hold")
     depth = values = 0
     for found in _BRACKETS_AND_VALUES.finditer(text):
         first = found[0][0]
         depth += (first in "[{") - (first in "]}")
         values += first not in "[]{}"
         if depth > MAX_DEPTH or values > MAX_VALUES:
-            _refuse(_SYNTAX, "", f"nests deeper than {MAX_DEPTH} or holds more than {MAX_VALUES} values")
+            refuse(_SYNTAX, "", f"nests deeper than {MAX_DEPTH} or holds more than {MAX_VALUES} values")
     try:
         return json.loads(
             text, object_pairs_hook=_Object, parse_int=_Number, parse_float=_Number, parse_constant=_no_constant
         )
     except ValueError:
-        _refuse(_INVALID_JSON, "")
+        refuse(_INVALID_JSON, "")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -248,16 +248,16 @@ def _no_constant(name: str) -> NoReturn:
 
 def _object(written: Any, place: str, allowed: frozenset[str] | None = None) -> dict[str, Any]:
     if not isinstance(written, _Object):
-        _refuse(_SYNTAX, place, "must be an object")
+        refuse(_SYNTAX, place, "must be an object")
     elements: dict[str, Any] = {}
     for name, value in written:
         at = f"{place}.{name[:64]}" if place else name[:64]
         if _SURROGATE.search(name):
-            _refuse(_SYNTAX, place, "has a name that is no text")
+            refuse(_SYNTAX, place, "has a name that is no text")
         if name in elements:
-            _refuse(_SYNTAX, at, "stands there twice")
+            refuse(_SYNTAX, at, "stands there twice")
         if allowed is not None and name not in allowed:
-            _refuse(_SYNTAX, at, "is not an element of the policy language")
+            refuse(_SYNTAX, at, "is not an element of the policy language")
         elements[name] = value
     return elements
 
@@ -265,21 +265,21 @@ def _object(written: Any, place: str, allowed: frozenset[str] | None = None) -> 
 def _either(elements: dict[str, Any], name: str, place: str) -> tuple[Any, bool]:
     """The value of `name` or of its `Not…` form, and whether it is the latter."""
     if name in elements and f"Not{name}" in elements:
-        _refuse(_SYNTAX, place, f"cannot have both {name} and Not{name}")
+        refuse(_SYNTAX, place, f"cannot have both {name} and Not{name}")
     for present, excluded in ((name, False), (f"Not{name}", True)):
         if present in elements:
             if elements[present] is None:
-                _refuse(_SYNTAX, f"{place}.{present}", "must not be null")
+                refuse(_SYNTAX, f"{place}.{present}", "must not be null")
             return elements[present], excluded
     return None, False
 
 
 def _list(written: Any, place: str) -> list[Any]:
     if not isinstance(written, list) or isinstance(written, _Object):
-        _refuse(_SYNTAX, place, "must be a list")
+        refuse(_SYNTAX, place, "must be a list")
     # "Arrays can take one or more values."
     if not written:
-        _refuse(_SYNTAX, place, "is an empty list")
+        refuse(_SYNTAX, place, "is an empty list")
     return written
 
 
@@ -295,13 +295,13 @@ def _string(written: Any, place: str, *, scalars: bool = False) -> str:
     if scalars and isinstance(written, bool):
         return "true" if written else "false"
     if not isinstance(written, str) or (isinstance(written, _Number) and not scalars):
-        _refuse(_SYNTAX, place, "must be a string" if not scalars else "must be a string, number or boolean")
+        refuse(_SYNTAX, place, "must be a string" if not scalars else "must be a string, number or boolean")
     if _SURROGATE.search(written):
-        _refuse(_SYNTAX, place, "is no text")
+        refuse(_SYNTAX, place, "is no text")
     return str(written)
 
 
-def _refuse(sentence: str, place: str, problem: str = "") -> NoReturn:
+def refuse(sentence: str, place: str, problem: str = "") -> NoReturn:
     """Raise with AWS's sentence, then the place and what is wrong there, in printable characters."""
     where = " ".join(part for part in (place, problem) if part)
     message = f"{sentence} ({where})" if where else sentence

@@ -34,7 +34,7 @@ _FORMS = {
 
 _ACTION = re.compile(r"\*|[A-Za-z0-9-]{1,64}:[A-Za-z0-9*?_-]{1,128}")
 _RESOURCE = re.compile(r"[ -~]{1,2048}")
-_KEY = re.compile(r"[A-Za-z0-9-]+:[^\x00-\x1f]+")
+_KEY = re.compile(r"[A-Za-z0-9.-]+:[^\x00-\x1f]+")
 
 INVALID_PRINCIPALS = "Policy contains a statement with one or more invalid principals."
 NO_VENDOR = "Actions/Conditions must be prefaced by a vendor, e.g., iam, sdb, ec2, etc."

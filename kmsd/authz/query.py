@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kmsd.authz.circumstances import UNKNOWN, Circumstances
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -31,9 +33,10 @@ class Query(msgspec.Struct, frozen=True):
     encryption_context: Mapping[str, str] = {}
     """Of this request; for `kms:EncryptionContext:*` and grant constraints."""
     conditions: Mapping[str, str | tuple[str, ...]] = {}
-    """Condition values that the request brings, by full key name (`kms:ViaService`, `aws:SourceIp`, …), in lower case
-    where AWS compares without case; those that follow from the caller (`aws:PrincipalArn`, `aws:username`, …) and from
-    the encryption context are added by the evaluator."""
+    """Condition values that are given by hand (`kmsd explain --condition`), by full key name. They replace what the
+    circumstances say, but not what follows from the caller or the encryption context."""
+    circumstances: Circumstances = UNKNOWN
+    """What condition keys take their values from (`kmsd.authz.condition_keys`)."""
 
 
 class Allowed(msgspec.Struct, frozen=True):

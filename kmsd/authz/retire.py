@@ -47,8 +47,7 @@ def may_retire(query: Query, grant: Grant) -> Decision:
 
 def _named(grant: Grant, caller: Caller) -> str | None:
     """The name by which the grant itself lets the caller retire it."""
-    names = (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
-    for name in names:
+    for name in caller.grantee_names:
         if name == grant.retiring_principal:
             return name
         if name == grant.grantee_principal and "RetireGrant" in grant.operations:

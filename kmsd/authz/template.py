@@ -18,7 +18,7 @@ ARN_PARTS = 6
 """`arn:partition:service:region:account:resource`; the resource may hold colons of its own."""
 
 _OPENING = re.compile(r"\$\{([^{}]*)\}")
-_NAME = re.compile(r"[A-Za-z0-9-]+:[^,']+")
+_NAME = re.compile(r"[A-Za-z0-9.-]+:[^,']+")
 _WITH_DEFAULT = re.compile(r"([^,]+?) ?, ?'(.*)'", re.DOTALL)
 _SPECIAL = {"*": "*", "?": "?", "$": "$"}
 """`${*}`, `${?}` and `${$}` write the characters that would mean something else."""

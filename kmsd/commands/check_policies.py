@@ -11,7 +11,8 @@ from typing import Self
 
 import msgspec
 
-from kmsd.authz import policy_document
+from kmsd.authz import new_policy, policy_document
+from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.query import Allowed, Query
 from kmsd.commands.check_findings import FAIL, OK, WARN, Finding
@@ -30,6 +31,7 @@ CLOCK_SLACK = timedelta(minutes=1)
 class _People(msgspec.Struct):
     """Who exists."""
 
+    users: list[User]
     roles: list[Role]
     callers: list[Caller]
     arns: set[str]
@@ -40,6 +42,7 @@ class _People(msgspec.Struct):
         """All of them."""
         everyone: list[User | Role] = [*users, *roles]
         return cls(
+            users=users,
             roles=roles,
             callers=[*map(_user_caller, users), *map(_role_caller, roles)],
             arns={one.arn for one in everyone},
@@ -87,6 +90,9 @@ async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[
         found += _key_policy(group, people)
     for role in people.roles:
         found += _trust(role, people)
+    attached: list[User | Role] = [*people.users, *people.roles]
+    for one in attached:
+        found += _identity(one)
     for finding in found:
         yield finding
     if not found:
@@ -122,6 +128,7 @@ def _key_policy(group: _Group, people: _People) -> Iterator[Finding]:
     except MalformedPolicyDocumentException as exc:
         yield Finding(FAIL, TOPIC, f"{group}: the policy cannot be read: {exc.message}")
         return
+    yield from _objections(str(group), policy)
     yield from _statements(str(group), policy, people)
     if not any(_may_change(key, caller) for caller in people.callers):
         root = Caller(PrincipalType.ACCOUNT, f"arn:{key.arn.split(':')[1]}:iam::{key.account}:root", key.account, "")
@@ -132,9 +139,34 @@ def _key_policy(group: _Group, people: _People) -> Iterator[Finding]:
         yield Finding(WARN, TOPIC, f"{group}: {text}")
 
 
+def _objections(subject: str, policy: Policy) -> Iterator[Finding]:
+    """Report what would be refused in a new policy: a Deny that never applies, above all."""
+    for sentence, place, problem in new_policy.objections(policy):
+        yield Finding(WARN, TOPIC, f"{subject}: {sentence} ({place} {problem})")
+
+
+def _identity(subject: User | Role) -> Iterator[Finding]:
+    """Report the policies that are attached to a user or role."""
+    for name, text in subject.policies.items():
+        place = f"{subject.arn}: policy {name}"
+        try:
+            policy = policy_document.parse(text, kind=PolicyKind.IDENTITY)
+        except MalformedPolicyDocumentException as exc:
+            yield Finding(FAIL, TOPIC, f"{place} cannot be read: {exc.message}")
+            continue
+        yield from _objections(place, policy)
+
+
 def _may_change(key: Key, caller: Caller) -> bool:
-    conditions = {"kms:calleraccount": caller.account}
-    query = Query(caller, "kms:PutKeyPolicy", key.arn, key.account, resource_policy=key.policy, conditions=conditions)
+    circumstances = Circumstances(key=key)
+    query = Query(
+        caller,
+        "kms:PutKeyPolicy",
+        key.arn,
+        key.account,
+        resource_policy=key.policy,
+        circumstances=circumstances,
+    )
     return isinstance(authorize(query), Allowed)
 
 
@@ -169,6 +201,7 @@ def _trust(role: Role, people: _People) -> Iterator[Finding]:
     except MalformedPolicyDocumentException as exc:
         yield Finding(FAIL, TOPIC, f"{role.arn}: the trust policy cannot be read: {exc.message}")
         return
+    yield from _objections(f"{role.arn}: trust policy", policy)
     yield from _statements(role.arn, policy, people)
 
 

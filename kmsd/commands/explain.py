@@ -12,9 +12,11 @@ from typing import Any
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import SystemClock, place_of
+from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.explain import Considered, explain
 from kmsd.authz.query import Allowed, Query
 from kmsd.config import Config, ConfigError
+from kmsd.custody import resource_facts
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller, PrincipalType
@@ -63,32 +65,23 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 async def _query(config: Config, books: Reader, caller: Caller, options: argparse.Namespace) -> Query:
     key = await _key(config, books, caller, options.key)
     now = SystemClock().now()
-    names = (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)
-    conditions: dict[str, str | tuple[str, ...]] = {
-        "aws:currenttime": now.isoformat().replace("+00:00", "Z"),
-        "aws:epochtime": str(int(now.timestamp())),
-        "aws:requestedregion": config.region,
-        "kms:calleraccount": caller.account,
-        **_pairs(options.condition),
-    }
+    conditions = _pairs(options.condition)
+    policies = (*caller.identity_policies, *(() if key is None else (key.policy,)))
+    aliases, tags = await resource_facts.of_key(books, key, policies, now)
+    circumstances = Circumstances(now=now, region=config.region, key=key, aliases=aliases, tags=tags)
     if key is None:
-        return Query(caller, options.action, "*", caller.account, conditions=conditions)
-    conditions |= {"kms:keyorigin": key.origin.value, "kms:keyspec": "SYMMETRIC_DEFAULT", "kms:multiregion": "false"}
-    conditions |= {"kms:keyusage": "ENCRYPT_DECRYPT"}
-    aliases = await books.aliases_after(key.account, "", 1000, now=now, key_id=key.key_id)
-    if aliases:
-        conditions["kms:resourcealiases"] = tuple(alias.name for alias in aliases)
-    for name, value in (await books.tags_of(key.key_id)).items():
-        conditions[f"aws:resourcetag/{name.lower()}"] = value
+        account = caller.account
+        return Query(caller, options.action, "*", account, conditions=conditions, circumstances=circumstances)
     return Query(
         caller,
         options.action,
         key.arn,
         key.account,
         resource_policy=key.policy,
-        grants=await books.grants_to(key.key_id, names),
+        grants=await books.grants_to(key.key_id, caller.grantee_names),
         encryption_context=_pairs(options.context),
         conditions=conditions,
+        circumstances=circumstances,
     )
 
 

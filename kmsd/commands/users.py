@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.app import SystemClock, open_rooms, place_of
-from kmsd.authz.policy_document import parse
+from kmsd.authz.new_policy import parse_new
 from kmsd.commands.acts import acting
 from kmsd.commands.named import tell_what_names
 from kmsd.config import Config, ConfigError
@@ -123,7 +123,7 @@ def read_policy(path: Path, kind: PolicyKind = PolicyKind.IDENTITY) -> str:
     """A policy from a file, of identities by default. Raises `ConfigError`, naming the place, if it is none."""
     try:
         text = path.read_text()
-        parse(text, kind=kind)
+        parse_new(text, kind=kind)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
     except MalformedPolicyDocumentException as exc:

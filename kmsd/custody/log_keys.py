@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
@@ -25,14 +25,16 @@ from typing import NamedTuple, Protocol
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from kmsd.authz.circumstances import Circumstances
+from kmsd.authz.condition_keys import ABOUT_THE_TIME, mentions
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.query import Allowed, Denied, Query
-from kmsd.custody import sealing
+from kmsd.custody import resource_facts, sealing
 from kmsd.custody.service_box import ServiceBox
 from kmsd.domain import blob as blobs
 from kmsd.domain.arn import Place, parse_key_name
 from kmsd.domain.encryption_context import EncryptionContext
-from kmsd.domain.key import Key, Origin
+from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.log_event import Event
 from kmsd.domain.log_frame import Frame, WrappedKey
@@ -134,7 +136,7 @@ class LogKeys:
         self._opening: dict[bytes, DataKey] = {}
         self._making: dict[bytes, asyncio.Lock] = {}
         self._sweep: asyncio.TimerHandle | None = None
-        self._decisions: dict[tuple[str, str, Origin, str, str, str], Allowed | Denied] = {}
+        self._decisions: dict[Hashable, Allowed | Denied] = {}
         """What a key's policy says, by all that it is said of: an entry is never wrong, and the oldest ends first."""
 
     @property
@@ -252,22 +254,21 @@ class LogKeys:
     ) -> Allowed | Denied:
         caller = self._caller(subject)
         grants = await books.grants_to(key.key_id, (caller.arn,))
-        asked = (key.policy, key.arn, key.origin, action, subject.arn, subject.account)
+        aliases, tags = await resource_facts.of_key(books, key, (key.policy,), now)
+        asked = (key.policy, key.arn, key.origin, action, subject.arn, subject.account, aliases, tuple(tags.items()))
         known = None if grants else self._decisions.get(asked)
         if known is not None:
             return known
-        conditions = {
-            "aws:currenttime": now.isoformat().replace("+00:00", "Z"),
-            "aws:epochtime": str(int(now.timestamp())),
-            "aws:requestedregion": self._place.region,
+        circumstances = Circumstances(
+            now=now,
+            region=self._place.region,
+            is_secure=True,
             # "the ARN of the resource making a service-to-service request" (IAM User Guide, aws:SourceArn).
-            "aws:sourcearn": subject.arn,
-            "kms:encryptionalgorithm": "SYMMETRIC_DEFAULT",
-            "kms:keyorigin": key.origin.value,
-            "kms:keyspec": "SYMMETRIC_DEFAULT",
-            "kms:keyusage": "ENCRYPT_DECRYPT",
-            "kms:multiregion": "false",
-        }
+            source_arn=subject.arn,
+            key=key,
+            aliases=aliases,
+            tags=tags,
+        )
         decision = authorize(
             Query(
                 caller=caller,
@@ -277,10 +278,10 @@ class LogKeys:
                 resource_policy=key.policy,
                 grants=grants,
                 encryption_context={} if action == "DescribeKey" else subject.context,
-                conditions=conditions,
+                circumstances=circumstances,
             )
         )
-        if not grants and not _asks_the_time(key.policy):
+        if not grants and not mentions(key.policy, *ABOUT_THE_TIME):
             if len(self._decisions) >= MOST_DECISIONS:
                 del self._decisions[next(iter(self._decisions))]
             self._decisions[asked] = decision
@@ -365,16 +366,6 @@ class LogKeys:
 def _service(principal: str, account: str) -> Caller:
     """The service that acts for an account."""
     return Caller(PrincipalType.SERVICE, principal, account, principal)
-
-
-@lru_cache(maxsize=MOST_DECISIONS)
-def _asks_the_time(policy: str) -> bool:
-    """Whether a decision may be another one a moment later. A JSON escape must not hide the condition key."""
-    try:
-        plain = msgspec.json.encode(msgspec.json.decode(policy)).decode().lower()
-    except msgspec.DecodeError:
-        return True
-    return "currenttime" in plain or "epochtime" in plain
 
 
 def _gone(kms_key: str, action: str) -> str:

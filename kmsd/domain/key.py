@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+DEFAULT_ROTATION_DAYS = 365
+"""Days between two rotations where EnableKeyRotation names no period."""
+
+
 class Origin(StrEnum):
     """Where a key's material comes from."""
 

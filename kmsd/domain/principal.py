@@ -50,6 +50,11 @@ class Caller(msgspec.Struct, frozen=True):
     """Policy documents passed to AssumeRole; None: the session has no such bound. An empty tuple allows nothing."""
 
     @property
+    def grantee_names(self) -> tuple[str, ...]:
+        """The principals by which a grant may name this caller."""
+        return (self.arn,) if self.role_arn is None else (self.arn, self.role_arn)
+
+    @property
     def principal_arn(self) -> str:
         """The value of `aws:PrincipalArn`: the role's ARN for a session, else the principal's own."""
         return self.role_arn or self.arn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -11,9 +10,8 @@ from kmsd.authz.evaluate import authorize, is_settled
 from kmsd.authz.query import Denied, Query
 from kmsd.custody import grant_tokens
 from kmsd.domain.log_group import NO_GROUP, LogGroup
-from kmsd.domain.principal import Caller
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.conditions import Conditions
+from kmsd.operations.conditions import circumstances_of, policies_of
 from kmsd.operations.finding import find_targets
 from kmsd.operations.model import (
     Access,
@@ -97,55 +95,28 @@ async def query_about(
 ) -> Query:
     """What authorisation is asked about one target."""
     caller, key = call.caller, target.key
-    conditions = Conditions(call, request, access, key, target.alias)
+    policies = policies_of(caller)
     if key is None:
-        policies = (*caller.identity_policies, *(caller.session_policies or ()))
-        if target.log_group is not None and any(_asks(text) for text in policies):
-            conditions.know((), await call.books.log_group_tags(target.log_group.group_id))
         return Query(
             caller=caller,
             action=action_of(operation, access),
             resource=target.arn,
             resource_account=caller.account,
-            conditions=conditions,
+            circumstances=await circumstances_of(operation, target, request, call, policies),
         )
-    if any(_asks(text) for text in (key.policy, *caller.identity_policies, *(caller.session_policies or ()))):
-        aliases = await call.books.aliases_after(
-            key.account, "", call.world.limits.aliases_per_key, key_id=key.key_id, now=call.now
-        )
-        tags = await call.books.tags_of(key.key_id)
-        conditions.know(tuple(alias.name for alias in aliases), tags)
     return Query(
         caller=caller,
         action=action_of(operation, access),
         resource=target.arn,
         resource_account=key.account,
         resource_policy=key.policy,
-        grants=await call.books.grants_to(key.key_id, grantee_names(caller)),
+        grants=await call.books.grants_to(key.key_id, caller.grantee_names),
         encryption_context=context_of(access, request),
-        conditions=conditions,
+        circumstances=await circumstances_of(operation, target, request, call, (key.policy, *policies)),
     )
-
-
-@lru_cache(maxsize=4096)
-def _asks(policy: str) -> bool:
-    """Whether a policy may ask for what only the store can tell. A false alarm costs two look-ups.
-
-    The text is written anew first: a JSON escape must not hide a condition key, or a Deny on it would never fire.
-    """
-    try:
-        plain = msgspec.json.encode(msgspec.json.decode(policy)).decode().lower()
-    except msgspec.DecodeError:
-        return True
-    return "resourcealiases" in plain or "resourcetag/" in plain
 
 
 def action_of(operation: Operation[Any, Any], access: Access) -> str:
     """The action that one access of an operation is authorised as."""
     action = getattr(access, "action", None)
     return operation.action if action is None else f"{operation.service.scope}:{action}"
-
-
-def grantee_names(caller: Caller) -> tuple[str, ...]:
-    """The principals by which a grant may name this caller."""
-    return (caller.arn,) if caller.role_arn is None else (caller.arn, caller.role_arn)

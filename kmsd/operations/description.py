@@ -16,6 +16,7 @@ from kmsd.operations.model import (
     OnLogGroup,
     OnLogGroups,
     OnLogsKey,
+    OnNewKey,
     Operation,
     Service,
 )
@@ -79,26 +80,29 @@ def state_row(operation: AnyOperation) -> str:
 
 def reaches(operation: AnyOperation) -> str:
     """What it reaches, in words, for the page."""
-    words = []
-    for access in operation.access:
-        match access:
-            case OnKey():
-                words.append(f"key `{access.member}`" + (" or its alias" if access.aliases else ""))
-            case OnCiphertext():
-                words.append(f"key of `{access.member}`")
-            case OnAlias():
-                words.append(f"alias `{access.member}`")
-            case OnAliasKey():
-                words.append("the alias's key")
-            case OnLogGroup(member=None):
-                words.append("all log groups")
-            case OnLogGroup():
-                again = f"the same for logs:{access.action}, if asked"
-                words.append(f"log group `{access.member}`" if access.action is None else again)
-            case OnLogGroups():
-                words.append("log groups by name or identifier")
-            case OnLogsKey():
-                words.append("log group `log_group_name` or what `resource_identifier` names")
-            case _:
-                words.append("no resource")
-    return ", ".join(words)
+    return ", ".join(_words(access) for access in operation.access)
+
+
+def _words(access: Access) -> str:
+    match access:
+        case OnKey():
+            return f"key `{access.member}`" + (" or its alias" if access.aliases else "")
+        case OnCiphertext():
+            return f"key of `{access.member}`"
+        case OnAlias():
+            return f"alias `{access.member}`"
+        case OnAliasKey():
+            return "the alias's key"
+        case OnLogGroup(member=None):
+            return "all log groups"
+        case OnLogGroup():
+            again = f"the same for logs:{access.action}, if asked"
+            return f"log group `{access.member}`" if access.action is None else again
+        case OnLogGroups():
+            return "log groups by name or identifier"
+        case OnLogsKey():
+            return "log group `log_group_name` or what `resource_identifier` names"
+        case OnNewKey():
+            return f"the new key for kms:{access.action}, if the request has `{access.when}`"
+        case _:
+            return "no resource"

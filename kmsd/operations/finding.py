@@ -21,6 +21,7 @@ from kmsd.operations.model import (
     OnLogGroup,
     OnLogGroups,
     OnLogsKey,
+    OnNewKey,
     Target,
     Unrestricted,
 )
@@ -50,9 +51,18 @@ async def find_targets(access: Access, request: msgspec.Struct, call: Call) -> S
             return await find_log_groups(request, call)
         case OnLogsKey():
             target = await find_logs_key(access, request, call)
-        case OnAccount() | Unrestricted():
-            target = Target(arn="*")
+        case OnAccount() | OnNewKey() | Unrestricted():
+            target = _without_resource(access, request, call)
     return () if target is None else (target,)
+
+
+def _without_resource(
+    access: OnAccount | OnNewKey | Unrestricted, request: msgspec.Struct, call: Call
+) -> Target | None:
+    """What stands for a resource that is not there, or not yet."""
+    if not isinstance(access, OnNewKey):
+        return Target(arn="*")
+    return Target(arn=call.world.place.key(call.caller.account, "*")) if getattr(request, access.when) else None
 
 
 async def find_key(text: str, call: Call, *, aliases: bool) -> Target:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
 from kmsd.authz import lockout
-from kmsd.authz.policy_document import parse
+from kmsd.authz.new_policy import parse_new
 from kmsd.authz.query import Query
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import LimitExceededException, NotFoundException
-from kmsd.operations.conditions import Conditions
-from kmsd.operations.model import Call, OnAccount
+from kmsd.operations.conditions import circumstances_of, policies_of
+from kmsd.operations.model import Call, Operation, Target
 
 DEFAULT_NAME = "default"
 
@@ -21,21 +21,24 @@ def check_policy_name(name: str) -> None:
         raise NotFoundException(f"No such policy exists: {name}")
 
 
-def check_new_policy(policy: str, request: msgspec.Struct, call: Call, *, arn: str, account: str, bypass: bool) -> None:
-    """Size, language, and that the caller does not lock himself out (unless he says that he means to).
+async def check_new_policy(
+    operation: Operation[Any, Any], policy: str, request: Any, call: Call, target: Target
+) -> None:
+    """Check size, language, and that the callers do not lock themselves out (unless they say that they mean to).
 
-    Raises LimitExceededException for more than 32 KiB (spec/README.md: the shape admits more than the limit) and
-    MalformedPolicyDocumentException.
+    `target` is the key, which does not exist yet for CreateKey. Raises LimitExceededException for more than 32 KiB
+    (spec/README.md: the shape admits more than the limit) and MalformedPolicyDocumentException.
     """
     if len(policy.encode()) > call.world.limits.policy_bytes:
         raise LimitExceededException(f"The key policy is longer than {call.world.limits.policy_bytes} bytes.")
-    parse(policy, kind=PolicyKind.KEY)
+    parse_new(policy, kind=PolicyKind.KEY)
+    caller = call.caller
     query = Query(
-        caller=call.caller,
+        caller=caller,
         action="kms:PutKeyPolicy",
-        resource=arn,
-        resource_account=account,
+        resource=target.arn,
+        resource_account=caller.account if target.key is None else target.key.account,
         resource_policy=policy,
-        conditions=Conditions(call, request, OnAccount(), None, ""),
+        circumstances=await circumstances_of(operation, target, request, call, (policy, *policies_of(caller))),
     )
-    lockout.check(query, policy, bypass=bypass)
+    lockout.check(query, policy, bypass=request.bypass_policy_lockout_safety_check)

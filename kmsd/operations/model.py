@@ -97,6 +97,15 @@ class OnAccount(msgspec.Struct, frozen=True):
     """No resource: identity policies of the caller decide, on `*`."""
 
 
+class OnNewKey(msgspec.Struct, frozen=True):
+    """The key that the request makes: it has no policy yet, so identity policies decide, on `key/*` of the account."""
+
+    action: str
+    """The action to authorise."""
+    when: str
+    """The member without which nothing is asked."""
+
+
 class Unrestricted(msgspec.Struct, frozen=True):
     """Nothing is authorised before the handler; it says why, and does so itself."""
 
@@ -133,7 +142,18 @@ class OnLogsKey(msgspec.Struct, frozen=True):
     identifier: str
 
 
-Access = OnKey | OnCiphertext | OnAlias | OnAliasKey | OnAccount | OnLogGroup | OnLogGroups | OnLogsKey | Unrestricted
+Access = (
+    OnKey
+    | OnCiphertext
+    | OnAlias
+    | OnAliasKey
+    | OnAccount
+    | OnNewKey
+    | OnLogGroup
+    | OnLogGroups
+    | OnLogsKey
+    | Unrestricted
+)
 
 
 class Target(msgspec.Struct):
@@ -280,6 +300,8 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     """Errors that are its own, beside those that follow from its access and shapes."""
     writes: bool = False
     """Runs in a transaction; the record is durable before it commits."""
+    creates: bool = False
+    """Makes the resource that it is authorised on: attributes and tags in conditions are those of the request."""
     appends: bool = False
     """Changes nothing in the store: what it does, it does in `Call.after_commit`, once its record is durable."""
     delegates: bool = False

@@ -21,7 +21,7 @@ from kmsd.errors import (
 )
 from kmsd.operations.key_metadata import key_metadata
 from kmsd.operations.key_policy import check_new_policy
-from kmsd.operations.model import Call, OnAccount, Operation, Service
+from kmsd.operations.model import Call, OnAccount, OnNewKey, Operation, Service, Target
 from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, refuse
 
 
@@ -92,13 +92,12 @@ async def _check(request: Request, call: Call, key_id: str) -> None:
     _check_kind(request)
     tags.check_count(tags.as_mapping(request.tags), call.world.limits.tags_per_key)
     account = call.caller.account
-    check_new_policy(
+    await check_new_policy(
+        OPERATION,
         _policy(request, call),
         request,
         call,
-        arn=call.world.place.key(account, key_id),
-        account=account,
-        bypass=request.bypass_policy_lockout_safety_check,
+        Target(arn=call.world.place.key(account, key_id)),
     )
     await _check_count(call)
 
@@ -138,7 +137,8 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnAccount(),),
+    # CreateKey: "To use the Tags parameter, kms:TagResource (IAM policy)".
+    access=(OnAccount(), OnNewKey("TagResource", when="tags")),
     raises=(
         LimitExceededException,
         MalformedPolicyDocumentException,
@@ -146,5 +146,6 @@ OPERATION = Operation(
         UnsupportedOperationException,
     ),
     writes=True,
+    creates=True,
     prepare=prepare,
 )

@@ -7,11 +7,10 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from kmsd.domain import shapes
+from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
 from kmsd.operations.model import Call, OnKey, Operation, Service
-
-DEFAULT_DAYS = 365
 
 
 class Request(shapes.Shape, frozen=True):
@@ -24,7 +23,7 @@ class Request(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> None:
     """The first period begins now; asking again for the same one changes nothing."""
     # Asked again without a period, a key keeps the one that it has.
-    days = request.rotation_period_in_days or call.key.rotation_period_days or DEFAULT_DAYS
+    days = request.rotation_period_in_days or call.key.rotation_period_days or DEFAULT_ROTATION_DAYS
     if days == call.key.rotation_period_days:
         return
     key = replace(call.key, rotation_period_days=days, next_rotation_at=call.now + timedelta(days=days))

@@ -23,8 +23,8 @@ class Request(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> None:
     """Every process decides by the new one once this has been answered."""
     check_policy_name(request.policy_name)
-    key, bypass = call.key, request.bypass_policy_lockout_safety_check
-    check_new_policy(request.policy, request, call, arn=key.arn, account=key.account, bypass=bypass)
+    key = call.key
+    await check_new_policy(OPERATION, request.policy, request, call, call.targets[0])
     await call.transaction.update_key(key, replace(key, policy=request.policy))
 
 

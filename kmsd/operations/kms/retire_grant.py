@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from kmsd.authz.query import Denied
 from kmsd.authz.retire import may_retire
 from kmsd.custody import grant_tokens
@@ -62,6 +64,13 @@ async def _find(request: Request, call: Call) -> Grant:
 async def _authorise(grant: Grant, key: Key, request: Request, call: Call) -> None:
     target = Target(arn=key.arn, key=key)
     query = await query_about(OPERATION, ACCESS, target, request, call)
+    # "kms:GrantConstraintType", "kms:EncryptionContext:…" for RetireGrant: those of the grant (Service Authorization
+    # Reference).
+    query = replace(
+        query,
+        encryption_context=grant.encryption_context_equals or grant.encryption_context_subset or {},
+        circumstances=replace(query.circumstances, grant=grant),
+    )
     decision = may_retire(query, grant)
     if isinstance(decision, Denied):
         call.targets[:] = [target]

@@ -95,5 +95,6 @@ OPERATION = Operation(
         TooManyTagsException,
     ),
     writes=True,
+    creates=True,
     prepare=prepare,
 )

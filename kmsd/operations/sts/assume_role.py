@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from msgspec.structs import replace
+
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.policy_document import parse
+from kmsd.authz.new_policy import parse_new
 from kmsd.authz.query import Denied, Query
 from kmsd.custody import sessions
 from kmsd.domain import shapes, sts_shapes
@@ -19,7 +21,7 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.conditions import Conditions
+from kmsd.operations.conditions import circumstances_of
 from kmsd.operations.model import Call, Operation, Service, Target, Unrestricted
 from kmsd.operations.sts.credentials import credentials
 from kmsd.operations.symmetric import refuse
@@ -70,7 +72,7 @@ async def handle(request: Request, call: Call) -> Response:
     role = await _authorised(request, call)
     seconds = _duration(request, role, call)
     if request.policy is not None:
-        parse(request.policy, kind=PolicyKind.SESSION)
+        parse_new(request.policy, kind=PolicyKind.SESSION)
     policies = None if request.policy is None else (request.policy,)
     name = request.role_session_name
     made = await sessions.for_role(
@@ -93,18 +95,21 @@ async def _authorised(request: Request, call: Call) -> Role:
     role = await call.books.role(named["account"], named["name"])
     if role is None:
         _deny(request, call, "the role does not exist")
+    target = Target(arn=role.arn)
+    circumstances = await circumstances_of(OPERATION, target, request, call, ())
     query = Query(
         caller=call.caller,
         action=OPERATION.action,
         resource=role.arn,
         resource_account=role.account,
         resource_policy=role.trust_policy,
-        conditions=Conditions(call, request, ACCESS, None, ""),
+        circumstances=replace(circumstances, tags=role.tags),
     )
     decision = authorize(query)
     if isinstance(decision, Denied):
         _deny(request, call, decision.reason)
-    call.targets[:] = [Target(arn=role.arn, decision=decision, query=query)]
+    target.decision, target.query = decision, query
+    call.targets[:] = [target]
     return role
 
 

@@ -1,0 +1,323 @@
+"""The condition keys that the daemon provides: for which actions, and from where.
+
+This is the one declaration of them. Evaluation looks values up here, `kmsd.authz.new_policy` refuses a Deny on any
+other key, and docs/condition-keys.md is generated from it. Sources: IAM User Guide, AWS global condition context keys;
+KMS Developer Guide, AWS KMS condition keys; Service Authorization Reference.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+from kmsd.authz import condition_values as values
+from kmsd.authz import grants
+from kmsd.authz.absent_condition_keys import NOT_PROVIDED
+from kmsd.authz.circumstances import named
+from kmsd.authz.wildcard import fold
+
+
+class ConditionKey(msgspec.Struct, frozen=True):
+    """A condition key that the daemon provides."""
+
+    name: str
+    """As AWS writes it; `${…}` at its end stands for a name of the request's or the resource's own."""
+    value: values.Getter
+    source: str
+    """Where the value comes from: a sentence for docs/condition-keys.md."""
+    actions: frozenset[str] = frozenset()
+    """The actions that have it; empty: all whose request or resource has such a value."""
+    is_fixed: bool = False
+    """True if it follows from the caller or the encryption context: no given value replaces it."""
+
+    @property
+    def prefix(self) -> str | None:
+        """The folded part before `${`; None for a key that is one name."""
+        start, opening, _ = self.name.partition("${")
+        return fold(start) if opening else None
+
+
+def _kms(*operations: str) -> frozenset[str]:
+    return frozenset(f"kms:{operation}" for operation in operations)
+
+
+CRYPTOGRAPHIC = _kms(*grants.CRYPTOGRAPHIC)
+_WITH_CONTEXT = CRYPTOGRAPHIC | _kms("CreateGrant", "RetireGrant")
+_WITH_TAGS = _kms("CreateKey", "TagResource") | {"logs:CreateLogGroup", "logs:TagLogGroup", "logs:TagResource"}
+_WITH_TAG_KEYS = _WITH_TAGS | {"kms:UntagResource", "logs:UntagLogGroup", "logs:UntagResource"}
+
+
+_PRINCIPAL = (
+    ConditionKey(
+        "aws:PrincipalArn",
+        values.of_person(lambda caller: caller.principal_arn),
+        "ARN of user, role or root",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:PrincipalAccount",
+        values.of_person(lambda caller: caller.account),
+        "account of user, role or root",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:PrincipalTag/${TagKey}",
+        lambda query, name: named(query.caller.tags, name),
+        "tag of the user or role",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:PrincipalIsAWSService",
+        values.of_caller(lambda caller: values.truth(values.is_service(caller))),
+        "`true` where the log service uses a key for a log group, else `false`",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:PrincipalServiceName",
+        values.of_caller(lambda caller: caller.arn if values.is_service(caller) else None),
+        "`logs.REGION.amazonaws.com` where the log service uses a key",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:PrincipalServiceNamesList",
+        values.of_caller(values.service_names),
+        "the regional and the general name of the log service where it uses a key",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:PrincipalType",
+        values.of_caller(lambda caller: caller.principal_type.value),
+        "`User`, `AssumedRole`, `Account`, `Service`",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:userid",
+        values.of_person(lambda caller: caller.principal_id or None),
+        "unique id of the principal",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:username", values.of_person(lambda caller: caller.user_name), "name of the user; users only", is_fixed=True
+    ),
+    ConditionKey(
+        "aws:TokenIssueTime",
+        values.of_caller(lambda caller: None if caller.issued_at is None else caller.issued_at.isoformat()),
+        "when the temporary credentials were issued",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:MultiFactorAuthPresent",
+        values.of_caller(lambda caller: None if caller.issued_at is None else "false"),
+        "`false` with temporary credentials: there are no MFA devices",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "kms:CallerAccount", values.of_caller(lambda caller: caller.account), "account of the caller", is_fixed=True
+    ),
+)
+
+_REQUEST = (
+    ConditionKey(
+        "aws:SourceIp", values.circumstance("address"), "address of the client; none for a Unix socket or a service"
+    ),
+    ConditionKey("aws:UserAgent", values.circumstance("user_agent"), "header User-Agent"),
+    ConditionKey(
+        "aws:SecureTransport",
+        lambda query, _: values.truth(query.circumstances.is_secure),
+        "`true` for TLS and for the log service, which crosses no network; `false` for plain HTTP and Unix sockets",
+    ),
+    ConditionKey("aws:CurrentTime", values.current_time, "time of the request"),
+    ConditionKey("aws:EpochTime", values.epoch_time, "time of the request, in seconds since 1970"),
+    ConditionKey("aws:RequestedRegion", values.circumstance("region"), "the configured region"),
+    ConditionKey(
+        "aws:ViaAWSService",
+        lambda *_: "false",
+        "`false`: no service of the daemon acts with a caller's credentials; the log service acts with its own name",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:SourceArn",
+        values.circumstance("source_arn"),
+        "ARN of the log group or query results, where the log service uses a key",
+    ),
+    ConditionKey(
+        "aws:SourceAccount",
+        values.of_caller(lambda caller: caller.account if values.is_service(caller) else None),
+        "account of the log group, where the log service uses a key",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:RequestTag/${TagKey}",
+        lambda query, name: named(values.request_tags(query), name),
+        "tag in the request",
+        _WITH_TAGS,
+    ),
+    ConditionKey("aws:TagKeys", values.tag_keys, "tag keys in the request", _WITH_TAG_KEYS),
+    ConditionKey(
+        "aws:ResourceAccount",
+        lambda query, _: query.resource_account or None,
+        "account of the resource; of the caller for actions without one",
+    ),
+    ConditionKey(
+        "aws:ResourceTag/${TagKey}",
+        values.resource_tag,
+        "tag of the key, log group or role; in CreateKey and CreateLogGroup, tag in the request",
+    ),
+    ConditionKey(
+        "iam:ResourceTag/${TagKey}",
+        lambda query, name: named(query.circumstances.tags, name),
+        "tag of the role",
+        frozenset({"sts:AssumeRole"}),
+    ),
+    ConditionKey("sts:ExternalId", values.member("external_id"), "member ExternalId", frozenset({"sts:AssumeRole"})),
+    ConditionKey(
+        "sts:RoleSessionName",
+        values.member("role_session_name"),
+        "member RoleSessionName",
+        frozenset({"sts:AssumeRole"}),
+    ),
+)
+
+_SPEC = values.of_key("SYMMETRIC_DEFAULT", values.member("key_spec", "customer_master_key_spec"), "SYMMETRIC_DEFAULT")
+_USAGE = values.of_key("ENCRYPT_DECRYPT", values.member("key_usage"), "ENCRYPT_DECRYPT")
+
+_KMS = (
+    ConditionKey(
+        "kms:BypassPolicyLockoutSafetyCheck",
+        values.member("bypass_policy_lockout_safety_check"),
+        "member BypassPolicyLockoutSafetyCheck, or `false`",
+        _kms("CreateKey", "PutKeyPolicy"),
+    ),
+    ConditionKey("kms:CustomerMasterKeySpec", _SPEC, "the older name of kms:KeySpec"),
+    ConditionKey("kms:CustomerMasterKeyUsage", _USAGE, "the older name of kms:KeyUsage"),
+    ConditionKey("kms:EncryptionAlgorithm", lambda *_: "SYMMETRIC_DEFAULT", "`SYMMETRIC_DEFAULT`", CRYPTOGRAPHIC),
+    ConditionKey(
+        "kms:EncryptionContext:${EncryptionContextKey}",
+        lambda query, name: named(query.encryption_context, name),
+        "pair of the encryption context, or of the grant's constraint",
+        _WITH_CONTEXT,
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "kms:EncryptionContextKeys",
+        lambda query, _: tuple(query.encryption_context),
+        "names in the encryption context, or in the grant's constraint",
+        _WITH_CONTEXT,
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "kms:ExpirationModel",
+        values.member("expiration_model"),
+        "member ExpirationModel, or its default",
+        _kms("ImportKeyMaterial"),
+    ),
+    ConditionKey(
+        "kms:GrantConstraintType",
+        values.constraint_type,
+        "kind of the grant's constraint",
+        _kms("CreateGrant", "RetireGrant"),
+    ),
+    ConditionKey(
+        "kms:GrantIsForAWSResource",
+        lambda *_: "false",
+        "`false`: no service of the daemon makes grants",
+        _kms("CreateGrant", "ListGrants", "RevokeGrant"),
+    ),
+    ConditionKey("kms:GrantOperations", values.member("operations"), "member Operations", _kms("CreateGrant")),
+    ConditionKey(
+        "kms:GranteePrincipal", values.member("grantee_principal"), "member GranteePrincipal", _kms("CreateGrant")
+    ),
+    ConditionKey(
+        "kms:KeyOrigin",
+        values.of_key(lambda key: key.origin.value, values.member("origin"), "AWS_KMS"),
+        "origin of the key",
+    ),
+    ConditionKey("kms:KeySpec", _SPEC, "spec of the key"),
+    ConditionKey("kms:KeyUsage", _USAGE, "usage of the key"),
+    ConditionKey(
+        "kms:MultiRegion",
+        values.of_key("false", values.member("multi_region"), "false"),
+        "whether the key is a multi-Region key",
+    ),
+    ConditionKey(
+        "kms:ReEncryptOnSameKey",
+        lambda query, _: values.truth(query.circumstances.reencrypts_on_same_key),
+        "whether source and destination are the same key",
+        _kms("ReEncryptFrom", "ReEncryptTo"),
+    ),
+    ConditionKey("kms:RequestAlias", values.circumstance("alias"), "the alias by which the request names the key"),
+    ConditionKey("kms:ResourceAliases", values.circumstance("aliases"), "the aliases of the key"),
+    ConditionKey(
+        "kms:RetiringPrincipal", values.member("retiring_principal"), "member RetiringPrincipal", _kms("CreateGrant")
+    ),
+    ConditionKey(
+        "kms:RotationPeriodInDays",
+        values.rotation_period,
+        "member RotationPeriodInDays, or its default",
+        _kms("EnableKeyRotation"),
+    ),
+    ConditionKey(
+        "kms:ScheduleKeyDeletionPendingWindowInDays",
+        values.member("pending_window_in_days"),
+        "member PendingWindowInDays, or its default",
+        _kms("ScheduleKeyDeletion"),
+    ),
+    ConditionKey("kms:ValidTo", values.valid_to, "member ValidTo", _kms("ImportKeyMaterial")),
+    ConditionKey(
+        "kms:WrappingAlgorithm",
+        values.member("wrapping_algorithm"),
+        "member WrappingAlgorithm",
+        _kms("GetParametersForImport"),
+    ),
+    ConditionKey(
+        "kms:WrappingKeySpec",
+        values.member("wrapping_key_spec"),
+        "member WrappingKeySpec",
+        _kms("GetParametersForImport"),
+    ),
+)
+
+PROVIDED = (*_PRINCIPAL, *_REQUEST, *_KMS)
+
+_BY_NAME = {fold(key.name): key for key in PROVIDED if key.prefix is None}
+_BY_PREFIX = tuple((key.prefix, key) for key in PROVIDED if key.prefix is not None)
+
+
+@lru_cache(maxsize=4096)  # names recur in policies; an entry is never wrong, and the least used is evicted
+def find(folded: str) -> tuple[ConditionKey, str] | None:
+    """Return the provided key of that folded name, and what follows its prefix. None: it is never provided."""
+    key = _BY_NAME.get(folded)
+    if key is not None:
+        return key, ""
+    for prefix, key in _BY_PREFIX:
+        if folded.startswith(prefix):
+            return key, folded.removeprefix(prefix)
+    return None
+
+
+def why_absent(folded: str) -> str:
+    """Return the reason why a key that `find` does not know is never provided."""
+    for name, reason in NOT_PROVIDED.items():
+        start, opening, _ = name.partition("${")
+        if folded == fold(name) or (opening and folded.startswith(fold(start))):
+            return reason
+    return "AWS documents no such condition key for KMS, CloudWatch Logs or STS"
+
+
+@lru_cache(maxsize=4096)  # by the policy's text; an entry is never wrong, and the least used is evicted
+def mentions(policy: str, *fragments: str) -> bool:
+    """True if a policy may ask for a condition key that holds one of `fragments` (folded). False alarms are harmless.
+
+    The text is written anew first: a JSON escape must not hide a condition key, or a Deny on it would never apply.
+    """
+    try:
+        plain = msgspec.json.encode(msgspec.json.decode(policy)).decode().lower()
+    except msgspec.DecodeError:
+        return True
+    return any(fragment in plain for fragment in fragments)
+
+
+ABOUT_THE_RESOURCE = ("resourcealiases", "resourcetag/")
+"""Fragments of the keys whose values only the store can tell: aliases and tags."""
+ABOUT_THE_TIME = ("currenttime", "epochtime")

@@ -1,0 +1,153 @@
+"""Functions that find the values of condition keys in a query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kmsd.authz.circumstances import Values, named
+from kmsd.domain.key import DEFAULT_ROTATION_DAYS
+from kmsd.domain.principal import Caller, PrincipalType
+
+if TYPE_CHECKING:
+    from kmsd.authz.query import Query
+
+Getter = Callable[["Query", str], Values | None]
+"""Return the value for a query; the second argument is what follows the prefix of a key such as `aws:ResourceTag/…`."""
+
+# --- Values that follow from the caller -----------------------------------------------------------------------------
+
+
+def of_caller(value: Callable[[Caller], Values | None]) -> Getter:
+    """Take the value from the caller."""
+    return lambda query, _: value(query.caller)
+
+
+def of_person(value: Callable[[Caller], Values | None]) -> Getter:
+    """Return the value for a user, role session or root; a service of the daemon has none."""
+    return lambda query, _: None if is_service(query.caller) else value(query.caller)
+
+
+def is_service(caller: Caller) -> bool:
+    """True if a service of the daemon acts, not a person."""
+    return caller.principal_type is PrincipalType.SERVICE
+
+
+def truth(value: bool | None) -> str | None:  # noqa: FBT001  # the value itself
+    """Return a boolean as policies write it."""
+    return None if value is None else "true" if value else "false"
+
+
+def service_names(caller: Caller) -> tuple[str, ...] | None:
+    """Return the regional and the general name of a service: `logs.us-east-1.amazonaws.com`, `logs.amazonaws.com`."""
+    if not is_service(caller):
+        return None
+    return caller.arn, f"{caller.arn.partition('.')[0]}.amazonaws.com"
+
+
+# --- Values that follow from the request ----------------------------------------------------------------------------
+
+
+def member(*names: str) -> Getter:
+    """Return the first member of the request that is present, or else its default."""
+
+    def value(query: Query, _: str) -> Values | None:
+        for name in names:
+            found = getattr(query.circumstances.request, name, None)
+            if found is not None:
+                return _text(found)
+        return None
+
+    return value
+
+
+def _text(value: Any) -> Values | None:
+    match value:
+        case bool():
+            return truth(value)
+        case list() | tuple():
+            return tuple(str(item) for item in value)
+        case _:
+            return str(value)
+
+
+def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str) -> Getter:
+    """Return an attribute of the key that the request names, or, for CreateKey, of the key that it asks for."""
+
+    def value(query: Query, name: str) -> Values | None:
+        key = query.circumstances.key
+        if key is not None:
+            return of_key if isinstance(of_key, str) else of_key(key)
+        return (of_request(query, name) or default) if query.circumstances.creates else None
+
+    return value
+
+
+def rotation_period(query: Query, _: str) -> Values | None:
+    """Return the period that EnableKeyRotation sets, in days."""
+    # As EnableKeyRotation has it: asked again without a period, a key keeps the one that it has.
+    days = getattr(query.circumstances.request, "rotation_period_in_days", None)
+    key = query.circumstances.key
+    if days is None and key is not None:
+        days = key.rotation_period_days
+    return str(days or DEFAULT_ROTATION_DAYS)
+
+
+def valid_to(query: Query, _: str) -> Values | None:
+    """Return the member ValidTo of ImportKeyMaterial as a date."""
+    value = getattr(query.circumstances.request, "valid_to", None)
+    return None if value is None else datetime.fromtimestamp(value, UTC).isoformat()
+
+
+def constraint_type(query: Query, _: str) -> Values | None:
+    """Return the kind of constraint of the grant that is made or retired."""
+    grant = query.circumstances.grant
+    if grant is not None:
+        equals, subset = grant.encryption_context_equals, grant.encryption_context_subset
+    else:
+        constraints = getattr(query.circumstances.request, "constraints", None)
+        # An empty map in a request means that the constraint is absent.
+        equals = getattr(constraints, "encryption_context_equals", None) or None
+        subset = getattr(constraints, "encryption_context_subset", None) or None
+    if equals is not None:
+        return "EncryptionContextEquals"
+    return None if subset is None else "EncryptionContextSubset"
+
+
+def request_tags(query: Query) -> dict[str, str]:
+    """Return the tags in the request."""
+    tags = getattr(query.circumstances.request, "tags", None) or ()
+    if isinstance(tags, dict):  # as Logs has them
+        return tags
+    return {tag.tag_key: tag.tag_value for tag in tags}
+
+
+def tag_keys(query: Query, _: str) -> Values | None:
+    """Return the tag keys in the request, with or without values."""
+    keys = getattr(query.circumstances.request, "tag_keys", None)
+    return tuple(request_tags(query) if keys is None else keys)
+
+
+def resource_tag(query: Query, name: str) -> Values | None:
+    """Return a tag of the resource."""
+    # "This key is included … in requests that create a resource with an attached tag" (aws:ResourceTag).
+    circumstances = query.circumstances
+    return named(request_tags(query) if circumstances.creates else circumstances.tags, name)
+
+
+def current_time(query: Query, _: str) -> Values | None:
+    """Return the time of the request as a date."""
+    now = query.circumstances.now
+    return None if now is None else now.isoformat().replace("+00:00", "Z")
+
+
+def epoch_time(query: Query, _: str) -> Values | None:
+    """Return the time of the request in whole seconds since 1970."""
+    now = query.circumstances.now
+    return None if now is None else str(int(now.timestamp()))
+
+
+def circumstance(name: str) -> Getter:
+    """Take a field of the circumstances."""
+    return lambda query, _: getattr(query.circumstances, name) or None

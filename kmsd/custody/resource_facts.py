@@ -1,0 +1,23 @@
+"""What policies may ask of a key that only the store can tell: its aliases and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from kmsd.authz.condition_keys import ABOUT_THE_RESOURCE, mentions
+from kmsd.domain.key import Key
+from kmsd.ports import Reader
+
+EVERY = 2**31
+"""Aliases that are read: all. One that was left out might be the one that a Deny names."""
+
+
+async def of_key(
+    books: Reader, key: Key | None, policies: Iterable[str], now: datetime
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Return the names of a key's aliases, and its tags; both empty where none of `policies` may ask for them."""
+    if key is None or not any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
+        return (), {}
+    aliases = await books.aliases_after(key.account, "", EVERY, key_id=key.key_id, now=now)
+    return tuple(alias.name for alias in aliases), await books.tags_of(key.key_id)
