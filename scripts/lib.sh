@@ -38,6 +38,21 @@ find_python() {
     fail "Python 3.11 or newer is needed (Debian 12: apt-get install python3; elsewhere set PYTHON=/path/to/python3)"
 }
 
+# install_locked PYTHON FILE...: exactly what the locks pin. The locks are complete, so pip resolves nothing: what is
+# released later changes nothing. Only wheels, so that nothing is built with what is not pinned.
+install_locked() {
+    local python=$1 file requirements=()
+    shift
+    for file in "$@"; do requirements+=(-r "$file"); done
+    "$python" -m pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        "${requirements[@]}" || fail "pip could not install the requirements (see above)"
+}
+
+# check_installed PYTHON: every package has what it needs, in the version that it asks for.
+check_installed() {
+    "$1" -m pip check -q --disable-pip-version-check >&2 || fail "a requirement lacks what it needs (see above)"
+}
+
 # need_environment FILE...: .venv with exactly what the requirement files pin, and kmsd itself, editable.
 need_environment() {
     local python stamp file
@@ -47,13 +62,12 @@ need_environment() {
     say "setting up .venv"
     [ -x "$root/.venv/bin/python" ] && "$root/.venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         "$python" -m venv --clear "$root/.venv" || fail "python -m venv failed (Debian: apt-get install python3-venv)"
-    local install=("$root/.venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps)
-    "${install[@]}" --require-hashes -r "$root/requirements-build.txt" || fail "pip could not install the build tools (see above)"
     local requirements=()
-    for file in "$@"; do requirements+=(-r "$root/$file"); done
-    "${install[@]}" --require-hashes "${requirements[@]}" || fail "pip could not install the requirements (see above)"
-    "${install[@]}" --no-build-isolation -e "$root" || fail "pip could not install kmsd (see above)"
-    "$root/.venv/bin/python" -m pip check -q --disable-pip-version-check >&2 || fail "a requirement lacks what it needs (see above)"
+    for file in requirements-build.txt "$@"; do requirements+=("$root/$file"); done
+    install_locked "$root/.venv/bin/python" "${requirements[@]}"
+    "$root/.venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e "$root" ||
+        fail "pip could not install kmsd (see above)"
+    check_installed "$root/.venv/bin/python"
     printf '%s\n' "$stamp" >"$root/.venv/stamp"
 }
 
