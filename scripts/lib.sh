@@ -38,23 +38,51 @@ find_python() {
     fail "Python 3.11 or newer is needed (Debian 12: apt-get install python3; elsewhere set PYTHON=/path/to/python3)"
 }
 
+# install_locked PYTHON FILE...: exactly what the locks pin. The locks are complete, so pip resolves nothing: what is
+# released later changes nothing. Only wheels, so that nothing is built with what is not pinned.
+install_locked() {
+    local python=$1 file requirements=()
+    shift
+    for file in "$@"; do requirements+=(-r "$file"); done
+    "$python" -m pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        "${requirements[@]}" || fail "pip could not install the requirements (see above)"
+}
+
+# check_installed PYTHON: every package has what it needs, in the version that it asks for.
+check_installed() {
+    "$1" -m pip check -q --disable-pip-version-check >&2 || fail "a requirement lacks what it needs (see above)"
+}
+
 # need_environment FILE...: .venv with exactly what the requirement files pin, and kmsd itself, editable.
 need_environment() {
-    local python stamp file
+    local python stamp file line missing=
     python=$(find_python)
-    stamp=$({ "$python" --version; cat "$root/pyproject.toml" "$root/requirements-build.txt"; for file in "$@"; do cat "$root/$file"; done; } | sha256sum)
-    [ "$(cat "$root/.venv/stamp" 2>/dev/null)" = "$stamp" ] && return
+    stamp=$("$python" --version; cd "$root" && sha256sum pyproject.toml requirements-build.txt "$@")
+    # One line for each file: what scripts/test has set up is all that scripts/run needs, and stays as it is.
+    while read -r line; do grep -Fxqs -- "$line" "$root/.venv/stamp" || missing=1; done <<<"$stamp"
+    [ -z "$missing" ] && return
     say "setting up .venv"
     [ -x "$root/.venv/bin/python" ] && "$root/.venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         "$python" -m venv --clear "$root/.venv" || fail "python -m venv failed (Debian: apt-get install python3-venv)"
-    local install=("$root/.venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps)
-    "${install[@]}" --require-hashes -r "$root/requirements-build.txt" || fail "pip could not install the build tools (see above)"
     local requirements=()
-    for file in "$@"; do requirements+=(-r "$root/$file"); done
-    "${install[@]}" --require-hashes "${requirements[@]}" || fail "pip could not install the requirements (see above)"
-    "${install[@]}" --no-build-isolation -e "$root" || fail "pip could not install kmsd (see above)"
-    "$root/.venv/bin/python" -m pip check -q --disable-pip-version-check >&2 || fail "a requirement lacks what it needs (see above)"
+    for file in requirements-build.txt "$@"; do requirements+=("$root/$file"); done
+    install_locked "$root/.venv/bin/python" "${requirements[@]}"
+    "$root/.venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e "$root" ||
+        fail "pip could not install kmsd (see above)"
+    check_installed "$root/.venv/bin/python"
     printf '%s\n' "$stamp" >"$root/.venv/stamp"
+}
+
+# set_value FILE SECTION NAME VALUE: the value of NAME in one section of a TOML file; section "" is what precedes the first.
+set_value() {
+    local file=$1 section=$2 name=$3 value=$4
+    awk -v wanted="[$section]" -v name="$name" -v value="$value" '
+        BEGIN { current = "[]" }
+        /^[[:space:]]*\[/ { current = $0; gsub(/[[:space:]]|#.*/, "", current) }
+        current == wanted && $0 ~ "^[[:space:]]*" name "[[:space:]]*=" { $0 = name " = " value; found = 1 }
+        { print }
+        END { exit !found }' "$file" >"$file.new" || { rm -f "$file.new"; fail "$file has no $name in [$section]"; }
+    mv "$file.new" "$file"
 }
 
 # Where Debian, Fedora and Homebrew put SoftHSM2's module.

@@ -105,24 +105,31 @@ class Daemon:
         return client(self.endpoint, credentials or self.admin, service, **options)
 
     def start(self, *, ready: bool = True) -> None:
-        """Run `kmsd serve`; wait until it answers."""
+        """Run `kmsd serve`; wait until it answers and all its workers have started."""
         command = [sys.executable, "-m", "kmsd", "--config", str(self.config), "serve"]
         log = (self.folder / "serve.log").open("ab")
+        before = log.tell()
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
         log.close()
         if ready:
-            self.wait_ready()
+            self.wait_ready(since=before)
 
-    def wait_ready(self, seconds: float = 30) -> None:
-        """Until `/readyz` says yes. Raises AssertionError with the log if it never does."""
+    def wait_ready(self, seconds: float = 30, since: int | None = None) -> None:
+        """Until `/readyz` says yes; also until the log says, from byte `since` on, that every worker serves.
+
+        Raises AssertionError with the log if that never happens.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
                 break
-            if self.get("/readyz")[0] == 200:
+            if (since is None or self._says_ready(since)) and self.get("/readyz")[0] == 200:
                 return
             time.sleep(0.02)
         raise AssertionError(f"not ready:\n{self.log()}")
+
+    def _says_ready(self, since: int) -> bool:
+        return b'"event": "ready"' in (self.folder / "serve.log").read_bytes()[since:]
 
     def get(self, path: str) -> tuple[int, dict[str, str]]:
         """Status and JSON body of an unsigned GET; status 0 if nobody listens."""

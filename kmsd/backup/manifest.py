@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kmsd.backup.container import Damaged, Part
+from kmsd.domain import canonical_base64
 
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -77,7 +78,7 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise Damaged(f"the part {MANIFEST} names no audit key")
     try:
-        made = base64.b64decode(signature.rstrip(b"\n"), validate=True)
+        made = canonical_base64.decode(signature.removesuffix(b"\n"))
     except ValueError as exc:
         raise Damaged(f"the part {SIGNATURE} is damaged") from exc
     if signature != signature_text(made):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import sys
 from typing import Any
 
@@ -14,6 +12,7 @@ from kmsd.commands.acts import administrative_act
 from kmsd.config import Config
 from kmsd.custody import sealing
 from kmsd.domain import blob as blobs
+from kmsd.domain import canonical_base64
 from kmsd.errors import ServiceError
 
 
@@ -29,8 +28,9 @@ def add_to(commands: Any) -> None:
 async def run(config: Config, options: argparse.Namespace) -> int:
     """The plaintext on standard output. The operator's way in a disaster: key state and policies are not asked."""
     try:
-        blob = blobs.parse(base64.b64decode(sys.stdin.buffer.read(), validate=False))
-    except (binascii.Error, blobs.MalformedBlob) as exc:
+        # Tools break the lines of base64, and end it with one.
+        blob = blobs.parse(canonical_base64.decode(b"".join(sys.stdin.buffer.read().split())))
+    except (ValueError, blobs.MalformedBlob) as exc:
         print(f"kmsd: this is no ciphertext blob: {exc}", file=sys.stderr)
         return 1
     context = dict(pair.split("=", 1) for pair in options.context)

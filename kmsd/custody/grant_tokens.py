@@ -7,10 +7,10 @@ does not open by itself; but one that is not ours, or whose grant is gone, is re
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 
 from kmsd.custody.service_box import ServiceBox
+from kmsd.domain import canonical_base64
 from kmsd.domain.grant import Grant
 from kmsd.errors import InvalidGrantTokenException
 from kmsd.ports import NotAuthentic, Reader
@@ -26,9 +26,9 @@ async def issue(grant: Grant, box: ServiceBox) -> str:
 async def grant_of(token: str, books: Reader, box: ServiceBox) -> Grant:
     """The grant that a token proves. Raises InvalidGrantTokenException."""
     try:
-        sealed = base64.b64decode(token, altchars=b"-_", validate=True)
+        sealed = canonical_base64.decode(token, altchars=b"-_")
         grant_id = (await box.open(_PURPOSE, "", sealed)).hex()
-    except (binascii.Error, ValueError, NotAuthentic) as exc:
+    except (ValueError, NotAuthentic) as exc:
         raise InvalidGrantTokenException(detail="not a grant token of this daemon") from exc
     grant = await books.grant(grant_id)
     if grant is None:

@@ -7,14 +7,13 @@ are cut by position (keyset), not by number: what is inserted or deleted meanwhi
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
 from kmsd.custody.service_box import ServiceBox
-from kmsd.domain import encryption_context
+from kmsd.domain import canonical_base64, encryption_context
 from kmsd.errors import InvalidMarkerException
 from kmsd.ports import NotAuthentic
 
@@ -54,9 +53,9 @@ class Pager(msgspec.Struct, frozen=True):
         if marker is None:
             return ""
         try:
-            sealed = base64.b64decode(marker, altchars=b"-_", validate=True)
+            sealed = canonical_base64.decode(marker, altchars=b"-_")
             return (await self.box.open(_PURPOSE, self._subject, sealed)).decode()
-        except (binascii.Error, ValueError, NotAuthentic) as exc:
+        except (ValueError, NotAuthentic) as exc:
             raise InvalidMarkerException("The marker is not valid for this request.") from exc
 
     async def cut(self, found: Sequence[_Item], position: Callable[[_Item], str]) -> Page[_Item]:

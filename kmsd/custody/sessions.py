@@ -7,7 +7,6 @@ change (the role, its policies, the user's key) is read from the store each time
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 import string
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from kmsd.custody.service_box import ServiceBox
+from kmsd.domain import canonical_base64
 from kmsd.domain.arn import Place
 from kmsd.domain.identity import AccessKeyStatus, Role, User
 from kmsd.domain.principal import Caller, PrincipalType
@@ -87,8 +87,8 @@ async def _issue(box: ServiceBox, session: Session) -> TemporaryCredentials:
 async def open_token(box: ServiceBox, access_key_id: str, token: str) -> Session:
     """What a token holds. Raises UnrecognizedClientException if it was not issued here for this access key id."""
     try:
-        return _decode(await box.open(PURPOSE, access_key_id, base64.b64decode(token, validate=True)))
-    except (binascii.Error, ValueError, NotAuthentic) as exc:
+        return _decode(await box.open(PURPOSE, access_key_id, canonical_base64.decode(token)))
+    except (ValueError, NotAuthentic) as exc:
         raise UnrecognizedClientException(INVALID, detail="not a session token of this daemon") from exc
 
 

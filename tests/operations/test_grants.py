@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -87,8 +88,13 @@ def test_tokens_cannot_be_forged(kms: Any, key_id: str) -> None:
     """A changed, invented or outlived token is refused wherever tokens are taken."""
     made = grant(kms, key_id, RetiringPrincipal=ME)
     token = made["GrantToken"]
-    # The last character carries two bits of padding only; change one that counts.
-    for forged in (token[:-6] + ("A" if token[-6] != "A" else "B") + token[-5:], "AAAA", "x", token[8:]):
+    letters = token.rstrip("=")
+    assert letters != token, "no unused bits to change"
+    # The same bytes in another text: one of the unused bits of the last letter is set.
+    other_text = letters[:-1] + chr(ord(letters[-1]) + 1) + "=" * (len(token) - len(letters))
+    assert base64.urlsafe_b64decode(other_text) == base64.urlsafe_b64decode(token)
+    changed = token[:-6] + ("A" if token[-6] != "A" else "B") + token[-5:]
+    for forged in (changed, other_text, letters, "AAAA", "x", token[8:]):
         assert error_of(kms.encrypt, KeyId=key_id, Plaintext=b"x", GrantTokens=[forged]) == "InvalidGrantTokenException"
         assert error_of(kms.retire_grant, GrantToken=forged) == "InvalidGrantTokenException"
     kms.retire_grant(GrantToken=token)

@@ -145,6 +145,28 @@ def test_no_flipped_bit_hides_a_copied_checkpoint(trail: Trail, tmp_path: Path) 
         assert list(in_copies(path)) == []
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_every_flipped_bit_of_the_copies_is_found(trail: Trail, copy: Path, *, archived: bool) -> None:
+    """Also one in the name of a writer, where files may have been archived."""
+    for path in copy.glob("worker-*"):
+        path.unlink()
+    path = copy / COPIES
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if b'"writer":"cli"' in line]
+    assert lines
+    whole = lines[-1]
+    path.write_bytes(whole)
+    assert findings(trail.verify(copy, archived=archived)) == []
+    missed = []
+    for at in range(len(whole) - 1):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            path.write_bytes(data)
+            if not trail.verify(copy, archived=archived).findings:
+                missed.append((at, bit))
+    assert missed == []
+
+
 def _found_in(trail: Trail, copy: Path, path: Path) -> bool:
     """Whether verification finds anything; of a chain, only that chain is walked."""
     others: list[Path] = []

@@ -7,7 +7,6 @@ so each line commits to all before it, across files. The format is append-only: 
 
 from __future__ import annotations
 
-import base64
 import re
 from datetime import UTC, date, datetime
 from hashlib import sha256
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from kmsd.domain import canonical_base64
 
 FORMAT = 1
 GENESIS = b"0" * 64
@@ -119,6 +120,17 @@ def own_members(record: bytes) -> dict[str, Any] | None:
     return members
 
 
+def pinned_key(members: dict[str, Any]) -> bytes | None:
+    """The DER public key that the first line of a file pins; None if it pins none. Raises `Malformed`."""
+    key = members.get("publicKey")
+    if key is None:
+        return None
+    try:
+        return canonical_base64.decode(key)
+    except (ValueError, TypeError) as exc:
+        raise Malformed("the public key is not canonical base64") from exc
+
+
 def instant(at: datetime) -> str:
     """`2026-11-22T06:30:00.123456Z`."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -155,12 +167,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     def signature_bytes(self) -> bytes:
         """DER. Raises `Malformed`, also for base64 that says the same in other letters."""
         try:
-            signature = base64.b64decode(self.signature, validate=True)
+            return canonical_base64.decode(self.signature)
         except ValueError as exc:
-            raise Malformed("the signature is not base64") from exc
-        if base64.b64encode(signature).decode() != self.signature:
-            raise Malformed("the signature is not canonical base64")
-        return signature
+            raise Malformed("the signature is not canonical base64") from exc
 
     def line(self) -> bytes:
         """As it stands in the trail, in the copies and in an anchor."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 
 import msgspec
 
-from kmsd.adapters.journal.lines import Head, Malformed, digest_of, own_members, split
+from kmsd.adapters.journal.lines import Head, Malformed, digest_of, own_members, pinned_key, split
 
 WINDOW = 1024 * 1024
 """How much of the end is checked when a writer starts; `kmsd audit verify` checks all of it."""
@@ -67,10 +66,9 @@ def _follow(lines: list[bytes]) -> tuple[Head, bool]:
 def _pinned(first: bytes) -> bytes | None:
     try:
         members = own_members(split(first.rstrip(b"\n"))[1])
+        return None if members is None else pinned_key(members)
     except Malformed:
         return None
-    key = None if members is None else members.get("publicKey")
-    return base64.b64decode(key) if isinstance(key, str) else None
 
 
 def ends_with(path: Path, end: int, last_line: bytes) -> bool:

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from kmsd.adapters.journal import claims
 from kmsd.adapters.journal.claims import Claim, Signatures
-from kmsd.adapters.journal.lines import COPIES, FileName, files_of
+from kmsd.adapters.journal.lines import COPIES, FileName, Malformed, files_of, pinned_key
 from kmsd.adapters.journal.report import Finding, Report
-from kmsd.adapters.journal.walk import ChainWalk, opening
+from kmsd.adapters.journal.walk import UNSIGNED, ChainWalk, opening
 
 
 def verify(
@@ -38,7 +36,12 @@ def verify(
         walk = ChainWalk(writer, found, signatures, report, archived=archived)
         report.chains.append(walk.run([claim for claim in outside if claim.checkpoint.writer == writer]))
     for claim in outside:
-        if claim.checkpoint.writer not in files and not archived:
+        if claim.checkpoint.writer in files:
+            continue
+        if not signatures.holds(claim.checkpoint):
+            # Also where the files of a writer may be gone: an edited name is not a writer that was archived.
+            report.findings.append(Finding(claim.place, claim.line, 0, UNSIGNED))
+        elif not archived:
             text = f"a checkpoint names the writer {claim.checkpoint.writer}, but all its files are missing"
             report.findings.append(Finding(claim.place, claim.line, 0, text))
     if not files:
@@ -76,10 +79,10 @@ def _pinned_keys(files: dict[str, list[tuple[FileName, Path]]]) -> tuple[bytes, 
     for _, _, _, path in oldest:
         with path.open("rb") as file:
             members = opening(file.readline(65536).rstrip(b"\n"))
-        key = None if members is None else members.get("publicKey")
-        if isinstance(key, str):
-            try:
-                return (claims.public_key_of(msgspec.convert(key, bytes)),)
-            except msgspec.ValidationError as exc:
-                raise claims.BadKey(f"{path.name} pins something that is no public key") from exc
+        try:
+            key = None if members is None else pinned_key(members)
+        except Malformed as exc:
+            raise claims.BadKey(f"{path.name} pins something that is no public key") from exc
+        if key is not None:
+            return (claims.public_key_of(key),)
     return ()

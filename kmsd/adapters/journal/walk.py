@@ -22,10 +22,12 @@ from kmsd.adapters.journal.lines import (
     digest_of,
     fingerprint,
     own_members,
+    pinned_key,
     split,
 )
 from kmsd.adapters.journal.report import Chain, Finding, Report
 
+UNSIGNED = "the signature of this checkpoint does not hold under the audit key"
 CHUNK = 8 * 1024 * 1024
 SLACK = 10
 """A chain that was written to and not signed for so many of its intervals is a finding."""
@@ -114,8 +116,7 @@ class ChainWalk:
                 text = f"this checkpoint is of the writer {checkpoint.writer}"
                 self._report.findings.append(Finding(*where, text))
             elif not self._signatures.holds(checkpoint):
-                text = "the signature of this checkpoint does not hold under the audit key"
-                self._report.findings.append(Finding(*where, text))
+                self._report.findings.append(Finding(*where, UNSIGNED))
             elif claim.at_sequence and claim.at_sequence <= checkpoint.sequence:
                 self._report.findings.append(Finding(*where, "this checkpoint names a line that comes after it"))
             else:
@@ -159,21 +160,21 @@ class ChainWalk:
         ):
             if not holds:
                 self._finding(text, self._head.sequence + 1)
-        self._check_key(members.get("publicKey"))
+        self._check_key(members)
         lines, seconds = members.get("checkpointLines"), members.get("checkpointSeconds")
         if isinstance(lines, int) and isinstance(seconds, int | float):
             self._limit = (lines, float(seconds))
 
-    def _check_key(self, key: object) -> None:
-        if key is None:
+    def _check_key(self, members: dict[str, Any]) -> None:
+        try:
+            public_key = pinned_key(members)
+        except Malformed:
+            public_key = b""
+        if public_key is None:
             if self._pins_key:
                 self._finding("this file pins no key, though an earlier one did", self._head.sequence + 1)
             return
         self._pins_key = True
-        try:
-            public_key = msgspec.convert(key, bytes)
-        except msgspec.ValidationError:
-            public_key = b""
         if public_key not in self._report.public_keys:
             self._finding(f"this file pins another key: {fingerprint(public_key)}", self._head.sequence + 1)
 
