@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kmsd.domain import blob as blobs
+from kmsd.domain.alias import check_prefix
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.errors import InvalidCiphertextException, NotFoundException
 from kmsd.operations.logs_finding import find_log_group, find_log_groups, find_logs_key
@@ -41,7 +42,9 @@ async def find_targets(access: Access, request: msgspec.Struct, call: Call) -> S
         case OnCiphertext():
             target = await _find_sealing_key(access, request, call)
         case OnAlias():
-            target = Target(arn=call.world.place.alias(call.caller.account, getattr(request, access.member)))
+            name = getattr(request, access.member)
+            check_prefix(name)
+            target = Target(arn=call.world.place.alias(call.caller.account, name))
         case OnAliasKey():
             target = await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, access.member)), call)
         case OnLogGroup():
