@@ -46,7 +46,9 @@ def send(
         headers |= {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.1"}
     request = AWSRequest(method, endpoint + path, data=body, headers=headers)
     identity = BotoCredentials(credentials.access_key_id, credentials.secret, credentials.session_token)
-    signer = SigV4QueryAuth(identity, service, REGION, expires=60) if presigned else SigV4Auth(identity, service, REGION)
+    signer = (
+        SigV4QueryAuth(identity, service, REGION, expires=60) if presigned else SigV4Auth(identity, service, REGION)
+    )
     signer.add_auth(request)
     connection = http.client.HTTPConnection(headers["Host"], timeout=10)
     try:

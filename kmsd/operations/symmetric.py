@@ -20,7 +20,10 @@ def check_algorithm(algorithm: str | None, key: Key) -> None:
 
 
 def refuse(request: msgspec.Struct, *members: str) -> None:
-    """Raises UnsupportedOperationException naming the first of `members` that the request carries; 0 asks for nothing."""
+    """Raises UnsupportedOperationException naming the first of `members` that the request carries.
+
+    The number 0 asks for nothing (STS, MinimumSessionTokenSize).
+    """
     for member in members:
         if getattr(request, member) not in (None, 0):
             wire_names = dict(zip(request.__struct_fields__, request.__struct_encode_fields__, strict=True))

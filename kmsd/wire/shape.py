@@ -102,7 +102,9 @@ def _forget_empty(struct: type[msgspec.Struct]) -> Change | None:
     the other one as `{}`. An empty list or map is refused, and not absent, where the API gives it a minimum length:
     `Value '{}' at 'tags' failed to satisfy constraint: Member must have length greater than or equal to 1`.
     """
-    emptiable = tuple(attribute for attribute, _, hint, required in members(struct) if not required and _may_be_empty(hint))
+    emptiable = tuple(
+        attribute for attribute, _, hint, required in members(struct) if not required and _may_be_empty(hint)
+    )
     inner = tuple(
         (attribute, change)
         for attribute, _, hint, _ in members(struct)

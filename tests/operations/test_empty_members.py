@@ -17,7 +17,9 @@ from tests.models import fitting, model
 EMPTY: dict[str, Any] = {"list": [], "map": {}}
 
 
-def optional_containers(structure: StructureShape, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Shape]]:
+def optional_containers(
+    structure: StructureShape, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Shape]]:
     """Path and shape of each optional list and map of a request, those of nested structures included."""
     for name, member in structure.members.items():
         if member.type_name in EMPTY and name not in structure.required_members:

@@ -56,9 +56,7 @@ def test_post_is_served_with_a_query_too(house: House) -> None:
 def test_sts_is_asked_by_get(house: House, presigned: bool) -> None:  # noqa: FBT001 (a parameter)
     """A presigned GetCallerIdentity is how other services have a caller prove who he is."""
     path = f"/?{IDENTITY}"
-    answer = send(
-        house.endpoint, house.admin, None, b"", method="GET", path=path, service="sts", presigned=presigned
-    )
+    answer = send(house.endpoint, house.admin, None, b"", method="GET", path=path, service="sts", presigned=presigned)
     assert answer.status == 200
     assert house.admin.arn.encode() in answer.body
 

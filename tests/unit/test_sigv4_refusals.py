@@ -110,7 +110,9 @@ def test_all_scope_faults_in_one_message() -> None:
     )
 
 
-@pytest.mark.parametrize("date", ["", "2", "202611", "2026112", "20261122T12", STAMP, "20261121", "20261123", " 20261122"])
+@pytest.mark.parametrize(
+    "date", ["", "2", "202611", "2026112", "20261122T12", STAMP, "20261121", "20261123", " 20261122"]
+)
 @pytest.mark.parametrize("form", ["X-Amz-Date", "Date", "query"])
 def test_the_scope_is_of_the_day_of_the_signature(date: str, form: str) -> None:
     """Eight digits, and the timestamp's own: a signing key that was derived for any other date opens nothing.
@@ -118,13 +120,11 @@ def test_the_scope_is_of_the_day_of_the_signature(date: str, form: str) -> None:
     The refusal precedes the look-up of the access key: it costs no call of the token, and no cached key its place.
     """
     credential = CREDENTIAL.replace("20261122", date)
+    headers = {name: value for name, value in HEADERS.items() if name != "X-Amz-Date"}
+    headers[form] = STAMP if form == "X-Amz-Date" else "Sun, 22 Nov 2026 12:00:00 GMT"
+    query = {**QUERY, "X-Amz-Credential": credential}
     with pytest.raises(InvalidSignatureException) as refusal:
-        if form == "query":
-            presign({**QUERY, "X-Amz-Credential": credential})
-        else:
-            headers = {name: value for name, value in HEADERS.items() if name != "X-Amz-Date"}
-            headers[form] = STAMP if form == "X-Amz-Date" else "Sun, 22 Nov 2026 12:00:00 GMT"
-            sign(headers, credential=credential)
+        _ = presign(query) if form == "query" else sign(headers, credential=credential)
     assert refusal.value.message == (
         "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
         f"'{date}' != '20261122', from '{STAMP}'."
