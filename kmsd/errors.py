@@ -2,6 +2,7 @@
 
     ServiceError
     ├── (400) one class for each documented client error; the class name is the wire name
+    ├── (404) UnknownOperationException for a method or path that no operation has
     ├── (408) RequestTimeoutException
     ├── (413) RequestEntityTooLargeException
     └── (500) DependencyTimeoutException, KeyUnavailableException, KMSInternalException, ServiceUnavailableException
@@ -13,8 +14,6 @@ JSON protocol uses (docs/divergences.md lists the pairs).
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class ServiceError(Exception):
     """An answer other than success.
@@ -23,7 +22,7 @@ class ServiceError(Exception):
     hold a secret either.
     """
 
-    status: ClassVar[int] = 400
+    status: int = 400
 
     def __init__(self, message: str = "", *, detail: str = "") -> None:
         super().__init__(message)
@@ -84,7 +83,11 @@ class ThrottlingException(ServiceError):
 
 
 class UnknownOperationException(ServiceError):
-    """No such operation."""
+    """No such operation. The status is 404 for a method or path that no operation has, as AWS answers there."""
+
+    def __init__(self, message: str = "", *, detail: str = "", status: int = 400) -> None:
+        super().__init__(message, detail=detail)
+        self.status = status
 
 
 class UnrecognizedClientException(ServiceError):

@@ -147,6 +147,8 @@ def _kind(arn: str) -> str:
     resource = arn.split(":", 5)[5]
     if resource.startswith("role/"):
         return ROLE
+    if resource.startswith("key/"):
+        return KEY
     return LOG_GROUP if resource.startswith("log-group:") else ALIAS
 
 

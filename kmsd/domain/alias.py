@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kmsd.errors import InvalidAliasNameException
+from kmsd.errors import InvalidAliasNameException, ValidationException
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,18 +24,27 @@ class Alias(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
+PREFIX = "alias/"
 _NAME = re.compile(r"alias/[a-zA-Z0-9/_-]+")
 
 
-def check_name(name: str) -> None:
-    """Raises InvalidAliasNameException unless a client may make an alias of this name.
-
-    "The name must start with the word alias followed by a forward slash"; `alias/aws/` is reserved.
-    """
-    if not _NAME.fullmatch(name):
-        raise InvalidAliasNameException(
-            'Alias must start with the prefix "alias/". Please see '
-            "the documentation of CreateAlias for its further characters."
+def check_prefix(name: str) -> None:
+    """Raises ValidationException for what is no name of an alias at all."""
+    if not name.startswith(PREFIX):
+        raise ValidationException(
+            f'Alias must start with the prefix "{PREFIX}". Please see '
+            "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
         )
+
+
+def check_new_name(name: str) -> None:
+    """Raises unless a client may make an alias of this name.
+
+    ValidationException for a name of other characters, InvalidAliasNameException for one below `alias/aws/`, which is
+    reserved.
+    """
+    check_prefix(name)
+    if not _NAME.fullmatch(name):
+        raise ValidationException(f"{name} contains invalid characters for an alias")
     if name.lower().startswith("alias/aws/") or name.lower() == "alias/aws":
         raise InvalidAliasNameException("Alias names that begin with alias/aws/ are reserved.")

@@ -94,6 +94,10 @@ ServicePrincipal = Annotated[str, _SERVICE_PRINCIPAL]
 SourceArn = Annotated[
     str, Constraint(min_length=20, max_length=512, pattern=r"^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$")
 ]
+ResourceOwners = Annotated[
+    list[str],
+    Constraint(min_length=1, max_length=2, member=Constraint(values=("SELF", "OTHER_ACCOUNTS_VIA_RAM"))),
+]
 Limit = Annotated[int, Constraint(minimum=1, maximum=1000)]
 Marker = Annotated[str, _MARKER]
 NumberOfBytes = Annotated[int, Constraint(minimum=1, maximum=1024)]

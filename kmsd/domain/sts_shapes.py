@@ -17,6 +17,7 @@ ExternalId = Annotated[str, Constraint(min_length=2, max_length=1224, pattern=r"
 SerialNumber = Annotated[str, Constraint(min_length=9, max_length=256, pattern=r"[\w+=/:,.@-]*")]
 TokenCode = Annotated[str, Constraint(min_length=6, max_length=6, pattern=r"[\d]*", secret=True)]
 SourceIdentity = Annotated[str, Constraint(min_length=2, max_length=64, pattern=r"[\w+=,.@-]*")]
+SessionTokenSize = Annotated[int, Constraint(minimum=0, maximum=4096)]
 Secret = Annotated[str, Constraint(secret=True)]
 
 
@@ -38,6 +39,9 @@ class ProvidedContext(Shape, frozen=True):
 
     provider_arn: str | None = None
     context_assertion: str | None = None
+
+
+ProvidedContexts = Annotated[list[ProvidedContext], Constraint(min_length=1, max_length=5)]
 
 
 class Credentials(Shape, frozen=True):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from kmsd.domain.shapes import Tag
-from kmsd.errors import LimitExceededException, TagException
+from kmsd.errors import TagException
 
 _ALLOWED = re.compile(r"[\w\s+\-=.:/@]*")
 
@@ -16,7 +16,7 @@ def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for tag in tags:
         if tag.tag_key in found:
-            raise TagException(f"Duplicate tag keys: {tag.tag_key}")
+            raise TagException("Duplicate tag keys")
         check_keys((tag.tag_key,))
         if not _ALLOWED.fullmatch(tag.tag_key) or not _ALLOWED.fullmatch(tag.tag_value):
             raise TagException("Tag keys and values can contain letters, numbers, spaces and + - = . _ : / @ only")
@@ -27,10 +27,10 @@ def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
 def check_keys(tag_keys: Iterable[str]) -> None:
     """Raises TagException for a key that is reserved."""
     if any(tag_key.lower().startswith("aws:") for tag_key in tag_keys):
-        raise TagException("Tag keys cannot start with 'aws:'")
+        raise TagException("Tags beginning with aws: are reserved")
 
 
 def check_count(tags: Mapping[str, str], most: int) -> None:
-    """Raises LimitExceededException for more tags than a key may carry."""
+    """Raises TagException for more tags than a key may carry."""
     if len(tags) > most:
-        raise LimitExceededException(f"Too many tags: a key can have {most}")
+        raise TagException("Too many tags")

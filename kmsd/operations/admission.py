@@ -26,6 +26,11 @@ from kmsd.operations.model import (
 )
 from kmsd.operations.remembered import recall, remember
 
+UNKNOWN_CIPHERTEXT = (
+    "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are "
+    "not allowed to access."
+)
+
 
 async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: Call) -> None:
     """Find, authorise and check the state of everything that the operation reaches; fills `call.targets`.
@@ -83,11 +88,34 @@ async def _permit(
             return
     query = await query_about(operation, access, target, request, call)
     decision = authorize(query)
+    if target.absent:
+        raise _absent(target, query)
     if isinstance(decision, Denied):
-        raise AccessDeniedException(decision.message, detail=decision.reason)
+        raise AccessDeniedException(_concealed(target, query) or decision.message, detail=decision.reason)
     if key is not None and is_settled(query, decision):
         remember(query.action, key, caller, decision)
     target.decision, target.query = decision, query
+
+
+def _absent(target: Target, query: Query) -> AccessDeniedException:
+    """The refusal of what is not there. The record does not name the key that stood for it."""
+    named = target.named or ("" if target.blob is None else f"the key {target.blob.key_id} of the blob")
+    reason = f"{named} does not exist"
+    target.key, target.arn = None, target.named or "*"
+    return AccessDeniedException(_concealed(target, query), detail=reason)
+
+
+def _concealed(target: Target, query: Query) -> str:
+    """AWS's sentence where a refusal must not tell whether the key exists; empty where the reason may be told."""
+    if target.by_blob:
+        return UNKNOWN_CIPHERTEXT
+    if target.named:
+        return (
+            f"User: {query.caller.arn} is not authorized to perform: {query.action} on resource: {target.named} "
+            "because the resource does not exist in this Region, no resource-based policies allow access, or a "
+            "resource-based policy explicitly denies access"
+        )
+    return ""
 
 
 async def query_about(

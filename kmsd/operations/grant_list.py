@@ -19,7 +19,7 @@ def grant_list_entry(grant: Grant, key_arn: str, place: Place) -> GrantListEntry
     return GrantListEntry(
         key_id=key_arn,
         grant_id=grant.grant_id,
-        name=grant.name or "",
+        name=grant.name,
         creation_date=grant.created_at.timestamp(),
         grantee_principal=grant.grantee_principal,
         retiring_principal=grant.retiring_principal,

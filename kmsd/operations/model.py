@@ -164,6 +164,12 @@ class Target(msgspec.Struct):
     blob: Blob | None = None
     alias: str = ""
     """The alias by which the request named the key (`kms:RequestAlias`)."""
+    named: str = ""
+    """The ARN that the request gives a key or alias of another account; a refusal names nothing else."""
+    by_blob: bool = False
+    """Whether the blob alone names the key."""
+    absent: bool = False
+    """Whether `key` only stands for one that is not there: nothing permits it, and admission takes it away."""
     decision: Allowed | None = None
     """The statement or grant that allows it."""
     query: Query | None = None

@@ -20,9 +20,12 @@ def check_algorithm(algorithm: str | None, key: Key) -> None:
 
 
 def refuse(request: msgspec.Struct, *members: str) -> None:
-    """Raises UnsupportedOperationException naming the first of `members` that the request carries."""
+    """Raises UnsupportedOperationException naming the first of `members` that the request carries.
+
+    The number 0 asks for nothing (STS, MinimumSessionTokenSize).
+    """
     for member in members:
-        if getattr(request, member) is not None:
+        if getattr(request, member) not in (None, 0):
             wire_names = dict(zip(request.__struct_fields__, request.__struct_encode_fields__, strict=True))
             raise UnsupportedOperationException(f"The parameter {wire_names[member]} is not supported.")
 

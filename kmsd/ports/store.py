@@ -100,7 +100,7 @@ class Reader(LogReader, Protocol):
     async def aliases_after(
         self, account: str, name: str, count: int, *, now: datetime, key_id: str | None = None
     ) -> Sequence[Alias]:
-        """At most `count` aliases that sort after `name`, in that order; of one key only, if given.
+        """At most `count` aliases of an account that sort after `name`, in that order; of one key only, if given.
 
         Of keys that exist at `now`.
         """

@@ -16,6 +16,7 @@ from kmsd.wire.messages import JSON, Answer, Request, error_answer
 from kmsd.wire.sigv4_claim import Received
 
 AnyOperation = Operation[Any, Any]
+HTTP_NOT_FOUND = 404
 _PREFIXES = tuple((service.target_prefix, service) for service in Service if service.target_prefix)
 
 
@@ -47,14 +48,23 @@ class JsonProtocol:
 
     def question(self, request: Request) -> Question:
         """Raises UnknownOperationException."""
+        received = request.received
+        _check_route(received, ("POST",))
         operation = BY_TARGET.get(self.target)
         if operation is None:
             raise UnknownOperationException(detail=f"X-Amz-Target {self.target[:100]!r}")
-        return Question(operation, partial(_decode, request.received, operation.request), _json_answer)
+        return Question(operation, partial(_decode, received, operation.request), _json_answer)
 
     def error(self, error: ServiceError, request_id: str) -> Answer:
         """The error as JSON."""
         return error_answer(error, request_id)
+
+
+def _check_route(received: Received, methods: tuple[str, ...]) -> None:
+    """Raises UnknownOperationException for another method, or another path than `/`; a query may hold a signature."""
+    if received.method not in methods or (received.target != "/" and not received.target.startswith("/?")):
+        line = f"{received.method[:20]} {received.target[:100]!r}"
+        raise UnknownOperationException(detail=line, status=HTTP_NOT_FOUND)
 
 
 def _decode(received: Received, shape_of: type[msgspec.Struct]) -> msgspec.Struct:
@@ -84,8 +94,11 @@ class QueryProtocol(msgspec.Struct):
 
     def question(self, request: Request) -> Question:
         """Raises UnknownOperationException, ValidationException."""
-        query_string = request.received.target.partition("?")[2]
-        fields = query.fields_of(request.received.body, query_string, is_form=self.is_form)
+        received = request.received
+        # "The AWS STS API supports GET and POST requests for all actions."
+        _check_route(received, ("GET", "POST"))
+        query_string = received.target.partition("?")[2]
+        fields = query.fields_of(received.body, query_string, is_form=self.is_form)
         if fields.get("Version") != query.VERSION:
             raise ValidationException(f"Version must be {query.VERSION}")
         operation = BY_ACTION.get(fields.get("Action", ""))

@@ -29,13 +29,15 @@ encode = msgspec.json.encode
 
 def decode(body: bytes, request: type[RequestT]) -> RequestT:
     """The request that `body` holds. Raises SerializationException, ValidationException."""
-    decoder, check = _plan(request)
+    decoder, forget_empty, check = _plan(request)
     try:
         decoded: RequestT = decoder(body or b"{}")
     except msgspec.ValidationError:
         return _decode_slowly(body, request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
+    if forget_empty is not None:
+        forget_empty(decoded)
     violations: list[str] = []
     check(decoded, "", violations)
     _refuse(violations)
@@ -56,7 +58,11 @@ def validate(raw: Any, request: type[RequestT]) -> RequestT:
     violations: list[str] = []
     cleaned = _clean(raw, request, "", violations)
     _refuse(violations)
-    return msgspec.convert(cleaned, request)
+    converted = msgspec.convert(cleaned, request)
+    forget_empty = _forget_empty(request)
+    if forget_empty is not None:
+        forget_empty(converted)
+    return converted
 
 
 def _refuse(violations: list[str]) -> None:
@@ -68,11 +74,16 @@ def _refuse(violations: list[str]) -> None:
 # --- Declarations to plans, once for each ------------------------------------------------------------
 
 Check = Callable[[Any, str, list[str]], None]
+Change = Callable[[Any], None]
 
 
 @cache
-def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Check]:
-    return msgspec.json.Decoder(request).decode, _struct_check(request) or _nothing_to_check
+def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Change | None, Check]:
+    return (
+        msgspec.json.Decoder(request).decode,
+        _forget_empty(request),
+        _struct_check(request) or _nothing_to_check,
+    )
 
 
 @cache
@@ -81,6 +92,55 @@ def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], .
     hints = get_type_hints(struct, include_extras=True)
     fields = msgspec.structs.fields(struct)
     return tuple((field.name, field.encode_name, hints[field.name], field.required) for field in fields)
+
+
+@cache
+def _forget_empty(struct: type[msgspec.Struct]) -> Change | None:
+    """Make optional lists and maps that are empty absent, in place; None: there is nothing to do for this structure.
+
+    Clients send an empty list or map for a member that was never set: Terraform, for a grant with one constraint, sends
+    the other one as `{}`. An empty list or map is refused, and not absent, where the API gives it a minimum length:
+    `Value '{}' at 'tags' failed to satisfy constraint: Member must have length greater than or equal to 1`.
+    """
+    emptiable = tuple(
+        attribute for attribute, _, hint, required in members(struct) if not required and _may_be_empty(hint)
+    )
+    inner = tuple(
+        (attribute, change)
+        for attribute, _, hint, _ in members(struct)
+        if (change := _change_within(bare(hint)[0])) is not None
+    )
+    if not emptiable and not inner:
+        return None
+
+    def forget(value: Any) -> None:
+        for attribute in emptiable:
+            member = getattr(value, attribute)
+            if member is not None and not member:
+                msgspec.structs.force_setattr(value, attribute, None)
+        for attribute, change in inner:
+            member = getattr(value, attribute)
+            if member is not None:
+                change(member)
+
+    return forget
+
+
+def _may_be_empty(hint: Any) -> bool:
+    """True for a list or map without minimum length that is None where it is absent.
+
+    Others have an empty default, which means the same as absence.
+    """
+    if type(None) not in get_args(hint):
+        return False
+    hint, constraint = bare(hint)
+    return get_origin(hint) in (list, dict) and not (constraint is not None and constraint.min_length)
+
+
+def _change_within(hint: Any) -> Change | None:
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _forget_empty(hint)
+    return None
 
 
 def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
@@ -204,8 +264,9 @@ def _broken(value: Any, constraint: Constraint) -> list[str]:
 
 def _violation(value: Any, path: str, broken: str, *, secret: bool) -> str:
     if secret:
-        shown = "***Sensitive information***"
-    elif isinstance(value, bytes):
+        # AWS shows nothing in its place.
+        return f"Value at '{path}' failed to satisfy constraint: {broken}"
+    if isinstance(value, bytes):
         shown = f"java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]"
     elif isinstance(value, list):
         shown = f"[{', '.join(str(item) for item in value)}]"
@@ -238,6 +299,7 @@ def _clean(raw: Any, hint: Any, path: str, violations: list[str]) -> Any:
     if origin is dict:
         if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
             raise _wrong_type(path, "a map of strings")
+        _note(raw, hint, constraint, path, violations)
         return raw
     value = _clean_scalar(raw, hint, path)
     _note(value, hint, constraint, path, violations)

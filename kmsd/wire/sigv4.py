@@ -44,6 +44,8 @@ __all__ = ["Claim", "Received", "parse", "refuse_unknown", "signing_key", "verif
 
 SKEW = timedelta(minutes=15)
 """How far a client's clock may differ, either way."""
+DATE_LENGTH = len("20150830")
+"""The date of a timestamp, which the credential scope must repeat: a signing key is good for one day."""
 MAX_HEADERS = 64
 MAX_NAME = 128
 """Characters of a header's name."""
@@ -101,7 +103,7 @@ def parse(received: Received, *, region: str, services: Collection[str], now: da
         plan.region != region
         or plan.service not in services
         or plan.terminator != TERMINATOR
-        or not given.stamp.startswith(plan.date)
+        or plan.date != given.stamp[:DATE_LENGTH]
     ):
         raise InvalidSignatureException(_scope_faults(plan, given.stamp, region, services))
     body_hash = ""
@@ -156,10 +158,10 @@ def _scope_faults(plan: _Plan, stamp: str, region: str, services: Collection[str
         faults.append(f"Credential should be scoped to correct service: {known}. ")
     if plan.terminator != TERMINATOR:
         faults.append(f"Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{plan.terminator}'. ")
-    if plan.date != stamp[:8]:
+    if plan.date != stamp[:DATE_LENGTH]:
         faults.append(
             "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
-            f"'{plan.date}' != '{stamp[:8]}', from '{stamp}'."
+            f"'{plan.date}' != '{stamp[:DATE_LENGTH]}', from '{stamp}'."
         )
     return "".join(faults)
 

@@ -52,7 +52,7 @@ def test_every_changed_byte_is_noticed(kms: Any, key_id: str) -> None:
         changed = blob[:position] + bytes([blob[position] ^ 1]) + blob[position + 1 :]
         answer = code_of(kms.decrypt, CiphertextBlob=changed, EncryptionContext={"k": "v"})
         # Within the key id the blob names a key that does not exist; everywhere else it is simply not ours.
-        expected = "NotFoundException" if 2 <= position < 18 else "InvalidCiphertextException"
+        expected = "AccessDeniedException" if 2 <= position < 18 else "InvalidCiphertextException"
         assert answer == expected, position
 
 

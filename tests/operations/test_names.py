@@ -91,7 +91,6 @@ def test_what_is_no_name(house: House, key_id: str, operation: str) -> None:
         f"{PLACE}:user/{key_id}": ("InvalidArnException", "Invalid arn"),
         "arn:aws:kms": ("InvalidArnException", "Invalid arn"),
         f"arn:aws:kms:us-east-1:12345:key/{key_id}": ("InvalidArnException", "Invalid arn"),
-        f"arn:aws:kms:us-east-1:111122223333:key/{key_id}": ("NotFoundException", "does not exist"),
     }
     for name, (code, message) in cases.items():
         found = error_of(lambda name=name: act(kms, name))
@@ -101,12 +100,10 @@ def test_what_is_no_name(house: House, key_id: str, operation: str) -> None:
 
 @pytest.mark.parametrize("operation", ALIASED)
 def test_absent_aliases(house: House, operation: str) -> None:
-    """AWS's sentence for an alias that is not there, and for one of another account."""
-    kms = house.client()
-    for account, name in (("000000000000", "alias/none"), ("111122223333", "alias/named")):
-        arn = f"arn:aws:kms:us-east-1:{account}:{name}"
-        found = error_of(lambda arn=arn: ALIASED[operation](kms, arn))
-        assert found == ("NotFoundException", f"Alias {arn} is not found.")
+    """AWS's sentence for an alias that is not there."""
+    arn = f"{PLACE}:alias/none"
+    found = error_of(lambda: ALIASED[operation](house.client(), arn))
+    assert found == ("NotFoundException", f"Alias {arn} is not found.")
 
 
 def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(house: House, key_id: str) -> None:
@@ -123,9 +120,10 @@ def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(house: House, k
     [
         ("alias/aws/s3", "InvalidAliasNameException"),
         ("alias/AWS/s3", "InvalidAliasNameException"),
-        ("alias/", "InvalidAliasNameException"),
-        ("named", "InvalidAliasNameException"),
-        ("Alias/named", "InvalidAliasNameException"),
+        ("alias/", "ValidationException"),
+        ("named", "ValidationException"),
+        ("Alias/named", "ValidationException"),
+        ("alias/with:colon", "ValidationException"),
         ("alias/with blank", "ValidationException"),
         ("alias/named", "AlreadyExistsException"),
     ],
@@ -133,3 +131,60 @@ def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(house: House, k
 def test_alias_names(house: House, key_id: str, name: str, code: str) -> None:
     """What a client may not call an alias."""
     assert error_of(lambda: house.client().create_alias(AliasName=name, TargetKeyId=key_id))[0] == code
+
+
+@pytest.mark.parametrize("operation", ["CreateAlias", "UpdateAlias", "DeleteAlias"])
+def test_an_alias_has_its_prefix(house: House, key_id: str, operation: str) -> None:
+    """AWS's sentence, from each operation on an alias, whatever else is wrong."""
+    members = {"AliasName": "named", **({} if operation == "DeleteAlias" else {"TargetKeyId": key_id})}
+    code, message = error_of(lambda: house.client()._make_api_call(operation, members))
+    page = "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
+    assert code == "ValidationException"
+    assert message == f'Alias must start with the prefix "alias/". Please see {page}'
+
+
+def tags_named(*names: str) -> list[dict[str, str]]:
+    """Tags of these names."""
+    return [{"TagKey": name, "TagValue": ""} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        (tags_named(*(f"t{number}" for number in range(51))), "Too many tags"),
+        (tags_named("a", "b", "a"), "Duplicate tag keys"),
+        (tags_named("aws:a"), "Tags beginning with aws: are reserved"),
+        (tags_named("AWS:a"), "Tags beginning with aws: are reserved"),
+    ],
+)
+def test_what_no_tags_are(house: House, key_id: str, tags: list[dict[str, str]], message: str) -> None:
+    """TagException with AWS's sentence, from CreateKey and TagResource; the key keeps the tags that it had."""
+    kms = house.client()
+    assert error_of(lambda: kms.create_key(Tags=tags)) == ("TagException", message)
+    assert error_of(lambda: kms.tag_resource(KeyId=key_id, Tags=tags)) == ("TagException", message)
+    assert kms.list_resource_tags(KeyId=key_id)["Tags"] == []
+
+
+def test_fifty_tags_and_not_one_more(house: House) -> None:
+    """Over several calls; to change the value of one of fifty is no further tag."""
+    kms = house.client()
+    names = [f"t{number}" for number in range(50)]
+    key_id = kms.create_key(Tags=tags_named(*names))["KeyMetadata"]["KeyId"]
+    kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": "t0", "TagValue": "changed"}])
+    assert error_of(lambda: kms.tag_resource(KeyId=key_id, Tags=tags_named("more"))) == (
+        "TagException",
+        "Too many tags",
+    )
+    assert error_of(lambda: kms.untag_resource(KeyId=key_id, TagKeys=["aws:x"])) == (
+        "TagException",
+        "Tags beginning with aws: are reserved",
+    )
+
+
+@pytest.mark.parametrize(("length", "words"), [(0, "greater than or equal to 1"), (4097, "less than or equal to 4096")])
+def test_a_secret_of_a_wrong_length_is_not_shown(house: House, key_id: str, length: int, words: str) -> None:
+    """Nothing stands in its place either."""
+    kms = house.client(parameter_validation=False)
+    code, message = error_of(lambda: kms.encrypt(KeyId=key_id, Plaintext=b"x" * length))
+    violation = f"Value at 'plaintext' failed to satisfy constraint: Member must have length {words}"
+    assert (code, message) == ("ValidationException", f"1 validation error detected: {violation}")

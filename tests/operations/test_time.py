@@ -37,7 +37,7 @@ def test_deletion_takes_everything_and_frees_the_names(house: House) -> None:
 
     def gone() -> None:
         assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
-        assert code_of(kms.decrypt, CiphertextBlob=blob) == "NotFoundException"
+        assert code_of(kms.decrypt, CiphertextBlob=blob) == "AccessDeniedException"
         assert code_of(kms.cancel_key_deletion, KeyId=key_id) == "NotFoundException"
         assert code_of(kms.describe_key, KeyId="alias/doomed") == "NotFoundException"
         assert code_of(kms.list_grants, KeyId=key_id) == "NotFoundException"

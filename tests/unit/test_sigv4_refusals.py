@@ -15,7 +15,7 @@ from kmsd.errors import (
 )
 from kmsd.wire.sigv4 import Received, parse, refuse_unknown, verify
 from kmsd.wire.sigv4_claim import MISMATCH
-from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, SERVICES, STAMP, ask, replaced, sign
+from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
 
 
 def test_signed_request_is_accepted() -> None:
@@ -107,6 +107,27 @@ def test_all_scope_faults_in_one_message() -> None:
         "Credential should be scoped with a valid terminator: 'aws4_request', not 'e'. "
         "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
         "'b' != '20261122', from '20261122T120000Z'."
+    )
+
+
+@pytest.mark.parametrize(
+    "date", ["", "2", "202611", "2026112", "20261122T12", STAMP, "20261121", "20261123", " 20261122"]
+)
+@pytest.mark.parametrize("form", ["X-Amz-Date", "Date", "query"])
+def test_the_scope_is_of_the_day_of_the_signature(date: str, form: str) -> None:
+    """Eight digits, and the timestamp's own: a signing key that was derived for any other date opens nothing.
+
+    The refusal precedes the look-up of the access key: it costs no call of the token, and no cached key its place.
+    """
+    credential = CREDENTIAL.replace("20261122", date)
+    headers = {name: value for name, value in HEADERS.items() if name != "X-Amz-Date"}
+    headers[form] = STAMP if form == "X-Amz-Date" else "Sun, 22 Nov 2026 12:00:00 GMT"
+    query = {**QUERY, "X-Amz-Credential": credential}
+    with pytest.raises(InvalidSignatureException) as refusal:
+        _ = presign(query) if form == "query" else sign(headers, credential=credential)
+    assert refusal.value.message == (
+        "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
+        f"'{date}' != '20261122', from '{STAMP}'."
     )
 
 

@@ -116,7 +116,8 @@ class SqliteReader(LogReading):
     ) -> Sequence[Alias]:
         where, values = "alias.account = ?", [account]
         if key_id is not None:
-            where, values = "alias.key_id = ?", [key_id]
+            # By the index of the key: `+` keeps the account out of the choice.
+            where, values = "alias.key_id = ? AND +alias.account = ?", [key_id, account]
         found = self._all(
             f"SELECT {_prefixed('alias', rows.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
             f"WHERE {where} AND name > ? AND {_EXISTS} ORDER BY name LIMIT ?",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.domain import shapes
-from kmsd.domain.alias import Alias, check_name
+from kmsd.domain.alias import Alias, check_new_name
 from kmsd.domain.key_state import Usable
 from kmsd.errors import AlreadyExistsException, InvalidAliasNameException, LimitExceededException
 from kmsd.operations.model import Call, OnAlias, OnKey, Operation, Service
@@ -18,7 +18,7 @@ class Request(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """One alias names one key; a key may have several."""
-    check_name(request.alias_name)
+    check_new_name(request.alias_name)
     account, name = call.caller.account, request.alias_name
     if await call.books.alias(account, name) is not None:
         raise AlreadyExistsException(f"An alias with the name {call.world.place.alias(account, name)} already exists")

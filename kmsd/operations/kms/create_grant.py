@@ -78,7 +78,7 @@ def _grant(request: Request, call: Call) -> Grant:
     refuse(constraints, "source_arn")
     equals, subset = constraints.encryption_context_equals, constraints.encryption_context_subset
     if equals is not None and subset is not None:
-        raise ValidationException("EncryptionContextEquals and EncryptionContextSubset cannot both be specified.")
+        raise ValidationException("More than one constraint supplied")
     _check_constraint(equals or subset or {})
     check_principal(request.grantee_principal, call.world.place.partition)
     if request.retiring_principal is not None:

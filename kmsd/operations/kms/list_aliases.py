@@ -26,7 +26,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of names."""
+    """A page in the order of names. A key of another account has none here, whether or not it exists."""
     account, place = call.caller.account, call.world.place
     key = None if request.key_id is None else (await find_key(request.key_id, call, aliases=False)).key
     filters = {} if key is None else {"key": key.key_id}

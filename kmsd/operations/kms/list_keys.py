@@ -8,13 +8,15 @@ from kmsd.errors import InvalidMarkerException
 from kmsd.operations.model import Call, OnAccount, Operation, Service
 
 DEFAULT_LIMIT = 100
+SELF = "SELF"
 
 
 class Request(shapes.Shape, frozen=True):
-    """Reference: ListKeys, Request Parameters."""
+    """Reference: ListKeys, Request Parameters; `ResourceOwners` is newer."""
 
     limit: shapes.Limit = DEFAULT_LIMIT
     marker: shapes.Marker | None = None
+    resource_owners: shapes.ResourceOwners | None = None
 
 
 class Response(shapes.Shape, frozen=True):
@@ -26,7 +28,9 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of key ids."""
+    """A page in the order of key ids. No account shares keys here: of other owners there are none."""
+    if request.resource_owners is not None and SELF not in request.resource_owners:
+        return Response(keys=[], truncated=False)
     account = call.caller.account
     pager = Pager(await call.service_box(), f"ListKeys:{account}", {}, request.limit)
     after = await pager.start(request.marker)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.domain import shapes, tags
 from kmsd.domain.key_state import Usable
-from kmsd.errors import LimitExceededException, TagException
+from kmsd.errors import TagException
 from kmsd.operations.model import Call, OnKey, Operation, Service
 
 
@@ -29,9 +29,6 @@ OPERATION = Operation(
     None,
     handle,
     access=(OnKey("key_id", Usable.NOT_PENDING_DELETION),),
-    raises=(
-        LimitExceededException,
-        TagException,
-    ),
+    raises=(TagException,),
     writes=True,
 )

@@ -47,7 +47,8 @@ class Request(shapes.Shape, frozen=True):
     serial_number: sts_shapes.SerialNumber | None = None
     token_code: sts_shapes.TokenCode | None = None
     source_identity: sts_shapes.SourceIdentity | None = None
-    provided_contexts: list[sts_shapes.ProvidedContext] | None = None
+    provided_contexts: sts_shapes.ProvidedContexts | None = None
+    minimum_session_token_size: sts_shapes.SessionTokenSize | None = None
 
 
 class Response(shapes.Shape, frozen=True):
@@ -68,6 +69,7 @@ async def handle(request: Request, call: Call) -> Response:
         "token_code",
         "source_identity",
         "provided_contexts",
+        "minimum_session_token_size",
     )
     role = await _authorised(request, call)
     seconds = _duration(request, role, call)

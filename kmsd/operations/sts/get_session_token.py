@@ -16,6 +16,7 @@ class Request(shapes.Shape, frozen=True):
     duration_seconds: sts_shapes.SessionDuration = 43200
     serial_number: sts_shapes.SerialNumber | None = None
     token_code: sts_shapes.TokenCode | None = None
+    minimum_session_token_size: sts_shapes.SessionTokenSize | None = None
 
 
 class Response(shapes.Shape, frozen=True):
@@ -26,7 +27,7 @@ class Response(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """They may do what the user may, for a time; and no longer than the access key that asked is active."""
-    refuse(request, "serial_number", "token_code")
+    refuse(request, "serial_number", "token_code", "minimum_session_token_size")
     long_term = await call.books.access_key(call.caller.access_key_id)
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
