@@ -2,7 +2,7 @@
 
 SigV4 needs the secret itself. Secrets are sealed by a service key in the token; a process keeps only the
 keys derived from them for one day, region and service. The rule for their end: they are dropped when the
-day is over (the scope names another date), when the sealed secret changes, or when 10 000 are held, the
+day is over (two later dates are in use), when the sealed secret changes, or when 10 000 are held, the
 oldest first. Whether an access key is active is read from the store on every request.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 
 from kmsd.custody import sessions
 from kmsd.custody.service_box import ServiceBox
-from kmsd.custody.sessions import INVALID
+from kmsd.custody.session_box import INVALID, SessionOpener
 from kmsd.domain.arn import Place
 from kmsd.domain.identity import AccessKey, AccessKeyStatus
 from kmsd.domain.principal import Caller, PrincipalType
@@ -53,6 +53,7 @@ class Credentials:
         self._derive = derive
         self._derived: dict[Scope, tuple[bytes, bytes]] = {}
         self._callers: dict[str, tuple[AccessKey, Caller]] = {}
+        self._opener = SessionOpener(token)
         self._sessions: dict[tuple[str, str], Session] = {}
 
     async def identify(
@@ -74,8 +75,7 @@ class Credentials:
         """Of temporary credentials. What a token holds never changes; what it refers to is read each time."""
         known = self._sessions.get((scope.access_key_id, token))
         if known is None:
-            box = await ServiceBox.of(books, self._token)
-            known = await sessions.open_token(box, scope.access_key_id, token)
+            known = sessions.decode(await self._opener.open(books, scope.access_key_id, token, now))
             if len(self._sessions) >= MOST_DERIVED_KEYS:
                 del self._sessions[next(iter(self._sessions))]
             self._sessions[scope.access_key_id, token] = known
@@ -96,9 +96,11 @@ class Credentials:
         return key
 
     def _forget_other_days(self, scope: Scope) -> None:
-        for old in [
-            old for old in self._derived if old.access_key_id == scope.access_key_id and old.date != scope.date
-        ]:
+        others = [old for old in self._derived if old.access_key_id == scope.access_key_id and old.date != scope.date]
+        # Around midnight two days are good, by the 15 minutes that clocks may differ. A request of one, which nobody
+        # has authenticated yet, must not evict the key of the other.
+        live = max((old.date for old in others), default="")
+        for old in [old for old in others if old.date != live]:
             del self._derived[old]
         if len(self._derived) >= MOST_DERIVED_KEYS:
             del self._derived[next(iter(self._derived))]

@@ -64,6 +64,15 @@ class ServiceKey(msgspec.Struct, frozen=True):
     """None for the audit key, which signs."""
 
 
+class SessionMac(msgspec.Struct, frozen=True):
+    """The key that authenticates session tokens, and until when those without a MAC are accepted."""
+
+    sealed: bytes | None
+    """Sealed under the service key; None: no session was issued yet."""
+    older_until: datetime
+    """Session tokens of releases that made none are accepted before this instant."""
+
+
 class DueKind(StrEnum):
     """What time brings about."""
 
@@ -180,6 +189,10 @@ class Reader(LogReader, Protocol):
         """The daemon's own token objects, by purpose."""
         ...
 
+    async def session_mac(self) -> SessionMac:
+        """Return the key that authenticates session tokens."""
+        ...
+
     async def token_object(self, object_id: bytes) -> TokenObject | None:
         """What the store knows of one object."""
         ...
@@ -269,6 +282,10 @@ class Transaction(LogTransaction, Reader, Protocol):
 
     async def insert_service_key(self, service_key: ServiceKey) -> None:
         """Its object must be known. Raises `StoreConflict` if the purpose is taken."""
+        ...
+
+    async def set_session_mac(self, sealed: bytes) -> None:
+        """Store the sealed key. Raises `StoreConflict` if there is one."""
         ...
 
     async def insert_key(self, key: Key) -> None:

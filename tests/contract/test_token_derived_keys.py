@@ -11,6 +11,7 @@ from pkcs11 import Attribute
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.domain.material import Algorithm
+from kmsd.ports import NotAuthentic
 from tests.tokens import TokenPlace
 
 AAD = b"associated"
@@ -100,6 +101,21 @@ async def test_no_more_keys_than_allowed_are_kept(small: Pkcs11Token) -> None:
     assert await small.decrypt(key, XAES, sealed[0], AAD) == b"text"
     assert small.counters.derived_misses == misses + 1
     assert in_token(small) == 4
+
+
+async def test_a_text_that_is_not_authentic_evicts_nothing(small: Pkcs11Token) -> None:
+    """Its derived key is destroyed, and those of authentic texts stay: nobody's forgeries cost another's speed."""
+    key = await key_of(small)
+    sealed = [await small.encrypt(key, XAES, b"text", AAD) for _ in range(40)]
+    kept = sealed[-1]
+    for number in range(20):
+        with pytest.raises(NotAuthentic):
+            await small.decrypt(key, XAES, bytes([number] * 24) + kept[24:], AAD)
+    assert small.counters.derived_keys == 4
+    misses = small.counters.derived_misses
+    assert await small.decrypt(key, XAES, kept, AAD) == b"text"
+    assert small.counters.derived_misses == misses
+    assert in_token(small) <= 5  # the last forgery's ends with the next derivation
 
 
 async def test_old_keys_are_swept(small: Pkcs11Token, clock: SettableClock) -> None:

@@ -52,10 +52,16 @@ class Sealing:
             base = self._objects.entry(session, object_id).handle
             return raw.gcm_decrypt(session.handle, base, iv, text, aad, session.scratch)
         prefix, derived = sealed[:PREFIX_LENGTH], self._derived
-        key = derived.for_opening(object_id, prefix)
-        if key is None:
-            key = derived.derive(object_id, self._objects.entry(session, object_id), prefix, to_seal=False)
+        known = derived.for_opening(object_id, prefix)
+        key = known or derived.derive(
+            object_id, self._objects.entry(session, object_id), prefix, to_seal=False, on_trial=True
+        )
         try:
-            return raw.gcm_decrypt(session.handle, key.handle, iv, text, aad, session.scratch)
+            plaintext = raw.gcm_decrypt(session.handle, key.handle, iv, text, aad, session.scratch)
+            if known is None:
+                derived.keep(key)
         finally:
             derived.done(key)
+        if known is None:
+            derived.bury()
+        return plaintext

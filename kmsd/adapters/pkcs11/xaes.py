@@ -133,8 +133,14 @@ class DerivedKeys:
 
     # --- deriving -----------------------------------------------------------------------------------
 
-    def derive(self, object_id: bytes, entry: Entry, prefix: bytes, *, to_seal: bool) -> DerivedKey:
-        """Derive the message key for a nonce prefix and keep it; it is held on return. Raises `CkrError`."""
+    def derive(
+        self, object_id: bytes, entry: Entry, prefix: bytes, *, to_seal: bool, on_trial: bool = False
+    ) -> DerivedKey:
+        """Derive the message key for a nonce prefix and keep it; it is held on return. Raises `CkrError`.
+
+        `on_trial`: it is kept only if `keep` is called while it is held. A text that is not authentic must not evict
+        the derived key of one that is.
+        """
         with self._deriving:
             if entry.subkey is None:
                 entry.subkey = self._subkey(entry.handle)
@@ -144,9 +150,17 @@ class DerivedKeys:
         key = DerivedKey(object_id, prefix, handle, self._clock())
         with self._lock:
             key.users = 1
-            self._keep(key, to_seal=to_seal)
+            key.ended = on_trial
+            if not on_trial:
+                self._keep(key, to_seal=to_seal)
         self.bury()
         return key
+
+    def keep(self, key: DerivedKey) -> None:
+        """Keep a held key that was derived on trial."""
+        with self._lock:
+            key.ended = False
+            self._keep(key, to_seal=False)
 
     def _keep(self, key: DerivedKey, *, to_seal: bool) -> None:
         twin = self._opening.get((key.object_id, key.prefix))

@@ -23,7 +23,7 @@ from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role
 from kmsd.domain.key import Key
 from kmsd.domain.log_group import LogGroup, LogStream
-from kmsd.ports import ServiceKey
+from kmsd.ports import ServiceKey, SessionMac
 
 MOST_KEYS = 20_000
 MOST_OTHERS = 20_000
@@ -48,6 +48,7 @@ class CachedReader(SqliteReader):
         self._access_keys: dict[str, AccessKey] = {}
         self._roles: dict[tuple[str, str], Role] = {}
         self._service_keys: Mapping[str, ServiceKey] | None = None
+        self._session_mac: SessionMac | None = None
         self._log_groups: dict[tuple[str, str], LogGroup] = {}
         self._log_streams: dict[tuple[bytes, str], LogStream] = {}
         self.on_doomed: Callable[[bytes], None] = lambda _: None
@@ -79,7 +80,7 @@ class CachedReader(SqliteReader):
     def _forget_all(self) -> None:
         for memory in (self._keys, self._grants_by_key, self._tags, self._aliases, self._access_keys, self._roles):
             memory.clear()
-        self._service_keys = None
+        self._service_keys = self._session_mac = None
         self._log_groups.clear()
         self._log_streams.clear()
 
@@ -91,7 +92,7 @@ class CachedReader(SqliteReader):
                 self._access_keys.clear()
                 self._roles.clear()
             case "service":
-                self._service_keys = None
+                self._service_keys = self._session_mac = None
             case "logs":
                 self._log_groups.clear()
                 self._log_streams.clear()
@@ -181,3 +182,8 @@ class CachedReader(SqliteReader):
         if self._service_keys is None:
             self._service_keys = await super().service_keys()
         return self._service_keys
+
+    async def session_mac(self) -> SessionMac:
+        if self._session_mac is None:
+            self._session_mac = await super().session_mac()
+        return self._session_mac

@@ -18,7 +18,7 @@ from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.domain.trusted_time import Reading
 from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
-from kmsd.ports import DueKind, ServiceKey, TokenObject
+from kmsd.ports import DueKind, ServiceKey, SessionMac, StoreUnavailable, TokenObject
 
 DUE = {
     DueKind.DELETION: ("deletion_at", "state = 'PendingDeletion'"),
@@ -298,6 +298,12 @@ class SqliteReader(LogReading):
             "SELECT material_id, algorithm, fingerprint, description FROM imported_material WHERE key_id = ?", key_id
         )
         return None if row is None else rows.imported_material(row)
+
+    async def session_mac(self) -> SessionMac:
+        row = self._one("SELECT sealed, older_until FROM session_mac")
+        if row is None:
+            raise StoreUnavailable("the table session_mac is empty")
+        return SessionMac(row[0], rows.instant(row[1]))
 
     # --- time ---------------------------------------------------------------------------------------
 

@@ -162,6 +162,9 @@ class SqliteTransaction(SqliteReader, LogWriting):
             (service_key.purpose, service_key.object_id, service_key.algorithm),
         )
 
+    async def set_session_mac(self, sealed: bytes) -> None:
+        self._swap("session MAC key", "UPDATE session_mac SET sealed = ? WHERE sealed IS NULL", sealed)
+
     # --- import -------------------------------------------------------------------------------------
 
     async def insert_wrapping_key(self, wrapping_key: WrappingKey) -> None:

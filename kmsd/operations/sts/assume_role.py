@@ -11,6 +11,7 @@ from kmsd.authz.evaluate import authorize
 from kmsd.authz.new_policy import parse_new
 from kmsd.authz.query import Denied, Query
 from kmsd.custody import sessions
+from kmsd.custody.session_box import SessionBox
 from kmsd.domain import shapes, sts_shapes
 from kmsd.domain.identity import Role
 from kmsd.domain.policy import PolicyKind
@@ -78,7 +79,12 @@ async def handle(request: Request, call: Call) -> Response:
     policies = None if request.policy is None else (request.policy,)
     name = request.role_session_name
     made = await sessions.for_role(
-        await call.service_box(), role, name, now=call.now, seconds=seconds, policies=policies
+        await SessionBox.made(call.world.store, call.token),
+        role,
+        name,
+        now=call.now,
+        seconds=seconds,
+        policies=policies,
     )
     return Response(
         credentials=credentials(made),

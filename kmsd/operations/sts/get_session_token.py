@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kmsd.custody import sessions
+from kmsd.custody.session_box import SessionBox
 from kmsd.domain import shapes, sts_shapes
 from kmsd.errors import AccessDeniedException, UnsupportedOperationException
 from kmsd.operations.model import Call, Operation, Service, Unrestricted
@@ -31,7 +32,7 @@ async def handle(request: Request, call: Call) -> Response:
     long_term = await call.books.access_key(call.caller.access_key_id)
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
-    box, seconds = await call.service_box(), request.duration_seconds
+    box, seconds = await SessionBox.made(call.world.store, call.token), request.duration_seconds
     made = await sessions.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
     return Response(credentials=credentials(made))
 
