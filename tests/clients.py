@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,18 +43,25 @@ class Credentials:
     session_token: str | None = None
 
 
+_session = boto3.session.Session()
+"""One for all clients: reading the models takes four times as long as making a client."""
+_making = threading.Lock()
+"""A session may make one client at a time; a client serves any thread."""
+
+
 def client(endpoint: str, credentials: Credentials, service: str = "kms", **options: Any) -> Any:
     """A boto3 client without retries: a test wants to see the first answer."""
     config = botocore.config.Config(retries={"total_max_attempts": 1}, **options)
-    return boto3.session.Session().client(
-        service,
-        region_name=REGION,
-        endpoint_url=endpoint,
-        aws_access_key_id=credentials.access_key_id,
-        aws_secret_access_key=credentials.secret,
-        aws_session_token=credentials.session_token,
-        config=config,
-    )
+    with _making:
+        return _session.client(
+            service,
+            region_name=REGION,
+            endpoint_url=endpoint,
+            aws_access_key_id=credentials.access_key_id,
+            aws_secret_access_key=credentials.secret,
+            aws_session_token=credentials.session_token,
+            config=config,
+        )
 
 
 def code_of(call: Callable[..., Any], **members: Any) -> str:

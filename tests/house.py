@@ -144,12 +144,14 @@ class House:
         """A boto3 client, of the administrator if nobody else is named."""
         return client(self.endpoint, credentials or self.admin, service, **options)
 
-    def user(self, policy: dict[str, Any] | None = None, *, name: str = "", account: str = "") -> Credentials:
-        """A new user with an access key."""
+    def user(
+        self, policy: dict[str, Any] | None = None, *, name: str = "", account: str = "", **tags: str
+    ) -> Credentials:
+        """A new user with an access key, and tags."""
         self._users += 1
         name = name or f"user{self._users}"
         policies = {} if policy is None else {"policy": json.dumps(policy)}
-        return self.run(_make_user(self.rooms, name, account or self.config.account, policies))
+        return self.run(_make_user(self.rooms, name, account or self.config.account, policies, tags))
 
     def tick(self) -> None:
         """Let the jobs do what is due now."""
@@ -194,9 +196,11 @@ class House:
             raise
 
 
-async def _make_user(rooms: Rooms, name: str, account: str, policies: dict[str, str]) -> Credentials:
+async def _make_user(
+    rooms: Rooms, name: str, account: str, policies: dict[str, str], tags: dict[str, str]
+) -> Credentials:
     now = rooms.pipeline.clock.now()
-    user = provisioning.new_user(place_of(rooms.config), account, name, policies, now)
+    user = provisioning.new_user(place_of(rooms.config), account, name, policies, now, tags=tags)
     await provisioning.create_user(rooms.store, user, now)
     made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
     return Credentials(made.access_key_id, made.secret, user.arn)

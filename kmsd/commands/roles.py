@@ -9,7 +9,7 @@ from typing import Any
 from kmsd.app import SystemClock, open_rooms, place_of
 from kmsd.commands.acts import acting
 from kmsd.commands.named import tell_what_names
-from kmsd.commands.users import account_of, add_account, check_name, read_policy
+from kmsd.commands.users import account_of, add_account, add_tags, check_name, read_policy, tags_of
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
 from kmsd.domain.policy import PolicyKind
@@ -28,6 +28,7 @@ def add_to(commands: Any) -> None:
     create.add_argument("--trust", type=Path, required=True, metavar="FILE", help="trust policy: who may assume it")
     create.add_argument("--policy", type=Path, metavar="FILE", help="identity policy: what its sessions may do")
     create.add_argument("--max-session-seconds", type=int, default=3600, metavar="N", help="900 to 43200; default 3600")
+    add_tags(create)
     create.set_defaults(run=create_role)
     put = role.add_parser("put-policy", help="replace its identity policy")
     put.add_argument("name")
@@ -52,7 +53,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
     if not SHORTEST <= options.max_session_seconds <= LONGEST:
         raise ConfigError(f"--max-session-seconds must be {SHORTEST} to {LONGEST}")
     policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
-    now = SystemClock().now()
+    now, given = SystemClock().now(), tags_of(options)
     role = provisioning.new_role(
         place_of(config),
         account_of(config, options),
@@ -61,12 +62,14 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
         policies=policies,
         seconds=options.max_session_seconds,
         now=now,
+        tags=given,
     )
     parameters = {
         "roleName": options.name,
         "assumeRolePolicyDocument": role.trust_policy,
         "policies": policies,
         "maxSessionDuration": options.max_session_seconds,
+        "tags": dict(given) or None,
     }
     async with acting(config, "CreateRole", parameters, account=role.account) as (rooms, act):
         await provisioning.create_role(rooms.store, role, now)

@@ -6,19 +6,23 @@ import argparse
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kmsd.app import SystemClock, open_rooms, place_of
 from kmsd.authz.new_policy import parse_new
+from kmsd.authz.wildcard import fold
 from kmsd.commands.acts import acting
 from kmsd.commands.named import tell_what_names
 from kmsd.config import Config, ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
+from kmsd.domain import tags
 from kmsd.domain.identity import AccessKeyStatus
 from kmsd.domain.policy import PolicyKind
-from kmsd.errors import MalformedPolicyDocumentException
+from kmsd.domain.shapes import Tag
+from kmsd.errors import MalformedPolicyDocumentException, ServiceError
 from kmsd.ports import StoreConflict
 
 _NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
@@ -33,6 +37,7 @@ def add_to(commands: Any) -> None:
     create.add_argument(
         "--policy", type=Path, metavar="FILE", help="identity policy; none: the user may do nothing yet"
     )
+    add_tags(create)
     _add_format(create)
     create.set_defaults(run=create_user)
     put = user.add_parser("put-policy", help="replace its identity policy")
@@ -105,6 +110,26 @@ def add_account(command: argparse.ArgumentParser) -> None:
     command.add_argument("--account", metavar="ID", help="12 digits; default: the configuration's")
 
 
+def add_tags(command: argparse.ArgumentParser) -> None:
+    """Add the option that gives a user or role tags."""
+    command.add_argument(
+        "--tag", action="append", default=[], metavar="NAME=VALUE", help="for aws:PrincipalTag; may be repeated"
+    )
+
+
+def tags_of(options: argparse.Namespace) -> Mapping[str, str]:
+    """Return the tags that a command gives. Raises `ConfigError`; names must differ in more than case, as in IAM."""
+    pairs = [pair.partition("=") for pair in options.tag]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise ConfigError("a tag is written NAME=VALUE")
+    if len({fold(name) for name, _, _ in pairs}) < len(pairs):
+        raise ConfigError("two tags have the same name but for case")
+    try:
+        return tags.as_mapping(Tag(name, value) for name, _, value in pairs)
+    except ServiceError as exc:
+        raise ConfigError(f"--tag: {exc.message}") from exc
+
+
 def check_name(name: str) -> None:
     """Raises `ConfigError` for what cannot be the name of a user or role."""
     if not _NAME.fullmatch(name):
@@ -136,8 +161,9 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
     account, now = account_of(config, options), SystemClock().now()
     check_name(options.name)
     policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
-    user = provisioning.new_user(place_of(config), account, options.name, policies, now)
-    parameters = {"userName": options.name, "policies": policies}
+    given = tags_of(options)
+    user = provisioning.new_user(place_of(config), account, options.name, policies, now, tags=given)
+    parameters = {"userName": options.name, "policies": policies, "tags": dict(given) or None}
     async with acting(config, "CreateUser", parameters, account=account) as (rooms, act):
         await provisioning.create_user(rooms.store, user, now)
         made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 import msgspec
 
@@ -53,7 +54,15 @@ async def make_service_keys(store: Store, token: Token, now: datetime) -> None:
         await make_service_key(store, token, purpose, now)
 
 
-def new_user(place: Place, account: str, name: str, policies: Mapping[str, str], now: datetime) -> User:
+def new_user(
+    place: Place,
+    account: str,
+    name: str,
+    policies: Mapping[str, str],
+    now: datetime,
+    *,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> User:
     """A user that the store does not know yet."""
     return User(
         account=account,
@@ -62,6 +71,7 @@ def new_user(place: Place, account: str, name: str, policies: Mapping[str, str],
         arn=place.user(account, name),
         created_at=now,
         policies=policies,
+        tags=tags,
     )
 
 
@@ -74,6 +84,7 @@ def new_role(
     policies: Mapping[str, str],
     seconds: int,
     now: datetime,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Role:
     """A role that the store does not know yet."""
     return Role(
@@ -85,6 +96,7 @@ def new_role(
         max_session_seconds=seconds,
         created_at=now,
         policies=policies,
+        tags=tags,
     )
 
 

@@ -163,6 +163,60 @@ def test_policies(own: Daemon, tmp_path: Path) -> None:
     assert check(own)[0] == 1
 
 
+def test_policies_that_a_new_one_may_not_be(own: Daemon, tmp_path: Path) -> None:
+    """A Deny that never applies, stored by an earlier release, is told of; the commands refuse it from now on."""
+    kms = own.client()
+    arn = kms.create_key()["KeyMetadata"]["Arn"]
+    kms.close()
+    own.user("guarded")
+    vpc = {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": {"StringEquals": {"aws:SourceVpc": "vpc-1"}}}
+    key_policy = {"Statement": [{**vpc, "Principal": "*"}, {"Effect": "Deny", "Principal": "*", "Resource": "*"}]}
+    database = sqlite3.connect(own.data / "kmsd.sqlite")
+    database.execute("UPDATE key SET policy = ? WHERE arn = ?", (json.dumps(key_policy), arn))
+    database.execute(
+        "INSERT INTO user_policy SELECT account, name, 'guard', ? FROM user WHERE name = 'guarded'",
+        (json.dumps({"Statement": vpc}),),
+    )
+    database.commit()
+    database.close()
+    found = "\n".join(bad(own))
+    never = "a Deny must not depend on aws:SourceVpc, which is never provided here: there are no VPCs"
+    assert f"warn {arn}: Syntax errors in policy. (Statement[0].Condition.StringEquals.aws:SourceVpc {never}" in found
+    assert f"warn {arn}: Policy statement must contain actions. (Statement[1] without Action" in found
+    assert "user/guarded: policy guard: Syntax errors in policy. (Statement[0].Condition" in found
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"Statement": vpc}))
+    for command in (("user", "create", "x"), ("user", "put-policy", "guarded")):
+        refused = own.cli(*command, "--policy", str(policy), check=False)
+        assert refused.returncode != 0
+        assert b"a Deny must not depend on aws:SourceVpc" in refused.stderr
+
+
+@pytest.mark.parametrize("given", [["team"], ["=x"], ["aws:team=x"], ["Team=x", "team=y"], ["team=x", "team=y"]])
+def test_tags_of_a_user_are_checked(own: Daemon, given: list[str]) -> None:
+    """Names and values as AWS has them, and no two names that differ in case alone; nothing is made."""
+    refused = own.cli("user", "create", "tagged", *(word for pair in given for word in ("--tag", pair)), check=False)
+    assert refused.returncode != 0
+    assert b"tag" in refused.stderr.lower()
+    assert b"user/tagged" not in own.cli("user", "list").stdout
+
+
+def test_tags_of_a_user_are_condition_values(own: Daemon, tmp_path: Path) -> None:
+    """`kmsd user create --tag` gives aws:PrincipalTag its value."""
+    policy = tmp_path / "policy.json"
+    by_team = {"StringEquals": {"aws:PrincipalTag/team": "blue"}}
+    statement = {"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*", "Condition": by_team}
+    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": statement}))
+    for name, value in (("blue", "blue"), ("red", "red")):
+        own.cli("user", "create", name, "--policy", str(policy), "--tag", f"Team={value}")
+    explained = own.cli("explain", "--principal", f"arn:aws:iam::{ACCOUNT}:user/blue", "--action", "kms:ListKeys")
+    assert explained.stdout.startswith(b"ALLOWED")
+    denied = own.cli(
+        "explain", "--principal", f"arn:aws:iam::{ACCOUNT}:user/red", "--action", "kms:ListKeys", check=False
+    )
+    assert denied.stdout.startswith(b"DENIED")
+
+
 def test_a_key_out_of_the_future(own: Daemon) -> None:
     """The clock was set back, and deletions wait for a time that was there already."""
     kms = own.client()
