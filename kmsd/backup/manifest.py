@@ -1,7 +1,7 @@
 """What a backup says of itself: what it was made of, the hash of each part, and the audit key's signature over that.
 
-The signature is made in the token. So nobody who cannot use the token makes a backup that `kmsd restore` takes: not
-with an administrator of his own in the database, and not with one revocation less.
+The signature is made in the token. `kmsd restore` has the token sign again, and takes a backup only if both signatures
+hold under one key: not one with an administrator of somebody's own in the database, nor with one revocation less.
 """
 
 from __future__ import annotations
@@ -66,6 +66,15 @@ def signature_text(signature: bytes) -> bytes:
     return base64.b64encode(signature) + b"\n"
 
 
+def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool:
+    """True if the signature over SHA-256 of the text was made by the private half of this key."""
+    try:
+        key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
 def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
     """The manifest, once signature and every part fit it. Raises `Damaged`, naming the first part that does not."""
     try:
@@ -83,13 +92,9 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
         raise Damaged(f"the part {SIGNATURE} is damaged") from exc
     if signature != signature_text(made):
         raise Damaged(f"the part {SIGNATURE} is damaged")
-    try:
-        # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
-        key.verify(made, b"kmsd backup manifest 1\n" + manifest, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as exc:
-        raise Damaged(
-            f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed"
-        ) from exc
+    # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
+    if not holds(key, made, b"kmsd backup manifest 1\n" + manifest):
+        raise Damaged(f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed")
     _compare(known.parts, found)
     return known
 
