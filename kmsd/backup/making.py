@@ -17,12 +17,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from kmsd.adapters.durable import sync_folder
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import instant
 from kmsd.adapters.sqlite import snapshot
-from kmsd.app import Rooms
+from kmsd.app import Rooms, read_pin
 from kmsd.backup import sources
 from kmsd.backup.container import Writer
 from kmsd.backup.manifest import (
@@ -32,6 +33,7 @@ from kmsd.backup.manifest import (
     SIGNATURE,
     Manifest,
     TokenNote,
+    proof_by_pin,
     signature_text,
     signed_digest,
 )
@@ -84,6 +86,9 @@ async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | 
             audit_key=signer.public_key,
             parts=tuple(writer.parts),
         )
+        if manifest.has_token:
+            pin = read_pin(rooms.config.token.pin_file)
+            manifest = replace(manifest, token_proof=await asyncio.to_thread(proof_by_pin, pin, manifest))
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
         signature = signature_text(await signer.sign(signed_digest(text)))
         writer.add(MANIFEST, BytesIO(text), len(text))

@@ -7,7 +7,8 @@ hold under one key: not one with an administrator of somebody's own in the datab
 from __future__ import annotations
 
 import base64
-from hashlib import sha256
+import hmac
+from hashlib import scrypt, sha256
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +22,7 @@ FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 """The last two parts, in this order: what was cut off has neither."""
 DATABASE = "database.sqlite"
+_SCRYPT_N = 2**15
 
 
 class TokenNote(msgspec.Struct, frozen=True):
@@ -49,6 +51,8 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     audit_key: bytes
     """DER SubjectPublicKeyInfo of the key that signed this."""
     parts: tuple[Part, ...]
+    token_proof: str | None = None
+    """`proof_by_pin`, where the token's own files are in it; None also in backups of releases before there was one."""
 
     @property
     def has_token(self) -> bool:
@@ -64,6 +68,20 @@ def signed_digest(manifest: bytes) -> bytes:
 def signature_text(signature: bytes) -> bytes:
     """`manifest.sig`."""
     return base64.b64encode(signature) + b"\n"
+
+
+def proof_by_pin(pin: bytes, manifest: Manifest) -> str:
+    """A code over all parts that only who knows the token's PIN can make; in hexadecimal.
+
+    SoftHSM2 encrypts what is private and does not authenticate it: pieces of its files can be exchanged without the
+    PIN, a private key for bytes that somebody knows among them. So where the token's files come with the backup, no
+    signature by that token shows who made them (docs/decisions/0022-backup-proof.md).
+    """
+    salt = sha256(f"kmsd backup token proof 1\n{manifest.backup_id}\n".encode()).digest()
+    key = scrypt(pin, salt=salt, n=_SCRYPT_N, r=8, p=1, maxmem=64 * 1024 * 1024, dklen=32)
+    lines = [f"{manifest.backup_id} {manifest.snapshot_at} {manifest.audit_key.hex()}\n"]
+    lines += [f"{part.name} {part.size} {part.sha256}\n" for part in manifest.parts]
+    return hmac.new(key, "".join(lines).encode(), sha256).hexdigest()
 
 
 def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool:

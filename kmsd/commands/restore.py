@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from hmac import compare_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,11 +22,11 @@ from kmsd.adapters.journal.reader import complete
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import snapshot
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import SystemClock, audit_signer, open_trail, set_module_environment, token_settings
+from kmsd.app import SystemClock, audit_signer, open_trail, read_pin, set_module_environment, token_settings
 from kmsd.backup import comparison, placing, softhsm, trails, trial
 from kmsd.backup.comparison import Comparison, OtherToken
 from kmsd.backup.container import Damaged
-from kmsd.backup.manifest import DATABASE, Manifest
+from kmsd.backup.manifest import DATABASE, Manifest, proof_by_pin
 from kmsd.backup.trails import Standing, Taken, Trails
 from kmsd.backup.unpacking import unpack
 from kmsd.commands.acts import recorded_act
@@ -37,6 +38,10 @@ ROLLED_BACK = (
     "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
     "that were taken away since are valid again{keys}. Put the newer trail into {directory} if there is one,\n"
     "or accept it"
+)
+UNPROVED = (
+    "nothing proves that the token in this backup is yours: an earlier release made it, or somebody changed it.\n"
+    "Name the audit key that you kept elsewhere with --audit-key, or accept it with --accept-unproved"
 )
 REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
 
@@ -70,6 +75,7 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
     command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
+    command.add_argument("--accept-unproved", action="store_true", help="although nothing proves whose token is in it")
     command.add_argument("--accept-rollback", action="store_true", help="although nobody knows what was done since")
     command.set_defaults(run=run)
 
@@ -121,9 +127,22 @@ def _require_key(options: argparse.Namespace, manifest: Manifest, stage: Path) -
     if pinned != manifest.audit_key:
         named = "no key" if pinned is None else fingerprint(pinned)
         raise Refused(f"this backup was signed by {signed_by}, and the trail in it pins {named}")
-    if options.with_token and options.audit_key is None:
-        # Whoever can write to the backup can write to the token in it; only what was kept elsewhere is beyond them.
-        print(f"note signed by {signed_by}: is it yours? With --audit-key FILE that is compared for you")
+
+
+def _require_proof(config: Config, options: argparse.Namespace, manifest: Manifest) -> None:
+    """The token's files must be the operator's: by a key that they kept, or by the PIN. Raises `Refused`."""
+    if options.audit_key is not None:
+        return
+    if manifest.token_proof is not None:
+        if not compare_digest(proof_by_pin(read_pin(config.token.pin_file), manifest), manifest.token_proof):
+            raise Refused(
+                f"the token in this backup was not put there by anybody who knew the PIN in {config.token.pin_file}: "
+                "the backup was forged, or is of a token with another PIN"
+            )
+    elif options.check:
+        print(f"note {UNPROVED}")
+    elif not options.accept_unproved:
+        raise Refused(UNPROVED)
 
 
 def _require_room(config: Config, options: argparse.Namespace) -> None:
@@ -176,6 +195,7 @@ async def _restore(config: Config, options: argparse.Namespace, manifest: Manife
             await _put_in_place(config, options, stage, findings, token)
         return
     root = _token_root(config, manifest)
+    _require_proof(config, options, manifest)
     compared = await trial.compare(config, stage, manifest)
     findings = _judged(config, options, stage, manifest, compared, intents=intents)
     with _token_files(root, stage):
