@@ -32,8 +32,9 @@ from kmsd.metrics.counting import Counting
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
 from kmsd.prctl import name_process
-from kmsd.wire.front import Front, Probe
+from kmsd.wire.front import Front
 from kmsd.wire.rates import RateClass, Rates
+from kmsd.wire.readiness import Probe, Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.tls import tls_context
@@ -106,12 +107,12 @@ def _finish_what_is_begun() -> None:
         loop.add_signal_handler(number, end)
 
 
-def probes_of(rooms: Rooms) -> dict[str, Probe]:
+def readiness_of(rooms: Rooms) -> Readiness:
     """What `/readyz` asks."""
     probes: dict[str, Probe] = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
     if rooms.segments is not None:
         probes["logs"] = rooms.segments.check
-    return probes
+    return Readiness(probes)
 
 
 def _say_ready(descriptor: int, end: Callable[[], None]) -> None:
@@ -127,12 +128,12 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     stopping = asyncio.Event()
     rest = RELIEVED_REST_SECONDS
     loop = asyncio.get_running_loop()
-    probes = probes_of(rooms)
+    readiness = readiness_of(rooms)
     place = rooms.pipeline.world.place
     refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
     counting = Counting.begin(lines.metrics)
     credentials = Credentials(rooms.token, place, signing_key)
-    front = Front(rooms.pipeline, credentials, probes, refusals, counting.meter, rooms.watch.wall, rates_of(config))
+    front = Front(rooms.pipeline, credentials, readiness, refusals, counting.meter, rooms.watch.wall, rates_of(config))
     listener = Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
     server = await serve(front.handle, [listener], limits_of(config), rooms.pipeline.lockstep)
 
@@ -151,7 +152,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     _say_ready(lines.ready, end)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
-    publishing = asyncio.create_task(counting.run(rooms, server, probes))
+    publishing = asyncio.create_task(counting.run(rooms, server, readiness))
     watch = LoopWatch(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()

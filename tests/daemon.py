@@ -60,6 +60,10 @@ def write_config(folder: Path, place: TokenPlace, port: int, *, workers: int = 1
     return path
 
 
+WELL = {"status": "ok", "token": "ok", "store": "ok", "audit": "ok", "logs": "ok"}
+"""What `/readyz` says when all is well."""
+
+
 @dataclass
 class Daemon:
     """A configured daemon; `start` and `stop` as often as a test likes."""
@@ -182,6 +186,14 @@ class Daemon:
     def audit_records(self) -> list[dict[str, Any]]:
         """Everything in the audit trail."""
         return trail_records(self.data / "audit")
+
+
+def eventually(holds: Callable[[], bool], daemon: Daemon, seconds: float = 60) -> None:
+    """Wait until something holds. Raises AssertionError with the daemon's log if it never does."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.01)
 
 
 def name_of(pid: int) -> str:

@@ -22,6 +22,7 @@ from kmsd.custody.credentials import Credentials as KnownCredentials
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.wire.front import Front
 from kmsd.wire.listeners import bind_tcp
+from kmsd.wire.readiness import Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
@@ -167,9 +168,8 @@ class House:
             async with open_rooms(self.config, "house", self.clock, self.clock.uptime) as rooms:
                 place = rooms.pipeline.world.place
                 refusals = RefusalLedger(rooms.sink, place)
-                front = Front(
-                    rooms.pipeline, KnownCredentials(rooms.token, place, signing_key), {}, refusals, wall=self.clock
-                )
+                credentials = KnownCredentials(rooms.token, place, signing_key)
+                front = Front(rooms.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)], lockstep=rooms.pipeline.lockstep)
                 stock = self.config.import_.stock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import shutil
@@ -16,12 +17,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from kmsd.adapters.durable import sync_folder
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import instant
 from kmsd.adapters.sqlite import snapshot
-from kmsd.app import Rooms
+from kmsd.app import Rooms, read_pin
 from kmsd.backup import sources
 from kmsd.backup.container import Writer
 from kmsd.backup.manifest import (
@@ -31,6 +33,7 @@ from kmsd.backup.manifest import (
     SIGNATURE,
     Manifest,
     TokenNote,
+    proof_by_pin,
     signature_text,
     signed_digest,
 )
@@ -83,6 +86,9 @@ async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | 
             audit_key=signer.public_key,
             parts=tuple(writer.parts),
         )
+        if manifest.has_token:
+            pin = read_pin(rooms.config.token.pin_file)
+            manifest = replace(manifest, token_proof=await asyncio.to_thread(proof_by_pin, pin, manifest))
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
         signature = signature_text(await signer.sign(signed_digest(text)))
         writer.add(MANIFEST, BytesIO(text), len(text))
@@ -107,7 +113,7 @@ def _copy(rooms: Rooms, writer: Writer, folder: Path, token_folder: Path | None)
 def _workshop(parent: Path) -> Iterator[Path]:
     """A folder of our own beside the backup; those of processes that died in theirs are removed. Raises OSError."""
     for left in parent.glob(f"{_UNFINISHED}*"):
-        _remove_unless_held(left)
+        _remove_if_left(left)
     folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -118,14 +124,25 @@ def _workshop(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_unless_held(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder of ours that no process holds; leave anything else of this name alone. Raises OSError.
+
+    Others may write to the folder of the backups, too: what they put there must not keep a backup from being made.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (NotADirectoryError, FileNotFoundError, PermissionError):
+        return
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:  # a link
+            return
+        raise
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
     except BlockingIOError:
         return  # another backup is being made
-    else:
-        shutil.rmtree(folder)
     finally:
         os.close(descriptor)
 

@@ -1,13 +1,14 @@
 """What a backup says of itself: what it was made of, the hash of each part, and the audit key's signature over that.
 
-The signature is made in the token. So nobody who cannot use the token makes a backup that `kmsd restore` takes: not
-with an administrator of his own in the database, and not with one revocation less.
+The signature is made in the token. `kmsd restore` has the token sign again, and takes a backup only if both signatures
+hold under one key: not one with an administrator of somebody's own in the database, nor with one revocation less.
 """
 
 from __future__ import annotations
 
 import base64
-from hashlib import sha256
+import hmac
+from hashlib import scrypt, sha256
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +22,7 @@ FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 """The last two parts, in this order: what was cut off has neither."""
 DATABASE = "database.sqlite"
+_SCRYPT_N = 2**15
 
 
 class TokenNote(msgspec.Struct, frozen=True):
@@ -49,6 +51,8 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     audit_key: bytes
     """DER SubjectPublicKeyInfo of the key that signed this."""
     parts: tuple[Part, ...]
+    token_proof: str | None = None
+    """`proof_by_pin`, where the token's own files are in it; None also in backups of releases before there was one."""
 
     @property
     def has_token(self) -> bool:
@@ -64,6 +68,29 @@ def signed_digest(manifest: bytes) -> bytes:
 def signature_text(signature: bytes) -> bytes:
     """`manifest.sig`."""
     return base64.b64encode(signature) + b"\n"
+
+
+def proof_by_pin(pin: bytes, manifest: Manifest) -> str:
+    """A code over all parts that only who knows the token's PIN can make; in hexadecimal.
+
+    SoftHSM2 encrypts what is private and does not authenticate it: pieces of its files can be exchanged without the
+    PIN, a private key for bytes that somebody knows among them. So where the token's files come with the backup, no
+    signature by that token shows who made them (docs/decisions/0022-backup-proof.md).
+    """
+    salt = sha256(f"kmsd backup token proof 1\n{manifest.backup_id}\n".encode()).digest()
+    key = scrypt(pin, salt=salt, n=_SCRYPT_N, r=8, p=1, maxmem=64 * 1024 * 1024, dklen=32)
+    lines = [f"{manifest.backup_id} {manifest.snapshot_at} {manifest.audit_key.hex()}\n"]
+    lines += [f"{part.name} {part.size} {part.sha256}\n" for part in manifest.parts]
+    return hmac.new(key, "".join(lines).encode(), sha256).hexdigest()
+
+
+def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool:
+    """True if the signature over SHA-256 of the text was made by the private half of this key."""
+    try:
+        key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
@@ -83,13 +110,9 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
         raise Damaged(f"the part {SIGNATURE} is damaged") from exc
     if signature != signature_text(made):
         raise Damaged(f"the part {SIGNATURE} is damaged")
-    try:
-        # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
-        key.verify(made, b"kmsd backup manifest 1\n" + manifest, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as exc:
-        raise Damaged(
-            f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed"
-        ) from exc
+    # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
+    if not holds(key, made, b"kmsd backup manifest 1\n" + manifest):
+        raise Damaged(f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed")
     _compare(known.parts, found)
     return known
 

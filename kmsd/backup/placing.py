@@ -7,6 +7,7 @@ last. Until it is there the daemon does not start, so a restoration that was cut
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -106,9 +107,13 @@ def place_token(staged: Path, root: Path) -> Path:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root / source.name
     folder.mkdir(mode=0o700)
-    for path in source.iterdir():
-        target = folder / path.name
-        target.touch(mode=0o600)
-        target.write_bytes(path.read_bytes())
+    try:
+        for path in source.iterdir():
+            target = folder / path.name
+            target.touch(mode=0o600)
+            target.write_bytes(path.read_bytes())
+    except OSError:
+        shutil.rmtree(folder)
+        raise
     os.sync()
     return folder

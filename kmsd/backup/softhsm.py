@@ -10,21 +10,33 @@ from kmsd.config import TokenConfig
 from kmsd.ports import TokenInfo
 
 MANUFACTURER = "SoftHSM project"
+CONFIGURATION = "SOFTHSM2_CONF"
+"""The variable by which SoftHSM2 finds its configuration."""
 _DEFAULT_CONFIGURATION = Path("/etc/softhsm/softhsm2.conf")
+_TOKENDIR = re.compile(r"^[^\S\n]*directories\.tokendir\s*=\s*(\S.*?)\s*$", re.MULTILINE)
 _FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def token_root(config: TokenConfig) -> Path | None:
     """`directories.tokendir` of the SoftHSM2 that the configuration names; None: it does not look like one."""
-    if "softhsm" not in config.module.name.lower():
-        return None
-    named = config.environment.get("SOFTHSM2_CONF") or os.environ.get("SOFTHSM2_CONF")
-    try:
-        text = (Path(named) if named else _DEFAULT_CONFIGURATION).read_text()
-    except OSError:
-        return None
-    found = re.search(r"^\s*directories\.tokendir\s*=\s*(\S.*?)\s*$", text, re.MULTILINE)
+    found = _TOKENDIR.search(_configuration(config))
     return None if found is None else Path(found[1])
+
+
+def configuration_with(config: TokenConfig, root: Path) -> str:
+    """The text of the SoftHSM2 configuration that `config` names, with the tokens in `root`."""
+    return _TOKENDIR.sub(lambda _: f"directories.tokendir = {root}", _configuration(config))
+
+
+def _configuration(config: TokenConfig) -> str:
+    """Empty if it is not SoftHSM2, or cannot be read."""
+    if "softhsm" not in config.module.name.lower():
+        return ""
+    named = config.environment.get(CONFIGURATION) or os.environ.get(CONFIGURATION)
+    try:
+        return (Path(named) if named else _DEFAULT_CONFIGURATION).read_text()
+    except OSError:
+        return ""
 
 
 def folder_of(root: Path, serial: str) -> Path | None:

@@ -10,10 +10,13 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from kmsd.adapters.journal import reading
+from kmsd.adapters.journal import lines, reading
 from kmsd.adapters.journal.lines import FileName, Malformed, files_of, own_members
+from kmsd.adapters.journal.walk import opening
 
 CHUNK = 1024 * 1024
+LONGEST_OPENING = 65536
+"""Bytes: longer than the first line of any file of a trail."""
 SLACK = timedelta(minutes=10)
 """A record is written before its commit: an act of shortly before the snapshot may not be in it."""
 CHANGES = b'"readOnly":false'
@@ -44,6 +47,22 @@ TAKES_AWAY = frozenset(
     }
 )
 """Acts that took something from somebody, or may have: a database from before them gives it back."""
+
+
+def pinned_key(directory: Path) -> bytes | None:
+    """The audit key that the newest file of a trail pins; None if no file pins one. Raises OSError."""
+    newest: tuple[str, bytes | None] = ("", None)
+    for found in files_of(directory).values():
+        for _, path in found:
+            with path.open("rb") as file:
+                members = opening(file.readline(LONGEST_OPENING).rstrip(b"\n"))
+            try:
+                key = None if members is None else lines.pinned_key(members)
+            except Malformed:
+                continue
+            if members is not None and key is not None:
+                newest = max(newest, (str(members.get("at")), key))
+    return newest[1]
 
 
 class Standing(Enum):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from hmac import compare_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,16 +16,17 @@ from typing import Any
 import msgspec
 
 from kmsd.adapters.journal.checkpoints import Signer
-from kmsd.adapters.journal.lines import files_of
+from kmsd.adapters.journal.claims import BadKey, public_key_of
+from kmsd.adapters.journal.lines import files_of, fingerprint
 from kmsd.adapters.journal.reader import complete
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import snapshot
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import SystemClock, audit_signer, open_trail, set_module_environment, token_settings
-from kmsd.backup import comparison, placing, softhsm, trails
+from kmsd.app import SystemClock, audit_signer, open_trail, read_pin, set_module_environment, token_settings
+from kmsd.backup import comparison, placing, softhsm, trails, trial
 from kmsd.backup.comparison import Comparison, OtherToken
 from kmsd.backup.container import Damaged
-from kmsd.backup.manifest import DATABASE, Manifest
+from kmsd.backup.manifest import DATABASE, Manifest, proof_by_pin
 from kmsd.backup.trails import Standing, Taken, Trails
 from kmsd.backup.unpacking import unpack
 from kmsd.commands.acts import recorded_act
@@ -36,6 +38,10 @@ ROLLED_BACK = (
     "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
     "that were taken away since are valid again{keys}. Put the newer trail into {directory} if there is one,\n"
     "or accept it"
+)
+UNPROVED = (
+    "nothing proves that the token in this backup is yours: an earlier release made it, or somebody changed it.\n"
+    "Name the audit key that you kept elsewhere with --audit-key, or accept it with --accept-unproved"
 )
 REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
 
@@ -64,8 +70,12 @@ def add_to(commands: Any) -> None:
     command.add_argument("--check", action="store_true", help="verify it, compare it with the token; change nothing")
     command.add_argument("--replace", action="store_true", help="move what is in the data directory aside")
     command.add_argument("--with-token", action="store_true", help="put SoftHSM2's files back, too")
+    command.add_argument(
+        "--audit-key", type=Path, metavar="FILE", help="the key that must have signed it, PEM or DER, kept elsewhere"
+    )
     command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
     command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
+    command.add_argument("--accept-unproved", action="store_true", help="although nothing proves whose token is in it")
     command.add_argument("--accept-rollback", action="store_true", help="although nobody knows what was done since")
     command.set_defaults(run=run)
 
@@ -77,9 +87,9 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         with _alone(config, options) as stage:
             manifest = unpack(options.backup, stage)
             print(f"ok   {options.backup}: {len(manifest.parts)} parts of {manifest.snapshot_at}, whole and signed")
+            _require_key(options, manifest, stage)
             _require_room(config, options)
-            with _token_files(config, options, manifest, stage):
-                await _restore(config, options, manifest, stage)
+            await _restore(config, options, manifest, stage)
     except Checked:
         print("ok   nothing was changed: this was a check")
     except (Damaged, OtherToken, Refused) as exc:
@@ -103,6 +113,38 @@ def _alone(config: Config, options: argparse.Namespace) -> Iterator[Path]:
             yield stage
 
 
+def _require_key(options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
+    """Hold the key that signed the backup against what else names the audit key. Raises `Refused`, OSError."""
+    signed_by = fingerprint(manifest.audit_key)
+    if options.audit_key is not None:
+        try:
+            given = public_key_of(options.audit_key.read_bytes())
+        except BadKey as exc:
+            raise Refused(f"{options.audit_key}: {exc}") from exc
+        if given != manifest.audit_key:
+            raise Refused(f"this backup was signed by {signed_by}, and {options.audit_key} is {fingerprint(given)}")
+    pinned = trails.pinned_key(stage / "audit")
+    if pinned != manifest.audit_key:
+        named = "no key" if pinned is None else fingerprint(pinned)
+        raise Refused(f"this backup was signed by {signed_by}, and the trail in it pins {named}")
+
+
+def _require_proof(config: Config, options: argparse.Namespace, manifest: Manifest) -> None:
+    """The token's files must be the operator's: by a key that they kept, or by the PIN. Raises `Refused`."""
+    if options.audit_key is not None:
+        return
+    if manifest.token_proof is not None:
+        if not compare_digest(proof_by_pin(read_pin(config.token.pin_file), manifest), manifest.token_proof):
+            raise Refused(
+                f"the token in this backup was not put there by anybody who knew the PIN in {config.token.pin_file}: "
+                "the backup was forged, or is of a token with another PIN"
+            )
+    elif options.check:
+        print(f"note {UNPROVED}")
+    elif not options.accept_unproved:
+        raise Refused(UNPROVED)
+
+
 def _require_room(config: Config, options: argparse.Namespace) -> None:
     if not (options.replace or options.check) and placing.holds_something(config):
         raise Refused(f"{config.data_dir} holds a database or log events: --replace moves them aside")
@@ -120,17 +162,19 @@ def _stage(config: Config) -> Iterator[Path]:
         shutil.rmtree(stage)
 
 
-@contextmanager
-def _token_files(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> Iterator[None]:
-    """SoftHSM2's files, put in place for the block; removed again if nothing comes of it. Raises `Refused`, OSError."""
-    if not options.with_token:
-        yield
-        return
+def _token_root(config: Config, manifest: Manifest) -> Path:
+    """Where SoftHSM2's files go. Raises `Refused`."""
     root = softhsm.token_root(config.token)
     if root is None:
         raise Refused("[token] names no SoftHSM2 with a folder to put the token's files into")
     if not manifest.has_token:
         raise Refused("this backup holds no token")
+    return root
+
+
+@contextmanager
+def _token_files(root: Path, stage: Path) -> Iterator[None]:
+    """SoftHSM2's files, put in place for the block; removed again if nothing comes of it. Raises OSError."""
     folder = placing.place_token(stage, root)
     try:
         yield
@@ -143,30 +187,58 @@ def _token_files(config: Config, options: argparse.Namespace, manifest: Manifest
 
 async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
     """Compare, judge, and put in place. Raises `Refused`, `Checked`, `OtherToken`, OSError."""
-    intents = snapshot.make_ready(stage / DATABASE)
-    # Without the sentinel: whether this token is the right one is what is to be found out.
+    intents = len(snapshot.make_ready(stage / DATABASE))
+    if not options.with_token:
+        async with _open_token(config) as token:
+            compared = await comparison.compare(stage / DATABASE, token, manifest)
+            findings = _judged(config, options, stage, manifest, compared, intents=intents)
+            await _put_in_place(config, options, stage, findings, token)
+        return
+    root = _token_root(config, manifest)
+    _require_proof(config, options, manifest)
+    compared = await trial.compare(config, stage, manifest)
+    findings = _judged(config, options, stage, manifest, compared, intents=intents)
+    with _token_files(root, stage):
+        async with _open_token(config) as token:
+            # The configuration may name another token than the one that was tried.
+            await comparison.compare(stage / DATABASE, token, manifest)
+            await _put_in_place(config, options, stage, findings, token)
+
+
+@asynccontextmanager
+async def _open_token(config: Config) -> AsyncIterator[Pkcs11Token]:
+    """The token, without the sentinel: whether it is the right one is what is to be found out. Raises `TokenError`."""
     token = await Pkcs11Token.open(token_settings(config, None))
     try:
-        compared = await comparison.compare(stage / DATABASE, token, manifest)
-        complete(config.audit_dir)
-        found = trails.compare(stage / "audit", config.audit_dir)
-        taken = []
-        if found.goes_further:
-            since = datetime.fromisoformat(manifest.snapshot_at)
-            taken = trails.taken_since(config.audit_dir, since, compared.key_ids)
-        findings = Findings(manifest, compared, found, taken)
-        _tell(findings, len(intents))
-        _judge(config, options, findings)
-        if options.check:
-            raise Checked
-        await _put_in_place(config, options, stage, findings, token)
+        yield token
     finally:
         await token.close()
+
+
+def _judged(
+    config: Config, options: argparse.Namespace, stage: Path, manifest: Manifest, compared: Comparison, *, intents: int
+) -> Findings:
+    """What was found, told to the operator and accepted by them. Raises `Refused`, `Checked`, OSError."""
+    if not options.check:
+        # A check changes nothing. After a loss of power it may miss the newest lines, which the restoration then finds.
+        complete(config.audit_dir)
+    found = trails.compare(stage / "audit", config.audit_dir)
+    taken = []
+    if found.goes_further:
+        since = datetime.fromisoformat(manifest.snapshot_at)
+        taken = trails.taken_since(config.audit_dir, since, compared.key_ids)
+    findings = Findings(manifest, compared, found, taken)
+    _tell(findings, intents)
+    _judge(config, options, findings)
+    if options.check:
+        raise Checked
+    return findings
 
 
 def _tell(findings: Findings, intents: int) -> None:
     compared = findings.compared
     print("ok   the token is the one of this backup")
+    _list("FAIL", [f"{item.kind} {item.object_id.hex()} in the token: {item.problem}" for item in compared.unfit])
     _list("MISS", [f"{row.owner} {row.object_id.hex()} is not in the token" for row in compared.missing])
     unknown = [f"{item.kind} {item.object_id.hex()} in the token is not in the database" for item in compared.unknown]
     _list("note", [f"{text}: newer than the backup, or another daemon's; it is left alone" for text in unknown])
@@ -186,6 +258,8 @@ def _list(verdict: str, texts: list[str]) -> None:
 
 def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> None:
     """Raises `Refused` for what was not accepted."""
+    if findings.compared.unfit and options.with_token:
+        raise Refused("the token in this backup holds objects that the daemon did not make so (FAIL, above)")
     wanted = []
     if findings.compared.missing and not options.accept_missing:
         wanted.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -17,12 +16,12 @@ from kmsd.metrics.inheritance import DESCRIPTORS
 from kmsd.metrics.meter import Meter, Publisher
 from kmsd.wire.front import NO_METER
 from kmsd.wire.front import Meter as AnyMeter
+from kmsd.wire.readiness import Readiness
 from kmsd.wire.transport import Server
 
 PUBLISH_SECONDS = 1.0
 PROBE_SECONDS = 5.0
 """Between two looks at whether all that a worker needs is there; as `/readyz` does when it is asked."""
-Probes = Mapping[str, Callable[[], Awaitable[None]]]
 
 log = structlog.get_logger()
 
@@ -43,7 +42,7 @@ class Counting:
             log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)
 
-    async def run(self, rooms: Rooms, server: Server, probes: Probes) -> None:
+    async def run(self, rooms: Rooms, server: Server, readiness: Readiness) -> None:
         """Publish again and again until cancelled, and then once more."""
         publisher = self._publisher
         if publisher is None:
@@ -53,7 +52,7 @@ class Counting:
             while True:
                 if time.monotonic() - probed >= PROBE_SECONDS:
                     probed = time.monotonic()
-                    await publisher.probe(probes)
+                    publisher.probed(await readiness.states())
                 _publish(publisher, rooms, server)
                 await asyncio.sleep(PUBLISH_SECONDS)
         except Exception:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import structlog
 
 from kmsd.domain.durations import BOUNDS
 from kmsd.metrics.layout import CODES, HISTOGRAM, LAYOUT, OTHER, TOKEN_CALLS
+from kmsd.wire.readiness import OK
 
 if TYPE_CHECKING:
     from kmsd.adapters.journal.commit import SyncFigures
     from kmsd.adapters.pkcs11.counters import TokenCounters
 
 _SUM = HISTOGRAM - 1
-
-log = structlog.get_logger()
 
 
 class Meter:
@@ -98,14 +95,8 @@ class Publisher:
         self.set("audit_waiting", found.waiting)
         self.set("audit_unsigned", unsigned)
 
-    async def probe(self, probes: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-        """Ask each, and note which failed."""
-        for name, ask in probes.items():
-            try:
-                await ask()
-                failed = 0.0
-            except Exception as exc:  # noqa: BLE001 (whatever it is: it is told, and `/readyz` tells it too)
-                failed = 1.0
-                log.warning("probe failed", probe=name, detail=f"{type(exc).__name__}: {exc}")
-            self.set(f"failed:{name}", failed)
+    def probed(self, states: Mapping[str, str]) -> None:
+        """What `/readyz` says of each thing."""
+        for name, state in states.items():
+            self.set(f"failed:{name}", float(state != OK))
         self.set("probed", time.time())

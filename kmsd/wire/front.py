@@ -6,7 +6,6 @@ done for a request whose signature has not been verified, except to say that the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import lru_cache, partial
 from time import monotonic, perf_counter
@@ -29,10 +28,11 @@ from kmsd.errors import (
 from kmsd.operations.model import Service, Source
 from kmsd.pipeline import Pipeline, as_service_error
 from kmsd.ports import AuditUnavailable, Clock, Reader
-from kmsd.wire import sigv4
+from kmsd.wire import readiness, sigv4
 from kmsd.wire.messages import Answer, Request, Tls, new_request_id
 from kmsd.wire.questions import Protocol, protocol_of
 from kmsd.wire.rates import Rates
+from kmsd.wire.readiness import Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import Claim, refuse_unknown, verify
 
@@ -41,7 +41,6 @@ log = structlog.get_logger()
 HTTP_INTERNAL = 500
 OK = "OK"
 RATE_EXCEEDED = "Rate exceeded"
-Probe = Callable[[], Awaitable[None]]
 
 
 class Meter(TypingProtocol):
@@ -65,8 +64,8 @@ class Front(msgspec.Struct, frozen=True):
 
     pipeline: Pipeline
     credentials: Credentials
-    probes: Mapping[str, Probe]
-    """What `/readyz` asks: name to a check that raises."""
+    readiness: Readiness
+    """What `/readyz` asks."""
     refusals: RefusalLedger
     meter: Meter = NO_METER
     wall: Clock | None = None
@@ -196,15 +195,8 @@ class Front(msgspec.Struct, frozen=True):
 
     async def _probe(self, target: str) -> Answer:
         """`/healthz`: the process answers. `/readyz`: all that it needs is there."""
-        states: dict[str, str] = {}
-        if target == "/readyz":
-            for name, probe in self.probes.items():
-                try:
-                    await probe()
-                    states[name] = "ok"
-                except Exception as exc:  # noqa: BLE001 (whatever it is, it is what the operator must read)
-                    states[name] = f"{type(exc).__name__}: {exc}"
-        ready = all(state == "ok" for state in states.values())
+        states = await self.readiness.states() if target == "/readyz" else {}
+        ready = all(state == readiness.OK for state in states.values())
         body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
         return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)
 

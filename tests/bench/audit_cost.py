@@ -31,6 +31,7 @@ from kmsd.app import open_rooms
 from kmsd.custody.credentials import Credentials
 from kmsd.wire.front import Front
 from kmsd.wire.listeners import bind_tcp
+from kmsd.wire.readiness import Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
@@ -70,7 +71,7 @@ async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
         pipeline = rooms.pipeline if audited else replace(rooms.pipeline, sink=NoSink())
         place = pipeline.world.place
         refusals = RefusalLedger(pipeline.sink, place)
-        front = Front(pipeline, Credentials(rooms.token, place, signing_key), {}, refusals)
+        front = Front(pipeline, Credentials(rooms.token, place, signing_key), Readiness({}), refusals)
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         pipe.send(sock.getsockname()[1])

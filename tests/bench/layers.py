@@ -37,6 +37,7 @@ from kmsd.wire import sigv4
 from kmsd.wire.front import Front, source_of
 from kmsd.wire.messages import Request, rendered
 from kmsd.wire.questions import Question, protocol_of
+from kmsd.wire.readiness import Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import Received, signing_key
 from tests.bench import servers, wrk
@@ -151,7 +152,9 @@ async def measure(daemon: Daemon, key_id: str) -> dict[str, Any]:
     async with open_rooms(configuration.load(daemon.config), "layers") as rooms:
         pipeline = replace(rooms.pipeline, sink=NoSink())
         place = pipeline.world.place
-        front = Front(pipeline, Credentials(rooms.token, place, signing_key), {}, RefusalLedger(pipeline.sink, place))
+        front = Front(
+            pipeline, Credentials(rooms.token, place, signing_key), Readiness({}), RefusalLedger(pipeline.sink, place)
+        )
         replay = wrk.signed(daemon.endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": servers.PLAINTEXT})
         headers = tuple({"Host": daemon.endpoint.removeprefix("http://"), **dict(replay.headers)}.items())
 

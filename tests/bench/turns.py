@@ -29,6 +29,7 @@ from kmsd.app import open_rooms
 from kmsd.custody.credentials import Credentials
 from kmsd.wire.front import Front
 from kmsd.wire.listeners import bind_tcp
+from kmsd.wire.readiness import Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
 from kmsd.wire.transport import Listener, serve
@@ -64,7 +65,7 @@ async def _serve(path: Path, pipe: Pipe) -> None:
     async with open_rooms(configuration.load(path), "turns") as rooms:
         pipeline = rooms.pipeline
         refusals = RefusalLedger(pipeline.sink, pipeline.world.place)
-        front = Front(pipeline, Credentials(rooms.token, pipeline.world.place, signing_key), {}, refusals)
+        front = Front(pipeline, Credentials(rooms.token, pipeline.world.place, signing_key), Readiness({}), refusals)
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         settle_memory()

@@ -223,6 +223,28 @@ def test_a_killed_backup_leaves_nothing_that_passes_for_one(daemon: Daemon, tmp_
     assert daemon.get("/readyz")[0] == 200
 
 
+def test_what_others_put_beside_it_does_not_prevent_a_backup(stopped: Daemon, tmp_path: Path) -> None:
+    """A file, links, a pipe and somebody else's folder that are named like an unfinished backup: all stay."""
+    folder, own = tmp_path / "backups", tmp_path / "own"
+    folder.mkdir()
+    own.mkdir()
+    (own / "kept").touch()
+    (folder / ".kmsd-backup-file").touch()
+    (folder / ".kmsd-backup-link").symlink_to(own)
+    (folder / ".kmsd-backup-nowhere").symlink_to("nowhere")
+    os.mkfifo(folder / ".kmsd-backup-pipe")
+    expected = {"file", "link", "nowhere", "pipe"}
+    if os.geteuid() == 0:
+        (folder / ".kmsd-backup-others").mkdir()
+        os.chown(folder / ".kmsd-backup-others", 65534, 65534)
+        expected.add("others")
+    (folder / ".kmsd-backup-left").mkdir()
+    stopped.cli("backup", str(folder / "kmsd.backup"))
+    assert {path.name.removeprefix(".kmsd-backup-") for path in folder.glob(".kmsd-*")} == expected
+    assert (own / "kept").exists()
+    stopped.cli("restore", "--check", str(folder / "kmsd.backup"))
+
+
 def test_a_damaged_backup_is_refused_and_the_part_is_named(stopped: Daemon, tmp_path: Path) -> None:
     """A flipped bit in a part, in its header, in the signature; the end cut off: nothing is put in place."""
     daemon = stopped

@@ -15,14 +15,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.bench import load
-from tests.daemon import Daemon, provisioned
+from tests.daemon import Daemon, eventually, provisioned
 from tests.e2e.test_daemon_tls import self_signed
 from tests.polite import Account, Load, Plan
 from tests.units import Unit
@@ -39,14 +39,6 @@ def events(daemon: Daemon, name: str) -> list[dict[str, object]]:
     whole = daemon.log().rpartition("\n")[0]
     lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [line for line in lines if line.get("event") == name]
-
-
-def eventually(holds: Callable[[], bool], daemon: Daemon, seconds: float = 60) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, daemon.log()
-        time.sleep(0.02)
 
 
 def start(daemon: Daemon) -> None:

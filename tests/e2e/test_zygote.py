@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from kmsd import zygote
-from tests.daemon import Daemon, name_of, provisioned
+from tests.daemon import Daemon, eventually, name_of, provisioned
 from tests.faults.bent import bent_daemon
 from tests.shim import Function, compiler
 
@@ -24,16 +24,8 @@ from tests.shim import Function, compiler
 def _daemon(tmp_path: Path) -> Iterator[Daemon]:
     with provisioned(tmp_path, workers=2) as daemon:
         daemon.start(ready=False)
-        until(lambda: daemon.log().count('"event": "ready"') == 1, daemon)
+        eventually(lambda: daemon.log().count('"event": "ready"') == 1, daemon)
         yield daemon
-
-
-def until(holds: Callable[[], bool], daemon: Daemon, seconds: float = 30.0) -> None:
-    """Wait for it. Raises AssertionError with the log."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, daemon.log()
-        time.sleep(0.01)
 
 
 def zygote_of(daemon: Daemon) -> int:
@@ -51,11 +43,11 @@ def test_workers_do_not_hang_on_the_zygote(daemon: Daemon) -> None:
     workers, first = daemon.workers(), zygote_of(daemon)
     time.sleep(max(0.0, 5.5 - age(first)))  # one that dies young is replaced with the next worker
     os.kill(first, signal.SIGKILL)
-    until(lambda: zygote_of(daemon) not in (0, first), daemon)
+    eventually(lambda: zygote_of(daemon) not in (0, first), daemon)
     assert daemon.workers() == workers
     assert daemon.client().list_keys()["Keys"] == []
     os.kill(workers[0], signal.SIGKILL)
-    until(lambda: len(set(daemon.workers()) - set(workers)) == 1, daemon)
+    eventually(lambda: len(set(daemon.workers()) - set(workers)) == 1, daemon)
     daemon.wait_ready()
     assert daemon.stop() == 0
 
@@ -71,7 +63,7 @@ def test_all_workers_and_the_zygote_die_at_once(daemon: Daemon) -> None:
     before = set(daemon.children())
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(set(daemon.workers()) - before) == 2, daemon)
+    eventually(lambda: len(set(daemon.workers()) - before) == 2, daemon)
     daemon.wait_ready()
     assert zygote_of(daemon)
 
@@ -83,7 +75,7 @@ def test_a_zygote_that_dies_while_it_is_asked(daemon: Daemon, turn: int) -> None
     os.kill(workers[0], signal.SIGKILL)
     time.sleep(0.09 + turn * 0.005)  # a dead worker is started anew after 0.1 s
     os.kill(first, signal.SIGKILL)
-    until(lambda: len(daemon.workers()) == 2 and workers[0] not in daemon.workers(), daemon)
+    eventually(lambda: len(daemon.workers()) == 2 and workers[0] not in daemon.workers(), daemon)
     daemon.wait_ready()
     time.sleep(0.3)
     assert len(daemon.workers()) == 2
@@ -110,7 +102,7 @@ def test_nobody_outlives_the_parent(daemon: Daemon) -> None:
     daemon.process.kill()
     daemon.process.wait()
     daemon.process = None
-    until(lambda: not any(map(alive, family)), daemon)
+    eventually(lambda: not any(map(alive, family)), daemon)
 
 
 def test_started_without_standard_streams(tmp_path: Path) -> None:
@@ -124,7 +116,7 @@ def test_started_without_standard_streams(tmp_path: Path) -> None:
         daemon.process.kill()
         daemon.process.wait()
         daemon.process = None
-        until(lambda: not any(map(alive, family)), daemon)
+        eventually(lambda: not any(map(alive, family)), daemon)
 
 
 def test_the_zygote_holds_nothing(daemon: Daemon) -> None:
@@ -136,8 +128,8 @@ def test_the_zygote_holds_nothing(daemon: Daemon) -> None:
     assert_holds_nothing(first, daemon)
     time.sleep(max(0.0, 5.5 - age(first)))
     os.kill(first, signal.SIGKILL)
-    until(lambda: zygote_of(daemon) not in (0, first), daemon)
-    until(lambda: "uvloop" in Path(f"/proc/{zygote_of(daemon)}/maps").read_text(), daemon)
+    eventually(lambda: zygote_of(daemon) not in (0, first), daemon)
+    eventually(lambda: "uvloop" in Path(f"/proc/{zygote_of(daemon)}/maps").read_text(), daemon)
     assert_holds_nothing(zygote_of(daemon), daemon)
 
 
@@ -203,12 +195,12 @@ def test_an_interrupt_of_the_terminal_reaches_all(tmp_path: Path) -> None:
         with (tmp_path / "serve.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         daemon.process = process
-        until(lambda: daemon.log().count('"event": "ready"') == 1, daemon)
+        eventually(lambda: daemon.log().count('"event": "ready"') == 1, daemon)
         family = daemon.children()
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(30) == 0
         daemon.process = None
-        until(lambda: not any(map(alive, family)), daemon)
+        eventually(lambda: not any(map(alive, family)), daemon)
         assert "Traceback" not in daemon.log()
         assert "died" not in daemon.log()
 
@@ -219,9 +211,9 @@ def test_a_stop_at_any_moment_of_the_start(tmp_path: Path) -> None:
         for turn in range(12):
             daemon.start(ready=False)
             assert daemon.process is not None
-            until(lambda: daemon.children() != [], daemon)
+            eventually(lambda: daemon.children() != [], daemon)
             if turn % 2:
-                until(lambda: daemon.workers() != [], daemon)
+                eventually(lambda: daemon.workers() != [], daemon)
             time.sleep(turn * 0.02)
             family = daemon.children()
             daemon.process.terminate()
@@ -229,7 +221,7 @@ def test_a_stop_at_any_moment_of_the_start(tmp_path: Path) -> None:
             assert status in (0, -signal.SIGTERM), daemon.log()
             daemon.process = None
             assert status != 0 or not any(map(alive, family))
-            until(lambda family=family: not any(map(alive, family)), daemon)  # type: ignore[misc]
+            eventually(lambda family=family: not any(map(alive, family)), daemon)  # type: ignore[misc]
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", daemon.port))
@@ -243,7 +235,7 @@ def test_a_stop_in_the_middle_of_a_login(tmp_path: Path) -> None:
         shim.delay(Function.LOGIN, 1.0)
         before = shim.calls(Function.LOGIN)
         daemon.start(ready=False)
-        until(lambda: shim.calls(Function.LOGIN) > before, daemon)
+        eventually(lambda: shim.calls(Function.LOGIN) > before, daemon)
         assert daemon.process is not None
         begun = time.monotonic()
         daemon.process.terminate()
