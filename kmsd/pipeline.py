@@ -6,6 +6,8 @@ leaves; if it cannot be written, the call fails and has no effect (DESIGN.md §1
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import traceback
 from collections.abc import Callable
 from datetime import datetime
@@ -23,12 +25,14 @@ from kmsd.errors import (
     InvalidCiphertextException,
     KeyUnavailableException,
     KMSInternalException,
+    OperationAbortedException,
     ServiceError,
+    ThrottlingException,
     UnsupportedOperationException,
 )
 from kmsd.lockstep import Lockstep
 from kmsd.operations.admission import admit
-from kmsd.operations.logs_errors import in_words_of
+from kmsd.operations.logs_errors import ABORTED, in_words_of
 from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, World
 from kmsd.ports import (
     AuditSink,
@@ -38,6 +42,7 @@ from kmsd.ports import (
     NoSuchObject,
     NotAuthentic,
     Reader,
+    StoreConflict,
     StoreError,
     StoreTimeout,
     TokenError,
@@ -45,6 +50,13 @@ from kmsd.ports import (
 )
 
 AnyOperation = Operation[Any, Any]
+
+MOST_ATTEMPTS = 12
+"""Attempts at one call, before its client is told of the conflict."""
+SHORTEST_PAUSE_MICROS = 2_500
+LONGEST_PAUSE_MICROS = 250_000
+"""Bounds of what a call waits at most before it is tried again; the pause doubles with each attempt."""
+CROWDED = "Other requests are changing the same resource. Reduce the frequency of your calls."
 
 
 class Pipeline(msgspec.Struct, frozen=True):
@@ -75,20 +87,47 @@ class Pipeline(msgspec.Struct, frozen=True):
         request: msgspec.Struct | None = None
         try:
             request = decode()
-            if operation.writes:
-                return await self._write(operation, request, call)
-            return await self._only_read(operation, request, call)
+            return await self._repeat(operation, request, call)
         except _Unrecorded as exc:
             raise in_words_of(operation.service, KMSInternalException(detail=f"audit: {exc.__cause__}")) from exc
         except Exception as exc:
             error = as_service_error(exc, operation)
-            await self._discard(call, error)
+            error.detail += await self._discard(call)
             await self._record(operation, request, call, Outcome(error=error, reason=error.detail))
             raise error from exc
         finally:
             # They lead back to the call, which so would wait, with its request, for the garbage collector: 300 MB of
             # bodies in a rush of log events.
             call.targets.clear()
+
+    async def _repeat(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+        """Carry a call out, and again as a whole where others changed meanwhile what it was about to change.
+
+        Raises `StoreConflict` for the last attempt, or the first where a call cannot be repeated.
+        """
+        carry_out = self._write if operation.writes else self._only_read
+        for attempt in range(1, MOST_ATTEMPTS):
+            try:
+                return await carry_out(operation, request, call)
+            except StoreConflict:
+                if call.is_recorded or not _is_repeatable(operation):
+                    raise
+            await self._begin_again(call, attempt)
+        return await carry_out(operation, request, call)
+
+    async def _begin_again(self, call: Call, attempt: int) -> None:
+        """Undo what a failed attempt has made and found, and wait: a random time, so that not all come back at once."""
+        await self._discard(call)
+        call.targets.clear()
+        call.after_commit.clear()
+        call.prepared, call.response_keys, call.grant_id = None, (), ""
+        self.lockstep.running -= 1
+        try:
+            most = min(LONGEST_PAUSE_MICROS, SHORTEST_PAUSE_MICROS << attempt)
+            await asyncio.sleep(secrets.randbelow(most) / 1e6)
+        finally:
+            self.lockstep.running += 1
+        call.books, call.now = await self.world.store.read(), self.clock.now()
 
     async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)
@@ -120,18 +159,24 @@ class Pipeline(msgspec.Struct, frozen=True):
             await act()
         return response
 
-    async def _discard(self, call: Call, error: ServiceError) -> None:
-        """Undo what `prepare` made. What cannot be undone now is settled by reconcile: its intent is in the store."""
+    async def _discard(self, call: Call) -> str:
+        """Undo what `prepare` made. What cannot be undone now is settled by reconcile: its intent is in the store.
+
+        That is then said, for the record.
+        """
+        left = ""
         while call.created:
             try:
                 await objects.discard(self.world.store, self.world.token, call.created.pop())
             except (StoreError, TokenError) as exc:
-                error.detail += f" (left to reconcile: {exc})"
+                left += f" (left to reconcile: {exc})"
+        return left
 
     async def _record(
         self, operation: AnyOperation, request: msgspec.Struct | None, call: Call, outcome: Outcome
     ) -> None:
         record = audit.record_of_call(operation, request, call, outcome)
+        call.is_recorded = True
         self.lockstep.running -= 1
         try:
             await self.sink.append(record)
@@ -145,6 +190,15 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 class _Unrecorded(Exception):
     """The record of a success could not be written; there is no use in trying to record that."""
+
+
+def _is_repeatable(operation: AnyOperation) -> bool:
+    """True if a conflict is the daemon's to resolve.
+
+    CloudWatch Logs tells the client of a conflict where the operation declares OperationAbortedException. What appends
+    gives its events away as it seals them.
+    """
+    return OperationAbortedException not in operation.raises and not operation.appends
 
 
 def _refuse_dry_run(request: msgspec.Struct) -> None:
@@ -172,6 +226,8 @@ def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:
             return KeyUnavailableException("The token cannot be reached now.", detail=str(exc))
         case TokenUnavailable():
             return DependencyTimeoutException("The token cannot be reached now.", detail=str(exc))
+        case StoreConflict():
+            return _conflict(exc, operation)
         case StoreTimeout():
             return DependencyTimeoutException("The request took too long.", detail=str(exc))
         case StoreError() | TokenError():
@@ -181,6 +237,15 @@ def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:
             frames = traceback.extract_tb(exc.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
             return KMSInternalException(detail=f"{type(exc).__name__} at {where}")
+
+
+def _conflict(exc: StoreConflict, operation: AnyOperation | None) -> ServiceError:
+    """What the last conflict of a call is told as."""
+    detail = f"StoreConflict: {exc}"
+    if operation is not None and OperationAbortedException in operation.raises:
+        return OperationAbortedException(ABORTED, detail=detail)
+    # KMS Developer Guide, Throttling: "a high or sustained rate of requests to change the state of the same KMS key".
+    return ThrottlingException(CROWDED, detail=detail)
 
 
 def _uses_key(operation: AnyOperation) -> bool:

@@ -8,7 +8,9 @@ when the material goes. So does the material id: the object that is made anew ha
 from __future__ import annotations
 
 from asyncio import sleep
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from time import perf_counter
 from uuid import UUID
 
@@ -22,7 +24,6 @@ from kmsd.domain.key_state import Event, KeyState
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.domain.wrapping import ImportedMaterial, TokenName, WrappingAlgorithm, WrappingKey
 from kmsd.errors import (
-    DependencyTimeoutException,
     IncorrectKeyMaterialException,
     InvalidCiphertextException,
     InvalidImportTokenException,
@@ -33,6 +34,7 @@ from kmsd.ports import (
     OtherMaterial,
     Store,
     StoreConflict,
+    Token,
     Transaction,
     Wrapped,
     WrongLength,
@@ -49,8 +51,10 @@ class Arrival(msgspec.Struct, frozen=True):
     """Material that was proven, and what there is of it in the token."""
 
     imported: ImportedMaterial
-    made: bool
+    made: bool = False
     """Whether an object was made for it; else the key had it already."""
+    make_again: Callable[[], Awaitable[None]] | None = None
+    """Makes the object that the token has lost; `adopt` calls it, so that nobody else makes it as well."""
 
 
 def fingerprint_mark(key_id: str) -> bytes:
@@ -75,7 +79,8 @@ async def bring_in(
     """Have the token unwrap and prove `blob`, and make its object if the key has none.
 
     `created` is told of an object before it can exist; `adopt` promises it. Raises InvalidCiphertextException,
-    IncorrectKeyMaterialException, InvalidImportTokenException, each counted against the wrapping key.
+    IncorrectKeyMaterialException, InvalidImportTokenException, each counted against the wrapping key; `StoreConflict`
+    while another import into the key is under way.
     """
     main, mark = tokens[TokenName.MAIN], fingerprint_mark(key.key_id)
     known = await (await store.read()).imported_material(key.key_id)
@@ -83,18 +88,26 @@ async def bring_in(
     given = Wrapped(blob, algorithm, wrapping_key.object_id)
     wrapped, fingerprint = await _proven(store, tokens, wrapping_key, given, mark=mark, expected=expected)
     present = key.current_material
-    if present is not None and present.status is MaterialStatus.READY and known is not None:
-        return Arrival(known, made=False)
+    if present is not None and known is not None:
+        if present.status is MaterialStatus.READY:
+            return Arrival(known)
+        # A missing object's row stays as it is: only what was proven to be the same is made under its id.
+        created.append(known.material_id)
+        return Arrival(known, make_again=partial(_make_again, main, wrapped, mark, known))
     if known is None:
         object_id = await objects.intend(store, f"{OWNER}{key.key_id}", now)
         known = ImportedMaterial(object_id, objects.algorithm_for(main), fingerprint)
-    elif present is None:
+    else:
         await _announce_again(store, tokens, known.material_id, key.key_id, now)
-    # A missing object's row stays as it is: only what was proven to be the same is made under its id.
     created.append(known.material_id)
-    into = (known.material_id, known.algorithm)
-    await main.unwrap_key(wrapped, mark, expected=fingerprint, into=into)
+    await main.unwrap_key(wrapped, mark, expected=fingerprint, into=(known.material_id, known.algorithm))
     return Arrival(known, made=True)
+
+
+async def _make_again(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
+    """Make a missing object, and none beside it that another attempt has left."""
+    await main.destroy(known.material_id)
+    await main.unwrap_key(wrapped, mark, expected=known.fingerprint, into=(known.material_id, known.algorithm))
 
 
 async def _proven(
@@ -158,7 +171,7 @@ async def _announce_again(store: Store, tokens: Tokens, object_id: bytes, key_id
     elif found is not None and found.status is MaterialStatus.CREATING and found.orphaned:
         await objects.discard(store, main, object_id)
     elif found is not None:
-        raise DependencyTimeoutException("Another import into this key is under way.", detail=found.status)
+        raise StoreConflict(f"another import into this key is under way ({found.status})")
     await objects.intend(store, f"{OWNER}{key_id}", now, object_id=object_id)
 
 
@@ -185,8 +198,9 @@ async def adopt(
     if arrival.made and present is None:
         await objects.promise(transaction, imported.material_id)
         await transaction.insert_material(key.key_id, material)
-    elif arrival.made:
+    elif arrival.make_again is not None and present is not None:
         await transaction.set_object_status(imported.material_id, MaterialStatus.MISSING, MaterialStatus.READY)
+        await arrival.make_again()
     elif present is None or present.status is not MaterialStatus.READY:
         raise StoreConflict("the material is no longer there")
     if description is not None:

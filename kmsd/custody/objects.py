@@ -54,19 +54,22 @@ async def discard(store: Store, token: Token, object_id: bytes) -> None:
         known = await tx.token_object(object_id)
         if known is not None and known.status is MaterialStatus.CREATING:
             await tx.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.DESTROYING)
-    if known is None or known.status in (MaterialStatus.CREATING, MaterialStatus.DESTROYING):
-        await carry_out_destruction(store, token, object_id)
-    elif known.status is MaterialStatus.MISSING:
-        await token.destroy(object_id)
+        elif known is not None and known.status is MaterialStatus.MISSING:
+            await token.destroy(object_id)
+    await carry_out_destruction(store, token, object_id)
 
 
 async def carry_out_destruction(store: Store, token: Token, object_id: bytes) -> None:
-    """Destroy an object whose row says `destroying`, then drop the row. Idempotent.
+    """Destroy an object whose row says `destroying` or that has none, then drop the row. Idempotent.
 
-    The token looks the object up again before it answers (SoftHSM drops the handle before the file).
+    The token looks the object up again before it answers (SoftHSM drops the handle before the file). All of it happens
+    in one transaction: imported material may be made anew under the same id, but not before the row is gone, and what
+    was made anew is not destroyed by whoever comes late.
     """
-    await token.destroy(object_id)
     async with store.write() as tx:
         known = await tx.token_object(object_id)
+        if known is not None and known.status is not MaterialStatus.DESTROYING:
+            return
+        await token.destroy(object_id)
         if known is not None:
             await tx.delete_token_object(object_id, MaterialStatus.DESTROYING)

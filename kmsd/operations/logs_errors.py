@@ -8,14 +8,12 @@ from kmsd.errors import (
     InvalidParameterException,
     KeyUnavailableException,
     KMSInternalException,
-    OperationAbortedException,
     ServiceError,
     ServiceUnavailableException,
     UnsupportedOperationException,
     ValidationException,
 )
 from kmsd.operations.model import Service
-from kmsd.ports import StoreConflict
 from kmsd.ports_logs import SegmentDamaged
 
 ABORTED = "A conflicting operation is in progress on this resource."
@@ -26,8 +24,6 @@ def in_words_of(service: Service, error: ServiceError, exc: Exception | None = N
     if service is not Service.LOGS:
         return error
     match exc:
-        case StoreConflict():
-            return OperationAbortedException(ABORTED, detail=str(exc))
         case SegmentDamaged() if exc.last_at:
             what = f"Log events between {exc.first_at} and {exc.last_at} are damaged in storage and cannot be read."
             return ServiceUnavailableException(what, detail=str(exc))

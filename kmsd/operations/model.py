@@ -237,6 +237,8 @@ class Call(msgspec.Struct, eq=False):
     """ARNs for the record that no target names (CreateKey's new key)."""
     grant_id: str = ""
     """For the record: the grant that the call is about, where the request may not name it (RetireGrant)."""
+    is_recorded: bool = False
+    """Whether a record of the call was handed to the sink: from then on it is not repeated."""
 
     @property
     def key(self) -> Key:

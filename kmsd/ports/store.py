@@ -37,7 +37,10 @@ class StoreTimeout(StoreUnavailable):
 
 
 class StoreConflict(StoreError):
-    """What was to be changed is no longer what it was when it was read; or the new thing exists already."""
+    """What was to be changed is no longer what it was when it was read; or the new thing exists already.
+
+    The whole of what was read and decided may be repeated: the pipeline does so, a bounded number of times.
+    """
 
 
 class TokenObject(msgspec.Struct, frozen=True):
@@ -221,7 +224,13 @@ class Reader(LogReader, Protocol):
 class Transaction(LogTransaction, Reader, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
-    Each change of a state names the old one and raises `StoreConflict` if that is not what the store holds.
+    Each change of a state names the old one and raises `StoreConflict` if that is not what the store holds. What is
+    inserted or deleted conflicts in the same way. A conflict is raised by the method that meets it and never by the end
+    of the transaction, because the record of the call is written in between. Nothing is kept of a transaction in which
+    a method has raised.
+
+    Transactions of all processes run one after the other: what one has read cannot be changed by another before it
+    ends. An adapter whose database does not lock on reading (READ COMMITTED) takes the one writer's row first.
     """
 
     async def insert_account(self, account: str, now: datetime) -> None:
@@ -386,7 +395,7 @@ class Store(Protocol):
     def write(self) -> AbstractAsyncContextManager[Transaction]:
         """A transaction: committed, and durable, when the block ends; rolled back if it raises.
 
-        Raises `StoreUnavailable` if the store cannot be locked or written.
+        Raises `StoreUnavailable` if the store cannot be locked or written; at its end never `StoreConflict`.
         """
         ...
 

@@ -68,6 +68,22 @@ def test_a_record_that_cannot_be_sent_does_not_stop_the_others(monkeypatch: pyte
     assert (b"5" in receiver.records, forwarder.dropped) == (False, 1)
 
 
+def test_a_record_too_long_for_a_datagram_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over UDP it is dropped and counted; those around it arrive without a pause, over the same socket."""
+    monkeypatch.setattr(forward, "PAUSE_SECONDS", 3600)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(("127.0.0.1", 0))
+        syslog.settimeout(5)
+        forwarder = Forwarder.to(f"syslog://127.0.0.1:{syslog.getsockname()[1]}", "worker-0")
+        forwarder.offer([b"first", b"x" * 100_000, b"second", b"x" * 100_000])
+        forwarder.offer([b"third"])
+        received = [syslog.recvfrom(65536) for _ in range(3)]
+        forwarder.close()
+    assert [message.rpartition(b" - ")[2] for message, _ in received] == [b"first", b"second", b"third"]
+    assert len({sender for _, sender in received}) == 1
+    assert forwarder.dropped == 2
+
+
 def test_closing_does_not_wait_for_one_who_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A last moment, then what is left is counted as dropped."""
     monkeypatch.setattr(forward, "CLOSE_SECONDS", 0.1)

@@ -6,6 +6,7 @@ slow or away records are dropped, counted, and the number is logged.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -198,21 +199,35 @@ class Forwarder:
         """Send all that waits; whether the receiver is still there."""
         with self._lock:
             batch = list(self._records)
-        sent = 0
+        sent = too_long = 0
         try:
             if not is_open:
                 self._receiver.open()
             for record in batch:
-                self._receiver.send(record)
+                too_long += not self._fits(record)
                 sent += 1
         except OSError:
             self._receiver.close()
-            # What could not be sent may be what the receiver cannot take (too long for a datagram): it goes, so that
-            # others follow. The rest waits in its place, within the bound.
-            self._forget(sent + 1, dropped=1)
+            # What could not be sent may be what the receiver cannot take: it goes, so that others follow. The rest waits
+            # in its place, within the bound.
+            self._forget(sent + 1, dropped=too_long + 1)
             self._stopping.wait(PAUSE_SECONDS)
             return False
-        self._forget(sent, dropped=0)
+        self._forget(sent, dropped=too_long)
+        return True
+
+    def _fits(self, record: bytes) -> bool:
+        """Send one record; False if it is too long for a datagram.
+
+        The receiver is as well as before, so nothing pauses: who may send large encryption contexts must not be able to
+        hold up the copies of everybody's records.
+        """
+        try:
+            self._receiver.send(record)
+        except OSError as exc:
+            if exc.errno == errno.EMSGSIZE:
+                return False
+            raise
         return True
 
     def _forget(self, count: int, *, dropped: int) -> None:
