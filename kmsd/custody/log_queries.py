@@ -7,21 +7,24 @@ trail where a key was refused, and is told as the query's status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 import msgspec
 from msgspec.structs import replace
 
 from kmsd.custody import log_results
+from kmsd.custody.log_evaluation import SLICE_SECONDS, is_long
 from kmsd.custody.log_reading import Reading
+from kmsd.custody.log_results import Chunk
 from kmsd.custody.log_room import LogRoom
 from kmsd.domain.arn import Place
+from kmsd.domain.log_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.domain.log_group import LogGroup
 from kmsd.domain.log_query import CANCELLED, COMPLETE, FAILED, RUNNING, TIMEOUT, StoredQuery
 from kmsd.domain.log_query_plan import Plan, Run
 from kmsd.domain.log_query_rows import Row
-from kmsd.domain.log_query_stats import TooLarge
 from kmsd.domain.log_shapes import QueryStatistics
 from kmsd.errors import ServiceError
 from kmsd.ports import AuditUnavailable, Store, StoreError, TokenError
@@ -29,10 +32,13 @@ from kmsd.ports_logs import SegmentsError, Wanted
 
 QUERY_SECONDS = 300
 """A query that takes longer ends as `Timeout`."""
-SLICE = 500
-"""Events that are looked at before others have their turn."""
-LOOK_EVERY = 20
+LOOK_EVERY = 100
 """Slices between two looks at whether the query was stopped."""
+SLOW_SLICES = 5
+"""A slice that took so many times its time was too long for the event loop: what follows is done in a thread."""
+ROWS_A_CHUNK = 500
+BYTES_A_CHUNK = 1_048_576
+_EXPECTED = (ServiceError, StoreError, TokenError, SegmentsError, AuditUnavailable, TooLarge)
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -49,6 +55,18 @@ class _Stopped(Exception):
     """StopQuery was called."""
 
 
+class _Progress(msgspec.Struct):
+    """One run of a query, so far."""
+
+    run: Run
+    budget: Budget
+    in_thread: bool
+    chunks: list[Chunk] = []
+    records: int = 0
+    scanned: int = 0
+    slices: int = 0
+
+
 class Runner(msgspec.Struct):
     """Carries out queries. One for each process."""
 
@@ -58,70 +76,87 @@ class Runner(msgspec.Struct):
     now: Callable[[], datetime]
 
     async def run(self, task: Task) -> None:
-        """Carry out one query and write down how it ended."""
-        run = task.plan.run(task.most, several=len(task.groups) > 1)
-        scanned = [0, 0]
+        """Carry out one query and write down how it ended, whatever was raised."""
+        budget = Budget(MAX_QUERY_BYTES, self.room.memory)
+        run = task.plan.run(task.most, several=len(task.groups) > 1, budget=budget)
+        progress = _Progress(run, budget, in_thread=task.plan.expressions > 0)
+        try:
+            await self._end(task, progress, await self._carry_out(task, progress))
+        except asyncio.CancelledError:
+            await self._end(task, progress, FAILED)
+            raise
+        except Exception as exc:  # noqa: BLE001 (the results cannot be sealed or stored: then there are none)
+            _report(exc)
+            await self._end(task, progress, FAILED)
+        finally:
+            budget.close()
+
+    async def _carry_out(self, task: Task, progress: _Progress) -> str:
+        """How the query ends."""
         try:
             async with asyncio.timeout(QUERY_SECONDS):
-                await self._look(task, run, scanned)
-                run.end()
-            ended = COMPLETE
+                await self._look(task, progress)
+                await self._in_slices(task, progress, progress.run.ending())
         except TimeoutError:
-            ended = TIMEOUT
+            return TIMEOUT
         except _Stopped:
-            ended = CANCELLED
-        except (ServiceError, StoreError, TokenError, SegmentsError, AuditUnavailable, TooLarge):
-            ended = FAILED
-        try:
-            await self._end(task, run, ended, scanned)
-        except (ServiceError, StoreError, TokenError, SegmentsError, AuditUnavailable):
-            # The results cannot be sealed or stored: then there are none.
-            await self._end(task, run, FAILED, scanned)
+            return CANCELLED
+        except Exception as exc:  # noqa: BLE001 (a query that nobody ends is shown as running, and counts as one)
+            _report(exc)
+            return FAILED
+        return COMPLETE
 
-    async def _look(self, task: Task, run: Run, scanned: list[int]) -> None:
+    async def _look(self, task: Task, progress: _Progress) -> None:
         """Show the query all events, the newest first."""
-        slices = 0
         for group in task.groups:
-            reading = Reading(self.room, self.store, group, self.now())
+            reading = Reading(self.room, self.store, group, self.now(), budget=progress.budget)
             log = f"{group.account}:{group.name}"
             start = max(task.wanted.start, group.oldest(self.now()))
             async for events in reading.events(replace(task.wanted, start=start)):
-                for begin in range(0, len(events), SLICE):
-                    for event in events[begin : begin + SLICE]:
-                        run.feed(Row(event, reading.names[event.stream_id], log))
-                        scanned[0] += 1
-                        if run.done:
-                            break
-                    if run.done:
-                        break
-                    slices += 1
-                    if slices % LOOK_EVERY == 0:
-                        await self._check(task)
-                    await asyncio.sleep(0)
-                if run.done:
+                progress.in_thread |= any(is_long(len(event.message), 0) for event in events)
+                rows = (Row(event, reading.names[event.stream_id], log) for event in events)
+                await self._in_slices(task, progress, _fed(progress, rows))
+                if progress.run.done:
                     break
-            scanned[1] += reading.scanned
-            if run.done:
+            progress.scanned += reading.scanned
+            if progress.run.done:
                 return
+
+    async def _in_slices(self, task: Task, progress: _Progress, steps: Iterator[None]) -> None:
+        """Take steps, giving others their turn; pack the rows that come out."""
+        more = True
+        while more:
+            began = time.thread_time()
+            if progress.in_thread:
+                more = await self.room.evaluation.in_thread(lambda: _slice(steps))
+            else:
+                more = _slice(steps)
+                progress.in_thread = time.thread_time() - began > SLOW_SLICES * SLICE_SECONDS
+            _pack(progress, at_least=ROWS_A_CHUNK)
+            progress.slices += 1
+            if progress.slices % LOOK_EVERY == 0:
+                await self._check(task)
+            await asyncio.sleep(0)
 
     async def _check(self, task: Task) -> None:
         known = await (await self.store.read()).log_query(task.query.query_id)
         if known is None or known.status != RUNNING:
             raise _Stopped
 
-    async def _end(self, task: Task, run: Run, status: str, scanned: list[int]) -> None:
+    async def _end(self, task: Task, progress: _Progress, status: str) -> None:
         query_id, now = task.query.query_id, self.now()
         kms_key = None
         if status == COMPLETE:
+            _pack(progress, at_least=1)
             books = await self.store.read()
             subject = log_results.subject_of(self.place, await books.results_key(task.query.account))
-            content = await log_results.seal_rows(self.room, books, subject, query_id, run.results, now=now)
+            content = await log_results.seal_rows(self.room, books, subject, query_id, progress.chunks, now=now)
             await self.room.segments.put_result(query_id, content)
             kms_key = subject.kms_key
         statistics = QueryStatistics(
-            records_matched=float(run.matched),
-            records_scanned=float(scanned[0]),
-            bytes_scanned=float(scanned[1]),
+            records_matched=float(progress.run.matched),
+            records_scanned=float(progress.records),
+            bytes_scanned=float(progress.scanned),
             log_groups_scanned=float(len(task.groups)),
         )
         ended = replace(task.query, status=status, ended_at=now, statistics=statistics, kms_key=kms_key)
@@ -129,3 +164,36 @@ class Runner(msgspec.Struct):
             was_running = await transaction.end_log_query(ended)
         if not was_running:
             await self.room.segments.delete_result(query_id)
+
+
+def _report(exc: Exception) -> None:
+    """Hand an error that nobody expects to the loop, which logs it."""
+    if not isinstance(exc, _EXPECTED):
+        context = {"message": "a query failed unexpectedly", "exception": exc}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _fed(progress: _Progress, rows: Iterator[Row]) -> Iterator[None]:
+    """Show the query rows, one for each step, until it has enough."""
+    for row in rows:
+        progress.records += 1
+        progress.run.feed(row)
+        if progress.run.done:
+            return
+        yield
+
+
+def _slice(steps: Iterator[None]) -> bool:
+    """Take steps for a slice of time; False when there are no more."""
+    until = time.perf_counter() + SLICE_SECONDS
+    return any(time.perf_counter() >= until for _ in steps)
+
+
+def _pack(progress: _Progress, *, at_least: int) -> None:
+    """Encode the rows that have come out, if there are so many, or if they are large."""
+    run = progress.run
+    if len(run.results) < at_least and run.held < BYTES_A_CHUNK:
+        return
+    chunk = log_results.packed(run.drain())
+    progress.budget.take(log_results.COPIES * len(chunk.rows))
+    progress.chunks.append(chunk)

@@ -15,6 +15,7 @@ import msgspec
 from kmsd.custody import log_batches
 from kmsd.custody.log_keys import DataKey
 from kmsd.custody.log_room import LogRoom
+from kmsd.domain.log_budget import Budget
 from kmsd.domain.log_event import Event, position_at
 from kmsd.domain.log_frame import Frame
 from kmsd.domain.log_group import LogGroup
@@ -29,6 +30,8 @@ MOST_AT_ONCE = 64
 """Frames of a batch that is meant to fill a page."""
 SPLIT = 4
 """From so many frames on, two threads share the work."""
+_EVENT_BYTES = 512
+"""What an event takes beside its text."""
 _BY_POSITION = attrgetter("position")
 
 
@@ -52,6 +55,9 @@ class Reading(msgspec.Struct):
     """Events are to be rendered, as GetLogEvents shows them; their frames are kept a while (`OpenedFrames`)."""
     scanned: int = 0
     """Bytes of events that were opened."""
+    budget: Budget | None = None
+    """Where the events count that are in memory; its owner closes it."""
+    _held: int = 0
     _dead: set[bytes] = msgspec.field(default_factory=set)
 
     async def events(
@@ -61,12 +67,13 @@ class Reading(msgspec.Struct):
 
         `most` is what the caller is likely to take: so much is opened in one go, and then a little at a time.
         Raises AccessDeniedException at the first frame whose key cannot be used, `SegmentDamaged` at the first that is
-        not what was written.
+        not what was written, `TooLarge` if the budget does not suffice.
         """
         low = max(position_at(wanted.start), after + 1)
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
         pending: list[Event] = []
         for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted), most):
+            self._hold(self._held + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
             books = await self.store.read()
             for frame, events in await self._open(books, await self._alive(books, frames)):
                 inside = position_at(frame.first_at) >= low and position_at(frame.last_at + 1) <= high
@@ -75,6 +82,13 @@ class Reading(msgspec.Struct):
             run, pending = _settled(pending, following, descending=wanted.descending)
             if run:
                 yield run
+            self._hold(sum(len(event.message) + _EVENT_BYTES for event in pending))
+
+    def _hold(self, size: int) -> None:
+        """Have so many bytes count from now on."""
+        if self.budget is not None:
+            self.budget.take(size - self._held)
+            self._held = size
 
     async def _alive(self, books: Reader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
         unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -23,6 +26,31 @@ Rows = Sequence[Sequence[tuple[str, str]]]
 _PURPOSE = "log-query"
 _encode = msgspec.msgpack.Encoder().encode
 _decode_rows = msgspec.msgpack.Decoder(list[list[tuple[str, str]]]).decode
+_VERSION = 2
+_VERSION_OF_ONE_CHUNK = 1
+"""Earlier results are one array of rows."""
+COPIES = 3
+"""Of rows that exist while they are sealed: packed, compressed, sealed."""
+
+
+class Chunk(NamedTuple):
+    """Some rows, encoded."""
+
+    number: int
+    """Of rows."""
+    rows: bytes
+
+    def decoded(self) -> list[list[tuple[str, str]]]:
+        """The inverse of `packed`."""
+        return _decode_rows(self.rows)
+
+
+_decode_chunks = msgspec.msgpack.Decoder(list[Chunk]).decode
+
+
+def packed(rows: Rows) -> Chunk:
+    """Encode rows."""
+    return Chunk(len(rows), _encode(rows))
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -41,22 +69,23 @@ def subject_of(place: Place, key: ResultsKey) -> Subject:
 
 
 async def seal_rows(
-    room: LogRoom, books: Reader, subject: Subject, query_id: str, rows: Rows, *, now: datetime
+    room: LogRoom, books: Reader, subject: Subject, query_id: str, chunks: Sequence[Chunk], *, now: datetime
 ) -> bytes:
-    """Rows as they may be stored."""
-    content = zlib.compress(_encode(rows), 1)
+    """Rows as they may be stored. Compressing and sealing let go of the interpreter, and are done in a thread."""
+    content = await asyncio.to_thread(lambda: zlib.compress(_encode(chunks), 1))
     data_key = await room.keys.for_sealing(books, subject, len(content), now)
     frame_id = room.frame_ids.next(int(now.timestamp() * 1_000_000))
     aad = log_frame.associated_data(subject.owner, query_id.encode())
-    sealed = data_key.cipher.encrypt(log_frame.nonce(frame_id), content, aad)
+    seal = partial(data_key.cipher.encrypt, log_frame.nonce(frame_id), content, aad)
+    sealed = await asyncio.to_thread(seal)
     wrapped = data_key.wrapped
     key = (wrapped.data_key_id, wrapped.kms_key, wrapped.context_arn, wrapped.blob)
-    return _encode(_Stored(log_frame.VERSION, key, frame_id, sealed))
+    return await asyncio.to_thread(_encode, _Stored(_VERSION, key, frame_id, sealed))
 
 
 async def open_rows(
     room: LogRoom, books: Reader, subject: Subject, query_id: str, stored: bytes, *, now: datetime
-) -> list[list[tuple[str, str]]]:
+) -> list[Chunk]:
     """The rows. Raises AccessDeniedException if their key cannot be used, `SegmentDamaged`."""
     damaged = SegmentDamaged(f"result {query_id}")
     try:
@@ -64,15 +93,21 @@ async def open_rows(
     except msgspec.DecodeError as exc:
         raise damaged from exc
     wrapped = WrappedKey._make(found.data_key)
-    if found.version != log_frame.VERSION or wrapped.context_arn != subject.arn:
+    if found.version not in (_VERSION, _VERSION_OF_ONE_CHUNK) or wrapped.context_arn != subject.arn:
         raise damaged
     data_key = await room.keys.for_opening(books, subject, wrapped, now)
     aad = log_frame.associated_data(subject.owner, query_id.encode())
+
+    def content() -> bytes:
+        return zlib.decompress(data_key.cipher.decrypt(log_frame.nonce(found.frame_id), found.sealed, aad))
+
     try:
-        content = data_key.cipher.decrypt(log_frame.nonce(found.frame_id), found.sealed, aad)
+        opened = await asyncio.to_thread(content)
     except InvalidTag as exc:
         raise damaged from exc
-    return _decode_rows(zlib.decompress(content))
+    if found.version == _VERSION_OF_ONE_CHUNK:
+        return [Chunk(len(_decode_rows(opened)), opened)]
+    return _decode_chunks(opened)
 
 
 async def seal_text(books: Reader, token: Token, query_id: str, query: str) -> bytes:

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from kmsd.custody.log_evaluation import Evaluation
 from kmsd.custody.log_keys import LogKeys
 from kmsd.custody.log_opened import OpenedFrames
+from kmsd.domain.log_budget import MAX_PROCESS_BYTES, Budget
 from kmsd.domain.log_frame import FrameIds
 from kmsd.ending import ended
 from kmsd.ports_logs import Segments
@@ -34,9 +36,13 @@ class LogRoom(msgspec.Struct):
     """The present instant, for what goes on after the call that began it."""
     tasks: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     """Queries that are under way."""
+    memory: Budget = msgspec.field(default_factory=lambda: Budget(MAX_PROCESS_BYTES))
+    """Of all queries and searches together."""
+    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
 
     async def close(self) -> None:
         """Finish what is being written, give up queries, drop all data keys."""
         await ended(self.tasks)
+        self.evaluation.close()
         self.keys.close()
         await self.segments.close()

@@ -1,37 +1,55 @@
 """Filter patterns of FilterLogEvents: terms, JSON selectors, space-delimited fields.
 
 "Filter pattern syntax for metric filters, subscription filters, filter log events, and Live Tail" (CloudWatch
-Logs User Guide). A pattern is compiled to a function of the message; it raises nothing.
+Logs User Guide). A compiled pattern raises nothing, whatever the message: one event must not hide another.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
 
-from kmsd.domain.log_filter_fields import compile_fields, compile_json
-from kmsd.domain.log_filter_values import regex_of
+import msgspec
+
+from kmsd.domain.log_budget import TooMuchWork, Work
+from kmsd.domain.log_filter_fields import Matches, compile_fields, compile_json
+from kmsd.domain.log_filter_values import Expressions
+from kmsd.domain.log_text import closing, unescaped
 from kmsd.errors import InvalidParameterException
 
-Matches = Callable[[str], bool]
-_TERM = re.compile(r'\s*(?P<sign>[?-]?)(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|%(?P<regex>[^%]*)%|(?P<bare>[^\s"%]+))')
+_SPACE = re.compile(r"\s*")
+_BARE = re.compile(r'[^\s"%]+')
 
 
-@lru_cache(maxsize=256)
-def compile_pattern(pattern: str) -> Matches:
-    """What decides whether a message matches. Raises InvalidParameterException."""
-    text = pattern.strip()
+class Pattern(msgspec.Struct, frozen=True):
+    """A compiled filter pattern."""
+
+    matches: Matches
+    instructions: int = 0
+    """Steps that its regular expressions may take for each byte of a message."""
+
+    def __call__(self, message: str) -> bool:
+        """True if it matches. A message that takes more than `MAX_EVENT_WORK` does not."""
+        try:
+            return self.matches(message, Work())
+        except TooMuchWork:
+            return False
+
+
+def compile_pattern(pattern: str) -> Pattern:
+    """Raises InvalidParameterException."""
+    text, expressions = pattern.strip(), Expressions()
     if not text:
-        return lambda _: True
+        return Pattern(lambda _, __: True)
     if text.startswith("{") and text.endswith("}"):
-        return compile_json(text[1:-1])
-    if text.startswith("[") and text.endswith("]"):
-        return compile_fields(text[1:-1])
-    return _compile_terms(text)
+        matches = compile_json(text[1:-1], expressions)
+    elif text.startswith("[") and text.endswith("]"):
+        matches = compile_fields(text[1:-1], expressions)
+    else:
+        matches = _compile_terms(text, expressions)
+    return Pattern(matches, expressions.instructions)
 
 
-def _compile_terms(text: str) -> Matches:
+def _compile_terms(text: str, expressions: Expressions) -> Matches:
     """All plain terms, none of those after `-`; or, if there are none, any of those after `?`.
 
     "Filter patterns are case sensitive"; a term is found within words too: `ERROR` in `ERRORCODE: -1`.
@@ -39,25 +57,43 @@ def _compile_terms(text: str) -> Matches:
     wanted: list[Matches] = []
     excluded: list[Matches] = []
     optional: list[Matches] = []
-    by_sign = {"": wanted, "-": excluded, "?": optional}
     at = 0
-    while text[at:].strip():
-        found = _TERM.match(text, at)
-        if found is None:
-            raise InvalidParameterException("Invalid filter pattern: a quotation mark or % is not closed.")
-        by_sign[found["sign"]].append(_term(found))
-        at = found.end()
+    while at < len(text):
+        terms = {"-": excluded, "?": optional}.get(text[at], wanted)
+        term, at = _term(text, at if terms is wanted else at + 1, expressions)
+        terms.append(term)
+        at = _end(_SPACE, text, at)
     # "If you combine ? with other filter patterns, such as include and exclude terms, it is ignored."
     if optional and not wanted and not excluded:
-        return lambda message: any(matches(message) for matches in optional)
-    return lambda message: (
-        all(matches(message) for matches in wanted) and not any(matches(message) for matches in excluded)
+        return lambda message, work: any(matches(message, work) for matches in optional)
+    return lambda message, work: (
+        all(matches(message, work) for matches in wanted) and not any(matches(message, work) for matches in excluded)
     )
 
 
-def _term(found: re.Match[str]) -> Matches:
-    if found["regex"] is not None:
-        return regex_of(found["regex"]).found_in
-    quoted = found["quoted"]
-    term = found["bare"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-    return lambda message: term in message
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
+
+
+def _term(text: str, at: int, expressions: Expressions) -> tuple[Matches, int]:
+    """The term that begins at a place, and where it ends."""
+    if text.startswith("%", at):
+        end = text.find("%", at + 1)
+        if end >= 0:
+            return expressions.add(text[at + 1 : end]).found_in, end + 1
+    elif text.startswith('"', at):
+        end = closing(text, at + 1, '"')
+        if end >= 0:
+            return _contains(unescaped(text[at + 1 : end])), end + 1
+    elif (end := _end(_BARE, text, at)) > at:
+        return _contains(text[at:end]), end
+    raise InvalidParameterException("Invalid filter pattern: a quotation mark or % is not closed.")
+
+
+def _contains(term: str) -> Matches:
+    def matches(message: str, work: Work) -> bool:
+        work.spend(len(message))
+        return term in message
+
+    return matches

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
-from kmsd.domain.log_filter_values import Comparison, comparison
+from kmsd.domain.log_budget import MEMBER_WORK, Work
+from kmsd.domain.log_filter_values import Comparison, Expressions, comparison
+from kmsd.domain.log_text import closing
 from kmsd.errors import InvalidParameterException
 
-Matches = Callable[[str], bool]
-Test = Callable[[Any], bool]
+Matches = Callable[[str, Work], bool]
+Test = Callable[[Any, Work], bool]
 MOST_DEPTH = 50
-_TOKEN = re.compile(
-    r"\s*(?:(?P<mark>&&|\|\||[()])"
-    r"|(?P<operator>!=|<=|>=|=|<|>)"
-    r'|(?P<quoted>"(?:[^"\\]|\\.)*")'
-    r"|(?P<regex>%[^%]*%)"
-    r"""|(?P<word>(?:\[(?:[0-9]+|\*|'[^']*'|"[^"]*")\]|[^\s&|()=!<>"%\[\]])+))"""
-)
+MAX_FIELDS = 50_000
+"""Fields of a message that a pattern with `...` looks at. One with more matches no such pattern."""
+_SPACE = re.compile(r"\s*")
+_MARK = re.compile(r"&&|\|\||[()]")
+_OPERATOR = re.compile(r"!=|<=|>=|=|<|>")
+_PLAIN = re.compile(r'[^\s&|()=!<>"%\[\]]+')
+_INDEX = re.compile(r"""\[(?:[0-9]+|\*|'[^']*'|"[^"]*")\]""")
 _STEP = re.compile(r"""\.(?P<name>[^.\[\]\s]+)|\[(?:(?P<index>[0-9]+|\*)|'(?P<single>[^']*)'|"(?P<double>[^"]*)")\]""")
 _FIELD = re.compile(r'\[(?P<bracket>[^\]]*)\]|"(?P<quoted>[^"]*)"|(?P<bare>\S+)')
+_FIELD_WITHOUT_BRACKETS = re.compile(r'"(?P<quoted>[^"]*)"|(?P<bare>\S+)')
 _decode = msgspec.json.Decoder().decode
 
 
@@ -36,14 +40,36 @@ class _Token(NamedTuple):
 
 
 def _tokens(text: str) -> list[_Token]:
-    found, at = [], 0
-    while text[at:].strip():
-        token = _TOKEN.match(text, at)
-        if token is None or token.lastgroup is None:
+    found, at = [], _end(_SPACE, text, 0)
+    while at < len(text):
+        kind, end = _token(text, at)
+        if end <= at:
             raise _invalid(f"it cannot be read at character {at + 1}")
-        found.append(_Token(token.lastgroup, token[token.lastgroup]))
-        at = token.end()
+        found.append(_Token(kind, text[at:end]))
+        at = _end(_SPACE, text, end)
     return found
+
+
+def _token(text: str, at: int) -> tuple[str, int]:
+    """The kind of the token at a place, and where it ends; it ends where it begins if there is none."""
+    match text[at]:
+        case '"':
+            return "quoted", closing(text, at + 1, '"') + 1
+        case "%":
+            return "regex", text.find("%", at + 1) + 1
+        case _:
+            for kind, pattern in (("mark", _MARK), ("operator", _OPERATOR)):
+                if (end := _end(pattern, text, at)) > at:
+                    return kind, end
+    end = at
+    while (further := max(_end(_PLAIN, text, end), _end(_INDEX, text, end))) > end:
+        end = further
+    return "word", end
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
 
 
 class _Conditions:
@@ -78,14 +104,14 @@ class _Conditions:
         while self.ahead().text == "||" and self.ahead().kind == "mark":
             self.at += 1
             tests.append(self._and(depth))
-        return tests[0] if len(tests) == 1 else lambda value: any(test(value) for test in tests)
+        return tests[0] if len(tests) == 1 else lambda value, work: any(test(value, work) for test in tests)
 
     def _and(self, depth: int) -> Test:
         tests = [self._one(depth)]
         while self.ahead().text == "&&" and self.ahead().kind == "mark":
             self.at += 1
             tests.append(self._one(depth))
-        return tests[0] if len(tests) == 1 else lambda value: all(test(value) for test in tests)
+        return tests[0] if len(tests) == 1 else lambda value, work: all(test(value, work) for test in tests)
 
     def _one(self, depth: int) -> Test:
         if depth > MOST_DEPTH:
@@ -102,46 +128,48 @@ class _Conditions:
 # --- JSON ---------------------------------------------------------------------------------------------
 
 
-def compile_json(text: str) -> Matches:
+def compile_json(text: str, expressions: Expressions) -> Matches:
     """Of what stands between the braces."""
-    test = _Conditions(_tokens(text), _json_condition).read()
+    test = _Conditions(_tokens(text), lambda conditions: _json_condition(conditions, expressions)).read()
 
-    def matches(message: str) -> bool:
+    def matches(message: str, work: Work) -> bool:
+        work.spend(len(message))
         if not message.lstrip().startswith(("{", "[")):
             return False
         try:
             event = _decode(message)
         except (msgspec.DecodeError, RecursionError):
             return False
-        return test(event)
+        return test(event, work)
 
     return matches
 
 
-def _json_condition(conditions: _Conditions) -> Test:
+def _json_condition(conditions: _Conditions, expressions: Expressions) -> Test:
     """`$.a.b = 5`, `$.a IS NULL`, `$.a NOT EXISTS`."""
     steps = _steps(conditions.take("word"))
     if conditions.ahead().kind == "operator":
         operator = conditions.take("operator")
-        compare = comparison(operator, conditions.take("quoted", "regex", "word"))
-        return lambda event: any(compare.holds(value) for value in _values(event, steps))
+        compare = comparison(operator, conditions.take("quoted", "regex", "word"), expressions)
+        return lambda event, work: any(compare.holds(value, work) for value in _values(event, steps, work))
     words = (conditions.take("word").upper(), conditions.take("word").upper())
     match words:
         case ("IS", "NULL"):
-            return lambda event: any(value is None for value in _values(event, steps))
+            return lambda event, work: any(value is None for value in _values(event, steps, work))
         case ("IS", "TRUE"):
-            return lambda event: any(value is True for value in _values(event, steps))
+            return lambda event, work: any(value is True for value in _values(event, steps, work))
         case ("IS", "FALSE"):
-            return lambda event: any(value is False for value in _values(event, steps))
+            return lambda event, work: any(value is False for value in _values(event, steps, work))
         case ("NOT", "EXISTS"):
-            return lambda event: next(_values(event, steps), _MISSING) is _MISSING
+            return lambda event, work: next(_values(event, steps, work), _MISSING) is _MISSING
         case ("IS", "EXISTS"):
-            return lambda event: next(_values(event, steps), _MISSING) is not _MISSING
+            return lambda event, work: next(_values(event, steps, work), _MISSING) is not _MISSING
         case _:
             raise _invalid("an operator, IS NULL, IS TRUE, IS FALSE or NOT EXISTS is expected")
 
 
 _MISSING = object()
+_EVERY = -1
 
 
 def _steps(selector: str) -> tuple[str | int, ...]:
@@ -156,54 +184,87 @@ def _steps(selector: str) -> tuple[str | int, ...]:
             raise _invalid("a selector cannot be read")
         index = found["index"]
         if index is not None:
-            steps.append(-1 if index == "*" else int(index))
+            steps.append(_EVERY if index == "*" else int(index))
         else:
             steps.append(next(name for name in (found["name"], found["single"], found["double"]) if name is not None))
         at = found.end()
     return tuple(steps)
 
 
-def _values(value: Any, steps: tuple[str | int, ...]) -> Iterator[Any]:
-    """What a selector points to."""
-    if not steps:
-        yield value
-        return
-    step, rest = steps[0], steps[1:]
-    if isinstance(step, str):
-        if isinstance(value, dict) and step in value:
-            yield from _values(value[step], rest)
-        return
-    if not isinstance(value, list):
-        return
-    if step == -1:
-        for item in value:
-            yield from _values(item, rest)
-    elif step < len(value):
-        yield from _values(value[step], rest)
+def _values(event: Any, steps: tuple[str | int, ...], work: Work) -> Iterator[Any]:
+    """What a selector points to. Raises `TooMuchWork`."""
+    pending: list[tuple[Iterator[Any], int]] = [(iter((event,)), 0)]
+    while pending:
+        items, first = pending[-1]
+        for value in items:
+            place, found = _follow(value, steps, first)
+            work.spend(MEMBER_WORK * (1 + place - first))
+            if found is _MISSING:
+                continue
+            if place == len(steps):
+                yield found
+            else:
+                pending.append((iter(found), place + 1))
+                break
+        else:
+            pending.pop()
+
+
+def _follow(value: Any, steps: tuple[str | int, ...], first: int) -> tuple[int, Any]:
+    """Go from a value along the steps, up to the next `[*]` or the end: where that is, and what is there."""
+    for place in range(first, len(steps)):
+        step = steps[place]
+        if isinstance(step, str):
+            if not isinstance(value, dict) or step not in value:
+                return place, _MISSING
+            value = value[step]
+        elif not isinstance(value, list) or step >= len(value):
+            return place, _MISSING
+        elif step == _EVERY:
+            return place, value
+        else:
+            value = value[step]
+    return len(steps), value
 
 
 # --- Space-delimited ------------------------------------------------------------------------------------
 
 
-def compile_fields(text: str) -> Matches:
+def compile_fields(text: str, expressions: Expressions) -> Matches:
     """Of what stands between the brackets: names in the order of the fields, some with conditions; `...` for any."""
     columns = [column.strip() for column in _columns(text)]
     dots = columns.index("...") if "..." in columns else None
     names = [column for column in columns if column != "..."]
     if dots is not None and len(names) < len(columns) - 1:
         raise _invalid("... can be there once")
-    tests = [_column_test(column) for column in names]
+    tests = [_column_test(column, expressions) for column in names]
     head = len(names) if dots is None else dots
     tail = len(names) - head
 
-    def matches(message: str) -> bool:
-        fields = [found[found.lastgroup or 0] for found in _FIELD.finditer(message)]
-        if len(fields) < len(names) or (dots is None and len(fields) != len(names)):
+    def matches(message: str, work: Work) -> bool:
+        work.spend(len(message))
+        most = len(names) if dots is None else MAX_FIELDS
+        fields = list(islice(_fields(message), most + 1))
+        if not len(names) <= len(fields) <= most:
             return False
         chosen = fields[:head] + (fields[-tail:] if tail else [])
-        return all(test(field) for test, field in zip(tests, chosen, strict=True))
+        return all(test(field, work) for test, field in zip(tests, chosen, strict=True))
 
     return matches
+
+
+def _fields(message: str) -> Iterator[str]:
+    """Words, `[…]` and `"…"`. Behind the last `]` no bracket is looked for: each would be, up to the end."""
+    begin, last = 0, message.rfind("]")
+    for found in _FIELD.finditer(message):
+        begin = found.start()
+        if begin > last:
+            break
+        yield found[found.lastgroup or 0]
+    else:
+        return
+    for found in _FIELD_WITHOUT_BRACKETS.finditer(message, begin):
+        yield found[found.lastgroup or 0]
 
 
 def _columns(text: str) -> list[str]:
@@ -223,7 +284,7 @@ def _columns(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _column_test(column: str) -> Test:
+def _column_test(column: str, expressions: Expressions) -> Test:
     """`name`, or conditions of one name: `status = 4* || status = 5*`."""
     tokens = _tokens(column)
     if not tokens:
@@ -231,13 +292,13 @@ def _column_test(column: str) -> Test:
     if len(tokens) == 1:
         if tokens[0].kind != "word":
             raise _invalid("a field has no name")
-        return lambda _: True
+        return lambda _, __: True
     names: set[str] = set()
 
     def condition(conditions: _Conditions) -> Test:
         names.add(conditions.take("word"))
         operator = conditions.take("operator")
-        compare: Comparison = comparison(operator, conditions.take("quoted", "regex", "word"))
+        compare: Comparison = comparison(operator, conditions.take("quoted", "regex", "word"), expressions)
         return compare.holds
 
     test = _Conditions(tokens, condition).read()

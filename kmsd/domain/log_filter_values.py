@@ -10,34 +10,70 @@ from typing import Any
 
 import msgspec
 
-from kmsd.domain.log_regex import Regex, compiled
-from kmsd.domain.log_regex_syntax import BadRegex
+from kmsd.domain.log_budget import REGEX_WORK, Work
+from kmsd.domain.log_regex import MAX_EXPRESSIONS, BadRegex, Regex
+from kmsd.domain.log_text import unescaped
 from kmsd.errors import InvalidParameterException
 
 # "Supported symbol characters … '_', '#', '=', '@', '/', ';', ',', and '-'. … Supported operators … '^', '$', '?', '[',
 # ']', '{', '}', '|', '\', '*', '+', and '.'. … The ( and ) operators are not supported."
 _REGEX_SIGNS = re.compile(r"[A-Za-z0-9:_#=@/;,\-^$?\[\]{}|\\*+.<>'\"& ~`!]*", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+MAX_NUMBER_LENGTH = 1_000
+"""Longer texts are no numbers."""
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 
-def regex_of(text: str) -> Regex:
-    """The expression between two `%`. Raises InvalidParameterException."""
-    if not text or _REGEX_SIGNS.fullmatch(text) is None:
-        raise InvalidParameterException(
-            "Invalid filter pattern: a regular expression has a sign that is not supported."
-        )
-    try:
-        return compiled(text)
-    except BadRegex as exc:
-        raise InvalidParameterException(f"Invalid filter pattern: {exc}.") from exc
+class Expression(msgspec.Struct, frozen=True):
+    """A regular expression of a filter pattern."""
+
+    regex: Regex
+
+    def found_in(self, text: str, work: Work) -> bool:
+        """True if it matches anywhere. Raises `TooMuchWork`."""
+        work.spend(REGEX_WORK + len(text))
+        return self.regex.found_in(text)
+
+
+class Expressions:
+    """The regular expressions of one filter pattern."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.instructions = 0
+
+    def add(self, text: str) -> Expression:
+        """Compile what stands between two `%`. Raises InvalidParameterException."""
+        if not text or _REGEX_SIGNS.fullmatch(text) is None:
+            raise InvalidParameterException(
+                "Invalid filter pattern: a regular expression has a sign that is not supported."
+            )
+        self._count += 1
+        if self._count > MAX_EXPRESSIONS:
+            raise InvalidParameterException(
+                f"Invalid filter pattern: it has more than {MAX_EXPRESSIONS} regular expressions."
+            )
+        try:
+            regex = Regex(text)
+        except BadRegex as exc:
+            raise InvalidParameterException(f"Invalid filter pattern: {exc}.") from exc
+        self.instructions += regex.instructions
+        return Expression(regex)
 
 
 def number_of(text: str) -> float | None:
     """The number that `text` is; None: it is none."""
-    if _NUMBER.fullmatch(text) is None:
+    if len(text) > MAX_NUMBER_LENGTH or _DECIMAL.fullmatch(text) is None:
         return None
-    number = float(text)
+    return finite(float(text))
+
+
+def finite(value: float) -> float | None:
+    """A number as a float; None if no float is as large."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
     return number if math.isfinite(number) else None
 
 
@@ -46,29 +82,51 @@ class Comparison(msgspec.Struct, frozen=True):
 
     operator: str
     text: str
-    quoted: bool
-    regex: Regex | None = None
-    wild: re.Pattern[str] | None = None
+    expression: Expression | None = None
+    parts: tuple[str, ...] = ()
+    """What stands between the stars of `text*`."""
     number: float | None = None
 
-    def holds(self, value: object) -> bool:
-        """Whether it is true of `value`: text, number, boolean or null. Objects and lists compare with nothing."""
+    def holds(self, value: object, work: Work) -> bool:
+        """Whether it is true of `value`: text, number, boolean or null. Objects and lists compare with nothing.
+
+        Raises `TooMuchWork`.
+        """
         if isinstance(value, dict | list):
             return False
-        if self.regex is not None:
-            return self.regex.found_in(text_of(value)) == (self.operator == "=")
+        if self.expression is not None:
+            return self.expression.found_in(text_of(value), work) == (self.operator == "=")
         if self.number is not None and not isinstance(value, bool):
-            number = (
-                float(value) if isinstance(value, int | float) else number_of(value) if isinstance(value, str) else None
+            known = (
+                finite(value)
+                if isinstance(value, int | float)
+                else number_of(value)
+                if isinstance(value, str)
+                else None
             )
-            if number is not None:
-                return OPERATORS[self.operator](number, self.number)
+            if known is not None:
+                return OPERATORS[self.operator](known, self.number)
             return self.operator == "!=" and value is not None
         if self.operator not in ("=", "!="):
             return False
-        if self.wild is not None:
-            return (self.wild.fullmatch(text_of(value)) is not None) == (self.operator == "=")
-        return OPERATORS[self.operator](text_of(value), self.text)
+        shown = text_of(value)
+        work.spend(len(shown))
+        same = _is_like(shown, self.parts) if self.parts else shown == self.text
+        return same == (self.operator == "=")
+
+
+def _is_like(text: str, parts: tuple[str, ...]) -> bool:
+    """True if `text` is these parts with anything in between. Each is taken at its first place: one pass."""
+    first, *middle, last = parts
+    if not text.startswith(first):
+        return False
+    at = len(first)
+    for part in middle:
+        place = text.find(part, at)
+        if place < 0:
+            return False
+        at = place + len(part)
+    return len(text) - len(last) >= at and text.endswith(last)
 
 
 def text_of(value: object) -> str:
@@ -86,26 +144,16 @@ def text_of(value: object) -> str:
             return str(value)
 
 
-def comparison(operator: str, raw: str) -> Comparison:
+def comparison(operator: str, raw: str, expressions: Expressions) -> Comparison:
     """Of an operator and a value as written: `"text"`, `text*`, `5`, `%regex%`. Raises InvalidParameterException."""
     if raw.startswith("%") and raw.endswith("%") and len(raw) > 1:
         if operator not in ("=", "!="):
             raise InvalidParameterException("Invalid filter pattern: a regular expression goes with = and != only.")
-        return Comparison(operator, raw, quoted=False, regex=regex_of(raw[1:-1]))
+        return Comparison(operator, raw, expressions.add(raw[1:-1]))
     quoted = raw.startswith('"')
-    text = re.sub(r"\\(.)", r"\1", raw[1:-1]) if quoted else raw
+    text = unescaped(raw[1:-1]) if quoted else raw
     number = None if quoted else number_of(text)
     if operator not in ("=", "!=") and number is None:
         raise InvalidParameterException(f"Invalid filter pattern: {operator} goes with numbers only.")
-    wild = None
-    if "*" in text:
-        # Between two stars the shortest stretch will do, so that nothing is tried twice.
-        parts = [re.escape(part) for part in re.split(r"\*+", text)]
-        wild = re.compile(_without_backtracking(parts), re.DOTALL)
-    return Comparison(operator, text, quoted, wild=wild, number=number)
-
-
-def _without_backtracking(parts: list[str]) -> str:
-    """`a*b*c` as an expression that takes each part at its first place and does not come back."""
-    first, *middle, last = parts
-    return first + "".join(f"(?>.*?{part})" for part in middle if part) + (f".*{last}" if last else ".*")
+    parts = tuple(text.split("*")) if "*" in text else ()
+    return Comparison(operator, text, parts=parts, number=number)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from kmsd.domain.log_budget import MAX_QUERY_BYTES, Budget
 from kmsd.domain.log_query import MalformedQuery
-from kmsd.domain.log_query_rows import MESSAGE, PTR, TIMESTAMP, Row
+from kmsd.domain.log_query_rows import MESSAGE, PTR, TIMESTAMP, Row, weight
 from kmsd.domain.log_query_stages import (
     Compute,
     Dedup,
@@ -35,7 +36,7 @@ class Plan(msgspec.Struct):
     """A query that was read."""
 
     stages: list[MakeStage] = []
-    columns: list[str] = []
+    columns: dict[str, None] = {}
     """What is shown, in this order."""
     chosen: bool = False
     """Whether `display` has said what is shown."""
@@ -44,18 +45,21 @@ class Plan(msgspec.Struct):
     limited: bool = False
     most: int = 0
     """The largest limit in the query."""
+    expressions: int = 0
+    """How many regular expressions it has."""
 
-    def run(self, most: int, *, several: bool) -> Run:
+    def run(self, most: int, *, several: bool, budget: Budget | None = None) -> Run:
         """One run; `several` groups do not come in one order of time, unless they are sorted."""
         if not self.limited:
             self.most = max(self.most, most)
-        stages = [make() for make in self.stages]
+        budget = budget or Budget(MAX_QUERY_BYTES)
+        stages = [make(budget) for make in self.stages]
         if not self.sorted and not self.aggregated and several:
-            stages.append(Sort([SortKey(lambda row: row.get(TIMESTAMP), descending=True)], most))
+            stages.append(Sort([SortKey(lambda row: row.get(TIMESTAMP), descending=True)], most, budget))
         if not self.limited:
             stages.append(Limit(most))
-        columns = self.columns or [TIMESTAMP, MESSAGE]
-        return Run(stages, columns, pointers=not self.aggregated)
+        columns = list(self.columns) or [TIMESTAMP, MESSAGE]
+        return Run(stages, columns, budget, pointers=not self.aggregated)
 
 
 class Run(msgspec.Struct):
@@ -63,11 +67,14 @@ class Run(msgspec.Struct):
 
     stages: Sequence[Stage]
     columns: Sequence[str]
+    budget: Budget
     pointers: bool
     """Whether each row is an event, so that it has a pointer to it."""
     matched: int = 0
     """Events that came through all conditions before anything was put together."""
     results: list[Result] = []
+    held: int = 0
+    """Bytes that `results` take."""
 
     @property
     def done(self) -> bool:
@@ -94,17 +101,34 @@ class Run(msgspec.Struct):
         self._show(row)
 
     def end(self) -> None:
-        """No more events: what waits comes out."""
+        """No more events: what waits comes out. Raises `TooLarge`."""
+        for _ in self.ending():
+            pass
+
+    def ending(self) -> Iterator[None]:
+        """The same, row by row."""
         for index, stage in enumerate(self.stages):
             matched = self.matched
             for row in stage.end():
                 self._pass(row, index + 1)
+                yield
             self.matched = matched
+
+    def drain(self) -> list[Result]:
+        """Take the rows that are there out of the budget and the results."""
+        drained = self.results[:]
+        self.results.clear()
+        self.budget.release(self.held)
+        self.held = 0
+        return drained
 
     def _show(self, row: Row) -> None:
         shown = [(name, text(value)) for name in self.columns if (value := row.get(name)) is not None]
         if self.pointers and PTR not in self.columns:
             shown.append((PTR, text(row.get(PTR))))
+        weighs = weight("") + sum(weight(value) for _, value in shown)
+        self.budget.take(weighs)
+        self.held += weighs
         self.results.append(shown)
 
 
@@ -120,6 +144,7 @@ def plan(query: str) -> Plan:
             raise MalformedQuery(f"the command {command} is not supported")
         read(reader, found)
         if reader.has_ended():
+            found.expressions = reader.expressions
             return found
         reader.need("|")
     raise MalformedQuery(f"a query can have {MOST_COMMANDS} commands")
@@ -140,21 +165,21 @@ def _fields(reader: Reader, found: Plan) -> None:
     computed = [(name, expression.evaluate) for name, expression in columns]
     if found.aggregated:
         raise MalformedQuery("fields after stats is not supported; use display")
-    found.stages.append(lambda: Compute(computed))
+    found.stages.append(lambda _: Compute(computed))
     if not found.chosen:
-        found.columns += [name for name, _ in columns if name not in found.columns]
+        found.columns |= dict.fromkeys(name for name, _ in columns)
 
 
 def _display(reader: Reader, found: Plan) -> None:
     columns = _columns(reader)
     computed = [(name, expression.evaluate) for name, expression in columns]
-    found.stages.append(lambda: Compute(computed))
-    found.columns, found.chosen = [name for name, _ in columns], True
+    found.stages.append(lambda _: Compute(computed))
+    found.columns, found.chosen = dict.fromkeys(name for name, _ in columns), True
 
 
 def _filter(reader: Reader, found: Plan) -> None:
     condition = reader.expression().evaluate
-    found.stages.append(lambda: Filter(condition))
+    found.stages.append(lambda _: Filter(condition))
 
 
 def _parse(reader: Reader, found: Plan) -> None:
@@ -173,12 +198,12 @@ def _parse(reader: Reader, found: Plan) -> None:
         if not regex.names or names:
             reader.fail("a regular expression of parse has named groups, (?<name>…), and no 'as'")
         expression = regex
-        found.stages.append(lambda: ParseRegex(of, expression))
+        found.stages.append(lambda _: ParseRegex(of, expression))
     elif glob is not None:
         if not names or glob.count("*") != len(names):
             reader.fail("parse needs as many names after 'as' as its text has stars")
         pattern = glob
-        found.stages.append(lambda: ParseGlob(of, pattern, names))
+        found.stages.append(lambda _: ParseGlob(of, pattern, names))
     else:
         reader.fail("a text with stars or /regular expression/ is expected")
 
@@ -197,9 +222,10 @@ def _stats(reader: Reader, found: Plan) -> None:
     by: list[Expression] = []
     if reader.word("by"):
         by = [Expression(name, expression.evaluate) for name, expression in _columns(reader)]
-    found.stages.append(lambda: Stats(results, by))
+    found.stages.append(lambda budget: Stats(results, by, budget))
     found.aggregated, found.sorted, found.limited = True, False, False
-    found.columns, found.chosen = [column.text for column in by] + [name for name, _ in results], False
+    names = [column.text for column in by] + [name for name, _ in results]
+    found.columns, found.chosen = dict.fromkeys(names), False
 
 
 def _aggregate(reader: Reader) -> tuple[str, Make]:
@@ -231,15 +257,17 @@ def _sort(reader: Reader, found: Plan) -> None:
         keys.append(SortKey(evaluate, descending=reader.word("asc", "desc") == "desc"))
         if not reader.sign(","):
             break
-    found.stages.append(lambda: Sort(keys, found.most))
+    found.stages.append(lambda budget: Sort(keys, found.most, budget))
     found.sorted = True
 
 
 def _sorted_by(reader: Reader, found: Plan, start: int) -> Evaluate:
-    for name in sorted(found.columns, key=len, reverse=True):
-        if "(" in name and reader.query.startswith(name, start):
-            reader.sign(name)
-            return lambda row: row.get(name)
+    written = max(
+        (name for name in found.columns if "(" in name and reader.query.startswith(name, start)), key=len, default=""
+    )
+    if written:
+        reader.sign(written)
+        return lambda row: row.get(written)
     return reader.expression().evaluate
 
 
@@ -248,13 +276,13 @@ def _limit(reader: Reader, found: Plan) -> None:
     if wanted is None or not 1 <= wanted <= MOST_LIMIT or wanted != int(wanted):
         reader.fail(f"limit takes a number from 1 to {MOST_LIMIT}")
     most = int(wanted)
-    found.stages.append(lambda: Limit(most))
+    found.stages.append(lambda _: Limit(most))
     found.limited, found.most = True, max(found.most, most)
 
 
 def _dedup(reader: Reader, found: Plan) -> None:
     columns = [expression.evaluate for _, expression in _columns(reader)]
-    found.stages.append(lambda: Dedup(columns))
+    found.stages.append(lambda budget: Dedup(columns, budget))
 
 
 _COMMANDS = {
@@ -268,8 +296,3 @@ _COMMANDS = {
     "head": _limit,
     "dedup": _dedup,
 }
-
-
-def used(rows: Iterable[Result]) -> int:
-    """Characters of results."""
-    return sum(len(value) for row in rows for _, value in row)

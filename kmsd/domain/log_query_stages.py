@@ -1,21 +1,26 @@
-"""A query at work: rows pass from command to command; what has to wait for others waits in bounded memory."""
+"""A query at work: rows pass from command to command; those that have to wait for others count in its budget."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cmp_to_key
+from operator import itemgetter
+from struct import pack, unpack
 from typing import NamedTuple
 
-from kmsd.domain.log_query_rows import Row
-from kmsd.domain.log_query_stats import MOST_GROUPS, Aggregate, Budget, Make, TooLarge
+from kmsd.domain.log_budget import REGEX_WORK, Budget, TooLarge
+from kmsd.domain.log_query_rows import Row, weight
+from kmsd.domain.log_query_stats import Aggregate, Make
 from kmsd.domain.log_query_syntax import Evaluate, Expression
-from kmsd.domain.log_query_values import order, text, truth
+from kmsd.domain.log_query_values import Value, order, text, truth
 from kmsd.domain.log_regex import Regex
 
 MOST_ROWS = 10_000
 """Rows of a result without a limit."""
+MAX_UNSORTED = 1_000
+"""Rows that wait to be sorted: so few are sorted, and merged with the others, in a few milliseconds."""
+_GROUP_BYTES = 1_000
+_AGGREGATE_BYTES = 300
 
 
 class Stage(ABC):
@@ -65,7 +70,7 @@ class ParseGlob(Stage):
 
     def feed(self, row: Row) -> Iterable[Row]:
         value = self._of(row)
-        found = None if value is None else self._match(text(value))
+        found = self._match(shown) if value is not None and row.affords(len(shown := text(value))) else None
         if found is not None:
             row.fields.update(zip(self._names, found, strict=True))
         return (row,)
@@ -97,7 +102,9 @@ class ParseRegex(Stage):
 
     def feed(self, row: Row) -> Iterable[Row]:
         value = self._of(row)
-        found = None if value is None else self._regex.groups(text(value))
+        if value is None or not row.affords(REGEX_WORK + len(shown := text(value))):
+            return (row,)
+        found = self._regex.groups(shown)
         if found is not None:
             row.fields.update(found)
         return (row,)
@@ -106,10 +113,10 @@ class ParseRegex(Stage):
 class Stats(Stage):
     """`stats count(*) as n by bin(5m)`: a row for each group."""
 
-    def __init__(self, results: Sequence[tuple[str, Make]], by: Sequence[Expression]) -> None:
+    def __init__(self, results: Sequence[tuple[str, Make]], by: Sequence[Expression], budget: Budget) -> None:
         self._results = results
         self._by = by
-        self._budget = Budget()
+        self._budget = budget
         self._groups: dict[tuple[str, ...], tuple[Row, list[Aggregate]]] = {}
 
     def feed(self, row: Row) -> Iterable[Row]:
@@ -117,8 +124,7 @@ class Stats(Stage):
         key = tuple(map(text, values))
         known = self._groups.get(key)
         if known is None:
-            if len(self._groups) >= MOST_GROUPS:
-                raise TooLarge(f"more than {MOST_GROUPS} groups")
+            self._budget.take(_GROUP_BYTES + _AGGREGATE_BYTES * len(self._results) + 2 * sum(map(weight, key)))
             made = Row()
             made.fields.update(zip((column.text for column in self._by), values, strict=True))
             known = self._groups[key] = (made, [make(self._budget) for _, make in self._results])
@@ -145,32 +151,57 @@ class SortKey(NamedTuple):
 class Sort(Stage):
     """`sort`: of all rows only as many are kept as can be asked for."""
 
-    def __init__(self, keys: Sequence[SortKey], most: int) -> None:
+    def __init__(self, keys: Sequence[SortKey], most: int, budget: Budget) -> None:
         self._keys = keys
         self._most = most
-        self._rows: list[tuple[list[tuple[int, float, str]], Row]] = []
+        self._budget = budget
+        self._rows: list[tuple[bytes, Row, int]] = []
+        self._unsorted = 0
 
     def feed(self, row: Row) -> Iterable[Row]:
-        self._rows.append(([order(key.evaluate(row)) for key in self._keys], row))
-        if len(self._rows) >= 2 * self._most + 1_000:
+        key = b"".join([_place(one.evaluate(row), descending=one.descending) for one in self._keys])
+        weighs = len(key) + row.rest()
+        try:
+            self._budget.take(weighs)
+        except TooLarge:
+            self._cut()
+            self._budget.take(weighs)
+        self._rows.append((key, row, weighs))
+        self._unsorted += 1
+        if self._unsorted >= MAX_UNSORTED:
             self._cut()
         return ()
 
     def _cut(self) -> None:
-        def compare(
-            left: tuple[list[tuple[int, float, str]], Row], right: tuple[list[tuple[int, float, str]], Row]
-        ) -> int:
-            for one, other, key in zip(left[0], right[0], self._keys, strict=True):
-                if one != other:
-                    return (1 if one > other else -1) * (-1 if key.descending else 1)
-            return 0
-
-        self._rows.sort(key=cmp_to_key(compare))
+        self._rows.sort(key=itemgetter(0))
+        self._budget.release(sum(weighs for _, _, weighs in self._rows[self._most :]))
         del self._rows[self._most :]
+        self._unsorted = 0
 
     def end(self) -> Iterable[Row]:
         self._cut()
-        return (row for _, row in self._rows)
+        for _, row, weighs in self._rows:
+            self._budget.release(weighs)
+            yield row
+
+
+_IS_NUMBER = 1
+_SIGN_BIT = 1 << 63
+_ALL_BITS = (1 << 64) - 1
+_INVERTED = bytes(range(255, -1, -1))
+
+
+def _place(value: Value, *, descending: bool) -> bytes:
+    """What values sort by, as bytes that sort the same: comparing them is fast. No place begins another."""
+    kind, known, shown = order(value)
+    place = bytes((kind,))
+    if kind == _IS_NUMBER:
+        (bits,) = unpack(">Q", pack(">d", known + 0.0))
+        place += pack(">Q", bits ^ (_ALL_BITS if bits >= _SIGN_BIT else _SIGN_BIT))
+    elif shown:
+        place += shown.encode(errors="surrogatepass").replace(b"\0", b"\0\xff")
+    place += b"\0\0"
+    return place.translate(_INVERTED) if descending else place
 
 
 class Limit(Stage):
@@ -188,19 +219,18 @@ class Limit(Stage):
 class Dedup(Stage):
     """`dedup`: the first row of each combination of values."""
 
-    def __init__(self, columns: Sequence[Evaluate]) -> None:
+    def __init__(self, columns: Sequence[Evaluate], budget: Budget) -> None:
         self._columns = columns
+        self._budget = budget
         self._seen: set[tuple[str, ...]] = set()
 
     def feed(self, row: Row) -> Iterable[Row]:
         key = tuple(text(column(row)) for column in self._columns)
         if key in self._seen:
             return ()
-        if len(self._seen) >= MOST_GROUPS:
-            raise TooLarge(f"more than {MOST_GROUPS} different rows")
+        self._budget.take(_AGGREGATE_BYTES + sum(map(weight, key)))
         self._seen.add(key)
         return (row,)
 
 
-MakeStage = Callable[[], Stage]
-GLOB_STAR = re.compile(r"\*")
+MakeStage = Callable[[Budget], Stage]

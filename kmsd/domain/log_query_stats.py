@@ -1,4 +1,4 @@
-"""`stats`: what rows come to, group by group, in bounded memory."""
+"""`stats`: what rows come to, group by group, within the query's budget of memory."""
 
 from __future__ import annotations
 
@@ -6,31 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
+from kmsd.domain.log_budget import Budget
 from kmsd.domain.log_query import MalformedQuery
-from kmsd.domain.log_query_rows import Row
+from kmsd.domain.log_query_rows import Row, weight
 from kmsd.domain.log_query_syntax import Evaluate
 from kmsd.domain.log_query_values import Value, number, order, text
 
-MOST_GROUPS = 100_000
-MOST_VALUES = 1_000_000
-"""That percentiles and distinct counts of one query keep."""
-
-
-class TooLarge(Exception):
-    """The query needs more memory than it may have; the message says for what."""
-
-
-class Budget:
-    """Values that the aggregates of one query may keep."""
-
-    def __init__(self) -> None:
-        self._left = MOST_VALUES
-
-    def take(self) -> None:
-        """One more. Raises `TooLarge`."""
-        self._left -= 1
-        if self._left < 0:
-            raise TooLarge(f"more than {MOST_VALUES} values for percentiles and distinct counts")
+_VALUE_BYTES = 40
+"""What a number takes in a list."""
+_FIRST_SORT = 4_096
 
 
 class Aggregate(ABC):
@@ -66,7 +50,7 @@ class _Distinct(Aggregate):
     def add(self, row: Row) -> None:
         value = self._of(row)
         if value is not None and (shown := text(value)) not in self._seen:
-            self._budget.take()
+            self._budget.take(weight(shown))
             self._seen.add(shown)
 
     def result(self) -> Value:
@@ -108,8 +92,10 @@ class _Moments(Aggregate):
 class _Extreme(Aggregate):
     """min, max, sortsFirst, sortsLast, earliest, latest."""
 
-    def __init__(self, of: Evaluate, *, largest: bool, by_time: bool = False) -> None:
+    def __init__(self, of: Evaluate, budget: Budget, *, largest: bool, by_time: bool = False) -> None:
         self._of = of
+        self._budget = budget
+        self._weight = 0
         self._largest = largest
         self._by_time = by_time
         self._best: tuple[tuple[int, float, str], Value] | None = None
@@ -120,6 +106,9 @@ class _Extreme(Aggregate):
             return
         place = order(row.get("@timestamp") if self._by_time else value)
         if self._best is None or (place > self._best[0] if self._largest else place < self._best[0]):
+            weighs = weight(value) + weight(place[2])
+            self._budget.take(weighs - self._weight)
+            self._weight = weighs
             self._best = (place, value)
 
     def result(self) -> Value:
@@ -132,12 +121,17 @@ class _Percentile(Aggregate):
         self._percent = percent
         self._budget = budget
         self._values: list[float] = []
+        self._sort_at = _FIRST_SORT
 
     def add(self, row: Row) -> None:
         value = number(self._of(row))
         if value is not None:
-            self._budget.take()
-            self._values.append(value)
+            self._budget.take(_VALUE_BYTES)
+            self._values.append(float(value))
+            if len(self._values) >= self._sort_at:
+                # Little by little: what is sorted already is merged, and no single sort takes long.
+                self._values.sort()
+                self._sort_at = len(self._values) + max(_FIRST_SORT, len(self._values) // 16)
 
     def result(self) -> Value:
         if not self._values:
@@ -153,7 +147,7 @@ Make = Callable[[Budget], Aggregate]
 
 
 def _extreme(*, largest: bool, by_time: bool = False) -> Callable[[Evaluate], Make]:
-    return lambda of: lambda _: _Extreme(of, largest=largest, by_time=by_time)
+    return lambda of: lambda budget: _Extreme(of, budget, largest=largest, by_time=by_time)
 
 
 def _moments(kind: str) -> Callable[[Evaluate], Make]:

@@ -10,20 +10,20 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
+from kmsd.domain.log_budget import REGEX_WORK
 from kmsd.domain.log_filter_values import number_of
 from kmsd.domain.log_query import MalformedQuery
 from kmsd.domain.log_query_rows import MESSAGE, Row
-from kmsd.domain.log_query_values import Instant, Value, arithmetic, call, compare, number, text, truth
-from kmsd.domain.log_regex import Regex, compiled
-from kmsd.domain.log_regex_syntax import BadRegex
+from kmsd.domain.log_query_values import Value, arithmetic, call, compare, instant, number, text, truth
+from kmsd.domain.log_regex import MAX_EXPRESSIONS, BadRegex, Regex
+from kmsd.domain.log_text import closing, unescaped
 
 MOST_DEPTH = 50
-_SPACE = re.compile(r"(?:\s+|#[^\n]*)+")
+_SPACE = re.compile(r"\s+|#[^\n]*")
+_SPACES = re.compile(r"\s+")
 _NAME = re.compile(r"@?[A-Za-z_][\w.@]*|`[^`]+`", re.ASCII)
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"' + r"|'((?:[^'\\]|\\.)*)'", re.DOTALL)
-_REGEX = re.compile(r"/((?:[^/\\\n]|\\.)*)/")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+")
-_SPAN = re.compile(r"([0-9]+)\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?)\b")
+_SPAN = re.compile(r"([0-9]{1,12})\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?)\b")
 _COMPARISON = re.compile(r"=~|!=|<=|>=|=|<|>")
 _UNITS = {"ms": 1, "mi": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _WORDS = frozenset(("and", "or", "not", "like", "in", "as", "by", "asc", "desc"))
@@ -44,13 +44,14 @@ class Reader:
     def __init__(self, query: str) -> None:
         self.query = query
         self.at = 0
+        self.expressions = 0
+        """Regular expressions that were read."""
         self._skip()
 
     # --- Signs and words ----------------------------------------------------------------------------
 
     def _skip(self) -> None:
-        found = _SPACE.match(self.query, self.at)
-        if found is not None:
+        while (found := _SPACE.match(self.query, self.at)) is not None:
             self.at = found.end()
 
     def fail(self, why: str) -> NoReturn:
@@ -100,26 +101,41 @@ class Reader:
         self._skip()
         return found[0].strip("`")
 
+    def _quotation(self, mark: str) -> str | None:
+        """Take what stands between two marks, if it comes next."""
+        if not self.query.startswith(mark, self.at):
+            return None
+        begin = self.at + 1
+        end = closing(self.query, begin, mark)
+        if end < 0:
+            return None
+        self.at = end + 1
+        self._skip()
+        return self.query[begin:end]
+
     def string(self) -> str | None:
         """Take a quoted text, if it comes next."""
-        found = self.take(_STRING)
-        if found is None:
-            return None
-        return re.sub(r"\\(.)", r"\1", found[1] if found[1] is not None else found[2], flags=re.DOTALL)
+        quoted = self._quotation('"')
+        if quoted is None:
+            quoted = self._quotation("'")
+        return None if quoted is None else unescaped(quoted)
 
     def regex(self) -> Regex | None:
         """Take `/expression/`, if it comes next."""
-        found = self.take(_REGEX)
-        if found is None:
+        text = self._quotation("/")
+        if text is None:
             return None
+        self.expressions += 1
+        if self.expressions > MAX_EXPRESSIONS:
+            raise MalformedQuery(f"a query can have {MAX_EXPRESSIONS} regular expressions")
         try:
-            return compiled(found[1])
+            return Regex(text)
         except BadRegex as exc:
             raise MalformedQuery(f"in a regular expression: {exc}") from exc
 
     def since(self, start: int) -> str:
         """What was read since a place, as it was written."""
-        return re.sub(r"\s+", " ", self.query[start : self.at].rstrip(" \t\r\n"))
+        return _SPACES.sub(" ", self.query[start : self.at].rstrip(" \t\r\n"))
 
     # --- Expressions ----------------------------------------------------------------------------------
 
@@ -128,16 +144,16 @@ class Reader:
         if depth > MOST_DEPTH:
             self.fail("too many parentheses within each other")
         start = self.at
-        found = self._and(depth)
+        found = [self._and(depth)]
         while self.word("or"):
-            found = _either(found, self._and(depth))
-        return Expression(self.since(start), found)
+            found.append(self._and(depth))
+        return Expression(self.since(start), found[0] if len(found) == 1 else _any(found))
 
     def _and(self, depth: int) -> Evaluate:
-        found = self._not(depth)
+        found = [self._not(depth)]
         while self.word("and"):
-            found = _both(found, self._not(depth))
-        return found
+            found.append(self._not(depth))
+        return found[0] if len(found) == 1 else _all(found)
 
     def _not(self, depth: int) -> Evaluate:
         if depth > MOST_DEPTH:
@@ -159,8 +175,7 @@ class Reader:
         elif (found := self.take(_COMPARISON)) is not None:
             if found[0] == "=~":
                 return self._like(left)
-            right, operator = self._sum(depth), found[0]
-            return lambda row: compare(left(row), operator, right(row))
+            return _comparison(left, found[0], self._sum(depth))
         else:
             return left
         return (lambda row: not test(row)) if negated else test
@@ -168,11 +183,11 @@ class Reader:
     def _like(self, left: Evaluate) -> Evaluate:
         regex = self.regex()
         if regex is not None:
-            return lambda row: (value := left(row)) is not None and regex.found_in(text(value))
+            return _matches(left, regex)
         part = self.string()
         if part is None:
             self.fail("a text or /regular expression/ is expected")
-        return lambda row: (value := left(row)) is not None and part in text(value)
+        return _contains(left, part)
 
     def _in(self, left: Evaluate, depth: int) -> Evaluate:
         self.need("[")
@@ -180,30 +195,30 @@ class Reader:
         while self.sign(","):
             items.append(self._sum(depth))
         self.need("]")
-        return lambda row: any(compare(left(row), "=", item(row)) for item in items)
+        return _any([_comparison(left, "=", item) for item in items])
 
     def _sum(self, depth: int) -> Evaluate:
-        found = self._product(depth)
-        while self.query[self.at : self.at + 1] in ("+", "-") and not self.has_ended():
-            operator = self.query[self.at]
-            self.sign(operator)
-            found = _calculation(found, operator, self._product(depth))
-        return found
+        return self._calculation(self._product, "+-", depth)
 
     def _product(self, depth: int) -> Evaluate:
-        found = self._power(depth)
-        while self.query[self.at : self.at + 1] in ("*", "/", "%") and not self.has_ended():
-            operator = self.query[self.at]
+        return self._calculation(self._power, "*/%", depth)
+
+    def _calculation(self, part: Callable[[int], Evaluate], operators: str, depth: int) -> Evaluate:
+        """Parts with operators in between, from left to right."""
+        first, others = part(depth), list[tuple[str, Evaluate]]()
+        while not self.has_ended() and (operator := self.query[self.at]) in operators:
             self.sign(operator)
-            found = _calculation(found, operator, self._power(depth))
-        return found
+            others.append((operator, part(depth)))
+        return _calculation(first, others) if others else first
 
     def _power(self, depth: int) -> Evaluate:
+        if depth > MOST_DEPTH:
+            self.fail("too many signs and powers within each other")
         if self.sign("-"):
             inner = self._power(depth + 1)
             return lambda row: arithmetic(0, "-", inner(row))
         base = self._one(depth)
-        return _calculation(base, "^", self._power(depth + 1)) if self.sign("^") else base
+        return _calculation(base, [("^", self._power(depth + 1))]) if self.sign("^") else base
 
     def _one(self, depth: int) -> Evaluate:
         if depth > MOST_DEPTH:
@@ -235,8 +250,7 @@ class Reader:
             while self.sign(","):
                 arguments.append(self.expression(depth + 1).evaluate)
             self.need(")")
-        act = call(name, len(arguments))
-        return lambda row: act(*(argument(row) for argument in arguments))
+        return _application(call(name, len(arguments)), arguments)
 
     def _bin(self, name: str, depth: int) -> Evaluate:
         """`bin(5m)` of @timestamp; `datefloor(field, 1h)` and `dateceil`."""
@@ -255,7 +269,7 @@ class Reader:
 
         def floor(row: Row) -> Value:
             known = number(of(row))
-            return None if known is None else Instant((int(known) + up) // length * length)
+            return None if known is None else instant((int(known) + up) // length * length)
 
         return floor
 
@@ -263,16 +277,70 @@ class Reader:
 _constants: dict[str, Evaluate] = {"true": lambda _: True, "false": lambda _: False}
 
 
-def _either(left: Evaluate, right: Evaluate) -> Evaluate:
-    return lambda row: truth(left(row)) or truth(right(row))
+def _any(conditions: list[Evaluate]) -> Evaluate:
+    def holds(row: Row) -> bool:
+        for condition in conditions:  # noqa: SIM110 (any() would take a frame more, and time)
+            if truth(condition(row)):
+                return True
+        return False
+
+    return holds
 
 
-def _both(left: Evaluate, right: Evaluate) -> Evaluate:
-    return lambda row: truth(left(row)) and truth(right(row))
+def _all(conditions: list[Evaluate]) -> Evaluate:
+    def holds(row: Row) -> bool:
+        for condition in conditions:  # noqa: SIM110
+            if not truth(condition(row)):
+                return False
+        return True
+
+    return holds
 
 
-def _calculation(left: Evaluate, operator: str, right: Evaluate) -> Evaluate:
-    return lambda row: arithmetic(left(row), operator, right(row))
+def _length(value: Value) -> int:
+    return len(value) if isinstance(value, str) else 0
+
+
+def _comparison(left: Evaluate, operator: str, right: Evaluate) -> Evaluate:
+    def holds(row: Row) -> bool:
+        one, other = left(row), right(row)
+        return row.affords(_length(one) + _length(other)) and compare(one, operator, other)
+
+    return holds
+
+
+def _matches(left: Evaluate, regex: Regex) -> Evaluate:
+    def holds(row: Row) -> bool:
+        value = left(row)
+        return value is not None and row.affords(REGEX_WORK + _length(value)) and regex.found_in(text(value))
+
+    return holds
+
+
+def _contains(left: Evaluate, part: str) -> Evaluate:
+    def holds(row: Row) -> bool:
+        value = left(row)
+        return value is not None and row.affords(_length(value)) and part in text(value)
+
+    return holds
+
+
+def _calculation(first: Evaluate, others: list[tuple[str, Evaluate]]) -> Evaluate:
+    def result(row: Row) -> Value:
+        found = first(row)
+        for operator, other in others:
+            found = arithmetic(found, operator, other(row))
+        return found
+
+    return result
+
+
+def _application(act: Callable[..., Value], arguments: list[Evaluate]) -> Evaluate:
+    def result(row: Row) -> Value:
+        values = [argument(row) for argument in arguments]
+        return act(*values) if row.affords(sum(map(_length, values))) else None
+
+    return result
 
 
 def default_field() -> Evaluate:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from operator import add, mul, sub
 from typing import Any
 
-import msgspec
-
-from kmsd.domain.log_filter_values import number_of
+from kmsd.domain.log_filter_values import finite, number_of
 from kmsd.domain.log_query import MalformedQuery
 
 Value = str | int | float | bool | None
 """What an expression comes to; None: there is no such field."""
 MOST_DIGITS = 15
+MAX_EXACT = 2**63
+"""Integers beyond are calculated with as floats."""
+MAX_TEXT_LENGTH = 1_048_576
+"""Of a value, in characters; the largest event is as long. A function that would make a longer one has no value."""
+_INDEX = re.compile(r"[0-9]{1,9}")
+_FIRST_INSTANT = -62_135_596_800_000
+_LAST_INSTANT = 253_402_300_799_999
+"""The years 1 and 9999: there are no others in Python."""
 
 
 class Instant(int):
-    """Milliseconds that are shown as a date."""
+    """Milliseconds that are shown as a date; made by `instant`."""
+
+
+def instant(value: float | None) -> Instant | None:
+    """Milliseconds as a date; None if there is no such date."""
+    return None if value is None or not _FIRST_INSTANT <= value <= _LAST_INSTANT else Instant(value)
 
 
 def number(value: Value) -> float | int | None:
@@ -27,8 +39,10 @@ def number(value: Value) -> float | int | None:
     match value:
         case bool():
             return int(value)
+        case int() if -MAX_EXACT < value < MAX_EXACT:
+            return value
         case int() | float():
-            return value if math.isfinite(value) else None
+            return finite(value)
         case str():
             return number_of(value.strip())
         case _:
@@ -43,8 +57,8 @@ def text(value: Value) -> str:
         case bool():
             return "1" if value else "0"
         case Instant():
-            instant = datetime.fromtimestamp(value / 1000, UTC)
-            return instant.strftime("%Y-%m-%d %H:%M:%S.") + f"{value % 1000:03d}"
+            shown = datetime.fromtimestamp(value // 1000, UTC)
+            return f"{shown.year:04d}-{shown:%m-%d %H:%M:%S}.{value % 1000:03d}"
         case float():
             return str(int(value)) if value.is_integer() and abs(value) < 10**MOST_DIGITS else f"{value:.15g}"
         case _:
@@ -141,7 +155,19 @@ def _substr(value: Value, start: Value, length: Value = None) -> Value:
 
 
 def _replace(value: Value, old: Value, new: Value) -> Value:
-    return None if value is None else text(value).replace(text(old), text(new)) if text(old) else text(value)
+    if value is None:
+        return None
+    whole, part, other = text(value), text(old), text(new)
+    if not part:
+        return whole
+    if len(whole) + whole.count(part) * (len(other) - len(part)) > MAX_TEXT_LENGTH:
+        return None
+    return whole.replace(part, other)
+
+
+def _concat(*values: Value) -> Value:
+    parts = [text(value) for value in values]
+    return "".join(parts) if sum(map(len, parts)) <= MAX_TEXT_LENGTH else None
 
 
 def _on_text(act: Callable[[str], Value]) -> Callable[..., Value]:
@@ -162,7 +188,7 @@ FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Value]]] = {
     "trim": (1, 1, _on_text(str.strip)),
     "ltrim": (1, 1, _on_text(str.lstrip)),
     "rtrim": (1, 1, _on_text(str.rstrip)),
-    "concat": (1, 99, lambda *values: "".join(text(value) for value in values)),
+    "concat": (1, 99, _concat),
     "substr": (2, 3, _substr),
     "replace": (3, 3, _replace),
     "strcontains": (2, 2, lambda value, part: text(part) in text(value)),
@@ -171,7 +197,7 @@ FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Value]]] = {
     "isempty": (1, 1, lambda value: value is None or text(value) == ""),
     "isblank": (1, 1, lambda value: value is None or not text(value).strip()),
     "tomillis": (1, 1, lambda value: None if number(value) is None else int(number(value) or 0)),
-    "frommillis": (1, 1, lambda value: None if number(value) is None else Instant(number(value) or 0)),
+    "frommillis": (1, 1, lambda value: instant(number(value))),
 }
 """By name in small letters: fewest and most arguments, and what it does."""
 
@@ -187,16 +213,14 @@ def call(name: str, count: int) -> Callable[..., Value]:
     return act
 
 
-def walk(value: object, name: str) -> Value:
-    """The member of a decoded JSON event that `a.b.0` names; objects and lists as JSON."""
+def walk(value: object, name: str) -> object:
+    """The member of a decoded JSON event that `a.b.0` names; None: there is none."""
     for step in name.split("."):
         match value:
             case dict() if step in value:
                 value = value[step]
-            case list() if step.isdecimal() and int(step) < len(value):
+            case list() if _INDEX.fullmatch(step) and int(step) < len(value):
                 value = value[int(step)]
             case _:
                 return None
-    if isinstance(value, dict | list):
-        return msgspec.json.encode(value).decode()
-    return value if isinstance(value, str | int | float | bool) else None
+    return value

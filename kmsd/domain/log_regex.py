@@ -1,304 +1,110 @@
-"""Regular expressions of callers, matched in time that is linear in the text.
+"""Regular expressions of callers, matched by RE2 in time that is linear in the text (docs/decisions/0018).
 
-Whoever may search logs hands in an expression, and whoever may write them hands in the text. With a
-backtracking matcher the two could hold up a process that also serves keys, for hours (`(a+)+b` against a
-line of a's). So an expression is read here, and where the standard library's matcher could take long on a
-text of that length, the text is matched by simulating all states at once (Thompson; with groups, Pike).
+The client that searches brings the expression, and the client that writes brings the text. A backtracking matcher
+would let the two stop a process that also serves keys.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 
-import msgspec
+import re2
 
-from kmsd.domain.log_regex_syntax import Anchor, BadRegex, Empty, Group, Node, One, Or, Repeat, Row, parse, width
-
-AFFORDABLE = 1 << 20
-"""Steps that a backtracking match may take at worst: milliseconds."""
-MOST_STATES = 2_000
-"""Of an expression; `{1000}` is written out."""
-MOST_CACHED = 4_096
-"""Sets of states that a matcher remembers; all are dropped when there are more."""
-
-_CHAR, _SPLIT, _JUMP, _SAVE, _ASSERT, _MATCH = range(6)
-
-
-class _Step(msgspec.Struct, frozen=True):
-    kind: int
-    one: One | None = None
-    first: int = 0
-    second: int = 0
-
-
-def _compile(node: Node) -> list[_Step]:
-    program: list[_Step] = []
-    _emit(node, program)
-    program.append(_Step(_MATCH))
-    return program
+MAX_MEMORY_BYTES = 262_144
+"""What RE2 may hold of states for one expression. The module keeps the 128 expressions that were used last."""
+MAX_INSTRUCTIONS = 1_000
+"""Of a compiled expression. A matcher that runs out of memory takes a step for each of them, for each byte of text."""
+MAX_EXPRESSIONS = 20
+"""Of one filter pattern or query."""
+_SURROGATES = "surrogatepass"
+_REFUSALS = {
+    "missing )": "a parenthesis is not closed",
+    "unexpected )": "unbalanced parenthesis",
+    "missing ]": "a bracket is not closed",
+    "no argument for repetition operator": "nothing to repeat",
+    "bad repetition operator": "a repetition cannot be repeated",
+    "invalid repetition size": "a repetition of this size is not supported",
+    "invalid perl operator": "look-around, conditions and references to groups are not supported",
+    "invalid escape sequence": "an escape sequence or back reference is not supported",
+    "invalid named capture group": "the name of a group is not supported",
+    "invalid character class range": "a class or range of characters is not supported",
+    "pattern too large - compile failed": "the expression is too large",
+}
+"""By RE2's name of the fault. The rest of its message quotes the expression, and errors stand in the audit trail."""
 
 
-def _emit(node: Node, program: list[_Step]) -> None:
-    if len(program) > MOST_STATES:
-        raise BadRegex("the expression is too large")
-    match node:
-        case One():
-            program.append(_Step(_CHAR, node))
-        case Anchor():
-            program.append(_Step(_ASSERT, None, ord(node.kind)))
-        case Row():
-            for part in node.parts:
-                _emit(part, program)
-        case Or():
-            _emit_or(node, program)
-        case Group():
-            _emit_group(node, program)
-        case Repeat():
-            _emit_repeat(node, program)
-        case Empty():
-            pass
-
-
-def _emit_group(node: Group, program: list[_Step]) -> None:
-    if not node.number:
-        _emit(node.inner, program)
-        return
-    program.append(_Step(_SAVE, None, 2 * node.number))
-    _emit(node.inner, program)
-    program.append(_Step(_SAVE, None, 2 * node.number + 1))
-
-
-def _emit_or(node: Or, program: list[_Step]) -> None:
-    ends = []
-    for branch in node.branches[:-1]:
-        split = len(program)
-        program.append(_Step(_SPLIT))
-        _emit(branch, program)
-        ends.append(len(program))
-        program.append(_Step(_JUMP))
-        program[split] = _Step(_SPLIT, None, split + 1, len(program))
-    _emit(node.branches[-1], program)
-    for end in ends:
-        program[end] = _Step(_JUMP, None, len(program))
-
-
-def _emit_repeat(node: Repeat, program: list[_Step]) -> None:
-    for _ in range(node.least):
-        _emit(node.inner, program)
-    if node.most is None:
-        split = len(program)
-        program.append(_Step(_SPLIT))
-        _emit(node.inner, program)
-        program.append(_Step(_JUMP, None, split))
-        program[split] = _split(split + 1, len(program), greedy=node.greedy)
-        return
-    splits = []
-    for _ in range(node.most - node.least):
-        splits.append(len(program))
-        program.append(_Step(_SPLIT))
-        _emit(node.inner, program)
-    for split in splits:
-        program[split] = _split(split + 1, len(program), greedy=node.greedy)
-
-
-def _split(inside: int, outside: int, *, greedy: bool) -> _Step:
-    return _Step(_SPLIT, None, inside, outside) if greedy else _Step(_SPLIT, None, outside, inside)
+class BadRegex(ValueError):
+    """The text is no expression, or one that is not supported; the message says why."""
 
 
 class Regex:
     """A compiled expression. Raises `BadRegex` for one that is malformed or not supported here."""
 
-    def __init__(self, text: str, *, ignore_case: bool = False) -> None:
-        parsed = parse(text, ignore_case=ignore_case)
-        self._node = parsed.node
-        self.names = parsed.names
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._search = _compile(text, captures=False)
+        self.names: Mapping[str, int] = self._capture.groupindex if "<" in text else {}
         """Group numbers by name."""
-        self._repeats, self._nested = width(parsed.node)
-        try:
-            self._quick = re.compile(parsed.python, re.IGNORECASE if parsed.ignore_case else 0)
-        except (re.error, OverflowError, RecursionError) as exc:
-            raise BadRegex(str(exc)) from exc
+        for name in self.names:
+            if text.count(f"(?<{name}>") + text.count(f"(?P<{name}>") > 1:
+                raise BadRegex("a group's name is there twice")
+        self._ends_early = "$" in text
 
     @cached_property
-    def _program(self) -> list[_Step]:
-        return _compile(self._node)
+    def _capture(self) -> re2._Regexp:
+        return _compile(self._text, captures=True)
 
-    @cached_property
-    def _states(self) -> _States:
-        return _States(self._program)
-
-    def _is_cheap(self, text: str) -> bool:
-        """Whether backtracking must end soon: each unbounded repetition multiplies the ways by the text's length."""
-        if self._nested:
-            return False
-        cost = 1
-        for _ in range(self._repeats + 1):
-            cost *= len(text) + 1
-            if cost > AFFORDABLE:
-                return self._repeats == 0
-        return True
+    @property
+    def instructions(self) -> int:
+        """Steps for each byte of text, at worst."""
+        return int(self._search.programsize)
 
     def found_in(self, text: str) -> bool:
-        """Whether it matches anywhere."""
-        if self._is_cheap(text):
-            return self._quick.search(text) is not None
-        return self._states.found_in(text)
+        """True if it matches anywhere."""
+        return self._find(self._search, text.encode(errors=_SURROGATES)) is not None
 
     def groups(self, text: str) -> Mapping[str, str] | None:
-        """What its named groups matched, the leftmost match counting; None: it does not match."""
-        if self._is_cheap(text):
-            found = self._quick.search(text)
-            return None if found is None else {name: value or "" for name, value in found.groupdict().items()}
-        return _pike(self._program, self.names, text)
+        """Return what its named groups matched, the leftmost match counting; None if it does not match."""
+        content = text.encode(errors=_SURROGATES)
+        found = self._find(self._capture, content)
+        if found is None:
+            return None
+        parts = {name: found[number] or b"" for name, number in self.names.items()}
+        return {name: part.decode(errors=_SURROGATES) for name, part in parts.items()}
+
+    def _find(self, regex: re2._Regexp, content: bytes) -> re2._Match | None:
+        """`$` holds at the end, and before a line break that ends the text; RE2 knows the former alone."""
+        found = regex.search(content)
+        if found is None and self._ends_early and content.endswith(b"\n"):
+            return regex.search(content[:-1])
+        return found
 
 
-@lru_cache(maxsize=256)
-def compiled(text: str, *, ignore_case: bool = False) -> Regex:
-    """A `Regex`, kept for the next use; the least used end."""
-    return Regex(text, ignore_case=ignore_case)
+def _compile(text: str, *, captures: bool) -> re2._Regexp:
+    if _matches_bytes(text):
+        raise BadRegex("\\C is not supported")
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MAX_MEMORY_BYTES
+    options.never_capture = not captures
+    try:
+        regex = re2.compile(text, options)
+    except re2.error as exc:
+        fault = exc.args[0].decode(errors="replace").partition(": ")[0]
+        raise BadRegex(_REFUSALS.get(fault, fault)) from None
+    except UnicodeEncodeError:
+        raise BadRegex("it is not valid Unicode") from None
+    if regex.programsize > MAX_INSTRUCTIONS:
+        raise BadRegex("the expression is too large")
+    return regex
 
 
-def _holds(kind: str, text: str, position: int) -> bool:
-    match kind:
-        case "^":
-            return position == 0
-        case "$":
-            return position == len(text) or (position == len(text) - 1 and text[position] == "\n")
-        case _:
-            before = position > 0 and (text[position - 1].isalnum() or text[position - 1] == "_")
-            after = position < len(text) and (text[position].isalnum() or text[position] == "_")
-            return (before != after) == (kind == "b")
-
-
-class _States:
-    """All states of an expression at once; sets of states and what follows them are remembered."""
-
-    def __init__(self, program: list[_Step]) -> None:
-        self._program = program
-        self._asserts = any(step.kind == _ASSERT for step in program)
-        self._following: dict[tuple[frozenset[int], str], frozenset[int] | None] = {}
-
-    def found_in(self, text: str) -> bool:
-        """Whether it matches anywhere."""
-        if self._asserts:
-            return self._slowly(text)
-        start = self._closure((0,), text, 0)
-        if start is None:
+def _matches_bytes(text: str) -> bool:
+    r"""True if it has `\C`, which would match a part of a character."""
+    at = text.find("\\")
+    while at >= 0:
+        if text.startswith("C", at + 1):
             return True
-        present, following = start, self._following
-        for sign in text:
-            after = following.get((present, sign), _UNKNOWN)
-            if after is _UNKNOWN:
-                after = self._after(present, sign, start)
-            if after is None:
-                return True
-            present = after
-        return False
-
-    def _after(self, present: frozenset[int], sign: str, start: frozenset[int]) -> frozenset[int] | None:
-        moved = [at + 1 for at in present if (one := self._program[at].one) is not None and one.takes(sign)]
-        reached = self._closure(moved, "", 0)
-        after = None if reached is None else reached | start
-        if len(self._following) >= MOST_CACHED:
-            self._following.clear()
-        self._following[present, sign] = after
-        return after
-
-    def _slowly(self, text: str) -> bool:
-        """With anchors, what can be reached depends on the place."""
-        present = self._closure((0,), text, 0)
-        for position, sign in enumerate(text):
-            if present is None:
-                return True
-            moved = [at + 1 for at in present if (one := self._program[at].one) is not None and one.takes(sign)]
-            present = self._closure([*moved, 0], text, position + 1)
-        return present is None
-
-    def _closure(self, states: list[int] | tuple[int, ...], text: str, position: int) -> frozenset[int] | None:
-        """The states that wait for a sign, reached without one; None: the end was reached."""
-        found, seen, stack = set[int](), set[int](), list(states)
-        while stack:
-            at = stack.pop()
-            if at in seen:
-                continue
-            seen.add(at)
-            step = self._program[at]
-            match step.kind:
-                case 0:  # a sign
-                    found.add(at)
-                case 1:  # either way
-                    stack += (step.first, step.second)
-                case 2:  # a jump
-                    stack.append(step.first)
-                case 3:  # a group's edge
-                    stack.append(at + 1)
-                case 4:  # an anchor
-                    if _holds(chr(step.first), text, position):
-                        stack.append(at + 1)
-                case _:
-                    return None
-        return frozenset(found)
-
-
-_UNKNOWN: frozenset[int] = frozenset((-1,))
-_Saved = tuple[int, ...]
-
-
-def _pike(program: list[_Step], names: Mapping[str, int], text: str) -> Mapping[str, str] | None:
-    """As backtracking would match, leftmost and by preference, in one pass."""
-    slots = 2 * (max(names.values(), default=0) + 1)
-    best: _Saved | None = None
-    threads: list[tuple[int, _Saved]] = []
-    for position in range(len(text) + 1):
-        if best is None:
-            _add(program, threads, {at for at, _ in threads}, (0, (-1,) * slots), text=text, position=position)
-        following: list[tuple[int, _Saved]] = []
-        seen: set[int] = set()
-        for at, saved in threads:
-            step = program[at]
-            if step.kind == _MATCH:
-                best = saved
-                break  # all that come after are less preferred
-            if position < len(text) and step.one is not None and step.one.takes(text[position]):
-                _add(program, following, seen, (at + 1, saved), text=text, position=position + 1)
-        threads = following
-        if best is not None and not threads:
-            break
-    if best is None:
-        return None
-    return {name: text[best[2 * number] : best[2 * number + 1]] for name, number in names.items()}
-
-
-def _add(
-    program: list[_Step],
-    threads: list[tuple[int, _Saved]],
-    seen: set[int],
-    thread: tuple[int, _Saved],
-    *,
-    text: str,
-    position: int,
-) -> None:
-    """Follow a thread to the states that wait for a sign, in the order of preference."""
-    stack = [thread]
-    while stack:
-        at, saved = stack.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        step = program[at]
-        match step.kind:
-            case 1:  # either way, the first preferred
-                stack += ((step.second, saved), (step.first, saved))
-            case 2:  # a jump
-                stack.append((step.first, saved))
-            case 3:  # a group's edge
-                slot = step.first
-                kept = saved if slot >= len(saved) else (*saved[:slot], position, *saved[slot + 1 :])
-                stack.append((at + 1, kept))
-            case 4:  # an anchor
-                if _holds(chr(step.first), text, position):
-                    stack.append((at + 1, saved))
-            case _:
-                threads.append((at, saved))
+        at = text.find("\\", at + 2)
+    return False

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from kmsd.domain.log_budget import MAX_EVENT_WORK
 from kmsd.domain.log_filter import compile_pattern
+from kmsd.domain.log_filter_fields import MAX_FIELDS
 from kmsd.errors import InvalidParameterException
 
 EVENT = json.dumps(
@@ -132,6 +134,89 @@ def test_space_delimited_fields(pattern: str, expected: bool) -> None:  # noqa: 
 
 
 @pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        ('a [b c] "d e" f', 4),
+        ("[a", 1),
+        ("[ [ [ a", 4),
+        ("[a]b[c", 3),
+        ("[a] [ b ] [ c", 4),
+        ('"a b', 2),
+        ('a"b c"d', 2),
+        ("a]b [c] d]", 3),
+        ("", 0),
+    ],
+)
+def test_how_a_message_is_split(message: str, fields: int) -> None:
+    """A bracket or quotation mark that is not closed is a sign as any other."""
+    names = ", ".join(f"f{number}" for number in range(fields))
+    assert not fields or compile_pattern(f"[{names}]")(message) is True
+    assert compile_pattern(f"[{', '.join(['f'] * (fields + 1))}]")(message) is False
+    assert compile_pattern("[..., last]")(message) is (fields > 0)
+
+
+def test_a_message_of_very_many_fields() -> None:
+    """It is no match where they would all have to be counted; elsewhere the first ones decide."""
+    many = "a " * (MAX_FIELDS + 1)
+    assert compile_pattern("[..., last]")(many) is False
+    assert compile_pattern("[..., last]")(many[2:]) is True
+    assert compile_pattern("[a, b]")(many) is False
+
+
+@pytest.mark.parametrize("member", ["1" + "0" * 400, "-1" + "0" * 4_000, "1e400", "1" * 5_000])
+@pytest.mark.parametrize("condition", ["> 5", "= 5", "= x", "= 1*", "= %1%", "IS NULL", "< 5"])
+def test_numbers_beyond_a_float_are_no_numbers(member: str, condition: str) -> None:
+    """A comparison with one is false, and raises nothing: one event must not hide the others."""
+    matches = compile_pattern(f"{{ $.n {condition} }}")
+    message = f'{{"n":{member}}}'
+    assert matches(message) in (condition in ("= 1*", "= %1%"), False)
+    assert compile_pattern("[n > 5]")(member) is False
+
+
+def test_numbers_in_patterns_that_no_float_has() -> None:
+    """They are text, which is compared with = and != alone."""
+    assert compile_pattern("{ $.n = 1e999 }")('{"n": "1e999"}') is True
+    with pytest.raises(InvalidParameterException):
+        compile_pattern("{ $.n > 1e999 }")
+
+
+def test_work_on_one_message_is_bounded() -> None:
+    """A message that takes too much is no match; the next has all of its own."""
+    pattern = compile_pattern(" ".join(["a"] * 40))
+    assert pattern("a" * (MAX_EVENT_WORK // 40)) is True
+    assert pattern("a" * (MAX_EVENT_WORK // 40 + 1)) is False
+    assert pattern("aaaa") is True
+    assert compile_pattern("{ $[*] = 2 }")(f"[{'1,' * 100_000}2]") is False
+    assert compile_pattern("{ $[*] = 2 }")(f"[{'1,' * 10_000}2]") is True
+
+
+def test_selectors_of_many_steps() -> None:
+    """As deep as a pattern can be long."""
+    steps = ".a" * 480
+    message = '{"a":' * 480 + "1" + "}" * 480
+    assert compile_pattern(f"{{ $.{steps[1:]} = 1 }}")(message) is True
+    assert compile_pattern("{ $" + "[*]" * 300 + " = 1 }")("[" * 300 + "1" + "]" * 300) is True
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "expected"),
+    [
+        ("a*b*c", "aXbYc", True),
+        ("a*b*c", "abc", True),
+        ("a*b*c", "acb", False),
+        ("ab*ba", "aba", False),
+        ("*", "", True),
+        ("**x**", "axb", True),
+        ("a*", "ba", False),
+        ("*aab", "aaab", True),
+    ],
+)
+def test_wildcards(value: str, text: str, expected: bool) -> None:  # noqa: FBT001 (a table)
+    """A star is any text; the whole value has to match."""
+    assert compile_pattern(f"{{ $.a = {value} }}")(json.dumps({"a": text})) is expected
+
+
+@pytest.mark.parametrize(
     "pattern",
     [
         '"open',
@@ -153,6 +238,10 @@ def test_space_delimited_fields(pattern: str, expected: bool) -> None:  # noqa: 
         "[a, , b]",
         "[a = 1 || b = 2]",
         "{ " + "(" * 100 + "$.a = 1" + ")" * 100 + " }",
+        "%a{0,1000}a{0,1000}a{0,1000}b%",
+        "%a% " * 21,
+        "{ " + " || ".join(["$.a = %a%"] * 21) + " }",
+        "%é%",
     ],
 )
 def test_malformed_patterns_are_refused(pattern: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from kmsd.domain.log_budget import Budget, TooLarge
 from kmsd.domain.log_event import Event, position_at
 from kmsd.domain.log_query import MalformedQuery
 from kmsd.domain.log_query_plan import plan
 from kmsd.domain.log_query_rows import Row
-from kmsd.domain.log_query_stats import TooLarge
 
 START = 1_700_000_100_000
 JSON = [
@@ -27,6 +29,11 @@ def ask(query: str, *messages: str, most: int = 10_000, several: bool = False) -
             break
     run.end()
     return [{name: value for name, value in row if name != "@ptr"} for row in run.results]
+
+
+def row(message: str, number: int = 0) -> Row:
+    """An event as queries see it."""
+    return Row(Event(position_at(number) + 1, number, message, 0, b"s"))
 
 
 def values(query: str, *messages: str) -> list[str]:
@@ -154,20 +161,165 @@ def test_a_query_stops_when_it_has_enough() -> None:
     assert plan("sort ms | limit 1").run(10, several=False).done is False
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many groups or values end a query; sorting keeps only what can be asked for."""
-    monkeypatch.setattr("kmsd.domain.log_query_stages.MOST_GROUPS", 3)
-    monkeypatch.setattr("kmsd.domain.log_query_stats.MOST_VALUES", 5)
+@pytest.mark.parametrize(
+    ("query", "size"),
+    [
+        ("stats count(*) by ms", 60_000),
+        ("stats pct(ms, 50)", 2_000),
+        ("stats count_distinct(@message)", 4_000),
+        ("stats max(@message) by ms % 10", 10_000),
+        ("dedup ms", 20_000),
+        ("sort ms | limit 1000", 60_000),
+        ("fields @message", 20_000),
+    ],
+)
+def test_memory_is_bounded_in_bytes(query: str, size: int) -> None:
+    """Groups, values, rows that wait and results share one budget; a query that needs more ends."""
+    run = plan(query).run(10_000, several=False, budget=Budget(size))
+
+    def feed() -> None:
+        for number in range(300):
+            run.feed(row(f'{{"ms": {number}}}', number))
+
     with pytest.raises(TooLarge):
-        ask("stats count(*) by ms")
-    with pytest.raises(TooLarge):
-        ask("stats pct(ms, 50)")
-    run = plan("sort ms asc | limit 3").run(10, several=False)
+        feed()
+    assert run.budget.used <= size
+
+
+def test_what_is_let_go_counts_no_more() -> None:
+    """Sorting keeps only what can be asked for, the extreme only the last; results count until they are packed."""
+    budget = Budget(2_000_000)
+    run = plan("sort ms asc | limit 3").run(10, several=False, budget=budget)
     for number in range(5_000):
-        run.feed(Row(Event(number, number, f'{{"ms": {number}}}', 0, b"s")))
+        run.feed(row(f'{{"ms": {number}}}', number))
         assert len(run.stages[0]._rows) <= 1_010  # type: ignore[attr-defined] # a Sort
     run.end()
     assert len(run.results) == 3
+    assert run.drain()
+    assert budget.used == 0
+    run = plan("stats max(@message)").run(10, several=False, budget=Budget(20_000))
+    for number in range(1_000):
+        run.feed(row(f"{number:08d}" + "x" * 1_000))
+
+
+def test_a_budget_is_a_part_of_another() -> None:
+    """What the process has is shared; what cannot be had in full is not had in part."""
+    process = Budget(100)
+    one, other = Budget(80, process), Budget(80, process)
+    one.take(60)
+    with pytest.raises(TooLarge):
+        other.take(50)
+    with pytest.raises(TooLarge):
+        one.take(30)
+    assert (one.used, other.used, process.used) == (60, 0, 60)
+    one.close()
+    other.take(80)
+    assert process.used == 80
+
+
+@pytest.mark.parametrize(
+    "growing",
+    [
+        f"concat({','.join(['@message'] * 99)})",
+        "replace(@message, 'x', '" + "y" * 5_000 + "')",
+        "concat(@message, @message)",
+    ],
+)
+def test_a_value_is_no_longer_than_an_event_can_be(growing: str) -> None:
+    """A function that would make a longer one has no value; the row and its other fields are there."""
+    columns = f"fields strlen({growing}) as n, {growing} as long, 1 as one | display n, long, one"
+    assert ask(columns, "x" * 600_000) == [{"one": "1"}]
+
+
+def test_work_on_one_event_is_bounded() -> None:
+    """What goes beyond has no value; the next event has all of its own."""
+    passes = " or ".join(["toupper(@message) = 'y'"] * 40)
+    query = f"filter {passes} or @message like 'x' | stats count(*) as n"
+    assert ask(query, "x" * 1_000_000) == [{"n": "0"}]
+    assert ask(query, "x" * 1_000_000, "x" * 100, "x" * 200_000) == [{"n": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("n > 5", []),
+        ("n = 5", []),
+        ("ispresent(n)", ["1"]),
+        ("n + 1 > 0", []),
+        ("abs(n) > 0", []),
+    ],
+)
+def test_numbers_beyond_a_float_are_no_numbers(value: str, expected: list[str]) -> None:
+    """Such an event takes no part in what is asked of numbers, and hides no other."""
+    poison, other = f'{{"n":1{"0" * 400},"k":1}}', '{"n":6,"k":2}'
+    found = values(f"fields k | filter {value}", poison, other)
+    assert [one for one in found if one == "1"] == expected
+    assert values(f"fields k | filter {value}", other) == [one for one in found if one == "2"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("fromMillis(0)", "1970-01-01 00:00:00.000"),
+        ("fromMillis(-1)", "1969-12-31 23:59:59.999"),
+        ("fromMillis(253402300799999)", "9999-12-31 23:59:59.999"),
+        ("fromMillis(-62135596800000)", "0001-01-01 00:00:00.000"),
+        ("fromMillis(253402300800000)", None),
+        ("fromMillis(1e300)", None),
+        ("fromMillis(-1e300)", None),
+        ("datefloor(1e18, 1h)", None),
+        ("dateceil(253402300799999, 999999999999w)", None),
+        ("1e308 * 10", None),
+        ("1" + "0" * 400, None),
+        ("substr(@message, 1e300)", ""),
+        ("ceil(1e308) > 1e307", "1"),
+        ("list." + "9" * 5_000, None),
+        ("`list.٣`", None),
+    ],
+)
+def test_what_no_value_can_stand_for_is_nothing(expression: str, expected: str | None) -> None:
+    """Instants that no calendar has, numbers that no float has, indexes that no list has."""
+    assert ask(f"fields {expression} as x | display x", '{"list":[1]}') == [{} if expected is None else {"x": expected}]
+
+
+def test_sums_of_large_numbers_have_a_result() -> None:
+    """Whole numbers of 300 digits beside fractions."""
+    large = f'{{"n":{"9" * 300}}}'
+    [found] = ask("stats sum(n), avg(n), stddev(n), max(n), pct(n, 99)", large, '{"n":0.5}', large)
+    assert found["sum(n)"] == "2e+300"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "filter " + " or ".join(["a = 1"] * 1_000),
+        "filter " + " and ".join(["a != 1"] * 1_000),
+        "fields " + "+".join(["1"] * 4_000) + " as x",
+        "fields " + "*".join(["1"] * 4_000) + " as x",
+        "fields " + "abs(" * 45 + "1" + ")" * 45 + " as x",
+        "filter " + "(not " * 24 + "a" + ")" * 24,
+    ],
+)
+def test_long_expressions_are_worked_out(query: str) -> None:
+    """However many parts stand beside each other; what stands within each other is bounded when it is read."""
+    assert len(ask(query, "{}", "{}")) in (0, 2)
+
+
+def test_sorting_is_exact() -> None:
+    """Nothing, numbers of either sign, text with zeros and beyond the BMP; each key in its own direction."""
+    texts = ["a", "a\\u0000", "a\\u0000b", "ab", "", "\uffff", "\U00010000", "b"]
+    rows = [f'{{"t":"{one}","n":{number}}}' for number, one in enumerate(texts)]
+    sorted_texts = sorted(json.loads(one)["t"] for one in rows)
+    assert [json.loads(one)["t"] for one in values("fields @message | sort t asc", *rows)] == sorted_texts
+    assert [json.loads(one)["t"] for one in values("fields @message | sort t desc", *rows)] == sorted_texts[::-1]
+    numbers = ["-1e300", "-2", "-0.0", "0", "1e-300", "3", "1e300"]
+    shown = [
+        json.loads(one)["n"] for one in values("fields @message | sort n", *(f'{{"n":{n}}}' for n in numbers[::-1]))
+    ]
+    assert shown == sorted(shown)
+    assert values("fields @message | sort a, b desc", '{"a":1,"b":1}', '{"b":9}', '{"a":1,"b":2}') == [
+        '{"b":9}', '{"a":1,"b":2}', '{"a":1,"b":1}',
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -198,6 +350,11 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("stats avg(*)", "takes one argument"),
         ("filter a = 'open", "is expected"),
         ("|".join(["limit 5"] * 51), "50 commands"),
+        ("filter " + " or ".join(["a like /x/"] * 21), "20 regular expressions"),
+        ("fields " + "-" * 5_000 + "1", "too many signs"),
+        ("fields datefloor(a, " + "9" * 5_000 + "h)", "a span of time"),
+        ("filter a like /" + "a{1000}" * 5 + "/", "the expression is too large"),
+        ("filter a like /(?=secret)/", "look-around"),
     ],
 )
 def test_what_is_not_supported_is_named(query: str, why: str) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
+from functools import partial
 
+import msgspec
+
+from kmsd.custody import log_evaluation
+from kmsd.custody.log_evaluation import Evaluation
 from kmsd.custody.log_reading import Reading
 from kmsd.domain import log_event, log_filter
 from kmsd.domain import log_shapes as shapes
+from kmsd.domain.log_budget import MAX_REQUEST_BYTES, Budget, TooLarge
 from kmsd.domain.log_event import Event, position_text
-from kmsd.errors import AccessDeniedException, InvalidParameterException
+from kmsd.domain.log_filter import Pattern
+from kmsd.errors import AccessDeniedException, InvalidParameterException, ServiceUnavailableException
 from kmsd.operations.logs_pages import MOST_EVENTS, Room
 from kmsd.operations.logs_streams import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
@@ -56,7 +64,18 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 async def handle(request: Request, call: Call) -> Response:
     """A page. Always interleaved, as AWS does it since 2019."""
-    matches = log_filter.compile_pattern(request.filter_pattern)
+    pattern = log_filter.compile_pattern(request.filter_pattern)
+    budget = Budget(MAX_REQUEST_BYTES, call.logs.memory)
+    try:
+        return await _page(request, call, pattern, budget)
+    except TooLarge as exc:
+        # FilterLogEvents, Errors: "The service cannot complete the request."
+        raise ServiceUnavailableException("The service cannot hold more log events now.", detail=str(exc)) from exc
+    finally:
+        budget.close()
+
+
+async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) -> Response:
     backwards, position = _from(request)
     group = call.log_group
     wanted = Wanted(
@@ -69,26 +88,58 @@ async def handle(request: Request, call: Call) -> Response:
         streams=await _streams(request, call),
         descending=backwards,
     )
-    reading = Reading(call.logs, call.world.store, group, call.now)
-    room, until = Room(request.limit), time.monotonic() + WORK_SECONDS
+    reading = Reading(call.logs, call.world.store, group, call.now, budget=budget)
+    room, search = Room(request.limit), _Search(pattern, call.logs.evaluation, time.monotonic() + WORK_SECONDS)
     after, before = (-1, position) if backwards else (-1 if position is None else position, None)
     reached: Event | None = None
     complete = True
     async for run in reading.events(wanted, after=after, before=before):
-        if not room.take([event for event in run if matches(event.message)]):
+        found, last = await search.look(run)
+        if not room.take(found):
             reached, complete = room.events[-1], False
             break
-        reached = run[-1]
-        if time.monotonic() > until:
+        reached = last
+        if search.is_over:
             complete = False
             break
-        await asyncio.sleep(0)
     way = "b" if backwards else "f"
     return Response(
         [_shown(event, reading.names) for event in room.events],
         [],
         None if complete or reached is None else f"{way}/{position_text(reached.position)}",
     )
+
+
+class _Search(msgspec.Struct):
+    """A pattern at work."""
+
+    pattern: Pattern
+    evaluation: Evaluation
+    until: float
+    """When the page has taken long enough; of the monotonic clock."""
+    is_over: bool = False
+
+    async def look(self, run: Sequence[Event]) -> tuple[list[Event], Event]:
+        """The events of a run that match, and the last that was looked at."""
+        found: list[Event] = []
+        in_thread = any(log_evaluation.is_long(len(event.message), self.pattern.instructions) for event in run)
+        at = 0
+        while at < len(run) and not self.is_over:
+            act = partial(self._slice, run, at, found)
+            at = await self.evaluation.in_thread(act) if in_thread else act()
+            self.is_over = time.monotonic() > self.until
+            await asyncio.sleep(0)
+        return found, run[at - 1]
+
+    def _slice(self, run: Sequence[Event], begin: int, found: list[Event]) -> int:
+        """Look at events for a slice of time; where it ends."""
+        until = time.perf_counter() + log_evaluation.SLICE_SECONDS
+        for at in range(begin, len(run)):
+            if self.pattern(run[at].message):
+                found.append(run[at])
+            if time.perf_counter() >= until:
+                return at + 1
+        return len(run)
 
 
 def _from(request: Request) -> tuple[bool, int | None]:

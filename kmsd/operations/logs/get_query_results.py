@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
 from kmsd.custody import log_results
+from kmsd.custody.log_results import Chunk
 from kmsd.custody.pages import Pager
 from kmsd.domain import log_shapes as shapes
+from kmsd.domain.log_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.domain.log_group import RESERVED, ResultsKey
-from kmsd.domain.log_query import COMPLETE
-from kmsd.errors import AccessDeniedException, ResourceNotFoundException
+from kmsd.domain.log_query import COMPLETE, StoredQuery
+from kmsd.errors import AccessDeniedException, ResourceNotFoundException, ServiceUnavailableException
 from kmsd.operations.logs_queries import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
 
 LONGEST_PAGE = 10_000
+_encode = msgspec.json.Encoder().encode
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -42,15 +51,46 @@ async def handle(request: Request, call: Call) -> Response:
     status = query.status_at(call.now)
     if status != COMPLETE:
         return Response("CWLI", [], query.statistics, status)
+    budget = Budget(MAX_QUERY_BYTES, call.logs.memory)
+    try:
+        return await _page(request, call, query, budget)
+    except TooLarge as exc:
+        raise ServiceUnavailableException(
+            "The service cannot hold more results at this time.", detail=str(exc)
+        ) from exc
+    finally:
+        budget.close()
+
+
+async def _page(request: Request, call: Call, query: StoredQuery, budget: Budget) -> Response:
     subject = log_results.subject_of(call.world.place, ResultsKey(query.account))
     stored = await call.logs.segments.get_result(query.query_id)
-    rows = await log_results.open_rows(call.logs, call.books, subject, query.query_id, stored, now=call.now)
+    budget.take(len(stored))
+    chunks = await log_results.open_rows(call.logs, call.books, subject, query.query_id, stored, now=call.now)
+    budget.take(sum(len(chunk.rows) for chunk in chunks))
     limit = request.max_items or LONGEST_PAGE
     pager = Pager(await call.service_box(), f"GetQueryResults {query.query_id}", {}, limit)
     begin = int(await pager.start(request.next_token or None) or 0)
-    page = await pager.cut(list(enumerate(rows[begin : begin + limit + 1], begin + 1)), lambda item: str(item[0]))
-    shown = [[shapes.ResultField(name, value) for name, value in row] for _, row in page.items]
-    return Response("CWLI", shown, query.statistics, status, query.kms_key, page.next_marker)
+    rows = await _shown(chunks, begin, begin + limit + 1, budget)
+    page = await pager.cut(list(enumerate(rows, begin + 1)), lambda item: str(item[0]))
+    # Each is encoded already: what the declaration says is what its text holds.
+    shown = cast("list[list[shapes.ResultField]]", [row for _, row in page.items])
+    return Response("CWLI", shown, query.statistics, query.status, query.kms_key, page.next_marker)
+
+
+async def _shown(chunks: Sequence[Chunk], begin: int, end: int, budget: Budget) -> list[msgspec.Raw]:
+    """Rows from one number to another, encoded chunk by chunk; others have their turn in between."""
+    found: list[msgspec.Raw] = []
+    first = 0
+    for chunk in chunks:
+        if first < end and first + chunk.number > begin:
+            for row in chunk.decoded()[max(begin - first, 0) : end - first]:
+                shown = _encode([shapes.ResultField(name, value) for name, value in row])
+                budget.take(len(shown))
+                found.append(msgspec.Raw(shown))
+            await asyncio.sleep(0)
+        first += chunk.number
+    return found
 
 
 OPERATION = Operation(

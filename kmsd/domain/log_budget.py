@@ -1,0 +1,73 @@
+"""Memory that requests and queries may hold, and work that they may spend on one event."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+MAX_QUERY_BYTES = 134_217_728
+"""What one query may hold at a time: rows, groups, values, events being read, results."""
+MAX_REQUEST_BYTES = 33_554_432
+"""What one FilterLogEvents may hold at a time: events being read, and the page."""
+MAX_PROCESS_BYTES = 268_435_456
+"""What all of them together may hold in one process."""
+MAX_EVENT_WORK = 16_777_216
+"""Characters and members that may be looked at for one event. The largest event has 1,048,576."""
+
+
+class TooLarge(Exception):
+    """More memory is needed than there may be; the message says for what."""
+
+
+class Budget:
+    """An account of bytes, out of a larger one if it has one. Any thread may use it."""
+
+    def __init__(self, most: int, parent: Budget | None = None) -> None:
+        self._most = most
+        self._parent = parent
+        self._lock = Lock()
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more. Raises `TooLarge`, and then holds what it held before."""
+        with self._lock:
+            if self.used + size > self._most:
+                raise TooLarge(f"more than {self._most} bytes of memory")
+            if self._parent is not None:
+                self._parent.take(size)
+            self.used += size
+
+    def release(self, size: int) -> None:
+        """Hold `size` bytes less."""
+        with self._lock:
+            self.used -= size
+            if self._parent is not None:
+                self._parent.release(size)
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self.release(self.used)
+
+
+class TooMuchWork(Exception):
+    """The work of one event is used up."""
+
+
+class Work:
+    """What may still be looked at for one event."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, most: int = MAX_EVENT_WORK) -> None:
+        self.left = most
+
+    def spend(self, count: int) -> None:
+        """Look at `count` characters or members. Raises `TooMuchWork`."""
+        self.left -= count
+        if self.left < 0:
+            raise TooMuchWork
+
+
+MEMBER_WORK = 256
+"""What a member of a JSON event counts for: looking at it takes as long as at so many characters."""
+REGEX_WORK = 1_024
+"""What the use of a regular expression counts for, beside the text."""
