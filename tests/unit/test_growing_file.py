@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kmsd.adapters.aio import GRAIN, grains
@@ -45,6 +45,8 @@ async def by_kernel(lanes: Lanes, file: GrowingFile, part: bytes) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=SIZES)
+@example([(4066, False), (4122, False), (0, False)])  # nothing is appended where a block ends
+@example([(4066, False), (4122, False), (0, True)])
 def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, bool]]) -> None:
     """Whatever lengths were appended by the kernel and by the thread in turn; cut, the file holds nothing else."""
     path = tmp_path / os.urandom(8).hex()

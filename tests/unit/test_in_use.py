@@ -73,3 +73,18 @@ def test_who_waits_too_long_is_told_and_leaves_no_trace() -> None:
         pass
     with in_use.destroying(ONE, 0):
         pass
+
+
+def test_the_event_loop_does_not_wait_for_a_destruction() -> None:
+    """A call that cannot begin at once is told so; afterwards it can, and it holds off the next destruction."""
+    in_use = InUse()
+    with in_use.destroying(ONE, 0):
+        assert not in_use.try_begin(ONE)
+        assert in_use.try_begin(OTHER)
+        in_use.end(OTHER)
+    assert in_use.try_begin(ONE)
+    with pytest.raises(TokenBusy), in_use.destroying(ONE, 0):
+        pass
+    in_use.end(ONE)
+    with in_use.destroying(ONE, 0):
+        pass

@@ -12,6 +12,7 @@ from kmsd.adapters.pkcs11.codes import CkrError, Fate
 from kmsd.adapters.pkcs11.counters import CallCounter
 from kmsd.adapters.pkcs11.pace import Kind, Pace
 from kmsd.adapters.pkcs11.workers import Workers
+from kmsd.domain.material import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.epoch import Epoch
     from kmsd.adapters.pkcs11.link import Link
     from kmsd.adapters.pkcs11.settings import TokenSettings
-    from kmsd.domain.material import Algorithm
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -58,25 +58,25 @@ class Calls:
         counter = self.counters.get(kind) or self._counter(kind)
         counter.calls += 1
         start = perf_counter()
+        # XAES works with derived keys, which outlive what holds them; everything else with the object itself.
+        held = None if algorithm is Algorithm.XAES_256_GCM else object_id
         try:
             epoch = self._link.require()
-            if size > _INLINE_LIMIT or not self.pace.inline(kind) or not epoch.ready(object_id, algorithm, prefix):
+            if (
+                size > _INLINE_LIMIT
+                or not self.pace.inline(kind)
+                or not epoch.ready(object_id, algorithm, prefix)
+                or (held is not None and not self._link.in_use.try_begin(held))
+            ):
                 result = await self._in_thread(kind, object_id, call)
                 counter.took(perf_counter() - start)
                 return result
-            connection = epoch.connection
-            session = connection.take()
             try:
-                result = call(epoch, session)
+                result = self._inline(epoch, held, call)
             except CkrError as error:
-                connection.give_back(session, error)
                 result = await self._recovered(epoch, kind, object_id, call, error)
                 counter.took(perf_counter() - start)
                 return result
-            except BaseException as error:
-                connection.give_back(session, error)
-                raise
-            connection.give(session)
             took = perf_counter() - start
             counter.took(took)
             self.pace.inline_took(kind, took)
@@ -84,6 +84,21 @@ class Calls:
             counter.errors += 1
             counter.took(perf_counter() - start)
             raise
+        return result
+
+    def _inline(self, epoch: Epoch, held: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
+        """Make a call on the event loop, with a session of its own; then let go of the object that it works with."""
+        connection = epoch.connection
+        try:
+            session = connection.take()
+            try:
+                result = call(epoch, session)
+            except BaseException as error:
+                connection.give_back(session, error)
+                raise
+            connection.give(session)
+        finally:
+            self._link.in_use.end(held)
         return result
 
     async def _recovered(

@@ -32,6 +32,14 @@ class InUse:
                 self._wait_until_spared(object_id, timeout)
             self._users[object_id] = self._users.get(object_id, 0) + 1
 
+    def try_begin(self, object_id: bytes) -> bool:
+        """Work with an object until `end`, unless its destruction has begun: then return False, without waiting."""
+        with self._lock:
+            if object_id in self._doomed:
+                return False
+            self._users[object_id] = self._users.get(object_id, 0) + 1
+            return True
+
     def end(self, object_id: bytes | None) -> None:
         """Work with it no more."""
         if object_id is None:

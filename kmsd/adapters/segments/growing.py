@@ -103,6 +103,8 @@ class GrowingFile:
     def append(self, parts: list[bytes]) -> None:
         """Durable on return."""
         length = sum(map(len, parts))
+        if not length:
+            return
         buffer = Buffer(self.room(length))
         write = self.stage(parts, buffer)
         write_at(self._descriptor, memoryview(buffer.memory)[: write.length], write.offset)
