@@ -24,6 +24,7 @@ from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.config import Config, ConfigError, TokenConfig
 from kmsd.custody.log_keys import KeyUse, LogKeys
 from kmsd.custody.log_room import LogRoom
+from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
@@ -223,6 +224,9 @@ async def open_rooms(
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
         store.on_doomed(token.forget)
+        counts = MessageCounts(store)
+        stack.push_async_callback(counts.close)
+        token.count_messages_by(counts.take)
         watch = clock = await ClockWatch.begin(store, clock or SystemClock(), host_clock.boot(), uptime)
         lockstep, signer = Lockstep(), await audit_signer(store, token, needed=serves(writer))
         sink = await open_trail(config, writer, signer, clock, lockstep)

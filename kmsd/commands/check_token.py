@@ -8,6 +8,7 @@ from kmsd.app import Rooms, open_rooms
 from kmsd.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
 from kmsd.config import Config
 from kmsd.custody import import_parameters
+from kmsd.custody.message_counts import MAX_MESSAGES, ROTATE_AT_MESSAGES
 from kmsd.domain.wrapping import TokenName, WrappingAlgorithm
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
 
@@ -24,6 +25,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
             async for finding in _imports(config, rooms):
                 yield finding
             async for finding in _works(rooms):
+                yield finding
+            async for finding in _messages(rooms):
                 yield finding
             async for finding in _objects(rooms):
                 yield finding
@@ -87,6 +90,13 @@ async def _works(rooms: Rooms) -> AsyncIterator[Finding]:
     ):
         await probe()
         yield Finding(OK, topic, f"{topic} works")
+
+
+async def _messages(rooms: Rooms) -> AsyncIterator[Finding]:
+    """Material that nears the bound of AES-GCM with random nonces."""
+    for object_id, owner, messages in await (await rooms.store.read()).counted_messages(ROTATE_AT_MESSAGES):
+        text = f"object {object_id.hex()} of {owner} has encrypted {messages} of {MAX_MESSAGES} messages"
+        yield Finding(WARN, "token", f"{text}: rotate the key, or import new material into another one")
 
 
 async def _objects(rooms: Rooms) -> AsyncIterator[Finding]:

@@ -7,9 +7,10 @@ from datetime import datetime
 import msgspec
 
 from kmsd.custody import objects, rotation
+from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.material import RotationType
+from kmsd.domain.material import Material, RotationType
 from kmsd.jobs.model import BATCH, JobRecorder
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
@@ -26,20 +27,25 @@ class Report(msgspec.Struct):
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:
     """Rotate every enabled key that is due at `now`, once, however many periods were missed.
 
-    Idempotent; one bad key does not stop the sweep. A disabled key, or one that awaits deletion, waits.
+    A key whose material has encrypted half as many messages as it may is due as well, whether or not its rotation is
+    on. Idempotent; one bad key does not stop the sweep. A disabled key, or one that awaits deletion, waits.
     """
     report = Report()
     books = await store.read()
-    for key_id in await books.keys_due(DueKind.ROTATION, now, BATCH):
+    worn = await books.worn_keys(ROTATE_AT_MESSAGES)
+    for key_id in {*await books.keys_due(DueKind.ROTATION, now, BATCH), *worn}:
         key = await books.key(key_id)
-        if key is None or not _due(key, now):
+        if key is None:
+            continue
+        material = key.current_material if key_id in worn else None
+        if not _due(key, now, material):
             continue
         created: list[bytes] = []
         try:
             made = await rotation.make(store, token, key, now, RotationType.AUTOMATIC, created=created)
             async with store.write() as transaction:
                 current = await transaction.key(key_id)
-                if current is not None and _due(current, now):
+                if current is not None and _due(current, now, material):
                     next_at = rotation.next_rotation(current, now)
                     await rotation.adopt(transaction, current, made, next_at=next_at)
                     await record("RotateKey", current, {"rotationType": made.rotation_type})
@@ -53,8 +59,12 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
     return report
 
 
-def _due(key: Key, now: datetime) -> bool:
-    return key.state is KeyState.ENABLED and key.next_rotation_at is not None and key.next_rotation_at <= now
+def _due(key: Key, now: datetime, worn: Material | None) -> bool:
+    """Whether a key must be rotated: by its date, or because it still has the worn material."""
+    if key.state is not KeyState.ENABLED:
+        return False
+    is_worn = worn is not None and key.current_material == worn
+    return is_worn or (key.next_rotation_at is not None and key.next_rotation_at <= now)
 
 
 async def _discard(store: Store, token: Token, created: list[bytes]) -> None:

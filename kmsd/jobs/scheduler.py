@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import msgspec
 import structlog
 
+from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.log_group import millis
 from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import deletion, expiry, reconcile, retention, rotation, wrapping_keys
@@ -104,7 +105,8 @@ class Scheduler(msgspec.Struct):
             if self._held and kind is not DueKind.ROTATION:
                 continue
             due = await books.next_due(kind)
-            if due is not None and due <= now:
+            is_worn = kind is DueKind.ROTATION and bool(await books.worn_keys(ROTATE_AT_MESSAGES))
+            if is_worn or (due is not None and due <= now):
                 report = await job(self.store, self.token, now, self.record)
                 log.info("job", job=kind.value, **_fields(report))
         if self._held:

@@ -204,6 +204,14 @@ class Reader(LogReader, Protocol):
         """All token objects of these statuses; of every status, if none is given."""
         ...
 
+    async def worn_keys(self, messages: int) -> Sequence[str]:
+        """Ids of enabled keys with generated material for whose current material so many messages were counted."""
+        ...
+
+    async def counted_messages(self, at_least: int) -> Sequence[tuple[bytes, str, int]]:
+        """Object id, owner and count of all objects for which so many messages were counted."""
+        ...
+
     async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
         """A wrapping key that is promised to somebody or in stock; None once it is doomed."""
         ...
@@ -283,6 +291,10 @@ class Transaction(LogTransaction, Reader, Protocol):
 
     async def set_object_status(self, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> None:
         """Compare and swap."""
+        ...
+
+    async def reserve_messages(self, object_id: bytes, count: int) -> int:
+        """Add to the messages counted for an object; return the new total. Raises `StoreConflict` if it is unknown."""
         ...
 
     async def delete_token_object(self, object_id: bytes, old: MaterialStatus) -> None:

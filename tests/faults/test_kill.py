@@ -12,7 +12,6 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from kmsd.app import open_rooms
 from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
 from tests.faults.mixed import KeyActor, Load, load_on
+from tests.polling import until
 
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "2"))
 """500 take half an hour."""
@@ -55,14 +55,6 @@ def start_all(daemon: Daemon) -> float:
         log.info("a start took %.2f s; the load on this host is %s\n%s", took, os.getloadavg(), said)
     until(lambda: daemon.log().count('"event": "ready"') > before)
     return took
-
-
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for it. Raises AssertionError."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "in vain"
-        time.sleep(0.01)
 
 
 def strike(daemon: Daemon, kind: str, chance: random.Random) -> float:

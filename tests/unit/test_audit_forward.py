@@ -11,6 +11,7 @@ import pytest
 
 from kmsd.adapters.journal import forward
 from kmsd.adapters.journal.forward import BadTarget, Forwarder, Receiver, receiver_for
+from tests.polling import until
 
 
 class Kept(Receiver):
@@ -29,14 +30,6 @@ class Kept(Receiver):
         if self.away or record == self.poison:
             raise OSError("away")
         self.records.append(record)
-
-
-def until(condition: object, seconds: float = 5.0) -> None:
-    """Wait for another thread."""
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator] # a function without arguments
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_slow_receiver_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

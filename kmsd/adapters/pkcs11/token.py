@@ -59,6 +59,7 @@ class Pkcs11Token:
         self._imports: Imports
         self._operated_at = -settings.sentinel_operation_interval
         self._chores: set[asyncio.Task[object]] = set()
+        self._count_message: Callable[[bytes], Awaitable[None]] | None = None
 
     @classmethod
     async def open(cls, settings: TokenSettings, *, clock: Callable[[], float] = time.monotonic) -> Self:
@@ -95,6 +96,10 @@ class Pkcs11Token:
         self._imports = Imports(self._settings, self._calls, self._link, self._clock)
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info("token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.pace.snapshot())
+
+    def count_messages_by(self, count: Callable[[bytes], Awaitable[None]]) -> None:
+        """Have `count` called, with the object's id, before each message under AES-256-GCM with a random nonce."""
+        self._count_message = count
 
     # --- the port: facts ----------------------------------------------------------------------------
 
@@ -151,6 +156,8 @@ class Pkcs11Token:
         self._require_algorithm(algorithm)
         if not aad:
             raise ValueError("associated data must not be empty")
+        if algorithm is Algorithm.AES_256_GCM and self._count_message is not None:
+            await self._count_message(object_id)
 
         def call(epoch: Epoch, session: Session) -> bytes:
             return epoch.sealing.seal(session, object_id, algorithm, plaintext, aad)

@@ -14,7 +14,8 @@ from kmsd.adapters.sqlite.rows import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role, User
-from kmsd.domain.key import Key
+from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.domain.trusted_time import Reading
 from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
@@ -292,6 +293,22 @@ class SqliteReader(LogReading):
 
     async def wrapping_keys(self) -> Sequence[WrappingKey]:
         return self._wrapping_keys("1")
+
+    async def worn_keys(self, messages: int) -> Sequence[str]:
+        found = self._all(
+            "SELECT key_id FROM token_object JOIN key ON current_material = object_id "
+            "WHERE messages > 0 AND messages >= ? AND key.state = ? AND key.origin = ?",
+            messages,
+            KeyState.ENABLED.value,
+            Origin.AWS_KMS.value,
+        )
+        return [row[0] for row in found]
+
+    async def counted_messages(self, at_least: int) -> Sequence[tuple[bytes, str, int]]:
+        found = self._all(
+            "SELECT object_id, owner, messages FROM token_object WHERE messages > 0 AND messages >= ?", at_least
+        )
+        return [(row[0], row[1], row[2]) for row in found]
 
     async def imported_material(self, key_id: str) -> ImportedMaterial | None:
         row = self._one(

@@ -147,6 +147,14 @@ class SqliteTransaction(SqliteReader, LogWriting):
             old.value,
         )
 
+    async def reserve_messages(self, object_id: bytes, count: int) -> int:
+        row = self._one(
+            "UPDATE token_object SET messages = messages + ? WHERE object_id = ? RETURNING messages", count, object_id
+        )
+        if row is None:
+            raise StoreConflict(f"object {object_id.hex()} is unknown")
+        return int(row[0])
+
     async def delete_token_object(self, object_id: bytes, old: MaterialStatus) -> None:
         self._swap(
             f"object {object_id.hex()}",
