@@ -91,15 +91,17 @@ async def _check(request: Request, call: Call, key_id: str) -> None:
     """Everything that can be refused before the token is troubled."""
     _check_kind(request)
     tags.check_count(tags.as_mapping(request.tags), call.world.limits.tags_per_key)
-    account = call.caller.account
-    check_new_policy(
-        _policy(request, call),
-        request,
-        call,
-        arn=call.world.place.key(account, key_id),
-        account=account,
-        bypass=request.bypass_policy_lockout_safety_check,
-    )
+    # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request": the
+    # default one is taken as it is.
+    if request.policy is not None:
+        check_new_policy(
+            request.policy,
+            request,
+            call,
+            arn=call.world.place.key(call.caller.account, key_id),
+            account=call.caller.account,
+            bypass=request.bypass_policy_lockout_safety_check,
+        )
     await _check_count(call)
 
 
