@@ -208,8 +208,8 @@ class Forwarder:
                 sent += 1
         except OSError:
             self._receiver.close()
-            # What could not be sent may be what the receiver cannot take: it goes, so that others follow. The rest waits
-            # in its place, within the bound.
+            # What could not be sent may be what the receiver cannot take: it goes, so that others follow. The rest
+            # waits in its place, within the bound.
             self._forget(sent + 1, dropped=too_long + 1)
             self._stopping.wait(PAUSE_SECONDS)
             return False

@@ -91,8 +91,8 @@ async def _check(request: Request, call: Call, key_id: str) -> None:
     """Everything that can be refused before the token is troubled."""
     _check_kind(request)
     tags.check_count(tags.as_mapping(request.tags), call.world.limits.tags_per_key)
-    # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request": the
-    # default one is taken as it is.
+    # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request":
+    # the default one is taken as it is.
     if request.policy is not None:
         check_new_policy(
             request.policy,
