@@ -16,7 +16,7 @@ SessionDuration = Annotated[int, Constraint(minimum=900, maximum=129600)]
 ExternalId = Annotated[str, Constraint(min_length=2, max_length=1224, pattern=r"[\w+=,.@:\/-]*")]
 SerialNumber = Annotated[str, Constraint(min_length=9, max_length=256, pattern=r"[\w+=/:,.@-]*")]
 TokenCode = Annotated[str, Constraint(min_length=6, max_length=6, pattern=r"[\d]*", secret=True)]
-SourceIdentity = Annotated[str, Constraint(min_length=2, max_length=64, pattern=r"[\w+=,.@-]*")]
+SourceIdentity = Annotated[str, Constraint(min_length=2, max_length=256, pattern=r"[\w+=,.@-]*")]
 SessionTokenSize = Annotated[int, Constraint(minimum=0, maximum=4096)]
 Secret = Annotated[str, Constraint(secret=True)]
 

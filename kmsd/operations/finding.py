@@ -83,12 +83,11 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
     name = parse_key_name(text, caller_account=call.caller.account, place=place, aliases=aliases)
     if name.alias:
         return await _find_alias_key(name, call)
-    arn = place.key(name.account, name.key_id)
     key = await _key_of(name.key_id, call, account=name.account)
     if name.account != call.caller.account:
-        return _foreign(arn, name, key, call)
+        return _foreign(place.key(name.account, name.key_id), name, key, call)
     if key is None:
-        raise NotFoundException(f"Key '{arn}' does not exist")
+        raise NotFoundException(f"Key '{place.key(name.account, name.key_id)}' does not exist")
     return Target(key.arn, key)
 
 

@@ -49,7 +49,8 @@ class JsonProtocol:
     def question(self, request: Request) -> Question:
         """Raises UnknownOperationException."""
         received = request.received
-        _check_route(received, ("POST",))
+        if received.target != "/" or received.method != "POST":
+            _check_route(received, ("POST",))
         operation = BY_TARGET.get(self.target)
         if operation is None:
             raise UnknownOperationException(detail=f"X-Amz-Target {self.target[:100]!r}")

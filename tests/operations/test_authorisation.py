@@ -278,6 +278,17 @@ def test_the_lockout_check(house: House) -> None:
     assert code_of(lambda: admin.get_key_policy(KeyId=key)) == "AccessDeniedException"
 
 
+def test_create_key_asks_for_put_key_policy_where_a_policy_is_given(house: House) -> None:
+    """Whoever may only create keys gets the default policy; a policy that is given must leave it to its author."""
+    default = json.dumps({"Version": "2012-10-17", "Statement": [statement(ROOT, "kms:*")]})
+    creator = house.client("kms", house.user(allow("kms:CreateKey")))
+    assert code_of(creator.create_key) == ""
+    assert code_of(creator.create_key, Policy=default) == "MalformedPolicyDocumentException"
+    assert code_of(creator.create_key, Policy=default, BypassPolicyLockoutSafetyCheck=True) == ""
+    author = house.client("kms", house.user(allow("kms:CreateKey", "kms:PutKeyPolicy")))
+    assert code_of(author.create_key, Policy=default) == ""
+
+
 def test_re_encrypt_is_authorised_twice(house: House) -> None:
     """From on the source, to on the destination; each may be missing."""
     source, destination = new_key(house), new_key(house)

@@ -91,14 +91,11 @@ async def _check(request: Request, call: Call, key_id: str) -> None:
     """Everything that can be refused before the token is troubled."""
     _check_kind(request)
     tags.check_count(tags.as_mapping(request.tags), call.world.limits.tags_per_key)
-    account = call.caller.account
-    await check_new_policy(
-        OPERATION,
-        _policy(request, call),
-        request,
-        call,
-        Target(arn=call.world.place.key(account, key_id)),
-    )
+    # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request":
+    # the default one is taken as it is.
+    if request.policy is not None:
+        target = Target(arn=call.world.place.key(call.caller.account, key_id))
+        await check_new_policy(OPERATION, request.policy, request, call, target)
     await _check_count(call)
 
 

@@ -1,0 +1,93 @@
+"""What the store promises of transactions that meet."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from kmsd.adapters.sqlite import connection
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.custody import objects
+from kmsd.domain.material import MaterialStatus
+from kmsd.ports import StoreConflict, TokenObject
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+@pytest.fixture(name="stores")
+async def _stores(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, SqliteStore]]:
+    """One database as two processes have it open."""
+    connection.create(tmp_path / "kmsd.sqlite")
+    opened = SqliteStore(tmp_path / "kmsd.sqlite"), SqliteStore(tmp_path / "kmsd.sqlite")
+    yield opened
+    for store in opened:
+        await store.close()
+
+
+def intent() -> TokenObject:
+    """A row that is not in any store yet."""
+    return TokenObject(secrets.token_bytes(16), "key:x", MaterialStatus.CREATING, NOW)
+
+
+async def test_transactions_run_one_after_the_other(stores: tuple[SqliteStore, SqliteStore]) -> None:
+    """The second one begins when the first has ended, and reads what it has written."""
+    first, second = stores
+    row, has_begun = intent(), asyncio.Event()
+
+    async def follow() -> TokenObject | None:
+        async with second.write() as transaction:
+            has_begun.set()
+            return await transaction.token_object(row.object_id)
+
+    async with first.write() as transaction:
+        following = asyncio.create_task(follow())
+        await transaction.insert_token_object(row)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert await transaction.token_object(row.object_id) is not None
+        assert not has_begun.is_set()
+    assert await following is not None
+
+
+async def test_the_method_that_meets_a_conflict_raises_it(stores: tuple[SqliteStore, SqliteStore]) -> None:
+    """Not the end of the transaction; and nothing is kept of what was written before it."""
+    first, second = stores
+    known, fresh = await objects.intend(first, "key:x", NOW), intent()
+    reached = []
+
+    async def doom() -> None:
+        async with second.write() as transaction:
+            await transaction.insert_token_object(fresh)
+            reached.append("inserted")
+            await transaction.set_object_status(known, MaterialStatus.READY, MaterialStatus.DESTROYING)
+            reached.append("end")
+
+    with pytest.raises(StoreConflict):
+        await doom()
+    assert reached == ["inserted"]
+    books = await first.read()
+    assert await books.token_object(fresh.object_id) is None
+    found = await books.token_object(known)
+    assert found is not None
+    assert found.status is MaterialStatus.CREATING
+
+
+async def test_of_two_changes_of_one_state_the_second_conflicts(stores: tuple[SqliteStore, SqliteStore]) -> None:
+    """Both have read the same: compare and swap lets one through."""
+    first, second = stores
+    known = await objects.intend(first, "key:x", NOW)
+
+    async def promise(store: SqliteStore) -> str:
+        try:
+            async with store.write() as transaction:
+                await transaction.set_object_status(known, MaterialStatus.CREATING, MaterialStatus.READY)
+        except StoreConflict:
+            return "conflict"
+        return "ready"
+
+    assert sorted(await asyncio.gather(promise(first), promise(second))) == ["conflict", "ready"]
