@@ -67,7 +67,14 @@ class Work:
             raise TooMuchWork
 
 
+CONTAINER_WORK = 128
+"""What an object or list of a JSON event counts for, when the event is read."""
 MEMBER_WORK = 256
 """What a member of a JSON event counts for: looking at it takes as long as at so many characters."""
 REGEX_WORK = 1_024
 """What the use of a regular expression counts for, beside the text."""
+
+
+def reading_work(message: str) -> int:
+    """What reading a JSON event counts for."""
+    return len(message) + CONTAINER_WORK * (message.count("[") + message.count("{"))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kmsd.domain.log_budget import MEMBER_WORK, Work
+from kmsd.domain.log_budget import MEMBER_WORK, Work, reading_work
 from kmsd.domain.log_filter_values import Comparison, Expressions, comparison
 from kmsd.domain.log_text import closing
 from kmsd.errors import InvalidParameterException
@@ -133,7 +133,7 @@ def compile_json(text: str, expressions: Expressions) -> Matches:
     test = _Conditions(_tokens(text), lambda conditions: _json_condition(conditions, expressions)).read()
 
     def matches(message: str, work: Work) -> bool:
-        work.spend(len(message))
+        work.spend(reading_work(message))
         if not message.lstrip().startswith(("{", "[")):
             return False
         try:

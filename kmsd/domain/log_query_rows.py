@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.domain.log_budget import MAX_EVENT_WORK
+from kmsd.domain.log_budget import MAX_EVENT_WORK, reading_work
 from kmsd.domain.log_event import Event, position_text
 from kmsd.domain.log_query_values import MAX_TEXT_LENGTH, Instant, Value, walk
 
@@ -86,7 +86,7 @@ class Row:
 
     def _read(self) -> object:
         message = "" if self._event is None else self._event.message
-        if message.lstrip()[:1] != "{" or not self.affords(len(message)):
+        if message.lstrip()[:1] != "{" or not self.affords(reading_work(message)):
             return None
         try:
             return _decode(message)

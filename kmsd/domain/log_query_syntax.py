@@ -19,6 +19,8 @@ from kmsd.domain.log_regex import MAX_EXPRESSIONS, BadRegex, Regex
 from kmsd.domain.log_text import closing, unescaped
 
 MOST_DEPTH = 50
+MAX_OPERANDS = 2_000
+"""Fields, numbers and texts of a query: reading them is one turn of the event loop."""
 _SPACE = re.compile(r"\s+|#[^\n]*")
 _SPACES = re.compile(r"\s+")
 _NAME = re.compile(r"@?[A-Za-z_][\w.@]*|`[^`]+`", re.ASCII)
@@ -46,6 +48,7 @@ class Reader:
         self.at = 0
         self.expressions = 0
         """Regular expressions that were read."""
+        self._operands = 0
         self._skip()
 
     # --- Signs and words ----------------------------------------------------------------------------
@@ -85,6 +88,8 @@ class Reader:
 
     def word(self, *wanted: str) -> str:
         """Take one of some words, in any case, if it comes next; else nothing."""
+        if not self.query[self.at : self.at + 1].isalpha():
+            return ""
         found = _NAME.match(self.query, self.at)
         if found is None or found[0].lower() not in wanted:
             return ""
@@ -139,15 +144,20 @@ class Reader:
 
     # --- Expressions ----------------------------------------------------------------------------------
 
-    def expression(self, depth: int = 0) -> Expression:
+    def expression(self) -> Expression:
+        """Take an expression. Raises `MalformedQuery`."""
+        start = self.at
+        evaluate = self._or(0)
+        return Expression(self.since(start), evaluate)
+
+    def _or(self, depth: int) -> Evaluate:
         """`or` binds least."""
         if depth > MOST_DEPTH:
             self.fail("too many parentheses within each other")
-        start = self.at
         found = [self._and(depth)]
         while self.word("or"):
             found.append(self._and(depth))
-        return Expression(self.since(start), found[0] if len(found) == 1 else _any(found))
+        return found[0] if len(found) == 1 else _any(found)
 
     def _and(self, depth: int) -> Evaluate:
         found = [self._not(depth)]
@@ -223,8 +233,11 @@ class Reader:
     def _one(self, depth: int) -> Evaluate:
         if depth > MOST_DEPTH:
             self.fail("too many parentheses within each other")
+        self._operands += 1
+        if self._operands > MAX_OPERANDS:
+            self.fail(f"a query can have {MAX_OPERANDS} fields, numbers and texts")
         if self.sign("("):
-            inner = self.expression(depth + 1).evaluate
+            inner = self._or(depth + 1)
             self.need(")")
             return inner
         quoted = self.string()
@@ -246,9 +259,9 @@ class Reader:
             return self._bin(name.lower(), depth)
         arguments: list[Evaluate] = []
         if not self.sign(")"):
-            arguments.append(self.expression(depth + 1).evaluate)
+            arguments.append(self._or(depth + 1))
             while self.sign(","):
-                arguments.append(self.expression(depth + 1).evaluate)
+                arguments.append(self._or(depth + 1))
             self.need(")")
         return _application(call(name, len(arguments)), arguments)
 

@@ -139,7 +139,7 @@ def test_space_delimited_fields(pattern: str, expected: bool) -> None:  # noqa: 
         ('a [b c] "d e" f', 4),
         ("[a", 1),
         ("[ [ [ a", 4),
-        ("[a]b[c", 3),
+        ("[a]b[c", 2),
         ("[a] [ b ] [ c", 4),
         ('"a b', 2),
         ('a"b c"d', 2),
@@ -164,12 +164,13 @@ def test_a_message_of_very_many_fields() -> None:
 
 
 @pytest.mark.parametrize("member", ["1" + "0" * 400, "-1" + "0" * 4_000, "1e400", "1" * 5_000])
-@pytest.mark.parametrize("condition", ["> 5", "= 5", "= x", "= 1*", "= %1%", "IS NULL", "< 5"])
+@pytest.mark.parametrize("condition", ["> 5", "= 5", "= x", "IS NULL", "< 5", "<= 1e308"])
 def test_numbers_beyond_a_float_are_no_numbers(member: str, condition: str) -> None:
     """A comparison with one is false, and raises nothing: one event must not hide the others."""
     matches = compile_pattern(f"{{ $.n {condition} }}")
     message = f'{{"n":{member}}}'
-    assert matches(message) in (condition in ("= 1*", "= %1%"), False)
+    assert matches(message) is False
+    assert matches('{"n":"x"}') is (condition == "= x")
     assert compile_pattern("[n > 5]")(member) is False
 
 
