@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from kmsd import service_manager
+from kmsd import __version__, service_manager
 from kmsd.accepted import Accepted, changes, need_restart
 from kmsd.children import Child, Children, NotBorn
 from kmsd.config import ConfigError
@@ -109,7 +109,8 @@ class Supervisor(msgspec.Struct):
         self.children.begin()
         try:
             await self._start_all()
-            log.info("ready", address=self.accepted.config.listen.address, workers=self.accepted.config.workers)
+            config = self.accepted.config
+            log.info("ready", version=__version__, address=config.listen.address, workers=config.workers)
             self._say_ready()
             tasks = [asyncio.create_task(self._pat_watchdog()), asyncio.create_task(self._reload_when_asked())]
             await self._stopping.wait()

@@ -33,7 +33,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     severity: Severity
     topic: str
-    """`files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`, `audit`, `policies`, `configuration`."""
+    """`version`, `files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`, `audit`, `policies`, `configuration`."""
     text: str
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
+
 from pathlib import Path
 
 import msgspec
@@ -69,7 +69,7 @@ async def watched(configuration: Callable[[], Config], listener: socket.socket) 
 def _page(board: Board, config: Config, started_at: float) -> bytes:
     page, now = Page(), time.time()
     write_counts(page, Total.of(board.shares()), now, config.workers)
-    page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": version("kmsd")}, 1)])
+    page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": __version__}, 1)])
     page.one("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
     sources: dict[str, Callable[[Page, Config], None]] = {
         "database": _database,
