@@ -33,7 +33,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     severity: Severity
     topic: str
-    """`version`, `files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`, `audit`, `policies`, `configuration`."""
+    """`version`, `configuration`, `files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`, `audit`, `policies`."""
     text: str
 
 
