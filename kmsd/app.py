@@ -1,4 +1,4 @@
-"""Put everything together: store, token, audit, pipeline, front end; and the worker that serves them."""
+"""Put together what a process works with: store, token, audit trail, log events, and the pipeline over them."""
 
 from __future__ import annotations
 

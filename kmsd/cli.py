@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
+from kmsd import __version__
 from kmsd.secrecy import keep_to_oneself
 from kmsd.zygote import Zygote, leave_out
 from kmsd.zygote import main as main_of_zygote
@@ -34,6 +35,7 @@ DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
 def parser(modules: Iterable[str] = MODULES.values()) -> argparse.ArgumentParser:
     """The commands of these modules, of all if not told; each sets `run` to the coroutine that carries it out."""
     top = argparse.ArgumentParser(prog="kmsd", description="AWS KMS over a PKCS#11 token.")
+    top.add_argument("--version", action="version", version=f"kmsd {__version__}")
     top.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in dict.fromkeys(modules):

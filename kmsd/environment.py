@@ -20,7 +20,7 @@ _HEAP = {
 """By the variable that sets the same at the start of a program: parameter (malloc.h) and value."""
 
 
-def keep_for_main_process(environment: MutableMapping[str, str]) -> None:
+def remove_main_process_variables(environment: MutableMapping[str, str]) -> None:
     """Take out what speaks to the main process alone."""
     for name in service_manager.FOR_MAIN_PROCESS:
         environment.pop(name, None)

@@ -1,6 +1,15 @@
 """The journey of one call: decode, find, authorise, check the key's state, handle, record, commit, answer.
 
-No request reaches a key by another way. Whatever happens, one record is durable before the answer
+Every path to a key, and what stands on it:
+
+    | who              | authenticated by               | authorised, state checked by | recorded by              |
+    |------------------|--------------------------------|------------------------------|--------------------------|
+    | an API caller    | `wire.front`, by the signature | `operations.admission`       | this module              |
+    | the Logs service | (it acts for a log group)      | `custody.log_keys`           | `custody.log_keys`       |
+    | the jobs         | (they destroy and rotate only) | `state_at`, by the clock     | `Rooms.record_job`       |
+    | the operator     | the operating system           | (owner of host and PIN)      | `commands.acts`          |
+
+Requests of the API reach a key by this module alone. Whatever happens, one record is durable before the answer
 leaves; if it cannot be written, the call fails and has no effect (DESIGN.md §1, promise 3).
 """
 

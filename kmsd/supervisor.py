@@ -20,13 +20,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from kmsd import service_manager
+from kmsd import __version__, service_manager
 from kmsd.accepted import Accepted, changes, need_restart
 from kmsd.children import Child, Children, NotBorn
 from kmsd.config import ConfigError
 from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.lines import READY, Lines
-from kmsd.metrics import inheritance
 from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited
 from kmsd.zygote import Order
 
@@ -87,6 +86,8 @@ class Supervisor(msgspec.Struct):
     config_path: Path
     listener: socket.socket
     children: Children
+    metrics: int | None = None
+    """Descriptor of the memory that workers count in; None: nobody wants the figures."""
     _stopping: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     _reload_wanted: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     _workers: list[_Worker] = []
@@ -109,7 +110,8 @@ class Supervisor(msgspec.Struct):
         self.children.begin()
         try:
             await self._start_all()
-            log.info("ready", address=self.accepted.config.listen.address, workers=self.accepted.config.workers)
+            config = self.accepted.config
+            log.info("ready", version=__version__, address=config.listen.address, workers=config.workers)
             self._say_ready()
             tasks = [asyncio.create_task(self._pat_watchdog()), asyncio.create_task(self._reload_when_asked())]
             await self._stopping.wait()
@@ -191,8 +193,8 @@ class Supervisor(msgspec.Struct):
         raise StartFailed(status if status > 0 else EXIT_CONFIG)
 
     def _order(self, index: int, ready: int) -> Order:
-        accepted, (metrics, *_) = self.accepted, (*inheritance.inherited(), None)
-        lines = Lines(index, self.listener.fileno(), ready, self._life[0], accepted.text, metrics, accepted.tls)
+        accepted = self.accepted
+        lines = Lines(index, self.listener.fileno(), ready, self._life[0], accepted.text, self.metrics, accepted.tls)
         return lines.order
 
     async def _until_stopping(self, task: asyncio.Task[Any]) -> None:

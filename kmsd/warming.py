@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from kmsd import config as configuration
-from kmsd.adapters.pkcs11.signing import SIGNATURE_HASH, der_signature, subject_public_key_info
+from kmsd.adapters.pkcs11.signing import SIGNATURE_HASH, der_signature, spki_of_ec_point
 from kmsd.adapters.sqlite import connection
 
 # FIPS 186-4 D.1.2.3: the base point of P-256; a public key whose private key is 1, and of no use to anybody.
@@ -30,7 +30,7 @@ def warm_up() -> None:
     connection.migrations()
     with suppress(configuration.ConfigError):
         configuration.parse("", Path())
-    key = load_der_public_key(subject_public_key_info(_POINT))
+    key = load_der_public_key(spki_of_ec_point(_POINT))
     if isinstance(key, ec.EllipticCurvePublicKey):
         with suppress(InvalidSignature):
             key.verify(der_signature(bytes(63) + b"\1"), b"", ec.ECDSA(SIGNATURE_HASH))

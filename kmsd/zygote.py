@@ -24,7 +24,7 @@ from array import array
 from importlib import import_module
 from typing import NamedTuple, Self
 
-from kmsd.environment import keep_for_main_process, settle_heap
+from kmsd.environment import remove_main_process_variables, settle_heap
 from kmsd.prctl import name_process
 from kmsd.secrecy import keep_to_oneself
 
@@ -119,7 +119,7 @@ def main() -> int:
     keep_to_oneself()
     name_process(NAME)
     os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
-    keep_for_main_process(os.environ)
+    remove_main_process_variables(os.environ)
     settle_heap(os.environ)
     for number in _OF_THE_TERMINAL:
         signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,6 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +18,7 @@ from uuid import uuid4
 import msgspec
 from msgspec.structs import replace
 
+from kmsd import __version__
 from kmsd.adapters.durable import sync_folder
 from kmsd.adapters.journal.checkpoints import Signer
 from kmsd.adapters.journal.lines import instant
@@ -78,7 +78,7 @@ async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | 
             backup_id=str(uuid4()),
             snapshot_at=instant(snapshot_at),
             ended_at=instant(rooms.pipeline.clock.now()),
-            release=version("kmsd"),
+            release=__version__,
             host=socket.gethostname(),
             account=rooms.config.account,
             region=rooms.config.region,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from kmsd.adapters.byte_locks import flock
 from kmsd.adapters.journal.lines import COPIES, files_of
 from kmsd.adapters.segments import files as segments
 from kmsd.adapters.segments.store import RESULTS
@@ -140,4 +140,4 @@ def _lock(file: BinaryIO) -> None:
 
     Of the open file, not of the process: SoftHSM2 has locks of its own in this process, and they exclude each other.
     """
-    fcntl.fcntl(file, fcntl.F_OFD_SETLKW, struct.pack("@hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    fcntl.fcntl(file, fcntl.F_OFD_SETLKW, flock(fcntl.F_RDLCK, 0, 0))

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import AsyncIterator
 from typing import Any
 
+from kmsd import __version__
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import SystemClock
 from kmsd.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token
@@ -36,6 +37,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 
 
 async def _findings(config: Config, options: argparse.Namespace) -> AsyncIterator[Finding]:
+    yield Finding(OK, "version", f"kmsd {__version__}")
     yield Finding(OK, "configuration", "configuration")
     now = SystemClock().now()
     for finding in (*check_files.findings(config, options.config), *check_host.findings()):

@@ -33,7 +33,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     severity: Severity
     topic: str
-    """`files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`, `audit`, `policies`, `configuration`."""
+    """What it is about: `version`, `configuration`, `files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`,
+    `audit` or `policies`."""
     text: str
 
 

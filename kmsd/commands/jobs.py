@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
+import os
+import socket
+import sys
 from typing import Any
 
 from kmsd import host_clock
-from kmsd.app import SystemClock
+from kmsd.app import Rooms, SystemClock
 from kmsd.commands.acts import KMSD, acting
 from kmsd.config import Config
 from kmsd.domain.trusted_time import Uptime, confirmed, judge
-from kmsd.domain.wrapping import TokenName
-from kmsd.jobs import reconcile
+from kmsd.jobs.scheduler import Job, JobRefused, Scheduler
+from kmsd.ports import ObjectReport
+
+TITLES = {
+    "rotated": "rotated",
+    "expired": "key material expired",
+    "deleted": "deleted",
+    "removed": "log events removed from group",
+    "rewritten": "segments written anew in group",
+    "queries": "query forgotten",
+    "undone": "unfinished intent taken back",
+    "destroyed": "destruction carried out",
+    "missing": "MISSING in the token",
+    "returned": "found again",
+    "unknown": "not in the database",
+    "malformed": "malformed",
+    "failed": "FAILED",
+}
+"""By the member of a report: what is printed before each of its entries."""
+FOUND = ("unknown", "malformed", "failed")
+"""Members that tell what was found and left alone; the record of the command has the others."""
+ALARMS = ("missing", "malformed", "failed")
+"""Members that need the operator."""
 
 
 def add_to(commands: Any) -> None:
     """Declare the command."""
     jobs = commands.add_parser("jobs", help="carry out jobs").add_subparsers(dest="act", required=True)
     run: argparse.ArgumentParser = jobs.add_parser("run", help="carry out one job now")
-    run.add_argument("job", choices=("reconcile",))
+    run.add_argument("job", choices=[job.value for job in Job])
     run.set_defaults(run=run_job)
     confirm = jobs.add_parser("confirm-clock", help="the clock is right: let jobs destroy what is due by it")
     confirm.set_defaults(run=confirm_clock)
@@ -42,29 +65,36 @@ async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
 
 async def run_job(config: Config, options: argparse.Namespace) -> int:
     """Print what was found and done; status 1 if something needs the operator."""
-    async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
-        now, grace = SystemClock().now(), timedelta(minutes=10)
-        report = await reconcile.run_once(rooms.store, rooms.token, now, grace=grace)
-        if rooms.import_token is not None:
-            report.add(
-                await reconcile.run_once(rooms.store, rooms.import_token, now, grace=grace, name=TokenName.IMPORT)
-            )
-        act.elements = {
-            name: [object_id.hex() for object_id in getattr(report, name)]
-            for name in ("undone", "destroyed", "missing", "returned")
-            if getattr(report, name)
-        }
-    for title, object_ids in (
-        ("unfinished intent taken back", report.undone),
-        ("destruction carried out", report.destroyed),
-        ("MISSING in the token", report.missing),
-        ("found again", report.returned),
-    ):
-        for object_id in object_ids:
-            print(f"{title}: {object_id.hex()}")
-    for title, found in (("not in the database", report.unknown), ("malformed", report.malformed)):
-        for item in found:
-            print(f"{title}: {item.kind} {item.object_id.hex()} {item.problem}".rstrip())
-    for failure in report.failed:
-        print(f"FAILED: {failure}")
-    return 1 if report.missing or report.malformed or report.failed else 0
+    try:
+        async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
+            report = await _scheduler(rooms).run_now(Job(options.job))
+            act.elements = {
+                name: [found.hex() if isinstance(found, bytes) else found for found in getattr(report, name)]
+                for name in report.__struct_fields__
+                if name not in FOUND and getattr(report, name)
+            }
+    except JobRefused as exc:
+        print(f"kmsd: {exc}", file=sys.stderr)
+        return 1
+    lines = [f"{title}: {_shown(found)}" for name, title in TITLES.items() for found in getattr(report, name, ())]
+    print("\n".join(lines or [f"{options.job}: there was nothing to do"]))
+    return 1 if any(getattr(report, name, ()) for name in ALARMS) else 0
+
+
+def _scheduler(rooms: Rooms) -> Scheduler:
+    return Scheduler(
+        rooms.store,
+        rooms.token,
+        rooms.pipeline.clock,
+        rooms.record_job,
+        f"{socket.gethostname()}:{os.getpid()}:cli",
+        rooms.import_token,
+        segments=rooms.segments,
+        watch=rooms.watch,
+    )
+
+
+def _shown(found: object) -> str:
+    if isinstance(found, ObjectReport):
+        return f"{found.kind} {found.object_id.hex()} {found.problem}".rstrip()
+    return found.hex() if isinstance(found, bytes) else str(found)

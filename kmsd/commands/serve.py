@@ -50,5 +50,5 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         # Half of what the parent would have to import, for those who want it.
         from kmsd.metrics.server import watched  # noqa: PLC0415
 
-        async with watched(lambda: daemon.accepted.config, for_metrics):
+        async with watched(lambda: daemon.accepted.config, for_metrics) as daemon.metrics:
             return await daemon.run()

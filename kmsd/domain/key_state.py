@@ -1,6 +1,7 @@
 """The life of a key: its states, what moves it between them, and which operation works in which.
 
-This is the only place where state decides. The table is spec/README.md, "Key state × operation"; the
+Which state a key is in, and which operation works in it, is decided here; the Logs service asks for an enabled key by
+itself (`custody.log_keys`, `operations.logs_keys`). The table is spec/README.md, "Key state × operation"; the
 matrix of all operations is printed to tests/golden/key_state_matrix.txt.
 """
 

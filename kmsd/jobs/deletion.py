@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import msgspec
-
 from kmsd.custody import objects
 from kmsd.domain.material import MaterialStatus
-from kmsd.jobs.model import BATCH, JobRecorder
+from kmsd.jobs.model import BATCH, JobRecorder, JobReport
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
 
-class Report(msgspec.Struct):
+class Report(JobReport):
     """What one run did."""
 
     deleted: list[str] = []
     """ARNs of keys that no longer exist."""
-    failed: list[str] = []
-    """What could not be done now; the next run tries again."""
 
 
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import msgspec
-
 from kmsd.custody import import_material, objects
-from kmsd.jobs.model import BATCH, JobRecorder
+from kmsd.jobs.model import BATCH, JobRecorder, JobReport
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
 
-class Report(msgspec.Struct):
+class Report(JobReport):
     """What one run did."""
 
     expired: list[str] = []
     """ARNs of keys whose material is gone."""
-    failed: list[str] = []
-    """What could not be done now; the next run tries again."""
 
 
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:

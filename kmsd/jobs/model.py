@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import msgspec
+
 from kmsd.domain.key import Key
 
 BATCH = 100
 """Keys that one run takes on; a longer queue is worked off by the runs that follow at once."""
+
+
+class JobReport(msgspec.Struct):
+    """What one run of a job did: lists, one for each kind of thing that was done."""
+
+    failed: list[str] = []
+    """What could not be done now; the next run tries again."""
+
+    def add(self, other: JobReport) -> None:
+        """Include what a further run of the same job found and did."""
+        for name in self.__struct_fields__:
+            getattr(self, name).extend(getattr(other, name))
+
+    def counts(self) -> dict[str, int]:
+        """How many of each; the audit trail has the names."""
+        return {name: len(getattr(self, name)) for name in self.__struct_fields__}
 
 
 class JobRecorder(Protocol):

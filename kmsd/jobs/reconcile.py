@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-import msgspec
 from msgspec.structs import replace
 
 from kmsd.custody import objects
 from kmsd.custody.import_material import OWNER as IMPORTED
 from kmsd.domain.material import MaterialStatus
 from kmsd.domain.wrapping import TokenName
+from kmsd.jobs.model import JobReport
 from kmsd.ports import ObjectReport, Store, StoreConflict, StoreError, Token, TokenError, TokenObject
 
 INTENT_GRACE = timedelta(minutes=10)
 """A younger intent may belong to a call that is still under way in another process; unless that has ended."""
 
 
-class Report(msgspec.Struct):
+class Report(JobReport):
     """What one run found and did."""
 
     undone: list[bytes] = []
@@ -38,13 +38,6 @@ class Report(msgspec.Struct):
     """Objects of our label that no row names."""
     malformed: list[ObjectReport] = []
     """Objects that lack an attribute their role promises."""
-    failed: list[str] = []
-    """What could not be settled now; the next run tries again."""
-
-    def add(self, other: Report) -> None:
-        """Include what a run over another token found and did."""
-        for name in self.__struct_fields__:
-            getattr(self, name).extend(getattr(other, name))
 
 
 async def run_once(

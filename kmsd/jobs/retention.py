@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-import msgspec
-
+from kmsd.jobs.model import JobReport
 from kmsd.ports import Store, StoreError
 from kmsd.ports_logs import Segments, SegmentsError
 
@@ -16,7 +15,7 @@ RESULTS_KEPT = timedelta(days=7)
 BATCH = 1_000
 
 
-class Report(msgspec.Struct):
+class Report(JobReport):
     """What one run did."""
 
     removed: list[str] = []
@@ -25,8 +24,6 @@ class Report(msgspec.Struct):
     """Groups of which segments were written anew, without what is too old or deleted."""
     queries: list[str] = []
     """Queries that are forgotten, with their results."""
-    failed: list[str] = []
-    """What could not be done now; the next run tries again."""
 
 
 async def run_once(store: Store, segments: Segments, now: datetime) -> Report:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import msgspec
-
 from kmsd.custody import objects, rotation
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, RotationType
-from kmsd.jobs.model import BATCH, JobRecorder
+from kmsd.jobs.model import BATCH, JobRecorder, JobReport
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 
 
-class Report(msgspec.Struct):
+class Report(JobReport):
     """What one run did."""
 
     rotated: list[str] = []
     """ARNs of keys with a new material."""
-    failed: list[str] = []
-    """What could not be done now; the next run tries again."""
 
 
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:

@@ -1,10 +1,11 @@
-"""Runs the jobs when they are due, in one process at a time. The only place that loops."""
+"""Runs the jobs when they are due, or when an operator asks, in one process at a time. The only place that loops."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 import msgspec
 import structlog
@@ -14,13 +15,17 @@ from kmsd.domain.log_group import millis
 from kmsd.domain.wrapping import TokenName
 from kmsd.jobs import deletion, expiry, reconcile, retention, rotation, wrapping_keys
 from kmsd.jobs.clock_watch import ClockWatch
-from kmsd.jobs.model import JobRecorder
+from kmsd.jobs.model import JobRecorder, JobReport
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
 from kmsd.ports_logs import Segments, SegmentsError
 
 LEASE = "jobs"
 LEASE_TIME = timedelta(seconds=90)
-"""A process that dies gives up its lease after this time at the latest."""
+"""A process that stands still loses its lease after this time; one that has ended loses it at once."""
+RUNNING = "jobs-running"
+"""Held while jobs run: by the scheduler that holds the lease, or by the operator's command."""
+PATIENCE_SECONDS = 60.0
+"""How long the operator's command waits for jobs that are under way elsewhere."""
 TICK = 15.0
 """Seconds between two looks at what is due. State decides by itself at the instant; this only bounds how long the
 token still holds what nobody can use any more."""
@@ -29,6 +34,25 @@ SWEEP_EVERY = timedelta(hours=1)
 """Log events that are past their retention are not shown from the instant on; this bounds how long they lie there."""
 
 log = structlog.get_logger()
+
+
+class Job(StrEnum):
+    """What an operator may have run at once."""
+
+    ROTATION = "rotation"
+    EXPIRY = "expiry"
+    DELETION = "deletion"
+    RECONCILE = "reconcile"
+    RETENTION = "retention"
+
+
+DESTRUCTIVE = frozenset({Job.EXPIRY, Job.DELETION, Job.RETENTION})
+"""They destroy what the clock says is due, and wait while the clock is in doubt."""
+_OF_KEYS = {Job.EXPIRY: expiry.run_once, Job.DELETION: deletion.run_once, Job.ROTATION: rotation.run_once}
+
+
+class JobRefused(Exception):
+    """The job was not run; the text says why, and what to do."""
 
 
 class Scheduler(msgspec.Struct):
@@ -62,12 +86,13 @@ class Scheduler(msgspec.Struct):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), TICK)
         finally:
-            await self._give_up()
+            await self._give_up(LEASE, RUNNING)
 
-    async def _give_up(self) -> None:
+    async def _give_up(self, *names: str) -> None:
         try:
             async with self.store.write() as transaction:
-                await transaction.give_up_lease(LEASE, self.holder)
+                for name in names:
+                    await transaction.give_up_lease(name, self.holder)
         except StoreError as exc:
             log.warning("the jobs' lease was not given up", lasts=LEASE_TIME.total_seconds(), detail=str(exc))
 
@@ -78,7 +103,10 @@ class Scheduler(msgspec.Struct):
                 # Each process finishes its own segments, whoever holds the lease.
                 await self.segments.tidy(millis(self.clock.now()))
             if await self._hold():
-                await self._run_due()
+                try:
+                    await self._run_due()
+                finally:
+                    await self._give_up(RUNNING)
         except (StoreError, TokenError, SegmentsError) as exc:
             log.warning("jobs put off", detail=str(exc))
 
@@ -89,32 +117,81 @@ class Scheduler(msgspec.Struct):
             if self.watch is not None:
                 # Whoever works for all remembers for all; the others read.
                 await (self.watch.remember(transaction) if held else self.watch.look(transaction))
-            return held
+            return held and await transaction.take_lease(RUNNING, self.holder, now, now + LEASE_TIME)
+
+    async def run_now(self, job: Job) -> JobReport:
+        """Carry out everything that is due of one job; its report. The scheduler of a running daemon waits meanwhile.
+
+        Raises `JobRefused`, `StoreError`, `TokenError`, `SegmentsError`.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not await self._take_turn():  # noqa: ASYNC110 (what is waited for is in another process)
+                    await asyncio.sleep(0.1)
+        except TimeoutError as exc:
+            raise JobRefused("another process is running jobs: try again later") from exc
+        try:
+            if self._held and job in DESTRUCTIVE:
+                raise JobRefused(
+                    "the clock was set forward, so nothing that is due by it alone is destroyed: "
+                    "set it right, or tell that it is with `kmsd jobs confirm-clock`"
+                )
+            return await self._run_all(job)
+        finally:
+            await self._give_up(RUNNING)
+
+    async def _take_turn(self) -> bool:
+        async with self.store.write() as transaction:
+            if self.watch is not None:
+                await self.watch.look(transaction)
+            now = self.clock.now()
+            return await transaction.take_lease(RUNNING, self.holder, now, now + LEASE_TIME)
+
+    async def _run_all(self, job: Job) -> JobReport:
+        now = self._now()
+        if job is Job.RECONCILE:
+            settled = reconcile.Report()
+            for name, token in self._tokens.items():
+                settled.add(await reconcile.run_once(self.store, token, now, name=name))
+            return settled
+        if job is Job.RETENTION:
+            if self.segments is None:
+                raise JobRefused("this process has no log events")
+            return await retention.run_once(self.store, self.segments, now)
+        # A run takes on so many keys at most; the next goes on, as long as there is any that can be dealt with.
+        report: JobReport = await _OF_KEYS[job](self.store, self.token, now, self.record)
+        last = report
+        while any(count for name, count in last.counts().items() if name != "failed"):
+            await self._take_turn()
+            last = await _OF_KEYS[job](self.store, self.token, now, self.record)
+            report.failed.clear()
+            report.add(last)
+        return report
+
+    def _now(self) -> datetime:
+        """The instant that jobs go by; not the wall clock, which may be set between the judgement and the deed."""
+        return self.clock.now() if self.watch is None else self.watch.trusted_now()
 
     async def _run_due(self) -> None:
-        # Not the wall clock: it may be set between the judgement and the deed.
-        now = self.clock.now() if self.watch is None else self.watch.trusted_now()
+        now = self._now()
         if self._reconciled_at is None or abs(now - self._reconciled_at) >= RECONCILE_EVERY:
             await self._reconcile(now)
         books = await self.store.read()
-        for kind, job in (
-            (DueKind.EXPIRY, expiry.run_once),
-            (DueKind.DELETION, deletion.run_once),
-            (DueKind.ROTATION, rotation.run_once),
-        ):
-            if self._held and kind is not DueKind.ROTATION:
+        for job, run_once in _OF_KEYS.items():
+            if self._held and job in DESTRUCTIVE:
                 continue
-            due = await books.next_due(kind)
-            is_worn = kind is DueKind.ROTATION and bool(await books.worn_keys(ROTATE_AT_MESSAGES))
+            due = await books.next_due(DueKind(job.value))
+            is_worn = job is Job.ROTATION and bool(await books.worn_keys(ROTATE_AT_MESSAGES))
             if is_worn or (due is not None and due <= now):
-                report = await job(self.store, self.token, now, self.record)
-                log.info("job", job=kind.value, **_fields(report))
+                report = await run_once(self.store, self.token, now, self.record)
+                log.info("job", job=job.value, **report.counts())
         if self._held:
             return
         await self._keep_wrapping_keys(now)
         if self.segments is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
             self._swept_at = now
-            log.info("job", job="retention", **_fields(await retention.run_once(self.store, self.segments, now)))
+            report = await retention.run_once(self.store, self.segments, now)
+            log.info("job", job="retention", **report.counts())
 
     @property
     def _held(self) -> bool:
@@ -129,8 +206,8 @@ class Scheduler(msgspec.Struct):
 
     async def _keep_wrapping_keys(self, now: datetime) -> None:
         report = await wrapping_keys.run_once(self.store, self._tokens, now, stock=self.stock)
-        if any(_fields(report).values()):
-            log.info("job", job="wrapping keys", **_fields(report))
+        if any(report.counts().values()):
+            log.info("job", job="wrapping keys", **report.counts())
 
     async def _reconcile(self, now: datetime) -> None:
         for name, token in self._tokens.items():
@@ -147,9 +224,4 @@ class Scheduler(msgspec.Struct):
             log.error("key material is MISSING in the token", object_id=object_id.hex())
         for found in report.malformed:
             log.error("object lacks a promised attribute", object_id=found.object_id.hex(), problem=found.problem)
-        log.info("job", job="reconcile", token=name.value, **_fields(report))
-
-
-def _fields(report: msgspec.Struct) -> dict[str, int]:
-    """How many of each; the audit trail has the names."""
-    return {name: len(each) for name, each in msgspec.structs.asdict(report).items()}
+        log.info("job", job="reconcile", token=name.value, **report.counts())

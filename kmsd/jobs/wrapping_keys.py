@@ -9,25 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-import msgspec
-
 from kmsd.custody import import_parameters, objects
 from kmsd.custody.import_parameters import Tokens
 from kmsd.domain.wrapping import TokenName, WrappingKey
+from kmsd.jobs.model import JobReport
 from kmsd.ports import Store, StoreError, TokenError
 
 Kind = tuple[TokenName, int]
 
 
-class Report(msgspec.Struct):
+class Report(JobReport):
     """What one run did."""
 
     destroyed: list[bytes] = []
     """Wrapping keys that expired, or that nobody asks for any more."""
     made: list[bytes] = []
     """New ones in stock."""
-    failed: list[str] = []
-    """What could not be done now; the next run tries again."""
 
 
 async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> Report:

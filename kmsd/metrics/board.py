@@ -6,15 +6,13 @@ its worker, and the next worker that starts goes on counting in it: counters nev
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 
-from kmsd.metrics.inheritance import DESCRIPTORS
+from kmsd.adapters.byte_locks import byte_is_locked, lock_byte
 from kmsd.metrics.layout import LAYOUT
 
 SHARES = 160
@@ -31,14 +29,10 @@ class Board:
 
     def __init__(self) -> None:
         # Anonymous: nothing of it ever touches a disk, and it goes with the last process that has it open.
-        self._descriptor = os.memfd_create("kmsd-metrics", os.MFD_CLOEXEC)
-        os.ftruncate(self._descriptor, SHARES * BYTES)
-        self._memory = mmap.mmap(self._descriptor, SHARES * BYTES, access=mmap.ACCESS_READ)
-
-    @property
-    def path(self) -> Path:
-        """Where workers, who inherit it, open it; nobody may look into the parent's own descriptors."""
-        return Path(f"{DESCRIPTORS}{self._descriptor}")
+        self.descriptor = os.memfd_create("kmsd-metrics", os.MFD_CLOEXEC)
+        """What workers are given."""
+        os.ftruncate(self.descriptor, SHARES * BYTES)
+        self._memory = mmap.mmap(self.descriptor, SHARES * BYTES, access=mmap.ACCESS_READ)
 
     def shares(self) -> list[tuple[Sequence[float], bool]]:
         """The figures of each share that was ever used, and whether its worker lives."""
@@ -51,22 +45,22 @@ class Board:
         return found
 
     def _is_held(self, number: int) -> bool:
-        asked = fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, number))
-        return bool(struct.unpack_from("h", asked)[0] != fcntl.F_UNLCK)
+        return byte_is_locked(self.descriptor, number)
 
     def close(self) -> None:
         """Let go."""
         self._memory.close()
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 class Share:
     """A worker's part. It is locked as long as the process lives: no two count in one."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the first share that nobody holds. Raises `NoShare`."""
+    def __init__(self, memory: int) -> None:
+        """Take the first share that nobody holds, in the memory of this descriptor. Raises `NoShare`."""
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            # Opened anew: locks belong to the open file, and processes share the one that they inherit.
+            self._descriptor = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
             raise NoShare(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
         if os.fstat(self._descriptor).st_size != SHARES * BYTES:
@@ -83,18 +77,10 @@ class Share:
 
     def _take(self) -> int:
         for number in range(SHARES):
-            try:
-                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, number))
-            except BlockingIOError:
-                continue
-            return number
+            if lock_byte(self._descriptor, number):
+                return number
         raise NoShare(f"{SHARES} processes count already")
 
 
 def _other_release() -> NoShare:
     return NoShare("another release keeps its figures here: they go on when the daemon is started anew")
-
-
-def _flock(kind: int, place: int) -> bytes:
-    """`struct flock` of one byte: l_type, l_whence, l_start, l_len, l_pid (0, as the manual demands), padding."""
-    return struct.pack("@hhqqi4x", kind, os.SEEK_SET, place, 1, 0)

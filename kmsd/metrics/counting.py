@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 import structlog
 
@@ -12,7 +11,6 @@ from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import Rooms
 from kmsd.metrics.board import NoShare, Share
-from kmsd.metrics.inheritance import DESCRIPTORS
 from kmsd.metrics.meter import Meter, Publisher
 from kmsd.wire.front import NO_METER
 from kmsd.wire.front import Meter as AnyMeter
@@ -37,7 +35,7 @@ class Counting:
     def begin(cls, memory: int | None) -> Counting:
         """In the `memory` that this descriptor is of. A worker that cannot count serves all the same, and says so."""
         try:
-            return cls(None if memory is None else Share(Path(f"{DESCRIPTORS}{memory}")))
+            return cls(None if memory is None else Share(memory))
         except NoShare as exc:
             log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)

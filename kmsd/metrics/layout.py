@@ -14,7 +14,6 @@ import msgspec
 
 from kmsd.domain.durations import BOUNDS
 from kmsd.errors import ServiceError
-from kmsd.operations.model import Service
 from kmsd.operations.table import OPERATIONS
 
 HISTOGRAM = len(BOUNDS) + 2
@@ -94,4 +93,3 @@ def _lay_out() -> Layout:
 
 
 LAYOUT = _lay_out()
-SERVICES = tuple(service.scope for service in Service)

@@ -6,21 +6,20 @@ Workers are not asked: a scrape reads their memory and the database, in a thread
 from __future__ import annotations
 
 import asyncio
-import os
+import re
 import shutil
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import structlog
 from cryptography import x509
 
-from kmsd import host_clock
+from kmsd import __version__, host_clock
 from kmsd.adapters.sqlite import figures
 from kmsd.backup.making import LAST_BACKUP, LastBackup
 from kmsd.config import Config
@@ -28,11 +27,11 @@ from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, judge
 from kmsd.metrics.board import Board
 from kmsd.metrics.exposition import Page, Total, write_counts
-from kmsd.metrics.inheritance import VARIABLE
 from kmsd.ports import StoreError
 from kmsd.wire.messages import Answer, Request
 from kmsd.wire.transport import Limits, Listener, serve
 
+_HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 LIMITS = Limits(connections=64, body_bytes=1024)
 
@@ -40,15 +39,17 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def watched(configuration: Callable[[], Config], listener: socket.socket) -> AsyncIterator[None]:
-    """Count, and answer on `listener`, during the block.
+async def watched(configuration: Callable[[], Config], listener: socket.socket) -> AsyncIterator[int]:
+    """Count, and answer on `listener`, during the block; the descriptor of the memory that workers count in.
 
     `configuration` is the one in force. The listener is closed in the end. Raises `ListenerRefused`.
     """
-    board, started_at = Board(), time.time()
+    board, started_at, hosts = Board(), time.time(), hosts_of(listener)
 
     async def handle(request: Request) -> Answer:
         received = request.received
+        if hosts is not None and _host_in(received.header("host") or "") not in hosts:
+            return Answer(421, (("Content-Type", TEXT),), b"the Host header names neither this address nor localhost\n")
         if received.method not in ("GET", "HEAD"):
             return Answer(405, (("Allow", "GET, HEAD"),), b"")
         if received.target.partition("?")[0] != "/metrics":
@@ -57,19 +58,35 @@ async def watched(configuration: Callable[[], Config], listener: socket.socket) 
         return Answer(200, (("Content-Type", TEXT),), body)
 
     server = await serve(handle, [Listener(listener)], LIMITS)
-    os.environ[VARIABLE] = str(board.path)
     try:
-        yield
+        yield board.descriptor
     finally:
-        del os.environ[VARIABLE]
         await server.stop(1.0)
         board.close()
+
+
+def hosts_of(listener: socket.socket) -> frozenset[str] | None:
+    """Hosts that requests to this listener may name; None for a Unix socket, which no browser can reach.
+
+    A page that a browser on this host has loaded can have its own name resolve to a loopback address (DNS rebinding).
+    Its requests name the page's host.
+    """
+    if listener.family == socket.AF_UNIX:
+        return None
+    address = listener.getsockname()[0]
+    return frozenset({"localhost", f"[{address}]" if listener.family == socket.AF_INET6 else address})
+
+
+def _host_in(header: str) -> str:
+    """The host of a Host header (RFC 9110, section 7.2) without its port; empty for what is none."""
+    found = _HOST.fullmatch(header.lower())
+    return found["host"] if found else ""
 
 
 def _page(board: Board, config: Config, started_at: float) -> bytes:
     page, now = Page(), time.time()
     write_counts(page, Total.of(board.shares()), now, config.workers)
-    page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": version("kmsd")}, 1)])
+    page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": __version__}, 1)])
     page.one("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
     sources: dict[str, Callable[[Page, Config], None]] = {
         "database": _database,

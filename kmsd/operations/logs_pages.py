@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 
 import msgspec
 
-from kmsd.domain.log_event import Event, ends_of
+from kmsd.domain.log_event import POSITION_DIGITS, Event, ends_of
 
 MOST_EVENTS = 10_000
 MOST_BYTES = 1_048_576
 """GetLogEvents: "as many log events as can fit in a response size of 1 MB (up to 10,000 log events)"."""
+
+PAGE_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{POSITION_DIGITS}}})", re.ASCII)
+"""A token of GetLogEvents or FilterLogEvents: forward or backward, from a position on."""
 
 
 class Room(msgspec.Struct):

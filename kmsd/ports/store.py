@@ -375,6 +375,7 @@ class Transaction(LogTransaction, Reader, Protocol):
     async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         """Hold `name` until an instant: if it is free, expired at `now`, or held by `holder` already. Whether it is.
 
+        The lease of a process that has ended is free, where the store can tell that it has.
         A lease that ends later than any that could be taken now was taken by a clock that has been set back since: it
         is free.
         """

@@ -33,7 +33,7 @@ def measured(act: Callable[[], object], times: int) -> float:
 def main() -> None:
     """Print both."""
     board = Board()
-    shares = [Share(board.path) for _ in range(2)]
+    shares = [Share(board.descriptor) for _ in range(2)]
     for share in shares:
         meter = Meter(share.figures)
         for target in TARGETS:

@@ -194,7 +194,7 @@ async def test_everything_closed_beneath(token_place: TokenPlace, way: str) -> N
         sealed = await token.encrypt(key, XAES, b"text", AAD)
         connection = token._link.require().connection
         if way == "sessions":
-            connection.raw.close_all_sessions(connection.slot)
+            connection.raw._do("C_CloseAllSessions", connection.slot)
         else:
             connection.raw.finalize()
         await until_well(lambda: token.encrypt(other, XAES, b"text", AAD))
@@ -337,7 +337,7 @@ async def test_a_pin_that_is_refused_later_stops_everything(shim_place: TokenPla
         shim.reset()
         shim.fail(Function.LOGIN, Ckr.PIN_INCORRECT)
         connection = token._link.require().connection
-        connection.raw.close_all_sessions(connection.slot)
+        connection.raw._do("C_CloseAllSessions", connection.slot)
         for _ in range(500):
             try:
                 await token.encrypt(key, XAES, b"text", AAD)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,12 @@ def test_commands_that_find_nothing_wrong(daemon: Daemon, arguments: tuple[str, 
     done = daemon.cli(*arguments)
     assert b"FAIL" not in done.stdout
     assert b"MISSING" not in done.stdout
+
+
+def test_the_release_is_told(daemon: Daemon) -> None:
+    """By `--version`, without a configuration; by `check`; and in the log when the daemon starts."""
+    told = f"kmsd {version('kmsd')}"
+    done = subprocess.run([sys.executable, "-m", "kmsd", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{told}\n"
+    assert daemon.cli("check", "--no-token").stdout.decode().startswith(f"ok   {told}\n")
+    assert f'"version": "{version("kmsd")}"' in daemon.log()

@@ -365,3 +365,27 @@ def test_dashboard_and_alerts_name_what_there_is(watched: Watched) -> None:
         assert {name for name in named if name not in there | conditional and f"{name}_count" not in there} == set()
     documented = page | {f"{name}{suffix}" for name in page for suffix in ("_bucket", "_sum", "_count")}
     assert there - documented == set()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:{port}", 200),
+        ("127.0.0.1", 200),
+        ("localhost:{port}", 200),
+        ("LOCALHOST", 200),
+        ("attacker.example:{port}", 421),
+        ("127.0.0.1.attacker.example", 421),
+        ("127.0.0.2:{port}", 421),
+        ("[::1]:{port}", 421),
+        ("localhost:x", 421),
+    ],
+)
+def test_a_page_of_another_host_gets_no_figures(watched: Watched, host: str, status: int) -> None:
+    """A browser on this host that is sent to a loopback address by a name of somebody else's names that host."""
+    connection = http.client.HTTPConnection("127.0.0.1", watched.port, timeout=10)
+    connection.request("GET", "/metrics", headers={"Host": host.format(port=watched.port)})
+    answer = connection.getresponse()
+    assert answer.status == status
+    assert (b"kmsd_" in answer.read()) is (status == 200)
+    connection.close()

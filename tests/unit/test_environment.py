@@ -32,8 +32,8 @@ def test_what_is_for_the_main_process_is_kept_from_others() -> None:
     """A program that a worker's module starts does not speak to systemd in the daemon's name."""
     program = """
 import os
-from kmsd.environment import keep_for_main_process
-keep_for_main_process(os.environ)
+from kmsd.environment import remove_main_process_variables
+remove_main_process_variables(os.environ)
 os.execvp("env", ["env"])
 """
     given = {**os.environ, "NOTIFY_SOCKET": "/run/x", "LISTEN_FDS": "1", "MARK": "1"}

@@ -14,7 +14,6 @@ import pytest
 from kmsd.domain.durations import BOUNDS
 from kmsd.metrics.board import Board, NoShare, Share
 from kmsd.metrics.exposition import Page, Total, write_counts
-from kmsd.metrics.inheritance import VARIABLE
 from kmsd.metrics.layout import HISTOGRAM, LAYOUT, TARGETS
 from kmsd.metrics.meter import Meter, Publisher
 
@@ -23,7 +22,7 @@ import os, sys, time
 from pathlib import Path
 from kmsd.metrics.board import Share
 from kmsd.metrics.meter import Meter
-meter = Meter(Share(Path(os.environ["KMSD_METRICS"])).figures)
+meter = Meter(Share(int(os.environ["MEMORY"])).figures)
 for _ in range(int(sys.argv[1])):
     meter.answered("TrentService.Encrypt", "OK", 0.0002)
 print("done", flush=True)
@@ -41,8 +40,8 @@ def _board() -> Iterator[Board]:
 
 def test_processes_count_together_and_outlive_their_deaths(board: Board) -> None:
     """Two at once, each in a share of its own; after SIGKILL the next goes on in the share of the dead."""
-    environment = {**os.environ, VARIABLE: str(board.path)}
-    handed_on = (int(board.path.name),)
+    environment = {**os.environ, "MEMORY": str(board.descriptor)}
+    handed_on = (board.descriptor,)
     for total in (20_000, 40_000):
         processes = [
             subprocess.Popen(
@@ -65,25 +64,25 @@ def test_processes_count_together_and_outlive_their_deaths(board: Board) -> None
 
 def test_another_layout_is_refused(board: Board) -> None:
     """A worker of another release would count in the wrong places."""
-    descriptor = os.open(board.path, os.O_RDWR)
+    descriptor = os.open(f"/proc/self/fd/{board.descriptor}", os.O_RDWR)
     os.pwrite(descriptor, struct.pack("d", LAYOUT.fingerprint + 1), 0)
     with pytest.raises(NoShare, match="another release"):
-        Share(board.path)
+        Share(board.descriptor)
     os.ftruncate(descriptor, 4096)
     with pytest.raises(NoShare, match="another release"):
-        Share(board.path)
+        Share(board.descriptor)
     os.close(descriptor)
 
 
 def test_no_share_is_an_error_that_says_so() -> None:
     """A path that leads nowhere."""
     with pytest.raises(NoShare, match="cannot be opened"):
-        Share(Board().path.with_name("99999"))
+        Share(99999)
 
 
 def test_classes_of_a_histogram_are_closed_above(board: Board) -> None:
     """A value on a bound belongs below it (`le`); what is beyond the last one is in the class that has none."""
-    share = Share(board.path)
+    share = Share(board.descriptor)
     meter = Meter(share.figures)
     for seconds in (*BOUNDS, 11.0):
         meter.answered("TrentService.Encrypt", "OK", seconds)
@@ -99,7 +98,7 @@ def test_classes_of_a_histogram_are_closed_above(board: Board) -> None:
 
 def test_a_source_that_begins_anew_is_added_on(board: Board) -> None:
     """Figures of the token's adapter begin at nought when the token comes back; the counter does not."""
-    publisher = Publisher(Share(board.path).figures)
+    publisher = Publisher(Share(board.descriptor).figures)
     for total, wanted in ((5, 5), (7, 7), (2, 9), (2, 9), (3, 10)):
         publisher.count("hits:derived_key", total)
         assert Total.of(board.shares()).counter("hits:derived_key") == wanted
@@ -107,7 +106,7 @@ def test_a_source_that_begins_anew_is_added_on(board: Board) -> None:
 
 def test_what_nobody_knows_is_counted_together(board: Board) -> None:
     """A target and a code that do not exist take no place of their own."""
-    share = Share(board.path)
+    share = Share(board.descriptor)
     meter = Meter(share.figures)
     for number in range(100):
         meter.answered(f"TrentService.Made{number}", f"Up{number}", 0.1)

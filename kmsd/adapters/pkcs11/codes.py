@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from enum import Enum, IntEnum, auto
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pkcs11.exceptions as binding
 from kmsd import ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
 class Ckr(IntEnum):
@@ -185,17 +184,6 @@ def name_of(rv: int) -> str:
 def port_error(error: CkrError) -> ports.TokenError:
     """The error of the port that says the same as this code, where nothing more is known."""
     return _PORT_ERRORS[error.fate](str(error))
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn every error of the module, raw or from the binding, into an error of the port."""
-    try:
-        yield
-    except CkrError as error:
-        raise port_error(error) from error
-    except binding.PKCS11Error as error:
-        raise port_error(of_binding(error)) from error
 
 
 # python-pkcs11 raises a class per code and does not keep the code itself.

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate
+from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.importing import LENGTH, TO_PROVE, visit
 from kmsd.adapters.pkcs11.rsa import HYBRID, KEY_WRAP, PADDED_KEY_WRAPS, TRANSPORT, public_key_of
 from kmsd.adapters.pkcs11.templates import wrapping_pair
@@ -60,10 +61,6 @@ _MARK = b"probe of imports"
 _WRONG_LENGTHS = (24, 31, 33, 40)
 _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 _SHA_1 = hashes.SHA1()  # noqa: S303 (as the API has it)
-
-
-class WrongAnswer(Exception):
-    """The mechanism works, and gives another result than it must."""
 
 
 class Skills(msgspec.Struct, frozen=True):
@@ -112,11 +109,6 @@ def _works(epoch: Epoch, what: str, algorithm: WrappingAlgorithm, padded: WrapMe
         log.debug("token_import_lacking", what=what, algorithm=algorithm.value, reason=str(error))
         return False
     return True
-
-
-def _expect(actual: object, expected: object) -> None:
-    if actual != expected:
-        raise WrongAnswer
 
 
 # --- known answers ----------------------------------------------------------------------------------
@@ -194,17 +186,17 @@ def _import(guest: Visit, algorithm: WrappingAlgorithm) -> None:
     """Unwrapped, measured, wrapped again and unwrapped again it is still what it was; wrong ones are noticed."""
     key, public = _wrapping_key(guest)
     good = guest.prove(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
-    _expect((good.trouble, good.fingerprint), (None, _cmac(_MATERIAL)))
+    expect((good.trouble, good.fingerprint), (None, _cmac(_MATERIAL)))
     raw, handle = guest.raw, guest.session.handle
     again = guest.kept(raw.unwrap(handle, KEY_WRAP, good.kek, good.wrapped, TO_PROVE))
-    _expect(raw.sign(handle, again, int(Mechanism.AES_CMAC), _MARK), _cmac(_MATERIAL))
+    expect(raw.sign(handle, again, int(Mechanism.AES_CMAC), _MARK), _cmac(_MATERIAL))
     for length in _WRONG_LENGTHS:
         wrong = guest.prove(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
-        _expect(wrong.trouble is not None, True)
+        expect(wrong.trouble is not None, True)
     if algorithm.has_integrity:
         blob = _wrapped(_MATERIAL, algorithm, public)
         changed = blob[:-1] + bytes([blob[-1] ^ 1])
-        _expect(isinstance(guest.prove(key, algorithm, changed, _MARK).trouble, NotUnwrapped), True)
+        expect(isinstance(guest.prove(key, algorithm, changed, _MARK).trouble, NotUnwrapped), True)
 
 
 def _pass_on(guest: Visit, algorithm: WrappingAlgorithm) -> None:
@@ -212,9 +204,9 @@ def _pass_on(guest: Visit, algorithm: WrappingAlgorithm) -> None:
     key, public = _wrapping_key(guest)
     recipient = _test_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     blob, trouble = guest.pass_on(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
-    _expect(trouble, None)
+    expect(trouble, None)
     try:
         received = _test_key().decrypt(blob, _padding_of(TRANSPORT))
     except ValueError as error:
         raise WrongAnswer from error
-    _expect(received, _MATERIAL)
+    expect(received, _MATERIAL)

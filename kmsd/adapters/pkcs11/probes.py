@@ -18,8 +18,9 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding
 from kmsd.adapters.pkcs11.cryptoki import flag
+from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.handles import Entry
-from kmsd.adapters.pkcs11.signing import SIGNATURE_HASH, der_signature, subject_public_key_info
+from kmsd.adapters.pkcs11.signing import SIGNATURE_HASH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.templates import P256, session_key
 from kmsd.domain.material import Algorithm
 from kmsd.ports import Capabilities, TokenUnavailable
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.pace import Pace
 
 log = structlog.get_logger(__name__)
-
-
-class WrongAnswer(Exception):
-    """The mechanism works, and gives another result than the published one."""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -77,11 +74,6 @@ def _test_key(epoch: Epoch, session: Session, value: bytes, *roles: Attribute) -
     return epoch.connection.raw.create(session.handle, template)
 
 
-def _expect(actual: object, expected: object) -> None:
-    if actual != expected:
-        raise WrongAnswer
-
-
 def _prove_refusal(epoch: Epoch, session: Session, key: int) -> None:
     """A changed text must be refused, by whatever code."""
     tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
@@ -100,13 +92,13 @@ def _gcm(epoch: Epoch, session: Session) -> None:
     try:
         sealed = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
         if sealed[:12] == _GCM_IV:
-            _expect(sealed[12:], _GCM_SEALED)
+            expect(sealed[12:], _GCM_SEALED)
         else:
             # The token made the nonce itself: then opening proves the rest, and two nonces must differ.
             again = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
-            _expect(again[:12] != sealed[:12], True)
-            _expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
-        _expect(raw.gcm_decrypt(handle, key, _GCM_IV, _GCM_SEALED, _GCM_AAD, at), _GCM_TEXT)
+            expect(again[:12] != sealed[:12], True)
+            expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
+        expect(raw.gcm_decrypt(handle, key, _GCM_IV, _GCM_SEALED, _GCM_AAD, at), _GCM_TEXT)
         _prove_refusal(epoch, session, key)
     finally:
         raw.destroy(handle, key)
@@ -120,11 +112,11 @@ def _xaes(epoch: Epoch, session: Session) -> None:
         key = epoch.derived.derive(mark, Entry(handle=base), _XAES_NONCE[:12], to_seal=False)
         try:
             shown = raw.attributes(session.handle, key.handle, (Attribute.SENSITIVE, Attribute.EXTRACTABLE))
-            _expect((flag(shown, Attribute.SENSITIVE), flag(shown, Attribute.EXTRACTABLE)), (True, False))
+            expect((flag(shown, Attribute.SENSITIVE), flag(shown, Attribute.EXTRACTABLE)), (True, False))
             opened = raw.gcm_decrypt(
                 session.handle, key.handle, _XAES_NONCE[12:], _XAES_SEALED, _XAES_AAD, session.scratch
             )
-            _expect(opened, _XAES_TEXT)
+            expect(opened, _XAES_TEXT)
         finally:
             epoch.derived.done(key)
     finally:
@@ -135,7 +127,7 @@ def _xaes(epoch: Epoch, session: Session) -> None:
 
 def _random(epoch: Epoch, session: Session) -> None:
     first, second = (epoch.connection.raw.random(session.handle, 32) for _ in range(2))
-    _expect(first != second and bytes(32) not in (first, second), True)
+    expect(first != second and bytes(32) not in (first, second), True)
 
 
 def _ecdsa(epoch: Epoch, session: Session) -> None:
@@ -157,7 +149,7 @@ def _ecdsa(epoch: Epoch, session: Session) -> None:
         digest = bytes(range(32))
         signature = der_signature(raw.sign(session.handle, private, int(Mechanism.ECDSA), digest))
         point = raw.attributes(session.handle, public, (Attribute.EC_POINT,))[Attribute.EC_POINT]
-        verifier = load_der_public_key(subject_public_key_info(point))
+        verifier = load_der_public_key(spki_of_ec_point(point))
         if not isinstance(verifier, ec.EllipticCurvePublicKey):
             raise WrongAnswer
         verifier.verify(signature, digest, ec.ECDSA(utils.Prehashed(SIGNATURE_HASH)))

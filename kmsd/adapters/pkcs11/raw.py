@@ -101,10 +101,6 @@ class RawModule:
         """C_Login as the user. Each call is one attempt that the token may count."""
         self._do("C_Login", session, _CKU_USER, pin, len(pin))
 
-    def close_all_sessions(self, slot: int) -> None:
-        """C_CloseAllSessions of this process on the slot."""
-        self._do("C_CloseAllSessions", slot)
-
     def session_state(self, session: int) -> int:
         """CK_STATE of the session: 3 is a read-write session of the logged-in user."""
         info = CkSessionInfo()
@@ -126,12 +122,6 @@ class RawModule:
         self._do("C_GetTokenInfo", slot, byref(info))
         most = int(info.counters[0])
         return None if most in {0, c_ulong(-1).value} else most
-
-    def token_flags(self, slot: int) -> int:
-        """CKF_… of the token in the slot, at this moment."""
-        info = CkTokenInfo()
-        self._do("C_GetTokenInfo", slot, byref(info))
-        return int(info.flags)
 
     # --- objects ------------------------------------------------------------------------------------
 

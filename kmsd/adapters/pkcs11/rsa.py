@@ -44,7 +44,7 @@ PADDED_KEY_WRAPS = (
 """RFC 5649 has two numbers: SoftHSM does it as the second, by which NSS means another padding."""
 
 
-def subject_public_key_info(modulus: bytes, exponent: bytes) -> bytes:
+def spki_of_rsa(modulus: bytes, exponent: bytes) -> bytes:
     """DER SubjectPublicKeyInfo of CKA_MODULUS and CKA_PUBLIC_EXPONENT. Raises `TokenError`."""
     try:
         numbers = RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big"))
@@ -68,4 +68,4 @@ def public_key_of(raw: RawModule, session: int, public: int, bits: int) -> bytes
     modulus = shown.get(Attribute.MODULUS, b"")
     if int.from_bytes(modulus, "big").bit_length() != bits:
         raise TokenError(f"the token made an RSA key that has not {bits} bits")
-    return subject_public_key_info(modulus, shown.get(Attribute.PUBLIC_EXPONENT, b""))
+    return spki_of_rsa(modulus, shown.get(Attribute.PUBLIC_EXPONENT, b""))

@@ -24,7 +24,7 @@ def der_signature(signature: bytes) -> bytes:
     return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
 
 
-def subject_public_key_info(ec_point: bytes) -> bytes:
+def spki_of_ec_point(ec_point: bytes) -> bytes:
     """DER SubjectPublicKeyInfo of CKA_EC_POINT.
 
     "DER-encoding of ANSI X9.62 ECPoint value Q" (PKCS#11 v2.40 section 2.3.3), an OCTET STRING; some modules give the

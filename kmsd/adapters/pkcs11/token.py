@@ -25,7 +25,7 @@ from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.probes import measure, probe
 from kmsd.adapters.pkcs11.rsa import TRANSPORT
 from kmsd.adapters.pkcs11.sealing import well_formed
-from kmsd.adapters.pkcs11.signing import DIGEST_LENGTH, der_signature, subject_public_key_info
+from kmsd.adapters.pkcs11.signing import DIGEST_LENGTH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.templates import A_NUMBERS, OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import Algorithm
@@ -214,7 +214,7 @@ class Pkcs11Token:
             sync_folder(self._settings.token_dir_sync)
             return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
 
-        return subject_public_key_info(await self._calls.threaded("generate_signing_key", object_id, make))
+        return spki_of_ec_point(await self._calls.threaded("generate_signing_key", object_id, make))
 
     async def public_key(self, object_id: bytes) -> bytes:
         """DER SubjectPublicKeyInfo of a pair."""
@@ -222,7 +222,7 @@ class Pkcs11Token:
         def read(epoch: Epoch) -> bytes:
             return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
 
-        return subject_public_key_info(await self._calls.threaded("public_key", object_id, read))
+        return spki_of_ec_point(await self._calls.threaded("public_key", object_id, read))
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
         """Make an RSA pair that unwraps; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from kmsd.domain import log_frame
 from kmsd.domain.log_frame import Frame, WrappedKey
-from kmsd.ports_logs import StoredFrame, StreamSummary
+from kmsd.ports_logs import StreamSummary
 
 MAGIC = b"kmsdlogs\x01"
 INDEX_MAGIC = b"kmsdlidx\x01"
@@ -264,8 +264,3 @@ def placed_in(entries: bytes | bytearray) -> list[Placed]:
         Placed(log_frame.decode(entries, at), *_PLACE.unpack_from(entries, at + log_frame.LENGTH))
         for at in range(0, len(entries), _ENTRY)
     ]
-
-
-def stored(frames: Sequence[Placed], segment: str) -> Iterator[StoredFrame]:
-    """As the port tells of them."""
-    return (StoredFrame(placed.frame, segment, placed.offset, placed.length) for placed in frames)

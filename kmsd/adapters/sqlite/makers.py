@@ -7,12 +7,11 @@ ends, so an intent whose maker is gone can be settled at once instead of after a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-import struct
 from typing import TYPE_CHECKING
 
+from kmsd.adapters.byte_locks import byte_is_locked, lock_byte
 from kmsd.ports import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -34,20 +33,15 @@ class Makers:
                 f"the file of makers beside {database} cannot be opened: {error.strerror}"
             ) from error
         self.me = secrets.randbelow(_PLACES)
-        fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, self.me))
+        while not lock_byte(self._descriptor, self.me):
+            self.me = secrets.randbelow(_PLACES)
 
     def is_gone(self, maker: int | None) -> bool:
         """Whether the process of this place is certain to have ended. Of none nothing is certain."""
         if maker is None or maker == self.me:
             return False
-        asked = fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, maker))
-        return bool(struct.unpack_from("h", asked)[0] == fcntl.F_UNLCK)
+        return not byte_is_locked(self._descriptor, maker)
 
     def close(self) -> None:
         """Let go."""
         os.close(self._descriptor)
-
-
-def _flock(kind: int, place: int) -> bytes:
-    """`struct flock` of one byte: l_type, l_whence, l_start, l_len, l_pid (0, as the manual demands), padding."""
-    return struct.pack("@hhqqi4x", kind, os.SEEK_SET, place, 1, 0)

@@ -293,12 +293,15 @@ class SqliteTransaction(SqliteReader, LogWriting):
         self._swap(f"grant {grant_id}", "DELETE FROM grant_ WHERE grant_id = ?", grant_id)
 
     async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+        for (held_by,) in self._all("SELECT holder FROM lease WHERE name = ?", name):
+            if self._makers.is_gone(_maker_in(held_by)):
+                self._run("DELETE FROM lease WHERE name = ?", name)
         changed = self._run(
             "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE holder = excluded.holder "
             "OR expires_at <= ? OR expires_at > ?",
             name,
-            holder,
+            self._holder(holder),
             rows.micros(until),
             rows.micros(now),
             rows.micros(until + (until - now)),
@@ -306,7 +309,11 @@ class SqliteTransaction(SqliteReader, LogWriting):
         return changed == 1
 
     async def give_up_lease(self, name: str, holder: str) -> None:
-        self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, holder)
+        self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, self._holder(holder))
+
+    def _holder(self, holder: str) -> str:
+        """The holder as the row names it: with the place of this process's liveness lock."""
+        return f"{holder} {self._makers.me}"
 
     async def put_clock_reading(self, reading: Reading) -> None:
         self._run(
@@ -331,3 +338,9 @@ class SqliteTransaction(SqliteReader, LogWriting):
     async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
         for tag_key in tag_keys:
             self._run("DELETE FROM key_tag WHERE key_id = ? AND tag_key = ?", key_id, tag_key)
+
+
+def _maker_in(holder: str) -> int | None:
+    """The place of the liveness lock of a lease's holder; None in rows of earlier releases."""
+    place = holder.rpartition(" ")[2]
+    return int(place) if place.isdecimal() and place != holder else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -13,20 +12,19 @@ import msgspec
 from kmsd.custody import log_evaluation
 from kmsd.custody.log_evaluation import Evaluation
 from kmsd.custody.log_reading import Reading
-from kmsd.domain import log_event, log_filter
+from kmsd.domain import log_filter
 from kmsd.domain import log_shapes as shapes
 from kmsd.domain.log_budget import MAX_REQUEST_BYTES, Budget, TooLarge
 from kmsd.domain.log_event import Event, position_text
 from kmsd.domain.log_filter import Pattern
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ServiceUnavailableException
-from kmsd.operations.logs_pages import MOST_EVENTS, Room
+from kmsd.operations.logs_pages import MOST_EVENTS, PAGE_TOKEN, Room
 from kmsd.operations.logs_streams import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
 from kmsd.ports_logs import FOREVER, Wanted
 
 WORK_SECONDS = 1.0
 """A page that finds little ends after this time, with a token to go on: one call must not hold up all others."""
-_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{log_event.POSITION_DIGITS}}})", re.ASCII)
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -147,7 +145,7 @@ def _from(request: Request) -> tuple[bool, int | None]:
     if request.next_token is None:
         return request.start_from_head is False, None
     # "If you provide both nextToken and startFromHead, the direction of the nextToken is used."
-    found = _TOKEN.fullmatch(request.next_token)
+    found = PAGE_TOKEN.fullmatch(request.next_token)
     if found is None:
         raise InvalidParameterException("The specified nextToken is invalid.")
     return found["way"] == "b", int(found["position"])

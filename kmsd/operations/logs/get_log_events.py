@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import cast
 
 from kmsd.custody.log_reading import Most, Reading
-from kmsd.domain import log_event
 from kmsd.domain import log_shapes as shapes
 from kmsd.domain.log_event import Event, position_text
 from kmsd.errors import AccessDeniedException, InvalidParameterException
-from kmsd.operations.logs_pages import MOST_BYTES, MOST_EVENTS, Room
+from kmsd.operations.logs_pages import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, Room
 from kmsd.operations.logs_streams import existing
 from kmsd.operations.model import Call, OnLogGroup, Operation, Service
 from kmsd.ports_logs import FOREVER, Wanted
-
-_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{log_event.POSITION_DIGITS}}})", re.ASCII)
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -68,7 +64,7 @@ def _from(request: Request) -> tuple[bool, int, int | None]:
     """(whether backwards, after which position, before which)."""
     if request.next_token is None:
         return not request.start_from_head, -1, None
-    found = _TOKEN.fullmatch(request.next_token)
+    found = PAGE_TOKEN.fullmatch(request.next_token)
     if found is None:
         raise InvalidParameterException("The specified nextToken is invalid.")
     position = int(found["position"])
