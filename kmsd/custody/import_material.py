@@ -40,7 +40,6 @@ from kmsd.ports import (
     WrongLength,
 )
 
-OWNER = "imported:"
 _MARK = b"kmsd imported material 1"
 REFUSAL_BEAT = 0.1
 """Seconds. A blob is refused a whole number of them after its unwrapping began."""
@@ -95,7 +94,7 @@ async def bring_in(
         created.append(known.material_id)
         return Arrival(known, make_again=partial(_make_again, main, wrapped, mark, known))
     if known is None:
-        object_id = await objects.intend(store, f"{OWNER}{key.key_id}", now)
+        object_id = await objects.intend(store, f"{objects.IMPORTED}{key.key_id}", now)
         known = ImportedMaterial(object_id, objects.algorithm_for(main), fingerprint)
     else:
         await _announce_again(store, tokens, known.material_id, key.key_id, now)
@@ -172,7 +171,7 @@ async def _announce_again(store: Store, tokens: Tokens, object_id: bytes, key_id
         await objects.discard(store, main, object_id)
     elif found is not None:
         raise StoreConflict(f"another import into this key is under way ({found.status})")
-    await objects.intend(store, f"{OWNER}{key_id}", now, object_id=object_id)
+    await objects.intend(store, f"{objects.IMPORTED}{key_id}", now, object_id=object_id)
 
 
 # --- adopting and losing ----------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from kmsd.domain.wrapping import TokenName
 from kmsd.errors import UnsupportedOperationException
 from kmsd.ports import Store, Token, TokenObject, Transaction
 
+IMPORTED = "imported:"
+"""What the owner of imported material begins with. Its objects alone are made anew under the same id."""
 PREFERRED = (Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM)
 
 
@@ -62,9 +64,23 @@ async def discard(store: Store, token: Token, object_id: bytes) -> None:
 async def carry_out_destruction(store: Store, token: Token, object_id: bytes) -> None:
     """Destroy an object whose row says `destroying` or that has none, then drop the row. Idempotent.
 
-    The token looks the object up again before it answers (SoftHSM drops the handle before the file). All of it happens
-    in one transaction: imported material may be made anew under the same id, but not before the row is gone, and what
-    was made anew is not destroyed by whoever comes late.
+    The token looks the object up again before it answers (SoftHSM drops the handle before the file).
+    """
+    known = await (await store.read()).token_object(object_id)
+    if known is None or known.owner.startswith(IMPORTED):
+        await _destroy_alone(store, token, object_id)
+    elif known.status is MaterialStatus.DESTROYING:
+        await token.destroy(object_id)
+        async with store.write() as tx:
+            if await tx.token_object(object_id) is not None:
+                await tx.delete_token_object(object_id, MaterialStatus.DESTROYING)
+
+
+async def _destroy_alone(store: Store, token: Token, object_id: bytes) -> None:
+    """As above, while nobody else writes.
+
+    The same material may be made anew under the same id, but not before the row is gone; and whoever comes late finds
+    another row, and does not destroy what was made anew.
     """
     async with store.write() as tx:
         known = await tx.token_object(object_id)

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from kmsd.custody import objects
-from kmsd.custody.import_material import OWNER as IMPORTED
 from kmsd.domain.material import MaterialStatus
 from kmsd.domain.wrapping import TokenName
 from kmsd.jobs.model import JobReport
@@ -64,7 +63,7 @@ async def run_once(
             report.unknown.append(found)
         elif found.problem:
             report.malformed.append(found)
-        elif object_id in rows and found.imported != rows[object_id].owner.startswith(IMPORTED):
+        elif object_id in rows and found.imported != rows[object_id].owner.startswith(objects.IMPORTED):
             report.malformed.append(replace(found, problem="its value is not of the origin that the database says"))
     return report
 

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from tests.clients import Credentials
 from tests.house import House
-from tests.operations.test_names import ALIASED, PLACE, PLAIN
+from tests.operations.test_names import ALIASED, PLACE, PLAIN, aliased_key
 
 OTHER = "111122223333"
 ABSENT = "00000000-0000-4000-8000-00000000000a"
@@ -29,10 +29,7 @@ UNKNOWN = (
 
 @pytest.fixture(name="key_id", scope="module")
 def _key_id(house: House) -> str:
-    kms = house.client()
-    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
-    kms.create_alias(AliasName="alias/payroll", TargetKeyId=key_id)
-    return str(key_id)
+    return aliased_key(house, "alias/payroll")
 
 
 @pytest.fixture(name="strangers", scope="module")

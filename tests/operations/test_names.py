@@ -39,12 +39,17 @@ PLAIN: dict[str, Callable[[Any, str], Any]] = {
 """Operations that accept key id and key ARN only."""
 
 
-@pytest.fixture(name="key_id", scope="module")
-def _key_id(house: House) -> str:
+def aliased_key(house: House, alias: str) -> str:
+    """A new key with an alias."""
     kms = house.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
-    kms.create_alias(AliasName="alias/named", TargetKeyId=key_id)
+    kms.create_alias(AliasName=alias, TargetKeyId=key_id)
     return str(key_id)
+
+
+@pytest.fixture(name="key_id", scope="module")
+def _key_id(house: House) -> str:
+    return aliased_key(house, "alias/named")
 
 
 def error_of(call: Callable[[], Any]) -> tuple[str, str]:
