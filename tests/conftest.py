@@ -16,9 +16,16 @@ QUICK = Path(__file__).parent / "unit"
 RELEASE = {
     **dict.fromkeys(("KMSD_TEST_EVERY_CALL", "KMSD_TEST_EVERY_CODE", "KMSD_TEST_EVERY_CUT"), "1"),
     **dict.fromkeys(("KMSD_TEST_LEVELS", "KMSD_TEST_WHEEL"), "1"),
-    "KMSD_TEST_KILLS": "100", "KMSD_AUDIT_KILLS": "100", "KMSD_BACKUP_KILLS": "24", "KMSD_RESTORE_KILLS": "15",
-    "KMSD_TEST_RELOADS": "20", "KMSD_TEST_CONNECTIONS": "64", "KMSD_TEST_POWER_LOSSES": "20",
-    "KMSD_TEST_FUZZ": "100000", "KMSD_TEST_AWAY_SECONDS": "30", "KMSD_TEST_HEAL_SECONDS": "10",
+    "KMSD_TEST_KILLS": "100",
+    "KMSD_AUDIT_KILLS": "100",
+    "KMSD_BACKUP_KILLS": "24",
+    "KMSD_RESTORE_KILLS": "15",
+    "KMSD_TEST_RELOADS": "20",
+    "KMSD_TEST_CONNECTIONS": "64",
+    "KMSD_TEST_POWER_LOSSES": "20",
+    "KMSD_TEST_FUZZ": "100000",
+    "KMSD_TEST_AWAY_SECONDS": "30",
+    "KMSD_TEST_HEAL_SECONDS": "10",
 }
 """How often, and how thoroughly, tests that kill, cut, fail and fuzz do so before a release (`KMSD_TEST_SLOW`)."""
 if "KMSD_TEST_SLOW" in os.environ:
