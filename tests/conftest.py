@@ -1,13 +1,44 @@
-"""Fixtures that every folder may use."""
+"""Fixtures that every folder may use; and the tiers of tests (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.daemon import Daemon, provisioned
 from tests.house import House, house
+
+QUICK = Path(__file__).parent / "unit"
+"""Tests that need no token and no daemon."""
+RELEASE = {
+    **dict.fromkeys(("KMSD_TEST_EVERY_CALL", "KMSD_TEST_EVERY_CODE", "KMSD_TEST_EVERY_CUT"), "1"),
+    **dict.fromkeys(("KMSD_TEST_LEVELS", "KMSD_TEST_WHEEL"), "1"),
+    "KMSD_TEST_KILLS": "100",
+    "KMSD_AUDIT_KILLS": "100",
+    "KMSD_BACKUP_KILLS": "24",
+    "KMSD_RESTORE_KILLS": "15",
+    "KMSD_TEST_RELOADS": "20",
+    "KMSD_TEST_CONNECTIONS": "64",
+    "KMSD_TEST_POWER_LOSSES": "20",
+    "KMSD_TEST_FUZZ": "100000",
+    "KMSD_TEST_AWAY_SECONDS": "30",
+    "KMSD_TEST_HEAL_SECONDS": "10",
+}
+"""How often, and how thoroughly, tests that kill, cut, fail and fuzz do so before a release (`KMSD_TEST_SLOW`)."""
+if "KMSD_TEST_SLOW" in os.environ:
+    # Before the modules of tests are imported, which read them.
+    for name, value in RELEASE.items():
+        os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the quick tier."""
+    for item in items:
+        if item.path.is_relative_to(QUICK):
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="module", name="house")

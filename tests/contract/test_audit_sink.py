@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,9 @@ from kmsd.adapters.journal.checkpoints import Interval, Signer
 from kmsd.adapters.journal.lines import COPIES
 from kmsd.adapters.journal.sink import JournalSink, SinkSettings
 from kmsd.adapters.journal.verify import verify
+from kmsd.adapters.sqlite import connection
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.domain.trusted_time import Uptime, confirmed
 from kmsd.ports import AuditUnavailable, TokenTimeout, TokenUnavailable
 from tests.tokens import softhsm
 from tests.trail import make_signer, own_lines, record, trail_lines, trail_records
@@ -53,6 +57,40 @@ def assert_sound(folder: Path, signer: Signer) -> None:
     """`kmsd audit verify` has nothing to say."""
     report = verify(folder, [signer.public_key])
     assert [str(finding) for finding in report.findings] == []
+
+
+async def test_who_is_cancelled_while_the_record_is_written_goes_on_to_the_commit(
+    folder: Path, signer: Signer, tmp_path: Path, schedule: str
+) -> None:
+    """The record is durable, so the change must be, too; the cancellation holds from the commit on."""
+    database = tmp_path / "kmsd.sqlite"
+    connection.create(database)
+    store, sink = SqliteStore(database), await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    released, at_record = threading.Event(), asyncio.Event()
+    reached: list[str] = []
+
+    async def call() -> None:
+        async with store.write() as transaction:
+            await transaction.put_clock_reading(confirmed(datetime(2026, 1, 1, tzinfo=UTC), Uptime("boot", 1.0)))
+            at_record.set()
+            await sink.append(record(1))
+            reached.append("commit")
+        reached.append("answer")
+
+    holding = asyncio.create_task(sink._commit.run(released.wait))
+    task = asyncio.create_task(call())
+    await at_record.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    released.set()
+    await asyncio.wait([task, holding])
+    assert task.cancelled()
+    assert reached == ["commit"]
+    assert await (await store.read()).clock_reading() is not None
+    assert [found["requestID"] for found in trail_records(folder)] == ["r1"]
+    await sink.close()
+    await store.close()
 
 
 def copies_in(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -42,6 +42,14 @@ Written = Callable[[Head, list[bytes]], None]
 _Job = Callable[[], object]
 
 log = structlog.get_logger()
+
+
+class Uncancellable(asyncio.Future[Head]):
+    """Of a record: whoever waits for it learns what became of it, also if they are cancelled meanwhile."""
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 (the base's parameter)
+        """Refuse. The task that waits is cancelled as soon as this is done."""
+        return False
 
 
 class SyncFigures(Durations):
@@ -90,12 +98,13 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._work, name=f"audit-{writer.writer}", daemon=True)
         self._thread.start()
 
-    def append(self, record: bytes) -> asyncio.Future[Head]:
+    def append(self, record: bytes, done: asyncio.Future[Head] | None = None) -> asyncio.Future[Head]:
         """Add one record. It is durable when the future is done, in the chain up to the head that is its result.
 
-        The future raises `AuditUnavailable`: then it is not in the trail.
+        The future is `done`, if one is given. It raises `AuditUnavailable`: then the record is not in the trail.
         """
-        done: asyncio.Future[Head] = self._loop.create_future()
+        if done is None:
+            done = self._loop.create_future()
         self._records.append(record)
         self._waiting.append(done)
         if not self._gathering:

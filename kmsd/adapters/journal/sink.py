@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kmsd.adapters.journal.checkpoints import Checkpointer, Interval, Signer
-from kmsd.adapters.journal.commit import GroupCommit, SyncFigures, unavailable
+from kmsd.adapters.journal.commit import GroupCommit, SyncFigures, Uncancellable, unavailable
 from kmsd.adapters.journal.forward import Forwarder, receiver_for
 from kmsd.adapters.journal.lines import OWN, WRITER, Head, own_line
 from kmsd.adapters.journal.trail import Settings, TrailWriter, WriterBusy
@@ -127,11 +127,16 @@ class JournalSink:
     async def append(self, record: bytes) -> None:
         if record.startswith(OWN) or b"\n" in record:
             raise AuditUnavailable("not an audit record")
+        done = Uncancellable()
         try:
-            await self._commit.append(record)
+            await self._commit.append(record, done)
         except AuditUnavailable:
             self._probed = float("-inf")
             raise
+        except asyncio.CancelledError:
+            if done.exception() is not None:
+                raise
+            _cancel_later()
 
     async def check(self) -> None:
         loop = asyncio.get_running_loop()
@@ -223,3 +228,11 @@ def _open(writer: TrailWriter, until: float) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _cancel_later() -> None:
+    """Have the cancellation that was caught raised again at this task's next wait; the count of requests is kept."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()
