@@ -13,19 +13,28 @@ MANUFACTURER = "SoftHSM project"
 CONFIGURATION = "SOFTHSM2_CONF"
 """The variable by which SoftHSM2 finds its configuration."""
 _DEFAULT_CONFIGURATION = Path("/etc/softhsm/softhsm2.conf")
-_TOKENDIR = re.compile(r"^[^\S\n]*directories\.tokendir\s*=\s*(\S.*?)\s*$", re.MULTILINE)
+_SETTING = "directories.tokendir"
 _FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def token_root(config: TokenConfig) -> Path | None:
     """`directories.tokendir` of the SoftHSM2 that the configuration names; None: it does not look like one."""
-    found = _TOKENDIR.search(_configuration(config))
-    return None if found is None else Path(found[1])
+    for line in _configuration(config).splitlines():
+        if (value := _tokendir(line)) is not None:
+            return Path(value)
+    return None
 
 
 def configuration_with(config: TokenConfig, root: Path) -> str:
     """The text of the SoftHSM2 configuration that `config` names, with the tokens in `root`."""
-    return _TOKENDIR.sub(lambda _: f"directories.tokendir = {root}", _configuration(config))
+    lines = _configuration(config).splitlines()
+    return "".join(f"{line if _tokendir(line) is None else f'{_SETTING} = {root}'}\n" for line in lines)
+
+
+def _tokendir(line: str) -> str | None:
+    """The value of the setting, if it is this line's."""
+    name, _, value = line.partition("=")
+    return value.strip() or None if name.strip() == _SETTING else None
 
 
 def _configuration(config: TokenConfig) -> str:
