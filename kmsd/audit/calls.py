@@ -133,7 +133,8 @@ def _resources(call: Call) -> tuple[Resource, ...]:
         if target.key is None
         else (target.key.arn, target.key.account, KEY)
         for target in targets
-        if target.key is not None or target.arn != "*"
+        # `*` and `key/*` stand where there is no resource, or none yet.
+        if target.key is not None or not (target.arn == "*" or target.arn.endswith(":key/*"))
     ]
     found += [(arn, arn.split(":")[4], KEY) for arn in made]
     return tuple(dict.fromkeys(found))

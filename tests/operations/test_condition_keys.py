@@ -423,3 +423,11 @@ def _trusting(house: House) -> str:
     )
     house.run(provisioning.create_role(house.rooms.store, role, house.clock.now()))
     return role.arn
+
+
+def test_a_new_key_is_the_only_resource_of_its_record(house: House) -> None:
+    """The pattern on which kms:TagResource is authorised is no resource."""
+    since = len(house.records())
+    arn = house.client().create_key(Tags=TAGS)["KeyMetadata"]["Arn"]
+    (made,) = [one for one in house.records()[since:] if one["eventName"] == "CreateKey"]
+    assert [one["ARN"] for one in made["resources"]] == [arn]
