@@ -103,7 +103,7 @@ def test_forty_days_back_revives_nothing(house: House, *, restart: bool) -> None
     kms = house.client()
     assert code_of(kms.encrypt, KeyId=imported, Plaintext=b"x") == "KMSInvalidStateException"
     assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
-    assert code_of(kms.decrypt, CiphertextBlob=blob) == "NotFoundException"
+    assert code_of(kms.decrypt, CiphertextBlob=blob) == "AccessDeniedException"
     house.tick()
     events = [record["eventName"] for record in house.records()]
     assert {"DeleteKey", "DeleteExpiredKeyMaterial"} <= set(events), "what is due is destroyed, by the trusted instant"
