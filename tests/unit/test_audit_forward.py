@@ -31,7 +31,7 @@ class Kept(Receiver):
         self.records.append(record)
 
 
-def until(condition: object, seconds: float = 5.0) -> None:
+def until(condition: object, seconds: float = 60.0) -> None:
     """Wait for another thread."""
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator] # a function without arguments
@@ -44,10 +44,8 @@ def test_a_slow_receiver_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(forward, "MOST_WAITING", 100)
     receiver = Kept()
     forwarder = Forwarder(receiver)
-    begun = time.monotonic()
     for number in range(1000):
-        forwarder.offer([b"%d" % number])
-    assert time.monotonic() - begun < 1
+        forwarder.offer([b"%d" % number])  # would never return, if it waited for the receiver
     receiver.go.set()
     until(lambda: len(receiver.records) + forwarder.dropped == 1000)
     forwarder.close()
@@ -76,9 +74,7 @@ def test_closing_does_not_wait_for_one_who_is_away(monkeypatch: pytest.MonkeyPat
     receiver.go.set()
     forwarder = Forwarder(receiver)
     forwarder.offer([b"x"] * 50)
-    begun = time.monotonic()
-    forwarder.close()
-    assert time.monotonic() - begun < 3
+    forwarder.close()  # would never return, if it waited for the receiver
     assert forwarder.dropped == 50
 
 
