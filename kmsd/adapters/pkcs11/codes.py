@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from enum import Enum, IntEnum, auto
-from typing import TYPE_CHECKING
 
 import pkcs11.exceptions as binding
 
 from kmsd import ports
-
-if TYPE_CHECKING:
-    pass
 
 
 class Ckr(IntEnum):
