@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.daemon import Daemon, provisioned
 from tests.house import House, house
@@ -32,6 +33,13 @@ if "KMSD_TEST_SLOW" in os.environ:
     # Before the modules of tests are imported, which read them.
     for name, value in RELEASE.items():
         os.environ.setdefault(name, value)
+
+
+# The same examples in each run, but for the slow tier; a machine that is busy with other things is no failure.
+settings.register_profile(
+    "kmsd", deadline=None, derandomize="KMSD_TEST_SLOW" not in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("kmsd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,12 +22,20 @@ from tests.clients import ACCOUNT, REGION, Credentials, client
 from tests.tokens import TokenPlace, nss, softhsm
 from tests.trail import trail_records
 
+_reserved: list[socket.socket] = []
+
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody else is given before a daemon listens on it.
+
+    It stays bound in this process: then the kernel gives it to no connection, and a daemon, which sets SO_REUSEADDR as
+    well, can listen there as often as it likes.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _reserved.append(probe)
+    return int(probe.getsockname()[1])
 
 
 def import_section(folder: Path, place: TokenPlace) -> str:

@@ -66,6 +66,12 @@ class Site:
         finally:
             writer.close()
 
+    async def until_seen(self, count: int) -> None:
+        """Wait until so many requests have reached the handler."""
+        async with asyncio.timeout(60):
+            while len(self.seen) < count:  # noqa: ASYNC110 (what is waited for is the kernel)
+                await asyncio.sleep(0.005)
+
 
 Start = Callable[..., Awaitable[Site]]
 """What the fixture `start` gives: start a server with these limits."""

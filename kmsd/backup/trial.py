@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.app import set_module_environment, token_settings
 from kmsd.backup import comparison, softhsm
 from kmsd.backup.comparison import Comparison, OtherToken
 from kmsd.backup.manifest import DATABASE, Manifest
-from kmsd.config import Config
+from kmsd.config import Config, ConfigError
 from kmsd.logs import set_up
+from kmsd.ports import StoreError, TokenError
 from kmsd.secrecy import keep_to_oneself
 
 _FOLDER = "trial"
@@ -31,28 +32,48 @@ _FOLDER = "trial"
 async def compare(config: Config, stage: Path, manifest: Manifest) -> Comparison:
     """Compare the database and the token of a backup that was unpacked into `stage`. Only `stage` is written to.
 
-    Raises `OtherToken`, `TokenUnavailable` (`PinRefused`), `StoreUnavailable`, OSError.
+    Raises `OtherToken`, `TokenError` (`PinRefused`), `StoreError`, `ConfigError`, OSError.
     """
     folder = stage / _FOLDER
     folder.mkdir(mode=0o700)
     shutil.copytree(stage / "token", folder / "tokens")
     (folder / "softhsm2.conf").write_text(softhsm.configuration_with(config.token, folder / "tokens"))
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return await asyncio.get_running_loop().run_in_executor(pool, _compare, config, stage, manifest)
-    except BrokenProcessPool as exc:
+        answer = await asyncio.to_thread(_ask, config, stage, manifest)
+    except EOFError as exc:
         raise OtherToken("the PKCS#11 module does not survive reading the token of this backup") from exc
     finally:
         shutil.rmtree(folder)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-def _compare(config: Config, stage: Path, manifest: Manifest) -> Comparison:
+def _ask(*given: Any) -> Comparison | Exception:
+    """Have a process compare; what it found, or raised. Raises EOFError if it ended without a word."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, *given))
+    with receiver:
+        with sender:
+            process.start()
+        try:
+            answer: Comparison | Exception = receiver.recv()
+        finally:
+            process.join()
+    return answer
+
+
+def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest) -> None:
     """Run by the process of the trial."""
     keep_to_oneself()
     set_up("cli", quiet=True)
     set_module_environment(config)
     os.environ[softhsm.CONFIGURATION] = str(stage / _FOLDER / "softhsm2.conf")
-    return asyncio.run(_opened(config, stage, manifest))
+    try:
+        sender.send(asyncio.run(_opened(config, stage, manifest)))
+    except (OtherToken, TokenError, StoreError, ConfigError, OSError) as exc:
+        sender.send(exc)
 
 
 async def _opened(config: Config, stage: Path, manifest: Manifest) -> Comparison:

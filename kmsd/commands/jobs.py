@@ -15,6 +15,7 @@ from kmsd.config import Config
 from kmsd.domain.trusted_time import Uptime, confirmed, judge
 from kmsd.jobs.scheduler import Job, JobRefused, Scheduler
 from kmsd.ports import ObjectReport
+from kmsd.ports_logs import SegmentsError
 
 TITLES = {
     "rotated": "rotated",
@@ -34,6 +35,8 @@ TITLES = {
 """By the member of a report: what is printed before each of its entries."""
 FOUND = ("unknown", "malformed", "failed")
 """Members that tell what was found and left alone; the record of the command has the others."""
+MOST_RECORDED = 100
+"""Names of each kind in the record of the command. What the job did to a key has a record of its own."""
 ALARMS = ("missing", "malformed", "failed")
 """Members that need the operator."""
 
@@ -69,11 +72,12 @@ async def run_job(config: Config, options: argparse.Namespace) -> int:
         async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
             report = await _scheduler(rooms).run_now(Job(options.job))
             act.elements = {
-                name: [found.hex() if isinstance(found, bytes) else found for found in getattr(report, name)]
+                name: [_shown(found) for found in getattr(report, name)[:MOST_RECORDED]]
                 for name in report.__struct_fields__
                 if name not in FOUND and getattr(report, name)
             }
-    except JobRefused as exc:
+            act.elements["counts"] = report.counts()
+    except (JobRefused, SegmentsError) as exc:
         print(f"kmsd: {exc}", file=sys.stderr)
         return 1
     lines = [f"{title}: {_shown(found)}" for name, title in TITLES.items() for found in getattr(report, name, ())]

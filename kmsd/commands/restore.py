@@ -134,7 +134,8 @@ def _require_proof(config: Config, options: argparse.Namespace, manifest: Manife
     if options.audit_key is not None:
         return
     if manifest.token_proof is not None:
-        if not compare_digest(proof_by_pin(read_pin(config.token.pin_file), manifest), manifest.token_proof):
+        expected = proof_by_pin(read_pin(config.token.pin_file), manifest)
+        if not compare_digest(expected.encode(), manifest.token_proof.encode()):
             raise Refused(
                 f"the token in this backup was not put there by anybody who knew the PIN in {config.token.pin_file}: "
                 "the backup was forged, or is of a token with another PIN"

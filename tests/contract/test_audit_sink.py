@@ -103,7 +103,7 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.trail"))
 
 
-async def settled(condition: Any, seconds: float = 5.0) -> None:
+async def settled(condition: Any, seconds: float = 60.0) -> None:
     """Let the loop run until something is so."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (what is waited for shows in files)
@@ -225,7 +225,7 @@ async def test_the_trail_survives_the_token(folder: Path, signer: Signer, monkey
     sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=sign), OFTEN)
     for number in range(40):
         await sink.append(record(number))
-    await asyncio.sleep(0.1)
+    await settled(lambda: own_lines(folder, "unsigned") != [])
     assert own_lines(folder, "checkpoint") == []
     (told,) = own_lines(folder, "unsigned")
     assert told["reason"] == "TokenUnavailable"

