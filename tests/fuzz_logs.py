@@ -116,7 +116,9 @@ def _query(texts: Texts, found: Found) -> tuple[int, bool, int]:
         found.too_large += 1
     found.matched += work.matched
     work.drain()
-    return len(query) + sum(map(len, messages)), read.expressions > 0, 1_000 * read.expressions
+    longest = max(map(len, messages)) if not read.grows else MIB
+    in_thread = read.instructions > 0 and longest * (read.instructions + PLAIN_INSTRUCTIONS) > MAX_STEPS_ON_LOOP
+    return len(query) + sum(map(len, messages)), in_thread, read.instructions
 
 
 def limit_memory() -> None:

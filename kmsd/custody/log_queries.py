@@ -10,6 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
+from itertools import groupby
 
 import msgspec
 from msgspec.structs import replace
@@ -34,7 +36,7 @@ QUERY_SECONDS = 300
 """A query that takes longer ends as `Timeout`."""
 LOOK_EVERY = 100
 """Slices between two looks at whether the query was stopped."""
-SLOW_SLICES = 5
+SLOW_SLICES = 10
 """A slice that took so many times its time was too long for the event loop: what follows is done in a thread."""
 ROWS_A_CHUNK = 500
 BYTES_A_CHUNK = 1_048_576
@@ -61,6 +63,7 @@ class _Progress(msgspec.Struct):
     run: Run
     budget: Budget
     in_thread: bool
+    """All of it; else only what is long."""
     chunks: list[Chunk] = []
     records: int = 0
     scanned: int = 0
@@ -79,7 +82,7 @@ class Runner(msgspec.Struct):
         """Carry out one query and write down how it ended, whatever was raised."""
         budget = Budget(MAX_QUERY_BYTES, self.room.memory)
         run = task.plan.run(task.most, several=len(task.groups) > 1, budget=budget)
-        progress = _Progress(run, budget, in_thread=task.plan.expressions > 0)
+        progress = _Progress(run, budget, in_thread=task.plan.grows and task.plan.instructions > 0)
         try:
             await self._end(task, progress, await self._carry_out(task, progress))
         except asyncio.CancelledError:
@@ -113,25 +116,23 @@ class Runner(msgspec.Struct):
             log = f"{group.account}:{group.name}"
             start = max(task.wanted.start, group.oldest(self.now()))
             async for events in reading.events(replace(task.wanted, start=start)):
-                progress.in_thread |= any(is_long(len(event.message), 0) for event in events)
-                rows = (Row(event, reading.names[event.stream_id], log) for event in events)
-                await self._in_slices(task, progress, _fed(progress, rows))
+                for long, some in groupby(events, lambda event: is_long(len(event.message), task.plan.instructions)):
+                    rows = (Row(event, reading.names[event.stream_id], log) for event in some)
+                    await self._in_slices(task, progress, _fed(progress, rows), long=long)
+                    if progress.run.done:
+                        break
                 if progress.run.done:
                     break
             progress.scanned += reading.scanned
             if progress.run.done:
                 return
 
-    async def _in_slices(self, task: Task, progress: _Progress, steps: Iterator[None]) -> None:
+    async def _in_slices(self, task: Task, progress: _Progress, steps: Iterator[None], *, long: bool = False) -> None:
         """Take steps, giving others their turn; pack the rows that come out."""
         more = True
         while more:
-            began = time.thread_time()
-            if progress.in_thread:
-                more = await self.room.evaluation.in_thread(lambda: _slice(steps))
-            else:
-                more = _slice(steps)
-                progress.in_thread = time.thread_time() - began > SLOW_SLICES * SLICE_SECONDS
+            act = partial(_slice, progress, steps)
+            more = await self.room.evaluation.slice(act, in_thread=long or progress.in_thread)
             _pack(progress, at_least=ROWS_A_CHUNK)
             progress.slices += 1
             if progress.slices % LOOK_EVERY == 0:
@@ -183,10 +184,13 @@ def _fed(progress: _Progress, rows: Iterator[Row]) -> Iterator[None]:
         yield
 
 
-def _slice(steps: Iterator[None]) -> bool:
+def _slice(progress: _Progress, steps: Iterator[None]) -> bool:
     """Take steps for a slice of time; False when there are no more."""
-    until = time.perf_counter() + SLICE_SECONDS
-    return any(time.perf_counter() >= until for _ in steps)
+    began = time.perf_counter()
+    until = began + SLICE_SECONDS
+    more = any(time.perf_counter() >= until for _ in steps)
+    progress.in_thread |= time.perf_counter() - began > SLOW_SLICES * SLICE_SECONDS
+    return more
 
 
 def _pack(progress: _Progress, *, at_least: int) -> None:

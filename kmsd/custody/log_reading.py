@@ -117,7 +117,8 @@ class Reading(msgspec.Struct):
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
         parts = [work] if len(work) < SPLIT else [work[: len(work) // 2], work[len(work) // 2 :]]
         act = partial(log_batches.open_frames, self.group.group_id, shown=self.shown)
-        opened = await asyncio.gather(*(asyncio.to_thread(act, part) for part in parts if part))
+        counted = self.room.evaluation.counted
+        opened = await asyncio.gather(*(asyncio.to_thread(counted, partial(act, part)) for part in parts if part))
         return [events for part in opened for events in part]
 
     async def _keys(self, books: Reader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:

@@ -105,9 +105,14 @@ async def open_rows(
         opened = await asyncio.to_thread(content)
     except InvalidTag as exc:
         raise damaged from exc
-    if found.version == _VERSION_OF_ONE_CHUNK:
-        return [Chunk(len(_decode_rows(opened)), opened)]
-    return _decode_chunks(opened)
+    return chunks_of(opened, found.version)
+
+
+def chunks_of(content: bytes, version: int) -> list[Chunk]:
+    """The rows of a result of either version."""
+    if version == _VERSION_OF_ONE_CHUNK:
+        return [Chunk(len(_decode_rows(content)), content)]
+    return _decode_chunks(content)
 
 
 async def seal_text(books: Reader, token: Token, query_id: str, query: str) -> bytes:

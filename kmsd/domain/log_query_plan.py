@@ -45,8 +45,10 @@ class Plan(msgspec.Struct):
     limited: bool = False
     most: int = 0
     """The largest limit in the query."""
-    expressions: int = 0
-    """How many regular expressions it has."""
+    instructions: int = 0
+    """Steps that its regular expressions may take for each byte of text."""
+    grows: bool = False
+    """Whether a function may make a value that is longer than the event."""
 
     def run(self, most: int, *, several: bool, budget: Budget | None = None) -> Run:
         """One run; `several` groups do not come in one order of time, unless they are sorted."""
@@ -144,7 +146,7 @@ def plan(query: str) -> Plan:
             raise MalformedQuery(f"the command {command} is not supported")
         read(reader, found)
         if reader.has_ended():
-            found.expressions = reader.expressions
+            found.instructions, found.grows = reader.instructions, reader.grows
             return found
         reader.need("|")
     raise MalformedQuery(f"a query can have {MOST_COMMANDS} commands")

@@ -48,6 +48,10 @@ class Reader:
         self.at = 0
         self.expressions = 0
         """Regular expressions that were read."""
+        self.instructions = 0
+        """Of all of them."""
+        self.grows = False
+        """Whether a function was read that may make a value longer than the event."""
         self._operands = 0
         self._skip()
 
@@ -134,9 +138,11 @@ class Reader:
         if self.expressions > MAX_EXPRESSIONS:
             raise MalformedQuery(f"a query can have {MAX_EXPRESSIONS} regular expressions")
         try:
-            return Regex(text)
+            regex = Regex(text)
         except BadRegex as exc:
             raise MalformedQuery(f"in a regular expression: {exc}") from exc
+        self.instructions += regex.instructions
+        return regex
 
     def since(self, start: int) -> str:
         """What was read since a place, as it was written."""
@@ -257,6 +263,7 @@ class Reader:
     def _call(self, name: str, depth: int) -> Evaluate:
         if name.lower() in ("bin", "datefloor", "dateceil"):
             return self._bin(name.lower(), depth)
+        self.grows |= name.lower() in ("concat", "replace")
         arguments: list[Evaluate] = []
         if not self.sign(")"):
             arguments.append(self._or(depth + 1))

@@ -15,6 +15,8 @@ MAX_MEMORY_BYTES = 262_144
 """What RE2 may hold of states for one expression. The module keeps the 128 expressions that were used last."""
 MAX_INSTRUCTIONS = 1_000
 """Of a compiled expression. A matcher that runs out of memory takes a step for each of them, for each byte of text."""
+MAX_LENGTH = 1_000
+"""Of an expression, in characters. Compiling takes RE2 a time that grows faster than the text, on the event loop."""
 MAX_EXPRESSIONS = 20
 """Of one filter pattern or query."""
 _SURROGATES = "surrogatepass"
@@ -82,8 +84,10 @@ class Regex:
 
 
 def _compile(text: str, *, captures: bool) -> re2._Regexp:
-    if _matches_bytes(text):
-        raise BadRegex("\\C is not supported")
+    if len(text) > MAX_LENGTH:
+        raise BadRegex(f"the expression is longer than {MAX_LENGTH} characters")
+    if _has_refused_escape(text):
+        raise BadRegex("\\C, \\p and \\P are not supported")
     options = re2.Options()
     options.log_errors = False
     options.max_mem = MAX_MEMORY_BYTES
@@ -100,11 +104,11 @@ def _compile(text: str, *, captures: bool) -> re2._Regexp:
     return regex
 
 
-def _matches_bytes(text: str) -> bool:
-    r"""True if it has `\C`, which would match a part of a character."""
+def _has_refused_escape(text: str) -> bool:
+    r"""True if it has `\C`, which would match a part of a character, or `\p`, whose tables take long to compile."""
     at = text.find("\\")
     while at >= 0:
-        if text.startswith("C", at + 1):
+        if text.startswith(("C", "p", "P"), at + 1):
             return True
         at = text.find("\\", at + 2)
     return False

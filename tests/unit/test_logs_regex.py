@@ -17,8 +17,8 @@ ATOMS = ["a", "b", ".", "[ab]", "[^a]", r"\d", r"\w", r"\b", "^", "$", "(?:a|bc)
 
 
 @st.composite
-def expressions(draw: st.DrawFn, depth: int = 2) -> str:
-    """Expressions of the common core."""
+def expressions(draw: st.DrawFn, depth: int) -> str:
+    """Expressions of the common core. The standard library takes too long for deeper ones, even on short texts."""
     parts = []
     for _ in range(draw(st.integers(1, 4))):
         if depth and draw(st.booleans()):
@@ -33,14 +33,14 @@ def expressions(draw: st.DrawFn, depth: int = 2) -> str:
 
 
 @settings(max_examples=400, deadline=None)
-@given(expressions(), st.text("abc0 é", max_size=12))
+@given(expressions(depth=1), st.text("abc0 é", max_size=6))
 def test_matches_agree_with_the_standard_library(expression: str, text: str) -> None:
     r"""True where it matches. `\w` and `\b` are about ASCII, as AWS documents them."""
     assert Regex(expression).found_in(text) is (re.search(expression, text, re.ASCII) is not None)
 
 
 @settings(max_examples=400, deadline=None)
-@given(expressions(depth=1), expressions(depth=1), st.text("abc0é", max_size=10))
+@given(expressions(depth=0), expressions(depth=0), st.text("abc0é", max_size=8))
 def test_groups_agree_with_the_standard_library(first: str, second: str, text: str) -> None:
     """The leftmost match, each part as long or short as it prefers."""
     expression = f"(?<x>{first})(?<y>{second})"
@@ -132,7 +132,9 @@ def test_evil_expressions_take_linear_time(expression: str) -> None:
         ("(?<x-y>a)", "name of a group"),
         ("(?:a{1000}){1000}", "repetition of this size"),
         ("a{0,1000}a{0,1000}a{0,1000}b", "too large"),
-        (r"\pL{20}", "too large"),
+        (r"\p{L}", "not supported"),
+        (r"a\PL", "not supported"),
+        ("a" * 1_001, "longer than 1000"),
         ("[z-a]", "class or range"),
         ("\\", "trailing"),
         ("\ud800", "Unicode"),

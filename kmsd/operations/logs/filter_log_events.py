@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -120,19 +119,22 @@ class _Search(msgspec.Struct):
     async def look(self, run: Sequence[Event]) -> tuple[list[Event], Event]:
         """The events of a run that match, and the last that was looked at."""
         found: list[Event] = []
-        in_thread = any(log_evaluation.is_long(len(event.message), self.pattern.instructions) for event in run)
         at = 0
         while at < len(run) and not self.is_over:
-            act = partial(self._slice, run, at, found)
-            at = await self.evaluation.in_thread(act) if in_thread else act()
+            long = self._is_long(run[at])
+            at = await self.evaluation.slice(partial(self._slice, run, at, found), in_thread=long)
             self.is_over = time.monotonic() > self.until
-            await asyncio.sleep(0)
         return found, run[at - 1]
 
+    def _is_long(self, event: Event) -> bool:
+        return log_evaluation.is_long(len(event.message), self.pattern.instructions)
+
     def _slice(self, run: Sequence[Event], begin: int, found: list[Event]) -> int:
-        """Look at events for a slice of time; where it ends."""
-        until = time.perf_counter() + log_evaluation.SLICE_SECONDS
+        """Look at events for a slice of time, all long or all short; where it ends."""
+        until, long = time.perf_counter() + log_evaluation.SLICE_SECONDS, self._is_long(run[begin])
         for at in range(begin, len(run)):
+            if self._is_long(run[at]) != long:
+                return at
             if self.pattern(run[at].message):
                 found.append(run[at])
             if time.perf_counter() >= until:
