@@ -6,18 +6,16 @@ to them. Errors of ports are not errors of the API: `kmsd.pipeline` says what a 
 
 from kmsd.ports.audit import AuditSink, AuditUnavailable
 from kmsd.ports.clock import Clock
-from kmsd.ports.store import (
+from kmsd.ports.store import Reader, Store, Transaction
+from kmsd.ports.store_records import (
     DueKind,
-    Reader,
     ServiceKey,
     SessionMac,
-    Store,
     StoreConflict,
     StoreError,
     StoreTimeout,
     StoreUnavailable,
     TokenObject,
-    Transaction,
 )
 from kmsd.ports.token import (
     Capabilities,
