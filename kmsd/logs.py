@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict
@@ -23,10 +25,27 @@ def set_up(process: str, *, quiet: bool = False) -> None:
             _show_places,
             render,
         ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lines(sys.stderr))),
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+class _Lines:
+    """Where log lines go. One that cannot be written, to a disk that has become read-only, say, changes no answer."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """There is nowhere left to tell an error of this."""
+        with suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """As `write`."""
+        with suppress(OSError):
+            self._file.flush()
 
 
 def _show_places(_logger: object, _method: str, event: EventDict) -> EventDict:

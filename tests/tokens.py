@@ -54,6 +54,8 @@ class TokenPlace:
             object_label=self.object_label,
             start_lock=self.folder / "start.lock",
             token_dir_sync=self.objects,
+            # On a machine that is busy with other things a token made of software may take its time.
+            deadline=60.0,
         )
         return replace(settings, **changes)
 

@@ -216,7 +216,7 @@ async def test_imports_do_not_disturb_each_other(token: Pkcs11Token, pair: tuple
         await token.generate_key(object_id, sealing)
         await token.encrypt(object_id, sealing, b"x", b"aad")
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         results = await asyncio.gather(
             *(bring(material) for material in materials),
             *(make() for _ in range(12)),
