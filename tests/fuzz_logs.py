@@ -61,8 +61,8 @@ class Found:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(count: int, seed: int, first: int = 0, seconds: float = math.inf) -> Found:
-    """Carry out cases from `first` on; two of three are filter patterns."""
+def run(count: int, seed: int, first: int = 0, *, seconds: float = math.inf, limit: float = CPU_SECONDS) -> Found:
+    """Carry out cases from `first` on; two of three are filter patterns. `limit` is that of `CPU_SECONDS`."""
     found, until = Found(), time.monotonic() + seconds
     for number in range(first, first + count):
         texts = Texts(seed * 1_000_003 + number)
@@ -78,7 +78,7 @@ def run(count: int, seed: int, first: int = 0, seconds: float = math.inf) -> Fou
             found.most_in_thread = max(found.most_in_thread, (took, number))
         else:
             found.most = max(found.most, (took, number))
-        if took > CPU_SECONDS * max(math.ceil(size / MIB), 1) and not (in_thread and instructions > PLAIN_INSTRUCTIONS):
+        if took > limit * max(math.ceil(size / MIB), 1) and not (in_thread and instructions > PLAIN_INSTRUCTIONS):
             found.wrong.append(f"case {number}: {took * 1000:.0f} ms for {size} bytes")
         if time.monotonic() > until:
             break
@@ -187,7 +187,7 @@ def main() -> None:
     gc.set_threshold(GARBAGE_BEFORE_COLLECTION)
     wrong = over_socket(options.daemon, options.seed) if options.daemon else []
     limit_memory()
-    found = run(options.count, options.seed, options.first, options.seconds)
+    found = run(options.count, options.seed, options.first, seconds=options.seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines = [
         f"{found.cases:,} cases, {found.refused:,} refused, {found.matched:,} matched, {found.too_large} too large",
