@@ -6,8 +6,8 @@ from threading import Lock
 
 MAX_QUERY_BYTES = 134_217_728
 """What one query may hold at a time: rows, groups, values, events being read, results."""
-MAX_REQUEST_BYTES = 33_554_432
-"""What one FilterLogEvents may hold at a time: events being read, and the page."""
+MAX_REQUEST_BYTES = 134_217_728
+"""What one FilterLogEvents may hold at a time: events being read. Batches that overlap in time are open at once."""
 MAX_PROCESS_BYTES = 268_435_456
 """What all of them together may hold in one process."""
 MAX_EVENT_WORK = 16_777_216
