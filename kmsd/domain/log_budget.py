@@ -71,10 +71,15 @@ CONTAINER_WORK = 128
 """Characters that an object or list counts for when a JSON event is read."""
 MEMBER_WORK = 256
 """Characters that a member of a JSON event counts for: looking at it takes as long."""
-REGEX_WORK = 1_024
-"""Characters that a match of a regular expression counts for, beside the text."""
+_MATCH_WORK = 1_024
+_INSTRUCTIONS_AT_ONCE = 16
 
 
 def reading_work(message: str) -> int:
     """Return the work of reading a JSON event."""
     return len(message) + CONTAINER_WORK * (message.count("[") + message.count("{"))
+
+
+def matching_work(length: int, instructions: int) -> int:
+    """Return the work of matching a regular expression: the text counts once for every 16 instructions."""
+    return _MATCH_WORK + length * (1 + instructions // _INSTRUCTIONS_AT_ONCE)

@@ -8,7 +8,7 @@ from operator import itemgetter
 from struct import pack, unpack
 from typing import NamedTuple
 
-from kmsd.domain.log_budget import REGEX_WORK, Budget, TooLarge
+from kmsd.domain.log_budget import Budget, TooLarge, matching_work
 from kmsd.domain.log_query_rows import Row, weight
 from kmsd.domain.log_query_stats import Aggregate, Make
 from kmsd.domain.log_query_syntax import Evaluate, Expression
@@ -102,7 +102,10 @@ class ParseRegex(Stage):
 
     def feed(self, row: Row) -> Iterable[Row]:
         value = self._of(row)
-        if value is None or not row.affords(REGEX_WORK + len(shown := text(value))):
+        if value is None:
+            return (row,)
+        shown = text(value)
+        if not row.affords(matching_work(len(shown), self._regex.instructions)):
             return (row,)
         found = self._regex.groups(shown)
         if found is not None:
