@@ -183,7 +183,9 @@ class Sort(Stage):
 
     def end(self) -> Iterable[Row]:
         self._cut()
-        for _, row, weighs in self._rows:
+        self._rows.reverse()
+        while self._rows:
+            _, row, weighs = self._rows.pop()
             self._budget.release(weighs)
             yield row
 
@@ -195,7 +197,7 @@ _INVERTED = bytes(range(255, -1, -1))
 
 
 def _place(value: Value, *, descending: bool) -> bytes:
-    """What values sort by, as bytes that sort the same: comparing them is fast. No place begins another."""
+    """Return bytes that sort as values do: comparing them is fast. No place begins another."""
     kind, known, shown = order(value)
     place = bytes((kind,))
     if kind == _IS_NUMBER:
