@@ -5,20 +5,25 @@ Run in a process of its own: what is compared is the CPU time of a process that 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import math
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import kmsd.operations.kms.encrypt as kms_encrypt
 import kmsd.operations.logs.put_log_events as logs_put
 import kmsd.operations.sts.assume_role as sts_assume
 from kmsd.authz import policy_document
 from kmsd.authz.wildcard import Pattern as Wildcard
+from kmsd.custody.pages import Pager
+from kmsd.custody.service_box import ServiceBox
 from kmsd.domain import alias, arn, blob, encryption_context, principal, tags
 from kmsd.domain.log_event import Event
 from kmsd.domain.log_filter import compile_pattern
@@ -26,9 +31,11 @@ from kmsd.domain.log_query import MalformedQuery
 from kmsd.domain.log_query_plan import plan
 from kmsd.domain.log_query_rows import Row
 from kmsd.domain.log_regex import BadRegex, Regex
+from kmsd.domain.material import Algorithm
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.shapes import Tag
 from kmsd.errors import ServiceError
+from kmsd.ports import NotAuthentic, Token
 from kmsd.wire import canonical, query, shape
 from kmsd.wire.sigv4 import Received, parse
 from tests.sigv4 import CREDENTIAL, HEADERS, NOW, SERVICES
@@ -37,7 +44,7 @@ SECONDS = 0.01
 """A case grows until it takes so long, or until its input is as large as it may be."""
 SMALLEST, LARGEST = 4_096, 262_144
 ROUNDS = 7
-REFUSALS = (ServiceError, MalformedQuery, BadRegex, UnicodeEncodeError, blob.MalformedBlob)
+REFUSALS = (ServiceError, MalformedQuery, BadRegex, UnicodeEncodeError, blob.MalformedBlob, NotAuthentic)
 
 
 class Case(NamedTuple):
@@ -243,6 +250,7 @@ def other_cases() -> Iterator[Case]:
             f"form of {unit!r}", lambda size, unit=unit: repeated(unit, "Action=AssumeRole&")(size).encode(), _form
         )
     yield from sigv4_cases()
+    yield from sealed_cases()
     for unit in ARNS:
         yield Case(f"key named {unit!r}", repeated(unit), _key_name)
         yield Case(f"principal {unit!r}", repeated(unit), lambda text: principal.check_principal(text, "aws"))
@@ -253,6 +261,17 @@ def other_cases() -> Iterator[Case]:
     yield Case("tags", lambda size: [Tag(str(n), "v") for n in range(size // 10)], tags.as_mapping)
     for byte in (b"\x00", b"\x01", b"\x02", b"\xff"):
         yield Case(f"blob of {byte!r}", lambda size, byte=byte: byte * size, blob.parse)
+
+
+def sealed_cases() -> Iterator[Case]:
+    """Markers, and import tokens: what is not sealed here is refused before the token is asked."""
+    box = ServiceBox(cast("Token", None), b"", Algorithm.AES_256_GCM)
+    pager = Pager(box, "listing", {}, 10)
+    for unit in ("AAAA", "=", "A", "-", "é", "\n"):
+        yield Case(f"marker of {unit!r}", repeated(unit), lambda text: asyncio.run(pager.start(text)))
+    for byte in (b"\x00", b"\xff"):
+        make = partial(operator.mul, byte)
+        yield Case(f"sealed {byte!r}", make, lambda sealed: asyncio.run(box.open("import-token", "", sealed)))
 
 
 def sigv4_cases() -> Iterator[Case]:

@@ -30,11 +30,13 @@ from kmsd.domain.log_query_plan import plan
 from kmsd.domain.log_query_rows import Row
 from kmsd.errors import InvalidParameterException
 from kmsd.worker import GARBAGE_BEFORE_COLLECTION
+from tests.daemon import Daemon, provisioned
 from tests.fuzz_log_texts import Texts
 
 CPU_SECONDS = 0.05
 """What one case may take of the processor, for each MiB of its input that has begun."""
 MIB = 1_048_576
+WORKERS = 2
 MEMORY_BYTES = 1_073_741_824
 """Address space of the process beyond what it had before."""
 ALLOWED = {
@@ -61,8 +63,8 @@ class Found:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(count: int, seed: int, first: int = 0, seconds: float = math.inf) -> Found:
-    """Carry out cases from `first` on; two of three are filter patterns."""
+def run(count: int, seed: int, first: int = 0, *, seconds: float = math.inf, limit: float = CPU_SECONDS) -> Found:
+    """Carry out cases from `first` on; two of three are filter patterns. `limit` is that of `CPU_SECONDS`."""
     found, until = Found(), time.monotonic() + seconds
     for number in range(first, first + count):
         texts = Texts(seed * 1_000_003 + number)
@@ -78,7 +80,7 @@ def run(count: int, seed: int, first: int = 0, seconds: float = math.inf) -> Fou
             found.most_in_thread = max(found.most_in_thread, (took, number))
         else:
             found.most = max(found.most, (took, number))
-        if took > CPU_SECONDS * max(math.ceil(size / MIB), 1) and not (in_thread and instructions > PLAIN_INSTRUCTIONS):
+        if took > limit * max(math.ceil(size / MIB), 1) and not (in_thread and instructions > PLAIN_INSTRUCTIONS):
             found.wrong.append(f"case {number}: {took * 1000:.0f} ms for {size} bytes")
         if time.monotonic() > until:
             break
@@ -129,12 +131,10 @@ def limit_memory() -> None:
 
 def over_socket(count: int, seed: int) -> list[str]:
     """Send cases to a daemon of two workers; what may not be."""
-    from tests.daemon import provisioned  # noqa: PLC0415 (brings much with it)
-
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, provisioned(Path(folder), workers=2) as daemon:
+    with tempfile.TemporaryDirectory() as folder, provisioned(Path(folder), workers=WORKERS) as daemon:
         daemon.start()
-        workers, logs = daemon.workers(), daemon.client("logs", read_timeout=60)
+        workers, logs = _both_workers(daemon), daemon.client("logs", read_timeout=60)
         logs.create_log_group(logGroupName="/f")
         logs.create_log_stream(logGroupName="/f", logStreamName="s")
         queries = [_send(logs, Texts(seed * 1_000_003 + number), number, wrong) for number in range(count)]
@@ -144,6 +144,14 @@ def over_socket(count: int, seed: int) -> list[str]:
         if "Traceback" in daemon.log():
             wrong.append("a traceback in the log")
     return wrong
+
+
+def _both_workers(daemon: Daemon) -> list[int]:
+    """Their process ids, once the second has started as well."""
+    until = time.monotonic() + 30
+    while len(found := daemon.workers()) < WORKERS and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
 
 
 def _send(logs: Any, texts: Texts, number: int, wrong: list[str]) -> str | None:
@@ -187,7 +195,7 @@ def main() -> None:
     gc.set_threshold(GARBAGE_BEFORE_COLLECTION)
     wrong = over_socket(options.daemon, options.seed) if options.daemon else []
     limit_memory()
-    found = run(options.count, options.seed, options.first, options.seconds)
+    found = run(options.count, options.seed, options.first, seconds=options.seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines = [
         f"{found.cases:,} cases, {found.refused:,} refused, {found.matched:,} matched, {found.too_large} too large",

@@ -19,7 +19,7 @@ SLICE_SECONDS = 0.001
 MAX_STEPS_ON_LOOP = 262_144
 """Characters of a message, times instructions of the regular expressions: about as long as two slices, at worst."""
 PLAIN_INSTRUCTIONS = 8
-"""What a pattern without regular expressions counts for."""
+"""Instructions that a pattern without regular expressions counts for."""
 REST = 9
 """Times the length of a slice that pass until the next, in a process that is busy with others."""
 MAX_REST_SECONDS = 0.5

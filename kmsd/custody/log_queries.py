@@ -95,7 +95,7 @@ class Runner(msgspec.Struct):
             budget.close()
 
     async def _carry_out(self, task: Task, progress: _Progress) -> str:
-        """How the query ends."""
+        """Carry out the query. Returns the status with which it ends."""
         try:
             async with asyncio.timeout(QUERY_SECONDS):
                 await self._look(task, progress)

@@ -30,7 +30,7 @@ MOST_AT_ONCE = 64
 """Frames of a batch that is meant to fill a page."""
 SPLIT = 4
 """From so many frames on, two threads share the work."""
-_EVENT_BYTES = 512
+_EVENT_BYTES = 256
 """What an event takes beside its text."""
 _BY_POSITION = attrgetter("position")
 

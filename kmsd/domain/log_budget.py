@@ -5,11 +5,11 @@ from __future__ import annotations
 from threading import Lock
 
 MAX_QUERY_BYTES = 134_217_728
-"""What one query may hold at a time: rows, groups, values, events being read, results."""
-MAX_REQUEST_BYTES = 33_554_432
-"""What one FilterLogEvents may hold at a time: events being read, and the page."""
+"""Of one query, at a time: rows, groups, values, events being read, results."""
+MAX_REQUEST_BYTES = 134_217_728
+"""Of one FilterLogEvents, at a time: events being read. Batches that overlap in time are open at once."""
 MAX_PROCESS_BYTES = 268_435_456
-"""What all of them together may hold in one process."""
+"""Of all of them together, in one process."""
 MAX_EVENT_WORK = 16_777_216
 """Characters and members that may be looked at for one event. The largest event has 1,048,576."""
 
@@ -53,7 +53,7 @@ class TooMuchWork(Exception):
 
 
 class Work:
-    """What may still be looked at for one event."""
+    """The work that is left for one event."""
 
     __slots__ = ("left",)
 
@@ -68,13 +68,18 @@ class Work:
 
 
 CONTAINER_WORK = 128
-"""What an object or list of a JSON event counts for, when the event is read."""
+"""Characters that an object or list counts for when a JSON event is read."""
 MEMBER_WORK = 256
-"""What a member of a JSON event counts for: looking at it takes as long as at so many characters."""
-REGEX_WORK = 1_024
-"""What the use of a regular expression counts for, beside the text."""
+"""Characters that a member of a JSON event counts for: looking at it takes as long."""
+_MATCH_WORK = 1_024
+_INSTRUCTIONS_AT_ONCE = 16
 
 
 def reading_work(message: str) -> int:
-    """What reading a JSON event counts for."""
+    """Return the work of reading a JSON event."""
     return len(message) + CONTAINER_WORK * (message.count("[") + message.count("{"))
+
+
+def matching_work(length: int, instructions: int) -> int:
+    """Return the work of matching a regular expression: the text counts once for every 16 instructions."""
+    return _MATCH_WORK + length * (1 + instructions // _INSTRUCTIONS_AT_ONCE)

@@ -13,7 +13,7 @@ import msgspec
 from kmsd.domain.log_budget import TooMuchWork, Work
 from kmsd.domain.log_filter_fields import Matches, compile_fields, compile_json
 from kmsd.domain.log_filter_values import Expressions
-from kmsd.domain.log_text import closing, unescaped
+from kmsd.domain.log_text import closing, end_of, unescaped
 from kmsd.errors import InvalidParameterException
 
 _SPACE = re.compile(r"\s*")
@@ -62,18 +62,13 @@ def _compile_terms(text: str, expressions: Expressions) -> Matches:
         terms = {"-": excluded, "?": optional}.get(text[at], wanted)
         term, at = _term(text, at if terms is wanted else at + 1, expressions)
         terms.append(term)
-        at = _end(_SPACE, text, at)
+        at = end_of(_SPACE, text, at)
     # "If you combine ? with other filter patterns, such as include and exclude terms, it is ignored."
     if optional and not wanted and not excluded:
         return lambda message, work: any(matches(message, work) for matches in optional)
     return lambda message, work: (
         all(matches(message, work) for matches in wanted) and not any(matches(message, work) for matches in excluded)
     )
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return at if found is None else found.end()
 
 
 def _term(text: str, at: int, expressions: Expressions) -> tuple[Matches, int]:
@@ -86,7 +81,7 @@ def _term(text: str, at: int, expressions: Expressions) -> tuple[Matches, int]:
         end = closing(text, at + 1, '"')
         if end >= 0:
             return _contains(unescaped(text[at + 1 : end])), end + 1
-    elif (end := _end(_BARE, text, at)) > at:
+    elif (end := end_of(_BARE, text, at)) > at:
         return _contains(text[at:end]), end
     raise InvalidParameterException("Invalid filter pattern: a quotation mark or % is not closed.")
 

@@ -11,7 +11,7 @@ import msgspec
 
 from kmsd.domain.log_budget import MEMBER_WORK, Work, reading_work
 from kmsd.domain.log_filter_values import Comparison, Expressions, comparison
-from kmsd.domain.log_text import closing
+from kmsd.domain.log_text import closing, end_of
 from kmsd.errors import InvalidParameterException
 
 Matches = Callable[[str, Work], bool]
@@ -40,13 +40,13 @@ class _Token(NamedTuple):
 
 
 def _tokens(text: str) -> list[_Token]:
-    found, at = [], _end(_SPACE, text, 0)
+    found, at = [], end_of(_SPACE, text, 0)
     while at < len(text):
         kind, end = _token(text, at)
         if end <= at:
             raise _invalid(f"it cannot be read at character {at + 1}")
         found.append(_Token(kind, text[at:end]))
-        at = _end(_SPACE, text, end)
+        at = end_of(_SPACE, text, end)
     return found
 
 
@@ -59,17 +59,12 @@ def _token(text: str, at: int) -> tuple[str, int]:
             return "regex", text.find("%", at + 1) + 1
         case _:
             for kind, pattern in (("mark", _MARK), ("operator", _OPERATOR)):
-                if (end := _end(pattern, text, at)) > at:
+                if (end := end_of(pattern, text, at)) > at:
                     return kind, end
     end = at
-    while (further := max(_end(_PLAIN, text, end), _end(_INDEX, text, end))) > end:
+    while (further := max(end_of(_PLAIN, text, end), end_of(_INDEX, text, end))) > end:
         end = further
     return "word", end
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return at if found is None else found.end()
 
 
 class _Conditions:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.domain.log_budget import REGEX_WORK, Work
+from kmsd.domain.log_budget import Work, matching_work
 from kmsd.domain.log_regex import MAX_EXPRESSIONS, BadRegex, Regex
 from kmsd.domain.log_text import unescaped
 from kmsd.errors import InvalidParameterException
@@ -31,7 +31,7 @@ class Expression(msgspec.Struct, frozen=True):
 
     def found_in(self, text: str, work: Work) -> bool:
         """True if it matches anywhere. Raises `TooMuchWork`."""
-        work.spend(REGEX_WORK + len(text))
+        work.spend(matching_work(len(text), self.regex.instructions))
         return self.regex.found_in(text)
 
 

@@ -8,7 +8,7 @@ from operator import itemgetter
 from struct import pack, unpack
 from typing import NamedTuple
 
-from kmsd.domain.log_budget import REGEX_WORK, Budget, TooLarge
+from kmsd.domain.log_budget import Budget, TooLarge, matching_work
 from kmsd.domain.log_query_rows import Row, weight
 from kmsd.domain.log_query_stats import Aggregate, Make
 from kmsd.domain.log_query_syntax import Evaluate, Expression
@@ -102,7 +102,10 @@ class ParseRegex(Stage):
 
     def feed(self, row: Row) -> Iterable[Row]:
         value = self._of(row)
-        if value is None or not row.affords(REGEX_WORK + len(shown := text(value))):
+        if value is None:
+            return (row,)
+        shown = text(value)
+        if not row.affords(matching_work(len(shown), self._regex.instructions)):
             return (row,)
         found = self._regex.groups(shown)
         if found is not None:
@@ -180,7 +183,9 @@ class Sort(Stage):
 
     def end(self) -> Iterable[Row]:
         self._cut()
-        for _, row, weighs in self._rows:
+        self._rows.reverse()
+        while self._rows:
+            _, row, weighs = self._rows.pop()
             self._budget.release(weighs)
             yield row
 
@@ -192,7 +197,7 @@ _INVERTED = bytes(range(255, -1, -1))
 
 
 def _place(value: Value, *, descending: bool) -> bytes:
-    """What values sort by, as bytes that sort the same: comparing them is fast. No place begins another."""
+    """Return bytes that sort as values do: comparing them is fast. No place begins another."""
     kind, known, shown = order(value)
     place = bytes((kind,))
     if kind == _IS_NUMBER:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from kmsd.domain.log_budget import REGEX_WORK
+from kmsd.domain.log_budget import matching_work
 from kmsd.domain.log_filter_values import number_of
 from kmsd.domain.log_query import MalformedQuery
 from kmsd.domain.log_query_rows import MESSAGE, Row
@@ -332,7 +332,9 @@ def _comparison(left: Evaluate, operator: str, right: Evaluate) -> Evaluate:
 def _matches(left: Evaluate, regex: Regex) -> Evaluate:
     def holds(row: Row) -> bool:
         value = left(row)
-        return value is not None and row.affords(REGEX_WORK + _length(value)) and regex.found_in(text(value))
+        if value is None or not row.affords(matching_work(_length(value), regex.instructions)):
+            return False
+        return regex.found_in(text(value))
 
     return holds
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import re2
 
 MAX_MEMORY_BYTES = 262_144
-"""What RE2 may hold of states for one expression. The module keeps the 128 expressions that were used last."""
+"""Of RE2's states for one expression. The module keeps the 128 expressions that were used last."""
 MAX_INSTRUCTIONS = 1_000
 """Of a compiled expression. A matcher that runs out of memory takes a step for each of them, for each byte of text."""
 MAX_LENGTH = 1_000

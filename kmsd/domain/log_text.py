@@ -23,3 +23,9 @@ def closing(text: str, at: int, mark: str) -> int:
 def unescaped(text: str) -> str:
     r"""Return `text` with `\\x` as `x`."""
     return _ESCAPED.sub(r"\1", text)
+
+
+def end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Return where a match ends that begins at a place; the place itself if there is none."""
+    found = pattern.match(text, at)
+    return at if found is None else found.end()

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from kmsd.custody import log_results
+from kmsd.domain import log_filter_fields
 from kmsd.domain.log_query_rows import Row
 from tests.house import House
 from tests.logs import filtered, millis, put, query, refusal, rows, stream_for, wait_for
@@ -65,6 +66,24 @@ def test_a_query_ends_whatever_is_raised(
     assert (found["status"], found["results"]) == ("Failed", [])
     assert [record.message for record in caplog.records].count("a query failed unexpectedly") == 1
     assert query(logs, "fields @message", "/raised")["status"] == "Complete"
+
+
+def test_an_event_that_a_pattern_fails_on_hides_no_other(
+    logs: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is raised: the others are found, and it is in the log."""
+    stream_for(logs, "/fails")
+    put(logs, "/fails", '{"a":1}', '{"a":1,"odd":2}', '{"a":1}')
+    decode = log_filter_fields._decode
+
+    def fails(message: str) -> object:
+        if "odd" in message:
+            raise ZeroDivisionError("unforeseen")
+        return decode(message)
+
+    monkeypatch.setattr(log_filter_fields, "_decode", fails)
+    assert filtered(logs, "/fails", "{ $.a = 1 }") == ['{"a":1}'] * 2
+    assert [record.message for record in caplog.records].count("a filter pattern failed unexpectedly") == 1
 
 
 def test_results_that_cannot_be_sealed_are_none(logs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,10 @@ def test_work_on_one_message_is_bounded() -> None:
     assert pattern("a" * (MAX_EVENT_WORK // 40)) is True
     assert pattern("a" * (MAX_EVENT_WORK // 40 + 1)) is False
     assert pattern("aaaa") is True
+    large = compile_pattern("%[ab]{900}%")
+    assert large("ab" * 100_000) is True
+    assert large("ab" * 200_000) is False
+    assert compile_pattern("%[ab]{200}%")("ab" * 500_000) is True
     assert compile_pattern("{ $[*] = 2 }")(f"[{'1,' * 100_000}2]") is False
     assert compile_pattern("{ $[*] = 2 }")(f"[{'1,' * 10_000}2]") is True
 

@@ -237,6 +237,11 @@ def test_work_on_one_event_is_bounded() -> None:
     query = f"filter {passes} or @message like 'x' | stats count(*) as n"
     assert ask(query, "x" * 1_000_000) == [{"n": "0"}]
     assert ask(query, "x" * 1_000_000, "x" * 100, "x" * 200_000) == [{"n": "2"}]
+    large = " or ".join(["@message like /y[xy]{800}z/"] * 19)
+    assert ask(f"filter {large} or @message like 'x' | stats count(*) as n", "x" * 1_000_000, "x" * 9_000) == [
+        {"n": "1"}
+    ]
+    assert ask("parse @message /(?<a>[x]{900})/ | display a", "x" * 400_000, "x" * 900) == [{"a": "x" * 900}, {}]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -115,6 +116,8 @@ class _Search(msgspec.Struct):
     until: float
     """When the page has taken long enough; of the monotonic clock."""
     is_over: bool = False
+    errors: list[Exception] = []
+    """What nobody expects of a pattern. Such an event does not match, and hides no other."""
 
     async def look(self, run: Sequence[Event]) -> tuple[list[Event], Event]:
         """The events of a run that match, and the last that was looked at."""
@@ -124,7 +127,14 @@ class _Search(msgspec.Struct):
             long = self._is_long(run[at])
             at = await self.evaluation.slice(partial(self._slice, run, at, found), in_thread=long)
             self.is_over = time.monotonic() > self.until
+            self._report()
         return found, run[at - 1]
+
+    def _report(self) -> None:
+        """Hand errors to the loop, which logs them."""
+        while self.errors:
+            context = {"message": "a filter pattern failed unexpectedly", "exception": self.errors.pop()}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _is_long(self, event: Event) -> bool:
         return log_evaluation.is_long(len(event.message), self.pattern.instructions)
@@ -135,8 +145,11 @@ class _Search(msgspec.Struct):
         for at in range(begin, len(run)):
             if self._is_long(run[at]) != long:
                 return at
-            if self.pattern(run[at].message):
-                found.append(run[at])
+            try:
+                if self.pattern(run[at].message):
+                    found.append(run[at])
+            except Exception as exc:  # noqa: BLE001 (reported by `look`)
+                self.errors.append(exc)
             if time.perf_counter() >= until:
                 return at + 1
         return len(run)
