@@ -1,15 +1,15 @@
 """From an access key to the caller behind it, and to the key that must have signed the request.
 
 SigV4 needs the secret itself. Secrets are sealed by a service key in the token; a process keeps only the
-keys derived from them for one day, region and service. The rule for their end: they are dropped when the
-day is over (two later dates are in use), when the sealed secret changes, or when 10 000 are held, the
+keys derived from them for one day, region and service. The rule for their end: they are dropped when they
+are eight days older than the newest of the access key, when the sealed secret changes, or when 10 000 are held, the
 oldest first. Whether an access key is active is read from the store on every request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -25,6 +25,9 @@ from kmsd.ports import Reader, Token
 
 ACCESS_KEY_PURPOSE = "access-key"
 MOST_DERIVED_KEYS = 10_000
+DATE_FORMAT = "%Y%m%d"
+PRESIGNED_AT_MOST = timedelta(days=8)
+"""How old a signature may be: a presigned request is good for seven days, and clocks may differ."""
 
 Derive = Callable[[str, str, str, str], bytes]
 """`signing_key(secret, date, region, service)` of SigV4."""
@@ -91,17 +94,20 @@ class Credentials:
         box = await ServiceBox.of(books, self._token)
         secret = await box.open(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
         key = self._derive(secret.decode(), scope.date, scope.region, scope.service)
-        self._forget_other_days(scope)
+        self._forget_old_days(scope)
         self._derived[scope] = (access_key.sealed_secret, key)
         return key
 
-    def _forget_other_days(self, scope: Scope) -> None:
-        others = [old for old in self._derived if old.access_key_id == scope.access_key_id and old.date != scope.date]
-        # Around midnight two days are good, by the 15 minutes that clocks may differ. A request of one, which nobody
-        # has authenticated yet, must not evict the key of the other.
-        live = max((old.date for old in others), default="")
-        for old in [old for old in others if old.date != live]:
-            del self._derived[old]
+    def _forget_old_days(self, scope: Scope) -> None:
+        """Evict what no request can be signed with any more. The request in hand is not authenticated yet.
+
+        So it must not evict the key of a day that others use: a presigned request may be of any of the last seven days.
+        """
+        mine = [held for held in self._derived if held.access_key_id == scope.access_key_id]
+        newest = max(held.date for held in (*mine, scope))
+        oldest = datetime.strptime(newest, DATE_FORMAT).replace(tzinfo=UTC) - PRESIGNED_AT_MOST
+        for held in [held for held in mine if held.date < oldest.strftime(DATE_FORMAT)]:
+            del self._derived[held]
         if len(self._derived) >= MOST_DERIVED_KEYS:
             del self._derived[next(iter(self._derived))]
 

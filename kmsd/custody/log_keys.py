@@ -191,6 +191,9 @@ class LogKeys:
         except ServiceError as exc:
             raise InvalidParameterException("The specified KMS Key Id is not valid: it must be a key's ARN.") from exc
         if found is None or not found.exists_at(now):
+            if self._key_name(name).account != subject.account:
+                # As for a key that is there: whether another account has a key is not told.
+                raise AccessDeniedException(_not_yours(subject), detail="the key does not exist")
             raise InvalidParameterException("The specified KMS Key Id could not be found.")
         caller, decisions = self._caller(subject), {}
         described = await self._authorised(books, subject, found, "DescribeKey", now)
@@ -200,8 +203,7 @@ class LogKeys:
         for action in ("GenerateDataKey", "Decrypt"):
             decision = await self._authorised(books, subject, found, action, now)
             if isinstance(decision, Denied):
-                message = f"The specified KMS key does not exist or is not allowed to be used with Arn '{subject.arn}'"
-                error = AccessDeniedException(message, detail=decision.reason)
+                error = AccessDeniedException(_not_yours(subject), detail=decision.reason)
                 await self._record_refusal(subject, found, action, now, error)
                 raise error
             decisions[action] = decision
@@ -366,6 +368,10 @@ class LogKeys:
 def _service(principal: str, account: str) -> Caller:
     """The service that acts for an account."""
     return Caller(PrincipalType.SERVICE, principal, account, principal)
+
+
+def _not_yours(subject: Subject) -> str:
+    return f"The specified KMS key does not exist or is not allowed to be used with Arn '{subject.arn}'"
 
 
 def _gone(kms_key: str, action: str) -> str:

@@ -100,6 +100,21 @@ def test_only_enabled_keys_are_associated(house: House, state: str) -> None:
     assert len(logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]) == 1
 
 
+def test_whether_another_account_has_a_key_is_not_told(house: House) -> None:
+    """A key of another account that does not let the service in is refused like one that does not exist."""
+    logs = house.client("logs")
+    group = "/associate/foreign"
+    stream_for(logs, group)
+    stranger = house.user(
+        {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}},
+        account="111122223333",
+    )
+    theirs = house.client("kms", stranger).create_key()["KeyMetadata"]["Arn"]
+    absent = ABSENT.replace(ACCOUNT, "111122223333")
+    answers = {refusal(logs.associate_kms_key, logGroupName=group, kmsKeyId=arn) for arn in (theirs, absent)}
+    assert [code for code, _ in answers] == ["AccessDeniedException"]
+
+
 def test_the_target_is_named_in_just_one_way(house: House) -> None:
     """LogGroupName xor resourceIdentifier; the ARN of a group or of query results, and of nothing else."""
     logs, kms = house.client("logs"), house.client()

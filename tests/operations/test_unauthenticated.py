@@ -11,10 +11,14 @@ from datetime import timedelta
 
 import pytest
 
+from kmsd.app import place_of
 from kmsd.custody import session_box, sessions
+from kmsd.custody.credentials import Credentials as KnownCredentials
+from kmsd.custody.credentials import Scope
 from kmsd.custody.service_box import ServiceBox
 from kmsd.custody.session_box import SessionBox
-from tests.clients import Credentials, code_of
+from kmsd.wire.sigv4_claim import signing_key
+from tests.clients import REGION, Credentials, code_of
 from tests.house import House
 
 
@@ -104,6 +108,29 @@ def test_sessions_outlive_a_restart(house: House, service: str) -> None:
     house.restart()
     client = house.client(service, good)
     assert code_of(client.list_keys if service == "kms" else client.get_caller_identity) == ""
+
+
+@pytest.mark.parametrize("service", ["kms", "logs"])
+def test_requests_of_other_days_evict_no_signing_key(house: House, service: str) -> None:
+    """Each access key costs the token one call for each day of the last eight, whoever sends how many requests."""
+    house.client().list_keys()
+    credentials = KnownCredentials(house.rooms.token, place_of(house.config), signing_key)
+    today = house.clock.now()
+    days = [(today - timedelta(days=number)).strftime("%Y%m%d") for number in range(9)]
+
+    async def ask(date: str) -> None:
+        scope = Scope(house.admin.access_key_id, date, REGION, service)
+        await credentials.identify(await house.rooms.store.read(), scope, None, today)
+
+    for date in (*days, *reversed(days)):
+        house.run(ask(date))
+    before = calls(house)
+    for date in (*days, *reversed(days)):
+        house.run(ask(date))
+    assert calls(house) == before
+    house.run(ask((today + timedelta(days=9)).strftime("%Y%m%d")))
+    house.run(ask(days[-1]))
+    assert calls(house) == before + 2
 
 
 def _as_before(house: House) -> Credentials:
