@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
 from tests.faults.bent import bent_daemon
 from tests.faults.test_kill import until
@@ -24,24 +23,27 @@ def test_a_fast_token_that_hangs(tmp_path: Path) -> None:
         daemon.start()
         kms = daemon.client(read_timeout=20)
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
-        for _ in range(50):
-            kms.encrypt(KeyId=key_id, Plaintext=b"x")
         workers = daemon.workers()
-        shim.hang(Function.ENCRYPT, on=True)
-        broken: list[float] = []
+        errors: list[Exception] = []
 
         def call() -> None:
-            begun = time.monotonic()
-            with pytest.raises(BotoCoreError):
+            try:
                 kms.encrypt(KeyId=key_id, Plaintext=b"x")
-            broken.append(time.monotonic() - begun)
+            except (BotoCoreError, ClientError) as error:
+                errors.append(error)
 
-        client = threading.Thread(target=call)
-        client.start()
-        client.join(20)
-        shim.hang(Function.ENCRYPT, on=False)
-        assert broken
-        assert broken[0] < 5
+        # On a busy machine the token may seem slow for a while: then the call runs on a thread, and is refused by name.
+        for _ in range(20):
+            for _ in range(50):
+                kms.encrypt(KeyId=key_id, Plaintext=b"x")
+            shim.hang(Function.ENCRYPT, on=True)
+            client = threading.Thread(target=call)
+            client.start()
+            client.join()
+            shim.hang(Function.ENCRYPT, on=False)
+            if not isinstance(errors[-1], ClientError):
+                break
+        assert isinstance(errors[-1], ConnectionClosedError), errors
         until(lambda: daemon.get("/readyz")[0] == 200 and daemon.workers() != workers)
         assert "the event loop stands still" in daemon.log()
         assert kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
