@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import operator
 import re
@@ -17,6 +15,7 @@ import msgspec
 from kmsd.authz import template
 from kmsd.authz.template import ARN_PARTS, ArnTemplate, Template
 from kmsd.authz.wildcard import fold
+from kmsd.domain import canonical_base64
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -189,13 +188,10 @@ def read_bool(text: str) -> bool:
 def read_binary(text: str) -> bytes:
     """What the base64 text stands for; another text for the same bytes is no base64. Raises `ValueError`."""
     try:
-        binary = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        binary = b""
-    if base64.b64encode(binary).decode() != text:
+        return canonical_base64.decode(text)
+    except ValueError as exc:
         msg = "is not base64"
-        raise ValueError(msg)
-    return binary
+        raise ValueError(msg) from exc
 
 
 _Network = tuple[int, int, int]
