@@ -90,10 +90,15 @@ def place_of(config: Config) -> Place:
 
 def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
     """The adapter's settings. Raises `ConfigError` if the PIN cannot be read."""
-    return _settings_of(config.token, sentinel, config.data_dir / "token.lock")
+    return _settings_of(config, config.token, sentinel, "token")
 
 
-def _settings_of(given: TokenConfig, sentinel: bytes | None, start_lock: Path) -> TokenSettings:
+def refused_pin_file(config: Config, name: str) -> Path:
+    """Where it is remembered that `token` or `import-token` refused its PIN."""
+    return config.data_dir / f"{name}.refused-pin"
+
+
+def _settings_of(config: Config, given: TokenConfig, sentinel: bytes | None, name: str) -> TokenSettings:
     return TokenSettings(
         module=given.module,
         pin=read_pin(given.pin_file),
@@ -103,7 +108,8 @@ def _settings_of(given: TokenConfig, sentinel: bytes | None, start_lock: Path) -
         object_label=given.object_label,
         sentinel=sentinel,
         init_reserved=given.init_reserved or None,
-        start_lock=start_lock,
+        start_lock=config.data_dir / f"{name}.lock",
+        refused_pin=refused_pin_file(config, name),
         token_dir_sync=given.dir_sync,
         sessions=given.sessions,
         deadline=given.call_deadline_seconds,
@@ -136,7 +142,7 @@ async def open_import_token(config: Config) -> Pkcs11Token | None:
     """
     if config.import_token is None:
         return None
-    settings = _settings_of(config.import_token, None, config.data_dir / "import-token.lock")
+    settings = _settings_of(config, config.import_token, None, "import-token")
     try:
         return await Pkcs11Token.open(settings)
     except PinRefused:

@@ -24,6 +24,7 @@ MODULES = {
     "jobs": "jobs",
     "audit": "audit",
     "open-blob": "open_blob",
+    "pin": "pin",
     "backup": "backup",
     "restore": "restore",
     "migrate": "migrate",

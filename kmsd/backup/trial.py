@@ -78,7 +78,9 @@ def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest)
 
 async def _opened(config: Config, stage: Path, manifest: Manifest) -> Comparison:
     folder = stage / _FOLDER
-    settings = replace(token_settings(config, None), token_dir_sync=folder, start_lock=folder / "token.lock")
+    given = token_settings(config, None)
+    # What the token of a backup says of a PIN is nothing that the daemon's own token has said.
+    settings = replace(given, token_dir_sync=folder, start_lock=folder / "token.lock", refused_pin=None)
     token = await Pkcs11Token.open(settings)
     try:
         return await comparison.compare(stage / DATABASE, token, manifest)

@@ -7,11 +7,12 @@ import gc
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.pkcs11 import Pkcs11Token
+from kmsd.adapters.pkcs11 import Pkcs11Token, refused_pin
 from kmsd.adapters.pkcs11.codes import Ckr
 from kmsd.adapters.pkcs11.connection import Connection
 from kmsd.domain.material import Algorithm
@@ -359,6 +360,39 @@ async def test_a_wrong_pin_is_offered_once(shim_place: TokenPlace, shim: Shim) -
     assert "wrong-pin" not in str(raised.value)
     async with shim_place.open() as token:
         assert len(await token.random(4)) == 4
+
+
+async def test_a_refused_pin_is_remembered(shim_place: TokenPlace, shim: Shim, tmp_path: Path) -> None:
+    """No later opening offers it, until PIN or token have changed or the memory was removed; the right PIN ends it."""
+    memory = tmp_path / "refused-pin"
+
+    async def opened(pin: bytes | None = None) -> None:
+        given = {} if pin is None else {"pin": pin}
+        settings = replace(shim_place.settings(**given), refused_pin=memory)
+        await (await Pkcs11Token.open(settings)).close()
+
+    for _ in range(3):
+        with pytest.raises(PinRefused) as raised:
+            await opened(b"wrong-pin")
+    assert "refused this PIN on 2" in str(raised.value)
+    assert shim.calls(Function.LOGIN) == 1
+    assert b"wrong" not in memory.read_bytes()
+    assert memory.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(PinRefused):
+        await opened(b"another-pin")
+    assert shim.calls(Function.LOGIN) == 2
+    memory.write_text(memory.read_text().replace('"serial":"', '"serial":"other'))
+    with pytest.raises(PinRefused):
+        await opened(b"another-pin")  # as far as is known, this is another token
+    assert shim.calls(Function.LOGIN) == 3
+    memory.write_bytes(b"{")
+    with pytest.raises(PinRefused, match="cannot be read"):
+        await opened()
+    assert shim.calls(Function.LOGIN) == 3
+    assert refused_pin.forget(memory)
+    await opened()
+    assert shim.calls(Function.LOGIN) == 4
+    assert not memory.exists()
 
 
 async def test_a_wrong_pin_on_each_token(token_place: TokenPlace) -> None:

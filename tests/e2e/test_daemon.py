@@ -123,6 +123,32 @@ def test_a_wrong_pin_stops_the_start_and_is_offered_once(tmp_path: Path) -> None
         assert "not-the-pin" not in daemon.log()
 
 
+def test_a_refused_pin_is_offered_by_no_restart_and_no_command(tmp_path: Path) -> None:
+    """Until it is replaced, or the operator says so: a token locks after a few attempts."""
+    with provisioned(tmp_path, workers=2) as daemon:
+        right = (tmp_path / "pin").read_bytes()
+        (tmp_path / "pin").write_bytes(b"not-the-pin")
+        for start in range(3):
+            daemon.start(ready=False)
+            assert daemon.process is not None
+            assert daemon.process.wait(60) == 77
+            daemon.process = None
+            assert ("the token refused this PIN on" in daemon.log()) is (start > 0)
+        for command in (("check",), ("jobs", "run", "rotation"), ("user", "list")):
+            told = daemon.cli(*command, check=False)
+            assert told.returncode != 0
+            assert b"the token refused this PIN on" in told.stdout + told.stderr
+        assert b"offered once more" in daemon.cli("pin", "retry").stdout
+        assert b"nothing to do" in daemon.cli("pin", "retry").stdout
+        refused = daemon.cli("user", "list", check=False)
+        assert b"it is not offered again" in refused.stderr
+        assert b"refused this PIN on" not in refused.stderr
+        (tmp_path / "pin").write_bytes(right)
+        daemon.start()
+        assert daemon.get("/readyz")[0] == 200
+        assert not list(daemon.data.glob("*.refused-pin"))
+
+
 # --- Who may not get in ------------------------------------------------------------------------------
 
 

@@ -32,6 +32,11 @@ _RW_USER_FUNCTIONS = 3
 """CKS_RW_USER_FUNCTIONS: a read-write session of the logged-in user."""
 
 
+def serial_of(token: pkcs11.Token) -> str:
+    """Return the serial number, without the blanks that fill its field."""
+    return token.serial.decode("utf-8", "replace").rstrip(" \0")
+
+
 class Session:
     """One open session and its buffers, held by one call at a time."""
 
@@ -58,7 +63,7 @@ class Connection:
         self.slot: int = token.slot.slot_id
         self.info = TokenInfo(
             label=token.label,
-            serial=token.serial.decode("utf-8", "replace").rstrip(" \0"),
+            serial=serial_of(token),
             manufacturer=token.manufacturer_id,
             model=token.model,
             max_sessions=self.raw.max_sessions(self.slot),

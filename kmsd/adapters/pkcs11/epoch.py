@@ -11,8 +11,9 @@ import msgspec
 import structlog
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, of_binding, port_error
-from kmsd.adapters.pkcs11.connection import Connection, Session
+from kmsd.adapters.pkcs11 import refused_pin
+from kmsd.adapters.pkcs11.codes import Ckr, CkrError, Fate, name_of, of_binding, port_error
+from kmsd.adapters.pkcs11.connection import Connection, Session, serial_of
 from kmsd.adapters.pkcs11.durability import sync_folder
 from kmsd.adapters.pkcs11.generation import Generation
 from kmsd.adapters.pkcs11.handles import NotFound
@@ -156,12 +157,17 @@ class SentinelMissing(TokenUnavailable):
 
 def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
     token = module.find_token(settings)
+    serial = serial_of(token)
+    refused_pin.check(settings.refused_pin, serial, settings.pin)
     try:
         connection = Connection(module, token, settings.pin)
     except CkrError as error:
-        if error.fate is Fate.PIN:
-            raise PinRefused(f"{port_error(error)}; it is not offered again") from error
-        raise
+        if error.fate is not Fate.PIN:
+            raise
+        but = _remembered(settings, serial, error)
+        raise PinRefused(f"{port_error(error)}; it is not offered again{but}") from error
+    with suppress(OSError):  # the PIN was right: whatever stands there is of another one
+        refused_pin.forget(settings.refused_pin)
     try:
         _keep_token(settings)
         return _equip(connection, settings, clock)
@@ -170,6 +176,17 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
         with suppress(CkrError):
             connection.end()
         raise
+
+
+def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
+    """Remember the refusal, if the token itself was asked; what to say if that is not possible."""
+    if error.function != "C_Login":
+        return ""
+    try:
+        refused_pin.remember(settings.refused_pin, serial, settings.pin, name_of(error.rv))
+    except OSError as cause:
+        return f" by this process, but the next one may offer it: {settings.refused_pin} cannot be written ({cause})"
+    return ""
 
 
 def _keep_token(settings: TokenSettings) -> None:

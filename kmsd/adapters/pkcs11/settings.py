@@ -31,6 +31,8 @@ class TokenSettings:
     """What the module wants as pReserved of C_Initialize (NSS: its configuration string)."""
     start_lock: Path | None = None
     """File that processes lock to initialise and log in one at a time; None if there is only one process."""
+    refused_pin: Path | None = None
+    """File that remembers a PIN which the token refused; None: nothing is remembered."""
     token_dir_sync: Path | None = None
     """Folder on whose file system syncfs is called before a new or destroyed object is acknowledged (SoftHSM)."""
     sessions: int = 8
