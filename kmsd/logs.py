@@ -1,8 +1,9 @@
-"""Structured logs on standard error: JSON lines for the journal, colours for a terminal."""
+"""Structured logs on standard error: JSON lines, with priorities for systemd's journal; colours for a terminal."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from contextlib import suppress
@@ -12,23 +13,53 @@ import structlog
 from structlog.typing import EventDict
 
 _MOST_PLACES = 100
+_FIRST = ("event", "level", "process", "timestamp")
+"""Members that a reader looks for first."""
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""By level (syslog(3))."""
 
 
 def set_up(process: str, *, quiet: bool = False) -> None:
     """Name the process. `quiet`, for commands that answer in words of their own: warnings and errors only."""
-    render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    render = [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [_in_order, _Json(journal=_is_journal())]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _show_places,
-            render,
+            *render,
         ],
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lines(sys.stderr))),
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _is_journal() -> bool:
+    """True if standard error is the journal: `$JOURNAL_STREAM` has its device and inode (systemd.exec(5))."""
+    try:
+        found = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False  # it is closed, or no file
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _in_order(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """What happened, before what belongs to it: hashes and signatures fill a terminal."""
+    return {name: event[name] for name in (*_FIRST, *event) if name in event}
+
+
+class _Json:
+    """A line of JSON; for the journal with the priority of its level before it (sd-daemon(3))."""
+
+    def __init__(self, *, journal: bool) -> None:
+        self._journal = journal
+        self._render = structlog.processors.JSONRenderer()
+
+    def __call__(self, logger: object, method: str, event: EventDict) -> str:
+        line = str(self._render(logger, method, event))
+        return f"<{_PRIORITIES[event['level']]}>{line}" if self._journal else line
 
 
 class _Lines:
