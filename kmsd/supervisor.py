@@ -111,7 +111,14 @@ class Supervisor(msgspec.Struct):
         try:
             await self._start_all()
             config = self.accepted.config
-            log.info("ready", version=__version__, address=config.listen.address, workers=config.workers)
+            log.info(
+                "ready",
+                version=__version__,
+                address=config.listen.address,
+                workers=config.workers,
+                configuration=str(self.config_path),
+                data_dir=str(config.data_dir),
+            )
             self._say_ready()
             tasks = [asyncio.create_task(self._pat_watchdog()), asyncio.create_task(self._reload_when_asked())]
             await self._stopping.wait()
@@ -121,6 +128,7 @@ class Supervisor(msgspec.Struct):
                 task.cancel()
             await asyncio.wait(tasks)
             await self._end_all()  # one that a reload had just started
+            log.info("stopped", version=__version__, status=self._failed)
         except StartFailed as exc:
             self._stopping.set()
             await self._end_all()

@@ -45,7 +45,14 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     # `localhost` is often both ::1 and 127.0.0.1; the older one is what clients try in any case.
     family, kind, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     # With the protocol named: asyncio turns Nagle's algorithm off only on sockets that say they are TCP.
-    sock = socket.socket(family, kind, socket.IPPROTO_TCP)
+    try:
+        sock = socket.socket(family, kind, socket.IPPROTO_TCP)
+    except OSError as error:
+        # The unit's RestrictAddressFamilies= (systemd.exec(5)): the API's socket comes from kmsd.socket.
+        raise ListenerRefused(
+            f"cannot listen on {host}:{port}: {error.strerror}. The systemd unit permits no network sockets: "
+            "take the API's from kmsd.socket, and give [metrics] a Unix socket (docs/monitoring.md)"
+        ) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)

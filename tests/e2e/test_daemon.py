@@ -110,6 +110,18 @@ def test_a_second_daemon_on_the_same_data_is_refused(daemon: Daemon) -> None:
     assert b"another kmsd serves" in done.stderr
 
 
+def test_start_and_stop_are_one_line_each(tmp_path: Path) -> None:
+    """They name the version, the configuration, and what became of it."""
+    with provisioned(tmp_path, workers=1) as daemon:
+        daemon.start()
+        daemon.stop()
+        lines = [json.loads(line) for line in daemon.log().splitlines()]
+    (ready,) = [line for line in lines if line["event"] == "ready"]
+    assert ready["configuration"] == str(tmp_path / "kmsd.toml")
+    assert ready["data_dir"] == str(daemon.data)
+    assert (lines[-1]["event"], lines[-1]["version"], lines[-1]["status"]) == ("stopped", ready["version"], 0)
+
+
 def test_a_wrong_pin_stops_the_start_and_is_offered_once(tmp_path: Path) -> None:
     """One clear line, exit status 77, and one attempt: a second could lock a real token."""
     with provisioned(tmp_path, workers=2) as daemon:
