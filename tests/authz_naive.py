@@ -270,6 +270,9 @@ def lookup(key: str, query: Query) -> list[str] | tuple[str, ...]:
     if lower == "kms:encryptioncontextkeys":
         return tuple(query.encryption_context)
     found = [given for name, given in query.conditions.items() if same_name(name, key)]
+    if not found and lower == "kms:grantisforawsresource":
+        # No service makes grants here: the value follows from the action alone.
+        return ["false"] if query.action in ("kms:CreateGrant", "kms:ListGrants", "kms:RevokeGrant") else []
     if len(found) == 1 and not isinstance(found[0], str):
         return found[0]
     return [value for given in found for value in ([given] if isinstance(given, str) else given)]

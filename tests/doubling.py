@@ -255,7 +255,7 @@ def other_cases() -> Iterator[Case]:
         yield Case(f"key named {unit!r}", repeated(unit), _key_name)
         yield Case(f"principal {unit!r}", repeated(unit), lambda text: principal.check_principal(text, "aws"))
         yield Case(f"account of {unit!r}", repeated(unit, "arn:aws:iam::000000000000:user/"), principal.account_of)
-        yield Case(f"alias {unit!r}", repeated(unit, "alias/"), alias.check_name)
+        yield Case(f"alias {unit!r}", repeated(unit, "alias/"), alias.check_new_name)
     yield Case("context of many", lambda size: {str(n): "v" for n in range(size // 10)}, encryption_context.canonical)
     yield Case("context of long", lambda size: {"é" * size: "v" * size}, encryption_context.canonical)
     yield Case("tags", lambda size: [Tag(str(n), "v") for n in range(size // 10)], tags.as_mapping)

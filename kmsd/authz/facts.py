@@ -56,7 +56,8 @@ class Facts:
         if provided is None:
             return None
         declared, name = provided
-        if declared.actions and query.action not in declared.actions:
+        # The encryption context of a query is empty where the action has none.
+        if not declared.is_fixed and declared.actions and query.action not in declared.actions:
             return None
         return declared.value(query, name)
 

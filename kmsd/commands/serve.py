@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -35,6 +36,7 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
     lock = data_lock(config)
     if connection.migrate(config.database):
         log.info("database migrated", before=before, after=connection.newest())
+    connection.date_older_sessions(config.database, datetime.now(UTC))
     try:
         listener = supervisor.listener_of(config.listen.address)
         listener_permitted(listener, tls=config.listen.tls_certificate is not None)

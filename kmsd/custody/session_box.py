@@ -106,7 +106,7 @@ class SessionOpener:
     async def _open(self, books: Reader, access_key_id: str, given: bytes, now: datetime) -> bytes:
         stored = await books.session_mac()
         if given[:1] != _VERSION:
-            if now >= stored.older_until:
+            if stored.older_until is None or now >= stored.older_until:
                 raise NotAuthentic("a session token without MAC")
             return await (await ServiceBox.of(books, self._token)).open(PURPOSE, access_key_id, given)
         if self._kept is None or self._kept[0] != stored:

@@ -63,8 +63,8 @@ class SessionMac(msgspec.Struct, frozen=True):
 
     sealed: bytes | None
     """Sealed under the service key; None: no session was issued yet."""
-    older_until: datetime
-    """Session tokens of releases that made none are accepted before this instant."""
+    older_until: datetime | None
+    """Session tokens of releases that made none are accepted before this instant; None: they are not."""
 
 
 class DueKind(StrEnum):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,28 @@ def test_a_newer_database(tmp_path: Path) -> None:
             assert "newer release" in said, command
             assert "Traceback" not in said, command
         assert hashlib.sha256(database.read_bytes()).digest() == before
+
+
+def test_sessions_outlive_the_upgrade(tmp_path: Path) -> None:
+    """Session tokens of the release before are accepted for 36 hours from the first start; a new database has none."""
+    with provisioned(tmp_path, workers=1) as daemon:
+        database = daemon.data / "kmsd.sqlite"
+
+        def until() -> int | None:
+            with sqlite3.connect(database) as opened:
+                (found,) = opened.execute("SELECT older_until FROM session_mac").fetchone()
+            opened.close()
+            return None if found is None else int(found)
+
+        assert until() == 0
+        set_back(database, 4)
+        daemon.cli("migrate")
+        assert until() is None
+        daemon.start()
+        daemon.stop()
+        first = until()
+        assert first is not None
+        assert first > time.time() * 1e6
+        daemon.start()
+        daemon.stop()
+        assert until() == first

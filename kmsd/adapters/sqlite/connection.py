@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +19,9 @@ APPLICATION_ID = 0x6B6D7364
 CACHE_KIB = 512
 """Of pages that a connection keeps. What requests need is kept decoded (`kmsd.adapters.sqlite.cache`), and the kernel
 has the file's pages: SQLite's own choice, 2 MiB for each connection of each process, only takes memory."""
+
+LONGEST_SESSION = timedelta(hours=36)
+"""GetSessionToken, DurationSeconds: at most 129,600."""
 
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
 
@@ -139,6 +143,20 @@ def migrate(path: Path) -> int:
     finally:
         connection.close()
     return taken
+
+
+def date_older_sessions(path: Path, now: datetime) -> None:
+    """Once after an upgrade: accept session tokens without MAC for as long as sessions last that were issued before.
+
+    Raises `StoreUnavailable`.
+    """
+    connection = connect(path, busy_seconds=30)
+    try:
+        with translated():
+            until = int((now + LONGEST_SESSION).timestamp()) * 1_000_000
+            connection.execute("UPDATE session_mac SET older_until = ? WHERE older_until IS NULL", (until,))
+    finally:
+        connection.close()
 
 
 def _run_script(connection: sqlite3.Connection, script: str) -> None:

@@ -320,7 +320,7 @@ class SqliteReader(LogReading):
         row = self._one("SELECT sealed, older_until FROM session_mac")
         if row is None:
             raise StoreUnavailable("the table session_mac is empty")
-        return SessionMac(row[0], rows.instant(row[1]))
+        return SessionMac(row[0], rows.maybe_instant(row[1]))
 
     # --- time ---------------------------------------------------------------------------------------
 
