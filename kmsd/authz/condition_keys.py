@@ -64,7 +64,7 @@ _PRINCIPAL = (
     ConditionKey(
         "aws:PrincipalTag/${TagKey}",
         lambda query, name: named(query.caller.tags, name),
-        "tag of the user or role",
+        "tag of the user or role, given by `--tag` when it is created",
         is_fixed=True,
     ),
     ConditionKey(

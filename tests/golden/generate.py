@@ -97,8 +97,9 @@ for all of them.
 def keys_page() -> str:
     """docs/condition-keys.md."""
     rows = ["## Provided\n", "| key | for | value |", "|---|---|---|"]
+    known = {operation.action for operation in OPERATIONS} | {"kms:ReEncryptFrom", "kms:ReEncryptTo"}
     for key in sorted(PROVIDED, key=lambda key: key.name.lower()):
-        actions = ", ".join(f"`{action}`" for action in sorted(key.actions)) or "every action that has such a value"
+        actions = ", ".join(f"`{action}`" for action in sorted(key.actions & known)) or "every action"
         rows.append(f"| `{key.name}` | {actions} | {key.source} |")
     rows += ["\n## Not provided\n", "| key | why |", "|---|---|"]
     rows += [f"| `{name}` | {why} |" for name, why in sorted(NOT_PROVIDED.items(), key=lambda item: item[0].lower())]
