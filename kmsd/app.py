@@ -56,7 +56,7 @@ class Rooms(msgspec.Struct, frozen=True):
     sink: JournalSink
     pipeline: Pipeline
     watch: ClockWatch
-    """Judges the host's clock, and is the one of the pipeline (DESIGN.md §11)."""
+    """Judges the host's clock, and is the one of the pipeline."""
 
     @property
     def import_token(self) -> Token | None:

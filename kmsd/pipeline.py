@@ -10,7 +10,7 @@ Every path to a key, and what stands on it:
     | the operator     | the operating system           | (owner of host and PIN)      | `commands.acts`          |
 
 Requests of the API reach a key by this module alone. Whatever happens, one record is durable before the answer
-leaves; if it cannot be written, the call fails and has no effect (DESIGN.md §1, promise 3).
+leaves; if it cannot be written, the call fails and has no effect.
 """
 
 from __future__ import annotations

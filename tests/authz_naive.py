@@ -26,7 +26,7 @@ FOREIGN = [*BY_GRANT, "GetKeyRotationStatus", "ListGrants", "RetireGrant", "Revo
 
 
 def verdict(query: Query) -> str:
-    """The decision, by the evaluation of spec/README.md, Authorisation."""
+    """The decision, by AWS's order of evaluation, step by step."""
     caller = query.caller
     service = caller.principal_type is PrincipalType.SERVICE
     key_statements = [] if query.resource_policy is None else statements(query.resource_policy)

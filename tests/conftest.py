@@ -62,5 +62,5 @@ def _daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with provisioned(tmp_path_factory.mktemp("daemon"), workers=2) as found:
         found.start()
         yield found
-        # DESIGN.md §5: reads back every promised attribute of every object that the module's tests have made.
+        # Reads back every promised attribute of every object that the module's tests have made.
         found.cli("check")

@@ -237,7 +237,7 @@ def house(
         found.start()
         try:
             yield found
-            # DESIGN.md §5, on every object that any test has made: `list_objects` reads all attributes back.
+            # On every object that any test has made: `list_objects` reads all attributes back.
             problems = [item for item in found.run(found.rooms.token.list_objects()) if item.problem]
             assert not problems, problems
         finally:

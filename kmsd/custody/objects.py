@@ -1,4 +1,4 @@
-"""Making and destroying objects in the token so that the store always knows of them (DESIGN.md §5).
+"""Making and destroying objects in the token so that the store always knows of them.
 
 Store and token share no transaction. An object is made like this: intent (`creating`) committed, object
 made and durable, then `ready` in the transaction that promises it to somebody. It is destroyed the other

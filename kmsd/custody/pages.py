@@ -18,7 +18,7 @@ from kmsd.errors import InvalidMarkerException
 from kmsd.ports import NotAuthentic
 
 LONGEST_PAGE = 100
-"""Most lists: the shape admits a limit of 1000, the text says that a page holds at most 100 (spec/README.md)."""
+"""Most lists: the shape admits a limit of 1000, the text says that a page holds at most 100."""
 _PURPOSE = "marker"
 _Item = TypeVar("_Item")
 

@@ -28,7 +28,7 @@ class Grant(msgspec.Struct, frozen=True):
     encryption_context_equals: Mapping[str, str] | None
     encryption_context_subset: Mapping[str, str] | None
     """The request's context must CONTAIN every pair of this, and may have more. (The reference's sentence says the
-    reverse; spec/README.md corrects it.)"""
+    reverse.)"""
     issuing_account: str
     """12 digits: the account under which the grant was issued."""
     issuing_principal: str

@@ -1,8 +1,8 @@
 """The life of a key: its states, what moves it between them, and which operation works in which.
 
 Which state a key is in, and which operation works in it, is decided here; the Logs service asks for an enabled key by
-itself (`custody.log_keys`, `operations.logs_keys`). The table is spec/README.md, "Key state × operation"; the
-matrix of all operations is printed to tests/golden/key_state_matrix.txt.
+itself (`custody.log_keys`, `operations.logs_keys`). The table is that of "Key states of AWS KMS keys" (Developer
+Guide); the matrix of all operations is printed to tests/golden/key_state_matrix.txt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KeyState(StrEnum):
     PENDING_DELETION = "PendingDeletion"
     PENDING_IMPORT = "PendingImport"
     UNAVAILABLE = "Unavailable"
-    """The store says that the key has material, and the token does not hold it (DESIGN.md §5)."""
+    """The store says that the key has material, and the token does not hold it."""
 
 
 class Event(Enum):

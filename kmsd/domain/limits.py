@@ -1,4 +1,4 @@
-"""The resource limits of spec/README.md, "Limits to enforce"; configuration may change them."""
+"""The resource limits of AWS KMS and CloudWatch Logs ("Quotas"); configuration may change them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ TAG_LENGTH = 16
 
 
 class MaterialStatus(StrEnum):
-    """Where a material stands between store and token (DESIGN.md §5)."""
+    """Where a material stands between store and token."""
 
     CREATING = "creating"
     READY = "ready"

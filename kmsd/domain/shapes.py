@@ -2,7 +2,7 @@
 
 A shape is `Annotated[type, Constraint(...)]`. The wire checks requests against them and words the
 violations as AWS does; the audit record shows every member that is not `secret`. Limits follow the
-reference and, where the two differ, botocore's model (spec/README.md).
+reference and, where the two differ, botocore's model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is believed of the time of day: a clock that was set is told from time that has passed (DESIGN.md §11).
+"""What is believed of the time of day: a clock that was set is told from time that has passed.
 
 Beside the wall clock there is the uptime of the host, which nobody can set. The books keep one *reading* of both, and
 an instant that is trusted: what the wall clock said when it was last believed, plus the uptime since. A wall clock that

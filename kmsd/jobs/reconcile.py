@@ -1,4 +1,4 @@
-"""Settle what store and token disagree about (DESIGN.md §5): intents and destructions unfinished, objects missing.
+"""Settle what store and token disagree about: intents and destructions unfinished, objects missing.
 
 Three rules that are never bent. An object is destroyed only if its own row says that nobody was promised
 it (`creating`) or that it is doomed (`destroying`). Metadata is never deleted because the token lacks an

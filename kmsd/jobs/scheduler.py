@@ -195,7 +195,7 @@ class Scheduler(msgspec.Struct):
 
     @property
     def _held(self) -> bool:
-        """Whether nothing may be destroyed now: it may be due by a wrong clock alone (DESIGN.md §11)."""
+        """Whether nothing may be destroyed now: it may be due by a wrong clock alone."""
         judgement = None if self.watch is None else self.watch.judgement
         return judgement is not None and judgement.held
 

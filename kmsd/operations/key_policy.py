@@ -16,7 +16,7 @@ DEFAULT_NAME = "default"
 
 
 def check_policy_name(name: str) -> None:
-    """Raises NotFoundException for any name but `default` (the reference's "Default" is an error; spec/README.md)."""
+    """Raises NotFoundException for any name but `default` (the reference's "Default" is an error)."""
     if name != DEFAULT_NAME:
         raise NotFoundException(f"No such policy exists: {name}")
 
@@ -27,7 +27,7 @@ async def check_new_policy(
     """Check size, language, and that the callers do not lock themselves out (unless they say that they mean to).
 
     `target` is the key, which does not exist yet for CreateKey. Raises LimitExceededException for more than 32 KiB
-    (spec/README.md: the shape admits more than the limit) and MalformedPolicyDocumentException.
+    (the shape admits more than the limit) and MalformedPolicyDocumentException.
     """
     if len(policy.encode()) > call.world.limits.policy_bytes:
         raise LimitExceededException(f"The key policy is longer than {call.world.limits.policy_bytes} bytes.")

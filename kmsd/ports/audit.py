@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class AuditUnavailable(Exception):
-    """The record could not be made durable; the call must fail (DESIGN.md §1, promise 3)."""
+    """The record could not be made durable; the call must fail."""
 
 
 class AuditSink(Protocol):

@@ -336,7 +336,7 @@ class Store(Protocol):
     """The daemon's books. Durable and consistent across processes; one writer at a time."""
 
     async def read(self) -> Reader:
-        """What is committed, by whichever process (DESIGN.md §7): never older than the moment of this call."""
+        """What is committed, by whichever process: never older than the moment of this call."""
         ...
 
     def write(self) -> AbstractAsyncContextManager[Transaction]:

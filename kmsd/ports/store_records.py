@@ -35,7 +35,7 @@ class StoreConflict(StoreError):
 
 
 class TokenObject(msgspec.Struct, frozen=True):
-    """What the store knows of an object in the token: the intent, the promise, or the doom (DESIGN.md §5)."""
+    """What the store knows of an object in the token: the intent, the promise, or the doom."""
 
     object_id: bytes
     owner: str

@@ -2,7 +2,7 @@
 
 Login is a matter of the process. One session, the keeper, logs in and is never lent nor closed while the connection
 lives; the others open without PIN, and closing them logs nobody out. A session that met an error other than plain bad
-data is closed, not lent again: some modules leave the failed operation active (TOKENS.md section 2).
+data is closed, not lent again: some modules leave the failed operation active.
 """
 
 from __future__ import annotations

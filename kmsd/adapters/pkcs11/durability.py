@@ -1,7 +1,7 @@
 """Bringing what a module wrote to a folder onto the disk.
 
-SoftHSM never calls fsync: after a power loss whole objects were empty although the store had their rows (TOKENS.md
-section 10). syncfs(2) on the token folder, before anything is acknowledged, lost nothing.
+SoftHSM never calls fsync: after a power loss whole objects were empty although the store had their rows. syncfs(2) on
+the token folder, before anything is acknowledged, lost nothing.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def begin(
     """Initialise the module (anew, if epoch `void` is still the present one), find the token, and log in.
 
     One process at a time, and with retries: SoftHSM rewrites its token object at each login, and fails a tenth of
-    parallel starts. A token that was missed is found only after C_Finalize and C_Initialize (TOKENS.md finding 9). The
+    parallel starts. A token that was missed is found only after C_Finalize and C_Initialize. The
     PIN is offered once: a refusal ends the attempts.
     """
     end = time.monotonic() + settings.start_deadline

@@ -2,7 +2,7 @@
 
 python-pkcs11 loads the module, finds slots and tokens, opens sessions and makes keys. Its C_Initialize is replaced: it
 passes NULL ("this is a single-threaded application") and yet lets go of the interpreter lock in every call, upon which
-SoftHSM switches its mutexes off and two threads crash it (TOKENS.md finding 1).
+SoftHSM switches its mutexes off and two threads crash it.
 
 A process must not fork after C_Initialize: NSS would give parent and child the same random bytes (finding 10). A child
 that was forked all the same finds every connection retired. Starting a program (fork and exec at once) is no matter.
@@ -219,7 +219,7 @@ class Module:
 
 @contextmanager
 def start_lock(path: Path | None, timeout: float) -> Iterator[None]:
-    """Hold the file lock that lets one process at a time initialise and log in (TOKENS.md finding 9)."""
+    """Hold the file lock that lets one process at a time initialise and log in."""
     if path is None:
         yield
         return

@@ -2,7 +2,7 @@
 
 Why not python-pkcs11 for these: it calls C_Encrypt twice and hands over the queried length, so that NSS cannot encrypt
 by GCM through it at all; its exceptions lose the return code, on which every decision here rests; and its searches
-build an object per hit and raise in the middle when one of them is malformed (TOKENS.md sections 2 and 10). Handles are
+build an object per hit and raise in the middle when one of them is malformed. Handles are
 plain integers, valid in every session of the process.
 
 ctypes lets go of the interpreter lock during a call. No function here is safe for two threads on one session; whoever
@@ -51,7 +51,7 @@ _WRAPPED_ROOM = 1024
 """Longer than anything that is wrapped here: 512 bytes under an RSA key of 4096 bits."""
 _Handles = c_ulong * 256
 _SPARE = 64
-"""Room beyond the plaintext for tag and padding, so that one call is enough (TOKENS.md section 8)."""
+"""Room beyond the plaintext for tag and padding, so that one call is enough."""
 
 
 class WrapMechanism(NamedTuple):
@@ -89,7 +89,7 @@ class RawModule:
     # --- module and login ---------------------------------------------------------------------------
 
     def initialize(self, reserved: bytes | None) -> None:
-        """C_Initialize with CKF_OS_LOCKING_OK: without it, two threads crash inside SoftHSM (TOKENS.md finding 1)."""
+        """C_Initialize with CKF_OS_LOCKING_OK: without it, two threads crash inside SoftHSM."""
         arguments = CkInitializeArgs(flags=_CKF_OS_LOCKING_OK, pReserved=reserved)
         self._do("C_Initialize", byref(arguments))
 

@@ -30,7 +30,7 @@ RSA_STEP: Mapping[WrappingAlgorithm, WrapMechanism] = {
 HYBRID = frozenset({WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256})
 """The wrapping key unwraps an AES key, and that the material.
 
-CKM_RSA_AES_KEY_WRAP does both at once, but neither SoftHSM 2.6.1 nor NSS 3.87 have it (TOKENS.md section 1).
+CKM_RSA_AES_KEY_WRAP does both at once, but neither SoftHSM 2.6.1 nor NSS 3.87 have it.
 """
 TRANSPORT = WrappingAlgorithm.RSAES_OAEP_SHA_1
 """From token to token: the only OAEP that SoftHSM 2.6.1 has. OAEP asks nothing of its hash that SHA-1 lacks (RFC 8017

@@ -1,8 +1,8 @@
-"""The attributes of every object that the adapter makes: one table, one role per object (DESIGN.md section 5).
+"""The attributes of every object that the adapter makes: one table, one role per object.
 
 Every role that an object does not have is explicitly False: modules differ in what they assume when it is left out, and
 the binding's own defaults grant all roles. Only values made here reach a template, of the types that the attribute has:
-python-pkcs11 0.10.1 corrupts the heap when packing fails (TOKENS.md finding 2).
+python-pkcs11 0.10.1 corrupts the heap when packing fails.
 """
 
 from __future__ import annotations

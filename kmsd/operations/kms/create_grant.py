@@ -114,7 +114,7 @@ def _check_constraint(pairs: Mapping[str, str]) -> None:
 
 
 def _check_delegation(grant: Grant, call: Call) -> None:
-    """A grantee hands on no more than it holds (spec/README.md, Authorisation)."""
+    """A grantee hands on no more than it holds."""
     target = call.targets[0]
     if target.query is None or target.decision is None:
         raise AccessDeniedException(detail="CreateGrant was not authorised")

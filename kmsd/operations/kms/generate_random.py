@@ -25,7 +25,7 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Ask the token."""
     refuse(request, "custom_key_store_id", "recipient")
-    # The reference says "Required: No"; AWS answers this when it is missing (spec/README.md).
+    # The reference says "Required: No"; AWS answers this when it is missing.
     if request.number_of_bytes is None:
         raise ValidationException("NumberOfBytes is required.")
     return Response(plaintext=await call.token.random(request.number_of_bytes))
