@@ -1,0 +1,98 @@
+"""A booted Debian 12 for each module of this folder, or a skip that says why there is none.
+
+`KMSD_TEST_HOST=required` turns the skip into an error, for machines that are known to boot one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.host import image
+from tests.host.machine import Machine, layer, machine
+from tests.host.pages import blocks
+from tests.host import service as installation
+from tests.host.service import Service
+from tests.host.shell import login
+
+HERE = Path(__file__).parent
+_running: list[Machine] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test also makes the Debian, which takes minutes."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that fails shows the end of the host's journal."""
+    report = yield
+    if report.failed and item.path.is_relative_to(HERE):
+        report.sections.extend(("journal of the host", found.journal(120)) for found in _running)
+    return report
+
+
+def _unavailable(error: image.UnavailableError) -> NoReturn:
+    text = f"no booted host: {error}"
+    if os.environ.get("KMSD_TEST_HOST") == "required":
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
+
+
+@pytest.fixture(scope="session", name="debian")
+def _debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a Debian that has booted once on this machine."""
+    try:
+        found = image.debian()
+        with machine(tmp_path_factory.mktemp("boots"), [found], image.wheels()) as tried:
+            tried.boot()
+    except image.UnavailableError as error:
+        _unavailable(error)
+    return found
+
+
+@pytest.fixture(scope="session", name="installed")
+def _installed(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """Layers of a host on which the first block of docs/install.md was run in a checkout, and nothing else."""
+    with layer(tmp_path_factory.mktemp("installed"), [debian]) as (root, upper):
+        image.checkout(root / "root/kmsd")
+        host = Machine(root, image.wheels(), "kmsd-test-installed")
+        host.boot()
+        try:
+            with login(host, "/root/kmsd") as shell:
+                ran = shell.run(blocks("docs/install.md")["install"].text)
+            assert ran.failed == (), ran.output
+            host.power_off()
+        finally:
+            host.power_cut()
+        yield [upper, debian]
+
+
+@pytest.fixture(scope="session", name="provisioned")
+def _provisioned(installed: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """Layers of a host with a token, a database, an administrator and TLS; the service is enabled."""
+    with layer(tmp_path_factory.mktemp("provisioned"), installed) as (root, upper):
+        host = Machine(root, image.wheels(), "kmsd-test-provisioned")
+        try:
+            installation.provision(host)
+        finally:
+            host.power_cut()
+        yield [upper, *installed]
+
+
+@pytest.fixture(scope="module", name="service")
+def _service(provisioned: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The installed service of a host that is not booted yet; what a module changes is gone with it."""
+    with machine(tmp_path_factory.mktemp("host"), provisioned, image.wheels()) as host:
+        _running.append(host)
+        try:
+            yield Service(host)
+        finally:
+            _running.remove(host)

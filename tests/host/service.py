@@ -1,0 +1,187 @@
+"""kmsd as installed on a booted host, with TLS and a SoftHSM2 token behind a module that counts, and goes away, on demand."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.clients import ACCOUNT, REGION, Credentials, client
+from tests.daemon import credentials_of
+from tests.host.machine import Machine
+from tests.polling import until
+from tests.shim import Shim, build
+
+HSM = "/srv/hsm"
+"""Where the token and its module lie; the unit may write there, as it may reach an HSM."""
+PORT = 8443
+ENDPOINT = f"https://127.0.0.1:{PORT}"
+PIN, WRONG_PIN = "user-pin-0001", "wrong-pin-0001"
+PIN_FILE = "/etc/kmsd/credentials/pin"
+CONFIGURATION = "/etc/kmsd/kmsd.toml"
+CERTIFICATE, KEY = "/etc/kmsd/tls/certificate.pem", "/etc/kmsd/tls/key.pem"
+CKR_TOKEN_NOT_PRESENT = 0xE0
+DROP_IN = f"[Service]\nReadWritePaths={HSM}\n"
+SOCKET = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{PORT}\n"
+SOFTHSM_CONF = f"directories.tokendir = {HSM}/tokens\nlog.level = ERROR\nlibrary.reset_on_fork = true\n"
+TOML = f"""data_dir = "/var/lib/kmsd"
+region = "{REGION}"
+account = "{ACCOUNT}"
+workers = 2
+[listen]
+tls_certificate = "{CERTIFICATE}"
+tls_key = "{KEY}"
+drain_seconds = 0.1
+[token]
+module = "{HSM}/shim.so"
+label = "kmsd"
+pin_file = "credential:pin"
+dir_sync = "{HSM}/tokens"
+environment = {{ SOFTHSM2_CONF = "{HSM}/softhsm2.conf", KMSD_SHIM_MODULE = "/usr/lib/softhsm/libsofthsm2.so", \
+KMSD_SHIM_CONTROL = "{HSM}/control" }}
+[metrics]
+address = "unix:/var/lib/kmsd/metrics.sock"
+"""
+MAKE_TOKEN = f"""set -e
+export SOFTHSM2_CONF={HSM}/softhsm2.conf
+mkdir -m 0700 {HSM}/tokens
+softhsm2-util --init-token --free --label kmsd --so-pin so-pin-0001 --pin {PIN}
+chown -R kmsd:kmsd {HSM}
+"""
+
+
+def certificate(key: str, certificate_file: str, days: int = 30, name: str = "first") -> str:
+    """The command that makes a key and a certificate for it, both readable by the daemon."""
+    subject = f"-subj /CN={name} -addext subjectAltName=IP:127.0.0.1"
+    if days > 0:
+        make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days {days} {subject}"
+        make += f" -keyout {key} -out {certificate_file}"
+    else:
+        # `openssl req` takes no date of its own; `ca` does, and wants a folder for what it has signed.
+        make = (
+            f"openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {key} -out /tmp/csr"
+            " && rm -rf /tmp/ca && mkdir /tmp/ca && touch /tmp/ca/index.txt && "
+            f"openssl ca -batch -selfsign -notext -rand_serial -in /tmp/csr -keyfile {key} -out {certificate_file}"
+            " -startdate 20200101000000Z -enddate 20200201000000Z -md sha256 -config <(printf '"
+            "[ca]\\ndefault_ca=c\\n[c]\\ndatabase=/tmp/ca/index.txt\\nnew_certs_dir=/tmp/ca\\npolicy=p\\n[p]\\ncommonName=supplied\\n')"
+        )
+    return f"({make}) 2>/dev/null && chgrp kmsd {key} {certificate_file} && chmod 0640 {key} {certificate_file}"
+
+
+def provision(host: Machine) -> None:
+    """Configure, initialise and enable the service; the host is off afterwards, and the service has not run."""
+    folder = host.root / HSM.lstrip("/")
+    folder.mkdir(parents=True)
+    build(folder)
+    (folder / "softhsm2.conf").write_text(SOFTHSM_CONF)
+    (folder / "control").touch()
+    write(host, CONFIGURATION, TOML)
+    write(host, "/etc/systemd/system/kmsd.service.d/hsm.conf", DROP_IN)
+    write(host, "/etc/systemd/system/kmsd.socket.d/address.conf", SOCKET)
+    write(host, PIN_FILE, PIN, 0o600)
+    host.boot()
+    host.run(MAKE_TOKEN)
+    host.run(f"mkdir -p /etc/kmsd/tls && chgrp kmsd /etc/kmsd/tls && chmod 0750 /etc/kmsd/tls && {certificate(KEY, CERTIFICATE)}")
+    host.run("cd / && kmsd init --format json --output /root/admin.json")
+    host.run("systemctl enable kmsd.socket kmsd.service")
+    host.power_off()
+
+
+def write(host: Machine, path: str, text: str, mode: int = 0o644) -> None:
+    """A file of the host, as an editor would leave it."""
+    file = host.root / path.lstrip("/")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(mode)
+
+
+class Service:
+    """kmsd on a host."""
+
+    def __init__(self, host: Machine) -> None:
+        self.host = host
+        self.shim = Shim(self._inside(f"{HSM}/shim.so"), self._inside(f"{HSM}/control"))
+        """What the HSM does, and how often it was asked."""
+        self.admin: Credentials = credentials_of(self._inside("/root/admin.json").read_bytes())
+
+    def _inside(self, path: str) -> Path:
+        return self.host.root / path.lstrip("/")
+
+    def get(self, path: str, seconds: float = 5) -> tuple[int, str]:
+        """Status and body of an unsigned GET; status 0, with the reason, if nobody answers."""
+        request = urllib.request.Request(ENDPOINT + path)  # noqa: S310 (our own address)
+        try:
+            with self.host.network(), urllib.request.urlopen(request, timeout=seconds, context=_trusting()) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    def client(self, **options: Any) -> Any:
+        """boto3, of the administrator; its sockets are the host's within `host.network()` alone."""
+        return client(ENDPOINT, self.admin, verify=False, read_timeout=10, connect_timeout=10, **options)
+
+    def encrypt(self, key_id: str) -> bytes:
+        """A ciphertext."""
+        with self.host.network():
+            kms = self.client()
+            try:
+                return bytes(kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"])
+            finally:
+                kms.close()
+
+    def create_key(self) -> str:
+        """A key's id."""
+        with self.host.network():
+            kms = self.client()
+            try:
+                return str(kms.create_key()["KeyMetadata"]["KeyId"])
+            finally:
+                kms.close()
+
+    def until_ready(self, seconds: float = 90) -> float:
+        """Wait for `/readyz` 200; the seconds that it took. Raises AssertionError with what was answered last."""
+        begun, last = time.monotonic(), (0, "")
+        while last[0] != 200:
+            assert time.monotonic() - begun < seconds, f"not ready within {seconds} s: {last}\n{self.host.journal()}"
+            last = self.get("/readyz")
+            if last[0] != 200:
+                time.sleep(0.02)
+        return time.monotonic() - begun
+
+    def until_state(self, unit: str, *states: str, seconds: float = 60) -> str:
+        """Wait until a unit's ActiveState is one of these; the state."""
+        found = ""
+
+        def reached() -> bool:
+            nonlocal found
+            found = self.host.unit(unit, "ActiveState")
+            return found in states
+
+        until(reached, seconds)
+        return found
+
+    def metric(self, name: str) -> float:
+        """A sample of the exposition; 0.0 if it is not there."""
+        text = self.host.run("curl --silent --unix-socket /var/lib/kmsd/metrics.sock http://localhost/metrics").stdout
+        found = re.search(rf"^{re.escape(name)} ([0-9.e+]+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def errors(self) -> list[str]:
+        """What `journalctl -p err -u kmsd` shows, one entry a line."""
+        command = "journalctl --no-pager --quiet --boot --priority=err --unit=kmsd --output=json"
+        return [str(json.loads(line)["MESSAGE"]) for line in self.host.run(command).stdout.splitlines()]
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,131 @@
+"""A login shell of root on a terminal, in which a page's blocks are run one after the other, as they stand.
+
+Functions, variables, umask and folder stay from one block to the next, as they do for an operator. A block ends when its last
+command has. Each command that failed is told by its text and status, as `set -e` would find it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import subprocess
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.host.machine import LOGIN, Machine
+
+SECONDS = 240
+"""A block that takes longer has hung."""
+BLOCKS = 9
+LOOP = r"""
+set -o pipefail -o errtrace
+while IFS= read -r -d '' -u 9 __block; do
+    __failed=
+    trap '__status=$?; __failed+=$BASH_COMMAND$(printf "\035")$__status$(printf "\035")' ERR
+    eval "$__block" 9<&-
+    trap - ERR
+    printf '\036%s\036' "$__failed"
+done
+"""
+"""Reads blocks, each ended by a zero byte, from descriptor 9; standard input is left to the commands of a block."""
+END = re.compile(rb"\x1e([^\x1e]*)\x1e")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a block."""
+
+    output: str
+    """What stood on the terminal."""
+    failed: tuple[tuple[str, int], ...]
+    """Each command that failed, with its status."""
+
+
+class Shell:
+    """One terminal."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._terminal, theirs = pty.openpty()
+        settings = termios.tcgetattr(theirs)
+        settings[1] &= ~termios.OPOST  # a line ends with a line feed alone
+        settings[3] &= ~termios.ECHO  # what is typed is not among what is printed
+        termios.tcsetattr(theirs, termios.TCSANOW, settings)
+        termios.tcsetwinsize(theirs, (50, 300))
+        blocks, self._blocks = os.pipe()
+        environment = [f"{name}={value}" for name, value in LOGIN.items()]
+        loop = f"exec {BLOCKS}<&{blocks} {blocks}<&-\n{LOOP}"
+        self.process = subprocess.Popen(
+            [*command, "env", "-i", *environment, "bash", "-l", "-c", loop],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            pass_fds=(blocks,),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads run yet)
+        )
+        os.close(theirs)
+        os.close(blocks)
+
+    def run(self, block: str, typed: Sequence[tuple[str, str]] = ()) -> Ran:
+        """Run a block to its end. `typed`: pairs of a prompt and what is typed there; at an empty prompt it is typed at once."""
+        self.begin(block)
+        output, waiting = b"", list(typed)
+        seen = 0
+        end = time.monotonic() + SECONDS
+        while True:
+            while waiting and (at := output.find(waiting[0][0].encode(), seen)) >= 0:
+                prompt, text = waiting.pop(0)
+                seen = at + len(prompt)
+                os.write(self._terminal, text.encode())
+            found = END.search(output)
+            if found:
+                assert not waiting, f"it never asked for {waiting[0][0]!r}:\n{output.decode()}"
+                return Ran(output[: found.start()].decode(), _failures(found[1].decode()))
+            assert time.monotonic() < end, f"it has not ended within {SECONDS} s:\n{block}\n{output.decode()}"
+            output += self._read()
+
+    def begin(self, block: str) -> None:
+        """Start a block that ends by itself, or never."""
+        os.write(self._blocks, block.encode() + b"\0")
+
+    def _read(self) -> bytes:
+        if not select.select([self._terminal], [], [], 1)[0]:
+            return b""
+        try:
+            return os.read(self._terminal, 65536)
+        except OSError as error:
+            raise AssertionError("the shell has ended") from error
+
+    def close(self) -> None:
+        """Hang up."""
+        os.close(self._blocks)
+        os.close(self._terminal)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+def _failures(text: str) -> tuple[tuple[str, int], ...]:
+    words = text.split("\x1d")
+    found = list(zip(words[0::2], map(int, words[1::2]), strict=False))
+    # `eval` has the status of its last command. Alone it tells of a block that is no shell script.
+    inner = tuple(pair for pair in found if not pair[0].startswith('eval "$__block"'))
+    return inner or tuple(("(the block as a whole)", status) for _, status in found)
+
+
+@contextmanager
+def login(machine: Machine, folder: str = "/root") -> Iterator[Shell]:
+    """A login of root; `folder` is where root goes first."""
+    shell = Shell(machine.entered(folder))
+    try:
+        yield shell
+    finally:
+        shell.close()
