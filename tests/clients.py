@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -49,8 +50,10 @@ _making = threading.Lock()
 """A session may make one client at a time; a client serves any thread."""
 
 
-def client(endpoint: str, credentials: Credentials, service: str = "kms", **options: Any) -> Any:
-    """A boto3 client without retries: a test wants to see the first answer."""
+def client(
+    endpoint: str, credentials: Credentials, service: str = "kms", *, authority: Path | None = None, **options: Any
+) -> Any:
+    """A boto3 client without retries: a test wants to see the first answer. `authority`: PEM file to trust, for TLS."""
     config = botocore.config.Config(retries={"total_max_attempts": 1}, **options)
     with _making:
         return _session.client(
@@ -60,6 +63,7 @@ def client(endpoint: str, credentials: Credentials, service: str = "kms", **opti
             aws_access_key_id=credentials.access_key_id,
             aws_secret_access_key=credentials.secret,
             aws_session_token=credentials.session_token,
+            verify=None if authority is None else str(authority),
             config=config,
         )
 

@@ -13,14 +13,14 @@ from typing import NoReturn
 import pytest
 
 from tests.host import image
-from tests.host.machine import Machine, layer, machine
+from tests.host.machine import BOOT_SECONDS, machine, running
 from tests.host.pages import blocks
 from tests.host import service as installation
-from tests.host.service import Service
+from tests.host.service import Service, installed_service
 from tests.host.shell import login
+from tests.polling import until
 
 HERE = Path(__file__).parent
-_running: list[Machine] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,11 +35,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """A test that fails shows the end of the host's journal."""
     report = yield
     if report.failed and item.path.is_relative_to(HERE):
-        report.sections.extend(("journal of the host", found.journal(120)) for found in _running)
+        report.sections.extend(("journal of the host", found.journal(120)) for found in running)
     return report
 
 
-def _unavailable(error: image.UnavailableError) -> NoReturn:
+def _unavailable(error: Exception) -> NoReturn:
     text = f"no booted host: {error}"
     if os.environ.get("KMSD_TEST_HOST") == "required":
         pytest.fail(text, pytrace=False)
@@ -53,7 +53,8 @@ def _debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
         found = image.debian()
         with machine(tmp_path_factory.mktemp("boots"), [found], image.wheels()) as tried:
             tried.boot()
-    except image.UnavailableError as error:
+            until(tried.started, BOOT_SECONDS)
+    except (image.UnavailableError, AssertionError) as error:
         _unavailable(error)
     return found
 
@@ -61,38 +62,33 @@ def _debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", name="installed")
 def _installed(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     """Layers of a host on which the first block of docs/install.md was run in a checkout, and nothing else."""
-    with layer(tmp_path_factory.mktemp("installed"), [debian]) as (root, upper):
-        image.checkout(root / "root/kmsd")
-        host = Machine(root, image.wheels(), "kmsd-test-installed")
+    with machine(tmp_path_factory.mktemp("installed"), [debian], image.wheels()) as host:
+        image.checkout(host.root / "root/kmsd")
         host.boot()
-        try:
-            with login(host, "/root/kmsd") as shell:
-                ran = shell.run(blocks("docs/install.md")["install"].text)
-            assert ran.failed == (), ran.output
-            host.power_off()
-        finally:
-            host.power_cut()
-        yield [upper, debian]
+        with login(host, "/root/kmsd") as shell:
+            ran = shell.run(blocks("docs/install.md")["install"].text)
+        assert ran.failed == (), ran.output
+        host.power_off()
+        yield [host.upper, debian]
 
 
 @pytest.fixture(scope="session", name="provisioned")
 def _provisioned(installed: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     """Layers of a host with a token, a database, an administrator and TLS; the service is enabled."""
-    with layer(tmp_path_factory.mktemp("provisioned"), installed) as (root, upper):
-        host = Machine(root, image.wheels(), "kmsd-test-provisioned")
-        try:
-            installation.provision(host)
-        finally:
-            host.power_cut()
-        yield [upper, *installed]
+    with machine(tmp_path_factory.mktemp("provisioned"), installed, image.wheels()) as host:
+        installation.provision(host)
+        yield [host.upper, *installed]
 
 
-@pytest.fixture(scope="module", name="service")
-def _service(provisioned: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The installed service of a host that is not booted yet; what a module changes is gone with it."""
-    with machine(tmp_path_factory.mktemp("host"), provisioned, image.wheels()) as host:
-        _running.append(host)
-        try:
-            yield Service(host)
-        finally:
-            _running.remove(host)
+@pytest.fixture(name="service")
+def _service(provisioned: list[Path], tmp_path: Path) -> Iterator[Service]:
+    """The installed service of a host that is not booted yet."""
+    with installed_service(tmp_path, provisioned, image.wheels()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", name="shared_service")
+def _shared_service(provisioned: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The same for a module, whose tests leave it as they found it."""
+    with installed_service(tmp_path_factory.mktemp("host"), provisioned, image.wheels()) as found:
+        yield found

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -61,14 +60,19 @@ def _mount(stack: ExitStack, *arguments: str) -> None:
     stack.callback(subprocess.run, ["umount", "--lazy", arguments[-1]], check=True)
 
 
+running: list[Machine] = []
+"""Machines that tests have made and not ended yet."""
+
+
 @dataclass
 class Machine:
     """One host; `boot` and `power_off` as often as a test likes."""
 
     root: Path
     """Its files, as this process sees them."""
+    upper: Path
+    """What was written; a layer for others once the machine is off."""
     wheels: Path
-    name: str
     console: Path = field(init=False)
     _process: subprocess.Popen[bytes] | None = None
     _leader: int = 0
@@ -77,13 +81,17 @@ class Machine:
         self.console = self.root.parent / "console"
 
     def boot(self) -> None:
-        """Until systemd says that the system runs. Raises UnavailableError with the reason if it never does."""
+        """Until sockets and basic services are there; others may still start.
+
+        Raises UnavailableError with the reason if that never comes about.
+        """
         if shutil.which("systemd-nspawn") is None:
             raise UnavailableError("systemd-nspawn is not installed (Debian: systemd-container)")
+        assert self._process is None
         command = [
             # The container ends with the tests, however they end.
             *("setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"),
-            *(f"--machine={self.name}", "--register=no", "--keep-unit", "--private-users=no", "--private-network"),
+            *(f"--machine=kmsd-test-{os.getpid()}", "--register=no", "--keep-unit", "--private-users=no", "--private-network"),
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             f"--bind-ro={self.wheels}:{WHEELS}",
         ]
@@ -111,10 +119,12 @@ class Machine:
         self._leader = int(children[0]) if children else 0
         if not self._leader:
             return False
-        asked = subprocess.run(
-            [*self.entered(), "systemctl", "is-system-running"], capture_output=True, text=True, check=False
-        )
-        return asked.stdout.strip() in {"running", "degraded"}
+        command = [*self.entered(), "systemctl", "is-active", "--quiet", "basic.target"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def started(self) -> bool:
+        """True if systemd has done all that a boot is to do."""
+        return self.run("systemctl is-system-running", check=False).stdout.strip() in {"running", "degraded"}
 
     def entered(self, folder: str = "/root") -> list[str]:
         """What precedes a command that is to run inside, as root."""
@@ -132,7 +142,7 @@ class Machine:
             check=False,
             timeout=300,
         )
-        assert not check or done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}\n{self.journal()}"
+        assert not check or done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}"
         return done
 
     @contextmanager
@@ -150,10 +160,11 @@ class Machine:
         return self.run(f"systemctl show --property={setting} --value {name}").stdout.strip()
 
     def journal(self, lines: int = 80) -> str:
-        """The end of the journal; empty if the machine is down."""
+        """What the units have said since the boot, the end of it; empty if the machine is down."""
         if not self._leader:
             return ""
         command = [*self.entered(), "journalctl", "--no-pager", "--quiet", "--boot", f"--lines={lines}"]
+        command += ["--unit=kmsd.service", "--unit=kmsd.socket"]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
 
     def power_off(self) -> None:
@@ -191,9 +202,11 @@ def _enter_network(descriptor: int) -> None:
 @contextmanager
 def machine(folder: Path, below: Sequence[Path], wheels: Path) -> Iterator[Machine]:
     """A machine that is not booted yet, on these layers; it is gone with the block."""
-    with layer(folder, below) as (root, _):
-        found = Machine(root, wheels, f"kmsd-test-{os.getpid()}-{time.monotonic_ns() % 10**9}")
+    with layer(folder, below) as (root, upper):
+        found = Machine(root, upper, wheels)
+        running.append(found)
         try:
             yield found
         finally:
+            running.remove(found)
             found.power_cut()

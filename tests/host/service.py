@@ -8,12 +8,14 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.clients import ACCOUNT, REGION, Credentials, client
 from tests.daemon import credentials_of
-from tests.host.machine import Machine
+from tests.host.machine import Machine, machine
 from tests.polling import until
 from tests.shim import Shim, build
 
@@ -25,6 +27,7 @@ PIN, WRONG_PIN = "user-pin-0001", "wrong-pin-0001"
 PIN_FILE = "/etc/kmsd/credentials/pin"
 CONFIGURATION = "/etc/kmsd/kmsd.toml"
 CERTIFICATE, KEY = "/etc/kmsd/tls/certificate.pem", "/etc/kmsd/tls/key.pem"
+TRUSTED = "/root/trusted.pem"
 CKR_TOKEN_NOT_PRESENT = 0xE0
 DROP_IN = f"[Service]\nReadWritePaths={HSM}\n"
 SOCKET = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{PORT}\n"
@@ -86,7 +89,7 @@ def provision(host: Machine) -> None:
     write(host, PIN_FILE, PIN, 0o600)
     host.boot()
     host.run(MAKE_TOKEN)
-    host.run(f"mkdir -p /etc/kmsd/tls && chgrp kmsd /etc/kmsd/tls && chmod 0750 /etc/kmsd/tls && {certificate(KEY, CERTIFICATE)}")
+    host.run(f"install -d -g kmsd -m 0750 /etc/kmsd/tls && {certificate(KEY, CERTIFICATE)} && cp {CERTIFICATE} {TRUSTED}")
     host.run("cd / && kmsd init --format json --output /root/admin.json")
     host.run("systemctl enable kmsd.socket kmsd.service")
     host.power_off()
@@ -100,6 +103,15 @@ def write(host: Machine, path: str, text: str, mode: int = 0o644) -> None:
     file.chmod(mode)
 
 
+@contextmanager
+def installed_service(folder: Path, layers: Sequence[Path], wheels: Path) -> Iterator[Service]:
+    """The service of a host that is not booted yet; what is done to it is gone with the block."""
+    with machine(folder, layers, wheels) as host:
+        found = Service(host)
+        found.shim.reset()  # what was counted until now
+        yield found
+
+
 class Service:
     """kmsd on a host."""
 
@@ -107,16 +119,23 @@ class Service:
         self.host = host
         self.shim = Shim(self._inside(f"{HSM}/shim.so"), self._inside(f"{HSM}/control"))
         """What the HSM does, and how often it was asked."""
+        self.trusted = self._inside(TRUSTED)
+        """Certificates that clients trust; each is its own authority."""
+        self.key_id = ""
+        """A key of the module's."""
         self.admin: Credentials = credentials_of(self._inside("/root/admin.json").read_bytes())
 
     def _inside(self, path: str) -> Path:
         return self.host.root / path.lstrip("/")
 
+    def _context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.trusted)
+
     def get(self, path: str, seconds: float = 5) -> tuple[int, str]:
         """Status and body of an unsigned GET; status 0, with the reason, if nobody answers."""
         request = urllib.request.Request(ENDPOINT + path)  # noqa: S310 (our own address)
         try:
-            with self.host.network(), urllib.request.urlopen(request, timeout=seconds, context=_trusting()) as answer:  # noqa: S310
+            with self.host.network(), urllib.request.urlopen(request, timeout=seconds, context=self._context()) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -126,7 +145,7 @@ class Service:
 
     def client(self, **options: Any) -> Any:
         """boto3, of the administrator; its sockets are the host's within `host.network()` alone."""
-        return client(ENDPOINT, self.admin, verify=False, read_timeout=10, connect_timeout=10, **options)
+        return client(ENDPOINT, self.admin, authority=self.trusted, read_timeout=10, connect_timeout=10, **options)
 
     def encrypt(self, key_id: str) -> bytes:
         """A ciphertext."""
@@ -150,13 +169,13 @@ class Service:
         """Wait for `/readyz` 200; the seconds that it took. Raises AssertionError with what was answered last."""
         begun, last = time.monotonic(), (0, "")
         while last[0] != 200:
-            assert time.monotonic() - begun < seconds, f"not ready within {seconds} s: {last}\n{self.host.journal()}"
+            assert time.monotonic() - begun < seconds, f"not ready within {seconds} s: {last}"
             last = self.get("/readyz")
             if last[0] != 200:
                 time.sleep(0.02)
         return time.monotonic() - begun
 
-    def until_state(self, unit: str, *states: str, seconds: float = 60) -> str:
+    def until_state(self, unit: str, *states: str, seconds: float = 30) -> str:
         """Wait until a unit's ActiveState is one of these; the state."""
         found = ""
 
@@ -178,10 +197,3 @@ class Service:
         """What `journalctl -p err -u kmsd` shows, one entry a line."""
         command = "journalctl --no-pager --quiet --boot --priority=err --unit=kmsd --output=json"
         return [str(json.loads(line)["MESSAGE"]) for line in self.host.run(command).stdout.splitlines()]
-
-
-def _trusting() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

@@ -1,0 +1,87 @@
+"""`systemctl reload kmsd` fails when the daemon refuses what it is told, and the old configuration goes on serving."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from tests.host.service import CERTIFICATE, CONFIGURATION, KEY, PORT, TOML, TRUSTED, Service, certificate, write
+
+GARBAGE = "-----BEGIN CERTIFICATE-----\nbm90aGluZw==\n-----END CERTIFICATE-----\n"
+BROKEN = {
+    "unparsable-toml": ("toml", 'region = "us-east-1"', "region = us-east-1"),
+    "unknown-setting": ("toml", "workers = 2", "wrokers = 2"),
+    "impossible-value": ("toml", "workers = 2", "workers = 0"),
+    "impossible-rates": ("toml", "[metrics]", "[rates]\ncryptographic = -1\n[metrics]"),
+    "needs-a-restart": ("toml", 'region = "us-east-1"', 'region = "eu-central-1"'),
+    "pin-file-missing": ("toml", "credential:pin", "/etc/kmsd/no-such-pin"),
+    "client-authority-garbage": ("toml", "drain_seconds", 'tls_client_ca = "/etc/kmsd/tls/authority.pem"\ndrain_seconds'),
+    "certificate-garbage": ("shell", f"echo garbage >{CERTIFICATE}"),
+    "certificate-missing": ("shell", f"rm {CERTIFICATE}"),
+    "certificate-expired": ("shell", certificate(KEY, CERTIFICATE, days=-1)),
+    "key-garbage": ("shell", f"echo garbage >{KEY}"),
+    "key-of-another-certificate": ("shell", certificate(KEY, "/tmp/other.pem")),
+}
+"""Twelve ways in which an operator, or a tool, leaves a file that cannot be taken over."""
+
+
+@pytest.fixture(scope="module", name="running")
+def _running(shared_service: Service) -> Service:
+    host = shared_service.host
+    write(host, "/etc/kmsd/tls/authority.pem", GARBAGE)
+    host.boot()
+    shared_service.until_ready()
+    shared_service.key_id = shared_service.create_key()
+    return shared_service
+
+
+@pytest.fixture(name="restored")
+def _restored(running: Service) -> Iterator[Service]:
+    """The files are put back after each test."""
+    host = running.host
+    host.run("rm -rf /root/kept && cp -a /etc/kmsd /root/kept")
+    yield running
+    host.run("cp -a --remove-destination /root/kept/. /etc/kmsd/")
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_refused_reload_fails(restored: Service, kind: str) -> None:
+    """systemctl fails; Encrypt goes on; the journal has it among the errors; the metric counts it."""
+    host = restored.host
+    how, *what = BROKEN[kind]
+    refused = restored.metric('kmsd_reloads_total{outcome="refused"}')
+    errors = len(restored.errors())
+    if how == "toml":
+        assert TOML.count(what[0]) == 1
+        write(host, CONFIGURATION, TOML.replace(*what))
+    else:
+        host.run(what[0])
+    done = host.run("systemctl reload kmsd", check=False)
+    assert done.returncode != 0
+    assert restored.encrypt(restored.key_id)
+    assert restored.errors()[errors:] != []
+    assert restored.metric('kmsd_reloads_total{outcome="refused"}') == refused + 1
+    assert host.unit("kmsd.service", "ActiveState") == "active"
+
+
+def shown(service: Service) -> str:
+    """The certificate that a new connection sees."""
+    with service.host.network():
+        return ssl.get_server_certificate(("127.0.0.1", PORT), timeout=10)
+
+
+def test_certificate_and_key_are_renewed_by_one_reload(restored: Service) -> None:
+    """Both files are replaced, and one reload later clients see the new certificate; no restart."""
+    host = restored.host
+    before, done = shown(restored), restored.metric('kmsd_reloads_total{outcome="done"}')
+    process = host.unit("kmsd.service", "MainPID")
+    host.run(f"{certificate(KEY, CERTIFICATE, name='second')} && cat {CERTIFICATE} >>{TRUSTED}")
+    host.run("systemctl reload kmsd")
+    wanted = host.run(f"cat {CERTIFICATE}").stdout
+    assert ssl.PEM_cert_to_DER_cert(shown(restored)) == ssl.PEM_cert_to_DER_cert(wanted)
+    assert shown(restored) != before
+    assert restored.encrypt(restored.key_id)
+    assert restored.metric('kmsd_reloads_total{outcome="done"}') == done + 1
+    assert host.unit("kmsd.service", "MainPID") == process
