@@ -27,6 +27,8 @@ ATTEMPTS = 3
 FIT_SECONDS = 5.0
 """A zygote that lived so long and died is replaced at once; else with the next worker, whose attempts are paced."""
 SWEEP_SECONDS = 30.0
+_MOST_WORDS = 4096
+"""That a process writes at once (pipe(7), PIPE_BUF)."""
 MOST_STRANGERS = 64
 """Ends that are remembered of processes which nobody has claimed yet."""
 
@@ -90,7 +92,7 @@ class Words(msgspec.Struct):
 
     async def rest(self) -> bytes:
         """Whatever comes next; nothing if it says no more."""
-        return await self._reader.read(64)
+        return await self._reader.read(_MOST_WORDS)
 
     def close(self) -> None:
         """Listen no more."""

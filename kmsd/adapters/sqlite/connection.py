@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from kmsd.adapters.durable import sync_folder
-from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable
+from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable, StoreUnfit
 
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
@@ -23,6 +23,7 @@ has the file's pages: SQLite's own choice, 2 MiB for each connection of each pro
 LONGEST_SESSION = timedelta(hours=36)
 """GetSessionToken, DurationSeconds: at most 129,600."""
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
 
 
@@ -36,11 +37,12 @@ def translated() -> Iterator[None]:
     except sqlite3.Error as exc:
         if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise StoreTimeout("another process holds the database") from exc
-        raise StoreUnavailable(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
+        kind = StoreUnfit if getattr(exc, "sqlite_errorcode", None) in _DAMAGED else StoreUnavailable
+        raise kind(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
 
 
 def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open an existing database. Raises `StoreUnavailable` if there is none, or if it is not ours."""
+    """Open an existing database. Raises `StoreUnavailable` if there is none, `StoreUnfit` if it is not ours."""
     with translated():
         connection = sqlite3.connect(
             f"file:{path}?mode=rw",
@@ -53,7 +55,7 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         if application_id != APPLICATION_ID:
             connection.close()
-            raise StoreUnavailable(f"{path} is not a database of kmsd")
+            raise StoreUnfit(f"{path} is not a database of kmsd")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
@@ -119,7 +121,7 @@ def schema(path: Path) -> int:
 def migrate(path: Path) -> int:
     """Bring the schema up to date, each step in a transaction of its own; the number of steps taken.
 
-    Raises `StoreUnavailable` for a database that a newer kmsd has written.
+    Raises `StoreUnfit` for a database that a newer kmsd has written, else `StoreUnavailable`.
     """
     steps = migrations()
     connection = connect(path, busy_seconds=30)
@@ -131,7 +133,7 @@ def migrate(path: Path) -> int:
                 present = version(connection)
                 if present > steps[-1][0]:
                     connection.execute("ROLLBACK")
-                    raise StoreUnavailable(
+                    raise StoreUnfit(
                         f"{path} has schema version {present}, this kmsd knows {steps[-1][0]}: "
                         "it was written by a newer release; upgrade kmsd or restore a backup"
                     )
