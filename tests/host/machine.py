@@ -91,7 +91,13 @@ class Machine:
         command = [
             # The container ends with the tests, however they end.
             *("setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"),
-            *(f"--machine=kmsd-test-{os.getpid()}", "--register=no", "--keep-unit", "--private-users=no", "--private-network"),
+            *(
+                f"--machine=kmsd-test-{os.getpid()}",
+                "--register=no",
+                "--keep-unit",
+                "--private-users=no",
+                "--private-network",
+            ),
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             f"--bind-ro={self.wheels}:{WHEELS}",
         ]

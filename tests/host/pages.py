@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from tests.host.image import ROOT
 
+PAGES = (
+    *("README.md", "docs/install.md", "docs/operations-guide.md", "docs/recipes.md"),
+    *("docs/monitoring.md", "docs/backup.md"),
+)
+"""The pages whose every command is run."""
 BLOCK = re.compile(r"<!-- (test|output): ([a-z0-9-]+) -->\n```[a-z]*\n(.*?)```", re.DOTALL)
 
 

@@ -10,12 +10,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.clients import ACCOUNT, REGION, Credentials, client
 from tests.daemon import credentials_of
 from tests.host.machine import Machine, machine
+from tests.host.site import write
 from tests.polling import until
 from tests.shim import Shim, build
 
@@ -58,22 +65,22 @@ chown -R kmsd:kmsd {HSM}
 """
 
 
-def certificate(key: str, certificate_file: str, days: int = 30, name: str = "first") -> str:
-    """The command that makes a key and a certificate for it, both readable by the daemon."""
-    subject = f"-subj /CN={name} -addext subjectAltName=IP:127.0.0.1"
-    if days > 0:
-        make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days {days} {subject}"
-        make += f" -keyout {key} -out {certificate_file}"
-    else:
-        # `openssl req` takes no date of its own; `ca` does, and wants a folder for what it has signed.
-        make = (
-            f"openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {key} -out /tmp/csr"
-            " && rm -rf /tmp/ca && mkdir /tmp/ca && touch /tmp/ca/index.txt && "
-            f"openssl ca -batch -selfsign -notext -rand_serial -in /tmp/csr -keyfile {key} -out {certificate_file}"
-            " -startdate 20200101000000Z -enddate 20200201000000Z -md sha256 -config <(printf '"
-            "[ca]\\ndefault_ca=c\\n[c]\\ndatabase=/tmp/ca/index.txt\\nnew_certs_dir=/tmp/ca\\npolicy=p\\n[p]\\ncommonName=supplied\\n')"
-        )
-    return f"({make}) 2>/dev/null && chgrp kmsd {key} {certificate_file} && chmod 0640 {key} {certificate_file}"
+def make_certificate(*, name: str = "first", days: int = 30) -> tuple[str, str]:
+    """A certificate, its own authority, that ends in so many days, and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=60))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    unsealed = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = serialization.Encoding.PEM
+    return built.public_bytes(pem).decode(), key.private_bytes(pem, *unsealed).decode()
 
 
 def provision(host: Machine) -> None:
@@ -89,18 +96,15 @@ def provision(host: Machine) -> None:
     write(host, PIN_FILE, PIN, 0o600)
     host.boot()
     host.run(MAKE_TOKEN)
-    host.run(f"install -d -g kmsd -m 0750 /etc/kmsd/tls && {certificate(KEY, CERTIFICATE)} && cp {CERTIFICATE} {TRUSTED}")
+    host.run("install -d -g kmsd -m 0750 /etc/kmsd/tls")
+    shown, key = make_certificate()
+    write(host, CERTIFICATE, shown)
+    write(host, KEY, key, 0o640)
+    write(host, TRUSTED, shown)
+    host.run(f"chgrp kmsd {CERTIFICATE} {KEY}")
     host.run("cd / && kmsd init --format json --output /root/admin.json")
     host.run("systemctl enable kmsd.socket kmsd.service")
     host.power_off()
-
-
-def write(host: Machine, path: str, text: str, mode: int = 0o644) -> None:
-    """A file of the host, as an editor would leave it."""
-    file = host.root / path.lstrip("/")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    file.chmod(mode)
 
 
 @contextmanager
@@ -135,7 +139,10 @@ class Service:
         """Status and body of an unsigned GET; status 0, with the reason, if nobody answers."""
         request = urllib.request.Request(ENDPOINT + path)  # noqa: S310 (our own address)
         try:
-            with self.host.network(), urllib.request.urlopen(request, timeout=seconds, context=self._context()) as answer:  # noqa: S310
+            with (
+                self.host.network(),
+                urllib.request.urlopen(request, timeout=seconds, context=self._context()) as answer,
+            ):  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

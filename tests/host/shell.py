@@ -22,18 +22,17 @@ from tests.host.machine import LOGIN, Machine
 
 SECONDS = 240
 """A block that takes longer has hung."""
-BLOCKS = 9
 LOOP = r"""
 set -o pipefail -o errtrace
-while IFS= read -r -d '' -u 9 __block; do
+while IFS= read -r -d '' -u BLOCKS __block; do
     __failed=
     trap '__status=$?; __failed+=$BASH_COMMAND$(printf "\035")$__status$(printf "\035")' ERR
-    eval "$__block" 9<&-
+    eval "$__block" BLOCKS<&-
     trap - ERR
     printf '\036%s\036' "$__failed"
 done
 """
-"""Reads blocks, each ended by a zero byte, from descriptor 9; standard input is left to the commands of a block."""
+"""Reads blocks, each ended by a zero byte, from descriptor BLOCKS; standard input is left to the commands of a block."""
 END = re.compile(rb"\x1e([^\x1e]*)\x1e")
 
 
@@ -59,9 +58,8 @@ class Shell:
         termios.tcsetwinsize(theirs, (50, 300))
         blocks, self._blocks = os.pipe()
         environment = [f"{name}={value}" for name, value in LOGIN.items()]
-        loop = f"exec {BLOCKS}<&{blocks} {blocks}<&-\n{LOOP}"
         self.process = subprocess.Popen(
-            [*command, "env", "-i", *environment, "bash", "-l", "-c", loop],
+            [*command, "env", "-i", *environment, "bash", "-l", "-c", LOOP.replace("BLOCKS", str(blocks))],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

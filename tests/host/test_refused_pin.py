@@ -6,7 +6,8 @@ import json
 import socket
 import time
 
-from tests.host.service import PIN, PIN_FILE, PORT, WRONG_PIN, Service, write
+from tests.host.service import PIN, PIN_FILE, PORT, WRONG_PIN, Service
+from tests.host.site import write
 from tests.polling import until
 from tests.shim import Function
 

@@ -7,30 +7,53 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.host.service import CERTIFICATE, CONFIGURATION, KEY, PORT, TOML, TRUSTED, Service, certificate, write
+from tests.host.service import CERTIFICATE, CONFIGURATION, KEY, PORT, TOML, TRUSTED, Service, make_certificate
+from tests.host.site import write
 
+AUTHORITY = "/etc/kmsd/tls/authority.pem"
 GARBAGE = "-----BEGIN CERTIFICATE-----\nbm90aGluZw==\n-----END CERTIFICATE-----\n"
-BROKEN = {
-    "unparsable-toml": ("toml", 'region = "us-east-1"', "region = us-east-1"),
-    "unknown-setting": ("toml", "workers = 2", "wrokers = 2"),
-    "impossible-value": ("toml", "workers = 2", "workers = 0"),
-    "impossible-rates": ("toml", "[metrics]", "[rates]\ncryptographic = -1\n[metrics]"),
-    "needs-a-restart": ("toml", 'region = "us-east-1"', 'region = "eu-central-1"'),
-    "pin-file-missing": ("toml", "credential:pin", "/etc/kmsd/no-such-pin"),
-    "client-authority-garbage": ("toml", "drain_seconds", 'tls_client_ca = "/etc/kmsd/tls/authority.pem"\ndrain_seconds'),
-    "certificate-garbage": ("shell", f"echo garbage >{CERTIFICATE}"),
-    "certificate-missing": ("shell", f"rm {CERTIFICATE}"),
-    "certificate-expired": ("shell", certificate(KEY, CERTIFICATE, days=-1)),
-    "key-garbage": ("shell", f"echo garbage >{KEY}"),
-    "key-of-another-certificate": ("shell", certificate(KEY, "/tmp/other.pem")),
+EXPIRED = make_certificate(days=-1)
+OTHER = make_certificate(name="other")
+Files = dict[str, str | None]
+
+
+def toml(old: str, new: str) -> Files:
+    """The configuration with one change."""
+    assert TOML.count(old) == 1
+    return {CONFIGURATION: TOML.replace(old, new)}
+
+
+BROKEN: dict[str, Files] = {
+    "unparsable-toml": toml('region = "us-east-1"', "region = us-east-1"),
+    "unknown-setting": toml("workers = 2", "wrokers = 2"),
+    "impossible-value": toml("workers = 2", "workers = 0"),
+    "impossible-rates": toml("[metrics]", "[rates]\ncryptographic = -1\n[metrics]"),
+    "needs-a-restart": toml('region = "us-east-1"', 'region = "eu-central-1"'),
+    "pin-file-missing": toml("credential:pin", "/etc/kmsd/no-such-pin"),
+    "client-authority-garbage": toml("drain_seconds", f'tls_client_ca = "{AUTHORITY}"\ndrain_seconds'),
+    "certificate-garbage": {CERTIFICATE: "garbage\n"},
+    "certificate-missing": {CERTIFICATE: None},
+    "certificate-expired": dict(zip((CERTIFICATE, KEY), EXPIRED, strict=True)),
+    "key-garbage": {KEY: "garbage\n"},
+    "key-of-another-certificate": {KEY: OTHER[1]},
 }
-"""Twelve ways in which an operator, or a tool, leaves a file that cannot be taken over."""
+"""Twelve ways in which an operator, or a tool, leaves files that cannot be taken over; None: the file is gone."""
+
+
+def put(service: Service, files: Files) -> None:
+    """Leave the files so; owner and mode of one that exists stay."""
+    for path, text in files.items():
+        file = service.host.root / path.lstrip("/")
+        if text is None:
+            file.unlink()
+        else:
+            file.write_text(text)
 
 
 @pytest.fixture(scope="module", name="running")
 def _running(shared_service: Service) -> Service:
     host = shared_service.host
-    write(host, "/etc/kmsd/tls/authority.pem", GARBAGE)
+    write(host, AUTHORITY, GARBAGE)
     host.boot()
     shared_service.until_ready()
     shared_service.key_id = shared_service.create_key()
@@ -50,14 +73,9 @@ def _restored(running: Service) -> Iterator[Service]:
 def test_a_refused_reload_fails(restored: Service, kind: str) -> None:
     """systemctl fails; Encrypt goes on; the journal has it among the errors; the metric counts it."""
     host = restored.host
-    how, *what = BROKEN[kind]
     refused = restored.metric('kmsd_reloads_total{outcome="refused"}')
     errors = len(restored.errors())
-    if how == "toml":
-        assert TOML.count(what[0]) == 1
-        write(host, CONFIGURATION, TOML.replace(*what))
-    else:
-        host.run(what[0])
+    put(restored, BROKEN[kind])
     done = host.run("systemctl reload kmsd", check=False)
     assert done.returncode != 0
     assert restored.encrypt(restored.key_id)
@@ -77,9 +95,9 @@ def test_certificate_and_key_are_renewed_by_one_reload(restored: Service) -> Non
     host = restored.host
     before, done = shown(restored), restored.metric('kmsd_reloads_total{outcome="done"}')
     process = host.unit("kmsd.service", "MainPID")
-    host.run(f"{certificate(KEY, CERTIFICATE, name='second')} && cat {CERTIFICATE} >>{TRUSTED}")
+    wanted, key = make_certificate(name="second")
+    put(restored, {CERTIFICATE: wanted, KEY: key, TRUSTED: wanted})
     host.run("systemctl reload kmsd")
-    wanted = host.run(f"cat {CERTIFICATE}").stdout
     assert ssl.PEM_cert_to_DER_cert(shown(restored)) == ssl.PEM_cert_to_DER_cert(wanted)
     assert shown(restored) != before
     assert restored.encrypt(restored.key_id)
