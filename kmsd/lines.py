@@ -14,6 +14,8 @@ from kmsd.zygote import Order
 
 READY = b"ready"
 """What a worker writes once requests are answered."""
+OPENED = b"opened"
+"""What a worker writes before it accepts connections. SIGUSR1 lets it go on: a stand-in may have to end first."""
 MOST_REPORT_BYTES = 4096
 """Of a `NotReady`: a write of so much to a pipe is in one piece (pipe(7), PIPE_BUF)."""
 _MOST_DETAIL = 2000

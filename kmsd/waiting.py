@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ import msgspec
 import structlog
 
 from kmsd import service_manager
-from kmsd.children import Child
+from kmsd.children import Child, end
 from kmsd.lines import NAME_BYTES, NotReady
 
 REMIND_SECONDS = 600.0
@@ -25,8 +26,12 @@ class Waiting(msgspec.Struct):
 
     spawn: Callable[[int], Awaitable[Child]]
     """Start a stand-in that reads what is missing from this descriptor. Raises `StartFailed`."""
+    is_needed: Callable[[], bool]
+    """True if no worker serves, or is about to."""
+    _turn: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    """Whoever starts or ends the stand-in."""
     _missing: int = -1
-    """Memory file with the name of what is missing."""
+    """Memory file with the name of what is missing; kept until the process ends."""
     _stand_in: Child | None = None
     _reason: str = ""
     _since: float = 0.0
@@ -39,8 +44,11 @@ class Waiting(msgspec.Struct):
         if self._missing < 0:
             self._missing = os.memfd_create("missing", os.MFD_CLOEXEC)
         os.pwrite(self._missing, failure.missing.encode().ljust(NAME_BYTES), 0)
-        if self._stand_in is None or self._stand_in.returncode is not None:
-            self._stand_in = await self.spawn(self._missing)
+        async with self._turn:
+            if not self.is_needed():
+                return
+            if self._stand_in is None or self._stand_in.returncode is not None:
+                self._stand_in = await self.spawn(self._missing)
         service_manager.notify("READY=1", f"STATUS=waiting for {failure.missing}: {failure.detail[:_MOST_STATUS]}")
 
     def _tell(self, failure: NotReady) -> None:
@@ -65,13 +73,13 @@ class Waiting(msgspec.Struct):
         """Seconds since the wait began; 0 if there is none."""
         return time.monotonic() - self._since if self._since else 0.0
 
-    def end(self) -> Child | None:
-        """Have the stand-in end, since a worker serves or the daemon stops. The stand-in, if there was one."""
-        stand_in = self._stand_in
-        if stand_in is not None:
-            stand_in.terminate()
-        if self._missing >= 0:
-            os.close(self._missing)
-        self._stand_in, self._missing = None, -1
+    async def stop_answering(self) -> None:
+        """End the stand-in, if there is one: a worker is about to accept connections, or the daemon stops."""
+        async with self._turn:
+            stand_in, self._stand_in = self._stand_in, None
+            if stand_in is not None:
+                await end(stand_in)
+
+    def end(self) -> None:
+        """A worker serves, or the daemon has stopped."""
         self._reason, self._since, self._told, self._attempts = "", 0.0, 0.0, 0
-        return stand_in

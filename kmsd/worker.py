@@ -23,7 +23,7 @@ from kmsd.ending import ended
 from kmsd.exits import EXIT_AWAY, EXIT_CONFIG, EXIT_REFUSED
 from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
-from kmsd.lines import Lines, NotReady
+from kmsd.lines import OPENED, Lines, NotReady
 from kmsd.logs import set_up
 from kmsd.loop_watch import LoopWatch
 from kmsd.metrics.counting import Counting
@@ -77,6 +77,7 @@ async def run(lines: Lines) -> int:
     try:
         config = configuration.load(memory_path(lines.text))
         async with open_rooms(config, f"worker-{lines.number}") as rooms:
+            await _until_told(lines.ready)
             return await _serve(config, lines, rooms)
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         told = not_ready(exc)
@@ -85,6 +86,15 @@ async def run(lines: Lines) -> int:
     except asyncio.CancelledError:
         # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
         os._exit(0)
+
+
+async def _until_told(ready: int) -> None:
+    """Say that all is open, and wait for the parent's word."""
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, told.set)
+    os.write(ready, OPENED)
+    await told.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
 
 
 def not_ready(exc: Exception) -> NotReady:

@@ -13,14 +13,13 @@ import msgspec
 import structlog
 
 from kmsd.accepted import Accepted
-from kmsd.children import Child, Children, NotBorn, Words
+from kmsd.children import STOP_SECONDS, Child, Children, NotBorn, Words, end, insist
 from kmsd.exits import EXIT_AWAY, EXIT_REFUSED, FINAL
-from kmsd.lines import READY, Lines, NotReady
+from kmsd.lines import OPENED, READY, Lines, NotReady
 from kmsd.waiting import Waiting
 from kmsd.zygote import Order
 
 START_SECONDS = 90.0
-STOP_SECONDS = 30.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 """Between two attempts to start a worker: what was away is noticed so soon after it has come back."""
@@ -84,13 +83,15 @@ class WorkerPool(msgspec.Struct):
     """Clear while it is not yet known whether a new configuration works; no dead worker is started meanwhile."""
     pin_refused: bool = False
     """At the last reload. No worker is started until another reload: each would offer the PIN again."""
-    waiting: Waiting = msgspec.field(default_factory=lambda: Waiting(_nobody))
+    waiting: Waiting = msgspec.field(default_factory=lambda: Waiting(_nobody, lambda: False))
     _life: tuple[int, int] = (-1, -1)
+    _opened: int = 0
+    """How many workers have opened all and are about to accept connections."""
 
     def begin(self) -> None:
         """Open what the workers need of this process."""
         self.no_trial.set()
-        self.waiting = Waiting(self._spawn_stand_in)
+        self.waiting = Waiting(self._spawn_stand_in, self._lacks_workers)
         # The life line: workers hold its reading end and leave when the parent, however it dies, lets go of the other.
         self._life = os.pipe()
         self.children.begin()
@@ -106,6 +107,10 @@ class WorkerPool(msgspec.Struct):
     def serving(self) -> int:
         """How many workers are meant to serve."""
         return sum(not worker.relieved for worker in self.workers)
+
+    def _lacks_workers(self) -> bool:
+        """True if no worker serves, or is about to."""
+        return not self._opened and all(one.process.returncode is not None for one in self.workers)
 
     # --- Starting -----------------------------------------------------------------------------------
 
@@ -135,7 +140,7 @@ class WorkerPool(msgspec.Struct):
                 raise result
 
     async def _spawn_stand_in(self, missing: int) -> Child:
-        return await self._spawn(lambda ready: self._lines(0, ready)._replace(metrics=None, missing=missing))
+        return await self._spawn(lambda ready: self._lines(0, ready)._replace(missing=missing))
 
     def _lines(self, index: int, ready: int) -> Lines:
         accepted = self.accepted
@@ -163,12 +168,11 @@ class WorkerPool(msgspec.Struct):
         return await self._until_ready(child, words)
 
     async def _until_ready(self, child: Child, words: Words) -> Child:
-        said = asyncio.create_task(words.rest())
         try:
-            await self._until_stopping(said)
-            heard = said.result() if said.done() else b""
+            heard = await self._next(words)
+            if heard == OPENED:
+                heard = await self._let_accept(child, words)
         finally:
-            said.cancel()
             words.close()
         if heard == READY:
             return child
@@ -180,6 +184,28 @@ class WorkerPool(msgspec.Struct):
         if failure.told.status == EXIT_REFUSED:
             log.critical("the token refused the PIN; it is not offered again", detail=failure.told.detail)
         raise failure
+
+    async def _let_accept(self, child: Child, words: Words) -> bytes:
+        """Let a worker accept connections, once no stand-in does. What the worker writes then.
+
+        A client that saw the daemon ready is not refused by the stand-in afterwards.
+        """
+        self._opened += 1
+        try:
+            await self.waiting.stop_answering()
+            child.send_signal(signal.SIGUSR1)
+            return await self._next(words)
+        finally:
+            self._opened -= 1
+
+    async def _next(self, words: Words) -> bytes:
+        """What a process writes next; nothing if it ends, or the daemon is to stop."""
+        said = asyncio.create_task(words.rest())
+        try:
+            await self._until_stopping(said)
+            return said.result() if said.done() else b""
+        finally:
+            said.cancel()
 
     async def _until_stopping(self, task: asyncio.Task[Any]) -> None:
         """Wait for the task; not if the daemon is to stop, and not longer than a start may take."""
@@ -234,7 +260,7 @@ class WorkerPool(msgspec.Struct):
             return
         if failure.told.status == EXIT_REFUSED:
             self.fail(EXIT_REFUSED)
-        elif any(one.process.returncode is None for one in self.workers):
+        elif not self._lacks_workers():
             log.error("worker did not start", worker=worker.index, detail=str(failure))
         else:
             try:
@@ -273,14 +299,12 @@ class WorkerPool(msgspec.Struct):
         worker.relieved = True
         if worker.process.returncode is None:
             worker.process.send_signal(signal.SIGHUP)
-            asyncio.get_running_loop().call_later(STOP_SECONDS, _insist, worker.process)
+            asyncio.get_running_loop().call_later(STOP_SECONDS, insist, worker.process)
 
     async def end_all(self) -> None:
         """Ask every worker to finish what it has begun; insist after a while."""
-        stand_in = self.waiting.end()
         workers = list(self.workers)
-        processes = [worker.process for worker in workers] + ([stand_in] if stand_in else [])
-        await asyncio.gather(*(end(process) for process in processes))
+        await asyncio.gather(self.waiting.stop_answering(), *(end(worker.process) for worker in workers))
         watches = [worker.watch for worker in workers if worker.watch is not None]
         if watches:
             await asyncio.wait(watches)
@@ -290,25 +314,9 @@ async def _nobody(_: int) -> Child:
     raise StartFailed.of_worker("the pool has not begun")
 
 
-def _insist(process: Child) -> None:
-    if process.returncode is None:
-        process.kill()
-
-
 async def sleep_unless(event: asyncio.Event, seconds: float) -> None:
     """Sleep, but not once `event` is set."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
         return
-
-
-async def end(process: Child) -> None:
-    """Ask a process to finish what it has begun; insist after a while."""
-    if process.returncode is None:
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()

@@ -65,12 +65,13 @@ def test_the_token_is_away(daemon: Daemon) -> None:
     start_without(daemon, "token")
     assert refused_with(daemon, "kms", "create_key") == ("DependencyTimeoutException", 500)
     assert refused_with(daemon, "logs", "describe_log_groups") == ("ServiceUnavailableException", 500)
-    assert refused_with(daemon, "sts", "get_caller_identity")[1] == 500
+    assert refused_with(daemon, "sts", "get_caller_identity")[1] == 503
     away.rename(daemon.place.objects)
     eventually(lambda: serves(daemon), daemon)
     assert daemon.client().create_key()["KeyMetadata"]["Enabled"]
-    eventually(lambda: len(daemon.workers()) == 2, daemon)
+    eventually(lambda: bool(events(daemon, "ready")), daemon)
     (ready,) = events(daemon, "ready")
+    assert len(daemon.workers()) == 2
     assert ready["waited_seconds"] > 0
     assert [line["missing"] for line in events(daemon, "waiting")] == ["token"]
     assert daemon.stop() == 0
