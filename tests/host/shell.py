@@ -70,6 +70,10 @@ class Shell:
         os.close(theirs)
         os.close(blocks)
 
+    def interrupt(self) -> None:
+        """Type Ctrl-C."""
+        os.write(self._terminal, b"\x03")
+
     def run(self, block: str, typed: Sequence[tuple[str, str]] = ()) -> Ran:
         """Run a block to its end. `typed`: pairs of a prompt and what is typed there; at an empty prompt it is typed at once."""
         self.begin(block)

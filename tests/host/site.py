@@ -1,12 +1,13 @@
 """What an operator has before a page begins: an HSM with its library, a certificate, and a kmsd.toml that names them.
 
-The HSM is SoftHSM2 under the name of a vendor's library. Its token lies outside the data folder, and any user reaches it.
+The HSM is SoftHSM2, under the name of a vendor's library too. Its token lies outside the data folder.
 """
 
 from __future__ import annotations
 
 from tests.host.machine import Machine
 
+SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 LIBRARY = "/usr/lib/vendor/libpkcs11.so"
 FOLDER = "/srv/hsm"
 SOFTHSM_CONF = f"directories.tokendir = {FOLDER}/tokens\nlog.level = ERROR\nlibrary.reset_on_fork = true\n"
@@ -19,10 +20,11 @@ public_url = "https://127.0.0.1:8480"
 tls_certificate = "/etc/kmsd/tls/certificate.pem"
 tls_key = "/etc/kmsd/tls/key.pem"
 [token]
-module = "{LIBRARY}"
+module = "{SOFTHSM}"
 label = "production"
 pin_file = "credential:pin"
 dir_sync = "{FOLDER}/tokens"
+environment = {{ SOFTHSM2_CONF = "/etc/softhsm/softhsm2.conf" }}
 [metrics]
 """
 
@@ -39,7 +41,7 @@ def bring_hsm(host: Machine) -> None:
     """Install the vendor's library, and let the unit reach the HSM; the token is not initialised yet."""
     library = host.root / LIBRARY.lstrip("/")
     library.parent.mkdir(parents=True)
-    library.symlink_to("/usr/lib/softhsm/libsofthsm2.so")
+    library.symlink_to(SOFTHSM)
     (host.root / "etc/softhsm").chmod(0o755)
     write(host, "/etc/softhsm/softhsm2.conf", SOFTHSM_CONF)
     tokens = host.root / FOLDER.lstrip("/") / "tokens"

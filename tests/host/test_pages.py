@@ -107,7 +107,8 @@ def test_the_readme(host: Machine) -> None:
         printed = walk(second, "README.md", list(blocks("README.md")))
         assert "attack at dawn" in printed
         assert "ALLOWED by identity-policy:" in printed
-    until(lambda: host.run("curl -s http://127.0.0.1:8480/healthz", check=False).returncode != 0)
+        first.interrupt()
+        until(lambda: host.run("curl -s http://127.0.0.1:8480/healthz", check=False).returncode != 0)
 
 
 def test_the_operations_guide(host: Machine, shell: Shell) -> None:
