@@ -13,9 +13,9 @@ from typing import NoReturn
 import pytest
 
 from tests.host import image
+from tests.host import service as installation
 from tests.host.machine import BOOT_SECONDS, machine, running
 from tests.host.pages import blocks
-from tests.host import service as installation
 from tests.host.service import Service, installed_service
 from tests.host.shell import login
 from tests.polling import until

@@ -1,7 +1,7 @@
 """A minimal Debian 12 with systemd, made once and kept; and the wheels that `scripts/install` needs inside it.
 
-Both lie in `$KMSD_TEST_CACHE` (else `$XDG_CACHE_HOME/kmsd-tests`, else `~/.cache/kmsd-tests`). The name of a folder has the
-hash of what decides its content: a change of the list makes a new one. A folder that exists is complete.
+Both lie in `$KMSD_TEST_CACHE` (else `$XDG_CACHE_HOME/kmsd-tests`, else `~/.cache/kmsd-tests`). The name of a folder has
+the hash of what decides its content: a change of the list makes a new one. A folder that exists is complete.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Service:
             with (
                 self.host.network(),
                 urllib.request.urlopen(request, timeout=seconds, context=self._context()) as answer,
-            ):  # noqa: S310
+            ):
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
