@@ -1,6 +1,7 @@
 """A booted Debian: systemd as process 1 in a container, on layers of files that no test changes.
 
-Each machine writes to a layer of its own in memory. Its network is a loopback of its own, which `Machine.network` enters.
+Each machine writes to a layer of its own in memory. It has a loopback of its own and no other network; a thread enters
+it by `Machine.network`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ BOOT_SECONDS = 120
 
 @contextmanager
 def layer(folder: Path, below: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """A folder tree over `below` (topmost first), and the folder that gets what is written to it; both end with the block."""
+    """A folder tree over `below` (topmost first), and the folder that gets what is written to it.
+
+    Both end with the block.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # In memory: an overlay takes no other overlay for what it writes to, which /tmp may be.
@@ -91,14 +95,8 @@ class Machine:
         command = [
             # The container ends with the tests, however they end.
             *("setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"),
-            *(
-                f"--machine=kmsd-test-{os.getpid()}",
-                "--register=no",
-                "--keep-unit",
-                "--private-users=no",
-                "--private-network",
-            ),
-            *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            *(f"--machine=kmsd-test-{os.getpid()}", "--register=no", "--keep-unit", "--private-users=no"),
+            *("--private-network", "--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             f"--bind-ro={self.wheels}:{WHEELS}",
         ]
         with self.console.open("ab") as console:

@@ -1,4 +1,4 @@
-"""kmsd as installed on a booted host, with TLS and a SoftHSM2 token behind a module that counts, and goes away, on demand."""
+"""kmsd on a booted host, with TLS, and a SoftHSM2 token behind a module that counts calls and goes away on demand."""
 
 from __future__ import annotations
 
@@ -132,18 +132,14 @@ class Service:
     def _inside(self, path: str) -> Path:
         return self.host.root / path.lstrip("/")
 
-    def _context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.trusted)
-
     def get(self, path: str, seconds: float = 5) -> tuple[int, str]:
         """Status and body of an unsigned GET; status 0, with the reason, if nobody answers."""
-        request = urllib.request.Request(ENDPOINT + path)  # noqa: S310 (our own address)
+        context = ssl.create_default_context(cafile=self.trusted)
         try:
-            with (
-                self.host.network(),
-                urllib.request.urlopen(request, timeout=seconds, context=self._context()) as answer,
-            ):
-                return answer.status, answer.read().decode()
+            with self.host.network():
+                answer = urllib.request.urlopen(ENDPOINT + path, timeout=seconds, context=context)  # noqa: S310 (ours)
+                with answer:
+                    return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()

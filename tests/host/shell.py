@@ -1,7 +1,7 @@
 """A login shell of root on a terminal, in which a page's blocks are run one after the other, as they stand.
 
-Functions, variables, umask and folder stay from one block to the next, as they do for an operator. A block ends when its last
-command has. Each command that failed is told by its text and status, as `set -e` would find it.
+Functions, variables, umask and folder stay from one block to the next, as they do for an operator. A block ends when
+its last command has. Each command that failed is told by its text and status, as `set -e` would find it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ while IFS= read -r -d '' -u BLOCKS __block; do
     printf '\036%s\036' "$__failed"
 done
 """
-"""Reads blocks, each ended by a zero byte, from descriptor BLOCKS; standard input is left to the commands of a block."""
+"""Reads blocks, each ended by a zero byte, from descriptor BLOCKS; standard input is left to the blocks' commands."""
 END = re.compile(rb"\x1e([^\x1e]*)\x1e")
 
 
@@ -75,7 +75,10 @@ class Shell:
         os.write(self._terminal, b"\x03")
 
     def run(self, block: str, typed: Sequence[tuple[str, str]] = ()) -> Ran:
-        """Run a block to its end. `typed`: pairs of a prompt and what is typed there; at an empty prompt it is typed at once."""
+        """Run a block to its end.
+
+        `typed` has pairs of a prompt and what is typed there. At an empty prompt it is typed at once.
+        """
         self.begin(block)
         output, waiting = b"", list(typed)
         seen = 0

@@ -19,7 +19,7 @@ DISK = "/srv/disk"
 
 
 def away(service: Service, key_id: str, missing: str, comes_back: Callable[[], object]) -> None:
-    """Boot without `missing`, with clients that knock; let it come back; the clients are served, and nobody did anything."""
+    """Boot without `missing`, with clients that knock, and let it come back: nobody does more, and they are served."""
     host = service.host
     host.boot()
     with Knocking(service, key_id) as clients:
@@ -45,7 +45,7 @@ def away(service: Service, key_id: str, missing: str, comes_back: Callable[[], o
 
 
 def test_a_token_that_comes_later_than_the_host(service: Service) -> None:
-    """`/healthz` 200, `/readyz` 503, errors that clients try again after; full service after its return, without a restart."""
+    """`/healthz` 200, `/readyz` 503, errors that clients try again after; no restart, and service after its return."""
     host = service.host
     host.boot()
     service.until_ready()

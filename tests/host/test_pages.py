@@ -1,6 +1,6 @@
 """Every command of the pages, as it stands, from top to bottom, in a login shell of root on a booted host.
 
-Nothing that a page defines is replaced, and no path. What a page has an operator edit, bring along or type, is done here.
+Nothing that a page defines is replaced, and no path. What a page has an operator edit, bring or type is done here.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def _restored(running: Service) -> Iterator[Service]:
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_refused_reload_fails(restored: Service, kind: str) -> None:
-    """Systemctl fails; Encrypt goes on; the journal has it among the errors; the metric counts it."""
+    """The command fails; Encrypt goes on; the journal has it among the errors; the metric counts it."""
     host = restored.host
     refused = restored.metric('kmsd_reloads_total{outcome="refused"}')
     errors = len(restored.errors())
