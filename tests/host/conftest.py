@@ -1,6 +1,7 @@
 """A booted Debian 12 for each module of this folder, or a skip that says why there is none.
 
-`KMSD_TEST_HOST=required` turns the skip into an error, for machines that are known to boot one.
+`KMSD_TEST_HOST=required` turns the skip into an error, for machines that are known to boot one; `KMSD_TEST_HOST=chroot`
+boots none, and runs what takes its place.
 """
 
 from __future__ import annotations
@@ -39,24 +40,51 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
-def _unavailable(error: Exception) -> NoReturn:
-    text = f"no booted host: {error}"
+def _unavailable(reason: str) -> NoReturn:
+    text = f"no booted host: {reason}"
     if os.environ.get("KMSD_TEST_HOST") == "required":
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
 
 
-@pytest.fixture(scope="session", name="debian")
-def _debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a Debian that has booted once on this machine."""
+@pytest.fixture(scope="session", name="files")
+def _files() -> Path:
+    """The root of a Debian."""
     try:
-        found = image.debian()
-        with machine(tmp_path_factory.mktemp("boots"), [found], image.wheels()) as tried:
+        image.wheels()
+        return image.debian()
+    except image.UnavailableError as error:
+        _unavailable(str(error))
+
+
+@pytest.fixture(scope="session", name="no_boot")
+def _no_boot(files: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Why that Debian boots nowhere on this machine; empty if it does."""
+    if os.environ.get("KMSD_TEST_HOST") == "chroot":
+        return "KMSD_TEST_HOST=chroot"
+    try:
+        with machine(tmp_path_factory.mktemp("boots"), [files], image.wheels()) as tried:
             tried.boot()
             until(tried.started, BOOT_SECONDS)
     except (image.UnavailableError, AssertionError) as error:
-        _unavailable(error)
-    return found
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="session", name="debian")
+def _debian(files: Path, no_boot: str) -> Path:
+    """The root of a Debian that boots."""
+    if no_boot:
+        _unavailable(no_boot)
+    return files
+
+
+@pytest.fixture(scope="session", name="chroot_files")
+def _chroot_files(files: Path, no_boot: str) -> Path:
+    """The root of a Debian that does not boot here."""
+    if not no_boot:
+        pytest.skip("a host boots here, and test_pages.py runs the same commands on it")
+    return files
 
 
 @pytest.fixture(scope="session", name="installed")

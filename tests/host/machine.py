@@ -7,9 +7,12 @@ it by `Machine.network`.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,8 +22,16 @@ from pathlib import Path
 from tests.host.image import UnavailableError
 from tests.polling import until
 
-CLONE_NEWNET = 0x40000000
 WHEELS = "/srv/wheels"
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+CHROOT = f"""set -e
+mount --rbind /dev "$1/dev"
+mount -t proc proc "$1/proc"
+mkdir -p "$1{WHEELS}"
+mount --bind "$2" "$1{WHEELS}"
+exec chroot "$1" sleep infinity
+"""
 LOGIN = {
     "HOME": "/root",
     "LOGNAME": "root",
@@ -89,19 +100,14 @@ class Machine:
 
         Raises UnavailableError with the reason if that never comes about.
         """
-        if shutil.which("systemd-nspawn") is None:
-            raise UnavailableError("systemd-nspawn is not installed (Debian: systemd-container)")
+        command = self._command()
+        if shutil.which(command[0]) is None:
+            raise UnavailableError(f"{command[0]} is not installed")
         assert self._process is None
-        command = [
-            # The container ends with the tests, however they end.
-            *("setpriv", "--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"),
-            *(f"--machine=kmsd-test-{os.getpid()}", "--register=no", "--keep-unit", "--private-users=no"),
-            *("--private-network", "--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
-            f"--bind-ro={self.wheels}:{WHEELS}",
-        ]
         with self.console.open("ab") as console:
             self._process = subprocess.Popen(
-                command,
+                # It ends with the tests, however they end.
+                ["setpriv", "--pdeathsig", "KILL", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -112,17 +118,26 @@ class Machine:
         except AssertionError as error:
             said = self.console.read_text(errors="replace").strip().splitlines()[-5:]
             self.power_cut()
-            raise UnavailableError(f"systemd-nspawn boots no Debian here: {' | '.join(said)}") from error
+            raise UnavailableError(f"{command[0]} starts no Debian here: {' | '.join(said)}") from error
+
+    def _command(self) -> list[str]:
+        return [
+            *("systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"),
+            *(f"--machine=kmsd-test-{os.getpid()}", "--register=no", "--keep-unit", "--private-users=no"),
+            *("--private-network", "--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            f"--bind-ro={self.wheels}:{WHEELS}",
+        ]
 
     def _up(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise AssertionError(f"systemd-nspawn ended with status {self._process.returncode}")
+            raise AssertionError(f"it ended with status {self._process.returncode}")
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         self._leader = int(children[0]) if children else 0
-        if not self._leader:
-            return False
+        return self._leader != 0 and self._answers()
+
+    def _answers(self) -> bool:
         command = [*self.entered(), "systemctl", "is-active", "--quiet", "basic.target"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -132,7 +147,7 @@ class Machine:
 
     def entered(self, folder: str = "/root") -> list[str]:
         """What precedes a command that is to run inside, as root."""
-        return ["nsenter", f"--target={self._leader}", "--all", f"--wdns={folder}", "--"]
+        return ["nsenter", f"--target={self._leader}", "--all", "--root", f"--wdns={folder}", "--"]
 
     def run(self, script: str, *, check: bool = True, folder: str = "/root") -> subprocess.CompletedProcess[str]:
         """A script in a login shell of root; standard error is among the output."""
@@ -203,11 +218,30 @@ def _enter_network(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+class Chroot(Machine):
+    """The same files, and nothing but what is started in them: for machines that boot none."""
+
+    def _command(self) -> list[str]:
+        namespaces = ["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child"]
+        return [*namespaces, "sh", "-c", CHROOT, "sh", str(self.root), str(self.wheels)]
+
+    def _answers(self) -> bool:
+        if Path(f"/proc/{self._leader}/root").readlink() != self.root:
+            return False
+        with self.network(), socket.socket() as any_socket:
+            fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP))
+        return True
+
+    def power_off(self) -> None:
+        """End every process; there is nobody to tell them."""
+        self.power_cut()
+
+
 @contextmanager
-def machine(folder: Path, below: Sequence[Path], wheels: Path) -> Iterator[Machine]:
+def machine(folder: Path, below: Sequence[Path], wheels: Path, kind: type[Machine] = Machine) -> Iterator[Machine]:
     """A machine that is not booted yet, on these layers; it is gone with the block."""
     with layer(folder, below) as (root, upper):
-        found = Machine(root, upper, wheels)
+        found = kind(root, upper, wheels)
         running.append(found)
         try:
             yield found

@@ -7,9 +7,11 @@ A block that is run has `<!-- test: NAME -->` on the line above its fence. What 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.host.image import ROOT
+from tests.host.shell import Shell
 
 PAGES = (
     *("README.md", "docs/install.md", "docs/operations-guide.md", "docs/recipes.md"),
@@ -17,6 +19,8 @@ PAGES = (
 )
 """The pages whose every command is run."""
 BLOCK = re.compile(r"<!-- (test|output): ([a-z0-9-]+) -->\n```[a-z]*\n(.*?)```", re.DOTALL)
+
+HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)")
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,20 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """One for each command line: what is continued, or lies within a here-document, counts once."""
-        found, until_line, continued = [], "", False
-        for line in self.text.splitlines():
-            if until_line:
-                until_line = "" if line.strip() == until_line else until_line
-                continue
-            if not continued and line.strip() and not line.lstrip().startswith("#"):
+        """Each with the lines that continue it, or that are its here-document."""
+        found: list[str] = []
+        end, continued = "", False
+        for line in self.text.splitlines(keepends=True):
+            if end or continued:
+                found[-1] += line
+            elif line.strip() and not line.lstrip().startswith("#"):
                 found.append(line)
-            document = re.search(r"<<-?\s*['\"]?(\w+)", line)
-            until_line = document[1] if document else ""
-            continued = line.endswith("\\")
+            if end:
+                end = "" if line.strip() == end else end
+                continue
+            document = HERE_DOCUMENT.search(line)
+            end = document[1] if document else ""
+            continued = line.endswith(("\\\n", "|\n"))
         return found
 
 
@@ -72,3 +79,25 @@ def agrees(expected: str, printed: str) -> bool:
 
 def _line(line: str) -> str:
     return ".*".join(re.escape(part) for part in line.rstrip().split("…")) + r"\n"
+
+
+def walk(
+    shell: Shell, page: str, names: Sequence[str], typed: Mapping[str, Sequence[tuple[str, str]]] | None = None
+) -> str:
+    """Run these blocks of a page; each command works, and prints what the page says. What they printed."""
+    printed = ""
+    for name in names:
+        block = blocks(page)[name]
+        ran = shell.run(block.text, (typed or {}).get(name, ()))
+        said = f"{page}, {name}:\n{block.text}\n{ran.output}"
+        assert [command for command in ran.failed if not _warns(*command)] == [], said
+        assert "FAIL" not in ran.output, said
+        if block.output is not None:
+            assert agrees(block.output, ran.output), f"{said}\nexpected:\n{block.output}"
+        printed += ran.output
+    return printed
+
+
+def _warns(command: str, status: int) -> bool:
+    """True for warnings of `kmsd check`: nobody synchronises the clock of a container."""
+    return command.startswith("kmsd check") and status == 1

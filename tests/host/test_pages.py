@@ -5,14 +5,14 @@ Nothing that a page defines is replaced, and no path. What a page has an operato
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.host import image
 from tests.host.machine import Machine, machine
-from tests.host.pages import PAGES, agrees, blocks, unmarked
+from tests.host.pages import PAGES, blocks, unmarked, walk
 from tests.host.shell import Shell, login
 from tests.host.site import bring_certificate, bring_hsm, configure, make_token
 from tests.polling import until
@@ -20,28 +20,6 @@ from tests.polling import until
 MOST_COMMANDS = 15
 """From a bare host to a first encryption over TLS."""
 SO_PIN, PIN = "so-pin-0001\n", "user-pin-0001\n"
-
-
-def walk(
-    shell: Shell, page: str, names: Sequence[str], typed: Mapping[str, Sequence[tuple[str, str]]] | None = None
-) -> str:
-    """Run these blocks of a page; each command works, and prints what the page says. What they printed."""
-    printed = ""
-    for name in names:
-        block = blocks(page)[name]
-        ran = shell.run(block.text, (typed or {}).get(name, ()))
-        said = f"{page}, {name}:\n{block.text}\n{ran.output}"
-        assert [command for command in ran.failed if not _warns(*command)] == [], said
-        assert "FAIL" not in ran.output, said
-        if block.output is not None:
-            assert agrees(block.output, ran.output), f"{said}\nexpected:\n{block.output}"
-        printed += ran.output
-    return printed
-
-
-def _warns(command: str, status: int) -> bool:
-    """True for warnings of `kmsd check`: nobody synchronises the clock of a container."""
-    return command.startswith("kmsd check") and status == 1
 
 
 def test_no_command_of_the_pages_is_left_out() -> None:
