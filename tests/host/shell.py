@@ -6,16 +6,16 @@ its last command has. Each command that failed is told by its text and status, a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
-import select
+import signal
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tests.host.machine import LOGIN, Machine
@@ -47,7 +47,7 @@ class Ran:
 
 
 class Shell:
-    """One terminal."""
+    """One terminal. Somebody looks at it all the time: what is printed never waits."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._terminal, theirs = pty.openpty()
@@ -58,64 +58,79 @@ class Shell:
         termios.tcsetwinsize(theirs, (50, 300))
         blocks, self._blocks = os.pipe()
         environment = [f"{name}={value}" for name, value in LOGIN.items()]
+        loop = LOOP.replace("BLOCKS", str(blocks))
         self.process = subprocess.Popen(
-            [*command, "env", "-i", *environment, "bash", "-l", "-c", LOOP.replace("BLOCKS", str(blocks))],
+            ["setsid", "--ctty", *command, "env", "-i", *environment, "bash", "-l", "-c", loop],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             pass_fds=(blocks,),
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads run yet)
         )
         os.close(theirs)
         os.close(blocks)
+        self._printed = b""
+        self._ended = False
+        self._changed = threading.Condition()
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
 
-    def interrupt(self) -> None:
-        """Type Ctrl-C."""
-        os.write(self._terminal, b"\x03")
+    def _listen(self) -> None:
+        # EIO: nobody has the terminal open any more.
+        with suppress(OSError):
+            while heard := os.read(self._terminal, 65536):
+                with self._changed:
+                    self._printed += heard
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def printed(self) -> str:
+        """All that has stood on the terminal."""
+        with self._changed:
+            return self._printed.decode(errors="replace")
 
     def run(self, block: str, typed: Sequence[tuple[str, str]] = ()) -> Ran:
         """Run a block to its end.
 
         `typed` has pairs of a prompt and what is typed there. At an empty prompt it is typed at once.
         """
+        with self._changed:
+            begun = seen = len(self._printed)
         self.begin(block)
-        output, waiting = b"", list(typed)
-        seen = 0
-        end = time.monotonic() + SECONDS
-        while True:
-            while waiting and (at := output.find(waiting[0][0].encode(), seen)) >= 0:
-                prompt, text = waiting.pop(0)
-                seen = at + len(prompt)
-                os.write(self._terminal, text.encode())
-            found = END.search(output)
-            if found:
-                assert not waiting, f"it never asked for {waiting[0][0]!r}:\n{output.decode()}"
-                return Ran(output[: found.start()].decode(), _failures(found[1].decode()))
-            assert time.monotonic() < end, f"it has not ended within {SECONDS} s:\n{block}\n{output.decode()}"
-            output += self._read()
+        waiting, end = list(typed), time.monotonic() + SECONDS
+        with self._changed:
+            while not (found := END.search(self._printed, begun)):
+                assert not self._ended, f"the shell has ended:\n{block}\n{self._printed[begun:].decode()}"
+                assert time.monotonic() < end, f"no end within {SECONDS} s:\n{block}\n{self._printed[begun:].decode()}"
+                while waiting and (at := self._printed.find(waiting[0][0].encode(), seen)) >= 0:
+                    prompt, text = waiting.pop(0)
+                    seen = at + len(prompt)
+                    os.write(self._terminal, text.encode())
+                self._changed.wait(1)
+            output = self._printed[begun : found.start()].decode()
+        assert not waiting, f"it never asked for {waiting[0][0]!r}:\n{output}"
+        return Ran(output, _failures(found[1].decode()))
 
     def begin(self, block: str) -> None:
         """Start a block that ends by itself, or never."""
         os.write(self._blocks, block.encode() + b"\0")
 
-    def _read(self) -> bytes:
-        if not select.select([self._terminal], [], [], 1)[0]:
-            return b""
-        try:
-            return os.read(self._terminal, 65536)
-        except OSError as error:
-            raise AssertionError("the shell has ended") from error
+    def interrupt(self) -> None:
+        """Type Ctrl-C."""
+        os.write(self._terminal, b"\x03")
 
     def close(self) -> None:
         """Hang up."""
         os.close(self._blocks)
-        os.close(self._terminal)
+        self.process.send_signal(signal.SIGHUP)
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
+        self._listener.join(10)
+        os.close(self._terminal)
 
 
 def _failures(text: str) -> tuple[tuple[str, int], ...]:
