@@ -62,10 +62,13 @@ def patient(daemon: Daemon) -> None:
 
 
 def all_connected(daemon: Daemon) -> bool:
-    """Whether the daemon has accepted every connection of the load."""
+    """True if the workers that serve now have accepted every connection of the load."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    established = "01"
-    return sum(row[1].endswith(f":{daemon.port:04X}") and row[3] == established for row in rows) >= CONNECTIONS
+    ours = [row for row in rows if row[1].endswith(f":{daemon.port:04X}")]
+    established, listening = "01", "0A"
+    # proc(5), /proc/net/tcp: rx_queue of a listening socket is how many connections nobody has accepted yet.
+    waiting = sum(int(row[4].partition(":")[2], 16) for row in ours if row[3] == listening)
+    return sum(row[3] == established for row in ours) >= CONNECTIONS and not waiting
 
 
 def new_key(daemon: Daemon) -> str:
