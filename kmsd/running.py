@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,6 +30,7 @@ from kmsd.exits import (
 from kmsd.fetching import fetch_credentials
 from kmsd.logs import set_up
 from kmsd.named_files import inputs_of, outputs_of
+from kmsd.os_errors import in_words
 from kmsd.ports import AuditUnavailable, PinRefused, StoreError, StoreUnfit, TokenError, TokenUnavailable
 from kmsd.ports_logs import SegmentsError
 
@@ -47,16 +47,8 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (SegmentsError, EXIT_UNAVAILABLE),
 )
 """Of errors whose text is for the operator. The first that fits decides."""
-_HEALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EIO: "the disk fails"}
-_NEEDS_A_HUMAN = {
-    errno.EACCES: "this user may not do that",
-    errno.EPERM: "this user may not do that",
-    errno.EROFS: "the disk is read-only",
-    errno.ENOENT: "it is not there",
-    errno.ENOTDIR: "a part of its path is not a folder",
-    errno.EISDIR: "it is a folder",
-    errno.EADDRINUSE: "something else listens there",
-}
+_OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
+"""What `kmsd serve` may end with, by which systemd decides."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,9 +62,6 @@ def run(options: argparse.Namespace) -> int:
         status, text = told(exc)
         print(f"kmsd: {text}", file=sys.stderr)
         return EXIT_CONFIG if options.command == "serve" and status not in _OF_SERVE else status
-
-
-_OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -128,12 +117,8 @@ def told(error: Exception) -> tuple[int, str]:
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return status, str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        heals = _HEALS.get(error.errno)
-        known = heals or _NEEDS_A_HUMAN.get(error.errno)
-        if known is not None:
-            subject = f"{error.filename}: " if error.filename is not None else ""
-            return EXIT_UNAVAILABLE if heals else EXIT_CONFIG, f"{subject}{known} ({error.strerror})"
+    if isinstance(error, OSError) and (worded := in_words(error)) is not None:
+        return worded.status, str(worded)
     return EXIT_INTERNAL, _fault(error)
 
 
