@@ -6,7 +6,12 @@ import errno
 
 from kmsd.exits import CommandError, TryLater
 
-_HEALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EIO: "the disk fails"}
+_HEALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EIO: "the disk fails",
+    errno.EPIPE: "whoever read the output has gone",
+}
 _NEEDS_A_HUMAN = {
     errno.EACCES: "this user may not do that",
     errno.EPERM: "this user may not do that",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,7 +32,15 @@ from kmsd.fetching import fetch_credentials
 from kmsd.logs import set_up
 from kmsd.named_files import inputs_of, outputs_of
 from kmsd.os_errors import in_words
-from kmsd.ports import AuditUnavailable, PinRefused, StoreError, StoreUnfit, TokenError, TokenUnavailable
+from kmsd.ports import (
+    AuditUnavailable,
+    ModuleUnusable,
+    PinRefused,
+    StoreError,
+    StoreUnfit,
+    TokenError,
+    TokenUnavailable,
+)
 from kmsd.ports_logs import SegmentsError
 
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
@@ -40,6 +49,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (PinRefused, EXIT_REFUSED),
     (ConfigError, EXIT_CONFIG),
     (StoreUnfit, EXIT_CONFIG),
+    (ModuleUnusable, EXIT_CONFIG),
     (TokenUnavailable, EXIT_UNAVAILABLE),
     (TokenError, EXIT_CONFIG),
     (StoreError, EXIT_UNAVAILABLE),
@@ -55,13 +65,19 @@ def run(options: argparse.Namespace) -> int:
     """Carry out what the command line asks for; the exit status."""
     set_up("cli", quiet=True)
     try:
-        return _run(options)
+        status = _run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as exc:  # noqa: BLE001 (every failure has a status and a sentence)
         status, text = told(exc)
         print(f"kmsd: {text}", file=sys.stderr)
-        return EXIT_CONFIG if options.command == "serve" and status not in _OF_SERVE else status
+        if isinstance(exc, BrokenPipeError):
+            # What is left in the buffer must not be tried again when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if options.command == "serve" and status not in _OF_SERVE:
+            return EXIT_CONFIG
+    return status
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -107,7 +123,7 @@ def become_owner(config: Config) -> None:
         if owner is not None:
             host_user.become(owner)
     except OSError as exc:
-        raise ConfigError(f"the owner of {config.data_dir} cannot be become: {exc.strerror}") from exc
+        raise ConfigError(f"root cannot become the owner of {config.data_dir}: {exc.strerror}") from exc
 
 
 def told(error: Exception) -> tuple[int, str]:
