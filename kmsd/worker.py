@@ -20,14 +20,22 @@ from kmsd.audit import Refusals
 from kmsd.config import Config, ConfigError
 from kmsd.custody.credentials import Credentials
 from kmsd.ending import ended
-from kmsd.exits import EXIT_AWAY, EXIT_CONFIG, EXIT_REFUSED
+from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE
 from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.lines import OPENED, Lines, NotReady
 from kmsd.logs import set_up
 from kmsd.loop_watch import LoopWatch
 from kmsd.metrics.counting import Counting
-from kmsd.ports import AuditUnavailable, PinRefused, StoreError, StoreUnfit, TokenError, TokenUnavailable
+from kmsd.ports import (
+    AuditUnavailable,
+    ModuleUnusable,
+    PinRefused,
+    StoreError,
+    StoreUnfit,
+    TokenError,
+    TokenUnavailable,
+)
 from kmsd.ports_logs import SegmentsError, SegmentsUnavailable
 from kmsd.prctl import name_process
 from kmsd.serving import allow_descriptors, limits_of, listener_of, say_ready
@@ -102,14 +110,16 @@ def not_ready(exc: Exception) -> NotReady:
     match exc:
         case PinRefused():
             return NotReady(EXIT_REFUSED, "token", str(exc))
+        case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
+            return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
         case TokenError():
-            return NotReady(EXIT_AWAY if isinstance(exc, TokenUnavailable) else EXIT_CONFIG, "token", str(exc))
+            return NotReady(EXIT_CONFIG, "token", str(exc))
         case StoreError():
-            return NotReady(EXIT_CONFIG if isinstance(exc, StoreUnfit) else EXIT_AWAY, "store", str(exc))
+            return NotReady(EXIT_CONFIG if isinstance(exc, StoreUnfit) else EXIT_UNAVAILABLE, "store", str(exc))
         case AuditUnavailable():
-            return NotReady(EXIT_AWAY, "audit", str(exc))
+            return NotReady(EXIT_UNAVAILABLE, "audit", str(exc))
         case SegmentsError():
-            return NotReady(EXIT_AWAY if isinstance(exc, SegmentsUnavailable) else EXIT_CONFIG, "logs", str(exc))
+            return NotReady(EXIT_UNAVAILABLE if isinstance(exc, SegmentsUnavailable) else EXIT_CONFIG, "logs", str(exc))
         case _:
             return NotReady(EXIT_CONFIG, "configuration", str(exc))
 

@@ -14,7 +14,7 @@ import structlog
 
 from kmsd.accepted import Accepted
 from kmsd.children import STOP_SECONDS, Child, Children, NotBorn, Words, end, insist
-from kmsd.exits import EXIT_AWAY, EXIT_REFUSED, FINAL
+from kmsd.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, FINAL
 from kmsd.lines import OPENED, READY, Lines, NotReady
 from kmsd.waiting import Waiting
 from kmsd.zygote import Order
@@ -46,12 +46,12 @@ class StartFailed(Exception):
     @classmethod
     def of_worker(cls, detail: str) -> Self:
         """It ended, or hung, without a word; another may fare better."""
-        return cls(NotReady(EXIT_AWAY, "worker", detail))
+        return cls(NotReady(EXIT_UNAVAILABLE, "worker", detail))
 
     @classmethod
     def of_store(cls, detail: str) -> Self:
         """The database is away; it may come back."""
-        return cls(NotReady(EXIT_AWAY, "store", detail))
+        return cls(NotReady(EXIT_UNAVAILABLE, "store", detail))
 
 
 class Worker(msgspec.Struct, eq=False):

@@ -19,7 +19,6 @@ from kmsd.config import Config, ConfigError
 from kmsd.exits import EXIT_CONFIG
 from kmsd.locking import data_lock
 from kmsd.logs import set_up
-from kmsd.ports import StoreUnavailable
 from kmsd.supervisor import Supervisor
 from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
 from kmsd.worker_pool import WorkerPool
@@ -91,8 +90,6 @@ def _prepare(config: Config, held: ExitStack) -> None:
     Not before there is a database: a file system that is mounted late would hide the lock. Raises `ConfigError` if
     another kmsd has the lock, `StoreUnavailable`.
     """
-    if not config.database.exists():
-        raise StoreUnavailable(f"{config.database} does not exist: mount its file system, or run `kmsd init`")
     before = connection.schema(config.database)
     with ExitStack() as taken:
         taken.enter_context(data_lock(config))

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from kmsd.adapters.durable import sync_folder
-from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable, StoreUnfit
+from kmsd.ports import StoreConflict, StoreMissing, StoreTimeout, StoreUnavailable, StoreUnfit
 
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
@@ -23,8 +23,21 @@ has the file's pages: SQLite's own choice, 2 MiB for each connection of each pro
 LONGEST_SESSION = timedelta(hours=36)
 """GetSessionToken, DurationSeconds: at most 129,600."""
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
+
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: "the disk of the database is full",
+    sqlite3.SQLITE_READONLY: "the database cannot be written: the disk or the file is read-only",
+    sqlite3.SQLITE_IOERR: "the disk of the database fails",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened",
+    sqlite3.SQLITE_PERM: "this user may not use the database",
+}
+"""By SQLite's primary result code: what may come back."""
+_UNFIT = {
+    sqlite3.SQLITE_CORRUPT: "the database is damaged: restore a backup",
+    sqlite3.SQLITE_NOTADB: "the file is no database, or is damaged",
+}
+"""As above: what needs a human."""
 
 
 @contextmanager
@@ -33,16 +46,21 @@ def translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as exc:
-        raise StoreConflict(str(exc)) from exc
+        raise StoreConflict(f"it exists already, or what it belongs to is gone ({exc})") from exc
     except sqlite3.Error as exc:
-        if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+        code = getattr(exc, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_BUSY:
             raise StoreTimeout("another process holds the database") from exc
-        kind = StoreUnfit if getattr(exc, "sqlite_errorcode", None) in _DAMAGED else StoreUnavailable
-        raise kind(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
+        text = f"{exc}, {getattr(exc, 'sqlite_errorname', 'no code')}"
+        if sentence := _UNFIT.get(code & 0xFF):
+            raise StoreUnfit(f"{sentence} ({text})") from exc
+        sentence = _SENTENCES.get(code & 0xFF, "the database refused")
+        raise StoreUnavailable(f"{sentence} ({text})") from exc
 
 
 def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open an existing database. Raises `StoreUnavailable` if there is none, `StoreUnfit` if it is not ours."""
+    """Open an existing database. Raises `StoreMissing`, and `StoreUnfit` if it is not ours or not this user's."""
+    _require(path)
     with translated():
         connection = sqlite3.connect(
             f"file:{path}?mode=rw",
@@ -61,6 +79,19 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
+
+
+def _require(path: Path) -> None:
+    """Say in words what SQLite calls "unable to open database file". Raises `StoreMissing`, `StoreUnfit`."""
+    try:
+        path.stat()
+    except FileNotFoundError as exc:
+        hint = "is its disk mounted? `kmsd init` makes a new one"
+        raise StoreMissing(f"there is no database at {path}: {hint}") from exc
+    except OSError as exc:
+        raise StoreUnfit(f"{path} cannot be opened: {exc.strerror}; root may run the same command") from exc
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise StoreUnfit(f"{path} cannot be opened: it belongs to another user; root may run the same command")
 
 
 def create(path: Path) -> None:

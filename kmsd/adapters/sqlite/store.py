@@ -36,7 +36,7 @@ class SqliteStore:
     """Implements `kmsd.ports.Store`."""
 
     def __init__(self, path: Path) -> None:
-        """Open the database at `path`. Raises `StoreUnavailable` if there is none.
+        """Open the database at `path`. Raises `StoreMissing` if there is none.
 
         Raises `StoreUnfit` if it is not ours, or has another schema version.
         """
