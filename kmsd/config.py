@@ -46,7 +46,7 @@ class Credential(PosixPath):
         if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
             return os.path.join(folder, self.credential)  # noqa: PTH118 (a Path would be made of this one)
         if _started_by_root:
-            raise ConfigError(f"only systemd can pass {self} to the daemon: systemctl start kmsd")
+            raise ConfigError(f"systemd passes {self} to the daemon that it starts: systemctl start kmsd")
         raise ConfigError(f"systemd passes {self} to the daemon, and not to this process: {_as_root()}")
 
 
