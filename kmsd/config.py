@@ -4,21 +4,64 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 import tomllib
-from pathlib import Path
+from pathlib import Path, PosixPath
+from urllib.parse import urlsplit
 
 import msgspec
 
+from kmsd.config_sentences import of_validation, unknown_settings
 from kmsd.domain.wrapping import WrappingAlgorithm
 
 CREDENTIAL = "credential:"
 """A path that begins so names a systemd credential."""
 RATES = ("cryptographic", "management", "logs", "sts")
 """The rates of `[rates]`."""
+_EVERY_ADDRESS = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 (to be told from others)
+"""Hosts of an address that no client can connect to."""
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text says what is wrong and where."""
+
+
+class Credential(PosixPath):
+    """The path of a systemd credential, written `credential:NAME`. It is looked for when something opens it.
+
+    Commands that read neither PIN nor TLS key work without credentials.
+    """
+
+    @property
+    def credential(self) -> str:
+        """Its name."""
+        return str(self).removeprefix(CREDENTIAL)
+
+    def __fspath__(self) -> str:
+        """Return where it lies now. Raises `ConfigError` if it was not passed to this process."""
+        if (fetched := _fetched.get(self.credential)) is not None:
+            return f"/proc/self/fd/{fetched}"
+        # systemd.exec(5), LoadCredential=
+        if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
+            return os.path.join(folder, self.credential)  # noqa: PTH118 (a Path would be made of this one)
+        if _started_by_root:
+            raise ConfigError(f"only systemd can pass {self} to the daemon: systemctl start kmsd")
+        again = f"sudo kmsd {shlex.join(sys.argv[1:])}"
+        raise ConfigError(f"systemd passes {self} to the daemon, and not to this process: run it as root: {again}")
+
+
+_started_by_root = os.getuid() == 0
+_fetched: dict[str, int] = {}
+"""Descriptors of memory files with credentials, by name."""
+
+
+def keep_credential(name: str, content: bytes) -> None:
+    """Have every later look at this credential find `content`, which lies in the memory of this process."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    _fetched[name] = descriptor
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -150,6 +193,8 @@ class Config(_Section, frozen=True):
     """The partition in ARNs."""
     account: str = "000000000000"
     """The account that `kmsd init` makes, and the default of the commands."""
+    public_url: str = ""
+    """What clients are told, such as https://kms.example.com:8443. Empty: `[listen] address`, if they can use it."""
     workers: int = 2
     """Processes that serve requests."""
     import_token: TokenConfig | None = None
@@ -160,6 +205,21 @@ class Config(_Section, frozen=True):
     rates: RatesConfig = RatesConfig()
     audit: AuditConfig = AuditConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def client_url(self) -> str | None:
+        """Where clients reach the daemon; None if only the operator can say: see `public_url`."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        address = self.listen.address
+        if address.startswith("unix:") or address.rpartition(":")[0].strip("[]") in _EVERY_ADDRESS:
+            return None
+        return f"{'http' if self.listen.tls_certificate is None else 'https'}://{address}"
+
+    @property
+    def pins(self) -> list[Path]:
+        """The files of the tokens' PINs."""
+        return [token.pin_file for token in (self.token, self.import_token) if token is not None]
 
     @property
     def database(self) -> Path:
@@ -188,8 +248,10 @@ def read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} does not exist; name another with --config") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not text in UTF-8") from exc
 
 
 def parse(text: str, path: Path) -> Config:
@@ -197,31 +259,40 @@ def parse(text: str, path: Path) -> Config:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+        raise ConfigError(f"{path} is not TOML: {exc}") from exc
+    if unknown := unknown_settings(raw, Config):
+        raise ConfigError("\n".join(f"{path}: {sentence}" for sentence in unknown))
     try:
         config = msgspec.convert(raw, Config, dec_hook=_decode_path)
     except msgspec.ValidationError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+        raise ConfigError(f"{path}: {of_validation(str(exc))}") from exc
     _check(config, path)
     return config
 
 
 def _decode_path(wanted: type, value: object) -> object:
     if wanted is Path and isinstance(value, str):
-        return _credential(value.removeprefix(CREDENTIAL)) if value.startswith(CREDENTIAL) else Path(value)
+        return _credential(value) if value.startswith(CREDENTIAL) else Path(value)
     raise NotImplementedError
 
 
-def _credential(name: str) -> Path:
-    """A credential that systemd passed (systemd.exec(5), LoadCredential). Raises `ConfigError` without systemd."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        raise ConfigError(
-            f"credential:{name} is named, but no CREDENTIALS_DIRECTORY is set: systemd passes credentials"
-        )
-    if not name or "/" in name:
-        raise ConfigError(f"credential:{name} is not the name of a credential")
-    return Path(folder) / name
+def _credential(text: str) -> Credential:
+    """Raises ValueError for what cannot be the name of a credential."""
+    name = text.removeprefix(CREDENTIAL)
+    if not name or "/" in name or name in {".", ".."}:
+        raise ValueError(f"{text} is not the name of a credential")
+    return Credential(text)
+
+
+def _is_url(text: str) -> bool:
+    """True for scheme, host and port, and nothing that would be lost before a request's own path."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = parts.path in {"", "/"} and not (parts.query or parts.fragment or parts.username or parts.password)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and plain and text.isprintable()
 
 
 def _names_a_token(given: TokenConfig) -> bool:
@@ -234,6 +305,11 @@ def _check(config: Config, path: Path) -> None:
         ("account", "must be 12 digits", re.fullmatch(r"[0-9]{12}", config.account)),
         ("region", "must look like us-east-1", re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]+", config.region)),
         ("partition", "must look like aws", re.fullmatch(r"aws(-[a-z]+)*", config.partition)),
+        (
+            "public_url",
+            "must look like https://kms.example.com:8443",
+            not config.public_url or _is_url(config.public_url),
+        ),
         ("workers", "must be 1 to 64", 1 <= config.workers <= 64),  # noqa: PLR2004 (the bound itself)
         ("token", "needs label, serial or slot", _names_a_token(config.token)),
         ("token.sessions", "must be 1 to 64", 1 <= config.token.sessions <= 64),  # noqa: PLR2004 (as above)

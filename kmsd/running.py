@@ -1,41 +1,144 @@
-"""How a command is run, and which exit status its failures have."""
+"""How a command is run: with which files and credentials, as which user; and the exit status of its failures.
+
+Whoever typed the command opens the files that it names and, as root, fetches the credentials that it reads. Then the
+process becomes the owner of the data directory, and only then does it open database, trail or token.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import sys
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvloop
 
 from kmsd import config as configuration
+from kmsd import host_user
 from kmsd.config import Config, ConfigError
-from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.exits import (
+    EXIT_CONFIG,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    EXIT_UNAVAILABLE,
+    CommandError,
+)
+from kmsd.fetching import fetch_credentials
 from kmsd.logs import set_up
-from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
+from kmsd.named_files import inputs_of, outputs_of
+from kmsd.ports import AuditUnavailable, PinRefused, StoreError, StoreUnfit, TokenError, TokenUnavailable
+from kmsd.ports_logs import SegmentsError
 
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
+
+_STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (PinRefused, EXIT_REFUSED),
+    (ConfigError, EXIT_CONFIG),
+    (StoreUnfit, EXIT_CONFIG),
+    (TokenUnavailable, EXIT_UNAVAILABLE),
+    (TokenError, EXIT_CONFIG),
+    (StoreError, EXIT_UNAVAILABLE),
+    (AuditUnavailable, EXIT_UNAVAILABLE),
+    (SegmentsError, EXIT_UNAVAILABLE),
+)
+"""Of errors whose text is for the operator. The first that fits decides."""
+_HEALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EIO: "the disk fails"}
+_NEEDS_A_HUMAN = {
+    errno.EACCES: "this user may not do that",
+    errno.EPERM: "this user may not do that",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOENT: "it is not there",
+    errno.ENOTDIR: "a part of its path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EADDRINUSE: "something else listens there",
+}
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry out what the command line asks for; the exit status."""
     set_up("cli", quiet=True)
     try:
-        if hasattr(options, "offline"):
-            # Commands for those who have the files and nothing else: not even a configuration.
-            status: int = options.offline(options)
-            return status
-        config = configuration.load(options.config)
+        return _run(options)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as exc:  # noqa: BLE001 (every failure has a status and a sentence)
+        status, text = told(exc)
+        print(f"kmsd: {text}", file=sys.stderr)
+        return EXIT_CONFIG if options.command == "serve" and status not in _OF_SERVE else status
+
+
+_OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
+
+
+def _run(options: argparse.Namespace) -> int:
+    for given in inputs_of(options):
+        given.acquire()
+    if hasattr(options, "offline"):
+        # Commands for those who have the files and nothing else: not even a configuration.
+        if options.directory is None:
+            config = configuration.load(options.config)
+            options.directory = config.audit_dir
+            become_owner(config)
+        status: int = options.offline(options)
+        return status
+    config = configuration.load(options.config)
+    if hasattr(options, "beforehand"):
+        options.beforehand(config, options)
+    with _outputs(options):
+        if getattr(options, "needs_pin", True):
+            fetch_credentials(config.pins)
+        become_owner(config)
         command: Command = options.run
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(command(config, options))
-    except PinRefused as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return EXIT_REFUSED
-    except (ConfigError, StoreError, TokenError, AuditUnavailable) as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return EXIT_CONFIG
-    except KeyboardInterrupt:
-        return 130
+
+
+@contextmanager
+def _outputs(options: argparse.Namespace) -> Iterator[None]:
+    """Make the files that are to be written; those that nothing was written to are gone in the end."""
+    made = list(outputs_of(options))
+    try:
+        for one in made:
+            one.create()
+        yield
+    finally:
+        for one in made:
+            one.close()
+
+
+def become_owner(config: Config) -> None:
+    """As root, become the user that the data belong to. Raises `ConfigError`."""
+    try:
+        owner = host_user.to_become(config.data_dir)
+        if owner is not None:
+            host_user.become(owner)
+    except OSError as exc:
+        raise ConfigError(f"the owner of {config.data_dir} cannot be become: {exc.strerror}") from exc
+
+
+def told(error: Exception) -> tuple[int, str]:
+    """Return the exit status of a failure, and what the operator reads."""
+    if isinstance(error, CommandError):
+        return error.status, str(error)
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return status, str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        heals = _HEALS.get(error.errno)
+        known = heals or _NEEDS_A_HUMAN.get(error.errno)
+        if known is not None:
+            subject = f"{error.filename}: " if error.filename is not None else ""
+            return EXIT_UNAVAILABLE if heals else EXIT_CONFIG, f"{subject}{known} ({error.strerror})"
+    return EXIT_INTERNAL, _fault(error)
+
+
+def _fault(error: Exception) -> str:
+    """A fault of the program: its kind and its places, never its text, which may quote anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+    return "\n".join([f"internal error: {type(error).__name__}; report it with these places:", *places])

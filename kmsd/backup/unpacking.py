@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kmsd.adapters.journal.claims import Readable
 from kmsd.adapters.journal.lines import COPIES, FileName
 from kmsd.backup import container
 from kmsd.backup.container import Damaged
@@ -21,7 +22,7 @@ _NAMES = re.compile(
 )
 
 
-def unpack(backup: Path, folder: Path) -> Manifest:
+def unpack(backup: Readable, folder: Path) -> Manifest:
     """Every part under its name below `folder`, durable on return. Raises `Damaged`, naming the part, and OSError."""
 
     def take(name: str, content: Iterator[bytes]) -> None:

@@ -14,13 +14,17 @@ from uuid import uuid4
 
 import msgspec
 
+from kmsd import host_user
+from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import Rooms, open_rooms, place_of
 from kmsd.audit import Actor, record_of_administration
 from kmsd.config import Config
-from kmsd.ports import AuditSink, AuditUnavailable, Clock
+from kmsd.ports import AuditSink, AuditUnavailable, Clock, Reader
 
 IAM = "iam.amazonaws.com"
 """`eventSource` of acts on users, access keys and roles, by the names that IAM gives them."""
+KMS = "kms.amazonaws.com"
+"""`eventSource` of acts on keys, by the names that KMS gives them."""
 KMSD = "kmsd.local"
 """`eventSource` of acts that AWS does not have."""
 INTENT, OUTCOME = "intent", "outcome"
@@ -111,9 +115,19 @@ async def acting(
         yield rooms, act
 
 
+@asynccontextmanager
+async def reading(config: Config) -> AsyncIterator[Reader]:
+    """The database alone, for a command that needs neither token nor PIN. Raises `StoreUnavailable`."""
+    store = SqliteStore(config.database)
+    try:
+        yield await store.read()
+    finally:
+        await store.close()
+
+
 def actor() -> Actor:
-    """Who runs this process, by the operating system's word."""
-    uid = os.getuid()
+    """Who started this process, by the operating system's word: root, also where it has become another user."""
+    uid = host_user.caller_uid()
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -6,13 +6,14 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from kmsd import config as configuration
 from kmsd.adapters.journal import reading
 from kmsd.adapters.journal.claims import BadKey, pem_of, public_key_of
 from kmsd.adapters.journal.lines import fingerprint
@@ -21,9 +22,10 @@ from kmsd.adapters.journal.verify import verify
 from kmsd.app import audit_signer, open_rooms
 from kmsd.commands.audit_filters import BadFilter, filter_of, row
 from kmsd.config import Config, ConfigError
+from kmsd.exits import InputRefused, NotFound, WrongUsage
+from kmsd.named_files import InputFile
 
 EXIT_FOUND = 1
-EXIT_USAGE = 2
 MOST_SHOWN = 200
 """Findings that are printed; a trail that is broken throughout has one for each line."""
 
@@ -36,10 +38,15 @@ def add_to(commands: Any) -> None:
     check = audit.add_parser("verify", help="find every edited, removed, inserted, reordered or cut record")
     _add_directory(check)
     check.add_argument(
-        "--public-key", type=Path, action="append", default=[], metavar="FILE", help="the audit key, PEM or DER"
+        "--public-key", type=InputFile, action="append", default=[], metavar="FILE", help="the audit key, PEM or DER"
     )
     check.add_argument(
-        "--anchor", type=Path, action="append", default=[], metavar="FILE", help="checkpoints that were kept elsewhere"
+        "--anchor",
+        type=InputFile,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="checkpoints that were kept elsewhere; `-` reads standard input",
     )
     check.add_argument("--archived", action="store_true", help="the oldest files have been moved away")
     check.set_defaults(offline=run_verify)
@@ -66,25 +73,36 @@ def _add_directory(command: argparse.ArgumentParser) -> None:
     command.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="default: the configuration's")
 
 
-def _directory(options: argparse.Namespace) -> Path:
-    """Raises `ConfigError`."""
-    if options.directory is not None:
-        given: Path = options.directory
-        return given
-    return configuration.load(options.config).audit_dir
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    """Raises `NotFound` for a trail that cannot be read."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise NotFound(f"{exc.filename or directory} cannot be read: {exc.strerror}") from exc
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """`kmsd audit verify`: status 0 if the trail is whole, 1 if something was found, 2 if it cannot be read."""
+    """`kmsd audit verify`: status 0 if the trail is whole, 1 if something was found. Raises `CommandError`."""
+    keys = [_public_key(file) for file in options.public_key]
+    started = time.monotonic()
     try:
-        keys = [public_key_of(path.read_bytes()) for path in options.public_key]
-        started = time.monotonic()
-        report = verify(_directory(options), keys, options.anchor, archived=options.archived)
-    except (OSError, BadKey) as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return EXIT_USAGE
+        with _readable(options.directory):
+            report = verify(options.directory, keys, options.anchor, archived=options.archived)
+    except BadKey as exc:
+        raise InputRefused(f"{options.directory}: the trail pins a key that is none: {exc}") from exc
     _print(report, time.monotonic() - started)
     return EXIT_FOUND if report.findings else 0
+
+
+def _public_key(file: InputFile) -> bytes:
+    """Raises `NotFound`, `InputRefused`."""
+    try:
+        return public_key_of(file.read_bytes())
+    except BadKey as exc:
+        raise InputRefused(f"{file}: {exc}") from exc
 
 
 def _print(report: Report, seconds: float) -> None:
@@ -108,28 +126,26 @@ def run_show(options: argparse.Namespace) -> int:
     """`kmsd audit show`."""
     try:
         wanted = filter_of(options, datetime.now(UTC))
-        found = reading.records(_directory(options), containing=wanted.containing, from_day=wanted.from_day)
-        for record in found:
-            if wanted.fits(record):
-                print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
-        sys.stdout.flush()
+    except BadFilter as exc:
+        raise WrongUsage(str(exc)) from exc
+    try:
+        with _readable(options.directory):
+            found = reading.records(options.directory, containing=wanted.containing, from_day=wanted.from_day)
+            for record in found:
+                if wanted.fits(record):
+                    print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
+            sys.stdout.flush()
     except BrokenPipeError:
         # `| head`: whoever read has seen enough. Nothing more is to be written when the process ends, either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, BadFilter) as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return EXIT_USAGE
     return 0
 
 
 def run_checkpoints(options: argparse.Namespace) -> int:
     """`kmsd audit checkpoints`: what `verify --anchor` takes."""
-    try:
-        for line in reading.checkpoints(_directory(options)):
+    with _readable(options.directory):
+        for line in reading.checkpoints(options.directory):
             print(line.decode())
-    except OSError as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return EXIT_USAGE
     return 0
 
 

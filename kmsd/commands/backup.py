@@ -3,52 +3,72 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kmsd import host_user
 from kmsd.app import Rooms, SystemClock, audit_signer, open_rooms
 from kmsd.backup import making, softhsm
 from kmsd.commands.acts import administrative_act
 from kmsd.config import Config, ConfigError
+from kmsd.exits import CommandError, ExistsAlready, NotFound
 
 
 def add_to(commands: Any) -> None:
     """Declare the command."""
     command: argparse.ArgumentParser = commands.add_parser("backup", help="make a backup; the daemon may serve")
-    command.add_argument("target", type=Path, metavar="FILE", help="must not exist; or a folder, for a name with time")
+    command.add_argument(
+        "target",
+        metavar="FILE",
+        help="must not exist; or a folder, which is made if it is missing, for a name with the time: a name that ends "
+        "in `/` or has no suffix is a folder's",
+    )
     command.add_argument(
         "--without-token",
         action="store_true",
         help="leave SoftHSM2's files out (a real token's own backup is its vendor's in any case)",
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, beforehand=make_folder)
+
+
+def make_folder(config: Config, options: argparse.Namespace) -> None:
+    """Make the folder that is named and missing, for the user that the data belong to. Raises `CommandError`."""
+    target = Path(options.target).absolute()
+    if target.exists() or (target.suffix and not options.target.endswith("/")):
+        return
+    if not target.parent.is_dir():
+        raise NotFound(f"the folder {target.parent} does not exist")
+    try:
+        owner = host_user.to_become(config.data_dir)
+        target.mkdir(mode=0o700)
+        if owner is not None:
+            os.chown(target, owner.uid, owner.gid)
+    except OSError as exc:
+        raise CommandError(f"the folder {target} cannot be made: {exc.strerror}") from exc
+    print(f"made the folder {target}")
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """One line on what was made."""
+    """One line on what was made. Raises OSError, and there is no backup."""
     started = time.monotonic()
-    target = _target(options.target, SystemClock().now())
+    target = _target(Path(options.target), SystemClock().now())
     async with open_rooms(config, "cli") as rooms:
         signer = await audit_signer(rooms.store, rooms.token, needed=True)
         if signer is None:
             raise ConfigError("there is no audit key to sign a backup with: run `kmsd init`")
-        try:
-            token_folder = None if options.without_token else _token_folder(rooms)
-            parameters = {"path": str(target), "withToken": token_folder is not None}
-            async with administrative_act(rooms, "CreateBackup", parameters) as act:
-                made = await making.make(rooms, signer, target, token_folder)
-                act.elements = {
-                    "backupId": made.manifest.backup_id,
-                    "snapshotAt": made.manifest.snapshot_at,
-                    "parts": len(made.manifest.parts),
-                    "size": made.size,
-                }
-        except OSError as exc:
-            print(f"kmsd: no backup was made: {exc}", file=sys.stderr)
-            return 1
+        token_folder = None if options.without_token else _token_folder(rooms)
+        parameters = {"path": str(target), "withToken": token_folder is not None}
+        async with administrative_act(rooms, "CreateBackup", parameters) as act:
+            made = await making.make(rooms, signer, target, token_folder)
+            act.elements = {
+                "backupId": made.manifest.backup_id,
+                "snapshotAt": made.manifest.snapshot_at,
+                "parts": len(made.manifest.parts),
+                "size": made.size,
+            }
     seconds = time.monotonic() - started
     parts = len(made.manifest.parts)
     print(f"{target}: {parts} parts, {made.size} bytes, of {made.manifest.snapshot_at}, {seconds:.1f} s")
@@ -58,13 +78,18 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 
 
 def _target(given: Path, now: datetime) -> Path:
-    """Raises `ConfigError`."""
-    target = given / f"kmsd-{now:%Y%m%dT%H%M%SZ}.backup" if given.is_dir() else given
+    """Raises `CommandError`."""
+    target = (given / f"kmsd-{now:%Y%m%dT%H%M%SZ}.backup" if given.is_dir() else given).absolute()
+    folder = target.parent
     if target.exists():
-        raise ConfigError(f"{target} exists already")
-    if not target.parent.is_dir():
-        raise ConfigError(f"the folder {target.parent} does not exist")
-    return target.absolute()
+        raise ExistsAlready(f"{target} exists already")
+    if not folder.is_dir():
+        raise NotFound(f"the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        name = host_user.name_of(os.geteuid())
+        problem = f"the folder {folder} cannot be written by {name}, who makes the backup"
+        raise CommandError(f"{problem}: chown {name} {folder}, or name another folder")
+    return target
 
 
 def _token_folder(rooms: Rooms) -> Path | None:

@@ -9,14 +9,14 @@ from typing import Any
 from kmsd import __version__
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import SystemClock
-from kmsd.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token
+from kmsd.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token, check_unit
 from kmsd.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
 from kmsd.config import Config
 from kmsd.ports import StoreError
 
 EXPLANATION = """exit status: 0 all is well; 1 somebody should act; 2 something does not work or is not safe (as Nagios
-reads them); 78 the configuration cannot be read. Each run offers the PIN once: for monitoring every few minutes take
---no-token, and ask the daemon itself (GET /readyz), which is logged in."""
+reads them); 64 the command line is wrong; 78 the configuration cannot be read. Each run
+offers the PIN once: for monitoring every few minutes take --no-token, and ask the daemon itself (GET /readyz), which is logged in."""
 
 
 def add_to(commands: Any) -> None:
@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     command.add_argument("--no-token", action="store_true", help="leave the token alone: no PIN is offered")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, beforehand=check_unit.look_as_root, needs_pin=False)
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ async def _findings(config: Config, options: argparse.Namespace) -> AsyncIterato
     yield Finding(OK, "version", f"kmsd {__version__}")
     yield Finding(OK, "configuration", "configuration")
     now = SystemClock().now()
-    for finding in (*check_files.findings(config, options.config), *check_host.findings()):
+    for finding in (*check_files.findings(config, options.config), *options.seen, *check_host.findings()):
         yield finding
     for finding in check_tls.findings(config, now):
         yield finding

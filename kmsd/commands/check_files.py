@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from kmsd.commands.check_findings import FAIL, OK, WARN, Finding
-from kmsd.config import Config
+from kmsd.config import Config, Credential
+from kmsd.host_user import name_of
 
 TOPIC = "files"
 _MOST = 5
@@ -19,9 +19,9 @@ _MOST = 5
 def findings(config: Config, path: Path) -> Iterator[Finding]:
     """Configuration, secrets, data."""
     yield _configuration(path)
-    pins = [token.pin_file for token in (config.token, config.import_token) if token is not None]
-    for secret in (*pins, config.listen.tls_key):
-        if secret is not None:
+    for secret in (*config.pins, config.listen.tls_key):
+        # Where credentials come from is looked at as root (`check_unit`); what is passed is systemd's own.
+        if secret is not None and not isinstance(secret, Credential):
             yield _secret(secret)
     for own in (config.data_dir, config.database, config.audit_dir):
         yield _own(own)
@@ -41,12 +41,12 @@ def _configuration(path: Path) -> Finding:
     if folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX:
         return Finding(FAIL, TOPIC, f"{path.resolve().parent}, the folder of {path.name}, can be written by others")
     if found.st_uid not in {0, os.geteuid()}:
-        return Finding(FAIL, TOPIC, f"{path} belongs to {_name(found.st_uid)}")
+        return Finding(FAIL, TOPIC, f"{path} belongs to {name_of(found.st_uid)}")
     return Finding(OK, TOPIC, f"{path} has mode {mode:04o}")
 
 
 def _secret(path: Path) -> Finding:
-    """A PIN or a private key: its owner's alone, or systemd's, who passes it."""
+    """A PIN or a private key: its owner's alone, or root's for the daemon's group."""
     try:
         found = path.stat()
     except OSError as exc:
@@ -56,9 +56,9 @@ def _secret(path: Path) -> Finding:
         return Finding(FAIL, TOPIC, f"{path} is open to everybody (mode {mode:04o})")
     if mode & 0o020:
         return Finding(FAIL, TOPIC, f"{path} can be written by its group (mode {mode:04o})")
-    # systemd.exec(5): the group bits of a credential stand for an access control list of one user.
-    passed = os.environ.get("CREDENTIALS_DIRECTORY")
-    if mode & 0o040 and not (passed and path.is_relative_to(passed)):
+    # Root's file for the daemon's own group is one that the daemon reads and cannot change.
+    for_daemon = found.st_uid == 0 and found.st_gid == os.getegid() != 0
+    if mode & 0o040 and not for_daemon:
         return Finding(WARN, TOPIC, f"{path} can be read by its group (mode {mode:04o})")
     return Finding(OK, TOPIC, f"{path} has mode {mode:04o}")
 
@@ -89,16 +89,9 @@ def _owners(config: Config) -> Iterator[Finding]:
     except OSError as exc:
         yield Finding(FAIL, TOPIC, f"{config.data_dir} cannot be listed: {exc.strerror}")
         return
-    name = _name(owner)
+    name = name_of(owner)
     if strangers:
         shown = ", ".join(str(path) for path in strangers[:_MOST]) + (" and others" if len(strangers) > _MOST else "")
         yield Finding(FAIL, TOPIC, f"not {name}'s, as {config.data_dir} is: {shown}")
     else:
         yield Finding(OK, TOPIC, f"all data belongs to {name}")
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

@@ -33,8 +33,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     severity: Severity
     topic: str
-    """What it is about: `version`, `configuration`, `files`, `clock`, `entropy`, `tls`, `token`, `import`, `database`,
-    `audit` or `policies`."""
+    """What it is about: `version`, `configuration`, `files`, `unit`, `clock`, `entropy`, `tls`, `token`, `import`,
+    `database`, `audit` or `policies`."""
     text: str
 
 

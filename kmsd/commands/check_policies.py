@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from kmsd.authz import new_policy, policy_document
+from kmsd.authz import actions, new_policy, policy_document
 from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.query import Allowed, Query
@@ -73,7 +73,7 @@ class _Group(msgspec.Struct):
 async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
     """All of them; one `ok` line if there are none. `account` is looked at even if it has no users."""
     people = _People.of(list(await books.users()), list(await books.roles()))
-    found: list[Finding] = []
+    found = list(_account(account, people))
     groups: dict[tuple[str, str], _Group] = {}
     keys = 0
     async for key in all_keys(books, people.accounts | {account}, now):
@@ -97,6 +97,14 @@ async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[
         yield finding
     if not found:
         yield Finding(OK, TOPIC, f"policies of {keys} keys and {len(people.roles)} roles: nothing to object to")
+
+
+def _account(account: str, people: _People) -> Iterator[Finding]:
+    """Users of another account than the configuration's: somebody has changed it."""
+    if people.users and account not in {user.account for user in people.users}:
+        others = ", ".join(sorted({user.account for user in people.users}))
+        text = f"account is {account} in the configuration, and all users belong to {others}: was it changed?"
+        yield Finding(WARN, "configuration", f"{text} New keys belong to the account of the user who creates them")
 
 
 async def all_keys(books: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
@@ -140,9 +148,11 @@ def _key_policy(group: _Group, people: _People) -> Iterator[Finding]:
 
 
 def _objections(subject: str, policy: Policy) -> Iterator[Finding]:
-    """Report what would be refused in a new policy: a Deny that never applies, above all."""
+    """Report what would be refused in a new policy: a Deny that never applies, above all; and misspelt actions."""
     for sentence, place, problem in new_policy.objections(policy):
         yield Finding(WARN, TOPIC, f"{subject}: {sentence} ({place} {problem})")
+    for place, complaint in actions.complaints(policy):
+        yield Finding(WARN, TOPIC, f"{subject}: {complaint} ({place})")
 
 
 def _identity(subject: User | Role) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from kmsd.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
-from kmsd.config import Config
+from kmsd.config import Config, ConfigError
 from kmsd.wire.tls import CertificateUnusable, tls_context
 
 TOPIC = "tls"
@@ -28,7 +28,7 @@ def findings(config: Config, now: datetime) -> Iterator[Finding]:
         return
     try:
         tls_context(given.tls_certificate, given.tls_key, given.tls_client_ca)
-    except CertificateUnusable as exc:
+    except (CertificateUnusable, ConfigError) as exc:
         yield Finding(FAIL, TOPIC, str(exc))
     else:
         yield Finding(OK, TOPIC, f"{given.tls_key} fits {given.tls_certificate}")
@@ -40,8 +40,11 @@ def findings(config: Config, now: datetime) -> Iterator[Finding]:
 def _file(path: Path, now: datetime, *, is_server: bool) -> Iterator[Finding]:
     try:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        yield Finding(FAIL, TOPIC, f"{path}: {exc}")
+    except OSError as exc:
+        yield Finding(FAIL, TOPIC, f"{path} cannot be read: {exc.strerror}")
+        return
+    except (ValueError, ConfigError) as exc:
+        yield Finding(FAIL, TOPIC, f"{path} holds no certificate in PEM: {exc}")
         return
     for certificate in certificates:
         yield _validity(path, certificate, now)
@@ -54,11 +57,16 @@ def _validity(path: Path, certificate: x509.Certificate, now: datetime) -> Findi
     name = certificate.subject.rfc4514_string() or "a certificate without a name"
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        return Finding(FAIL, TOPIC, f"{path}: {name} has expired on {end:%Y-%m-%d %H:%M} UTC")
+        text = f"{path}: {name} has expired on {end:%Y-%m-%d %H:%M} UTC: clients refuse it"
+        return Finding(FAIL, TOPIC, f"{text}; put a new certificate there, with its key, and reload")
     if now < begin:
-        return Finding(FAIL, TOPIC, f"{path}: {name} is not valid before {begin:%Y-%m-%d %H:%M} UTC")
-    severity = WARN if end - now < SOON else OK
-    return Finding(severity, TOPIC, f"{path}: {name} expires on {end:%Y-%m-%d}, in {(end - now).days} days")
+        return Finding(
+            FAIL, TOPIC, f"{path}: {name} is not valid before {begin:%Y-%m-%d %H:%M} UTC; is the clock right?"
+        )
+    text = f"{path}: {name} expires on {end:%Y-%m-%d}, in {(end - now).days} days"
+    if end - now < SOON:
+        return Finding(WARN, TOPIC, f"{text}: put a new certificate there, with its key, and reload")
+    return Finding(OK, TOPIC, text)
 
 
 def _leaf(path: Path, certificate: x509.Certificate) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from kmsd.app import Rooms, open_rooms
 from kmsd.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
-from kmsd.config import Config
+from kmsd.config import Config, ConfigError
 from kmsd.custody import import_parameters
 from kmsd.custody.message_counts import MAX_MESSAGES, ROTATE_AT_MESSAGES
 from kmsd.domain.wrapping import TokenName, WrappingAlgorithm
@@ -30,6 +30,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
                 yield finding
             async for finding in _objects(rooms):
                 yield finding
+    except ConfigError as exc:
+        yield Finding(FAIL, "token", str(exc))
     except (StoreError, TokenError, AuditUnavailable) as exc:
         yield Finding(FAIL, "token", f"{type(exc).__name__}: {exc}")
 

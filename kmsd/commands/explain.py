@@ -10,17 +10,17 @@ import re
 import sys
 from typing import Any
 
-from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import SystemClock, place_of
+from kmsd.app import SystemClock
+from kmsd.authz import actions
 from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.explain import Considered, explain
 from kmsd.authz.query import Allowed, Query
-from kmsd.config import Config, ConfigError
+from kmsd.commands.acts import reading
+from kmsd.commands.named_keys import key_named
+from kmsd.config import Config
 from kmsd.custody import resource_facts
-from kmsd.domain.arn import parse_key_name
-from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller, PrincipalType
-from kmsd.errors import ServiceError
+from kmsd.exits import NotFound, WrongUsage
 from kmsd.ports import Reader
 
 _USER = re.compile(r"arn:[a-z-]+:iam::([0-9]{12}):user/([\w+=,.@-]+)", re.ASCII)
@@ -40,18 +40,17 @@ def add_to(commands: Any) -> None:
     command.add_argument("--key", metavar="ID", help="key id, ARN or alias; none: an action without resource")
     command.add_argument("--context", action="append", default=[], metavar="NAME=VALUE", help="encryption context")
     command.add_argument("--condition", action="append", default=[], metavar="KEY=VALUE", help="such as aws:SourceIp=…")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, needs_pin=False)
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
     """Print the decision and what led to it; status 0 if allowed, 1 if denied."""
-    store = SqliteStore(config.database)
-    try:
-        books = await store.read()
+    complaint = actions.complaint(options.action)
+    if complaint is not None:
+        print(f"kmsd: warning: {complaint}", file=sys.stderr)
+    async with reading(config) as books:
         caller = await _caller(books, options.principal)
         query = await _query(config, books, caller, options)
-    finally:
-        await store.close()
     found = explain(query)
     if isinstance(found.decision, Allowed):
         print(f"ALLOWED by {found.decision.by}")
@@ -63,8 +62,10 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 
 
 async def _query(config: Config, books: Reader, caller: Caller, options: argparse.Namespace) -> Query:
-    key = await _key(config, books, caller, options.key)
     now = SystemClock().now()
+    key = None
+    if options.key is not None:
+        key = await key_named(books, config, options.key, now, account=caller.account)
     conditions = _pairs(options.condition)
     policies = (*caller.identity_policies, *(() if key is None else (key.policy,)))
     aliases, tags = await resource_facts.of_key(books, key, policies, now)
@@ -87,35 +88,18 @@ async def _query(config: Config, books: Reader, caller: Caller, options: argpars
 
 def _pairs(given: list[str]) -> dict[str, str]:
     if any("=" not in pair for pair in given):
-        raise ConfigError("a pair is written NAME=VALUE")
+        raise WrongUsage("a pair is written NAME=VALUE")
     return dict(pair.split("=", 1) for pair in given)
 
 
-async def _key(config: Config, books: Reader, caller: Caller, text: str | None) -> Key | None:
-    if text is None:
-        return None
-    try:
-        name = parse_key_name(
-            text, caller_account=caller.account or config.account, place=place_of(config), aliases=True
-        )
-    except ServiceError as exc:
-        raise ConfigError(exc.message) from exc
-    alias = await books.alias(name.account, name.alias) if name.alias else None
-    key_id = alias.key_id if alias is not None else name.key_id
-    key = await books.key(key_id) if key_id else None
-    if key is None:
-        raise ConfigError(f"there is no key {text}")
-    return key
-
-
 async def _caller(books: Reader, arn: str) -> Caller:
-    """The principal with the policies that it has now. Raises `ConfigError` for one that does not exist."""
+    """The principal with the policies that it has now. Raises `NotFound` for one that does not exist, `WrongUsage`."""
     if found := _ROOT.fullmatch(arn):
         return Caller(PrincipalType.ACCOUNT, arn, found[1], found[1])
     if found := _USER.fullmatch(arn):
         user = await books.user(found[1], found[2])
         if user is None:
-            raise ConfigError(f"there is no user {arn}")
+            raise NotFound(f"there is no user {arn}")
         policies = tuple(user.policies.values())
         return Caller(
             PrincipalType.USER,
@@ -131,7 +115,7 @@ async def _caller(books: Reader, arn: str) -> Caller:
         session = found[3] if found.re is _SESSION else "explained"
         role = await books.role(found[1], found[2])
         if role is None:
-            raise ConfigError(f"there is no role {found[2]} in account {found[1]}")
+            raise NotFound(f"there is no role {found[2]} in account {found[1]}")
         return Caller(
             PrincipalType.ASSUMED_ROLE,
             arn
@@ -145,7 +129,7 @@ async def _caller(books: Reader, arn: str) -> Caller:
         )
     if _SERVICE.fullmatch(arn):
         return Caller(PrincipalType.SERVICE, arn, "", arn)
-    raise ConfigError(f"{arn} is not the ARN of a principal")
+    raise WrongUsage(f"{arn} is not the ARN of a principal, such as arn:aws:iam::000000000000:user/alice")
 
 
 def _print(considered: Considered) -> None:

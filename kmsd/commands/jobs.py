@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from typing import Any
 
 from kmsd import host_clock
@@ -13,9 +12,9 @@ from kmsd.app import Rooms, SystemClock
 from kmsd.commands.acts import KMSD, acting
 from kmsd.config import Config
 from kmsd.domain.trusted_time import Uptime, confirmed, judge
+from kmsd.exits import TryLater
 from kmsd.jobs.scheduler import Job, JobRefused, Scheduler
 from kmsd.ports import ObjectReport
-from kmsd.ports_logs import SegmentsError
 
 TITLES = {
     "rotated": "rotated",
@@ -77,9 +76,8 @@ async def run_job(config: Config, options: argparse.Namespace) -> int:
                 if name not in FOUND and getattr(report, name)
             }
             act.elements["counts"] = report.counts()
-    except (JobRefused, SegmentsError) as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return 1
+    except JobRefused as exc:
+        raise TryLater(str(exc)) from exc
     lines = [f"{title}: {_shown(found)}" for name, title in TITLES.items() for found in getattr(report, name, ())]
     print("\n".join(lines or [f"{options.job}: there was nothing to do"]))
     return 1 if any(getattr(report, name, ()) for name in ALARMS) else 0

@@ -15,7 +15,7 @@ def add_to(commands: Any) -> None:
     command: argparse.ArgumentParser = commands.add_parser(
         "migrate", help="bring an older release's database up to date"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, needs_pin=False)
 
 
 async def run(config: Config, _: argparse.Namespace) -> int:

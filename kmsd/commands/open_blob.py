@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from kmsd.app import open_rooms
@@ -14,12 +15,22 @@ from kmsd.custody import sealing
 from kmsd.domain import blob as blobs
 from kmsd.domain import canonical_base64
 from kmsd.errors import ServiceError
+from kmsd.exits import InputRefused, NotFound, WrongUsage
+from kmsd.named_files import STANDARD_INPUT, InputFile
 
 
 def add_to(commands: Any) -> None:
     """Declare the command."""
     command: argparse.ArgumentParser = commands.add_parser(
-        "open-blob", help="open a blob (base64 on standard input) without the daemon"
+        "open-blob", help="decrypt a ciphertext blob without the daemon"
+    )
+    command.add_argument(
+        "blob",
+        nargs="?",
+        type=InputFile,
+        default=STANDARD_INPUT,
+        metavar="FILE",
+        help="the blob in base64; default: standard input",
     )
     command.add_argument("--context", action="append", default=[], metavar="NAME=VALUE", help="encryption context")
     command.set_defaults(run=run)
@@ -29,16 +40,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     """The plaintext on standard output. The operator's way in a disaster: key state and policies are not asked."""
     try:
         # Tools break the lines of base64, and end it with one.
-        blob = blobs.parse(canonical_base64.decode(b"".join(sys.stdin.buffer.read().split())))
+        blob = blobs.parse(canonical_base64.decode(b"".join(options.blob.read_bytes().split())))
     except (ValueError, blobs.MalformedBlob) as exc:
-        print(f"kmsd: this is no ciphertext blob: {exc}", file=sys.stderr)
-        return 1
-    context = dict(pair.split("=", 1) for pair in options.context)
+        raise InputRefused(f"{options.blob}: this is no ciphertext blob: {exc}") from exc
+    context = _context(options.context)
     async with open_rooms(config, "cli") as rooms:
         key = await (await rooms.store.read()).key(blob.key_id)
         if key is None:
-            print(f"kmsd: the database does not know the key {blob.key_id}", file=sys.stderr)
-            return 1
+            raise NotFound(f"the database does not know the key {blob.key_id}")
         try:
             async with administrative_act(
                 rooms,
@@ -49,7 +58,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
             ):
                 opened = await sealing.unseal(rooms.token, key, blob, context)
         except ServiceError as exc:
-            print(f"kmsd: {exc.code}: {exc.message or exc.detail}", file=sys.stderr)
-            return 1
+            reason = exc.message or exc.detail
+            raise InputRefused(f"the blob cannot be opened with this encryption context: {exc.code}: {reason}") from exc
     sys.stdout.buffer.write(opened.plaintext)
     return 0
+
+
+def _context(given: list[str]) -> Mapping[str, str]:
+    """Raises `WrongUsage`."""
+    if any("=" not in pair for pair in given):
+        raise WrongUsage("an encryption context is written NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in given)

@@ -14,7 +14,7 @@ def add_to(commands: Any) -> None:
     """Declare the command."""
     pin = commands.add_parser("pin", help="a PIN that the token refused").add_subparsers(dest="act", required=True)
     retry: argparse.ArgumentParser = pin.add_parser("retry", help="offer it once more, at the next start")
-    retry.set_defaults(run=retry_pin)
+    retry.set_defaults(run=retry_pin, needs_pin=False)
 
 
 async def retry_pin(config: Config, _: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -31,8 +30,9 @@ from kmsd.backup.trails import Standing, Taken, Trails
 from kmsd.backup.unpacking import unpack
 from kmsd.commands.acts import recorded_act
 from kmsd.config import Config, ConfigError
+from kmsd.exits import EXIT_EXISTS, InputRefused
+from kmsd.named_files import InputFile
 
-EXIT_REFUSED = 1
 MOST_SHOWN = 50
 ROLLED_BACK = (
     "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
@@ -46,8 +46,14 @@ UNPROVED = (
 REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
 
 
-class Refused(Exception):
+class Refused(InputRefused):
     """Nothing was changed; the text says why, and what to do."""
+
+
+class Occupied(Refused):
+    """As above: something is in the place of what is to be restored."""
+
+    status = EXIT_EXISTS
 
 
 class Checked(Exception):
@@ -66,12 +72,15 @@ class Findings(msgspec.Struct, frozen=True):
 def add_to(commands: Any) -> None:
     """Declare the command."""
     command: argparse.ArgumentParser = commands.add_parser("restore", help="put a backup back; the daemon is stopped")
-    command.add_argument("backup", type=Path, metavar="FILE")
+    command.add_argument("backup", type=InputFile, metavar="FILE", help="`-` reads standard input")
     command.add_argument("--check", action="store_true", help="verify it, compare it with the token; change nothing")
     command.add_argument("--replace", action="store_true", help="move what is in the data directory aside")
     command.add_argument("--with-token", action="store_true", help="put SoftHSM2's files back, too")
     command.add_argument(
-        "--audit-key", type=Path, metavar="FILE", help="the key that must have signed it, PEM or DER, kept elsewhere"
+        "--audit-key",
+        type=InputFile,
+        metavar="FILE",
+        help="the key that must have signed it, kept elsewhere (PEM, DER)",
     )
     command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
     command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
@@ -81,7 +90,7 @@ def add_to(commands: Any) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """Print what was found; status 1 if nothing was restored."""
+    """Print what was found. Raises `Refused` if nothing was restored, OSError."""
     set_module_environment(config)
     try:
         with _alone(config, options) as stage:
@@ -92,12 +101,10 @@ async def run(config: Config, options: argparse.Namespace) -> int:
             await _restore(config, options, manifest, stage)
     except Checked:
         print("ok   nothing was changed: this was a check")
-    except (Damaged, OtherToken, Refused) as exc:
-        print(f"kmsd: refused: {exc}", file=sys.stderr)
-        return EXIT_REFUSED
-    except OSError as exc:
-        print(f"kmsd: {exc}", file=sys.stderr)
-        return EXIT_REFUSED
+    except Refused as exc:
+        raise type(exc)(f"refused: {exc}") from exc
+    except (Damaged, OtherToken) as exc:
+        raise Refused(f"refused: {exc}") from exc
     return 0
 
 
@@ -148,7 +155,7 @@ def _require_proof(config: Config, options: argparse.Namespace, manifest: Manife
 
 def _require_room(config: Config, options: argparse.Namespace) -> None:
     if not (options.replace or options.check) and placing.holds_something(config):
-        raise Refused(f"{config.data_dir} holds a database or log events: --replace moves them aside")
+        raise Occupied(f"{config.data_dir} holds a database or log events: --replace moves them aside")
 
 
 @contextmanager

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from kmsd.app import SystemClock, open_rooms, place_of
-from kmsd.commands.acts import acting
+from kmsd.app import SystemClock, place_of
+from kmsd.commands.acts import acting, reading
 from kmsd.commands.named import tell_what_names
-from kmsd.commands.users import account_of, add_account, add_tags, check_name, read_policy, tags_of
-from kmsd.config import Config, ConfigError
+from kmsd.commands.policy_files import add_policy, add_trust, read_policies, read_policy
+from kmsd.commands.users import account_of, add_account, add_tags, check_name, tags_of
+from kmsd.config import Config
 from kmsd.custody import provisioning
 from kmsd.domain.policy import PolicyKind
+from kmsd.exits import ExistsAlready, NotFound, WrongUsage
+from kmsd.ports import Reader
 
 LONGEST = 43_200
 SHORTEST = 900
@@ -25,34 +27,40 @@ def add_to(commands: Any) -> None:
     )
     create = role.add_parser("create", help="a role that its trust policy lets others assume")
     create.add_argument("name")
-    create.add_argument("--trust", type=Path, required=True, metavar="FILE", help="trust policy: who may assume it")
-    create.add_argument("--policy", type=Path, metavar="FILE", help="identity policy: what its sessions may do")
+    add_trust(create)
+    add_policy(create, "identity policy: what its sessions may do")
     create.add_argument("--max-session-seconds", type=int, default=3600, metavar="N", help="900 to 43200; default 3600")
     add_tags(create)
     create.set_defaults(run=create_role)
     put = role.add_parser("put-policy", help="replace its identity policy")
     put.add_argument("name")
-    put.add_argument("--policy", type=Path, required=True, metavar="FILE")
+    add_policy(put, "identity policy", required=True)
     put.set_defaults(run=put_policy)
     trust = role.add_parser("put-trust", help="replace its trust policy; sessions that there are go on")
     trust.add_argument("name")
-    trust.add_argument("--trust", type=Path, required=True, metavar="FILE")
+    add_trust(trust)
     trust.set_defaults(run=put_trust)
     delete = role.add_parser("delete", help="its sessions end at once")
     delete.add_argument("name")
     delete.set_defaults(run=delete_role)
     listing: argparse.ArgumentParser = role.add_parser("list", help="all roles")
-    listing.set_defaults(run=list_roles)
+    listing.set_defaults(run=list_roles, needs_pin=False)
     for command in (create, put, trust, delete):
         add_account(command)
+
+
+async def _require_role(books: Reader, account: str, name: str) -> None:
+    """Raises `NotFound`."""
+    if await books.role(account, name) is None:
+        raise NotFound(f"there is no role {name} in account {account}")
 
 
 async def create_role(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role create`; prints the role's ARN."""
     check_name(options.name)
     if not SHORTEST <= options.max_session_seconds <= LONGEST:
-        raise ConfigError(f"--max-session-seconds must be {SHORTEST} to {LONGEST}")
-    policies = {} if options.policy is None else {options.policy.stem: read_policy(options.policy)}
+        raise WrongUsage(f"--max-session-seconds must be {SHORTEST} to {LONGEST}")
+    policies = read_policies(options.policy)
     now, given = SystemClock().now(), tags_of(options)
     role = provisioning.new_role(
         place_of(config),
@@ -72,6 +80,8 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
         "tags": dict(given) or None,
     }
     async with acting(config, "CreateRole", parameters, account=role.account) as (rooms, act):
+        if await (await rooms.store.read()).role(role.account, role.name) is not None:
+            raise ExistsAlready(f"there is a role {role.name} in account {role.account} already")
         await provisioning.create_role(rooms.store, role, now)
         act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
         await tell_what_names(await rooms.store.read(), role.arn, role.account, now)
@@ -81,12 +91,13 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
 
 async def put_policy(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role put-policy`: holds for running sessions too."""
-    policies = {options.policy.stem: read_policy(options.policy)}
+    policies = read_policies(options.policy)
     account, parameters = account_of(config, options), {"roleName": options.name, "policies": policies}
     async with (
         acting(config, "PutRolePolicy", parameters, account=account) as (rooms, _),
         rooms.store.write() as transaction,
     ):
+        await _require_role(transaction, account, options.name)
         await transaction.put_role_policies(account, options.name, policies)
     return 0
 
@@ -99,6 +110,7 @@ async def put_trust(config: Config, options: argparse.Namespace) -> int:
         acting(config, "UpdateAssumeRolePolicy", parameters, account=account) as (rooms, _),
         rooms.store.write() as transaction,
     ):
+        await _require_role(transaction, account, options.name)
         await transaction.put_trust_policy(account, options.name, trust)
     return 0
 
@@ -110,13 +122,14 @@ async def delete_role(config: Config, options: argparse.Namespace) -> int:
         acting(config, "DeleteRole", parameters, account=account) as (rooms, _),
         rooms.store.write() as transaction,
     ):
+        await _require_role(transaction, account, options.name)
         await transaction.delete_role(account, options.name)
     return 0
 
 
 async def list_roles(config: Config, _: argparse.Namespace) -> int:
-    """`kmsd role list`."""
-    async with open_rooms(config, "cli") as rooms:
-        for role in await (await rooms.store.read()).roles():
+    """`kmsd role list`. Needs the database only."""
+    async with reading(config) as books:
+        for role in await books.roles():
             print(f"{role.arn}\t{role.role_id}\t{role.max_session_seconds} s\t{role.created_at:%Y-%m-%dT%H:%M:%SZ}")
     return 0

@@ -15,6 +15,7 @@ from kmsd.ports.store_records import (
     StoreError,
     StoreTimeout,
     StoreUnavailable,
+    StoreUnfit,
     TokenObject,
 )
 from kmsd.ports.token import (
@@ -59,6 +60,7 @@ __all__ = [
     "StoreError",
     "StoreTimeout",
     "StoreUnavailable",
+    "StoreUnfit",
     "Token",
     "TokenBusy",
     "TokenError",

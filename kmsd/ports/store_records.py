@@ -23,6 +23,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be read or written now; it may come back."""
 
 
+class StoreUnfit(StoreUnavailable):
+    """The store needs a human: it is not there, damaged, another program's, or of another release."""
+
+
 class StoreTimeout(StoreUnavailable):
     """Somebody else held the store for too long; trying again will do."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -101,7 +102,20 @@ def _claim_in(line: bytes, place: str) -> Claim | None:
         return None
 
 
-def in_anchor(path: Path) -> Iterator[Claim]:
+class Readable(Protocol):
+    """A file, of which nothing is asked but its name and its content."""
+
+    @property
+    def name(self) -> str:
+        """As it is told to the operator."""
+        ...
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Raises OSError."""
+        ...
+
+
+def in_anchor(path: Readable) -> Iterator[Claim]:
     """The checkpoints of an anchor, whatever stands before and between them: the journal's output will do.
 
     Raises OSError.

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmsd.adapters.journal import claims
-from kmsd.adapters.journal.claims import Claim, Signatures
+from kmsd.adapters.journal.claims import Claim, Readable, Signatures
 from kmsd.adapters.journal.lines import COPIES, FileName, Malformed, files_of, pinned_key
 from kmsd.adapters.journal.report import Finding, Report
 from kmsd.adapters.journal.walk import UNSIGNED, ChainWalk, opening
 
 
 def verify(
-    directory: Path, public_keys: Sequence[bytes] = (), anchors: Sequence[Path] = (), *, archived: bool = False
+    directory: Path, public_keys: Sequence[bytes] = (), anchors: Sequence[Readable] = (), *, archived: bool = False
 ) -> Report:
     """Verify every chain in `directory`.
 
@@ -63,7 +63,7 @@ def _copies(directory: Path, report: Report) -> list[Claim]:
     return found
 
 
-def _anchored(anchors: Sequence[Path], report: Report) -> list[Claim]:
+def _anchored(anchors: Sequence[Readable], report: Report) -> list[Claim]:
     found: list[Claim] = []
     for path in anchors:
         held = list(claims.in_anchor(path))

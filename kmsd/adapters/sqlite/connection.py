@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from kmsd.adapters.durable import sync_folder
-from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable
+from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable, StoreUnfit
 
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
@@ -26,21 +26,42 @@ LONGEST_SESSION = timedelta(hours=36)
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
 
 
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: "the disk of the database is full",
+    sqlite3.SQLITE_READONLY: "the database cannot be written: the disk or the file is read-only",
+    sqlite3.SQLITE_IOERR: "the disk of the database fails",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened",
+    sqlite3.SQLITE_PERM: "this user may not use the database",
+}
+"""By SQLite's primary result code: what may come back."""
+_UNFIT = {
+    sqlite3.SQLITE_CORRUPT: "the database is damaged: restore a backup",
+    sqlite3.SQLITE_NOTADB: "the file is no database, or is damaged",
+}
+"""As above: what needs a human."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """SQLite's exceptions as the port's. A broken constraint is a conflict; all else is an unavailable store."""
     try:
         yield
     except sqlite3.IntegrityError as exc:
-        raise StoreConflict(str(exc)) from exc
+        raise StoreConflict(f"it exists already, or what it belongs to is gone ({exc})") from exc
     except sqlite3.Error as exc:
-        if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+        code = getattr(exc, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_BUSY:
             raise StoreTimeout("another process holds the database") from exc
-        raise StoreUnavailable(f"{exc} ({getattr(exc, 'sqlite_errorname', 'no code')})") from exc
+        text = f"{exc}, {getattr(exc, 'sqlite_errorname', 'no code')}"
+        if sentence := _UNFIT.get(code & 0xFF):
+            raise StoreUnfit(f"{sentence} ({text})") from exc
+        sentence = _SENTENCES.get(code & 0xFF, "the database refused")
+        raise StoreUnavailable(f"{sentence} ({text})") from exc
 
 
 def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open an existing database. Raises `StoreUnavailable` if there is none, or if it is not ours."""
+    """Open an existing database. Raises `StoreUnfit` if there is none, if it is not ours, or not this user's."""
+    _require(path)
     with translated():
         connection = sqlite3.connect(
             f"file:{path}?mode=rw",
@@ -53,12 +74,25 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         if application_id != APPLICATION_ID:
             connection.close()
-            raise StoreUnavailable(f"{path} is not a database of kmsd")
+            raise StoreUnfit(f"{path} is not a database of kmsd")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
+
+
+def _require(path: Path) -> None:
+    """Say in words what SQLite calls "unable to open database file". Raises `StoreUnfit`."""
+    try:
+        path.stat()
+    except FileNotFoundError as exc:
+        hint = "is its disk mounted? `kmsd init` makes a new one"
+        raise StoreUnfit(f"there is no database at {path}: {hint}") from exc
+    except OSError as exc:
+        raise StoreUnfit(f"{path} cannot be opened: {exc.strerror}") from exc
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise StoreUnfit(f"{path} cannot be opened: it belongs to another user")
 
 
 def create(path: Path) -> None:
@@ -131,7 +165,7 @@ def migrate(path: Path) -> int:
                 present = version(connection)
                 if present > steps[-1][0]:
                     connection.execute("ROLLBACK")
-                    raise StoreUnavailable(
+                    raise StoreUnfit(
                         f"{path} has schema version {present}, this kmsd knows {steps[-1][0]}: "
                         "it was written by a newer release; upgrade kmsd or restore a backup"
                     )

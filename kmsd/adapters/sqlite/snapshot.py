@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.ports import StoreUnavailable
+from kmsd.ports import StoreUnfit
 
 
 def take(source: Path, target: Path) -> None:
@@ -42,7 +42,7 @@ def check(path: Path) -> None:
     finally:
         connection.close()
     if found != ["ok"] or broken is not None:
-        raise StoreUnavailable(f"{path} is damaged: {found[0] if found != ['ok'] else f'dangling row in {broken[0]}'}")
+        raise StoreUnfit(f"{path} is damaged: {found[0] if found != ['ok'] else f'dangling row in {broken[0]}'}")
 
 
 def make_ready(path: Path) -> list[bytes]:

@@ -21,7 +21,7 @@ from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.makers import Makers
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
 from kmsd.adapters.sqlite.wal_index import WalIndex
-from kmsd.ports import Reader, StoreUnavailable, Transaction
+from kmsd.ports import Reader, StoreUnfit, Transaction
 
 BUSY_SECONDS = 5.0
 """How long a write waits for another process's."""
@@ -36,7 +36,7 @@ class SqliteStore:
     """Implements `kmsd.ports.Store`."""
 
     def __init__(self, path: Path) -> None:
-        """Open the database at `path`. Raises `StoreUnavailable` (none there, not ours, wrong schema version)."""
+        """Open the database at `path`. Raises `StoreUnfit` (none there, not ours, wrong schema version)."""
         self.path = path
         self._reading = connections.connect(path, busy_seconds=1.0)
         self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
@@ -51,7 +51,7 @@ class SqliteStore:
     def _required_version(self) -> int:
         present, known = connections.version(self._reading), connections.migrations()[-1][0]
         if present != known:
-            raise StoreUnavailable(
+            raise StoreUnfit(
                 f"{self.path} has schema version {present}, this kmsd needs {known}: "
                 + ("run `kmsd migrate`" if present < known else "it was written by a newer release; upgrade kmsd")
             )

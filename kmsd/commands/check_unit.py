@@ -1,0 +1,95 @@
+"""`kmsd check`: whether systemd's units and the configuration say the same, and who may read what systemd passes on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from kmsd import unit
+from kmsd.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.config import Config, ConfigError, Credential
+from kmsd.fetching import fetch_credentials
+from kmsd.host_user import name_of
+
+FILES, UNIT = "files", "unit"
+
+
+def look_as_root(config: Config, options: argparse.Namespace) -> None:
+    """Find what only the caller can see, before the process becomes the daemon's user, and fetch credentials.
+
+    `options.seen` has the findings. A credential that cannot be fetched is a finding, and the check goes on.
+    """
+    options.seen = list(_seen(config, options))
+
+
+def _seen(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
+    pins: Sequence[Path] = () if options.no_token else config.pins
+    keys = [config.listen.tls_key] if config.listen.tls_key is not None else []
+    wanted = [path for path in (*pins, *keys) if isinstance(path, Credential)]
+    if os.geteuid() == 0 and wanted:
+        yield from _sources(wanted)
+    for path in wanted:
+        try:
+            fetch_credentials([path])
+        except ConfigError as exc:
+            yield Finding(FAIL, FILES, str(exc))
+    yield from _address(config, options.config)
+
+
+def _sources(wanted: Iterable[Credential]) -> Iterator[Finding]:
+    """Who may read the files that systemd takes credentials from. What it cannot say is told when one is fetched."""
+    try:
+        sources = unit.credential_sources()
+    except unit.UnitError:
+        return
+    for path in wanted:
+        source = sources.get(path.credential)
+        if source is not None and source.path.is_absolute():
+            yield _source(path, source)
+
+
+def _source(path: Credential, source: unit.Source) -> Finding:
+    try:
+        found = source.path.stat()
+    except OSError as exc:
+        return Finding(FAIL, FILES, f"{source.path}, from which systemd takes {path}: {exc.strerror}")
+    mode, shown = stat.S_IMODE(found.st_mode), f"{source.path}, from which systemd takes {path},"
+    remedy = f"chown root:root {source.path}; chmod 600 {source.path}"
+    if found.st_uid != 0:
+        return Finding(FAIL, FILES, f"{shown} belongs to {name_of(found.st_uid)}: {remedy}")
+    if mode & 0o022:
+        return Finding(FAIL, FILES, f"{shown} can be written by others than root (mode {mode:04o}): {remedy}")
+    if mode & 0o044 and not source.encrypted:
+        return Finding(FAIL, FILES, f"{shown} can be read by others than root (mode {mode:04o}): {remedy}")
+    return Finding(OK, FILES, f"{shown} has mode {mode:04o}")
+
+
+def _address(config: Config, path: Path) -> Iterator[Finding]:
+    """One listener has one address: with kmsd.socket, that of the unit."""
+    try:
+        addresses = unit.socket_addresses() if unit.starts_with(path) else []
+    except unit.UnitError:
+        return  # a host without systemd, or a sandbox
+    if not addresses:
+        return
+    shown, socket = config.listen.address.removeprefix("unix:"), ", ".join(addresses)
+    if _is_written(path) and [shown] != addresses:
+        text = f"[listen] address is {shown}, and kmsd.socket listens on {socket}, which counts: remove the line"
+        yield Finding(WARN, UNIT, text)
+    else:
+        yield Finding(OK, UNIT, f"kmsd.socket listens on {socket}")
+    if not config.public_url and [shown] != addresses:
+        text = f"public_url is not set: env files would name {config.client_url or 'nothing'}, not {socket}"
+        yield Finding(WARN, UNIT, text)
+
+
+def _is_written(path: Path) -> bool:
+    """True if the file itself names an address."""
+    try:
+        return "address" in tomllib.loads(path.read_text()).get("listen", {})
+    except (OSError, ValueError):
+        return False

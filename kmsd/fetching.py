@@ -1,0 +1,27 @@
+"""Credentials for commands that root runs: systemd passes them to the daemon alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from kmsd import unit
+from kmsd.config import ConfigError, Credential, keep_credential
+
+
+def fetch_credentials(paths: Iterable[Path]) -> None:
+    """As root, take the credentials among these paths from where kmsd.service takes them. Raises `ConfigError`.
+
+    Those that systemd has passed to this process are used as they are; other users are told what to type when the
+    credential is read.
+    """
+    if os.geteuid() != 0 or "CREDENTIALS_DIRECTORY" in os.environ:
+        return
+    for path in paths:
+        if not isinstance(path, Credential):
+            continue
+        try:
+            keep_credential(path.credential, unit.credential(path.credential))
+        except unit.UnitError as exc:
+            raise ConfigError(f"{path}: {exc}") from exc
