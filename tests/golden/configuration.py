@@ -23,8 +23,9 @@ TRIAL = ROOT / "systemd" / "softhsm2.toml.example"
 
 IN_FORCE: Mapping[str, object] = {
     "data_dir": "/var/lib/kmsd",
-    "region": "us-east-1",
+    "region": "eu-example-1",
     "account": "000000000000",
+    "public_url": "https://kms.example.com:8443",
     "listen.tls_certificate": "/etc/kmsd/tls/certificate.pem",
     "listen.tls_key": "/etc/kmsd/tls/key.pem",
     "token.module": "/usr/lib/vendor/libpkcs11.so",
@@ -35,6 +36,7 @@ IN_FORCE: Mapping[str, object] = {
 IN_FORCE_FOR_A_TRIAL: Mapping[str, object] = {
     **IN_FORCE,
     "region": "eu-trial-1",
+    "public_url": "https://127.0.0.1:8480",
     "token.module": "/usr/lib/softhsm/libsofthsm2.so",
     "token.dir_sync": "/var/lib/kmsd/softhsm/tokens",
     "token.environment": {"SOFTHSM2_CONF": "/var/lib/kmsd/softhsm/softhsm2.conf"},

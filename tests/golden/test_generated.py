@@ -36,7 +36,7 @@ def test_reference_of_the_configuration(path: Path) -> None:
 @pytest.mark.parametrize("path", [configuration.EXAMPLE, configuration.TRIAL], ids=lambda path: path.name)
 def test_the_examples_are_configurations(path: Path) -> None:
     """Each can be loaded as it stands, and with every setting in force; then all have their defaults or samples."""
-    text = path.read_text().replace('"credential:', '"/credential:')
+    text = path.read_text()
     as_it_stands = parse(text, path)
     everything = parse(re.sub(r"^# (?=\w+ = |\[)", "", text, flags=re.MULTILINE), path)
     in_force = configuration.IN_FORCE if path == configuration.EXAMPLE else configuration.IN_FORCE_FOR_A_TRIAL
