@@ -108,8 +108,8 @@ class ListenConfig(_Section, frozen=True):
     """`[listen]`: where clients come in."""
 
     address: str = "127.0.0.1:8480"
-    """HOST:PORT, or `unix:/path/of/socket`; leave it out under systemd, where kmsd.socket has the address. Plain HTTP is
-    accepted on loopback and Unix sockets only."""
+    """HOST:PORT, or `unix:/path/of/socket`; leave it out under systemd, where kmsd.socket has the address. Plain HTTP
+    is accepted on loopback and Unix sockets only."""
     tls_certificate: Path | None = None
     """PEM file: the certificate, followed by its chain."""
     tls_key: Path | None = None
@@ -190,8 +190,8 @@ class Config(_Section, frozen=True):
     data_dir: Path = Path("/var/lib/kmsd")
     """Database and audit trail."""
     region: str = "us-east-1"
-    """The region in ARNs and signatures; fixed once there are keys. With one that AWS does not have, such as eu-example-1,
-    a client that ignores its endpoint reaches nobody."""
+    """The region in ARNs and signatures; fixed once there are keys. A client that ignores its endpoint reaches nobody
+    with a region that AWS does not have, such as eu-example-1."""
     partition: str = "aws"
     """The partition in ARNs."""
     account: str = "000000000000"

@@ -13,7 +13,7 @@ from kmsd.custody.provisioning import NewAccessKey
 from kmsd.exits import TryLater
 from kmsd.named_files import SecretFile
 
-_GUARD = """# For the aws CLI from 1.29 or 2.13, and boto3 from 1.28: older ones ignore AWS_ENDPOINT_URL and talk to AWS.
+_GUARD = """# For the aws CLI from 1.29 or 2.13, boto3 from 1.28: older ones ignore AWS_ENDPOINT_URL and talk to AWS.
 unset AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS
 unset AWS_ENDPOINT_URL_KMS AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"""
 """Begins an env file: no variable of before sends a client elsewhere (docs/decisions/0033-endpoint-guard.md)."""
