@@ -13,15 +13,18 @@ from kmsd.config import ConfigError, Credential, keep_credential
 def fetch_credentials(paths: Iterable[Path]) -> None:
     """As root, take the credentials among these paths from where kmsd.service takes them. Raises `ConfigError`.
 
-    Those that systemd has passed to this process are used as they are; other users are told what to type when the
-    credential is read.
+    Those that systemd has passed to this process are read here too: after the change of user they are not this
+    process's. Other users than root are told what to type when the credential is read.
     """
-    if os.geteuid() != 0 or "CREDENTIALS_DIRECTORY" in os.environ:
+    if os.geteuid() != 0:
         return
     for path in paths:
         if not isinstance(path, Credential):
             continue
         try:
-            keep_credential(path.credential, unit.credential(path.credential))
+            passed = "CREDENTIALS_DIRECTORY" in os.environ
+            keep_credential(path.credential, path.read_bytes() if passed else unit.credential(path.credential))
+        except OSError as exc:
+            raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
         except unit.UnitError as exc:
             raise ConfigError(f"{path}: {exc}") from exc

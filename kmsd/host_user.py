@@ -24,6 +24,7 @@ class Owner(msgspec.Struct, frozen=True):
     gid: int
     name: str
     """Empty if the system has no name for it."""
+    home: str = "/"
 
 
 def caller_uid() -> int:
@@ -53,7 +54,7 @@ def to_become(data_dir: Path) -> Owner | None:
         known = pwd.getpwuid(found.st_uid)
     except KeyError:
         return Owner(found.st_uid, found.st_gid, "")
-    return Owner(known.pw_uid, known.pw_gid, known.pw_name)
+    return Owner(known.pw_uid, known.pw_gid, known.pw_name, known.pw_dir)
 
 
 def become(owner: Owner) -> None:
@@ -65,5 +66,7 @@ def become(owner: Owner) -> None:
     os.setresgid(owner.gid, owner.gid, owner.gid)
     os.setresuid(owner.uid, owner.uid, owner.uid)
     os.umask(0o077)
+    # systemd.exec(5), User=: some PKCS#11 modules look for their configuration there.
+    os.environ.update(HOME=owner.home, USER=owner.name, LOGNAME=owner.name)
     # prctl(2), PR_SET_DUMPABLE: a change of user sets it to what fs.suid_dumpable says.
     keep_memory_private()

@@ -6,10 +6,15 @@ import fcntl
 from typing import IO
 
 from kmsd.config import Config, ConfigError
+from kmsd.exits import TryLater
+
+
+class InUse(TryLater, ConfigError):
+    """Another process works with the data directory."""
 
 
 def data_lock(config: Config) -> IO[bytes]:
-    """Take it; it is held until the file is closed, or the process ends. Raises `ConfigError` if another has it."""
+    """Take it; it is held until the file is closed, or the process ends. Raises `InUse`, `ConfigError`."""
     try:
         handle = (config.data_dir / "daemon.lock").open("ab")
     except OSError as exc:
@@ -18,5 +23,5 @@ def data_lock(config: Config) -> IO[bytes]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         handle.close()
-        raise ConfigError(f"another kmsd serves {config.data_dir}: stop it first") from exc
+        raise InUse(f"another kmsd serves {config.data_dir}: stop it first") from exc
     return handle

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,7 +31,16 @@ from kmsd.exits import (
 from kmsd.fetching import fetch_credentials
 from kmsd.logs import set_up
 from kmsd.named_files import inputs_of, outputs_of
-from kmsd.ports import AuditUnavailable, PinRefused, StoreError, StoreUnfit, TokenError, TokenUnavailable
+from kmsd.os_errors import in_words
+from kmsd.ports import (
+    AuditUnavailable,
+    ModuleUnusable,
+    PinRefused,
+    StoreError,
+    StoreUnfit,
+    TokenError,
+    TokenUnavailable,
+)
 from kmsd.ports_logs import SegmentsError
 
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
@@ -40,6 +49,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (PinRefused, EXIT_REFUSED),
     (ConfigError, EXIT_CONFIG),
     (StoreUnfit, EXIT_CONFIG),
+    (ModuleUnusable, EXIT_CONFIG),
     (TokenUnavailable, EXIT_UNAVAILABLE),
     (TokenError, EXIT_CONFIG),
     (StoreError, EXIT_UNAVAILABLE),
@@ -47,32 +57,27 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (SegmentsError, EXIT_UNAVAILABLE),
 )
 """Of errors whose text is for the operator. The first that fits decides."""
-_HEALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EIO: "the disk fails"}
-_NEEDS_A_HUMAN = {
-    errno.EACCES: "this user may not do that",
-    errno.EPERM: "this user may not do that",
-    errno.EROFS: "the disk is read-only",
-    errno.ENOENT: "it is not there",
-    errno.ENOTDIR: "a part of its path is not a folder",
-    errno.EISDIR: "it is a folder",
-    errno.EADDRINUSE: "something else listens there",
-}
+_OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
+"""What `kmsd serve` may end with, by which systemd decides."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry out what the command line asks for; the exit status."""
     set_up("cli", quiet=True)
     try:
-        return _run(options)
+        status = _run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as exc:  # noqa: BLE001 (every failure has a status and a sentence)
         status, text = told(exc)
         print(f"kmsd: {text}", file=sys.stderr)
-        return EXIT_CONFIG if options.command == "serve" and status not in _OF_SERVE else status
-
-
-_OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
+        if isinstance(exc, BrokenPipeError):
+            # What is left in the buffer must not be tried again when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if options.command == "serve" and status not in _OF_SERVE:
+            return EXIT_CONFIG
+    return status
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -118,7 +123,7 @@ def become_owner(config: Config) -> None:
         if owner is not None:
             host_user.become(owner)
     except OSError as exc:
-        raise ConfigError(f"the owner of {config.data_dir} cannot be become: {exc.strerror}") from exc
+        raise ConfigError(f"root cannot become the owner of {config.data_dir}: {exc.strerror}") from exc
 
 
 def told(error: Exception) -> tuple[int, str]:
@@ -128,12 +133,8 @@ def told(error: Exception) -> tuple[int, str]:
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return status, str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        heals = _HEALS.get(error.errno)
-        known = heals or _NEEDS_A_HUMAN.get(error.errno)
-        if known is not None:
-            subject = f"{error.filename}: " if error.filename is not None else ""
-            return EXIT_UNAVAILABLE if heals else EXIT_CONFIG, f"{subject}{known} ({error.strerror})"
+    if isinstance(error, OSError) and (worded := in_words(error)) is not None:
+        return worded.status, str(worded)
     return EXIT_INTERNAL, _fault(error)
 
 

@@ -84,7 +84,8 @@ def complaint(action: str) -> str | None:
     pattern = Pattern.of(name.lower())
     if any(pattern.matches(one.lower()) for one in known):
         return None
-    return f"{action} is not an action of {service.lower()}{did_you_mean(name, known)}"
+    whole = [f"{service.lower()}:{one}" for one in known]
+    return f"{action} is not an action of AWS{did_you_mean(action, whole)}"
 
 
 def complaints(policy: Policy) -> Iterator[tuple[str, str]]:

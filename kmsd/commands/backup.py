@@ -15,6 +15,7 @@ from kmsd.backup import making, softhsm
 from kmsd.commands.acts import administrative_act
 from kmsd.config import Config, ConfigError
 from kmsd.exits import CommandError, ExistsAlready, NotFound
+from kmsd.os_errors import in_words
 
 
 def add_to(commands: Any) -> None:
@@ -52,7 +53,7 @@ def make_folder(config: Config, options: argparse.Namespace) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """One line on what was made. Raises OSError, and there is no backup."""
+    """One line on what was made. Raises `CommandError`, OSError, and there is no backup."""
     started = time.monotonic()
     target = _target(Path(options.target), SystemClock().now())
     async with open_rooms(config, "cli") as rooms:
@@ -61,14 +62,17 @@ async def run(config: Config, options: argparse.Namespace) -> int:
             raise ConfigError("there is no audit key to sign a backup with: run `kmsd init`")
         token_folder = None if options.without_token else _token_folder(rooms)
         parameters = {"path": str(target), "withToken": token_folder is not None}
-        async with administrative_act(rooms, "CreateBackup", parameters) as act:
-            made = await making.make(rooms, signer, target, token_folder)
-            act.elements = {
-                "backupId": made.manifest.backup_id,
-                "snapshotAt": made.manifest.snapshot_at,
-                "parts": len(made.manifest.parts),
-                "size": made.size,
-            }
+        try:
+            async with administrative_act(rooms, "CreateBackup", parameters) as act:
+                made = await making.make(rooms, signer, target, token_folder)
+                act.elements = {
+                    "backupId": made.manifest.backup_id,
+                    "snapshotAt": made.manifest.snapshot_at,
+                    "parts": len(made.manifest.parts),
+                    "size": made.size,
+                }
+        except OSError as exc:
+            raise (in_words(exc, "no backup was made") or exc) from exc
     seconds = time.monotonic() - started
     parts = len(made.manifest.parts)
     print(f"{target}: {parts} parts, {made.size} bytes, of {made.manifest.snapshot_at}, {seconds:.1f} s")

@@ -16,7 +16,8 @@ from kmsd.ports import StoreError
 
 EXPLANATION = """exit status: 0 all is well; 1 somebody should act; 2 something does not work or is not safe (as Nagios
 reads them); 64 the command line is wrong; 78 the configuration cannot be read. Each run
-offers the PIN once: for monitoring every few minutes take --no-token, and ask the daemon itself (GET /readyz), which is logged in."""
+offers the PIN once: for monitoring every few minutes take --no-token, and ask the daemon itself (GET /readyz), which is
+logged in."""
 
 
 def add_to(commands: Any) -> None:

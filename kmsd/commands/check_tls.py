@@ -60,9 +60,8 @@ def _validity(path: Path, certificate: x509.Certificate, now: datetime) -> Findi
         text = f"{path}: {name} has expired on {end:%Y-%m-%d %H:%M} UTC: clients refuse it"
         return Finding(FAIL, TOPIC, f"{text}; put a new certificate there, with its key, and reload")
     if now < begin:
-        return Finding(
-            FAIL, TOPIC, f"{path}: {name} is not valid before {begin:%Y-%m-%d %H:%M} UTC; is the clock right?"
-        )
+        text = f"{path}: {name} is not valid before {begin:%Y-%m-%d %H:%M} UTC"
+        return Finding(FAIL, TOPIC, f"{text}: is the clock right?")
     text = f"{path}: {name} expires on {end:%Y-%m-%d}, in {(end - now).days} days"
     if end - now < SOON:
         return Finding(WARN, TOPIC, f"{text}: put a new certificate there, with its key, and reload")

@@ -6,7 +6,7 @@ import argparse
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kmsd import unit
@@ -27,12 +27,13 @@ def look_as_root(config: Config, options: argparse.Namespace) -> None:
 
 
 def _seen(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
-    pins: Sequence[Path] = () if options.no_token else config.pins
     keys = [config.listen.tls_key] if config.listen.tls_key is not None else []
-    wanted = [path for path in (*pins, *keys) if isinstance(path, Credential)]
-    if os.geteuid() == 0 and wanted:
-        yield from _sources(wanted)
-    for path in wanted:
+    named = [path for path in (*config.pins, *keys) if isinstance(path, Credential)]
+    if os.geteuid() == 0 and named:
+        yield from _sources(named)
+    for path in named:
+        if options.no_token and path in config.pins:
+            continue  # it is not read
         try:
             fetch_credentials([path])
         except ConfigError as exc:

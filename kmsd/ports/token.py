@@ -21,6 +21,10 @@ class TokenUnavailable(TokenError):
     """The token is away, or the daemon is not logged in; it may come back."""
 
 
+class ModuleUnusable(TokenUnavailable):
+    """The PKCS#11 library cannot be loaded: it is not there, or not one. The operator must act."""
+
+
 class TokenTimeout(TokenUnavailable):
     """The token did not answer within the deadline; whether it acted is unknown."""
 

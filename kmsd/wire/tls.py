@@ -44,15 +44,29 @@ def tls_context(certificate: Path, key: Path, client_authority: Path | None = No
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
-    except (OSError, ssl.SSLError) as error:
-        raise CertificateUnusable(f"{certificate} with {key}: {error}") from error
+    except ssl.SSLError as error:
+        raise CertificateUnusable(f"{certificate} with {key}: {_sentence(error)}") from error
+    except OSError as error:
+        raise CertificateUnusable(f"{certificate} or {key} cannot be read: {error.strerror}") from error
     if client_authority is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         try:
             context.load_verify_locations(client_authority)
-        except (OSError, ssl.SSLError) as error:
-            raise CertificateUnusable(f"{client_authority}: {error}") from error
+        except ssl.SSLError as error:
+            raise CertificateUnusable(f"{client_authority}: {_sentence(error)}") from error
+        except OSError as error:
+            raise CertificateUnusable(f"{client_authority} cannot be read: {error.strerror}") from error
     return context
+
+
+def _sentence(error: ssl.SSLError) -> str:
+    """What OpenSSL objects to, in words."""
+    reason = getattr(error, "reason", None)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the key is not the one of the certificate"
+    if reason is None and "PEM lib" in str(error):
+        return "one of them holds no certificate, or no key, in PEM"
+    return str(error)
 
 
 def _no_password() -> str:

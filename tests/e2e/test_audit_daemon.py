@@ -96,7 +96,8 @@ def test_a_command_that_fails_says_so(own: Daemon) -> None:
     assert own.cli("user", "delete", "nobody", check=False).returncode != 0
     intent, outcome = acts(own, "DeleteUser")
     assert "errorCode" not in intent
-    assert outcome["errorCode"] == "StoreConflict"
+    assert outcome["errorCode"] == "NotFound"
+    assert outcome["errorMessage"].startswith("there is no user nobody in account ")
 
 
 def test_no_record_no_act(own: Daemon) -> None:
@@ -120,7 +121,7 @@ def test_opening_a_blob_by_hand_is_recorded(own: Daemon) -> None:
 
     opened = own.cli("open-blob", "--context", "a=b", stdin=base64.b64encode(blob))
     assert opened.stdout == b"hello"
-    assert own.cli("open-blob", stdin=base64.b64encode(blob), check=False).returncode == 1
+    assert own.cli("open-blob", stdin=base64.b64encode(blob), check=False).returncode == 65
     good, bad = acts(own, "OpenBlob")[1::2]
     assert good["resources"][0]["ARN"].endswith(key_id)
     assert good["requestParameters"]["encryptionContext"] == {"a": "b"}
@@ -152,15 +153,15 @@ def test_an_auditor_with_the_files_and_the_public_key(own: Daemon, tmp_path: Pat
     assert [record["eventName"] for record in shown] == ["CreateKey", "Encrypt", "Decrypt", "Decrypt"]
     columns = kmsd("audit", "show", "--format", "columns", "--error", "any", audit).stdout
     assert columns.split("\t")[1:3] == ["Decrypt", "AccessDeniedException"]
-    assert kmsd("audit", "show", "--since", "soon", audit).returncode == 2
+    assert kmsd("audit", "show", "--since", "soon", audit).returncode == 64
 
     path = audit / min(path.name for path in audit.glob("worker-0.*"))
     path.write_bytes(path.read_bytes().replace(b"AccessDenied", b"AccessSmiled"))
     found = kmsd("audit", "verify", "--public-key", pem, audit)
     assert found.returncode == 1
     assert f"FAIL {path.name} line " in found.stdout
-    assert kmsd("audit", "verify", "--public-key", path, audit).returncode == 2
-    assert kmsd("audit", "verify", tmp_path / "nowhere").returncode == 2
+    assert kmsd("audit", "verify", "--public-key", path, audit).returncode == 65
+    assert kmsd("audit", "verify", tmp_path / "nowhere").returncode == 66
 
 
 def _by_writer(line: str) -> tuple[str, int]:

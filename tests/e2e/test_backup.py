@@ -216,7 +216,7 @@ def test_a_killed_backup_leaves_nothing_that_passes_for_one(daemon: Daemon, tmp_
             refused = daemon.cli("restore", "--check", str(left), check=False)
             if not file.exists():
                 cut_short += 1
-                assert refused.returncode == 1, refused.stdout
+                assert refused.returncode == 65, refused.stdout
     assert cut_short >= KILLS // 4
     daemon.cli("backup", str(folder / "last.backup"))
     assert list(folder.glob(".kmsd-backup-*")) == []
@@ -266,7 +266,7 @@ def test_a_damaged_backup_is_refused_and_the_part_is_named(stopped: Daemon, tmp_
     def refused(content: bytes) -> str:
         bad.write_bytes(content)
         done = daemon.cli("restore", str(bad), "--accept-rollback", check=False)
-        assert done.returncode == 1
+        assert done.returncode == 65
         assert not (daemon.data / "kmsd.sqlite").exists()
         assert {path.name for path in daemon.data.iterdir()} == {"daemon.lock"}
         return done.stderr.decode()
@@ -292,7 +292,7 @@ def test_the_wrong_token_is_refused(stopped: Daemon, tmp_path: Path) -> None:
         capture_output=True,
     )
     done = daemon.cli("restore", str(file), "--accept-rollback", "--accept-missing", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 65
     assert b"lacks the daemon's own objects for audit, logs, sealing, sentinel" in done.stderr
     assert b"this backup holds no token" in daemon.cli("restore", str(file), "--with-token", check=False).stderr
     assert not (daemon.data / "kmsd.sqlite").exists()

@@ -86,7 +86,9 @@ def test_explain_names_what_almost_matched(daemon: Daemon, tmp_path: Path) -> No
     assert "Constraints" in text
     assert "OnlyEncrypt" in text
     assert daemon.cli(*ask, "--context", "tenant=a").stdout.startswith(f"ALLOWED by grant:{made['GrantId']}".encode())
-    assert daemon.cli("explain", "--principal", "nobody", "--action", "kms:Encrypt", check=False).returncode == 78
+    assert daemon.cli("explain", "--principal", "nobody", "--action", "kms:Encrypt", check=False).returncode == 64
+    missing = f"arn:aws:iam::{ACCOUNT}:user/missing"
+    assert daemon.cli("explain", "--principal", missing, "--action", "kms:Encrypt", check=False).returncode == 66
 
 
 @pytest.mark.parametrize("arguments", [("check",), ("jobs", "run", "reconcile")])

@@ -146,13 +146,14 @@ def test_a_refused_pin_is_offered_by_no_restart_and_no_command(tmp_path: Path) -
             assert daemon.process.wait(60) == 77
             daemon.process = None
             assert ("the token refused this PIN on" in daemon.log()) is (start > 0)
-        for command in (("check",), ("jobs", "run", "rotation"), ("user", "list")):
+        for command in (("check",), ("jobs", "run", "rotation"), ("audit", "public-key")):
             told = daemon.cli(*command, check=False)
             assert told.returncode != 0
             assert b"the token refused this PIN on" in told.stdout + told.stderr
         assert b"offered once more" in daemon.cli("pin", "retry").stdout
         assert b"nothing to do" in daemon.cli("pin", "retry").stdout
-        refused = daemon.cli("user", "list", check=False)
+        refused = daemon.cli("audit", "public-key", check=False)
+        assert refused.returncode == 77
         assert b"it is not offered again" in refused.stderr
         assert b"refused this PIN on" not in refused.stderr
         (tmp_path / "pin").write_bytes(right)
@@ -264,7 +265,7 @@ def test_the_blob_opens_without_the_daemon(daemon: Daemon) -> None:
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"in a disaster", EncryptionContext={"a": "b"})["CiphertextBlob"]
     done = daemon.cli("open-blob", "--context", "a=b", stdin=base64.b64encode(blob))
     assert done.stdout == b"in a disaster"
-    assert daemon.cli("open-blob", stdin=base64.b64encode(blob), check=False).returncode == 1
+    assert daemon.cli("open-blob", stdin=base64.b64encode(blob), check=False).returncode == 65
 
 
 def test_every_object_is_sensitive_and_never_extractable(daemon: Daemon) -> None:

@@ -312,7 +312,7 @@ def test_the_listener_answers_nothing_else(watched: Watched, tmp_path: Path) -> 
     text = text.replace(f"127.0.0.1:{watched.daemon.port}", f"127.0.0.1:{free_port()}")
     config.write_text(re.sub(r'data_dir = ".*"', f'data_dir = "{tmp_path / "data"}"', text))
     elsewhere = Daemon(tmp_path, watched.daemon.place, 0, config)
-    elsewhere.cli("init")
+    elsewhere.cli("init", "--beside")
     refused = elsewhere.cli("serve", check=False)
     assert refused.returncode == 78
     assert b"plain HTTP is served on loopback addresses and Unix sockets only" in refused.stderr

@@ -59,7 +59,7 @@ def test_migrate_by_hand(tmp_path: Path) -> None:
         assert daemon.cli("migrate").stdout == f"{database}: schema version {newest}, nothing to do\n".encode()
         daemon.start()
         refused = daemon.cli("migrate", check=False)
-        assert (refused.returncode, refused.stdout) == (78, b"")
+        assert (refused.returncode, refused.stdout) == (75, b"")
         assert f"another kmsd serves {daemon.data}" in refused.stderr.decode()
 
 
@@ -70,7 +70,7 @@ def test_init_does_not_migrate_beneath_a_daemon(tmp_path: Path) -> None:
         database = daemon.data / "kmsd.sqlite"
         mark(database, connection.migrations()[-2][0])
         refused = daemon.cli("init", check=False)
-        assert refused.returncode == 78
+        assert refused.returncode == 75
         assert b"another kmsd serves" in refused.stderr
         mark(database, connection.newest())
 

@@ -61,7 +61,7 @@ def test_no_token_fits(tmp_path: Path, lines: str) -> None:
         config = write_config(tmp_path, place, 1)
         name_token(config, place, lines)
         done = kmsd(config, "init")
-        assert done.returncode == 78
+        assert done.returncode == (75 if lines else 78)
         assert (b"no tokens with" if lines else b"token needs label, serial or slot") in done.stderr
         assert b"Traceback" not in done.stderr
         assert done.stdout == b""

@@ -59,7 +59,7 @@ def test_a_deleted_key_does_not_come_back_unsaid(tmp_path: Path) -> None:
         # With the token as it is, the key's material is gone for good, and the restoration says so.
         wipe_all_but_the_trail(found.config.data_dir)
         refused = kmsd(found, "restore", str(file), "--accept-revived")
-        assert refused.returncode == 1
+        assert refused.returncode == 65
         assert f"MISS key:{key_id}" in refused.stdout
         assert "--accept-missing" in refused.stderr
 
@@ -67,7 +67,7 @@ def test_a_deleted_key_does_not_come_back_unsaid(tmp_path: Path) -> None:
         shutil.rmtree(tokens)
         tokens.mkdir(mode=0o700)
         refused = kmsd(found, "restore", str(file), "--with-token")
-        assert refused.returncode == 1
+        assert refused.returncode == 65
         assert "comes back:" in refused.stdout
         assert f"DeleteKey arn:aws:kms:us-east-1:000000000000:key/{key_id} by AWS Internal" in refused.stdout
         assert "--accept-revived" in refused.stderr
@@ -116,14 +116,14 @@ def test_what_was_taken_away_since_is_listed(backed_up: Daemon, tmp_path: Path) 
     with (daemon.data / "daemon.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a daemon that serves
         running = kmsd(daemon, "restore", file, "--replace")
-        assert (running.returncode, "stop it first" in running.stderr) == (78, True)
+        assert (running.returncode, "stop it first" in running.stderr) == (75, True)
         checked = kmsd(daemon, "restore", file, "--check")
         assert checked.returncode == 0
         assert "would be undone" in checked.stdout
     occupied = kmsd(daemon, "restore", file, "--accept-revived")
-    assert (occupied.returncode, "--replace" in occupied.stderr) == (1, True)
+    assert (occupied.returncode, "--replace" in occupied.stderr) == (73, True)
     refused = kmsd(daemon, "restore", file, "--replace")
-    assert refused.returncode == 1
+    assert refused.returncode == 65
     assert "DisableKey arn:aws:kms:us-east-1:000000000000:key/" in refused.stdout
     assert "DeleteAccessKey AKIA" in refused.stdout
     assert "newer than the backup, or another daemon's" in refused.stdout
@@ -150,7 +150,7 @@ def test_a_lost_trail_shows_against_an_anchor(backed_up: Daemon, tmp_path: Path)
     anchor.write_text(kmsd(daemon, "audit", "checkpoints").stdout)
     shutil.rmtree(daemon.data)
     refused = kmsd(daemon, "restore", file)
-    assert refused.returncode == 1
+    assert refused.returncode == 65
     assert "no trail here tells what it was" in refused.stderr
     assert kmsd(daemon, "restore", file, "--accept-rollback").returncode == 0
     verified = kmsd(daemon, "audit", "verify")
@@ -162,7 +162,7 @@ def test_a_lost_trail_shows_against_an_anchor(backed_up: Daemon, tmp_path: Path)
     for path in daemon.data.glob("kmsd.sqlite*"):
         path.unlink()
     again = kmsd(daemon, "restore", file, "--replace")
-    assert again.returncode == 1
+    assert again.returncode == 65
     assert "--accept-rollback" in again.stderr
     # Another trail, of a host where `kmsd init` has run, say: moved aside, never deleted.
     shutil.rmtree(daemon.data / "logs")
@@ -170,7 +170,7 @@ def test_a_lost_trail_shows_against_an_anchor(backed_up: Daemon, tmp_path: Path)
     other = next(trail.glob("worker-0.*"))
     other.write_bytes(other.read_bytes().replace(b'"kmsd":"start"', b'"kmsd":"stArt"', 1))
     refused = kmsd(daemon, "restore", file, "--accept-rollback")
-    assert refused.returncode == 1
+    assert refused.returncode == 65
     assert "--replace moves it aside" in refused.stderr
     done = kmsd(daemon, "restore", file, "--accept-rollback", "--replace")
     assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ class Lost:
     def refuses(self, backup: Path, *options: str) -> str:
         """Why; nothing has been put anywhere."""
         status, said = self.restore(backup, *options)
-        assert status == 1, said
+        assert status == 65, said
         assert self.token_files() == []
         assert {path.name for path in self.daemon.data.iterdir()} <= {"daemon.lock"}
         return said

@@ -98,9 +98,12 @@ def test_notify_socket_activation_and_credentials(tmp_path: Path) -> None:
 
 
 def test_a_credential_without_systemd_is_a_clear_error(tmp_path: Path) -> None:
-    """Not a traceback."""
+    """It says what to type, or which unit is missing; commands that read no PIN work."""
     with provisioned(tmp_path) as daemon:
         daemon.config.write_text(daemon.config.read_text().replace(str(tmp_path / "pin"), "credential:pin"))
-        done = daemon.cli("check", check=False)
-        assert done.returncode == 78
-        assert b"CREDENTIALS_DIRECTORY" in done.stderr
+        assert b"FAIL credential:pin: " in daemon.cli("check", check=False).stdout
+        refused = daemon.cli("user", "create", "alice", check=False)
+        assert refused.returncode == 78
+        assert b"credential:pin: systemctl" in refused.stderr
+        assert b"user/admin" in daemon.cli("user", "list").stdout
+        daemon.cli("check", "--no-token")

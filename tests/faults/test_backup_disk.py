@@ -11,7 +11,7 @@ from tests.faults.test_audit_disk import small_disk
 
 
 def test_no_room_for_a_backup(tmp_path: Path) -> None:
-    """ENOSPC half way: status 1, an outcome with an error, an empty disk, a daemon that goes on."""
+    """ENOSPC half way: status 75, an outcome with an error, an empty disk, a daemon that goes on."""
     with provisioned(tmp_path) as daemon, small_disk(tmp_path) as disk:
         daemon.start()
         logs = daemon.client("logs")
@@ -22,8 +22,8 @@ def test_no_room_for_a_backup(tmp_path: Path) -> None:
         for _ in range(3):
             logs.put_log_events(logGroupName="app", logStreamName="s", logEvents=events)
         failed = daemon.cli("backup", str(disk / "kmsd.backup"), check=False)
-        assert failed.returncode == 1
-        assert failed.stderr == b"kmsd: no backup was made: [Errno 28] No space left on device\n"
+        assert failed.returncode == 75
+        assert failed.stderr == b"kmsd: no backup was made: the disk is full (No space left on device)\n"
         assert list(disk.iterdir()) == []
         records = [record for record in daemon.audit_records() if record["eventName"] == "CreateBackup"]
         assert [record.get("errorCode") for record in records] == [None, "OSError"]

@@ -156,8 +156,8 @@ def test_init_is_killed(dying: Dying, tmp_path: Path, monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             for name, value in dying.environment("kmsd.sqlite", 40, Moment.AMID).items():
                 patch.setenv(name, value)
-            assert daemon.cli("init", check=False).returncode == -signal.SIGKILL
+            assert daemon.cli("init", "--beside", check=False).returncode == -signal.SIGKILL
         assert not (daemon.data / "kmsd.sqlite").exists()
-        daemon.cli("init", "--administrator", "again")
+        daemon.cli("init", "--beside", "--administrator", "again")
         daemon.start()
         daemon.cli("check")

@@ -24,7 +24,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.codes import Ckr, CkrError, of_binding
 from kmsd.adapters.pkcs11.raw import RawModule
-from kmsd.ports import TokenBusy, TokenUnavailable
+from kmsd.ports import ModuleUnusable, TokenBusy, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ class Module:
             try:
                 module = cls._loaded.get(name) or cls(name)
             except (OSError, AttributeError) as error:
-                raise TokenUnavailable(f"the module {path} cannot be loaded: {error}") from error
+                raise ModuleUnusable(f"the module {path} cannot be loaded: {error}") from error
             cls._loaded[name] = module
             reserved = init_reserved.encode() if init_reserved is not None else None
             with module._lock:  # noqa: SLF001 (its own class)
