@@ -47,8 +47,12 @@ class Credential(PosixPath):
             return os.path.join(folder, self.credential)  # noqa: PTH118 (a Path would be made of this one)
         if _started_by_root:
             raise ConfigError(f"only systemd can pass {self} to the daemon: systemctl start kmsd")
-        again = f"sudo kmsd {shlex.join(sys.argv[1:])}"
-        raise ConfigError(f"systemd passes {self} to the daemon, and not to this process: run it as root: {again}")
+        raise ConfigError(f"systemd passes {self} to the daemon, and not to this process: {_as_root()}")
+
+
+def _as_root() -> str:
+    """What to type instead."""
+    return f"run it as root: sudo kmsd {shlex.join(sys.argv[1:])}"
 
 
 _started_by_root = os.getuid() == 0
@@ -251,6 +255,8 @@ def read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} does not exist; name another with --config") from exc
+    except PermissionError as exc:
+        raise ConfigError(f"{path} cannot be read by this user: {_as_root()}") from exc
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -83,6 +83,12 @@ def starts_with(configuration: Path) -> bool:
     return str(configuration.absolute()) in printed.split()
 
 
+def user() -> str:
+    """Return the user that the service runs as; empty: root, or there is no such unit. Raises `UnitError`."""
+    printed = _output("systemctl", "show", SERVICE, "-p", "User").decode(errors="replace")
+    return printed.strip().removeprefix("User=")
+
+
 def _settings(text: str) -> Iterator[tuple[str, str]]:
     """Yield name and value of each setting in the [Service] sections of unit files (systemd.syntax(7))."""
     section, begun = "", ""

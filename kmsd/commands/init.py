@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import pwd
+import shutil
 import sys
 from typing import Any
 
+from kmsd import unit
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import connection
 from kmsd.app import Rooms, SystemClock, place_of, set_module_environment, token_settings
@@ -18,6 +22,7 @@ from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
 from kmsd.domain.identity import User
 from kmsd.exits import ExistsAlready
+from kmsd.os_errors import in_words
 from kmsd.ports import Reader
 
 DEFAULT_ADMINISTRATOR = "admin"
@@ -41,7 +46,28 @@ def add_to(commands: Any) -> None:
         "--beside", action="store_true", help="although the token holds kmsd's objects of another database"
     )
     add_output(command)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, beforehand=make_data_dir)
+
+
+def make_data_dir(config: Config, options: argparse.Namespace) -> None:
+    """As root, make a missing data directory for the user of kmsd.service, if that reads this configuration.
+
+    Everything else is then made as that user. Raises `ConfigError`, `CommandError`.
+    """
+    if os.geteuid() != 0 or config.data_dir.exists():
+        return
+    try:
+        name = unit.user() if unit.starts_with(options.config) else ""
+    except unit.UnitError:
+        return  # no systemd: the folder is for the user who runs this
+    if name:
+        try:
+            config.data_dir.mkdir(mode=0o700)
+            shutil.chown(config.data_dir, name, pwd.getpwnam(name).pw_gid)
+        except OSError as exc:
+            raise (in_words(exc, "there is no data directory") or exc) from exc
+        except KeyError as exc:
+            raise ConfigError(f"the user {name} of {unit.SERVICE} does not exist") from exc
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:

@@ -59,7 +59,9 @@ async def run(config: Config, options: argparse.Namespace) -> int:
                 opened = await sealing.unseal(rooms.token, key, blob, context)
         except ServiceError as exc:
             reason = exc.message or exc.detail
-            raise InputRefused(f"the blob cannot be opened with this encryption context: {exc.code}: {reason}") from exc
+            raise InputRefused(
+                f"the blob cannot be opened (is the encryption context right?): {exc.code}: {reason}"
+            ) from exc
     sys.stdout.buffer.write(opened.plaintext)
     return 0
 

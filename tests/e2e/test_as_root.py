@@ -24,7 +24,7 @@ SYSTEMCTL = """#!/bin/sh
 folder=$(dirname "$0")
 case "$1 $2" in
     "cat kmsd.service") cat "$folder/unit" ;;
-    "show kmsd.service") cat "$folder/service-properties" ;;
+    "show kmsd.service") [ "$4" != User ] || exec echo User=nobody; cat "$folder/service-properties" ;;
     "show kmsd.socket") cat "$folder/socket-properties" ;;
     *) exit 1 ;;
 esac
@@ -241,3 +241,20 @@ def test_check_looks_behind_the_credentials(owned: Daemon, unit: Path) -> None:
     assert "warn public_url is not set" in unnamed
     (unit / "service-properties").write_text("ExecStart={ argv[]=kmsd --config /etc/another.toml serve }\n")
     assert bad() == []
+
+
+def test_init_makes_the_data_directory_for_the_units_user(owned: Daemon, unit: Path) -> None:
+    """It is not left to root, who could not start the daemon with it; the token is that of another database."""
+    text = owned.config.read_text()
+    elsewhere = owned.folder / "new-disk" / "kmsd"
+    elsewhere.parent.mkdir()
+    owned.config.write_text(text.replace(str(owned.data), str(elsewhere)))
+    try:
+        refused = owned.cli("init", check=False)
+        assert refused.returncode == 73
+        owned.cli("init", "--beside")
+    finally:
+        owned.config.write_text(text)
+    assert {path.stat().st_uid for path in (elsewhere, *elsewhere.rglob("*"))} == {NOBODY}
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o700
+    shutil.rmtree(elsewhere.parent)

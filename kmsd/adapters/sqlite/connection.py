@@ -90,9 +90,9 @@ def _require(path: Path) -> None:
         hint = "is its disk mounted? `kmsd init` makes a new one"
         raise StoreUnfit(f"there is no database at {path}: {hint}") from exc
     except OSError as exc:
-        raise StoreUnfit(f"{path} cannot be opened: {exc.strerror}") from exc
+        raise StoreUnfit(f"{path} cannot be opened: {exc.strerror}; root may run the same command") from exc
     if not os.access(path, os.R_OK, effective_ids=True):
-        raise StoreUnfit(f"{path} cannot be opened: it belongs to another user")
+        raise StoreUnfit(f"{path} cannot be opened: it belongs to another user; root may run the same command")
 
 
 def create(path: Path) -> None:

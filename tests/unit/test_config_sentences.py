@@ -1,0 +1,79 @@
+"""What is wrong in kmsd.toml is told in the operator's words, with the name that may have been meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmsd import config as configuration
+from kmsd.config import Config, ConfigError
+
+PATH = Path("kmsd.toml")
+TOKEN = '[token]\nmodule = "/m"\nlabel = "l"\npin_file = "credential:pin"\n'
+
+
+def parse(text: str) -> Config:
+    """The configuration that this text is."""
+    return configuration.parse(text, PATH)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f'data_dri = "/x"\n{TOKEN}', "there is no setting data_dri; did you mean data_dir?"),
+        (f"{TOKEN}[listn]\n", "there is no table [listn]; did you mean listen?"),
+        (f'{TOKEN}[listen]\ntls_kee = "/x"\n', "[listen] has no setting tls_kee; did you mean tls_key?"),
+        (f'tls_key = "/x"\n{TOKEN}', "there is no setting tls_key; it belongs under [listen]"),
+        (f'{TOKEN}data_dir = "/x"\n', "[token] has no setting data_dir; it belongs above the first table"),
+        (f"{TOKEN}[listen]\nqqqq = 1\n", "[listen] has no setting qqqq"),
+        (f'workers = "2"\n{TOKEN}', "workers must be a whole number, and is a text in quotes"),
+        (f"{TOKEN}[audit]\nforward = [1]\n", "audit.forward[0] must be a text in quotes, and is a whole number"),
+        (f"listen = 1\n{TOKEN}", "listen must be a table, and is a whole number"),
+        ('[token]\nmodule = "/m"\n', "pin_file is missing under [token]"),
+        ("workers = 2\n", "token is missing"),
+        ("workers =\n", "is not TOML: "),
+        (TOKEN.replace(":pin", ":a/b"), "credential:a/b is not the name of a credential"),
+        (f'public_url = "https://kms.example.com/path"\n{TOKEN}', "public_url must look like https://"),
+        (f'public_url = "https://a:b@kms.example.com"\n{TOKEN}', "public_url must look like https://"),
+    ],
+)
+def test_sentences(text: str, says: str) -> None:
+    """Each names file and setting."""
+    with pytest.raises(ConfigError) as refused:
+        parse(text)
+    assert str(refused.value).startswith(f"{PATH}")
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "url"),
+    [
+        ("", "http://127.0.0.1:8480"),
+        ('[listen]\naddress = "127.0.0.2:1"\ntls_certificate = "/c"\ntls_key = "/k"\n', "https://127.0.0.2:1"),
+        ('[listen]\naddress = "[::1]:8480"\n', "http://[::1]:8480"),
+        ('[listen]\naddress = "0.0.0.0:8443"\n', None),
+        ('[listen]\naddress = "[::]:8443"\n', None),
+        ('[listen]\naddress = "unix:/run/kmsd.sock"\n', None),
+    ],
+)
+def test_what_clients_are_told(lines: str, url: str | None) -> None:
+    """The address, if a client can connect to it; `public_url` in any case."""
+    assert parse(f"{TOKEN}{lines}").client_url == url
+    given = f'public_url = "https://kms.example.com:8443/"\n{TOKEN}{lines}'
+    assert parse(given).client_url == "https://kms.example.com:8443"
+
+
+def test_a_credential_is_looked_for_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration without it is as good as any; then it is in systemd's folder, or in memory, and only there."""
+    monkeypatch.setattr(configuration, "_fetched", {})
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    pin = parse(TOKEN).token.pin_file
+    assert str(pin) == "credential:pin"
+    with pytest.raises(ConfigError, match="credential:pin"):
+        pin.read_bytes()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "pin").write_bytes(b"from systemd")
+    assert pin.read_bytes() == b"from systemd"
+    configuration.keep_credential("pin", b"from memory")
+    assert [pin.read_bytes(), pin.read_bytes()] == [b"from memory"] * 2
