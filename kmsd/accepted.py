@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from kmsd import config as configuration
 from kmsd.config import Config, ConfigError
-from kmsd.wire.tls import CertificateUnusable, TlsFiles, tls_context
+from kmsd.wire.tls import CertificateUnusable, TlsFiles, refuse_expired, tls_context
 
 RELOADABLE = (
     "workers",
@@ -71,6 +72,7 @@ class Accepted(msgspec.Struct, frozen=True):
         try:
             if accepted.tls:
                 tls_context(*tls_files(accepted.tls))
+                refuse_expired(tls_files(accepted.tls).certificate, datetime.now(UTC))
         except CertificateUnusable as exc:
             accepted.close()
             raise ConfigError(_named(str(exc), accepted)) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,6 +37,9 @@ from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
 from kmsd.ports_logs import Segments
 
+IMPORT_TOKEN_SECONDS = 2.0
+"""Between two attempts to open an import token that is away."""
+
 log = structlog.get_logger()
 
 
@@ -57,11 +61,32 @@ class Rooms(msgspec.Struct, frozen=True):
     pipeline: Pipeline
     watch: ClockWatch
     """Judges the host's clock, and is the one of the pipeline."""
+    _stack: AsyncExitStack
+    """What is closed in the end."""
 
     @property
     def import_token(self) -> Token | None:
         """The second token, if there is one and it is open."""
         return self.pipeline.world.import_token
+
+    async def seek_import_token(self) -> None:
+        """Open the import token as soon as it is there, if it was away at the start."""
+        given, failed = self.config.import_token, ""
+        while given is not None and self.import_token is None:
+            await asyncio.sleep(IMPORT_TOKEN_SECONDS)
+            try:
+                token = await Pkcs11Token.open(import_token_settings(self.config, given))
+            except PinRefused as exc:
+                log.critical("import_token_pin_refused", detail=str(exc))
+                return
+            except (TokenError, ConfigError) as exc:
+                if str(exc) != failed:
+                    failed = str(exc)
+                    log.warning("import_token_still_away", detail=failed)
+                continue
+            self._stack.push_async_callback(token.close)
+            self.pipeline.world.import_token = token
+            log.info("import_token_back", label=token.info.label, serial=token.info.serial)
 
     async def take_audit_key(self) -> None:
         """Sign the trail from now on, once `kmsd init` has made the key. Raises `AuditUnavailable`."""
@@ -137,19 +162,23 @@ def set_module_environment(config: Config) -> None:
 async def open_import_token(config: Config) -> Pkcs11Token | None:
     """The import token, if there is one. Raises `PinRefused`.
 
-    One that is away does not keep the daemon from serving: what it alone unwraps is refused by name until the next
-    start, and `kmsd check` says so.
+    One that is away does not keep the daemon from serving: what it alone unwraps is refused by name until it is there,
+    and `kmsd check` says so.
     """
     if config.import_token is None:
         return None
-    settings = _settings_of(config, config.import_token, None, "import-token")
     try:
-        return await Pkcs11Token.open(settings)
+        return await Pkcs11Token.open(import_token_settings(config, config.import_token))
     except PinRefused:
         raise
     except TokenError as exc:
         log.error("import_token_away", detail=str(exc))  # noqa: TRY400 (the reason says it all)
         return None
+
+
+def import_token_settings(config: Config, given: TokenConfig) -> TokenSettings:
+    """The adapter's settings for the import token. Raises `ConfigError` if the PIN cannot be read."""
+    return _settings_of(config, given, None, "import-token")
 
 
 def serves(writer: str) -> bool:
@@ -244,4 +273,4 @@ async def open_rooms(
         logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
         world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse), logs)
-        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch)
+        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch, stack)

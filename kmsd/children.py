@@ -27,6 +27,10 @@ ATTEMPTS = 3
 FIT_SECONDS = 5.0
 """A zygote that lived so long and died is replaced at once; else with the next worker, whose attempts are paced."""
 SWEEP_SECONDS = 30.0
+STOP_SECONDS = 30.0
+"""How long a process may take to end that was told to."""
+_MOST_WORDS = 4096
+"""That a process writes at once (pipe(7), PIPE_BUF)."""
 MOST_STRANGERS = 64
 """Ends that are remembered of processes which nobody has claimed yet."""
 
@@ -90,7 +94,7 @@ class Words(msgspec.Struct):
 
     async def rest(self) -> bytes:
         """Whatever comes next; nothing if it says no more."""
-        return await self._reader.read(64)
+        return await self._reader.read(_MOST_WORDS)
 
     def close(self) -> None:
         """Listen no more."""
@@ -234,3 +238,20 @@ class Children:
         if time.monotonic() - old.started > FIT_SECONDS:
             with suppress(OSError):  # the next worker's attempt says what it is
                 self._new()
+
+
+def insist(process: Child) -> None:
+    """Kill it, unless it has ended."""
+    if process.returncode is None:
+        process.kill()
+
+
+async def end(process: Child) -> None:
+    """Ask a process to finish what it has begun; insist after a while."""
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

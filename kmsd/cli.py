@@ -20,6 +20,7 @@ from kmsd.zygote import main as main_of_zygote
 MODULES = {
     "init": "init",
     "serve": "serve",
+    "reload": "reload",
     "check": "check",
     "user": "users",
     "access-key": "users",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
 import uvloop
 
 from kmsd import config as configuration
@@ -37,17 +38,20 @@ from kmsd.ports import (
     ModuleUnusable,
     PinRefused,
     StoreError,
+    StoreMissing,
     StoreUnfit,
     TokenError,
     TokenUnavailable,
 )
 from kmsd.ports_logs import SegmentsError
 
+log = structlog.get_logger()
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (PinRefused, EXIT_REFUSED),
     (ConfigError, EXIT_CONFIG),
+    (StoreMissing, EXIT_CONFIG),
     (StoreUnfit, EXIT_CONFIG),
     (ModuleUnusable, EXIT_CONFIG),
     (TokenUnavailable, EXIT_UNAVAILABLE),
@@ -71,12 +75,14 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     except Exception as exc:  # noqa: BLE001 (every failure has a status and a sentence)
         status, text = told(exc)
+        if options.command == "serve":
+            # In the log, with its priority.
+            log.critical("cannot start", detail=text)
+            return status if status in _OF_SERVE else EXIT_CONFIG
         print(f"kmsd: {text}", file=sys.stderr)
         if isinstance(exc, BrokenPipeError):
             # What is left in the buffer must not be tried again when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if options.command == "serve" and status not in _OF_SERVE:
-            return EXIT_CONFIG
     return status
 
 
@@ -85,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
         given.acquire()
     if hasattr(options, "offline"):
         # Commands for those who have the files and nothing else: not even a configuration.
-        if options.directory is None:
+        if getattr(options, "directory", "") is None:
             config = configuration.load(options.config)
             options.directory = config.audit_dir
             become_owner(config)

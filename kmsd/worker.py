@@ -5,40 +5,46 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 import uvloop
 
 from kmsd import config as configuration
-from kmsd.accepted import memory_path, tls_files
+from kmsd import stand_in
+from kmsd.accepted import memory_path
 from kmsd.adapters.journal.reader import TrailReader
 from kmsd.app import Rooms, open_rooms
 from kmsd.audit import Refusals
 from kmsd.config import Config, ConfigError
 from kmsd.custody.credentials import Credentials
 from kmsd.ending import ended
-from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE
 from kmsd.jobs.audit_copy import AuditCopy
 from kmsd.jobs.scheduler import Scheduler
-from kmsd.lines import READY, Lines
+from kmsd.lines import OPENED, Lines, NotReady
 from kmsd.logs import set_up
 from kmsd.loop_watch import LoopWatch
 from kmsd.metrics.counting import Counting
-from kmsd.ports import AuditUnavailable, PinRefused, StoreError, TokenError
-from kmsd.ports_logs import SegmentsError
+from kmsd.ports import (
+    AuditUnavailable,
+    ModuleUnusable,
+    PinRefused,
+    StoreError,
+    StoreUnfit,
+    TokenError,
+    TokenUnavailable,
+)
+from kmsd.ports_logs import SegmentsError, SegmentsUnavailable
 from kmsd.prctl import name_process
+from kmsd.serving import allow_descriptors, limits_of, listener_of, say_ready
 from kmsd.wire.front import Front
 from kmsd.wire.rates import RateClass, Rates
 from kmsd.wire.readiness import Probe, Readiness
 from kmsd.wire.refusals import RefusalLedger
 from kmsd.wire.sigv4_claim import signing_key
-from kmsd.wire.tls import tls_context
-from kmsd.wire.transport import Limits, Listener, inherited, serve
+from kmsd.wire.transport import serve
 from kmsd.zygote import Order
 
 NAME = "kmsd-worker"
@@ -62,14 +68,15 @@ log = structlog.get_logger()
 def main(order: Order) -> int:
     """What the process does that was forked for this order; its exit status."""
     lines = Lines.of(order)
-    name_process(f"{NAME}-{lines.number}")
-    set_up(f"worker-{lines.number}")
+    stands_in = lines.missing is not None
+    name_process(stand_in.NAME if stands_in else f"{NAME}-{lines.number}")
+    set_up("stand-in" if stands_in else f"worker-{lines.number}")
     try:
         os.write(lines.ready, b"%d\n" % os.getpid())
     except BrokenPipeError:
         return 0  # the parent has given up waiting, or is gone
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(lines))
+        return runner.run(stand_in.run(lines) if stands_in else run(lines))
 
 
 async def run(lines: Lines) -> int:
@@ -78,16 +85,43 @@ async def run(lines: Lines) -> int:
     try:
         config = configuration.load(memory_path(lines.text))
         async with open_rooms(config, f"worker-{lines.number}") as rooms:
+            await _until_told(lines.ready)
             return await _serve(config, lines, rooms)
-    except PinRefused as exc:
-        log.error("the token refused the PIN; it is not offered again", detail=str(exc))  # noqa: TRY400 (one clear line)
-        return EXIT_REFUSED
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
-        log.error("cannot start", error=type(exc).__name__, detail=str(exc))  # noqa: TRY400 (one clear line)
-        return EXIT_CONFIG
+        told = not_ready(exc)
+        told.write(lines.ready)
+        return told.status
     except asyncio.CancelledError:
         # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
         os._exit(0)
+
+
+async def _until_told(ready: int) -> None:
+    """Say that all is open, and wait for the parent's word."""
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, told.set)
+    os.write(ready, OPENED)
+    await told.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def not_ready(exc: Exception) -> NotReady:
+    """What the parent is told of an error that keeps a worker from serving."""
+    match exc:
+        case PinRefused():
+            return NotReady(EXIT_REFUSED, "token", str(exc))
+        case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
+            return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
+        case TokenError():
+            return NotReady(EXIT_CONFIG, "token", str(exc))
+        case StoreError():
+            return NotReady(EXIT_CONFIG if isinstance(exc, StoreUnfit) else EXIT_UNAVAILABLE, "store", str(exc))
+        case AuditUnavailable():
+            return NotReady(EXIT_UNAVAILABLE, "audit", str(exc))
+        case SegmentsError():
+            return NotReady(EXIT_UNAVAILABLE if isinstance(exc, SegmentsUnavailable) else EXIT_CONFIG, "logs", str(exc))
+        case _:
+            return NotReady(EXIT_CONFIG, "configuration", str(exc))
 
 
 def _finish_what_is_begun() -> None:
@@ -115,16 +149,8 @@ def readiness_of(rooms: Rooms) -> Readiness:
     return Readiness(probes)
 
 
-def _say_ready(descriptor: int, end: Callable[[], None]) -> None:
-    try:
-        os.write(descriptor, READY)
-    except BrokenPipeError:
-        end()  # the parent has given up waiting
-    os.close(descriptor)
-
-
 async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
-    _allow_descriptors()
+    allow_descriptors()
     stopping = asyncio.Event()
     rest = RELIEVED_REST_SECONDS
     loop = asyncio.get_running_loop()
@@ -134,8 +160,7 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     counting = Counting.begin(lines.metrics)
     credentials = Credentials(rooms.token, place, signing_key)
     front = Front(rooms.pipeline, credentials, readiness, refusals, counting.meter, rooms.watch.wall, rates_of(config))
-    listener = Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
-    server = await serve(front.handle, [listener], limits_of(config), rooms.pipeline.lockstep)
+    server = await serve(front.handle, [listener_of(lines)], limits_of(config), rooms.pipeline.lockstep)
 
     def end() -> None:
         nonlocal rest
@@ -149,17 +174,18 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     settle_memory()
-    _say_ready(lines.ready, end)
+    say_ready(lines.ready, end)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
     publishing = asyncio.create_task(counting.run(rooms, server, readiness))
+    seeking = asyncio.create_task(rooms.seek_import_token())
     watch = LoopWatch(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
     await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
     await _cut_short(jobs)
-    await ended((copying, publishing))
+    await ended((copying, publishing, seeking))
     watch.stop()
     return 0
 
@@ -184,13 +210,6 @@ def settle_memory() -> None:
     gc.set_threshold(GARBAGE_BEFORE_COLLECTION)
 
 
-def _allow_descriptors() -> None:
-    """As many as the host lets a process have: each connection is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError):  # a system call filter may forbid it; the unit has then set what is allowed
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
     """The jobs: every worker offers itself, the lease picks one."""
     holder = f"{socket.gethostname()}:{os.getpid()}:{lines.number}"
@@ -200,7 +219,7 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
         rooms.pipeline.clock,
         rooms.record_job,
         holder,
-        rooms.import_token,
+        lambda: rooms.import_token,
         rooms.config.import_.stock,
         rooms.segments,
         rooms.watch,
@@ -221,14 +240,3 @@ def rates_of(config: Config) -> Rates | None:
     given = config.rates
     rates = Rates({name: getattr(given, name.value) for name in RateClass}, given.burst_seconds, config.workers)
     return rates if rates.limits_anything else None
-
-
-def limits_of(config: Config) -> Limits:
-    """The transport's limits."""
-    given = config.listen
-    return Limits(
-        header_seconds=given.header_seconds,
-        body_seconds=given.body_seconds,
-        keep_alive_seconds=given.keepalive_seconds,
-        connections=given.connections,
-    )

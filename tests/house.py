@@ -179,7 +179,7 @@ class House:
                     self.clock,
                     rooms.record_job,
                     "house",
-                    rooms.import_token,
+                    lambda: rooms.import_token,
                     stock,
                     rooms.segments,
                     rooms.watch,

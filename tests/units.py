@@ -1,7 +1,7 @@
 """A small systemd: runs the service of a unit file as systemd would, as far as tests need it.
 
-It speaks sd_notify(3), sd_listen_fds(3) and the credentials of systemd.exec(5), holds the listening socket, sends the
-signal of ExecReload=, and honours nothing else of the unit.
+It speaks sd_notify(3), sd_listen_fds(3) and the credentials of systemd.exec(5), holds the listening socket, runs
+ExecReload=, and honours nothing else of the unit.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Unit:
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notices.bind(str(folder / "notify.sock"))
         self.process: subprocess.Popen[bytes] | None = None
+        self._environment: dict[str, str] = {}
 
     def settings(self, name: str) -> list[str]:
         """All values of a setting."""
@@ -47,8 +48,11 @@ class Unit:
             name, path = credential.split(":", 1)
             shutil.copyfile(path, self._credentials / name)
             (self._credentials / name).chmod(0o400)
-        environment = {
+        runtime = self._folder / "run"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        self._environment = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+            "RUNTIME_DIRECTORY": str(runtime),
             "NOTIFY_SOCKET": str(self._folder / "notify.sock"),
             "WATCHDOG_USEC": str(int(float(self.settings("WatchdogSec")[0]) * 1e6)),
             "CREDENTIALS_DIRECTORY": str(self._credentials),
@@ -60,7 +64,7 @@ class Unit:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 ["bash", "-c", shell],
-                env=environment,
+                env=self._environment,
                 pass_fds=(self.listener.fileno(),),
                 stdout=log,
                 stderr=log,
@@ -87,7 +91,8 @@ class Unit:
         """As ExecReload= says; the notice that ends it."""
         (command,) = self.settings("ExecReload")
         assert self.process is not None
-        subprocess.run(shlex.split(command.replace("$MAINPID", str(self.process.pid))), check=True, capture_output=True)
+        environment = {**self._environment, "MAINPID": str(self.process.pid)}
+        subprocess.run(shlex.split(command), env=environment, cwd="/", check=True, capture_output=True)
         reloading = self.wait_for("RELOADING=1")
         assert any(re.fullmatch(r"MONOTONIC_USEC=\d+", line) for line in reloading)
         return self.wait_for("READY=1")

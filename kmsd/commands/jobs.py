@@ -90,7 +90,7 @@ def _scheduler(rooms: Rooms) -> Scheduler:
         rooms.pipeline.clock,
         rooms.record_job,
         f"{socket.gethostname()}:{os.getpid()}:cli",
-        rooms.import_token,
+        lambda: rooms.import_token,
         segments=rooms.segments,
         watch=rooms.watch,
     )

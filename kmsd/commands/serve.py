@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import socket
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from kmsd import supervisor
+from kmsd import service_manager
 from kmsd.accepted import Accepted
 from kmsd.adapters.sqlite import connection
 from kmsd.children import Children
 from kmsd.config import Config, ConfigError
+from kmsd.exits import EXIT_CONFIG
 from kmsd.locking import data_lock
 from kmsd.logs import set_up
 from kmsd.supervisor import Supervisor
-from kmsd.wire.listeners import ListenerRefused, listener_permitted
+from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
+from kmsd.worker_pool import WorkerPool
 
 log = structlog.get_logger()
 
@@ -27,30 +32,68 @@ def add_to(commands: Any) -> None:
 
 
 async def serve(_: Config, options: argparse.Namespace) -> int:
-    """Bind, start the workers, and stay until a signal. Raises `ConfigError`, `StoreUnavailable`."""
+    """Bind, start the workers, and stay until a signal. The exit status."""
     set_up("supervisor")
-    accepted = Accepted.read(options.config)
-    config = accepted.config
-    # Refused here, so that a database that cannot be used is one clear line and not one for each worker.
-    before = connection.schema(config.database)
-    lock = data_lock(config)
-    if connection.migrate(config.database):
-        log.info("database migrated", before=before, after=connection.newest())
-    connection.date_older_sessions(config.database, datetime.now(UTC))
-    try:
-        listener = supervisor.listener_of(config.listen.address)
-        listener_permitted(listener, tls=config.listen.tls_certificate is not None)
-        for_metrics = supervisor.bind(config.metrics.address) if config.metrics.address else None
-        if for_metrics is not None:
-            listener_permitted(for_metrics, tls=False)
-    except (ListenerRefused, ValueError) as exc:
-        raise ConfigError(str(exc)) from exc
-    with lock, listener:
-        daemon = Supervisor(accepted, options.config, listener, Children(options.zygote))
+    with ExitStack() as stack:
+        try:
+            accepted = Accepted.read(options.config)
+            config = accepted.config
+            listener = stack.enter_context(_listener_of(config))
+            for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
+        except ConfigError as exc:
+            log.critical("cannot start", missing="configuration", detail=str(exc))
+            return EXIT_CONFIG
+        pool = WorkerPool(accepted, listener, Children(options.zygote))
+        daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
         if for_metrics is None:
             return await daemon.run()
         # Half of what the parent would have to import, for those who want it.
         from kmsd.metrics.server import watched  # noqa: PLC0415
 
-        async with watched(lambda: daemon.accepted.config, for_metrics) as daemon.metrics:
+        async with watched(lambda: pool.accepted.config, lambda: daemon.reloads, for_metrics) as pool.metrics:
             return await daemon.run()
+
+
+def _listener_of(config: Config) -> socket.socket:
+    """The socket that systemd passed, or else one of our own. Raises `ConfigError`."""
+    tls = config.listen.tls_certificate is not None
+    passed = service_manager.passed_sockets()
+    if not passed:
+        return _bound(config.listen.address, tls=tls)
+    if len(passed) > 1:
+        raise ConfigError(f"systemd passed {len(passed)} sockets, and one is served: name one address in kmsd.socket")
+    try:
+        listener = inherited(passed[0])
+        listener_permitted(listener, tls=tls)
+    except ListenerRefused as exc:
+        raise ConfigError(f"kmsd.socket: {exc}") from exc
+    return listener
+
+
+def _bound(address: str, *, tls: bool) -> socket.socket:
+    """The listening socket for `HOST:PORT` or `unix:PATH`. Raises `ConfigError`."""
+    try:
+        if address.startswith("unix:"):
+            listener = bind_unix(Path(address.removeprefix("unix:")))
+        else:
+            host, _, port = address.rpartition(":")
+            listener = bind_tcp(host.strip("[]"), int(port))
+        listener_permitted(listener, tls=tls)
+    except (ListenerRefused, ValueError) as exc:
+        raise ConfigError(str(exc)) from exc
+    return listener
+
+
+def _prepare(config: Config, held: ExitStack) -> None:
+    """Take the lock of the data folder, until `held` ends, and bring the database up to date.
+
+    Not before there is a database: a file system that is mounted late would hide the lock. Raises `ConfigError` if
+    another kmsd has the lock, `StoreUnavailable`.
+    """
+    before = connection.schema(config.database)
+    with ExitStack() as taken:
+        taken.enter_context(data_lock(config))
+        if connection.migrate(config.database):
+            log.info("database migrated", before=before, after=connection.newest())
+        connection.date_older_sessions(config.database, datetime.now(UTC))
+        held.push(taken.pop_all())

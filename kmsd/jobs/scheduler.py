@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -64,7 +65,8 @@ class Scheduler(msgspec.Struct):
     record: JobRecorder
     holder: str
     """Names this process in the lease."""
-    import_token: Token | None = None
+    import_token: Callable[[], Token | None] = lambda: None
+    """The second token, if there is one and it is open."""
     stock: int = 0
     """Wrapping keys to keep ready of each kind that is in demand."""
     segments: Segments | None = None
@@ -202,7 +204,8 @@ class Scheduler(msgspec.Struct):
     @property
     def _tokens(self) -> dict[TokenName, Token]:
         tokens = {TokenName.MAIN: self.token}
-        return tokens if self.import_token is None else {**tokens, TokenName.IMPORT: self.import_token}
+        second = self.import_token()
+        return tokens if second is None else {**tokens, TokenName.IMPORT: second}
 
     async def _keep_wrapping_keys(self, now: datetime) -> None:
         report = await wrapping_keys.run_once(self.store, self._tokens, now, stock=self.stock)

@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from kmsd.domain.trusted_time import Uptime, judge
 from kmsd.metrics.board import Board
 from kmsd.metrics.exposition import Page, Total, write_counts
 from kmsd.ports import StoreError
+from kmsd.reload_verdict import Outcome
 from kmsd.wire.messages import Answer, Request
 from kmsd.wire.transport import Limits, Listener, serve
 
@@ -39,10 +40,13 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def watched(configuration: Callable[[], Config], listener: socket.socket) -> AsyncIterator[int]:
+async def watched(
+    configuration: Callable[[], Config], reloads: Callable[[], Mapping[Outcome, int]], listener: socket.socket
+) -> AsyncIterator[int]:
     """Count, and answer on `listener`, during the block; the descriptor of the memory that workers count in.
 
-    `configuration` is the one in force. The listener is closed in the end. Raises `ListenerRefused`.
+    `configuration` is the one in force, `reloads` how many ended in which way. The listener is closed in the end.
+    Raises `ListenerRefused`.
     """
     board, started_at, hosts = Board(), time.time(), hosts_of(listener)
 
@@ -54,7 +58,7 @@ async def watched(configuration: Callable[[], Config], listener: socket.socket) 
             return Answer(405, (("Allow", "GET, HEAD"),), b"")
         if received.target.partition("?")[0] != "/metrics":
             return Answer(404, (("Content-Type", TEXT),), b"/metrics\n")
-        body = await asyncio.to_thread(_page, board, configuration(), started_at)
+        body = await asyncio.to_thread(_page, board, configuration(), started_at, dict(reloads()))
         return Answer(200, (("Content-Type", TEXT),), body)
 
     server = await serve(handle, [Listener(listener)], LIMITS)
@@ -83,11 +87,17 @@ def _host_in(header: str) -> str:
     return found["host"] if found else ""
 
 
-def _page(board: Board, config: Config, started_at: float) -> bytes:
+def _page(board: Board, config: Config, started_at: float, reloads: Mapping[Outcome, int]) -> bytes:
     page, now = Page(), time.time()
     write_counts(page, Total.of(board.shares()), now, config.workers)
     page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": __version__}, 1)])
     page.one("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
+    page.family(
+        "kmsd_reloads_total",
+        "counter",
+        "Reloads by outcome; partial: some workers still run with the configuration before.",
+        [({"outcome": outcome.value}, number) for outcome, number in reloads.items()],
+    )
     sources: dict[str, Callable[[Page, Config], None]] = {
         "database": _database,
         "disk": _disk,

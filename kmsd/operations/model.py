@@ -195,7 +195,7 @@ class Source(msgspec.Struct, frozen=True):
     """`logs.us-east-1.amazonaws.com` where a service of the daemon acts for the caller (`kms:ViaService`)."""
 
 
-class World(msgspec.Struct, frozen=True):
+class World(msgspec.Struct):
     """What every call of this process shares."""
 
     place: Place
@@ -203,7 +203,7 @@ class World(msgspec.Struct, frozen=True):
     store: Store
     token: Token
     import_token: Token | None = None
-    """Unwraps what `token` cannot, and passes it on."""
+    """Unwraps what `token` cannot, and passes it on. Set when it comes, if it was away at the start."""
     refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
     """Wrapping algorithms that the configuration refuses."""
     logs: LogRoom | None = None

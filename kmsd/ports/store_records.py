@@ -23,8 +23,12 @@ class StoreUnavailable(StoreError):
     """The store cannot be read or written now; it may come back."""
 
 
+class StoreMissing(StoreUnavailable):
+    """There is no database. Its file system may be mounted later, or `kmsd init` has not been run."""
+
+
 class StoreUnfit(StoreUnavailable):
-    """The store needs a human: it is not there, damaged, another program's, or of another release."""
+    """The database is damaged, another program's, or of another release. Waiting does not help."""
 
 
 class StoreTimeout(StoreUnavailable):

@@ -76,7 +76,7 @@ class Front(msgspec.Struct, frozen=True):
     async def handle(self, request: Request) -> Answer:
         """The answer to one request; never raises."""
         received = request.received
-        if received.method in ("GET", "HEAD") and received.target in ("/healthz", "/readyz"):
+        if received.method in ("GET", "HEAD") and received.target in readiness.PROBE_TARGETS:
             return await self._probe(received.target)
         request_id = new_request_id()
         protocol = protocol_of(request)
@@ -195,10 +195,7 @@ class Front(msgspec.Struct, frozen=True):
 
     async def _probe(self, target: str) -> Answer:
         """`/healthz`: the process answers. `/readyz`: all that it needs is there."""
-        states = await self.readiness.states() if target == "/readyz" else {}
-        ready = all(state == readiness.OK for state in states.values())
-        body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
-        return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)
+        return readiness.probe_answer(await self.readiness.states() if target == "/readyz" else {})
 
 
 def _let_go(error: BaseException) -> None:

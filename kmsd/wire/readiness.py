@@ -10,16 +10,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import structlog
 
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
 from kmsd.ports_logs import SegmentsError
+from kmsd.wire.messages import Answer
 
 OK = "ok"
 UNAVAILABLE = "unavailable"
 """The adapter says that what it works with is away, full, read-only or refuses: the log has the reason."""
 FAILED = "failed"
 """An error that no adapter foresees: a fault of the program."""
+PROBE_TARGETS = ("/healthz", "/readyz")
+"""Nobody authenticates for these."""
 REMEMBERED_SECONDS = 1.0
 """How long an answer is good for."""
 Probe = Callable[[], Awaitable[None]]
@@ -72,3 +76,10 @@ class Readiness:
         if self._logged.get(name) != detail:
             self._logged[name] = detail
             log.warning("not ready", probe=name, detail=detail)
+
+
+def probe_answer(states: Mapping[str, str]) -> Answer:
+    """200 if every state is `OK`, else 503; the states as JSON."""
+    ready = all(state == OK for state in states.values())
+    body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
+    return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,22 @@ def tls_context(certificate: Path, key: Path, client_authority: Path | None = No
         except OSError as error:
             raise CertificateUnusable(f"{client_authority} cannot be read: {error.strerror}") from error
     return context
+
+
+def refuse_expired(certificate: Path, now: datetime) -> None:
+    """Raise `CertificateUnusable` if the first certificate in the file has expired: every client would refuse it."""
+    # Only those who have a certificate pay for the import: it is a quarter of the parent's.
+    from cryptography import x509  # noqa: PLC0415
+
+    try:
+        expires = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise CertificateUnusable(f"{certificate}: {error}") from error
+    if expires < now:
+        raise CertificateUnusable(
+            f"{certificate} expired on {expires:%Y-%m-%d %H:%M} UTC: put a new certificate and its key in place, "
+            "then run `systemctl reload-or-restart kmsd.service`"
+        )
 
 
 def _sentence(error: ssl.SSLError) -> str:

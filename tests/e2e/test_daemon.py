@@ -21,7 +21,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from botocore.exceptions import ClientError
 
 from tests.clients import Credentials, signing_clock
-from tests.daemon import WELL, Daemon, eventually, provisioned
+from tests.daemon import WELL, Daemon, eventually, free_port, provisioned
 
 AWS = str(Path(sys.executable).parent / "aws")
 
@@ -105,9 +105,12 @@ def test_workers_leave_with_their_parent(tmp_path: Path) -> None:
 
 def test_a_second_daemon_on_the_same_data_is_refused(daemon: Daemon) -> None:
     """Two daemons would both believe that they alone hold the books."""
-    done = daemon.cli("serve", check=False)
+    other = daemon.folder / "other.toml"
+    other.write_text(daemon.config.read_text().replace(f":{daemon.port}", f":{free_port()}"))
+    done = Daemon(daemon.folder, daemon.place, 0, other).cli("serve", check=False)
     assert done.returncode == 78
     assert b"another kmsd serves" in done.stderr
+    assert daemon.get("/readyz") == (200, WELL)
 
 
 def test_start_and_stop_are_one_line_each(tmp_path: Path) -> None:

@@ -62,10 +62,13 @@ def patient(daemon: Daemon) -> None:
 
 
 def all_connected(daemon: Daemon) -> bool:
-    """Whether the daemon has accepted every connection of the load."""
+    """True if the workers that serve now have accepted every connection of the load."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    established = "01"
-    return sum(row[1].endswith(f":{daemon.port:04X}") and row[3] == established for row in rows) >= CONNECTIONS
+    ours = [row for row in rows if row[1].endswith(f":{daemon.port:04X}")]
+    established, listening = "01", "0A"
+    # proc(5), /proc/net/tcp: rx_queue of a listening socket is how many connections nobody has accepted yet.
+    waiting = sum(int(row[4].partition(":")[2], 16) for row in ours if row[3] == listening)
+    return sum(row[3] == established for row in ours) >= CONNECTIONS and not waiting
 
 
 def new_key(daemon: Daemon) -> str:
@@ -104,17 +107,18 @@ def test_reload_under_load(tmp_path: Path) -> None:
     """No request fails, every worker is another, and each answer is in the trail, which holds."""
     with provisioned(tmp_path, workers=2) as daemon:
         start(daemon)
-        first = set(daemon.workers())
         with Load(Plan(daemon.endpoint, encryption(daemon, new_key(daemon)), CONNECTIONS, LONGEST)) as running:
             eventually(lambda: all_connected(daemon), daemon)
+            first_workers = set(daemon.workers())
             for _ in range(RELOADS):
                 assert hang_up(daemon)["unreplaced"] == 0
+            # The clients go on until each has heard from the workers before that they close.
+            eventually(lambda: first_workers.isdisjoint(daemon.workers()), daemon)
             account = running.result()
         show(f"{RELOADS} reloads", account)
         assert (account.failures, account.refused) == (Counter(), 0)
         assert account.closed >= CONNECTIONS
         eventually(lambda: len(daemon.workers()) == 2, daemon)
-        assert first.isdisjoint(daemon.workers())
         assert daemon.stop() == 0
         assert recorded(daemon) == account.answered
         daemon.cli("audit", "verify")
@@ -140,10 +144,13 @@ def test_reload_under_load_over_tls(tmp_path: Path) -> None:
         before = served_certificate(daemon)
         with Load(plan) as running:
             eventually(lambda: all_connected(daemon), daemon)
+            first_workers = set(daemon.workers())
             first.write_bytes(second.read_bytes())
             second_key.replace(tmp_path / "key.pem")
             for _ in range(RELOADS_OVER_TLS):
                 assert hang_up(daemon)["unreplaced"] == 0
+            # The clients go on until each has heard from the workers before that they close.
+            eventually(lambda: first_workers.isdisjoint(daemon.workers()), daemon)
             account = running.result()
         show(f"{RELOADS_OVER_TLS} reloads over TLS", account)
         assert (account.failures, account.refused) == (Counter(), 0)

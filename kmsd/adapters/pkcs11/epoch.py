@@ -143,7 +143,7 @@ def begin(
                 last = of_binding(error) if isinstance(error, PKCS11Error) else error
                 if isinstance(error, PinRefused | SentinelMissing) or attempt == tries or time.monotonic() > end:
                     break
-                log.info("token_start_retry", attempt=attempt, reason=str(error))
+                log.debug("token_start_retry", attempt=attempt, reason=str(error))
                 void = module.epoch
                 time.sleep(_PAUSE)
     if isinstance(last, CkrError):

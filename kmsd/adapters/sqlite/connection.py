@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from kmsd.adapters.durable import sync_folder
-from kmsd.ports import StoreConflict, StoreTimeout, StoreUnavailable, StoreUnfit
+from kmsd.ports import StoreConflict, StoreMissing, StoreTimeout, StoreUnavailable, StoreUnfit
 
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
@@ -24,7 +24,6 @@ LONGEST_SESSION = timedelta(hours=36)
 """GetSessionToken, DurationSeconds: at most 129,600."""
 
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
-
 
 _SENTENCES = {
     sqlite3.SQLITE_FULL: "the disk of the database is full",
@@ -60,7 +59,7 @@ def translated() -> Iterator[None]:
 
 
 def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open an existing database. Raises `StoreUnfit` if there is none, if it is not ours, or not this user's."""
+    """Open an existing database. Raises `StoreMissing`, and `StoreUnfit` if it is not ours or not this user's."""
     _require(path)
     with translated():
         connection = sqlite3.connect(
@@ -83,12 +82,12 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
 
 
 def _require(path: Path) -> None:
-    """Say in words what SQLite calls "unable to open database file". Raises `StoreUnfit`."""
+    """Say in words what SQLite calls "unable to open database file". Raises `StoreMissing`, `StoreUnfit`."""
     try:
         path.stat()
     except FileNotFoundError as exc:
         hint = "is its disk mounted? `kmsd init` makes a new one"
-        raise StoreUnfit(f"there is no database at {path}: {hint}") from exc
+        raise StoreMissing(f"there is no database at {path}: {hint}") from exc
     except OSError as exc:
         raise StoreUnfit(f"{path} cannot be opened: {exc.strerror}; root may run the same command") from exc
     if not os.access(path, os.R_OK, effective_ids=True):
@@ -153,7 +152,7 @@ def schema(path: Path) -> int:
 def migrate(path: Path) -> int:
     """Bring the schema up to date, each step in a transaction of its own; the number of steps taken.
 
-    Raises `StoreUnavailable` for a database that a newer kmsd has written.
+    Raises `StoreUnfit` for a database that a newer kmsd has written, else `StoreUnavailable`.
     """
     steps = migrations()
     connection = connect(path, busy_seconds=30)

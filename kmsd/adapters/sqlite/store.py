@@ -36,7 +36,10 @@ class SqliteStore:
     """Implements `kmsd.ports.Store`."""
 
     def __init__(self, path: Path) -> None:
-        """Open the database at `path`. Raises `StoreUnfit` (none there, not ours, wrong schema version)."""
+        """Open the database at `path`. Raises `StoreMissing` if there is none.
+
+        Raises `StoreUnfit` if it is not ours, or has another schema version.
+        """
         self.path = path
         self._reading = connections.connect(path, busy_seconds=1.0)
         self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
