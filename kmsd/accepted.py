@@ -108,10 +108,11 @@ def changes(old: Config, new: Config) -> list[str]:
 def need_restart(old: Config, new: Config) -> list[str]:
     """Those among the `changes` that a running daemon cannot take over."""
     switched = (old.listen.tls_certificate is None) != (new.listen.tls_certificate is None)
-    return [name for name in changes(old, new) if not _reloadable(name) or (switched and "tls" in name)]
+    return [name for name in changes(old, new) if not is_reloadable(name) or (switched and "tls" in name)]
 
 
-def _reloadable(name: str) -> bool:
+def is_reloadable(name: str) -> bool:
+    """True if a running daemon takes over a setting such as `listen.tls_key`."""
     return any(name == known or name.startswith(f"{known}.") for known in RELOADABLE)
 
 

@@ -46,7 +46,7 @@ class Credential(PosixPath):
         if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
             return os.path.join(folder, self.credential)  # noqa: PTH118 (a Path would be made of this one)
         if _started_by_root:
-            raise ConfigError(f"only systemd can pass {self} to the daemon: systemctl start kmsd")
+            raise ConfigError(f"systemd passes {self} to the daemon that it starts: systemctl start kmsd")
         raise ConfigError(f"systemd passes {self} to the daemon, and not to this process: {_as_root()}")
 
 
@@ -112,11 +112,12 @@ class ListenConfig(_Section, frozen=True):
     """`[listen]`: where clients come in."""
 
     address: str = "127.0.0.1:8480"
-    """HOST:PORT, or `unix:/path/of/socket`. Plain HTTP is accepted on loopback and Unix sockets only."""
+    """HOST:PORT, or `unix:/path/of/socket`; leave it out under systemd, where kmsd.socket has the address. Plain HTTP
+    is accepted on loopback and Unix sockets only."""
     tls_certificate: Path | None = None
     """PEM file: the certificate, followed by its chain."""
     tls_key: Path | None = None
-    """PEM file: the private key."""
+    """PEM file: the private key. A `credential:` is read at the start only, and a new key then needs a restart."""
     tls_client_ca: Path | None = None
     """PEM file: if given, clients must show a certificate of this authority."""
     header_seconds: float = 10.0
@@ -126,7 +127,7 @@ class ListenConfig(_Section, frozen=True):
     keepalive_seconds: float = 75.0
     """An idle connection is closed after this time."""
     drain_seconds: float = 2.0
-    """When the daemon stops, a resting connection may bring one more request for so long: it may be on its way."""
+    """When the daemon stops, an idle connection may send one last request within this time."""
     connections: int = 12_000
     """Connections that a worker holds at most."""
 
@@ -158,7 +159,7 @@ class RatesConfig(_Section, frozen=True):
     sts: float = 0.0
     """All operations of STS, together."""
     burst_seconds: float = 2.0
-    """So many seconds' worth of calls may come at once."""
+    """Calls of this many seconds may come at once."""
 
 
 class AuditConfig(_Section, frozen=True):
@@ -182,7 +183,8 @@ class MetricsConfig(_Section, frozen=True):
     """`[metrics]`: figures for Prometheus (docs/monitoring.md)."""
 
     address: str = ""
-    """`127.0.0.1:9480`, or `unix:/path/of/socket`; a loopback address or a Unix socket. Empty: nothing is counted."""
+    """`unix:/path/of/socket`; or a loopback address such as `127.0.0.1:9480`, which the systemd unit does not permit.
+    Empty: nothing is counted."""
 
 
 class Config(_Section, frozen=True):
@@ -192,11 +194,12 @@ class Config(_Section, frozen=True):
     data_dir: Path = Path("/var/lib/kmsd")
     """Database and audit trail."""
     region: str = "us-east-1"
-    """The region in ARNs and in clients' credential scopes."""
+    """The region in ARNs and signatures; fixed once there are keys. A client that ignores its endpoint reaches nobody
+    with a region that AWS does not have, such as eu-example-1."""
     partition: str = "aws"
     """The partition in ARNs."""
     account: str = "000000000000"
-    """The account that `kmsd init` makes, and the default of the commands."""
+    """12 digits: the account in ARNs, which `kmsd init` makes, and the default of the commands."""
     public_url: str = ""
     """What clients are told, such as https://kms.example.com:8443. Empty: `[listen] address`, if they can use it."""
     workers: int = 2

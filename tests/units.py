@@ -127,31 +127,3 @@ class Unit:
             self.process.wait(60)
         self.listener.close()
         self._notices.close()
-
-
-SYSTEMD_RUN = """#!/usr/bin/env bash
-# systemd-run, as far as docs/install.md uses it: credentials in a folder of their own, then the command.
-set -euo pipefail
-umask 077
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-while [ $# -gt 0 ]; do
-    case $1 in
-        -p) credential=${2#LoadCredential=}; cp "${credential#*:}" "$folder/${credential%%:*}"; shift 2 ;;
-        --*) shift ;;
-        *) break ;;
-    esac
-done
-program=$1
-shift
-export CREDENTIALS_DIRECTORY=$folder
-"$program" --config "$KMSD_TEST_CONFIG" "$@"
-"""
-
-
-def put_systemd_run(folder: Path) -> None:
-    """A `systemd-run` for PATH; KMSD_TEST_CONFIG stands for /etc/kmsd/kmsd.toml."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "systemd-run"
-    path.write_text(SYSTEMD_RUN)
-    path.chmod(0o755)

@@ -39,7 +39,8 @@ def _tokendir(line: str) -> str | None:
 
 def _configuration(config: TokenConfig) -> str:
     """Empty if it is not SoftHSM2, or cannot be read."""
-    if "softhsm" not in config.module.name.lower():
+    # The name may be a link's, such as one that a package manager keeps.
+    if "softhsm" not in config.module.resolve().name.lower():
         return ""
     named = config.environment.get(CONFIGURATION) or os.environ.get(CONFIGURATION)
     try:

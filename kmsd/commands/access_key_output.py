@@ -13,6 +13,11 @@ from kmsd.custody.provisioning import NewAccessKey
 from kmsd.exits import TryLater
 from kmsd.named_files import SecretFile
 
+_GUARD = """# For the aws CLI from 1.29 or 2.13, boto3 from 1.28: older ones ignore AWS_ENDPOINT_URL and talk to AWS.
+unset AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS
+unset AWS_ENDPOINT_URL_KMS AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"""
+"""Begins an env file: no variable of before sends a client elsewhere (docs/decisions/0033-endpoint-guard.md)."""
+
 
 def add_output(command: argparse.ArgumentParser) -> None:
     """Add the options that say in which form, and where to."""
@@ -64,7 +69,8 @@ def hand_over(made: NewAccessKey, config: Config, options: argparse.Namespace) -
 
 def _shown(made: NewAccessKey, config: Config, form: str) -> str:
     if form == "env":
-        return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in _variables(made, config).items())
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in _variables(made, config).items()]
+        return "\n".join([_GUARD, *exports])
     if form == "json":
         fields = {"UserName": made.user.name, "Arn": made.user.arn, "AccessKeyId": made.access_key_id}
         return json.dumps({**fields, "SecretAccessKey": made.secret}, indent=2)

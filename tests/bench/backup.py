@@ -79,13 +79,13 @@ def main() -> None:
         daemon.start()
         key_id = filled(daemon, given.keys, given.megabytes)
         _, alone = during(daemon, key_id, lambda: time.sleep(5))
-        took, beside = during(daemon, key_id, lambda: daemon.cli("backup", str(folder / "b")))
+        took, beside = during(daemon, key_id, lambda: daemon.cli("backup", str(folder / "b.backup")))
         print(f"backup: {took:.1f} s, {(folder / 'b').stat().st_size / 1e6:.0f} MB")
         print(f"Encrypt without: {shown(alone)}\nEncrypt beside:  {shown(beside)}")
         daemon.stop()
         shutil.rmtree(daemon.data)
         begun = time.perf_counter()
-        daemon.cli("restore", str(folder / "b"), "--accept-rollback")
+        daemon.cli("restore", str(folder / "b.backup"), "--accept-rollback")
         print(f"restore: {time.perf_counter() - begun:.1f} s")
 
 

@@ -13,18 +13,35 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.sqlite import connection
-from tests.clients import client
-from tests.daemon import credentials_of, free_port
+from tests.clients import REGION, Credentials, client
+from tests.daemon import free_port
 from tests.e2e.test_readme import commands
 from tests.older import set_back
-from tests.tokens import softhsm
-from tests.units import Unit, put_systemd_run
+from tests.units import Unit
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="installing takes root"),
     pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed"),
 ]
+
+PRELUDE = """
+kmsd() {
+    local status=0
+    CREDENTIALS_DIRECTORY=$PREFIX/etc/kmsd/credentials \\
+        "$PREFIX/opt/kmsd/bin/kmsd" --config "$PREFIX/etc/kmsd/kmsd.toml" "$@" || status=$?
+    if [ "$1" = check ] && [ "$status" = 1 ]; then status=0; fi
+    return "$status"
+}
+# There is no user kmsd where tests run.
+install() {
+    local given=()
+    while [ $# -gt 0 ]; do case $1 in -o | -g) shift 2 ;; *) given+=("$1"); shift ;; esac; done
+    command install "${given[@]}"
+}
+# tests.units does what it says.
+systemctl() { :; }
+"""
 
 
 @dataclass(frozen=True)
@@ -48,20 +65,15 @@ class Host:
         assert done.returncode == 0 or not check, done.stderr.decode() + done.stdout.decode()
         return done
 
-    def page(self, name: str, stdin: bytes = b"") -> str:
-        """A block of docs/install.md, run as it stands below this folder; what it prints."""
+    def page(self, name: str) -> str:
+        """A block of docs/install.md, run as it stands in a checkout, below this folder; what it prints."""
         script = commands("docs/install.md", name)
-        for path in ("/etc/kmsd", "/opt/kmsd"):
+        for path in ("/etc/kmsd", "/opt/kmsd", "/root/", "/var/lib/kmsd"):
             script = script.replace(path, f"{self.root}{path}")
-        put_systemd_run(self.root / "bin")
-        environment = {
-            "PATH": f"{self.root}/bin:/usr/bin:/bin",
-            "KMSD_TEST_CONFIG": str(self.root / "etc/kmsd/kmsd.toml"),
-        }
-        command = ["bash", "-uo", "pipefail", "-c", script]
-        done = subprocess.run(command, input=stdin, env=environment, capture_output=True, check=False, timeout=120)
-        assert done.stderr == b""
-        assert done.returncode < 2
+        environment = {"PATH": "/usr/bin:/bin", "PREFIX": str(self.root)}
+        command = ["bash", "-euo", "pipefail", "-c", PRELUDE + script]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
         return done.stdout.decode()
 
     def state(self, *folders: str) -> dict[str, tuple[object, ...]]:
@@ -105,9 +117,11 @@ def test_what_is_put_where(host: Host) -> None:
         "etc/kmsd": "drwxr-x--- True",
         "etc/kmsd/kmsd.toml": "-rw-r----- True",
         "etc/kmsd/credentials": "drwx------ True",
+        "etc/kmsd/tls": "drwxr-x--- True",
         "var/lib/kmsd": "drwx------ False",
     }
     assert modes(host, *expected) == expected
+    assert (host.root / "usr/local/sbin/kmsd").readlink() == Path("/opt/kmsd/bin/kmsd")
     assert (host.root / "etc/passwd").read_text().startswith("kmsd:")
     group = (host.root / "var/lib/kmsd").stat().st_gid
     assert (host.root / "etc/kmsd").stat().st_gid == (host.root / "etc/kmsd/kmsd.toml").stat().st_gid == group
@@ -147,65 +161,96 @@ def test_from_a_wheel_and_back(host: Host, tmp_path: Path) -> None:
     assert host.kmsd("--help").stdout.startswith(b"usage: kmsd")
 
 
-def test_what_is_installed_serves_and_migrates(host: Host) -> None:
-    """`kmsd init`, then the unit as it stands: socket, credentials, notification; an older database; then uninstall."""
-    with softhsm(host.root / "var/lib/kmsd/softhsm") as place:
-        port = free_port()
-        write_configuration(host, place.module, str(place.environment["SOFTHSM2_CONF"]), str(place.objects))
-        # Here everything runs as root: the folder of this test is nobody else's.
-        os.chown(host.root / "var/lib/kmsd", 0, 0)
-        host.page("pin", stdin=place.pin)
-        modes_of_secrets = set(modes(host, "etc/kmsd/credentials/pin", "etc/kmsd/credentials/tls-key").values())
-        assert modes_of_secrets == {"-rw------- True"}
-        printed = host.page("provision")
-        assert "mechanism CKM_AES_GCM" in printed
-        assert "FAIL" not in printed
-        created = host.kmsd("access-key", "create", "admin", "--format", "json")
-        admin = credentials_of(created.stdout)
-        set_back(host.root / "var/lib/kmsd/kmsd.sqlite", 1)
-        paths = {"/opt/kmsd": f"{host.root}/opt/kmsd", "/etc/kmsd": f"{host.root}/etc/kmsd"}
-        service = host.root / "usr/local/lib/systemd/system/kmsd.service"
-        unit = Unit(service, host.root, port, paths)
-        enable, reload, restart = systemctl_lines()
-        try:
-            unit.systemctl(enable)
-            kms = client(f"http://127.0.0.1:{port}", admin)
-            key_id = kms.create_key()["KeyMetadata"]["KeyId"]
-            blob = kms.encrypt(KeyId=key_id, Plaintext=b"installed")["CiphertextBlob"]
-            for line in (reload, restart):
-                unit.systemctl(line)
-                assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"installed"
-            kms.close()
-            assert unit.stop() == 0
-        finally:
-            unit.close()
-        assert connection.schema(host.root / "var/lib/kmsd/kmsd.sqlite") == connection.newest()
-        before = host.state("etc", "var")
-        said = host.run("uninstall")
-        assert host.state("etc", "var") == before
+def test_pages_and_examples_are_installed(host: Host) -> None:
+    """As in the checkout, so that links between pages lead somewhere; what an earlier release left there goes."""
+    pages = host.root / "opt/kmsd/share/doc"
+    for name in ("docs/alerts.yaml", "docs/grafana-dashboard.json", "docs/recipes.md", "docs/hsm/README.md"):
+        assert (pages / name).read_bytes() == (ROOT / name).read_bytes()
+    for page in pages.rglob("*.md"):
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
+    examples = host.root / "opt/kmsd/examples"
+    assert (examples / "kmsd.toml").read_bytes() == (ROOT / "systemd/kmsd.toml.example").read_bytes()
+    assert (examples / "softhsm2.toml").exists()
+    stale = pages / "docs" / "of-before.md"
+    stale.write_text("")
+    assert host.run("install") == f"install: removed {stale}\n"
+    assert not stale.exists()
+
+
+def test_fourteen_commands_lead_to_a_first_encryption() -> None:
+    """From the checkout on a bare host to an answer over TLS: each is one command, and none is to be edited."""
+    page = (ROOT / "docs/install.md").read_text()
+    blocks = re.findall(r"<!-- test: try-[a-z]+ -->\n```sh\n(.*?)```", page, re.DOTALL)
+    typed = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    assert typed[0] == "scripts/install"
+    assert typed[-1].startswith("aws kms encrypt")
+    assert not any(re.search(r"[;&|<]", line) for line in typed)
+    assert len(typed) == 14
+    assert "14 commands" in page
+
+
+def test_what_is_installed_serves_and_migrates(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's commands, then the unit as it stands: socket, TLS, notification; an older database; then uninstall."""
+    # Here everything runs as root: the folder of this test is nobody else's.
+    os.chown(host.root / "var/lib/kmsd", 0, 0)
+    (host.root / "root").mkdir()
+    for name in ("try-token", "try-tls"):
+        host.page(name)
+    # Without a user kmsd: the unit hands over an empty one, unless there is a key to be handed over.
+    (host.root / "etc/kmsd/credentials/tls-key").touch(mode=0o600)
+    port = free_port()
+    use_configuration(host, port)
+    assert "the secret is in" in host.page("try-start")
+    environment = (host.root / "root/trial.env").read_text()
+    printed = host.page("provision")
+    assert "mechanism CKM_AES_GCM" in printed
+    assert "FAIL" not in printed
+    values = dict(re.findall(r"^export (\w+)=(\S+)$", environment, re.MULTILINE))
+    admin = Credentials(values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"])
+    set_back(host.root / "var/lib/kmsd/kmsd.sqlite", 1)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(host.root / "root/certificate.pem"))
+    paths = {"/opt/kmsd": f"{host.root}/opt/kmsd", "/etc/kmsd": f"{host.root}/etc/kmsd"}
+    unit = Unit(host.root / "usr/local/lib/systemd/system/kmsd.service", host.root, port, paths)
+    try:
+        unit.systemctl("systemctl enable --now kmsd.socket kmsd.service")
+        assert values["AWS_ENDPOINT_URL"] == f"https://127.0.0.1:{port}"
+        kms = client(values["AWS_ENDPOINT_URL"], admin)
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        blob = kms.encrypt(KeyId=key_id, Plaintext=b"installed")["CiphertextBlob"]
+        for line in (commands("docs/install.md", "reload"), "systemctl restart kmsd.service"):
+            unit.systemctl(line)
+            assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"installed"
+        kms.close()
+        assert unit.stop() == 0
+    finally:
+        unit.close()
+    assert connection.schema(host.root / "var/lib/kmsd/kmsd.sqlite") == connection.newest()
+    before = host.state("etc", "var")
+    systemd = host.root / "etc/systemd/system"
+    for name in ("kmsd.socket.d", "kmsd.service.d"):
+        (systemd / name).mkdir(parents=True)
+    for name in ("kmsd-metrics.socket", "kmsd-metrics.service", "kmsd-backup.timer"):
+        (systemd / name).touch()
+    said = host.run("uninstall")
+    assert {name: entry for name, entry in host.state("etc", "var").items() if "systemd" not in name} == before
     assert not (host.root / "opt/kmsd").exists()
     assert list((host.root / "usr").rglob("kmsd*")) == []
-    for left in ("etc/kmsd", "var/lib/kmsd"):
-        assert str(host.root / left) in said
+    for left in ("etc/kmsd", "var/lib/kmsd", *(f"etc/systemd/system/{path.name}" for path in systemd.iterdir())):
+        assert f"    {host.root / left}\n" in said
 
 
-def systemctl_lines() -> list[str]:
-    """What docs/install.md would have one type to start, reload and restart the service, in that order."""
-    page = (ROOT / "docs" / "install.md").read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("systemctl ")]
-
-
-def write_configuration(host: Host, module: Path, softhsm_conf: str, objects: str) -> None:
-    """The installed example, as an operator fills it in."""
+def use_configuration(host: Host, port: int) -> None:
+    """The configuration for a trial, with this folder for /, and a port that is free."""
     path = host.root / "etc/kmsd/kmsd.toml"
     text = path.read_text()
+    for name in ("/var/lib/kmsd", "/etc/kmsd"):
+        text = text.replace(f'"{name}', f'"{host.root}{name}')
     for old, new in {
-        '"/var/lib/kmsd"': f'"{host.root}/var/lib/kmsd"',
-        "/usr/lib/vendor/libpkcs11.so": str(module),
-        '"production"': '"kmsd-test"',
-        "workers = 2": "workers = 1",
+        '"eu-trial-1"': f'"{REGION}"',
+        "127.0.0.1:8480": f"127.0.0.1:{port}",
+        "# workers = 2": "workers = 1",
     }.items():
         assert old in text
         text = text.replace(old, new)
-    path.write_text(f'{text}dir_sync = "{objects}"\nenvironment = {{ SOFTHSM2_CONF = "{softhsm_conf}" }}\n')
+    path.write_text(text)

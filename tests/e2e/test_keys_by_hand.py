@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.clients import ACCOUNT, code_of
 from tests.daemon import Daemon
+from tests.schema import violations
 
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 
@@ -45,6 +46,7 @@ def test_a_key_is_stopped_and_freed_at_once(daemon: Daemon) -> None:
         assert [one["additionalEventData"]["phase"] for one in records] == ["intent", "outcome"]
         assert {one["eventSource"] for one in records} == {"kms.amazonaws.com"}
         assert {one["userIdentity"]["type"] for one in records} == {"OSUser"}
+        assert [violation for one in records for violation in violations(one)] == []
     daemon.cli("audit", "verify")
 
 

@@ -325,7 +325,7 @@ def test_a_unix_socket_and_the_last_backup(tmp_path: Path) -> None:
         path = Path(stack.enter_context(TemporaryDirectory(prefix="kmsd-"))) / "metrics.sock"
         daemon = stack.enter_context(provisioned(tmp_path, extra=f'[metrics]\naddress = "unix:{path}"\n'))
         daemon.start()
-        daemon.cli("backup", str(tmp_path / "b"))
+        daemon.cli("backup", str(tmp_path / "b.backup"))
         begun = time.time()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
@@ -334,7 +334,7 @@ def test_a_unix_socket_and_the_last_backup(tmp_path: Path) -> None:
             answer = b"".join(iter(lambda: client.recv(65536), b""))
         samples = parse(answer.partition(b"\r\n\r\n")[2].decode())
         assert abs(of(samples, "kmsd_last_backup_timestamp_seconds") - begun) < 60
-        assert of(samples, "kmsd_last_backup_bytes") == (tmp_path / "b").stat().st_size
+        assert of(samples, "kmsd_last_backup_bytes") == (tmp_path / "b.backup").stat().st_size
 
 
 def _names(document: Any) -> set[str]:

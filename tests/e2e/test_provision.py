@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.accepted import RELOADABLE
 from tests.daemon import credentials_of, write_config
 from tests.e2e.test_readme import commands
 from tests.tokens import PLACES, TokenPlace, available, softhsm
@@ -111,26 +110,3 @@ def test_the_page_on_development_tokens(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "AKIA" in done.stdout
     assert "works through the import token" in done.stdout
-
-
-def test_the_page_names_all_that_reload_takes_over() -> None:
-    """docs/install.md and the program do not drift apart."""
-    page = (ROOT / "docs" / "install.md").read_text()
-    table = page[page.index("| by reload |") : page.index("Whatever is not in the left column")]
-    left = " ".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row)
-    words = {
-        "tls_certificate": "certificate",
-        "tls_key": "key",
-        "tls_client_ca": "client authority",
-        "header_seconds": "time limits",
-        "body_seconds": "time limits",
-        "keepalive_seconds": "time limits",
-        "drain_seconds": "time limits",
-        "file_bytes": "file size",
-        "checkpoint_lines": "checkpoints",
-        "checkpoint_seconds": "checkpoints",
-        "refusals_per_second": "refusals",
-    }
-    for name in RELOADABLE:
-        last = name.rsplit(".", 1)[-1]
-        assert words.get(last, last) in left, name

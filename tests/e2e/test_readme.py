@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import botocore.session
 import pytest
 
 from tests.daemon import free_port
@@ -81,10 +83,39 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def test_a_first_encryption(new_user: NewUser) -> None:
-    """The last command prints the plaintext."""
-    done = new_user.shell(commands("README.md", "first-encryption"))
+    """The last command prints the plaintext; the system's aws CLI, which may ignore the endpoint, is not asked."""
+    old = new_user.folder / "bin" / "aws"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho 'the CLI of the system' >&2\nexit 9\n")
+    old.chmod(0o755)
+    script = "".join(commands("README.md", name) for name in ("first-key", "first-encryption"))
+    done = new_user.shell(script, PATH=f"{old.parent}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("arn:aws:kms:us-local-1:000000000000:key/")
     assert done.stdout.endswith("attack at dawn")
+
+
+def test_a_client_that_ignores_the_endpoint_finds_no_host(new_user: NewUser) -> None:
+    """The region of `scripts/run`, and those that the examples of kmsd.toml name, are none of AWS's."""
+    session = botocore.session.get_session()
+    partitions = session.get_available_partitions()
+    known = {region for one in partitions for region in session.get_available_regions("kms", one)}
+    assert "us-east-1" in known
+    files = (new_user.folder / "var/dev/kmsd.toml", *(ROOT / "systemd").glob("*.toml.example"))
+    regions = {tomllib.loads(path.read_text())["region"] for path in files}
+    assert len(regions) == len(files)
+    assert regions & known == set()
+
+
+def test_env_files_undo_what_would_send_a_client_elsewhere(new_user: NewUser) -> None:
+    """Variables of before name another endpoint, a session, or have the endpoint ignored; the file ends that."""
+    before = {
+        "AWS_ENDPOINT_URL_KMS": "http://127.0.0.1:9",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "AWS_SESSION_TOKEN": "of another login",
+    }
+    done = new_user.shell("source var/dev/client.env; aws kms list-keys", **before)
+    assert done.returncode == 0, done.stderr
 
 
 def test_who_may_do_what(new_user: NewUser) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+
+from kmsd.config import Config, parse
+from tests.golden import configuration
 from tests.golden.generate import KEYS_PAGE, MATRIX, PAGE, keys_page, matrix, page
 
 
@@ -18,3 +25,31 @@ def test_condition_keys_page() -> None:
 def test_key_state_matrix() -> None:
     """The golden matrix is what the declarations say: run scripts/operation-table, and review the difference."""
     assert MATRIX.read_text() == matrix()
+
+
+@pytest.mark.parametrize("path", configuration.documents(), ids=lambda path: path.name)
+def test_reference_of_the_configuration(path: Path) -> None:
+    """The page and the examples are what kmsd/config.py says: run scripts/configuration-reference."""
+    assert path.read_text() == configuration.documents()[path]
+
+
+@pytest.mark.parametrize("path", [configuration.EXAMPLE, configuration.TRIAL], ids=lambda path: path.name)
+def test_the_examples_are_configurations(path: Path) -> None:
+    """Each can be loaded as it stands, and with every setting in force; then all have their defaults or samples."""
+    text = path.read_text()
+    as_it_stands = parse(text, path)
+    everything = parse(re.sub(r"^# (?=\w+ = |\[)", "", text, flags=re.MULTILINE), path)
+    in_force = configuration.IN_FORCE if path == configuration.EXAMPLE else configuration.IN_FORCE_FOR_A_TRIAL
+    for table in configuration.tables():
+        for setting in table.settings:
+            sample = setting.name in configuration.SAMPLES or table.name == "import_token"
+            if setting.name not in in_force and not sample:
+                assert value_of(everything, setting.name) == value_of(as_it_stands, setting.name) == setting.default
+
+
+def value_of(config: Config, name: str) -> object:
+    """Return the value of a setting such as `import.stock`."""
+    found: object = config
+    for part in name.split("."):
+        found = getattr(found, "import_" if part == "import" else part)
+    return found

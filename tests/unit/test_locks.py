@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = ("requirements",)
-TESTS = ("requirements", "requirements-dev")
+CLIENT = ("requirements-cli",)
+TESTS = ("requirements", "requirements-cli", "requirements-dev")
 BUILD = ("requirements-build",)
 Pins = dict[str, str]
 
@@ -66,7 +67,7 @@ def problems(pins: Pins, wanted: list[Requirement]) -> tuple[list[str], set[str]
     return wrong, {name for name, _ in done}
 
 
-@pytest.mark.parametrize("locks", [RUNTIME, TESTS, BUILD], ids="+".join)
+@pytest.mark.parametrize("locks", [RUNTIME, CLIENT, TESTS, BUILD], ids="+".join)
 def test_every_dependency_is_pinned_as_it_is_asked_for(locks: tuple[str, ...]) -> None:
     """Nothing is missing, nothing has another version than what needs it allows, and nothing is left over."""
     pins = pins_of(*locks)
@@ -75,7 +76,7 @@ def test_every_dependency_is_pinned_as_it_is_asked_for(locks: tuple[str, ...]) -
     assert needed == set(pins)
 
 
-@pytest.mark.parametrize("locks", [RUNTIME, TESTS, BUILD], ids="+".join)
+@pytest.mark.parametrize("locks", [RUNTIME, CLIENT, TESTS, BUILD], ids="+".join)
 def test_the_metadata_is_that_of_the_pinned_versions(locks: tuple[str, ...]) -> None:
     """What is installed is what is pinned; otherwise this module would judge other packages."""
     pins = pins_of(*locks)
