@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(1800))
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,10 +52,11 @@ def _unavailable(reason: str) -> NoReturn:
 def _files() -> Path:
     """The root of a Debian."""
     try:
+        found = image.debian()
         image.wheels()
-        return image.debian()
     except image.UnavailableError as error:
         _unavailable(str(error))
+    return found
 
 
 @pytest.fixture(scope="session", name="no_boot")

@@ -197,6 +197,7 @@ class Service:
         return float(found[1]) if found else 0.0
 
     def errors(self) -> list[str]:
-        """What `journalctl -p err -u kmsd` shows, one entry a line."""
+        """What `journalctl -p err -u kmsd` shows of kmsd itself, one entry a line; systemd's own lines are left out."""
         command = "journalctl --no-pager --quiet --boot --priority=err --unit=kmsd --output=json"
-        return [str(json.loads(line)["MESSAGE"]) for line in self.host.run(command).stdout.splitlines()]
+        entries = [json.loads(line) for line in self.host.run(command).stdout.splitlines()]
+        return [str(entry["MESSAGE"]) for entry in entries if entry["SYSLOG_IDENTIFIER"] == "kmsd"]
