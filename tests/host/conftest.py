@@ -15,7 +15,7 @@ import pytest
 
 from tests.host import image
 from tests.host import service as installation
-from tests.host.machine import BOOT_SECONDS, machine, running
+from tests.host.machine import BOOT_SECONDS, Chroot, machine, running
 from tests.host.pages import blocks
 from tests.host.service import Service, installed_service
 from tests.host.shell import login
@@ -82,10 +82,15 @@ def _debian(files: Path, no_boot: str) -> Path:
 
 
 @pytest.fixture(scope="session", name="chroot_files")
-def _chroot_files(files: Path, no_boot: str) -> Path:
-    """The root of a Debian that does not boot here."""
+def _chroot_files(files: Path, no_boot: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a Debian that does not boot here, and can be entered."""
     if not no_boot:
         pytest.skip("a host boots here, and test_pages.py runs the same commands on it")
+    try:
+        with machine(tmp_path_factory.mktemp("enters"), [files], image.wheels(), Chroot) as tried:
+            tried.boot()
+    except image.UnavailableError as error:
+        _unavailable(str(error))
     return files
 
 

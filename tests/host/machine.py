@@ -226,7 +226,8 @@ class Chroot(Machine):
         return [*namespaces, "sh", "-c", CHROOT, "sh", str(self.root), str(self.wheels)]
 
     def _answers(self) -> bool:
-        if Path(f"/proc/{self._leader}/root").readlink() != self.root:
+        # It is in its place once its root is this one.
+        if not Path(f"/proc/{self._leader}/root").samefile(self.root):
             return False
         with self.network(), socket.socket() as any_socket:
             fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP))
