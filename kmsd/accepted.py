@@ -18,6 +18,7 @@ from kmsd.config import Config, ConfigError
 from kmsd.wire.tls import CertificateUnusable, TlsFiles, refuse_expired, tls_context
 
 RELOADABLE = (
+    "public_url",
     "workers",
     "limits",
     "rates",

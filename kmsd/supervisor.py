@@ -25,6 +25,7 @@ from kmsd.exits import EXIT_CONFIG, EXIT_REFUSED
 from kmsd.lines import NotReady
 from kmsd.ports import StoreUnavailable, StoreUnfit
 from kmsd.reload_verdict import Outcome, Verdict
+from kmsd.wire.listeners import address_of
 from kmsd.worker_pool import FIRST_PAUSE, LONGEST_PAUSE, StartFailed, Worker, WorkerPool
 
 REPLACE_ATTEMPTS = 3
@@ -110,7 +111,7 @@ class Supervisor(msgspec.Struct):
         log.info(
             "ready",
             version=__version__,
-            address=config.listen.address,
+            address=address_of(self.pool.listener),
             workers=config.workers,
             configuration=str(self.config_path),
             data_dir=str(config.data_dir),

@@ -15,12 +15,12 @@ from kmsd import service_manager
 from kmsd.accepted import Accepted
 from kmsd.adapters.sqlite import connection
 from kmsd.children import Children
-from kmsd.config import Config, ConfigError
+from kmsd.config import Config, ConfigError, ListenConfig
 from kmsd.exits import EXIT_CONFIG
 from kmsd.locking import data_lock
 from kmsd.logs import set_up
 from kmsd.supervisor import Supervisor
-from kmsd.wire.listeners import ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
+from kmsd.wire.listeners import ListenerRefused, address_of, bind_tcp, bind_unix, inherited, listener_permitted
 from kmsd.worker_pool import WorkerPool
 
 log = structlog.get_logger()
@@ -67,6 +67,9 @@ def _listener_of(config: Config) -> socket.socket:
         listener_permitted(listener, tls=tls)
     except ListenerRefused as exc:
         raise ConfigError(f"kmsd.socket: {exc}") from exc
+    written, bound = config.listen.address, address_of(listener)
+    if written not in (ListenConfig().address, bound):
+        log.warning("[listen] address is not used", address=written, kmsd_socket=bound, remedy="remove the line")
     return listener
 
 

@@ -36,6 +36,14 @@ def listener_permitted(sock: socket.socket, *, tls: bool) -> None:
         )
 
 
+def address_of(sock: socket.socket) -> str:
+    """Where it is bound, as `[listen] address` has it: `127.0.0.1:8480`, `[::1]:8480`, `unix:/run/kmsd.sock`."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+
+
 def bind_tcp(host: str, port: int) -> socket.socket:
     """A listening socket on exactly one address; `host` may be a name if it has only one. Port 0 takes a free one."""
     try:

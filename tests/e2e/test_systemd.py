@@ -58,13 +58,16 @@ def test_the_drop_ins(tmp_path: Path, example: str) -> None:
 
 
 def test_notify_socket_activation_and_credentials(tmp_path: Path) -> None:
-    """READY when it serves, WATCHDOG while it lives, STOPPING when it ends; on a passed socket, with a passed PIN."""
+    """READY when it serves, WATCHDOG while it lives, STOPPING when it ends; on a passed socket, with a passed PIN.
+
+    An address in kmsd.toml that is not the socket's is named as not used.
+    """
     with provisioned(tmp_path, workers=1) as daemon:
         credentials = tmp_path / "credentials"
         credentials.mkdir()
         (tmp_path / "pin").rename(credentials / "pin")
         text = daemon.config.read_text().replace(str(tmp_path / "pin"), "credential:pin")
-        daemon.config.write_text(text)
+        daemon.config.write_text(text.replace(f":{daemon.port}", ":1"))
         listener = socket.create_server(("127.0.0.1", daemon.port))
         notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notices.bind(str(tmp_path / "notify"))
@@ -90,6 +93,9 @@ def test_notify_socket_activation_and_credentials(tmp_path: Path) -> None:
         assert notices.recv(4096) == b"WATCHDOG=1"
         assert notices.recv(4096) == b"WATCHDOG=1"
         assert daemon.client().create_key()["KeyMetadata"]["Enabled"]
+        (told,) = [line for line in daemon.log().splitlines() if "address is not used" in line]
+        assert "127.0.0.1:1" in told
+        assert f"127.0.0.1:{daemon.port}" in told
         assert daemon.stop() == 0
         said = [notices.recv(4096) for _ in range(1)]
         while said[-1] == b"WATCHDOG=1":
