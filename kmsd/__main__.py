@@ -1,5 +1,5 @@
 """`python -m kmsd` is `kmsd`."""
 
-from kmsd.cli import main
+from kmsd.cli.main import main
 
 raise SystemExit(main())

@@ -14,28 +14,29 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from kmsd import audit, host_clock
-from kmsd.adapters.journal.checkpoints import Interval, Signer
-from kmsd.adapters.journal.forward import BadTarget
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
+from kmsd import audit
+from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
+from kmsd.adapters.audit_trail.forwarder import BadTarget
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.clock.trusted import ClockWatch
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
-from kmsd.adapters.segments.store import FileSegments
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.config import Config, ConfigError, TokenConfig
-from kmsd.custody.log_keys import KeyUse, LogKeys
-from kmsd.custody.log_room import LogRoom
+from kmsd.cloudwatch_logs.data_keys import KeyUse, LogKeys
+from kmsd.cloudwatch_logs.ports import Segments
+from kmsd.cloudwatch_logs.segments.store import FileSegments
+from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.config.settings import Config, ConfigError, TokenConfig
 from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
-from kmsd.domain.limits import Limits
-from kmsd.jobs.clock_watch import ClockWatch
-from kmsd.lockstep import Lockstep
-from kmsd.operations.model import World
+from kmsd.domain.quotas import Limits
+from kmsd.event_loop.cohorts import Lockstep
+from kmsd.linux import boot_clock
+from kmsd.operations.declaration import World
 from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
-from kmsd.ports_logs import Segments
 
 IMPORT_TOKEN_SECONDS = 2.0
 """Between two attempts to open an import token that is away."""
@@ -101,7 +102,7 @@ class Rooms(msgspec.Struct, frozen=True):
         return None if logs is None else logs.segments
 
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
-        """The record of a job's act on a key (`kmsd.jobs.model.JobRecorder`)."""
+        """The record of a job's act on a key (`kmsd.ports.jobs.JobRecorder`)."""
         record = audit.record_of_service_event(
             now=self.pipeline.clock.now(), place=place_of(self.config), event_name=event_name, key=key, details=details
         )
@@ -245,7 +246,7 @@ def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> Lo
 
 @asynccontextmanager
 async def open_rooms(
-    config: Config, writer: str, clock: Clock | None = None, uptime: Callable[[], float] = host_clock.uptime
+    config: Config, writer: str, clock: Clock | None = None, uptime: Callable[[], float] = boot_clock.uptime
 ) -> AsyncIterator[Rooms]:
     """Store, token and audit trail, opened for one process and closed in the end; its clocks are the host's by default.
 
@@ -262,7 +263,7 @@ async def open_rooms(
         counts = MessageCounts(store)
         stack.push_async_callback(counts.close)
         token.count_messages_by(counts.take)
-        watch = clock = await ClockWatch.begin(store, clock or SystemClock(), host_clock.boot(), uptime)
+        watch = clock = await ClockWatch.begin(store, clock or SystemClock(), boot_clock.boot(), uptime)
         lockstep, signer = Lockstep(), await audit_signer(store, token, needed=serves(writer))
         sink = await open_trail(config, writer, signer, clock, lockstep)
         stack.push_async_callback(sink.close)

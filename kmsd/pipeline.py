@@ -26,7 +26,8 @@ import msgspec
 
 from kmsd import audit
 from kmsd.audit import Outcome
-from kmsd.custody import objects
+from kmsd.cloudwatch_logs.error_names import ABORTED, in_words_of
+from kmsd.custody import token_objects
 from kmsd.domain.principal import Caller
 from kmsd.errors import (
     DependencyTimeoutException,
@@ -39,10 +40,9 @@ from kmsd.errors import (
     ThrottlingException,
     UnsupportedOperationException,
 )
-from kmsd.lockstep import Lockstep
+from kmsd.event_loop.cohorts import Lockstep
 from kmsd.operations.admission import admit
-from kmsd.operations.logs_errors import ABORTED, in_words_of
-from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, World
+from kmsd.operations.declaration import Call, OnCiphertext, OnKey, Operation, Source, World
 from kmsd.ports import (
     AuditSink,
     AuditUnavailable,
@@ -176,7 +176,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         left = ""
         while call.created:
             try:
-                await objects.discard(self.world.store, self.world.token, call.created.pop())
+                await token_objects.discard(self.world.store, self.world.token, call.created.pop())
             except (StoreError, TokenError) as exc:
                 left += f" (left to reconcile: {exc})"
         return left

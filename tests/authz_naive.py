@@ -16,7 +16,7 @@ import json
 import re
 from typing import Any
 
-from kmsd.authz.query import Query  # the one thing shared
+from kmsd.authz.request import Query  # the one thing shared
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 

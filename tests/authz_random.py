@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from kmsd.authz.query import Query
+from kmsd.authz.request import Query
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kmsd import worker
+from kmsd.daemon import worker
 from tests.clients import ACCOUNT, REGION, Credentials, client
 from tests.tokens import TokenPlace, nss, softhsm
 from tests.trail import trail_records

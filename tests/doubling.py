@@ -17,34 +17,37 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import kmsd.cloudwatch_logs.operations.put_log_events as logs_put
 import kmsd.operations.kms.encrypt as kms_encrypt
-import kmsd.operations.logs.put_log_events as logs_put
 import kmsd.operations.sts.assume_role as sts_assume
 from kmsd.authz import policy_document
 from kmsd.authz.wildcard import Pattern as Wildcard
-from kmsd.custody.pages import Pager
-from kmsd.custody.service_box import ServiceBox
-from kmsd.domain import alias, arn, blob, encryption_context, principal, tags
-from kmsd.domain.log_event import Event
-from kmsd.domain.log_filter import compile_pattern
-from kmsd.domain.log_query import MalformedQuery
-from kmsd.domain.log_query_plan import plan
-from kmsd.domain.log_query_rows import Row
-from kmsd.domain.log_regex import BadRegex, Regex
+from kmsd.cloudwatch_logs.events import Event
+from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
+from kmsd.cloudwatch_logs.insights.planner import plan
+from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
+from kmsd.cloudwatch_logs.regex import BadRegex, Regex
+from kmsd.custody.pagination import Pager
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.domain import alias, arn, ciphertext_blob, encryption_context, principal
 from kmsd.domain.material import Algorithm
 from kmsd.domain.policy import PolicyKind
-from kmsd.domain.shapes import Tag
 from kmsd.errors import ServiceError
+from kmsd.operations.kms import tag_rules
+from kmsd.operations.kms.shapes import Tag
 from kmsd.ports import NotAuthentic, Token
-from kmsd.wire import canonical, query, shape
-from kmsd.wire.sigv4 import Received, parse
+from kmsd.wire.protocols import json as shape
+from kmsd.wire.protocols import query
+from kmsd.wire.sigv4 import canonical
+from kmsd.wire.sigv4.parse import Received, parse
 from tests.sigv4 import CREDENTIAL, HEADERS, NOW, SERVICES
 
 SECONDS = 0.01
 """A case grows until it takes so long, or until its input is as large as it may be."""
 SMALLEST, LARGEST = 4_096, 262_144
 ROUNDS = 7
-REFUSALS = (ServiceError, MalformedQuery, BadRegex, UnicodeEncodeError, blob.MalformedBlob, NotAuthentic)
+REFUSALS = (ServiceError, MalformedQuery, BadRegex, UnicodeEncodeError, ciphertext_blob.MalformedBlob, NotAuthentic)
 
 
 class Case(NamedTuple):
@@ -258,9 +261,9 @@ def other_cases() -> Iterator[Case]:
         yield Case(f"alias {unit!r}", repeated(unit, "alias/"), alias.check_new_name)
     yield Case("context of many", lambda size: {str(n): "v" for n in range(size // 10)}, encryption_context.canonical)
     yield Case("context of long", lambda size: {"é" * size: "v" * size}, encryption_context.canonical)
-    yield Case("tags", lambda size: [Tag(str(n), "v") for n in range(size // 10)], tags.as_mapping)
+    yield Case("tags", lambda size: [Tag(str(n), "v") for n in range(size // 10)], tag_rules.as_mapping)
     for byte in (b"\x00", b"\x01", b"\x02", b"\xff"):
-        yield Case(f"blob of {byte!r}", lambda size, byte=byte: byte * size, blob.parse)
+        yield Case(f"blob of {byte!r}", lambda size, byte=byte: byte * size, ciphertext_blob.parse)
 
 
 def sealed_cases() -> Iterator[Case]:

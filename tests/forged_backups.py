@@ -17,7 +17,7 @@ from tempfile import NamedTemporaryFile
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.backup.container import Writer
+from kmsd.backup.archive import Writer
 
 _BOOLEAN, _NUMBER, _MECHANISMS = 1, 2, 5
 """How SoftHSM2 2.6 names the kinds of values in the file of an object."""

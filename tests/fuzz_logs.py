@@ -21,15 +21,15 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from kmsd.custody.log_evaluation import MAX_STEPS_ON_LOOP, PLAIN_INSTRUCTIONS
-from kmsd.domain.log_budget import MAX_QUERY_BYTES, Budget, TooLarge
-from kmsd.domain.log_event import Event, position_at
-from kmsd.domain.log_filter import compile_pattern
-from kmsd.domain.log_query import MalformedQuery
-from kmsd.domain.log_query_plan import plan
-from kmsd.domain.log_query_rows import Row
+from kmsd.cloudwatch_logs.evaluation import MAX_STEPS_ON_LOOP, PLAIN_INSTRUCTIONS
+from kmsd.cloudwatch_logs.events import Event, position_at
+from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
+from kmsd.cloudwatch_logs.insights.planner import plan
+from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
+from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
+from kmsd.daemon.worker import GARBAGE_BEFORE_COLLECTION
 from kmsd.errors import InvalidParameterException
-from kmsd.worker import GARBAGE_BEFORE_COLLECTION
 from tests.daemon import Daemon, provisioned
 from tests.fuzz_log_texts import Texts
 

@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 
 import botocore.session
 
-from kmsd.operations.model import Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.operations.declaration import Service
+from kmsd.services import OPERATIONS
 from tests.clients import REGION, Credentials
 
 MODELS = {name: botocore.session.get_session().get_service_model(name) for name in ("kms", "logs", "sts")}

@@ -12,20 +12,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmsd import config as configuration
-from kmsd import host_clock
 from kmsd.adapters.sqlite import connection
 from kmsd.app import Rooms, open_rooms, place_of
-from kmsd.config import Config
+from kmsd.config import settings as configuration
+from kmsd.config.settings import Config
 from kmsd.custody import provisioning
 from kmsd.custody.credentials import Credentials as KnownCredentials
 from kmsd.jobs.scheduler import Scheduler
-from kmsd.wire.front import Front
-from kmsd.wire.listeners import bind_tcp
+from kmsd.linux import boot_clock
+from kmsd.wire.endpoint import Front
+from kmsd.wire.http.listeners import bind_tcp
+from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refusals import RefusalLedger
-from kmsd.wire.sigv4_claim import signing_key
-from kmsd.wire.transport import Listener, serve
+from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.sigv4.claim import signing_key
 from tests.clients import Credentials, client, signing_clock
 from tests.daemon import import_section, write_config
 from tests.tokens import SOFTHSM, nss, softhsm
@@ -47,8 +47,8 @@ class ManualClock:
         return datetime.now(UTC) + self.offset
 
     def uptime(self) -> float:
-        """As `kmsd.host_clock.uptime`: goes with `advance`, and not with `set`."""
-        return host_clock.uptime() + (self.offset - self.jumped).total_seconds()
+        """As `kmsd.linux.boot_clock.uptime`: goes with `advance`, and not with `set`."""
+        return boot_clock.uptime() + (self.offset - self.jumped).total_seconds()
 
     def set(self, **delta: float) -> None:
         """Set the clock by so much, while no time passes: `days=40`. Clients' clocks go with it."""

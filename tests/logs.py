@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.aio import KernelSync, Write
-from kmsd.adapters.journal.reader import TrailReader
-from kmsd.jobs.audit_copy import AuditCopy
+from kmsd.adapters.audit_trail.follower import TrailReader
+from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
+from kmsd.linux.aio import KernelSync, Write
 from tests.clients import ACCOUNT, REGION, signing_clock
 from tests.house import House
 

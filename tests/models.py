@@ -10,7 +10,7 @@ import botocore.session
 import msgspec
 from botocore.model import ServiceModel, Shape, StructureShape
 
-from kmsd.wire import shape as declarations
+from kmsd.wire.protocols import json as declarations
 
 
 @cache

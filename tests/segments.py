@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kmsd.adapters.segments.store import FileSegments
-from kmsd.domain.log_frame import Frame, FrameIds, WrappedKey
-from kmsd.ports_logs import StoredFrame, Wanted
+from kmsd.cloudwatch_logs.frames import Frame, FrameIds, WrappedKey
+from kmsd.cloudwatch_logs.ports import StoredFrame, Wanted
+from kmsd.cloudwatch_logs.segments.store import FileSegments
 
 GROUP, OTHER = b"G" * 16, b"H" * 16
 KEY = WrappedKey(b"k" * 16, "arn:aws:kms:x", "arn:aws:logs:g", b"wrapped")

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kmsd.adapters.journal.checkpoints import Signer
+from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.ports import Token
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.wire.transport import Answer, Limits, Listener, Request, Server
+from kmsd.wire.http.server import Answer, Limits, Listener, Request, Server
 
 LIMITS = Limits(
     header_seconds=0.3,

@@ -3,14 +3,14 @@
 Which members of request and response are shown follows from the shapes: all but the secret ones.
 """
 
-from kmsd.audit.administration import Actor, record_of_administration
 from kmsd.audit.calls import KEY, Outcome, record_of_call, record_of_refusal
-from kmsd.audit.events import rfc3339
 from kmsd.audit.identity import user_identity
-from kmsd.audit.refusals import Refusals, record_of_refusals
-from kmsd.audit.service_calls import record_of_key_use
-from kmsd.audit.service_events import record_of_service_event
-from kmsd.audit.shown import show, shown_members
+from kmsd.audit.job_acts import record_of_service_event
+from kmsd.audit.operator_acts import Actor, record_of_administration
+from kmsd.audit.record import rfc3339
+from kmsd.audit.redaction import show, shown_members
+from kmsd.audit.refusal_tally import Refusals, record_of_refusals
+from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 
 __all__ = [
     "KEY",

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from kmsd.audit.events import (
+from kmsd.audit.identity import encoded_identity, user_identity
+from kmsd.audit.record import (
     API_CALL,
     CACHED,
     EVENT_VERSION,
@@ -26,13 +27,12 @@ from kmsd.audit.events import (
     rfc3339,
     tls_details,
 )
-from kmsd.audit.identity import encoded_identity, user_identity
-from kmsd.audit.shown import show
+from kmsd.audit.redaction import show
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
-from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Source, Target
+from kmsd.operations.declaration import Call, OnCiphertext, OnKey, Operation, Source, Target
 
 KEY = "AWS::KMS::Key"
 ALIAS = "AWS::KMS::Alias"

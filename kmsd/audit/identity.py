@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.audit.events import CACHED, encode, rfc3339, service_principal
+from kmsd.audit.record import CACHED, encode, rfc3339, service_principal
 from kmsd.domain.principal import Caller, PrincipalType
 
 _IDENTITY_TYPES = {

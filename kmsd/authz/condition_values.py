@@ -11,7 +11,7 @@ from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.principal import Caller, PrincipalType
 
 if TYPE_CHECKING:
-    from kmsd.authz.query import Query
+    from kmsd.authz.request import Query
 
 Getter = Callable[["Query", str], Values | None]
 """Return the value for a query; the second argument is what follows the prefix of a key such as `aws:ResourceTag/…`."""

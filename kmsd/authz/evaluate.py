@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kmsd.authz import grants, sentences
-from kmsd.authz.compiled import Asker, PolicyCache, Reach
-from kmsd.authz.facts import Facts
-from kmsd.authz.query import Allowed, Denied
-from kmsd.authz.sentences import Layer
+from kmsd.authz import denial_messages, grants
+from kmsd.authz.compiled_policy import Asker, PolicyCache, Reach
+from kmsd.authz.denial_messages import Layer
+from kmsd.authz.request import Allowed, Denied
+from kmsd.authz.request_context import Facts
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import PrincipalType
 from kmsd.errors import MalformedPolicyDocumentException
@@ -30,8 +30,8 @@ from kmsd.errors import MalformedPolicyDocumentException
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from kmsd.authz.compiled import CompiledPolicy, CompiledStatement
-    from kmsd.authz.query import Decision, Query
+    from kmsd.authz.compiled_policy import CompiledPolicy, CompiledStatement
+    from kmsd.authz.request import Decision, Query
 
 CACHED_CASES = 4096
 
@@ -184,7 +184,7 @@ def explicit_denial(case: Case, query: Query, facts: Facts) -> Denied | None:
         return case.ended
     for layer, label, statement in case.denials:
         if statement.holds(query.resource, facts):
-            return sentences.denied(query, layer, f"{label} denies")
+            return denial_messages.denied(query, layer, f"{label} denies")
     return None
 
 
@@ -239,7 +239,7 @@ def _read(case: Case, query: Query, texts: tuple[str, ...], kind: PolicyKind, by
             elif not statement.settled:
                 case.denials.append((layer, label, statement))
             elif case.ended is None:
-                case.ended = sentences.denied(query, layer, f"{label} denies")
+                case.ended = denial_messages.denied(query, layer, f"{label} denies")
 
 
 def _compiled(case: Case, query: Query, layer: Layer, text: str, kind: PolicyKind) -> CompiledPolicy | None:
@@ -247,7 +247,7 @@ def _compiled(case: Case, query: Query, layer: Layer, text: str, kind: PolicyKin
         return _policies.get(text, kind)
     except MalformedPolicyDocumentException as error:
         # Policies are parsed before they are stored. One that cannot be read may hold a Deny: nothing is allowed.
-        case.ended = sentences.not_allowed(query, layer, f"{kind.value} cannot be read: {error.message}")
+        case.ended = denial_messages.not_allowed(query, layer, f"{kind.value} cannot be read: {error.message}")
         case.unreadable = True
         return None
 
@@ -265,11 +265,13 @@ def _weigh(case: Case, query: Query, facts: Facts | None) -> Decision:
     if bounded is None and delegated is not None:
         bounded = case.identity.by(resource, facts)
         if bounded is None:
-            return sentences.not_allowed(query, Layer.IDENTITY, f"{delegated} delegates, no identity-policy allows")
+            return denial_messages.not_allowed(
+                query, Layer.IDENTITY, f"{delegated} delegates, no identity-policy allows"
+            )
     if bounded is None:
-        return sentences.not_allowed(query, case.layer, "no resource-based policy allows")
+        return denial_messages.not_allowed(query, case.layer, "no resource-based policy allows")
     if case.session is not None and case.session.by(resource, facts) is None:
-        return sentences.not_allowed(query, Layer.SESSION, f"{bounded} allows, no session-policy does")
+        return denial_messages.not_allowed(query, Layer.SESSION, f"{bounded} allows, no session-policy does")
     return Allowed(bounded)
 
 
@@ -279,14 +281,14 @@ def _weigh_across(case: Case, query: Query, facts: Facts | None) -> Decision:
     resource = query.resource
     theirs = case.own.by(resource, facts) or case.entity.by(resource, facts) or case.account.by(resource, facts)
     if theirs is None:
-        return sentences.not_allowed(query, case.layer, "no resource-based policy allows, from another account")
+        return denial_messages.not_allowed(query, case.layer, "no resource-based policy allows, from another account")
     if query.action.startswith("kms:") and query.action not in ACROSS_ACCOUNTS:
-        return sentences.not_allowed(query, case.layer, "this action is not for other accounts")
+        return denial_messages.not_allowed(query, case.layer, "this action is not for other accounts")
     ours = case.identity.by(resource, facts)
     if ours is None:
-        return sentences.not_allowed(query, Layer.IDENTITY, f"{theirs} allows, no identity-policy does")
+        return denial_messages.not_allowed(query, Layer.IDENTITY, f"{theirs} allows, no identity-policy does")
     if case.session is not None and case.session.by(resource, facts) is None:
-        return sentences.not_allowed(query, Layer.SESSION, f"{theirs} and {ours} allow, no session-policy does")
+        return denial_messages.not_allowed(query, Layer.SESSION, f"{theirs} and {ours} allow, no session-policy does")
     return Allowed(f"{theirs}+{ours}")
 
 
@@ -307,7 +309,7 @@ def _by_grant(case: Case, query: Query, facts: Facts) -> Decision | None:
     if held:
         return Allowed(f"grant:{held[0]}", tuple(held))
     if blocked is not None:
-        return sentences.not_allowed(query, Layer.SESSION, f"grant:{blocked} allows, no session-policy does")
+        return denial_messages.not_allowed(query, Layer.SESSION, f"grant:{blocked} allows, no session-policy does")
     return None
 
 

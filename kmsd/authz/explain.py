@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kmsd.authz import grants
-from kmsd.authz.compiled import Asker, CompiledPolicy, Reach
+from kmsd.authz.compiled_policy import Asker, CompiledPolicy, Reach
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.facts import Facts
 from kmsd.authz.policy_document import parse
+from kmsd.authz.request_context import Facts
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kmsd.authz.compiled import CompiledStatement
-    from kmsd.authz.query import Decision, Query
+    from kmsd.authz.compiled_policy import CompiledStatement
+    from kmsd.authz.request import Decision, Query
     from kmsd.domain.grant import Grant
     from kmsd.domain.policy import Principals
 

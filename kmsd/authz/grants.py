@@ -24,7 +24,7 @@ USABLE = CRYPTOGRAPHIC | {
     *("CreateGrant", "DescribeKey"),
 }
 """Operations that a grant can allow on its key. RetireGrant is not here: it is about the grant that has it among its
-operations, and about no other (`kmsd.authz.retire`)."""
+operations, and about no other (`kmsd.authz.grant_retirement`)."""
 
 INDEXED_FROM = 16
 """Grants in one sequence from which an index pays."""

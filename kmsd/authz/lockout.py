@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.query import Allowed
+from kmsd.authz.request import Allowed
 from kmsd.errors import MalformedPolicyDocumentException
 
 if TYPE_CHECKING:
-    from kmsd.authz.query import Query
+    from kmsd.authz.request import Query
 
 
 def check(query: Query, new_policy: str, *, bypass: bool = False) -> None:

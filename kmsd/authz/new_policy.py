@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kmsd.authz import condition_keys, template
+from kmsd.authz import condition_keys, policy_variables
 from kmsd.authz.policy_document import parse, refuse
 from kmsd.authz.wildcard import fold
 from kmsd.domain.policy import Effect, Policy, PolicyKind, Statement
@@ -46,8 +46,8 @@ def _absent_keys(statement: Statement, place: str, *, variables: bool) -> Iterat
 
 
 def _absent_variables(text: str, place: str, *, variables: bool) -> Iterator[tuple[str, str, str]]:
-    for part in template.parse(text, variables=variables):
-        if isinstance(part, template.Variable) and part.default is None:
+    for part in policy_variables.parse(text, variables=variables):
+        if isinstance(part, policy_variables.Variable) and part.default is None:
             yield from _absent(part.key, place)
 
 

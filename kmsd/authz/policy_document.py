@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any, NoReturn
 
-from kmsd.authz import policy_syntax
-from kmsd.authz.conditions import CompiledCondition
-from kmsd.authz.operators import Operator, Quantifier
+from kmsd.authz import policy_elements
+from kmsd.authz.compiled_condition import CompiledCondition
+from kmsd.authz.condition_operators import Operator, Quantifier
 from kmsd.authz.wildcard import fold
 from kmsd.domain.policy import Condition, Effect, Policy, PolicyKind, Principals, Statement
 from kmsd.errors import MalformedPolicyDocumentException
@@ -137,7 +137,7 @@ class _Reader:
         if written == "*":
             return Principals(everyone=True)
         if not isinstance(written, _Object):
-            refuse(policy_syntax.INVALID_PRINCIPALS, place)
+            refuse(policy_elements.INVALID_PRINCIPALS, place)
         kinds = _object(written, place, _PRINCIPAL_KINDS)
         if not kinds:
             refuse("Policy contains a statement with no principal.", place)
@@ -145,10 +145,10 @@ class _Reader:
         for kind, values in named.items():
             for position, value in enumerate(values):
                 try:
-                    policy_syntax.check_principal(kind, value)
+                    policy_elements.check_principal(kind, value)
                 except ValueError as error:
                     refuse(str(error), f"{place}.{kind}[{position}]")
-        return policy_syntax.principals(named)
+        return policy_elements.principals(named)
 
     def _actions(self, written: Any, place: str, *, excluded: bool) -> tuple[str, ...] | None:
         if written is None:
@@ -159,7 +159,7 @@ class _Reader:
         actions = _strings(written, place)
         for position, action in enumerate(actions):
             try:
-                policy_syntax.check_action(action)
+                policy_elements.check_action(action)
             except ValueError as error:
                 refuse(str(error), f"{place}[{position}]")
             if self._kind is PolicyKind.TRUST and not action.lower().startswith("sts:"):
@@ -178,7 +178,7 @@ class _Reader:
         resources = _strings(written, place)
         for position, text in enumerate(resources):
             try:
-                policy_syntax.resource(text, variables=self._variables)
+                policy_elements.resource(text, variables=self._variables)
             except ValueError as error:
                 refuse(str(error), f"{place}[{position}]")
         return resources
@@ -203,7 +203,7 @@ class _Reader:
             refuse(_SYNTAX, place, str(error))
         place = f"{place}.{condition.key[:64]}"
         try:
-            policy_syntax.check_key(condition.key)
+            policy_elements.check_key(condition.key)
         except ValueError as error:
             refuse(str(error), place)
         single = fold(condition.key).startswith(("kms:encryptioncontext:", "aws:requesttag/"))

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.backup.container import Damaged, Part
+from kmsd.backup.archive import Damaged, Part
 from kmsd.domain import canonical_base64
 
 FORMAT = 1

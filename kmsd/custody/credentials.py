@@ -13,13 +13,13 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from kmsd.custody import sessions
-from kmsd.custody.service_box import ServiceBox
-from kmsd.custody.session_box import INVALID, SessionOpener
+from kmsd.custody import session_tokens
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.session_sealer import INVALID, SessionOpener
 from kmsd.domain.arn import Place
 from kmsd.domain.identity import AccessKey, AccessKeyStatus
 from kmsd.domain.principal import Caller, PrincipalType
-from kmsd.domain.session import Session
+from kmsd.domain.temporary_credentials import Session
 from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import Reader, Token
 
@@ -78,12 +78,12 @@ class Credentials:
         """Of temporary credentials. What a token holds never changes; what it refers to is read each time."""
         known = self._sessions.get((scope.access_key_id, token))
         if known is None:
-            known = sessions.decode(await self._opener.open(books, scope.access_key_id, token, now))
+            known = session_tokens.decode(await self._opener.open(books, scope.access_key_id, token, now))
             if len(self._sessions) >= MOST_DERIVED_KEYS:
                 del self._sessions[next(iter(self._sessions))]
             self._sessions[scope.access_key_id, token] = known
-        sessions.check_time(known, now)
-        caller = await sessions.caller_of(known, scope.access_key_id, books, self._place)
+        session_tokens.check_time(known, now)
+        caller = await session_tokens.caller_of(known, scope.access_key_id, books, self._place)
         key = self._derive(known.secret, scope.date, scope.region, scope.service)
         return caller, key
 

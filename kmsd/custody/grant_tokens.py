@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from kmsd.custody.service_box import ServiceBox
+from kmsd.custody.service_sealer import ServiceBox
 from kmsd.domain import canonical_base64
 from kmsd.domain.grant import Grant
 from kmsd.errors import InvalidGrantTokenException

@@ -14,10 +14,9 @@ from uuid import UUID
 
 import msgspec
 
-from kmsd.custody import objects
-from kmsd.custody.service_box import ServiceBox
-from kmsd.domain.material import MaterialStatus
-from kmsd.domain.wrapping import (
+from kmsd.custody import token_objects
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.domain.key_import import (
     MOST_FAILURES,
     MOST_OUTSTANDING,
     PARAMETERS_LIFE,
@@ -25,6 +24,7 @@ from kmsd.domain.wrapping import (
     WrappingAlgorithm,
     WrappingKey,
 )
+from kmsd.domain.material import MaterialStatus
 from kmsd.errors import (
     ExpiredImportTokenException,
     InvalidImportTokenException,
@@ -146,17 +146,17 @@ async def make(
 ) -> WrappingKey:
     """A new wrapping key: in stock, or given out at once."""
     token = tokens[name]
-    object_id = await objects.intend(store, f"import:RSA_{bits}", now, token=name)
+    object_id = await token_objects.intend(store, f"import:RSA_{bits}", now, token=name)
     try:
         public_key = await token.generate_wrapping_key(object_id, bits)
         made = WrappingKey(object_id, name, bits, public_key, now, key_id, expires_at)
         async with store.write() as transaction:
-            await objects.promise(transaction, object_id)
+            await token_objects.promise(transaction, object_id)
             await transaction.insert_wrapping_key(made)
     except (StoreError, TokenError):
         # The first error is the one to tell; an intent that cannot be taken back now is settled by reconcile.
         with suppress(StoreError, TokenError):
-            await objects.discard(store, token, object_id)
+            await token_objects.discard(store, token, object_id)
         raise
     return made
 
@@ -210,7 +210,7 @@ async def count_failure(store: Store, tokens: Tokens, wrapping_key: WrappingKey)
         if failures >= MOST_FAILURES:
             await doom(transaction, wrapping_key.object_id)
     if failures >= MOST_FAILURES:
-        await objects.carry_out_destruction(store, tokens[wrapping_key.token], wrapping_key.object_id)
+        await token_objects.carry_out_destruction(store, tokens[wrapping_key.token], wrapping_key.object_id)
 
 
 async def doom(transaction: Transaction, object_id: bytes) -> None:

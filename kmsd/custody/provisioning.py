@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 import msgspec
 
-from kmsd.custody import credentials, objects
-from kmsd.custody.log_keys import SERVICE_KEY as LOGS
-from kmsd.custody.service_box import PURPOSE as SEALING
-from kmsd.custody.service_box import ServiceBox
-from kmsd.custody.sessions import ID_ALPHABET, SECRET_ALPHABET, random_text
+from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY as LOGS
+from kmsd.custody import credentials, token_objects
+from kmsd.custody.service_sealer import PURPOSE as SEALING
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.session_tokens import ID_ALPHABET, SECRET_ALPHABET, random_text
 from kmsd.domain.arn import Place
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.ports import ServiceKey, Store, Token
@@ -35,15 +35,15 @@ async def make_service_key(store: Store, token: Token, purpose: str, now: dateti
     known = (await (await store.read()).service_keys()).get(purpose)
     if known is not None:
         return known.object_id
-    object_id = await objects.intend(store, f"service:{purpose}", now)
+    object_id = await token_objects.intend(store, f"service:{purpose}", now)
     if purpose == AUDIT:
         algorithm = None
         await token.generate_signing_key(object_id)
     else:
-        algorithm = objects.algorithm_for(token)
+        algorithm = token_objects.algorithm_for(token)
         await token.generate_key(object_id, algorithm)
     async with store.write() as transaction:
-        await objects.promise(transaction, object_id)
+        await token_objects.promise(transaction, object_id)
         await transaction.insert_service_key(ServiceKey(purpose, object_id, algorithm))
     return object_id
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from kmsd.custody import material, objects
+from kmsd.custody import key_material, token_objects
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, RotationType
 from kmsd.ports import Store, Token, Transaction
@@ -16,13 +16,13 @@ async def make(
     store: Store, token: Token, key: Key, now: datetime, rotation_type: RotationType, *, created: list[bytes]
 ) -> Material:
     """A material for `key`, in the token and under an intent (`custody.material.generate`)."""
-    made = await material.generate(store, token, key.key_id, now, created)
+    made = await key_material.generate(store, token, key.key_id, now, created)
     return replace(made, rotation_type=rotation_type)
 
 
 async def adopt(transaction: Transaction, key: Key, made: Material, *, next_at: datetime | None = None) -> None:
     """Make `made` the key's current material; `next_at` is the next automatic rotation, if that changes."""
-    await objects.promise(transaction, made.material_id)
+    await token_objects.promise(transaction, made.material_id)
     await transaction.insert_material(key.key_id, made)
     changed = replace(key, current_material=made, next_rotation_at=next_at or key.next_rotation_at)
     await transaction.update_key(key, changed)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kmsd.custody import objects
+from kmsd.custody import token_objects
 from kmsd.domain.material import MaterialStatus
-from kmsd.jobs.model import BATCH, JobRecorder, JobReport
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
+from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
 class Report(JobReport):
@@ -46,5 +46,5 @@ async def _delete(store: Store, token: Token, key_id: str, now: datetime, record
         await record("DeleteKey", key, {})
     # From here on it is certain: what is interrupted is finished by reconcile, which knows the doomed objects.
     for object_id in doomed:
-        await objects.carry_out_destruction(store, token, object_id)
+        await token_objects.carry_out_destruction(store, token, object_id)
     return key.arn

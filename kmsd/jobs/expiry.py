@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kmsd.custody import import_material, objects
-from kmsd.jobs.model import BATCH, JobRecorder, JobReport
+from kmsd.custody import imported_material, token_objects
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
+from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
 class Report(JobReport):
@@ -38,8 +38,8 @@ async def _expire(store: Store, token: Token, key_id: str, now: datetime, record
         key = await transaction.key(key_id)
         if key is None or key.current_material is None or key.valid_to is None or now < key.valid_to:
             return ""
-        doomed = await import_material.lose(transaction, key)
+        doomed = await imported_material.lose(transaction, key)
         await record("DeleteExpiredKeyMaterial", key, {"keyMaterialId": key.current_material.key_material_id})
     if doomed is not None:
-        await objects.carry_out_destruction(store, token, doomed)
+        await token_objects.carry_out_destruction(store, token, doomed)
     return key.arn

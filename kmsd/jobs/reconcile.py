@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from kmsd.custody import objects
+from kmsd.custody import token_objects
+from kmsd.domain.key_import import TokenName
 from kmsd.domain.material import MaterialStatus
-from kmsd.domain.wrapping import TokenName
-from kmsd.jobs.model import JobReport
 from kmsd.ports import ObjectReport, Store, StoreConflict, StoreError, Token, TokenError, TokenObject
+from kmsd.ports.jobs import JobReport
 
 INTENT_GRACE = timedelta(minutes=10)
 """A younger intent may belong to a call that is still under way in another process; unless that has ended."""
@@ -63,7 +63,7 @@ async def run_once(
             report.unknown.append(found)
         elif found.problem:
             report.malformed.append(found)
-        elif object_id in rows and found.imported != rows[object_id].owner.startswith(objects.IMPORTED):
+        elif object_id in rows and found.imported != rows[object_id].owner.startswith(token_objects.IMPORTED):
             report.malformed.append(replace(found, problem="its value is not of the origin that the database says"))
     return report
 
@@ -73,10 +73,10 @@ async def _settle(
 ) -> None:
     match row.status:
         case MaterialStatus.CREATING if row.orphaned or row.created_at <= too_old:
-            await objects.discard(store, token, row.object_id)
+            await token_objects.discard(store, token, row.object_id)
             report.undone.append(row.object_id)
         case MaterialStatus.DESTROYING:
-            await objects.carry_out_destruction(store, token, row.object_id)
+            await token_objects.carry_out_destruction(store, token, row.object_id)
             report.destroyed.append(row.object_id)
         case MaterialStatus.READY if not is_present:
             if await _swap(store, row.object_id, MaterialStatus.READY, MaterialStatus.MISSING):

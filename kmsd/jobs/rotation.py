@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kmsd.custody import objects, rotation
+from kmsd.custody import rotation, token_objects
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, RotationType
-from kmsd.jobs.model import BATCH, JobRecorder, JobReport
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
+from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
 class Report(JobReport):
@@ -65,7 +65,7 @@ def _due(key: Key, now: datetime, worn: Material | None) -> bool:
 
 async def _discard(store: Store, token: Token, created: list[bytes]) -> None:
     while created:
-        await objects.discard(store, token, created.pop())
+        await token_objects.discard(store, token, created.pop())
 
 
 async def _discard_quietly(store: Store, token: Token, created: list[bytes], report: Report) -> None:

@@ -11,14 +11,15 @@ from enum import StrEnum
 import msgspec
 import structlog
 
+from kmsd.adapters.clock.trusted import ClockWatch
+from kmsd.cloudwatch_logs.groups import millis
+from kmsd.cloudwatch_logs.jobs import retention
+from kmsd.cloudwatch_logs.ports import Segments, SegmentsError
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
-from kmsd.domain.log_group import millis
-from kmsd.domain.wrapping import TokenName
-from kmsd.jobs import deletion, expiry, reconcile, retention, rotation, wrapping_keys
-from kmsd.jobs.clock_watch import ClockWatch
-from kmsd.jobs.model import JobRecorder, JobReport
+from kmsd.domain.key_import import TokenName
+from kmsd.jobs import deletion, expiry, reconcile, rotation, wrapping_keys
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
-from kmsd.ports_logs import Segments, SegmentsError
+from kmsd.ports.jobs import JobRecorder, JobReport
 
 LEASE = "jobs"
 LEASE_TIME = timedelta(seconds=90)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-from kmsd.custody import import_parameters, objects
+from kmsd.custody import import_parameters, token_objects
 from kmsd.custody.import_parameters import Tokens
-from kmsd.domain.wrapping import TokenName, WrappingKey
-from kmsd.jobs.model import JobReport
+from kmsd.domain.key_import import TokenName, WrappingKey
 from kmsd.ports import Store, StoreError, TokenError
+from kmsd.ports.jobs import JobReport
 
 Kind = tuple[TokenName, int]
 
@@ -56,7 +56,7 @@ async def _destroy(store: Store, tokens: Tokens, key: WrappingKey, report: Repor
             await import_parameters.doom(transaction, key.object_id)
         # From here on it is certain; where the token is away, reconcile carries it out.
         if key.token in tokens:
-            await objects.carry_out_destruction(store, tokens[key.token], key.object_id)
+            await token_objects.carry_out_destruction(store, tokens[key.token], key.object_id)
     except (StoreError, TokenError) as exc:
         report.failed.append(f"{key.object_id.hex()}: {exc}")
     else:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from kmsd.domain.durations import BOUNDS
 from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
+from kmsd.ports.histogram import BOUNDS
 
 STALE_SECONDS = 30.0
 """A worker whose heart has not beaten for so long is not counted as ready: its loop hangs, or it does."""

@@ -12,9 +12,9 @@ from hashlib import sha256
 
 import msgspec
 
-from kmsd.domain.durations import BOUNDS
 from kmsd.errors import ServiceError
-from kmsd.operations.table import OPERATIONS
+from kmsd.ports.histogram import BOUNDS
+from kmsd.services import OPERATIONS
 
 HISTOGRAM = len(BOUNDS) + 2
 """Places of a histogram: its classes, and the sum."""

@@ -19,18 +19,19 @@ import msgspec
 import structlog
 from cryptography import x509
 
-from kmsd import __version__, host_clock
-from kmsd.adapters.sqlite import figures
-from kmsd.backup.making import LAST_BACKUP, LastBackup
-from kmsd.config import Config
+from kmsd import __version__
+from kmsd.adapters.sqlite import statistics
+from kmsd.backup.create import LAST_BACKUP, LastBackup
+from kmsd.config.reload_verdict import Outcome
+from kmsd.config.settings import Config
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, judge
-from kmsd.metrics.board import Board
+from kmsd.linux import boot_clock
 from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.metrics.shared_memory import Board
 from kmsd.ports import StoreError
-from kmsd.reload_verdict import Outcome
-from kmsd.wire.messages import Answer, Request
-from kmsd.wire.transport import Limits, Listener, serve
+from kmsd.wire.http.messages import Answer, Request
+from kmsd.wire.http.server import Limits, Listener, serve
 
 _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -124,7 +125,7 @@ def _wrote(page: Page, config: Config, name: str, write: Callable[[Page, Config]
 
 
 def _database(page: Page, config: Config) -> None:
-    found = figures.read(config.database, datetime.now(UTC))
+    found = statistics.read(config.database, datetime.now(UTC))
     keys: dict[str, int] = {**{state.value: 0 for state in KeyState}, **found.keys}
     page.family("kmsd_keys", "gauge", "Keys by state.", [({"state": name}, number) for name, number in keys.items()])
     objects = {"missing": 0, **found.objects}
@@ -140,7 +141,7 @@ def _database(page: Page, config: Config) -> None:
         "When a job is next due for any key.",
         [({"job": name}, at) for name, at in found.due.items()],
     )
-    uptime = Uptime(host_clock.boot(), host_clock.uptime())
+    uptime = Uptime(boot_clock.boot(), boot_clock.uptime())
     judgement = judge(found.clock, datetime.now(UTC), uptime)
     page.one("kmsd_jobs_held", "gauge", "Whether destructive jobs are held: see the clock.", float(judgement.held))
     ahead = judgement.ahead.total_seconds()

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from kmsd.authz.evaluate import authorize, is_settled
-from kmsd.authz.query import Denied, Query
+from kmsd.authz.request import Denied, Query
+from kmsd.cloudwatch_logs.groups import NO_GROUP, LogGroup
 from kmsd.custody import grant_tokens
-from kmsd.domain.log_group import NO_GROUP, LogGroup
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.conditions import circumstances_of, policies_of
-from kmsd.operations.finding import find_targets
-from kmsd.operations.model import (
+from kmsd.operations.condition_values import circumstances_of, policies_of
+from kmsd.operations.decision_cache import recall, remember
+from kmsd.operations.declaration import (
     Access,
     Call,
     OnLogGroup,
@@ -24,7 +24,7 @@ from kmsd.operations.model import (
     Unrestricted,
     context_of,
 )
-from kmsd.operations.remembered import recall, remember
+from kmsd.operations.key_lookup import find_targets
 
 UNKNOWN_CIPHERTEXT = (
     "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are "

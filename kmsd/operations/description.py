@@ -7,7 +7,7 @@ from typing import Any
 from kmsd import errors
 from kmsd.domain.key_state import KeyState, Refusal
 from kmsd.errors import ServiceError
-from kmsd.operations.model import (
+from kmsd.operations.declaration import (
     Access,
     OnAlias,
     OnAliasKey,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from kmsd.ports_logs import LogReader, LogTransaction
+from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from kmsd.domain.grant import Grant
     from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
     from kmsd.domain.key import Key
+    from kmsd.domain.key_import import ImportedMaterial, WrappingKey
     from kmsd.domain.material import Material, MaterialStatus
     from kmsd.domain.trusted_time import Reading
-    from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
 
 

@@ -9,8 +9,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kmsd.domain.key_import import WrappingAlgorithm
     from kmsd.domain.material import Algorithm
-    from kmsd.domain.wrapping import WrappingAlgorithm
 
 
 class TokenError(Exception):

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 import structlog
 
+from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
-from kmsd.ports_logs import SegmentsError
-from kmsd.wire.messages import Answer
+from kmsd.wire.http.messages import Answer
 
 OK = "ok"
 UNAVAILABLE = "unavailable"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.authz.query import Query
+from kmsd.authz.request import Query
 from tests.authz_cases import grants, principals
 from tests.authz_cases.support import (
     ALICE,

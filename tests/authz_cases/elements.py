@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kmsd.authz.query import Query
+from kmsd.authz.request import Query
 from tests.authz_cases.support import (
     ALICE,
     DELEGATING,

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.authz.query import Query
+from kmsd.authz.request import Query
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 

@@ -26,15 +26,15 @@ from typing import Any, cast
 import uvloop
 from msgspec.structs import replace
 
-from kmsd import config as configuration
 from kmsd.app import open_rooms
+from kmsd.config import settings as configuration
 from kmsd.custody.credentials import Credentials
-from kmsd.wire.front import Front
-from kmsd.wire.listeners import bind_tcp
+from kmsd.wire.endpoint import Front
+from kmsd.wire.http.listeners import bind_tcp
+from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refusals import RefusalLedger
-from kmsd.wire.sigv4_claim import signing_key
-from kmsd.wire.transport import Listener, serve
+from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import load, wrk
 from tests.daemon import Daemon, provisioned
 

@@ -15,18 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kmsd import audit
-from kmsd.adapters.journal.lines import Head, chained
-from kmsd.adapters.journal.sink import JournalSink
-from kmsd.adapters.journal.verify import verify
+from kmsd.adapters.audit_trail.format import Head, chained
+from kmsd.adapters.audit_trail.sink import JournalSink
+from kmsd.adapters.audit_trail.verify import verify
 from kmsd.audit import Outcome
-from kmsd.authz.query import Allowed
+from kmsd.authz.request import Allowed
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus
 from kmsd.domain.principal import Caller, PrincipalType
+from kmsd.operations.declaration import Call, Source, Target, World
 from kmsd.operations.kms import encrypt
-from kmsd.operations.model import Call, Source, Target, World
 from tests.tokens import softhsm
 from tests.trail import make_signer
 

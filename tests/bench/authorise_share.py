@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.query import Query
+from kmsd.authz.request import Query
 from kmsd.custody.credentials import Credentials
 from kmsd.operations import admission
+from kmsd.operations.declaration import Call, Source
 from kmsd.operations.kms import encrypt
-from kmsd.operations.model import Call, Source
-from kmsd.wire.sigv4_claim import signing_key
+from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import wrk
 from tests.clients import ACCOUNT
 from tests.house import House, house

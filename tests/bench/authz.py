@@ -25,7 +25,7 @@ from tests.authz_random import question
 from tests.unit.test_authz_table import sort_of
 
 if TYPE_CHECKING:
-    from kmsd.authz.query import Query
+    from kmsd.authz.request import Query
 
 GIVEN: dict[str, str | tuple[str, ...]] = {
     "aws:SourceIp": "10.1.2.3",

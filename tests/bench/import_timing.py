@@ -20,8 +20,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from kmsd.custody import import_material, import_parameters
-from kmsd.custody.service_box import ServiceBox
+from kmsd.custody import import_parameters, imported_material
+from kmsd.custody.service_sealer import ServiceBox
 from kmsd.ports import NotUnwrapped, Wrapped, WrongLength
 from tests.house import House, house
 from tests.imports import external_key, parameters, raw_encrypt, wrap
@@ -142,7 +142,7 @@ async def at_the_port(found: House, key_id: str, given: Any, blob: bytes) -> flo
     wrapped = Wrapped(blob, claim.algorithm, wrapping_key.object_id)
     begin = perf_counter()
     try:
-        forwarded = await import_material._forwarded(tokens, wrapping_key, wrapped)
+        forwarded = await imported_material._forwarded(tokens, wrapping_key, wrapped)
         await found.rooms.token.unwrap_key(forwarded, b"a mark of more than sixteen bytes")
     except (NotUnwrapped, WrongLength):
         return perf_counter() - begin

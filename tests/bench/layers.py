@@ -4,7 +4,7 @@
 
 Microseconds inside one process, without HTTP and with a sink that keeps nothing; of many runs the fiftieth part that
 was quickest. The sum of the parts is far less than the whole: each part of a whole finds its code and tables gone from
-the processor's inner caches. `kmsd.lockstep` is what is done about that.
+the processor's inner caches. `kmsd.event_loop.cohorts` is what is done about that.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ import uvloop
 from msgspec.structs import replace
 
 from kmsd import audit
-from kmsd import config as configuration
 from kmsd.app import Rooms, open_rooms
 from kmsd.audit import Outcome
+from kmsd.config import settings as configuration
 from kmsd.custody.credentials import Credentials
 from kmsd.domain.principal import Caller
 from kmsd.operations.admission import admit
-from kmsd.operations.model import Call, Source
+from kmsd.operations.declaration import Call, Source
 from kmsd.ports import Reader
-from kmsd.wire import sigv4
-from kmsd.wire.front import Front, source_of
-from kmsd.wire.messages import Request, rendered
-from kmsd.wire.questions import Question, protocol_of
+from kmsd.wire.endpoint import Front, source_of
+from kmsd.wire.http.messages import Request, rendered
+from kmsd.wire.protocols.dispatch import Question, protocol_of
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refusals import RefusalLedger
-from kmsd.wire.sigv4_claim import Received, signing_key
+from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.sigv4 import parse as sigv4
+from kmsd.wire.sigv4.claim import Received, signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import NoSink
 from tests.daemon import Daemon, provisioned

@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-from kmsd.metrics.board import Board, Share
 from kmsd.metrics.exposition import Page, Total, write_counts
 from kmsd.metrics.layout import TARGETS
-from kmsd.metrics.meter import Meter
+from kmsd.metrics.recorder import Meter
+from kmsd.metrics.shared_memory import Board, Share
 
 COUNT = 200_000
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection as Pipe
 import uvloop
 from aiohttp import web
 
-from kmsd.wire.transport import Answer, Listener, Request, bind_tcp, new_request_id, serve
+from kmsd.wire.http.server import Answer, Listener, Request, bind_tcp, new_request_id, serve
 from tests.bench.audit_cost import questions
 
 BODY = b'{"KeyId":"1234abcd-12ab-34cd-56ef-1234567890ab","Plaintext":"' + b"A" * 44 + b'"}'

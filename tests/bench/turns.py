@@ -24,16 +24,16 @@ from typing import Any
 
 import uvloop
 
-from kmsd import config as configuration
 from kmsd.app import open_rooms
+from kmsd.config import settings as configuration
 from kmsd.custody.credentials import Credentials
-from kmsd.wire.front import Front
-from kmsd.wire.listeners import bind_tcp
+from kmsd.daemon.worker import settle_memory
+from kmsd.wire.endpoint import Front
+from kmsd.wire.http.listeners import bind_tcp
+from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refusals import RefusalLedger
-from kmsd.wire.sigv4_claim import signing_key
-from kmsd.wire.transport import Listener, serve
-from kmsd.worker import settle_memory
+from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import questions
 

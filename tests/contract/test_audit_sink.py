@@ -15,11 +15,11 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 
-from kmsd.adapters.journal import checkpoints, commit
-from kmsd.adapters.journal.checkpoints import Interval, Signer
-from kmsd.adapters.journal.lines import COPIES
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
-from kmsd.adapters.journal.verify import verify
+from kmsd.adapters.audit_trail import checkpointer, group_commit
+from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
+from kmsd.adapters.audit_trail.format import COPIES
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.verify import verify
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.domain.trusted_time import Uptime, confirmed
@@ -49,7 +49,7 @@ def _folder(tmp_path: Path) -> Path:
 def _schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways in which a batch reaches the disk."""
     if request.param == "thread":
-        monkeypatch.setattr(commit, "kernel_sync", lambda: None)
+        monkeypatch.setattr(group_commit, "kernel_sync", lambda: None)
     return str(request.param)
 
 
@@ -214,7 +214,7 @@ async def test_signing_keeps_nobody_waiting(folder: Path, signer: Signer) -> Non
 
 async def test_the_trail_survives_the_token(folder: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the token is away records go on, the trail says once that they are unsigned, and later they are signed."""
-    monkeypatch.setattr(checkpoints, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(checkpointer, "RETRY_SECONDS", 0.02)
     away = {"token": True}
 
     async def sign(digest: bytes) -> bytes:

@@ -10,11 +10,11 @@ import pytest
 
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.custody import import_parameters, objects
+from kmsd.custody import import_parameters, token_objects
 from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, MaterialStatus
-from kmsd.domain.wrapping import ImportedMaterial, TokenName, WrappingKey
 from kmsd.ports import StoreConflict
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -32,10 +32,10 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 async def stocked(store: SqliteStore, token: TokenName = TokenName.IMPORT) -> WrappingKey:
     """A wrapping key that nobody has."""
-    object_id = await objects.intend(store, "import:RSA_2048", NOW, token=token)
+    object_id = await token_objects.intend(store, "import:RSA_2048", NOW, token=token)
     made = WrappingKey(object_id, token, 2048, b"public", NOW)
     async with store.write() as transaction:
-        await objects.promise(transaction, object_id)
+        await token_objects.promise(transaction, object_id)
         await transaction.insert_wrapping_key(made)
     return made
 
@@ -113,7 +113,7 @@ async def test_imported_material_never_becomes_other(store: SqliteStore) -> None
 async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteStore) -> None:
     """Neither the own nor that of another that is alive; closing stands here for the end of a process."""
     other = SqliteStore(store.path)
-    own, foreign = await objects.intend(store, "key:x", NOW), await objects.intend(other, "key:x", NOW)
+    own, foreign = await token_objects.intend(store, "key:x", NOW), await token_objects.intend(other, "key:x", NOW)
 
     async def orphaned() -> tuple[bool, bool]:
         books = await store.read()
@@ -130,9 +130,9 @@ async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteSto
 
 async def test_a_known_id_cannot_be_intended(store: SqliteStore) -> None:
     """Until its row is gone."""
-    object_id = await objects.intend(store, "imported:x", NOW)
+    object_id = await token_objects.intend(store, "imported:x", NOW)
     with pytest.raises(StoreConflict):
-        await objects.intend(store, "imported:x", NOW, object_id=object_id)
+        await token_objects.intend(store, "imported:x", NOW, object_id=object_id)
     async with store.write() as transaction:
         await transaction.delete_token_object(object_id, MaterialStatus.CREATING)
-    assert await objects.intend(store, "imported:x", NOW, object_id=object_id) == object_id
+    assert await token_objects.intend(store, "imported:x", NOW, object_id=object_id) == object_id

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pkcs11 import Attribute, KeyType, ObjectClass
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
-from kmsd.adapters.pkcs11.codes import CkrError
+from kmsd.adapters.pkcs11.return_codes import CkrError
 from kmsd.adapters.pkcs11.templates import session_key
 from kmsd.adapters.pkcs11.xaes import double
 from kmsd.domain.material import Algorithm

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token, refused_pin
-from kmsd.adapters.pkcs11.codes import Ckr
-from kmsd.adapters.pkcs11.connection import Connection
+from kmsd.adapters.pkcs11.return_codes import Ckr
+from kmsd.adapters.pkcs11.session_pool import Connection
 from kmsd.domain.material import Algorithm
 from kmsd.ports import (
     MechanismMissing,

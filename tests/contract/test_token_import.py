@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
+from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.domain.material import Algorithm
-from kmsd.domain.wrapping import WrappingAlgorithm
 from kmsd.ports import (
     MechanismMissing,
     NoSuchObject,

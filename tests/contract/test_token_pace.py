@@ -11,8 +11,8 @@ import pytest
 import uvloop
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
-from kmsd.adapters.pkcs11.codes import Ckr
-from kmsd.adapters.pkcs11.pace import Pace
+from kmsd.adapters.pkcs11.inline_policy import Pace
+from kmsd.adapters.pkcs11.return_codes import Ckr
 from kmsd.domain.material import Algorithm
 from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
 from tests.shim import Function, Shim

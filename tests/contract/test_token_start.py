@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token, TokenSettings
-from kmsd.adapters.pkcs11.codes import Fate, of_binding
+from kmsd.adapters.pkcs11.return_codes import Fate, of_binding
 from kmsd.domain.material import Algorithm
 from kmsd.ports import NotAuthentic, TokenUnavailable
 from tests.tokens import TokenPlace

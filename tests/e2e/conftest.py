@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import uvloop
 
-from kmsd.wire.transport import Limits, Listener, bind_tcp, serve
+from kmsd.wire.http.server import Limits, Listener, bind_tcp, serve
 from tests.transport_site import LIMITS, Site, Start
 
 

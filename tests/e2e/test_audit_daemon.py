@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.journal.lines import COPIES
+from kmsd.adapters.audit_trail.format import COPIES
 from tests.bench import load
 from tests.daemon import WELL, Daemon, eventually, provisioned
 from tests.faults.test_audit_disk import small_disk

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.backup import container
+from kmsd.backup import archive
 from tests.daemon import Daemon, provisioned
 from tests.trail import own_lines
 
@@ -259,7 +259,7 @@ def test_a_damaged_backup_is_refused_and_the_part_is_named(stopped: Daemon, tmp_
             for _ in content:
                 pass
 
-        container.read(file, note)
+        archive.read(file, note)
     data = good.read_bytes()
     bad = tmp_path / "bad.backup"
 

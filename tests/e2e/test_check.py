@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from kmsd.commands.check_findings import FAIL, NOTE, OK, WARN, Finding, as_json, as_text, status_of
-from kmsd.commands.check_host import against_rtc
+from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding, as_json, as_text, status_of
+from kmsd.cli.commands.check_host import against_rtc
 from tests.clients import ACCOUNT
 from tests.daemon import Daemon, provisioned
 

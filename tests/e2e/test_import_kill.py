@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kmsd import config as configuration
 from kmsd.app import open_rooms
-from kmsd.domain.wrapping import TokenName
+from kmsd.config import settings as configuration
+from kmsd.domain.key_import import TokenName
 from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
 from tests.imports import external_key, parameters, state_of

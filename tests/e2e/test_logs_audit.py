@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.domain.log_group import AUDIT_GROUP
+from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
 from tests.clients import Credentials
 from tests.daemon import Daemon, provisioned
 from tests.e2e.test_logs import AWS, AWS_2, aws, environment, start_all

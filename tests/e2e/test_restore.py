@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.custody import objects
+from kmsd.custody import token_objects
 from kmsd.domain.material import Algorithm
 from tests.daemon import Daemon, provisioned
 from tests.house import House, house
@@ -184,7 +184,7 @@ def test_an_intent_in_the_snapshot_is_not_carried_out(tmp_path: Path) -> None:
 
     async def intend(database: Path) -> bytes:
         store = SqliteStore(database)
-        object_id = await objects.intend(store, "key:x", datetime.now(UTC))
+        object_id = await token_objects.intend(store, "key:x", datetime.now(UTC))
         await store.close()
         return object_id
 

@@ -10,9 +10,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from kmsd.wire.transport import (
-    Answer,
-)
+from kmsd.wire.http.server import Answer
 from tests.transport_site import GET, LIMITS, PATIENT, POST, UUID4, Start, parts, refused
 
 # --- Requests and answers ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from kmsd.wire.transport import (
+from kmsd.wire.http.server import (
     Answer,
     Listener,
     ListenerRefused,
@@ -297,7 +297,7 @@ def test_no_start_without_the_c_parser() -> None:
     """With aiohttp's pure-Python parser the server does not start, and says why."""
     code = (
         "import asyncio\n"
-        "from kmsd.wire.transport import Listener, PurePythonParser, bind_tcp, serve\n"
+        "from kmsd.wire.http.server import Listener, PurePythonParser, bind_tcp, serve\n"
         "try:\n    asyncio.run(serve(print, [Listener(bind_tcp('127.0.0.1', 0))]))\n"
         "except PurePythonParser as refusal:\n    print(refusal)\n"
     )

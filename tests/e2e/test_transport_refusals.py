@@ -8,9 +8,7 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from kmsd.wire.transport import (
-    Answer,
-)
+from kmsd.wire.http.server import Answer
 from tests.transport_site import GET, LIMITS, PATIENT, POST, Site, Start, parts, refused
 
 # --- What is refused --------------------------------------------------------------------------------

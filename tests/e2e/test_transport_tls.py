@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from kmsd.wire.tls import CertificateUnusable
-from kmsd.wire.transport import Listener, bind_tcp, serve, tls_context
+from kmsd.wire.http.server import Listener, bind_tcp, serve, tls_context
+from kmsd.wire.http.tls import CertificateUnusable
 from tests.transport_site import LIMITS, Site, parts
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd import zygote
+from kmsd.daemon import fork_server
 from tests.daemon import Daemon, eventually, name_of, provisioned
 from tests.faults.bent import bent_daemon
 from tests.shim import Function, compiler
@@ -30,7 +30,7 @@ def _daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 def zygote_of(daemon: Daemon) -> int:
     """Process id; 0 if it has none at the moment."""
-    return next((pid for pid in daemon.children() if name_of(pid) == zygote.NAME), 0)
+    return next((pid for pid in daemon.children() if name_of(pid) == fork_server.NAME), 0)
 
 
 def alive(pid: int) -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.journal.lines import Head, digest_of, split
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.format import Head, digest_of, split
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
 from kmsd.ports import AuditUnavailable
 from tests.disks import preloadable
 from tests.trail import own_lines, record, trail_lines, trail_records

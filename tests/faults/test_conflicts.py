@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from kmsd.operations.declaration import Operation, Service
 from kmsd.operations.description import errors_of
-from kmsd.operations.model import Operation, Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.services import OPERATIONS
 from tests.clients import ACCOUNT
 from tests.daemon import Daemon
 from tests.faults.mixed import policy_of

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kmsd.custody import objects
-from kmsd.domain.wrapping import WrappingAlgorithm
+from kmsd.custody import token_objects
+from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.ports import NoSuchObject, NotUnwrapped, Wrapped
 from tests.house import house
 
@@ -52,7 +52,7 @@ def test_a_key_is_destroyed_while_it_encrypts(tmp_path: Path) -> None:
     """On the event loop and on threads."""
 
     async def rounds(token: Any) -> int:
-        ended, algorithm = 0, objects.algorithm_for(token)
+        ended, algorithm = 0, token_objects.algorithm_for(token)
 
         async def encrypt(object_id: bytes) -> None:
             nonlocal ended

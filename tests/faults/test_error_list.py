@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from kmsd.operations.declaration import OnCiphertext, OnKey, Service
 from kmsd.operations.description import errors_of
-from kmsd.operations.model import OnCiphertext, OnKey, Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.services import OPERATIONS
 from tests.clients import code_of
 from tests.house import House
 

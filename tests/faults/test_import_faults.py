@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import force_setattr
 
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.custody import import_material, import_parameters, objects
-from kmsd.domain.wrapping import TokenName
+from kmsd.custody import import_parameters, imported_material, token_objects
+from kmsd.domain.key_import import TokenName
 from kmsd.jobs import reconcile, wrapping_keys
 from kmsd.ports import StoreUnavailable, TokenTimeout, TokenUnavailable, Transaction
 from tests.clients import code_of
@@ -186,7 +186,7 @@ def test_an_intent_of_another_process(house: House, *, alive: bool) -> None:
 
     async def intend_elsewhere() -> SqliteStore:
         store = SqliteStore(house.config.database)
-        await objects.intend(store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id)
+        await token_objects.intend(store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id)
         await house.rooms.token.generate_key(imported.material_id, imported.algorithm)
         return store
 
@@ -211,15 +211,15 @@ def test_reconcile_knows_whose_intents_are_orphaned(house: House) -> None:
     async def intend_elsewhere() -> bytes:
         other = SqliteStore(house.config.database)
         try:
-            return await objects.intend(other, "key:nobody", now)
+            return await token_objects.intend(other, "key:nobody", now)
         finally:
             await other.close()
 
     orphan = house.run(intend_elsewhere())
-    mine = house.run(objects.intend(store, "key:nobody", now))
+    mine = house.run(token_objects.intend(store, "key:nobody", now))
     report = house.run(reconcile.run_once(store, token, now))
     assert (orphan in report.undone, mine in report.undone) == (True, False)
-    house.run(objects.discard(store, token, mine))
+    house.run(token_objects.discard(store, token, mine))
 
 
 @AFTER
@@ -292,7 +292,7 @@ def test_the_material_is_deleted_while_it_is_imported_again(house: House) -> Non
     async def delete(transaction: Transaction) -> None:
         key = await transaction.key(case.key_id)
         assert key is not None
-        await import_material.lose(transaction, key)
+        await imported_material.lose(transaction, key)
 
     with bent(house, "store", Meanwhile(house.rooms.store, 1, delete)) as meanwhile:
         assert case.bring() == ""
@@ -348,7 +348,7 @@ def test_a_late_destruction_spares_what_was_made_anew(house: House) -> None:
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
     imported = house.run(_imported(house, case.key_id))
-    house.run(objects.carry_out_destruction(house.rooms.store, house.rooms.token, imported.material_id))
+    house.run(token_objects.carry_out_destruction(house.rooms.store, house.rooms.token, imported.material_id))
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
     settle(house)
 

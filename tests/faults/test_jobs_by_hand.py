@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 
 from kmsd.jobs import scheduler
-from kmsd.jobs.model import JobReport
 from kmsd.jobs.scheduler import LEASE, RUNNING, Job, JobRefused, Scheduler
+from kmsd.ports.jobs import JobReport
 from tests.daemon import Daemon, eventually, provisioned
 from tests.faults.test_clock import doomed_key, import_until
 from tests.house import House, house

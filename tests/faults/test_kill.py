@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd import config as configuration
 from kmsd.app import open_rooms
+from kmsd.config import settings as configuration
 from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
 from tests.faults.mixed import KeyActor, Load, load_on

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.ports import AuditUnavailable, TokenUnavailable
-from kmsd.ports_logs import SegmentsUnavailable
 from tests.house import House, house
 from tests.logs import arn_of, fail_syncs, filtered, key_for, messages, millis, put, query, refusal, stream_for
 
@@ -167,8 +167,8 @@ def test_results_that_cannot_be_stored_fail_the_query(own: House, monkeypatch: p
 
 def test_stopping_a_query(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves no results, and cannot be stopped twice."""
-    monkeypatch.setattr("kmsd.custody.log_queries.LOOK_EVERY", 1)
-    monkeypatch.setattr("kmsd.custody.log_queries.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.LOOK_EVERY", 1)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.SLICE_SECONDS", 0.0)
     logs, now = own.client("logs"), millis() - 100_000
     stream_for(logs, "/g")
     for batch in range(10):

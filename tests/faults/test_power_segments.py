@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.segments import upkeep
-from kmsd.adapters.segments.store import FileSegments
+from kmsd.cloudwatch_logs.segments import compaction
+from kmsd.cloudwatch_logs.segments.store import FileSegments
 from tests.disks import ext4
 from tests.faults.test_power import LOSSES, OPTIONS, come_back
 from tests.segments import GROUP, KEY, found, frame
@@ -81,4 +81,4 @@ async def read_all(folder: Path, expected: int) -> None:
         for one, sealed in zip(stored, await segments.read(GROUP, stored), strict=True):
             assert sealed == content(one.frame.first_at), one.frame.first_at
         await segments.close()
-        upkeep.finish_leftovers(folder)
+        compaction.finish_leftovers(folder)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kmsd import config as configuration
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.custody import objects
+from kmsd.config import settings as configuration
+from kmsd.custody import token_objects
 from tests.daemon import Daemon
 from tests.faults.bent import bent_daemon
 from tests.shim import Function, compiler
@@ -24,7 +24,7 @@ async def intend(daemon: Daemon) -> None:
     store = SqliteStore(configuration.load(daemon.config).database)
     try:
         for _ in range(INTENTS):
-            await objects.intend(store, "a test", datetime.now(UTC) - timedelta(hours=1))
+            await token_objects.intend(store, "a test", datetime.now(UTC) - timedelta(hours=1))
     finally:
         await store.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.pkcs11.codes import FATES, Ckr, Fate, name_of
+from kmsd.adapters.pkcs11.return_codes import FATES, Ckr, Fate, name_of
 from kmsd.custody.provisioning import AUDIT
 from kmsd.pipeline import as_service_error
 from tests import shim as shims
@@ -215,7 +215,7 @@ def allowed(function: Function, rv: int, way: str, name: str) -> set[str]:
     if fate is Fate.MECHANISM:
         answers.add("UnsupportedOperationException")
     if name == "ImportKeyMaterial" and function in OF_THE_BLOB:
-        # What of these means a bad blob, tokens do not agree upon (kmsd/adapters/pkcs11/importing.py).
+        # What of these means a bad blob, tokens do not agree upon (kmsd/adapters/pkcs11/key_import.py).
         answers |= {"InvalidCiphertextException", "IncorrectKeyMaterialException"}
     if name == "ImportKeyMaterial" and fate is Fate.HANDLE and way == "lasting":
         answers.add("InvalidImportTokenException")  # its wrapping key is gone, for all that the token says

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.pkcs11.codes import Ckr
+from kmsd.adapters.pkcs11.return_codes import Ckr
 from tests.clients import code_of
 from tests.daemon import Daemon, eventually
 from tests.faults.bent import bent_daemon

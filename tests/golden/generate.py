@@ -11,9 +11,9 @@ import botocore.session
 from kmsd.authz.absent_condition_keys import NOT_PROVIDED
 from kmsd.authz.condition_keys import PROVIDED
 from kmsd.domain.key_state import KeyState
+from kmsd.operations.declaration import Operation, Service
 from kmsd.operations.description import errors_of, members, reaches, state_row
-from kmsd.operations.model import Operation, Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.services import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "operations.md"

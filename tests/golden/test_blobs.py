@@ -13,7 +13,7 @@ from pkcs11 import Attribute, KeyType
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.adapters.pkcs11.templates import session_key
-from kmsd.domain import blob as blobs
+from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain import encryption_context
 from kmsd.domain.material import Algorithm
 from kmsd.ports import NotAuthentic

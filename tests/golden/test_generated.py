@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.config import Config, parse
+from kmsd.config.settings import Config, parse
 from tests.golden import configuration
 from tests.golden.generate import KEYS_PAGE, MATRIX, PAGE, keys_page, matrix, page
 
@@ -29,7 +29,7 @@ def test_key_state_matrix() -> None:
 
 @pytest.mark.parametrize("path", configuration.documents(), ids=lambda path: path.name)
 def test_reference_of_the_configuration(path: Path) -> None:
-    """The page and the examples are what kmsd/config.py says: run scripts/configuration-reference."""
+    """The page and the examples are what kmsd/config/settings.py says: run scripts/configuration-reference."""
     assert path.read_text() == configuration.documents()[path]
 
 

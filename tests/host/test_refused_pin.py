@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from kmsd.cli import parser
+from kmsd.cli.main import parser
 from tests.host.service import PIN, PIN_FILE, PORT, WRONG_PIN, Service
 from tests.host.site import write
 from tests.shim import Function

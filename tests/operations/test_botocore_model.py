@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 from botocore.model import Shape
 from botocore.validate import ParamValidator
 
-from kmsd.operations.model import Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.operations.declaration import Service
+from kmsd.services import OPERATIONS
 from tests.house import House
 from tests.imports import external_key, parameters
 from tests.models import empty_strings, fitting, members_of_declaration, members_of_model, model

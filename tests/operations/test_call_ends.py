@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.journal.sink import JournalSink
-from kmsd.operations.model import Call
+from kmsd.adapters.audit_trail.sink import JournalSink
+from kmsd.operations.declaration import Call
 from tests.house import House
 from tests.logs import millis, stream_for
 

@@ -10,8 +10,8 @@ import pytest
 from botocore.model import Shape, StructureShape
 
 from kmsd.errors import ValidationException
-from kmsd.operations.table import OPERATIONS
-from kmsd.wire import shape
+from kmsd.services import OPERATIONS
+from kmsd.wire.protocols import json as shape
 from tests.models import fitting, model
 
 EMPTY: dict[str, Any] = {"list": [], "map": {}}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.lockstep import FEW, Lockstep
+from kmsd.event_loop.cohorts import FEW, Lockstep
 from tests.clients import Credentials
 from tests.house import House
 

@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 
-from kmsd.operations.model import Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.operations.declaration import Service
+from kmsd.services import OPERATIONS
 from tests.house import House
 from tests.logs import RESULTS, arn_of, key_for, key_policy, millis, put, query, refusal, stream_for
 from tests.models import empty_strings, fitting, model

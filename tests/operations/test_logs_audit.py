@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
-from kmsd.custody import log_batches
-from kmsd.domain import log_event
-from kmsd.domain.log_group import AUDIT_GROUP
-from kmsd.ports_logs import SegmentsUnavailable
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.cloudwatch_logs import events, frame_codec
+from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
+from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from tests.clients import ACCOUNT
 from tests.house import House, house
 from tests.logs import (
@@ -142,7 +141,7 @@ def test_who_decrypted_with_this_key(own: House) -> None:
 def test_what_is_copied_lies_there_sealed(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A value of an encryption context is in the trail itself, and in nothing that the Logs side keeps."""
     # Stored, not deflated: it must be hidden by its sealing, and not by compression.
-    monkeypatch.setattr(log_event, "LEVEL", 0)
+    monkeypatch.setattr(events, "LEVEL", 0)
     kms = own.client()
     key = kms.create_key()["KeyMetadata"]["Arn"]
     kms.encrypt(KeyId=key, Plaintext=b"x", EncryptionContext={"purpose": MARK})
@@ -288,7 +287,7 @@ def test_many_records_over_several_files(own: House, monkeypatch: pytest.MonkeyP
 
     own.run(fill())
     assert len(list(own.config.audit_dir.glob("cli.*.trail"))) >= 4
-    seal, calls = log_batches.seal, 0
+    seal, calls = frame_codec.seal, 0
 
     async def seldom(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -297,7 +296,7 @@ def test_many_records_over_several_files(own: House, monkeypatch: pytest.MonkeyP
             raise SegmentsUnavailable("no space left on device")
         return await seal(*arguments, **named)
 
-    monkeypatch.setattr(log_batches, "seal", seldom)
+    monkeypatch.setattr(frame_codec, "seal", seldom)
     for _ in range(20):
         with suppress(SegmentsUnavailable):
             copy_audit(own)

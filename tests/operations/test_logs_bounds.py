@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from kmsd.custody import log_results
-from kmsd.domain import log_filter_fields
-from kmsd.domain.log_query_rows import Row
+from kmsd.cloudwatch_logs.filter_pattern import selectors
+from kmsd.cloudwatch_logs.insights import results
+from kmsd.cloudwatch_logs.insights.rows import Row
 from tests.house import House
 from tests.logs import filtered, millis, put, query, refusal, rows, stream_for, wait_for
 
@@ -74,14 +74,14 @@ def test_an_event_that_a_pattern_fails_on_hides_no_other(
     """Whatever is raised: the others are found, and it is in the log."""
     stream_for(logs, "/fails")
     put(logs, "/fails", '{"a":1}', '{"a":1,"odd":2}', '{"a":1}')
-    decode = log_filter_fields._decode
+    decode = selectors._decode
 
     def fails(message: str) -> object:
         if "odd" in message:
             raise ZeroDivisionError("unforeseen")
         return decode(message)
 
-    monkeypatch.setattr(log_filter_fields, "_decode", fails)
+    monkeypatch.setattr(selectors, "_decode", fails)
     assert filtered(logs, "/fails", "{ $.a = 1 }") == ['{"a":1}'] * 2
     assert [record.message for record in caplog.records].count("a filter pattern failed unexpectedly") == 1
 
@@ -90,7 +90,7 @@ def test_results_that_cannot_be_sealed_are_none(logs: Any, monkeypatch: pytest.M
     """The query has failed then, whatever the reason."""
     stream_for(logs, "/unsealed")
     put(logs, "/unsealed", "a")
-    monkeypatch.setattr(log_results.zlib, "compress", lambda *_: 1 / 0)
+    monkeypatch.setattr(results.zlib, "compress", lambda *_: 1 / 0)
     assert query(logs, "fields @message", "/unsealed")["status"] == "Failed"
 
 
@@ -99,12 +99,12 @@ def test_memory_is_bounded_for_a_query_and_for_all(logs: Any, monkeypatch: pytes
     stream_for(logs, "/memory")
     for number in range(20):
         put(logs, "/memory", f"{number:04d}" + "x" * 100_000)
-    monkeypatch.setattr("kmsd.custody.log_queries.MAX_QUERY_BYTES", 1_500_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.MAX_QUERY_BYTES", 1_500_000)
     for text in ("sort @message", "fields @message", "stats count(*) by @message", "dedup @message"):
         assert query(logs, text, "/memory")["status"] == "Failed"
     for _ in range(3):
         assert query(logs, "stats count(*) as n", "/memory")["status"] == "Complete"
-    monkeypatch.setattr("kmsd.operations.logs.filter_log_events.MAX_REQUEST_BYTES", 100_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.operations.filter_log_events.MAX_REQUEST_BYTES", 100_000)
     assert refusal(logs.filter_log_events, logGroupName="/memory")[0] == "ServiceUnavailableException"
     monkeypatch.undo()
     assert len(filtered(logs, "/memory", "0019")) == 1
@@ -144,10 +144,10 @@ def test_results_of_an_earlier_version_are_read() -> None:
     """One array of rows is one chunk."""
     old = [[("a", "1")], [("a", "2"), ("b", "é")]]
     content = zlib.compress(msgspec.msgpack.encode(old), 1)
-    [chunk] = log_results.chunks_of(zlib.decompress(content), 1)
+    [chunk] = results.chunks_of(zlib.decompress(content), 1)
     assert (chunk.number, chunk.decoded()) == (2, old)
-    new = [log_results.packed(old[:1]), log_results.packed(old[1:])]
-    assert [json.dumps(one.decoded()) for one in log_results.chunks_of(msgspec.msgpack.encode(new), 2)] == [
+    new = [results.packed(old[:1]), results.packed(old[1:])]
+    assert [json.dumps(one.decoded()) for one in results.chunks_of(msgspec.msgpack.encode(new), 2)] == [
         json.dumps([row]) for row in old
     ]
 

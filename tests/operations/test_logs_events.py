@@ -220,7 +220,7 @@ def test_filter_interleaves_streams_and_can_choose_them(logs: Any) -> None:
 
 def test_a_search_that_finds_little_ends_with_a_token(logs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call does not hold up the others; the pages that follow find the rest."""
-    monkeypatch.setattr("kmsd.operations.logs.filter_log_events.WORK_SECONDS", -1.0)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.operations.filter_log_events.WORK_SECONDS", -1.0)
     group, now = "/slowly", millis() - HOUR
     stream_for(logs, group)
     for batch in range(40):
@@ -247,7 +247,7 @@ def test_events_survive_a_restart(house: House) -> None:
 
 def test_many_segments_read_as_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group whose segments are small: order and pages are the same."""
-    monkeypatch.setattr("kmsd.adapters.segments.writer.SEGMENT_BYTES", 2_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.segments.writer.SEGMENT_BYTES", 2_000)
     logs = house.client("logs")
     group, now = "/segments", millis() - HOUR
     stream_for(logs, group)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.domain import log_event
+from kmsd.cloudwatch_logs import events
 from tests.clients import ACCOUNT
 from tests.house import House, house
 from tests.logs import arn_of, copy_audit, files_with, filtered, messages, millis, put, query, refusal, stream_for
@@ -287,7 +287,7 @@ def test_no_event_text_in_the_data_directory(own: House, monkeypatch: pytest.Mon
     compress = zlib.compress
     # Stored, not deflated: what is not to be found must be hidden by its sealing, and not by compression.
     monkeypatch.setattr(zlib, "compress", lambda data, _=0, wbits=zlib.MAX_WBITS: compress(data, 0, wbits))
-    monkeypatch.setattr(log_event, "LEVEL", 0)
+    monkeypatch.setattr(events, "LEVEL", 0)
     logs = own.client("logs")
     stream_for(logs, "/scanned")
     marker = "MARKER-7f3a9c"

@@ -50,7 +50,7 @@ def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
 
 def test_a_data_key_is_bounded_in_bytes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bytes another is made."""
-    monkeypatch.setattr("kmsd.custody.log_keys.MOST_BYTES", 3_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.data_keys.MOST_BYTES", 3_000)
     logs, kms = house.client("logs"), house.client()
     group = "/bounded"
     key = key_for(kms, arn_of(group))
@@ -105,7 +105,7 @@ def test_little_is_kept_of_what_was_opened(house: House, monkeypatch: pytest.Mon
     logs, group, room = house.client("logs"), "/opened/much", house.rooms.pipeline.world.logs
     assert room is not None
     house.opened.loop.call_soon_threadsafe(room.keys.close)
-    monkeypatch.setattr("kmsd.custody.log_opened.MOST_BYTES", 20_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.opened_frames.MOST_BYTES", 20_000)
     stream_for(logs, group)
     told = [f"{number} {'x' * 1_000}" for number in range(20)]
     for number, text in enumerate(told):

@@ -12,12 +12,12 @@ from datetime import timedelta
 import pytest
 
 from kmsd.app import place_of
-from kmsd.custody import session_box, sessions
+from kmsd.custody import session_sealer, session_tokens
 from kmsd.custody.credentials import Credentials as KnownCredentials
 from kmsd.custody.credentials import Scope
-from kmsd.custody.service_box import ServiceBox
-from kmsd.custody.session_box import SessionBox
-from kmsd.wire.sigv4_claim import signing_key
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.session_sealer import SessionBox
+from kmsd.wire.sigv4.claim import signing_key
 from tests.clients import REGION, Credentials, code_of
 from tests.house import House
 
@@ -138,7 +138,7 @@ def _as_before(house: House) -> Credentials:
 
     class OlderBox(SessionBox):
         async def seal(self, access_key_id: str, content: bytes) -> str:
-            return base64.b64encode(await self.box.seal(session_box.PURPOSE, access_key_id, content)).decode()
+            return base64.b64encode(await self.box.seal(session_sealer.PURPOSE, access_key_id, content)).decode()
 
     async def issue() -> Credentials:
         books = await house.rooms.store.read()
@@ -146,7 +146,7 @@ def _as_before(house: House) -> Credentials:
         access_key = await books.access_key(house.admin.access_key_id)
         assert access_key is not None
         now = house.clock.now()
-        made = await sessions.for_user(box, access_key.user, access_key.access_key_id, now, 129600)
+        made = await session_tokens.for_user(box, access_key.user, access_key.access_key_id, now, 129600)
         return Credentials(made.access_key_id, made.secret, "", made.session_token)
 
     return house.run(issue())

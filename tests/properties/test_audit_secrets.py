@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.operations.model import Service
-from kmsd.operations.table import OPERATIONS
+from kmsd.operations.declaration import Service
+from kmsd.services import OPERATIONS
 from tests.house import House, house
 from tests.imports import FOREVER, external_key, parameters, wrap
 from tests.operations.test_sts import allow, make_role, trust

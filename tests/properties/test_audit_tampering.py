@@ -15,12 +15,12 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.adapters.journal.checkpoints import Interval, Signer
-from kmsd.adapters.journal.claims import in_copies
-from kmsd.adapters.journal.lines import COPIES, Head, chained, split
-from kmsd.adapters.journal.report import Report
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
-from kmsd.adapters.journal.verify import verify
+from kmsd.adapters.audit_trail.checkpoint_evidence import in_copies
+from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
+from kmsd.adapters.audit_trail.format import COPIES, Head, chained, split
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.verification_report import Report
+from kmsd.adapters.audit_trail.verify import verify
 from tests.tokens import softhsm
 from tests.trail import make_signer, record
 

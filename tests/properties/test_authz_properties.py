@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.explain import explain
 from kmsd.authz.policy_document import MAX_MESSAGE, parse
-from kmsd.authz.query import Allowed
+from kmsd.authz.request import Allowed
 from kmsd.authz.wildcard import Pattern, fold
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException

@@ -16,7 +16,7 @@ import structlog
 from botocore.exceptions import ClientError
 from msgspec.structs import force_setattr
 
-from kmsd.logs import set_up
+from kmsd.logging_setup import set_up
 from tests.house import House, house
 from tests.properties.test_audit_secrets import Caller, Secrets, files_below
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kmsd.adapters.pkcs11.codes import Ckr
+from kmsd.adapters.pkcs11.return_codes import Ckr
 from tests.daemon import Daemon, free_port
 from tests.faults.bent import bent_daemon
 from tests.shim import Function, Shim

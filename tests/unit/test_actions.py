@@ -10,7 +10,7 @@ import pytest
 from kmsd.authz.actions import ACTIONS, complaint, complaints
 from kmsd.authz.policy_document import parse
 from kmsd.domain.policy import PolicyKind
-from kmsd.operations.table import OPERATIONS
+from kmsd.services import OPERATIONS
 
 COVERED_BY_OTHERS = {"kms:ReEncrypt"}
 """Operations that AWS authorises by actions of other names: ReEncryptFrom, ReEncryptTo."""

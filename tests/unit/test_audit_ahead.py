@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kmsd.adapters.journal import ahead
-from kmsd.adapters.journal.lines import Head, digest_of, split
-from kmsd.adapters.journal.reader import complete
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
-from kmsd.adapters.journal.trail import Settings, TrailWriter
+from kmsd.adapters.audit_trail import write_ahead_log as wal
+from kmsd.adapters.audit_trail.follower import complete
+from kmsd.adapters.audit_trail.format import Head, digest_of, split
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.writer import Settings, TrailWriter
 from tests.trail import own_lines, record, trail_lines, trail_records
 
 SIZE = 256 * 1024
@@ -39,13 +39,13 @@ def _left(tmp_path_factory: pytest.TempPathFactory) -> Path:
         await sink.close()
 
     asyncio.run(write())
-    assert not ahead.path_of(folder, WRITER).exists()
+    assert not wal.path_of(folder, WRITER).exists()
     return copy
 
 
-def blocks_of(folder: Path) -> list[ahead.Block]:
+def blocks_of(folder: Path) -> list[wal.Block]:
     """What the file beside the trail holds."""
-    return list(ahead._blocks(ahead.path_of(folder, WRITER).read_bytes(), WRITER))
+    return list(wal._blocks(wal.path_of(folder, WRITER).read_bytes(), WRITER))
 
 
 def trail_of(folder: Path) -> Path:
@@ -91,7 +91,7 @@ def test_a_power_loss_takes_nothing(left: Path, tmp_path_factory: pytest.TempPat
     trail.write_bytes(whole[:cut] + bytes(zeros))
     writer = opened(folder)
     assert trail.read_bytes() == whole
-    assert not ahead.path_of(folder, WRITER).exists()
+    assert not wal.path_of(folder, WRITER).exists()
     writer.append([record(30)])
     writer.close()
     assert_chain(folder, 31)
@@ -107,7 +107,7 @@ def test_a_damaged_block_is_not_believed(
     """What comes before it still is; nothing that was never in the trail gets into it."""
     folder = tmp_path_factory.mktemp("bent") / "audit"
     shutil.copytree(left, folder)
-    trail, beside = trail_of(folder), ahead.path_of(folder, WRITER)
+    trail, beside = trail_of(folder), wal.path_of(folder, WRITER)
     whole, blocks, data = trail.read_bytes(), blocks_of(folder), bytearray(beside.read_bytes())
     data[at] ^= 1 << bit
     beside.write_bytes(data)
@@ -115,7 +115,7 @@ def test_a_damaged_block_is_not_believed(
     opened(folder).close()
     found = trail.read_bytes()
     assert whole.startswith(found)
-    assert len(found) >= min([blocks[0].offset, *(block.end for block in blocks[: at // ahead.GRAIN])], default=0)
+    assert len(found) >= min([blocks[0].offset, *(block.end for block in blocks[: at // wal.GRAIN])], default=0)
 
 
 def test_what_is_there_is_left_as_it_is(left: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_trail_that_is_another_is_left_alone(left: Path, tmp_path: Path, chang
     """An older state that was put back, a changed line before, a file archived, a file of another writer."""
     folder = tmp_path / "audit"
     shutil.copytree(left, folder)
-    trail, beside = trail_of(folder), ahead.path_of(folder, WRITER)
+    trail, beside = trail_of(folder), wal.path_of(folder, WRITER)
     whole, begin = trail.read_bytes(), blocks_of(folder)[0].offset
     match change:
         case "shorter":
@@ -144,7 +144,7 @@ def test_a_trail_that_is_another_is_left_alone(left: Path, tmp_path: Path, chang
         case _:
             beside.write_bytes(beside.read_bytes().replace(b" worker-0.", b" worker-1."))
     before = trail.read_bytes() if trail.exists() else None
-    ahead.redo(folder, WRITER)
+    wal.redo(folder, WRITER)
     assert (trail.read_bytes() if trail.exists() else None) == before
     assert not beside.exists()
 
@@ -162,7 +162,7 @@ def test_chains_that_nobody_opens_are_completed_too(left: Path, tmp_path: Path) 
 
 async def test_a_full_file_is_begun_again_and_old_blocks_are_not_repeated(tmp_path: Path) -> None:
     """At any moment what is beside the trail completes it from its last sync on."""
-    sink = await JournalSink.open(tmp_path, WRITER, None, SinkSettings(ahead_bytes=4 * ahead.GRAIN))
+    sink = await JournalSink.open(tmp_path, WRITER, None, SinkSettings(ahead_bytes=4 * wal.GRAIN))
     counts = set()
     for number in range(23):
         await sink.append(record(number, padding="x" * (number * 300)))

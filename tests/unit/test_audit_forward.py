@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.journal import forward
-from kmsd.adapters.journal.forward import BadTarget, Forwarder, Receiver, receiver_for
+from kmsd.adapters.audit_trail import forwarder as forward
+from kmsd.adapters.audit_trail.forwarder import BadTarget, Forwarder, Receiver, receiver_for
 from tests.polling import until
 
 

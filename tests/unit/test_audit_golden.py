@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kmsd.adapters.journal.claims import public_key_of
-from kmsd.adapters.journal.verify import verify
+from kmsd.adapters.audit_trail.checkpoint_evidence import public_key_of
+from kmsd.adapters.audit_trail.verify import verify
 from tests.trail import own_lines, trail_records
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "audit_trail"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.journal import reader
-from kmsd.adapters.journal.reader import TrailReader
+from kmsd.adapters.audit_trail import follower
+from kmsd.adapters.audit_trail.follower import TrailReader
 
 FILE = "worker-0.00000001.20261122"
 HASH = b"a" * 64
@@ -80,8 +80,8 @@ async def read_all(
 @pytest.mark.parametrize("turn", [1, 7, 500])
 async def test_every_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, turn: int) -> None:
     """However much is read at a time, also less than a line; from the beginning, and from any record on."""
-    monkeypatch.setattr(reader, "WINDOW", window)
-    monkeypatch.setattr(reader, "LINES_A_TURN", turn)
+    monkeypatch.setattr(follower, "WINDOW", window)
+    monkeypatch.setattr(follower, "LINES_A_TURN", turn)
     expected = [one[1:] for one in written(tmp_path)]
     assert len(expected) == 182
     for trail in (TrailReader(tmp_path, Own()), TrailReader(tmp_path, Own())):
@@ -95,7 +95,7 @@ async def test_every_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 async def test_nothing_that_may_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the own chain what is durable, and later the rest; of another's nothing, as long as it is written to."""
-    monkeypatch.setattr(reader, "LINES_A_TURN", 10)
+    monkeypatch.setattr(follower, "LINES_A_TURN", 10)
     expected, own = written(tmp_path), Own()
     trail = TrailReader(tmp_path, own)
     for own.durable in (0, 1, 60, 61, 187, 188, 1_000):

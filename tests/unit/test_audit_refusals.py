@@ -11,10 +11,10 @@ import pytest
 from kmsd.audit import Refusals, record_of_refusals
 from kmsd.domain.arn import Place
 from kmsd.errors import InvalidSignatureException, MissingAuthenticationTokenException
-from kmsd.operations.model import Source
+from kmsd.operations.declaration import Source
 from kmsd.ports import AuditUnavailable
-from kmsd.wire import refusals
-from kmsd.wire.refusals import RefusalLedger
+from kmsd.wire import refused_requests
+from kmsd.wire.refused_requests import RefusalLedger
 from tests.schema import violations
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -84,7 +84,7 @@ class Ledgers:
 
 @pytest.fixture(name="quick", autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(refused_requests, "FLUSH_SECONDS", 0.01)
 
 
 async def test_a_sink_that_fails_loses_no_count() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.journal.lines import GENESIS, FileName, Head, chained, digest_of, split
-from kmsd.adapters.journal.trail import Settings, TrailWriter, WriterBusy
+from kmsd.adapters.audit_trail.format import GENESIS, FileName, Head, chained, digest_of, split
+from kmsd.adapters.audit_trail.writer import Settings, TrailWriter, WriterBusy
 from tests.trail import own_lines, record, trail_lines, trail_records
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)

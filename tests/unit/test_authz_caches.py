@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from kmsd.authz import compiled, evaluate, grants
-from kmsd.authz.compiled import PolicyCache
+from kmsd.authz import compiled_policy, evaluate, grants
+from kmsd.authz.compiled_policy import PolicyCache
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.query import Allowed, Denied
+from kmsd.authz.request import Allowed, Denied
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
 from tests.authz_cases.support import ALICE, CLOSED, DELEGATING, KEY, MAY_ALL, A, allow, ask, deny, grant, policy, user
@@ -117,7 +117,7 @@ def test_cases_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_actions_of_a_policy_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy remembers only so many actions."""
-    monkeypatch.setattr(compiled, "CACHED_ACTIONS", 4)
+    monkeypatch.setattr(compiled_policy, "CACHED_ACTIONS", 4)
     for number in range(20):
         assert isinstance(authorize(ask(user("alice", MAY_ALL), operation=f"X{number}")), Allowed)
     held = evaluate._policies.get(MAY_ALL, PolicyKind.IDENTITY)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kmsd.authz.delegation import covers, may_delegate
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.query import Allowed, Denied
+from kmsd.authz.grant_delegation import covers, may_delegate
+from kmsd.authz.request import Allowed, Denied
 from tests.authz_cases.support import ALICE, CLOSED, MAY_ALL, ask, grant, user
 
 BOB = "arn:aws:iam::111122223333:user/bob"

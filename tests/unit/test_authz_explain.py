@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.authz.explain import Considered, Miss, explain
-from kmsd.authz.query import Allowed, Denied
+from kmsd.authz.request import Allowed, Denied
 from tests.authz_cases.support import (
     ALICE,
     APP,

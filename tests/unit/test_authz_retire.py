@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kmsd.authz.query import Allowed
-from kmsd.authz.retire import may_retire
+from kmsd.authz.grant_retirement import may_retire
+from kmsd.authz.request import Allowed
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller
 from tests.authz_cases.support import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.query import Denied, Query
+from kmsd.authz.request import Denied, Query
 from tests.authz_cases.support import (
     ALICE,
     APP,

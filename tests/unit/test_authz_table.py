@@ -8,7 +8,7 @@ import pytest
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.explain import explain
-from kmsd.authz.query import Allowed, Decision
+from kmsd.authz.request import Allowed, Decision
 from tests.authz_cases import attacks, attacks_by_name, conditions, elements, grants, layers, principals, sets
 from tests.authz_cases.support import Case
 from tests.authz_naive import verdict

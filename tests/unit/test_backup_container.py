@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmsd.adapters.segments import files as segments
-from kmsd.backup import sources
-from kmsd.backup.container import BLOCK, Damaged, Part, Writer, read
-from kmsd.backup.unpacking import unpack
+from kmsd.backup import collect
+from kmsd.backup.archive import BLOCK, Damaged, Part, Writer, read
+from kmsd.backup.extract import unpack
+from kmsd.cloudwatch_logs.segments import files as segments
 
 GROUP = "0" * 31 + "1"
 
@@ -141,7 +141,7 @@ def test_segments_that_are_replaced_while_they_are_copied(tmp_path: Path) -> Non
     stop = threading.Event()
 
     def replace() -> None:
-        """As `kmsd.adapters.segments.files.rewrite`: index, segment, then the old ones go."""
+        """As `kmsd.cloudwatch_logs.segments.files.rewrite`: index, segment, then the old ones go."""
         generation = 0
         while not stop.is_set():
             for base in bases:
@@ -159,8 +159,8 @@ def test_segments_that_are_replaced_while_they_are_copied(tmp_path: Path) -> Non
             with (tmp_path / "archive").open("wb") as file:
                 writer = Writer(file)
                 try:
-                    sources.add_logs(writer, tmp_path / "logs")
-                except sources.Unsteady:
+                    collect.add_logs(writer, tmp_path / "logs")
+                except collect.Unsteady:
                     continue
                 writer.finish()
             found = contents(tmp_path / "archive")
@@ -187,7 +187,7 @@ def test_a_trail_is_copied_to_its_last_whole_line(tmp_path: Path) -> None:
     (folder / "something else").write_bytes(b"x\n")
     with (tmp_path / "archive").open("wb") as file:
         writer = Writer(file)
-        sources.add_trail(writer, folder)
+        collect.add_trail(writer, folder)
         writer.finish()
     assert contents(tmp_path / "archive") == {
         "audit/checkpoints.jsonl": b"{}\n",

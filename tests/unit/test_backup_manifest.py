@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from kmsd.backup.container import Damaged, Part
+from kmsd.backup.archive import Damaged, Part
 from kmsd.backup.manifest import MANIFEST, SIGNATURE, Manifest, TokenNote, parse, signature_text, signed_digest
 
 PARTS = (Part("database.sqlite", 3, "aa"), Part("audit/checkpoints.jsonl", 1, "bb"))

@@ -16,11 +16,11 @@ from kmsd.authz.condition_keys import PROVIDED
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.new_policy import parse_new
 from kmsd.authz.policy_document import parse
-from kmsd.authz.query import Allowed
+from kmsd.authz.request import Allowed
 from kmsd.authz.wildcard import fold
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
-from kmsd.operations.table import OPERATIONS
+from kmsd.services import OPERATIONS
 from tests.authz_cases.support import ALICE, DELEGATING, ROOT, allow, ask, deny, policy, user
 
 AWS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "aws_condition_keys.json").read_text())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kmsd import config as configuration
-from kmsd.config import Config, ConfigError
+from kmsd.config import settings as configuration
+from kmsd.config.settings import Config, ConfigError
 
 PATH = Path("kmsd.toml")
 TOKEN = '[token]\nmodule = "/m"\nlabel = "l"\npin_file = "credential:pin"\n'

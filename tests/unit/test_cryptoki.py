@@ -6,7 +6,7 @@ import gc
 
 from pkcs11 import Attribute
 
-from kmsd.adapters.pkcs11.cryptoki import buffer_of, pack, room
+from kmsd.adapters.pkcs11.cryptoki_types import buffer_of, pack, room
 
 
 def test_templates_leave_no_garbage() -> None:

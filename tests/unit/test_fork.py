@@ -1,4 +1,4 @@
-"""What reading Python leaves in a process that is then forked again and again (kmsd.zygote)."""
+"""What reading Python leaves in a process that is then forked again and again (kmsd.daemon.fork_server)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-from kmsd.audit.events import new_event_id
-from kmsd.wire.messages import new_request_id
+from kmsd.audit.record import new_event_id
+from kmsd.wire.http.messages import new_request_id
 
 DRAWN = """
 import os, secrets, sys
@@ -26,9 +26,9 @@ zygote.read_python()
 print(*sorted(set(places)))
 print(len(os.listdir("/proc/self/task")))
 """
-REDRAWN = {"kmsd.audit.events"}
+REDRAWN = {"kmsd.audit.record"}
 """Modules that draw at import, and draw anew in a child."""
-SHARED = {"kmsd.wire.sigv4_claim"}
+SHARED = {"kmsd.wire.sigv4.claim"}
 """Modules whose number may be the same in all workers."""
 
 

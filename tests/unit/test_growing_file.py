@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kmsd.adapters.aio import GRAIN, grains
-from kmsd.adapters.segments import growing
-from kmsd.adapters.segments.growing import GrowingFile
-from kmsd.adapters.segments.lanes import Lanes
+from kmsd.cloudwatch_logs.segments import direct_append_file
+from kmsd.cloudwatch_logs.segments.direct_append_file import GrowingFile
+from kmsd.cloudwatch_logs.segments.direct_writers import Lanes
+from kmsd.linux.aio import GRAIN, grains
 
 SIZES = st.lists(
     st.tuples(
@@ -124,7 +124,7 @@ def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest
 def test_room_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """On a disk that is nearly full no more is reserved than is needed; where nothing can be, it goes without."""
     kept = []
-    real = growing.reserve
+    real = direct_append_file.reserve
 
     def nearly_full(descriptor: int, offset: int, length: int) -> None:
         if length > 8 * GRAIN or code == errno.EOPNOTSUPP:
@@ -132,7 +132,7 @@ def test_room_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
         kept.append(length)
         real(descriptor, offset, length)
 
-    monkeypatch.setattr(growing, "reserve", nearly_full)
+    monkeypatch.setattr(direct_append_file, "reserve", nearly_full)
     file = GrowingFile(tmp_path / "file", b"head")
     file.append([b"a" * 5000])
     if code == errno.ENOSPC:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kmsd.adapters.pkcs11.in_use import InUse
+from kmsd.adapters.pkcs11.object_locks import InUse
 from kmsd.ports import TokenBusy
 
 ONE, OTHER = b"1" * 16, b"2" * 16

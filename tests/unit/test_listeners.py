@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from kmsd.wire.listeners import ListenerRefused, bind_tcp
+from kmsd.wire.http.listeners import ListenerRefused, bind_tcp
 
 
 def test_a_unit_without_network_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from kmsd.custody import log_batches
-from kmsd.domain import log_event, log_frame
-from kmsd.domain.log_event import Batch
-from kmsd.domain.log_shapes import InputLogEvent, RejectedLogEventsInfo
+from kmsd.cloudwatch_logs import events as log_event
+from kmsd.cloudwatch_logs import frame_codec, frames
+from kmsd.cloudwatch_logs.events import Batch
+from kmsd.cloudwatch_logs.shapes import InputLogEvent, RejectedLogEventsInfo
 from kmsd.errors import InvalidParameterException
 
 NOW = 1_795_329_000_000
@@ -44,18 +44,18 @@ async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() 
             turns += 1
 
     task = asyncio.create_task(others())
-    packing, packed = await log_batches._packed(room, batch, compress=False)
+    packing, packed = await frame_codec._packed(room, batch, compress=False)
     task.cancel()
-    assert packing == log_frame.DEFLATE
+    assert packing == frames.DEFLATE
     assert zlib.decompress(packed, -zlib.MAX_WBITS) == content
     assert turns >= 4
     assert room.pack_seconds < 0.015
     room.pack_seconds = -1.0
     for small in (Batch([1], ["short"], 0), batch):
         log_event.encode(small, content)
-        assert await log_batches._packed(room, small, compress=False) == (log_frame.PLAIN, content)
+        assert await frame_codec._packed(room, small, compress=False) == (frames.PLAIN, content)
     assert -1.0 <= room.pack_seconds < -0.9
-    assert (await log_batches._packed(room, batch, compress=True))[0] == log_frame.DEFLATE
+    assert (await frame_codec._packed(room, batch, compress=True))[0] == frames.DEFLATE
 
 
 async def test_a_busy_process_compresses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,10 +64,10 @@ async def test_a_busy_process_compresses_nothing(monkeypatch: pytest.MonkeyPatch
     for waited, busy, gained in ((1.0, 1.0, 0.0), (0.5, 0.0, 0.5), (0.4, 0.3, 0.1), (100.0, 0.0, 99.0)):
         saved = room.pack_seconds
         clock = SimpleNamespace(monotonic=lambda: 1000.0, process_time=lambda: 500.0)
-        monkeypatch.setattr(log_batches, "time", clock)
+        monkeypatch.setattr(frame_codec, "time", clock)
         room.packed_at, room.packed_busy = 1000.0 - waited, 500.0 - busy
-        expected = min(saved + gained * log_batches.SHARE, log_batches.MOST_SAVED)
-        assert log_batches._seconds_to_spend(room) == pytest.approx(expected)
+        expected = min(saved + gained * frame_codec.SHARE, frame_codec.MOST_SAVED)
+        assert frame_codec._seconds_to_spend(room) == pytest.approx(expected)
 
 
 def events(*offsets: int) -> list[InputLogEvent]:
@@ -109,7 +109,7 @@ def test_what_refuses_a_batch() -> None:
 def test_content_reads_back() -> None:
     """By `decode`: times, messages, and a place for each."""
     batch = Batch([5, 5, 9], ["a", "é", "c"], 82)
-    frame = log_frame.Frame(b"s" * 16, b"k" * 16, b"f" * 10, 5, 9, 11, 3, 82, log_frame.DEFLATE)
+    frame = frames.Frame(b"s" * 16, b"k" * 16, b"f" * 10, 5, 9, 11, 3, 82, frames.DEFLATE)
     content = bytearray(b"what was there before, and is longer than what comes")
     log_event.encode(batch, content)
     found = log_event.decode(frame, b"".join(log_event.deflated(content)))

@@ -9,10 +9,10 @@ from random import Random
 
 import pytest
 
-from kmsd.custody import log_evaluation
-from kmsd.custody.log_evaluation import Evaluation, is_long
-from kmsd.domain.log_filter import compile_pattern
-from kmsd.loop_watch import LoopWatch
+from kmsd.cloudwatch_logs import evaluation as log_evaluation
+from kmsd.cloudwatch_logs.evaluation import Evaluation, is_long
+from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
+from kmsd.event_loop.watchdog import LoopWatch
 
 TEXT = "".join(Random(1).choices("ab", k=300_000))  # noqa: S311 (the same each time)
 

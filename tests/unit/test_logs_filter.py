@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from kmsd.domain.log_budget import MAX_EVENT_WORK
-from kmsd.domain.log_filter import compile_pattern
-from kmsd.domain.log_filter_fields import MAX_FIELDS
+from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
+from kmsd.cloudwatch_logs.filter_pattern.selectors import MAX_FIELDS
+from kmsd.cloudwatch_logs.work_budget import MAX_EVENT_WORK
 from kmsd.errors import InvalidParameterException
 
 EVENT = json.dumps(

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from kmsd.domain.log_event import OVERHEAD, Event
-from kmsd.operations import logs_pages
-from kmsd.operations.logs_pages import Room
+from kmsd.cloudwatch_logs import event_page
+from kmsd.cloudwatch_logs.event_page import Room
+from kmsd.cloudwatch_logs.events import OVERHEAD, Event
 
 
 def taken_one_by_one(runs: list[list[Event]], most: int, most_bytes: int) -> list[Event]:
@@ -26,7 +26,7 @@ def taken_one_by_one(runs: list[list[Event]], most: int, most_bytes: int) -> lis
 def test_a_page_takes_what_fits(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Of runs of any length, in any alphabet; and says whether all of a run was taken."""
     chance = random.Random(seed)  # noqa: S311 (a test's)
-    monkeypatch.setattr(logs_pages, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(event_page, "MOST_BYTES", 2_000)
     runs = [
         [
             Event(number, number, chance.choice("aä€😀") * chance.randint(1, 2_200 if seed % 4 == 0 else 60), 0, b"s")

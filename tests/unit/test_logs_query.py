@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from kmsd.domain.log_budget import Budget, TooLarge
-from kmsd.domain.log_event import Event, position_at
-from kmsd.domain.log_query import MalformedQuery
-from kmsd.domain.log_query_plan import plan
-from kmsd.domain.log_query_rows import Row
+from kmsd.cloudwatch_logs.events import Event, position_at
+from kmsd.cloudwatch_logs.insights.planner import plan
+from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
+from kmsd.cloudwatch_logs.work_budget import Budget, TooLarge
 
 START = 1_700_000_100_000
 JSON = [

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmsd.domain.log_regex import MAX_INSTRUCTIONS, BadRegex, Regex
+from kmsd.cloudwatch_logs.regex import MAX_INSTRUCTIONS, BadRegex, Regex
 
 ATOMS = ["a", "b", ".", "[ab]", "[^a]", r"\d", r"\w", r"\b", "^", "$", "(?:a|bc)", "(a|b)", "(?:)", "0", "é"]
 

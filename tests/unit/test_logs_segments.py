@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.aio import KernelSync, Write
-from kmsd.adapters.segments import lanes, upkeep, writer
-from kmsd.adapters.segments.store import FileSegments
-from kmsd.domain.log_frame import WrappedKey
-from kmsd.ports_logs import SegmentDamaged, SegmentsUnavailable, Wanted
+from kmsd.cloudwatch_logs.frames import WrappedKey
+from kmsd.cloudwatch_logs.ports import SegmentDamaged, SegmentsUnavailable, Wanted
+from kmsd.cloudwatch_logs.segments import compaction, direct_writers, writer
+from kmsd.cloudwatch_logs.segments.store import FileSegments
+from kmsd.linux.aio import KernelSync, Write
 from tests.logs import fail_syncs
 from tests.segments import GROUP, KEY, OTHER, found, frame
 
@@ -30,7 +30,7 @@ async def _segments(
         def refuse() -> KernelSync:
             raise OSError(38, "Function not implemented")
 
-        monkeypatch.setattr(lanes, "kernel_sync", refuse)
+        monkeypatch.setattr(direct_writers, "kernel_sync", refuse)
     found = FileSegments(tmp_path / "logs")
     yield found
     await found.close()
@@ -198,7 +198,7 @@ async def test_dropping_by_age_and_by_stream(
     segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old segments go, young ones stay; a dead stream's frames are left out of what is written anew."""
-    day = upkeep.LONG_AGO
+    day = compaction.LONG_AGO
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 1)
     await segments.append(GROUP, frame(day), b"old", KEY)
     another = WrappedKey(b"a" * 16, "", "arn", b"blob")
@@ -274,7 +274,7 @@ async def test_few_segments_are_open_at_once(
     segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more groups than that, the least used is finished."""
-    monkeypatch.setattr("kmsd.adapters.segments.store.MOST_WRITERS", 3)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.segments.store.MOST_WRITERS", 3)
     groups = [bytes([number]) * 16 for number in range(8)]
     for _ in range(2):
         for group in groups:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.segments import format as fmt
-from kmsd.adapters.segments import writer
-from kmsd.adapters.segments.store import FileSegments
-from kmsd.ports_logs import SegmentDamaged
+from kmsd.cloudwatch_logs.ports import SegmentDamaged
+from kmsd.cloudwatch_logs.segments import format as fmt
+from kmsd.cloudwatch_logs.segments import writer
+from kmsd.cloudwatch_logs.segments.store import FileSegments
 from tests.segments import GROUP, KEY, found, frame
 
 

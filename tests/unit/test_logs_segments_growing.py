@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.segments import files, heads, upkeep, view
-from kmsd.adapters.segments import format as fmt
-from kmsd.adapters.segments.format import Contents
-from kmsd.adapters.segments.store import FileSegments
-from kmsd.adapters.segments.view import View
-from kmsd.ports_logs import SegmentsUnavailable, Wanted
+from kmsd.cloudwatch_logs.ports import SegmentsUnavailable, Wanted
+from kmsd.cloudwatch_logs.segments import compaction, files, index_buffer, windowed_file
+from kmsd.cloudwatch_logs.segments import format as fmt
+from kmsd.cloudwatch_logs.segments.format import Contents
+from kmsd.cloudwatch_logs.segments.store import FileSegments
+from kmsd.cloudwatch_logs.segments.windowed_file import View
 from tests.segments import GROUP, KEY, found, frame
 
 
@@ -82,18 +82,18 @@ async def test_a_segment_that_holds_nothing_yet(tmp_path: Path, size: int) -> No
     path.write_bytes(bytes(size))
     segments = FileSegments(tmp_path / "logs")
     assert found(segments) == []
-    upkeep.finish_leftovers(tmp_path / "logs")
+    compaction.finish_leftovers(tmp_path / "logs")
     assert found(segments) == []
     assert path.with_suffix(".idx").exists()
     await segments.close()
 
 
-@pytest.mark.parametrize("most", [heads.MOST_BYTES, 0])
+@pytest.mark.parametrize("most", [index_buffer.MOST_BYTES, 0])
 async def test_an_index_tells_the_same_whether_it_was_remembered_or_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """All frames and data keys, and where they lie: as a scan of the segment finds them."""
-    monkeypatch.setattr(heads, "MOST_BYTES", most)
+    monkeypatch.setattr(index_buffer, "MOST_BYTES", most)
     segments = FileSegments(tmp_path / "logs")
     for number in range(30):
         key = KEY._replace(data_key_id=bytes([number % 4]) * 16)
@@ -145,8 +145,8 @@ async def test_a_disk_that_cannot_be_read_is_an_error_and_passes(
 
 def test_a_view_finds_across_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts and searches give what the whole file would, whatever lies on the seams, and stop at its end."""
-    monkeypatch.setattr(view, "WINDOW", 16)
-    monkeypatch.setattr(view, "CHUNK", 10)
+    monkeypatch.setattr(windowed_file, "WINDOW", 16)
+    monkeypatch.setattr(windowed_file, "CHUNK", 10)
     data = os.urandom(300).replace(b"\xee", b"\xef")
     with (tmp_path / "file").open("w+b", buffering=0) as file:
         for at in range(297):

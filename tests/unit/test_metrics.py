@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kmsd.domain.durations import BOUNDS
-from kmsd.metrics.board import Board, NoShare, Share
 from kmsd.metrics.exposition import Page, Total, write_counts
 from kmsd.metrics.layout import HISTOGRAM, LAYOUT, TARGETS
-from kmsd.metrics.meter import Meter, Publisher
+from kmsd.metrics.recorder import Meter, Publisher
+from kmsd.metrics.shared_memory import Board, NoShare, Share
+from kmsd.ports.histogram import BOUNDS
 
 COUNT = """
 import os, sys, time

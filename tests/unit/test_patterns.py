@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import kmsd
-from kmsd.domain.shapes import Constraint
+from kmsd.operations.kms.shapes import Constraint
 
 PACKAGE = Path(kmsd.__file__).parent
 UNBOUNDED = 64
@@ -28,7 +28,7 @@ ALPHABET = frozenset(range(0x180))
 FUNCTIONS = ("compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn")
 SCANS = ("search", "split", "findall", "finditer", "sub", "subn")
 
-SCAN_NOT_SLOW = {"kmsd.domain.log_filter_fields._FIELD": "no `[` is looked at behind the last `]`"}
+SCAN_NOT_SLOW = {"kmsd.cloudwatch_logs.filter_pattern.selectors._FIELD": "no `[` is looked at behind the last `]`"}
 """Patterns that are looked for all over a text although a try may fail after many characters."""
 
 
@@ -219,7 +219,7 @@ def test_patterns_are_compiled_where_this_test_finds_them() -> None:
         pattern = call.args[0]
         if isinstance(pattern, ast.Constant) and isinstance(pattern.value, str):
             found += [f"{module}: {fault}" for fault in faults(_parser.parse(pattern.value))]
-        elif (module, ast.unparse(pattern)) != ("kmsd.domain.shapes", "self.pattern"):
+        elif (module, ast.unparse(pattern)) != ("kmsd.operations.kms.shapes", "self.pattern"):
             found.append(f"{module}:{call.lineno}: {ast.unparse(call)}")
     assert found == []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.authz import operators
+from kmsd.authz import condition_operators as operators
 from kmsd.authz.policy_document import parse
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException

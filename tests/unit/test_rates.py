@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmsd.config import ConfigError, parse
+from kmsd.cloudwatch_logs.operations import put_log_events
+from kmsd.config.settings import ConfigError, parse
 from kmsd.operations.kms import create_key, decrypt, encrypt, generate_random, list_keys
-from kmsd.operations.logs import put_log_events
-from kmsd.operations.table import OPERATIONS
-from kmsd.wire.rates import CLASSES, MOST_KNOWN, RateClass, Rates
+from kmsd.services import OPERATIONS
+from kmsd.wire.throttling import CLASSES, MOST_KNOWN, RateClass, Rates
 
 ENCRYPT, LIST = encrypt.OPERATION, list_keys.OPERATION
 TOKEN = '[token]\nmodule = "/x"\npin_file = "/y"\nlabel = "z"\n'

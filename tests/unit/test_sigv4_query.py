@@ -13,7 +13,7 @@ from kmsd.errors import (
     InvalidSignatureException,
     ServiceError,
 )
-from kmsd.wire.sigv4 import Received
+from kmsd.wire.sigv4.parse import Received
 from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, STAMP, ask, presign, replaced, sign
 
 

@@ -13,8 +13,8 @@ from kmsd.errors import (
     ServiceError,
     UnrecognizedClientException,
 )
-from kmsd.wire.sigv4 import Received, parse, refuse_unknown, verify
-from kmsd.wire.sigv4_claim import MISMATCH
+from kmsd.wire.sigv4.claim import MISMATCH
+from kmsd.wire.sigv4.parse import Received, parse, refuse_unknown, verify
 from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
 
 

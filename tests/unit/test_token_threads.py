@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from kmsd.adapters.pkcs11.workers import Workers
+from kmsd.adapters.pkcs11.deadline_pool import Workers
 from kmsd.ports import TokenBusy, TokenTimeout
 
 NAME = "kmsd-test-threads"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd import unit
+from kmsd.linux import systemd_units
 
 
 @pytest.fixture(name="says")
@@ -28,10 +28,10 @@ def test_the_unit_and_its_drop_ins(says: Path) -> None:
         "\n# /etc/systemd/system/kmsd.service.d/a.conf\n[Service]\n"
         "LoadCredentialEncrypted=\\\n  pin:%E/kmsd/100%%.cred\nLoadCredential = tls-key:/etc/key\nLoadCredential=bare\n"
     )
-    assert unit.credential_sources() == {
-        "pin": unit.Source(Path("/etc/kmsd/100%.cred"), encrypted=True),
-        "tls-key": unit.Source(Path("/etc/key"), encrypted=False),
-        "bare": unit.Source(Path("bare"), encrypted=False),
+    assert systemd_units.credential_sources() == {
+        "pin": systemd_units.Source(Path("/etc/kmsd/100%.cred"), encrypted=True),
+        "tls-key": systemd_units.Source(Path("/etc/key"), encrypted=False),
+        "bare": systemd_units.Source(Path("bare"), encrypted=False),
     }
 
 
@@ -47,16 +47,16 @@ def test_the_unit_and_its_drop_ins(says: Path) -> None:
 def test_what_cannot_be_fetched(says: Path, line: str, why: str) -> None:
     """The reason names the unit and the file."""
     says.write_text(f"[Service]\n{line}\n")
-    with pytest.raises(unit.UnitError) as refused:
-        unit.credential("pin")
+    with pytest.raises(systemd_units.UnitError) as refused:
+        systemd_units.credential("pin")
     assert why in str(refused.value)
 
 
 def test_a_host_without_systemd(says: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No program of that name; and one that fails, by its last words."""
     (tmp_path / "systemctl").write_text("#!/bin/sh\necho 'No files found for kmsd.service.' >&2\nexit 1\n")
-    with pytest.raises(unit.UnitError, match=r"systemctl cat failed: No files found for kmsd\.service\."):
-        unit.credential("pin")
+    with pytest.raises(systemd_units.UnitError, match=r"systemctl cat failed: No files found for kmsd\.service\."):
+        systemd_units.credential("pin")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(unit.UnitError, match="systemctl is not installed"):
-        unit.socket_addresses()
+    with pytest.raises(systemd_units.UnitError, match="systemctl is not installed"):
+        systemd_units.socket_addresses()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kmsd.config import Config
-from kmsd.custody import log_opened
-from kmsd.domain.log_budget import MAX_PROCESS_BYTES
-from kmsd.domain.log_regex import MAX_MEMORY_BYTES
+from kmsd.cloudwatch_logs import opened_frames
+from kmsd.cloudwatch_logs.regex import MAX_MEMORY_BYTES
+from kmsd.cloudwatch_logs.work_budget import MAX_PROCESS_BYTES
+from kmsd.config.settings import Config
 
 UNIT = (Path(__file__).parents[2] / "systemd" / "kmsd.service").read_text()
 MIB = 1_048_576
@@ -32,7 +32,7 @@ def size(text: str) -> int:
 def test_memory_suffices_for_the_workers_and_is_bounded() -> None:
     """All that workers may hold at once is within MemoryHigh, and MemoryMax leaves room for those of a reload."""
     workers = Config.__struct_defaults__[Config.__struct_fields__.index("workers") - len(Config.__struct_fields__)]
-    each = AT_WORK + MAX_PROCESS_BYTES + log_opened.MOST_BYTES + EXPRESSIONS * MAX_MEMORY_BYTES
+    each = AT_WORK + MAX_PROCESS_BYTES + opened_frames.MOST_BYTES + EXPRESSIONS * MAX_MEMORY_BYTES
     assert workers == 2
     assert workers * each <= size(directive("MemoryHigh")) <= size(directive("MemoryMax")) * 3 // 4
     assert workers * (each + AT_WORK) <= size(directive("MemoryMax"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kmsd.domain.durations import Durations
+from kmsd.ports.histogram import Durations
 
 
 class CallCounter(Durations):

@@ -22,15 +22,15 @@ import pkcs11
 from pkcs11 import _pkcs11
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11.codes import Ckr, CkrError, of_binding
-from kmsd.adapters.pkcs11.raw import RawModule
+from kmsd.adapters.pkcs11.cryptoki import RawModule
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, of_binding
 from kmsd.ports import ModuleUnusable, TokenBusy, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kmsd.adapters.pkcs11.connection import Connection
+    from kmsd.adapters.pkcs11.session_pool import Connection
     from kmsd.adapters.pkcs11.settings import TokenSettings
 
 

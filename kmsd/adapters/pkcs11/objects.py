@@ -10,10 +10,9 @@ import structlog
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11.codes import Ckr, CkrError, of_binding
-from kmsd.adapters.pkcs11.cryptoki import number
-from kmsd.adapters.pkcs11.handles import Entry, Handles, NotFound
-from kmsd.adapters.pkcs11.rsa import KEY_WRAP, public_key_of
+from kmsd.adapters.pkcs11.cryptoki_types import number
+from kmsd.adapters.pkcs11.handle_cache import Entry, Handles, NotFound
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, of_binding
 from kmsd.adapters.pkcs11.templates import (
     IMPORTED,
     KINDS,
@@ -30,14 +29,15 @@ from kmsd.adapters.pkcs11.templates import (
     shortcomings,
     wrapping_pair,
 )
+from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP, public_key_of
 from kmsd.ports import ObjectReport, TokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kmsd.adapters.pkcs11.connection import Connection, Session
-    from kmsd.adapters.pkcs11.cryptoki import Value
-    from kmsd.adapters.pkcs11.generation import Generation
+    from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.session_pool import Connection, Session
+    from kmsd.adapters.pkcs11.softhsm_generation import Generation
     from kmsd.domain.material import Algorithm
 
     _Generate = Callable[[Mapping[Attribute, Value]], "Entry"]

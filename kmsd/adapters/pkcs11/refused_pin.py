@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from kmsd.adapters.durable import sync_folder
+from kmsd.linux.files import sync_folder
 from kmsd.ports import PinRefused
 
 _SCRYPT_N = 2**14

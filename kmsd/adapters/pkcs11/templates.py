@@ -13,13 +13,13 @@ import msgspec
 from msgspec.structs import replace
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
-from kmsd.adapters.pkcs11.cryptoki import flag, number, numbers
+from kmsd.adapters.pkcs11.cryptoki_types import flag, number, numbers
 from kmsd.domain.material import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from kmsd.adapters.pkcs11.cryptoki import Value
+    from kmsd.adapters.pkcs11.cryptoki_types import Value
 
 A = Attribute
 OBJECT_ID_LENGTH = 16
@@ -98,7 +98,7 @@ SIGNING_PUBLIC = Role(
     proofs={A.EC_PARAMS: P256},
 )
 # What C_UnwrapKey makes has CKA_LOCAL, CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE False (PKCS#11 v2.40 section
-# 5.13), and in SoftHSM CKA_VALUE_LEN 0: its length is proven otherwise (kmsd.adapters.pkcs11.importing).
+# 5.13), and in SoftHSM CKA_VALUE_LEN 0: its length is proven otherwise (kmsd.adapters.pkcs11.key_import).
 IMPORTED: Mapping[Algorithm, Role] = {
     algorithm: replace(role, name=f"{role.name} (imported)", proofs={}) for algorithm, role in SEALING.items()
 }

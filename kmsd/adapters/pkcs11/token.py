@@ -14,19 +14,19 @@ import structlog
 from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism
 
-from kmsd.adapters.pkcs11.calls import Calls
-from kmsd.adapters.pkcs11.codes import CkrError
+from kmsd.adapters.pkcs11.aead import well_formed
+from kmsd.adapters.pkcs11.circuit_breaker import Link
 from kmsd.adapters.pkcs11.counters import TokenCounters
-from kmsd.adapters.pkcs11.cryptoki import attribute_name, flag, number
-from kmsd.adapters.pkcs11.durability import sync_folder
-from kmsd.adapters.pkcs11.imports import Imports
-from kmsd.adapters.pkcs11.link import Link
+from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
+from kmsd.adapters.pkcs11.dispatcher import Calls
+from kmsd.adapters.pkcs11.ecdsa import DIGEST_LENGTH, der_signature, spki_of_ec_point
+from kmsd.adapters.pkcs11.import_calls import Imports
 from kmsd.adapters.pkcs11.module import Module
-from kmsd.adapters.pkcs11.probes import measure, probe
-from kmsd.adapters.pkcs11.rsa import TRANSPORT
-from kmsd.adapters.pkcs11.sealing import well_formed
-from kmsd.adapters.pkcs11.signing import DIGEST_LENGTH, der_signature, spki_of_ec_point
+from kmsd.adapters.pkcs11.return_codes import CkrError
+from kmsd.adapters.pkcs11.self_tests import measure, probe
+from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import A_NUMBERS, OBJECT_ID_LENGTH
+from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import Algorithm
 from kmsd.ports import ImportSkills, MechanismMissing, TokenError
@@ -34,8 +34,8 @@ from kmsd.ports import ImportSkills, MechanismMissing, TokenError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from kmsd.adapters.pkcs11.connection import Session
-    from kmsd.adapters.pkcs11.epoch import Epoch
+    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.ports import Capabilities, ObjectReport, TokenInfo, Wrapped
 

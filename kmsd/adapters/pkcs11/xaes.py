@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType
 
-from kmsd.adapters.pkcs11.codes import CkrError, Fate
+from kmsd.adapters.pkcs11.return_codes import CkrError, Fate
 from kmsd.adapters.pkcs11.templates import session_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmsd.adapters.pkcs11.connection import Session
-    from kmsd.adapters.pkcs11.handles import Entry
-    from kmsd.adapters.pkcs11.raw import RawModule
+    from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.handle_cache import Entry
+    from kmsd.adapters.pkcs11.session_pool import Session
 
 PREFIX_LENGTH = 12
 _BLOCK = 16

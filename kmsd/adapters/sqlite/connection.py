@@ -10,15 +10,15 @@ from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
-from kmsd.adapters.durable import sync_folder
+from kmsd.linux.files import sync_folder
 from kmsd.ports import StoreConflict, StoreMissing, StoreTimeout, StoreUnavailable, StoreUnfit
 
 APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
 
 CACHE_KIB = 512
-"""Of pages that a connection keeps. What requests need is kept decoded (`kmsd.adapters.sqlite.cache`), and the kernel
-has the file's pages: SQLite's own choice, 2 MiB for each connection of each process, only takes memory."""
+"""Of pages that a connection keeps. What requests need is kept decoded (`kmsd.adapters.sqlite.cached_reader`), and the
+kernel has the file's pages: SQLite's own choice, 2 MiB for each connection of each process, only takes memory."""
 
 LONGEST_SESSION = timedelta(hours=36)
 """GetSessionToken, DurationSeconds: at most 129,600."""

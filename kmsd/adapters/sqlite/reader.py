@@ -6,19 +6,19 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from kmsd.adapters.sqlite import rows
+from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.logs import LogReading
-from kmsd.adapters.sqlite.makers import Makers
-from kmsd.adapters.sqlite.rows import Row
+from kmsd.adapters.sqlite.log_groups import LogReading
+from kmsd.adapters.sqlite.process_liveness import Makers
+from kmsd.adapters.sqlite.row_mapping import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role, User
 from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.domain.trusted_time import Reading
-from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import DueKind, ServiceKey, SessionMac, StoreUnavailable, TokenObject
 
 DUE = {
@@ -65,15 +65,15 @@ class SqliteReader(LogReading):
         )
 
     async def key(self, key_id: str) -> Key | None:
-        row = self._one(f"SELECT {rows.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
-        return None if row is None else rows.key(row, self._materials(key_id))
+        row = self._one(f"SELECT {row_mapping.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
+        return None if row is None else row_mapping.key(row, self._materials(key_id))
 
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
         found = self._all(
             f"SELECT key_id, arn FROM key WHERE account = ? AND key_id > ? AND {_EXISTS} ORDER BY key_id LIMIT ?",
             account,
             key_id,
-            rows.micros(now),
+            row_mapping.micros(now),
             count,
         )
         return [(row[0], row[1]) for row in found]
@@ -86,13 +86,13 @@ class SqliteReader(LogReading):
         return dict(self._all("SELECT tag_key, tag_value FROM key_tag WHERE key_id = ? ORDER BY tag_key", key_id))
 
     async def rotations_of(self, key_id: str) -> Sequence[Material]:
-        return [rows.material(row) for row in self._materials(key_id)]
+        return [row_mapping.material(row) for row in self._materials(key_id)]
 
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
         column, where = DUE[job]
         found = self._all(
             f"SELECT key_id FROM key WHERE {column} <= ? AND {where} ORDER BY {column} LIMIT ?",
-            rows.micros(now),
+            row_mapping.micros(now),
             count,
         )
         return [row[0] for row in found]
@@ -100,17 +100,17 @@ class SqliteReader(LogReading):
     async def next_due(self, job: DueKind) -> datetime | None:
         column, where = DUE[job]
         row = self._one(f"SELECT min({column}) FROM key WHERE {column} IS NOT NULL AND {where}")
-        return None if row is None else rows.maybe_instant(row[0])
+        return None if row is None else row_mapping.maybe_instant(row[0])
 
     # --- aliases ------------------------------------------------------------------------------------
 
     async def alias(self, account: str, name: str) -> Alias | None:
         row = self._one(
-            f"SELECT {rows.ALIAS_COLUMNS} FROM alias WHERE account = ? AND name = ?",
+            f"SELECT {row_mapping.ALIAS_COLUMNS} FROM alias WHERE account = ? AND name = ?",
             account,
             name,
         )
-        return None if row is None else rows.alias(row)
+        return None if row is None else row_mapping.alias(row)
 
     async def aliases_after(
         self, account: str, name: str, count: int, *, now: datetime, key_id: str | None = None
@@ -120,14 +120,14 @@ class SqliteReader(LogReading):
             # By the index of the key: `+` keeps the account out of the choice.
             where, values = "alias.key_id = ? AND +alias.account = ?", [key_id, account]
         found = self._all(
-            f"SELECT {_prefixed('alias', rows.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
+            f"SELECT {_prefixed('alias', row_mapping.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
             f"WHERE {where} AND name > ? AND {_EXISTS} ORDER BY name LIMIT ?",
             *values,
             name,
-            rows.micros(now),
+            row_mapping.micros(now),
             count,
         )
-        return [rows.alias(row) for row in found]
+        return [row_mapping.alias(row) for row in found]
 
     async def count_aliases(self, key_id: str) -> int:
         row = self._one("SELECT count(*) FROM alias WHERE key_id = ?", key_id)
@@ -137,20 +137,20 @@ class SqliteReader(LogReading):
 
     async def grant(self, grant_id: str) -> Grant | None:
         row = self._one(
-            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE grant_id = ?",
+            f"SELECT {row_mapping.GRANT_COLUMNS} FROM grant_ WHERE grant_id = ?",
             grant_id,
         )
-        return None if row is None else rows.grant(row)
+        return None if row is None else row_mapping.grant(row)
 
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
         marks = ", ".join("?" * len(grantees))
         found = self._all(
-            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ "
+            f"SELECT {row_mapping.GRANT_COLUMNS} FROM grant_ "
             f"WHERE key_id = ? AND grantee_principal IN ({marks}) ORDER BY grant_id",
             key_id,
             *grantees,
         )
-        return tuple(rows.grant(row) for row in found)
+        return tuple(row_mapping.grant(row) for row in found)
 
     async def grants_of(
         self, key_id: str, after: str, count: int, *, grant_id: str | None = None, grantee: str | None = None
@@ -167,22 +167,22 @@ class SqliteReader(LogReading):
 
     async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
         found = self._all(
-            f"SELECT {_prefixed('grant_', rows.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
+            f"SELECT {_prefixed('grant_', row_mapping.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
             f"WHERE retiring_principal = ? AND grant_id > ? AND {_EXISTS} ORDER BY grant_id LIMIT ?",
             principal,
             after,
-            rows.micros(now),
+            row_mapping.micros(now),
             count,
         )
-        return [rows.grant(row) for row in found]
+        return [row_mapping.grant(row) for row in found]
 
     def _grants(self, where: str, count: int, *values: str) -> Sequence[Grant]:
         found = self._all(
-            f"SELECT {rows.GRANT_COLUMNS} FROM grant_ WHERE {where} ORDER BY grant_id LIMIT ?",
+            f"SELECT {row_mapping.GRANT_COLUMNS} FROM grant_ WHERE {where} ORDER BY grant_id LIMIT ?",
             *values,
             count,
         )
-        return [rows.grant(row) for row in found]
+        return [row_mapping.grant(row) for row in found]
 
     async def count_grants(self, key_id: str) -> int:
         row = self._one("SELECT grants FROM grant_count WHERE key_id = ?", key_id)
@@ -198,7 +198,7 @@ class SqliteReader(LogReading):
 
     def _user(self, row: Row) -> User:
         owner = row[:2]
-        return rows.user(
+        return row_mapping.user(
             row,
             self._all("SELECT name, document FROM user_policy WHERE account = ? AND user_name = ?", *owner),
             self._all("SELECT tag_key, tag_value FROM user_tag WHERE account = ? AND user_name = ?", *owner),
@@ -217,7 +217,7 @@ class SqliteReader(LogReading):
         if row is None:
             return None
         owner = await self.user(row[4], row[5])
-        return None if owner is None else rows.access_key(row, owner)
+        return None if owner is None else row_mapping.access_key(row, owner)
 
     async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
         owner = await self.user(account, user_name)
@@ -227,7 +227,7 @@ class SqliteReader(LogReading):
             account,
             user_name,
         )
-        return [] if owner is None else [rows.access_key(row, owner) for row in found]
+        return [] if owner is None else [row_mapping.access_key(row, owner) for row in found]
 
     async def role(self, account: str, name: str) -> Role | None:
         row = self._one(
@@ -240,7 +240,7 @@ class SqliteReader(LogReading):
 
     def _role(self, row: Row) -> Role:
         owner = row[:2]
-        return rows.role(
+        return row_mapping.role(
             row,
             self._all("SELECT name, document FROM role_policy WHERE account = ? AND role_name = ?", *owner),
             self._all("SELECT tag_key, tag_value FROM role_tag WHERE account = ? AND role_name = ?", *owner),
@@ -257,13 +257,13 @@ class SqliteReader(LogReading):
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:
         found = self._all("SELECT purpose, object_id, algorithm FROM service_key")
-        return {row[0]: rows.service_key(row) for row in found}
+        return {row[0]: row_mapping.service_key(row) for row in found}
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
         row = self._one(
             "SELECT object_id, owner, status, created_at, token, maker FROM token_object WHERE object_id = ?", object_id
         )
-        return None if row is None else rows.token_object(row, orphaned=self._makers.is_gone(row[5]))
+        return None if row is None else row_mapping.token_object(row, orphaned=self._makers.is_gone(row[5]))
 
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
         wanted = statuses or tuple(MaterialStatus)
@@ -274,7 +274,7 @@ class SqliteReader(LogReading):
             *(status.value for status in wanted),
         )
         gone = {maker: self._makers.is_gone(maker) for maker in {row[5] for row in found}}
-        return [rows.token_object(row, orphaned=gone[row[5]]) for row in found]
+        return [row_mapping.token_object(row, orphaned=gone[row[5]]) for row in found]
 
     # --- import -------------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class SqliteReader(LogReading):
             "ORDER BY wrapping_key.created_at, object_id",
             *values,
         )
-        return [rows.wrapping_key(row) for row in found]
+        return [row_mapping.wrapping_key(row) for row in found]
 
     async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
         found = self._wrapping_keys("object_id = ?", object_id)
@@ -314,16 +314,16 @@ class SqliteReader(LogReading):
         row = self._one(
             "SELECT material_id, algorithm, fingerprint, description FROM imported_material WHERE key_id = ?", key_id
         )
-        return None if row is None else rows.imported_material(row)
+        return None if row is None else row_mapping.imported_material(row)
 
     async def session_mac(self) -> SessionMac:
         row = self._one("SELECT sealed, older_until FROM session_mac")
         if row is None:
             raise StoreUnavailable("the table session_mac is empty")
-        return SessionMac(row[0], rows.maybe_instant(row[1]))
+        return SessionMac(row[0], row_mapping.maybe_instant(row[1]))
 
     # --- time ---------------------------------------------------------------------------------------
 
     async def clock_reading(self) -> Reading | None:
         row = self._one(CLOCK_READING)
-        return None if row is None else rows.clock_reading(row)
+        return None if row is None else row_mapping.clock_reading(row)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from kmsd.adapters.sqlite import connection as connections
-from kmsd.adapters.sqlite.cache import CachedReader
+from kmsd.adapters.sqlite.cached_reader import CachedReader
+from kmsd.adapters.sqlite.change_detector import WalIndex
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.makers import Makers
+from kmsd.adapters.sqlite.process_liveness import Makers
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
-from kmsd.adapters.sqlite.wal_index import WalIndex
 from kmsd.ports import Reader, StoreUnfit, Transaction
 
 BUSY_SECONDS = 5.0

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from kmsd.adapters.sqlite import rows
+from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.logs import LogWriting
+from kmsd.adapters.sqlite.log_groups import LogWriting
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
+from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.domain.trusted_time import Reading
-from kmsd.domain.wrapping import ImportedMaterial, WrappingKey
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
@@ -38,13 +38,13 @@ class SqliteTransaction(SqliteReader, LogWriting):
     # --- identities ---------------------------------------------------------------------------------
 
     async def insert_account(self, account: str, now: datetime) -> None:
-        self._run("INSERT OR IGNORE INTO account (account, created_at) VALUES (?, ?)", account, rows.micros(now))
+        self._run("INSERT OR IGNORE INTO account (account, created_at) VALUES (?, ?)", account, row_mapping.micros(now))
 
     async def insert_user(self, user: User) -> None:
         self._insert(
             "user",
             "account, name, user_id, arn, created_at",
-            (user.account, user.name, user.user_id, user.arn, rows.micros(user.created_at)),
+            (user.account, user.name, user.user_id, user.arn, row_mapping.micros(user.created_at)),
         )
         await self.put_user_policies(user.account, user.name, user.policies)
         for tag_key, tag_value in user.tags.items():
@@ -68,7 +68,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
                 role.arn,
                 role.trust_policy,
                 role.max_session_seconds,
-                rows.micros(role.created_at),
+                row_mapping.micros(role.created_at),
             ),
         )
         await self.put_role_policies(role.account, role.name, role.policies)
@@ -107,7 +107,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
                 access_key.user.name,
                 access_key.sealed_secret,
                 access_key.status.value,
-                rows.micros(access_key.created_at),
+                row_mapping.micros(access_key.created_at),
             ),
         )
 
@@ -132,7 +132,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
                 token_object.object_id,
                 token_object.owner,
                 token_object.status.value,
-                rows.micros(token_object.created_at),
+                row_mapping.micros(token_object.created_at),
                 token_object.token.value,
                 self._makers.me,
             ),
@@ -183,9 +183,9 @@ class SqliteTransaction(SqliteReader, LogWriting):
                 wrapping_key.object_id,
                 wrapping_key.bits,
                 wrapping_key.public_key,
-                rows.micros(wrapping_key.created_at),
+                row_mapping.micros(wrapping_key.created_at),
                 wrapping_key.key_id,
-                rows.micros(wrapping_key.expires_at),
+                row_mapping.micros(wrapping_key.expires_at),
                 wrapping_key.failures,
             ),
         )
@@ -195,7 +195,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
             f"wrapping key {object_id.hex()}",
             "UPDATE wrapping_key SET key_id = ?, expires_at = ? WHERE object_id = ? AND key_id IS NULL",
             key_id,
-            rows.micros(expires_at),
+            row_mapping.micros(expires_at),
             object_id,
         )
 
@@ -228,17 +228,17 @@ class SqliteTransaction(SqliteReader, LogWriting):
     # --- keys ---------------------------------------------------------------------------------------
 
     async def insert_key(self, key: Key) -> None:
-        self._insert("key", rows.KEY_COLUMNS, rows.key_values(key))
+        self._insert("key", row_mapping.KEY_COLUMNS, row_mapping.key_values(key))
 
     async def update_key(self, old: Key, new: Key) -> None:
-        assignments = ", ".join(f"{column.strip()} = ?" for column in rows.KEY_COLUMNS.split(","))
+        assignments = ", ".join(f"{column.strip()} = ?" for column in row_mapping.KEY_COLUMNS.split(","))
         self._swap(
             f"key {old.key_id}",
             f"UPDATE key SET {assignments} WHERE key_id = ? AND state = ? AND deletion_at IS ?",
-            *rows.key_values(new),
+            *row_mapping.key_values(new),
             old.key_id,
             old.state.value,
-            rows.micros(old.deletion_at),
+            row_mapping.micros(old.deletion_at),
         )
 
     async def insert_material(self, key_id: str, material: Material) -> None:
@@ -249,7 +249,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
                 material.material_id,
                 key_id,
                 material.algorithm,
-                rows.micros(material.created_at),
+                row_mapping.micros(material.created_at),
                 None if material.rotation_type is None else material.rotation_type.value,
             ),
         )
@@ -263,15 +263,21 @@ class SqliteTransaction(SqliteReader, LogWriting):
     # --- aliases, grants, tags ----------------------------------------------------------------------
 
     async def insert_alias(self, alias: Alias) -> None:
-        values = (alias.account, alias.name, alias.key_id, rows.micros(alias.created_at), rows.micros(alias.updated_at))
-        self._insert("alias", rows.ALIAS_COLUMNS, values)
+        values = (
+            alias.account,
+            alias.name,
+            alias.key_id,
+            row_mapping.micros(alias.created_at),
+            row_mapping.micros(alias.updated_at),
+        )
+        self._insert("alias", row_mapping.ALIAS_COLUMNS, values)
 
     async def point_alias(self, alias: Alias, key_id: str, now: datetime) -> None:
         self._swap(
             alias.name,
             "UPDATE alias SET key_id = ?, updated_at = ? WHERE account = ? AND name = ? AND key_id = ?",
             key_id,
-            rows.micros(now),
+            row_mapping.micros(now),
             alias.account,
             alias.name,
             alias.key_id,
@@ -287,7 +293,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
         )
 
     async def insert_grant(self, grant: Grant) -> None:
-        self._insert("grant_", rows.GRANT_COLUMNS, rows.grant_values(grant))
+        self._insert("grant_", row_mapping.GRANT_COLUMNS, row_mapping.grant_values(grant))
 
     async def delete_grant(self, grant_id: str) -> None:
         self._swap(f"grant {grant_id}", "DELETE FROM grant_ WHERE grant_id = ?", grant_id)
@@ -302,9 +308,9 @@ class SqliteTransaction(SqliteReader, LogWriting):
             "OR expires_at <= ? OR expires_at > ?",
             name,
             self._holder(holder),
-            rows.micros(until),
-            rows.micros(now),
-            rows.micros(until + (until - now)),
+            row_mapping.micros(until),
+            row_mapping.micros(now),
+            row_mapping.micros(until + (until - now)),
         )
         return changed == 1
 
@@ -319,7 +325,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
         self._run(
             "INSERT OR REPLACE INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
             "VALUES (1, ?, ?, ?, ?)",
-            rows.micros(reading.trusted_at),
+            row_mapping.micros(reading.trusted_at),
             reading.uptime.boot,
             round(reading.uptime.seconds * 1e6),
             reading.taken_on // timedelta(microseconds=1),

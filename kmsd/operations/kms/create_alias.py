@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.domain.alias import Alias, check_new_name
 from kmsd.domain.key_state import Usable
 from kmsd.errors import AlreadyExistsException, InvalidAliasNameException, LimitExceededException
-from kmsd.operations.model import Call, OnAlias, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnAlias, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

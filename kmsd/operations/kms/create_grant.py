@@ -5,10 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from kmsd.authz.delegation import may_delegate
-from kmsd.authz.query import Denied
+from kmsd.authz.grant_delegation import may_delegate
+from kmsd.authz.request import Denied
 from kmsd.custody import grant_tokens
-from kmsd.domain import shapes
 from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import Usable
@@ -20,8 +19,9 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.model import Call, OnKey, Operation, Service
-from kmsd.operations.symmetric import refuse
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import refuse
 
 SYMMETRIC_OPERATIONS = (
     *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),

@@ -7,8 +7,8 @@ from uuid import uuid4
 import msgspec
 
 from kmsd.authz.lockout import default_key_policy
-from kmsd.custody import material, objects
-from kmsd.domain import shapes, tags
+from kmsd.custody import key_material as material
+from kmsd.custody import token_objects
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material
@@ -19,10 +19,12 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.key_metadata import key_metadata
-from kmsd.operations.key_policy import check_new_policy
-from kmsd.operations.model import Call, OnAccount, OnNewKey, Operation, Service, Target
-from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, refuse
+from kmsd.operations.declaration import Call, OnAccount, OnNewKey, Operation, Service, Target
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms import tag_rules as tags
+from kmsd.operations.kms.key_metadata import key_metadata
+from kmsd.operations.kms.new_key_policy import check_new_policy
+from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -81,7 +83,7 @@ async def handle(request: Request, call: Call) -> Response:
     await call.transaction.insert_key(key)
     await call.transaction.put_tags(key.key_id, tags.as_mapping(request.tags))
     if made.material is not None:
-        await objects.promise(call.transaction, made.material.material_id)
+        await token_objects.promise(call.transaction, made.material.material_id)
         await call.transaction.insert_material(key.key_id, made.material)
     call.response_keys = (key.arn,)
     return Response(key_metadata=key_metadata(key, call.now))

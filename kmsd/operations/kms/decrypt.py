@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody import sealing
-from kmsd.domain import shapes
+from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import (
     IncorrectKeyException,
@@ -12,8 +11,9 @@ from kmsd.errors import (
     KeyUnavailableException,
     UnsupportedOperationException,
 )
-from kmsd.operations.model import Call, OnCiphertext, Operation, Service
-from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, check_algorithm, refuse
+from kmsd.operations.declaration import Call, OnCiphertext, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -43,7 +43,7 @@ async def handle(request: Request, call: Call) -> Response:
     refuse(request, "recipient", "dry_run_modifiers")
     key = call.key
     check_algorithm(request.encryption_algorithm, key)
-    opened = await sealing.unseal(call.token, key, call.blob_at(0), request.encryption_context)
+    opened = await encryption.unseal(call.token, key, call.blob_at(0), request.encryption_context)
     return Response(
         key_id=key.arn,
         plaintext=opened.plaintext,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from kmsd.custody import import_material, objects
-from kmsd.domain import shapes
+from kmsd.custody import imported_material, token_objects
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import MaterialStatus, key_material_id
 from kmsd.errors import NotFoundException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):
@@ -40,12 +40,12 @@ async def handle(request: Request, call: Call) -> Response:
     named = None if imported is None else key_material_id(imported.material_id)
     if request.key_material_id not in (None, named):
         raise NotFoundException(f"KeyMaterialId {request.key_material_id} is not that of {call.key.arn}.")
-    doomed = await import_material.lose(call.transaction, call.key)
+    doomed = await imported_material.lose(call.transaction, call.key)
     if doomed is None and imported is not None:
         left = await call.books.token_object(imported.material_id)
         doomed = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
     if doomed is not None:
-        call.after_commit.append(partial(objects.carry_out_destruction, call.world.store, call.token, doomed))
+        call.after_commit.append(partial(token_objects.carry_out_destruction, call.world.store, call.token, doomed))
     return Response(key_id=call.key.arn, key_material_id=named)
 
 

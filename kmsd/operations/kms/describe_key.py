@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
-from kmsd.operations.key_metadata import key_metadata
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.key_metadata import key_metadata
 
 
 class Request(shapes.Shape, frozen=True):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Event, Usable
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

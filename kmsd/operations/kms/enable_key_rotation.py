@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
-from kmsd.domain import shapes
 from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

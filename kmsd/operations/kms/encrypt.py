@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kmsd.custody import sealing
-from kmsd.domain import shapes
+from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
-from kmsd.operations.model import Call, OnKey, Operation, Service
-from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, check_algorithm
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm
 
 
 class Request(shapes.Shape, frozen=True):
@@ -33,7 +33,7 @@ async def handle(request: Request, call: Call) -> Response:
     """Seal under the key's current material."""
     key = call.key
     check_algorithm(request.encryption_algorithm, key)
-    blob = await sealing.seal(call.token, key, call.now, request.plaintext, request.encryption_context)
+    blob = await encryption.seal(call.token, key, call.now, request.plaintext, request.encryption_context)
     return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kmsd.custody import sealing
-from kmsd.domain import shapes
+from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import KeyUnavailableException
-from kmsd.operations.model import Call, OnKey, Operation, Service
-from kmsd.operations.symmetric import current_material_id, data_key_length
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import current_material_id, data_key_length
 
 
 class Request(shapes.Shape, frozen=True):
@@ -33,7 +33,7 @@ async def handle(request: Request, call: Call) -> Response:
     """A blob of random bytes of the token."""
     length = data_key_length(request.key_spec, request.number_of_bytes)
     data_key = await call.token.random(length)
-    blob = await sealing.seal(call.token, call.key, call.now, data_key, request.encryption_context)
+    blob = await encryption.seal(call.token, call.key, call.now, data_key, request.encryption_context)
     return Response(
         ciphertext_blob=blob,
         key_id=call.key.arn,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.errors import UnsupportedOperationException, ValidationException
-from kmsd.operations.model import Call, OnAccount, Operation, Service
-from kmsd.operations.symmetric import refuse
+from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import refuse
 
 
 class Request(shapes.Shape, frozen=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from kmsd.custody import import_parameters
-from kmsd.domain import shapes
+from kmsd.domain.key_import import WRAPPING_KEY_BITS
 from kmsd.domain.key_state import Usable
-from kmsd.domain.wrapping import WRAPPING_KEY_BITS
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

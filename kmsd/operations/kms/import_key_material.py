@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from kmsd.custody import import_material, import_parameters
-from kmsd.custody.import_material import Arrival
+from kmsd.custody import import_parameters, imported_material
 from kmsd.custody.import_parameters import Claim
-from kmsd.domain import shapes
+from kmsd.custody.imported_material import Arrival
 from kmsd.domain.key import ExpirationModel
+from kmsd.domain.key_import import ImportedMaterial
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import key_material_id
-from kmsd.domain.wrapping import ImportedMaterial
 from kmsd.errors import (
     ExpiredImportTokenException,
     IncorrectKeyMaterialException,
@@ -22,7 +21,8 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):
@@ -59,7 +59,7 @@ async def prepare(request: Request, call: Call) -> _Prepared:
         await call.service_box(), request.import_token, call.key.key_id, call.now
     )
     await import_parameters.check_algorithm(claim.algorithm, world.tokens, world.refused_wrapping)
-    arrival = await import_material.bring_in(
+    arrival = await imported_material.bring_in(
         world.store,
         world.tokens,
         call.key,
@@ -77,7 +77,7 @@ async def handle(request: Request, call: Call) -> Response:
     claim, arrival = call.prepared.claim, call.prepared.arrival
     import_parameters.refuse_expired(claim, call.now)
     await import_parameters.wrapping_key_of(call.books, claim)
-    key = await import_material.adopt(
+    key = await imported_material.adopt(
         call.transaction,
         call.key,
         arrival,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pages import LONGEST_PAGE, Pager
-from kmsd.domain import shapes
+from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException
-from kmsd.operations.finding import find_key
-from kmsd.operations.model import Call, OnAccount, Operation, Service
+from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.key_lookup import find_key
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

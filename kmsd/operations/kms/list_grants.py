@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pages import LONGEST_PAGE, Pager
-from kmsd.domain import shapes
+from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, InvalidMarkerException, UnsupportedOperationException
-from kmsd.operations.grant_list import grant_list_entry
-from kmsd.operations.model import Call, OnKey, Operation, Service
-from kmsd.operations.symmetric import refuse
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.grant_list_entry import grant_list_entry
+from kmsd.operations.kms.symmetric import refuse
 
 
 class Request(shapes.Shape, frozen=True):

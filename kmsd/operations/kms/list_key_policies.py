@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidMarkerException
-from kmsd.operations.key_policy import DEFAULT_NAME
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.new_key_policy import DEFAULT_NAME
 
 
 class Request(shapes.Shape, frozen=True):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pages import Pager
-from kmsd.domain import shapes
+from kmsd.custody.pagination import Pager
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material
 from kmsd.errors import InvalidMarkerException, UnsupportedOperationException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

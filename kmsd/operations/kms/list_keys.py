@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pages import Pager
-from kmsd.domain import shapes
+from kmsd.custody.pagination import Pager
 from kmsd.errors import InvalidMarkerException
-from kmsd.operations.model import Call, OnAccount, Operation, Service
+from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.kms import shapes
 
 DEFAULT_LIMIT = 100
 SELF = "SELF"

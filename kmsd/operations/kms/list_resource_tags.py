@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pages import LONGEST_PAGE, Pager
-from kmsd.domain import shapes
+from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidMarkerException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

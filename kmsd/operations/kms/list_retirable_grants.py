@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pages import LONGEST_PAGE, Pager
-from kmsd.domain import shapes
+from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import account_of, check_principal
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException, UnsupportedOperationException
-from kmsd.operations.grant_list import grant_list_entry
-from kmsd.operations.model import Call, OnAccount, Operation, Service
-from kmsd.operations.symmetric import refuse
+from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.grant_list_entry import grant_list_entry
+from kmsd.operations.kms.symmetric import refuse
 
 
 class Request(shapes.Shape, frozen=True):

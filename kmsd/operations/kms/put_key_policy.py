@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException, MalformedPolicyDocumentException
-from kmsd.operations.key_policy import check_new_policy, check_policy_name
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.new_key_policy import check_new_policy, check_policy_name
 
 
 class Request(shapes.Shape, frozen=True):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody import sealing
-from kmsd.domain import shapes
+from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import (
     IncorrectKeyException,
@@ -12,8 +11,9 @@ from kmsd.errors import (
     KeyUnavailableException,
     UnsupportedOperationException,
 )
-from kmsd.operations.model import Call, OnCiphertext, OnKey, Operation, Service
-from kmsd.operations.symmetric import SYMMETRIC_DEFAULT, check_algorithm, current_material_id, refuse
+from kmsd.operations.declaration import Call, OnCiphertext, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, current_material_id, refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -49,8 +49,8 @@ async def handle(request: Request, call: Call) -> Response:
     source, destination = call.key_at(0), call.key_at(1)
     check_algorithm(request.source_encryption_algorithm, source)
     check_algorithm(request.destination_encryption_algorithm, destination)
-    opened = await sealing.unseal(call.token, source, call.blob_at(0), request.source_encryption_context)
-    blob = await sealing.seal(
+    opened = await encryption.unseal(call.token, source, call.blob_at(0), request.source_encryption_context)
+    blob = await encryption.seal(
         call.token, destination, call.now, opened.plaintext, request.destination_encryption_context
     )
     return Response(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kmsd.authz.query import Denied
-from kmsd.authz.retire import may_retire
+from kmsd.authz.grant_retirement import may_retire
+from kmsd.authz.request import Denied
 from kmsd.custody import grant_tokens
-from kmsd.domain import shapes
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.grant import Grant, check_grant_id
 from kmsd.domain.key import Key
@@ -20,7 +19,8 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.admission import query_about
-from kmsd.operations.model import Call, Operation, Service, Target, Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service, Target, Unrestricted
+from kmsd.operations.kms import shapes
 
 ACCESS = Unrestricted("the grant says who may retire it, not the key's policy; the handler asks `authz.retire`")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, NotFoundException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from kmsd.custody import rotation
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material, RotationType
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 MOST_ON_DEMAND = 25
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Event, KeyState, Usable
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

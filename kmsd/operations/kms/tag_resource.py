@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes, tags
 from kmsd.domain.key_state import Usable
 from kmsd.errors import TagException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms import tag_rules as tags
 
 
 class Request(shapes.Shape, frozen=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes, tags
 from kmsd.domain.key_state import Usable
 from kmsd.errors import TagException
-from kmsd.operations.model import Call, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.kms import shapes, tag_rules
 
 
 class Request(shapes.Shape, frozen=True):
@@ -17,7 +17,7 @@ class Request(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """Tags that it does not have are no error."""
-    tags.check_keys(request.tag_keys)
+    tag_rules.check_keys(request.tag_keys)
     await call.transaction.delete_tags(call.key.key_id, request.tag_keys)
 
 

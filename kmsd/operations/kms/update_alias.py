@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException
-from kmsd.operations.model import Call, OnAlias, OnAliasKey, OnKey, Operation, Service
+from kmsd.operations.declaration import Call, OnAlias, OnAliasKey, OnKey, Operation, Service
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

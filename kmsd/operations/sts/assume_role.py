@@ -9,10 +9,9 @@ from msgspec.structs import replace
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.new_policy import parse_new
-from kmsd.authz.query import Denied, Query
-from kmsd.custody import sessions
-from kmsd.custody.session_box import SessionBox
-from kmsd.domain import shapes, sts_shapes
+from kmsd.authz.request import Denied, Query
+from kmsd.custody import session_tokens
+from kmsd.custody.session_sealer import SessionBox
 from kmsd.domain.identity import Role
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import PrincipalType
@@ -22,10 +21,12 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.conditions import circumstances_of
-from kmsd.operations.model import Call, Operation, Service, Target, Unrestricted
+from kmsd.operations.condition_values import circumstances_of
+from kmsd.operations.declaration import Call, Operation, Service, Target, Unrestricted
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import refuse
+from kmsd.operations.sts import shapes as sts_shapes
 from kmsd.operations.sts.credentials import credentials
-from kmsd.operations.symmetric import refuse
 
 DEFAULT_SECONDS = 3600
 CHAINED_SECONDS = 3600
@@ -78,7 +79,7 @@ async def handle(request: Request, call: Call) -> Response:
         parse_new(request.policy, kind=PolicyKind.SESSION)
     policies = None if request.policy is None else (request.policy,)
     name = request.role_session_name
-    made = await sessions.for_role(
+    made = await session_tokens.for_role(
         await SessionBox.made(call.world.store, call.token),
         role,
         name,

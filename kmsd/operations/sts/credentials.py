@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kmsd.custody.sessions import TemporaryCredentials
-from kmsd.domain import sts_shapes
+from kmsd.custody.session_tokens import TemporaryCredentials
+from kmsd.operations.sts import shapes
 
 
-def credentials(made: TemporaryCredentials) -> sts_shapes.Credentials:
+def credentials(made: TemporaryCredentials) -> shapes.Credentials:
     """One answer's credentials."""
-    return sts_shapes.Credentials(
+    return shapes.Credentials(
         access_key_id=made.access_key_id,
         secret_access_key=made.secret,
         session_token=made.session_token,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kmsd.domain import shapes
-from kmsd.operations.model import Call, Operation, Service, Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service, Unrestricted
+from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):

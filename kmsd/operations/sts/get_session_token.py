@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from kmsd.custody import sessions
-from kmsd.custody.session_box import SessionBox
-from kmsd.domain import shapes, sts_shapes
+from kmsd.custody import session_tokens
+from kmsd.custody.session_sealer import SessionBox
 from kmsd.errors import AccessDeniedException, UnsupportedOperationException
-from kmsd.operations.model import Call, Operation, Service, Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service, Unrestricted
+from kmsd.operations.kms import shapes
+from kmsd.operations.kms.symmetric import refuse
+from kmsd.operations.sts import shapes as sts_shapes
 from kmsd.operations.sts.credentials import credentials
-from kmsd.operations.symmetric import refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -33,7 +34,7 @@ async def handle(request: Request, call: Call) -> Response:
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
     box, seconds = await SessionBox.made(call.world.store, call.token), request.duration_seconds
-    made = await sessions.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
+    made = await session_tokens.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
     return Response(credentials=credentials(made))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import force_setattr
 
-from kmsd.domain.wrapping import WrappingAlgorithm
+from kmsd.domain.key_import import WrappingAlgorithm
 from tests.clients import code_of
 from tests.house import House
 from tests.imports import (

@@ -1,0 +1,147 @@
+"""Checkpoints as evidence: where each was found, and whether the audit key signed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kmsd.adapters.audit_trail.format import Checkpoint, Malformed, checkpoint_of, own_members, split
+
+_MARK = b' {"kmsd":"checkpoint"'
+
+
+class BadKey(ValueError):
+    """Not the public key of a P-256 pair."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A checkpoint, and where it stands."""
+
+    checkpoint: Checkpoint
+    place: str
+    line: int = 0
+    at_sequence: int = 0
+    """The number of its own line, if it stands in the trail."""
+
+
+def public_key_of(data: bytes) -> bytes:
+    """DER SubjectPublicKeyInfo of a P-256 key in PEM or DER. Raises `BadKey`."""
+    try:
+        pem = b"-----BEGIN" in data
+        key = serialization.load_pem_public_key(data) if pem else serialization.load_der_public_key(data)
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise BadKey("this is no public key") from exc
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise BadKey("an audit key is a P-256 key")
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def pem_of(public_key: bytes) -> str:
+    """PEM of a DER SubjectPublicKeyInfo."""
+    key = serialization.load_der_public_key(public_key)
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class Signatures:
+    """Verifies checkpoints under the keys that are trusted. One signature is verified once."""
+
+    def __init__(self, public_keys: Iterable[bytes]) -> None:
+        self._keys = [serialization.load_der_public_key(key) for key in public_keys]
+        self._known: dict[Checkpoint, bool] = {}
+
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """Whether one of the keys signed it."""
+        known = self._known.get(checkpoint)
+        if known is None:
+            known = self._known[checkpoint] = self._verify(checkpoint)
+        return known
+
+    def _verify(self, checkpoint: Checkpoint) -> bool:
+        try:
+            signature = checkpoint.signature_bytes()
+        except Malformed:
+            return False
+        for key in self._keys:
+            if not isinstance(key, ec.EllipticCurvePublicKey):
+                continue
+            try:
+                key.verify(signature, checkpoint.signed, ec.ECDSA(hashes.SHA256()))
+            except InvalidSignature:
+                continue
+            return True
+        return False
+
+
+def in_trail(path: Path) -> Iterator[Claim]:
+    """The checkpoints within one file of a trail; what is damaged there is for the chain to tell. Raises OSError."""
+    with path.open("rb") as file:
+        for line in file:
+            claim = _claim_in(line[:-1], path.name) if _MARK in line and line.endswith(b"\n") else None
+            if claim is not None:
+                yield claim
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether it is the beginning of a checkpoint; a whole one that has lost its last byte to something else is not."""
+    _, _, behind = line.rstrip(b"\n").partition(b'"signature":"')
+    return line.startswith(_MARK[1:]) and b"}" not in line and not behind.partition(b'"')[2]
+
+
+def _claim_in(line: bytes, place: str) -> Claim | None:
+    try:
+        head, record = split(line)
+        members = own_members(record)
+        return None if members is None else Claim(checkpoint_of(members), place, at_sequence=head.sequence)
+    except Malformed:
+        return None
+
+
+class Readable(Protocol):
+    """A file, of which nothing is asked but its name and its content."""
+
+    @property
+    def name(self) -> str:
+        """As it is told to the operator."""
+        ...
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Raises OSError."""
+        ...
+
+
+def in_anchor(path: Readable) -> Iterator[Claim]:
+    """The checkpoints of an anchor, whatever stands before and between them: the journal's output will do.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                members = msgspec.json.decode(line[line.find(b"{") :], type=dict[str, object])
+                yield Claim(checkpoint_of(members), path.name, number)
+            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, Malformed):
+                continue
+
+
+def in_copies(path: Path) -> Iterator[Claim | tuple[int, str]]:
+    """The checkpoints of the copies beside a trail, or (line, what is wrong). Raises OSError.
+
+    The beginning of a checkpoint is a crash's work, and passed over: copies are not synced.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip() or _is_torn(line):
+                continue
+            try:
+                checkpoint = checkpoint_of(msgspec.json.decode(line, type=dict[str, object]))
+            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, Malformed):
+                yield number, "this line is no checkpoint"
+                continue
+            exact = checkpoint.line() + b"\n" == line
+            yield Claim(checkpoint, path.name, number) if exact else (number, "this checkpoint was edited")

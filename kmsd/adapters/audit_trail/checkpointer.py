@@ -1,0 +1,181 @@
+"""Signs where the chain stands, again and again, without anybody waiting for it.
+
+A checkpoint is due after so many lines or so many seconds, at rotation, and at the end. It is signed in the token
+while records go on being written, and then becomes a line itself. While the token is away the trail says so once,
+and the next checkpoint that succeeds covers everything before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from hashlib import sha256
+
+import msgspec
+import structlog
+
+from kmsd.adapters.audit_trail.format import Checkpoint, Head, instant, own_line
+from kmsd.ports import AuditUnavailable, TokenError
+
+RETRY_SECONDS = 5.0
+LAST_SECONDS = 5.0
+"""How long a closing trail waits for its last signature."""
+
+log = structlog.get_logger()
+
+
+class Signer(msgspec.Struct, frozen=True):
+    """The audit key."""
+
+    public_key: bytes
+    """DER SubjectPublicKeyInfo."""
+    token_serial: str
+    sign: Callable[[bytes], Awaitable[bytes]]
+    """DER ECDSA signature of a SHA-256 digest. Raises `TokenError`."""
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """When a checkpoint is due."""
+
+    lines: int = 1000
+    seconds: float = 60.0
+
+
+Append = Callable[[bytes], Awaitable[Head]]
+Copy = Callable[[bytes], Awaitable[None]]
+
+
+class Checkpointer:
+    """The checkpoints of one writer. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        writer: str,
+        head: Head,
+        *,
+        interval: Interval,
+        now: Callable[[], datetime],
+        append: Append,
+        copy: Copy,
+        signer: Signer | None,
+    ) -> None:
+        self.signer = signer
+        self._writer = writer
+        self._interval = interval
+        self._now = now
+        self._append = append
+        self._copy = copy
+        self._loop = asyncio.get_running_loop()
+        self._head = head
+        self._covered = head.sequence
+        """The last line that a checkpoint names, or, at first, the last of the process before: its lines are covered
+        together with the first of this one."""
+        self._wanted = head.sequence
+        """The last line that wants to be covered: checkpoints do not ask for checkpoints."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._delayed = False
+        self._closing = False
+
+    @property
+    def unsigned(self) -> int:
+        """Lines that want to be covered by a checkpoint and are not yet."""
+        return max(0, self._wanted - self._covered)
+
+    def written(self, head: Head, *, own: bool) -> None:
+        """Lines up to `head` are durable; `own`: they were a checkpoint, or told why there is none."""
+        self._head = head
+        if own:
+            return
+        self._wanted = head.sequence
+        if self._closing or self._delayed:
+            return
+        if head.sequence - self._covered >= self._interval.lines:
+            self.begin()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._interval.seconds, self.begin)
+
+    def begin(self) -> None:
+        """Sign now, in the background."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is None and self._wanted > self._covered and self.signer is not None:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._sign()
+        except (TokenError, AuditUnavailable) as exc:
+            await self._put_off(exc)
+        except Exception as exc:
+            log.exception("audit checkpoint failed", writer=self._writer)
+            await self._put_off(exc)
+        finally:
+            self._task = None
+        if not self._closing and self._head.sequence - self._covered >= self._interval.lines and not self._delayed:
+            self.begin()
+
+    async def _sign(self) -> None:
+        signer, head, at = self.signer, self._head, instant(self._now())
+        if signer is None:
+            raise TokenError("there is no audit key yet: run `kmsd init`")
+        digest = head.digest.decode()
+        message = Checkpoint.message(self._writer, head.sequence, digest, at)
+        signature = base64.b64encode(await signer.sign(sha256(message).digest())).decode()
+        checkpoint = Checkpoint(self._writer, head.sequence, digest, at, signature)
+        await self._append(checkpoint.line())
+        self._covered = head.sequence
+        if self._delayed:
+            self._delayed = False
+            log.info("audit checkpoints go on", writer=self._writer)
+        # One line for the journal: whoever keeps it elsewhere can prove how long the trail was (`verify --anchor`).
+        log.info(
+            "audit checkpoint",
+            writer=self._writer,
+            sequence=head.sequence,
+            hash=digest,
+            at=at,
+            signature=signature,
+        )
+        await self._copy(checkpoint.line())
+
+    async def _put_off(self, exc: Exception) -> None:
+        """Say once in the trail that lines go unsigned, and try again later."""
+        if not self._closing:
+            self._timer = self._loop.call_later(RETRY_SECONDS, self.begin)
+        if self._delayed:
+            return
+        self._delayed = True
+        log.warning("audit checkpoint put off", writer=self._writer, detail=str(exc))
+        reason = type(exc).__name__
+        try:
+            await self._append(
+                own_line("unsigned", self._now(), writer=self._writer, after=self._covered, reason=reason)
+            )
+        except AuditUnavailable as gone:
+            log.warning("audit trail cannot be written", writer=self._writer, detail=str(gone))
+
+    async def settle(self) -> None:
+        """Have everything that is durable by now signed, before return; put off, if the token does not sign."""
+        for _ in range(2):  # one signature may be under way that does not cover the last lines
+            self.begin()
+            if self._task is not None:
+                await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """The last checkpoint, if the token gives it in time."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                if self._task is not None:
+                    await self._task
+                if self._wanted > self._covered and self.signer is not None:
+                    await self._run()
+        except TimeoutError:
+            log.warning("the audit trail ends without a checkpoint", writer=self._writer)

@@ -1,0 +1,269 @@
+"""The trail for the process that copies its records into a log group.
+
+Implements `kmsd.cloudwatch_logs.ports.AuditTrail`.
+
+What counts as written is what can never be taken back. Of its own chain a process knows the last durable line.
+Of a chain that is left (by commands; by workers that were stopped or killed) it reads while it holds the writer's lock:
+then nobody writes, and whoever opens the chain next goes on after the last whole line. Who copies a chain holds another
+lock, from the first look at the copy until the last batch is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from kmsd.adapters.audit_trail.format import OWN, SUFFIX, FileName, files_of
+from kmsd.adapters.audit_trail.write_ahead_log import path_of, redo
+from kmsd.cloudwatch_logs.ports import TrailBatch, TrailChain
+from kmsd.ports import AuditUnavailable
+
+WINDOW = 1_048_576
+"""Bytes of a file that are read at a time. A batch has the records that begin and end in one."""
+LINES_A_TURN = 250
+"""So many are read before the process's event loop has its turn: a fifth of a millisecond."""
+_GRAIN = 1_000_000_000
+"""Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
+
+
+class Own(Protocol):
+    """The chain of this process."""
+
+    @property
+    def writer(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def durable(self) -> int:
+        """The number of its last line that is durable; 0: none is known to be."""
+        ...
+
+
+class _Timed(msgspec.Struct):
+    eventTime: str  # noqa: N815 (CloudTrail's name)
+
+
+_decode = msgspec.json.Decoder(_Timed).decode
+_EVENT_TIME = b'"eventTime":"'
+_TIME = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_TIME_LENGTH = len("2026-11-22T06:30:00Z")
+_PARTS = 3
+
+
+class TrailReader:
+    """Implements `kmsd.cloudwatch_logs.ports.AuditTrail`."""
+
+    def __init__(self, directory: Path, own: Own) -> None:
+        """Of one process; nothing is read or locked yet."""
+        self._directory = directory
+        self._own = own
+        self._files: dict[str, list[FileName]] = {}
+        self._listed = (-1, 0)
+        """When the folder had changed, and when that was read."""
+        self._synced: set[str] = set()
+        self._claims: dict[str, int] = {}
+        """By writer: the descriptor that holds the lock of who copies."""
+
+    async def chains(self) -> Sequence[TrailChain]:
+        with _translated():
+            return await asyncio.to_thread(self._chains)
+
+    def _chains(self) -> list[TrailChain]:
+        changed = self._directory.stat().st_mtime_ns
+        if changed != self._listed[0] or self._listed[1] - changed < _GRAIN:
+            looked = time.time_ns()
+            self._files = {writer: [name for name, _ in found] for writer, found in files_of(self._directory).items()}
+            self._listed = (changed, looked)
+        return [
+            TrailChain(
+                writer,
+                writer == self._own.writer,
+                [str(name).removesuffix(SUFFIX) for name in names],
+                self._mark(writer, names[-1]),
+            )
+            for writer, names in self._files.items()
+        ]
+
+    def _mark(self, writer: str, last: FileName) -> int:
+        return self._own.durable if writer == self._own.writer else (self._directory / str(last)).stat().st_size
+
+    async def claim(self, writer: str) -> bool:
+        if writer not in self._claims:
+            with _translated():
+                claim = await asyncio.to_thread(_lock, self._directory / f".{writer}.copy.lock")
+            if claim == _BUSY:
+                return False
+            self._claims[writer] = claim
+        return True
+
+    def release(self, writer: str) -> None:
+        claim = self._claims.pop(writer, None)
+        if claim is not None:
+            os.close(claim)
+
+    async def read(self, writer: str, file: str, *, begin: int, skip: int) -> TrailBatch:
+        last = self._own.durable if writer == self._own.writer else None
+        found = _Found(begin, skip)
+        while True:
+            with _translated():
+                read = await asyncio.to_thread(self._window, writer, file, found.end, last)
+            if read is None:
+                return TrailBatch((), (), (), begin, complete=False)
+            window, complete = read
+            end = found.end
+            position = found.take(window, 0, end, last)
+            while position > 0:
+                await asyncio.sleep(0)  # others have their turn
+                position = found.take(window, position, end, last)
+            if found.times or complete or position == _LATER:
+                return found.batch(complete=complete or position == _LATER)
+
+    def _window(self, writer: str, file: str, begin: int, last: int | None) -> tuple[bytes, bool] | None:
+        """As `_whole_lines`; None: another process writes this chain."""
+        lock = None if last is not None else _lock(self._directory / f".{writer}.lock")
+        if lock == _BUSY:
+            return None
+        try:
+            if lock is not None:
+                redo(self._directory, writer)
+            descriptor = os.open(self._directory / (file + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if lock is not None or file not in self._synced:
+                    # What a process that died had not synced is in the file, and would be gone with the power.
+                    os.fdatasync(descriptor)
+                    self._synced.add(file)
+                return _whole_lines(descriptor, begin)
+            finally:
+                os.close(descriptor)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+_BUSY = -1
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds a lock; `_BUSY` if another process does. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return _BUSY
+    return descriptor
+
+
+def complete(directory: Path) -> None:
+    """Complete the chains that processes left whom a loss of power ended. Raises OSError."""
+    for path in directory.glob(path_of(Path(), "*").name) if directory.exists() else ():
+        writer = path.name.removeprefix(".").removesuffix(".ahead")
+        lock = _lock(directory / f".{writer}.lock")
+        if lock != _BUSY:
+            try:
+                redo(directory, writer)
+            finally:
+                os.close(lock)
+
+
+def _whole_lines(descriptor: int, begin: int) -> tuple[bytes, bool]:
+    """A window of the file from byte `begin` on, in which a line ends, if one does; whether it is the file's last."""
+    window = WINDOW
+    while True:
+        data = os.pread(descriptor, window, begin)
+        complete = len(data) < window
+        if complete or b"\n" in data:
+            return data, complete
+        window *= 2
+
+
+_ALL = 0
+_LATER = -1
+
+
+class _Found(msgspec.Struct):
+    """What a batch has so far."""
+
+    end: int
+    """Bytes of the file that have been read."""
+    skip: int
+    """Records still to be left out."""
+    times: list[int] = []
+    texts: list[str] = []
+    ends: list[int] = []
+
+    def take(self, window: bytes, position: int, begin: int, last: int | None) -> int:
+        """Take in records of the window, which lies at `begin` in the file, up to line `last` of the chain.
+
+        From `position` on, for one turn. Where to go on; `_ALL`: no other line ends in the window; `_LATER`: the next
+        line is after the last.
+        """
+        for _ in range(LINES_A_TURN):
+            stop = window.find(b"\n", position)
+            if stop < 0:
+                return _ALL
+            # What a line is depends on its bytes alone: records are counted to know how far the copy has come.
+            parts = window[position:stop].split(b" ", _PARTS - 1)
+            if len(parts) == _PARTS and parts[0].isdigit():
+                if last is not None and int(parts[0]) > last:
+                    return _LATER
+                if not parts[2].startswith(OWN):
+                    self._add(parts[2], begin + stop + 1)
+            position = stop + 1
+            self.end = begin + position
+        return position
+
+    def _add(self, record: bytes, end: int) -> None:
+        """Add a record, unless it cannot be read or is one of those to be left out."""
+        # In records of ours nothing before it can hold this text: within strings quotes are escaped.
+        begin = record.find(_EVENT_TIME) + len(_EVENT_TIME)
+        try:
+            at = _millis(record[begin : begin + _TIME_LENGTH])
+            if at is None:
+                at = _millis_of(_decode(record).eventTime)
+            text = record.decode()
+        except (msgspec.DecodeError, ValueError):
+            return
+        if self.skip:
+            self.skip -= 1
+            return
+        self.times.append(at)
+        self.texts.append(text)
+        self.ends.append(end)
+
+    def batch(self, *, complete: bool) -> TrailBatch:
+        """All of it. Where nothing more can be read, records to be left out are lacking."""
+        return TrailBatch(self.times, self.texts, self.ends, self.end, complete, lacking=self.skip if complete else 0)
+
+
+@lru_cache(maxsize=64)
+def _millis(found: bytes) -> int | None:
+    """Milliseconds of a record's time; None if it is written in another way. Many records have the same.
+
+    Raises `ValueError` for what looks like a time and is none.
+    """
+    return _millis_of(found.decode()) if _TIME.fullmatch(found) else None
+
+
+def _millis_of(time_text: str) -> int:
+    return int(datetime.fromisoformat(time_text).timestamp() * 1000)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise AuditUnavailable(f"the trail cannot be read: {exc.strerror or exc}") from exc

@@ -1,0 +1,292 @@
+"""Group commit: one sync serves all that wait.
+
+The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `ENOUGH` of
+them or for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.linux.aio`). The loop
+goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one
+sync and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that
+sleeps and wakes for each request finds nothing of its work in the processor's caches. Whatever is not plain writing
+(another file, recovering from a failure, looking after the disk) is done by a thread, and so are the syncs where the
+kernel cannot be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import structlog
+
+from kmsd.adapters.audit_trail.format import Head
+from kmsd.adapters.audit_trail.writer import Staged, SyncFailed, TrailWriter
+from kmsd.linux.aio import KernelSync
+from kmsd.ports import AuditUnavailable
+from kmsd.ports.histogram import Durations
+
+DEADLINE = 10.0
+"""A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
+
+ENOUGH = 16
+"""Records of a batch that do not wait for more: the shares of a sync that each of them pays are small."""
+PATIENCE = 3
+"""Turns of the loop without a record after which no more is waited for calls that are under way: from its beginning to
+its record a call pauses as often (`kmsd.event_loop.cohorts`), unless it waits for the token or the disk."""
+LONGEST = 0.002
+"""Seconds that a record waits at most for others, while the loop is busy with their requests."""
+
+T = TypeVar("T")
+Written = Callable[[Head, list[bytes]], None]
+_Job = Callable[[], object]
+
+log = structlog.get_logger()
+
+
+class Uncancellable(asyncio.Future[Head]):
+    """Of a record: whoever waits for it learns what became of it, also if they are cancelled meanwhile."""
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 (the base's parameter)
+        """Refuse. The task that waits is cancelled as soon as this is done."""
+        return False
+
+
+class SyncFigures(Durations):
+    """For metrics: how long batches took to write and sync.
+
+    Written by whoever writes at the moment, and read by the loop: at worst one batch too early.
+    """
+
+    records: int = 0
+    """Durable ones."""
+    failures: int = 0
+    """Batches that could not be written."""
+    waiting: int = 0
+    """Records that wait for the next batch."""
+
+
+class GroupCommit:
+    """Owns a writer and a thread. All methods belong to one event loop; the writer to one of the two at a time."""
+
+    def __init__(self, writer: TrailWriter, written: Written, more: Callable[[], bool]) -> None:
+        self._writer = writer
+        self._more = more
+        """Whether there are calls whose records are still to come."""
+        self._written = written
+        """Called on the loop with the new head and the records that it covers, after each sync."""
+        self._loop = asyncio.get_running_loop()
+        self._records: list[bytes] = []
+        self._waiting: list[asyncio.Future[Head]] = []
+        self._gathering = False
+        """The next batch will be handed over by itself."""
+        self._seen = 0
+        """Records that had gathered a turn of the loop ago."""
+        self._turns = 0
+        """Turns that have brought none."""
+        self._since = 0.0
+        """When gathering began, by the loop's clock."""
+        self._outstanding = 0
+        """Jobs that the thread has not finished: while there are any, the writer is not touched by the loop."""
+        self._syncing = False
+        """The kernel syncs: while it does, the writer is not touched by the thread."""
+        self._put_off: list[_Job] = []
+        """Jobs for the thread that came meanwhile."""
+        self._kernel = kernel_sync()
+        self._figures = SyncFigures()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"audit-{writer.writer}", daemon=True)
+        self._thread.start()
+
+    def append(self, record: bytes, done: asyncio.Future[Head] | None = None) -> asyncio.Future[Head]:
+        """Add one record. It is durable when the future is done, in the chain up to the head that is its result.
+
+        The future is `done`, if one is given. It raises `AuditUnavailable`: then the record is not in the trail.
+        """
+        if done is None:
+            done = self._loop.create_future()
+        self._records.append(record)
+        self._waiting.append(done)
+        if not self._gathering:
+            self._gathering = True
+            self._begin_gathering()
+        return done
+
+    def _begin_gathering(self) -> None:
+        self._seen, self._turns, self._since = 0, 0, self._loop.time()
+        self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Hand over when no more is to come soon, or what there is is enough, or has waited enough."""
+        count = len(self._records)
+        if count == self._seen:
+            self._turns += 1
+        else:
+            self._seen, self._turns = count, 0
+        if not self._more() or count >= ENOUGH or self._turns > PATIENCE or self._loop.time() - self._since >= LONGEST:
+            self._hand_over()
+        else:
+            self._loop.call_soon(self._gather)
+
+    def _hand_over(self) -> None:
+        """Write what has gathered: here, or on the thread."""
+        records, self._records = self._records, []
+        waiting, self._waiting = self._waiting, []
+        if self._kernel is not None and not self._outstanding and self._writer.is_plain:
+            self._write_here(self._kernel, records, waiting)
+        else:
+            self._submit(lambda: self._write(records), lambda result: self._batch_done(result, records, waiting))
+
+    def _write_here(self, kernel: KernelSync, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+        """Write to the page cache, and ask the kernel to sync."""
+        writer, begun = self._writer, time.perf_counter()
+
+        def synced(error: OSError | None) -> None:
+            self._syncing = False
+            if error is None:
+                writer.settle(staged)
+            else:
+                writer.fail(SyncFailed(error.errno, error.strerror), len(records))
+            put_off, self._put_off = self._put_off, []
+            for job in put_off:
+                self._jobs.put(job)
+            result = staged.head if error is None else error
+            self._count(result, len(records), begun)
+            self._batch_done(result, records, waiting)
+
+        def failed(exc: Exception) -> None:
+            self._count(exc, len(records), begun)
+            self._batch_done(exc, records, waiting)
+
+        try:
+            staged: Staged = writer.stage(records)
+        except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
+            failed(exc)
+            return
+        try:
+            if staged.write is None:
+                kernel.begin(staged.descriptor, synced)
+            else:
+                kernel.write(staged.write, synced)
+            self._syncing = True
+        except OSError as exc:
+            writer.fail(SyncFailed(exc.errno, exc.strerror), len(records))
+            failed(exc)
+
+    def _write(self, records: list[bytes]) -> Head | Exception:
+        """One batch, on the thread, and how long it took."""
+        begun = time.perf_counter()
+        try:
+            head = self._writer.append(records)
+        except Exception as exc:  # noqa: BLE001 (as above)
+            self._count(exc, len(records), begun)
+            return exc
+        self._count(head, len(records), begun)
+        return head
+
+    def _count(self, result: Head | Exception, records: int, begun: float) -> None:
+        figures = self._figures
+        if isinstance(result, Exception):
+            figures.failures += 1
+        else:
+            figures.records += records
+        figures.took(time.perf_counter() - begun)
+
+    def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+        if len(self._records) >= ENOUGH:
+            # First, for the disk is the slower of the two.
+            self._hand_over()
+        elif self._records:
+            self._begin_gathering()
+        else:
+            self._gathering = False
+        self._answer(result, records, waiting)
+
+    def _answer(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+        for done in waiting:
+            if done.done():
+                continue
+            if isinstance(result, Exception):
+                done.set_exception(unavailable(result))
+            else:
+                done.set_result(result)
+        if not isinstance(result, Exception):
+            self._written(result, records)
+
+    @property
+    def figures(self) -> SyncFigures:
+        """As of now."""
+        self._figures.waiting = len(self._waiting)
+        return self._figures
+
+    async def run(self, act: Callable[[], T]) -> T:
+        """Run something else on the writer's thread. Raises `AuditUnavailable`."""
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def job() -> T | Exception:
+            try:
+                return act()
+            except Exception as exc:  # noqa: BLE001 (as above)
+                return exc
+
+        def settle(result: T | Exception) -> None:
+            if done.done():
+                return
+            if isinstance(result, Exception):
+                done.set_exception(unavailable(result))
+            else:
+                done.set_result(result)
+
+        self._submit(job, settle)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await done
+        except TimeoutError as exc:
+            raise AuditUnavailable("the disk does not answer") from exc
+
+    def _submit(self, job: Callable[[], T], settle: Callable[[T], None]) -> None:
+        """`job` on the thread, then `settle` on the loop."""
+
+        def finish(result: T) -> None:
+            self._outstanding -= 1
+            settle(result)
+
+        def work() -> None:
+            self._loop.call_soon_threadsafe(finish, job())
+
+        self._outstanding += 1
+        if self._syncing:
+            self._put_off.append(work)
+        else:
+            self._jobs.put(work)
+
+    async def close(self) -> None:
+        """Let the thread finish what it was given, and end it. Nothing may be appended any more."""
+        try:
+            await self.run(lambda: None)
+        finally:
+            self._jobs.put(None)
+            if self._kernel is not None:
+                self._kernel.close()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+def kernel_sync() -> KernelSync | None:
+    """On the running loop; None: the kernel, or a filter of system calls, does not let us."""
+    try:
+        return KernelSync()
+    except OSError as exc:
+        log.info("audit syncs on a thread", reason=str(exc))
+        return None
+
+
+def unavailable(exc: Exception) -> AuditUnavailable:
+    """An adapter's exception as the port has it."""
+    told = getattr(exc, "strerror", None) or exc
+    error = AuditUnavailable(f"{type(exc).__name__}: {told}")
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,62 @@
+"""The trail's records for a reader: of all writers, in order of time. Nothing is verified here."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kmsd.adapters.audit_trail.chain_verifier import lines_of
+from kmsd.adapters.audit_trail.format import OWN, Malformed, checkpoint_of, files_of, own_members
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_PARTS = 3
+
+
+def records(directory: Path, *, containing: bytes = b"", from_day: str = "") -> Iterator[dict[str, Any]]:
+    """Audit records whose text holds `containing`, of files that were written to on `from_day` (`20261122`) or later.
+
+    A record of another day may be among them; lines that cannot be read are passed over. Raises OSError.
+    """
+    streams = [
+        _of_writer([path for name, path in _since(found, from_day)], containing)
+        for found in files_of(directory).values()
+    ]
+    return heapq.merge(*streams, key=lambda record: str(record.get("eventTime", "")))
+
+
+def _since(found: list[tuple[Any, Path]], from_day: str) -> list[tuple[Any, Path]]:
+    """The files from the last one that was begun before the day on: it may reach into it."""
+    older = [index for index, (name, _) in enumerate(found) if f"{name.day:%Y%m%d}" < from_day]
+    return found[older[-1] if older else 0 :]
+
+
+def _of_writer(paths: list[Path], containing: bytes) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for lines, _ in lines_of(path):
+            for line in lines:
+                if containing not in line:
+                    continue
+                parts = line.split(b" ", 2)
+                if len(parts) == _PARTS and not parts[2].startswith(OWN):
+                    try:
+                        yield _decode(parts[2])
+                    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+                        continue
+
+
+def checkpoints(directory: Path) -> Iterator[bytes]:
+    """The lines of all checkpoints in the trail, by writer, the oldest first. Raises OSError."""
+    for found in files_of(directory).values():
+        for _, path in found:
+            for lines, _ in lines_of(path):
+                for line in lines:
+                    parts = line.split(b" ", 2)
+                    if len(parts) == _PARTS and parts[2].startswith(b'{"kmsd":"checkpoint"'):
+                        try:
+                            yield checkpoint_of(own_members(parts[2]) or {}).line()
+                        except Malformed:
+                            continue

@@ -1,0 +1,89 @@
+"""How a trail's file ends: the last line that is whole and true, and what a crash left after it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from kmsd.adapters.audit_trail.format import Head, Malformed, digest_of, own_members, pinned_key, split
+
+WINDOW = 1024 * 1024
+"""How much of the end is checked when a writer starts; `kmsd audit verify` checks all of it."""
+
+
+class End(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    head: Head
+    """The last whole line; sequence 0 if there is none."""
+    durable: int
+    """Bytes up to and with that line."""
+    last_line: bytes
+    torn: bytes
+    """What follows it: the beginning of a line that was never acknowledged."""
+    damaged: bool
+    """A whole line within the window does not fit the one before: not a crash's doing."""
+    public_key: bytes | None
+    """The key that the file's first line pins."""
+
+
+def read(path: Path, window: int = WINDOW) -> End:
+    """Look at the end of a file. Raises OSError."""
+    with path.open("rb") as file:
+        first = file.readline(65536)
+        size = file.seek(0, os.SEEK_END)
+        start = max(0, size - window)
+        file.seek(start)
+        data = file.read()
+    whole = data.rfind(b"\n") + 1
+    torn = data[whole:]
+    lines = data[:whole].split(b"\n")[:-1]
+    if start > 0:
+        lines = lines[1:]
+    head, damaged = _follow(lines)
+    last_line = lines[-1] + b"\n" if lines else b""
+    return End(head, start + whole, last_line, torn, damaged, _pinned(first))
+
+
+def _follow(lines: list[bytes]) -> tuple[Head, bool]:
+    """The head after `lines`, and whether each of them fits the one before it."""
+    head, damaged = Head(), False
+    known = False
+    for line in lines:
+        try:
+            printed, record = split(line)
+        except Malformed:
+            damaged = True
+            continue
+        if known and (printed.sequence != head.sequence + 1 or printed.digest != digest_of(head.digest, record)):
+            damaged = True
+        head, known = printed, True
+    return head, damaged
+
+
+def _pinned(first: bytes) -> bytes | None:
+    try:
+        members = own_members(split(first.rstrip(b"\n"))[1])
+        return None if members is None else pinned_key(members)
+    except Malformed:
+        return None
+
+
+def ends_with(path: Path, end: int, last_line: bytes) -> bool:
+    """Whether a file has `last_line` before the byte at `end`. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(end - len(last_line))
+        return file.read(len(last_line)) == last_line
+
+
+def cut(path: Path, end: int) -> None:
+    """Cut a file to `end` bytes; durable on return. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_size > end:
+            os.ftruncate(descriptor, end)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

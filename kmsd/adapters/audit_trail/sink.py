@@ -1,0 +1,238 @@
+"""The audit trail as files: one chain of lines for each writing process, signed by a key in the token."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from msgspec.structs import replace
+
+from kmsd.adapters.audit_trail.checkpointer import Checkpointer, Interval, Signer
+from kmsd.adapters.audit_trail.format import OWN, WRITER, Head, own_line
+from kmsd.adapters.audit_trail.forwarder import Forwarder, receiver_for
+from kmsd.adapters.audit_trail.group_commit import GroupCommit, SyncFigures, Uncancellable, unavailable
+from kmsd.adapters.audit_trail.writer import Settings, TrailWriter, WriterBusy
+from kmsd.ports import AuditUnavailable
+
+MOST_WRITERS = 99
+"""Commands that may write at the same time."""
+PATIENCE_SECONDS = 30.0
+"""How long a chain that must be had is waited for: who copies what the process before left holds it for a moment, and a
+worker whose parent was killed finishes the calls that it has begun."""
+PROBE_SECONDS = 0.5
+"""A positive answer of `check` is good for so long: probes of the outside must not keep the disk busy."""
+
+
+def _host_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class SinkSettings(msgspec.Struct, frozen=True):
+    """How a trail is kept."""
+
+    file_bytes: int = 64 * 1024 * 1024
+    interval: Interval = msgspec.field(default_factory=Interval)
+    forward: tuple[str, ...] = ()
+    """Where copies go (`kmsd.adapters.audit_trail.forwarder`)."""
+    now: Callable[[], datetime] = _host_now
+    ahead_bytes: int = 0
+    """Size of the write-ahead file; 0: none (`kmsd.adapters.audit_trail.write_ahead_log`)."""
+    more: Callable[[], bool] = lambda: False
+    """Whether there are calls under way whose records are still to come."""
+
+
+class JournalSink:
+    """Implements `kmsd.ports.AuditSink`."""
+
+    def __init__(self, writer: TrailWriter, settings: SinkSettings, signer: Signer | None) -> None:
+        """Of `open` alone."""
+        self._writer = writer
+        self._settings = settings
+        self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
+        self._commit = GroupCommit(writer, self._written, settings.more)
+        self._checkpoints = Checkpointer(
+            writer.writer,
+            writer.head,
+            interval=settings.interval,
+            now=settings.now,
+            append=self._append_own,
+            copy=self._copy_checkpoint,
+            signer=signer,
+        )
+        self._probed = float("-inf")
+        self._file = writer.file
+        self._durable = 0
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        writer: str,
+        signer: Signer | None,
+        settings: SinkSettings | None = None,
+        *,
+        several: bool = False,
+    ) -> Self:
+        """The chain of `writer` (`worker-0`, `cli`). Nothing is written before the first record.
+
+        With `several`, if another process holds that chain, `cli-2` is taken, and so on. Raises `AuditUnavailable`,
+        and `BadTarget` for a place to forward to that cannot be read.
+        """
+        given = settings or SinkSettings()
+        for target in given.forward:
+            receiver_for(target, writer)
+        files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes)
+        if signer is not None:
+            files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
+        names = [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))] if several else [writer]
+        try:
+            found = await asyncio.to_thread(_take, directory, names, files, given.now)
+        except OSError as exc:
+            raise unavailable(exc) from exc
+        return cls(found, given, signer)
+
+    @property
+    def writer(self) -> str:
+        """The name of the chain."""
+        return self._writer.writer
+
+    @property
+    def durable(self) -> int:
+        """The number of the last line that this process knows to be durable; 0 before it has written any."""
+        return self._durable
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a key to sign with."""
+        return self._checkpoints.signer is not None
+
+    @property
+    def figures(self) -> tuple[SyncFigures, int]:
+        """For metrics: of the syncs, and how many lines are not signed yet."""
+        return self._commit.figures, self._checkpoints.unsigned
+
+    async def begin(self) -> None:
+        """Write down that this process has taken the chain, before its first record. Raises `AuditUnavailable`."""
+        head = await self._commit.run(lambda: self._writer.append([]))
+        self._durable = max(self._durable, head.sequence)
+        self._checkpoints.written(head, own=False)
+        # What the process before left unsigned need not stay so until somebody calls.
+        self._checkpoints.begin()
+
+    async def append(self, record: bytes) -> None:
+        if record.startswith(OWN) or b"\n" in record:
+            raise AuditUnavailable("not an audit record")
+        done = Uncancellable()
+        try:
+            await self._commit.append(record, done)
+        except AuditUnavailable:
+            self._probed = float("-inf")
+            raise
+        except asyncio.CancelledError:
+            if done.exception() is not None:
+                raise
+            _cancel_later()
+
+    async def check(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._probed >= PROBE_SECONDS:
+            await self._commit.run(self._writer.probe)
+            self._probed = loop.time()
+
+    async def adopt(self, signer: Signer) -> None:
+        """Sign by this key from now on: `kmsd init` has just made it. Raises `AuditUnavailable`."""
+        settings = replace(self._writer.settings, public_key=signer.public_key, token_serial=signer.token_serial)
+        await self._commit.run(lambda: self._writer.adopt(settings))
+        self._checkpoints.signer = signer
+
+    async def sign_now(self) -> None:
+        """Have all that is written signed, if the token signs now."""
+        await self._checkpoints.settle()
+
+    async def tell_restored(self, **members: object) -> None:
+        """Write that this chain was restored from a backup, and go on after it. Raises `AuditUnavailable`."""
+        await self._commit.append(own_line("restored", self._settings.now(), writer=self.writer, **members))
+
+    async def close(self) -> None:
+        """A last line and a last checkpoint, if anything was written at all."""
+        try:
+            if self._writer.started:
+                await self._close_chain()
+        finally:
+            await self._commit.close()
+            self._writer.close()
+            for forwarder in self._forwarders:
+                await asyncio.to_thread(forwarder.close)
+
+    async def _close_chain(self) -> None:
+        try:
+            await self._commit.append(own_line("stop", self._settings.now(), writer=self.writer))
+        except AuditUnavailable:
+            return  # nothing was lost that anybody was told of; the next start finds the chain as it is
+        await self._checkpoints.close()
+
+    async def _append_own(self, line: bytes) -> Head:
+        return await self._commit.append(line)
+
+    async def _copy_checkpoint(self, line: bytes) -> None:
+        await self._commit.run(lambda: self._writer.copy(line))
+
+    def _written(self, head: Head, records: Sequence[bytes]) -> None:
+        """On the loop, after each sync."""
+        self._durable = head.sequence
+        own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
+        self._checkpoints.written(head, own=own)
+        if self._writer.file != self._file:
+            self._file = self._writer.file
+            self._checkpoints.begin()
+        for forwarder in self._forwarders:
+            forwarder.offer(records)
+
+
+_CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
+
+
+def _take(directory: Path, names: Sequence[str], files: Settings, now: Callable[[], datetime]) -> TrailWriter:
+    """The first chain of `names` that nobody holds; the last of them is waited for. Raises OSError."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    for name in names:
+        if not WRITER.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a writer")
+        writer = TrailWriter(directory, name, files, now)
+        try:
+            _open(writer, until if name == names[-1] else 0.0)
+        except WriterBusy:
+            if name == names[-1]:
+                raise
+        except OSError:
+            writer.close()
+            raise
+        else:
+            return writer
+    raise ValueError("no name to write under")
+
+
+def _open(writer: TrailWriter, until: float) -> None:
+    """Take a chain; try again until then, on the monotonic clock. Raises OSError."""
+    while True:
+        try:
+            writer.open()
+        except WriterBusy:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _cancel_later() -> None:
+    """Have the cancellation that was caught raised again at this task's next wait; the count of requests is kept."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()

@@ -1,0 +1,88 @@
+"""Verifies a trail from its files and the public key alone: no token, no PIN, no database.
+
+What can be found: any edited, removed, inserted or reordered line, lines written by somebody who could not sign,
+missing and swapped files, and a tail cut off before any checkpoint that is still known from the trail itself, from
+the copies beside it, or from an anchor kept elsewhere. What cannot: docs/audit.md says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kmsd.adapters.audit_trail import checkpoint_evidence
+from kmsd.adapters.audit_trail.chain_verifier import UNSIGNED, ChainWalk, opening
+from kmsd.adapters.audit_trail.checkpoint_evidence import Claim, Readable, Signatures
+from kmsd.adapters.audit_trail.format import COPIES, FileName, Malformed, files_of, pinned_key
+from kmsd.adapters.audit_trail.verification_report import Finding, Report
+
+
+def verify(
+    directory: Path, public_keys: Sequence[bytes] = (), anchors: Sequence[Readable] = (), *, archived: bool = False
+) -> Report:
+    """Verify every chain in `directory`.
+
+    Without `public_keys` the key that the oldest file pins is believed. `archived`: the oldest files may have been
+    moved away. Raises OSError if the files cannot be read, `BadKey` if the pinned key is none.
+    """
+    report = Report(public_keys=tuple(public_keys))
+    # Copies and anchors are read before the trail: a line is in the trail before its checkpoint is anywhere.
+    outside = [*_copies(directory, report), *_anchored(anchors, report)]
+    files = files_of(directory)
+    if not public_keys:
+        report.public_keys, report.pinned = _pinned_keys(files), True
+    signatures = Signatures(report.public_keys)
+    for writer, found in files.items():
+        walk = ChainWalk(writer, found, signatures, report, archived=archived)
+        report.chains.append(walk.run([claim for claim in outside if claim.checkpoint.writer == writer]))
+    for claim in outside:
+        if claim.checkpoint.writer in files:
+            continue
+        if not signatures.holds(claim.checkpoint):
+            # Also where the files of a writer may be gone: an edited name is not a writer that was archived.
+            report.findings.append(Finding(claim.place, claim.line, 0, UNSIGNED))
+        elif not archived:
+            text = f"a checkpoint names the writer {claim.checkpoint.writer}, but all its files are missing"
+            report.findings.append(Finding(claim.place, claim.line, 0, text))
+    if not files:
+        report.findings.append(Finding(str(directory), 0, 0, "there is no trail here"))
+    return report
+
+
+def _copies(directory: Path, report: Report) -> list[Claim]:
+    path = directory / COPIES
+    if not path.exists():
+        report.notes.append(f"{COPIES} is not there: a tail that was cut off shows only against an anchor")
+        return []
+    found = []
+    for item in checkpoint_evidence.in_copies(path):
+        if isinstance(item, Claim):
+            found.append(item)
+        else:
+            report.findings.append(Finding(path.name, item[0], 0, item[1]))
+    return found
+
+
+def _anchored(anchors: Sequence[Readable], report: Report) -> list[Claim]:
+    found: list[Claim] = []
+    for path in anchors:
+        held = list(checkpoint_evidence.in_anchor(path))
+        if not held:
+            report.findings.append(Finding(str(path), 0, 0, "this anchor holds no checkpoint"))
+        found += held
+    return found
+
+
+def _pinned_keys(files: dict[str, list[tuple[FileName, Path]]]) -> tuple[bytes, ...]:
+    """The key that the oldest file with a key pins."""
+    oldest = sorted((name.day, name.number, name.writer, path) for found in files.values() for name, path in found)
+    for _, _, _, path in oldest:
+        with path.open("rb") as file:
+            members = opening(file.readline(65536).rstrip(b"\n"))
+        try:
+            key = None if members is None else pinned_key(members)
+        except Malformed as exc:
+            raise checkpoint_evidence.BadKey(f"{path.name} pins something that is no public key") from exc
+        if key is not None:
+            return (checkpoint_evidence.public_key_of(key),)
+    return ()

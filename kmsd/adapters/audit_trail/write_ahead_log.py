@@ -1,0 +1,224 @@
+"""A file beside a trail in which batches are durable sooner: the trail grows, and this one does not.
+
+To sync a file that has grown, a file system writes its size and blocks too, and one such sync waits for the other; to
+overwrite a block that is there already takes one write to the disk, less than half the time with two writers
+(docs/decisions/0016-write-ahead-file.md). So a batch is written to the trail, which is not synced, and past the page
+cache to `.WRITER.ahead`; when that write is done, the batch is durable. The trail is synced when this file is full,
+when the trail goes on in another file, and at the end; then all of this one may be written over.
+
+The file holds blocks, each at a multiple of 4096 bytes: a line of ASCII `kmsd-ahead 1 FILE OFFSET LENGTH SEQUENCE HASH`
+(where in which file of the trail the lines stand, and after which line of the chain), then the lines as they are in the
+trail. Whoever holds the writer's lock and opens its trail calls `redo` first: what a power loss took from the trail is
+written there again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kmsd.adapters.audit_trail.format import FileName, Head, Malformed, digest_of, split
+from kmsd.linux.aio import GRAIN, Buffer, Write, grains
+from kmsd.linux.files import write_all, write_at
+
+_HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
+_LONGEST_HEAD = 256
+
+
+class Block(NamedTuple):
+    """Lines of a trail, and where they belong."""
+
+    file: str
+    offset: int
+    lines: bytes
+    before: Head
+    """The chain's line before them."""
+
+    @property
+    def end(self) -> int:
+        """The offset in the trail's file after the lines."""
+        return self.offset + len(self.lines)
+
+
+class WriteAhead:
+    """The file of one writer, and what of the trail is durable in it alone. Methods raise OSError."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Make the file anew: full size, so that nothing of it is allocated later. `size` is a multiple of `GRAIN`."""
+        self._path = path
+        self._size = size
+        self._at = 0
+        self._blocks: list[Block] = []
+        self._buffer = Buffer(size)
+        path.unlink(missing_ok=True)
+        try:
+            _fill(path, size)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC | os.O_CLOEXEC)
+            try:
+                # A file system that cannot write past its cache says so here or above.
+                os.pwrite(self._descriptor, memoryview(self._buffer.memory)[:GRAIN], 0)
+            except OSError:
+                os.close(self._descriptor)
+                raise
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def stage(self, block: Block) -> Write | None:
+        """What is to be written now; None: there is no room, sync the trail and call `reset`."""
+        head = b"kmsd-ahead 1 %b %d %d %d %b\n" % (
+            block.file.encode(),
+            block.offset,
+            len(block.lines),
+            block.before.sequence,
+            block.before.digest,
+        )
+        length = len(head) + len(block.lines)
+        at, whole = self._at, grains(length)
+        if at + whole > self._size:
+            return None
+        # Not cleared up to `whole`: what stands there is of blocks before, and the lengths say that it does not count.
+        self._buffer.memory[at : at + length] = head + block.lines
+        return Write(self._descriptor, self._buffer.address + at, whole, at)
+
+    def settle(self, block: Block, write: Write) -> None:
+        """The write is done."""
+        self._at = write.offset + write.length
+        self._blocks.append(block)
+
+    def reset(self) -> None:
+        """The trail has been synced."""
+        self._at = 0
+        self._blocks.clear()
+
+    def repeat(self, directory: Path) -> None:
+        """Write to the trail again what is durable here alone, and sync it: a sync of the trail has failed.
+
+        From memory, without a look at what the file seems to hold: pages that the kernel could not write read well.
+        """
+        if self._blocks:
+            _put(directory / self._blocks[0].file, self._blocks)
+        self.reset()
+
+    def close(self, *, remove: bool) -> None:
+        """Let go of the file; `remove` it where nothing is durable in it alone."""
+        os.close(self._descriptor)
+        if remove:
+            self._path.unlink(missing_ok=True)
+
+
+def _fill(path: Path, size: int) -> None:
+    """A new file of zeros, written out."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    try:
+        write_all(descriptor, bytes(size))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def path_of(directory: Path, writer: str) -> Path:
+    """The name does not end like a trail's."""
+    return directory / f".{writer}.ahead"
+
+
+def redo(directory: Path, writer: str) -> None:
+    """Complete a trail from the file that a process left; the writer's lock is held. Durable on return. Raises OSError.
+
+    A trail that lacks nothing, that is another or was archived is left alone.
+    """
+    path = path_of(directory, writer)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    blocks = list(_blocks(data, writer))
+    if blocks:
+        trail = directory / blocks[0].file
+        if trail.exists() and _continues(trail, blocks[0]):
+            # What it does not lack may be in the page cache alone: its writer did not sync it.
+            _put(trail, blocks if _lacks(trail, blocks) else [])
+    path.unlink()
+
+
+def _blocks(data: bytes, writer: str) -> Iterator[Block]:
+    """The blocks of the last time that the file was filled: each goes on where the one before it ends."""
+    at, expected = 0, None
+    while found := _HEAD.match(data, at, at + _LONGEST_HEAD):
+        begin, length = found.end(), int(found[3])
+        block = Block(found[1].decode(), int(found[2]), data[begin : begin + length], Head(int(found[4]), found[5]))
+        if not _is_file_of(writer, block.file) or len(block.lines) != length:
+            return
+        if expected is not None and (block.file, block.offset, block.before) != expected:
+            return
+        head = _followed(block)
+        if head is None:
+            return
+        yield block
+        expected = (block.file, block.end, head)
+        at = grains(begin + length)
+
+
+def _is_file_of(writer: str, file: str) -> bool:
+    name = FileName.parse(file)
+    return name is not None and name.writer == writer
+
+
+def _followed(block: Block) -> Head | None:
+    """The chain's head after the block's lines; None, where they are no such lines: the write was torn."""
+    head = block.before
+    if not block.lines.endswith(b"\n"):
+        return None
+    for line in block.lines[:-1].split(b"\n"):
+        try:
+            printed, record = split(line)
+        except Malformed:
+            return None
+        if printed.sequence != head.sequence + 1 or printed.digest != digest_of(head.digest, record):
+            return None
+        head = printed
+    return head
+
+
+def _continues(trail: Path, block: Block) -> bool:
+    """Whether the trail has, before the block, the line that the block follows."""
+    if block.offset == 0:
+        return True
+    with trail.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < block.offset:
+            return False
+        start = max(0, block.offset - _LONGEST_LINE)
+        file.seek(start)
+        before = file.read(block.offset - start)
+    line = before[before.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        return line.endswith(b"\n") and split(line[:-1])[0] == block.before
+    except Malformed:
+        return False
+
+
+_LONGEST_LINE = 4 * 1024 * 1024
+"""Longer than any request, and so than any record."""
+
+
+def _lacks(trail: Path, blocks: list[Block]) -> bool:
+    with trail.open("rb") as file:
+        file.seek(blocks[0].offset)
+        return any(file.read(len(block.lines)) != block.lines for block in blocks)
+
+
+def _put(trail: Path, blocks: list[Block]) -> None:
+    """Write blocks where they belong in the trail's file, durably. One that was moved away meanwhile is left alone."""
+    try:
+        descriptor = os.open(trail, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for block in blocks:
+            write_at(descriptor, block.lines, block.offset)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,284 @@
+"""The C side of PKCS#11 as ctypes sees it: structures, function signatures, templates and the values read from them."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import Structure, byref, c_char, c_char_p, c_ubyte, c_ulong, c_void_p, sizeof
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pkcs11 import Attribute, Mechanism
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+UNAVAILABLE = c_ulong(-1).value
+"""CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not show."""
+IV_LENGTH = 12
+"""Bytes of an initialisation vector of GCM."""
+IV_STOCK = 64
+"""How many are drawn from the token at once."""
+_GCM_MECHANISM = int(Mechanism.AES_GCM)
+
+
+class CkVersion(Structure):
+    """CK_VERSION."""
+
+    _fields_ = (("major", c_ubyte), ("minor", c_ubyte))
+
+
+class CkInitializeArgs(Structure):
+    """CK_C_INITIALIZE_ARGS."""
+
+    _fields_ = (
+        ("CreateMutex", c_void_p),
+        ("DestroyMutex", c_void_p),
+        ("LockMutex", c_void_p),
+        ("UnlockMutex", c_void_p),
+        ("flags", c_ulong),
+        ("pReserved", c_char_p),
+    )
+
+
+class CkAttribute(Structure):
+    """CK_ATTRIBUTE."""
+
+    _fields_ = (("type", c_ulong), ("pValue", c_void_p), ("ulValueLen", c_ulong))
+
+
+class CkMechanism(Structure):
+    """CK_MECHANISM."""
+
+    _fields_ = (("mechanism", c_ulong), ("pParameter", c_void_p), ("ulParameterLen", c_ulong))
+
+
+class CkGcmParams(Structure):
+    """CK_GCM_PARAMS, with ulIvBits: the text of PKCS#11 v2.40 lacks it, the headers of modules do not."""
+
+    _fields_ = (
+        ("pIv", c_void_p),
+        ("ulIvLen", c_ulong),
+        ("ulIvBits", c_ulong),
+        ("pAAD", c_char_p),
+        ("ulAADLen", c_ulong),
+        ("ulTagBits", c_ulong),
+    )
+
+
+class CkDerivationData(Structure):
+    """CK_KEY_DERIVATION_STRING_DATA, the parameter of CKM_AES_ECB_ENCRYPT_DATA."""
+
+    _fields_ = (("pData", c_char_p), ("ulLen", c_ulong))
+
+
+class CkOaepParams(Structure):
+    """CK_RSA_PKCS_OAEP_PARAMS, without label."""
+
+    _fields_ = (
+        ("hashAlg", c_ulong),
+        ("mgf", c_ulong),
+        ("source", c_ulong),
+        ("pSourceData", c_void_p),
+        ("ulSourceDataLen", c_ulong),
+    )
+
+
+class CkSessionInfo(Structure):
+    """CK_SESSION_INFO."""
+
+    _fields_ = (("slotID", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("ulDeviceError", c_ulong))
+
+
+class CkTokenInfo(Structure):
+    """CK_TOKEN_INFO; of the ten counts of sessions and memory the first is ulMaxSessionCount."""
+
+    _fields_ = (
+        ("label", c_ubyte * 32),
+        ("manufacturerID", c_ubyte * 32),
+        ("model", c_ubyte * 16),
+        ("serialNumber", c_ubyte * 16),
+        ("flags", c_ulong),
+        ("counters", c_ulong * 10),
+        ("hardwareVersion", CkVersion),
+        ("firmwareVersion", CkVersion),
+        ("utcTime", c_ubyte * 16),
+    )
+
+
+# CK_FUNCTION_LIST (PKCS#11 v2.40 section 3.6): the version, then these pointers in this order.
+_FUNCTION_ORDER = """
+C_Initialize C_Finalize C_GetInfo C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList
+C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession C_CloseAllSessions C_GetSessionInfo
+C_GetOperationState C_SetOperationState C_Login C_Logout C_CreateObject C_CopyObject C_DestroyObject C_GetObjectSize
+C_GetAttributeValue C_SetAttributeValue C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_EncryptInit C_Encrypt
+C_EncryptUpdate C_EncryptFinal C_DecryptInit C_Decrypt C_DecryptUpdate C_DecryptFinal C_DigestInit C_Digest
+C_DigestUpdate C_DigestKey C_DigestFinal C_SignInit C_Sign C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover
+C_VerifyInit C_Verify C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate
+C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey C_GenerateKeyPair C_WrapKey C_UnwrapKey
+C_DeriveKey C_SeedRandom C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+"""
+
+
+class CkFunctionList(Structure):
+    """CK_FUNCTION_LIST."""
+
+    _fields_ = (("version", CkVersion), *((name, c_void_p) for name in _FUNCTION_ORDER.split()))
+
+
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "C_Initialize": (c_void_p,),
+    "C_Finalize": (c_void_p,),
+    "C_GetTokenInfo": (c_ulong, c_void_p),
+    "C_CloseAllSessions": (c_ulong,),
+    "C_GetSessionInfo": (c_ulong, c_void_p),
+    "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
+    "C_CreateObject": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_CopyObject": (c_ulong, c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_DestroyObject": (c_ulong, c_ulong),
+    "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
+    "C_FindObjectsInit": (c_ulong, c_void_p, c_ulong),
+    "C_FindObjects": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_FindObjectsFinal": (c_ulong,),
+    "C_EncryptInit": (c_ulong, c_void_p, c_ulong),
+    "C_Encrypt": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
+    "C_DecryptInit": (c_ulong, c_void_p, c_ulong),
+    "C_Decrypt": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
+    "C_SignInit": (c_ulong, c_void_p, c_ulong),
+    "C_Sign": (c_ulong, c_char_p, c_ulong, c_void_p, c_void_p),
+    "C_GenerateKey": (c_ulong, c_void_p, c_void_p, c_ulong, c_void_p),
+    "C_GenerateKeyPair": (c_ulong, c_void_p, c_void_p, c_ulong, c_void_p, c_ulong, c_void_p, c_void_p),
+    "C_WrapKey": (c_ulong, c_void_p, c_ulong, c_ulong, c_void_p, c_void_p),
+    "C_UnwrapKey": (c_ulong, c_void_p, c_ulong, c_char_p, c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_DeriveKey": (c_ulong, c_void_p, c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_GenerateRandom": (c_ulong, c_void_p, c_ulong),
+}
+
+Value = bool | int | bytes | tuple[int, ...]
+
+
+# A ctypes array type refers to itself, and what `cast` returns refers to what it was made from and back. What
+# is made for one call would be garbage that only the collector finds, some kilobytes of it, and a worker collects every
+# few hours. So types are kept (their sizes are few), and addresses taken.
+KEPT_TYPES = 256
+
+
+@lru_cache(maxsize=KEPT_TYPES)
+def _attributes(count: int) -> type[ctypes.Array[CkAttribute]]:
+    return CkAttribute * count
+
+
+@lru_cache(maxsize=KEPT_TYPES)
+def _bytes(size: int) -> type[ctypes.Array[c_char]]:
+    return c_char * size
+
+
+def buffer_of(size: int) -> ctypes.Array[c_char]:
+    """So many zero bytes that a call may write to."""
+    return _bytes(size)()
+
+
+def pack(template: Mapping[int, Value]) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
+    """A CK_ATTRIBUTE array, and what must stay alive while it is used. Only the four types of `Value` pass."""
+    array = _attributes(len(template))()
+    alive: list[Any] = []
+    for index, (kind, value) in enumerate(template.items()):
+        data = _packed(value)
+        buffer = _bytes(len(data)).from_buffer_copy(data) if data else None
+        alive.append(buffer)
+        array[index].type = kind
+        array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
+        array[index].ulValueLen = len(data)
+    return array, alive
+
+
+def _packed(value: Value) -> bytes:
+    if type(value) is bool:
+        return b"\x01" if value else b"\x00"
+    if type(value) is bytes:
+        return value
+    if isinstance(value, int):
+        return bytes(c_ulong(int(value)))
+    if type(value) is tuple:
+        return pack_numbers(value)
+    raise TypeError(f"a template takes bool, int, bytes or a tuple of int, not {type(value).__name__}")
+
+
+def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
+    """An array that asks for these attributes, each with a buffer of `size` bytes (none if 0)."""
+    array = _attributes(len(kinds))()
+    buffers = [buffer_of(size) if size else None for _ in kinds]
+    for index, (kind, buffer) in enumerate(zip(kinds, buffers, strict=True)):
+        array[index].type, array[index].ulValueLen = kind, size
+        array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
+    return array, buffers
+
+
+class Scratch:
+    """Parameter and output buffers that belong to one session, made once: building them costs more than the call.
+
+    The initialisation vector lies just before the text, so that a sealed text is taken out in one piece.
+    """
+
+    __slots__ = (
+        "capacity",
+        "gcm",
+        "iv_address",
+        "ivs",
+        "mechanism",
+        "mechanism_ref",
+        "out_length",
+        "out_length_ref",
+        "text_address",
+        "view",
+    )
+
+    def __init__(self, capacity: int = 8192) -> None:
+        self.ivs: list[bytes] = []
+        """Random initialisation vectors from the token that are still to be used."""
+        self.gcm = CkGcmParams(None, IV_LENGTH, 8 * IV_LENGTH, None, 0, 128)
+        self.mechanism = CkMechanism(_GCM_MECHANISM, ctypes.addressof(self.gcm), sizeof(self.gcm))
+        self.mechanism_ref = byref(self.mechanism)
+        self.out_length = c_ulong(0)
+        self.out_length_ref = byref(self.out_length)
+        self.reserve(capacity)
+
+    def reserve(self, capacity: int) -> None:
+        """Make the room for the text at least this large."""
+        self.capacity = capacity
+        buffer = buffer_of(IV_LENGTH + capacity)
+        self.view = memoryview(buffer).cast("B")
+        """The vector and the text; keeps the buffer alive."""
+        self.iv_address = ctypes.addressof(buffer)
+        self.text_address = self.iv_address + IV_LENGTH
+        self.gcm.pIv = self.iv_address
+
+
+def flag(values: Mapping[int, bytes], kind: int) -> bool | None:
+    """A CK_BBOOL among what `RawModule.attributes` read; None if it is not there."""
+    value = values.get(kind)
+    return None if value is None or len(value) != 1 else value != b"\x00"
+
+
+def number(values: Mapping[int, bytes], kind: int) -> int | None:
+    """A CK_ULONG among what `RawModule.attributes` read; None if it is not there."""
+    value = values.get(kind)
+    return None if value is None or len(value) != sizeof(c_ulong) else c_ulong.from_buffer_copy(value).value
+
+
+def numbers(value: bytes) -> Sequence[int]:
+    """The CK_ULONGs of an array attribute."""
+    width = sizeof(c_ulong)
+    return [c_ulong.from_buffer_copy(value[i : i + width]).value for i in range(0, len(value) - width + 1, width)]
+
+
+def pack_numbers(values: Iterable[int]) -> bytes:
+    """An array of CK_ULONG."""
+    return b"".join(bytes(c_ulong(value)) for value in values)
+
+
+def attribute_name(kind: int) -> str:
+    """`CKA_…`, or the number of an attribute that the binding does not know."""
+    try:
+        return f"CKA_{Attribute(kind).name}"
+    except ValueError:
+        return f"CKA 0x{kind:x}"

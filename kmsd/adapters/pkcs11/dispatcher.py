@@ -1,0 +1,154 @@
+"""How a call of the port is made: on the event loop or in a thread, counted, and judged when it fails."""
+
+from __future__ import annotations
+
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from kmsd.adapters.pkcs11.counters import CallCounter
+from kmsd.adapters.pkcs11.deadline_pool import Workers
+from kmsd.adapters.pkcs11.inline_policy import Kind, Pace
+from kmsd.adapters.pkcs11.return_codes import CkrError, Fate
+from kmsd.domain.material import Algorithm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.circuit_breaker import Link
+    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.session_pool import Session
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+_INLINE_LIMIT = 16_384
+"""Bytes beyond which a call goes to a thread, however fast the token is with small ones."""
+
+
+class Calls:
+    """Makes calls over one link, from one event loop."""
+
+    def __init__(self, settings: TokenSettings, link: Link) -> None:
+        self._settings = settings
+        self._link = link
+        self.workers = Workers(
+            "kmsd-token",
+            threads=settings.sessions,
+            queue_limit=settings.queue_limit,
+            write_off_limit=settings.write_off_limit,
+            gives_way=True,
+        )
+        self.pace = Pace(settings.inline, settings.inline_below)
+        self.counters: dict[str, CallCounter] = {}
+
+    async def data(
+        self,
+        kind: Kind,
+        object_id: bytes | None,
+        call: Callable[[Epoch, Session], bytes],
+        *,
+        size: int,
+        algorithm: Algorithm | None = None,
+        prefix: bytes | None = None,
+    ) -> bytes:
+        """One call of the data path, inline or in a thread."""
+        counter = self.counters.get(kind) or self._counter(kind)
+        counter.calls += 1
+        start = perf_counter()
+        # XAES works with derived keys, which outlive what holds them; everything else with the object itself.
+        held = None if algorithm is Algorithm.XAES_256_GCM else object_id
+        try:
+            epoch = self._link.require()
+            if (
+                size > _INLINE_LIMIT
+                or not self.pace.inline(kind)
+                or not epoch.ready(object_id, algorithm, prefix)
+                or (held is not None and not self._link.in_use.try_begin(held))
+            ):
+                result = await self._in_thread(kind, object_id, call)
+                counter.took(perf_counter() - start)
+                return result
+            try:
+                result = self._inline(epoch, held, call)
+            except CkrError as error:
+                result = await self._recovered(epoch, kind, object_id, call, error)
+                counter.took(perf_counter() - start)
+                return result
+            took = perf_counter() - start
+            counter.took(took)
+            self.pace.inline_took(kind, took)
+        except BaseException:
+            counter.errors += 1
+            counter.took(perf_counter() - start)
+            raise
+        return result
+
+    def _inline(self, epoch: Epoch, held: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
+        """Make a call on the event loop, with a session of its own; then let go of the object that it works with."""
+        connection = epoch.connection
+        try:
+            session = connection.take()
+            try:
+                result = call(epoch, session)
+            except BaseException as error:
+                connection.give_back(session, error)
+                raise
+            connection.give(session)
+        finally:
+            self._link.in_use.end(held)
+        return result
+
+    async def _recovered(
+        self,
+        epoch: Epoch,
+        kind: Kind,
+        object_id: bytes | None,
+        call: Callable[[Epoch, Session], bytes],
+        error: CkrError,
+    ) -> bytes:
+        """What follows an inline call that failed: bad data are judged here, the rest in a thread."""
+        opening = kind == "open"
+        if opening and error.fate in (Fate.DATA, Fate.SUSPECT):
+            # The sentinel is one call as fast as this one was: a flood of bad texts costs no thread.
+            self._link.judge(epoch, object_id, error, opening=True)
+
+        def again() -> bytes:
+            retry = self._link.judge(epoch, object_id, error, opening=opening)
+            log.info("token_call_again", kind=kind, reason=str(error), retry=retry)
+            return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
+
+        return await self.workers.run(again, deadline=self._settings.deadline)
+
+    async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
+        def timed(epoch: Epoch) -> bytes:
+            start = perf_counter()
+            result = epoch.connection.run(partial(call, epoch))
+            self.pace.thread_took(kind, perf_counter() - start)
+            return result
+
+        work = partial(self._link.perform, object_id, timed, opening=kind == "open")
+        return await self.workers.run(work, deadline=self._settings.deadline)
+
+    async def threaded(
+        self, name: str, object_id: bytes | None, call: Callable[[Epoch], T], *, deadline: float | None = None
+    ) -> T:
+        """A call that never runs on the event loop."""
+        counter = self.counters.get(name) or self._counter(name)
+        counter.calls += 1
+        start = perf_counter()
+        try:
+            self._link.require()
+            work = partial(self._link.perform, object_id, call)
+            return await self.workers.run(work, deadline=deadline or self._settings.slow_deadline)
+        except BaseException:
+            counter.errors += 1
+            raise
+        finally:
+            counter.took(perf_counter() - start)
+
+    def _counter(self, name: str) -> CallCounter:
+        counter = self.counters[name] = CallCounter()
+        return counter

@@ -1,0 +1,145 @@
+"""The part of the Token port that brings key material in: calls, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+from hmac import compare_digest
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kmsd.adapters.pkcs11.import_self_tests import Skills, probe_imports
+from kmsd.adapters.pkcs11.key_import import Visit, visit
+from kmsd.adapters.pkcs11.syncfs import sync_folder
+from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
+from kmsd.ports import MechanismMissing, OtherMaterial, TokenUnavailable, Wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.circuit_breaker import Link
+    from kmsd.adapters.pkcs11.dispatcher import Calls
+    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.material import Algorithm
+
+
+DOUBT_SECONDS = 60.0
+"""What was found lacking may have been a passing trouble of the token: after this time it is tried anew."""
+
+
+class Imports(msgspec.Struct):
+    """Imports into one token. All methods may be called concurrently."""
+
+    settings: TokenSettings
+    calls: Calls
+    link: Link
+    clock: Callable[[], float]
+    _skills: Skills | None = None
+    _probed_at: float = 0.0
+    _probing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+
+    async def skills(self) -> Skills:
+        """What the token is able to, probed by the first who asks. Raises `TokenError`."""
+        known = self._skills
+        if known is not None and (known.complete or self.clock() - self._probed_at < DOUBT_SECONDS):
+            return known
+        async with self._probing:
+            if self._skills is known or self._skills is None:
+                deadline = self.settings.start_deadline
+                found = await self.calls.threaded("probe_imports", None, self._probe, deadline=deadline)
+                self._skills, self._probed_at = found if known is None else known.and_of(found), self.clock()
+            return self._skills
+
+    def _probe(self, epoch: Epoch) -> Skills:
+        skills = probe_imports(epoch)
+        # A token that went away lacks nothing.
+        self.link.prove(epoch)
+        return skills
+
+    async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
+        """As `kmsd.ports.Token`."""
+
+        def make(epoch: Epoch) -> bytes:
+            public = epoch.connection.run(lambda session: epoch.objects.make_wrapping_pair(session, object_id, bits))
+            sync_folder(self.settings.token_dir_sync)
+            return public
+
+        return await self.calls.threaded("generate_wrapping_key", object_id, make)
+
+    async def transport_key(self) -> bytes:
+        """As `kmsd.ports.Token`."""
+        if TRANSPORT not in (await self.skills()).imports:
+            raise MechanismMissing(f"{TRANSPORT.value}, by which it would receive what the import token unwraps")
+        return await self.calls.threaded("transport_key", None, lambda epoch: epoch.receiving().public_key)
+
+    async def unwrap_key(
+        self, wrapped: Wrapped, mark: bytes, expected: bytes | None, into: tuple[bytes, Algorithm] | None
+    ) -> bytes:
+        """As `kmsd.ports.Token`."""
+        skills = await self.skills()
+        if wrapped.algorithm not in skills.imports:
+            raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
+
+        def take_in(epoch: Epoch) -> bytes:
+            def work(_: object) -> bytes:
+                with visit(epoch.connection, skills.padded_wrap) as guest:
+                    return self._taken_in(epoch, guest, wrapped, mark, expected, into)
+
+            # Lent beside the visit's own session, so that the module is not finalised meanwhile.
+            return epoch.connection.run(work)
+
+        return await self.calls.threaded("unwrap_key", wrapped.wrapping_key, take_in)
+
+    def _taken_in(  # noqa: PLR0917 (its own)
+        self,
+        epoch: Epoch,
+        guest: Visit,
+        wrapped: Wrapped,
+        mark: bytes,
+        expected: bytes | None,
+        into: tuple[bytes, Algorithm] | None,
+    ) -> bytes:
+        proven = guest.prove(self._key(epoch, guest, wrapped), wrapped.algorithm, wrapped.blob, mark)
+        trouble = wrapped.trouble or proven.trouble
+        if trouble is not None:
+            # Only a token that is well can say that the blob is bad.
+            self.link.prove(epoch)
+            raise trouble
+        if expected is not None and not compare_digest(expected, proven.fingerprint):
+            raise OtherMaterial("other key material was imported before")
+        if into is not None:
+            object_id, algorithm = into
+            epoch.objects.take_in(guest.session, object_id, algorithm, proven.kek, proven.wrapped)
+            sync_folder(self.settings.token_dir_sync)
+        return proven.fingerprint
+
+    @staticmethod
+    def _key(epoch: Epoch, guest: Visit, wrapped: Wrapped) -> int:
+        """Handle of the private key that opens it."""
+        if wrapped.wrapping_key is not None:
+            return epoch.objects.entry(guest.session, wrapped.wrapping_key).handle
+        transport = epoch.receiving()
+        if not compare_digest(transport.public_key, wrapped.transport_key):
+            raise TokenUnavailable("the login for which the material was wrapped has ended")
+        return transport.handle
+
+    async def pass_on(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+        """As `kmsd.ports.Token`."""
+        skills = await self.skills()
+        if wrapped.algorithm not in skills.passes_on or wrapped.wrapping_key is None:
+            raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
+        wrapping_key = wrapped.wrapping_key
+
+        def rewrap(epoch: Epoch) -> Wrapped:
+            def work(_: object) -> Wrapped:
+                with visit(epoch.connection, skills.padded_wrap) as guest:
+                    key = epoch.objects.entry(guest.session, wrapping_key).handle
+                    blob, trouble = guest.pass_on(key, wrapped.algorithm, wrapped.blob, transport_key)
+                if trouble is not None:
+                    self.link.prove(epoch)
+                return Wrapped(blob, TRANSPORT, None, transport_key, trouble)
+
+            return epoch.connection.run(work)
+
+        return await self.calls.threaded("pass_on", wrapping_key, rewrap)

@@ -1,0 +1,221 @@
+"""An epoch: one login and what hangs on it. How it begins, with the patience that starting a token needs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from pkcs11.exceptions import PKCS11Error
+
+from kmsd.adapters.pkcs11 import refused_pin
+from kmsd.adapters.pkcs11.aead import Sealing
+from kmsd.adapters.pkcs11.handle_cache import NotFound
+from kmsd.adapters.pkcs11.key_import import Transport, new_transport
+from kmsd.adapters.pkcs11.module import start_lock
+from kmsd.adapters.pkcs11.objects import Objects
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, name_of, of_binding, port_error
+from kmsd.adapters.pkcs11.session_pool import Connection, Session, serial_of
+from kmsd.adapters.pkcs11.softhsm_generation import Generation
+from kmsd.adapters.pkcs11.syncfs import sync_folder
+from kmsd.adapters.pkcs11.templates import SEALING, role_of
+from kmsd.adapters.pkcs11.xaes import DerivedKeys
+from kmsd.domain.material import Algorithm
+from kmsd.ports import PinRefused, TokenError, TokenUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.module import Module
+    from kmsd.adapters.pkcs11.settings import TokenSettings
+
+log = structlog.get_logger(__name__)
+
+START_TRIES = 20
+_PAUSE = 0.05
+
+
+class Epoch(msgspec.Struct):
+    """A login, with its handles and derived keys. When the login ends, all of it is void."""
+
+    connection: Connection
+    objects: Objects
+    derived: DerivedKeys
+    sealing: Sealing
+    derive_session: Session
+    sentinel: int
+    """Handle of the sentinel; 0 if there is none."""
+    renewing: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    transport: Transport | None = None
+    """Made when it is first asked for; ends with its session."""
+    transporting: threading.Lock = msgspec.field(default_factory=threading.Lock)
+
+    @property
+    def number(self) -> int:
+        """Which initialisation of the module it belongs to."""
+        return self.connection.epoch
+
+    def prove(self, session: Session) -> None:
+        """Prove that the token is there and logged in, by two cheap calls. Raises `CkrError`."""
+        if self.sentinel:
+            self.connection.raw.touch(session.handle, self.sentinel)
+        else:
+            self.connection.prove_identity()
+        # NSS shows the attributes of private objects after a logout too.
+        self.connection.prove_login(session)
+
+    def operate(self, session: Session, sentinel: bytes) -> None:
+        """Work with the sentinel: seal by whatever algorithm its one role allows. Raises `CkrError`."""
+        role = role_of(self.objects.read(session, sentinel))
+        algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
+        if algorithm is None:
+            raise CkrError(Ckr.KEY_FUNCTION_NOT_PERMITTED, "the sentinel has no sealing role")
+        self.derived.forget(sentinel)
+        self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
+        self.derived.forget(sentinel)
+        self.derived.bury()
+
+    def ready(self, object_id: bytes | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
+        """Whether a call finds its handle or derived key in memory, so that it is one short call into the token."""
+        if object_id is None:
+            return True
+        if algorithm is Algorithm.XAES_256_GCM:
+            return self.derived.has(object_id, prefix)
+        return self.objects.known(object_id) is not None
+
+    def receiving(self) -> Transport:
+        """The RSA pair by which this login receives key material from another token. Raises `CkrError`."""
+        with self.transporting:
+            if self.transport is None:
+                self.transport = new_transport(self.connection)
+            return self.transport
+
+    def renew_sessions(self) -> None:
+        """Take no session of before any more, since one was found dead; derived keys go with theirs."""
+        with self.renewing:
+            self.connection.drop_free_sessions()
+            fresh = self.connection.open_session()
+            old, self.derive_session = self.derive_session, fresh
+            self.derived.renew(fresh)
+            old.close()
+        with self.transporting:
+            transport, self.transport = self.transport, None
+        if transport is not None:
+            transport.session.close()
+
+    def forget(self, object_id: bytes) -> None:
+        """Drop the handle of the object, and take its derived keys out of use."""
+        self.objects.forget(object_id)
+        self.derived.forget(object_id)
+
+    def end(self) -> None:
+        """Destroy the derived keys, close every session and log out. No call may be under way."""
+        self.derived.end_all()
+        self.derived.bury()
+        self.derive_session.close()
+        if self.transport is not None:
+            self.transport.session.close()
+        self.connection.end()
+
+
+def begin(
+    module: Module, settings: TokenSettings, clock: Callable[[], float], void: int | None, *, tries: int
+) -> Epoch:
+    """Initialise the module (anew, if epoch `void` is still the present one), find the token, and log in.
+
+    One process at a time, and with retries: SoftHSM rewrites its token object at each login, and fails a tenth of
+    parallel starts. A token that was missed is found only after C_Finalize and C_Initialize. The
+    PIN is offered once: a refusal ends the attempts.
+    """
+    end = time.monotonic() + settings.start_deadline
+    last: Exception = TokenUnavailable("the token was not tried")
+    with start_lock(settings.start_lock, settings.start_deadline):
+        for attempt in range(1, tries + 1):
+            try:
+                if void is not None:
+                    module.restart(void)
+                module.ensure_initialized()
+                return _log_in(module, settings, clock)
+            except (CkrError, PKCS11Error, TokenUnavailable) as error:
+                last = of_binding(error) if isinstance(error, PKCS11Error) else error
+                if isinstance(error, PinRefused | SentinelMissing) or attempt == tries or time.monotonic() > end:
+                    break
+                log.debug("token_start_retry", attempt=attempt, reason=str(error))
+                void = module.epoch
+                time.sleep(_PAUSE)
+    if isinstance(last, CkrError):
+        raise TokenUnavailable(f"the token does not start: {last}") from last
+    raise last
+
+
+class SentinelMissing(TokenUnavailable):
+    """The token is there, and does not hold the sentinel: it is another token, or not all of it."""
+
+
+def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
+    token = module.find_token(settings)
+    serial = serial_of(token)
+    refused_pin.check(settings.refused_pin, serial, settings.pin)
+    try:
+        connection = Connection(module, token, settings.pin)
+    except CkrError as error:
+        if error.fate is not Fate.PIN:
+            raise
+        but = _remembered(settings, serial, error)
+        raise PinRefused(f"{port_error(error)}; it is not offered again{but}") from error
+    with suppress(OSError):  # the PIN was right: whatever stands there is of another one
+        refused_pin.forget(settings.refused_pin)
+    try:
+        _keep_token(settings)
+        return _equip(connection, settings, clock)
+    except BaseException:
+        connection.retire()
+        with suppress(CkrError):
+            connection.end()
+        raise
+
+
+def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
+    """Remember the refusal, if the token itself was asked; what to say if that is not possible."""
+    if error.function != "C_Login":
+        return ""
+    try:
+        refused_pin.remember(settings.refused_pin, serial, settings.pin, name_of(error.rv))
+    except OSError as cause:
+        return f" by this process, but the next one may offer it: {settings.refused_pin} cannot be written ({cause})"
+    return ""
+
+
+def _keep_token(settings: TokenSettings) -> None:
+    """SoftHSM has emptied its token object and written it anew; a power loss before that is on disk ends the token."""
+    try:
+        sync_folder(settings.token_dir_sync)
+    except TokenError as error:
+        raise TokenUnavailable(str(error)) from error
+
+
+def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
+    info = connection.info
+    generation = Generation(info.manufacturer, info.serial, settings.token_dir_sync)
+    objects = Objects(connection, settings.object_label, generation, patience=settings.deadline)
+    connection.run(objects.fill)
+    sentinel = 0
+    if (wanted := settings.sentinel) is not None:
+        try:
+            sentinel = connection.run(lambda session: objects.entry(session, wanted).handle)
+        except NotFound as error:
+            raise SentinelMissing("the token is there, but the sentinel object is not in it") from error
+    derive_session = connection.open_session()
+    derived = DerivedKeys(
+        connection.raw,
+        derive_session,
+        messages=settings.seal_messages,
+        age=settings.derived_key_age,
+        count=settings.derived_keys,
+        clock=clock,
+    )
+    sealing = Sealing(connection.raw, objects, derived)
+    return Epoch(connection, objects, derived, sealing, derive_session, sentinel)

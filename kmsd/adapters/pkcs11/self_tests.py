@@ -1,0 +1,212 @@
+"""What the token can do, proven at start by a known answer for each mechanism.
+
+The mechanism list proves nothing: SoftHSM lists OAEP, and refuses it with SHA-256. To add a probe, write a function
+that raises if the answer is wrong, and a row in `PROBES`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag
+from pkcs11.exceptions import PKCS11Error
+
+from kmsd.adapters.pkcs11.cryptoki_types import flag
+from kmsd.adapters.pkcs11.ecdsa import SIGNATURE_HASH, der_signature, spki_of_ec_point
+from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
+from kmsd.adapters.pkcs11.handle_cache import Entry
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, of_binding
+from kmsd.adapters.pkcs11.templates import P256, session_key
+from kmsd.domain.material import Algorithm
+from kmsd.ports import Capabilities, TokenUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.inline_policy import Pace
+    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.session_pool import Session
+
+log = structlog.get_logger(__name__)
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """One mechanism, how it is proven, and what the API loses without it."""
+
+    mechanism: str
+    loses: str
+    prove: Callable[[Epoch, Session], None]
+    algorithm: Algorithm | None = None
+
+
+# McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16.
+_GCM_KEY = bytes.fromhex("feffe9928665731c6d6a8f9467308308" * 2)
+_GCM_IV = bytes.fromhex("cafebabefacedbaddecaf888")
+_GCM_TEXT = bytes.fromhex(
+    "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+    "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+)
+_GCM_AAD = bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2")
+_GCM_SEALED = bytes.fromhex(
+    "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+    "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
+    "76fc6ece0f4e1768cddf8853bb2d551b"
+)
+# C2SP XAES-256-GCM, second test vector: this one has associated data, and a subkey whose doubling carries.
+_XAES_KEY = bytes([3]) * 32
+_XAES_NONCE = b"ABCDEFGHIJKLMNOPQRSTUVWX"
+_XAES_TEXT = b"XAES-256-GCM"
+_XAES_AAD = b"c2sp.org/XAES-256-GCM"
+_XAES_SEALED = bytes.fromhex("986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d")
+
+
+def _test_key(epoch: Epoch, session: Session, value: bytes, *roles: Attribute) -> int:
+    """A session object with a published value. Tokens that refuse keys in the clear answer with a `CkrError`."""
+    template: dict[int, Value] = {**session_key(KeyType.AES, len(value), roles), Attribute.VALUE: value}
+    # "CKA_VALUE_LEN … must not be specified when creating an object by C_CreateObject" (PKCS#11 v2.40, table 8).
+    del template[Attribute.VALUE_LEN]
+    return epoch.connection.raw.create(session.handle, template)
+
+
+def _prove_refusal(epoch: Epoch, session: Session, key: int) -> None:
+    """A changed text must be refused, by whatever code."""
+    tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
+    try:
+        epoch.connection.raw.gcm_decrypt(session.handle, key, _GCM_IV, tampered, _GCM_AAD, session.scratch)
+    except CkrError as error:
+        if error.function != "C_Decrypt" or error.fate not in (Fate.DATA, Fate.SUSPECT):
+            raise
+    else:
+        raise WrongAnswer
+
+
+def _gcm(epoch: Epoch, session: Session) -> None:
+    raw, at, handle = epoch.connection.raw, session.scratch, session.handle
+    key = _test_key(epoch, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
+    try:
+        sealed = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
+        if sealed[:12] == _GCM_IV:
+            expect(sealed[12:], _GCM_SEALED)
+        else:
+            # The token made the nonce itself: then opening proves the rest, and two nonces must differ.
+            again = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
+            expect(again[:12] != sealed[:12], True)
+            expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
+        expect(raw.gcm_decrypt(handle, key, _GCM_IV, _GCM_SEALED, _GCM_AAD, at), _GCM_TEXT)
+        _prove_refusal(epoch, session, key)
+    finally:
+        raw.destroy(handle, key)
+
+
+def _xaes(epoch: Epoch, session: Session) -> None:
+    raw = epoch.connection.raw
+    base = _test_key(epoch, session, _XAES_KEY, Attribute.DERIVE)
+    mark = b"probe of XAES-256-GCM"
+    try:
+        key = epoch.derived.derive(mark, Entry(handle=base), _XAES_NONCE[:12], to_seal=False)
+        try:
+            shown = raw.attributes(session.handle, key.handle, (Attribute.SENSITIVE, Attribute.EXTRACTABLE))
+            expect((flag(shown, Attribute.SENSITIVE), flag(shown, Attribute.EXTRACTABLE)), (True, False))
+            opened = raw.gcm_decrypt(
+                session.handle, key.handle, _XAES_NONCE[12:], _XAES_SEALED, _XAES_AAD, session.scratch
+            )
+            expect(opened, _XAES_TEXT)
+        finally:
+            epoch.derived.done(key)
+    finally:
+        epoch.derived.forget(mark)
+        epoch.derived.bury()
+        raw.destroy(session.handle, base)
+
+
+def _random(epoch: Epoch, session: Session) -> None:
+    first, second = (epoch.connection.raw.random(session.handle, 32) for _ in range(2))
+    expect(first != second and bytes(32) not in (first, second), True)
+
+
+def _ecdsa(epoch: Epoch, session: Session) -> None:
+    """A signature by a pair that lives as long as the session, verified in software."""
+    raw = epoch.connection.raw
+    try:
+        domain = session.binding.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256}, local=True)
+        private_template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True}
+        pair = domain.generate_keypair(
+            store=False,
+            capabilities=MechanismFlag(0),
+            public_template={Attribute.VERIFY: True},
+            private_template=private_template,
+        )
+    except PKCS11Error as error:
+        raise of_binding(error) from error
+    public, private = (half.handle or 0 for half in pair)
+    try:
+        digest = bytes(range(32))
+        signature = der_signature(raw.sign(session.handle, private, int(Mechanism.ECDSA), digest))
+        point = raw.attributes(session.handle, public, (Attribute.EC_POINT,))[Attribute.EC_POINT]
+        verifier = load_der_public_key(spki_of_ec_point(point))
+        if not isinstance(verifier, ec.EllipticCurvePublicKey):
+            raise WrongAnswer
+        verifier.verify(signature, digest, ec.ECDSA(utils.Prehashed(SIGNATURE_HASH)))
+    except InvalidSignature as error:
+        raise WrongAnswer from error
+    finally:
+        raw.destroy(session.handle, public)
+        raw.destroy(session.handle, private)
+
+
+PROBES: tuple[Probe, ...] = (
+    Probe("CKM_AES_GCM", "all encryption and decryption", _gcm, Algorithm.AES_256_GCM),
+    Probe(
+        "CKM_AES_ECB_ENCRYPT_DATA",
+        "XAES-256-GCM; keys are sealed by AES-256-GCM and must be rotated before 2^32 messages",
+        _xaes,
+        Algorithm.XAES_256_GCM,
+    ),
+    Probe("C_GenerateRandom", "GenerateRandom, data keys and nonces", _random),
+    Probe("CKM_ECDSA", "signed audit checkpoints", _ecdsa),
+)
+
+
+def probe(epoch: Epoch) -> Capabilities:
+    """Try every mechanism on throw-away session objects. Raises `CkrError` only if the token fails as a whole."""
+    passed: set[str] = set()
+    algorithms: set[Algorithm] = set()
+    lacking: list[tuple[str, str]] = []
+    for row in PROBES:
+        try:
+            epoch.connection.run(lambda session, row=row: row.prove(epoch, session))  # type: ignore[misc]
+        except (CkrError, WrongAnswer, KeyError) as error:
+            if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
+                raise TokenUnavailable(str(error)) from error
+            log.warning("token_mechanism_lacking", mechanism=row.mechanism, loses=row.loses, reason=str(error))
+            lacking.append((row.mechanism, row.loses))
+        else:
+            passed.add(row.mechanism)
+            algorithms.update({row.algorithm} if row.algorithm else ())
+    return Capabilities(frozenset(algorithms), frozenset(passed), tuple(lacking))
+
+
+def measure(epoch: Epoch, session: Session, pace: Pace) -> None:
+    """A first estimate of how long calls of the data path take, on a throw-away session object."""
+    raw, at, handle = epoch.connection.raw, session.scratch, session.handle
+    pace.measure("random", lambda: raw.random(handle, 32))
+    try:
+        key = _test_key(epoch, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
+    except CkrError as error:
+        # Then the first calls go to threads, and are measured there.
+        log.info("token_pace_unknown", reason=str(error))
+        return
+    try:
+        pace.measure("seal", lambda: raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at))
+        sealed = raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at)
+        pace.measure("open", lambda: raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at))
+    except CkrError as error:
+        log.info("token_pace_unknown", reason=str(error))
+    finally:
+        raw.destroy(handle, key)

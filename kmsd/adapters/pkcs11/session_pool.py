@@ -1,0 +1,181 @@
+"""A connection: all that one login gives. Sessions, handles and derived keys are void together when it ends.
+
+Login is a matter of the process. One session, the keeper, logs in and is never lent nor closed while the connection
+lives; the others open without PIN, and closing them logs nobody out. A session that met an error other than plain bad
+data is closed, not lent again: some modules leave the failed operation active.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from pkcs11.attributes import AttributeMapper
+from pkcs11.constants import Attribute
+from pkcs11.exceptions import PKCS11Error
+
+from kmsd.adapters.pkcs11.cryptoki_types import Scratch, numbers, pack_numbers
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, of_binding
+from kmsd.ports import TokenBusy, TokenInfo, TokenUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pkcs11
+
+    from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.module import Module
+
+T = TypeVar("T")
+_RW_USER_FUNCTIONS = 3
+"""CKS_RW_USER_FUNCTIONS: a read-write session of the logged-in user."""
+
+
+def serial_of(token: pkcs11.Token) -> str:
+    """Return the serial number, without the blanks that fill its field."""
+    return token.serial.decode("utf-8", "replace").rstrip(" \0")
+
+
+class Session:
+    """One open session and its buffers, held by one call at a time."""
+
+    __slots__ = ("binding", "handle", "scratch")
+
+    def __init__(self, binding: pkcs11.Session) -> None:
+        self.binding = binding
+        self.handle: int = binding.handle  # type: ignore[attr-defined]  # the binding's stubs omit it
+        self.scratch = Scratch()
+
+    def close(self) -> None:
+        """Close it; one that the token has closed already is no error."""
+        with suppress(PKCS11Error):
+            self.binding.close()
+
+
+class Connection:
+    """A logged-in token. `run` may be called from any thread; each call has a session of its own."""
+
+    def __init__(self, module: Module, token: pkcs11.Token, pin: bytes) -> None:
+        self.module = module
+        self.raw: RawModule = module.raw
+        self.epoch = module.epoch
+        self.slot: int = token.slot.slot_id
+        self.info = TokenInfo(
+            label=token.label,
+            serial=serial_of(token),
+            manufacturer=token.manufacturer_id,
+            model=token.model,
+            max_sessions=self.raw.max_sessions(self.slot),
+        )
+        self.retired = False
+        self._token = token
+        self._mapper = AttributeMapper()
+        # The binding cannot pack this attribute by itself, and corrupts the heap when asked to.
+        self._mapper.register_handler(Attribute.ALLOWED_MECHANISMS, pack_numbers, numbers)
+        # Taken as it is where nobody waits or is woken: the condition's own methods are Python, and cost four calls.
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._free: list[Session] = []
+        self._lent = 0
+        module.enlist(self)
+        self.keeper = self.open_session()
+        module.login(self.keeper.handle, self.slot, pin)
+
+    def open_session(self) -> Session:
+        """A new read-write session that nobody else has; the caller closes it."""
+        try:
+            return Session(self._token.open(rw=True, attribute_mapper=self._mapper))
+        except PKCS11Error as error:
+            raise of_binding(error) from error
+
+    # --- lending ------------------------------------------------------------------------------------
+
+    def run(self, work: Callable[[Session], T]) -> T:
+        """Call `work` with a session that it has for itself."""
+        session = self.take()
+        try:
+            result = work(session)
+        except BaseException as error:
+            self.give_back(session, error)
+            raise
+        self.give(session)
+        return result
+
+    def take(self) -> Session:
+        """Lend a session; it comes back by `give` or `give_back`. `run` does both; this is for the shortest way."""
+        with self._lock:
+            if self.retired:
+                raise TokenUnavailable("the login has ended")
+            self._lent += 1
+            if self._free:
+                return self._free.pop()
+        try:
+            return self.open_session()
+        except BaseException as error:
+            self._returned()
+            if isinstance(error, CkrError) and error.rv == Ckr.SESSION_COUNT:
+                raise TokenBusy("the token has no more sessions") from error
+            raise
+
+    def give(self, session: Session) -> None:
+        """Take back a session that is fit for the next call."""
+        with self._lock:
+            self._free.append(session)
+            self._lent -= 1
+            if self.retired:
+                self._idle.notify_all()
+
+    def give_back(self, session: Session, error: BaseException) -> None:
+        """Take back a session after a failed call: fit for the next only if nothing but the data was bad."""
+        if isinstance(error, CkrError) and error.fate is Fate.DATA:
+            self.give(session)
+            return
+        session.close()
+        self._returned()
+
+    def _returned(self) -> None:
+        with self._idle:
+            self._lent -= 1
+            self._idle.notify_all()
+
+    def drop_free_sessions(self) -> None:
+        """Close all sessions that are not in use: one was found dead, so the others are not trusted either."""
+        with self._idle:
+            dropped, self._free = self._free, []
+        for session in dropped:
+            session.close()
+
+    @property
+    def sessions(self) -> tuple[int, int]:
+        """Sessions in use and sessions free."""
+        return self._lent, len(self._free)
+
+    # --- end ----------------------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Lend no more sessions. Calls under way go on."""
+        with self._idle:
+            self.retired = True
+
+    def drained(self, *, timeout: float) -> bool:
+        """Wait for the calls under way; whether all have come back."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._lent == 0, timeout)
+
+    def end(self) -> None:
+        """Close every session, the keeper last: that logs the process out where nobody else is logged in."""
+        self.drop_free_sessions()
+        self.keeper.close()
+
+    # --- proof --------------------------------------------------------------------------------------
+
+    def prove_identity(self) -> None:
+        """Prove that the same token is in the slot. Raises `CkrError`."""
+        if self.raw.token_identity(self.slot) != (self.info.label, self.info.serial):
+            raise CkrError(Ckr.TOKEN_NOT_RECOGNIZED, "another token is in the slot")
+
+    def prove_login(self, session: Session) -> None:
+        """Prove that the session is logged in. Raises `CkrError`."""
+        if self.raw.session_state(session.handle) != _RW_USER_FUNCTIONS:
+            raise CkrError(Ckr.USER_NOT_LOGGED_IN, "C_GetSessionInfo")

@@ -1,0 +1,189 @@
+"""What a process remembers of the store, and when it forgets it.
+
+The rule: before each request the WAL index is looked at and, if it is not as it was, `PRAGMA data_version` asked.
+If any other connection has committed since (also this process's own writing connection), the new rows of the table
+`change`, which triggers fill, name what to forget: a key id (the key, its grants and tags), `alias` (all aliases),
+`identity` (all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
+`object:<id>` (an object in the token that is doomed: `on_doomed` is told, so that what was derived from it goes as
+well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not remembered. Each kind
+is bounded; the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from kmsd.adapters.sqlite.change_detector import WalIndex
+from kmsd.adapters.sqlite.process_liveness import Makers
+from kmsd.adapters.sqlite.reader import SqliteReader
+from kmsd.cloudwatch_logs.groups import LogGroup, LogStream
+from kmsd.domain.alias import Alias
+from kmsd.domain.grant import Grant
+from kmsd.domain.identity import AccessKey, Role
+from kmsd.domain.key import Key
+from kmsd.ports import ServiceKey, SessionMac
+
+MOST_KEYS = 20_000
+MOST_OTHERS = 20_000
+
+_Name = TypeVar("_Name")
+_Thing = TypeVar("_Thing")
+
+
+class CachedReader(SqliteReader):
+    """Implements `kmsd.ports.Reader` on the reading connection of a process."""
+
+    def __init__(self, connection: sqlite3.Connection, makers: Makers, wal_index: WalIndex) -> None:
+        super().__init__(connection, makers)
+        self._wal_index = wal_index
+        self._header: bytes | None = None
+        self._version: int | None = None
+        self._seen = 0
+        self._keys: dict[str, Key] = {}
+        self._grants_by_key: dict[str, dict[tuple[str, ...], Sequence[Grant]]] = {}
+        self._tags: dict[str, Mapping[str, str]] = {}
+        self._aliases: dict[tuple[str, str], Alias] = {}
+        self._access_keys: dict[str, AccessKey] = {}
+        self._roles: dict[tuple[str, str], Role] = {}
+        self._service_keys: Mapping[str, ServiceKey] | None = None
+        self._session_mac: SessionMac | None = None
+        self._log_groups: dict[tuple[str, str], LogGroup] = {}
+        self._log_streams: dict[tuple[bytes, str], LogStream] = {}
+        self.on_doomed: Callable[[bytes], None] = lambda _: None
+        self.hits = 0
+        self.misses = 0
+
+    def refresh(self) -> None:
+        """Forget what was changed since the last call."""
+        header = self._wal_index.header()  # before anything is read: what is committed from here on shows next time
+        if header is not None and header == self._header:
+            return
+        self._catch_up()
+        self._header = header
+
+    def _catch_up(self) -> None:
+        row = self._one("PRAGMA data_version")
+        version = None if row is None else row[0]
+        if version == self._version:
+            return
+        changes = self._all("SELECT seq, subject FROM change WHERE seq > ? ORDER BY seq", self._seen)
+        if self._version is None or (changes and changes[0][0] != self._seen + 1):
+            self._forget_all()
+        for _, subject in changes:
+            self._forget(subject)
+        if changes:
+            self._seen = changes[-1][0]
+        self._version = version
+
+    def _forget_all(self) -> None:
+        for memory in (self._keys, self._grants_by_key, self._tags, self._aliases, self._access_keys, self._roles):
+            memory.clear()
+        self._service_keys = self._session_mac = None
+        self._log_groups.clear()
+        self._log_streams.clear()
+
+    def _forget(self, subject: str) -> None:
+        match subject:
+            case "alias":
+                self._aliases.clear()
+            case "identity":
+                self._access_keys.clear()
+                self._roles.clear()
+            case "service":
+                self._service_keys = self._session_mac = None
+            case "logs":
+                self._log_groups.clear()
+                self._log_streams.clear()
+            case doomed if doomed.startswith("object:"):
+                self.on_doomed(bytes.fromhex(doomed.removeprefix("object:")))
+            case key_id:
+                self._keys.pop(key_id, None)
+                self._grants_by_key.pop(key_id, None)
+                self._tags.pop(key_id, None)
+
+    def _remember(self, memory: dict[_Name, _Thing], name: _Name, thing: _Thing, most: int) -> None:
+        self.misses += 1
+        if len(memory) >= most:
+            del memory[next(iter(memory))]
+        memory[name] = thing
+
+    async def key(self, key_id: str) -> Key | None:
+        found = self._keys.get(key_id)
+        if found is not None:
+            self.hits += 1
+            return found
+        found = await super().key(key_id)
+        if found is not None:
+            self._remember(self._keys, key_id, found, MOST_KEYS)
+        return found
+
+    async def alias(self, account: str, name: str) -> Alias | None:
+        found = self._aliases.get((account, name))
+        if found is None:
+            found = await super().alias(account, name)
+            if found is not None:
+                self._remember(self._aliases, (account, name), found, MOST_OTHERS)
+        return found
+
+    async def access_key(self, access_key_id: str) -> AccessKey | None:
+        found = self._access_keys.get(access_key_id)
+        if found is None:
+            found = await super().access_key(access_key_id)
+            if found is not None:
+                self._remember(self._access_keys, access_key_id, found, MOST_OTHERS)
+        return found
+
+    async def role(self, account: str, name: str) -> Role | None:
+        found = self._roles.get((account, name))
+        if found is None:
+            found = await super().role(account, name)
+            if found is not None:
+                self._remember(self._roles, (account, name), found, MOST_OTHERS)
+        return found
+
+    async def tags_of(self, key_id: str) -> Mapping[str, str]:
+        found = self._tags.get(key_id)
+        if found is None:
+            found = await super().tags_of(key_id)
+            self._remember(self._tags, key_id, found, MOST_OTHERS)
+        return found
+
+    async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
+        names = tuple(grantees)
+        by_grantees = self._grants_by_key.get(key_id)
+        if by_grantees is None:
+            by_grantees = {}
+            self._remember(self._grants_by_key, key_id, by_grantees, MOST_OTHERS)
+        found = by_grantees.get(names)
+        if found is None:
+            found = await super().grants_to(key_id, names)
+            self._remember(by_grantees, names, found, MOST_OTHERS)
+        return found
+
+    async def log_group(self, account: str, name: str) -> LogGroup | None:
+        found = self._log_groups.get((account, name))
+        if found is None:
+            found = await super().log_group(account, name)
+            if found is not None:
+                self._remember(self._log_groups, (account, name), found, MOST_OTHERS)
+        return found
+
+    async def log_stream(self, group_id: bytes, name: str) -> LogStream | None:
+        found = self._log_streams.get((group_id, name))
+        if found is None:
+            found = await super().log_stream(group_id, name)
+            if found is not None:
+                self._remember(self._log_streams, (group_id, name), found, MOST_OTHERS)
+        return found
+
+    async def service_keys(self) -> Mapping[str, ServiceKey]:
+        if self._service_keys is None:
+            self._service_keys = await super().service_keys()
+        return self._service_keys
+
+    async def session_mac(self) -> SessionMac:
+        if self._session_mac is None:
+            self._session_mac = await super().session_mac()
+        return self._session_mac

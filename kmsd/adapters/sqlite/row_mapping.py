@@ -1,0 +1,223 @@
+"""Rows to domain objects and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kmsd.domain.alias import Alias
+from kmsd.domain.grant import Grant
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
+from kmsd.domain.key import ExpirationModel, Key, Origin
+from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingKey
+from kmsd.domain.key_state import KeyState
+from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType
+from kmsd.domain.trusted_time import Reading, Uptime
+from kmsd.ports import ServiceKey, TokenObject
+
+Row = tuple[Any, ...]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+KEY_COLUMNS = (
+    "key_id, account, arn, description, origin, state, policy, created_at, current_material, deletion_at, "
+    "pending_window_days, valid_to, expiration_model, rotation_period_days, next_rotation_at"
+)
+GRANT_COLUMNS = (
+    "grant_id, key_id, name, grantee_principal, retiring_principal, operations, context_equals, context_subset, "
+    "issuing_account, issuing_principal, created_at"
+)
+ALIAS_COLUMNS = "account, name, key_id, created_at, updated_at"
+
+
+def micros(instant: datetime | None) -> int | None:
+    """Microseconds since 1970, exact."""
+    return None if instant is None else (instant - EPOCH) // timedelta(microseconds=1)
+
+
+def instant(number: int) -> datetime:
+    """The inverse of `micros`."""
+    return EPOCH + timedelta(microseconds=number)
+
+
+def maybe_instant(number: int | None) -> datetime | None:
+    """As `instant`, for columns that may be NULL."""
+    return None if number is None else instant(number)
+
+
+def clock_reading(row: Row) -> Reading:
+    """trusted_at, boot, uptime_micros, taken_on_micros."""
+    return Reading(instant(row[0]), Uptime(row[1], row[2] / 1e6), timedelta(microseconds=row[3]))
+
+
+def key(row: Row, material_rows: Iterable[Row]) -> Key:
+    """KEY_COLUMNS and, for each material, what `material` takes."""
+    materials = {found[0]: material(found) for found in material_rows}
+    return Key(
+        key_id=row[0],
+        # Most keys of a process have one account and one policy.
+        account=sys.intern(row[1]),
+        arn=row[2],
+        description=row[3],
+        origin=Origin(row[4]),
+        state=KeyState(row[5]),
+        policy=sys.intern(row[6]),
+        created_at=instant(row[7]),
+        current_material=None if row[8] is None else materials.get(row[8]),
+        materials=materials,
+        deletion_at=maybe_instant(row[9]),
+        pending_window_days=row[10],
+        valid_to=maybe_instant(row[11]),
+        expiration_model=None if row[12] is None else ExpirationModel(row[12]),
+        rotation_period_days=row[13],
+        next_rotation_at=maybe_instant(row[14]),
+    )
+
+
+def key_values(new: Key) -> tuple[Any, ...]:
+    """The values of KEY_COLUMNS."""
+    return (
+        new.key_id,
+        new.account,
+        new.arn,
+        new.description,
+        new.origin.value,
+        new.state.value,
+        new.policy,
+        micros(new.created_at),
+        None if new.current_material is None else new.current_material.material_id,
+        micros(new.deletion_at),
+        new.pending_window_days,
+        micros(new.valid_to),
+        None if new.expiration_model is None else new.expiration_model.value,
+        new.rotation_period_days,
+        micros(new.next_rotation_at),
+    )
+
+
+def material(row: Row) -> Material:
+    """(material_id, algorithm, status, created_at, rotation_type)."""
+    return Material(
+        material_id=row[0],
+        algorithm=Algorithm(row[1]),
+        status=MaterialStatus(row[2]),
+        created_at=instant(row[3]),
+        rotation_type=None if row[4] is None else RotationType(row[4]),
+    )
+
+
+def alias(row: Row) -> Alias:
+    """ALIAS_COLUMNS."""
+    return Alias(account=row[0], name=row[1], key_id=row[2], created_at=instant(row[3]), updated_at=instant(row[4]))
+
+
+def grant(row: Row) -> Grant:
+    """GRANT_COLUMNS."""
+    return Grant(
+        grant_id=row[0],
+        key_id=row[1],
+        name=row[2],
+        grantee_principal=row[3],
+        retiring_principal=row[4],
+        operations=tuple(json.loads(row[5])),
+        encryption_context_equals=None if row[6] is None else json.loads(row[6]),
+        encryption_context_subset=None if row[7] is None else json.loads(row[7]),
+        issuing_account=row[8],
+        issuing_principal=row[9],
+        created_at=instant(row[10]),
+    )
+
+
+def grant_values(new: Grant) -> tuple[Any, ...]:
+    """The values of GRANT_COLUMNS."""
+    equals, subset = new.encryption_context_equals, new.encryption_context_subset
+    return (
+        new.grant_id,
+        new.key_id,
+        new.name,
+        new.grantee_principal,
+        new.retiring_principal,
+        json.dumps(new.operations),
+        None if equals is None else json.dumps(dict(equals), ensure_ascii=False),
+        None if subset is None else json.dumps(dict(subset), ensure_ascii=False),
+        new.issuing_account,
+        new.issuing_principal,
+        micros(new.created_at),
+    )
+
+
+def user(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> User:
+    """(account, name, user_id, arn, created_at), (name, document)…, (tag_key, tag_value)…"""
+    return User(
+        account=row[0],
+        name=row[1],
+        user_id=row[2],
+        arn=row[3],
+        created_at=instant(row[4]),
+        policies=dict(policies),
+        tags=dict(tags),
+    )
+
+
+def role(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> Role:
+    """(account, name, role_id, arn, trust_policy, max_session_seconds, created_at), then as `user`."""
+    return Role(
+        account=row[0],
+        name=row[1],
+        role_id=row[2],
+        arn=row[3],
+        trust_policy=row[4],
+        max_session_seconds=row[5],
+        created_at=instant(row[6]),
+        policies=dict(policies),
+        tags=dict(tags),
+    )
+
+
+def access_key(row: Row, owner: User) -> AccessKey:
+    """(access_key_id, sealed_secret, status, created_at)."""
+    return AccessKey(
+        access_key_id=row[0],
+        user=owner,
+        sealed_secret=row[1],
+        status=AccessKeyStatus(row[2]),
+        created_at=instant(row[3]),
+    )
+
+
+def token_object(row: Row, *, orphaned: bool) -> TokenObject:
+    """(object_id, owner, status, created_at, token)."""
+    return TokenObject(
+        object_id=row[0],
+        owner=row[1],
+        status=MaterialStatus(row[2]),
+        created_at=instant(row[3]),
+        token=TokenName(row[4]),
+        orphaned=orphaned,
+    )
+
+
+def wrapping_key(row: Row) -> WrappingKey:
+    """(object_id, token, bits, public_key, created_at, key_id, expires_at, failures)."""
+    return WrappingKey(
+        object_id=row[0],
+        token=TokenName(row[1]),
+        bits=row[2],
+        public_key=row[3],
+        created_at=instant(row[4]),
+        key_id=row[5],
+        expires_at=maybe_instant(row[6]),
+        failures=row[7],
+    )
+
+
+def imported_material(row: Row) -> ImportedMaterial:
+    """(material_id, algorithm, fingerprint, description)."""
+    return ImportedMaterial(material_id=row[0], algorithm=Algorithm(row[1]), fingerprint=row[2], description=row[3])
+
+
+def service_key(row: Row) -> ServiceKey:
+    """(purpose, object_id, algorithm)."""
+    return ServiceKey(purpose=row[0], object_id=row[1], algorithm=None if row[2] is None else Algorithm(row[2]))

@@ -1,0 +1,62 @@
+"""What the database holds, counted for those who watch; read beside the daemon, on a connection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from kmsd.adapters.sqlite import connection as connections
+from kmsd.adapters.sqlite import row_mapping
+from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.reader import CLOCK_READING, DUE
+from kmsd.domain.trusted_time import Reading
+
+_KEYS = """
+    SELECT CASE
+        WHEN key.state = 'PendingDeletion' THEN 'PendingDeletion'
+        WHEN key.valid_to <= :now THEN 'PendingImport'
+        WHEN key.state = 'Enabled' AND object.status = 'missing' THEN 'Unavailable'
+        ELSE key.state END AS shown, count(*)
+    FROM key LEFT JOIN token_object AS object ON object.object_id = key.current_material
+    WHERE key.deletion_at IS NULL OR key.deletion_at > :now GROUP BY shown"""
+"""As `Key.state_at` and `Key.exists_at` have it."""
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """At one instant."""
+
+    keys: Mapping[str, int]
+    """By state; every state that occurs."""
+    objects: Mapping[str, int]
+    """Token objects by status, `missing` above all."""
+    due: Mapping[str, float]
+    """Unix time at which deletion, expiry, rotation is next due; nothing, if none is."""
+    clock: Reading | None
+    """What is believed of the time of day."""
+
+
+def read(path: Path, now: datetime) -> Figures:
+    """Some milliseconds for ten thousand keys. Raises `StoreUnavailable`."""
+    connection = connections.connect(path, busy_seconds=1)
+    try:
+        with translated():
+            connection.execute("BEGIN")
+            keys = dict(connection.execute(_KEYS, {"now": row_mapping.micros(now)}))
+            objects = dict(connection.execute("SELECT status, count(*) FROM token_object GROUP BY status"))
+            due = {
+                job.value: connection.execute(f"SELECT min({column}) FROM key WHERE {where}").fetchone()[0]
+                for job, (column, where) in DUE.items()
+            }
+            row = connection.execute(CLOCK_READING).fetchone()
+            connection.execute("COMMIT")
+    finally:
+        connection.close()
+    return Figures(
+        keys,
+        objects,
+        {job: at / 1e6 for job, at in due.items() if at is not None},
+        None if row is None else row_mapping.clock_reading(row),
+    )

@@ -1,0 +1,32 @@
+"""The records of what the daemon does by itself: rotation, expiry, deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from kmsd.audit.calls import KEY
+from kmsd.audit.record import INTERNAL, SERVICE_EVENT, event_of
+from kmsd.domain.arn import Place
+from kmsd.domain.key import Key
+from kmsd.operations.declaration import Service
+
+
+def record_of_service_event(
+    *, now: datetime, place: Place, event_name: str, key: Key, details: Mapping[str, object]
+) -> bytes:
+    """The record of a job's act on a key."""
+    return event_of(
+        user_identity={"accountId": key.account, "invokedBy": INTERNAL},
+        now=now,
+        event_source=Service.KMS.event_source,
+        event_name=event_name,
+        event_type=SERVICE_EVENT,
+        region=place.region,
+        address=INTERNAL,
+        user_agent=INTERNAL,
+        read_only=False,
+        resources=((key.arn, key.account, KEY),),
+        account=key.account,
+        details={"keyId": key.key_id, **details},
+    )

@@ -1,0 +1,88 @@
+"""The records of what an operator does on the host, past the API: `kmsd user create`, `kmsd open-blob` and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from kmsd.audit.record import ADMINISTRATIVE_EVENT, AdditionalEventData, Resource, clean, event_of
+from kmsd.domain.arn import Place
+from kmsd.errors import ServiceError
+
+LOCALHOST = "localhost"
+"""`sourceIPAddress` of what was done on the host itself."""
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """The operating system's word on who runs a command. Whoever is root can make it say anything."""
+
+    uid: int
+    name: str
+    host_name: str
+    login_uid: int | None = None
+    """The kernel's audit login uid: who logged in, whatever he became by su or sudo since. None: nobody did."""
+    sudo_user: str = ""
+    """SUDO_USER: for convenience; the environment proves nothing."""
+
+    def identity(self, account: str) -> dict[str, Any]:
+        """`userIdentity`: a type of our own, with the fields that readers of the trail look for."""
+        shown: dict[str, Any] = {
+            "type": "OSUser",
+            "principalId": f"uid:{self.uid}",
+            "accountId": account,
+            "userName": clean(self.name),
+            "uid": self.uid,
+        }
+        if self.login_uid is not None:
+            shown["loginUid"] = self.login_uid
+        if self.sudo_user:
+            shown["sudoUser"] = clean(self.sudo_user)
+        return shown
+
+
+def record_of_administration(
+    *,
+    now: datetime,
+    place: Place,
+    actor: Actor,
+    account: str,
+    event_source: str,
+    event_name: str,
+    act_id: str,
+    phase: str,
+    parameters: Mapping[str, Any],
+    elements: Mapping[str, Any] | None = None,
+    resources: tuple[Resource, ...] = (),
+    error: Exception | None = None,
+) -> bytes:
+    """The record of one phase (`intent`, `outcome`) of an operator's act; both bear `act_id` as their request id."""
+    return event_of(
+        user_identity=actor.identity(account),
+        now=now,
+        event_source=event_source,
+        event_name=event_name,
+        event_type=ADMINISTRATIVE_EVENT,
+        region=place.region,
+        address=LOCALHOST,
+        user_agent="kmsd",
+        error_code=UNSET if error is None else type(error).__name__,
+        error_message=UNSET if error is None else clean(_text(error)),
+        parameters=parameters,
+        elements=elements,
+        additional=AdditionalEventData(phase=phase, host_name=actor.host_name),
+        request_id=act_id,
+        read_only=False,
+        resources=resources,
+        account=account,
+    )
+
+
+def _text(error: Exception) -> str:
+    """What a known error says; of an unforeseen one only its name is told, for its text may quote anything."""
+    if isinstance(error, ServiceError):
+        return error.message or error.detail
+    return str(error) if type(error).__module__.startswith("kmsd.") else ""

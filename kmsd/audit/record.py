@@ -1,0 +1,218 @@
+"""The frame of every record: CloudTrail's field names, types and order.
+
+Names and types follow CloudTrail's documented KMS examples ("Examples of AWS KMS log entries", KMS Developer
+Guide) and "CloudTrail record contents" (CloudTrail User Guide). A field that does not apply is absent; those
+that CloudTrail shows as null are null.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from kmsd.operations.declaration import Source
+
+EVENT_VERSION = "1.11"
+API_CALL = "AwsApiCall"
+SERVICE_EVENT = "AwsServiceEvent"
+ADMINISTRATIVE_EVENT = "KmsdAdministrativeEvent"
+REFUSALS_EVENT = "KmsdRefusalsEvent"
+MANAGEMENT = "Management"
+INTERNAL = "AWS Internal"
+"""What CloudTrail writes as address and agent of what the service does by itself."""
+UNIX_SOCKET = "unix-socket"
+"""`sourceIPAddress` of a request that came by a Unix socket."""
+Resource = tuple[str, str, str]
+"""(ARN, account, type)"""
+CACHED = 1024
+"""Constant parts of records that a process keeps encoded: of each kind the latest."""
+
+
+class AdditionalEventData(msgspec.Struct, omit_defaults=True, rename="camel"):
+    """What CloudTrail leaves to the service. `keyMaterialId` and its two kin are AWS's; the rest is ours."""
+
+    key_material_id: str | None = None
+    source_key_material_id: str | None = None
+    destination_key_material_id: str | None = None
+    grant_id: str | None = None
+    """Of RetireGrant: which grant, for its request may name it by a token alone."""
+    decided_by: list[str] | None = None
+    """The statements or grants that allowed the call, one for each resource that was authorised."""
+    grant_ids: list[str] | None = None
+    reason: str | None = None
+    """Why it was refused, for the operator; the client was not told."""
+    phase: str | None = None
+    """Of an administrative act: `intent`, `outcome`."""
+    host_name: str | None = None
+    refused: dict[str, Any] | None = None
+    """Of aggregated refusals: how many, and of what kind."""
+
+
+class Event(msgspec.Struct, gc=False):
+    """One record. Attributes bear CloudTrail's names, which are not Python's; `UNSET` is absent from the record.
+
+    No attribute has a default: the record of a call, which every call pays for, is made with positional arguments.
+    """
+
+    eventVersion: str  # noqa: N815 (the wire's name, as all below)
+    userIdentity: msgspec.Raw  # noqa: N815
+    eventTime: str  # noqa: N815
+    eventSource: str  # noqa: N815
+    eventName: str  # noqa: N815
+    awsRegion: str  # noqa: N815
+    sourceIPAddress: str  # noqa: N815
+    userAgent: str  # noqa: N815
+    errorCode: str | UnsetType  # noqa: N815
+    errorMessage: str | UnsetType  # noqa: N815
+    # Null is a value here: these two are shown even when there is nothing to show.
+    requestParameters: dict[str, Any] | None  # noqa: N815
+    responseElements: dict[str, Any] | None  # noqa: N815
+    additionalEventData: AdditionalEventData | UnsetType  # noqa: N815
+    requestID: str | UnsetType  # noqa: N815
+    eventID: str  # noqa: N815
+    readOnly: bool | UnsetType  # noqa: N815
+    resources: msgspec.Raw | UnsetType
+    eventType: str  # noqa: N815
+    managementEvent: bool  # noqa: N815
+    recipientAccountId: str | UnsetType  # noqa: N815
+    serviceEventDetails: dict[str, Any] | UnsetType  # noqa: N815
+    eventCategory: str  # noqa: N815
+    tlsDetails: msgspec.Raw | UnsetType  # noqa: N815
+
+
+def event_of(
+    *,
+    user_identity: Mapping[str, Any],
+    now: datetime,
+    event_source: str,
+    event_name: str,
+    event_type: str,
+    region: str,
+    address: str,
+    user_agent: str,
+    error_code: str | UnsetType = UNSET,
+    error_message: str | UnsetType = UNSET,
+    parameters: Mapping[str, Any] | None = None,
+    elements: Mapping[str, Any] | None = None,
+    additional: AdditionalEventData | UnsetType = UNSET,
+    request_id: str | UnsetType = UNSET,
+    read_only: bool | UnsetType = UNSET,
+    resources: tuple[Resource, ...] = (),
+    account: str | UnsetType = UNSET,
+    details: Mapping[str, Any] | UnsetType = UNSET,
+    tls: msgspec.Raw | UnsetType = UNSET,
+) -> bytes:
+    """The record of anything but a call; of calls there are too many to pay for keywords."""
+    return encode(
+        Event(
+            eventVersion=EVENT_VERSION,
+            userIdentity=msgspec.Raw(encode(user_identity)),
+            eventTime=rfc3339(now),
+            eventSource=event_source,
+            eventName=event_name,
+            awsRegion=region,
+            sourceIPAddress=address,
+            userAgent=user_agent,
+            errorCode=error_code,
+            errorMessage=error_message,
+            requestParameters=None if parameters is None else dict(parameters),
+            responseElements=None if elements is None else dict(elements),
+            additionalEventData=additional,
+            requestID=request_id,
+            eventID=new_event_id(),
+            readOnly=read_only,
+            resources=resources_of(resources),
+            eventType=event_type,
+            managementEvent=True,
+            recipientAccountId=account,
+            serviceEventDetails=UNSET if isinstance(details, UnsetType) else dict(details),
+            eventCategory=MANAGEMENT,
+            tlsDetails=tls,
+        )
+    )
+
+
+encode = msgspec.json.Encoder().encode
+"""An event as one line of JSON."""
+
+
+_second: tuple[float, str] = (-1.0, "")
+
+
+def rfc3339(instant: datetime) -> str:
+    """`2026-11-22T06:30:00Z`; worked out once a second."""
+    global _second  # noqa: PLW0603 (a cache of one entry, replaced as a whole)
+    seconds = instant.timestamp() // 1
+    known = _second
+    if known[0] == seconds:
+        return known[1]
+    text = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    _second = (seconds, text)
+    return text
+
+
+# An event id has to be unique, not secret: a random start for each process, and then counting.
+_front, _ids = "", count()
+
+
+def _begin_ids() -> None:
+    global _front, _ids  # noqa: PLW0603 (of this process, and drawn anew in every child)
+    start = os.urandom(16).hex()
+    _front = f"{start[:8]}-{start[8:12]}-4{start[13:16]}-{'89ab'[int(start[16], 16) & 3]}{start[17:20]}-"
+    _ids = count(int(start[20:], 16))
+
+
+_begin_ids()
+os.register_at_fork(after_in_child=_begin_ids)
+
+
+def new_event_id() -> str:
+    """A unique id in the form of a UUID."""
+    return f"{_front}{next(_ids) & 0xFFFFFFFFFFFF:012x}"
+
+
+def clean(text: str) -> str:
+    """`text` as UTF-8 can carry it: headers keep foreign bytes as surrogates, and a record must never fail for them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def address_of(source: Source) -> str:
+    """`sourceIPAddress`: the service's name where one acts for the caller, as CloudTrail has it."""
+    if source.via_service:
+        return service_principal(source.via_service)
+    return source.address or UNIX_SOCKET
+
+
+@lru_cache(maxsize=64)
+def service_principal(via_service: str) -> str:
+    """`logs.amazonaws.com` of `logs.us-east-1.amazonaws.com`."""
+    return f"{via_service.partition('.')[0]}.amazonaws.com"
+
+
+def tls_details(source: Source) -> msgspec.Raw | UnsetType:
+    """`tlsDetails`; absent for plain HTTP."""
+    if source.tls_version is None:
+        return UNSET
+    return _tls_details(source.tls_version, source.cipher, source.host)
+
+
+@lru_cache(maxsize=CACHED)
+def _tls_details(version: str, cipher: str | None, host: str) -> msgspec.Raw:
+    return msgspec.Raw(encode({"tlsVersion": version, "cipherSuite": cipher, "clientProvidedHostHeader": clean(host)}))
+
+
+def resources_of(resources: tuple[Resource, ...]) -> msgspec.Raw | UnsetType:
+    """`resources` of (ARN, account, type); absent where there are none."""
+    return _resources_of(resources) if resources else UNSET
+
+
+@lru_cache(maxsize=CACHED)
+def _resources_of(resources: tuple[Resource, ...]) -> msgspec.Raw:
+    return msgspec.Raw(encode([{"accountId": account, "type": kind, "ARN": arn} for arn, account, kind in resources]))

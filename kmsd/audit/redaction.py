@@ -1,0 +1,118 @@
+"""Requests and responses as a record shows them: without secrets, in CloudTrail's names and types."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from operator import attrgetter
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from kmsd.operations.kms.shapes import Constraint, camel
+from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT
+
+Convert = Callable[[Any], Any]
+
+# "The CloudTrail log entry for a Decrypt operation always includes the encryptionAlgorithm in the requestParameters
+# even if the encryption algorithm wasn't specified in the request" (KMS Developer Guide, Decrypt); so do the examples
+# of Encrypt and ReEncrypt.
+_IMPLIED = dict.fromkeys(
+    ("encryption_algorithm", "source_encryption_algorithm", "destination_encryption_algorithm"), SYMMETRIC_DEFAULT
+)
+_NAMES = {"AWSAccountId": "AWSAccountId"}
+"""Members that CloudTrail does not begin with a small letter."""
+
+
+@cache
+def shown_members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+    """(attribute, name in the record) of every member that is not secret; derived once for each struct."""
+    hints = get_type_hints(struct, include_extras=True)
+    names = dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))
+    return tuple(
+        (name, _NAMES.get(names[name]) or camel(names[name]))
+        for name in struct.__struct_fields__
+        if not _is_secret(hints[name])
+    )
+
+
+def _is_secret(hint: Any) -> bool:
+    """Whether a type, or one of the alternatives of a union, carries a secret constraint."""
+    return any(
+        (isinstance(part, Constraint) and part.secret) or (not isinstance(part, Constraint) and _is_secret(part))
+        for part in (*getattr(hint, "__metadata__", ()), *get_args(hint))
+        if isinstance(part, Constraint) or hasattr(part, "__metadata__") or get_args(part)
+    )
+
+
+def show(value: msgspec.Struct) -> dict[str, Any]:
+    """A request or response as JSON values, without secrets; absent and empty members left out."""
+    get, members = _plan(type(value))
+    shown = {}
+    for (name, convert), member in zip(members, get(value), strict=True):
+        if convert is not None:
+            member = convert(member)  # noqa: PLW2901 (the same member, as the record has it)
+        if member is not None:
+            shown[name] = member
+    return shown
+
+
+@cache
+def _plan(
+    struct: type[msgspec.Struct],
+) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[tuple[str, Convert | None], ...]]:
+    """How to read the shown members of a struct at once, and what each is called and becomes."""
+    hints = get_type_hints(struct, include_extras=True)
+    members = shown_members(struct)
+    attributes = [attribute for attribute, _ in members]
+    converts = [_convert_of(hints[attribute], _IMPLIED.get(attribute)) for attribute in attributes]
+    named = tuple((name, convert) for (_, name), convert in zip(members, converts, strict=True))
+    match attributes:
+        case []:
+            return (lambda _: ()), ()
+        case [only]:
+            return (lambda value: (getattr(value, only),)), named
+        case _:
+            return attrgetter(*attributes), named
+
+
+def _convert_of(hint: Any, implied: str | None) -> Convert | None:
+    """What a value of this type becomes in a record; None: it stays."""
+    if implied is not None:
+        return lambda value: value or implied
+    while get_origin(hint) in (Annotated, Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    origin = get_origin(hint)
+    if origin is list or origin is tuple:
+        return _list_convert(_convert_of(get_args(hint)[0], None))
+    if origin is dict:
+        return lambda value: value or None
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return lambda value: None if value is None else show(value)
+    return _SCALARS.get(hint)
+
+
+def _list_convert(convert: Convert | None) -> Convert:
+    if convert is None:
+        return lambda value: value or None
+    return lambda value: [convert(item) for item in value] if value else None
+
+
+def _length(value: bytes | None) -> str | None:
+    return None if value is None else f"{len(value)} bytes"
+
+
+def cloudtrail_date(seconds: float | None) -> str | None:
+    """`Aug 10, 2022, 10:38:27 PM`: how CloudTrail's KMS examples write dates within requests and responses."""
+    if seconds is None:
+        return None
+    instant = datetime.fromtimestamp(seconds, UTC)
+    month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"][instant.month - 1]
+    half = "AM" if instant.hour < 12 else "PM"  # noqa: PLR2004 (hours of half a day)
+    return f"{month} {instant.day}, {instant.year}, {instant.hour % 12 or 12}:{instant:%M:%S} {half}"
+
+
+# Of the API's shapes only timestamps are floats (`shapes.Timestamp`).
+_SCALARS: dict[Any, Convert] = {bytes: _length, float: cloudtrail_date}

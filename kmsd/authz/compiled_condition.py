@@ -1,0 +1,88 @@
+"""A compiled condition: one operator, one key, the listed values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kmsd.authz.circumstances import Colliding
+from kmsd.authz.condition_operators import Operator, Quantifier
+from kmsd.authz.wildcard import fold
+
+if TYPE_CHECKING:
+    from kmsd.authz.request_context import Facts
+    from kmsd.domain.policy import Condition
+
+
+class CompiledCondition:
+    """Whether a request meets a condition of a statement that allows, or of one that denies.
+
+    Where AWS leaves open what a comparison means (a policy variable without value, a request's value that is not
+    of the operator's type), the statement that allows does not apply, and the one that denies by a negated
+    operator does.
+    """
+
+    __slots__ = ("_if_exists", "_key", "_negated", "_null", "_quantifier", "_test", "source")
+
+    def __init__(self, condition: Condition, *, variables: bool) -> None:
+        """Raises `ValueError` if the operator is unknown or a value is not of its type."""
+        self.source = condition
+        operator = Operator.named(condition.operator)
+        self._key = fold(condition.key)
+        self._quantifier = operator.quantifier
+        self._negated = operator.negated
+        self._if_exists = operator.if_exists
+        self._null = operator.base == "Null"
+        self._test = operator.test(condition.values, variables=variables)
+
+    def holds(self, facts: Facts, *, allows: bool) -> bool:
+        """Whether the condition is met; `allows`: the statement's effect is Allow."""
+        values = facts.values(self._key)
+        if self._null:
+            return self._is_null(values, facts)
+        if values is None:
+            return self._without_key()
+        if allows and self._negated and self._test.unresolved(facts):
+            return False
+        if isinstance(values, Colliding):
+            outcomes = (self._compare((value,), facts, allows=allows) for value in values)
+            return all(outcomes) if allows else any(outcomes)
+        return self._compare(values, facts, allows=allows)
+
+    def actual(self, facts: Facts) -> tuple[str, ...] | None:
+        """The request's values for the key; None: it has none."""
+        return facts.values(self._key)
+
+    def _is_null(self, values: tuple[str, ...] | None, facts: Facts) -> bool:
+        # "true (the key doesn't exist, it is null) or false (the key exists and its value is not null)"; with
+        # `false` one prevents "context keys with empty values" from matching: an empty string is null too.
+        null = values is None or not any(values)
+        return bool(self._test.matches("true" if null else "false", facts))
+
+    def _without_key(self) -> bool:
+        # With IfExists, "if the key is not present, evaluate the condition element as true"; and a set operator for
+        # all values "also returns true if there are no context keys in the request".
+        if self._if_exists or self._quantifier is Quantifier.FOR_ALL:
+            return True
+        # "If the key that you specify in a policy condition is not present in the request context, the values do
+        # not match and the condition is false. If the policy condition requires that the key is not matched …
+        # the condition is true." ForAnyValue finds no value at all.
+        return self._negated and self._quantifier is Quantifier.NONE
+
+    def _compare(self, values: tuple[str, ...], facts: Facts, *, allows: bool) -> bool:
+        if self._quantifier is Quantifier.NONE:
+            if len(values) == 1:
+                return self._meets(values[0], facts, allows=allows)
+            outcomes = (self._meets(value, facts, allows=allows) for value in values)
+            return all(outcomes) if self._negated else any(outcomes)
+        if not any(values):
+            # "If the key values in the request resolve to an empty data set (for example, an empty string), a
+            # condition operator modified by ForAllValues returns true, and … by ForAnyValue returns false."
+            return self._quantifier is Quantifier.FOR_ALL
+        outcomes = (self._meets(value, facts, allows=allows) for value in values)
+        return all(outcomes) if self._quantifier is Quantifier.FOR_ALL else any(outcomes)
+
+    def _meets(self, value: str, facts: Facts, *, allows: bool) -> bool:
+        matched = self._test.matches(value, facts)
+        if not self._negated:
+            return matched is True
+        return matched is False or (matched is None and not allows)

@@ -1,0 +1,61 @@
+"""Handing on by CreateGrant what is itself held by a grant: never wider."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kmsd.authz import denial_messages
+from kmsd.authz.denial_messages import Layer
+from kmsd.authz.request import Allowed
+
+if TYPE_CHECKING:
+    from kmsd.authz.request import Decision, Query
+    from kmsd.domain.grant import Grant
+
+
+def may_delegate(query: Query, granted: Allowed, child: Grant) -> Decision:
+    """Whether the caller of CreateGrant, to whom `authorize(query)` answered `granted`, may create `child`.
+
+    If a policy gave the right, any grant may be created. If grants gave it, one of them alone must cover the child:
+    what several hold between them is not joined. `query.grants` must still hold those grants.
+    """
+    if not granted.grant_ids:
+        return granted
+    parents = [grant for grant in query.grants if grant.grant_id in granted.grant_ids]
+    for parent in parents:
+        if covers(parent, child):
+            return Allowed(f"grant:{parent.grant_id}", (parent.grant_id,))
+    reason = f"grant:{granted.grant_ids[0]} gives CreateGrant, and no such grant covers the new one"
+    return denial_messages.not_allowed(query, Layer.RESOURCE, reason)
+
+
+def covers(parent: Grant, child: Grant) -> bool:
+    """Whether everything that `child` allows is within `parent`, which must give CreateGrant.
+
+    "The grantee principal can only create grants that allow some or all of the operations in the parent grant. The
+    grant constraints … must be at least as strict as those in the parent grant" (KMS Developer Guide, Granting
+    CreateGrant permission). The constraint counts whatever the operations, those that do not look at it too.
+    """
+    return (
+        "CreateGrant" in parent.operations
+        and child.key_id == parent.key_id
+        and set(child.operations) <= set(parent.operations)
+        and _as_strict(parent, child)
+    )
+
+
+def _as_strict(parent: Grant, child: Grant) -> bool:
+    """Whether each context that the child admits is one that the parent admits."""
+    if parent.encryption_context_equals is not None:
+        # Anything but the same Equals would admit another context.
+        return child.encryption_context_equals is not None and dict(child.encryption_context_equals) == dict(
+            parent.encryption_context_equals
+        )
+    if not parent.encryption_context_subset:
+        return True
+    # "The child grant can add pairs to an EncryptionContextSubset constraint in the parent grant, but it cannot remove
+    # them. The child grant can change an EncryptionContextSubset constraint to an EncryptionContextEquals constraint."
+    pairs = child.encryption_context_equals
+    if pairs is None:
+        pairs = child.encryption_context_subset
+    return pairs is not None and parent.encryption_context_subset.items() <= pairs.items()

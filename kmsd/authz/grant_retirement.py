@@ -1,0 +1,72 @@
+"""Who may retire a grant: the grant itself says it, not the key's policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kmsd.authz import denial_messages, evaluate, grants
+from kmsd.authz.denial_messages import Layer
+from kmsd.authz.request import Allowed
+from kmsd.authz.request_context import Facts
+from kmsd.domain.principal import PrincipalType
+
+if TYPE_CHECKING:
+    from kmsd.authz.request import Decision, Query
+    from kmsd.domain.grant import Grant
+    from kmsd.domain.principal import Caller
+
+
+def may_retire(query: Query, grant: Grant) -> Decision:
+    """Whether the caller may retire `grant`; `query.action` is `kms:RetireGrant`, `query.resource` the key's ARN.
+
+    - A Deny in a policy ends it: "To deny permission to retire a grant, you can use a Deny action with the
+      kms:RetireGrant permission."
+    - "Principals specified in the grant can retire a grant without the kms:RetireGrant permission": the retiring
+      principal, and the grantee if RetireGrant is among the grant's operations.
+    - The account that created the grant, and the account that is the retiring principal: its root user, and those
+      of its principals whom an identity policy allows kms:RetireGrant.
+    - "The kms:RetireGrant permission is not effective in a key policy."
+    (KMS Developer Guide, Retiring and revoking grants.) Session policies bound as they do elsewhere.
+    """
+    case = evaluate.read_case(query)
+    facts = Facts(query)
+    if (denied := evaluate.explicit_denial(case, query, facts)) is not None:
+        return denied
+    caller = query.caller
+    name = _named(grant, caller)
+    if not grants.is_on(grant, query.resource) or (name is None and not _has_account(grant, caller)):
+        return denial_messages.not_allowed(query, Layer.RESOURCE, f"grant:{grant.grant_id} does not name the caller")
+    by = case.identity.by(query.resource, facts) if name is None else f"grant:{grant.grant_id}"
+    if by is None:
+        return denial_messages.not_allowed(query, Layer.IDENTITY, "no identity-policy allows")
+    bound = case.session
+    if bound is not None and not _is_session_itself(caller, name, query) and bound.by(query.resource, facts) is None:
+        return denial_messages.not_allowed(query, Layer.SESSION, f"{by} allows, no session-policy does")
+    return Allowed(by, (grant.grant_id,))
+
+
+def _named(grant: Grant, caller: Caller) -> str | None:
+    """The name by which the grant itself lets the caller retire it."""
+    for name in caller.grantee_names:
+        if name == grant.retiring_principal:
+            return name
+        if name == grant.grantee_principal and "RetireGrant" in grant.operations:
+            return name
+    return None
+
+
+def _is_session_itself(caller: Caller, name: str | None, query: Query) -> bool:
+    return (
+        caller.principal_type is PrincipalType.ASSUMED_ROLE
+        and name == caller.arn
+        and caller.account == query.resource_account
+    )
+
+
+def _has_account(grant: Grant, caller: Caller) -> bool:
+    """Whether the caller's account is one that may retire the grant."""
+    if caller.principal_type is PrincipalType.SERVICE:
+        return False
+    partition = caller.arn.split(":", 2)[1]
+    root = f"arn:{partition}:iam::{caller.account}:root"
+    return caller.account == grant.issuing_account or grant.retiring_principal == root

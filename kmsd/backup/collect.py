@@ -1,0 +1,143 @@
+"""What is copied into a backup, and how each kind of file is read while others write to it. Blocking; for a thread.
+
+The order matters (docs/decisions/0009-backup.md): the database first. What it promises is then found in what is copied
+after it: objects in the token's folder, events in the segments, and a record of every change in the trail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from kmsd.adapters.audit_trail.format import COPIES, files_of
+from kmsd.backup.archive import Writer
+from kmsd.cloudwatch_logs.segments import files as segments
+from kmsd.cloudwatch_logs.segments.store import RESULTS
+from kmsd.linux.byte_locks import flock
+
+TRIES = 5
+_WINDOW = 1024 * 1024
+
+
+class Unsteady(OSError):
+    """A file went away, or became shorter, each time that it was to be copied."""
+
+
+def add_file(writer: Writer, name: str, path: Path) -> None:
+    """A file that nobody writes to. Raises OSError."""
+    with path.open("rb") as file:
+        if not writer.add(name, file, os.fstat(file.fileno()).st_size):
+            raise Unsteady(f"{path} changed while it was copied")
+
+
+# --- Log segments ------------------------------------------------------------------------------------
+
+
+def add_logs(writer: Writer, folder: Path) -> None:
+    """All segments and query results. Raises OSError."""
+    for group in sorted(segments.groups(folder)):
+        _add_group(writer, group)
+    results = folder / RESULTS
+    names = sorted(entry.name for entry in os.scandir(results)) if results.exists() else []
+    for name in names:
+        if not name.endswith(segments.TEMPORARY):
+            # One that was deleted meanwhile: nobody may read it any more.
+            with contextlib.suppress(FileNotFoundError):
+                add_file(writer, f"logs/{RESULTS}/{name}", results / name)
+
+
+def _add_group(writer: Writer, folder: Path) -> None:
+    """The segments of one group. One that is replaced or dropped meanwhile is looked for again under its new name."""
+    copied: set[str] = set()
+    for _ in range(TRIES):
+        again = False
+        for name, finished in segments.listing(folder):
+            base = name.partition("-")[0]
+            if base not in copied:
+                if _add_segment(writer, folder, name, finished=finished):
+                    copied.add(base)
+                else:
+                    again = True
+        if not again:
+            return
+    raise Unsteady(f"{folder} changes too quickly to be copied")
+
+
+def _add_segment(writer: Writer, folder: Path, name: str, *, finished: bool) -> bool:
+    """A segment, and its index if it has one. An unfinished one is copied as it stands: a torn end is nobody's."""
+    with ExitStack() as stack:
+        opened: list[tuple[str, BinaryIO]] = []
+        try:
+            suffixes = (segments.SEGMENT, segments.INDEX) if finished else (segments.SEGMENT,)
+            opened += [(suffix, stack.enter_context((folder / (name + suffix)).open("rb"))) for suffix in suffixes]
+        except FileNotFoundError:
+            return False
+        return all(
+            writer.add(f"logs/{folder.name}/{name}{suffix}", file, os.fstat(file.fileno()).st_size)
+            for suffix, file in opened
+        )
+
+
+# --- The audit trail ----------------------------------------------------------------------------------
+
+
+def add_trail(writer: Writer, folder: Path) -> None:
+    """Every file of every writer, up to its last whole line. Raises OSError.
+
+    The copies of the checkpoints first, as who verifies reads them: a line is in the trail before its checkpoint is
+    anywhere else.
+    """
+    if (folder / COPIES).exists():
+        _add_lines(writer, f"audit/{COPIES}", folder / COPIES)
+    for found in files_of(folder).values():
+        for name, path in found:
+            _add_lines(writer, f"audit/{name}", path)
+
+
+def _add_lines(writer: Writer, name: str, path: Path) -> None:
+    for _ in range(TRIES):
+        with path.open("rb") as file:
+            size = _whole_lines(file)
+            file.seek(0)
+            if size == 0 or writer.add(name, file, size):
+                return
+    raise Unsteady(f"{path} becomes shorter and shorter")
+
+
+def _whole_lines(file: BinaryIO) -> int:
+    """How many bytes of a file are whole lines."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _WINDOW)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+# --- SoftHSM2's folder --------------------------------------------------------------------------------
+
+
+def add_token(writer: Writer, folder: Path) -> None:
+    """The files of one token. Each is copied under the lock that SoftHSM2 takes to write it. Raises OSError."""
+    for path in sorted(folder.iterdir()):
+        # Locks are made anew where they are missing; and what was destroyed meanwhile is to stay destroyed.
+        if path.suffix != ".lock" and path.is_file():
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                _lock(file)
+                if not writer.add(f"token/{folder.name}/{path.name}", file, os.fstat(file.fileno()).st_size):
+                    raise Unsteady(f"{path} changed while it was copied")
+
+
+def _lock(file: BinaryIO) -> None:
+    """Hold a shared lock on the whole file until it is closed.
+
+    Of the open file, not of the process: SoftHSM2 has locks of its own in this process, and they exclude each other.
+    """
+    fcntl.fcntl(file, fcntl.F_OFD_SETLKW, flock(fcntl.F_RDLCK, 0, 0))

@@ -1,0 +1,153 @@
+"""Makes a backup while the daemon serves: copies in order, has the token sign for them, and puts the file in place."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+from msgspec.structs import replace
+
+from kmsd import __version__
+from kmsd.adapters.audit_trail.checkpointer import Signer
+from kmsd.adapters.audit_trail.format import instant
+from kmsd.adapters.sqlite import snapshot
+from kmsd.app import Rooms, read_pin
+from kmsd.backup import collect
+from kmsd.backup.archive import Writer
+from kmsd.backup.manifest import (
+    DATABASE,
+    FORMAT,
+    MANIFEST,
+    SIGNATURE,
+    Manifest,
+    TokenNote,
+    proof_by_pin,
+    signature_text,
+    signed_digest,
+)
+from kmsd.linux.files import sync_folder
+
+_UNFINISHED = ".kmsd-backup-"
+LAST_BACKUP = "last-backup.json"
+"""In the data directory: which backup was the last, for those who watch."""
+
+
+class LastBackup(msgspec.Struct, frozen=True):
+    """What stands there."""
+
+    backup_id: str
+    snapshot_at: str
+    size: int
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A backup that is complete and durable."""
+
+    path: Path
+    manifest: Manifest
+    size: int
+
+
+async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | None) -> Made:
+    """A backup at `target`, which must not exist, with the files of `token_folder` if one is given.
+
+    Until it is complete nothing bears that name. Raises `StoreUnavailable`, `TokenError`, OSError.
+    """
+    with _workshop(target.parent) as folder, (folder / "unfinished").open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        writer = Writer(file)
+        snapshot_at = rooms.pipeline.clock.now()
+        await asyncio.to_thread(_copy, rooms, writer, folder, token_folder)
+        # The trail comes last, with the signature under what this process has written to it.
+        await rooms.sink.sign_now()
+        await asyncio.to_thread(collect.add_trail, writer, rooms.config.audit_dir)
+        info = rooms.token.info
+        manifest = Manifest(
+            format=FORMAT,
+            backup_id=str(uuid4()),
+            snapshot_at=instant(snapshot_at),
+            ended_at=instant(rooms.pipeline.clock.now()),
+            release=__version__,
+            host=socket.gethostname(),
+            account=rooms.config.account,
+            region=rooms.config.region,
+            token=TokenNote(info.label, info.serial, info.manufacturer, info.model),
+            audit_key=signer.public_key,
+            parts=tuple(writer.parts),
+        )
+        if manifest.has_token:
+            pin = read_pin(rooms.config.token.pin_file)
+            manifest = replace(manifest, token_proof=await asyncio.to_thread(proof_by_pin, pin, manifest))
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+        signature = signature_text(await signer.sign(signed_digest(text)))
+        writer.add(MANIFEST, BytesIO(text), len(text))
+        writer.add(SIGNATURE, BytesIO(signature), len(signature))
+        size = await asyncio.to_thread(writer.finish)
+        # A link, not a rename: a file of this name that appeared meanwhile is not replaced.
+        os.link(folder / "unfinished", target)
+        sync_folder(target.parent)
+    _note(rooms.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
+    return Made(target, manifest, size)
+
+
+def _copy(rooms: Rooms, writer: Writer, folder: Path, token_folder: Path | None) -> None:
+    snapshot.take(rooms.config.database, folder / DATABASE)
+    collect.add_file(writer, DATABASE, folder / DATABASE)
+    if token_folder is not None:
+        collect.add_token(writer, token_folder)
+    collect.add_logs(writer, rooms.config.logs_dir)
+
+
+@contextmanager
+def _workshop(parent: Path) -> Iterator[Path]:
+    """A folder of our own beside the backup; those of processes that died in theirs are removed. Raises OSError."""
+    for left in parent.glob(f"{_UNFINISHED}*"):
+        _remove_if_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        os.close(descriptor)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder of ours that no process holds; leave anything else of this name alone. Raises OSError.
+
+    Others may write to the folder of the backups, too: what they put there must not keep a backup from being made.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (NotADirectoryError, FileNotFoundError, PermissionError):
+        return
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:  # a link
+            return
+        raise
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    except BlockingIOError:
+        return  # another backup is being made
+    finally:
+        os.close(descriptor)
+
+
+def _note(data_dir: Path, last: LastBackup) -> None:
+    temporary = data_dir / f"{LAST_BACKUP}.new"
+    temporary.write_bytes(msgspec.json.encode(last))
+    temporary.rename(data_dir / LAST_BACKUP)

@@ -1,0 +1,119 @@
+"""Puts what was unpacked where the daemon looks for it; what was there is moved aside, never deleted.
+
+Everything moves within one directory: the service user need not be able to write beside its own. The database comes
+last. Until it is there the daemon does not start, so a restoration that was cut short is never served.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from kmsd.adapters.audit_trail.format import COPIES, files_of
+from kmsd.backup.create import LAST_BACKUP
+from kmsd.backup.manifest import DATABASE
+from kmsd.config.instance_lock import data_lock
+from kmsd.config.settings import Config, ConfigError
+from kmsd.linux.files import sync_folder
+
+STAGE = "restoring"
+"""In the data directory: what is unpacked and not yet in place."""
+
+
+@contextmanager
+def daemon_stopped(config: Config) -> Iterator[None]:
+    """Keep the daemon from starting. Raises `ConfigError` if it runs, or if the data directory is not there."""
+    try:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"{config.data_dir} cannot be made: {exc.strerror}") from exc
+    with data_lock(config):
+        yield
+
+
+def occupied(config: Config) -> list[Path]:
+    """What a restoration would replace, the trail apart; the database is the first to go.
+
+    With all that belongs to it: a write-ahead log that is left beside another database would be applied to that.
+    """
+    found = [config.database.with_name(config.database.name + suffix) for suffix in ("", "-wal", "-shm", "-makers")]
+    return [path for path in (*found, config.logs_dir, config.data_dir / LAST_BACKUP) if path.exists()]
+
+
+def holds_something(config: Config) -> bool:
+    """Whether there is anything to lose."""
+    return config.database.exists() or (config.logs_dir.is_dir() and any(config.logs_dir.iterdir()))
+
+
+def set_aside(paths: list[Path], within: Path, now: datetime) -> Path | None:
+    """Move `paths` into a new folder `within`; its path, or None if there was nothing to move. Raises OSError."""
+    if not paths:
+        return None
+    folder = within / f"replaced-{now:%Y%m%dT%H%M%SZ}"
+    folder.mkdir(mode=0o700)
+    for path in paths:
+        path.rename(folder / path.name)
+    sync_folder(folder)
+    sync_folder(within)
+    return folder
+
+
+def trail_files(directory: Path) -> list[Path]:
+    """All of a trail. Raises OSError."""
+    if not directory.exists():
+        return []
+    found = [path for files in files_of(directory).values() for _, path in files]
+    return [*found, *(path for path in [directory / COPIES] if path.exists())]
+
+
+def place_trail(staged: Path, directory: Path) -> None:
+    """Copy the trail into `directory`, which may be on another disk; durable on return. Raises OSError."""
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for path in trail_files(staged):
+        descriptor = os.open(directory / path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        with os.fdopen(descriptor, "wb") as file, path.open("rb") as source:
+            while piece := source.read(1024 * 1024):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_folder(directory)
+
+
+def place_logs(staged: Path, config: Config) -> None:
+    """Move the segments into place. Raises OSError."""
+    for folder in (staged, *(path for path in staged.iterdir() if path.is_dir())):
+        sync_folder(folder)
+    if config.logs_dir.is_dir():
+        config.logs_dir.rmdir()
+    staged.rename(config.logs_dir)
+
+
+def place_database(staged: Path, config: Config) -> None:
+    """The last step: from now on there is something to serve. Durable on return. Raises OSError."""
+    pending = staged / f"{DATABASE}-wal"
+    if pending.exists() and pending.stat().st_size:
+        raise OSError(f"{pending} was not carried over into the database")
+    (staged / DATABASE).rename(config.database)
+    sync_folder(config.data_dir)
+
+
+def place_token(staged: Path, root: Path) -> Path:
+    """Put SoftHSM2's files back; the folder. Raises OSError, also if a token of this name is there."""
+    (source,) = (staged / "token").iterdir()
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = root / source.name
+    folder.mkdir(mode=0o700)
+    try:
+        for path in source.iterdir():
+            target = folder / path.name
+            target.touch(mode=0o600)
+            target.write_bytes(path.read_bytes())
+    except OSError:
+        shutil.rmtree(folder)
+        raise
+    os.sync()
+    return folder

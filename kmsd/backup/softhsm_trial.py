@@ -1,0 +1,88 @@
+"""Tries SoftHSM2's files from a backup, before anything of the backup is put in place.
+
+A copy of the files is opened in a process of its own, since a module reads where its tokens are once, and since files
+that somebody forged may end the process that reads them. The PIN is the configuration's: objects that are private open
+only if they were made by somebody who knew it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from kmsd.adapters.pkcs11.token import Pkcs11Token
+from kmsd.app import set_module_environment, token_settings
+from kmsd.backup import softhsm, token_match
+from kmsd.backup.manifest import DATABASE, Manifest
+from kmsd.backup.token_match import Comparison, OtherToken
+from kmsd.config.settings import Config, ConfigError
+from kmsd.linux.process_hardening import keep_to_oneself
+from kmsd.logging_setup import set_up
+from kmsd.ports import StoreError, TokenError
+
+_FOLDER = "trial"
+
+
+async def compare(config: Config, stage: Path, manifest: Manifest) -> Comparison:
+    """Compare the database and the token of a backup that was unpacked into `stage`. Only `stage` is written to.
+
+    Raises `OtherToken`, `TokenError` (`PinRefused`), `StoreError`, `ConfigError`, OSError.
+    """
+    folder = stage / _FOLDER
+    folder.mkdir(mode=0o700)
+    shutil.copytree(stage / "token", folder / "tokens")
+    (folder / "softhsm2.conf").write_text(softhsm.configuration_with(config.token, folder / "tokens"))
+    try:
+        answer = await asyncio.to_thread(_ask, config, stage, manifest)
+    except EOFError as exc:
+        raise OtherToken("the PKCS#11 module does not survive reading the token of this backup") from exc
+    finally:
+        shutil.rmtree(folder)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _ask(*given: Any) -> Comparison | Exception:
+    """Have a process compare; what it found, or raised. Raises EOFError if it ended without a word."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, *given))
+    with receiver:
+        with sender:
+            process.start()
+        try:
+            answer: Comparison | Exception = receiver.recv()
+        finally:
+            process.join()
+    return answer
+
+
+def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest) -> None:
+    """Run by the process of the trial."""
+    keep_to_oneself()
+    set_up("cli", quiet=True)
+    set_module_environment(config)
+    os.environ[softhsm.CONFIGURATION] = str(stage / _FOLDER / "softhsm2.conf")
+    try:
+        sender.send(asyncio.run(_opened(config, stage, manifest)))
+    except (OtherToken, TokenError, StoreError, ConfigError, OSError) as exc:
+        sender.send(exc)
+
+
+async def _opened(config: Config, stage: Path, manifest: Manifest) -> Comparison:
+    folder = stage / _FOLDER
+    given = token_settings(config, None)
+    # What the token of a backup says of a PIN is nothing that the daemon's own token has said.
+    settings = replace(given, token_dir_sync=folder, start_lock=folder / "token.lock", refused_pin=None)
+    token = await Pkcs11Token.open(settings)
+    try:
+        return await token_match.compare(stage / DATABASE, token, manifest)
+    finally:
+        await token.close()

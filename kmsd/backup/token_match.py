@@ -1,0 +1,118 @@
+"""Whether a token and the database of a backup belong together, and what each of them lacks."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.backup.manifest import Manifest, holds
+from kmsd.custody.provisioning import AUDIT
+from kmsd.domain.key_import import TokenName
+from kmsd.domain.material import MaterialStatus
+from kmsd.ports import ObjectReport, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
+
+
+class OtherToken(Exception):
+    """The token is not the one of this database; the text says how that shows."""
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Both, side by side."""
+
+    missing: tuple[TokenObject, ...]
+    """Objects that the database promises and the token does not hold: their keys become Unavailable."""
+    unfit: tuple[ObjectReport, ...]
+    """Objects that the database promises and that lack an attribute of their role: not as the daemon made them."""
+    unknown: tuple[ObjectReport, ...]
+    """Objects in the token that the database does not know: left alone."""
+    doomed: int
+    """Objects whose destruction was under way: the daemon carries it out when it starts."""
+    key_ids: frozenset[str]
+    """All keys of the database."""
+
+
+async def compare(database: Path, token: Token, manifest: Manifest) -> Comparison:
+    """Raises `OtherToken`, `TokenUnavailable`, `StoreUnavailable`. Nothing is changed.
+
+    They know each other by the ids of the daemon's own objects, which are random and occur in no other token, and by
+    the audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
+    token proves nothing: SoftHSM2 keeps it in the clear.
+    """
+    store = SqliteStore(database)
+    try:
+        books = await store.read()
+        rows = {row.object_id: row for row in await books.token_objects() if row.token is TokenName.MAIN}
+        listed = await token.list_objects()
+        present = {found.object_id: found for found in listed}
+        own = await books.service_keys()
+        await _belong_together(own, present.keys(), token, manifest)
+    finally:
+        await store.close()
+    promised = (MaterialStatus.READY, MaterialStatus.MISSING)
+    return Comparison(
+        tuple(row for row in rows.values() if row.status in promised and row.object_id not in present),
+        _unfit(listed, {row.object_id for row in rows.values() if row.status in promised}, own),
+        tuple(found for object_id, found in present.items() if object_id not in rows),
+        sum(row.status is MaterialStatus.DESTROYING for row in rows.values()),
+        frozenset(row.owner.rpartition(":")[2] for row in rows.values()),
+    )
+
+
+def _unfit(
+    listed: Sequence[ObjectReport], promised: Collection[bytes], own: Mapping[str, ServiceKey]
+) -> tuple[ObjectReport, ...]:
+    ours = {*promised, *(key.object_id for key in own.values())}
+    return tuple(found for found in listed if found.problem and found.object_id in ours)
+
+
+async def _belong_together(
+    own: Mapping[str, ServiceKey], present: Collection[bytes], token: Token, manifest: Manifest
+) -> None:
+    here = f"the token {token.info.label!r} of serial {token.info.serial}"
+    there = f"(the backup is of {manifest.token.label!r}, serial {manifest.token.serial})"
+    if AUDIT not in own:
+        raise OtherToken("the database names no audit key")
+    lacking = sorted(purpose for purpose, key in own.items() if key.object_id not in present)
+    if lacking:
+        raise OtherToken(f"{here} lacks the daemon's own objects for {', '.join(lacking)} {there}")
+    if await token.public_key(own[AUDIT].object_id) != manifest.audit_key:
+        raise OtherToken(f"{here} has another audit key than the one that signed this backup {there}")
+    if not await _signs(token, own[AUDIT].object_id, manifest.audit_key):
+        raise OtherToken(
+            f"{here} shows the public half of the key that signed this backup and does not sign with the private half: "
+            f"the backup, or the token, was forged {there}"
+        )
+
+
+async def _signs(token: Token, object_id: bytes, audit_key: bytes) -> bool:
+    """True if the token signs what nobody has seen before with the private half of `audit_key`.
+
+    Raises `TokenUnavailable`.
+    """
+    challenge = b"kmsd restore challenge 1\n" + secrets.token_bytes(32)
+    key = serialization.load_der_public_key(audit_key)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        signature = await token.sign(object_id, sha256(challenge).digest())
+    except TokenUnavailable:
+        raise
+    except TokenError:
+        # What lies there is no private key that this token can use.
+        return False
+    return holds(key, signature, challenge)
+
+
+async def mark_missing(store: Store, missing: tuple[TokenObject, ...]) -> None:
+    """From now on the keys behind these objects are Unavailable: nobody is told "not authentic" for "not there"."""
+    async with store.write() as transaction:
+        for row in missing:
+            if row.status is MaterialStatus.READY:
+                await transaction.set_object_status(row.object_id, MaterialStatus.READY, MaterialStatus.MISSING)

@@ -1,0 +1,198 @@
+"""The trail in a backup beside the one that is on this host: which of them is the longer, and what the longer tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from kmsd.adapters.audit_trail import format as lines
+from kmsd.adapters.audit_trail import records
+from kmsd.adapters.audit_trail.chain_verifier import opening
+from kmsd.adapters.audit_trail.format import FileName, Malformed, files_of, own_members
+
+CHUNK = 1024 * 1024
+LONGEST_OPENING = 65536
+"""Bytes: longer than the first line of any file of a trail."""
+SLACK = timedelta(minutes=10)
+"""A record is written before its commit: an act of shortly before the snapshot may not be in it."""
+CHANGES = b'"readOnly":false'
+"""In the record of every act that changes something: the others need not be decoded."""
+TAKES_AWAY = frozenset(
+    {
+        "DeleteAccessKey",
+        "DeleteAlias",
+        "DeleteExpiredKeyMaterial",
+        "DeleteGroupPolicy",
+        "DeleteImportedKeyMaterial",
+        "DeleteKey",
+        "DeleteLogGroup",
+        "DeleteLogStream",
+        "DeleteRole",
+        "DeleteUser",
+        "DeleteUserPolicy",
+        "DisableKey",
+        "PutKeyPolicy",
+        "PutRetentionPolicy",
+        "PutRolePolicy",
+        "PutUserPolicy",
+        "RetireGrant",
+        "RevokeGrant",
+        "ScheduleKeyDeletion",
+        "UpdateAccessKey",
+        "UpdateAssumeRolePolicy",
+    }
+)
+"""Acts that took something from somebody, or may have: a database from before them gives it back."""
+
+
+def pinned_key(directory: Path) -> bytes | None:
+    """The audit key that the newest file of a trail pins; None if no file pins one. Raises OSError."""
+    newest: tuple[str, bytes | None] = ("", None)
+    for found in files_of(directory).values():
+        for _, path in found:
+            with path.open("rb") as file:
+                members = opening(file.readline(LONGEST_OPENING).rstrip(b"\n"))
+            try:
+                key = None if members is None else lines.pinned_key(members)
+            except Malformed:
+                continue
+            if members is not None and key is not None:
+                newest = max(newest, (str(members.get("at")), key))
+    return newest[1]
+
+
+class Standing(Enum):
+    """How the trail on this host stands to the one in the backup."""
+
+    ABSENT = "absent"
+    CONTINUES = "continues"
+    """It is the same one, and goes on."""
+    OTHER = "other"
+
+
+class Trails(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    standing: Standing
+    goes_further: bool = False
+    """It holds records of after the backup, and was itself not restored from one since."""
+
+
+def compare(restored: Path, present: Path) -> Trails:
+    """Hold the trail of a backup against the one at `present`. Raises OSError."""
+    ours, theirs = files_of(restored), files_of(present) if present.exists() else {}
+    if not theirs:
+        return Trails(Standing.ABSENT)
+    further, lost = False, False
+    for writer, found in ours.items():
+        there = dict(theirs.get(writer, ()))
+        oldest = min(there, default=None)
+        for name, path in found:
+            if name not in there:
+                # The oldest files may have been archived since.
+                if oldest is None or name > oldest:
+                    return Trails(Standing.OTHER)
+            elif not _begins_with(there[name], path):
+                return Trails(Standing.OTHER)
+    for writer, found in theirs.items():
+        known = dict(ours.get(writer, ()))
+        for name, path in found:
+            start = known[name].stat().st_size if name in known else 0
+            if name in known or name > max(known, default=_before(name)):
+                more, rolled_back = _what_follows(path, start)
+                further, lost = further or more, lost or rolled_back
+    return Trails(Standing.CONTINUES, further and not lost)
+
+
+def _before(name: FileName) -> FileName:
+    return FileName(name.writer, 0, name.day)
+
+
+def _begins_with(longer: Path, shorter: Path) -> bool:
+    with longer.open("rb") as one, shorter.open("rb") as other:
+        while expected := other.read(CHUNK):
+            if one.read(len(expected)) != expected:
+                return False
+    return True
+
+
+def _what_follows(path: Path, start: int) -> tuple[bool, bool]:
+    """Whether there are audit records behind a byte of a file; and whether a restoration with loss is told there."""
+    more = lost = False
+    with path.open("rb") as file:
+        file.seek(start)
+        for record in _records(file):
+            try:
+                own = own_members(record)
+            except Malformed:
+                continue
+            more = more or own is None
+            lost = lost or (own is not None and own.get("kmsd") == "restored" and own.get("lost") is True)
+    return more, lost
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    for line in file:
+        yield line.rstrip(b"\n").partition(b" ")[2].partition(b" ")[2]
+
+
+# --- What the longer trail tells ----------------------------------------------------------------------
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Something was taken away after the backup, and comes back with it."""
+
+    at: str
+    event: str
+    subject: str
+    actor: str
+
+    def __str__(self) -> str:
+        return f"{self.at} {self.event} {self.subject} by {self.actor}"
+
+
+def taken_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str]) -> list[Taken]:
+    """What the trail says was taken away since, the oldest first. `key_ids`: the keys that the database knows.
+
+    A key's deletion counts from `SLACK` before on, if the database still knows the key. Raises OSError.
+    """
+    found = []
+    for record in records.records(directory, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
+        event, at = str(record.get("eventName")), str(record.get("eventTime"))
+        if event not in TAKES_AWAY or record.get("errorCode") or _phase(record) == "intent":
+            continue
+        since = snapshot_at.replace(microsecond=0)
+        deleted = _key_id(record) if event == "DeleteKey" else ""
+        happened = datetime.fromisoformat(at)
+        if happened >= since or (deleted in key_ids and happened >= since - SLACK):
+            found.append(Taken(at, event, _subject(record), _actor(record)))
+    return found
+
+
+def _phase(record: Mapping[str, Any]) -> str:
+    return str((record.get("additionalEventData") or {}).get("phase", ""))
+
+
+def _key_id(record: Mapping[str, Any]) -> str:
+    return str((record.get("serviceEventDetails") or {}).get("keyId", ""))
+
+
+def _subject(record: Mapping[str, Any]) -> str:
+    arns = [str(resource.get("ARN")) for resource in record.get("resources") or ()]
+    given = record.get("requestParameters") or {}
+    named = [
+        str(given[name])
+        for name in ("userName", "roleName", "accessKeyId", "status", "grantId", "logGroupName")
+        if given.get(name)
+    ]
+    return " ".join([*arns, *named]) or "(nothing named)"
+
+
+def _actor(record: Mapping[str, Any]) -> str:
+    identity = record.get("userIdentity") or {}
+    return str(identity.get("arn") or identity.get("userName") or identity.get("invokedBy") or "unknown")

@@ -1,0 +1,160 @@
+"""`kmsd audit`: prove the trail, read it, and take its checkpoints elsewhere. All but `public-key` need files alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kmsd.adapters.audit_trail import records
+from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, pem_of, public_key_of
+from kmsd.adapters.audit_trail.format import fingerprint
+from kmsd.adapters.audit_trail.verification_report import Report
+from kmsd.adapters.audit_trail.verify import verify
+from kmsd.app import audit_signer, open_rooms
+from kmsd.cli.commands.audit_filters import BadFilter, filter_of, row
+from kmsd.cli.named_files import InputFile
+from kmsd.config.settings import Config, ConfigError
+from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
+
+EXIT_FOUND = 1
+MOST_SHOWN = 200
+"""Findings that are printed; a trail that is broken throughout has one for each line."""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the commands. Those with `offline` need files alone, and no configuration if DIR is given."""
+    audit = commands.add_parser("audit", help="verify and read the audit trail").add_subparsers(
+        dest="act", required=True
+    )
+    check = audit.add_parser("verify", help="find every edited, removed, inserted, reordered or cut record")
+    _add_directory(check)
+    check.add_argument(
+        "--public-key", type=InputFile, action="append", default=[], metavar="FILE", help="the audit key, PEM or DER"
+    )
+    check.add_argument(
+        "--anchor",
+        type=InputFile,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="checkpoints that were kept elsewhere; `-` reads standard input",
+    )
+    check.add_argument("--archived", action="store_true", help="the oldest files have been moved away")
+    check.set_defaults(offline=run_verify)
+    show = audit.add_parser("show", help="print records")
+    _add_directory(show)
+    show.add_argument("--key", metavar="ID", help="key id, key ARN, or alias as the request named it")
+    show.add_argument("--principal", metavar="NAME", help="ARN, user name, or access key id")
+    show.add_argument("--operation", metavar="NAME", help="such as Decrypt")
+    show.add_argument("--error", metavar="NAME", help="such as AccessDeniedException; `any` for every refusal")
+    show.add_argument("--since", metavar="TIME", help="2026-11-22, 2026-11-22T06:30:00Z, or an age: 90m, 36h, 7d")
+    show.add_argument("--until", metavar="TIME")
+    show.add_argument("--format", choices=("json", "columns"), default="json", help="default: one JSON object a line")
+    show.set_defaults(offline=run_show)
+    points = audit.add_parser("checkpoints", help="print all checkpoints, for an anchor outside this host")
+    _add_directory(points)
+    points.set_defaults(offline=run_checkpoints)
+    key: argparse.ArgumentParser = audit.add_parser(
+        "public-key", help="print the audit key's public half, from the token"
+    )
+    key.set_defaults(run=run_public_key)
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="default: the configuration's")
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    """Raises `NotFound` for a trail that cannot be read."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise NotFound(f"{exc.filename or directory} cannot be read: {exc.strerror}") from exc
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """`kmsd audit verify`: status 0 if the trail is whole, 1 if something was found. Raises `CommandError`."""
+    keys = [_public_key(file) for file in options.public_key]
+    started = time.monotonic()
+    try:
+        with _readable(options.directory):
+            report = verify(options.directory, keys, options.anchor, archived=options.archived)
+    except BadKey as exc:
+        raise InputRefused(f"{options.directory}: the trail pins a key that is none: {exc}") from exc
+    _print(report, time.monotonic() - started)
+    return EXIT_FOUND if report.findings else 0
+
+
+def _public_key(file: InputFile) -> bytes:
+    """Raises `NotFound`, `InputRefused`."""
+    try:
+        return public_key_of(file.read_bytes())
+    except BadKey as exc:
+        raise InputRefused(f"{file}: {exc}") from exc
+
+
+def _print(report: Report, seconds: float) -> None:
+    for finding in report.findings[:MOST_SHOWN]:
+        print(f"FAIL {finding}")
+    if len(report.findings) > MOST_SHOWN:
+        print(f"FAIL and {len(report.findings) - MOST_SHOWN} more")
+    for note in report.notes:
+        print(f"note {note}")
+    for key in report.public_keys:
+        said = "pinned by the trail itself: compare it with `kmsd audit public-key`" if report.pinned else "given"
+        print(f"key  {fingerprint(key)} ({said})")
+    for chain in report.chains:
+        signed = f"signed up to record {chain.covered}, at {chain.covered_at}" if chain.covered else "not signed"
+        print(f"     {chain.writer}: {chain.lines} lines in {chain.files} files, up to {chain.head.sequence}; {signed}")
+    verdict = f"FAIL {len(report.findings)} findings" if report.findings else "ok  "
+    print(f"{verdict} {report.lines} lines of {len(report.chains)} writers in {seconds:.2f} s")
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """`kmsd audit show`."""
+    try:
+        wanted = filter_of(options, datetime.now(UTC))
+    except BadFilter as exc:
+        raise WrongUsage(str(exc)) from exc
+    try:
+        with _readable(options.directory):
+            found = records.records(options.directory, containing=wanted.containing, from_day=wanted.from_day)
+            for record in found:
+                if wanted.fits(record):
+                    print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head`: whoever read has seen enough. Nothing more is to be written when the process ends, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def run_checkpoints(options: argparse.Namespace) -> int:
+    """`kmsd audit checkpoints`: what `verify --anchor` takes."""
+    with _readable(options.directory):
+        for line in records.checkpoints(options.directory):
+            print(line.decode())
+    return 0
+
+
+async def run_public_key(config: Config, _: argparse.Namespace) -> int:
+    """`kmsd audit public-key`: PEM on standard output, the fingerprint on standard error."""
+    async with open_rooms(config, "cli") as rooms:
+        signer = await audit_signer(rooms.store, rooms.token)
+    if signer is None:
+        raise ConfigError("there is no audit key: run `kmsd init`")
+    print(pem_of(signer.public_key), end="")
+    print(f"{fingerprint(signer.public_key)} in the token of serial {signer.token_serial}", file=sys.stderr)
+    return 0

@@ -1,0 +1,108 @@
+"""`kmsd backup`: one file with database, log segments and audit trail, made while the daemon serves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kmsd.app import Rooms, SystemClock, audit_signer, open_rooms
+from kmsd.backup import create, softhsm
+from kmsd.cli import data_owner
+from kmsd.cli.commands.operator_audit import administrative_act
+from kmsd.cli.os_errors import in_words
+from kmsd.config.settings import Config, ConfigError
+from kmsd.exit_codes import CommandError, ExistsAlready, NotFound
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser("backup", help="make a backup; the daemon may serve")
+    command.add_argument(
+        "target",
+        metavar="FILE",
+        help="must not exist; or a folder, which is made if it is missing, for a name with the time: a name that ends "
+        "in `/` or has no suffix is a folder's",
+    )
+    command.add_argument(
+        "--without-token",
+        action="store_true",
+        help="leave SoftHSM2's files out (a real token's own backup is its vendor's in any case)",
+    )
+    command.set_defaults(run=run, beforehand=make_folder)
+
+
+def make_folder(config: Config, options: argparse.Namespace) -> None:
+    """Make the folder that is named and missing, for the user that the data belong to. Raises `CommandError`."""
+    target = Path(options.target).absolute()
+    if target.exists() or (target.suffix and not options.target.endswith("/")):
+        return
+    if not target.parent.is_dir():
+        raise NotFound(f"the folder {target.parent} does not exist")
+    try:
+        owner = data_owner.to_become(config.data_dir)
+        target.mkdir(mode=0o700)
+        if owner is not None:
+            os.chown(target, owner.uid, owner.gid)
+    except OSError as exc:
+        raise CommandError(f"the folder {target} cannot be made: {exc.strerror}") from exc
+    print(f"made the folder {target}")
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """One line on what was made. Raises `CommandError`, OSError, and there is no backup."""
+    started = time.monotonic()
+    target = _target(Path(options.target), SystemClock().now())
+    async with open_rooms(config, "cli") as rooms:
+        signer = await audit_signer(rooms.store, rooms.token, needed=True)
+        if signer is None:
+            raise ConfigError("there is no audit key to sign a backup with: run `kmsd init`")
+        token_folder = None if options.without_token else _token_folder(rooms)
+        parameters = {"path": str(target), "withToken": token_folder is not None}
+        try:
+            async with administrative_act(rooms, "CreateBackup", parameters) as act:
+                made = await create.make(rooms, signer, target, token_folder)
+                act.elements = {
+                    "backupId": made.manifest.backup_id,
+                    "snapshotAt": made.manifest.snapshot_at,
+                    "parts": len(made.manifest.parts),
+                    "size": made.size,
+                }
+        except OSError as exc:
+            raise (in_words(exc, "no backup was made") or exc) from exc
+    seconds = time.monotonic() - started
+    parts = len(made.manifest.parts)
+    print(f"{target}: {parts} parts, {made.size} bytes, of {made.manifest.snapshot_at}, {seconds:.1f} s")
+    if token_folder is not None:
+        print("It holds the SoftHSM2 token: whoever has it and the PIN has the keys.")
+    return 0
+
+
+def _target(given: Path, now: datetime) -> Path:
+    """Raises `CommandError`."""
+    target = (given / f"kmsd-{now:%Y%m%dT%H%M%SZ}.backup" if given.is_dir() else given).absolute()
+    folder = target.parent
+    if target.exists():
+        raise ExistsAlready(f"{target} exists already")
+    if not folder.is_dir():
+        raise NotFound(f"the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        name = data_owner.name_of(os.geteuid())
+        problem = f"the folder {folder} cannot be written by {name}, who makes the backup"
+        raise CommandError(f"{problem}: chown {name} {folder}, or name another folder")
+    return target
+
+
+def _token_folder(rooms: Rooms) -> Path | None:
+    """SoftHSM2's, if that is the token. Raises `ConfigError` if it is, and its folder is not found."""
+    info = rooms.token.info
+    folder = softhsm.token_folder(rooms.config.token, info)
+    if folder is None and info.manufacturer.strip() == softhsm.MANUFACTURER:
+        raise ConfigError(
+            "the folder of this SoftHSM2 token is not found: name SOFTHSM2_CONF in [token] environment, "
+            "or leave its files out with --without-token"
+        )
+    return folder

@@ -1,0 +1,97 @@
+"""`kmsd check`: who may read and write what the daemon reads and writes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.cli.data_owner import name_of
+from kmsd.config.settings import Config, Credential
+
+TOPIC = "files"
+_MOST = 5
+"""Files that are named of many that have the same fault."""
+
+
+def findings(config: Config, path: Path) -> Iterator[Finding]:
+    """Configuration, secrets, data."""
+    yield _configuration(path)
+    for secret in (*config.pins, config.listen.tls_key):
+        # Where credentials come from is looked at as root (`check_unit`); what is passed is systemd's own.
+        if secret is not None and not isinstance(secret, Credential):
+            yield _secret(secret)
+    for own in (config.data_dir, config.database, config.audit_dir):
+        yield _own(own)
+    yield from _owners(config)
+
+
+def _configuration(path: Path) -> Finding:
+    """Whoever may write it, or replace it, decides which token is used and where records go."""
+    try:
+        found = path.stat()
+        folder = path.resolve().parent.stat()
+    except OSError as exc:
+        return Finding(FAIL, TOPIC, f"{path}: {exc.strerror}")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o022:
+        return Finding(FAIL, TOPIC, f"{path} can be written by others than its owner (mode {mode:04o})")
+    if folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX:
+        return Finding(FAIL, TOPIC, f"{path.resolve().parent}, the folder of {path.name}, can be written by others")
+    if found.st_uid not in {0, os.geteuid()}:
+        return Finding(FAIL, TOPIC, f"{path} belongs to {name_of(found.st_uid)}")
+    return Finding(OK, TOPIC, f"{path} has mode {mode:04o}")
+
+
+def _secret(path: Path) -> Finding:
+    """A PIN or a private key: its owner's alone, or root's for the daemon's group."""
+    try:
+        found = path.stat()
+    except OSError as exc:
+        return Finding(FAIL, TOPIC, f"{path}: {exc.strerror}")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o007:
+        return Finding(FAIL, TOPIC, f"{path} is open to everybody (mode {mode:04o})")
+    if mode & 0o020:
+        return Finding(FAIL, TOPIC, f"{path} can be written by its group (mode {mode:04o})")
+    # Root's file for the daemon's own group is one that the daemon reads and cannot change.
+    for_daemon = found.st_uid == 0 and found.st_gid == os.getegid() != 0
+    if mode & 0o040 and not for_daemon:
+        return Finding(WARN, TOPIC, f"{path} can be read by its group (mode {mode:04o})")
+    return Finding(OK, TOPIC, f"{path} has mode {mode:04o}")
+
+
+def _own(path: Path) -> Finding:
+    """The daemon's own data."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as exc:
+        return Finding(FAIL, TOPIC, f"{path}: {exc.strerror}")
+    if mode & 0o007:
+        return Finding(FAIL, TOPIC, f"{path} is open to everybody (mode {mode:04o})")
+    if mode & 0o020:
+        return Finding(FAIL, TOPIC, f"{path} can be written by its group (mode {mode:04o})")
+    return Finding(OK, TOPIC, f"{path} has mode {mode:04o}")
+
+
+def _owners(config: Config) -> Iterator[Finding]:
+    """A command that was run as root leaves files that the daemon cannot write: it fails later, in the night."""
+    try:
+        owner = config.data_dir.stat().st_uid
+        strangers = sorted(
+            path
+            for folder in {config.data_dir, config.audit_dir, config.logs_dir}
+            for path in (folder, *folder.glob("*"))
+            if path.exists() and path.stat().st_uid != owner
+        )
+    except OSError as exc:
+        yield Finding(FAIL, TOPIC, f"{config.data_dir} cannot be listed: {exc.strerror}")
+        return
+    name = name_of(owner)
+    if strangers:
+        shown = ", ".join(str(path) for path in strangers[:_MOST]) + (" and others" if len(strangers) > _MOST else "")
+        yield Finding(FAIL, TOPIC, f"not {name}'s, as {config.data_dir} is: {shown}")
+    else:
+        yield Finding(OK, TOPIC, f"all data belongs to {name}")

@@ -1,0 +1,110 @@
+"""`kmsd check`: the token, what it can do, and what follows for the API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from kmsd.app import Rooms, open_rooms
+from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
+from kmsd.config.settings import Config, ConfigError
+from kmsd.custody import import_parameters
+from kmsd.custody.message_counts import MAX_MESSAGES, ROTATE_AT_MESSAGES
+from kmsd.domain.key_import import TokenName, WrappingAlgorithm
+from kmsd.ports import AuditUnavailable, StoreError, TokenError
+
+_HAS_ANOTHER_WAY = frozenset({"CKM_AES_ECB_ENCRYPT_DATA"})
+"""Mechanisms without which the daemon does everything, by other means."""
+
+
+async def findings(config: Config) -> AsyncIterator[Finding]:
+    """Opens the token with its PIN: one attempt."""
+    try:
+        async with open_rooms(config, "check") as rooms:
+            for finding in (*_token(rooms), _sessions(config, rooms)):
+                yield finding
+            async for finding in _imports(config, rooms):
+                yield finding
+            async for finding in _works(rooms):
+                yield finding
+            async for finding in _messages(rooms):
+                yield finding
+            async for finding in _objects(rooms):
+                yield finding
+    except ConfigError as exc:
+        yield Finding(FAIL, "token", str(exc))
+    except (StoreError, TokenError, AuditUnavailable) as exc:
+        yield Finding(FAIL, "token", f"{type(exc).__name__}: {exc}")
+
+
+def _token(rooms: Rooms) -> Iterator[Finding]:
+    info, capabilities = rooms.token.info, rooms.token.capabilities
+    yield Finding(OK, "token", f"token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}")
+    for mechanism in sorted(capabilities.mechanisms):
+        yield Finding(OK, "token", f"mechanism {mechanism}")
+    for mechanism, loss in capabilities.lacking:
+        severity = NOTE if mechanism in _HAS_ANOTHER_WAY else WARN
+        yield Finding(severity, "token", f"mechanism {mechanism} is lacking: {loss}")
+    if not capabilities.algorithms:
+        yield Finding(FAIL, "token", "the token can hold no keys of this API")
+
+
+def _sessions(config: Config, rooms: Rooms) -> Finding:
+    """A worker has one that stays logged in, and those that work; at a reload there are twice as many workers."""
+    needed = 2 * config.workers * (config.token.sessions + 1)
+    most = rooms.token.info.max_sessions
+    if most is None:
+        return Finding(OK, "token", f"up to {needed} sessions are opened; the token names no limit")
+    if most < needed:
+        text = f"a reload opens up to {needed} sessions, and the token has {most}: lower workers or token.sessions"
+        return Finding(WARN if most >= needed // 2 else FAIL, "token", text)
+    return Finding(OK, "token", f"up to {needed} sessions are opened of the token's {most}")
+
+
+async def _imports(config: Config, rooms: Rooms) -> AsyncIterator[Finding]:
+    """How key material may come in, and which ways are lacking, refused or unwise."""
+    if config.import_token is not None:
+        if rooms.import_token is None:
+            yield Finding(FAIL, "import", "the import token is away")
+        else:
+            info = rooms.import_token.info
+            text = f"import token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
+            yield Finding(OK, "import", text)
+    offered = await import_parameters.offered(rooms.pipeline.world.tokens)
+    for algorithm in WrappingAlgorithm:
+        name = offered.get(algorithm)
+        called = f"wrapping algorithm {algorithm}"
+        if algorithm in config.import_.refuse:
+            yield Finding(OK, "import", f"{called} is refused by the configuration")
+        elif name is None:
+            yield Finding(NOTE, "import", f"{called} is lacking: GetParametersForImport refuses it")
+        elif not algorithm.has_integrity:
+            yield Finding(NOTE, "import", f"{called} works, and is weak: refuse it under [import]")
+        else:
+            where = "in the token" if name is TokenName.MAIN else "through the import token"
+            yield Finding(OK, "import", f"{called} works {where}")
+
+
+async def _works(rooms: Rooms) -> AsyncIterator[Finding]:
+    for topic, probe in (
+        ("token", rooms.token.check),
+        ("database", rooms.store.check),
+        ("audit", rooms.sink.check),
+    ):
+        await probe()
+        yield Finding(OK, topic, f"{topic} works")
+
+
+async def _messages(rooms: Rooms) -> AsyncIterator[Finding]:
+    """Material that nears the bound of AES-GCM with random nonces."""
+    for object_id, owner, messages in await (await rooms.store.read()).counted_messages(ROTATE_AT_MESSAGES):
+        text = f"object {object_id.hex()} of {owner} has encrypted {messages} of {MAX_MESSAGES} messages"
+        yield Finding(WARN, "token", f"{text}: rotate the key, or import new material into another one")
+
+
+async def _objects(rooms: Rooms) -> AsyncIterator[Finding]:
+    tokens = [token for token in (rooms.token, rooms.import_token) if token is not None]
+    malformed = [found for token in tokens for found in await token.list_objects() if found.problem]
+    for found in malformed:
+        yield Finding(FAIL, "token", f"object {found.object_id.hex()} ({found.kind}): {found.problem}")
+    if not malformed:
+        yield Finding(OK, "token", "every object has the attributes that its role promises")

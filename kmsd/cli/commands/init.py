@@ -1,0 +1,154 @@
+"""`kmsd init`: the daemon's own token objects, the database, the first administrator."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import shutil
+import sys
+from typing import Any
+
+from kmsd.adapters.pkcs11.token import Pkcs11Token
+from kmsd.adapters.sqlite import connection
+from kmsd.app import Rooms, SystemClock, place_of, set_module_environment, token_settings
+from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
+from kmsd.cli.commands.migrate import migrate_unless_served
+from kmsd.cli.commands.operator_audit import KMSD, acting
+from kmsd.cli.commands.users import check_name
+from kmsd.cli.os_errors import in_words
+from kmsd.config.settings import Config, ConfigError
+from kmsd.custody import provisioning
+from kmsd.custody.provisioning import NewAccessKey
+from kmsd.domain.identity import User
+from kmsd.exit_codes import ExistsAlready
+from kmsd.linux import systemd_units
+from kmsd.ports import Reader
+
+DEFAULT_ADMINISTRATOR = "admin"
+ADMINISTRATOR_POLICY_NAME = "AdministratorAccess"
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "init", help="make token objects, database and administrator"
+    )
+    command.add_argument(
+        "--administrator",
+        metavar="NAME",
+        help=f"the user that may do everything; default: {DEFAULT_ADMINISTRATOR}, unless there is an administrator",
+    )
+    command.add_argument(
+        "--another-administrator", action="store_true", help="although there is an administrator already"
+    )
+    command.add_argument(
+        "--beside", action="store_true", help="although the token holds kmsd's objects of another database"
+    )
+    add_output(command)
+    command.set_defaults(run=run, beforehand=make_data_dir)
+
+
+def make_data_dir(config: Config, options: argparse.Namespace) -> None:
+    """As root, make a missing data directory for the user of kmsd.service, if that reads this configuration.
+
+    Everything else is then made as that user. Raises `ConfigError`, `CommandError`.
+    """
+    if os.geteuid() != 0 or config.data_dir.exists():
+        return
+    try:
+        name = systemd_units.user() if systemd_units.starts_with(options.config) else ""
+    except systemd_units.UnitError:
+        return  # no systemd: the folder is for the user who runs this
+    if name:
+        try:
+            config.data_dir.mkdir(mode=0o700)
+            shutil.chown(config.data_dir, name, pwd.getpwnam(name).pw_gid)
+        except OSError as exc:
+            raise (in_words(exc, "there is no data directory") or exc) from exc
+        except KeyError as exc:
+            raise ConfigError(f"the user {name} of {systemd_units.SERVICE} does not exist") from exc
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """Make what is missing; what is there stays. The administrator's secret is shown once."""
+    if options.administrator is not None:
+        check_name(options.administrator)
+    require_client_url(config, options)
+    _make_folders(config)
+    if not config.database.exists():
+        if not options.beside:
+            await _require_token_of_nobody(config)
+        connection.create(config.database)
+    migrate_unless_served(config)
+    parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR}
+    async with acting(config, "Initialize", parameters, source=KMSD) as (rooms, act):
+        made_keys, made = await _provision(rooms, config, options)
+        if made is not None:
+            act.elements = access_key_elements(made)
+    if made is not None:
+        hand_over(made, config, options)
+    else:
+        # On standard error: standard output is the access key's.
+        done = "made the keys that were missing" if made_keys else "nothing to do: everything is there"
+        print(f"kmsd: {done}; no access key was made", file=sys.stderr)
+    return 0
+
+
+def _make_folders(config: Config) -> None:
+    """Raises `ConfigError`."""
+    for folder, mode in ((config.data_dir, 0o700), (config.audit_dir, 0o750)):
+        try:
+            folder.mkdir(mode=mode, parents=folder == config.data_dir, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"the folder {folder} cannot be made: {exc.strerror}") from exc
+
+
+async def _require_token_of_nobody(config: Config) -> None:
+    """Raise `ExistsAlready` if the token holds objects of ours: the database that knows them is elsewhere."""
+    set_module_environment(config)
+    token = await Pkcs11Token.open(token_settings(config, None))
+    try:
+        found = await token.list_objects()
+    finally:
+        await token.close()
+    if found:
+        raise ExistsAlready(
+            f"the token holds {len(found)} objects of kmsd, and there is no database at {config.database}. Is its disk "
+            "mounted, or is a backup to be restored? A second kmsd in the same token: --beside"
+        )
+
+
+async def _provision(rooms: Rooms, config: Config, options: argparse.Namespace) -> tuple[bool, NewAccessKey | None]:
+    """Make what is missing: whether keys were, and the access key if one was made. Raises `ExistsAlready`."""
+    if not rooms.token.capabilities.algorithms:
+        raise ConfigError("the token can hold no keys of this API: it lacks CKM_AES_GCM (see `kmsd check`)")
+    books, now = await rooms.store.read(), SystemClock().now()
+    user, name = await _administrator(books, config, options)
+    before = len(await books.service_keys())
+    await provisioning.make_service_keys(rooms.store, rooms.token, now)
+    await rooms.take_audit_key()
+    made_keys = len(await (await rooms.store.read()).service_keys()) > before
+    if user is None:
+        policies = {ADMINISTRATOR_POLICY_NAME: provisioning.ADMINISTRATOR_POLICY}
+        user = provisioning.new_user(place_of(config), config.account, name, policies, now)
+        await provisioning.create_user(rooms.store, user, now)
+    elif await books.access_keys_of(config.account, name):
+        return made_keys, None
+    return made_keys, await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+
+
+async def _administrator(books: Reader, config: Config, options: argparse.Namespace) -> tuple[User | None, str]:
+    """The user that is wanted, if there is one, and the name. Raises `ExistsAlready` if there is another."""
+    users = [user for user in await books.users() if user.account == config.account]
+    others = [user for user in users if ADMINISTRATOR_POLICY_NAME in user.policies]
+    if options.administrator is None and others:
+        return others[0], others[0].name
+    name: str = options.administrator or DEFAULT_ADMINISTRATOR
+    user = await books.user(config.account, name)
+    if user is None and others and not options.another_administrator:
+        raise ExistsAlready(
+            f"there is an administrator already: {others[0].name}. A further access key: kmsd access-key create "
+            f"{others[0].name}; a further administrator: --another-administrator"
+        )
+    return user, name

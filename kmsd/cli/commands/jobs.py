@@ -1,0 +1,102 @@
+"""`kmsd jobs run NAME`: carry out a job now."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from typing import Any
+
+from kmsd.app import Rooms, SystemClock
+from kmsd.cli.commands.operator_audit import KMSD, acting
+from kmsd.config.settings import Config
+from kmsd.domain.trusted_time import Uptime, confirmed, judge
+from kmsd.exit_codes import TryLater
+from kmsd.jobs.scheduler import Job, JobRefused, Scheduler
+from kmsd.linux import boot_clock
+from kmsd.ports import ObjectReport
+
+TITLES = {
+    "rotated": "rotated",
+    "expired": "key material expired",
+    "deleted": "deleted",
+    "removed": "log events removed from group",
+    "rewritten": "segments written anew in group",
+    "queries": "query forgotten",
+    "undone": "unfinished intent taken back",
+    "destroyed": "destruction carried out",
+    "missing": "MISSING in the token",
+    "returned": "found again",
+    "unknown": "not in the database",
+    "malformed": "malformed",
+    "failed": "FAILED",
+}
+"""By the member of a report: what is printed before each of its entries."""
+FOUND = ("unknown", "malformed", "failed")
+"""Members that tell what was found and left alone; the record of the command has the others."""
+MOST_RECORDED = 100
+"""Names of each kind in the record of the command. What the job did to a key has a record of its own."""
+ALARMS = ("missing", "malformed", "failed")
+"""Members that need the operator."""
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    jobs = commands.add_parser("jobs", help="carry out jobs").add_subparsers(dest="act", required=True)
+    run: argparse.ArgumentParser = jobs.add_parser("run", help="carry out one job now")
+    run.add_argument("job", choices=[job.value for job in Job])
+    run.set_defaults(run=run_job)
+    confirm = jobs.add_parser("confirm-clock", help="the clock is right: let jobs destroy what is due by it")
+    confirm.set_defaults(run=confirm_clock)
+
+
+async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
+    """Believe the clock as it is now; a running daemon does within 15 seconds. Recorded, with what it was before."""
+    async with acting(config, "ConfirmClock", {}, source=KMSD) as (rooms, act):
+        async with rooms.store.write() as transaction:
+            uptime, wall = Uptime(boot_clock.boot(), boot_clock.uptime()), SystemClock().now()
+            before = judge(await transaction.clock_reading(), wall, uptime)
+            await transaction.put_clock_reading(confirmed(wall, uptime))
+        act.elements = {"confirmedAt": wall.isoformat(), "aheadSeconds": round(before.ahead.total_seconds())}
+    print(f"the clock is taken to be right: {wall:%Y-%m-%d %H:%M:%S} UTC")
+    if before.held or before.behind:
+        seconds = before.ahead.total_seconds()
+        print(f"it was {abs(seconds):.0f} s {'ahead of' if before.held else 'behind'} what was believed")
+    return 0
+
+
+async def run_job(config: Config, options: argparse.Namespace) -> int:
+    """Print what was found and done; status 1 if something needs the operator."""
+    try:
+        async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
+            report = await _scheduler(rooms).run_now(Job(options.job))
+            act.elements = {
+                name: [_shown(found) for found in getattr(report, name)[:MOST_RECORDED]]
+                for name in report.__struct_fields__
+                if name not in FOUND and getattr(report, name)
+            }
+            act.elements["counts"] = report.counts()
+    except JobRefused as exc:
+        raise TryLater(str(exc)) from exc
+    lines = [f"{title}: {_shown(found)}" for name, title in TITLES.items() for found in getattr(report, name, ())]
+    print("\n".join(lines or [f"{options.job}: there was nothing to do"]))
+    return 1 if any(getattr(report, name, ()) for name in ALARMS) else 0
+
+
+def _scheduler(rooms: Rooms) -> Scheduler:
+    return Scheduler(
+        rooms.store,
+        rooms.token,
+        rooms.pipeline.clock,
+        rooms.record_job,
+        f"{socket.gethostname()}:{os.getpid()}:cli",
+        lambda: rooms.import_token,
+        segments=rooms.segments,
+        watch=rooms.watch,
+    )
+
+
+def _shown(found: object) -> str:
+    if isinstance(found, ObjectReport):
+        return f"{found.kind} {found.object_id.hex()} {found.problem}".rstrip()
+    return found.hex() if isinstance(found, bytes) else str(found)

@@ -1,0 +1,192 @@
+"""`kmsd key`: look at keys, and stop or free one, on the host and without an access key.
+
+For emergencies: what a command changes, a running daemon obeys at once, as if a client had asked for it. Key policies
+are not asked; the audit trail is written first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from kmsd.app import Rooms, SystemClock, open_rooms
+from kmsd.audit import KEY
+from kmsd.authz.lockout import default_key_policy
+from kmsd.cli.commands.check_policies import all_keys
+from kmsd.cli.commands.named_keys import key_named
+from kmsd.cli.commands.operator_audit import KMS, administrative_act, reading
+from kmsd.cli.commands.users import account_of, add_account
+from kmsd.config.settings import Config
+from kmsd.domain.key import Key
+from kmsd.domain.key_state import Event, KeyState, Usable
+from kmsd.errors import ServiceError
+from kmsd.exit_codes import InputRefused, TryLater
+from kmsd.ports import Reader, Transaction
+
+_PAGE = 1000
+
+
+def add_to(commands: Any) -> None:
+    """Declare the commands."""
+    key = commands.add_parser("key", help="list, show, disable, enable keys; reset a key policy").add_subparsers(
+        dest="act", required=True
+    )
+    listing = key.add_parser("list", help="all keys: ARN, state, origin, time of creation, aliases")
+    add_account(listing)
+    listing.set_defaults(run=list_keys, needs_pin=False)
+    show = key.add_parser("show", help="one key with its policy")
+    show.set_defaults(run=show_key, needs_pin=False)
+    disable = key.add_parser("disable", help="no cryptographic use from now on")
+    disable.set_defaults(run=disable_key)
+    enable = key.add_parser("enable", help="allow its use again")
+    enable.set_defaults(run=enable_key)
+    policy = key.add_parser("policy", help="what its key policy says").add_subparsers(dest="policy_act", required=True)
+    reset = policy.add_parser("reset", help="put the default key policy in place; prints the one before")
+    reset.set_defaults(run=reset_policy)
+    for command in (show, disable, enable, reset):
+        _add_key(command)
+
+
+def _add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument("key", metavar="KEY", help="key id, ARN or alias")
+
+
+async def list_keys(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd key list`. Needs the database only."""
+    now = SystemClock().now()
+    async with reading(config) as books:
+        users, roles = await books.users(), await books.roles()
+        known = {config.account, *(user.account for user in users), *(role.account for role in roles)}
+        accounts = {account_of(config, options)} if options.account else known
+        async for key in all_keys(books, accounts, now):
+            aliases = ",".join(await _aliases(books, key, now)) or "-"
+            print(f"{key.arn}\t{key.state_at(now)}\t{key.origin}\t{_time(key.created_at)}\t{aliases}")
+    return 0
+
+
+async def show_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd key show`. Needs the database only."""
+    now = SystemClock().now()
+    async with reading(config) as books:
+        key = await key_named(books, config, options.key, now)
+        lines = await _described(books, key, now)
+    for name, value in lines.items():
+        print(f"{name}: {_printable(value)}")
+    print(f"Policy:\n{key.policy}")
+    return 0
+
+
+async def _described(books: Reader, key: Key, now: datetime) -> Mapping[str, str]:
+    days = key.rotation_period_days
+    shown = {
+        "Key": key.arn,
+        "State": key.state_at(now).value,
+        "Origin": key.origin.value,
+        "Created": _time(key.created_at),
+        "Description": key.description or "-",
+        "Aliases": ", ".join(await _aliases(books, key, now)) or "-",
+        "Tags": ", ".join(f"{name}={value}" for name, value in (await books.tags_of(key.key_id)).items()) or "-",
+        "Rotation": "off" if days is None else f"every {days} days",
+        "Grants": str(await books.count_grants(key.key_id)),
+    }
+    if key.deletion_at is not None:
+        shown["Deletion"] = _time(key.deletion_at)
+    if key.valid_to is not None:
+        shown["Material expires"] = _time(key.valid_to)
+    return shown
+
+
+async def _aliases(books: Reader, key: Key, now: datetime) -> list[str]:
+    found = await books.aliases_after(key.account, "", _PAGE, now=now, key_id=key.key_id)
+    return [alias.name for alias in found]
+
+
+def _time(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _printable(text: str) -> str:
+    """What a client wrote must not move the operator's cursor."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+async def disable_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd key disable`: no worker uses it once this has returned."""
+    return await _move(config, options.key, "DisableKey", Event.DISABLE, KeyState.DISABLED)
+
+
+async def enable_key(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd key enable`."""
+    return await _move(config, options.key, "EnableKey", Event.ENABLE, KeyState.ENABLED)
+
+
+async def _move(config: Config, name: str, event_name: str, event: Event, wanted: KeyState) -> int:
+    """Have `event` happen to a key; DisableKey and EnableKey work in the same states here as for clients."""
+    async with open_rooms(config, "cli") as rooms:
+        key = await _found(rooms, name)
+        before = key.state_at(_now(rooms))
+        if before is wanted:
+            print(f"{key.arn} is {wanted} already: nothing to do")
+            return 0
+        async with _changed(rooms, key, event_name, {}) as (transaction, present):
+            try:
+                Usable.WITH_MATERIAL.refuse(present.state_at(_now(rooms)), present.origin, present.arn)
+            except ServiceError as exc:
+                raise InputRefused(f"{exc.message} Its state does not change") from exc
+            await transaction.update_key(present, present.after(event))
+    print(f"{key.arn} was {before}, and is {wanted}")
+    return 0
+
+
+async def reset_policy(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd key policy reset`: the account decides by its identity policies again. The policy before is printed."""
+    async with open_rooms(config, "cli") as rooms:
+        key = await _found(rooms, options.key)
+        policy = default_key_policy(key.account, config.partition)
+        if key.policy == policy:
+            print(f"{key.arn} has the default key policy already: nothing to do")
+            return 0
+        print(f"the key policy of {key.arn} until now:\n{key.policy}")
+        sys.stdout.flush()
+        parameters = {"policyName": "default", "policy": policy, "previousPolicy": key.policy}
+        async with _changed(rooms, key, "PutKeyPolicy", parameters) as (transaction, present):
+            if present.policy != key.policy:
+                raise TryLater(f"the key policy of {key.arn} was changed at this moment: try again")
+            await transaction.update_key(present, replace(present, policy=policy))
+    root = f"arn:{config.partition}:iam::{key.account}:root"
+    print(f"now it is the default: {root} may do everything, and identity policies of that account decide")
+    return 0
+
+
+def _now(rooms: Rooms) -> datetime:
+    return rooms.pipeline.clock.now()
+
+
+async def _found(rooms: Rooms, name: str) -> Key:
+    """Raises `NotFound`."""
+    return await key_named(await rooms.store.read(), rooms.config, name, _now(rooms))
+
+
+@asynccontextmanager
+async def _changed(
+    rooms: Rooms, key: Key, event_name: str, parameters: Mapping[str, Any]
+) -> AsyncIterator[tuple[Transaction, Key]]:
+    """A transaction within a recorded act on a key, and the key as it stands there."""
+    async with (
+        administrative_act(
+            rooms,
+            event_name,
+            {"keyId": key.arn, **parameters},
+            source=KMS,
+            account=key.account,
+            resources=((key.arn, key.account, KEY),),
+        ),
+        rooms.store.write() as transaction,
+    ):
+        yield transaction, await key_named(transaction, rooms.config, key.arn, _now(rooms))

@@ -1,0 +1,38 @@
+"""`kmsd migrate`: bring the database of an older release up to date. `kmsd serve` does so too, when it starts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kmsd.adapters.sqlite import connection
+from kmsd.config.instance_lock import data_lock
+from kmsd.config.settings import Config
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "migrate", help="bring an older release's database up to date"
+    )
+    command.set_defaults(run=run, needs_pin=False)
+
+
+async def run(config: Config, _: argparse.Namespace) -> int:
+    """Take the steps that are left. Raises `ConfigError` while a daemon runs, `StoreUnavailable` if it is too new."""
+    with data_lock(config):
+        before = connection.schema(config.database)
+        taken = connection.migrate(config.database)
+        after = connection.schema(config.database)
+    if taken:
+        print(f"{config.database}: from schema version {before} to {after}")
+    else:
+        print(f"{config.database}: schema version {after}, nothing to do")
+    return 0
+
+
+def migrate_unless_served(config: Config) -> None:
+    """For `kmsd init`: as `run`, but a database that needs nothing may be in use. Raises as `run`."""
+    if connection.schema(config.database) != connection.newest():
+        with data_lock(config):
+            connection.migrate(config.database)

@@ -1,0 +1,73 @@
+"""`kmsd open-blob`: open a ciphertext blob with token, PIN and database only, without the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from kmsd.app import open_rooms
+from kmsd.audit import KEY
+from kmsd.cli.commands.operator_audit import administrative_act
+from kmsd.cli.named_files import STANDARD_INPUT, InputFile
+from kmsd.config.settings import Config
+from kmsd.custody import encryption
+from kmsd.domain import canonical_base64
+from kmsd.domain import ciphertext_blob as blobs
+from kmsd.errors import ServiceError
+from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "open-blob", help="decrypt a ciphertext blob without the daemon"
+    )
+    command.add_argument(
+        "blob",
+        nargs="?",
+        type=InputFile,
+        default=STANDARD_INPUT,
+        metavar="FILE",
+        help="the blob in base64; default: standard input",
+    )
+    command.add_argument("--context", action="append", default=[], metavar="NAME=VALUE", help="encryption context")
+    command.set_defaults(run=run)
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """The plaintext on standard output. The operator's way in a disaster: key state and policies are not asked."""
+    try:
+        # Tools break the lines of base64, and end it with one.
+        blob = blobs.parse(canonical_base64.decode(b"".join(options.blob.read_bytes().split())))
+    except (ValueError, blobs.MalformedBlob) as exc:
+        raise InputRefused(f"{options.blob}: this is no ciphertext blob: {exc}") from exc
+    context = _context(options.context)
+    async with open_rooms(config, "cli") as rooms:
+        key = await (await rooms.store.read()).key(blob.key_id)
+        if key is None:
+            raise NotFound(f"the database does not know the key {blob.key_id}")
+        try:
+            async with administrative_act(
+                rooms,
+                "OpenBlob",
+                {"keyId": key.arn, "encryptionContext": context},
+                account=key.account,
+                resources=((key.arn, key.account, KEY),),
+            ):
+                opened = await encryption.unseal(rooms.token, key, blob, context)
+        except ServiceError as exc:
+            reason = exc.message or exc.detail
+            raise InputRefused(
+                f"the blob cannot be opened (is the encryption context right?): {exc.code}: {reason}"
+            ) from exc
+    sys.stdout.buffer.write(opened.plaintext)
+    return 0
+
+
+def _context(given: list[str]) -> Mapping[str, str]:
+    """Raises `WrongUsage`."""
+    if any("=" not in pair for pair in given):
+        raise WrongUsage("an encryption context is written NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in given)

@@ -1,0 +1,144 @@
+"""What an operator does on the host goes into the same trail as what clients ask for."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.app import Rooms, open_rooms, place_of
+from kmsd.audit import Actor, record_of_administration
+from kmsd.cli import data_owner
+from kmsd.config.settings import Config
+from kmsd.ports import AuditSink, AuditUnavailable, Clock, Reader
+
+IAM = "iam.amazonaws.com"
+"""`eventSource` of acts on users, access keys and roles, by the names that IAM gives them."""
+KMS = "kms.amazonaws.com"
+"""`eventSource` of acts on keys, by the names that KMS gives them."""
+KMSD = "kmsd.local"
+"""`eventSource` of acts that AWS does not have."""
+INTENT, OUTCOME = "intent", "outcome"
+_NOBODY_LOGGED_IN = 2**32 - 1
+
+
+class Act(msgspec.Struct):
+    """An act under way."""
+
+    elements: dict[str, Any] = {}
+    """What came of it: `responseElements` of the outcome's record. Never a secret."""
+
+
+@asynccontextmanager
+async def administrative_act(
+    rooms: Rooms,
+    event_name: str,
+    parameters: Mapping[str, Any],
+    *,
+    source: str = KMSD,
+    account: str = "",
+    resources: tuple[tuple[str, str, str], ...] = (),
+) -> AsyncIterator[Act]:
+    """Around every act of a command that changes or opens something.
+
+    The intent is durable before the block begins: raises `AuditUnavailable`, and nothing has happened. The outcome is
+    recorded when it ends, before anything is told to the operator if he prints after the block. An act whose process
+    dies within has an intent and no outcome.
+    """
+    async with recorded_act(
+        rooms.config,
+        rooms.sink,
+        rooms.pipeline.clock,
+        event_name,
+        parameters,
+        source=source,
+        account=account,
+        resources=resources,
+    ) as act:
+        yield act
+
+
+@asynccontextmanager
+async def recorded_act(
+    config: Config,
+    sink: AuditSink,
+    clock: Clock,
+    event_name: str,
+    parameters: Mapping[str, Any],
+    *,
+    source: str = KMSD,
+    account: str = "",
+    resources: tuple[tuple[str, str, str], ...] = (),
+) -> AsyncIterator[Act]:
+    """As `administrative_act`, for a command that has not opened all rooms."""
+    record = partial(
+        record_of_administration,
+        place=place_of(config),
+        actor=actor(),
+        account=account or config.account,
+        event_source=source,
+        event_name=event_name,
+        act_id=str(uuid4()),
+        parameters={name: value for name, value in parameters.items() if value is not None},
+        resources=resources,
+    )
+    await sink.append(record(now=clock.now(), phase=INTENT))
+    act = Act()
+    try:
+        yield act
+    except Exception as exc:
+        # The act has failed already, and that is what the operator must read.
+        with suppress(AuditUnavailable):
+            await sink.append(record(now=clock.now(), phase=OUTCOME, error=exc))
+        raise
+    await sink.append(record(now=clock.now(), phase=OUTCOME, elements=act.elements or None))
+
+
+@asynccontextmanager
+async def acting(
+    config: Config, event_name: str, parameters: Mapping[str, Any], *, source: str = IAM, account: str = ""
+) -> AsyncIterator[tuple[Rooms, Act]]:
+    """Rooms, opened for one recorded act; by default one on users, access keys or roles."""
+    async with (
+        open_rooms(config, "cli") as rooms,
+        administrative_act(rooms, event_name, parameters, source=source, account=account) as act,
+    ):
+        yield rooms, act
+
+
+@asynccontextmanager
+async def reading(config: Config) -> AsyncIterator[Reader]:
+    """The database alone, for a command that needs neither token nor PIN. Raises `StoreUnavailable`."""
+    store = SqliteStore(config.database)
+    try:
+        yield await store.read()
+    finally:
+        await store.close()
+
+
+def actor() -> Actor:
+    """Who started this process, by the operating system's word: root, also where it has become another user."""
+    uid = data_owner.caller_uid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    return Actor(uid, name, socket.gethostname(), _login_uid(), os.environ.get("SUDO_USER", "")[:64])
+
+
+def _login_uid() -> int | None:
+    """The kernel's audit login uid; None where it is not kept, or nobody logged in."""
+    try:
+        found = int(Path("/proc/self/loginuid").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if found == _NOBODY_LOGGED_IN else found

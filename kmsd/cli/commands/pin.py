@@ -1,0 +1,27 @@
+"""`kmsd pin retry`: let a PIN that the token refused be offered once more."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kmsd.adapters.pkcs11 import refused_pin
+from kmsd.app import refused_pin_file
+from kmsd.config.settings import Config
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    pin = commands.add_parser("pin", help="a PIN that the token refused").add_subparsers(dest="act", required=True)
+    retry: argparse.ArgumentParser = pin.add_parser("retry", help="offer it once more, at the next start")
+    retry.set_defaults(run=retry_pin, needs_pin=False)
+
+
+async def retry_pin(config: Config, _: argparse.Namespace) -> int:
+    """Forget the refusals. Needs neither token nor PIN. Raises OSError."""
+    removed = [name for name in ("token", "import-token") if refused_pin.forget(refused_pin_file(config, name))]
+    for name in removed:
+        print(f"the PIN of {name.replace('-', ' ')} is offered once more at the next start")
+    if not removed:
+        print("no refused PIN is remembered: there was nothing to do")
+    return 0

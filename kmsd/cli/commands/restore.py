@@ -1,0 +1,353 @@
+"""`kmsd restore`: put a backup back while the daemon is stopped, and say what it lacks, revives and loses."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from hmac import compare_digest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, public_key_of
+from kmsd.adapters.audit_trail.checkpointer import Signer
+from kmsd.adapters.audit_trail.follower import complete
+from kmsd.adapters.audit_trail.format import files_of, fingerprint
+from kmsd.adapters.pkcs11.token import Pkcs11Token
+from kmsd.adapters.sqlite import snapshot
+from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.app import SystemClock, audit_signer, open_trail, read_pin, set_module_environment, token_settings
+from kmsd.backup import install, softhsm, softhsm_trial, token_match
+from kmsd.backup import trail_comparison as trails
+from kmsd.backup.archive import Damaged
+from kmsd.backup.extract import unpack
+from kmsd.backup.manifest import DATABASE, Manifest, proof_by_pin
+from kmsd.backup.token_match import Comparison, OtherToken
+from kmsd.backup.trail_comparison import Standing, Taken, Trails
+from kmsd.cli.commands.operator_audit import recorded_act
+from kmsd.cli.named_files import InputFile
+from kmsd.config.settings import Config, ConfigError
+from kmsd.exit_codes import EXIT_EXISTS, InputRefused
+
+MOST_SHOWN = 50
+ROLLED_BACK = (
+    "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
+    "that were taken away since are valid again{keys}. Put the newer trail into {directory} if there is one,\n"
+    "or accept it"
+)
+UNPROVED = (
+    "nothing proves that the token in this backup is yours: an earlier release made it, or somebody changed it.\n"
+    "Name the audit key that you kept elsewhere with --audit-key, or accept it with --accept-unproved"
+)
+REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
+
+
+class Refused(InputRefused):
+    """Nothing was changed; the text says why, and what to do."""
+
+
+class Occupied(Refused):
+    """As above: something is in the place of what is to be restored."""
+
+    status = EXIT_EXISTS
+
+
+class Checked(Exception):
+    """All that could be said without changing anything has been said."""
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What the operator must know before he goes on."""
+
+    manifest: Manifest
+    compared: Comparison
+    trails: Trails
+    taken: list[Taken]
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    command: argparse.ArgumentParser = commands.add_parser("restore", help="put a backup back; the daemon is stopped")
+    command.add_argument("backup", type=InputFile, metavar="FILE", help="`-` reads standard input")
+    command.add_argument("--check", action="store_true", help="verify it, compare it with the token; change nothing")
+    command.add_argument("--replace", action="store_true", help="move what is in the data directory aside")
+    command.add_argument("--with-token", action="store_true", help="put SoftHSM2's files back, too")
+    command.add_argument(
+        "--audit-key",
+        type=InputFile,
+        metavar="FILE",
+        help="the key that must have signed it, kept elsewhere (PEM, DER)",
+    )
+    command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
+    command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
+    command.add_argument("--accept-unproved", action="store_true", help="although nothing proves whose token is in it")
+    command.add_argument("--accept-rollback", action="store_true", help="although nobody knows what was done since")
+    command.set_defaults(run=run)
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
+    """Print what was found. Raises `Refused` if nothing was restored, OSError."""
+    set_module_environment(config)
+    try:
+        with _alone(config, options) as stage:
+            manifest = unpack(options.backup, stage)
+            print(f"ok   {options.backup}: {len(manifest.parts)} parts of {manifest.snapshot_at}, whole and signed")
+            _require_key(options, manifest, stage)
+            _require_room(config, options)
+            await _restore(config, options, manifest, stage)
+    except Checked:
+        print("ok   nothing was changed: this was a check")
+    except Refused as exc:
+        raise type(exc)(f"refused: {exc}") from exc
+    except (Damaged, OtherToken) as exc:
+        raise Refused(f"refused: {exc}") from exc
+    return 0
+
+
+@contextmanager
+def _alone(config: Config, options: argparse.Namespace) -> Iterator[Path]:
+    """A folder to unpack into, and no daemon beside, unless nothing is to be changed. Raises `ConfigError`."""
+    if options.check:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="checking-", dir=config.data_dir) as folder:
+            yield Path(folder)
+    else:
+        with install.daemon_stopped(config), _stage(config) as stage:
+            yield stage
+
+
+def _require_key(options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
+    """Hold the key that signed the backup against what else names the audit key. Raises `Refused`, OSError."""
+    signed_by = fingerprint(manifest.audit_key)
+    if options.audit_key is not None:
+        try:
+            given = public_key_of(options.audit_key.read_bytes())
+        except BadKey as exc:
+            raise Refused(f"{options.audit_key}: {exc}") from exc
+        if given != manifest.audit_key:
+            raise Refused(f"this backup was signed by {signed_by}, and {options.audit_key} is {fingerprint(given)}")
+    pinned = trails.pinned_key(stage / "audit")
+    if pinned != manifest.audit_key:
+        named = "no key" if pinned is None else fingerprint(pinned)
+        raise Refused(f"this backup was signed by {signed_by}, and the trail in it pins {named}")
+
+
+def _require_proof(config: Config, options: argparse.Namespace, manifest: Manifest) -> None:
+    """The token's files must be the operator's: by a key that they kept, or by the PIN. Raises `Refused`."""
+    if options.audit_key is not None:
+        return
+    if manifest.token_proof is not None:
+        expected = proof_by_pin(read_pin(config.token.pin_file), manifest)
+        if not compare_digest(expected.encode(), manifest.token_proof.encode()):
+            raise Refused(
+                f"the token in this backup was not put there by anybody who knew the PIN in {config.token.pin_file}: "
+                "the backup was forged, or is of a token with another PIN"
+            )
+    elif options.check:
+        print(f"note {UNPROVED}")
+    elif not options.accept_unproved:
+        raise Refused(UNPROVED)
+
+
+def _require_room(config: Config, options: argparse.Namespace) -> None:
+    if not (options.replace or options.check) and install.holds_something(config):
+        raise Occupied(f"{config.data_dir} holds a database or log events: --replace moves them aside")
+
+
+@contextmanager
+def _stage(config: Config) -> Iterator[Path]:
+    """An empty folder in the data directory; what a restoration that was cut short left there is removed."""
+    stage = config.data_dir / install.STAGE
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(mode=0o700)
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage)
+
+
+def _token_root(config: Config, manifest: Manifest) -> Path:
+    """Where SoftHSM2's files go. Raises `Refused`."""
+    root = softhsm.token_root(config.token)
+    if root is None:
+        raise Refused("[token] names no SoftHSM2 with a folder to put the token's files into")
+    if not manifest.has_token:
+        raise Refused("this backup holds no token")
+    return root
+
+
+@contextmanager
+def _token_files(root: Path, stage: Path) -> Iterator[None]:
+    """SoftHSM2's files, put in place for the block; removed again if nothing comes of it. Raises OSError."""
+    folder = install.place_token(stage, root)
+    try:
+        yield
+    except BaseException:
+        # Unless the database has left the stage: then it is in place, and needs its token.
+        if (stage / DATABASE).exists():
+            shutil.rmtree(folder)
+        raise
+
+
+async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
+    """Compare, judge, and put in place. Raises `Refused`, `Checked`, `OtherToken`, OSError."""
+    intents = len(snapshot.make_ready(stage / DATABASE))
+    if not options.with_token:
+        async with _open_token(config) as token:
+            compared = await token_match.compare(stage / DATABASE, token, manifest)
+            findings = _judged(config, options, stage, manifest, compared, intents=intents)
+            await _put_in_place(config, options, stage, findings, token)
+        return
+    root = _token_root(config, manifest)
+    _require_proof(config, options, manifest)
+    compared = await softhsm_trial.compare(config, stage, manifest)
+    findings = _judged(config, options, stage, manifest, compared, intents=intents)
+    with _token_files(root, stage):
+        async with _open_token(config) as token:
+            # The configuration may name another token than the one that was tried.
+            await token_match.compare(stage / DATABASE, token, manifest)
+            await _put_in_place(config, options, stage, findings, token)
+
+
+@asynccontextmanager
+async def _open_token(config: Config) -> AsyncIterator[Pkcs11Token]:
+    """The token, without the sentinel: whether it is the right one is what is to be found out. Raises `TokenError`."""
+    token = await Pkcs11Token.open(token_settings(config, None))
+    try:
+        yield token
+    finally:
+        await token.close()
+
+
+def _judged(
+    config: Config, options: argparse.Namespace, stage: Path, manifest: Manifest, compared: Comparison, *, intents: int
+) -> Findings:
+    """What was found, told to the operator and accepted by them. Raises `Refused`, `Checked`, OSError."""
+    if not options.check:
+        # A check changes nothing. After a loss of power it may miss the newest lines, which the restoration then finds.
+        complete(config.audit_dir)
+    found = trails.compare(stage / "audit", config.audit_dir)
+    taken = []
+    if found.goes_further:
+        since = datetime.fromisoformat(manifest.snapshot_at)
+        taken = trails.taken_since(config.audit_dir, since, compared.key_ids)
+    findings = Findings(manifest, compared, found, taken)
+    _tell(findings, intents)
+    _judge(config, options, findings)
+    if options.check:
+        raise Checked
+    return findings
+
+
+def _tell(findings: Findings, intents: int) -> None:
+    compared = findings.compared
+    print("ok   the token is the one of this backup")
+    _list("FAIL", [f"{item.kind} {item.object_id.hex()} in the token: {item.problem}" for item in compared.unfit])
+    _list("MISS", [f"{row.owner} {row.object_id.hex()} is not in the token" for row in compared.missing])
+    unknown = [f"{item.kind} {item.object_id.hex()} in the token is not in the database" for item in compared.unknown]
+    _list("note", [f"{text}: newer than the backup, or another daemon's; it is left alone" for text in unknown])
+    if intents:
+        print(f"note {intents} keys were being made when the backup was: they are not in it")
+    if compared.doomed:
+        print(f"note {compared.doomed} objects were being destroyed: the daemon carries that out")
+    _list("LIVE", [f"comes back: {item}" for item in findings.taken])
+
+
+def _list(verdict: str, texts: list[str]) -> None:
+    for text in texts[:MOST_SHOWN]:
+        print(f"{verdict} {text}")
+    if len(texts) > MOST_SHOWN:
+        print(f"{verdict} and {len(texts) - MOST_SHOWN} more")
+
+
+def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> None:
+    """Raises `Refused` for what was not accepted."""
+    if findings.compared.unfit and options.with_token:
+        raise Refused("the token in this backup holds objects that the daemon did not make so (FAIL, above)")
+    wanted = []
+    if findings.compared.missing and not options.accept_missing:
+        wanted.append(
+            f"{len(findings.compared.missing)} objects are not in the token: their keys would be Unavailable. "
+            "Restore the token first, or accept it with --accept-missing"
+        )
+    if findings.taken and not options.accept_revived:
+        wanted.append(
+            f"{len(findings.taken)} acts that took something away would be undone (LIVE, above). "
+            "Do them again afterwards, and accept it with --accept-revived"
+        )
+    if not findings.trails.goes_further and not options.accept_rollback:
+        keys = REVIVED_KEYS if options.with_token else ""
+        wanted.append(ROLLED_BACK.format(directory=config.audit_dir, keys=keys) + " with --accept-rollback")
+    if findings.trails.standing is Standing.OTHER and not (options.replace or options.check):
+        wanted.append(f"{config.audit_dir} holds another trail: --replace moves it aside")
+    if wanted and not options.check:
+        raise Refused("\n".join(wanted))
+    for text in wanted:
+        print(f"note {text}")
+
+
+async def _settle_database(stage: Path, findings: Findings, token: Pkcs11Token) -> Signer:
+    """Have the staged database say which objects are missing; who signs the trail. Raises `ConfigError`."""
+    store = SqliteStore(stage / DATABASE)
+    try:
+        signer = await audit_signer(store, token, needed=True)
+        if signer is None:
+            raise ConfigError("the database names no audit key")
+        await token_match.mark_missing(store, findings.compared.missing)
+    finally:
+        await store.close()
+    return signer
+
+
+async def _put_in_place(
+    config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Pkcs11Token
+) -> None:
+    """The trail first, so that all that follows is recorded; the database last. Raises OSError, `AuditUnavailable`."""
+    clock, manifest = SystemClock(), findings.manifest
+    signer = await _settle_database(stage, findings, token)
+    aside: list[Path | None] = []
+    if findings.trails.standing is not Standing.CONTINUES:
+        aside.append(install.set_aside(install.trail_files(config.audit_dir), config.audit_dir, clock.now()))
+        install.place_trail(stage / "audit", config.audit_dir)
+    await _tell_trails(config, signer, manifest, lost=not findings.trails.goes_further)
+    parameters = {
+        "backupId": manifest.backup_id,
+        "snapshotAt": manifest.snapshot_at,
+        "withToken": options.with_token,
+        "trail": findings.trails.standing.value,
+    }
+    sink = await open_trail(config, "cli", signer, clock)
+    try:
+        async with recorded_act(config, sink, clock, "RestoreBackup", parameters) as act:
+            aside.append(install.set_aside(install.occupied(config), config.data_dir, clock.now()))
+            install.place_logs(stage / "logs", config)
+            install.place_database(stage, config)
+            act.elements = {
+                "missing": len(findings.compared.missing),
+                "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MOST_SHOWN]],
+                "unknown": len(findings.compared.unknown),
+                "undone": len(findings.taken),
+            }
+    finally:
+        await sink.close()
+    for folder in filter(None, aside):
+        print(f"note what was here before is in {folder}")
+    print(f"ok   restored to {manifest.snapshot_at}")
+
+
+async def _tell_trails(config: Config, signer: Signer, manifest: Manifest, *, lost: bool) -> None:
+    """A signed line in every chain. Raises `AuditUnavailable`.
+
+    What it had after the backup is no longer in it, if `lost`; checkpoints of that time, kept elsewhere, tell of it.
+    """
+    for writer in files_of(config.audit_dir):
+        sink = await open_trail(config, writer, signer, SystemClock())
+        try:
+            await sink.tell_restored(backupId=manifest.backup_id, snapshotAt=manifest.snapshot_at, lost=lost)
+        finally:
+            await sink.close()

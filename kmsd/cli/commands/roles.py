@@ -1,0 +1,135 @@
+"""`kmsd role`: what users and roles may become for a time, through AssumeRole."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kmsd.app import SystemClock, place_of
+from kmsd.cli.commands.name_reuse import tell_what_names
+from kmsd.cli.commands.operator_audit import acting, reading
+from kmsd.cli.commands.policy_files import add_policy, add_trust, read_policies, read_policy
+from kmsd.cli.commands.users import account_of, add_account, add_tags, check_name, tags_of
+from kmsd.config.settings import Config
+from kmsd.custody import provisioning
+from kmsd.domain.policy import PolicyKind
+from kmsd.exit_codes import ExistsAlready, NotFound, WrongUsage
+from kmsd.ports import Reader
+
+LONGEST = 43_200
+SHORTEST = 900
+
+
+def add_to(commands: Any) -> None:
+    """Declare the commands."""
+    role = commands.add_parser("role", help="create, list, change, delete roles").add_subparsers(
+        dest="act", required=True
+    )
+    create = role.add_parser("create", help="a role that its trust policy lets others assume")
+    create.add_argument("name")
+    add_trust(create)
+    add_policy(create, "identity policy: what its sessions may do")
+    create.add_argument("--max-session-seconds", type=int, default=3600, metavar="N", help="900 to 43200; default 3600")
+    add_tags(create)
+    create.set_defaults(run=create_role)
+    put = role.add_parser("put-policy", help="replace its identity policy")
+    put.add_argument("name")
+    add_policy(put, "identity policy", required=True)
+    put.set_defaults(run=put_policy)
+    trust = role.add_parser("put-trust", help="replace its trust policy; sessions that there are go on")
+    trust.add_argument("name")
+    add_trust(trust)
+    trust.set_defaults(run=put_trust)
+    delete = role.add_parser("delete", help="its sessions end at once")
+    delete.add_argument("name")
+    delete.set_defaults(run=delete_role)
+    listing: argparse.ArgumentParser = role.add_parser("list", help="all roles")
+    listing.set_defaults(run=list_roles, needs_pin=False)
+    for command in (create, put, trust, delete):
+        add_account(command)
+
+
+async def _require_role(books: Reader, account: str, name: str) -> None:
+    """Raises `NotFound`."""
+    if await books.role(account, name) is None:
+        raise NotFound(f"there is no role {name} in account {account}")
+
+
+async def create_role(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role create`; prints the role's ARN."""
+    check_name(options.name)
+    if not SHORTEST <= options.max_session_seconds <= LONGEST:
+        raise WrongUsage(f"--max-session-seconds must be {SHORTEST} to {LONGEST}")
+    policies = read_policies(options.policy)
+    now, given = SystemClock().now(), tags_of(options)
+    role = provisioning.new_role(
+        place_of(config),
+        account_of(config, options),
+        options.name,
+        trust_policy=read_policy(options.trust, PolicyKind.TRUST),
+        policies=policies,
+        seconds=options.max_session_seconds,
+        now=now,
+        tags=given,
+    )
+    parameters = {
+        "roleName": options.name,
+        "assumeRolePolicyDocument": role.trust_policy,
+        "policies": policies,
+        "maxSessionDuration": options.max_session_seconds,
+        "tags": dict(given) or None,
+    }
+    async with acting(config, "CreateRole", parameters, account=role.account) as (rooms, act):
+        if await (await rooms.store.read()).role(role.account, role.name) is not None:
+            raise ExistsAlready(f"there is a role {role.name} in account {role.account} already")
+        await provisioning.create_role(rooms.store, role, now)
+        act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
+        await tell_what_names(await rooms.store.read(), role.arn, role.account, now)
+    print(role.arn)
+    return 0
+
+
+async def put_policy(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role put-policy`: holds for running sessions too."""
+    policies = read_policies(options.policy)
+    account, parameters = account_of(config, options), {"roleName": options.name, "policies": policies}
+    async with (
+        acting(config, "PutRolePolicy", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await _require_role(transaction, account, options.name)
+        await transaction.put_role_policies(account, options.name, policies)
+    return 0
+
+
+async def put_trust(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role put-trust`."""
+    trust = read_policy(options.trust, PolicyKind.TRUST)
+    account, parameters = account_of(config, options), {"roleName": options.name, "policyDocument": trust}
+    async with (
+        acting(config, "UpdateAssumeRolePolicy", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await _require_role(transaction, account, options.name)
+        await transaction.put_trust_policy(account, options.name, trust)
+    return 0
+
+
+async def delete_role(config: Config, options: argparse.Namespace) -> int:
+    """`kmsd role delete`."""
+    account, parameters = account_of(config, options), {"roleName": options.name}
+    async with (
+        acting(config, "DeleteRole", parameters, account=account) as (rooms, _),
+        rooms.store.write() as transaction,
+    ):
+        await _require_role(transaction, account, options.name)
+        await transaction.delete_role(account, options.name)
+    return 0
+
+
+async def list_roles(config: Config, _: argparse.Namespace) -> int:
+    """`kmsd role list`. Needs the database only."""
+    async with reading(config) as books:
+        for role in await books.roles():
+            print(f"{role.arn}\t{role.role_id}\t{role.max_session_seconds} s\t{role.created_at:%Y-%m-%dT%H:%M:%SZ}")
+    return 0

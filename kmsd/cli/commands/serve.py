@@ -1,0 +1,102 @@
+"""`kmsd serve`."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kmsd.adapters.sqlite import connection
+from kmsd.config.instance_lock import data_lock
+from kmsd.config.settings import Config, ConfigError, ListenConfig
+from kmsd.config.snapshot import Accepted
+from kmsd.daemon.supervisor import Supervisor
+from kmsd.daemon.worker_pool import WorkerPool
+from kmsd.daemon.worker_processes import Children
+from kmsd.exit_codes import EXIT_CONFIG
+from kmsd.linux import systemd
+from kmsd.logging_setup import set_up
+from kmsd.wire.http.listeners import ListenerRefused, address_of, bind_tcp, bind_unix, inherited, listener_permitted
+
+log = structlog.get_logger()
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    commands.add_parser("serve", help="run the daemon in the foreground").set_defaults(run=serve)
+
+
+async def serve(_: Config, options: argparse.Namespace) -> int:
+    """Bind, start the workers, and stay until a signal. The exit status."""
+    set_up("supervisor")
+    with ExitStack() as stack:
+        try:
+            accepted = Accepted.read(options.config)
+            config = accepted.config
+            listener = stack.enter_context(_listener_of(config))
+            for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
+        except ConfigError as exc:
+            log.critical("cannot start", missing="configuration", detail=str(exc))
+            return EXIT_CONFIG
+        pool = WorkerPool(accepted, listener, Children(options.zygote))
+        daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
+        if for_metrics is None:
+            return await daemon.run()
+        # Half of what the parent would have to import, for those who want it.
+        from kmsd.metrics.server import watched  # noqa: PLC0415
+
+        async with watched(lambda: pool.accepted.config, lambda: daemon.reloads, for_metrics) as pool.metrics:
+            return await daemon.run()
+
+
+def _listener_of(config: Config) -> socket.socket:
+    """The socket that systemd passed, or else one of our own. Raises `ConfigError`."""
+    tls = config.listen.tls_certificate is not None
+    passed = systemd.passed_sockets()
+    if not passed:
+        return _bound(config.listen.address, tls=tls)
+    if len(passed) > 1:
+        raise ConfigError(f"systemd passed {len(passed)} sockets, and one is served: name one address in kmsd.socket")
+    try:
+        listener = inherited(passed[0])
+        listener_permitted(listener, tls=tls)
+    except ListenerRefused as exc:
+        raise ConfigError(f"kmsd.socket: {exc}") from exc
+    written, bound = config.listen.address, address_of(listener)
+    if written not in (ListenConfig().address, bound):
+        log.warning("[listen] address is not used", address=written, kmsd_socket=bound, remedy="remove the line")
+    return listener
+
+
+def _bound(address: str, *, tls: bool) -> socket.socket:
+    """The listening socket for `HOST:PORT` or `unix:PATH`. Raises `ConfigError`."""
+    try:
+        if address.startswith("unix:"):
+            listener = bind_unix(Path(address.removeprefix("unix:")))
+        else:
+            host, _, port = address.rpartition(":")
+            listener = bind_tcp(host.strip("[]"), int(port))
+        listener_permitted(listener, tls=tls)
+    except (ListenerRefused, ValueError) as exc:
+        raise ConfigError(str(exc)) from exc
+    return listener
+
+
+def _prepare(config: Config, held: ExitStack) -> None:
+    """Take the lock of the data folder, until `held` ends, and bring the database up to date.
+
+    Not before there is a database: a file system that is mounted late would hide the lock. Raises `ConfigError` if
+    another kmsd has the lock, `StoreUnavailable`.
+    """
+    before = connection.schema(config.database)
+    with ExitStack() as taken:
+        taken.enter_context(data_lock(config))
+        if connection.migrate(config.database):
+            log.info("database migrated", before=before, after=connection.newest())
+        connection.date_older_sessions(config.database, datetime.now(UTC))
+        held.push(taken.pop_all())

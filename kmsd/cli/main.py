@@ -1,0 +1,109 @@
+"""The command line: `kmsd [--config FILE] COMMAND`; `--config` may stand anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from kmsd import __version__
+from kmsd.daemon.fork_server import Zygote, leave_out
+from kmsd.daemon.fork_server import main as main_of_zygote
+from kmsd.exit_codes import EXIT_USAGE
+from kmsd.linux.process_hardening import keep_to_oneself
+
+MODULES = {
+    "init": "init",
+    "serve": "serve",
+    "reload": "reload",
+    "check": "check",
+    "user": "users",
+    "access-key": "users",
+    "role": "roles",
+    "key": "keys",
+    "explain": "explain",
+    "jobs": "jobs",
+    "audit": "audit",
+    "open-blob": "open_blob",
+    "pin": "pin",
+    "backup": "backup",
+    "restore": "restore",
+    "migrate": "migrate",
+}
+"""Where each command is declared. Only the module of the one that is given is imported."""
+DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
+EPILOG = """exit status: 0 done; 1 check: warnings, explain: denied, otherwise something was found; 2 check: failures;
+64 wrong command line; 65 what was given is refused; 66 not found; 70 fault of the program; 73 exists already;
+75 temporarily unavailable; 77 the token refused the PIN; 78 configuration or data need a human."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with the status of a wrong command line; argparse's own, 2, is that of a failed `kmsd check`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and complaint, and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"kmsd: {message}\n")
+
+
+def parser(modules: Iterable[str] = MODULES.values()) -> argparse.ArgumentParser:
+    """The commands of these modules, of all if not told; each sets `run` to the coroutine that carries it out."""
+    top = Parser(prog="kmsd", description="AWS KMS over a PKCS#11 token.", epilog=EPILOG)
+    top.add_argument("--version", action="version", version=f"kmsd {__version__}")
+    _add_config(top)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in dict.fromkeys(modules):
+        import_module(f"kmsd.cli.commands.{name}").add_to(commands)
+    return top
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
+
+
+def config_and_command(arguments: list[str]) -> tuple[Path, list[str]]:
+    """Take `--config FILE` out, wherever it stands; what is left begins with the command. Exits for a wrong one."""
+    first = Parser(prog="kmsd", add_help=False, allow_abbrev=False)
+    _add_config(first)
+    options, rest = first.parse_known_args(arguments)
+    path: Path = options.config
+    return path, rest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script; its exit status. Exits for a command line that is wrong, and after help."""
+    keep_to_oneself()
+    leave_out()
+    path, given = config_and_command(sys.argv[1:] if arguments is None else arguments)
+    command = given[0] if given else ""
+    zygote = None
+    if command == "serve":
+        if os.geteuid() == 0:
+            _become_owner(path)
+        # Most of a start is reading Python: the zygote begins with it before this process goes on.
+        zygote = Zygote.forked()
+        if zygote is None:
+            return main_of_zygote()
+    try:
+        module = MODULES.get(command)
+        options = (parser() if module is None else parser([module])).parse_args(given, argparse.Namespace(config=path))
+        options.zygote = zygote
+        status: int = import_module("kmsd.cli.runner").run(options)
+        return status
+    finally:
+        if zygote is not None:
+            zygote.end()
+
+
+def _become_owner(path: Path) -> None:
+    """Before the zygote is forked: workers must not be root's either. What is wrong is told when the command runs."""
+    configuration, host_user = import_module("kmsd.config.settings"), import_module("kmsd.cli.data_owner")
+    with suppress(OSError, configuration.ConfigError):
+        owner = host_user.to_become(configuration.load(path).data_dir)
+        if owner is not None:
+            host_user.become(owner)

@@ -1,0 +1,173 @@
+"""Reading events of a group in order, in bounded memory: frames are opened as the order reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
+
+import msgspec
+
+from kmsd.cloudwatch_logs import frame_codec
+from kmsd.cloudwatch_logs.data_keys import DataKey
+from kmsd.cloudwatch_logs.events import Event, position_at
+from kmsd.cloudwatch_logs.frames import Frame
+from kmsd.cloudwatch_logs.groups import LogGroup
+from kmsd.cloudwatch_logs.ports import SegmentDamaged, StoredFrame, Wanted
+from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.work_budget import Budget
+from kmsd.ports import Reader, Store
+
+MOST_FRAMES = 16
+MOST_BYTES = 2_097_152
+"""What is opened at once: so many frames, or frames of so many bytes of events."""
+MOST_EVENTS = 20_000
+MOST_AT_ONCE = 64
+"""Frames of a batch that is meant to fill a page."""
+SPLIT = 4
+"""From so many frames on, two threads share the work."""
+_EVENT_BYTES = 256
+"""What an event takes beside its text."""
+_BY_POSITION = attrgetter("position")
+
+
+class Most(NamedTuple):
+    """What a page holds."""
+
+    events: int
+    size: int
+
+
+class Reading(msgspec.Struct):
+    """One pass over the events of one group."""
+
+    room: LogRoom
+    store: Store
+    group: LogGroup
+    now: datetime
+    names: dict[bytes, str] = {}
+    """Names of the streams that were met. What a deleted stream left is passed over, unopened."""
+    shown: bool = False
+    """Events are to be rendered, as GetLogEvents shows them; their frames are kept a while (`OpenedFrames`)."""
+    scanned: int = 0
+    """Bytes of events that were opened."""
+    budget: Budget | None = None
+    """Where the events count that are in memory; its owner closes it."""
+    _held: int = 0
+    _dead: set[bytes] = msgspec.field(default_factory=set)
+
+    async def events(
+        self, wanted: Wanted, *, after: int = -1, before: int | None = None, most: Most | None = None
+    ) -> AsyncIterator[list[Event]]:
+        """The events between two positions (both excluded), in runs, each and all in the order of `wanted`.
+
+        `most` is what the caller is likely to take: so much is opened in one go, and then a little at a time.
+        Raises AccessDeniedException at the first frame whose key cannot be used, `SegmentDamaged` at the first that is
+        not what was written, `TooLarge` if the budget does not suffice.
+        """
+        low = max(position_at(wanted.start), after + 1)
+        high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
+        pending: list[Event] = []
+        for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted), most):
+            self._hold(self._held + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
+            books = await self.store.read()
+            for frame, events in await self._open(books, await self._alive(books, frames)):
+                inside = position_at(frame.first_at) >= low and position_at(frame.last_at + 1) <= high
+                pending += events if inside else [event for event in events if low <= event.position < high]
+            pending.sort(key=_BY_POSITION)
+            run, pending = _settled(pending, following, descending=wanted.descending)
+            if run:
+                yield run
+            self._hold(sum(len(event.message) + _EVENT_BYTES for event in pending))
+
+    def _hold(self, size: int) -> None:
+        """Have so many bytes count from now on."""
+        if self.budget is not None:
+            self.budget.take(size - self._held)
+            self._held = size
+
+    async def _alive(self, books: Reader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
+        unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead
+        if unknown:
+            self.names.update(await books.log_stream_names(self.group.group_id, tuple(unknown)))
+            self._dead |= unknown - self.names.keys()
+        return [stored for stored in frames if stored.frame.stream_id in self.names]
+
+    async def _open(self, books: Reader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[Event]]]:
+        keys = await self._keys(books, frames)
+        self.scanned += sum(one.frame.size for one in frames)
+        if not self.shown:
+            return list(zip((one.frame for one in frames), await self._open_anew(frames, keys), strict=True))
+        group_id, opened = self.group.group_id, self.room.opened
+        found = {one.frame: opened.get(keys[one.frame.data_key_id], group_id, one.frame) for one in frames}
+        lacking = [one for one in frames if found[one.frame] is None]
+        if lacking:
+            for one, events in zip(lacking, await self._open_anew(lacking, keys), strict=True):
+                opened.keep(keys[one.frame.data_key_id], group_id, one.frame, events)
+                found[one.frame] = events
+        return [(frame, events) for frame, events in found.items() if events is not None]
+
+    async def _open_anew(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[Event]]:
+        """Read and open; on two threads, if there is much."""
+        sealed = await self.room.segments.read(self.group.group_id, frames)
+        work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
+        parts = [work] if len(work) < SPLIT else [work[: len(work) // 2], work[len(work) // 2 :]]
+        act = partial(frame_codec.open_frames, self.group.group_id, shown=self.shown)
+        counted = self.room.evaluation.counted
+        opened = await asyncio.gather(*(asyncio.to_thread(counted, partial(act, part)) for part in parts if part))
+        return [events for part in opened for events in part]
+
+    async def _keys(self, books: Reader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
+        """The data keys of frames. State and policy of their keys are asked for anew each time."""
+        subject = frame_codec.subject_of(self.group)
+        wrapped = {
+            one.frame.data_key_id: self.room.segments.data_key(self.group.group_id, one)
+            for one in {one.frame.data_key_id: one for one in frames}.values()
+        }
+        if any(key.context_arn != subject.arn for key in wrapped.values()):
+            raise SegmentDamaged("a data key of another group")
+        opened = await asyncio.gather(
+            *(self.room.keys.for_opening(books, subject, key, self.now) for key in wrapped.values())
+        )
+        return dict(zip(wrapped, opened, strict=True))
+
+
+def _batches(
+    frames: Iterator[StoredFrame], most: Most | None
+) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
+    """Frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
+    longest = 2 if most is None else MOST_AT_ONCE
+    wanted = Most(MOST_EVENTS, MOST_BYTES) if most is None else most
+    ahead = next(frames, None)
+    while ahead is not None:
+        # Of the first frame a page often wants only the end: what it holds is not counted.
+        batch, size, events = [ahead], 0, 0
+        for ahead in frames:
+            if len(batch) >= longest or size >= wanted.size or events >= wanted.events:
+                break
+            batch.append(ahead)
+            size += ahead.frame.size
+            events += ahead.frame.events
+        else:
+            ahead = None
+        yield batch, ahead
+        longest = 2 if most is not None and longest == MOST_AT_ONCE else min(longest * 2, MOST_FRAMES)
+
+
+def _settled(
+    pending: list[Event], following: StoredFrame | None, *, descending: bool
+) -> tuple[list[Event], list[Event]]:
+    """What no later frame can precede, in order, and the rest. `pending` is sorted by position."""
+    if descending:
+        cut = (
+            0 if following is None else bisect_left(pending, position_at(following.frame.last_at + 1), key=_BY_POSITION)
+        )
+        return pending[cut:][::-1], pending[:cut]
+    if following is None:
+        return pending, []
+    cut = bisect_left(pending, position_at(following.frame.first_at), key=_BY_POSITION)
+    return pending[:cut], pending[cut:]

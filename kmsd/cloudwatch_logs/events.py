@@ -1,0 +1,169 @@
+"""Log events: what PutLogEvents takes, how a batch is encoded, and where an event stands among all others."""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, repeat
+from operator import add
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from kmsd.cloudwatch_logs import frames
+from kmsd.cloudwatch_logs.shapes import InputLogEvent, OutputLogEvent, RejectedLogEventsInfo
+from kmsd.errors import InvalidParameterException
+
+if TYPE_CHECKING:
+    from kmsd.cloudwatch_logs.frames import Frame
+
+OVERHEAD = 26
+"""PutLogEvents: "the sum of all event messages in UTF-8, plus 26 bytes for each log event"."""
+MOST_BYTES = 1_048_576
+DAY = 86_400_000
+TOO_NEW = 2 * 3_600_000
+"""PutLogEvents: "Events more than 2 hours in the future are rejected"."""
+TOO_OLD = 14 * DAY
+"""PutLogEvents: "Events older than 14 days or preceding the log group's retention period are rejected"."""
+POSITION_DIGITS = 56
+LEVEL = 1
+"""Of compression."""
+PIECE = 61_440
+"""Bytes that are compressed at a time: as many as deflate's window takes without being moved on, which costs as much as
+compressing."""
+_INDEX_BITS = 16
+_ID_BITS = 80 + _INDEX_BITS
+_encoder = msgspec.msgpack.Encoder()
+_show = msgspec.json.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
+
+
+class Event(NamedTuple):
+    """An event as it is read. Events sort by time, then by ingestion."""
+
+    position: int
+    """Unique in its group; `position >> 96` is the timestamp."""
+    timestamp: int
+    message: str
+    ingested_at: int
+    stream_id: bytes
+    shown: msgspec.Raw = msgspec.Raw()
+    """As GetLogEvents shows it, a JSON object; empty unless it was asked for."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The events of a request that can be taken, the oldest first, and what is said of the others."""
+
+    times: Sequence[int]
+    messages: Sequence[str]
+    size: int
+    rejected: RejectedLogEventsInfo | None = None
+
+
+def position_at(timestamp: int) -> int:
+    """Before every event of this millisecond, after all earlier ones."""
+    return timestamp << _ID_BITS
+
+
+def position_text(position: int) -> str:
+    """As an event id, or within a token."""
+    return f"{position:0{POSITION_DIGITS}d}"
+
+
+def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
+    """Hold a request to the rules of PutLogEvents; `oldest_kept` is the end of the group's retention.
+
+    Raises InvalidParameterException for a batch of which nothing is taken at all.
+    """
+    messages = [event.message for event in events]
+    times = [event.timestamp for event in events]
+    size = size_of(messages)
+    if size > MOST_BYTES and (longest := max(map(_length, messages))) > MOST_BYTES:
+        raise InvalidParameterException(f"Log event too large: {longest} bytes exceeds limit of {MOST_BYTES}")
+    if times != sorted(times):
+        raise InvalidParameterException("Log events in a single PutLogEvents request must be in chronological order.")
+    if size > MOST_BYTES:
+        raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MOST_BYTES}")
+    return _within_time(Batch(times, messages, size), now, oldest_kept)
+
+
+def _length(message: str) -> int:
+    return len(message) if message.isascii() else len(message.encode())
+
+
+def size_of(messages: Sequence[str]) -> int:
+    """Bytes of messages as PutLogEvents counts them."""
+    return OVERHEAD * len(messages) + sum(map(len if all(map(str.isascii, messages)) else _length, messages))
+
+
+def ends_of(messages: Sequence[str]) -> list[int]:
+    """The same of the first, the first two, and so on."""
+    lengths = map(len if all(map(str.isascii, messages)) else _length, messages)
+    return list(accumulate(map(add, lengths, repeat(OVERHEAD))))
+
+
+def _within_time(batch: Batch, now: int, oldest_kept: int) -> Batch:
+    """Leave out what is too old, expired or too new. Events are in order: each of these is an end of the batch."""
+    times = batch.times
+    begin, end = 0, len(times)
+    too_old = expired = too_new = None
+    if times[0] < max(now - TOO_OLD, oldest_kept):
+        aged, unkept = bisect_left(times, now - TOO_OLD), bisect_left(times, oldest_kept)
+        too_old, expired = aged or None, unkept if unkept > aged else None
+        begin = max(aged, unkept)
+    if times[-1] > now + TOO_NEW:
+        too_new = end = bisect_right(times, now + TOO_NEW)
+    if (begin, end) != (0, len(times)):
+        rejected = RejectedLogEventsInfo(too_new, too_old, expired)
+        messages, times = batch.messages[begin:end], times[begin:end]
+        batch = Batch(times, messages, size_of(messages), rejected)
+    # "For valid events …, the time span in a single batch cannot exceed 24 hours."
+    if times and times[-1] - times[0] > DAY:
+        raise InvalidParameterException(
+            "The batch of log events in a single PutLogEvents request cannot span more than 24 hours."
+        )
+    return batch
+
+
+def encode(batch: Batch, into: bytearray) -> None:
+    """The content of a frame, before it is compressed and sealed; it replaces what `into` holds.
+
+    A buffer that is used again and again stays in the processor's caches.
+    """
+    first = batch.times[0]
+    _encoder.encode_into(([time - first for time in batch.times], batch.messages), into)
+
+
+def deflated(content: bytes | bytearray) -> Iterator[bytes]:
+    """`content` compressed, part by part, for whoever has something else to do in between."""
+    packer, whole = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS), memoryview(content)
+    for begin in range(0, len(whole), PIECE):
+        end = begin + PIECE
+        part = packer.compress(whole[begin:end])
+        # A full flush lets deflate begin its window anew.
+        yield part + packer.flush(zlib.Z_FULL_FLUSH if end < len(whole) else zlib.Z_FINISH)
+
+
+def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[Event]:
+    """The events of a frame, in order. What it gets has been authenticated: it was made by `encode`, and `deflated`."""
+    content = zlib.decompress(packed, -zlib.MAX_WBITS) if frame.packing == frames.DEFLATE else packed
+    offsets, messages = _decode(content)
+    first, ingested_at, stream_id = frame.first_at, frame.ingested_at, frame.stream_id
+    place = int.from_bytes(frame.frame_id, "big") << _INDEX_BITS
+    if shown:
+        return [
+            Event(
+                ((first + offset) << _ID_BITS) | place | index,
+                first + offset,
+                message,
+                ingested_at,
+                stream_id,
+                msgspec.Raw(_show(OutputLogEvent(first + offset, message, ingested_at))),
+            )
+            for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))
+        ]
+    return [
+        Event(((first + offset) << _ID_BITS) | place | index, first + offset, message, ingested_at, stream_id)
+        for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))
+    ]

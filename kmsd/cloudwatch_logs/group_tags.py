@@ -1,0 +1,40 @@
+"""Tags of log groups: what may be one, and how they are changed."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+from kmsd.errors import InvalidParameterException, TooManyTagsException
+from kmsd.operations.declaration import Call
+
+MOST_TAGS = 50
+_LONGEST_KEY = 128
+_LONGEST_VALUE = 256
+_SIGNS = frozenset("_.:/=+-@")
+
+
+def check(tags: Mapping[str, str]) -> None:
+    """Raises InvalidParameterException for a key or value that AWS refuses."""
+    for name, value in tags.items():
+        if not 1 <= len(name) <= _LONGEST_KEY or not _fits(name):
+            raise InvalidParameterException(f"The tag key '{name}' is not valid.")
+        if name.lower().startswith("aws:"):
+            raise InvalidParameterException("Tag keys cannot start with 'aws:'")
+        if len(value) > _LONGEST_VALUE or not _fits(value):
+            raise InvalidParameterException(f"The value of the tag '{name}' is not valid.")
+
+
+def _fits(text: str) -> bool:
+    r"""Whether `text` matches AWS's `^([\p{L}\p{Z}\p{N}_.:/=+\-@]+)$`, which Python's expressions cannot say."""
+    return all(sign in _SIGNS or unicodedata.category(sign)[0] in "LZN" for sign in text)
+
+
+async def put(call: Call, tags: Mapping[str, str]) -> None:
+    """Add tags to the call's group. Raises TooManyTagsException."""
+    check(tags)
+    group_id = call.log_group.group_id
+    present = await call.books.log_group_tags(group_id)
+    if len({*present, *tags}) > MOST_TAGS:
+        raise TooManyTagsException(f"A log group can have {MOST_TAGS} tags.")
+    await call.transaction.put_log_group_tags(group_id, tags)

@@ -1,0 +1,241 @@
+"""A query at work: rows pass from command to command; those that have to wait for others count in its budget."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from struct import pack, unpack
+from typing import NamedTuple
+
+from kmsd.cloudwatch_logs.insights.aggregates import Aggregate, Make
+from kmsd.cloudwatch_logs.insights.parser import Evaluate, Expression
+from kmsd.cloudwatch_logs.insights.rows import Row, weight
+from kmsd.cloudwatch_logs.insights.values import Value, order, text, truth
+from kmsd.cloudwatch_logs.regex import Regex
+from kmsd.cloudwatch_logs.work_budget import Budget, TooLarge, matching_work
+
+MOST_ROWS = 10_000
+"""Rows of a result without a limit."""
+MAX_UNSORTED = 1_000
+"""Rows that wait to be sorted: so few are sorted, and merged with the others, in a few milliseconds."""
+_GROUP_BYTES = 1_000
+_AGGREGATE_BYTES = 300
+
+
+class Stage(ABC):
+    """One command."""
+
+    done = False
+    """No row that comes after will pass."""
+
+    @abstractmethod
+    def feed(self, row: Row) -> Iterable[Row]:
+        """What passes on when `row` comes."""
+
+    def end(self) -> Iterable[Row]:
+        """What passes on when no more rows come."""
+        return ()
+
+
+class Compute(Stage):
+    """`fields` with expressions: each that is not a plain field is worked out and kept by its name."""
+
+    def __init__(self, columns: Sequence[tuple[str, Evaluate]]) -> None:
+        self._columns = columns
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        for name, evaluate in self._columns:
+            row.fields[name] = evaluate(row)
+        return (row,)
+
+
+class Filter(Stage):
+    """`filter`."""
+
+    def __init__(self, condition: Evaluate) -> None:
+        self._condition = condition
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        return (row,) if truth(self._condition(row)) else ()
+
+
+class ParseGlob(Stage):
+    """`parse @message "user=*, id=*" as user, id`: each star takes as little as it can."""
+
+    def __init__(self, of: Evaluate, glob: str, names: Sequence[str]) -> None:
+        self._of = of
+        self._parts = glob.split("*")
+        self._names = names
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        value = self._of(row)
+        found = self._match(shown) if value is not None and row.affords(len(shown := text(value))) else None
+        if found is not None:
+            row.fields.update(zip(self._names, found, strict=True))
+        return (row,)
+
+    def _match(self, value: str) -> list[str] | None:
+        """One pass: the first part anywhere, each other one at its next place; an open end takes the rest."""
+        first, *rest = self._parts
+        at = value.find(first)
+        if at < 0:
+            return None
+        at += len(first)
+        found = []
+        for index, part in enumerate(rest):
+            is_last = index == len(rest) - 1
+            place = len(value) if is_last and not part else value.find(part, at)
+            if place < 0:
+                return None
+            found.append(value[at:place])
+            at = place + len(part)
+        return found
+
+
+class ParseRegex(Stage):
+    r"""`parse @message /user=(?<user>\w+)/`."""
+
+    def __init__(self, of: Evaluate, regex: Regex) -> None:
+        self._of = of
+        self._regex = regex
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        value = self._of(row)
+        if value is None:
+            return (row,)
+        shown = text(value)
+        if not row.affords(matching_work(len(shown), self._regex.instructions)):
+            return (row,)
+        found = self._regex.groups(shown)
+        if found is not None:
+            row.fields.update(found)
+        return (row,)
+
+
+class Stats(Stage):
+    """`stats count(*) as n by bin(5m)`: a row for each group."""
+
+    def __init__(self, results: Sequence[tuple[str, Make]], by: Sequence[Expression], budget: Budget) -> None:
+        self._results = results
+        self._by = by
+        self._budget = budget
+        self._groups: dict[tuple[str, ...], tuple[Row, list[Aggregate]]] = {}
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        values = [column.evaluate(row) for column in self._by]
+        key = tuple(map(text, values))
+        known = self._groups.get(key)
+        if known is None:
+            self._budget.take(_GROUP_BYTES + _AGGREGATE_BYTES * len(self._results) + 2 * sum(map(weight, key)))
+            made = Row()
+            made.fields.update(zip((column.text for column in self._by), values, strict=True))
+            known = self._groups[key] = (made, [make(self._budget) for _, make in self._results])
+        for aggregate in known[1]:
+            aggregate.add(row)
+        return ()
+
+    def end(self) -> Iterable[Row]:
+        if not self._groups and not self._by:
+            self._groups[()] = (Row(), [make(self._budget) for _, make in self._results])
+        for row, aggregates in self._groups.values():
+            for (name, _), aggregate in zip(self._results, aggregates, strict=True):
+                row.fields[name] = aggregate.result()
+            yield row
+
+
+class SortKey(NamedTuple):
+    """One of the things to sort by."""
+
+    evaluate: Evaluate
+    descending: bool
+
+
+class Sort(Stage):
+    """`sort`: of all rows only as many are kept as can be asked for."""
+
+    def __init__(self, keys: Sequence[SortKey], most: int, budget: Budget) -> None:
+        self._keys = keys
+        self._most = most
+        self._budget = budget
+        self._rows: list[tuple[bytes, Row, int]] = []
+        self._unsorted = 0
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        key = b"".join([_place(one.evaluate(row), descending=one.descending) for one in self._keys])
+        weighs = len(key) + row.rest()
+        try:
+            self._budget.take(weighs)
+        except TooLarge:
+            self._cut()
+            self._budget.take(weighs)
+        self._rows.append((key, row, weighs))
+        self._unsorted += 1
+        if self._unsorted >= MAX_UNSORTED:
+            self._cut()
+        return ()
+
+    def _cut(self) -> None:
+        self._rows.sort(key=itemgetter(0))
+        self._budget.release(sum(weighs for _, _, weighs in self._rows[self._most :]))
+        del self._rows[self._most :]
+        self._unsorted = 0
+
+    def end(self) -> Iterable[Row]:
+        self._cut()
+        self._rows.reverse()
+        while self._rows:
+            _, row, weighs = self._rows.pop()
+            self._budget.release(weighs)
+            yield row
+
+
+_IS_NUMBER = 1
+_SIGN_BIT = 1 << 63
+_ALL_BITS = (1 << 64) - 1
+_INVERTED = bytes(range(255, -1, -1))
+
+
+def _place(value: Value, *, descending: bool) -> bytes:
+    """Return bytes that sort as values do: comparing them is fast. No place begins another."""
+    kind, known, shown = order(value)
+    place = bytes((kind,))
+    if kind == _IS_NUMBER:
+        (bits,) = unpack(">Q", pack(">d", known + 0.0))
+        place += pack(">Q", bits ^ (_ALL_BITS if bits >= _SIGN_BIT else _SIGN_BIT))
+    elif shown:
+        place += shown.encode(errors="surrogatepass").replace(b"\0", b"\0\xff")
+    place += b"\0\0"
+    return place.translate(_INVERTED) if descending else place
+
+
+class Limit(Stage):
+    """`limit`."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        self._left -= 1
+        self.done = self._left <= 0
+        return (row,) if self._left >= 0 else ()
+
+
+class Dedup(Stage):
+    """`dedup`: the first row of each combination of values."""
+
+    def __init__(self, columns: Sequence[Evaluate], budget: Budget) -> None:
+        self._columns = columns
+        self._budget = budget
+        self._seen: set[tuple[str, ...]] = set()
+
+    def feed(self, row: Row) -> Iterable[Row]:
+        key = tuple(text(column(row)) for column in self._columns)
+        if key in self._seen:
+            return ()
+        self._budget.take(_AGGREGATE_BYTES + sum(map(weight, key)))
+        self._seen.add(key)
+        return (row,)
+
+
+MakeStage = Callable[[Budget], Stage]

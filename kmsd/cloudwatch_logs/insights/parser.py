@@ -1,0 +1,370 @@
+"""The query language, read: commands and expressions (CloudWatch Logs Insights query syntax).
+
+What is read is compiled on the way: an expression to a function of a row. What is not supported is refused by
+name (`MalformedQuery`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+from kmsd.cloudwatch_logs.filter_pattern.comparisons import number_of
+from kmsd.cloudwatch_logs.insights.rows import MESSAGE, Row
+from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
+from kmsd.cloudwatch_logs.insights.values import Value, arithmetic, call, compare, instant, number, text, truth
+from kmsd.cloudwatch_logs.regex import MAX_EXPRESSIONS, BadRegex, Regex
+from kmsd.cloudwatch_logs.text import closing, unescaped
+from kmsd.cloudwatch_logs.work_budget import matching_work
+
+MOST_DEPTH = 50
+MAX_OPERANDS = 2_000
+"""Fields, numbers and texts of a query: reading them is one turn of the event loop."""
+_SPACE = re.compile(r"\s+|#[^\n]*")
+_SPACES = re.compile(r"\s+")
+_NAME = re.compile(r"@?[A-Za-z_][\w.@]*|`[^`]+`", re.ASCII)
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+")
+_SPAN = re.compile(r"([0-9]{1,12})\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?)\b")
+_COMPARISON = re.compile(r"=~|!=|<=|>=|=|<|>")
+_UNITS = {"ms": 1, "mi": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_WORDS = frozenset(("and", "or", "not", "like", "in", "as", "by", "asc", "desc"))
+
+Evaluate = Callable[[Row], Value]
+
+
+class Expression(NamedTuple):
+    """An expression, as it was written and as it works."""
+
+    text: str
+    evaluate: Evaluate
+
+
+class Reader:
+    """Reads a query from left to right; one method for each level of the language."""
+
+    def __init__(self, query: str) -> None:
+        self.query = query
+        self.at = 0
+        self.expressions = 0
+        """Regular expressions that were read."""
+        self.instructions = 0
+        """Of all of them."""
+        self.grows = False
+        """Whether a function was read that may make a value longer than the event."""
+        self._operands = 0
+        self._skip()
+
+    # --- Signs and words ----------------------------------------------------------------------------
+
+    def _skip(self) -> None:
+        while (found := _SPACE.match(self.query, self.at)) is not None:
+            self.at = found.end()
+
+    def fail(self, why: str) -> NoReturn:
+        """Raise `MalformedQuery`, with the place. The query is not quoted: errors stand in the audit trail."""
+        raise MalformedQuery(f"{why}, at " + ("the end" if self.has_ended() else f"character {self.at + 1}"))
+
+    def has_ended(self) -> bool:
+        """Whether all has been read."""
+        return self.at >= len(self.query)
+
+    def sign(self, wanted: str) -> bool:
+        """Take a sign, if it comes next."""
+        if not self.query.startswith(wanted, self.at):
+            return False
+        self.at += len(wanted)
+        self._skip()
+        return True
+
+    def need(self, wanted: str) -> None:
+        """Take a sign that must come next."""
+        if not self.sign(wanted):
+            self.fail(f"{wanted!r} is expected")
+
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Take what matches, if it comes next."""
+        found = pattern.match(self.query, self.at)
+        if found is not None:
+            self.at = found.end()
+            self._skip()
+        return found
+
+    def word(self, *wanted: str) -> str:
+        """Take one of some words, in any case, if it comes next; else nothing."""
+        if not self.query[self.at : self.at + 1].isalpha():
+            return ""
+        found = _NAME.match(self.query, self.at)
+        if found is None or found[0].lower() not in wanted:
+            return ""
+        self.at = found.end()
+        self._skip()
+        return found[0].lower()
+
+    def name(self, what: str = "a field") -> str:
+        """Take a name. Raises `MalformedQuery`."""
+        found = _NAME.match(self.query, self.at)
+        if found is None or found[0].lower() in _WORDS:
+            self.fail(f"{what} is expected")
+        self.at = found.end()
+        self._skip()
+        return found[0].strip("`")
+
+    def _quotation(self, mark: str) -> str | None:
+        """Take what stands between two marks, if it comes next."""
+        if not self.query.startswith(mark, self.at):
+            return None
+        begin = self.at + 1
+        end = closing(self.query, begin, mark)
+        if end < 0:
+            return None
+        self.at = end + 1
+        self._skip()
+        return self.query[begin:end]
+
+    def string(self) -> str | None:
+        """Take a quoted text, if it comes next."""
+        quoted = self._quotation('"')
+        if quoted is None:
+            quoted = self._quotation("'")
+        return None if quoted is None else unescaped(quoted)
+
+    def regex(self) -> Regex | None:
+        """Take `/expression/`, if it comes next."""
+        text = self._quotation("/")
+        if text is None:
+            return None
+        self.expressions += 1
+        if self.expressions > MAX_EXPRESSIONS:
+            raise MalformedQuery(f"a query can have {MAX_EXPRESSIONS} regular expressions")
+        try:
+            regex = Regex(text)
+        except BadRegex as exc:
+            raise MalformedQuery(f"in a regular expression: {exc}") from exc
+        self.instructions += regex.instructions
+        return regex
+
+    def since(self, start: int) -> str:
+        """What was read since a place, as it was written."""
+        return _SPACES.sub(" ", self.query[start : self.at].rstrip(" \t\r\n"))
+
+    # --- Expressions ----------------------------------------------------------------------------------
+
+    def expression(self) -> Expression:
+        """Take an expression. Raises `MalformedQuery`."""
+        start = self.at
+        evaluate = self._or(0)
+        return Expression(self.since(start), evaluate)
+
+    def _or(self, depth: int) -> Evaluate:
+        """`or` binds least."""
+        if depth > MOST_DEPTH:
+            self.fail("too many parentheses within each other")
+        found = [self._and(depth)]
+        while self.word("or"):
+            found.append(self._and(depth))
+        return found[0] if len(found) == 1 else _any(found)
+
+    def _and(self, depth: int) -> Evaluate:
+        found = [self._not(depth)]
+        while self.word("and"):
+            found.append(self._not(depth))
+        return found[0] if len(found) == 1 else _all(found)
+
+    def _not(self, depth: int) -> Evaluate:
+        if depth > MOST_DEPTH:
+            self.fail("too many words of negation")
+        if self.word("not"):
+            inner = self._not(depth + 1)
+            return lambda row: not truth(inner(row))
+        return self._comparison(depth)
+
+    def _comparison(self, depth: int) -> Evaluate:
+        left = self._sum(depth)
+        negated = bool(self.word("not"))
+        if self.word("like"):
+            test = self._like(left)
+        elif self.word("in"):
+            test = self._in(left, depth)
+        elif negated:
+            self.fail("'like' or 'in' is expected after 'not'")
+        elif (found := self.take(_COMPARISON)) is not None:
+            if found[0] == "=~":
+                return self._like(left)
+            return _comparison(left, found[0], self._sum(depth))
+        else:
+            return left
+        return (lambda row: not test(row)) if negated else test
+
+    def _like(self, left: Evaluate) -> Evaluate:
+        regex = self.regex()
+        if regex is not None:
+            return _matches(left, regex)
+        part = self.string()
+        if part is None:
+            self.fail("a text or /regular expression/ is expected")
+        return _contains(left, part)
+
+    def _in(self, left: Evaluate, depth: int) -> Evaluate:
+        self.need("[")
+        items = [self._sum(depth)]
+        while self.sign(","):
+            items.append(self._sum(depth))
+        self.need("]")
+        return _any([_comparison(left, "=", item) for item in items])
+
+    def _sum(self, depth: int) -> Evaluate:
+        return self._calculation(self._product, "+-", depth)
+
+    def _product(self, depth: int) -> Evaluate:
+        return self._calculation(self._power, "*/%", depth)
+
+    def _calculation(self, part: Callable[[int], Evaluate], operators: str, depth: int) -> Evaluate:
+        """Parts with operators in between, from left to right."""
+        first, others = part(depth), list[tuple[str, Evaluate]]()
+        while not self.has_ended() and (operator := self.query[self.at]) in operators:
+            self.sign(operator)
+            others.append((operator, part(depth)))
+        return _calculation(first, others) if others else first
+
+    def _power(self, depth: int) -> Evaluate:
+        if depth > MOST_DEPTH:
+            self.fail("too many signs and powers within each other")
+        if self.sign("-"):
+            inner = self._power(depth + 1)
+            return lambda row: arithmetic(0, "-", inner(row))
+        base = self._one(depth)
+        return _calculation(base, [("^", self._power(depth + 1))]) if self.sign("^") else base
+
+    def _one(self, depth: int) -> Evaluate:
+        if depth > MOST_DEPTH:
+            self.fail("too many parentheses within each other")
+        self._operands += 1
+        if self._operands > MAX_OPERANDS:
+            self.fail(f"a query can have {MAX_OPERANDS} fields, numbers and texts")
+        if self.sign("("):
+            inner = self._or(depth + 1)
+            self.need(")")
+            return inner
+        quoted = self.string()
+        if quoted is not None:
+            return lambda _: quoted
+        digits = self.take(_NUMBER)
+        if digits is not None:
+            known = number_of(digits[0])
+            constant = int(known) if known is not None and known.is_integer() else known
+            return lambda _: constant
+        quoted_name = self.query.startswith("`", self.at)
+        name = self.name("a field, a number or a text")
+        if not quoted_name and self.sign("("):
+            return self._call(name, depth)
+        return _constants.get(name.lower(), lambda row: row.get(name)) if not quoted_name else lambda row: row.get(name)
+
+    def _call(self, name: str, depth: int) -> Evaluate:
+        if name.lower() in ("bin", "datefloor", "dateceil"):
+            return self._bin(name.lower(), depth)
+        self.grows |= name.lower() in ("concat", "replace")
+        arguments: list[Evaluate] = []
+        if not self.sign(")"):
+            arguments.append(self._or(depth + 1))
+            while self.sign(","):
+                arguments.append(self._or(depth + 1))
+            self.need(")")
+        return _application(call(name, len(arguments)), arguments)
+
+    def _bin(self, name: str, depth: int) -> Evaluate:
+        """`bin(5m)` of @timestamp; `datefloor(field, 1h)` and `dateceil`."""
+        of: Evaluate = lambda row: row.get("@timestamp")  # noqa: E731
+        if name != "bin":
+            of = self._sum(depth + 1)
+            self.need(",")
+        span = self.take(_SPAN)
+        if span is None:
+            self.fail("a span of time such as 5m is expected")
+        length = int(span[1]) * _UNITS[span[2][:2] if span[2].startswith(("ms", "mil")) else span[2][:1]]
+        if length < 1:
+            self.fail("a span of time must be longer than nothing")
+        self.need(")")
+        up = length - 1 if name == "dateceil" else 0
+
+        def floor(row: Row) -> Value:
+            known = number(of(row))
+            return None if known is None else instant((int(known) + up) // length * length)
+
+        return floor
+
+
+_constants: dict[str, Evaluate] = {"true": lambda _: True, "false": lambda _: False}
+
+
+def _any(conditions: list[Evaluate]) -> Evaluate:
+    def holds(row: Row) -> bool:
+        for condition in conditions:  # noqa: SIM110 (any() would take a frame more, and time)
+            if truth(condition(row)):
+                return True
+        return False
+
+    return holds
+
+
+def _all(conditions: list[Evaluate]) -> Evaluate:
+    def holds(row: Row) -> bool:
+        for condition in conditions:  # noqa: SIM110
+            if not truth(condition(row)):
+                return False
+        return True
+
+    return holds
+
+
+def _length(value: Value) -> int:
+    return len(value) if isinstance(value, str) else 0
+
+
+def _comparison(left: Evaluate, operator: str, right: Evaluate) -> Evaluate:
+    def holds(row: Row) -> bool:
+        one, other = left(row), right(row)
+        return row.affords(_length(one) + _length(other)) and compare(one, operator, other)
+
+    return holds
+
+
+def _matches(left: Evaluate, regex: Regex) -> Evaluate:
+    def holds(row: Row) -> bool:
+        value = left(row)
+        if value is None or not row.affords(matching_work(_length(value), regex.instructions)):
+            return False
+        return regex.found_in(text(value))
+
+    return holds
+
+
+def _contains(left: Evaluate, part: str) -> Evaluate:
+    def holds(row: Row) -> bool:
+        value = left(row)
+        return value is not None and row.affords(_length(value)) and part in text(value)
+
+    return holds
+
+
+def _calculation(first: Evaluate, others: list[tuple[str, Evaluate]]) -> Evaluate:
+    def result(row: Row) -> Value:
+        found = first(row)
+        for operator, other in others:
+            found = arithmetic(found, operator, other(row))
+        return found
+
+    return result
+
+
+def _application(act: Callable[..., Value], arguments: list[Evaluate]) -> Evaluate:
+    def result(row: Row) -> Value:
+        values = [argument(row) for argument in arguments]
+        return act(*values) if row.affords(sum(map(_length, values))) else None
+
+    return result
+
+
+def default_field() -> Evaluate:
+    """@message."""
+    return lambda row: row.get(MESSAGE)

@@ -1,0 +1,300 @@
+"""From a query's text to a plan, and from the plan to one run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from kmsd.cloudwatch_logs.insights.aggregates import Make, aggregate
+from kmsd.cloudwatch_logs.insights.commands import (
+    Compute,
+    Dedup,
+    Filter,
+    Limit,
+    MakeStage,
+    ParseGlob,
+    ParseRegex,
+    Sort,
+    SortKey,
+    Stage,
+    Stats,
+)
+from kmsd.cloudwatch_logs.insights.parser import Evaluate, Expression, Reader, default_field
+from kmsd.cloudwatch_logs.insights.rows import MESSAGE, PTR, TIMESTAMP, Row, weight
+from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
+from kmsd.cloudwatch_logs.insights.values import number, text
+from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget
+
+MOST_LIMIT = 100_000
+MOST_COMMANDS = 50
+Result = list[tuple[str, str]]
+"""A row as it is shown: (field, value)."""
+
+
+class Plan(msgspec.Struct):
+    """A query that was read."""
+
+    stages: list[MakeStage] = []
+    columns: dict[str, None] = {}
+    """What is shown, in this order."""
+    chosen: bool = False
+    """Whether `display` has said what is shown."""
+    aggregated: bool = False
+    sorted: bool = False
+    limited: bool = False
+    most: int = 0
+    """The largest limit in the query."""
+    instructions: int = 0
+    """Steps that its regular expressions may take for each byte of text."""
+    grows: bool = False
+    """Whether a function may make a value that is longer than the event."""
+
+    def run(self, most: int, *, several: bool, budget: Budget | None = None) -> Run:
+        """One run; `several` groups do not come in one order of time, unless they are sorted."""
+        if not self.limited:
+            self.most = max(self.most, most)
+        budget = budget or Budget(MAX_QUERY_BYTES)
+        stages = [make(budget) for make in self.stages]
+        if not self.sorted and not self.aggregated and several:
+            stages.append(Sort([SortKey(lambda row: row.get(TIMESTAMP), descending=True)], most, budget))
+        if not self.limited:
+            stages.append(Limit(most))
+        columns = list(self.columns) or [TIMESTAMP, MESSAGE]
+        return Run(stages, columns, budget, pointers=not self.aggregated)
+
+
+class Run(msgspec.Struct):
+    """A plan at work."""
+
+    stages: Sequence[Stage]
+    columns: Sequence[str]
+    budget: Budget
+    pointers: bool
+    """Whether each row is an event, so that it has a pointer to it."""
+    matched: int = 0
+    """Events that came through all conditions before anything was put together."""
+    results: list[Result] = []
+    held: int = 0
+    """Bytes that `results` take."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no further event can change anything."""
+        return any(stage.done for stage in self.stages)
+
+    def feed(self, row: Row) -> None:
+        """An event. Raises `TooLarge`."""
+        self._pass(row, 0)
+
+    def _pass(self, row: Row, index: int) -> None:
+        stages = self.stages
+        while index < len(stages):
+            stage = stages[index]
+            passed = tuple(stage.feed(row))
+            if isinstance(stage, Filter) and not passed:
+                return
+            index += 1
+            if not passed:
+                self.matched += isinstance(stage, Stats | Sort)
+                return
+            row = passed[0]
+        self.matched += row.position > 0
+        self._show(row)
+
+    def end(self) -> None:
+        """No more events: what waits comes out. Raises `TooLarge`."""
+        for _ in self.ending():
+            pass
+
+    def ending(self) -> Iterator[None]:
+        """The same, row by row."""
+        for index, stage in enumerate(self.stages):
+            matched = self.matched
+            for row in stage.end():
+                self._pass(row, index + 1)
+                yield
+            self.matched = matched
+
+    def drain(self) -> list[Result]:
+        """Take the rows that are there out of the budget and the results."""
+        drained = self.results[:]
+        self.results.clear()
+        self.budget.release(self.held)
+        self.held = 0
+        return drained
+
+    def _show(self, row: Row) -> None:
+        shown = [(name, text(value)) for name in self.columns if (value := row.get(name)) is not None]
+        if self.pointers and PTR not in self.columns:
+            shown.append((PTR, text(row.get(PTR))))
+        weighs = weight("") + sum(weight(value) for _, value in shown)
+        self.budget.take(weighs)
+        self.held += weighs
+        self.results.append(shown)
+
+
+def plan(query: str) -> Plan:
+    """Read a query. Raises `MalformedQuery`."""
+    reader, found = Reader(query), Plan()
+    if reader.has_ended():
+        raise MalformedQuery("the query is empty")
+    for _ in range(MOST_COMMANDS):
+        command = reader.name("a command")
+        read = _COMMANDS.get(command.lower())
+        if read is None:
+            raise MalformedQuery(f"the command {command} is not supported")
+        read(reader, found)
+        if reader.has_ended():
+            found.instructions, found.grows = reader.instructions, reader.grows
+            return found
+        reader.need("|")
+    raise MalformedQuery(f"a query can have {MOST_COMMANDS} commands")
+
+
+def _columns(reader: Reader) -> list[tuple[str, Expression]]:
+    """`a, b + 1 as c`: names and what they are."""
+    found = []
+    while True:
+        expression = reader.expression()
+        found.append((reader.name("a name") if reader.word("as") else expression.text.strip("`"), expression))
+        if not reader.sign(","):
+            return found
+
+
+def _fields(reader: Reader, found: Plan) -> None:
+    columns = _columns(reader)
+    computed = [(name, expression.evaluate) for name, expression in columns]
+    if found.aggregated:
+        raise MalformedQuery("fields after stats is not supported; use display")
+    found.stages.append(lambda _: Compute(computed))
+    if not found.chosen:
+        found.columns |= dict.fromkeys(name for name, _ in columns)
+
+
+def _display(reader: Reader, found: Plan) -> None:
+    columns = _columns(reader)
+    computed = [(name, expression.evaluate) for name, expression in columns]
+    found.stages.append(lambda _: Compute(computed))
+    found.columns, found.chosen = dict.fromkeys(name for name, _ in columns), True
+
+
+def _filter(reader: Reader, found: Plan) -> None:
+    condition = reader.expression().evaluate
+    found.stages.append(lambda _: Filter(condition))
+
+
+def _parse(reader: Reader, found: Plan) -> None:
+    of: Evaluate = default_field()
+    regex = None
+    glob = reader.string()
+    if glob is None:
+        regex = reader.regex()
+    if glob is None and regex is None:
+        name = reader.name()
+        of = lambda row: row.get(name)  # noqa: E731
+        glob = reader.string()
+        regex = reader.regex() if glob is None else None
+    names = _names(reader) if reader.word("as") else []
+    if regex is not None:
+        if not regex.names or names:
+            reader.fail("a regular expression of parse has named groups, (?<name>…), and no 'as'")
+        expression = regex
+        found.stages.append(lambda _: ParseRegex(of, expression))
+    elif glob is not None:
+        if not names or glob.count("*") != len(names):
+            reader.fail("parse needs as many names after 'as' as its text has stars")
+        pattern = glob
+        found.stages.append(lambda _: ParseGlob(of, pattern, names))
+    else:
+        reader.fail("a text with stars or /regular expression/ is expected")
+
+
+def _names(reader: Reader) -> list[str]:
+    names = [reader.name()]
+    while reader.sign(","):
+        names.append(reader.name())
+    return names
+
+
+def _stats(reader: Reader, found: Plan) -> None:
+    results: list[tuple[str, Make]] = [_aggregate(reader)]
+    while reader.sign(","):
+        results.append(_aggregate(reader))
+    by: list[Expression] = []
+    if reader.word("by"):
+        by = [Expression(name, expression.evaluate) for name, expression in _columns(reader)]
+    found.stages.append(lambda budget: Stats(results, by, budget))
+    found.aggregated, found.sorted, found.limited = True, False, False
+    names = [column.text for column in by] + [name for name, _ in results]
+    found.columns, found.chosen = dict.fromkeys(names), False
+
+
+def _aggregate(reader: Reader) -> tuple[str, Make]:
+    start = reader.at
+    name = reader.name("a function such as count")
+    reader.need("(")
+    of: Evaluate | None = None
+    percent: float | None = None
+    if not reader.sign("*") and not reader.query.startswith(")", reader.at):
+        of = reader.expression().evaluate
+        if reader.sign(","):
+            percent = number(reader.expression().evaluate(Row()))
+            if percent is None:
+                reader.fail("a number is expected")
+    reader.need(")")
+    written = reader.since(start)
+    if not reader.has_ended() and reader.query[reader.at] in "+-*/%^":
+        reader.fail("calculating with the results of stats is not supported")
+    make = aggregate(name, of, percent)
+    return (reader.name("a name") if reader.word("as") else written), make
+
+
+def _sort(reader: Reader, found: Plan) -> None:
+    keys = []
+    while True:
+        # A column of stats has the name by which it was written: `sort count(*) desc`.
+        start = reader.at
+        evaluate = _sorted_by(reader, found, start)
+        keys.append(SortKey(evaluate, descending=reader.word("asc", "desc") == "desc"))
+        if not reader.sign(","):
+            break
+    found.stages.append(lambda budget: Sort(keys, found.most, budget))
+    found.sorted = True
+
+
+def _sorted_by(reader: Reader, found: Plan, start: int) -> Evaluate:
+    written = max(
+        (name for name in found.columns if "(" in name and reader.query.startswith(name, start)), key=len, default=""
+    )
+    if written:
+        reader.sign(written)
+        return lambda row: row.get(written)
+    return reader.expression().evaluate
+
+
+def _limit(reader: Reader, found: Plan) -> None:
+    wanted = number(reader.expression().evaluate(Row()))
+    if wanted is None or not 1 <= wanted <= MOST_LIMIT or wanted != int(wanted):
+        reader.fail(f"limit takes a number from 1 to {MOST_LIMIT}")
+    most = int(wanted)
+    found.stages.append(lambda _: Limit(most))
+    found.limited, found.most = True, max(found.most, most)
+
+
+def _dedup(reader: Reader, found: Plan) -> None:
+    columns = [expression.evaluate for _, expression in _columns(reader)]
+    found.stages.append(lambda budget: Dedup(columns, budget))
+
+
+_COMMANDS = {
+    "fields": _fields,
+    "display": _display,
+    "filter": _filter,
+    "parse": _parse,
+    "stats": _stats,
+    "sort": _sort,
+    "limit": _limit,
+    "head": _limit,
+    "dedup": _dedup,
+}

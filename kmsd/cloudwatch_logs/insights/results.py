@@ -1,0 +1,127 @@
+"""Results of queries at rest: compressed, then sealed under the key that the account has for them, or the daemon's."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+
+from kmsd.cloudwatch_logs import frames
+from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY, Subject
+from kmsd.cloudwatch_logs.frames import WrappedKey
+from kmsd.cloudwatch_logs.groups import ResultsKey, results_arn
+from kmsd.cloudwatch_logs.ports import SegmentDamaged
+from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.domain.arn import Place
+from kmsd.ports import Reader, Token
+
+Rows = Sequence[Sequence[tuple[str, str]]]
+_PURPOSE = "log-query"
+_encode = msgspec.msgpack.Encoder().encode
+_decode_rows = msgspec.msgpack.Decoder(list[list[tuple[str, str]]]).decode
+_VERSION = 2
+_VERSION_OF_ONE_CHUNK = 1
+"""Earlier results are one array of rows."""
+COPIES = 3
+"""Of rows that exist while they are sealed: packed, compressed, sealed."""
+
+
+class Chunk(NamedTuple):
+    """Some rows, encoded."""
+
+    number: int
+    """Of rows."""
+    rows: bytes
+
+    def decoded(self) -> list[list[tuple[str, str]]]:
+        """The inverse of `packed`."""
+        return _decode_rows(self.rows)
+
+
+_decode_chunks = msgspec.msgpack.Decoder(list[Chunk]).decode
+
+
+def packed(rows: Rows) -> Chunk:
+    """Encode rows."""
+    return Chunk(len(rows), _encode(rows))
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    version: int
+    data_key: tuple[bytes, str, str, bytes]
+    frame_id: bytes
+    sealed: bytes
+
+
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+
+
+def subject_of(place: Place, key: ResultsKey) -> Subject:
+    """What data keys for results are made for."""
+    return Subject(key.account.encode(), key.account, results_arn(place, key.account), key.kms_key)
+
+
+async def seal_rows(
+    room: LogRoom, books: Reader, subject: Subject, query_id: str, chunks: Sequence[Chunk], *, now: datetime
+) -> bytes:
+    """Rows as they may be stored. Compressing and sealing let go of the interpreter, and are done in a thread."""
+    content = await asyncio.to_thread(lambda: zlib.compress(_encode(chunks), 1))
+    data_key = await room.keys.for_sealing(books, subject, len(content), now)
+    frame_id = room.frame_ids.next(int(now.timestamp() * 1_000_000))
+    aad = frames.associated_data(subject.owner, query_id.encode())
+    seal = partial(data_key.cipher.encrypt, frames.nonce(frame_id), content, aad)
+    sealed = await asyncio.to_thread(seal)
+    wrapped = data_key.wrapped
+    key = (wrapped.data_key_id, wrapped.kms_key, wrapped.context_arn, wrapped.blob)
+    return await asyncio.to_thread(_encode, _Stored(_VERSION, key, frame_id, sealed))
+
+
+async def open_rows(
+    room: LogRoom, books: Reader, subject: Subject, query_id: str, stored: bytes, *, now: datetime
+) -> list[Chunk]:
+    """The rows. Raises AccessDeniedException if their key cannot be used, `SegmentDamaged`."""
+    damaged = SegmentDamaged(f"result {query_id}")
+    try:
+        found = _decode(stored)
+    except msgspec.DecodeError as exc:
+        raise damaged from exc
+    wrapped = WrappedKey._make(found.data_key)
+    if found.version not in (_VERSION, _VERSION_OF_ONE_CHUNK) or wrapped.context_arn != subject.arn:
+        raise damaged
+    data_key = await room.keys.for_opening(books, subject, wrapped, now)
+    aad = frames.associated_data(subject.owner, query_id.encode())
+
+    def content() -> bytes:
+        return zlib.decompress(data_key.cipher.decrypt(frames.nonce(found.frame_id), found.sealed, aad))
+
+    try:
+        opened = await asyncio.to_thread(content)
+    except InvalidTag as exc:
+        raise damaged from exc
+    return chunks_of(opened, found.version)
+
+
+def chunks_of(content: bytes, version: int) -> list[Chunk]:
+    """The rows of a result of either version."""
+    if version == _VERSION_OF_ONE_CHUNK:
+        return [Chunk(len(_decode_rows(content)), content)]
+    return _decode_chunks(content)
+
+
+async def seal_text(books: Reader, token: Token, query_id: str, query: str) -> bytes:
+    """The query's text: it may quote events."""
+    box = await ServiceBox.of(books, token, SERVICE_KEY)
+    return await box.seal(_PURPOSE, query_id, query.encode())
+
+
+async def open_text(books: Reader, token: Token, query_id: str, sealed: bytes) -> str:
+    """The inverse of `seal_text`."""
+    box = await ServiceBox.of(books, token, SERVICE_KEY)
+    return (await box.open(_PURPOSE, query_id, sealed)).decode()

@@ -1,0 +1,203 @@
+"""Carrying out a query: in the background of the process that was asked, in turns with everything else.
+
+A query that has failed, was stopped, or lost its process leaves no result. Why it failed stands in the audit
+trail where a key was refused, and is told as the query's status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+
+import msgspec
+from msgspec.structs import replace
+
+from kmsd.cloudwatch_logs.evaluation import SLICE_SECONDS, is_long
+from kmsd.cloudwatch_logs.event_reader import Reading
+from kmsd.cloudwatch_logs.groups import LogGroup
+from kmsd.cloudwatch_logs.insights import results
+from kmsd.cloudwatch_logs.insights.planner import Plan, Run
+from kmsd.cloudwatch_logs.insights.results import Chunk
+from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, COMPLETE, FAILED, RUNNING, TIMEOUT, StoredQuery
+from kmsd.cloudwatch_logs.ports import SegmentsError, Wanted
+from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.shapes import QueryStatistics
+from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
+from kmsd.domain.arn import Place
+from kmsd.errors import ServiceError
+from kmsd.ports import AuditUnavailable, Store, StoreError, TokenError
+
+QUERY_SECONDS = 300
+"""A query that takes longer ends as `Timeout`."""
+LOOK_EVERY = 100
+"""Slices between two looks at whether the query was stopped."""
+SLOW_SLICES = 10
+"""A slice that took so many times its time was too long for the event loop: what follows is done in a thread."""
+ROWS_A_CHUNK = 500
+BYTES_A_CHUNK = 1_048_576
+_EXPECTED = (ServiceError, StoreError, TokenError, SegmentsError, AuditUnavailable, TooLarge)
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A query and what it is asked of."""
+
+    query: StoredQuery
+    plan: Plan
+    groups: Sequence[LogGroup]
+    wanted: Wanted
+    most: int
+
+
+class _Stopped(Exception):
+    """StopQuery was called."""
+
+
+class _Progress(msgspec.Struct):
+    """One run of a query, so far."""
+
+    run: Run
+    budget: Budget
+    in_thread: bool
+    """All of it; else only what is long."""
+    chunks: list[Chunk] = []
+    records: int = 0
+    scanned: int = 0
+    slices: int = 0
+
+
+class Runner(msgspec.Struct):
+    """Carries out queries. One for each process."""
+
+    room: LogRoom
+    store: Store
+    place: Place
+    now: Callable[[], datetime]
+
+    async def run(self, task: Task) -> None:
+        """Carry out one query and write down how it ended, whatever was raised."""
+        budget = Budget(MAX_QUERY_BYTES, self.room.memory)
+        run = task.plan.run(task.most, several=len(task.groups) > 1, budget=budget)
+        progress = _Progress(run, budget, in_thread=task.plan.grows and task.plan.instructions > 0)
+        try:
+            await self._end(task, progress, await self._carry_out(task, progress))
+        except asyncio.CancelledError:
+            await self._end(task, progress, FAILED)
+            raise
+        except Exception as exc:  # noqa: BLE001 (the results cannot be sealed or stored: then there are none)
+            _report(exc)
+            await self._end(task, progress, FAILED)
+        finally:
+            budget.close()
+
+    async def _carry_out(self, task: Task, progress: _Progress) -> str:
+        """Carry out the query. Returns the status with which it ends."""
+        try:
+            async with asyncio.timeout(QUERY_SECONDS):
+                await self._look(task, progress)
+                await self._in_slices(task, progress, progress.run.ending())
+        except TimeoutError:
+            return TIMEOUT
+        except _Stopped:
+            return CANCELLED
+        except Exception as exc:  # noqa: BLE001 (a query that nobody ends is shown as running, and counts as one)
+            _report(exc)
+            return FAILED
+        return COMPLETE
+
+    async def _look(self, task: Task, progress: _Progress) -> None:
+        """Show the query all events, the newest first."""
+        for group in task.groups:
+            reading = Reading(self.room, self.store, group, self.now(), budget=progress.budget)
+            log = f"{group.account}:{group.name}"
+            start = max(task.wanted.start, group.oldest(self.now()))
+            async for events in reading.events(replace(task.wanted, start=start)):
+                for long, some in groupby(events, lambda event: is_long(len(event.message), task.plan.instructions)):
+                    rows = (Row(event, reading.names[event.stream_id], log) for event in some)
+                    await self._in_slices(task, progress, _fed(progress, rows), long=long)
+                    if progress.run.done:
+                        break
+                if progress.run.done:
+                    break
+            progress.scanned += reading.scanned
+            if progress.run.done:
+                return
+
+    async def _in_slices(self, task: Task, progress: _Progress, steps: Iterator[None], *, long: bool = False) -> None:
+        """Take steps, giving others their turn; pack the rows that come out."""
+        more = True
+        while more:
+            act = partial(_slice, progress, steps)
+            more = await self.room.evaluation.slice(act, in_thread=long or progress.in_thread)
+            _pack(progress, at_least=ROWS_A_CHUNK)
+            progress.slices += 1
+            if progress.slices % LOOK_EVERY == 0:
+                await self._check(task)
+            await asyncio.sleep(0)
+
+    async def _check(self, task: Task) -> None:
+        known = await (await self.store.read()).log_query(task.query.query_id)
+        if known is None or known.status != RUNNING:
+            raise _Stopped
+
+    async def _end(self, task: Task, progress: _Progress, status: str) -> None:
+        query_id, now = task.query.query_id, self.now()
+        kms_key = None
+        if status == COMPLETE:
+            _pack(progress, at_least=1)
+            books = await self.store.read()
+            subject = results.subject_of(self.place, await books.results_key(task.query.account))
+            content = await results.seal_rows(self.room, books, subject, query_id, progress.chunks, now=now)
+            await self.room.segments.put_result(query_id, content)
+            kms_key = subject.kms_key
+        statistics = QueryStatistics(
+            records_matched=float(progress.run.matched),
+            records_scanned=float(progress.records),
+            bytes_scanned=float(progress.scanned),
+            log_groups_scanned=float(len(task.groups)),
+        )
+        ended = replace(task.query, status=status, ended_at=now, statistics=statistics, kms_key=kms_key)
+        async with self.store.write() as transaction:
+            was_running = await transaction.end_log_query(ended)
+        if not was_running:
+            await self.room.segments.delete_result(query_id)
+
+
+def _report(exc: Exception) -> None:
+    """Hand an error that nobody expects to the loop, which logs it."""
+    if not isinstance(exc, _EXPECTED):
+        context = {"message": "a query failed unexpectedly", "exception": exc}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _fed(progress: _Progress, rows: Iterator[Row]) -> Iterator[None]:
+    """Show the query rows, one for each step, until it has enough."""
+    for row in rows:
+        progress.records += 1
+        progress.run.feed(row)
+        if progress.run.done:
+            return
+        yield
+
+
+def _slice(progress: _Progress, steps: Iterator[None]) -> bool:
+    """Take steps for a slice of time; False when there are no more."""
+    began = time.perf_counter()
+    until = began + SLICE_SECONDS
+    more = any(time.perf_counter() >= until for _ in steps)
+    progress.in_thread |= time.perf_counter() - began > SLOW_SLICES * SLICE_SECONDS
+    return more
+
+
+def _pack(progress: _Progress, *, at_least: int) -> None:
+    """Encode the rows that have come out, if there are so many, or if they are large."""
+    run = progress.run
+    if len(run.results) < at_least and run.held < BYTES_A_CHUNK:
+        return
+    chunk = results.packed(run.drain())
+    progress.budget.take(results.COPIES * len(chunk.rows))
+    progress.chunks.append(chunk)

@@ -1,0 +1,85 @@
+"""Carry out what PutRetentionPolicy, DeleteLogGroup and DeleteLogStream promised: what is too old or deleted goes."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from kmsd.cloudwatch_logs.ports import Segments, SegmentsError
+from kmsd.ports import Store, StoreError
+from kmsd.ports.jobs import JobReport
+
+LATE_WRITERS = timedelta(hours=1)
+"""A batch that was under way when its group was deleted may still make a folder for it; not after this time."""
+RESULTS_KEPT = timedelta(days=7)
+"""CloudWatch Logs quotas: "Query results availability: 7 days"."""
+BATCH = 1_000
+
+
+class Report(JobReport):
+    """What one run did."""
+
+    removed: list[str] = []
+    """Groups that lost segments, by id."""
+    rewritten: list[str] = []
+    """Groups of which segments were written anew, without what is too old or deleted."""
+    queries: list[str] = []
+    """Queries that are forgotten, with their results."""
+
+
+async def run_once(store: Store, segments: Segments, now: datetime) -> Report:
+    """Remove from disk what nobody can read any more. Idempotent; one bad group does not stop the sweep."""
+    report = Report()
+    books = await store.read()
+    dead_streams = await books.dead_log_streams()
+    oldest = {group.group_id: group.oldest(now) for group in await books.log_groups_kept_for_days()}
+    for group_id in oldest.keys() | dead_streams.keys():
+        try:
+            before, dead = oldest.get(group_id, 0), dead_streams.get(group_id, frozenset())
+            await _drop(store, segments, group_id, report, before=before, dead=dead)
+        except (StoreError, SegmentsError) as exc:
+            report.failed.append(f"{group_id.hex()}: {exc}")
+    await _remove_groups(store, segments, now, report)
+    await _forget_queries(store, segments, now, report)
+    return report
+
+
+async def _drop(
+    store: Store, segments: Segments, group_id: bytes, report: Report, *, before: int, dead: frozenset[bytes]
+) -> None:
+    dropped = await segments.drop(group_id, before=before, dead_streams=dead)
+    if dropped.segments:
+        report.removed.append(group_id.hex())
+    if dropped.rewritten:
+        report.rewritten.append(group_id.hex())
+    gone = dead - segments.summaries(group_id).keys()
+    if gone:
+        async with store.write() as transaction:
+            await transaction.forget_dead_log_streams(group_id, tuple(gone))
+
+
+async def _remove_groups(store: Store, segments: Segments, now: datetime, report: Report) -> None:
+    books = await store.read()
+    settled = set(await books.dead_log_groups(now - LATE_WRITERS))
+    for group_id in await books.dead_log_groups(now):
+        try:
+            await segments.delete_group(group_id)
+            if group_id in settled:
+                async with store.write() as transaction:
+                    await transaction.forget_dead_log_group(group_id)
+        except (StoreError, SegmentsError) as exc:
+            report.failed.append(f"{group_id.hex()}: {exc}")
+        else:
+            report.removed.append(group_id.hex())
+
+
+async def _forget_queries(store: Store, segments: Segments, now: datetime, report: Report) -> None:
+    books = await store.read()
+    for query_id in await books.old_log_queries(now - RESULTS_KEPT, BATCH):
+        try:
+            await segments.delete_result(query_id)
+            async with store.write() as transaction:
+                await transaction.delete_log_query(query_id)
+        except (StoreError, SegmentsError) as exc:
+            report.failed.append(f"query {query_id}: {exc}")
+        else:
+            report.queries.append(query_id)

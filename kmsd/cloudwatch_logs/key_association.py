@@ -1,0 +1,27 @@
+"""What CreateLogGroup, AssociateKmsKey and DisassociateKmsKey share: which key, and whether it would do."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs.data_keys import Subject
+from kmsd.cloudwatch_logs.error_names import ABORTED
+from kmsd.domain.arn import parse_key_name
+from kmsd.domain.key_state import KeyState
+from kmsd.errors import OperationAbortedException
+from kmsd.operations.declaration import Call
+
+
+async def examined(call: Call, owner: bytes, arn: str, kms_key: str) -> str:
+    """The key's ARN, once it has been proven that the service can use it for `arn`.
+
+    Raises InvalidParameterException for a key that is unknown or not enabled, AccessDeniedException.
+    """
+    subject = Subject(owner, call.caller.account, arn, kms_key)
+    return (await call.logs.keys.examine(call.books, subject, call.now)).arn
+
+
+async def check_still(call: Call, kms_key: str) -> None:
+    """That the key has not changed its state since it was examined. Raises OperationAbortedException."""
+    name = parse_key_name(kms_key, caller_account="", place=call.world.place, aliases=False)
+    key = await call.books.key(name.key_id)
+    if key is None or not key.exists_at(call.now) or key.state_at(call.now) is not KeyState.ENABLED:
+        raise OperationAbortedException(ABORTED, detail="the key was changed meanwhile")

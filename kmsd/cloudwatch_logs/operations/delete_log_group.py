@@ -1,0 +1,41 @@
+"""DeleteLogGroup: the group, its streams, and all its events."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.ports import SegmentsError
+from kmsd.errors import OperationAbortedException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: DeleteLogGroupRequest."""
+
+    log_group_name: shapes.LogGroupName
+
+
+async def handle(_: Request, call: Call) -> None:
+    """Nobody finds it from the commit on; then its segments go."""
+    group = call.log_group
+    await call.transaction.delete_log_group(group, call.now)
+
+    async def remove() -> None:
+        # It is deleted already: what cannot be removed now is for `kmsd.cloudwatch_logs.jobs.retention`.
+        with suppress(SegmentsError):
+            await call.logs.segments.delete_group(group.group_id)
+
+    call.after_commit.append(remove)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "DeleteLogGroup",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(),),
+    raises=(OperationAbortedException,),
+    writes=True,
+)

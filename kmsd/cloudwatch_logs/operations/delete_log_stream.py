@@ -1,0 +1,33 @@
+"""DeleteLogStream: the stream and its events."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.streams import existing
+from kmsd.errors import OperationAbortedException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: DeleteLogStreamRequest."""
+
+    log_group_name: shapes.LogGroupName
+    log_stream_name: shapes.LogStreamName
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Nobody finds its events from the commit on; the job writes the segments anew without them."""
+    stream = await existing(call, request.log_stream_name)
+    await call.transaction.delete_log_stream(stream)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "DeleteLogStream",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(stream="log_stream_name"),),
+    raises=(OperationAbortedException,),
+    writes=True,
+)

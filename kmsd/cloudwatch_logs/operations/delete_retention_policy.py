@@ -1,0 +1,33 @@
+"""DeleteRetentionPolicy: events no longer expire."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.errors import OperationAbortedException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: DeleteRetentionPolicyRequest."""
+
+    log_group_name: shapes.LogGroupName
+
+
+async def handle(_: Request, call: Call) -> None:
+    """Write it down."""
+    group = call.log_group
+    await call.transaction.update_log_group(group, replace(group, retention_days=None))
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "DeleteRetentionPolicy",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(),),
+    raises=(OperationAbortedException,),
+    writes=True,
+)

@@ -1,0 +1,39 @@
+"""DisassociateKmsKey: from now on the daemon's own key; what was sealed under the customer's stays under it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.errors import OperationAbortedException
+from kmsd.operations.declaration import Call, OnLogsKey, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: DisassociateKmsKeyRequest."""
+
+    log_group_name: shapes.LogGroupName | None = None
+    resource_identifier: shapes.ResourceIdentifier | None = None
+
+
+async def handle(_: Request, call: Call) -> None:
+    """Without an association nothing changes, and that is no error."""
+    group = call.targets[0].log_group
+    if group is not None:
+        await call.transaction.update_log_group(group, replace(group, kms_key=None))
+        return
+    known = await call.books.results_key(call.caller.account)
+    if known.kms_key is not None:
+        await call.transaction.put_results_key(known, None)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "DisassociateKmsKey",
+    Request,
+    None,
+    handle,
+    access=(OnLogsKey("resource_identifier"),),
+    raises=(OperationAbortedException,),
+    writes=True,
+)

@@ -1,0 +1,99 @@
+"""GetLogEvents: the events of one stream, forwards or backwards, in pages."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.event_page import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, Room
+from kmsd.cloudwatch_logs.event_reader import Most, Reading
+from kmsd.cloudwatch_logs.events import Event, position_text
+from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
+from kmsd.cloudwatch_logs.streams import existing
+from kmsd.errors import AccessDeniedException, InvalidParameterException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: GetLogEventsRequest."""
+
+    log_stream_name: shapes.LogStreamName
+    log_group_name: shapes.LogGroupName | None = None
+    log_group_identifier: shapes.LogGroupIdentifier | None = None
+    start_time: shapes.Timestamp | None = None
+    end_time: shapes.Timestamp | None = None
+    next_token: shapes.Token | None = None
+    limit: shapes.EventsLimit = MOST_EVENTS
+    start_from_head: bool = False
+    unmask: bool = False
+
+
+class Response(shapes.LogShape, frozen=True, omit_defaults=False):
+    """botocore: GetLogEventsResponse."""
+
+    events: list[shapes.OutputLogEvent]
+    next_forward_token: shapes.Token
+    next_backward_token: shapes.Token
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """A page. In either direction its events are in the order of time."""
+    stream = await existing(call, request.log_stream_name)
+    backwards, after, before = _from(request)
+    until = FOREVER if request.end_time is None else request.end_time
+    wanted = Wanted(
+        start=max(request.start_time or 0, call.log_group.oldest(call.now), _millis(after)),
+        end=until if before is None else min(until, _millis(before) + 1),
+        streams=frozenset((stream.stream_id,)),
+        descending=backwards,
+    )
+    names = {stream.stream_id: stream.name}
+    reading = Reading(call.logs, call.world.store, call.log_group, call.now, names, shown=True)
+    room = Room(request.limit)
+    most = Most(request.limit, MOST_BYTES)
+    async for run in reading.events(wanted, after=after, before=before, most=most):
+        if not room.take(run):
+            break
+    events = room.events[::-1] if backwards else room.events
+    # Each has been rendered when its frame was opened: what the declaration says is what its text holds.
+    shown = cast("list[shapes.OutputLogEvent]", [event.shown for event in events])
+    return Response(shown, *_tokens(request, events))
+
+
+def _from(request: Request) -> tuple[bool, int, int | None]:
+    """(whether backwards, after which position, before which)."""
+    if request.next_token is None:
+        return not request.start_from_head, -1, None
+    found = PAGE_TOKEN.fullmatch(request.next_token)
+    if found is None:
+        raise InvalidParameterException("The specified nextToken is invalid.")
+    position = int(found["position"])
+    return (False, position, None) if found["way"] == "f" else (True, -1, position)
+
+
+def _millis(position: int) -> int:
+    return max(position, 0) >> 96
+
+
+def _tokens(request: Request, events: list[Event]) -> tuple[str, str]:
+    """Where this page ends, both ways; from an empty page one comes to where it was looked for."""
+    if events:
+        return f"f/{position_text(events[-1].position)}", f"b/{position_text(events[0].position)}"
+    # "If you have reached the end of the stream, it returns the same token" as was passed in (GetLogEvents).
+    here = request.next_token[2:] if request.next_token is not None else position_text(0)
+    return f"f/{here}", f"b/{here}"
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "GetLogEvents",
+    Request,
+    Response,
+    handle,
+    access=(
+        OnLogGroup(identifier="log_group_identifier", stream="log_stream_name"),
+        # GetLogEvents, unmask: whoever sets it must have "the logs:Unmask permission".
+        OnLogGroup(identifier="log_group_identifier", stream="log_stream_name", action="Unmask", when="unmask"),
+    ),
+    raises=(AccessDeniedException,),
+)

@@ -1,0 +1,33 @@
+"""ListTagsForResource: the tags of a log group."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: ListTagsForResourceRequest."""
+
+    resource_arn: shapes.ResourceArn
+
+
+class Response(shapes.LogShape, frozen=True, omit_defaults=False):
+    """botocore: ListTagsForResourceResponse."""
+
+    tags: dict[str, str]
+
+
+async def handle(_: Request, call: Call) -> Response:
+    """All of them."""
+    return Response(dict(await call.books.log_group_tags(call.log_group.group_id)))
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "ListTagsForResource",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroup(member="resource_arn", tagging=True),),
+)

@@ -1,0 +1,33 @@
+"""ListTagsLogGroup: the older form of ListTagsForResource."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: ListTagsLogGroupRequest."""
+
+    log_group_name: shapes.LogGroupName
+
+
+class Response(shapes.LogShape, frozen=True, omit_defaults=False):
+    """botocore: ListTagsLogGroupResponse."""
+
+    tags: dict[str, str]
+
+
+async def handle(_: Request, call: Call) -> Response:
+    """All of them."""
+    return Response(dict(await call.books.log_group_tags(call.log_group.group_id)))
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "ListTagsLogGroup",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroup(),),
+)

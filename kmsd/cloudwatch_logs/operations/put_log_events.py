@@ -1,0 +1,64 @@
+"""PutLogEvents: a batch of events, sealed, and durable before the answer."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from kmsd.cloudwatch_logs import events, frame_codec, shapes
+from kmsd.cloudwatch_logs.groups import millis
+from kmsd.cloudwatch_logs.streams import existing
+from kmsd.errors import AccessDeniedException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: PutLogEventsRequest."""
+
+    log_group_name: shapes.LogGroupName
+    log_stream_name: shapes.LogStreamName
+    log_events: shapes.InputLogEvents
+    sequence_token: shapes.SequenceToken | None = None
+    entity: shapes.Entity | None = None
+
+
+class Response(shapes.LogShape, frozen=True):
+    """botocore: PutLogEventsResponse."""
+
+    next_sequence_token: shapes.SequenceToken
+    rejected_log_events_info: shapes.RejectedLogEventsInfo | None = None
+    rejected_entity_info: shapes.RejectedEntityInfo | None = None
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Seal what can be taken; it is appended once the call is recorded."""
+    group, now = call.log_group, millis(call.now)
+    stream = await existing(call, request.log_stream_name)
+    batch = events.check(request.log_events, now, group.oldest(call.now))
+    rejected = batch.rejected
+    if batch.times:
+        room = call.logs
+        sealed = await frame_codec.seal(room, call.books, group, stream, batch, now=call.now)
+        append = partial(room.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
+        call.after_commit.append(append)
+    # Sealed or left out, and not in the record: their memory, while it is warm, is for the next one's.
+    request.log_events.clear()
+    del batch
+    return Response(
+        # "The sequence token is now ignored in PutLogEvents actions": any will do, and any will be accepted.
+        next_sequence_token=events.position_text(now),
+        rejected_log_events_info=rejected,
+        # Nothing here correlates telemetry: said in the way that the API has for it, and the events are taken.
+        rejected_entity_info=None if request.entity is None else shapes.RejectedEntityInfo("UnsupportedLogGroupType"),
+    )
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "PutLogEvents",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroup(stream="log_stream_name"),),
+    raises=(AccessDeniedException,),
+    appends=True,
+)

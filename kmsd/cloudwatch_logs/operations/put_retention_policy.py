@@ -1,0 +1,41 @@
+"""PutRetentionPolicy: events older than so many days are no longer shown, and soon no longer there."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.groups import RETENTION_DAYS
+from kmsd.errors import InvalidParameterException, OperationAbortedException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: PutRetentionPolicyRequest."""
+
+    log_group_name: shapes.LogGroupName
+    retention_in_days: int
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Write it down: reading obeys it at once, the job removes what is too old."""
+    if request.retention_in_days not in RETENTION_DAYS:
+        allowed = ", ".join(str(days) for days in RETENTION_DAYS)
+        raise InvalidParameterException(
+            f"1 validation error detected: Value '{request.retention_in_days}' at 'retentionInDays' failed to satisfy "
+            f"constraint: Member must satisfy enum value set: [{allowed}]"
+        )
+    group = call.log_group
+    await call.transaction.update_log_group(group, replace(group, retention_days=request.retention_in_days))
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "PutRetentionPolicy",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(),),
+    raises=(OperationAbortedException,),
+    writes=True,
+)

@@ -1,0 +1,118 @@
+"""StartQuery: a query over groups, carried out in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import uuid4
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.groups import LogGroup
+from kmsd.cloudwatch_logs.insights import results
+from kmsd.cloudwatch_logs.insights.commands import MOST_ROWS
+from kmsd.cloudwatch_logs.insights.planner import plan
+from kmsd.cloudwatch_logs.insights.runner import QUERY_SECONDS, Runner, Task
+from kmsd.cloudwatch_logs.insights.stored_query import RUNNING, MalformedQuery, StoredQuery
+from kmsd.cloudwatch_logs.ports import Wanted
+from kmsd.errors import (
+    InvalidParameterException,
+    LimitExceededException,
+    MalformedQueryException,
+)
+from kmsd.operations.declaration import Call, OnLogGroups, Operation, Service
+
+MOST_GROUPS = 50
+MOST_RUNNING = 30
+"""Queries of an account that run at the same time."""
+_MILLIS_FROM = 100_000_000_000
+"""Seconds of the year 5138: larger numbers must be milliseconds."""
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: StartQueryRequest."""
+
+    start_time: shapes.Timestamp
+    end_time: shapes.Timestamp
+    query_string: shapes.QueryString
+    query_language: shapes.QueryLanguage | None = None
+    log_group_name: shapes.LogGroupName | None = None
+    log_group_names: shapes.LogGroupNames | None = None
+    log_group_identifiers: shapes.LogGroupIdentifiers | None = None
+    limit: shapes.QueryLimit | None = None
+
+
+class Response(shapes.LogShape, frozen=True):
+    """botocore: StartQueryResponse."""
+
+    query_id: shapes.QueryId
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Write the query down; it begins once that is durable."""
+    if request.query_language not in (None, "CWLI"):
+        raise InvalidParameterException(f"queryLanguage {request.query_language} is not supported.")
+    wanted = _span(request)
+    try:
+        read = plan(request.query_string)
+    except MalformedQuery as exc:
+        raise MalformedQueryException(f"The query is malformed: {exc}.") from exc
+    account, books = call.caller.account, call.books
+    if await books.count_running_queries(account, call.now) >= MOST_RUNNING:
+        raise LimitExceededException(f"{MOST_RUNNING} queries of the account are running, which is the limit.")
+    groups = _groups(call)
+    query_id = str(uuid4())
+    query = StoredQuery(
+        query_id=query_id,
+        account=account,
+        # Of several the one whose results are for whoever asked alone (GetQueryResults).
+        group_name=next((group.name for group in groups if group.reserved), groups[0].name),
+        principal=call.caller.arn,
+        created_at=call.now,
+        # A little later than whoever runs it gives up by itself.
+        deadline_at=call.now + timedelta(seconds=QUERY_SECONDS + 30),
+        sealed_text=await results.seal_text(books, call.token, query_id, request.query_string),
+        status=RUNNING,
+        statistics=shapes.QueryStatistics(),
+    )
+    await call.transaction.insert_log_query(query)
+    task = Task(query, read, groups, wanted, request.limit or MOST_ROWS)
+
+    async def begin() -> None:
+        world, room = call.world, call.logs
+        running = asyncio.create_task(Runner(room, world.store, world.place, room.now).run(task))
+        room.tasks.add(running)
+        running.add_done_callback(room.tasks.discard)
+
+    call.after_commit.append(begin)
+    return Response(query_id=query_id)
+
+
+def _groups(call: Call) -> list[LogGroup]:
+    """The groups that were found and permitted; each once."""
+    found = [target.log_group for target in call.targets if target.log_group is not None]
+    if len(found) > MOST_GROUPS:
+        raise InvalidParameterException(f"A query can be asked of {MOST_GROUPS} log groups.")
+    return list({group.group_id: group for group in found}.values())
+
+
+def _span(request: Request) -> Wanted:
+    """Both ends are included."""
+    start, end = (
+        time if time >= _MILLIS_FROM else time * 1000 + more
+        for time, more in ((request.start_time, 0), (request.end_time, 999))
+    )
+    if start > end:
+        raise InvalidParameterException("End time should not be before start time.")
+    return Wanted(start, end + 1, descending=True)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "StartQuery",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroups(),),
+    raises=(LimitExceededException, MalformedQueryException),
+    writes=True,
+)

@@ -1,0 +1,44 @@
+"""StopQuery: end a query that is under way; it leaves no results."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, RUNNING
+from kmsd.cloudwatch_logs.queries import existing
+from kmsd.errors import InvalidParameterException, ResourceNotFoundException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: StopQueryRequest."""
+
+    query_id: shapes.QueryId
+
+
+class Response(shapes.LogShape, frozen=True):
+    """botocore: StopQueryResponse."""
+
+    success: bool
+
+
+async def handle(request: Request, call: Call) -> Response:
+    """Write it down; whoever runs it sees that within a moment."""
+    query = await existing(call, request.query_id)
+    ended = replace(query, status=CANCELLED, ended_at=call.now)
+    if query.status_at(call.now) != RUNNING or not await call.transaction.end_log_query(ended):
+        raise InvalidParameterException("Provided query with given ID is not in a running state.")
+    return Response(success=True)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "StopQuery",
+    Request,
+    Response,
+    handle,
+    access=(OnLogGroup(member=None),),
+    raises=(ResourceNotFoundException,),
+    writes=True,
+)

@@ -1,0 +1,31 @@
+"""TagLogGroup: the older form of TagResource."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs import group_tags, shapes
+from kmsd.errors import TooManyTagsException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: TagLogGroupRequest."""
+
+    log_group_name: shapes.LogGroupName
+    tags: shapes.Tags
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Write them down."""
+    await group_tags.put(call, request.tags)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "TagLogGroup",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(),),
+    raises=(TooManyTagsException,),
+    writes=True,
+)

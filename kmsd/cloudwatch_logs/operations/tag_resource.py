@@ -1,0 +1,31 @@
+"""TagResource: add tags to a log group."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs import group_tags, shapes
+from kmsd.errors import TooManyTagsException
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: TagResourceRequest."""
+
+    resource_arn: shapes.ResourceArn
+    tags: shapes.Tags
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Write them down."""
+    await group_tags.put(call, request.tags)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "TagResource",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(member="resource_arn", tagging=True),),
+    raises=(TooManyTagsException,),
+    writes=True,
+)

@@ -1,0 +1,29 @@
+"""UntagResource: remove tags from a log group."""
+
+from __future__ import annotations
+
+from kmsd.cloudwatch_logs import shapes
+from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+
+
+class Request(shapes.LogShape, frozen=True):
+    """botocore: UntagResourceRequest."""
+
+    resource_arn: shapes.ResourceArn
+    tag_keys: shapes.TagKeys
+
+
+async def handle(request: Request, call: Call) -> None:
+    """Absent tags are no error."""
+    await call.transaction.delete_log_group_tags(call.log_group.group_id, request.tag_keys)
+
+
+OPERATION = Operation(
+    Service.LOGS,
+    "UntagResource",
+    Request,
+    None,
+    handle,
+    access=(OnLogGroup(member="resource_arn", tagging=True),),
+    writes=True,
+)

@@ -1,0 +1,274 @@
+"""What a process knows of the segments of one group, and how it keeps that true.
+
+Asked before each use: the folder's list, unless its time of change is older than the last look at it by
+more than the clock's grain; the size of each segment that is still being written to, and what was added to
+it. Of finished segments only the summary stays in memory; their frames are read from the index when they
+are needed, and the least used go first (`Frames`). Of the others frames are kept from the first search on: a process
+that only asks for summaries, as the copy of the audit trail does, keeps none.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import structlog
+
+from kmsd.cloudwatch_logs.frames import WrappedKey
+from kmsd.cloudwatch_logs.ports import SegmentDamaged, SegmentsUnavailable, StoredFrame, StreamSummary, Wanted
+from kmsd.cloudwatch_logs.segments import files
+from kmsd.cloudwatch_logs.segments import format as fmt
+from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
+
+MOST_ENTRIES = 200_000
+"""Frames and data keys of finished segments that a process keeps; 40 MB of frames at most."""
+_GRAIN = 1_000_000_000
+"""Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
+
+log = structlog.get_logger()
+
+
+class Frames:
+    """What finished segments hold, read from their indexes when needed; bounded, the least used go first."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[bytes, str], Contents] = OrderedDict()
+        self._count = 0
+
+    def of(self, segment: Segment) -> Contents:
+        """The frames and data keys of one segment."""
+        place = (segment.group_id, segment.name)
+        held = self._held.get(place)
+        if held is None:
+            held = self._held[place] = segment.load()
+            self._count += _weight(held)
+            while self._count > MOST_ENTRIES and len(self._held) > 1:
+                _, gone = self._held.popitem(last=False)
+                self._count -= _weight(gone)
+        else:
+            self._held.move_to_end(place)
+        return held
+
+
+def _weight(contents: Contents) -> int:
+    return len(contents.frames) + len(contents.keys)
+
+
+class Segment:
+    """One segment of a group."""
+
+    __slots__ = ("contents", "finished", "folder", "group_id", "name", "searched", "streams")
+
+    def __init__(self, folder: Path, group_id: bytes, name: str) -> None:
+        self.folder = folder
+        self.group_id = group_id
+        self.name = name
+        self.finished = False
+        self.searched = False
+        """Whether frames are kept as long as it is not finished."""
+        self.contents = Contents()
+        self.streams: dict[bytes, StreamSummary] = {}
+
+    @property
+    def path(self) -> Path:
+        """Of the segment itself."""
+        return self.folder / (self.name + files.SEGMENT)
+
+    def grow(self) -> None:
+        """Take in what was appended. Raises OSError."""
+        size = self.path.stat().st_size
+        if size < self.contents.end:
+            # Its writer could not sync what it had written and took it back.
+            self.contents, self.streams = Contents(), {}
+        known, damaged = self.contents.frames, self.contents.damaged
+        if size > self.contents.end:
+            self.contents.frames = []
+            try:
+                files.scan_file(self.path, self.contents, self.group_id, growing=True)
+            except NotASegment:
+                self.contents.damaged, self.contents.end = size, size
+            if self.contents.frames:
+                self.streams = fmt.summarize(self.contents.frames, self.streams)
+            if self.searched:
+                known += self.contents.frames
+            self.contents.frames = known
+            if self.contents.damaged > damaged:
+                log.error("log segment damaged", segment=str(self.path), bytes=self.contents.damaged)
+
+    def frames(self) -> list[Placed]:
+        """Of a segment that is still being written to. Raises `SegmentsUnavailable`."""
+        if not self.searched:
+            self.searched, self.contents, self.streams = True, Contents(), {}
+            try:
+                self.grow()
+            except FileNotFoundError:
+                return []  # dropped since; the next look at the folder does not find it
+            except OSError as exc:
+                self.searched = False
+                raise SegmentsUnavailable(exc.strerror or str(exc)) from exc
+        return self.contents.frames
+
+    def settle(self) -> None:
+        """It has been finished: from now on its index speaks for it, or, if that is damaged, itself."""
+        self.finished = True
+        try:
+            self.contents, self.streams = files.read_summary(self.folder, self.name, self.group_id)
+            self.contents.keys = {}  # one for each ten seconds: `Frames` has them when they are needed
+        except (OSError, NotASegment):
+            log.exception("log index damaged; the segment is read instead", segment=str(self.path))
+            self.finished = False
+            self.grow()
+
+    def load(self) -> Contents:
+        """All that the index of a finished segment tells. Raises `SegmentDamaged`."""
+        try:
+            return files.read_index(self.folder, self.name, self.group_id)
+        except FileNotFoundError:
+            return Contents()  # replaced or dropped since; the next look at the folder finds its successor
+        except (OSError, NotASegment) as exc:
+            raise SegmentDamaged(self.name, self.first_at, self.last_at) from exc
+
+    @property
+    def first_at(self) -> int:
+        """Of its oldest event."""
+        return min((stream.first_at for stream in self.streams.values()), default=0)
+
+    @property
+    def last_at(self) -> int:
+        """Of its newest event."""
+        return max((stream.last_at for stream in self.streams.values()), default=0)
+
+    def bounds(self, wanted: Wanted) -> tuple[int, int] | None:
+        """First and last time among the wanted streams, if they can hold what is wanted."""
+        names = self.streams.keys() if wanted.streams is None else self.streams.keys() & wanted.streams
+        found = [self.streams[name] for name in names]
+        if not found:
+            return None
+        first, last = min(one.first_at for one in found), max(one.last_at for one in found)
+        return (first, last) if first < wanted.end and last >= wanted.start else None
+
+
+class Catalog:
+    """The segments of one group."""
+
+    def __init__(self, folder: Path, group_id: bytes, frames: Frames) -> None:
+        self._folder = folder
+        self._group_id = group_id
+        self._frames = frames
+        self._segments: dict[str, Segment] = {}
+        self._listed: tuple[int, int] = (-1, 0)
+        """When the folder had changed, and when that was read."""
+
+    def refresh(self) -> None:
+        """See what is there now. Raises OSError."""
+        try:
+            changed = self._folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            self._segments.clear()
+            return
+        if changed != self._listed[0] or self._listed[1] - changed < _GRAIN:
+            looked = time.time_ns()
+            self._list()
+            self._listed = (changed, looked)
+        for segment in [one for one in self._segments.values() if not one.finished]:
+            try:
+                segment.grow()
+            except FileNotFoundError:
+                self._segments.pop(segment.name, None)
+
+    def _list(self) -> None:
+        listed = files.listing(self._folder)
+        names = {name for name, _ in listed}
+        for gone in [name for name in self._segments if name not in names]:
+            del self._segments[gone]
+        for name, finished in listed:
+            segment = self._segments.get(name)
+            if segment is None:
+                segment = self._segments[name] = Segment(self._folder, self._group_id, name)
+            if finished and not segment.finished:
+                segment.settle()
+
+    def segments(self) -> list[Segment]:
+        """As of the last `refresh`."""
+        return list(self._segments.values())
+
+    def frames_of(self, segment: Segment) -> list[Placed]:
+        """Its frames, in the order in which they were written."""
+        return self._frames.of(segment).frames if segment.finished else segment.frames()
+
+    def key(self, stored: StoredFrame) -> WrappedKey:
+        """As `Segments.data_key`."""
+        segment = self._segments.get(stored.segment)
+        if segment is None:
+            raise SegmentsUnavailable("a segment was replaced while it was read")
+        contents = self._frames.of(segment) if segment.finished else segment.contents
+        found = contents.keys.get(stored.frame.data_key_id)
+        if found is None and not segment.path.exists():
+            raise SegmentsUnavailable("a segment was replaced while it was read")
+        if found is None:
+            raise SegmentDamaged(stored.segment, stored.frame.first_at, stored.frame.last_at)
+        return found
+
+    def summaries(self) -> Mapping[bytes, StreamSummary]:
+        """As `Segments.summaries`."""
+        found: dict[bytes, StreamSummary] = {}
+        for segment in self._segments.values():
+            for stream_id, summary in segment.streams.items():
+                known = found.get(stream_id)
+                found[stream_id] = summary if known is None else fmt.join(known, summary)
+        return found
+
+    def find(self, wanted: Wanted) -> Iterator[StoredFrame]:
+        """As `Segments.find`: segments are opened when the order reaches them."""
+        reachable = []
+        for segment in self._segments.values():
+            bounds = segment.bounds(wanted)
+            if bounds is not None:
+                reachable.append((-bounds[1] if wanted.descending else bounds[0], segment.name, segment))
+        heapq.heapify(reachable)
+        ahead: list[tuple[int, bytes, str, Placed]] = []
+        while reachable or ahead:
+            while reachable and (not ahead or reachable[0][0] <= ahead[0][0]):
+                _, _, segment = heapq.heappop(reachable)
+                ahead += self._matching(segment, wanted)
+                heapq.heapify(ahead)
+            if ahead:
+                _, _, name, placed = heapq.heappop(ahead)
+                yield StoredFrame(placed.frame, name, placed.offset, placed.length)
+
+    def _matching(self, segment: Segment, wanted: Wanted) -> list[tuple[int, bytes, str, Placed]]:
+        start, end, streams, name = wanted.start, wanted.end, wanted.streams, segment.name
+        found = [
+            (frame, placed)
+            for placed in self.frames_of(segment)
+            if (frame := placed.frame).first_at < end
+            and frame.last_at >= start
+            and (streams is None or frame.stream_id in streams)
+        ]
+        if wanted.descending:
+            return [(-frame.last_at, frame.frame_id, name, placed) for frame, placed in found]
+        return [(frame.first_at, frame.frame_id, name, placed) for frame, placed in found]
+
+
+def read_frames(folder: Path, stored: list[StoredFrame]) -> list[bytes]:
+    """The sealed events of frames, in their order; blocking. Raises `SegmentDamaged`, OSError."""
+    found: list[bytes] = []
+    descriptors: dict[str, int] = {}
+    try:
+        for one in stored:
+            descriptor = descriptors.get(one.segment)
+            if descriptor is None:
+                path = folder / (one.segment + files.SEGMENT)
+                descriptor = descriptors[one.segment] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            sealed = os.pread(descriptor, one.length, one.offset)
+            if len(sealed) != one.length:
+                raise SegmentDamaged(one.segment, one.frame.first_at, one.frame.last_at)
+            found.append(sealed)
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+    return found

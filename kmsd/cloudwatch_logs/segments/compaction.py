@@ -1,0 +1,101 @@
+"""What is done to segments behind everybody's back: finishing what dead processes left, removing what is too old.
+
+Blocking; called in threads. Only finished segments are replaced or removed, and readers that hold an older
+list find what replaced them at their next look.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import structlog
+
+from kmsd.cloudwatch_logs.ports import Dropped
+from kmsd.cloudwatch_logs.segments import files
+from kmsd.cloudwatch_logs.segments.catalog import Catalog
+from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
+
+WORTH_IT = 0.25
+"""A segment is written anew when this part of it is too old …"""
+LONG_AGO = 86_400_000
+"""… or when anything in it has been too old for so many milliseconds."""
+
+log = structlog.get_logger()
+
+
+def finish_leftovers(root: Path) -> None:
+    """Finish every segment that has no index and no writer."""
+    for folder in files.groups(root):
+        for name, finished in files.listing(folder):
+            if not finished:
+                _finish(folder, name, bytes.fromhex(folder.name))
+
+
+def _finish(folder: Path, name: str, group_id: bytes) -> None:
+    path = folder / (name + files.SEGMENT)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return  # its writer lives
+    try:
+        if (folder / (name + files.INDEX)).exists():
+            return  # it was finished between the list and the lock
+        contents = Contents()
+        try:
+            files.scan_file(path, contents, group_id)
+        except NotASegment:
+            log.exception("not a log segment", segment=str(path))
+            return
+        torn = len(_after(descriptor, contents.end).rstrip(b"\0"))
+        if torn > 0 or contents.damaged:
+            # A torn end was never acknowledged; a damaged spot before whole records was.
+            log.warning("log segment recovered", segment=str(path), torn=torn, damaged=contents.damaged)
+        else:
+            # What a block has left of zeros, and what the file system keeps for a writer that is gone.
+            os.truncate(path, contents.end)
+        # The last frame may be whole and never have been synced: what an index names must not be gone with the power.
+        os.fdatasync(descriptor)
+        files.write_index(folder, name, contents, group_id)
+    finally:
+        os.close(descriptor)
+
+
+def _after(descriptor: int, end: int) -> bytes:
+    """What follows the last whole record."""
+    return os.pread(descriptor, max(os.fstat(descriptor).st_size - end, 0), end)
+
+
+def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]) -> Dropped:
+    """As `Segments.drop`."""
+    removed = rewritten = 0
+    for segment in catalog.segments():
+        if not segment.finished:
+            continue
+        live = [stream for name, stream in segment.streams.items() if name not in dead_streams]
+        if all(stream.last_at < before for stream in live):
+            files.remove(folder, segment.name)
+            removed += 1
+        elif len(live) < len(segment.streams) or any(stream.first_at < before for stream in live):
+            contents = segment.load()
+            frames = contents.frames
+            keep = [one for one in frames if one.frame.last_at >= before and one.frame.stream_id not in dead_streams]
+            if _worth_it(frames, keep, before, dead_streams):
+                files.rewrite(folder, segment.name, group_id, keep, contents)
+                rewritten += 1
+    return Dropped(removed, rewritten)
+
+
+def _worth_it(frames: list[Placed], keep: list[Placed], before: int, dead_streams: frozenset[bytes]) -> bool:
+    """A stream that was deleted goes at once; what is merely old may wait until it is much, or very old."""
+    if len(keep) == len(frames):
+        return False
+    if any(one.frame.stream_id in dead_streams or one.frame.last_at < before - LONG_AGO for one in frames):
+        return True
+    return sum(one.length for one in keep) <= (1 - WORTH_IT) * sum(one.length for one in frames)

@@ -1,0 +1,40 @@
+"""What a writer remembers of the segment that it writes, so that an index of it needs no look at the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kmsd.cloudwatch_logs.frames import WrappedKey
+from kmsd.cloudwatch_logs.segments import format as fmt
+from kmsd.cloudwatch_logs.segments.format import Contents, Placed
+
+MOST_BYTES = 65_536
+MOST_KEYS = 64
+"""Of more, nothing is remembered, and the segment is read when it is finished: a busy group writes a hundred thousand
+small frames into one segment, and a process has 256 groups. Of frames that are long there are few."""
+
+
+class Heads:
+    """Of one segment."""
+
+    def __init__(self) -> None:
+        self._entries: bytearray | None = bytearray()
+        self._keys: dict[bytes, WrappedKey] = {}
+
+    def add(self, placed: Sequence[Placed], keys: Sequence[WrappedKey]) -> None:
+        """Frames and data keys that have been written."""
+        entries = self._entries
+        if entries is None:
+            return
+        self._keys.update((key.data_key_id, key) for key in keys)
+        for one in placed:
+            entries += fmt.entry(one)
+        if len(entries) > MOST_BYTES or len(self._keys) > MOST_KEYS:
+            self._entries = None
+            self._keys.clear()
+
+    def contents(self, end: int) -> Contents | None:
+        """All that the segment holds up to `end`; None: it was too much."""
+        if self._entries is None:
+            return None
+        return Contents(fmt.placed_in(self._entries), dict(self._keys), end)

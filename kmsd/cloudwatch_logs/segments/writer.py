@@ -1,0 +1,244 @@
+"""The writing end of one group in one process: a segment that only this process appends to.
+
+The schedule is that of the audit trail's journal: a frame that arrives when nothing is being written is
+written at once; frames that arrive meanwhile gather, and the next write takes them all. The kernel writes past the
+page cache while the loop goes on (`growing`, `lanes`); a new segment, much at once, and writes where the kernel cannot
+be asked are for a thread.
+
+Of what it has written it remembers little (`heads`): where that was much, an index is made from the segment itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections import deque
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from kmsd.cloudwatch_logs.frames import Frame, FrameIds, WrappedKey
+from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
+from kmsd.cloudwatch_logs.segments import files
+from kmsd.cloudwatch_logs.segments import format as fmt
+from kmsd.cloudwatch_logs.segments.direct_append_file import GrowingFile
+from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES, Lanes
+from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
+from kmsd.cloudwatch_logs.segments.index_buffer import Heads
+from kmsd.linux.files import sync_folder
+
+SEGMENT_BYTES = 33_554_432
+SEGMENT_MILLIS = 3_600_000
+"""A segment is finished when it has this size or age: retention removes whole segments."""
+KNOWN_KEYS = 8
+"""Data keys that a segment is known to hold. Each is used for seconds; one that is written once more does no harm."""
+
+log = structlog.get_logger()
+
+
+class _Waiting(NamedTuple):
+    frame: Frame
+    sealed: bytes
+    data_key: WrappedKey
+    done: asyncio.Future[None]
+
+
+class _Laid(NamedTuple):
+    """What a batch adds to the segment."""
+
+    parts: list[bytes]
+    keys: list[WrappedKey]
+    """Those that are new."""
+    placed: list[Placed]
+    length: int
+    """Of all parts."""
+
+
+class Writer:
+    """All methods belong to one event loop; what begins with `_write` runs in a thread, one call at a time."""
+
+    def __init__(self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, lanes: Lanes) -> None:
+        self._folder = folder
+        self._group_id = group_id
+        self._names = names
+        self._threads = threads
+        self._lanes = lanes
+        self._waiting: list[_Waiting] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._file: GrowingFile | None = None
+        self._name = ""
+        self._keys: deque[bytes] = deque(maxlen=KNOWN_KEYS)
+        self._heads = Heads()
+        self._began_at = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._flushing is None and not self._waiting
+
+    def is_old(self, now: int) -> bool:
+        """Whether its segment should be finished at `now` (milliseconds)."""
+        return self._file is not None and now - self._began_at >= SEGMENT_MILLIS
+
+    async def append(self, frame: Frame, sealed: bytes, data_key: WrappedKey) -> None:
+        """As `Segments.append`."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(frame, sealed, data_key, done))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        await done
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._next()
+                try:
+                    await self._put(batch)
+                except OSError as exc:
+                    _settle(batch, exc)
+                else:
+                    _settle(batch, None)
+        finally:
+            self._flushing = None
+
+    def _next(self) -> list[_Waiting]:
+        """Take the first, and as many after it as a lane has room for; readers rely on the bound."""
+        room = LANE_BYTES
+        for count, waiting in enumerate(self._waiting):
+            room -= len(waiting.sealed) + fmt.AROUND
+            if room < 0 and count:
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
+                return batch
+        batch, self._waiting = self._waiting, []
+        return batch
+
+    async def _put(self, batch: list[_Waiting]) -> None:
+        """Write durably. After a failure the segment is left as it was, and never written to again. Raises OSError."""
+        file = self._file
+        if file is None or not file.is_direct or self._is_full(batch):
+            await self._put_on_thread(batch)
+            return
+        laid = self._lay_out(batch, file.end)
+        lane = self._lanes.take() if file.room(laid.length) <= LANE_BYTES else None
+        if lane is None:
+            await self._put_on_thread(batch)
+            return
+        try:
+            await self._lanes.write(lane, file.stage(laid.parts, lane.buffer))
+            file.settle(laid.length, lane.buffer)
+        except OSError:
+            self._lanes.give_back(lane)
+            self._write_off(file)
+            raise
+        self._lanes.give_back(lane)
+        self._take_in(laid)
+
+    async def _put_on_thread(self, batch: list[_Waiting]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._write, batch)
+
+    def _is_full(self, batch: list[_Waiting]) -> bool:
+        file = self._file
+        return file is None or file.end >= SEGMENT_BYTES or self.is_old(batch[-1].frame.ingested_at)
+
+    def _lay_out(self, batch: list[_Waiting], begin: int) -> _Laid:
+        """What is written for a batch from byte `begin` of the segment on."""
+        laid = _Laid([], [], [], 0)
+        new: dict[bytes, WrappedKey] = {}
+        parts, end = laid.parts, begin
+        for frame, sealed, key, _ in batch:
+            if key.data_key_id not in self._keys and key.data_key_id not in new:
+                new[key.data_key_id] = key
+                parts.append(fmt.key_record(key))
+                end += len(parts[-1])
+            length = len(sealed)
+            parts += (fmt.before_frame(frame, length), sealed, fmt.END)
+            laid.placed.append(Placed(frame, end + fmt.FRAME_BODY, length))
+            end += fmt.AROUND + length
+        laid.keys.extend(new.values())
+        return laid._replace(length=end - begin)
+
+    def _take_in(self, laid: _Laid) -> None:
+        self._keys.extend(key.data_key_id for key in laid.keys)
+        self._heads.add(laid.placed, laid.keys)
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        """As `_put`, on a thread; makes a new segment if need be."""
+        if self._is_full(batch):
+            self._write_end()
+        file = self._file or self._write_start(batch[-1].frame.ingested_at)
+        laid = self._lay_out(batch, file.end)
+        try:
+            file.append(laid.parts)
+        except OSError:
+            self._write_off(file)
+            raise
+        self._take_in(laid)
+
+    def _write_start(self, now: int) -> GrowingFile:
+        """A new segment, locked as long as this process lives."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_folder(self._folder.parent)
+        self._name = f"{self._names.next(now * 1000).hex()}-0"
+        file = GrowingFile(self._folder / (self._name + files.SEGMENT), fmt.header(self._group_id))
+        try:
+            sync_folder(self._folder)
+        except OSError:
+            file.close()
+            raise
+        self._file, self._began_at = file, now
+        self._keys.clear()
+        self._heads = Heads()
+        return file
+
+    def _write_off(self, file: GrowingFile) -> None:
+        """A file whose write failed is not to be trusted again. What is durable stays; `tidy` finishes it."""
+        with contextlib.suppress(OSError):
+            file.cut()
+        self._file = None
+        file.close()
+
+    def _write_end(self) -> None:
+        """Finish the segment, unless its group has been deleted meanwhile."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            if file.is_linked:
+                file.cut()
+                with contextlib.suppress(FileNotFoundError):
+                    contents = self._heads.contents(file.end) or self._read()
+                    files.write_index(self._folder, self._name, contents, self._group_id)
+        finally:
+            file.close()
+
+    def _read(self) -> Contents:
+        """All of the segment. Raises OSError."""
+        contents = Contents()
+        try:
+            files.scan_file(self._folder / (self._name + files.SEGMENT), contents, self._group_id, synced=True)
+        except NotASegment as exc:
+            raise OSError(errno.EIO, "a log segment does not begin as it was written") from exc
+        if contents.damaged:
+            log.error("log segment damaged", segment=self._name, bytes=contents.damaged)
+        return contents
+
+    async def finish(self) -> None:
+        """Write what waits, finish the segment. Nothing may be appended any more. Raises OSError."""
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._write_end)
+
+
+def _settle(batch: list[_Waiting], exc: OSError | None) -> None:
+    for waiting in batch:
+        if waiting.done.done():
+            continue
+        if exc is None:
+            waiting.done.set_result(None)
+        else:
+            error = SegmentsUnavailable(exc.strerror or str(exc))
+            error.__cause__ = exc
+            waiting.done.set_exception(error)

@@ -1,0 +1,27 @@
+"""The lock of a data directory: one daemon at a time, and none while something is done that none may see half done."""
+
+from __future__ import annotations
+
+import fcntl
+from typing import IO
+
+from kmsd.config.settings import Config, ConfigError
+from kmsd.exit_codes import TryLater
+
+
+class InUse(TryLater, ConfigError):
+    """Another process works with the data directory."""
+
+
+def data_lock(config: Config) -> IO[bytes]:
+    """Take it; it is held until the file is closed, or the process ends. Raises `InUse`, `ConfigError`."""
+    try:
+        handle = (config.data_dir / "daemon.lock").open("ab")
+    except OSError as exc:
+        raise ConfigError(f"{config.data_dir} cannot be locked: {exc.strerror}") from exc
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        handle.close()
+        raise InUse(f"another kmsd serves {config.data_dir}: stop it first") from exc
+    return handle

@@ -1,0 +1,157 @@
+"""The configuration as it was accepted: what every worker runs with until another is, whatever becomes of the files.
+
+The text of kmsd.toml, the certificate and its key are copied into memory files, which workers inherit. A worker that
+dies while a file is broken, or half written, comes back as it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from kmsd.config import settings as configuration
+from kmsd.config.settings import Config, ConfigError
+from kmsd.wire.http.tls import CertificateUnusable, TlsFiles, refuse_expired, tls_context
+
+RELOADABLE = (
+    "public_url",
+    "workers",
+    "limits",
+    "rates",
+    "listen.tls_certificate",
+    "listen.tls_key",
+    "listen.tls_client_ca",
+    "listen.header_seconds",
+    "listen.body_seconds",
+    "listen.keepalive_seconds",
+    "listen.drain_seconds",
+    "listen.connections",
+    "token.pin_file",
+    "token.sessions",
+    "token.call_deadline_seconds",
+    "import",
+    "import_token.pin_file",
+    "import_token.sessions",
+    "import_token.call_deadline_seconds",
+    "audit.file_bytes",
+    "audit.checkpoint_lines",
+    "audit.checkpoint_seconds",
+    "audit.forward",
+    "audit.refusals_per_second",
+)
+"""Settings that a running daemon takes over, or tables of them. All others need a restart: the listener is bound once,
+and two workers of one daemon must not differ in where keys lie or what they are called."""
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """One accepted configuration. The descriptors are of this process until `close`."""
+
+    config: Config
+    text: int
+    """Memory file with the text of kmsd.toml."""
+    tls: tuple[int, ...] = ()
+    """Memory files: certificate, key, and the clients' authority if there is one; empty: plain HTTP."""
+
+    @classmethod
+    def read(cls, path: Path) -> Accepted:
+        """Read and try the file at `path` and what it names. Raises `ConfigError`, and nothing is left open."""
+        text = configuration.read(path)
+        config = configuration.parse(text, path)
+        opened: list[int] = []
+        try:
+            opened.extend(_memory_file(name.name, _contents(name)) for name in _tls_names(config))
+            accepted = cls(config, _memory_file("kmsd.toml", text.encode()), tuple(opened))
+        except BaseException:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        try:
+            if accepted.tls:
+                tls_context(*tls_files(accepted.tls))
+                refuse_expired(tls_files(accepted.tls).certificate, datetime.now(UTC))
+        except CertificateUnusable as exc:
+            accepted.close()
+            raise ConfigError(_named(str(exc), accepted)) from exc
+        return accepted
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that a worker inherits."""
+        return (self.text, *self.tls)
+
+    def close(self) -> None:
+        """Give the memory back. Workers that have started keep theirs."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+def memory_path(descriptor: int) -> Path:
+    """By which this process opens an inherited memory file anew, from its beginning."""
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+def tls_files(descriptors: tuple[int, ...]) -> TlsFiles:
+    """What `Accepted.tls` holds, as files."""
+    certificate, key, *authority = (memory_path(one) for one in descriptors)
+    return TlsFiles(certificate, key, authority[0] if authority else None)
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """The names of all settings in which two configurations differ, such as `listen.address`."""
+    return sorted(_changes(old, new, ""))
+
+
+def need_restart(old: Config, new: Config) -> list[str]:
+    """Those among the `changes` that a running daemon cannot take over."""
+    switched = (old.listen.tls_certificate is None) != (new.listen.tls_certificate is None)
+    return [name for name in changes(old, new) if not is_reloadable(name) or (switched and "tls" in name)]
+
+
+def is_reloadable(name: str) -> bool:
+    """True if a running daemon takes over a setting such as `listen.tls_key`."""
+    return any(name == known or name.startswith(f"{known}.") for known in RELOADABLE)
+
+
+def _changes(old: msgspec.Struct, new: msgspec.Struct, prefix: str) -> list[str]:
+    found: list[str] = []
+    for field, written in zip(old.__struct_fields__, old.__struct_encode_fields__, strict=True):
+        before, after = getattr(old, field), getattr(new, field)
+        if isinstance(before, msgspec.Struct) and isinstance(after, msgspec.Struct):
+            found += _changes(before, after, f"{prefix}{written}.")
+        elif before != after:
+            found.append(prefix + written)
+    return found
+
+
+def _tls_names(config: Config) -> list[Path]:
+    given = config.listen
+    names = (given.tls_certificate, given.tls_key, given.tls_client_ca)
+    return [name for name in names if name is not None] if given.tls_certificate is not None else []
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def _memory_file(name: str, contents: bytes) -> int:
+    """A file without a place in any file system, which nobody can change any more; its descriptor."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(contents)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    return descriptor
+
+
+def _named(text: str, accepted: Accepted) -> str:
+    """The complaint with the files' own names: memory files say nothing to an operator."""
+    for descriptor, name in zip(accepted.tls, _tls_names(accepted.config), strict=True):
+        text = text.replace(str(memory_path(descriptor)), str(name))
+    return text

@@ -1,0 +1,59 @@
+"""Encrypting and decrypting under a key: blob format, material and token brought together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from kmsd.domain import ciphertext_blob as blobs
+from kmsd.domain.ciphertext_blob import Blob
+from kmsd.domain.encryption_context import EncryptionContext
+from kmsd.domain.key import Key
+from kmsd.domain.material import Material, MaterialStatus
+from kmsd.errors import IncorrectKeyException, InvalidCiphertextException, KeyUnavailableException
+from kmsd.ports import NotAuthentic, Token
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What a blob held, and under which material."""
+
+    plaintext: bytes
+    material: Material
+
+
+async def seal(token: Token, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
+    """A blob of `plaintext` under the key's current material.
+
+    The key's state has been checked. Raises KeyUnavailableException if the material is not at hand, and the token's
+    errors (`kmsd.ports`).
+    """
+    material = key.material_at(now)
+    if material is None or material.status is not MaterialStatus.READY:
+        raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
+    head = blobs.header(material.algorithm, key.key_id, material.material_id)
+    aad = blobs.associated_data(head, context)
+    return head + await token.encrypt(material.material_id, material.algorithm, plaintext, aad)
+
+
+async def unseal(token: Token, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
+    """The plaintext of `blob`, which must have been sealed under `key` with this context.
+
+    Raises IncorrectKeyException for a blob of another key, InvalidCiphertextException (without message, as AWS) for one
+    that was changed or whose context differs, KeyUnavailableException if its material is not at hand.
+    """
+    if blob.key_id != key.key_id:
+        raise IncorrectKeyException(
+            "The key ID in the request does not identify a CMK that can perform this operation."
+        )
+    material = key.materials.get(blob.material_id)
+    if material is None or material.algorithm is not blob.algorithm:
+        raise InvalidCiphertextException(detail="the blob names a material that the key does not have")
+    if material.status is not MaterialStatus.READY:
+        raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
+    aad = blobs.associated_data(blob.head, context)
+    try:
+        plaintext = await token.decrypt(material.material_id, material.algorithm, blob.sealed, aad)
+    except NotAuthentic as exc:
+        raise InvalidCiphertextException(detail="the token did not authenticate it") from exc
+    return Opened(plaintext, material)

@@ -1,0 +1,117 @@
+"""Session tokens as clients hold them: sealed under the token's key, inside a MAC that needs no token.
+
+Everybody may send a session token; who sent it is known only when it is open. So a process first verifies a MAC with a
+key of its own. What fails costs the token nothing. The key is random, made with the first session, stored sealed under
+the service key, and unsealed once by each process. It opens nothing: a stolen MAC key lets others waste the token's
+time, as without it.
+
+Format: base64 of version 2, HMAC-SHA-256 over access key id and sealed text, sealed text. Version 1 was the sealed text
+alone. It is accepted for as long as sessions last that were issued before the upgrade.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+from datetime import datetime
+
+import msgspec
+
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.domain import canonical_base64
+from kmsd.errors import UnrecognizedClientException
+from kmsd.ports import NotAuthentic, Reader, SessionMac, Store, StoreConflict, Token
+
+INVALID = "The security token included in the request is invalid."
+PURPOSE = "session-token"
+_KEY_PURPOSE = "session-mac"
+_KEY_BYTES = 32
+_MAC_BYTES = 32
+_VERSION = b"\x02"
+
+
+class SessionBox(msgspec.Struct, frozen=True):
+    """Seals and opens session tokens."""
+
+    box: ServiceBox
+    mac_key: bytes
+
+    @classmethod
+    async def of(cls, books: Reader, token: Token, stored: SessionMac) -> SessionBox | None:
+        """Return the box for the stored key; None before the first session was issued. Raises the token's errors."""
+        if stored.sealed is None:
+            return None
+        box = await ServiceBox.of(books, token)
+        return cls(box, await box.open(_KEY_PURPOSE, "", stored.sealed))
+
+    @classmethod
+    async def made(cls, store: Store, token: Token) -> SessionBox:
+        """Return the box, whose key is made if there is none. Raises the store's and the token's errors."""
+        books = await store.read()
+        found = await cls.of(books, token, await books.session_mac())
+        if found is not None:
+            return found
+        box = await ServiceBox.of(books, token)
+        mac_key = secrets.token_bytes(_KEY_BYTES)
+        try:
+            sealed = await box.seal(_KEY_PURPOSE, "", mac_key)
+            async with store.write() as transaction:
+                await transaction.set_session_mac(sealed)
+        except StoreConflict:
+            # Another process made it meanwhile.
+            books = await store.read()
+            found = await cls.of(books, token, await books.session_mac())
+            if found is None:
+                raise
+            return found
+        return cls(box, mac_key)
+
+    async def seal(self, access_key_id: str, content: bytes) -> str:
+        """Return the session token for the content. Raises the token's errors."""
+        sealed = await self.box.seal(PURPOSE, access_key_id, content)
+        return base64.b64encode(_VERSION + self._mac(access_key_id, sealed) + sealed).decode()
+
+    def verified(self, access_key_id: str, given: bytes) -> bytes:
+        """Return the sealed text within a token of version 2. Raises `NotAuthentic`; the token is not asked."""
+        mac, sealed = given[1 : 1 + _MAC_BYTES], given[1 + _MAC_BYTES :]
+        if not hmac.compare_digest(mac, self._mac(access_key_id, sealed)):
+            raise NotAuthentic("not a session token of this daemon")
+        return sealed
+
+    def _mac(self, access_key_id: str, sealed: bytes) -> bytes:
+        name = access_key_id.encode()
+        return hmac.digest(self.mac_key, len(name).to_bytes(2, "big") + name + sealed, "sha256")
+
+
+class SessionOpener:
+    """Opens the session tokens that clients send to one process."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+        self._kept: tuple[SessionMac, SessionBox | None] | None = None
+        """The box for the row of the store; replaced when the row changes."""
+
+    async def open(self, books: Reader, access_key_id: str, text: str, now: datetime) -> bytes:
+        """Return what a session token holds.
+
+        Raises UnrecognizedClientException if it was not issued here for this access key id. Then the token was not
+        asked, unless the text has the form of version 1 while that is accepted.
+        """
+        try:
+            return await self._open(books, access_key_id, canonical_base64.decode(text), now)
+        except (ValueError, NotAuthentic) as exc:
+            raise UnrecognizedClientException(INVALID, detail="not a session token of this daemon") from exc
+
+    async def _open(self, books: Reader, access_key_id: str, given: bytes, now: datetime) -> bytes:
+        stored = await books.session_mac()
+        if given[:1] != _VERSION:
+            if stored.older_until is None or now >= stored.older_until:
+                raise NotAuthentic("a session token without MAC")
+            return await (await ServiceBox.of(books, self._token)).open(PURPOSE, access_key_id, given)
+        if self._kept is None or self._kept[0] != stored:
+            self._kept = stored, await SessionBox.of(books, self._token, stored)
+        box = self._kept[1]
+        if box is None:
+            raise NotAuthentic("no session was issued yet")
+        return await box.box.open(PURPOSE, access_key_id, box.verified(access_key_id, given))

@@ -1,0 +1,135 @@
+"""Temporary credentials: stateless, sealed by the daemon's key, checked against the store on every request.
+
+A session token holds its own secret, so that every process and every restart can verify it; what may
+change (the role, its policies, the user's key) is read from the store each time.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from kmsd.custody.session_sealer import INVALID, SessionBox
+from kmsd.domain.arn import Place
+from kmsd.domain.identity import AccessKeyStatus, Role, User
+from kmsd.domain.principal import Caller, PrincipalType
+from kmsd.domain.temporary_credentials import Session
+from kmsd.errors import ExpiredTokenException, UnrecognizedClientException
+from kmsd.ports import Reader
+
+ID_ALPHABET = string.ascii_uppercase + "234567"
+SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Session).decode
+
+
+class TemporaryCredentials(msgspec.Struct, frozen=True):
+    """What STS hands out. The secret leaves the process only with the answer."""
+
+    access_key_id: str
+    secret: str
+    session_token: str
+    expires_at: datetime
+
+
+def random_text(alphabet: str, length: int) -> str:
+    """Unguessable characters of an alphabet."""
+    return "".join(secrets.choice(alphabet) for _ in range(length))
+
+
+async def for_role(
+    box: SessionBox, role: Role, session_name: str, *, now: datetime, seconds: int, policies: tuple[str, ...] | None
+) -> TemporaryCredentials:
+    """A session of a role, as AssumeRole makes it."""
+    session = Session(
+        secret=random_text(SECRET_ALPHABET, 40),
+        account=role.account,
+        name=role.name,
+        entity_id=role.role_id,
+        issued_at=int(now.timestamp()),
+        expires_at=int(now.timestamp()) + seconds,
+        session_name=session_name,
+        policies=policies,
+    )
+    return await _issue(box, session)
+
+
+async def for_user(
+    box: SessionBox, user: User, access_key_id: str, now: datetime, seconds: int
+) -> TemporaryCredentials:
+    """A session of a user, as GetSessionToken makes it; it ends with the access key that asked for it."""
+    session = Session(
+        secret=random_text(SECRET_ALPHABET, 40),
+        account=user.account,
+        name=user.name,
+        entity_id=user.user_id,
+        issued_at=int(now.timestamp()),
+        expires_at=int(now.timestamp()) + seconds,
+        access_key_id=access_key_id,
+    )
+    return await _issue(box, session)
+
+
+async def _issue(box: SessionBox, session: Session) -> TemporaryCredentials:
+    access_key_id = "ASIA" + random_text(ID_ALPHABET, 16)
+    token = await box.seal(access_key_id, _encode(session))
+    expires_at = datetime.fromtimestamp(session.expires_at, UTC)
+    return TemporaryCredentials(access_key_id, session.secret, token, expires_at)
+
+
+def decode(content: bytes) -> Session:
+    """Return the session that an opened session token holds."""
+    return _decode(content)
+
+
+def check_time(session: Session, now: datetime) -> None:
+    """Raises ExpiredTokenException."""
+    if now >= datetime.fromtimestamp(session.expires_at, UTC):
+        raise ExpiredTokenException("The security token included in the request is expired")
+
+
+async def caller_of(session: Session, access_key_id: str, books: Reader, place: Place) -> Caller:
+    """Who a session acts as, with the policies of this moment. Raises UnrecognizedClientException if that is gone."""
+    if session.session_name:
+        return await _role_session(session, access_key_id, books, place)
+    long_term = await books.access_key(session.access_key_id)
+    user = None if long_term is None else long_term.user
+    is_active = long_term is not None and long_term.status is AccessKeyStatus.ACTIVE
+    if user is None or not is_active or user.user_id != session.entity_id:
+        raise UnrecognizedClientException(INVALID, detail="the access key behind the session is gone or disabled")
+    return Caller(
+        principal_type=PrincipalType.USER,
+        arn=user.arn,
+        account=user.account,
+        principal_id=user.user_id,
+        access_key_id=access_key_id,
+        user_name=user.name,
+        issued_at=_issued_at(session),
+        tags=user.tags,
+        identity_policies=tuple(user.policies.values()),
+    )
+
+
+async def _role_session(session: Session, access_key_id: str, books: Reader, place: Place) -> Caller:
+    role = await books.role(session.account, session.name)
+    if role is None or role.role_id != session.entity_id:
+        raise UnrecognizedClientException(INVALID, detail="the role behind the session is gone")
+    return Caller(
+        principal_type=PrincipalType.ASSUMED_ROLE,
+        arn=place.assumed_role(role.account, role.name, session.session_name),
+        account=role.account,
+        principal_id=f"{role.role_id}:{session.session_name}",
+        access_key_id=access_key_id,
+        role_arn=role.arn,
+        issued_at=_issued_at(session),
+        tags=role.tags,
+        identity_policies=tuple(role.policies.values()),
+        session_policies=session.policies,
+    )
+
+
+def _issued_at(session: Session) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(seconds=session.issued_at)

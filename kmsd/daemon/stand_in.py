@@ -1,0 +1,67 @@
+"""A stand-in: the process that answers while no worker can, because token, database or disk are away.
+
+It holds no secret, opens nothing and authenticates nobody. `/healthz` says that the daemon lives, `/readyz` names what
+is missing, and every call is refused with an error that SDKs try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import msgspec
+
+from kmsd.cloudwatch_logs.error_names import in_words_of
+from kmsd.config import settings as configuration
+from kmsd.config.snapshot import memory_path
+from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
+from kmsd.daemon.worker_spec import NAME_BYTES, Lines
+from kmsd.errors import DependencyTimeoutException, ServiceError
+from kmsd.operations.declaration import Service
+from kmsd.wire.http.messages import Answer, Request, new_request_id
+from kmsd.wire.http.server import serve
+from kmsd.wire.protocols.dispatch import protocol_of
+from kmsd.wire.readiness import PROBE_TARGETS, UNAVAILABLE, probe_answer
+
+NAME = "kmsd-stand-in"
+"""As the kernel has it."""
+GRACE_SECONDS = 5.0
+"""How long it takes for answers under way, once a worker serves."""
+UNREACHABLE = "The service cannot be reached now. Try again later."
+
+
+async def run(lines: Lines) -> int:
+    """Answer until a signal, or until the parent is gone. The exit status."""
+    if lines.missing is None:
+        raise ValueError("a stand-in is told what is missing")
+    missing, ended = lines.missing, asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_reader(lines.life, ended.set)
+    allow_descriptors()
+
+    async def handle(request: Request) -> Answer:
+        return answer(request, os.pread(missing, NAME_BYTES, 0).decode().rstrip())
+
+    limits = limits_of(configuration.load(memory_path(lines.text)))
+    server = await serve(handle, [listener_of(lines)], msgspec.structs.replace(limits, keep_alive_seconds=1.0))
+    say_ready(lines.ready, ended.set)
+    await ended.wait()
+    await server.stop(GRACE_SECONDS)
+    return 0
+
+
+def answer(request: Request, missing: str) -> Answer:
+    """The answer to any request while the daemon waits for `missing`."""
+    received = request.received
+    if received.method in ("GET", "HEAD") and received.target in PROBE_TARGETS:
+        return probe_answer({missing: UNAVAILABLE} if received.target == "/readyz" else {})
+    protocol = protocol_of(request)
+    return protocol.error(_refusal(protocol.service), new_request_id())
+
+
+def _refusal(service: Service | None) -> ServiceError:
+    """The error that the service's documentation names for this."""
+    return in_words_of(service or Service.KMS, DependencyTimeoutException(UNREACHABLE))

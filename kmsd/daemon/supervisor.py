@@ -1,0 +1,260 @@
+"""The parent of the workers: has the first come up, watches them, replaces them at a reload, stops them.
+
+It never touches the token, so nothing that a PKCS#11 module does can take it down. The first worker is
+started alone: if the token refuses the PIN, nobody offers it a second time. While token, database or disk are away, a
+stand-in answers, and the first worker is tried again and again.
+
+    SIGHUP: the configuration is read and tried. Then, one after the other, a new worker starts; when it serves, an old
+    one accepts no more connections, answers the next request of each that it has with `Connection: close`, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from kmsd import __version__
+from kmsd.config.reload_verdict import Outcome, Verdict
+from kmsd.config.settings import ConfigError
+from kmsd.config.snapshot import Accepted, changes, need_restart
+from kmsd.daemon.worker_pool import FIRST_PAUSE, LONGEST_PAUSE, StartFailed, Worker, WorkerPool
+from kmsd.daemon.worker_spec import NotReady
+from kmsd.exit_codes import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.linux import systemd
+from kmsd.ports import StoreUnavailable, StoreUnfit
+from kmsd.wire.http.listeners import address_of
+
+REPLACE_ATTEMPTS = 3
+"""How often a worker is started in another's place, once one has shown that the new configuration works."""
+
+log = structlog.get_logger()
+
+
+class Supervisor(msgspec.Struct):
+    """Runs `config.workers` workers on one socket until it is told to stop."""
+
+    pool: WorkerPool
+    config_path: Path
+    prepare: Callable[[], None]
+    """Take the data folder and bring the database up to date. Raises `ConfigError`, `StoreUnavailable`."""
+    reloads: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    """How many reloads ended so."""
+    _prepared: bool = False
+    _reload_wanted: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+
+    async def run(self) -> int:
+        """The exit status of the daemon."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.pool.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        self.pool.begin()
+        tasks = [asyncio.create_task(self._pat_watchdog())]
+        try:
+            await self._come_up()
+            tasks.append(asyncio.create_task(self._reload_when_asked()))
+            await self.pool.stopping.wait()
+            systemd.notify("STOPPING=1")
+            await self.pool.end_all()
+        except StartFailed as exc:
+            self._tell(exc)
+        finally:
+            self.pool.stopping.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self.pool.end_all()  # one that a reload had just started
+            self.pool.close()
+        log.info("stopped", version=__version__, status=self.pool.failed)
+        return self.pool.failed
+
+    def _tell(self, failure: StartFailed) -> None:
+        """Why the daemon ends before it serves; unless it was told to stop meanwhile."""
+        told = failure.told
+        if self.pool.stopping.is_set():
+            return
+        self.pool.failed = told.status
+        if told.status != EXIT_REFUSED:  # the pool has told of that
+            log.critical("cannot start", missing=told.missing, detail=told.detail)
+
+    def _say_ready(self, addition: str = "") -> None:
+        systemd.notify("READY=1", f"STATUS={self.pool.serving} workers serve{addition}")
+
+    async def _pat_watchdog(self) -> None:
+        """Tell systemd that this process lives; what a worker does that hangs is the token adapter's care."""
+        seconds = systemd.watchdog_seconds()
+        while seconds is not None:
+            systemd.notify("WATCHDOG=1")
+            await asyncio.sleep(seconds / 3)
+
+    # --- Coming up ----------------------------------------------------------------------------------
+
+    async def _come_up(self) -> None:
+        """Start the workers, as often as it takes. Raises `StartFailed` for what only a human can mend."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._start()
+                break
+            except StartFailed as exc:
+                if exc.final or self.pool.stopping.is_set():
+                    raise
+                await self.pool.waiting.begin(exc.told)
+            await self._pause(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+        config, waited = self.pool.accepted.config, self.pool.waiting.lasted
+        self.pool.waiting.end()
+        log.info(
+            "ready",
+            version=__version__,
+            address=address_of(self.pool.listener),
+            workers=config.workers,
+            configuration=str(self.config_path),
+            data_dir=str(config.data_dir),
+            **({"waited_seconds": round(waited, 1)} if waited else {}),
+        )
+        self._say_ready()
+
+    async def _start(self) -> None:
+        """One attempt. Raises `StartFailed`.
+
+        The first worker serves before the others begin: if the token refuses the PIN, nobody offers it a second time.
+        """
+        try:
+            if not self._prepared:
+                self.prepare()
+                self._prepared = True
+        except StoreUnfit as exc:
+            raise StartFailed(NotReady(EXIT_CONFIG, "store", str(exc))) from exc
+        except StoreUnavailable as exc:
+            raise StartFailed.of_store(str(exc)) from exc
+        except ConfigError as exc:
+            raise StartFailed(NotReady(EXIT_CONFIG, "configuration", str(exc))) from exc
+        await self.pool.start(0)
+        await self.pool.start_others()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not longer than until somebody wants a stop, or a reload, which is carried out."""
+        wanted = [asyncio.create_task(one.wait()) for one in (self.pool.stopping, self._reload_wanted)]
+        try:
+            await asyncio.wait(wanted, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in wanted:
+                task.cancel()
+        if not self._reload_wanted.is_set():
+            return
+        self._reload_wanted.clear()
+        with Verdict() as verdict:
+            try:
+                accepted = self._read_anew()
+            except ConfigError as exc:
+                self._refuse_reload(verdict, str(exc))
+            else:
+                before, self.pool.accepted = self.pool.accepted, accepted
+                self._reloaded(verdict, changes(before.config, accepted.config), 0)
+                before.close()
+
+    # --- Reloading ----------------------------------------------------------------------------------
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            systemd.reloading()
+            try:
+                with Verdict() as verdict:
+                    await self._reload(verdict)
+            except Exception:
+                # What runs goes on; a reload that is broken must be the log's loudest line, and not the daemon's end.
+                log.exception("reload failed")
+                self._say_ready("; the last reload failed, see the log")
+
+    async def _reload(self, verdict: Verdict) -> None:
+        """Take the configuration over as it is now, or leave everything as it was."""
+        try:
+            accepted = self._read_anew()
+        except ConfigError as exc:
+            self._refuse_reload(verdict, str(exc))
+            return
+        changed = changes(self.pool.accepted.config, accepted.config)
+        old = [worker for worker in self.pool.workers if not worker.relieved]
+        try:
+            await self._try_out(accepted)
+        except StartFailed as exc:
+            if not self.pool.stopping.is_set():
+                self._refuse_reload(verdict, f"a worker with it does not start: {exc}")
+            return
+        self._reloaded(verdict, changed, await self._replace(old))
+
+    async def _try_out(self, accepted: Accepted) -> None:
+        """Start a first worker with it; then it is in force. Raises `StartFailed`, and all is as before."""
+        pool = self.pool
+        before, pool.pin_refused = pool.accepted, False
+        pool.no_trial.clear()
+        try:
+            pool.accepted = accepted
+            await pool.take_over()
+        except StartFailed as exc:
+            pool.pin_refused = exc.told.status == EXIT_REFUSED
+            pool.accepted = before
+            accepted.close()
+            raise
+        finally:
+            pool.no_trial.set()
+        before.close()
+
+    def _read_anew(self) -> Accepted:
+        """Raises `ConfigError` for what is broken, and for what cannot be changed under a running daemon."""
+        accepted = Accepted.read(self.config_path)
+        fixed = need_restart(self.pool.accepted.config, accepted.config)
+        if fixed:
+            accepted.close()
+            raise ConfigError(f"{self.config_path}: {', '.join(fixed)} changed, which needs a restart")
+        return accepted
+
+    def _reloaded(self, verdict: Verdict, changed: list[str], left: int) -> None:
+        outcome = Outcome.PARTIAL if left else Outcome.DONE
+        self.reloads[outcome] += 1
+        unreplaced = f"{left} workers could not be replaced, and run with the configuration before" if left else ""
+        tell = log.error if left else log.info
+        tell("reloaded", changed=changed, workers=self.pool.serving, unreplaced=left)
+        verdict.is_(outcome, unreplaced)
+        if not self.pool.waiting.lasted:
+            self._say_ready(f"; {left} could not be replaced at the last reload" if left else "")
+
+    def _refuse_reload(self, verdict: Verdict, detail: str) -> None:
+        self.reloads[Outcome.REFUSED] += 1
+        log.error("reload refused", detail=detail, consequence="the configuration before it stays in force")
+        verdict.is_(Outcome.REFUSED, detail)
+        if not self.pool.waiting.lasted:
+            self._say_ready("; the last reload was refused, see the log")
+
+    async def _replace(self, old: list[Worker]) -> int:
+        """Have new workers, the first of which serves, take over from the `old`; how many of those had to stay."""
+        for place in range(self.pool.accepted.config.workers):
+            if place > 0 and not await self._take_over_stubbornly():
+                return len(old)
+            if old:
+                self.pool.relieve(old.pop(0))
+        for worker in old:
+            self.pool.relieve(worker)
+        return 0
+
+    async def _take_over_stubbornly(self) -> bool:
+        """One more worker, after some attempts; False: there is none."""
+        for attempt in range(1, REPLACE_ATTEMPTS + 1):
+            try:
+                await self.pool.take_over()
+            except StartFailed as exc:
+                if self.pool.stopping.is_set() or exc.told.status == EXIT_REFUSED:
+                    self.pool.pin_refused = exc.told.status == EXIT_REFUSED
+                    break
+                log.error("worker did not start", detail=str(exc), attempt=attempt)  # noqa: TRY400 (no traceback wanted)
+            else:
+                return True
+        return False

@@ -1,0 +1,85 @@
+"""What the daemon does while no worker can serve: a stand-in answers, and the log and systemd say what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from kmsd.daemon.worker_processes import Child, end
+from kmsd.daemon.worker_spec import NAME_BYTES, NotReady
+from kmsd.linux import systemd
+
+REMIND_SECONDS = 600.0
+"""Between two lines of the log about the same reason."""
+_MOST_STATUS = 300
+
+log = structlog.get_logger()
+
+
+class Waiting(msgspec.Struct):
+    """The daemon's wait for something that is away. `begin` may be called at each failed attempt."""
+
+    spawn: Callable[[int], Awaitable[Child]]
+    """Start a stand-in that reads what is missing from this descriptor. Raises `StartFailed`."""
+    is_needed: Callable[[], bool]
+    """True if no worker serves, or is about to."""
+    _turn: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    """Whoever starts or ends the stand-in."""
+    _missing: int = -1
+    """Memory file with the name of what is missing; kept until the process ends."""
+    _stand_in: Child | None = None
+    _reason: str = ""
+    _since: float = 0.0
+    _told: float = 0.0
+    _attempts: int = 0
+
+    async def begin(self, failure: NotReady) -> None:
+        """Say what is missing, and have a stand-in answer. Raises `StartFailed` if there is none."""
+        self._tell(failure)
+        if self._missing < 0:
+            self._missing = os.memfd_create("missing", os.MFD_CLOEXEC)
+        os.pwrite(self._missing, failure.missing.encode().ljust(NAME_BYTES), 0)
+        async with self._turn:
+            if not self.is_needed():
+                return
+            if self._stand_in is None or self._stand_in.returncode is not None:
+                self._stand_in = await self.spawn(self._missing)
+        systemd.notify("READY=1", f"STATUS=waiting for {failure.missing}: {failure.detail[:_MOST_STATUS]}")
+
+    def _tell(self, failure: NotReady) -> None:
+        """One line when the reason changes, and a reminder from time to time."""
+        now = time.monotonic()
+        self._since = self._since or now
+        self._attempts += 1
+        reason = f"{failure.missing}: {failure.detail}"
+        if reason == self._reason and now < self._told + REMIND_SECONDS:
+            return
+        log.error(
+            "waiting",
+            missing=failure.missing,
+            detail=failure.detail,
+            attempts=self._attempts,
+            consequence="calls are refused with errors that clients try again; service begins by itself",
+        )
+        self._reason, self._told = reason, now
+
+    @property
+    def lasted(self) -> float:
+        """Seconds since the wait began; 0 if there is none."""
+        return time.monotonic() - self._since if self._since else 0.0
+
+    async def stop_answering(self) -> None:
+        """End the stand-in, if there is one: a worker is about to accept connections, or the daemon stops."""
+        async with self._turn:
+            stand_in, self._stand_in = self._stand_in, None
+            if stand_in is not None:
+                await end(stand_in)
+
+    def end(self) -> None:
+        """A worker serves, or the daemon has stopped."""
+        self._reason, self._since, self._told, self._attempts = "", 0.0, 0.0, 0

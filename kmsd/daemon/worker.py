@@ -1,0 +1,242 @@
+"""A worker: one process, one event loop, one PKCS#11 login; serves the socket that its parent bound."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+
+import structlog
+import uvloop
+
+from kmsd.adapters.audit_trail.follower import TrailReader
+from kmsd.app import Rooms, open_rooms
+from kmsd.audit import Refusals
+from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
+from kmsd.cloudwatch_logs.ports import SegmentsError, SegmentsUnavailable
+from kmsd.config import settings as configuration
+from kmsd.config.settings import Config, ConfigError
+from kmsd.config.snapshot import memory_path
+from kmsd.custody.credentials import Credentials
+from kmsd.daemon import stand_in
+from kmsd.daemon.fork_server import Order
+from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
+from kmsd.daemon.worker_spec import OPENED, Lines, NotReady
+from kmsd.event_loop.tasks import ended
+from kmsd.event_loop.watchdog import LoopWatch
+from kmsd.exit_codes import EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE
+from kmsd.jobs.scheduler import Scheduler
+from kmsd.linux.prctl import name_process
+from kmsd.logging_setup import set_up
+from kmsd.metrics.worker import Counting
+from kmsd.ports import (
+    AuditUnavailable,
+    ModuleUnusable,
+    PinRefused,
+    StoreError,
+    StoreUnfit,
+    TokenError,
+    TokenUnavailable,
+)
+from kmsd.wire.endpoint import Front
+from kmsd.wire.http.server import serve
+from kmsd.wire.readiness import Probe, Readiness
+from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.sigv4.claim import signing_key
+from kmsd.wire.throttling import RateClass, Rates
+
+NAME = "kmsd-worker"
+"""As the kernel has it; the worker's number follows."""
+
+GRACE_SECONDS = 20.0
+"""How long a stopping worker waits for the calls that it has begun."""
+STUCK_DEADLINES = 4
+"""So many deadlines of a token call the event loop may stand still before the process is given up."""
+JOB_SECONDS = 1.0
+"""How long a stopping worker waits for a job under way."""
+RELIEVED_REST_SECONDS = 10.0
+"""How long a resting connection may bring one more request, when another worker has taken over."""
+
+GARBAGE_BEFORE_COLLECTION = 20_000
+"""Containers that a worker may have made since the last collection. A request makes some hundred, and leaves none."""
+
+log = structlog.get_logger()
+
+
+def main(order: Order) -> int:
+    """What the process does that was forked for this order; its exit status."""
+    lines = Lines.of(order)
+    stands_in = lines.missing is not None
+    name_process(stand_in.NAME if stands_in else f"{NAME}-{lines.number}")
+    set_up("stand-in" if stands_in else f"worker-{lines.number}")
+    try:
+        os.write(lines.ready, b"%d\n" % os.getpid())
+    except BrokenPipeError:
+        return 0  # the parent has given up waiting, or is gone
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(stand_in.run(lines) if stands_in else run(lines))
+
+
+async def run(lines: Lines) -> int:
+    """Serve until a signal, or until the parent is gone. The exit status."""
+    _finish_what_is_begun()
+    try:
+        config = configuration.load(memory_path(lines.text))
+        async with open_rooms(config, f"worker-{lines.number}") as rooms:
+            await _until_told(lines.ready)
+            return await _serve(config, lines, rooms)
+    except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
+        told = not_ready(exc)
+        told.write(lines.ready)
+        return told.status
+    except asyncio.CancelledError:
+        # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
+        os._exit(0)
+
+
+async def _until_told(ready: int) -> None:
+    """Say that all is open, and wait for the parent's word."""
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, told.set)
+    os.write(ready, OPENED)
+    await told.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def not_ready(exc: Exception) -> NotReady:
+    """What the parent is told of an error that keeps a worker from serving."""
+    match exc:
+        case PinRefused():
+            return NotReady(EXIT_REFUSED, "token", str(exc))
+        case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
+            return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
+        case TokenError():
+            return NotReady(EXIT_CONFIG, "token", str(exc))
+        case StoreError():
+            return NotReady(EXIT_CONFIG if isinstance(exc, StoreUnfit) else EXIT_UNAVAILABLE, "store", str(exc))
+        case AuditUnavailable():
+            return NotReady(EXIT_UNAVAILABLE, "audit", str(exc))
+        case SegmentsError():
+            return NotReady(EXIT_UNAVAILABLE if isinstance(exc, SegmentsUnavailable) else EXIT_CONFIG, "logs", str(exc))
+        case _:
+            return NotReady(EXIT_CONFIG, "configuration", str(exc))
+
+
+def _finish_what_is_begun() -> None:
+    """Whoever is told to end while it starts ends its call into the token first.
+
+    SoftHSM empties its token's file at each login and writes it anew: a process that ends between costs the token.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        if task is not None and not told:
+            told = task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
+
+
+def readiness_of(rooms: Rooms) -> Readiness:
+    """What `/readyz` asks."""
+    probes: dict[str, Probe] = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
+    if rooms.segments is not None:
+        probes["logs"] = rooms.segments.check
+    return Readiness(probes)
+
+
+async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
+    allow_descriptors()
+    stopping = asyncio.Event()
+    rest = RELIEVED_REST_SECONDS
+    loop = asyncio.get_running_loop()
+    readiness = readiness_of(rooms)
+    place = rooms.pipeline.world.place
+    refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
+    counting = Counting.begin(lines.metrics)
+    credentials = Credentials(rooms.token, place, signing_key)
+    front = Front(rooms.pipeline, credentials, readiness, refusals, counting.meter, rooms.watch.wall, rates_of(config))
+    server = await serve(front.handle, [listener_of(lines)], limits_of(config), rooms.pipeline.lockstep)
+
+    def end() -> None:
+        nonlocal rest
+        rest = config.listen.drain_seconds
+        server.drain(rest)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    loop.add_reader(lines.life, end)
+    # Another has taken over, and nobody waits for the end of this one.
+    loop.add_signal_handler(signal.SIGHUP, stopping.set)
+    settle_memory()
+    say_ready(lines.ready, end)
+    jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
+    copying = asyncio.create_task(audit_copy_of(rooms).run())
+    publishing = asyncio.create_task(counting.run(rooms, server, readiness))
+    seeking = asyncio.create_task(rooms.seek_import_token())
+    watch = LoopWatch(STUCK_DEADLINES * config.token.call_deadline_seconds)
+    watch.start()
+    await stopping.wait()
+    await server.stop(GRACE_SECONDS, rest)
+    await refusals.close()
+    await _cut_short(jobs)
+    await ended((copying, publishing, seeking))
+    watch.stop()
+    return 0
+
+
+async def _cut_short(jobs: asyncio.Task[None]) -> None:
+    """Let the job under way come to its end, if that is near; else leave the rest of it to the next process.
+
+    Whoever is started in this one's place waits for its audit chain. A job can be cut anywhere, as it can be killed.
+    """
+    done, _ = await asyncio.wait([jobs], timeout=JOB_SECONDS)
+    if done:
+        await jobs
+        return
+    await ended((jobs,))
+    log.info("job cut short", consequence="the next process that holds the lease goes on with it")
+
+
+def settle_memory() -> None:
+    """What there is now stays: the collector need not look through it again, 10 ms each time, while callers wait."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_BEFORE_COLLECTION)
+
+
+def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
+    """The jobs: every worker offers itself, the lease picks one."""
+    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.number}"
+    return Scheduler(
+        rooms.store,
+        rooms.token,
+        rooms.pipeline.clock,
+        rooms.record_job,
+        holder,
+        lambda: rooms.import_token,
+        rooms.config.import_.stock,
+        rooms.segments,
+        rooms.watch,
+    )
+
+
+def audit_copy_of(rooms: Rooms) -> AuditCopy:
+    """Every worker copies the chain that it writes, and what others have left."""
+    world = rooms.pipeline.world
+    if world.logs is None:
+        raise LookupError("this process has no logs")
+    trail = TrailReader(rooms.config.audit_dir, rooms.sink)
+    return AuditCopy(trail, rooms.store, world.logs, world.place, rooms.config.account)
+
+
+def rates_of(config: Config) -> Rates | None:
+    """What one principal may ask of this worker; None: nothing is limited."""
+    given = config.rates
+    rates = Rates({name: getattr(given, name.value) for name in RateClass}, given.burst_seconds, config.workers)
+    return rates if rates.limits_anything else None

@@ -1,0 +1,87 @@
+"""What a worker has from its parent, and what it answers.
+
+The zygote passes the order on unread: descriptors, and a few words of JSON.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple, Self
+
+import msgspec
+
+from kmsd.daemon.fork_server import Order
+
+READY = b"ready"
+"""What a worker writes once requests are answered."""
+OPENED = b"opened"
+"""What a worker writes before it accepts connections. SIGUSR1 lets it go on: a stand-in may have to end first."""
+MOST_REPORT_BYTES = 4096
+"""Of a `NotReady`: a write of so much to a pipe is in one piece (pipe(7), PIPE_BUF)."""
+_MOST_DETAIL = 2000
+NAME_BYTES = 16
+"""Of the name in `Lines.missing`, padded with spaces: one write changes it whole."""
+
+
+class NotReady(msgspec.Struct, frozen=True):
+    """What a worker writes instead of `READY`, before it ends."""
+
+    status: int
+    """The exit status that follows."""
+    missing: str
+    """Why: `token`, `store`, `audit`, `logs`, `configuration`; `worker` if it could not say."""
+    detail: str
+
+    def write(self, descriptor: int) -> None:
+        """Tell the parent, unless it has gone."""
+        told = msgspec.structs.replace(self, detail=self.detail[:_MOST_DETAIL])
+        try:
+            os.write(descriptor, msgspec.json.encode(told))
+        except BrokenPipeError:
+            return
+
+
+class _Text(msgspec.Struct, frozen=True):
+    """What stands in the order; the descriptors come beside it, one after the other."""
+
+    number: int
+    metrics: bool
+    stand_in: bool
+
+
+class Lines(NamedTuple):
+    """Descriptors, by what they are for; of whichever process looks."""
+
+    number: int
+    """Names its audit chain."""
+    listener: int
+    """The listening socket."""
+    ready: int
+    """To write to: the process id on a line, and `READY` or a `NotReady` in the end."""
+    life: int
+    """Reads end-of-file when the parent is gone."""
+    text: int
+    """Memory file with the configuration (`kmsd.config.snapshot`)."""
+    metrics: int | None = None
+    """Memory to count in, if anybody wants the figures."""
+    tls: tuple[int, ...] = ()
+    """Memory files: certificate and key as the parent has read them; empty: plain HTTP."""
+    missing: int | None = None
+    """Of a stand-in: memory file with the name of what the daemon waits for. None: a worker is wanted."""
+
+    @property
+    def order(self) -> Order:
+        """As the zygote takes it."""
+        optional = [one for one in (self.metrics, self.missing) if one is not None]
+        descriptors = (self.listener, self.ready, self.life, self.text, *optional, *self.tls)
+        text = _Text(self.number, self.metrics is not None, self.missing is not None)
+        return Order(msgspec.json.encode(text), descriptors)
+
+    @classmethod
+    def of(cls, order: Order) -> Self:
+        """As the worker has them."""
+        text = msgspec.json.decode(order.text, type=_Text)
+        listener, ready, life, configuration, *rest = order.descriptors
+        metrics = rest.pop(0) if text.metrics else None
+        missing = rest.pop(0) if text.stand_in else None
+        return cls(text.number, listener, ready, life, configuration, metrics, tuple(rest), missing)

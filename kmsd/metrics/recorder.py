@@ -1,0 +1,102 @@
+"""What a worker counts: each request as it is answered, and once a second whatever else has its own figures."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from kmsd.metrics.layout import CODES, HISTOGRAM, LAYOUT, OTHER, TOKEN_CALLS
+from kmsd.ports.histogram import BOUNDS
+from kmsd.wire.readiness import OK
+
+if TYPE_CHECKING:
+    from kmsd.adapters.audit_trail.group_commit import SyncFigures
+    from kmsd.adapters.pkcs11.counters import TokenCounters
+
+_SUM = HISTOGRAM - 1
+
+
+class Meter:
+    """Counts requests; implements `kmsd.wire.endpoint.Meter`. One for each worker."""
+
+    def __init__(self, figures: memoryview[float]) -> None:
+        self._figures = figures
+        self._places = {target: (LAYOUT.requests[target], LAYOUT.latencies[target]) for target in LAYOUT.requests}
+        self._unknown = self._places[""]
+        self._codes = {code: number for number, code in enumerate(CODES)}
+        self._other = self._codes[OTHER]
+
+    def answered(self, target: str, code: str, seconds: float) -> None:
+        """One request. Half a microsecond: every request pays for this."""
+        figures = self._figures
+        requests, latencies = self._places.get(target, self._unknown)
+        figures[requests + self._codes.get(code, self._other)] += 1.0
+        figures[latencies + bisect_left(BOUNDS, seconds)] += 1.0
+        figures[latencies + _SUM] += seconds
+
+
+class Publisher:
+    """Carries figures that others keep into the share, so that those who count need not know of it."""
+
+    def __init__(self, figures: memoryview[float]) -> None:
+        self._figures = figures
+        self._seen: dict[int, float] = {}
+
+    def add(self, place: int, total: float) -> None:
+        """A counter that stands at `total`; one that has begun anew (after a token's return, say) goes on here."""
+        seen = self._seen.get(place, 0.0)
+        self._figures[place] += total - seen if total >= seen else total
+        self._seen[place] = total
+
+    def add_histogram(self, place: int, classes: Sequence[int], seconds: float) -> None:
+        """As `add`, for all places of a histogram."""
+        for number, count in enumerate(classes):
+            self.add(place + number, count)
+        self.add(place + _SUM, seconds)
+
+    def set(self, gauge: str, value: float) -> None:
+        """A gauge."""
+        self._figures[LAYOUT.gauges[gauge]] = value
+
+    def count(self, counter: str, total: float) -> None:
+        """A counter by its name."""
+        self.add(LAYOUT.counters[counter], total)
+
+    def refusals(self, totals: Mapping[str, int]) -> None:
+        """What the transport refused."""
+        for reason, total in totals.items():
+            self.add(LAYOUT.refusals.get(reason, LAYOUT.refusals[OTHER]), total)
+
+    def token(self, found: TokenCounters) -> None:
+        """What the token's adapter has counted."""
+        for name, call in found.calls.items():
+            # The method `open` of the adapter is not the call of the data path that bears this name.
+            place = LAYOUT.token_calls[name if name in TOKEN_CALLS else OTHER]
+            self.add_histogram(place, call.classes, call.seconds)
+            self.add(place + HISTOGRAM, call.errors)
+        self.set("sessions_in_use", found.sessions_in_use)
+        self.set("sessions_free", found.sessions_free)
+        self.set("token_waiting", found.waiting)
+        self.set("threads_lost", found.written_off)
+        self.set("derived_keys", found.derived_keys)
+        self.count("token_reconnects", found.reconnects)
+        self.count("hits:token_handle", found.handle_hits)
+        self.count("misses:token_handle", found.handle_misses)
+        self.count("hits:derived_key", found.derived_hits)
+        self.count("misses:derived_key", found.derived_misses)
+
+    def audit(self, found: SyncFigures, unsigned: int) -> None:
+        """What the trail's writer has counted."""
+        self.add_histogram(LAYOUT.audit_syncs, found.classes, found.seconds)
+        self.count("audit_records", found.records)
+        self.count("audit_failures", found.failures)
+        self.set("audit_waiting", found.waiting)
+        self.set("audit_unsigned", unsigned)
+
+    def probed(self, states: Mapping[str, str]) -> None:
+        """What `/readyz` says of each thing."""
+        for name, state in states.items():
+            self.set(f"failed:{name}", float(state != OK))
+        self.set("probed", time.time())

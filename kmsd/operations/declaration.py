@@ -1,0 +1,340 @@
+"""What an operation is: one declaration, from which all else is derived.
+
+From a declaration follow its target header, wire names, validation, which keys are found and how, the
+actions that are authorised, key-state refusals, what an audit record shows, whether it writes, and its
+line in docs/operations.md. A handler starts when all that has been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from enum import Enum
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from kmsd.authz.request import Allowed, Query
+from kmsd.cloudwatch_logs.groups import LogGroup
+from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.custody.import_parameters import Tokens
+from kmsd.custody.service_sealer import ServiceBox
+from kmsd.domain.arn import Place
+from kmsd.domain.ciphertext_blob import Blob
+from kmsd.domain.encryption_context import EncryptionContext
+from kmsd.domain.key import Key
+from kmsd.domain.key_import import TokenName, WrappingAlgorithm
+from kmsd.domain.key_state import Usable
+from kmsd.domain.principal import Caller
+from kmsd.domain.quotas import Limits
+from kmsd.errors import ServiceError
+from kmsd.ports import Reader, Store, Token, Transaction
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+ResponseT = TypeVar("ResponseT", bound=msgspec.Struct | None)
+
+
+class Service(Enum):
+    """The services that one listener answers for."""
+
+    KMS = ("kms", "TrentService.", "kms.amazonaws.com")
+    LOGS = ("logs", "Logs_20140328.", "logs.amazonaws.com")
+    STS = ("sts", "", "sts.amazonaws.com")
+
+    def __init__(self, scope: str, target_prefix: str, event_source: str) -> None:
+        self.scope = scope
+        """The service name in the credential scope, and the prefix of its actions."""
+        self.target_prefix = target_prefix
+        """What X-Amz-Target begins with."""
+        self.event_source = event_source
+        """The name in audit records."""
+
+
+# --- What a call reaches ----------------------------------------------------------------------------
+
+
+class OnKey(msgspec.Struct, frozen=True):
+    """A key that a member of the request names."""
+
+    member: str
+    usable: Usable
+    aliases: bool = False
+    """Whether an alias name or ARN is accepted."""
+    context: str | None = None
+    """The member with the encryption context, for a cryptographic operation."""
+    action: str | None = None
+    """The action to authorise; None: the operation's name."""
+    optional: bool = False
+    """Whether the member may be absent; then nothing is found for it."""
+
+
+class OnCiphertext(msgspec.Struct, frozen=True):
+    """The key under which a blob was sealed, or that the request names as such."""
+
+    member: str
+    key_member: str
+    """Names the key the caller expects; custody refuses a blob of another (IncorrectKeyException)."""
+    usable: Usable
+    context: str
+    action: str | None = None
+
+
+class OnAlias(msgspec.Struct, frozen=True):
+    """An alias of the caller's account; identity policies decide (an alias has no policy of its own)."""
+
+    member: str
+
+
+class OnAliasKey(msgspec.Struct, frozen=True):
+    """The key that an alias of the caller's account names now."""
+
+    member: str
+    usable: Usable
+
+
+class OnAccount(msgspec.Struct, frozen=True):
+    """No resource: identity policies of the caller decide, on `*`."""
+
+
+class OnNewKey(msgspec.Struct, frozen=True):
+    """The key that the request makes: it has no policy yet, so identity policies decide, on `key/*` of the account."""
+
+    action: str
+    """The action to authorise."""
+    when: str
+    """The member without which nothing is asked."""
+
+
+class Unrestricted(msgspec.Struct, frozen=True):
+    """Nothing is authorised before the handler; it says why, and does so itself."""
+
+    reason: str
+
+
+class OnLogGroup(msgspec.Struct, frozen=True):
+    """A log group of the caller's account; identity policies decide, on the ARN that AWS uses for the action."""
+
+    member: str | None = "log_group_name"
+    """Names the group; None: the action is on all groups of the account."""
+    identifier: str | None = None
+    """The member that may name it instead, by name or ARN; just one of the two must be given."""
+    stream: str | None = None
+    """The member that names the stream which the action is on; None: it is on the group."""
+    action: str | None = None
+    """The action to authorise; None: the operation's name."""
+    when: str | None = None
+    """The member without which nothing is asked here."""
+    must_exist: bool = True
+    tagging: bool = False
+    """For actions on tags AWS takes the group's ARN as it is, without what stands for its streams."""
+
+
+class OnLogGroups(msgspec.Struct, frozen=True):
+    """All the log groups that StartQuery names, in one of three ways; each is authorised by itself."""
+
+    must_exist: bool = True
+
+
+class OnLogsKey(msgspec.Struct, frozen=True):
+    """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
+
+    identifier: str
+
+
+Access = (
+    OnKey
+    | OnCiphertext
+    | OnAlias
+    | OnAliasKey
+    | OnAccount
+    | OnNewKey
+    | OnLogGroup
+    | OnLogGroups
+    | OnLogsKey
+    | Unrestricted
+)
+
+
+class Target(msgspec.Struct):
+    """What one `Access` found; `admit` adds what allows it. (A struct, as `Call`: they are made for every call.)"""
+
+    arn: str
+    key: Key | None = None
+    blob: Blob | None = None
+    alias: str = ""
+    """The alias by which the request named the key (`kms:RequestAlias`)."""
+    named: str = ""
+    """The ARN that the request gives a key or alias of another account; a refusal names nothing else."""
+    by_blob: bool = False
+    """Whether the blob alone names the key."""
+    absent: bool = False
+    """Whether `key` only stands for one that is not there: nothing permits it, and admission takes it away."""
+    decision: Allowed | None = None
+    """The statement or grant that allows it."""
+    query: Query | None = None
+    """What that decision answers; None where the decision was remembered (`kmsd.operations.decision_cache`)."""
+    log_group: LogGroup | None = None
+
+
+# --- A call -----------------------------------------------------------------------------------------
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a request came from."""
+
+    address: str
+    """IP address; empty for a Unix socket."""
+    user_agent: str
+    tls_version: str | None
+    """`TLSv1.3`; None for plain HTTP."""
+    cipher: str | None = None
+    host: str = ""
+    """The Host header."""
+    via_service: str = ""
+    """`logs.us-east-1.amazonaws.com` where a service of the daemon acts for the caller (`kms:ViaService`)."""
+
+
+class World(msgspec.Struct):
+    """What every call of this process shares."""
+
+    place: Place
+    limits: Limits
+    store: Store
+    token: Token
+    import_token: Token | None = None
+    """Unwraps what `token` cannot, and passes it on. Set when it comes, if it was away at the start."""
+    refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
+    """Wrapping algorithms that the configuration refuses."""
+    logs: LogRoom | None = None
+    """What the Logs side works with."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """All tokens by the names that the store has for them."""
+        tokens = {TokenName.MAIN: self.token}
+        return tokens if self.import_token is None else {**tokens, TokenName.IMPORT: self.import_token}
+
+
+class Call(msgspec.Struct, eq=False):
+    """One call: who asks, when, and what was found for it."""
+
+    world: World
+    caller: Caller
+    source: Source
+    request_id: str
+    now: datetime
+    books: Reader
+    """What to read; within a writing operation, the transaction."""
+    targets: list[Target] = []
+    prepared: Any = None
+    """What the operation's `prepare` returned."""
+    created: list[bytes] = []
+    """Token objects that `prepare` made under an intent; discarded unless the transaction commits."""
+    after_commit: list[Callable[[], Awaitable[None]]] = []
+    """What the handler wants done once its changes are durable, before the answer."""
+    response_keys: tuple[str, ...] = ()
+    """ARNs for the record that no target names (CreateKey's new key)."""
+    grant_id: str = ""
+    """For the record: the grant that the call is about, where the request may not name it (RetireGrant)."""
+    is_recorded: bool = False
+    """Whether a record of the call was handed to the sink: from then on it is not repeated."""
+
+    @property
+    def key(self) -> Key:
+        """The first target's key."""
+        key = self.targets[0].key
+        return self.key_at(0) if key is None else key
+
+    def key_at(self, index: int) -> Key:
+        """The key of one target."""
+        key = self.targets[index].key
+        if key is None:
+            raise LookupError("this operation has no key there")
+        return key
+
+    def blob_at(self, index: int) -> Blob:
+        """The parsed blob of one target."""
+        blob = self.targets[index].blob
+        if blob is None:
+            raise LookupError("this operation has no blob there")
+        return blob
+
+    @property
+    def token(self) -> Token:
+        """The token."""
+        return self.world.token
+
+    @property
+    def log_group(self) -> LogGroup:
+        """The first target's log group."""
+        group = self.targets[0].log_group
+        if group is None:
+            raise LookupError("this operation has no log group there")
+        return group
+
+    @property
+    def logs(self) -> LogRoom:
+        """What the Logs side works with."""
+        if self.world.logs is None:
+            raise LookupError("this process has no logs")
+        return self.world.logs
+
+    @property
+    def transaction(self) -> Transaction:
+        """The transaction of a writing operation."""
+        if not hasattr(self.books, "insert_key"):
+            raise LookupError("this operation does not write")
+        return self.books  # type: ignore[return-value] # a Transaction is a Reader that can insert
+
+    async def service_box(self) -> ServiceBox:
+        """The box for markers and tokens of the API."""
+        return await ServiceBox.of(self.books, self.token)
+
+
+Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]
+
+
+class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=False, dict=True):
+    """One operation of the API."""
+
+    service: Service
+    name: str
+    request: type[RequestT]
+    response: type[ResponseT] | None
+    handle: Handler[RequestT, ResponseT]
+    access: tuple[Access, ...]
+    raises: tuple[type[ServiceError], ...] = ()
+    """Errors that are its own, beside those that follow from its access and shapes."""
+    writes: bool = False
+    """Runs in a transaction; the record is durable before it commits."""
+    creates: bool = False
+    """Makes the resource that it is authorised on: attributes and tags in conditions are those of the request."""
+    appends: bool = False
+    """Changes nothing in the store: what it does, it does in `Call.after_commit`, once its record is durable."""
+    delegates: bool = False
+    """The handler needs `Target.query`: what was asked, not the answer alone."""
+    prepare: Callable[[RequestT, Call], Awaitable[Any]] | None = None
+    """Acts on the token before the transaction (under an intent); its result is in `Call.prepared`."""
+
+    @cached_property
+    def action(self) -> str:
+        """`kms:Encrypt`."""
+        return f"{self.service.scope}:{self.name}"
+
+    @property
+    def target(self) -> str:
+        """The value of X-Amz-Target."""
+        return self.service.target_prefix + self.name
+
+
+def context_of(access: Access, request: msgspec.Struct) -> EncryptionContext:
+    """The encryption context that `access` speaks of; for CreateGrant, the pairs of the grant's constraint."""
+    member = access.context if isinstance(access, OnKey | OnCiphertext) else None
+    if member is not None:
+        context: EncryptionContext = getattr(request, member)
+        return context
+    constraints = getattr(request, "constraints", None)
+    if constraints is None:
+        return {}
+    return constraints.encryption_context_equals or constraints.encryption_context_subset or {}

@@ -1,0 +1,232 @@
+"""The front end: from a whole HTTP request to an answer.
+
+Which service is asked follows from `X-Amz-Target`; the signature must be scoped to the same. Nothing is
+done for a request whose signature has not been verified, except to say that the process lives.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache, partial
+from time import monotonic, perf_counter
+from typing import NoReturn
+from typing import Protocol as TypingProtocol
+
+import msgspec
+import structlog
+
+from kmsd import audit
+from kmsd.custody.credentials import Credentials, Scope
+from kmsd.domain.principal import Caller
+from kmsd.errors import (
+    KMSInternalException,
+    ServiceError,
+    ThrottlingException,
+    UnknownOperationException,
+    UnrecognizedClientException,
+)
+from kmsd.operations.declaration import Service, Source
+from kmsd.pipeline import Pipeline, as_service_error
+from kmsd.ports import AuditUnavailable, Clock, Reader
+from kmsd.wire import readiness
+from kmsd.wire.http.messages import Answer, Request, Tls, new_request_id
+from kmsd.wire.protocols.dispatch import Protocol, protocol_of
+from kmsd.wire.readiness import Readiness
+from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.sigv4 import parse as sigv4
+from kmsd.wire.sigv4.claim import Claim, refuse_unknown, verify
+from kmsd.wire.throttling import Rates
+
+log = structlog.get_logger()
+
+HTTP_INTERNAL = 500
+OK = "OK"
+RATE_EXCEEDED = "Rate exceeded"
+
+
+class Meter(TypingProtocol):
+    """Counts requests. It is asked for each of them, and must cost next to nothing."""
+
+    def answered(self, target: str, code: str, seconds: float) -> None:
+        """One request: what it asked for, as the client wrote it; the error's name, or `OK`; how long it took."""
+        ...
+
+
+class _NoMeter:
+    def answered(self, target: str, code: str, seconds: float) -> None:
+        """Nobody wants to know."""
+
+
+NO_METER: Meter = _NoMeter()
+
+
+class Front(msgspec.Struct, frozen=True):
+    """Answers requests. One for each process."""
+
+    pipeline: Pipeline
+    credentials: Credentials
+    readiness: Readiness
+    """What `/readyz` asks."""
+    refusals: RefusalLedger
+    meter: Meter = NO_METER
+    wall: Clock | None = None
+    """The host's time of day, by which signatures are judged; None: the pipeline's clock, which does not go back."""
+    rates: Rates | None = None
+    """What one principal may ask; None: as much as it likes."""
+
+    async def handle(self, request: Request) -> Answer:
+        """The answer to one request; never raises."""
+        received = request.received
+        if received.method in ("GET", "HEAD") and received.target in readiness.PROBE_TARGETS:
+            return await self._probe(received.target)
+        request_id = new_request_id()
+        protocol = protocol_of(request)
+        begun, code = perf_counter(), OK
+        try:
+            return await self._call(request, request_id, protocol)
+        except ServiceError as error:
+            code = error.code
+            if error.status >= HTTP_INTERNAL:
+                log.error(  # noqa: TRY400 (one line; where it happened is in `detail`)
+                    "call failed", request_id=request_id, code=error.code, detail=error.detail
+                )
+            _let_go(error)
+            return protocol.error(error, request_id)
+        except Exception as error:
+            # Nothing of it reaches the client; the traceback shows places, not values.
+            log.exception("unforeseen", request_id=request_id)
+            _let_go(error)
+            code = KMSInternalException.__name__
+            return protocol.error(KMSInternalException(), request_id)
+        finally:
+            self.meter.answered(protocol.target, code, perf_counter() - begun)
+
+    async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:
+        source = source_of(request)
+        now = self.pipeline.clock.now()
+        claim: Claim | None = None
+        caller: Caller | None = None
+        try:
+            if protocol.service is None:
+                raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
+            region = self.pipeline.world.place.region
+            # By the wall clock: one that ran ahead and was set right again must not shut everybody out.
+            signed = now if self.wall is None else self.wall.now()
+            claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
+            caller, books = await self._authenticated(claim, now)
+            question = protocol.question(request)
+            if self.rates is not None and not self.rates.take(question.operation, caller.principal_arn, monotonic()):
+                raise ThrottlingException(RATE_EXCEEDED)
+        except ServiceError as error:
+            await self._refused(
+                error,
+                request_id=request_id,
+                source=source,
+                now=now,
+                protocol=protocol,
+                access_key_id="" if claim is None else claim.access_key_id,
+                caller=caller,
+            )
+        claim = None  # it has the body too
+        await self.pipeline.lockstep.pause()
+        response = await self.pipeline.run(
+            question.operation,
+            question.decode,
+            caller=caller,
+            source=source,
+            request_id=request_id,
+            books=books,
+            now=now,
+        )
+        return question.render(response, request_id)
+
+    async def _authenticated(self, claim: Claim, now: datetime) -> tuple[Caller, Reader]:
+        """Who signed, and the books that say so.
+
+        Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
+        """
+        try:
+            books = await self.pipeline.world.store.read()
+            scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
+            caller, key = await self.credentials.identify(books, scope, claim.session_token, now)
+        except UnrecognizedClientException:
+            # As much work as for a wrong signature: an access key's existence shows in neither answer nor time.
+            refuse_unknown(claim)
+        except ServiceError:
+            raise
+        except Exception as exc:
+            raise as_service_error(exc) from exc
+        verify(claim, key)
+        return caller, books
+
+    async def _refused(
+        self,
+        error: ServiceError,
+        *,
+        request_id: str,
+        source: Source,
+        now: datetime,
+        protocol: Protocol,
+        access_key_id: str,
+        caller: Caller | None = None,
+    ) -> NoReturn:
+        """Record what was refused before an operation was reached, and raise it."""
+        service = protocol.service or Service.KMS
+        record = partial(
+            audit.record_of_refusal,
+            now=now,
+            request_id=request_id,
+            place=self.pipeline.world.place,
+            source=source,
+            event_source=service.event_source,
+            event_name=protocol.name or "Unknown",
+            access_key_id=access_key_id,
+            caller=caller,
+            error=error,
+        )
+        try:
+            # Neither strangers nor a principal beyond its rate shall fill the disk, or keep it busy.
+            if caller is None or isinstance(error, ThrottlingException):
+                await self.refusals.add(error, source, now, record)
+            else:
+                await self.pipeline.sink.append(record())
+        except AuditUnavailable as exc:
+            raise KMSInternalException(detail=f"audit: {exc}") from exc
+        raise error
+
+    async def _probe(self, target: str) -> Answer:
+        """`/healthz`: the process answers. `/readyz`: all that it needs is there."""
+        return readiness.probe_answer(await self.readiness.states() if target == "/readyz" else {})
+
+
+def _let_go(error: BaseException) -> None:
+    """Take apart an error that has been dealt with, and those behind it.
+
+    Frames on its way hold the error, and it holds them by its traceback: some kilobytes for each refused call, the
+    request among them, that only a collection would find. A worker collects every few hours, and may be told nonsense
+    a thousand times a second.
+    """
+    left = [error]
+    while left:
+        one = left.pop()
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        one.__traceback__ = one.__cause__ = one.__context__ = None
+
+
+def source_of(request: Request) -> Source:
+    """Where a request came from, for policies and the record."""
+    received = request.received
+    user_agent, host = received.header("user-agent") or "", received.header("host") or ""
+    return _source(request.peer, user_agent[:1024], host[:256], request.tls)
+
+
+@lru_cache(maxsize=1024)
+def _source(peer: str, user_agent: str, host: str, tls: Tls | None) -> Source:
+    """The same object for the same client: it says the same in each of its calls."""
+    return Source(
+        address=peer,
+        user_agent=user_agent,
+        tls_version=None if tls is None else tls.version,
+        cipher=None if tls is None else tls.cipher,
+        host=host,
+    )

@@ -1,0 +1,400 @@
+"""One client's connection: bytes to requests by aiohttp's parser, requests to the handler, answers to bytes.
+
+    OPENING ──first whole request──▶ BUSY ──answered──▶ IDLE ──first byte──▶ OPENING
+       │ head complete, body not        ▲                 │
+       └──────────▶ BODY ───────────────┘                 └── keep-alive over ──▶ closed
+    any state ──refused──▶ DEAF (answer sent, input discarded) ──client closes, or time──▶ closed
+
+Of aiohttp this takes the compiled parser and nothing above it (docs/decisions/0004-http-front.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from enum import Enum
+from typing import TYPE_CHECKING, Any, cast
+
+from kmsd.errors import (
+    KMSInternalException,
+    MalformedHttpRequestException,
+    RequestTimeoutException,
+    ServiceError,
+    ThrottlingException,
+)
+from kmsd.wire.http.messages import Request, Tls, error_answer, new_request_id, rendered, rendered_pieces
+from kmsd.wire.http.parser import NotHttp, new_parser, parse_refusal
+from kmsd.wire.http.request_checks import expectation_refusal, head_refusal, head_size, head_too_long, too_large
+from kmsd.wire.sigv4.claim import Received
+
+if TYPE_CHECKING:
+    from kmsd.wire.http.server import Server
+
+NEVER = math.inf
+
+
+class State(Enum):
+    """Where a connection stands; see the module's picture."""
+
+    OPENING = "opening"
+    BODY = "body"
+    BUSY = "busy"
+    IDLE = "idle"
+    DEAF = "deaf"
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests, has them handled one after the other, and writes their answers in order."""
+
+    __slots__ = (
+        "_body",
+        "_drained",
+        "_eof",
+        "_flooded",
+        "_head_bytes",
+        "_loop",
+        "_message",
+        "_owes_continue",
+        "_parser",
+        "_payload",
+        "_peer",
+        "_queue",
+        "_reading",
+        "_server",
+        "_tls",
+        "_transport",
+        "deadline",
+        "state",
+        "task",
+    )
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser: Any = None
+        self._peer = ""
+        self._tls: Tls | None = None
+        self.state = State.OPENING
+        self.deadline = NEVER
+        """When the server's sweep calls `expire`."""
+        self.task: asyncio.Task[None] | None = None
+        """Runs while there are requests to answer."""
+        self._queue: list[tuple[Any, bytes] | ServiceError] = []
+        """Whole requests in order; a refusal can only be the last."""
+        self._message: Any = None
+        self._payload: Any = None
+        self._body: bytes | bytearray = b""
+        self._head_bytes = 0
+        self._owes_continue = self._flooded = self._eof = False
+        self._reading = True
+        self._drained: asyncio.Future[None] | None = None
+        """Set while the client reads answers more slowly than they are made."""
+
+    # --- What the event loop calls ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the connection, or turn it away."""
+        # Stream servers make nothing else, though uvloop's do not say that they are one.
+        self._transport = cast("asyncio.Transport", transport)
+        if not self._server.admit(self):
+            self.state = State.DEAF
+            self._server.refusals["ConnectionLimit"] += 1
+            self._write_last(ThrottlingException("Rate exceeded"))
+            self._transport.close()
+            return
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._tls = Tls(tls.version(), tls.cipher()[0])
+        limits = self._server.limits
+        self._parser = new_parser(self, self._loop, limits)
+        draining = self._server.draining
+        self.deadline = self._loop.time() + (self._server.keep_alive_seconds if draining else limits.header_seconds)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; start on what is whole."""
+        if self.state is State.DEAF:
+            return
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except NotHttp as error:
+            self._refuse(parse_refusal(error))
+            return
+        if self._message is not None:
+            # What is parsed behind a body is parsed after its end.
+            self._continue_body()
+        elif not messages:
+            self._continue_head(len(data))
+        for message, payload in messages:
+            if self._is_deaf():
+                return
+            self._begin(message, payload, len(data))
+
+    def eof_received(self) -> bool:
+        """Close, unless a request is being answered: a client may end its side and wait for the answer."""
+        self._eof = True
+        return self.task is not None and self._tls is None
+
+    def pause_writing(self) -> None:
+        """The client does not read: answer no more until it does."""
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection. A request under way is still finished: it may have changed something."""
+        del exc  # a reset is as good as a close
+        self._transport = None
+        self._parser = None
+        self.state = State.DEAF
+        self.deadline = NEVER
+        self._queue.clear()
+        self._drop_body()
+        self.resume_writing()
+        if self.task is None:
+            self._server.forget(self)
+
+    # --- What aiohttp's stream calls ----------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """The stream holds more pieces than any honest body has."""
+        self._flooded = True
+
+    def resume_reading(self, *, resume_parser: bool = True) -> None:
+        """The stream is at its end. Nothing was paused for it."""
+
+    # --- What the server calls ----------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """The deadline is over: say so if a request had begun, and close."""
+        if self.state is State.DEAF or self.state is State.BUSY:
+            # Refused or closed, and the client keeps its side open; or it does not read its answer.
+            self.abort()
+        elif self.state is State.BODY or self._head_bytes:
+            self._refuse(RequestTimeoutException("The request did not arrive in time."))
+        else:
+            self._close()
+        if self.deadline <= now:
+            self.deadline = NEVER
+
+    def abort(self) -> None:
+        """Close now; what was not sent is dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def drain(self, rest: float) -> None:
+        """The server stops: unless a request has begun, close when `rest` seconds have brought none."""
+        if self.state is State.IDLE or (self.state is State.OPENING and not self._head_bytes):
+            if rest > 0:
+                self.deadline = min(self.deadline, self._loop.time() + rest)
+            else:
+                self._close()
+
+    # --- Reading ------------------------------------------------------------------------------------
+
+    def _continue_head(self, count: int) -> None:
+        """More of a head that is not whole yet."""
+        if self.state is State.IDLE:
+            self._enter(State.OPENING, self._server.limits.header_seconds)
+        self._head_bytes += count
+        if self._head_bytes > self._server.limits.header_bytes:
+            self._refuse(head_too_long())
+
+    def _is_deaf(self) -> bool:
+        return self.state is State.DEAF
+
+    def _begin(self, message: Any, payload: Any, count: int) -> None:
+        """A head is whole, and perhaps its body."""
+        limits = self._server.limits
+        if self._head_bytes + count > limits.header_bytes and head_size(message) > limits.header_bytes:
+            self._refuse(head_too_long())
+            return
+        self._head_bytes = 0
+        refusal = head_refusal(message, limits.body_bytes)
+        if refusal is not None:
+            self._refuse(refusal)
+        elif payload.is_eof() and not self._flooded:
+            body = payload.read_nowait()
+            if len(body) > limits.body_bytes:
+                self._refuse(too_large(limits.body_bytes))
+            else:
+                self._enqueue(message, body)
+        else:
+            self._begin_body(message, payload)
+
+    def _begin_body(self, message: Any, payload: Any) -> None:
+        expectation = message.headers.get("Expect")
+        refusal = expectation_refusal(expectation)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        self._message, self._payload = message, payload
+        if self.task is None:
+            self._enter(State.BODY, self._server.limits.body_seconds)
+        self._owes_continue = expectation is not None and message.version[1] == 1
+        self._continue_body()
+        self._pay_continue()
+
+    def _continue_body(self) -> None:
+        """Take what the stream holds of the body; enqueue the request when it is whole."""
+        piece, whole = self._payload.read_nowait(), self._payload.is_eof()
+        if self._body and not whole and isinstance(self._body, bytes):
+            # A body of many pieces is gathered; two, which are more usual, are put together once.
+            self._body = bytearray(self._body)
+        self._body += piece
+        server = self._server
+        server.buffered += len(piece)
+        if self._flooded:
+            self._refuse(MalformedHttpRequestException("The body comes in too many chunks."))
+        elif len(self._body) > server.limits.body_bytes:
+            self._refuse(too_large(server.limits.body_bytes))
+        elif whole:
+            message, body = self._message, bytes(self._body)
+            self._drop_body()
+            self._enqueue(message, body)
+        elif server.buffered > server.limits.buffered_bytes:
+            self._refuse(ThrottlingException("Rate exceeded", detail="too many bytes of unfinished bodies"))
+
+    def _pay_continue(self) -> None:
+        """Send `100 Continue` when no answer must go before it, and the body has not come unasked."""
+        if self._owes_continue and self.task is None and self._message is not None and self._transport is not None:
+            self._owes_continue = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _drop_body(self) -> None:
+        self._server.buffered -= len(self._body)
+        self._body = b""
+        self._message = self._payload = None
+        self._owes_continue = False
+
+    def _enqueue(self, message: Any, body: bytes) -> None:
+        self._queue.append((message, body))
+        if self.task is None:
+            self._enter(State.BUSY, NEVER)
+            # Now, and not when the task begins: then those that are to go along would not be known yet.
+            self._server.lockstep.running += 1
+            self.task = self._loop.create_task(self._answer_all())
+        elif self._reading and self._transport is not None:
+            # One waits already: let the client's send buffer hold the rest.
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer the request now being read with `error`, after those before it; read no more."""
+        self._drop_body()
+        self.state = State.DEAF
+        self._server.settle(self, State.DEAF)
+        if self.task is None:
+            self._finish(error)
+        else:
+            self._queue.append(error)
+
+    # --- Answering ----------------------------------------------------------------------------------
+
+    async def _answer_all(self) -> None:
+        """Handle what is queued, in order, until there is none or the connection is to be closed."""
+        try:
+            while self._queue:
+                if not await self._answer_next():
+                    return
+                if not self._queue and not self._reading:
+                    self._read_again()
+        finally:
+            self.task = None
+            self._server.lockstep.running -= 1
+            if self._transport is None:
+                self._server.forget(self)
+            elif self.state is not State.DEAF:
+                self._rest()
+
+    async def _answer_next(self) -> bool:
+        """Handle the next request and write its answer; whether the connection stays open."""
+        item = self._queue.pop(0)
+        if isinstance(item, ServiceError):
+            self._finish(item)
+            return False
+        self._parser.message_consumed()
+        message, body = item
+        version = "1.1" if message.version[1] else "1.0"
+        received = Received(message.method, message.path, tuple(message.headers.items()), body)
+        del item, body  # whoever reads it lets go of it: a call waits for the disk, and a batch of log events is long
+        server = self._server
+        request = Request(received, self._peer, self._tls, version, self._loop.time())
+        # aiohttp 3.14 adds the last trailer of a chunked body to the headers of the request after it.
+        close = bool(message.should_close or message.chunked or version == "1.0")
+        try:
+            answer = await server.handler(request)
+            close = close or ((server.draining or self._eof) and not self._queue)
+            pieces = rendered_pieces(answer, server.common, close=close, head_only=message.method == "HEAD")
+        except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
+            server.report("a request could not be handled", error, self)
+            close = True
+            pieces = [rendered(error_answer(KMSInternalException(), new_request_id()), server.common, close=True)]
+        if self._transport is not None:
+            self._transport.writelines(pieces)
+        if self._drained is not None and self._transport is not None:
+            self.deadline = self._loop.time() + self._server.limits.answer_seconds
+            await self._drained
+            self.deadline = NEVER
+        if self._transport is None:
+            return False
+        if close:
+            self._close()
+        return not close
+
+    def _read_again(self) -> None:
+        """Parse what the parser kept back while requests waited; then let the socket be read."""
+        self.data_received(b"")
+        if not self._queue and self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _rest(self) -> None:
+        """Nothing to answer: wait for the rest of a body, of a head, or for the next request."""
+        limits = self._server.limits
+        if self._message is not None:
+            self._enter(State.BODY, limits.body_seconds)
+            self._pay_continue()
+        elif self._head_bytes:
+            self._enter(State.OPENING, limits.header_seconds)
+        else:
+            self._enter(State.IDLE, self._server.keep_alive_seconds)
+
+    def _finish(self, error: ServiceError) -> None:
+        """Send a refusal, and give the client time to read it: closing on unread input would reset the connection."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._server.refusals[error.code] += 1
+        self._write_last(error)
+        self.deadline = self._loop.time() + self._server.limits.linger_seconds
+        if not self._reading:
+            self._reading = True
+            transport.resume_reading()
+        if self._eof or self._server.draining or isinstance(error, RequestTimeoutException):
+            # Nothing more comes, or comes so slowly that the deadline goes before the courtesy: a client that drips on
+            # may find a reset connection instead of the answer.
+            transport.close()
+        elif transport.can_write_eof():
+            transport.write_eof()
+
+    def _close(self) -> None:
+        """Close when what was written is sent; by force if the client does not take it."""
+        self._enter(State.DEAF, self._server.limits.linger_seconds)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write_last(self, error: ServiceError) -> None:
+        if self._transport is not None:
+            self._transport.write(rendered(error_answer(error, new_request_id()), self._server.common, close=True))
+
+    def _enter(self, state: State, seconds: float) -> None:
+        self.state = state
+        self.deadline = self._loop.time() + seconds
+        self._server.settle(self, state)

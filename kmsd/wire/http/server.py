@@ -1,0 +1,330 @@
+"""The HTTP server: listeners, limits, deadlines, and the end of it all. Requests go up whole, answers come back.
+
+Everything here runs on one event loop, asyncio's or uvloop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from email.utils import formatdate
+
+import msgspec
+
+from kmsd.event_loop.cohorts import Lockstep
+from kmsd.event_loop.tasks import ended
+from kmsd.wire.http.connection import Connection, State
+from kmsd.wire.http.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
+from kmsd.wire.http.messages import Answer, Request, Tls, error_answer, new_request_id
+from kmsd.wire.http.parser import PurePythonParser, require_c_parser
+from kmsd.wire.http.tls import tls_context
+
+__all__ = [
+    "Answer",
+    "Limits",
+    "Listener",
+    "ListenerRefused",
+    "PurePythonParser",
+    "Request",
+    "Server",
+    "Tls",
+    "bind_tcp",
+    "bind_unix",
+    "error_answer",
+    "inherited",
+    "listener_permitted",
+    "new_request_id",
+    "serve",
+    "tls_context",
+]
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one client may take of the server, and all of them together."""
+
+    header_seconds: float = 10.0
+    """From the connection, or the first byte of a later request, to the end of its headers; also for TLS handshakes."""
+    body_seconds: float = 10.0
+    """From the end of the headers to the end of the body, however steadily it drips."""
+    answer_seconds: float = 10.0
+    """How long a client may leave answers unread before it is cut off."""
+    keep_alive_seconds: float = 75.0
+    """How long a connection may rest between two requests."""
+    linger_seconds: float = 2.0
+    """How long a refused client's input is still read and dropped, so that it can read why."""
+    request_line_bytes: int = 8_190
+    """Of the target; presigned requests with session tokens are the longest."""
+    header_line_bytes: int = 8_190
+    """Of one header, name and value."""
+    header_lines: int = 64
+    """Headers of one request."""
+    header_bytes: int = 32_768
+    """All headers of one request together."""
+    body_bytes: int = 2_097_152
+    """Of one request. PutLogEvents takes 1 MiB of messages, which JSON wraps and escapes."""
+    buffered_bytes: int = 67_108_864
+    """Of unfinished bodies on all connections together; nobody has been authenticated for these."""
+    connections: int = 10_000
+    """Open at once, TLS handshakes included; when more come, resting ones are closed, then unfinished ones."""
+
+
+class Listener(msgspec.Struct):
+    """A bound socket to accept on."""
+
+    sock: socket.socket
+    tls: ssl.SSLContext | None = None
+    """May be replaced while the server runs: connections accepted afterwards use the new one."""
+
+
+async def serve(
+    handler: Handler, listeners: Sequence[Listener], limits: Limits | None = None, lockstep: Lockstep | None = None
+) -> Server:
+    """Start serving; on return every listener accepts. End it with `Server.stop`.
+
+    `handler` is awaited once for each whole request; calls for one connection never overlap, others do. It
+    is not cancelled when its client goes away. What it raises is answered 500 and reported to the loop's
+    exception handler. `lockstep` is told how many are under way. Raises `PurePythonParser` or `ListenerRefused`
+    before anything is accepted.
+    """
+    require_c_parser()
+    for listener in listeners:
+        listener_permitted(listener.sock, tls=listener.tls is not None)
+    server = Server(handler, limits or Limits(), lockstep or Lockstep())
+    await server.start(listeners)
+    return server
+
+
+class Server:
+    """All connections of one worker."""
+
+    def __init__(self, handler: Handler, limits: Limits, lockstep: Lockstep) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.lockstep = lockstep
+        self.draining = False
+        self.keep_alive_seconds = limits.keep_alive_seconds
+        """How long a connection may rest. While draining: how long it may still bring its last request."""
+        self.buffered = 0
+        """Bytes of unfinished bodies."""
+        self.refusals: Counter[str] = Counter()
+        """Requests that the transport refused by itself, by the name sent; for metrics."""
+        self.common = ""
+        """Header lines of every answer; the sweep keeps the date fresh."""
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[Connection] = set()
+        self._resting: OrderedDict[Connection, None] = OrderedDict()
+        self._unfinished: OrderedDict[Connection, None] = OrderedDict()
+        self._handshakes = 0
+        self._arriving: set[asyncio.Future[None]] = set()
+        """Accepted, and about to become connections."""
+        self._empty = asyncio.Event()
+        self._listeners: Sequence[Listener] = ()
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many are open, handshakes included; for metrics."""
+        return len(self._connections) + self._handshakes
+
+    async def start(self, listeners: Sequence[Listener]) -> None:
+        """Accept on `listeners`; for `serve`."""
+        self._listeners = listeners
+        self._freshen()
+        self._start(self._sweep())
+        for listener in listeners:
+            listener.sock.listen(BACKLOG)
+            listener.sock.setblocking(False)
+            self._loop.add_reader(listener.sock, self._accept, listener)
+
+    async def stop(self, grace: float, rest: float = 0.0) -> int:
+        """Accept no more, let requests under way finish for `grace` seconds, close; how many had to be cut off.
+
+        A connection that rests may bring one more request within `rest` seconds, which is answered with
+        `Connection: close`: closed at once, it would meet the request that its client is just sending. A handler that
+        is cut off is cancelled where it waits.
+        """
+        # Connections that were accepted a moment ago look at both when they are made.
+        self.draining, self.keep_alive_seconds = True, rest
+        await self._stop_accepting()
+        self.drain(rest)
+        try:
+            async with asyncio.timeout(grace):
+                while self.connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            # What is left is cut off below, and counted.
+            pass
+        await ended(self._tasks)
+        return await self._cut_off()
+
+    def drain(self, rest: float) -> None:
+        """Give resting connections `rest` seconds from now. Does nothing unless `stop` runs, whose own it replaces."""
+        if self.draining:
+            self.keep_alive_seconds = rest
+            for connection in list(self._connections):
+                connection.drain(rest)
+
+    async def _stop_accepting(self) -> None:
+        """On return everybody who was accepted is a connection, or shakes hands."""
+        listeners, self._listeners = self._listeners, ()
+        for listener in listeners:
+            self._loop.remove_reader(listener.sock)
+        for listener in listeners:
+            listener.sock.close()
+        while self._arriving:
+            await asyncio.wait(self._arriving)
+
+    async def _cut_off(self) -> int:
+        left = list(self._connections)
+        tasks = [connection.task for connection in left if connection.task is not None]
+        for connection in left:
+            connection.abort()
+        await ended(tasks)
+        return len(tasks)
+
+    # --- What connections call ----------------------------------------------------------------------
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a new connection in, at the cost of one that does nothing if need be; False: there is no room."""
+        if not self._make_room():
+            return False
+        self._connections.add(connection)
+        self._unfinished[connection] = None
+        return True
+
+    def settle(self, connection: Connection, state: State) -> None:
+        """Note what a connection is doing: it says which is closed first when room is needed."""
+        self._resting.pop(connection, None)
+        self._unfinished.pop(connection, None)
+        if state is State.IDLE:
+            self._resting[connection] = None
+        elif state is State.OPENING or state is State.BODY:
+            self._unfinished[connection] = None
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone, and nothing runs for it any more."""
+        self.settle(connection, State.DEAF)
+        self._connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    def report(self, what: str, error: BaseException, connection: Connection) -> None:
+        """Tell the loop's exception handler of a failure that no client may see."""
+        self._loop.call_exception_handler({"message": what, "exception": error, "protocol": connection})
+
+    # --- Accepting ----------------------------------------------------------------------------------
+
+    def _connection(self) -> Connection:
+        return Connection(self, self._loop)
+
+    def _make_room(self) -> bool:
+        if self.connections < self.limits.connections:
+            return True
+        for group in (self._resting, self._unfinished):
+            if group:
+                longest, _ = group.popitem(last=False)
+                self._connections.discard(longest)
+                longest.abort()
+                return True
+        return False
+
+    def _accept(self, listener: Listener) -> None:
+        """Accept one, and let the other workers have the next.
+
+        Not by the loop's own server: it takes all that come at once, so that of a client's pool of connections one
+        worker gets every one and the others none; it counts no handshakes and keeps one context. Nor by its
+        `sock_accept`: cancelled at the wrong instant that drops the connection that it has just accepted.
+        """
+        try:
+            sock, _ = listener.sock.accept()
+        except BlockingIOError:
+            # Another worker was faster.
+            return
+        except OSError as error:
+            # No descriptors left, or the client was gone again: the listener itself is well.
+            self._loop.call_exception_handler({"message": "accepting a connection failed", "exception": error})
+            self._loop.remove_reader(listener.sock)
+            self._loop.call_later(0.1, self._accept_again, listener)
+            return
+        sock.setblocking(False)
+        if listener.tls is None:
+            arriving = self._start(self._take_in(sock))
+            self._arriving.add(arriving)
+            arriving.add_done_callback(self._arriving.discard)
+        elif self._make_room():
+            self._handshakes += 1
+            self._start(self._shake_hands(sock, listener.tls)).add_done_callback(lambda task: self._shaken(task, sock))
+        else:
+            sock.close()
+
+    def _accept_again(self, listener: Listener) -> None:
+        if not self.draining:
+            self._loop.add_reader(listener.sock, self._accept, listener)
+
+    async def _take_in(self, sock: socket.socket) -> None:
+        """Make it a connection, a few turns of the loop later."""
+        try:
+            await self._loop.connect_accepted_socket(self._connection, sock)
+        except OSError:
+            # It went away again.
+            sock.close()
+
+    async def _shake_hands(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._connection,
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=self.limits.header_seconds,
+                ssl_shutdown_timeout=self.limits.linger_seconds,
+            )
+        except (OSError, ssl.SSLError, TimeoutError):
+            # The client's doing: plain HTTP, an old protocol, no certificate, silence, or it went away.
+            self.refusals["TlsHandshake"] += 1
+            sock.close()
+
+    def _shaken(self, task: asyncio.Future[None], sock: socket.socket) -> None:
+        self._handshakes -= 1
+        if task.cancelled():
+            sock.close()
+        if not self.connections:
+            self._empty.set()
+
+    # --- Time ---------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """Call `expire` on each connection whose deadline is over.
+
+        One pass over all connections (60 µs for 1 000) instead of a timer for each request (1 µs and more each).
+        """
+        limits = self.limits
+        shortest = min(limits.header_seconds, limits.body_seconds, limits.keep_alive_seconds, limits.linger_seconds)
+        while True:
+            await asyncio.sleep(min(0.5, shortest / 8))
+            self._freshen()
+            now = self._loop.time()
+            for connection in [one for one in self._connections if one.deadline <= now]:
+                connection.expire(now)
+
+    def _freshen(self) -> None:
+        # No version: it would tell an attacker which holes to try. SDKs correct their clocks by Date.
+        self.common = f"Server: kmsd\r\nDate: {formatdate(usegmt=True)}\r\n"
+
+    def _start(self, work: Awaitable[None]) -> asyncio.Future[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        """Report a task that failed: without its sweep, say, the server would look well and keep no deadline."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._loop.call_exception_handler({"message": "a task of the server failed", "exception": error})

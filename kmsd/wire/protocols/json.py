@@ -1,0 +1,346 @@
+"""JSON 1.1 to requests and back, with AWS's wording of what is wrong.
+
+A body that fits its declaration is decoded in one step. Only when it does not, it is looked at member by
+member: a wrong JSON type is a SerializationException; everything else that breaks a constraint is
+collected, all of it, into one ValidationException.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from kmsd.errors import SerializationException, ValidationException
+from kmsd.operations.kms.shapes import Constraint, camel
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+_LONGEST_ECHO = 2048
+"""Characters of a value that an error message repeats."""
+
+encode = msgspec.json.encode
+"""A response as JSON: absent members left out, blobs in base64."""
+
+
+def decode(body: bytes, request: type[RequestT]) -> RequestT:
+    """The request that `body` holds. Raises SerializationException, ValidationException."""
+    decoder, forget_empty, check = _plan(request)
+    try:
+        decoded: RequestT = decoder(body or b"{}")
+    except msgspec.ValidationError:
+        return _decode_slowly(body, request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
+    if forget_empty is not None:
+        forget_empty(decoded)
+    violations: list[str] = []
+    check(decoded, "", violations)
+    _refuse(violations)
+    return decoded
+
+
+def _decode_slowly(body: bytes, request: type[RequestT]) -> RequestT:
+    """Find out what does not fit: null and absent members, wrong types, and then all broken constraints."""
+    try:
+        raw = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
+    return validate(raw, request)
+
+
+def validate(raw: Any, request: type[RequestT]) -> RequestT:
+    """The request that decoded JSON (or a form) holds. Raises SerializationException, ValidationException."""
+    violations: list[str] = []
+    cleaned = _clean(raw, request, "", violations)
+    _refuse(violations)
+    converted = msgspec.convert(cleaned, request)
+    forget_empty = _forget_empty(request)
+    if forget_empty is not None:
+        forget_empty(converted)
+    return converted
+
+
+def _refuse(violations: list[str]) -> None:
+    if violations:
+        plural = "" if len(violations) == 1 else "s"
+        raise ValidationException(f"{len(violations)} validation error{plural} detected: {'; '.join(violations)}")
+
+
+# --- Declarations to plans, once for each ------------------------------------------------------------
+
+Check = Callable[[Any, str, list[str]], None]
+Change = Callable[[Any], None]
+
+
+@cache
+def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Change | None, Check]:
+    return (
+        msgspec.json.Decoder(request).decode,
+        _forget_empty(request),
+        _struct_check(request) or _nothing_to_check,
+    )
+
+
+@cache
+def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], ...]:
+    """(attribute, wire name, type, required) of each member."""
+    hints = get_type_hints(struct, include_extras=True)
+    fields = msgspec.structs.fields(struct)
+    return tuple((field.name, field.encode_name, hints[field.name], field.required) for field in fields)
+
+
+@cache
+def _forget_empty(struct: type[msgspec.Struct]) -> Change | None:
+    """Make optional lists and maps that are empty absent, in place; None: there is nothing to do for this structure.
+
+    Clients send an empty list or map for a member that was never set: Terraform, for a grant with one constraint, sends
+    the other one as `{}`. An empty list or map is refused, and not absent, where the API gives it a minimum length:
+    `Value '{}' at 'tags' failed to satisfy constraint: Member must have length greater than or equal to 1`.
+    """
+    emptiable = tuple(
+        attribute for attribute, _, hint, required in members(struct) if not required and _may_be_empty(hint)
+    )
+    inner = tuple(
+        (attribute, change)
+        for attribute, _, hint, _ in members(struct)
+        if (change := _change_within(bare(hint)[0])) is not None
+    )
+    if not emptiable and not inner:
+        return None
+
+    def forget(value: Any) -> None:
+        for attribute in emptiable:
+            member = getattr(value, attribute)
+            if member is not None and not member:
+                msgspec.structs.force_setattr(value, attribute, None)
+        for attribute, change in inner:
+            member = getattr(value, attribute)
+            if member is not None:
+                change(member)
+
+    return forget
+
+
+def _may_be_empty(hint: Any) -> bool:
+    """True for a list or map without minimum length that is None where it is absent.
+
+    Others have an empty default, which means the same as absence.
+    """
+    if type(None) not in get_args(hint):
+        return False
+    hint, constraint = bare(hint)
+    return get_origin(hint) in (list, dict) and not (constraint is not None and constraint.min_length)
+
+
+def _change_within(hint: Any) -> Change | None:
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _forget_empty(hint)
+    return None
+
+
+def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
+    checks = [
+        (attribute, camel(wire_name), check, _test_of(hint))
+        for attribute, wire_name, hint, _ in members(struct)
+        if (check := _check_of(hint)) is not None
+    ]
+
+    if not checks:
+        return None
+
+    def check_members(value: Any, path: str, violations: list[str]) -> None:
+        for attribute, name, check, fits in checks:
+            member = getattr(value, attribute)
+            if member is not None and not (fits is not None and fits(member)):
+                check(member, f"{path}.{name}" if path else name, violations)
+
+    return check_members
+
+
+def _nothing_to_check(value: Any, path: str, violations: list[str]) -> None:
+    """For a request without constraints."""
+
+
+def _check_of(hint: Any) -> Check | None:
+    """What to check of a value of this type; None: nothing."""
+    if any(isinstance(part, msgspec.Meta) for part in getattr(hint, "__metadata__", ())):
+        return None  # the decoder has checked it; where it refuses, `validate` finds the words
+    hint, constraint = bare(hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _struct_check(hint)
+    if get_origin(hint) is list:
+        return _list_check(_check_of(get_args(hint)[0]), constraint)
+    if constraint is None:
+        return None
+    bound = constraint
+
+    def check_value(value: Any, path: str, violations: list[str]) -> None:
+        violations.extend(_violation(value, path, broken, secret=bound.secret) for broken in _broken(value, bound))
+
+    return check_value
+
+
+def _test_of(hint: Any) -> Callable[[Any], Any] | None:
+    """Something quick that is true only of values that break nothing; None: there is nothing so quick.
+
+    Nearly every value is fine; for those that are not the checks find the words.
+    """
+    hint, constraint = bare(hint)
+    if get_origin(hint) is list:
+        # An absent list is an empty one, which has no items to check.
+        return None if constraint is not None and constraint.min_length else operator.not_
+    if constraint is None or constraint.minimum is not None or constraint.maximum is not None:
+        return None
+    if constraint.values is not None:
+        return frozenset(constraint.values).__contains__
+    shortest, longest = constraint.min_length or 0, constraint.max_length
+    if longest is None:
+        longest = sys.maxsize
+    if constraint.regex is None:
+        return lambda value: shortest <= len(value) <= longest
+    matches = constraint.regex.fullmatch
+    return lambda value: shortest <= len(value) <= longest and matches(value)
+
+
+def bare(hint: Any) -> tuple[Any, Constraint | None]:
+    """A type without `Annotated` and `| None`, and its constraint."""
+    constraint: Constraint | None = None
+    while True:
+        if get_origin(hint) is Annotated:
+            constraint = next((part for part in hint.__metadata__ if isinstance(part, Constraint)), constraint)
+            hint = hint.__origin__
+        elif get_origin(hint) in (Union, types.UnionType):
+            (hint,) = (part for part in get_args(hint) if part is not type(None))
+        else:
+            return hint, constraint
+
+
+def _list_check(check_item: Check | None, constraint: Constraint | None) -> Check:
+    def check_list(value: list[Any], path: str, violations: list[str]) -> None:
+        if constraint is not None:
+            secret = constraint.secret
+            violations.extend(_violation(value, path, broken, secret=secret) for broken in _broken(value, constraint))
+            if constraint.member is not None:
+                member = constraint.member
+                broken = next((words for item in value if (words := _all_broken(item, member))), "")
+                if broken:
+                    words = f"Member must satisfy constraint: [{broken}]"
+                    violations.append(_violation(value, path, words, secret=constraint.secret or member.secret))
+        if check_item is not None:
+            for index, item in enumerate(value, 1):
+                check_item(item, f"{path}.{index}.member", violations)
+
+    return check_list
+
+
+def _all_broken(value: Any, constraint: Constraint) -> str:
+    return ", ".join(_broken(value, constraint))
+
+
+def _broken(value: Any, constraint: Constraint) -> list[str]:
+    """AWS's words for each part of `constraint` that `value` breaks."""
+    words: list[str] = []
+    if isinstance(value, int | float):
+        if constraint.minimum is not None and value < constraint.minimum:
+            words.append(f"Member must have value greater than or equal to {constraint.minimum}")
+        if constraint.maximum is not None and value > constraint.maximum:
+            words.append(f"Member must have value less than or equal to {constraint.maximum}")
+        return words
+    if constraint.max_length is not None and len(value) > constraint.max_length:
+        words.append(f"Member must have length less than or equal to {constraint.max_length}")
+    if constraint.min_length is not None and len(value) < constraint.min_length:
+        words.append(f"Member must have length greater than or equal to {constraint.min_length}")
+    if constraint.regex is not None and constraint.regex.fullmatch(value) is None:
+        words.append(f"Member must satisfy regular expression pattern: {constraint.pattern}")
+    if constraint.values is not None and value not in constraint.values:
+        words.append(f"Member must satisfy enum value set: [{', '.join(constraint.values)}]")
+    return words
+
+
+def _violation(value: Any, path: str, broken: str, *, secret: bool) -> str:
+    if secret:
+        # AWS shows nothing in its place.
+        return f"Value at '{path}' failed to satisfy constraint: {broken}"
+    if isinstance(value, bytes):
+        shown = f"java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]"
+    elif isinstance(value, list):
+        shown = f"[{', '.join(str(item) for item in value)}]"
+    else:
+        shown = str(value)
+    return f"Value '{shown[:_LONGEST_ECHO]}' at '{path}' failed to satisfy constraint: {broken}"
+
+
+# --- The slow way -------------------------------------------------------------------------------------
+
+_JSON_NAMES = {str: "STRING_VALUE", bool: "a Boolean", int: "NUMBER_VALUE", float: "NUMBER_VALUE"}
+
+
+def _clean(raw: Any, hint: Any, path: str, violations: list[str]) -> Any:
+    """`raw` as `msgspec.convert` takes it: nulls dropped, whole floats as integers; notes violations on its way.
+
+    Raises SerializationException for a value of another JSON type.
+    """
+    hint, constraint = bare(hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _clean_struct(raw, hint, path, violations)
+    origin = get_origin(hint)
+    if origin is list:
+        if not isinstance(raw, list):
+            raise _wrong_type(path, "a list")
+        (item,) = get_args(hint)
+        cleaned = [_clean(value, item, f"{path}.{index}.member", violations) for index, value in enumerate(raw, 1)]
+        _note(cleaned, hint, constraint, path, violations)
+        return cleaned
+    if origin is dict:
+        if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
+            raise _wrong_type(path, "a map of strings")
+        _note(raw, hint, constraint, path, violations)
+        return raw
+    value = _clean_scalar(raw, hint, path)
+    _note(value, hint, constraint, path, violations)
+    return value
+
+
+def _clean_struct(raw: Any, struct: type[msgspec.Struct], path: str, violations: list[str]) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise _wrong_type(path, "a structure")
+    cleaned: dict[str, Any] = {}
+    for _, wire_name, hint, required in members(struct):
+        name = f"{path}.{camel(wire_name)}" if path else camel(wire_name)
+        value = raw.get(wire_name)
+        if value is not None:
+            cleaned[wire_name] = _clean(value, hint, name, violations)
+        elif required:
+            violations.append(f"Value null at '{name}' failed to satisfy constraint: Member must not be null")
+    return cleaned
+
+
+def _clean_scalar(raw: Any, hint: Any, path: str) -> Any:
+    if hint is bytes:
+        try:
+            return msgspec.convert(raw, bytes)
+        except msgspec.ValidationError as exc:
+            raise _wrong_type(path, "base64") from exc
+    if hint is int and isinstance(raw, float) and raw.is_integer():
+        return int(raw)
+    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    if type(raw) is not hint:
+        raise _wrong_type(path, _JSON_NAMES.get(hint, "another type"))
+    return raw
+
+
+def _note(value: Any, hint: Any, constraint: Constraint | None, path: str, violations: list[str]) -> None:
+    annotated = hint if constraint is None else Annotated[hint, constraint]
+    check = _list_check(None, constraint) if isinstance(value, list) else _check_of(annotated)
+    if check is not None:
+        check(value, path, violations)
+
+
+def _wrong_type(path: str, wanted: str) -> SerializationException:
+    return SerializationException(f"{path or 'The request body'} can not be converted: {wanted} is expected")

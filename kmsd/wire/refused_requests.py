@@ -1,0 +1,76 @@
+"""Writes down what was refused before anybody was known: one by one, or, in a flood, in one record a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from kmsd.audit import Refusals, record_of_refusals
+from kmsd.domain.arn import Place
+from kmsd.errors import ServiceError
+from kmsd.operations.declaration import Source
+from kmsd.ports import AuditSink, AuditUnavailable
+
+FLUSH_SECONDS = 1.0
+PER_SECOND = 20.0
+
+
+class RefusalLedger(msgspec.Struct):
+    """The refusals of one process.
+
+    A counted refusal is answered before its record is durable: it had no effect, and to make a flood wait would fill
+    the connections with it. A crash loses the counts of one second at most.
+    """
+
+    sink: AuditSink
+    place: Place
+    book: Refusals = msgspec.field(default_factory=lambda: Refusals(PER_SECOND))
+    _timer: asyncio.TimerHandle | None = None
+    _task: asyncio.Task[None] | None = None
+    _failing: str = ""
+    """Why the last tally could not be written; while it says something, nothing is refused uncounted either."""
+
+    async def add(self, error: ServiceError, source: Source, now: datetime, record: Callable[[], bytes]) -> None:
+        """One refusal; `record` makes its own record. Raises `AuditUnavailable`."""
+        loop = asyncio.get_running_loop()
+        if self.book.take(loop.time()):
+            await self.sink.append(record())
+            return
+        self.book.count(now, error.code, source)
+        if self._timer is None and self._task is None:
+            self._timer = loop.call_later(FLUSH_SECONDS, self._begin)
+        if self._failing:
+            raise AuditUnavailable(self._failing)
+
+    def _begin(self) -> None:
+        self._timer = None
+        self._task = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        tally = self.book.hand_over()
+        if tally is not None:
+            try:
+                await self.sink.append(record_of_refusals(place=self.place, tally=tally))
+                self._failing = ""
+            except AuditUnavailable as exc:
+                self.book.take_back(tally)
+                self._failing = str(exc)
+        self._task = None
+        if self.book.tally is not None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._begin)
+
+    async def close(self) -> None:
+        """Write what is still counted; the process ends."""
+        if self._task is not None:
+            await self._task
+        if self.book.tally is not None:
+            await self._flush()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()

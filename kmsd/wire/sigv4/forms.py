@@ -1,0 +1,229 @@
+"""The two forms in which a request can carry a signature, and what each says; nothing is judged but form.
+
+The header form is what SDKs send; the query form ("presigned") is what a client can hand to another.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+
+import msgspec
+
+from kmsd.errors import (
+    IncompleteSignatureException,
+    InvalidSignatureException,
+    MissingAuthenticationTokenException,
+)
+from kmsd.wire.sigv4 import canonical
+from kmsd.wire.sigv4.claim import MISMATCH, SIGNATURE_LENGTH
+
+MAX_EXPIRES = 604_800
+"""Seconds; "the maximum is 604800 (seven days)" of X-Amz-Expires."""
+MAX_PARAMETERS = 4_096
+"""Characters of an Authorization header, or of one parameter of the query form but the token."""
+MAX_SESSION_TOKEN = 8_192
+MAX_DATE = 40
+"""Characters; the longest date that RFC 5322 can write has 37."""
+
+_STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+_EXPIRES = re.compile(r"[1-9][0-9]{0,5}")
+_IN_HEADER = ("Credential", "Signature", "SignedHeaders")
+_IN_QUERY = (
+    "X-Amz-Algorithm",
+    "X-Amz-Credential",
+    "X-Amz-Signature",
+    "X-Amz-SignedHeaders",
+    "X-Amz-Date",
+    "X-Amz-Expires",
+)
+_PRESIGNED = frozenset(_IN_QUERY[:3])
+"""One of these makes a request a presigned one."""
+
+
+class Parameters(msgspec.Struct, frozen=True):
+    """What a signature says of itself, whichever form it came in."""
+
+    algorithm: str
+    credential: str
+    signed_headers: str
+    signature: str
+    timestamp: datetime
+    stamp: str
+    """The timestamp in the ISO 8601 basic form that is signed."""
+    session_token: str | None
+    query: str
+    """The canonical query string, without the signature itself."""
+    expires: timedelta | None
+    """How long after the timestamp the request may be used; None in the header form."""
+
+
+def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> Parameters:
+    """Read the Authorization header or the query string, whichever there is; both at once are refused.
+
+    `first` tells where in `values` the first header of each lower-case name stands.
+    """
+    query = canonical.query_pairs(target.partition("?")[2]) if "?" in target else []
+    presigned = bool(query) and any(name in _PRESIGNED for name, _ in query)
+    position = first.get("authorization")
+    if position is None:
+        if presigned:
+            return _from_query(query, first)
+        raise MissingAuthenticationTokenException("Missing Authentication Token")
+    if presigned:
+        raise InvalidSignatureException("A request is signed by its Authorization header or by its query, not by both.")
+    return _from_header(values[position], first, values, canonical.query(query) if query else "")
+
+
+# --- The header form --------------------------------------------------------------------------------
+
+
+def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], query: str) -> Parameters:
+    signature = header[-SIGNATURE_LENGTH:]
+    if signature.isalnum() and header.endswith("Signature=", 0, -SIGNATURE_LENGTH):
+        # The signature comes last, as every SDK writes it. What precedes it hardly changes from call to call.
+        algorithm, credential, signed_headers, _, faults = _authorization(header[:-SIGNATURE_LENGTH] + "-")
+    else:
+        algorithm, credential, signed_headers, signature, faults = _authorization(header)
+    date = first.get("x-amz-date")
+    if date is not None:
+        timestamp, stamp = _instant(values[date])
+    elif "date" in first:
+        timestamp, stamp = _http_date(values[first["date"]])
+    else:
+        faults += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
+        raise IncompleteSignatureException(faults.rstrip())
+    if faults:
+        raise IncompleteSignatureException(faults.rstrip())
+    token = first.get("x-amz-security-token")
+    return Parameters(
+        algorithm,
+        credential,
+        signed_headers,
+        _checked_signature(signature),
+        timestamp,
+        stamp,
+        None if token is None else _checked_token(values[token]),
+        query,
+        None,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _authorization(header: str) -> tuple[str, str, str, str, str]:
+    """Algorithm, Credential, SignedHeaders and Signature of an Authorization header, and what it lacks.
+
+    The parameters may stand in any order, with or without blanks around commas.
+    """
+    if not header.lstrip().startswith("AWS4-"):
+        # Basic, Bearer and the signatures before version 4 do not authenticate here at all.
+        raise MissingAuthenticationTokenException("Missing Authentication Token")
+    if len(header) > MAX_PARAMETERS or not header.isascii() or not header.isprintable():
+        raise IncompleteSignatureException("The Authorization header is too long or not printable ASCII.")
+    algorithm, _, rest = header.strip().partition(" ")
+    given: dict[str, str] = {}
+    for part in rest.split(",") if rest.strip() else []:
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise IncompleteSignatureException(
+                f"'{name}' not a valid key=value pair (missing equal-sign) in Authorization header."
+            )
+        if name in given or name not in _IN_HEADER:
+            raise IncompleteSignatureException(f"Authorization header has '{name}' twice, or should not have it.")
+        given[name] = value
+    faults = "".join(
+        f"Authorization header requires '{name}' parameter. " for name in _IN_HEADER if not given.get(name)
+    )
+    return algorithm, given.get("Credential", ""), given.get("SignedHeaders", ""), given.get("Signature", ""), faults
+
+
+# --- The query form ---------------------------------------------------------------------------------
+
+
+def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> Parameters:
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name.startswith("X-Amz-"):
+            if name in given:
+                raise IncompleteSignatureException(f"The query-string parameter '{name}' is given more than once.")
+            given[name] = canonical.decoded(value)
+    missing = [name for name in _IN_QUERY if not given.get(name)]
+    if missing:
+        sentences = " ".join(f"AWS query-string parameters must include '{name}'." for name in missing)
+        raise IncompleteSignatureException(f"{sentences} Re-examine the query-string parameters.")
+    for name in _IN_QUERY:
+        if len(given[name]) > MAX_PARAMETERS or not given[name].isascii() or not given[name].isprintable():
+            raise IncompleteSignatureException(f"'{name}' is too long or not printable ASCII.")
+    for header in ("x-amz-date", "x-amz-security-token"):
+        if header in first:
+            raise InvalidSignatureException(f"'{header}' is given as a header of a request that its query signs.")
+    expires = given["X-Amz-Expires"]
+    if not _EXPIRES.fullmatch(expires) or int(expires) > MAX_EXPIRES:
+        raise IncompleteSignatureException(f"X-Amz-Expires must be a number from 1 to {MAX_EXPIRES}.")
+    timestamp, stamp = _instant(given["X-Amz-Date"])
+    token = given.get("X-Amz-Security-Token")
+    return Parameters(
+        given["X-Amz-Algorithm"],
+        given["X-Amz-Credential"],
+        given["X-Amz-SignedHeaders"],
+        _checked_signature(given["X-Amz-Signature"]),
+        timestamp,
+        stamp,
+        None if token is None else _checked_token(token),
+        # "The canonical query string must include all the query parameters … except X-Amz-Signature."
+        canonical.query(pair for pair in pairs if pair[0] != "X-Amz-Signature"),
+        timedelta(seconds=int(expires)),
+    )
+
+
+# --- Their parts ------------------------------------------------------------------------------------
+
+
+def _checked_signature(signature: str) -> str:
+    # A signature of another length is a wrong one, and is called so.
+    if len(signature) != SIGNATURE_LENGTH or not signature.isascii():
+        raise InvalidSignatureException(MISMATCH)
+    return signature
+
+
+def _checked_token(token: str) -> str:
+    if not 0 < len(token) <= MAX_SESSION_TOKEN or not token.isascii() or not token.isprintable():
+        raise IncompleteSignatureException("The security token is empty, too long or not printable ASCII.")
+    return token
+
+
+def _no_date(text: str) -> IncompleteSignatureException:
+    got = f" Got '{text}'." if len(text) <= MAX_DATE and text.isascii() and text.isprintable() else ""
+    return IncompleteSignatureException(
+        f"Date must be in ISO-8601 'basic format'.{got} See http://en.wikipedia.org/wiki/ISO_8601"
+    )
+
+
+@lru_cache(maxsize=64)
+def _instant(text: str) -> tuple[datetime, str]:
+    """The instant of an X-Amz-Date, and the text itself: `20150830T123600Z` and no other form."""
+    if not _STAMP.fullmatch(text):
+        raise _no_date(text)
+    try:
+        return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC), text
+    except ValueError as error:
+        raise _no_date(text) from error
+
+
+@lru_cache(maxsize=64)
+def _http_date(text: str) -> tuple[datetime, str]:
+    """The instant of a Date header, in either form, and its ISO basic form."""
+    if _STAMP.fullmatch(text):
+        return _instant(text)
+    if len(text) > MAX_DATE or not text.isascii():
+        raise _no_date(text)
+    try:
+        instant = parsedate_to_datetime(text)
+        # "-0000" comes back naive: "the time was generated on a system that may be in a local time zone" (RFC 5322,
+        # section 3.3), yet botocore writes its UTC so.
+        instant = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError, TypeError, IndexError) as error:
+        raise _no_date(text) from error
+    return instant, f"{instant:%Y%m%dT%H%M%SZ}"

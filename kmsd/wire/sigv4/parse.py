@@ -1,0 +1,271 @@
+"""Signature Version 4: from a request as received to a claim that a signing key can prove. No I/O.
+
+Checks run in the order in which AWS's JSON services were seen to run them, so that a request with two
+faults is refused by the same name: form, date, signed headers, algorithm, credential, scope. The caller
+then finds the access key and calls `verify`, or `refuse_unknown`.
+
+What a client sends in every call (the header names, the credential, the list of signed headers) is
+worked out once and kept in bounded caches. Their entries depend on nothing but their keys, so none is
+ever out of date; the least recently used goes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+
+from kmsd.errors import (
+    IncompleteSignatureException,
+    InvalidSignatureException,
+    MissingAuthenticationTokenException,
+)
+from kmsd.wire.sigv4 import canonical
+from kmsd.wire.sigv4.claim import (
+    ALGORITHM,
+    TERMINATOR,
+    Claim,
+    Received,
+    first_positions,
+    refuse_unknown,
+    signing_key,
+    verify,
+)
+from kmsd.wire.sigv4.forms import Parameters, read
+
+__all__ = ["Claim", "Received", "parse", "refuse_unknown", "signing_key", "verify"]
+
+SKEW = timedelta(minutes=15)
+"""How far a client's clock may differ, either way."""
+DATE_LENGTH = len("20150830")
+"""The date of a timestamp, which the credential scope must repeat: a signing key is good for one day."""
+MAX_HEADERS = 64
+MAX_NAME = 128
+"""Characters of a header's name."""
+
+ONCE = ("authorization", "date", "host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-target")
+"""Headers that mean something to us: were one given twice, we might act on the one that nobody looked at."""
+
+_ACCESS_KEY_ID = re.compile(r"[A-Za-z0-9_]{1,128}")
+_SCOPE_ELEMENTS = 5
+
+
+class _Layout(msgspec.Struct, frozen=True):
+    """Where each header stands, for one sequence of header names."""
+
+    positions: dict[str, list[int]]
+    """By lower-case name."""
+    first: dict[str, int]
+    ours: tuple[str, ...]
+    """The names that begin with `x-amz-`."""
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """All that follows from the header names and a signature's constant parameters, whatever the values are."""
+
+    access_key_id: str
+    date: str
+    region: str
+    service: str
+    terminator: str
+    signed_headers: tuple[str, ...]
+    template: str
+    """Canonical headers and their list, with one `%s` for each signed header's value."""
+    take: Callable[[tuple[str, ...]], Any]
+    """The signed headers' first values; a bare one if there is but one."""
+    repeated: tuple[tuple[int, list[int]], ...]
+    """Signed headers that were given more than once: which of the values taken, and where they all stand."""
+
+
+def parse(received: Received, *, region: str, services: Collection[str], now: datetime) -> Claim:
+    """Read the signature of a request. The claim is well formed, fresh and in scope, but **not proven**.
+
+    Raises `MissingAuthenticationTokenException`, `IncompleteSignatureException` or
+    `InvalidSignatureException`, and nothing else, whatever the request holds.
+    """
+    if not received.headers:
+        raise MissingAuthenticationTokenException("Missing Authentication Token")
+    names, values = received.names, received.values
+    layout = _layout(names)
+    first = layout.first
+    target = received.target
+    given = read(target, first, values)
+    _check_time(given, now)
+    plan = _plan(names, given.algorithm, given.credential, given.signed_headers, given.expires is not None)
+    if (
+        plan.region != region
+        or plan.service not in services
+        or plan.terminator != TERMINATOR
+        or plan.date != given.stamp[:DATE_LENGTH]
+    ):
+        raise InvalidSignatureException(_scope_faults(plan, given.stamp, region, services))
+    body_hash = ""
+    if "x-amz-content-sha256" in first:
+        body_hash = _check_body(values[first["x-amz-content-sha256"]], received.body)
+    # `/` is what every SDK sends.
+    path = "/" if target == "/" else canonical.path(target.partition("?")[0])
+    return Claim(
+        plan.access_key_id,
+        plan.date,
+        region,
+        plan.service,
+        given.timestamp,
+        given.session_token,
+        plan.signed_headers,
+        given.signature,
+        given.expires is not None,
+        given.stamp,
+        f"{received.method}\n{path}\n{given.query}\n{_canonical_headers(plan, values)}\n",
+        received.body,
+        values,
+        first,
+        body_hash,
+    )
+
+
+def _check_time(given: Parameters, now: datetime) -> None:
+    timestamp = given.timestamp
+    if given.expires is not None:
+        # Counted from now, not from the timestamp, which may stand at the end of the calendar.
+        if timestamp <= now - given.expires:
+            end = f"{timestamp + given.expires:%Y%m%dT%H%M%SZ}"
+            raise InvalidSignatureException(f"Signature expired: {end} is now earlier than {now:%Y%m%dT%H%M%SZ}")
+    elif timestamp < now - SKEW:
+        raise InvalidSignatureException(
+            f"Signature expired: {given.stamp} is now earlier than {now - SKEW:%Y%m%dT%H%M%SZ} "
+            f"({now:%Y%m%dT%H%M%SZ} - 15 min.)"
+        )
+    if timestamp > now + SKEW:
+        raise InvalidSignatureException(
+            f"Signature not yet current: {given.stamp} is still later than {now + SKEW:%Y%m%dT%H%M%SZ} "
+            f"({now:%Y%m%dT%H%M%SZ} + 15 min.)"
+        )
+
+
+def _scope_faults(plan: _Plan, stamp: str, region: str, services: Collection[str]) -> str:
+    faults = []
+    if plan.region != region:
+        faults.append(f"Credential should be scoped to a valid region, not '{plan.region}'. ")
+    if plan.service not in services:
+        known = ", ".join(f"'{service}'" for service in sorted(services))
+        faults.append(f"Credential should be scoped to correct service: {known}. ")
+    if plan.terminator != TERMINATOR:
+        faults.append(f"Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{plan.terminator}'. ")
+    if plan.date != stamp[:DATE_LENGTH]:
+        faults.append(
+            "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
+            f"'{plan.date}' != '{stamp[:DATE_LENGTH]}', from '{stamp}'."
+        )
+    return "".join(faults)
+
+
+def _check_body(stated: str, body: bytes) -> str:
+    """The body's hash, which must be the stated one."""
+    found = hashlib.sha256(body).hexdigest()
+    # UNSIGNED-PAYLOAD and STREAMING-… are S3's: here a signature always covers the body.
+    if not stated.isascii() or not hmac.compare_digest(stated, found):
+        raise InvalidSignatureException(
+            "The value of 'x-amz-content-sha256' is not the SHA-256 of the body; unsigned and streaming payloads are "
+            "not supported."
+        )
+    return found
+
+
+def _canonical_headers(plan: _Plan, values: tuple[str, ...]) -> str:
+    text: str = plan.template % plan.take(values)
+    if (
+        plan.repeated
+        or "  " in text
+        or ": " in text
+        or " \n" in text
+        or "\t" in text
+        or text.count("\n") != len(plan.signed_headers) + 1
+    ):
+        return _canonical_headers_with_care(plan, values)
+    return text
+
+
+def _canonical_headers_with_care(plan: _Plan, values: tuple[str, ...]) -> str:
+    """As above, for values that need trimming, stand more than once, or are not to be trusted to be one line."""
+    taken = plan.take(values)
+    parts = [taken] if isinstance(taken, str) else list(taken)
+    for number, positions in plan.repeated:
+        parts[number] = ",".join(canonical.header_value(values[position]) for position in positions)
+    parts = [canonical.header_value(part) for part in parts]
+    if any("\n" in part for part in parts):
+        # A line break would let one header's value pass for another header.
+        raise IncompleteSignatureException("A signed header holds a line break.")
+    return plan.template % tuple(parts)
+
+
+# --- What is worked out once ------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _layout(names: tuple[str, ...]) -> _Layout:
+    if len(names) > MAX_HEADERS or any(len(name) > MAX_NAME or not name.isascii() for name in names):
+        raise IncompleteSignatureException("The request has too many headers, or one with too long or too odd a name.")
+    positions: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        positions.setdefault(name.lower(), []).append(position)
+    for name in ONCE:
+        if len(positions.get(name, ())) > 1:
+            raise IncompleteSignatureException(f"The header '{name}' is given more than once.")
+    return _Layout(
+        positions,
+        first_positions(names),
+        tuple(name for name in positions if name.startswith("x-amz-")),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, in_query: bool) -> _Plan:  # noqa: FBT001  # lru_cache is slower with keywords
+    layout = _layout(names)
+    listed = signed.split(";")
+    _check_signed_headers(layout, listed, in_query=in_query)
+    if algorithm != ALGORITHM:
+        raise IncompleteSignatureException(f"Unsupported AWS 'algorithm': '{algorithm}' (only {ALGORITHM} for now). ")
+    # AWS was seen to ignore slashes at the end.
+    elements = credential.rstrip("/").split("/")
+    if len(elements) != _SCOPE_ELEMENTS:
+        raise IncompleteSignatureException(
+            "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term, "
+            f"got '{credential}'"
+        )
+    if not _ACCESS_KEY_ID.fullmatch(elements[0]):
+        raise IncompleteSignatureException("The access key id in Credential is not one: up to 128 letters and digits.")
+    key_id, date, region, service, terminator = elements
+    return _Plan(
+        key_id,
+        date,
+        region,
+        service,
+        terminator,
+        tuple(listed),
+        "".join(f"{name.replace('%', '%%')}:%s\n" for name in listed) + "\n" + signed.replace("%", "%%"),
+        itemgetter(*(layout.first[name] for name in listed)),
+        tuple((n, layout.positions[name]) for n, name in enumerate(listed) if len(layout.positions[name]) > 1),
+    )
+
+
+def _check_signed_headers(layout: _Layout, listed: list[str], *, in_query: bool) -> None:
+    demanded = ["host", *layout.ours]
+    if not in_query and "x-amz-date" not in layout.first:
+        demanded.append("date")
+    for name in demanded:
+        if name not in listed:
+            what = "'Host' or ':authority'" if name == "host" else f"'{name}'"
+            raise InvalidSignatureException(f"{what} must be a 'SignedHeader' in the AWS Authorization.")
+    if listed != sorted(set(listed)):
+        # Upper case is caught below: header names are looked up in lower case.
+        raise IncompleteSignatureException("SignedHeaders must be sorted, and name each header once.")
+    for name in listed:
+        if name not in layout.first:
+            raise InvalidSignatureException(f"'{name}' is a 'SignedHeader', but the request has no such header.")
