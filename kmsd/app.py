@@ -22,8 +22,11 @@ from kmsd.adapters.clock.trusted import ClockWatch
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.cloudwatch_logs.audit_records import record_of_key_use
+from kmsd.cloudwatch_logs.call import service_in
 from kmsd.cloudwatch_logs.data_keys import KeyUse, LogKeys
-from kmsd.cloudwatch_logs.ports import Segments
+from kmsd.cloudwatch_logs.jobs.retention import LogRetention
+from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.service import LogRoom
 from kmsd.config.settings import Config, ConfigError, TokenConfig
@@ -56,7 +59,7 @@ class Rooms(msgspec.Struct, frozen=True):
     """What a process has opened."""
 
     config: Config
-    store: Store
+    store: LogStore
     token: Token
     sink: JournalSink
     pipeline: Pipeline
@@ -96,10 +99,19 @@ class Rooms(msgspec.Struct, frozen=True):
             await self.sink.adopt(signer)
 
     @property
-    def segments(self) -> Segments | None:
-        """Where the Logs side keeps sealed events."""
-        logs = self.pipeline.world.logs
-        return None if logs is None else logs.segments
+    def logs(self) -> LogRoom:
+        """What the log service works with."""
+        return service_in(self.pipeline.world)
+
+    @property
+    def retention(self) -> LogRetention:
+        """What removes the log events that are too old."""
+        return LogRetention(self.store, self.segments)
+
+    @property
+    def segments(self) -> Segments:
+        """Where the log service keeps sealed events."""
+        return self.logs.segments
 
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
         """The record of a job's act on a key (`kmsd.ports.jobs.JobRecorder`)."""
@@ -239,7 +251,7 @@ def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> Lo
     place = place_of(config)
 
     async def record(use: KeyUse) -> None:
-        await sink.append(audit.record_of_key_use(use, place))
+        await sink.append(record_of_key_use(use, place))
 
     return LogRoom(LogKeys(token, place, record), FileSegments(config.logs_dir), now=clock.now)
 
@@ -273,5 +285,6 @@ async def open_rooms(
             stack.push_async_callback(import_token.close)
         logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
-        world = World(place_of(config), limits, store, token, import_token, frozenset(config.import_.refuse), logs)
+        refused = frozenset(config.import_.refuse)
+        world = World(place_of(config), limits, store, token, import_token, refused, {LogRoom: logs})
         yield Rooms(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch, stack)

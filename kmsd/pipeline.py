@@ -41,8 +41,9 @@ from kmsd.errors import (
     UnsupportedOperationException,
 )
 from kmsd.event_loop.cohorts import Lockstep
+from kmsd.operations.access import OnCiphertext, OnKey
 from kmsd.operations.admission import admit
-from kmsd.operations.declaration import Call, OnCiphertext, OnKey, Operation, Source, World
+from kmsd.operations.declaration import Call, Operation, Source, World
 from kmsd.ports import (
     AuditSink,
     AuditUnavailable,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kmsd.adapters.sqlite import connection
 from kmsd.app import Rooms, open_rooms, place_of
+from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.settings import Config
 from kmsd.custody import provisioning
@@ -181,7 +182,7 @@ class House:
                     "house",
                     lambda: rooms.import_token,
                     stock,
-                    rooms.segments,
+                    rooms.retention,
                     rooms.watch,
                 )
                 endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -209,7 +210,7 @@ async def _make_user(
 async def _provision(config: Config) -> None:
     """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
     async with open_rooms(config, "house") as rooms:
-        await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC))
+        await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC), [SERVICE_KEY])
 
 
 @contextmanager

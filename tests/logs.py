@@ -178,9 +178,8 @@ def files_with(folder: Path, *markers: bytes) -> Sequence[Path]:
 def audit_copy(house: House) -> AuditCopy:
     """What copies the trail of a house into `/kmsd/audit`; it knows nothing of what was copied before."""
     world = house.rooms.pipeline.world
-    assert world.logs is not None
     trail = TrailReader(house.config.audit_dir, house.rooms.sink)
-    return AuditCopy(trail, house.rooms.store, world.logs, world.place, house.config.account)
+    return AuditCopy(trail, house.rooms.store, house.rooms.logs, world.place, house.config.account)
 
 
 def copy_audit(house: House, copy: AuditCopy | None = None) -> int:

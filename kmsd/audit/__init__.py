@@ -10,7 +10,6 @@ from kmsd.audit.operator_acts import Actor, record_of_administration
 from kmsd.audit.record import rfc3339
 from kmsd.audit.redaction import show, shown_members
 from kmsd.audit.refusal_tally import Refusals, record_of_refusals
-from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 
 __all__ = [
     "KEY",
@@ -19,7 +18,6 @@ __all__ = [
     "Refusals",
     "record_of_administration",
     "record_of_call",
-    "record_of_key_use",
     "record_of_refusal",
     "record_of_refusals",
     "record_of_service_event",

@@ -32,7 +32,7 @@ from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
-from kmsd.operations.declaration import Call, OnCiphertext, OnKey, Operation, Source, Target
+from kmsd.operations.declaration import Call, Operation, Source, Target
 
 KEY = "AWS::KMS::Key"
 ALIAS = "AWS::KMS::Alias"
@@ -190,7 +190,7 @@ def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) ->
 @cache
 def is_cryptographic(operation: Operation[Any, Any]) -> bool:
     """Whether it uses key material: its access speaks of an encryption context."""
-    return any(isinstance(access, OnKey | OnCiphertext) and access.context is not None for access in operation.access)
+    return any(access.is_cryptographic for access in operation.access)
 
 
 def _add_materials(data: AdditionalEventData, call: Call, response: msgspec.Struct | None) -> None:

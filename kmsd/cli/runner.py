@@ -37,6 +37,7 @@ from kmsd.ports import (
     TokenError,
     TokenUnavailable,
 )
+from kmsd.ports.jobs import JobFailed
 
 log = structlog.get_logger()
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
@@ -52,6 +53,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (StoreError, EXIT_UNAVAILABLE),
     (AuditUnavailable, EXIT_UNAVAILABLE),
     (SegmentsError, EXIT_UNAVAILABLE),
+    (JobFailed, EXIT_UNAVAILABLE),
 )
 """Of errors whose text is for the operator. The first that fits decides."""
 _OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)

@@ -1,37 +1,164 @@
-"""From what a Logs request names to the log group itself."""
+"""What operations of CloudWatch Logs reach: log groups and what their keys belong to, and how they are found."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from kmsd.cloudwatch_logs import groups
-from kmsd.errors import InvalidParameterException
-from kmsd.operations.declaration import Call, OnLogGroup, OnLogsKey, Target
+from kmsd.cloudwatch_logs.call import reader_of
+from kmsd.cloudwatch_logs.groups import NO_GROUP, LogGroup
+from kmsd.errors import InvalidParameterException, ResourceNotFoundException, ServiceError
+from kmsd.operations.declaration import Access, Call, Operation, Target
 
 
-async def find_log_group(access: OnLogGroup, request: msgspec.Struct, call: Call) -> Target | None:
-    """The group as a target, also one that does not exist: a caller who may not ask is not told.
+class OnLogGroup(Access, frozen=True):
+    """A log group of the caller's account; identity policies decide, on the ARN that AWS uses for the action."""
 
-    Raises InvalidParameterException where none or two are named.
-    """
-    if access.when is not None and not getattr(request, access.when):
-        return None
-    account, place = call.caller.account, call.world.place
-    if access.member is None:
-        return Target(arn=groups.stream_arn(groups.group_arn(place, account, ""), ""))
-    name = getattr(request, access.member)
-    if access.identifier is not None:
-        name = one_of(name, getattr(request, access.identifier), call)
-    elif access.tagging:
-        name = groups.parse_identifier(name, place, account)
-    arn = groups.group_arn(place, account, name)
-    group = await call.books.log_group(account, name)
-    if not access.tagging:
-        stream = "" if access.stream is None else getattr(request, access.stream)
-        arn = groups.stream_arn(arn, stream)
-    return Target(arn=arn, log_group=group)
+    member: str | None = "log_group_name"
+    """Names the group; None: the action is on all groups of the account."""
+    identifier: str | None = None
+    """The member that may name it instead, by name or ARN; just one of the two must be given."""
+    stream: str | None = None
+    """The member that names the stream which the action is on; None: it is on the group."""
+    action: str | None = None
+    """The action to authorise; None: the operation's name."""
+    when: str | None = None
+    """The member without which nothing is asked here."""
+    must_exist: bool = True
+    tagging: bool = False
+    """For actions on tags AWS takes the group's ARN as it is, without what stands for its streams."""
+
+    @property
+    def errors(self) -> tuple[type[ServiceError], ...]:
+        """Of a group that must exist and does not."""
+        return (ResourceNotFoundException,) if self.must_exist else ()
+
+    def words(self) -> str:
+        """The group by its member."""
+        if self.member is None:
+            return "all log groups"
+        again = f"the same for logs:{self.action}, if asked"
+        return f"log group `{self.member}`" if self.action is None else again
+
+    async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
+        """The group, also one that does not exist: a caller who may not ask is not told.
+
+        Raises InvalidParameterException where none or two are named.
+        """
+        if self.when is not None and not getattr(request, self.when):
+            return ()
+        account, place = call.caller.account, call.world.place
+        if self.member is None:
+            return (Target(arn=groups.stream_arn(groups.group_arn(place, account, ""), "")),)
+        name = getattr(request, self.member)
+        if self.identifier is not None:
+            name = one_of(name, getattr(request, self.identifier), call)
+        elif self.tagging:
+            name = groups.parse_identifier(name, place, account)
+        arn = groups.group_arn(place, account, name)
+        if not self.tagging:
+            arn = groups.stream_arn(arn, "" if self.stream is None else getattr(request, self.stream))
+        return (await _target(arn, account, name, call),)
+
+    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
+        """Raises ResourceNotFoundException, and InvalidParameterException for a change of a reserved group."""
+        if target.resource is None and self.must_exist and self.member is not None:
+            raise ResourceNotFoundException(NO_GROUP)
+        _refuse_changes(operation, target)
+
+
+class OnLogGroups(Access, frozen=True):
+    """All the log groups that StartQuery names, in one of three ways; each is authorised by itself."""
+
+    @property
+    def errors(self) -> tuple[type[ServiceError], ...]:
+        """Of a group that does not exist."""
+        return (ResourceNotFoundException,)
+
+    def words(self) -> str:
+        """How they are named."""
+        return "log groups by name or identifier"
+
+    async def find(self, request: Any, call: Call) -> Sequence[Target]:
+        """Raises InvalidParameterException unless they are named in just one way."""
+        account, place = call.caller.account, call.world.place
+        single, identifiers = request.log_group_name, request.log_group_identifiers
+        ways = ([single] if single is not None else None, request.log_group_names, identifiers)
+        given = [names for names in ways if names]
+        if len(given) != 1:
+            raise InvalidParameterException(
+                "Just one of logGroupName, logGroupNames and logGroupIdentifiers must be given, and not be empty."
+            )
+        names = [groups.parse_identifier(text, place, account) if identifiers else text for text in given[0]]
+        arns = [groups.stream_arn(groups.group_arn(place, account, name), "") for name in names]
+        return [await _target(arn, account, name, call) for arn, name in zip(arns, names, strict=True)]
+
+    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
+        """Raises ResourceNotFoundException."""
+        if target.resource is None:
+            raise ResourceNotFoundException(NO_GROUP)
+
+
+class OnLogsKey(Access, frozen=True):
+    """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
+
+    identifier: str
+
+    @property
+    def errors(self) -> tuple[type[ServiceError], ...]:
+        """Of a group that does not exist."""
+        return (ResourceNotFoundException,)
+
+    def words(self) -> str:
+        """How it is named."""
+        return "log group `log_group_name` or what `resource_identifier` names"
+
+    async def find(self, request: Any, call: Call) -> Sequence[Target]:
+        """The group, or all query results of the caller's account, whose key is to be changed."""
+        # AssociateKmsKey: "you specify either the logGroupName parameter or the resourceIdentifier parameter. You can't
+        # specify both".
+        name, identifier = request.log_group_name, getattr(request, self.identifier)
+        account, place = call.caller.account, call.world.place
+        if (name is None) == (identifier is None):
+            raise InvalidParameterException("Either logGroupName or resourceIdentifier must be given, and not both.")
+        if identifier is not None:
+            if identifier == groups.results_arn(place, account):
+                return (Target(arn=identifier),)
+            if not identifier.startswith("arn:"):
+                raise InvalidParameterException(
+                    "resourceIdentifier must be the ARN of a log group or of query results."
+                )
+            name = groups.parse_identifier(identifier, place, account)
+        arn = groups.stream_arn(groups.group_arn(place, account, name), "")
+        return (await _target(arn, account, name, call),)
+
+    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
+        """Raises as `OnLogGroup.check`."""
+        if target.resource is None and ":log-group:" in target.arn:
+            raise ResourceNotFoundException(NO_GROUP)
+        _refuse_changes(operation, target)
+
+
+async def _target(arn: str, account: str, name: str, call: Call) -> Target:
+    group = await reader_of(call).log_group(account, name)
+    return Target(arn=arn, resource=group, resource_tags=None if group is None else partial(_tags, group, call))
+
+
+async def _tags(group: LogGroup, call: Call) -> Mapping[str, str]:
+    return await reader_of(call).log_group_tags(group.group_id)
+
+
+def _refuse_changes(operation: Operation[Any, Any], target: Target) -> None:
+    """Of a group that the daemon keeps clients only read: no events, streams, tags, retention or key of theirs."""
+    group = target.resource
+    if isinstance(group, LogGroup) and group.reserved and (operation.writes or operation.appends):
+        raise InvalidParameterException(
+            f"The log group {group.name} is kept by the service: it can be read, {operation.name} is not allowed on it."
+        )
 
 
 def one_of(name: str | None, identifier: str | None, call: Call) -> str:
@@ -39,40 +166,3 @@ def one_of(name: str | None, identifier: str | None, call: Call) -> str:
     if (name is None) == (identifier is None):
         raise InvalidParameterException("Either logGroupName or logGroupIdentifier must be given, and not both.")
     return name or groups.parse_identifier(identifier or "", call.world.place, call.caller.account)
-
-
-async def find_log_groups(request: Any, call: Call) -> list[Target]:
-    """Every group that StartQuery names. Raises InvalidParameterException unless it does so in just one way."""
-    account, place = call.caller.account, call.world.place
-    single = request.log_group_name
-    ways = ([single] if single is not None else None, request.log_group_names)
-    identifiers = request.log_group_identifiers
-    given = [names for names in (*ways, identifiers) if names]
-    if len(given) != 1:
-        raise InvalidParameterException(
-            "Just one of logGroupName, logGroupNames and logGroupIdentifiers must be given, and not be empty."
-        )
-    targets = []
-    for text in given[0]:
-        name = groups.parse_identifier(text, place, account) if identifiers else text
-        arn = groups.stream_arn(groups.group_arn(place, account, name), "")
-        targets.append(Target(arn=arn, log_group=await call.books.log_group(account, name)))
-    return targets
-
-
-async def find_logs_key(access: OnLogsKey, request: Any, call: Call) -> Target:
-    """The group, or all query results of the caller's account, whose key is to be changed."""
-    # AssociateKmsKey: "you specify either the logGroupName parameter or the resourceIdentifier parameter. You can't
-    # specify both".
-    name, identifier = request.log_group_name, getattr(request, access.identifier)
-    account, place = call.caller.account, call.world.place
-    if (name is None) == (identifier is None):
-        raise InvalidParameterException("Either logGroupName or resourceIdentifier must be given, and not both.")
-    if identifier is not None:
-        if identifier == groups.results_arn(place, account):
-            return Target(arn=identifier)
-        if not identifier.startswith("arn:"):
-            raise InvalidParameterException("resourceIdentifier must be the ARN of a log group or of query results.")
-        name = groups.parse_identifier(identifier, place, account)
-    group = await call.books.log_group(account, name)
-    return Target(arn=groups.stream_arn(groups.group_arn(place, account, name), ""), log_group=group)

@@ -17,10 +17,9 @@ from kmsd.cloudwatch_logs.data_keys import DataKey
 from kmsd.cloudwatch_logs.events import Event, position_at
 from kmsd.cloudwatch_logs.frames import Frame
 from kmsd.cloudwatch_logs.groups import LogGroup
-from kmsd.cloudwatch_logs.ports import SegmentDamaged, StoredFrame, Wanted
+from kmsd.cloudwatch_logs.ports import LogReader, LogStore, SegmentDamaged, StoredFrame, Wanted
 from kmsd.cloudwatch_logs.service import LogRoom
 from kmsd.cloudwatch_logs.work_budget import Budget
-from kmsd.ports import Reader, Store
 
 MOST_FRAMES = 16
 MOST_BYTES = 2_097_152
@@ -46,7 +45,7 @@ class Reading(msgspec.Struct):
     """One pass over the events of one group."""
 
     room: LogRoom
-    store: Store
+    store: LogStore
     group: LogGroup
     now: datetime
     names: dict[bytes, str] = {}
@@ -90,14 +89,14 @@ class Reading(msgspec.Struct):
             self.budget.take(size - self._held)
             self._held = size
 
-    async def _alive(self, books: Reader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
+    async def _alive(self, books: LogReader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
         unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead
         if unknown:
             self.names.update(await books.log_stream_names(self.group.group_id, tuple(unknown)))
             self._dead |= unknown - self.names.keys()
         return [stored for stored in frames if stored.frame.stream_id in self.names]
 
-    async def _open(self, books: Reader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[Event]]]:
+    async def _open(self, books: LogReader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[Event]]]:
         keys = await self._keys(books, frames)
         self.scanned += sum(one.frame.size for one in frames)
         if not self.shown:
@@ -121,7 +120,7 @@ class Reading(msgspec.Struct):
         opened = await asyncio.gather(*(asyncio.to_thread(counted, partial(act, part)) for part in parts if part))
         return [events for part in opened for events in part]
 
-    async def _keys(self, books: Reader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
+    async def _keys(self, books: LogReader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
         """The data keys of frames. State and policy of their keys are asked for anew each time."""
         subject = frame_codec.subject_of(self.group)
         wrapped = {

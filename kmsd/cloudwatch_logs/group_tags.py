@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of, transaction_of
 from kmsd.errors import InvalidParameterException, TooManyTagsException
 from kmsd.operations.declaration import Call
 
@@ -33,8 +34,8 @@ def _fits(text: str) -> bool:
 async def put(call: Call, tags: Mapping[str, str]) -> None:
     """Add tags to the call's group. Raises TooManyTagsException."""
     check(tags)
-    group_id = call.log_group.group_id
-    present = await call.books.log_group_tags(group_id)
+    group_id = log_group_of(call).group_id
+    present = await reader_of(call).log_group_tags(group_id)
     if len({*present, *tags}) > MOST_TAGS:
         raise TooManyTagsException(f"A log group can have {MOST_TAGS} tags.")
-    await call.transaction.put_log_group_tags(group_id, tags)
+    await transaction_of(call).put_log_group_tags(group_id, tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kmsd.cloudwatch_logs.call import reader_of, service_of
 from kmsd.cloudwatch_logs.data_keys import Subject
 from kmsd.cloudwatch_logs.error_names import ABORTED
 from kmsd.domain.arn import parse_key_name
@@ -16,12 +17,12 @@ async def examined(call: Call, owner: bytes, arn: str, kms_key: str) -> str:
     Raises InvalidParameterException for a key that is unknown or not enabled, AccessDeniedException.
     """
     subject = Subject(owner, call.caller.account, arn, kms_key)
-    return (await call.logs.keys.examine(call.books, subject, call.now)).arn
+    return (await service_of(call).keys.examine(reader_of(call), subject, call.now)).arn
 
 
 async def check_still(call: Call, kms_key: str) -> None:
     """That the key has not changed its state since it was examined. Raises OperationAbortedException."""
     name = parse_key_name(kms_key, caller_account="", place=call.world.place, aliases=False)
-    key = await call.books.key(name.key_id)
+    key = await reader_of(call).key(name.key_id)
     if key is None or not key.exists_at(call.now) or key.state_at(call.now) is not KeyState.ENABLED:
         raise OperationAbortedException(ABORTED, detail="the key was changed meanwhile")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from kmsd.cloudwatch_logs.frames import Frame, WrappedKey
+from kmsd.ports import Reader, Store, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from kmsd.cloudwatch_logs.groups import LogGroup, LogStream, ResultsKey
@@ -207,8 +209,8 @@ class AuditTrail(Protocol):
         ...
 
 
-class LogReader(Protocol):
-    """What the store knows of log groups; part of `kmsd.ports.Reader`."""
+class LogReader(Reader, Protocol):
+    """What the store holds, log groups included."""
 
     async def log_group(self, account: str, name: str) -> LogGroup | None:
         """A group by its name."""
@@ -277,8 +279,8 @@ class LogReader(Protocol):
         ...
 
 
-class LogTransaction(LogReader, Protocol):
-    """Changes of what the store knows of log groups; part of `kmsd.ports.Transaction`."""
+class LogTransaction(LogReader, Transaction, Protocol):
+    """Changes of what the store holds, log groups included."""
 
     async def insert_log_group(self, group: LogGroup) -> None:
         """Raises `StoreConflict` if the name is taken."""
@@ -330,4 +332,16 @@ class LogTransaction(LogReader, Protocol):
 
     async def delete_log_query(self, query_id: str) -> None:
         """None there is no error."""
+        ...
+
+
+class LogStore(Store, Protocol):
+    """A store that also keeps log groups."""
+
+    async def read(self) -> LogReader:
+        """As `kmsd.ports.Store.read`."""
+        ...
+
+    def write(self) -> AbstractAsyncContextManager[LogTransaction]:
+        """As `kmsd.ports.Store.write`."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kmsd.cloudwatch_logs.call import reader_of
 from kmsd.cloudwatch_logs.insights.stored_query import StoredQuery
 from kmsd.errors import ResourceNotFoundException
 from kmsd.operations.declaration import Call
@@ -9,7 +10,7 @@ from kmsd.operations.declaration import Call
 
 async def existing(call: Call, query_id: str) -> StoredQuery:
     """The query of this id in the caller's account. Raises ResourceNotFoundException."""
-    query = await call.books.log_query(query_id)
+    query = await reader_of(call).log_query(query_id)
     if query is None or query.account != call.caller.account:
         raise ResourceNotFoundException("The specified query does not exist.")
     return query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of
 from kmsd.cloudwatch_logs.groups import NO_STREAM, LogStream
 from kmsd.errors import ResourceNotFoundException
 from kmsd.operations.declaration import Call
@@ -9,7 +10,7 @@ from kmsd.operations.declaration import Call
 
 async def existing(call: Call, name: str) -> LogStream:
     """The stream of this name in the call's group. Raises ResourceNotFoundException."""
-    stream = await call.books.log_stream(call.log_group.group_id, name)
+    stream = await reader_of(call).log_stream(log_group_of(call).group_id, name)
     if stream is None:
         raise ResourceNotFoundException(NO_STREAM)
     return stream

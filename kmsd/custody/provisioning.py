@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
 import msgspec
 
-from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY as LOGS
 from kmsd.custody import credentials, token_objects
 from kmsd.custody.service_sealer import PURPOSE as SEALING
 from kmsd.custody.service_sealer import ServiceBox
@@ -48,9 +47,9 @@ async def make_service_key(store: Store, token: Token, purpose: str, now: dateti
     return object_id
 
 
-async def make_service_keys(store: Store, token: Token, now: datetime) -> None:
-    """Sentinel, sealing key, audit key, and the key of logs; those that an older installation lacks are added."""
-    for purpose in (SENTINEL, SEALING, AUDIT, LOGS):
+async def make_service_keys(store: Store, token: Token, now: datetime, further: Sequence[str] = ()) -> None:
+    """Make sentinel, sealing key, audit key, and the `further` ones of other services, as far as they are missing."""
+    for purpose in (SENTINEL, SEALING, AUDIT, *further):
         await make_service_key(store, token, purpose, now)
 
 

@@ -143,9 +143,12 @@ def _finish_what_is_begun() -> None:
 
 def readiness_of(rooms: Rooms) -> Readiness:
     """What `/readyz` asks."""
-    probes: dict[str, Probe] = {"token": rooms.token.check, "store": rooms.store.check, "audit": rooms.sink.check}
-    if rooms.segments is not None:
-        probes["logs"] = rooms.segments.check
+    probes: dict[str, Probe] = {
+        "token": rooms.token.check,
+        "store": rooms.store.check,
+        "audit": rooms.sink.check,
+        "logs": rooms.segments.check,
+    }
     return Readiness(probes)
 
 
@@ -221,7 +224,7 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
         holder,
         lambda: rooms.import_token,
         rooms.config.import_.stock,
-        rooms.segments,
+        rooms.retention,
         rooms.watch,
     )
 
@@ -229,10 +232,8 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
 def audit_copy_of(rooms: Rooms) -> AuditCopy:
     """Every worker copies the chain that it writes, and what others have left."""
     world = rooms.pipeline.world
-    if world.logs is None:
-        raise LookupError("this process has no logs")
     trail = TrailReader(rooms.config.audit_dir, rooms.sink)
-    return AuditCopy(trail, rooms.store, world.logs, world.place, rooms.config.account)
+    return AuditCopy(trail, rooms.store, rooms.logs, world.place, rooms.config.account)
 
 
 def rates_of(config: Config) -> Rates | None:

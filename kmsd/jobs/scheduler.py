@@ -11,15 +11,11 @@ from enum import StrEnum
 import msgspec
 import structlog
 
-from kmsd.adapters.clock.trusted import ClockWatch
-from kmsd.cloudwatch_logs.groups import millis
-from kmsd.cloudwatch_logs.jobs import retention
-from kmsd.cloudwatch_logs.ports import Segments, SegmentsError
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.key_import import TokenName
 from kmsd.jobs import deletion, expiry, reconcile, rotation, wrapping_keys
-from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError
-from kmsd.ports.jobs import JobRecorder, JobReport
+from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError, TrustedClock
+from kmsd.ports.jobs import JobFailed, JobRecorder, JobReport, RetentionJob
 
 LEASE = "jobs"
 LEASE_TIME = timedelta(seconds=90)
@@ -70,9 +66,9 @@ class Scheduler(msgspec.Struct):
     """The second token, if there is one and it is open."""
     stock: int = 0
     """Wrapping keys to keep ready of each kind that is in demand."""
-    segments: Segments | None = None
+    retention: RetentionJob | None = None
     """Of the Logs side; None: this process has none."""
-    watch: ClockWatch | None = None
+    watch: TrustedClock | None = None
     """Judges the clock; None: it is beyond doubt, as a test's own is."""
     _swept_at: datetime | None = None
     _reconciled_at: datetime | None = None
@@ -102,15 +98,15 @@ class Scheduler(msgspec.Struct):
     async def tick(self) -> None:
         """One look: everything that is due now, if the lease can be had."""
         try:
-            if self.segments is not None:
-                # Each process finishes its own segments, whoever holds the lease.
-                await self.segments.tidy(millis(self.clock.now()))
+            if self.retention is not None:
+                # Each process finishes its own files, whoever holds the lease.
+                await self.retention.tidy(self.clock.now())
             if await self._hold():
                 try:
                     await self._run_due()
                 finally:
                     await self._give_up(RUNNING)
-        except (StoreError, TokenError, SegmentsError) as exc:
+        except (StoreError, TokenError, JobFailed) as exc:
             log.warning("jobs put off", detail=str(exc))
 
     async def _hold(self) -> bool:
@@ -125,7 +121,7 @@ class Scheduler(msgspec.Struct):
     async def run_now(self, job: Job) -> JobReport:
         """Carry out everything that is due of one job; its report. The scheduler of a running daemon waits meanwhile.
 
-        Raises `JobRefused`, `StoreError`, `TokenError`, `SegmentsError`.
+        Raises `JobRefused`, `StoreError`, `TokenError`, `JobFailed`.
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -158,9 +154,9 @@ class Scheduler(msgspec.Struct):
                 settled.add(await reconcile.run_once(self.store, token, now, name=name))
             return settled
         if job is Job.RETENTION:
-            if self.segments is None:
+            if self.retention is None:
                 raise JobRefused("this process has no log events")
-            return await retention.run_once(self.store, self.segments, now)
+            return await self.retention.sweep(now)
         # A run takes on so many keys at most; the next goes on, as long as there is any that can be dealt with.
         report: JobReport = await _OF_KEYS[job](self.store, self.token, now, self.record)
         last = report
@@ -191,9 +187,9 @@ class Scheduler(msgspec.Struct):
         if self._held:
             return
         await self._keep_wrapping_keys(now)
-        if self.segments is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
+        if self.retention is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
             self._swept_at = now
-            report = await retention.run_once(self.store, self.segments, now)
+            report = await self.retention.sweep(now)
             log.info("job", job="retention", **report.counts())
 
     @property

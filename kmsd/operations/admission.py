@@ -8,23 +8,11 @@ import msgspec
 
 from kmsd.authz.evaluate import authorize, is_settled
 from kmsd.authz.request import Denied, Query
-from kmsd.cloudwatch_logs.groups import NO_GROUP, LogGroup
 from kmsd.custody import grant_tokens
-from kmsd.errors import AccessDeniedException, InvalidParameterException, ResourceNotFoundException
+from kmsd.errors import AccessDeniedException
 from kmsd.operations.condition_values import circumstances_of, policies_of
 from kmsd.operations.decision_cache import recall, remember
-from kmsd.operations.declaration import (
-    Access,
-    Call,
-    OnLogGroup,
-    OnLogGroups,
-    OnLogsKey,
-    Operation,
-    Target,
-    Unrestricted,
-    context_of,
-)
-from kmsd.operations.key_lookup import find_targets
+from kmsd.operations.declaration import Access, Call, Operation, Target, context_of
 
 UNKNOWN_CIPHERTEXT = (
     "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are "
@@ -42,39 +30,14 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
         await grant_tokens.check(tokens, call.books, await call.service_box())
     reached: list[tuple[Access, Target]] = []
     for access in operation.access:
-        for target in await find_targets(access, request, call):
+        for target in await access.find(request, call):
             reached.append((access, target))
             call.targets.append(target)
     for access, target in reached:
-        if not isinstance(access, Unrestricted):
+        if access.asks_permission:
             await _permit(operation, access, target, request, call)
     for access, target in reached:
-        if (
-            target.log_group is None
-            and isinstance(access, OnLogGroup | OnLogGroups | OnLogsKey)
-            and _must_exist(access, target)
-        ):
-            raise ResourceNotFoundException(NO_GROUP)
-        if target.log_group is not None and target.log_group.reserved and not isinstance(access, OnLogGroups):
-            _refuse_changes(operation, target.log_group)
-        usable = getattr(access, "usable", None)
-        if usable is not None and target.key is not None:
-            usable.refuse(target.key.state_at(call.now), target.key.origin, target.key.arn)
-
-
-def _must_exist(access: OnLogGroup | OnLogGroups | OnLogsKey, target: Target) -> bool:
-    """Whether a target without a log group is one too few; all query results, and all groups, have none."""
-    if isinstance(access, OnLogsKey):
-        return ":log-group:" in target.arn
-    return access.must_exist and getattr(access, "member", "") is not None
-
-
-def _refuse_changes(operation: Operation[Any, Any], group: LogGroup) -> None:
-    """Of a group that the daemon keeps clients only read: no events, streams, tags, retention or key of theirs."""
-    if operation.writes or operation.appends:
-        raise InvalidParameterException(
-            f"The log group {group.name} is kept by the service: it can be read, {operation.name} is not allowed on it."
-        )
+        access.check(operation, target, call)
 
 
 async def _permit(

@@ -17,10 +17,10 @@ async def circumstances_of(
     operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call, policies: tuple[str, ...]
 ) -> Circumstances:
     """Return what is known of one target of a call. Aliases and tags are looked up if one of `policies` may ask."""
-    key, group, source = target.key, target.log_group, call.source
+    key, source = target.key, call.source
     aliases, tags = await resource_facts.of_key(call.books, key, policies, call.now)
-    if group is not None and any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
-        tags = await call.books.log_group_tags(group.group_id)
+    if target.resource_tags is not None and any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
+        tags = await target.resource_tags()
     return Circumstances(
         now=call.now,
         region=call.world.place.region,

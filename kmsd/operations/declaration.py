@@ -7,7 +7,7 @@ line in docs/operations.md. A handler starts when all that has been checked.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -16,8 +16,6 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kmsd.authz.request import Allowed, Query
-from kmsd.cloudwatch_logs.groups import LogGroup
-from kmsd.cloudwatch_logs.service import LogRoom
 from kmsd.custody.import_parameters import Tokens
 from kmsd.custody.service_sealer import ServiceBox
 from kmsd.domain.arn import Place
@@ -54,106 +52,39 @@ class Service(Enum):
 # --- What a call reaches ----------------------------------------------------------------------------
 
 
-class OnKey(msgspec.Struct, frozen=True):
-    """A key that a member of the request names."""
+class Access(msgspec.Struct, frozen=True):
+    """One thing that an operation reaches. Each kind finds its own targets and says what must hold of them."""
 
-    member: str
-    usable: Usable
-    aliases: bool = False
-    """Whether an alias name or ARN is accepted."""
-    context: str | None = None
-    """The member with the encryption context, for a cryptographic operation."""
-    action: str | None = None
-    """The action to authorise; None: the operation's name."""
-    optional: bool = False
-    """Whether the member may be absent; then nothing is found for it."""
+    @property
+    def asks_permission(self) -> bool:
+        """True if admission authorises the targets."""
+        return True
 
+    @property
+    def is_cryptographic(self) -> bool:
+        """True if key material is used."""
+        return False
 
-class OnCiphertext(msgspec.Struct, frozen=True):
-    """The key under which a blob was sealed, or that the request names as such."""
+    @property
+    def errors(self) -> tuple[type[ServiceError], ...]:
+        """What finding and checking may answer, for the page on operations."""
+        return ()
 
-    member: str
-    key_member: str
-    """Names the key the caller expects; custody refuses a blob of another (IncorrectKeyException)."""
-    usable: Usable
-    context: str
-    action: str | None = None
+    @property
+    def states(self) -> Usable | None:
+        """In which states of a key the operation works; None: it asks for no key."""
+        return None
 
+    def words(self) -> str:
+        """What is reached, for the page on operations."""
+        return "no resource"
 
-class OnAlias(msgspec.Struct, frozen=True):
-    """An alias of the caller's account; identity policies decide (an alias has no policy of its own)."""
+    async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
+        """The targets: one, none where an optional member is absent, or several. Raises `ServiceError`."""
+        raise NotImplementedError
 
-    member: str
-
-
-class OnAliasKey(msgspec.Struct, frozen=True):
-    """The key that an alias of the caller's account names now."""
-
-    member: str
-    usable: Usable
-
-
-class OnAccount(msgspec.Struct, frozen=True):
-    """No resource: identity policies of the caller decide, on `*`."""
-
-
-class OnNewKey(msgspec.Struct, frozen=True):
-    """The key that the request makes: it has no policy yet, so identity policies decide, on `key/*` of the account."""
-
-    action: str
-    """The action to authorise."""
-    when: str
-    """The member without which nothing is asked."""
-
-
-class Unrestricted(msgspec.Struct, frozen=True):
-    """Nothing is authorised before the handler; it says why, and does so itself."""
-
-    reason: str
-
-
-class OnLogGroup(msgspec.Struct, frozen=True):
-    """A log group of the caller's account; identity policies decide, on the ARN that AWS uses for the action."""
-
-    member: str | None = "log_group_name"
-    """Names the group; None: the action is on all groups of the account."""
-    identifier: str | None = None
-    """The member that may name it instead, by name or ARN; just one of the two must be given."""
-    stream: str | None = None
-    """The member that names the stream which the action is on; None: it is on the group."""
-    action: str | None = None
-    """The action to authorise; None: the operation's name."""
-    when: str | None = None
-    """The member without which nothing is asked here."""
-    must_exist: bool = True
-    tagging: bool = False
-    """For actions on tags AWS takes the group's ARN as it is, without what stands for its streams."""
-
-
-class OnLogGroups(msgspec.Struct, frozen=True):
-    """All the log groups that StartQuery names, in one of three ways; each is authorised by itself."""
-
-    must_exist: bool = True
-
-
-class OnLogsKey(msgspec.Struct, frozen=True):
-    """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
-
-    identifier: str
-
-
-Access = (
-    OnKey
-    | OnCiphertext
-    | OnAlias
-    | OnAliasKey
-    | OnAccount
-    | OnNewKey
-    | OnLogGroup
-    | OnLogGroups
-    | OnLogsKey
-    | Unrestricted
-)
+    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
+        """Raise `ServiceError` unless a target that the caller may reach is fit for the operation."""
 
 
 class Target(msgspec.Struct):
@@ -174,7 +105,10 @@ class Target(msgspec.Struct):
     """The statement or grant that allows it."""
     query: Query | None = None
     """What that decision answers; None where the decision was remembered (`kmsd.operations.decision_cache`)."""
-    log_group: LogGroup | None = None
+    resource: object | None = None
+    """What was found, if it is no key."""
+    resource_tags: Callable[[], Awaitable[Mapping[str, str]]] | None = None
+    """Reads the tags of what was found, if it is no key; policies may ask."""
 
 
 # --- A call -----------------------------------------------------------------------------------------
@@ -206,8 +140,8 @@ class World(msgspec.Struct):
     """Unwraps what `token` cannot, and passes it on. Set when it comes, if it was away at the start."""
     refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
     """Wrapping algorithms that the configuration refuses."""
-    logs: LogRoom | None = None
-    """What the Logs side works with."""
+    services: Mapping[type, object] = {}
+    """What services beside KMS and STS work with, by its type."""
 
     @property
     def tokens(self) -> Tokens:
@@ -266,21 +200,6 @@ class Call(msgspec.Struct, eq=False):
         return self.world.token
 
     @property
-    def log_group(self) -> LogGroup:
-        """The first target's log group."""
-        group = self.targets[0].log_group
-        if group is None:
-            raise LookupError("this operation has no log group there")
-        return group
-
-    @property
-    def logs(self) -> LogRoom:
-        """What the Logs side works with."""
-        if self.world.logs is None:
-            raise LookupError("this process has no logs")
-        return self.world.logs
-
-    @property
     def transaction(self) -> Transaction:
         """The transaction of a writing operation."""
         if not hasattr(self.books, "insert_key"):
@@ -330,7 +249,7 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
 
 def context_of(access: Access, request: msgspec.Struct) -> EncryptionContext:
     """The encryption context that `access` speaks of; for CreateGrant, the pairs of the grant's constraint."""
-    member = access.context if isinstance(access, OnKey | OnCiphertext) else None
+    member = getattr(access, "context", None)
     if member is not None:
         context: EncryptionContext = getattr(request, member)
         return context

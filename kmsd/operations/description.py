@@ -7,19 +7,7 @@ from typing import Any
 from kmsd import errors
 from kmsd.domain.key_state import KeyState, Refusal
 from kmsd.errors import ServiceError
-from kmsd.operations.declaration import (
-    Access,
-    OnAlias,
-    OnAliasKey,
-    OnCiphertext,
-    OnKey,
-    OnLogGroup,
-    OnLogGroups,
-    OnLogsKey,
-    OnNewKey,
-    Operation,
-    Service,
-)
+from kmsd.operations.declaration import Operation, Service
 
 AnyOperation = Operation[Any, Any]
 
@@ -44,31 +32,13 @@ def errors_of(operation: AnyOperation) -> tuple[str, ...]:
     if "grant_tokens" in operation.request.__struct_fields__:
         found.add(errors.InvalidGrantTokenException)
     for access in operation.access:
-        found |= _errors_of_access(access)
+        found.update(access.errors)
     return tuple(sorted(error.__name__ for error in found))
-
-
-def _errors_of_access(access: Access) -> set[type[ServiceError]]:
-    found: set[type[ServiceError]] = set()
-    if isinstance(access, OnKey | OnCiphertext):
-        found |= {errors.NotFoundException, errors.InvalidArnException}
-    if isinstance(access, OnCiphertext):
-        found.add(errors.InvalidCiphertextException)
-    if isinstance(access, OnAliasKey):
-        found.add(errors.NotFoundException)
-    if isinstance(access, OnLogGroup | OnLogGroups | OnLogsKey) and getattr(access, "must_exist", True):
-        found.add(errors.ResourceNotFoundException)
-    if not isinstance(access, OnKey | OnCiphertext | OnAliasKey):
-        return found
-    if access.usable.origin:
-        found.add(errors.UnsupportedOperationException)
-    found |= {type(refusal.error("")) for state, refusal in access.usable.row.items() if refusal is not Refusal.YES}
-    return found
 
 
 def state_row(operation: AnyOperation) -> str:
     """A letter for each state of `KeyState`; for several keys, the strictest."""
-    rows = [access.usable.row for access in operation.access if isinstance(access, OnKey | OnCiphertext | OnAliasKey)]
+    rows = [access.states.row for access in operation.access if access.states is not None]
     if not rows:
         return ""
     letters = []
@@ -80,29 +50,4 @@ def state_row(operation: AnyOperation) -> str:
 
 def reaches(operation: AnyOperation) -> str:
     """What it reaches, in words, for the page."""
-    return ", ".join(_words(access) for access in operation.access)
-
-
-def _words(access: Access) -> str:
-    match access:
-        case OnKey():
-            return f"key `{access.member}`" + (" or its alias" if access.aliases else "")
-        case OnCiphertext():
-            return f"key of `{access.member}`"
-        case OnAlias():
-            return f"alias `{access.member}`"
-        case OnAliasKey():
-            return "the alias's key"
-        case OnLogGroup(member=None):
-            return "all log groups"
-        case OnLogGroup():
-            again = f"the same for logs:{access.action}, if asked"
-            return f"log group `{access.member}`" if access.action is None else again
-        case OnLogGroups():
-            return "log groups by name or identifier"
-        case OnLogsKey():
-            return "log group `log_group_name` or what `resource_identifier` names"
-        case OnNewKey():
-            return f"the new key for kms:{access.action}, if the request has `{access.when}`"
-        case _:
-            return "no resource"
+    return ", ".join(access.words() for access in operation.access)

@@ -5,7 +5,7 @@ to them. Errors of ports are not errors of the API: `kmsd.pipeline` says what a 
 """
 
 from kmsd.ports.audit import AuditSink, AuditUnavailable
-from kmsd.ports.clock import Clock
+from kmsd.ports.clock import Clock, TrustedClock
 from kmsd.ports.store import Reader, Store, Transaction
 from kmsd.ports.store_records import (
     DueKind,
@@ -73,6 +73,7 @@ __all__ = [
     "TokenTimeout",
     "TokenUnavailable",
     "Transaction",
+    "TrustedClock",
     "Wrapped",
     "WrongLength",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -34,4 +35,20 @@ class JobRecorder(Protocol):
 
     async def __call__(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
         """Raises `AuditUnavailable`: then the act must not happen."""
+        ...
+
+
+class JobFailed(Exception):
+    """A job of another service could not be carried out now; the text says why."""
+
+
+class RetentionJob(Protocol):
+    """Removes what another service keeps in files and has promised to remove."""
+
+    async def tidy(self, now: datetime) -> None:
+        """Finish this process's own files. Called at each look. Raises `JobFailed`."""
+        ...
+
+    async def sweep(self, now: datetime) -> JobReport:
+        """Remove what is too old or deleted. Called while this process holds the lease. Raises `JobFailed`."""
         ...

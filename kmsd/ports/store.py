@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
 
 
-class Reader(LogReader, Protocol):
+class Reader(Protocol):
     """What the store holds. A reader is used for one request and thrown away.
 
     Every method raises `StoreUnavailable` if the store cannot be read.
@@ -163,7 +161,7 @@ class Reader(LogReader, Protocol):
         ...
 
 
-class Transaction(LogTransaction, Reader, Protocol):
+class Transaction(Reader, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
     Each change of a state names the old one and raises `StoreConflict` if that is not what the store holds. What is

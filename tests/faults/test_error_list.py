@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.operations.declaration import OnCiphertext, OnKey, Service
+from kmsd.operations.declaration import Service
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
 from tests.clients import code_of
@@ -271,7 +271,7 @@ PRODUCE: dict[str, Callable[[Scene], str]] = {
 
 def uses_material(name: str) -> bool:
     """Whether the operation needs the key's object."""
-    return any(isinstance(access, OnKey | OnCiphertext) and access.context for access in KMS[name].access)
+    return any(access.is_cryptographic for access in KMS[name].access)
 
 
 def possible(name: str, error: str) -> bool:

@@ -30,7 +30,7 @@ def by_hand(house: House, holder: str = "by hand") -> Scheduler:
     """What the command makes."""
     rooms = house.rooms
     return Scheduler(
-        rooms.store, rooms.token, rooms.watch, rooms.record_job, holder, segments=rooms.segments, watch=rooms.watch
+        rooms.store, rooms.token, rooms.watch, rooms.record_job, holder, retention=rooms.retention, watch=rooms.watch
     )
 
 
@@ -78,7 +78,6 @@ def test_retention_by_hand(house: House) -> None:
     put(logs, "/by/hand", "old", at=now)
     logs.put_retention_policy(logGroupName="/by/hand", retentionInDays=1)
     house.clock.advance(days=2)
-    assert house.rooms.segments is not None
     house.run(house.rooms.segments.tidy(round(house.clock.now().timestamp() * 1000)))
     report = run(house, Job.RETENTION)
     assert report.counts()["removed"] + report.counts()["rewritten"] > 0

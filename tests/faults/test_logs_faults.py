@@ -26,7 +26,7 @@ def _own(tmp_path: Path) -> Iterator[House]:
 
 def room_of(own: House) -> Any:
     """What the Logs side works with."""
-    return own.rooms.pipeline.world.logs
+    return own.rooms.logs
 
 
 def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,7 +262,7 @@ def test_of_two_updates_at_the_same_instant_one_is_aborted(house: House) -> None
     group = "/race"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group)
-    room = house.rooms.pipeline.world.logs
+    room = house.rooms.logs
     assert room is not None
     examine = room.keys.examine
 
@@ -293,7 +293,7 @@ def test_rotation_of_the_key_keeps_everything_readable(house: House) -> None:
     stream_for(logs, group, kmsKeyId=key)
     put(logs, group, "before")
     kms.rotate_key_on_demand(KeyId=key)
-    room = house.rooms.pipeline.world.logs
+    room = house.rooms.logs
     assert room is not None
     house.opened.loop.call_soon_threadsafe(room.keys.close)
     put(logs, group, "after")

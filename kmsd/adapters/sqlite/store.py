@@ -21,7 +21,8 @@ from kmsd.adapters.sqlite.change_detector import WalIndex
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.process_liveness import Makers
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
-from kmsd.ports import Reader, StoreUnfit, Transaction
+from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
+from kmsd.ports import StoreUnfit
 
 BUSY_SECONDS = 5.0
 """How long a write waits for another process's."""
@@ -33,7 +34,7 @@ _Result = TypeVar("_Result")
 
 
 class SqliteStore:
-    """Implements `kmsd.ports.Store`."""
+    """Implements `kmsd.cloudwatch_logs.ports.LogStore`."""
 
     def __init__(self, path: Path) -> None:
         """Open the database at `path`. Raises `StoreMissing` if there is none.
@@ -69,12 +70,12 @@ class SqliteStore:
         """How often what was asked for was in memory, and how often it was not; for metrics."""
         return self._reader.hits, self._reader.misses
 
-    async def read(self) -> Reader:
+    async def read(self) -> LogReader:
         self._reader.refresh()
         return self._reader
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
+    async def write(self) -> AsyncIterator[LogTransaction]:
         async with self._writer:
             await self._in_thread(lambda: self._writing.execute("BEGIN IMMEDIATE"))
             try:

@@ -17,6 +17,7 @@ from kmsd.cli.commands.migrate import migrate_unless_served
 from kmsd.cli.commands.operator_audit import KMSD, acting
 from kmsd.cli.commands.users import check_name
 from kmsd.cli.os_errors import in_words
+from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config.settings import Config, ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
@@ -126,7 +127,7 @@ async def _provision(rooms: Rooms, config: Config, options: argparse.Namespace) 
     books, now = await rooms.store.read(), SystemClock().now()
     user, name = await _administrator(books, config, options)
     before = len(await books.service_keys())
-    await provisioning.make_service_keys(rooms.store, rooms.token, now)
+    await provisioning.make_service_keys(rooms.store, rooms.token, now, [SERVICE_KEY])
     await rooms.take_audit_key()
     made_keys = len(await (await rooms.store.read()).service_keys()) > before
     if user is None:

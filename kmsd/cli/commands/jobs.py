@@ -91,7 +91,7 @@ def _scheduler(rooms: Rooms) -> Scheduler:
         rooms.record_job,
         f"{socket.gethostname()}:{os.getpid()}:cli",
         lambda: rooms.import_token,
-        segments=rooms.segments,
+        retention=rooms.retention,
         watch=rooms.watch,
     )
 

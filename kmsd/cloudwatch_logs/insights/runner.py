@@ -24,13 +24,13 @@ from kmsd.cloudwatch_logs.insights.planner import Plan, Run
 from kmsd.cloudwatch_logs.insights.results import Chunk
 from kmsd.cloudwatch_logs.insights.rows import Row
 from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, COMPLETE, FAILED, RUNNING, TIMEOUT, StoredQuery
-from kmsd.cloudwatch_logs.ports import SegmentsError, Wanted
+from kmsd.cloudwatch_logs.ports import LogStore, SegmentsError, Wanted
 from kmsd.cloudwatch_logs.service import LogRoom
 from kmsd.cloudwatch_logs.shapes import QueryStatistics
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.domain.arn import Place
 from kmsd.errors import ServiceError
-from kmsd.ports import AuditUnavailable, Store, StoreError, TokenError
+from kmsd.ports import AuditUnavailable, StoreError, TokenError
 
 QUERY_SECONDS = 300
 """A query that takes longer ends as `Timeout`."""
@@ -74,7 +74,7 @@ class Runner(msgspec.Struct):
     """Carries out queries. One for each process."""
 
     room: LogRoom
-    store: Store
+    store: LogStore
     place: Place
     now: Callable[[], datetime]
 

@@ -24,10 +24,10 @@ import structlog
 from kmsd.cloudwatch_logs import frame_codec
 from kmsd.cloudwatch_logs.events import Batch, size_of
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP, LogGroup, LogStream, group_arn, millis
-from kmsd.cloudwatch_logs.ports import AuditTrail, SegmentsError, TrailBatch, TrailChain
+from kmsd.cloudwatch_logs.ports import AuditTrail, LogStore, SegmentsError, TrailBatch, TrailChain
 from kmsd.cloudwatch_logs.service import LogRoom
 from kmsd.domain.arn import Place
-from kmsd.ports import AuditUnavailable, Store, StoreConflict, StoreError, TokenError
+from kmsd.ports import AuditUnavailable, StoreConflict, StoreError, TokenError
 
 SECOND = 1_000
 AFTER_THE_SECOND = 0.1
@@ -58,7 +58,7 @@ class AuditCopy(msgspec.Struct):
     """The copying of one process. It belongs to one event loop."""
 
     trail: AuditTrail
-    store: Store
+    store: LogStore
     room: LogRoom
     place: Place
     account: str

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from kmsd.cloudwatch_logs.ports import Segments, SegmentsError
-from kmsd.ports import Store, StoreError
-from kmsd.ports.jobs import JobReport
+import msgspec
+
+from kmsd.cloudwatch_logs.groups import millis
+from kmsd.cloudwatch_logs.ports import LogStore, Segments, SegmentsError
+from kmsd.ports import StoreError
+from kmsd.ports.jobs import JobFailed, JobReport
 
 LATE_WRITERS = timedelta(hours=1)
 """A batch that was under way when its group was deleted may still make a folder for it; not after this time."""
@@ -26,7 +29,28 @@ class Report(JobReport):
     """Queries that are forgotten, with their results."""
 
 
-async def run_once(store: Store, segments: Segments, now: datetime) -> Report:
+class LogRetention(msgspec.Struct):
+    """Implements `kmsd.ports.jobs.RetentionJob`."""
+
+    store: LogStore
+    segments: Segments
+
+    async def tidy(self, now: datetime) -> None:
+        """Finish this process's own segments. Raises `JobFailed`."""
+        try:
+            await self.segments.tidy(millis(now))
+        except SegmentsError as exc:
+            raise JobFailed(str(exc)) from exc
+
+    async def sweep(self, now: datetime) -> Report:
+        """As `run_once`. Raises `JobFailed`, `StoreError`."""
+        try:
+            return await run_once(self.store, self.segments, now)
+        except SegmentsError as exc:
+            raise JobFailed(str(exc)) from exc
+
+
+async def run_once(store: LogStore, segments: Segments, now: datetime) -> Report:
     """Remove from disk what nobody can read any more. Idempotent; one bad group does not stop the sweep."""
     report = Report()
     books = await store.read()
@@ -44,7 +68,7 @@ async def run_once(store: Store, segments: Segments, now: datetime) -> Report:
 
 
 async def _drop(
-    store: Store, segments: Segments, group_id: bytes, report: Report, *, before: int, dead: frozenset[bytes]
+    store: LogStore, segments: Segments, group_id: bytes, report: Report, *, before: int, dead: frozenset[bytes]
 ) -> None:
     dropped = await segments.drop(group_id, before=before, dead_streams=dead)
     if dropped.segments:
@@ -57,7 +81,7 @@ async def _drop(
             await transaction.forget_dead_log_streams(group_id, tuple(gone))
 
 
-async def _remove_groups(store: Store, segments: Segments, now: datetime, report: Report) -> None:
+async def _remove_groups(store: LogStore, segments: Segments, now: datetime, report: Report) -> None:
     books = await store.read()
     settled = set(await books.dead_log_groups(now - LATE_WRITERS))
     for group_id in await books.dead_log_groups(now):
@@ -72,7 +96,7 @@ async def _remove_groups(store: Store, segments: Segments, now: datetime, report
             report.removed.append(group_id.hex())
 
 
-async def _forget_queries(store: Store, segments: Segments, now: datetime, report: Report) -> None:
+async def _forget_queries(store: LogStore, segments: Segments, now: datetime, report: Report) -> None:
     books = await store.read()
     for query_id in await books.old_log_queries(now - RESULTS_KEPT, BATCH):
         try:

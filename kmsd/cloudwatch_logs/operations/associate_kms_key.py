@@ -5,10 +5,12 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kmsd.cloudwatch_logs import key_association, shapes
+from kmsd.cloudwatch_logs.access import OnLogsKey
+from kmsd.cloudwatch_logs.call import group_in, log_group_of, reader_of, transaction_of
 from kmsd.cloudwatch_logs.error_names import ABORTED
 from kmsd.cloudwatch_logs.groups import LogGroup, ResultsKey
 from kmsd.errors import AccessDeniedException, OperationAbortedException
-from kmsd.operations.declaration import Call, OnLogsKey, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -22,11 +24,11 @@ class Request(shapes.LogShape, frozen=True):
 async def prepare(request: Request, call: Call) -> tuple[str, LogGroup | ResultsKey]:
     """The key's ARN, and what the store said of the target when it was examined."""
     target = call.targets[0]
-    group = target.log_group
+    group = group_in(target)
     if group is None:
         account = call.caller.account
         kms_key = await key_association.examined(call, account.encode(), target.arn, request.kms_key_id)
-        return kms_key, await call.books.results_key(account)
+        return kms_key, await reader_of(call).results_key(account)
     return await key_association.examined(call, group.group_id, group.arn, request.kms_key_id), group
 
 
@@ -35,13 +37,13 @@ async def handle(_: Request, call: Call) -> None:
     kms_key, examined = call.prepared
     await key_association.check_still(call, kms_key)
     if isinstance(examined, ResultsKey):
-        await call.transaction.insert_account(call.caller.account, call.now)
-        await call.transaction.put_results_key(examined, kms_key)
+        await transaction_of(call).insert_account(call.caller.account, call.now)
+        await transaction_of(call).put_results_key(examined, kms_key)
         return
-    if call.log_group.group_id != examined.group_id:
+    if log_group_of(call).group_id != examined.group_id:
         raise OperationAbortedException(ABORTED, detail="the group was made anew meanwhile")
     # Compare and swap: "Multiple concurrent requests to update the same resource were in conflict."
-    await call.transaction.update_log_group(examined, replace(call.log_group, kms_key=kms_key))
+    await transaction_of(call).update_log_group(examined, replace(log_group_of(call), kms_key=kms_key))
 
 
 OPERATION = Operation(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 
 from kmsd.cloudwatch_logs import group_tags, groups, key_association, shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import group_in, transaction_of
 from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.errors import (
     AccessDeniedException,
@@ -14,7 +16,7 @@ from kmsd.errors import (
     ResourceAlreadyExistsException,
     TooManyTagsException,
 )
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -39,8 +41,8 @@ async def prepare(request: Request, call: Call) -> str | None:
 
 async def handle(request: Request, call: Call) -> None:
     """Write it down."""
-    account, name, tx = call.caller.account, request.log_group_name, call.transaction
-    if call.targets[0].log_group is not None:
+    account, name, tx = call.caller.account, request.log_group_name, transaction_of(call)
+    if group_in(call.targets[0]) is not None:
         raise ResourceAlreadyExistsException("The specified log group already exists")
     most = call.world.limits.log_groups_per_account
     if await tx.count_log_groups(account) >= most:

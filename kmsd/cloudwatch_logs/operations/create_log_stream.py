@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of, transaction_of
 from kmsd.cloudwatch_logs.groups import LogStream
 from kmsd.errors import ResourceAlreadyExistsException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -19,11 +21,11 @@ class Request(shapes.LogShape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """Write it down."""
-    group = call.log_group
-    if await call.books.log_stream(group.group_id, request.log_stream_name) is not None:
+    group = log_group_of(call)
+    if await reader_of(call).log_stream(group.group_id, request.log_stream_name) is not None:
         raise ResourceAlreadyExistsException("The specified log stream already exists")
     stream = LogStream(secrets.token_bytes(16), group.group_id, request.log_stream_name, call.now)
-    await call.transaction.insert_log_stream(stream)
+    await transaction_of(call).insert_log_stream(stream)
 
 
 OPERATION = Operation(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, service_of, transaction_of
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -18,13 +20,13 @@ class Request(shapes.LogShape, frozen=True):
 
 async def handle(_: Request, call: Call) -> None:
     """Nobody finds it from the commit on; then its segments go."""
-    group = call.log_group
-    await call.transaction.delete_log_group(group, call.now)
+    group = log_group_of(call)
+    await transaction_of(call).delete_log_group(group, call.now)
 
     async def remove() -> None:
         # It is deleted already: what cannot be removed now is for `kmsd.cloudwatch_logs.jobs.retention`.
         with suppress(SegmentsError):
-            await call.logs.segments.delete_group(group.group_id)
+            await service_of(call).segments.delete_group(group.group_id)
 
     call.after_commit.append(remove)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import transaction_of
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -18,7 +20,7 @@ class Request(shapes.LogShape, frozen=True):
 async def handle(request: Request, call: Call) -> None:
     """Nobody finds its events from the commit on; the job writes the segments anew without them."""
     stream = await existing(call, request.log_stream_name)
-    await call.transaction.delete_log_stream(stream)
+    await transaction_of(call).delete_log_stream(stream)
 
 
 OPERATION = Operation(

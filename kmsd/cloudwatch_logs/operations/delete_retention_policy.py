@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -17,8 +19,8 @@ class Request(shapes.LogShape, frozen=True):
 
 async def handle(_: Request, call: Call) -> None:
     """Write it down."""
-    group = call.log_group
-    await call.transaction.update_log_group(group, replace(group, retention_days=None))
+    group = log_group_of(call)
+    await transaction_of(call).update_log_group(group, replace(group, retention_days=None))
 
 
 OPERATION = Operation(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import reader_of, service_of
 from kmsd.cloudwatch_logs.groups import LogGroup, millis, parse_identifier
 from kmsd.custody.pagination import Pager
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 LONGEST_PAGE = 50
 
@@ -42,7 +44,9 @@ async def handle(request: Request, call: Call) -> Response:
     filters = {"prefix": prefix, "containing": containing, "class": request.log_group_class or ""}
     pager = Pager(await call.service_box(), f"DescribeLogGroups {account}", filters, request.limit)
     after = await pager.start(request.next_token)
-    groups = await call.books.log_groups_after(account, after, request.limit + 1, prefix=prefix, containing=containing)
+    groups = await reader_of(call).log_groups_after(
+        account, after, request.limit + 1, prefix=prefix, containing=containing
+    )
     page = await pager.cut(groups, lambda group: group.name)
     wanted = [group for group in page.items if request.log_group_class in (None, group.log_class)]
     return Response([_entry(group, call) for group in wanted], page.next_marker)
@@ -65,14 +69,14 @@ async def _named(identifiers: list[str], call: Call) -> list[LogGroup]:
             name = parse_identifier(identifier, call.world.place, call.caller.account)
         except ResourceNotFoundException:
             continue
-        group = await call.books.log_group(call.caller.account, name)
+        group = await reader_of(call).log_group(call.caller.account, name)
         if group is not None:
             found.append(group)
     return found
 
 
 def _entry(group: LogGroup, call: Call) -> shapes.LogGroupEntry:
-    summaries = call.logs.segments.summaries(group.group_id)
+    summaries = service_of(call).segments.summaries(group.group_id)
     return shapes.LogGroupEntry(
         log_group_name=group.name,
         creation_time=millis(group.created_at),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of
 from kmsd.cloudwatch_logs.events import position_text
 from kmsd.cloudwatch_logs.groups import LogStream, millis, stream_arn
 from kmsd.cloudwatch_logs.ports import StreamSummary
 from kmsd.custody.pagination import Page, Pager
 from kmsd.errors import InvalidParameterException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 LONGEST_PAGE = 50
 BY_TIME = "LastEventTime"
@@ -39,7 +41,7 @@ async def handle(request: Request, call: Call) -> Response:
     """A page."""
     if request.order_by == BY_TIME and request.log_stream_name_prefix is not None:
         raise InvalidParameterException("Cannot order by LastEventTime with a logStreamNamePrefix.")
-    group = call.log_group
+    group = log_group_of(call)
     filters = {
         "prefix": request.log_stream_name_prefix or "",
         "order": request.order_by,
@@ -47,11 +49,11 @@ async def handle(request: Request, call: Call) -> Response:
     }
     pager = Pager(await call.service_box(), f"DescribeLogStreams {group.group_id.hex()}", filters, request.limit)
     after = await pager.start(request.next_token)
-    summaries = call.logs.segments.summaries(group.group_id)
+    summaries = service_of(call).segments.summaries(group.group_id)
     if request.order_by == BY_TIME:
         page = await _by_time(request, call, pager, after, summaries)
     else:
-        streams = await call.books.log_streams_after(
+        streams = await reader_of(call).log_streams_after(
             group.group_id, after, request.limit + 1, prefix=filters["prefix"], descending=request.descending
         )
         page = await pager.cut(streams, lambda stream: stream.name)
@@ -63,7 +65,7 @@ async def _by_time(
     request: Request, call: Call, pager: Pager, after: str, summaries: Mapping[bytes, StreamSummary]
 ) -> Page[LogStream]:
     """Streams without events come before all others."""
-    streams = await call.books.log_streams_after(call.log_group.group_id, "", -1)
+    streams = await reader_of(call).log_streams_after(log_group_of(call).group_id, "", -1)
 
     def place(stream: LogStream) -> str:
         summary = summaries.get(stream.stream_id)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import reader_of
 from kmsd.cloudwatch_logs.groups import millis
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.stored_query import RUNNING, TIMEOUT, StoredQuery
 from kmsd.custody.pagination import Pager
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 LONGEST_PAGE = 1000
 
@@ -40,7 +42,7 @@ async def handle(request: Request, call: Call) -> Response:
     # A query that lost its process is still stored as running.
     stored_as = RUNNING if request.status == TIMEOUT else request.status
     found = list(
-        await call.books.log_queries_before(
+        await reader_of(call).log_queries_before(
             account, after, request.max_results + 1, group=request.log_group_name, status=stored_as
         )
     )
@@ -58,7 +60,7 @@ async def _entry(query: StoredQuery, call: Call) -> shapes.QueryInfo:
     return shapes.QueryInfo(
         query_id=query.query_id,
         query_language="CWLI",
-        query_string=await results.open_text(call.books, call.token, query.query_id, query.sealed_text),
+        query_string=await results.open_text(reader_of(call), call.token, query.query_id, query.sealed_text),
         status=query.status_at(call.now),
         create_time=millis(query.created_at),
         log_group_name=query.group_name,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogsKey
+from kmsd.cloudwatch_logs.call import group_in, reader_of, transaction_of
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, OnLogsKey, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -18,13 +20,13 @@ class Request(shapes.LogShape, frozen=True):
 
 async def handle(_: Request, call: Call) -> None:
     """Without an association nothing changes, and that is no error."""
-    group = call.targets[0].log_group
+    group = group_in(call.targets[0])
     if group is not None:
-        await call.transaction.update_log_group(group, replace(group, kms_key=None))
+        await transaction_of(call).update_log_group(group, replace(group, kms_key=None))
         return
-    known = await call.books.results_key(call.caller.account)
+    known = await reader_of(call).results_key(call.caller.account)
     if known.kms_key is not None:
-        await call.transaction.put_results_key(known, None)
+        await transaction_of(call).put_results_key(known, None)
 
 
 OPERATION = Operation(

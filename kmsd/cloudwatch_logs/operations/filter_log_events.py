@@ -11,6 +11,8 @@ import msgspec
 
 from kmsd.cloudwatch_logs import evaluation as log_evaluation
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of, store_of
 from kmsd.cloudwatch_logs.evaluation import Evaluation
 from kmsd.cloudwatch_logs.event_page import MOST_EVENTS, PAGE_TOKEN, Room
 from kmsd.cloudwatch_logs.event_reader import Reading
@@ -21,7 +23,7 @@ from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.cloudwatch_logs.work_budget import MAX_REQUEST_BYTES, Budget, TooLarge
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ServiceUnavailableException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 WORK_SECONDS = 1.0
 """A page that finds little ends after this time, with a token to go on: one call must not hold up all others."""
@@ -63,7 +65,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 async def handle(request: Request, call: Call) -> Response:
     """A page. Always interleaved, as AWS does it since 2019."""
     pattern = log_filter.compile_pattern(request.filter_pattern)
-    budget = Budget(MAX_REQUEST_BYTES, call.logs.memory)
+    budget = Budget(MAX_REQUEST_BYTES, service_of(call).memory)
     try:
         return await _page(request, call, pattern, budget)
     except TooLarge as exc:
@@ -75,7 +77,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) -> Response:
     backwards, position = _from(request)
-    group = call.log_group
+    group = log_group_of(call)
     wanted = Wanted(
         start=max(request.start_time or 0, group.oldest(call.now), 0 if backwards else max(position or 0, 0) >> 96),
         # "Events with a timestamp later than this time are not returned": unlike GetLogEvents, it is included.
@@ -86,8 +88,8 @@ async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) 
         streams=await _streams(request, call),
         descending=backwards,
     )
-    reading = Reading(call.logs, call.world.store, group, call.now, budget=budget)
-    room, search = Room(request.limit), _Search(pattern, call.logs.evaluation, time.monotonic() + WORK_SECONDS)
+    reading = Reading(service_of(call), store_of(call), group, call.now, budget=budget)
+    room, search = Room(request.limit), _Search(pattern, service_of(call).evaluation, time.monotonic() + WORK_SECONDS)
     after, before = (-1, position) if backwards else (-1 if position is None else position, None)
     reached: Event | None = None
     complete = True
@@ -175,7 +177,7 @@ async def _streams(request: Request, call: Call) -> frozenset[bytes] | None:
         return frozenset([(await existing(call, name)).stream_id for name in names])
     if prefix is None:
         return None
-    found = await call.books.log_streams_after(call.log_group.group_id, "", -1, prefix=prefix)
+    found = await reader_of(call).log_streams_after(log_group_of(call).group_id, "", -1, prefix=prefix)
     return frozenset(stream.stream_id for stream in found)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, service_of, store_of
 from kmsd.cloudwatch_logs.event_page import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, Room
 from kmsd.cloudwatch_logs.event_reader import Most, Reading
 from kmsd.cloudwatch_logs.events import Event, position_text
 from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.errors import AccessDeniedException, InvalidParameterException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -42,13 +44,13 @@ async def handle(request: Request, call: Call) -> Response:
     backwards, after, before = _from(request)
     until = FOREVER if request.end_time is None else request.end_time
     wanted = Wanted(
-        start=max(request.start_time or 0, call.log_group.oldest(call.now), _millis(after)),
+        start=max(request.start_time or 0, log_group_of(call).oldest(call.now), _millis(after)),
         end=until if before is None else min(until, _millis(before) + 1),
         streams=frozenset((stream.stream_id,)),
         descending=backwards,
     )
     names = {stream.stream_id: stream.name}
-    reading = Reading(call.logs, call.world.store, call.log_group, call.now, names, shown=True)
+    reading = Reading(service_of(call), store_of(call), log_group_of(call), call.now, names, shown=True)
     room = Room(request.limit)
     most = Most(request.limit, MOST_BYTES)
     async for run in reading.events(wanted, after=after, before=before, most=most):

@@ -9,6 +9,8 @@ from typing import cast
 import msgspec
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import reader_of, service_of
 from kmsd.cloudwatch_logs.groups import RESERVED, ResultsKey
 from kmsd.cloudwatch_logs.insights import results as log_results
 from kmsd.cloudwatch_logs.insights.results import Chunk
@@ -17,7 +19,7 @@ from kmsd.cloudwatch_logs.queries import existing
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.custody.pagination import Pager
 from kmsd.errors import AccessDeniedException, ResourceNotFoundException, ServiceUnavailableException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 LONGEST_PAGE = 10_000
 _encode = msgspec.json.Encoder().encode
@@ -51,7 +53,7 @@ async def handle(request: Request, call: Call) -> Response:
     status = query.status_at(call.now)
     if status != COMPLETE:
         return Response("CWLI", [], query.statistics, status)
-    budget = Budget(MAX_QUERY_BYTES, call.logs.memory)
+    budget = Budget(MAX_QUERY_BYTES, service_of(call).memory)
     try:
         return await _page(request, call, query, budget)
     except TooLarge as exc:
@@ -64,9 +66,11 @@ async def handle(request: Request, call: Call) -> Response:
 
 async def _page(request: Request, call: Call, query: StoredQuery, budget: Budget) -> Response:
     subject = log_results.subject_of(call.world.place, ResultsKey(query.account))
-    stored = await call.logs.segments.get_result(query.query_id)
+    stored = await service_of(call).segments.get_result(query.query_id)
     budget.take(len(stored))
-    chunks = await log_results.open_rows(call.logs, call.books, subject, query.query_id, stored, now=call.now)
+    chunks = await log_results.open_rows(
+        service_of(call), reader_of(call), subject, query.query_id, stored, now=call.now
+    )
     budget.take(sum(len(chunk.rows) for chunk in chunks))
     limit = request.max_items or LONGEST_PAGE
     pager = Pager(await call.service_box(), f"GetQueryResults {query.query_id}", {}, limit)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs import shapes
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -20,7 +22,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 async def handle(_: Request, call: Call) -> Response:
     """All of them."""
-    return Response(dict(await call.books.log_group_tags(call.log_group.group_id)))
+    return Response(dict(await reader_of(call).log_group_tags(log_group_of(call).group_id)))
 
 
 OPERATION = Operation(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from kmsd.cloudwatch_logs import events, frame_codec, shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of
 from kmsd.cloudwatch_logs.groups import millis
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.errors import AccessDeniedException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -31,13 +33,13 @@ class Response(shapes.LogShape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """Seal what can be taken; it is appended once the call is recorded."""
-    group, now = call.log_group, millis(call.now)
+    group, now = log_group_of(call), millis(call.now)
     stream = await existing(call, request.log_stream_name)
     batch = events.check(request.log_events, now, group.oldest(call.now))
     rejected = batch.rejected
     if batch.times:
-        room = call.logs
-        sealed = await frame_codec.seal(room, call.books, group, stream, batch, now=call.now)
+        room = service_of(call)
+        sealed = await frame_codec.seal(room, reader_of(call), group, stream, batch, now=call.now)
         append = partial(room.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
         call.after_commit.append(append)
     # Sealed or left out, and not in the record: their memory, while it is warm, is for the next one's.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
 from kmsd.cloudwatch_logs.groups import RETENTION_DAYS
 from kmsd.errors import InvalidParameterException, OperationAbortedException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -25,8 +27,8 @@ async def handle(request: Request, call: Call) -> None:
             f"1 validation error detected: Value '{request.retention_in_days}' at 'retentionInDays' failed to satisfy "
             f"constraint: Member must satisfy enum value set: [{allowed}]"
         )
-    group = call.log_group
-    await call.transaction.update_log_group(group, replace(group, retention_days=request.retention_in_days))
+    group = log_group_of(call)
+    await transaction_of(call).update_log_group(group, replace(group, retention_days=request.retention_in_days))
 
 
 OPERATION = Operation(

@@ -7,6 +7,8 @@ from datetime import timedelta
 from uuid import uuid4
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroups
+from kmsd.cloudwatch_logs.call import group_in, reader_of, service_of, store_of, transaction_of
 from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.commands import MOST_ROWS
@@ -19,7 +21,7 @@ from kmsd.errors import (
     LimitExceededException,
     MalformedQueryException,
 )
-from kmsd.operations.declaration import Call, OnLogGroups, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 MOST_GROUPS = 50
 MOST_RUNNING = 30
@@ -56,7 +58,7 @@ async def handle(request: Request, call: Call) -> Response:
         read = plan(request.query_string)
     except MalformedQuery as exc:
         raise MalformedQueryException(f"The query is malformed: {exc}.") from exc
-    account, books = call.caller.account, call.books
+    account, books = call.caller.account, reader_of(call)
     if await books.count_running_queries(account, call.now) >= MOST_RUNNING:
         raise LimitExceededException(f"{MOST_RUNNING} queries of the account are running, which is the limit.")
     groups = _groups(call)
@@ -74,12 +76,12 @@ async def handle(request: Request, call: Call) -> Response:
         status=RUNNING,
         statistics=shapes.QueryStatistics(),
     )
-    await call.transaction.insert_log_query(query)
+    await transaction_of(call).insert_log_query(query)
     task = Task(query, read, groups, wanted, request.limit or MOST_ROWS)
 
     async def begin() -> None:
-        world, room = call.world, call.logs
-        running = asyncio.create_task(Runner(room, world.store, world.place, room.now).run(task))
+        world, room = call.world, service_of(call)
+        running = asyncio.create_task(Runner(room, store_of(call), world.place, room.now).run(task))
         room.tasks.add(running)
         running.add_done_callback(room.tasks.discard)
 
@@ -89,7 +91,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 def _groups(call: Call) -> list[LogGroup]:
     """The groups that were found and permitted; each once."""
-    found = [target.log_group for target in call.targets if target.log_group is not None]
+    found = [group for target in call.targets if (group := group_in(target)) is not None]
     if len(found) > MOST_GROUPS:
         raise InvalidParameterException(f"A query can be asked of {MOST_GROUPS} log groups.")
     return list({group.group_id: group for group in found}.values())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kmsd.cloudwatch_logs import shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import transaction_of
 from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, RUNNING
 from kmsd.cloudwatch_logs.queries import existing
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -27,7 +29,7 @@ async def handle(request: Request, call: Call) -> Response:
     """Write it down; whoever runs it sees that within a moment."""
     query = await existing(call, request.query_id)
     ended = replace(query, status=CANCELLED, ended_at=call.now)
-    if query.status_at(call.now) != RUNNING or not await call.transaction.end_log_query(ended):
+    if query.status_at(call.now) != RUNNING or not await transaction_of(call).end_log_query(ended):
         raise InvalidParameterException("Provided query with given ID is not in a running state.")
     return Response(success=True)
 

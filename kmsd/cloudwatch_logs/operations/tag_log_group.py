@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs import group_tags, shapes
+from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.errors import TooManyTagsException
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):

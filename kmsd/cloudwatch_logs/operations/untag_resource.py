@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs import shapes
-from kmsd.operations.declaration import Call, OnLogGroup, Operation, Service
+from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
+from kmsd.operations.declaration import Call, Operation, Service
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -15,7 +17,7 @@ class Request(shapes.LogShape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """Absent tags are no error."""
-    await call.transaction.delete_log_group_tags(call.log_group.group_id, request.tag_keys)
+    await transaction_of(call).delete_log_group_tags(log_group_of(call).group_id, request.tag_keys)
 
 
 OPERATION = Operation(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kmsd.domain.key_state import Event, Usable
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from kmsd.domain.alias import Alias, check_new_name
 from kmsd.domain.key_state import Usable
 from kmsd.errors import AlreadyExistsException, InvalidAliasNameException, LimitExceededException
-from kmsd.operations.declaration import Call, OnAlias, OnKey, Operation, Service
+from kmsd.operations.access import OnAlias, OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

@@ -19,7 +19,8 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 

@@ -19,7 +19,8 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.declaration import Call, OnAccount, OnNewKey, Operation, Service, Target
+from kmsd.operations.access import OnAccount, OnNewKey
+from kmsd.operations.declaration import Call, Operation, Service, Target
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms import tag_rules as tags
 from kmsd.operations.kms.key_metadata import key_metadata

@@ -11,7 +11,8 @@ from kmsd.errors import (
     KeyUnavailableException,
     UnsupportedOperationException,
 )
-from kmsd.operations.declaration import Call, OnCiphertext, Operation, Service
+from kmsd.operations.access import OnCiphertext
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, refuse
 
@@ -58,7 +59,7 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnCiphertext("ciphertext_blob", "key_id", Usable.ENABLED, context="encryption_context"),),
+    access=(OnCiphertext("ciphertext_blob", Usable.ENABLED, key_member="key_id", context="encryption_context"),),
     raises=(
         IncorrectKeyException,
         InvalidCiphertextException,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kmsd.domain.key_state import Usable
-from kmsd.operations.declaration import Call, OnAlias, OnAliasKey, Operation, Service
+from kmsd.operations.access import OnAlias, OnAliasKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

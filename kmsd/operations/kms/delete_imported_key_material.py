@@ -8,7 +8,8 @@ from kmsd.custody import imported_material, token_objects
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import MaterialStatus, key_material_id
 from kmsd.errors import NotFoundException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kmsd.domain.key_state import Usable
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.key_metadata import key_metadata
 

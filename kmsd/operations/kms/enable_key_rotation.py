@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

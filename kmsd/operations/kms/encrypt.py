@@ -5,7 +5,8 @@ from __future__ import annotations
 from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm
 

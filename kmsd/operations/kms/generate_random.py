@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kmsd.errors import UnsupportedOperationException, ValidationException
-from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.access import OnAccount
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import KeyState, Usable
 from kmsd.errors import UnsupportedOperationException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

@@ -6,7 +6,8 @@ from kmsd.custody import import_parameters
 from kmsd.domain.key_import import WRAPPING_KEY_BITS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException
-from kmsd.operations.declaration import Call, OnAccount, Operation, Service
-from kmsd.operations.key_lookup import find_key
+from kmsd.operations.access import OnAccount, find_key
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

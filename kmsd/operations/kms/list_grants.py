@@ -6,7 +6,8 @@ from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, InvalidMarkerException, UnsupportedOperationException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.grant_list_entry import grant_list_entry
 from kmsd.operations.kms.symmetric import refuse

@@ -6,7 +6,8 @@ from kmsd.custody.pagination import Pager
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material
 from kmsd.errors import InvalidMarkerException, UnsupportedOperationException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

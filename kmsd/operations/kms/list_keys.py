@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kmsd.custody.pagination import Pager
 from kmsd.errors import InvalidMarkerException
-from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.access import OnAccount
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 DEFAULT_LIMIT = 100

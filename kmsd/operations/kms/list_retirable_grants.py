@@ -6,7 +6,8 @@ from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import account_of, check_principal
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException, UnsupportedOperationException
-from kmsd.operations.declaration import Call, OnAccount, Operation, Service
+from kmsd.operations.access import OnAccount
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.grant_list_entry import grant_list_entry
 from kmsd.operations.kms.symmetric import refuse

@@ -11,7 +11,8 @@ from kmsd.errors import (
     KeyUnavailableException,
     UnsupportedOperationException,
 )
-from kmsd.operations.declaration import Call, OnCiphertext, OnKey, Operation, Service
+from kmsd.operations.access import OnCiphertext, OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, current_material_id, refuse
 
@@ -73,8 +74,8 @@ OPERATION = Operation(
     access=(
         OnCiphertext(
             "ciphertext_blob",
-            "source_key_id",
             Usable.ENABLED,
+            key_member="source_key_id",
             context="source_encryption_context",
             action="ReEncryptFrom",
         ),

@@ -18,8 +18,9 @@ from kmsd.errors import (
     NotFoundException,
     ValidationException,
 )
+from kmsd.operations.access import Unrestricted
 from kmsd.operations.admission import query_about
-from kmsd.operations.declaration import Call, Operation, Service, Target, Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service, Target
 from kmsd.operations.kms import shapes
 
 ACCESS = Unrestricted("the grant says who may retire it, not the key's policy; the handler asks `authz.retire`")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, NotFoundException
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

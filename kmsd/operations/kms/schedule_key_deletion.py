@@ -7,7 +7,8 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from kmsd.domain.key_state import Event, KeyState, Usable
-from kmsd.operations.declaration import Call, OnKey, Operation, Service
+from kmsd.operations.access import OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

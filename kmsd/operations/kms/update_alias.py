@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException
-from kmsd.operations.declaration import Call, OnAlias, OnAliasKey, OnKey, Operation, Service
+from kmsd.operations.access import OnAlias, OnAliasKey, OnKey
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

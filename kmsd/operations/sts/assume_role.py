@@ -21,8 +21,9 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from kmsd.operations.access import Unrestricted
 from kmsd.operations.condition_values import circumstances_of
-from kmsd.operations.declaration import Call, Operation, Service, Target, Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service, Target
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kmsd.operations.declaration import Call, Operation, Service, Unrestricted
+from kmsd.operations.access import Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from kmsd.custody import session_tokens
 from kmsd.custody.session_sealer import SessionBox
 from kmsd.errors import AccessDeniedException, UnsupportedOperationException
-from kmsd.operations.declaration import Call, Operation, Service, Unrestricted
+from kmsd.operations.access import Unrestricted
+from kmsd.operations.declaration import Call, Operation, Service
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes
