@@ -163,7 +163,7 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
 FORBIDDEN_SCRIPT = """
 import asyncio, os, sys
 from pathlib import Path
-from kmsd.adapters.journal.sink import JournalSink
+from kmsd.adapters.audit_trail.sink import JournalSink
 from kmsd.ports import AuditUnavailable
 
 async def main():
@@ -218,7 +218,7 @@ int fdatasync(int fd) {
 SYNC_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from kmsd.adapters.journal.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
 from kmsd.ports import AuditUnavailable
 from tests.trail import record
 

@@ -181,7 +181,7 @@ def test_the_refusal_of_an_unknown_key_takes_the_same_work(house: House, key_id:
         work(text)  # what is worked out once
     forbidden, unknown = work(blob), work(of_unknown_key(blob))
     extra = (forbidden - unknown) + (unknown - forbidden)
-    assert set(extra) <= {"operations/finding.py:_stand_in", "operations/admission.py:_absent"} | {
+    assert set(extra) <= {"operations/access.py:_stand_in", "operations/admission.py:_absent"} | {
         name for name in extra if "lockout.py" in name
     }
     assert forbidden["authz/evaluate.py:authorize"] == unknown["authz/evaluate.py:authorize"] == 1

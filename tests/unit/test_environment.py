@@ -10,7 +10,7 @@ import pytest
 
 PIECE = """
 import os
-from kmsd.environment import settle_heap
+from kmsd.linux.malloc import settle_heap
 settle_heap(os.environ)
 piece = bytes(4_000_000)
 heap = next(line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
@@ -32,7 +32,7 @@ def test_what_is_for_the_main_process_is_kept_from_others() -> None:
     """A program that a worker's module starts does not speak to systemd in the daemon's name."""
     program = """
 import os
-from kmsd.environment import remove_main_process_variables
+from kmsd.linux.malloc import remove_main_process_variables
 remove_main_process_variables(os.environ)
 os.execvp("env", ["env"])
 """

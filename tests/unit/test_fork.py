@@ -21,8 +21,8 @@ def told(draw):
         return draw(*given)
     return draws
 os.urandom, secrets.token_bytes = told(os.urandom), told(secrets.token_bytes)
-from kmsd import zygote
-zygote.read_python()
+from kmsd.daemon import fork_server
+fork_server.read_python()
 print(*sorted(set(places)))
 print(len(os.listdir("/proc/self/task")))
 """
@@ -36,8 +36,8 @@ def in_a_child(make: str) -> str:
     """What a forked child of a process that has made some already makes next."""
     program = f"""
 import os
-from kmsd.audit.events import new_event_id
-from kmsd.wire.messages import new_request_id
+from kmsd.audit.record import new_event_id
+from kmsd.wire.http.messages import new_request_id
 {make}()
 parent = os.fork()
 if parent:

@@ -10,7 +10,7 @@ import pytest
 
 FULL = """
 import structlog
-from kmsd.logs import set_up
+from kmsd.logging_setup import set_up
 set_up("worker-0")
 for number in range(1000):
     structlog.get_logger().warning("not ready", number=number)
@@ -27,7 +27,7 @@ def test_a_log_that_cannot_be_written_changes_no_answer() -> None:
 
 PROGRAM = """
 import os, structlog
-from kmsd.logs import set_up
+from kmsd.logging_setup import set_up
 found = os.fstat(2)
 os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino + %d}"
 set_up("daemon")

@@ -11,7 +11,7 @@ from pathlib import Path
 WRITERS, LINES = 4, 500
 PROGRAM = f"""
 import sys, structlog
-from kmsd.logs import set_up
+from kmsd.logging_setup import set_up
 set_up(sys.argv[1])
 for number in range({LINES}):
     structlog.get_logger().info("line", number=number, text="x" * 300)

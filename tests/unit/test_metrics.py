@@ -20,8 +20,8 @@ from kmsd.ports.histogram import BOUNDS
 COUNT = """
 import os, sys, time
 from pathlib import Path
-from kmsd.metrics.board import Share
-from kmsd.metrics.meter import Meter
+from kmsd.metrics.shared_memory import Share
+from kmsd.metrics.recorder import Meter
 meter = Meter(Share(int(os.environ["MEMORY"])).figures)
 for _ in range(int(sys.argv[1])):
     meter.answered("TrentService.Encrypt", "OK", 0.0002)
