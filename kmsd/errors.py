@@ -210,6 +210,10 @@ class MalformedQueryException(ServiceError):
     """The query is not one, or uses what is not offered here; the message names it."""
 
 
+ABORTED = "A conflicting operation is in progress on this resource."
+"""Message of OperationAbortedException."""
+
+
 class OperationAbortedException(ServiceError):
     """Another request changes the same resource at this moment."""
 

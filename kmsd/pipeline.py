@@ -26,10 +26,10 @@ import msgspec
 
 from kmsd import audit
 from kmsd.audit import Outcome
-from kmsd.cloudwatch_logs.error_names import ABORTED, in_words_of
 from kmsd.custody import token_objects
 from kmsd.domain.principal import Caller
 from kmsd.errors import (
+    ABORTED,
     DependencyTimeoutException,
     DryRunOperationException,
     InvalidCiphertextException,
@@ -99,7 +99,7 @@ class Pipeline(msgspec.Struct, frozen=True):
             request = decode()
             return await self._repeat(operation, request, call)
         except _Unrecorded as exc:
-            raise in_words_of(operation.service, KMSInternalException(detail=f"audit: {exc.__cause__}")) from exc
+            raise _unrecorded(operation, exc.__cause__) from exc
         except Exception as exc:
             error = as_service_error(exc, operation)
             error.detail += await self._discard(call)
@@ -192,7 +192,7 @@ class Pipeline(msgspec.Struct, frozen=True):
             await self.sink.append(record)
         except AuditUnavailable as exc:
             if outcome.error is not None:
-                raise in_words_of(operation.service, KMSInternalException(detail=f"audit: {exc}")) from exc
+                raise _unrecorded(operation, exc) from exc
             raise _Unrecorded from exc
         finally:
             self.lockstep.running += 1
@@ -216,10 +216,15 @@ def _refuse_dry_run(request: msgspec.Struct) -> None:
         raise DryRunOperationException("The request would have succeeded, but the DryRun option is set.")
 
 
+def _unrecorded(operation: AnyOperation, cause: BaseException | None) -> ServiceError:
+    """The refusal of a call whose record cannot be written."""
+    return operation.service.translate_error(KMSInternalException(detail=f"audit: {cause}"), None)
+
+
 def as_service_error(exc: Exception, operation: AnyOperation | None = None) -> ServiceError:
     """What a client sees of an exception: the table of ports' errors. The unknown ones lose their text."""
     error = _translated(exc, operation)
-    return error if operation is None else in_words_of(operation.service, error, exc)
+    return error if operation is None else operation.service.translate_error(error, exc)
 
 
 def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:

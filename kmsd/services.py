@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.operations import (
     associate_kms_key,
     create_log_group,
@@ -30,7 +31,7 @@ from kmsd.cloudwatch_logs.operations import (
 )
 from kmsd.cloudwatch_logs.operations import tag_resource as logs_tag_resource
 from kmsd.cloudwatch_logs.operations import untag_resource as logs_untag_resource
-from kmsd.operations.declaration import Operation, Service
+from kmsd.operations.declaration import KMS, STS, Operation
 from kmsd.operations.kms import (
     cancel_key_deletion,
     create_alias,
@@ -72,6 +73,7 @@ from kmsd.operations.kms import (
 )
 from kmsd.operations.sts import assume_role, get_caller_identity, get_session_token
 
+SERVICES = (KMS, LOGS, STS)
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     cancel_key_deletion.OPERATION,
     create_alias.OPERATION,
@@ -139,10 +141,10 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
 )
 
 BY_TARGET: Mapping[str, Operation[Any, Any]] = {
-    operation.target: operation for operation in OPERATIONS if operation.service is not Service.STS
+    operation.target: operation for operation in OPERATIONS if operation.service is not STS
 }
 """By the value of X-Amz-Target."""
 BY_ACTION: Mapping[str, Operation[Any, Any]] = {
-    operation.name: operation for operation in OPERATIONS if operation.service is Service.STS
+    operation.name: operation for operation in OPERATIONS if operation.service is STS
 }
 """By the parameter Action of the Query protocol."""

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import botocore.session
 
-from kmsd.operations.declaration import Service
+from kmsd import services
 from kmsd.services import OPERATIONS
 from tests.clients import REGION, Credentials
 
@@ -95,7 +95,7 @@ class Generator:
         self.chance = random.Random(seed)  # noqa: S311 (a repeatable choice of inputs)
         self.host, self.credentials, self.pool = host, credentials, pool
         self._keys: dict[tuple[str, str], bytes] = {}
-        self._operations = [operation for operation in OPERATIONS if operation.service is not Service.STS]
+        self._operations = [operation for operation in OPERATIONS if operation.service is not services.STS]
         self._weights = [RARE.get(operation.name, 1.0) for operation in self._operations]
 
     def next(self) -> tuple[bytes, bool]:

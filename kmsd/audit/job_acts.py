@@ -9,7 +9,7 @@ from kmsd.audit.calls import KEY
 from kmsd.audit.record import INTERNAL, SERVICE_EVENT, event_of
 from kmsd.domain.arn import Place
 from kmsd.domain.key import Key
-from kmsd.operations.declaration import Service
+from kmsd.operations.declaration import KMS
 
 
 def record_of_service_event(
@@ -19,7 +19,7 @@ def record_of_service_event(
     return event_of(
         user_identity={"accountId": key.account, "invokedBy": INTERNAL},
         now=now,
-        event_source=Service.KMS.event_source,
+        event_source=KMS.event_source,
         event_name=event_name,
         event_type=SERVICE_EVENT,
         region=place.region,

@@ -15,7 +15,7 @@ import msgspec
 
 from kmsd.audit.record import REFUSALS_EVENT, UNIX_SOCKET, AdditionalEventData, clean, event_of, rfc3339
 from kmsd.domain.arn import Place
-from kmsd.operations.declaration import Service, Source
+from kmsd.operations.declaration import KMS, Source
 
 EVENT_NAME = "RefusedRequests"
 BURST_SECONDS = 5
@@ -104,7 +104,7 @@ def record_of_refusals(*, place: Place, tally: Tally) -> bytes:
     return event_of(
         user_identity={"type": "Unknown"},
         now=tally.until,
-        event_source=Service.KMS.event_source,
+        event_source=KMS.event_source,
         event_name=EVENT_NAME,
         event_type=REFUSALS_EVENT,
         region=place.region,

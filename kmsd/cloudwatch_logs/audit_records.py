@@ -24,7 +24,7 @@ from kmsd.audit.record import (
 )
 from kmsd.cloudwatch_logs.data_keys import KeyUse
 from kmsd.domain.arn import Place
-from kmsd.operations.declaration import Service
+from kmsd.operations.declaration import KMS
 
 
 def record_of_key_use(use: KeyUse, place: Place) -> bytes:
@@ -41,7 +41,7 @@ def record_of_key_use(use: KeyUse, place: Place) -> bytes:
             eventVersion=EVENT_VERSION,
             userIdentity=msgspec.Raw(encode(user_identity(use.caller))),
             eventTime=rfc3339(use.now),
-            eventSource=Service.KMS.event_source,
+            eventSource=KMS.event_source,
             eventName=use.action,
             awsRegion=place.region,
             sourceIPAddress=principal,

@@ -14,15 +14,10 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.declaration import Service
-
-ABORTED = "A conflicting operation is in progress on this resource."
 
 
-def in_words_of(service: Service, error: ServiceError, exc: Exception | None = None) -> ServiceError:
-    """`error` as `service` names it; `exc` is what it was made from."""
-    if service is not Service.LOGS:
-        return error
+def translate_error(error: ServiceError, exc: Exception | None = None) -> ServiceError:
+    """`error` as CloudWatch Logs names it; `exc` is what it was made from."""
     match exc:
         case SegmentDamaged() if exc.last_at:
             what = f"Log events between {exc.first_at} and {exc.last_at} are damaged in storage and cannot be read."

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from kmsd.cloudwatch_logs.call import reader_of, service_of
 from kmsd.cloudwatch_logs.data_keys import Subject
-from kmsd.cloudwatch_logs.error_names import ABORTED
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.key_state import KeyState
-from kmsd.errors import OperationAbortedException
+from kmsd.errors import ABORTED, OperationAbortedException
 from kmsd.operations.declaration import Call
 
 

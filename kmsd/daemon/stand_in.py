@@ -12,13 +12,12 @@ import signal
 
 import msgspec
 
-from kmsd.cloudwatch_logs.error_names import in_words_of
 from kmsd.config import settings as configuration
 from kmsd.config.snapshot import memory_path
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
 from kmsd.daemon.worker_spec import NAME_BYTES, Lines
 from kmsd.errors import DependencyTimeoutException, ServiceError
-from kmsd.operations.declaration import Service
+from kmsd.operations.declaration import KMS, Service
 from kmsd.wire.http.messages import Answer, Request, new_request_id
 from kmsd.wire.http.server import serve
 from kmsd.wire.protocols.dispatch import protocol_of
@@ -64,4 +63,4 @@ def answer(request: Request, missing: str) -> Answer:
 
 def _refusal(service: Service | None) -> ServiceError:
     """The error that the service's documentation names for this."""
-    return in_words_of(service or Service.KMS, DependencyTimeoutException(UNREACHABLE))
+    return (service or KMS).translate_error(DependencyTimeoutException(UNREACHABLE), None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from enum import Enum
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -26,27 +25,34 @@ from kmsd.domain.key_import import TokenName, WrappingAlgorithm
 from kmsd.domain.key_state import Usable
 from kmsd.domain.principal import Caller
 from kmsd.domain.quotas import Limits
-from kmsd.errors import ServiceError
+from kmsd.errors import DependencyTimeoutException, KMSInternalException, ServiceError
 from kmsd.ports import Reader, Store, Token, Transaction
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 ResponseT = TypeVar("ResponseT", bound=msgspec.Struct | None)
 
 
-class Service(Enum):
-    """The services that one listener answers for."""
+def _unchanged(error: ServiceError, _: Exception | None = None) -> ServiceError:
+    return error
 
-    KMS = ("kms", "TrentService.", "kms.amazonaws.com")
-    LOGS = ("logs", "Logs_20140328.", "logs.amazonaws.com")
-    STS = ("sts", "", "sts.amazonaws.com")
 
-    def __init__(self, scope: str, target_prefix: str, event_source: str) -> None:
-        self.scope = scope
-        """The service name in the credential scope, and the prefix of its actions."""
-        self.target_prefix = target_prefix
-        """What X-Amz-Target begins with."""
-        self.event_source = event_source
-        """The name in audit records."""
+class Service(msgspec.Struct, frozen=True, eq=False):
+    """One of the services that a listener answers for."""
+
+    scope: str
+    """The service name in the credential scope, and the prefix of its actions."""
+    target_prefix: str
+    """What X-Amz-Target begins with; empty for a service that is asked by forms."""
+    event_source: str
+    """The name in audit records."""
+    translate_error: Callable[[ServiceError, Exception | None], ServiceError] = _unchanged
+    """An error of the core by the service's own name. The exception is what the error was made from, if any."""
+    common_errors: tuple[type[ServiceError], ...] = (DependencyTimeoutException, KMSInternalException)
+    """What every operation may answer."""
+
+
+KMS = Service("kms", "TrentService.", "kms.amazonaws.com")
+STS = Service("sts", "", "sts.amazonaws.com")
 
 
 # --- What a call reaches ----------------------------------------------------------------------------

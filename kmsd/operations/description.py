@@ -7,15 +7,9 @@ from typing import Any
 from kmsd import errors
 from kmsd.domain.key_state import KeyState, Refusal
 from kmsd.errors import ServiceError
-from kmsd.operations.declaration import Operation, Service
+from kmsd.operations.declaration import Operation
 
 AnyOperation = Operation[Any, Any]
-
-EVERYWHERE = (errors.DependencyTimeoutException, errors.KMSInternalException)
-"""What every operation may answer."""
-
-LOGS_EVERYWHERE = (errors.InvalidParameterException, errors.ServiceUnavailableException)
-"""What every operation of Logs may answer."""
 
 
 def members(struct: Any) -> tuple[str, ...]:
@@ -25,8 +19,7 @@ def members(struct: Any) -> tuple[str, ...]:
 
 def errors_of(operation: AnyOperation) -> tuple[str, ...]:
     """The names of all errors of its own that an operation may answer, sorted."""
-    everywhere = LOGS_EVERYWHERE if operation.service is Service.LOGS else EVERYWHERE
-    found: set[type[ServiceError]] = {*operation.raises, *everywhere}
+    found: set[type[ServiceError]] = {*operation.raises, *operation.service.common_errors}
     if "dry_run" in operation.request.__struct_fields__:
         found.add(errors.DryRunOperationException)
     if "grant_tokens" in operation.request.__struct_fields__:

@@ -25,7 +25,7 @@ from kmsd.errors import (
     UnknownOperationException,
     UnrecognizedClientException,
 )
-from kmsd.operations.declaration import Service, Source
+from kmsd.operations.declaration import KMS, Source
 from kmsd.pipeline import Pipeline, as_service_error
 from kmsd.ports import AuditUnavailable, Clock, Reader
 from kmsd.wire import readiness
@@ -171,7 +171,7 @@ class Front(msgspec.Struct, frozen=True):
         caller: Caller | None = None,
     ) -> NoReturn:
         """Record what was refused before an operation was reached, and raise it."""
-        service = protocol.service or Service.KMS
+        service = protocol.service or KMS
         record = partial(
             audit.record_of_refusal,
             now=now,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.operations.declaration import Operation, Service
+from kmsd.operations.declaration import KMS, Operation
 from kmsd.services import OPERATIONS
 
 MOST_KNOWN = 4096
@@ -36,7 +36,7 @@ class RateClass(StrEnum):
 
 
 def _class_of(operation: Operation[Any, Any]) -> RateClass:
-    if operation.service is not Service.KMS:
+    if operation.service is not KMS:
         return RateClass(operation.service.scope)
     seals = any(access.is_cryptographic for access in operation.access)
     return RateClass.CRYPTOGRAPHIC if seals or operation.name == "GenerateRandom" else RateClass.MANAGEMENT

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.operations.declaration import Operation, Service
+from kmsd import services
+from kmsd.operations.declaration import Operation
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
 from tests.clients import ACCOUNT
@@ -288,7 +289,7 @@ def test_twenty_clients_of_one_operation(crowd: Crowd, operation: Operation[Any,
 
 def by_name(name: str) -> Operation[Any, Any]:
     """An operation of KMS."""
-    return next(one for one in OPERATIONS if (one.service, one.name) == (Service.KMS, name))
+    return next(one for one in OPERATIONS if (one.service, one.name) == (services.KMS, name))
 
 
 # --- Import -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.operations.declaration import Service
+from kmsd import services
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
 from tests.clients import code_of
@@ -23,7 +23,7 @@ ME = "arn:aws:iam::000000000000:user/admin"
 ABSENT = "00000000-0000-4000-8000-000000000000"
 IMPORTS = {"GetParametersForImport", "ImportKeyMaterial", "DeleteImportedKeyMaterial"}
 """They have tests of their own (test_import*.py)."""
-KMS = {one.name: one for one in OPERATIONS if one.service is Service.KMS and one.name not in IMPORTS}
+KMS = {one.name: one for one in OPERATIONS if one.service is services.KMS and one.name not in IMPORTS}
 
 
 @dataclass

@@ -8,10 +8,11 @@ from typing import Any
 
 import botocore.session
 
+from kmsd import services
 from kmsd.authz.absent_condition_keys import NOT_PROVIDED
 from kmsd.authz.condition_keys import PROVIDED
 from kmsd.domain.key_state import KeyState
-from kmsd.operations.declaration import Operation, Service
+from kmsd.operations.declaration import Operation
 from kmsd.operations.description import errors_of, members, reaches, state_row
 from kmsd.services import OPERATIONS
 
@@ -54,7 +55,7 @@ def page() -> str:
     """docs/operations.md."""
     parts = [INTRODUCTION]
     for operation in OPERATIONS:
-        if operation.service is Service.STS:
+        if operation.service is services.STS:
             continue
         absent = lacking(operation)
         not_here = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in absent.items() if names)

@@ -12,14 +12,14 @@ from botocore.exceptions import ClientError
 from botocore.model import Shape
 from botocore.validate import ParamValidator
 
-from kmsd.operations.declaration import Service
+from kmsd import services
 from kmsd.services import OPERATIONS
 from tests.house import House
 from tests.imports import external_key, parameters
 from tests.models import empty_strings, fitting, members_of_declaration, members_of_model, model
 
 MODEL = model("kms")
-KMS = [operation.name for operation in OPERATIONS if operation.service is Service.KMS]
+KMS = [operation.name for operation in OPERATIONS if operation.service is services.KMS]
 REFERENCE = (
     *("CancelKeyDeletion", "CreateAlias", "CreateGrant", "CreateKey", "Decrypt", "DeleteAlias", "DescribeKey"),
     *("DeleteImportedKeyMaterial", "DisableKey", "DisableKeyRotation", "EnableKey", "EnableKeyRotation", "Encrypt"),

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 
-from kmsd.operations.declaration import Service
+from kmsd import services
 from kmsd.services import OPERATIONS
 from tests.house import House
 from tests.logs import RESULTS, arn_of, key_for, key_policy, millis, put, query, refusal, stream_for
@@ -18,7 +18,7 @@ from tests.models import empty_strings, fitting, model
 from tests.operations.test_botocore_model import WRONG_TYPES, breaking
 
 MODEL = model("logs")
-LOGS = [operation.name for operation in OPERATIONS if operation.service is Service.LOGS]
+LOGS = [operation.name for operation in OPERATIONS if operation.service is services.LOGS]
 
 
 def allow(*actions: str, resource: Any = "*", **condition: Any) -> dict[str, Any]:

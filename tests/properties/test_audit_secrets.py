@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.operations.declaration import Service
+from kmsd import services
 from kmsd.services import OPERATIONS
 from tests.house import House, house
 from tests.imports import FOREVER, external_key, parameters, wrap
@@ -222,7 +222,7 @@ def test_no_secret_of_any_operation_lies_in_the_data_directory(house: House) -> 
         caller = Caller(house, known)
         caller.all()
         called |= caller.called
-    names = {operation.name for operation in OPERATIONS if operation.service in (Service.KMS, Service.STS)}
+    names = {operation.name for operation in OPERATIONS if operation.service in (services.KMS, services.STS)}
     assert names - called == set()
     assert len(known.values) > 40
     needles = {needle: what for needle, what in known.needles().items() if what.partition(" ")[0] != "marker"}

@@ -21,7 +21,7 @@ def test_no_operation_is_unknown() -> None:
     for operation in OPERATIONS:
         actions = {getattr(access, "action", None) or operation.name for access in operation.access}
         for action in actions or {operation.name}:
-            assert complaint(f"{operation.service.value}:{action}") is None, action
+            assert complaint(f"{operation.service.scope}:{action}") is None, action
     session = botocore.session.get_session()
     for service in ACTIONS:
         for name in session.get_service_model(service).operation_names:

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 from kmsd.cloudwatch_logs import key_association, shapes
 from kmsd.cloudwatch_logs.access import OnLogsKey
 from kmsd.cloudwatch_logs.call import group_in, log_group_of, reader_of, transaction_of
-from kmsd.cloudwatch_logs.error_names import ABORTED
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogGroup, ResultsKey
-from kmsd.errors import AccessDeniedException, OperationAbortedException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.errors import ABORTED, AccessDeniedException, OperationAbortedException
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -47,7 +47,7 @@ async def handle(_: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "AssociateKmsKey",
     Request,
     None,

@@ -7,6 +7,7 @@ import secrets
 from kmsd.cloudwatch_logs import group_tags, groups, key_association, shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import group_in, transaction_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.errors import (
     AccessDeniedException,
@@ -16,7 +17,7 @@ from kmsd.errors import (
     ResourceAlreadyExistsException,
     TooManyTagsException,
 )
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -77,7 +78,7 @@ def _check(request: Request) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "CreateLogGroup",
     Request,
     None,

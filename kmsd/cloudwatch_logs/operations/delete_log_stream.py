@@ -5,9 +5,10 @@ from __future__ import annotations
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import transaction_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -24,7 +25,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "DeleteLogStream",
     Request,
     None,

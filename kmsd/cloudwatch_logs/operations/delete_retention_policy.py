@@ -7,8 +7,9 @@ from msgspec.structs import replace
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -24,7 +25,7 @@ async def handle(_: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "DeleteRetentionPolicy",
     Request,
     None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import reader_of, service_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogGroup, millis, parse_identifier
 from kmsd.custody.pagination import Pager
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 LONGEST_PAGE = 50
 
@@ -90,4 +91,4 @@ def _entry(group: LogGroup, call: Call) -> shapes.LogGroupEntry:
     )
 
 
-OPERATION = Operation(Service.LOGS, "DescribeLogGroups", Request, Response, handle, access=(OnLogGroup(member=None),))
+OPERATION = Operation(LOGS, "DescribeLogGroups", Request, Response, handle, access=(OnLogGroup(member=None),))

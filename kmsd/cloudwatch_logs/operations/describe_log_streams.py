@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.events import position_text
 from kmsd.cloudwatch_logs.groups import LogStream, millis, stream_arn
 from kmsd.cloudwatch_logs.ports import StreamSummary
 from kmsd.custody.pagination import Page, Pager
 from kmsd.errors import InvalidParameterException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 LONGEST_PAGE = 50
 BY_TIME = "LastEventTime"
@@ -95,7 +96,7 @@ def _entry(group: str, stream: LogStream, summary: StreamSummary | None) -> shap
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "DescribeLogStreams",
     Request,
     Response,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import reader_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import millis
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.stored_query import RUNNING, TIMEOUT, StoredQuery
 from kmsd.custody.pagination import Pager
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 LONGEST_PAGE = 1000
 
@@ -70,4 +71,4 @@ async def _entry(query: StoredQuery, call: Call) -> shapes.QueryInfo:
     )
 
 
-OPERATION = Operation(Service.LOGS, "DescribeQueries", Request, Response, handle, access=(OnLogGroup(member=None),))
+OPERATION = Operation(LOGS, "DescribeQueries", Request, Response, handle, access=(OnLogGroup(member=None),))

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogsKey
 from kmsd.cloudwatch_logs.call import group_in, reader_of, transaction_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -30,7 +31,7 @@ async def handle(_: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "DisassociateKmsKey",
     Request,
     None,

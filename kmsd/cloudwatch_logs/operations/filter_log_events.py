@@ -13,6 +13,7 @@ from kmsd.cloudwatch_logs import evaluation as log_evaluation
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of, store_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.evaluation import Evaluation
 from kmsd.cloudwatch_logs.event_page import MOST_EVENTS, PAGE_TOKEN, Room
 from kmsd.cloudwatch_logs.event_reader import Reading
@@ -23,7 +24,7 @@ from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.cloudwatch_logs.work_budget import MAX_REQUEST_BYTES, Budget, TooLarge
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ServiceUnavailableException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 WORK_SECONDS = 1.0
 """A page that finds little ends after this time, with a token to go on: one call must not hold up all others."""
@@ -188,7 +189,7 @@ def _shown(event: Event, names: dict[bytes, str]) -> shapes.FilteredLogEvent:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "FilterLogEvents",
     Request,
     Response,

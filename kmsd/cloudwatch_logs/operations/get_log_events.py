@@ -7,13 +7,14 @@ from typing import cast
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, service_of, store_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.event_page import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, Room
 from kmsd.cloudwatch_logs.event_reader import Most, Reading
 from kmsd.cloudwatch_logs.events import Event, position_text
 from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.errors import AccessDeniedException, InvalidParameterException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -87,7 +88,7 @@ def _tokens(request: Request, events: list[Event]) -> tuple[str, str]:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "GetLogEvents",
     Request,
     Response,

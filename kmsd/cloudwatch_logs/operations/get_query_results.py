@@ -11,6 +11,7 @@ import msgspec
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import reader_of, service_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import RESERVED, ResultsKey
 from kmsd.cloudwatch_logs.insights import results as log_results
 from kmsd.cloudwatch_logs.insights.results import Chunk
@@ -19,7 +20,7 @@ from kmsd.cloudwatch_logs.queries import existing
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.custody.pagination import Pager
 from kmsd.errors import AccessDeniedException, ResourceNotFoundException, ServiceUnavailableException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 LONGEST_PAGE = 10_000
 _encode = msgspec.json.Encoder().encode
@@ -98,7 +99,7 @@ async def _shown(chunks: Sequence[Chunk], begin: int, end: int, budget: Budget) 
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "GetQueryResults",
     Request,
     Response,

@@ -7,10 +7,11 @@ from functools import partial
 from kmsd.cloudwatch_logs import events, frame_codec, shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import millis
 from kmsd.cloudwatch_logs.streams import existing
 from kmsd.errors import AccessDeniedException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -55,7 +56,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "PutLogEvents",
     Request,
     Response,

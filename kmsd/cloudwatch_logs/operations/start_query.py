@@ -9,6 +9,7 @@ from uuid import uuid4
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroups
 from kmsd.cloudwatch_logs.call import group_in, reader_of, service_of, store_of, transaction_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.commands import MOST_ROWS
@@ -21,7 +22,7 @@ from kmsd.errors import (
     LimitExceededException,
     MalformedQueryException,
 )
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 MOST_GROUPS = 50
 MOST_RUNNING = 30
@@ -109,7 +110,7 @@ def _span(request: Request) -> Wanted:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "StartQuery",
     Request,
     Response,

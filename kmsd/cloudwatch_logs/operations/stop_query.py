@@ -7,10 +7,11 @@ from msgspec.structs import replace
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import transaction_of
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, RUNNING
 from kmsd.cloudwatch_logs.queries import existing
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -35,7 +36,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "StopQuery",
     Request,
     Response,

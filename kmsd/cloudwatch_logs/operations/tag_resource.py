@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kmsd.cloudwatch_logs import group_tags, shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.errors import TooManyTagsException
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -21,7 +22,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "TagResource",
     Request,
     None,

@@ -7,7 +7,8 @@ import msgspec
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.cloudwatch_logs.declaration import LOGS
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -23,7 +24,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "UntagLogGroup",
     Request,
     None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.cloudwatch_logs.declaration import LOGS
+from kmsd.operations.declaration import Call, Operation
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -21,7 +22,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.LOGS,
+    LOGS,
     "UntagResource",
     Request,
     None,

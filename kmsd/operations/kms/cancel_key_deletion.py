@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from kmsd.domain.key_state import Event, Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -33,7 +33,7 @@ async def handle(_: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "CancelKeyDeletion",
     Request,
     Response,

@@ -6,7 +6,7 @@ from kmsd.domain.alias import Alias, check_new_name
 from kmsd.domain.key_state import Usable
 from kmsd.errors import AlreadyExistsException, InvalidAliasNameException, LimitExceededException
 from kmsd.operations.access import OnAlias, OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -31,7 +31,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "CreateAlias",
     Request,
     None,

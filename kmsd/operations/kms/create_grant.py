@@ -20,7 +20,7 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 
@@ -137,7 +137,7 @@ async def _same(grant: Grant, call: Call) -> Grant | None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "CreateGrant",
     Request,
     Response,

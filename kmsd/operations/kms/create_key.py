@@ -20,7 +20,7 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.access import OnAccount, OnNewKey
-from kmsd.operations.declaration import Call, Operation, Service, Target
+from kmsd.operations.declaration import KMS, Call, Operation, Target
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms import tag_rules as tags
 from kmsd.operations.kms.key_metadata import key_metadata
@@ -132,7 +132,7 @@ def _check_kind(request: Request) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "CreateKey",
     Request,
     Response,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import Usable
 from kmsd.operations.access import OnAlias, OnAliasKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -22,7 +22,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "DeleteAlias",
     Request,
     None,

@@ -9,7 +9,7 @@ from kmsd.domain.key_state import Usable
 from kmsd.domain.material import MaterialStatus, key_material_id
 from kmsd.errors import NotFoundException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -51,7 +51,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "DeleteImportedKeyMaterial",
     Request,
     Response,

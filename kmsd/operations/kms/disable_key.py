@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import Event, Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -20,7 +20,7 @@ async def handle(_: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "DisableKey",
     Request,
     None,

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -24,7 +24,7 @@ async def handle(_: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "DisableKeyRotation",
     Request,
     None,

@@ -10,7 +10,7 @@ from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -32,7 +32,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "EnableKeyRotation",
     Request,
     None,

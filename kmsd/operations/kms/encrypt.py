@@ -6,7 +6,7 @@ from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm
 
@@ -39,7 +39,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "Encrypt",
     Request,
     Response,

@@ -6,7 +6,7 @@ from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import KeyUnavailableException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import current_material_id, data_key_length, refuse
 
@@ -47,7 +47,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "GenerateDataKey",
     Request,
     Response,

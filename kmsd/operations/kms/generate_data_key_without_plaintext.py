@@ -6,7 +6,7 @@ from kmsd.custody import encryption
 from kmsd.domain.key_state import Usable
 from kmsd.errors import KeyUnavailableException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import current_material_id, data_key_length
 
@@ -43,7 +43,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "GenerateDataKeyWithoutPlaintext",
     Request,
     Response,

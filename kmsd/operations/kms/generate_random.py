@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.errors import UnsupportedOperationException, ValidationException
 from kmsd.operations.access import OnAccount
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 
@@ -33,7 +33,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "GenerateRandom",
     Request,
     Response,

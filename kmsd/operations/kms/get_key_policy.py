@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.new_key_policy import DEFAULT_NAME, check_policy_name
 
@@ -30,7 +30,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "GetKeyPolicy",
     Request,
     Response,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import KeyState, Usable
 from kmsd.errors import UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -39,7 +39,7 @@ async def handle(_: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "GetKeyRotationStatus",
     Request,
     Response,

@@ -7,7 +7,7 @@ from kmsd.domain.key_import import WRAPPING_KEY_BITS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -54,7 +54,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "GetParametersForImport",
     Request,
     Response,

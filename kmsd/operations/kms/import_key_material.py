@@ -22,7 +22,7 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -123,7 +123,7 @@ def _check_material(request: Request, imported: ImportedMaterial | None, arn: st
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ImportKeyMaterial",
     Request,
     Response,

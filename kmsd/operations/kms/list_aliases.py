@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException
 from kmsd.operations.access import OnAccount, find_key
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -53,7 +53,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListAliases",
     Request,
     Response,

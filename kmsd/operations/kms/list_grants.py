@@ -7,7 +7,7 @@ from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, InvalidMarkerException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.grant_list_entry import grant_list_entry
 from kmsd.operations.kms.symmetric import refuse
@@ -53,7 +53,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListGrants",
     Request,
     Response,

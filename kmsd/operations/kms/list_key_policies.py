@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidMarkerException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.new_key_policy import DEFAULT_NAME
 
@@ -34,7 +34,7 @@ async def handle(request: Request, _: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListKeyPolicies",
     Request,
     Response,

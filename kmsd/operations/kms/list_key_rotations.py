@@ -7,7 +7,7 @@ from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material
 from kmsd.errors import InvalidMarkerException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -64,7 +64,7 @@ def _entry(material: Material, call: Call, *, every: bool) -> shapes.RotationsLi
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListKeyRotations",
     Request,
     Response,

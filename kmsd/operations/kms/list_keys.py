@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.custody.pagination import Pager
 from kmsd.errors import InvalidMarkerException
 from kmsd.operations.access import OnAccount
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 DEFAULT_LIMIT = 100
@@ -46,7 +46,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListKeys",
     Request,
     Response,

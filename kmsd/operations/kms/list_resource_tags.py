@@ -6,7 +6,7 @@ from kmsd.custody.pagination import LONGEST_PAGE, Pager
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidMarkerException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -41,7 +41,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListResourceTags",
     Request,
     Response,

@@ -7,7 +7,7 @@ from kmsd.domain.grant import Grant
 from kmsd.domain.principal import account_of, check_principal
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException, UnsupportedOperationException
 from kmsd.operations.access import OnAccount
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.grant_list_entry import grant_list_entry
 from kmsd.operations.kms.symmetric import refuse
@@ -60,7 +60,7 @@ async def _entry(grant: Grant, call: Call) -> shapes.GrantListEntry:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ListRetirableGrants",
     Request,
     Response,

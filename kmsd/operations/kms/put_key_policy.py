@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException, MalformedPolicyDocumentException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.new_key_policy import check_new_policy, check_policy_name
 
@@ -30,7 +30,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "PutKeyPolicy",
     Request,
     None,

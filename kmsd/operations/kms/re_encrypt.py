@@ -12,7 +12,7 @@ from kmsd.errors import (
     UnsupportedOperationException,
 )
 from kmsd.operations.access import OnCiphertext, OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, current_material_id, refuse
 
@@ -66,7 +66,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ReEncrypt",
     Request,
     Response,

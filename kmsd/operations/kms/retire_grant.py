@@ -20,7 +20,7 @@ from kmsd.errors import (
 )
 from kmsd.operations.access import Unrestricted
 from kmsd.operations.admission import query_about
-from kmsd.operations.declaration import Call, Operation, Service, Target
+from kmsd.operations.declaration import KMS, Call, Operation, Target
 from kmsd.operations.kms import shapes
 
 ACCESS = Unrestricted("the grant says who may retire it, not the key's policy; the handler asks `authz.retire`")
@@ -80,7 +80,7 @@ async def _authorise(grant: Grant, key: Key, request: Request, call: Call) -> No
 
 
 OPERATION: Operation[Request, None] = Operation(
-    Service.KMS,
+    KMS,
     "RetireGrant",
     Request,
     None,

@@ -6,7 +6,7 @@ from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, NotFoundException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -28,7 +28,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "RevokeGrant",
     Request,
     None,

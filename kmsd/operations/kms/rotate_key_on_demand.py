@@ -7,7 +7,7 @@ from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material, RotationType
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 MOST_ON_DEMAND = 25
@@ -49,7 +49,7 @@ async def handle(_: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "RotateKeyOnDemand",
     Request,
     Response,

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from kmsd.domain.key_state import Event, KeyState, Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -44,7 +44,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "ScheduleKeyDeletion",
     Request,
     Response,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import Usable
 from kmsd.errors import TagException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms import tag_rules as tags
 
@@ -25,7 +25,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "TagResource",
     Request,
     None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException
 from kmsd.operations.access import OnAlias, OnAliasKey, OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -29,7 +29,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "UpdateAlias",
     Request,
     None,

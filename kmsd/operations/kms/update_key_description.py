@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from kmsd.domain.key_state import Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -23,7 +23,7 @@ async def handle(request: Request, call: Call) -> None:
 
 
 OPERATION = Operation(
-    Service.KMS,
+    KMS,
     "UpdateKeyDescription",
     Request,
     None,

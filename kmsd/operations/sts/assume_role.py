@@ -23,7 +23,7 @@ from kmsd.errors import (
 )
 from kmsd.operations.access import Unrestricted
 from kmsd.operations.condition_values import circumstances_of
-from kmsd.operations.declaration import Call, Operation, Service, Target
+from kmsd.operations.declaration import STS, Call, Operation, Target
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes
@@ -144,7 +144,7 @@ def _duration(request: Request, role: Role, call: Call) -> int:
 
 
 OPERATION: Operation[Request, Response] = Operation(
-    Service.STS,
+    STS,
     "AssumeRole",
     Request,
     Response,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.operations.access import Unrestricted
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import STS, Call, Operation
 from kmsd.operations.kms import shapes
 
 
@@ -25,7 +25,7 @@ async def handle(_: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.STS,
+    STS,
     "GetCallerIdentity",
     Request,
     Response,

@@ -6,7 +6,7 @@ from kmsd.custody import session_tokens
 from kmsd.custody.session_sealer import SessionBox
 from kmsd.errors import AccessDeniedException, UnsupportedOperationException
 from kmsd.operations.access import Unrestricted
-from kmsd.operations.declaration import Call, Operation, Service
+from kmsd.operations.declaration import STS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes
@@ -40,7 +40,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 OPERATION = Operation(
-    Service.STS,
+    STS,
     "GetSessionToken",
     Request,
     Response,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from kmsd.errors import ServiceError, UnknownOperationException, ValidationException
-from kmsd.operations.declaration import Operation, Service
-from kmsd.services import BY_ACTION, BY_TARGET
+from kmsd.operations.declaration import STS, Operation, Service
+from kmsd.services import BY_ACTION, BY_TARGET, SERVICES
 from kmsd.wire.http.messages import JSON, Answer, Request, error_answer
 from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
@@ -18,7 +18,7 @@ from kmsd.wire.sigv4.claim import Received
 
 AnyOperation = Operation[Any, Any]
 HTTP_NOT_FOUND = 404
-_PREFIXES = tuple((service.target_prefix, service) for service in Service if service.target_prefix)
+_PREFIXES = tuple((service.target_prefix, service) for service in SERVICES if service.target_prefix)
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ class QueryProtocol(msgspec.Struct):
     """Forms and XML: STS. The operation is named by the parameter `Action`."""
 
     is_form: bool
-    service: Service = Service.STS
+    service: Service = STS
     target: str = ""
     """Of the operation, once `question` has found it."""
 
