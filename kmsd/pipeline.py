@@ -4,8 +4,8 @@ Every path to a key, and what stands on it:
 
     | who              | authenticated by               | authorised, state checked by | recorded by              |
     |------------------|--------------------------------|------------------------------|--------------------------|
-    | an API caller    | `wire.front`, by the signature | `operations.admission`       | this module              |
-    | the Logs service | (it acts for a log group)      | `custody.log_keys`           | `custody.log_keys`       |
+    | an API caller    | `wire.endpoint`, by signature  | `operations.admission`       | this module              |
+    | the Logs service | (it acts for a log group)      | `cloudwatch_logs.data_keys`  | `cloudwatch_logs`        |
     | the jobs         | (they destroy and rotate only) | `state_at`, by the clock     | `Rooms.record_job`       |
     | the operator     | the operating system           | (owner of host and PIN)      | `commands.acts`          |
 

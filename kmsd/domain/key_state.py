@@ -1,7 +1,7 @@
 """The life of a key: its states, what moves it between them, and which operation works in which.
 
 Which state a key is in, and which operation works in it, is decided here; the Logs service asks for an enabled key by
-itself (`custody.log_keys`, `operations.logs_keys`). The table is that of "Key states of AWS KMS keys" (Developer
+itself (`cloudwatch_logs.data_keys`, `cloudwatch_logs.key_association`). The table is that of "Key states of AWS KMS keys" (Developer
 Guide); the matrix of all operations is printed to tests/golden/key_state_matrix.txt.
 """
 

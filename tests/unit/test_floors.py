@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,3 +28,13 @@ def test_nothing_to_object_to(command: str) -> None:
         [Path(sys.executable).with_name(tool), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_circle_between_files() -> None:
+    """No module imports, over however many others, itself; imports for type checkers count."""
+    graph = grimp.build_graph("kmsd", cache_dir=None)
+    left = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    while free := {module for module, imported in left.items() if not imported & left.keys()}:
+        left = {module: imported for module, imported in left.items() if module not in free}
+    # What is left imports, or is imported by, a circle.
+    assert sorted(left) == []

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import pkcs11
 from pkcs11 import _pkcs11
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kmsd.adapters.pkcs11.session_pool import Connection
     from kmsd.adapters.pkcs11.settings import TokenSettings
 
 
@@ -62,6 +61,20 @@ class _LockingLibrary(_pkcs11.lib):
         self.initialize()
 
 
+class LoggedIn(Protocol):
+    """What holds a login of the module, which ends when the module is started anew."""
+
+    retired: bool
+
+    def retire(self) -> None:
+        """Begin no call any more."""
+        ...
+
+    def drained(self, *, timeout: float) -> bool:
+        """True once no call is inside the module."""
+        ...
+
+
 class Module:
     """One PKCS#11 module in this process. `epoch` counts its initialisations: what an earlier epoch gave is void."""
 
@@ -77,7 +90,7 @@ class Module:
         self._lock = threading.RLock()
         self._users = 0
         self._reserved: bytes | None = None
-        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._connections: weakref.WeakSet[LoggedIn] = weakref.WeakSet()
         self._accepted_pins: dict[int, bytes] = {}
         self._catalogue = threading.RLock()
         os.register_at_fork(after_in_child=self._forked)
@@ -212,7 +225,7 @@ class Module:
                     raise CkrError(Ckr.PIN_INCORRECT, "the process is logged in by another PIN") from error
             self._accepted_pins[slot] = pin
 
-    def enlist(self, connection: Connection) -> None:
+    def enlist(self, connection: LoggedIn) -> None:
         """Remember a connection, so that it is retired before the module is finalised."""
         self._connections.add(connection)
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from kmsd.errors import (
     KMSInternalException,
@@ -23,24 +22,12 @@ from kmsd.errors import (
     ThrottlingException,
 )
 from kmsd.wire.http.messages import Request, Tls, error_answer, new_request_id, rendered, rendered_pieces
+from kmsd.wire.http.owner import Owner, State
 from kmsd.wire.http.parser import NotHttp, new_parser, parse_refusal
 from kmsd.wire.http.request_checks import expectation_refusal, head_refusal, head_size, head_too_long, too_large
 from kmsd.wire.sigv4.claim import Received
 
-if TYPE_CHECKING:
-    from kmsd.wire.http.server import Server
-
 NEVER = math.inf
-
-
-class State(Enum):
-    """Where a connection stands; see the module's picture."""
-
-    OPENING = "opening"
-    BODY = "body"
-    BUSY = "busy"
-    IDLE = "idle"
-    DEAF = "deaf"
 
 
 class Connection(asyncio.Protocol):
@@ -68,7 +55,7 @@ class Connection(asyncio.Protocol):
         "task",
     )
 
-    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Owner[Connection], loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
         self._loop = loop
         self._transport: asyncio.Transport | None = None
