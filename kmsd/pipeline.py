@@ -7,7 +7,7 @@ Every path to a key, and what stands on it:
     | an API caller    | `wire.endpoint`, by signature  | `operations.admission`       | this module              |
     | the Logs service | (it acts for a log group)      | `cloudwatch_logs.data_keys`  | `cloudwatch_logs`        |
     | the jobs         | (they destroy and rotate only) | `state_at`, by the clock     | `Rooms.record_job`       |
-    | the operator     | the operating system           | (owner of host and PIN)      | `commands.acts`          |
+    | the operator     | the operating system           | (owner of host and PIN)      | `operator_audit`         |
 
 Requests of the API reach a key by this module alone. Whatever happens, one record is durable before the answer
 leaves; if it cannot be written, the call fails and has no effect.

@@ -1,8 +1,8 @@
 """The life of a key: its states, what moves it between them, and which operation works in which.
 
-Which state a key is in, and which operation works in it, is decided here; the Logs service asks for an enabled key by
-itself (`cloudwatch_logs.data_keys`, `cloudwatch_logs.key_association`). The table is that of "Key states of AWS KMS keys" (Developer
-Guide); the matrix of all operations is printed to tests/golden/key_state_matrix.txt.
+Which state a key is in, and which operation works in it, is decided here. The log service asks for an enabled key by
+itself (`cloudwatch_logs.data_keys`, `cloudwatch_logs.key_association`). The table is that of "Key states of AWS KMS
+keys" (Developer Guide); the matrix of all operations is printed to tests/golden/key_state_matrix.txt.
 """
 
 from __future__ import annotations
