@@ -27,7 +27,7 @@ import msgspec
 from kmsd import audit
 from kmsd.audit import Outcome
 from kmsd.custody import token_objects
-from kmsd.domain.principal import Caller
+from kmsd.domain.principal import AuthenticatedCaller
 from kmsd.errors import (
     ABORTED,
     DependencyTimeoutException,
@@ -82,7 +82,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         operation: AnyOperation,
         decode: Callable[[], msgspec.Struct],
         *,
-        caller: Caller,
+        caller: AuthenticatedCaller,
         source: Source,
         request_id: str,
         books: Reader,
@@ -93,7 +93,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         `books` are those by which the caller was authenticated, and `now` when: the store is asked once a request
         whether they hold.
         """
-        call = Call(self.world, caller, source, request_id, now, books)
+        call = Call(self.world, caller.caller, source, request_id, now, books)
         request: msgspec.Struct | None = None
         try:
             request = decode()

@@ -25,7 +25,7 @@ class PrincipalType(StrEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The authenticated principal of a request, with the policies that are attached to it."""
+    """The principal that a request is judged as, with the policies that are attached to it."""
 
     principal_type: PrincipalType
     arn: str
@@ -58,6 +58,15 @@ class Caller(msgspec.Struct, frozen=True):
     def principal_arn(self) -> str:
         """The value of `aws:PrincipalArn`: the role's ARN for a session, else the principal's own."""
         return self.role_arn or self.arn
+
+
+class AuthenticatedCaller(msgspec.Struct, frozen=True):
+    """A caller whose signature was verified. The pipeline takes no other.
+
+    Only `kmsd.wire.sigv4.claim.authenticate` makes one, which tests/unit/test_key_paths.py shows.
+    """
+
+    caller: Caller
 
 
 _PRINCIPAL = re.compile(

@@ -17,7 +17,7 @@ import structlog
 
 from kmsd import audit
 from kmsd.custody.credentials import Credentials, Scope
-from kmsd.domain.principal import Caller
+from kmsd.domain.principal import AuthenticatedCaller, Caller
 from kmsd.errors import (
     KMSInternalException,
     ServiceError,
@@ -34,7 +34,7 @@ from kmsd.wire.protocols.dispatch import Protocol, protocol_of
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusalLedger
 from kmsd.wire.sigv4 import parse as sigv4
-from kmsd.wire.sigv4.claim import Claim, refuse_unknown, verify
+from kmsd.wire.sigv4.claim import Claim, authenticate, refuse_unknown
 from kmsd.wire.throttling import Rates
 
 log = structlog.get_logger()
@@ -105,7 +105,7 @@ class Front(msgspec.Struct, frozen=True):
         source = source_of(request)
         now = self.pipeline.clock.now()
         claim: Claim | None = None
-        caller: Caller | None = None
+        caller: AuthenticatedCaller | None = None
         try:
             if protocol.service is None:
                 raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
@@ -115,7 +115,9 @@ class Front(msgspec.Struct, frozen=True):
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, books = await self._authenticated(claim, now)
             question = protocol.question(request)
-            if self.rates is not None and not self.rates.take(question.operation, caller.principal_arn, monotonic()):
+            if self.rates is not None and not self.rates.take(
+                question.operation, caller.caller.principal_arn, monotonic()
+            ):
                 raise ThrottlingException(RATE_EXCEEDED)
         except ServiceError as error:
             await self._refused(
@@ -125,7 +127,7 @@ class Front(msgspec.Struct, frozen=True):
                 now=now,
                 protocol=protocol,
                 access_key_id="" if claim is None else claim.access_key_id,
-                caller=caller,
+                caller=None if caller is None else caller.caller,
             )
         claim = None  # it has the body too
         await self.pipeline.lockstep.pause()
@@ -140,7 +142,7 @@ class Front(msgspec.Struct, frozen=True):
         )
         return question.render(response, request_id)
 
-    async def _authenticated(self, claim: Claim, now: datetime) -> tuple[Caller, Reader]:
+    async def _authenticated(self, claim: Claim, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
         """Who signed, and the books that say so.
 
         Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
@@ -156,8 +158,7 @@ class Front(msgspec.Struct, frozen=True):
             raise
         except Exception as exc:
             raise as_service_error(exc) from exc
-        verify(claim, key)
-        return caller, books
+        return authenticate(claim, key, caller), books
 
     async def _refused(
         self,

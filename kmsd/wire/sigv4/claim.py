@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import msgspec
 
+from kmsd.domain.principal import AuthenticatedCaller, Caller
 from kmsd.errors import InvalidSignatureException, UnrecognizedClientException
 
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -132,6 +133,15 @@ def verify(claim: Claim, key: bytes) -> None:
     expected = hmac.digest(key, claim.string_to_sign, "sha256").hex()
     if not hmac.compare_digest(expected, claim.signature):
         raise InvalidSignatureException(MISMATCH)
+
+
+def authenticate(claim: Claim, key: bytes, caller: Caller) -> AuthenticatedCaller:
+    """`caller`, to whom the claim's access key belongs, once `key` is shown to have signed.
+
+    Raises InvalidSignatureException.
+    """
+    verify(claim, key)
+    return AuthenticatedCaller(caller)
 
 
 def refuse_unknown(claim: Claim) -> NoReturn:

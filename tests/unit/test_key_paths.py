@@ -1,0 +1,71 @@
+"""Every path to a key: who may make an authenticated caller, and who may have the token use one (`kmsd.pipeline`)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import kmsd
+from kmsd.ports import Token
+
+PACKAGE = Path(kmsd.__file__).parent
+HARMLESS = {"check", "close", "forget", "info", "capabilities", "import_skills", "random", "public_key", "list_objects"}
+"""What of the token neither uses, makes nor destroys key material."""
+USES = {name for name in vars(Token) if not name.startswith("_")} - HARMLESS
+OTHERS = {"data_key.cipher", "self._numbers", "self", "reader"}
+"""Expressions that have a method of such a name and are no token: AES of `cryptography`, system calls, a parser."""
+PATHS = {
+    # Data keys and ciphertexts of clients, by the pipeline or for a log group; then what the daemon seals for itself.
+    "custody/encryption.py": {"token.encrypt", "token.decrypt"},
+    "custody/service_sealer.py": {"self.token.encrypt", "self.token.decrypt"},
+    # How key material comes about, comes in, and goes.
+    "custody/import_parameters.py": {"token.generate_wrapping_key"},
+    "custody/imported_material.py": {
+        *("main.unwrap_key", "main.destroy", "tokens[TokenName.MAIN].unwrap_key"),
+        *("tokens[TokenName.MAIN].transport_key", "tokens[wrapping_key.token].pass_on"),
+    },
+    "custody/key_material.py": {"token.generate_key"},
+    "custody/provisioning.py": {"token.generate_key", "token.generate_signing_key"},
+    "custody/token_objects.py": {"token.destroy"},
+    # The audit key, which signs checkpoints, backups, and the proof that a backup belongs to the token.
+    "app.py": {"token.sign"},
+    "backup/create.py": {"signer.sign"},
+    "backup/token_match.py": {"token.sign"},
+}
+"""By file: what it asks of a token. The adapters, which implement it, are left out."""
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """Every file of the package by its name, parsed."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
+
+
+def test_only_a_verified_signature_makes_an_authenticated_caller() -> None:
+    """The class is named for annotations elsewhere, and called, copied or handed on in one file alone."""
+    name = "AuthenticatedCaller"
+    makers = {
+        file
+        for file, tree in trees()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and any(name in ast.dump(part) for part in (call.func, *call.args, *(one.value for one in call.keywords)))
+    }
+    assert makers == {"wire/sigv4/claim.py"}
+
+
+def test_who_has_the_token_use_a_key() -> None:
+    """Just the files of the table. Another one is a decision, to be noted here and in the pipeline's table."""
+    found: dict[str, set[str]] = {}
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in USES and ast.unparse(node.value) not in OTHERS:
+                found.setdefault(file, set()).add(ast.unparse(node))
+    assert {file: asked for file, asked in found.items() if not file.startswith(("adapters/", "ports/"))} == PATHS
+
+
+def test_the_table_is_of_the_port() -> None:
+    """A method that the token gets is one that uses keys, until it is said to be harmless."""
+    assert set(vars(Token)) > HARMLESS
+    assert {"encrypt", "decrypt", "sign", "unwrap_key", "destroy"} < USES
