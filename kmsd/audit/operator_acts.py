@@ -24,7 +24,7 @@ class Actor(msgspec.Struct, frozen=True):
     name: str
     host_name: str
     login_uid: int | None = None
-    """The kernel's audit login uid: who logged in, whatever he became by su or sudo since. None: nobody did."""
+    """The kernel's audit login uid: the user who logged in, before any su or sudo. None: no user logged in."""
     sudo_user: str = ""
     """SUDO_USER: for convenience; the environment proves nothing."""
 

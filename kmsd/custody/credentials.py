@@ -62,7 +62,7 @@ class Credentials:
     async def identify(
         self, books: Reader, scope: Scope, session_token: str | None, now: datetime
     ) -> tuple[Caller, bytes]:
-        """The caller and the signing key that his request must be verified with.
+        """Return the caller, and the signing key that the request must be verified with.
 
         Raises UnrecognizedClientException for an access key that is unknown or disabled, or a session token that is
         not of this daemon or whose role or user is gone; ExpiredTokenException.

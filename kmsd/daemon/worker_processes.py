@@ -121,7 +121,7 @@ class Children:
         self._sweep()
 
     def no_more(self) -> None:
-        """Have no worker born any more. Who waits for one has it, or `NotBorn`, in a moment."""
+        """Start no more workers. A start under way ends soon, with a worker or `NotBorn`."""
         self._no_more = True
         if self._zygote is not None:
             self._zygote.end()
@@ -180,7 +180,7 @@ class Children:
             async with asyncio.timeout(BIRTH_SECONDS):
                 said = await words.line()
         except BaseException:
-            words.close()  # a worker that is born after all finds nobody listening, and leaves
+            words.close()  # a worker that starts after all finds the pipe closed, and ends
             raise
         return self._claim(int(said), since) if said.endswith(b"\n") else None, words
 

@@ -112,7 +112,7 @@ class Workers:
 
     def _tick(self) -> None:
         """Hand over what waits, and give up what is too late; as long as there is anything under way."""
-        # Whoever finishes from here on wakes the loop himself, until it is certain that this comes again.
+        # From here on a finishing thread wakes the loop itself: the timer is not guaranteed to fire again.
         self._gathering = False
         if self._finished:
             self._settle()

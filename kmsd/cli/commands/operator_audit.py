@@ -51,8 +51,8 @@ async def administrative_act(
     """Around every act of a command that changes or opens something.
 
     The intent is durable before the block begins: raises `AuditUnavailable`, and nothing has happened. The outcome is
-    recorded when it ends, before anything is told to the operator if he prints after the block. An act whose process
-    dies within has an intent and no outcome.
+    recorded when the block ends. A command that prints after the block reports nothing that is not recorded. An act
+    whose process dies within has an intent and no outcome.
     """
     async with recorded_act(
         rooms.config,

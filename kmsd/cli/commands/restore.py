@@ -62,7 +62,7 @@ class Checked(Exception):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What the operator must know before he goes on."""
+    """Findings that the operator must know before going on."""
 
     manifest: Manifest
     compared: Comparison

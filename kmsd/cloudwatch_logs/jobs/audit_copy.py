@@ -173,9 +173,8 @@ class AuditCopy(msgspec.Struct):
     def _due(self, times: Sequence[int]) -> int:
         """How many records there are up to the first of a second that has not ended.
 
-        Records tell seconds. All processes copy right after a second has ended, and all of it: otherwise somebody who
-        follows the group, and asks each time for what is not older than the newest that he has, would miss what another
-        process adds to a second that he has seen.
+        Every process copies complete seconds only, right after they end. A client that polls with startTime = its
+        newest timestamp would otherwise miss records that another process adds to that second later.
         """
         second = millis(self.room.now()) // SECOND * SECOND
         if max(times, default=0) >= second:

@@ -1,4 +1,4 @@
-"""CreateLogGroup: a new group, with a key of the customer's from the beginning if he wants."""
+"""CreateLogGroup: a new group, optionally with a key of the customer from the beginning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to segments behind everybody's back: finishing what dead processes left, removing what is too old.
+"""Background maintenance of segments: finish what dead processes left open, remove what is past its retention.
 
 Blocking; called in threads. Only finished segments are replaced or removed, and readers that hold an older
 list find what replaced them at their next look.

@@ -127,7 +127,7 @@ def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool =
         def is_coming(position: int) -> bool:
             recent = time.time() - found.st_mtime < LONGEST_WRITE
             near = size - position <= MOST_AT_ONCE
-            # A writer that has gone meanwhile in peace has left an index, which tells the whole.
+            # A writer that closed cleanly in the meantime left a complete index.
             return recent and near and (_has_writer(file.fileno()) or path.with_suffix(INDEX).exists())
 
         data = View(file.fileno())

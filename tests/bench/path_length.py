@@ -1,0 +1,65 @@
+"""How many Python calls of kmsd, in how many files, one warm Encrypt makes.
+
+    python -m tests.bench.path_length [--calls]
+
+With `--calls` each call of one Encrypt is printed in its order. Calls of libraries are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+import kmsd
+from tests.house import house
+
+PACKAGE = str(Path(kmsd.__file__).parent)
+WARM, COUNTED = 300, 50
+
+
+class Trace:
+    """Counts calls in the thread in which it is begun."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def _called(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            place = frame.f_code.co_filename.removeprefix(PACKAGE + "/")
+            self.calls.append(f"{place}:{frame.f_code.co_firstlineno} {frame.f_code.co_qualname}")
+
+    async def begin(self) -> None:
+        """Count from now on."""
+        sys.setprofile(self._called)
+
+    async def end(self) -> None:
+        """Count no more."""
+        sys.setprofile(None)
+
+
+def main() -> None:
+    """Print the counts."""
+    parser = argparse.ArgumentParser(description="Python calls of one warm Encrypt")
+    parser.add_argument("--calls", action="store_true", help="print each call")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, house(Path(folder)) as own:
+        kms, trace = own.client(), Trace()
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        for _ in range(WARM):
+            kms.encrypt(KeyId=key_id, Plaintext=b"x")
+        counted = 1 if options.calls else COUNTED
+        own.run(trace.begin())
+        for _ in range(counted):
+            kms.encrypt(KeyId=key_id, Plaintext=b"x")
+        own.run(trace.end())
+    if options.calls:
+        print("\n".join(trace.calls))
+    files = {call.partition(":")[0] for call in trace.calls}
+    print(f"{len(trace.calls) / counted:.1f} calls in {len(files)} files")
+
+
+if __name__ == "__main__":
+    main()
