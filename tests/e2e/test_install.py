@@ -15,7 +15,6 @@ import pytest
 from kmsd.adapters.sqlite import connection
 from tests.clients import REGION, Credentials, client
 from tests.daemon import free_port
-from tests.e2e.test_readme import commands
 from tests.older import set_back
 from tests.units import Unit
 
@@ -24,24 +23,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="installing takes root"),
     pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed"),
 ]
-
-PRELUDE = """
-kmsd() {
-    local status=0
-    CREDENTIALS_DIRECTORY=$PREFIX/etc/kmsd/credentials \\
-        "$PREFIX/opt/kmsd/bin/kmsd" --config "$PREFIX/etc/kmsd/kmsd.toml" "$@" || status=$?
-    if [ "$1" = check ] && [ "$status" = 1 ]; then status=0; fi
-    return "$status"
-}
-# There is no user kmsd where tests run.
-install() {
-    local given=()
-    while [ $# -gt 0 ]; do case $1 in -o | -g) shift 2 ;; *) given+=("$1"); shift ;; esac; done
-    command install "${given[@]}"
-}
-# tests.units does what it says.
-systemctl() { :; }
-"""
 
 
 @dataclass(frozen=True)
@@ -65,17 +46,6 @@ class Host:
         assert done.returncode == 0 or not check, done.stderr.decode() + done.stdout.decode()
         return done
 
-    def page(self, name: str) -> str:
-        """A block of docs/install.md, run as it stands in a checkout, below this folder; what it prints."""
-        script = commands("docs/install.md", name)
-        for path in ("/etc/kmsd", "/opt/kmsd", "/root/", "/var/lib/kmsd"):
-            script = script.replace(path, f"{self.root}{path}")
-        environment = {"PATH": "/usr/bin:/bin", "PREFIX": str(self.root)}
-        command = ["bash", "-euo", "pipefail", "-c", PRELUDE + script]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode()
-
     def state(self, *folders: str) -> dict[str, tuple[object, ...]]:
         """Mode, owner, size, time of change and target of everything there."""
         found = {}
@@ -94,8 +64,6 @@ class Host:
 @pytest.fixture(name="host", scope="module")
 def _host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     host = Host(tmp_path_factory.mktemp("host"))
-    assert commands("docs/install.md", "install") == "scripts/install\n"
-    assert commands("docs/install.md", "uninstall") == "scripts/uninstall\n"
     said = host.run("install")
     assert "setting up" in said
     assert "nothing to change" not in said
@@ -191,25 +159,25 @@ def test_fourteen_commands_lead_to_a_first_encryption() -> None:
 
 
 def test_what_is_installed_serves_and_migrates(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's commands, then the unit as it stands: socket, TLS, notification; an older database; then uninstall."""
-    # Here everything runs as root: the folder of this test is nobody else's.
+    """With the example for a trial; the unit as it stands: socket, TLS, notification; an older database; uninstall.
+
+    tests/host runs the commands of the pages; here the folder of the test stands for /.
+    """
+    # Everything runs as root: there is no user kmsd on this host.
     os.chown(host.root / "var/lib/kmsd", 0, 0)
-    (host.root / "root").mkdir()
-    for name in ("try-token", "try-tls"):
-        host.page(name)
-    # Without a user kmsd: the unit hands over an empty one, unless there is a key to be handed over.
-    (host.root / "etc/kmsd/credentials/tls-key").touch(mode=0o600)
+    bring_token_and_certificate(host)
     port = free_port()
     use_configuration(host, port)
-    assert "the secret is in" in host.page("try-start")
-    environment = (host.root / "root/trial.env").read_text()
-    printed = host.page("provision")
-    assert "mechanism CKM_AES_GCM" in printed
-    assert "FAIL" not in printed
+    trial = host.root / "trial.env"
+    assert b"the secret is in" in host.kmsd("init", "--format", "env", "--output", str(trial)).stdout
+    environment = trial.read_text()
+    printed = host.kmsd("check", check=False).stdout
+    assert b"mechanism CKM_AES_GCM" in printed
+    assert b"FAIL" not in printed
     values = dict(re.findall(r"^export (\w+)=(\S+)$", environment, re.MULTILINE))
     admin = Credentials(values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"])
     set_back(host.root / "var/lib/kmsd/kmsd.sqlite", 1)
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(host.root / "root/certificate.pem"))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(host.root / "etc/kmsd/tls/certificate.pem"))
     paths = {"/opt/kmsd": f"{host.root}/opt/kmsd", "/etc/kmsd": f"{host.root}/etc/kmsd"}
     unit = Unit(host.root / "usr/local/lib/systemd/system/kmsd.service", host.root, port, paths)
     try:
@@ -218,7 +186,7 @@ def test_what_is_installed_serves_and_migrates(host: Host, monkeypatch: pytest.M
         kms = client(values["AWS_ENDPOINT_URL"], admin)
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
         blob = kms.encrypt(KeyId=key_id, Plaintext=b"installed")["CiphertextBlob"]
-        for line in (commands("docs/install.md", "reload"), "systemctl restart kmsd.service"):
+        for line in ("systemctl reload kmsd.service", "systemctl restart kmsd.service"):
             unit.systemctl(line)
             assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"installed"
         kms.close()
@@ -238,6 +206,21 @@ def test_what_is_installed_serves_and_migrates(host: Host, monkeypatch: pytest.M
     assert list((host.root / "usr").rglob("kmsd*")) == []
     for left in ("etc/kmsd", "var/lib/kmsd", *(f"etc/systemd/system/{path.name}" for path in systemd.iterdir())):
         assert f"    {host.root / left}\n" in said
+
+
+def bring_token_and_certificate(host: Host) -> None:
+    """A SoftHSM2 token with its PIN as a credential, and a certificate for 127.0.0.1 that is its own authority."""
+    folder, tls = host.root / "var/lib/kmsd/softhsm", host.root / "etc/kmsd/tls"
+    subprocess.run([ROOT / "softhsm" / "make-token", folder, "production"], check=True, capture_output=True)
+    credentials = host.root / "etc/kmsd/credentials"
+    shutil.copy(folder / "pin", credentials / "pin")
+    # The small systemd of the tests has no default for a credential without a file.
+    (credentials / "tls-key").touch(mode=0o600)
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    request = ["openssl", "req", "-x509", *key, "-days", "2", "-subj", "/CN=kmsd"]
+    files = ["-keyout", str(tls / "key.pem"), "-out", str(tls / "certificate.pem")]
+    subprocess.run([*request, "-addext", "subjectAltName=IP:127.0.0.1", *files], check=True, capture_output=True)
+    shutil.copy(host.root / "opt/kmsd/examples/softhsm2.toml", host.root / "etc/kmsd/kmsd.toml")
 
 
 def use_configuration(host: Host, port: int) -> None:
