@@ -80,7 +80,7 @@ class OnLogGroups(Access, frozen=True):
         return (ResourceNotFoundException,)
 
     def words(self) -> str:
-        """How they are named."""
+        """Say how they are named."""
         return "log groups by name or identifier"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
@@ -114,7 +114,7 @@ class OnLogsKey(Access, frozen=True):
         return (ResourceNotFoundException,)
 
     def words(self) -> str:
-        """How it is named."""
+        """Say how it is named."""
         return "log group `log_group_name` or what `resource_identifier` names"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:

@@ -149,7 +149,7 @@ class OnAccount(Access, frozen=True):
     """No resource: identity policies of the caller decide, on `*`."""
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """What stands for all resources."""
+        """Return `*`, which stands for all resources."""
         return (Target(arn="*"),)
 
 
@@ -166,7 +166,7 @@ class OnNewKey(Access, frozen=True):
         return f"the new key for kms:{self.action}, if the request has `{self.when}`"
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """What stands for the key that is still to be made."""
+        """Return `key/*`, which stands for the key that is still to be made."""
         if not getattr(request, self.when):
             return ()
         return (Target(arn=call.world.place.key(call.caller.account, "*")),)
@@ -183,7 +183,7 @@ class Unrestricted(Access, frozen=True):
         return False
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """What stands for no resource."""
+        """Return `*`, which stands for no resource."""
         return (Target(arn="*"),)
 
 

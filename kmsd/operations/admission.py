@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.authz.evaluate import authorize, is_settled
+from kmsd.authz.evaluate import is_settled
 from kmsd.authz.request import Denied, Query
 from kmsd.custody import grant_tokens
 from kmsd.errors import AccessDeniedException
@@ -45,17 +45,17 @@ async def _permit(
 ) -> None:
     """Note in `target` what allows it. Raises AccessDeniedException."""
     key, caller = target.key, call.caller
-    if key is not None and not operation.delegates:
+    remembers = key is not None and not access.has_own_rule
+    if key is not None and remembers and not operation.delegates:
         target.decision = recall(action_of(operation, access), key, caller)
         if target.decision is not None:
             return
-    query = await query_about(operation, access, target, request, call)
-    decision = authorize(query)
+    query, decision = access.decide(await query_about(operation, access, target, request, call), target)
     if target.absent:
         raise _absent(target, query)
     if isinstance(decision, Denied):
         raise AccessDeniedException(_concealed(target, query) or decision.message, detail=decision.reason)
-    if key is not None and is_settled(query, decision):
+    if key is not None and remembers and is_settled(query, decision):
         remember(query.action, key, caller, decision)
     target.decision, target.query = decision, query
 

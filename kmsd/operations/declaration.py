@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from kmsd.authz.request import Allowed, Query
+from kmsd.authz.evaluate import authorize
+from kmsd.authz.request import Allowed, Decision, Query
 from kmsd.custody.import_parameters import Tokens
 from kmsd.custody.service_sealer import ServiceBox
 from kmsd.domain.arn import Place
@@ -82,8 +83,18 @@ class Access(msgspec.Struct, frozen=True):
         return None
 
     def words(self) -> str:
-        """What is reached, for the page on operations."""
+        """Say what is reached, for the page on operations."""
         return "no resource"
+
+    @property
+    def has_own_rule(self) -> bool:
+        """True if `decide` asks more than policies and grants: its answers are not remembered."""
+        return False
+
+    def decide(self, query: Query, target: Target) -> tuple[Query, Decision]:
+        """Decide by policies and grants. Return the final question and the decision."""
+        del target
+        return query, authorize(query)
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
         """The targets: one, none where an optional member is absent, or several. Raises `ServiceError`."""

@@ -51,9 +51,9 @@ LEFT_IN_PAGES = {
 }
 LEFT_OPENINGS = {
     "As": 51,
-    "How": 92,
+    "How": 90,
     "Of": 81,
-    "What": 282,
+    "What": 278,
     "Whether": 98,
     "Who": 10,
 }

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from msgspec.structs import replace
 
 from kmsd.authz.grant_retirement import may_retire
-from kmsd.authz.request import Denied
+from kmsd.authz.request import Decision, Query
 from kmsd.custody import grant_tokens
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.grant import Grant, check_grant_id
-from kmsd.domain.key import Key
 from kmsd.errors import (
-    AccessDeniedException,
     InvalidArnException,
     InvalidGrantIdException,
     InvalidGrantTokenException,
     NotFoundException,
     ValidationException,
 )
-from kmsd.operations.access import Unrestricted
-from kmsd.operations.admission import query_about
-from kmsd.operations.declaration import KMS, Call, Operation, Target
+from kmsd.operations.declaration import KMS, Access, Call, Operation, Target
 from kmsd.operations.kms import shapes
-
-ACCESS = Unrestricted("the grant says who may retire it, not the key's policy; the handler asks `authz.retire`")
 
 
 class Request(shapes.Shape, frozen=True):
@@ -35,15 +32,15 @@ class Request(shapes.Shape, frozen=True):
     dry_run: bool | None = None
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(_: Request, call: Call) -> None:
     """No process allows anything by the grant once this has been answered. Works in every state of the key."""
-    grant = await _find(request, call)
-    key = await call.books.key(grant.key_id)
-    if key is None or not key.exists_at(call.now):
-        raise NotFoundException(f"Grant ID {grant.grant_id} not found")
-    call.response_keys, call.grant_id = (key.arn,), grant.grant_id
-    await _authorise(grant, key, request, call)
-    await call.transaction.delete_grant(grant.grant_id)
+    await call.transaction.delete_grant(_grant_in(call.targets[0]).grant_id)
+
+
+def _grant_in(target: Target) -> Grant:
+    if not isinstance(target.resource, Grant):
+        raise TypeError("no grant was found")
+    return target.resource
 
 
 async def _find(request: Request, call: Call) -> Grant:
@@ -62,21 +59,38 @@ async def _find(request: Request, call: Call) -> Grant:
     return grant
 
 
-async def _authorise(grant: Grant, key: Key, request: Request, call: Call) -> None:
-    target = Target(arn=key.arn, key=key)
-    query = await query_about(OPERATION, ACCESS, target, request, call)
-    # "kms:GrantConstraintType", "kms:EncryptionContext:…" for RetireGrant: those of the grant (Service Authorization
-    # Reference).
-    query = replace(
-        query,
-        encryption_context=grant.encryption_context_equals or grant.encryption_context_subset or {},
-        circumstances=replace(query.circumstances, grant=grant),
-    )
-    decision = may_retire(query, grant)
-    if isinstance(decision, Denied):
-        call.targets[:] = [target]
-        raise AccessDeniedException(decision.message, detail=decision.reason)
-    call.targets[:] = [Target(arn=key.arn, key=key, decision=decision, query=query)]
+class OnGrant(Access, frozen=True):
+    """The grant that the request names, and its key. The grant says who may retire it, not the key's policy."""
+
+    @property
+    def has_own_rule(self) -> bool:
+        """True: `may_retire`."""
+        return True
+
+    def words(self) -> str:
+        """Say how it is named."""
+        return "the grant that `grant_token`, or `key_id` and `grant_id`, name"
+
+    async def find(self, request: Any, call: Call) -> Sequence[Target]:
+        """Raises NotFoundException, InvalidGrantIdException, InvalidGrantTokenException, ValidationException."""
+        grant = await _find(request, call)
+        key = await call.books.key(grant.key_id)
+        if key is None or not key.exists_at(call.now):
+            raise NotFoundException(f"Grant ID {grant.grant_id} not found")
+        call.response_keys, call.grant_id = (key.arn,), grant.grant_id
+        return (Target(arn=key.arn, key=key, resource=grant),)
+
+    def decide(self, query: Query, target: Target) -> tuple[Query, Decision]:
+        """By the grant; conditions see what is its own."""
+        grant = _grant_in(target)
+        # "kms:GrantConstraintType", "kms:EncryptionContext:…" for RetireGrant: those of the grant (Service
+        # Authorization Reference).
+        asked = replace(
+            query,
+            encryption_context=grant.encryption_context_equals or grant.encryption_context_subset or {},
+            circumstances=replace(query.circumstances, grant=grant),
+        )
+        return asked, may_retire(asked, grant)
 
 
 OPERATION: Operation[Request, None] = Operation(
@@ -85,7 +99,7 @@ OPERATION: Operation[Request, None] = Operation(
     Request,
     None,
     handle,
-    access=(ACCESS,),
+    access=(OnGrant(),),
     raises=(InvalidArnException, InvalidGrantIdException, InvalidGrantTokenException, NotFoundException),
     writes=True,
 )

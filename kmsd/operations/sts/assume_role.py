@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.new_policy import parse_new
-from kmsd.authz.request import Denied, Query
+from kmsd.authz.request import Decision, Denied, Query
 from kmsd.custody import session_tokens
 from kmsd.custody.session_sealer import SessionBox
 from kmsd.domain.identity import Role
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import PrincipalType
 from kmsd.errors import (
-    AccessDeniedException,
     MalformedPolicyDocumentException,
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.operations.access import Unrestricted
-from kmsd.operations.condition_values import circumstances_of
-from kmsd.operations.declaration import STS, Call, Operation, Target
+from kmsd.operations.declaration import STS, Access, Call, Operation, Target
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes
@@ -33,7 +31,6 @@ DEFAULT_SECONDS = 3600
 CHAINED_SECONDS = 3600
 """The longest session of a role that was assumed by another role's session ("role chaining")."""
 _ROLE = re.compile(r"arn:(?P<partition>[a-z-]+):iam::(?P<account>[0-9]{12}):role/(?P<name>[\w+=,.@-]+)", re.ASCII)
-ACCESS = Unrestricted("the role's trust policy decides; the handler asks for it")
 
 
 class Request(shapes.Shape, frozen=True):
@@ -74,7 +71,7 @@ async def handle(request: Request, call: Call) -> Response:
         "provided_contexts",
         "minimum_session_token_size",
     )
-    role = await _authorised(request, call)
+    role = _role_in(call.targets[0])
     seconds = _duration(request, role, call)
     if request.policy is not None:
         parse_new(request.policy, kind=PolicyKind.SESSION)
@@ -97,37 +94,48 @@ async def handle(request: Request, call: Call) -> Response:
     )
 
 
-async def _authorised(request: Request, call: Call) -> Role:
-    """The role, if the caller may assume it. A role that does not exist answers as one that may not be assumed."""
-    named = _ROLE.fullmatch(request.role_arn)
-    if named is None or named["partition"] != call.world.place.partition:
-        raise ValidationException(f"{request.role_arn} is invalid")
-    role = await call.books.role(named["account"], named["name"])
-    if role is None:
-        _deny(request, call, "the role does not exist")
-    target = Target(arn=role.arn)
-    circumstances = await circumstances_of(OPERATION, target, request, call, ())
-    query = Query(
-        caller=call.caller,
-        action=OPERATION.action,
-        resource=role.arn,
-        resource_account=role.account,
-        resource_policy=role.trust_policy,
-        circumstances=replace(circumstances, tags=role.tags),
-    )
-    decision = authorize(query)
-    if isinstance(decision, Denied):
-        _deny(request, call, decision.reason)
-    target.decision, target.query = decision, query
-    call.targets[:] = [target]
-    return role
+class OnRole(Access, frozen=True):
+    """The role that `role_arn` names. Its trust policy decides, with the caller's identity policies."""
+
+    @property
+    def has_own_rule(self) -> bool:
+        """True: the trust policy."""
+        return True
+
+    def words(self) -> str:
+        """Say how it is named."""
+        return "role `role_arn`"
+
+    async def find(self, request: Any, call: Call) -> Sequence[Target]:
+        """The role, also one that does not exist: it is refused as one that may not be assumed.
+
+        Raises ValidationException for what cannot be the ARN of a role.
+        """
+        named = _ROLE.fullmatch(request.role_arn)
+        if named is None or named["partition"] != call.world.place.partition:
+            raise ValidationException(f"{request.role_arn} is invalid")
+        return (Target(arn=request.role_arn, resource=await call.books.role(named["account"], named["name"])),)
+
+    def decide(self, query: Query, target: Target) -> tuple[Query, Decision]:
+        """By the trust policy; conditions see the role's tags."""
+        message = f"User: {query.caller.arn} is not authorized to perform: sts:AssumeRole on resource: {target.arn}"
+        role = target.resource
+        if not isinstance(role, Role):
+            return query, Denied("the role does not exist", message)
+        asked = replace(
+            query,
+            resource_account=role.account,
+            resource_policy=role.trust_policy,
+            circumstances=replace(query.circumstances, tags=role.tags),
+        )
+        decision = authorize(asked)
+        return asked, Denied(decision.reason, message) if isinstance(decision, Denied) else decision
 
 
-def _deny(request: Request, call: Call, reason: str) -> NoReturn:
-    raise AccessDeniedException(
-        f"User: {call.caller.arn} is not authorized to perform: sts:AssumeRole on resource: {request.role_arn}",
-        detail=reason,
-    )
+def _role_in(target: Target) -> Role:
+    if not isinstance(target.resource, Role):
+        raise TypeError("no role was found")
+    return target.resource
 
 
 def _duration(request: Request, role: Role, call: Call) -> int:
@@ -149,6 +157,6 @@ OPERATION: Operation[Request, Response] = Operation(
     Request,
     Response,
     handle,
-    access=(ACCESS,),
+    access=(OnRole(),),
     raises=(MalformedPolicyDocumentException, UnsupportedOperationException),
 )
