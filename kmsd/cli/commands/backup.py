@@ -81,9 +81,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
+def name_of_backup(now: datetime) -> str:
+    """Return the name that a backup gets in a folder. It has milliseconds: backups may follow each other quickly."""
+    return f"kmsd-{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z.backup"
+
+
 def _target(given: Path, now: datetime) -> Path:
     """Raises `CommandError`."""
-    target = (given / f"kmsd-{now:%Y%m%dT%H%M%SZ}.backup" if given.is_dir() else given).absolute()
+    target = (given / name_of_backup(now) if given.is_dir() else given).absolute()
     folder = target.parent
     if target.exists():
         raise ExistsAlready(f"{target} exists already")
