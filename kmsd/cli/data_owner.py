@@ -57,6 +57,13 @@ def to_become(data_dir: Path) -> Owner | None:
     return Owner(known.pw_uid, known.pw_gid, known.pw_name, known.pw_dir)
 
 
+def become_owner_of(data_dir: Path) -> None:
+    """Become the user that the data belong to, if this process is root's. Raises OSError."""
+    owner = to_become(data_dir)
+    if owner is not None:
+        become(owner)
+
+
 def become(owner: Owner) -> None:
     """Give up root's rights for good; files are made for the owner alone from now on. Raises OSError."""
     if owner.name:

@@ -102,8 +102,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _become_owner(path: Path) -> None:
     """Before the zygote is forked: workers must not be root's either. What is wrong is told when the command runs."""
-    configuration, host_user = import_module("kmsd.config.settings"), import_module("kmsd.cli.data_owner")
+    configuration = import_module("kmsd.config.settings")
     with suppress(OSError, configuration.ConfigError):
-        owner = host_user.to_become(configuration.load(path).data_dir)
-        if owner is not None:
-            host_user.become(owner)
+        import_module("kmsd.cli.data_owner").become_owner_of(configuration.load(path).data_dir)

@@ -120,9 +120,7 @@ def _outputs(options: argparse.Namespace) -> Iterator[None]:
 def become_owner(config: Config) -> None:
     """As root, become the user that the data belong to. Raises `ConfigError`."""
     try:
-        owner = data_owner.to_become(config.data_dir)
-        if owner is not None:
-            data_owner.become(owner)
+        data_owner.become_owner_of(config.data_dir)
     except OSError as exc:
         raise ConfigError(f"root cannot become the owner of {config.data_dir}: {exc.strerror}") from exc
 

@@ -23,10 +23,10 @@ from kmsd.config.reload_verdict import Outcome, Verdict
 from kmsd.config.settings import ConfigError
 from kmsd.config.snapshot import Accepted, changes, need_restart
 from kmsd.daemon.worker_pool import FIRST_PAUSE, LONGEST_PAUSE, StartFailed, Worker, WorkerPool
-from kmsd.daemon.worker_spec import NotReady
-from kmsd.exit_codes import EXIT_CONFIG, EXIT_REFUSED
+from kmsd.daemon.worker_spec import not_ready
+from kmsd.exit_codes import EXIT_REFUSED
 from kmsd.linux import systemd
-from kmsd.ports import StoreUnavailable, StoreUnfit
+from kmsd.ports import StoreUnavailable
 from kmsd.wire.http.listeners import address_of
 
 REPLACE_ATTEMPTS = 3
@@ -83,7 +83,9 @@ class Supervisor(msgspec.Struct):
             log.critical("cannot start", missing=told.missing, detail=told.detail)
 
     def _say_ready(self, addition: str = "") -> None:
-        systemd.notify("READY=1", f"STATUS={self.pool.serving} workers serve{addition}")
+        # While the daemon waits, the status says what for.
+        status = () if self.pool.waiting.lasted else (f"STATUS={self.pool.serving} workers serve{addition}",)
+        systemd.notify("READY=1", *status)
 
     async def _pat_watchdog(self) -> None:
         """Tell systemd that this process lives; what a worker does that hangs is the token adapter's care."""
@@ -104,7 +106,7 @@ class Supervisor(msgspec.Struct):
             except StartFailed as exc:
                 if exc.final or self.pool.stopping.is_set():
                     raise
-                await self.pool.waiting.begin(exc.told)
+                await self.pool.wait_for(exc)
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         config, waited = self.pool.accepted.config, self.pool.waiting.lasted
@@ -129,12 +131,8 @@ class Supervisor(msgspec.Struct):
             if not self._prepared:
                 self.prepare()
                 self._prepared = True
-        except StoreUnfit as exc:
-            raise StartFailed(NotReady(EXIT_CONFIG, "store", str(exc))) from exc
-        except StoreUnavailable as exc:
-            raise StartFailed.of_store(str(exc)) from exc
-        except ConfigError as exc:
-            raise StartFailed(NotReady(EXIT_CONFIG, "configuration", str(exc))) from exc
+        except (ConfigError, StoreUnavailable) as exc:
+            raise StartFailed(not_ready(exc)) from exc
         await self.pool.start(0)
         await self.pool.start_others()
 
@@ -146,33 +144,26 @@ class Supervisor(msgspec.Struct):
         finally:
             for task in wanted:
                 task.cancel()
-        if not self._reload_wanted.is_set():
-            return
-        self._reload_wanted.clear()
-        with Verdict() as verdict:
-            try:
-                accepted = self._read_anew()
-            except ConfigError as exc:
-                self._refuse_reload(verdict, str(exc))
-            else:
-                before, self.pool.accepted = self.pool.accepted, accepted
-                self._reloaded(verdict, changes(before.config, accepted.config), 0)
-                before.close()
+        if self._reload_wanted.is_set():
+            await self._carry_out_reload()
 
     # --- Reloading ----------------------------------------------------------------------------------
 
     async def _reload_when_asked(self) -> None:
         while True:
             await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            systemd.reloading()
-            try:
-                with Verdict() as verdict:
-                    await self._reload(verdict)
-            except Exception:
-                # What runs goes on; a reload that is broken must be the log's loudest line, and not the daemon's end.
-                log.exception("reload failed")
-                self._say_ready("; the last reload failed, see the log")
+            await self._carry_out_reload()
+
+    async def _carry_out_reload(self) -> None:
+        self._reload_wanted.clear()
+        systemd.reloading()
+        try:
+            with Verdict() as verdict:
+                await self._reload(verdict)
+        except Exception:
+            # What runs goes on; a reload that is broken must be the log's loudest line, and not the daemon's end.
+            log.exception("reload failed")
+            self._say_ready("; the last reload failed, see the log")
 
     async def _reload(self, verdict: Verdict) -> None:
         """Take the configuration over as it is now, or leave everything as it was."""
@@ -183,6 +174,12 @@ class Supervisor(msgspec.Struct):
             return
         changed = changes(self.pool.accepted.config, accepted.config)
         old = [worker for worker in self.pool.workers if not worker.relieved]
+        if not old:
+            # No worker has served yet: the next attempt to start one tries the configuration out.
+            self.pool.accepted.close()
+            self.pool.accepted = accepted
+            self._reloaded(verdict, changed, 0)
+            return
         try:
             await self._try_out(accepted)
         except StartFailed as exc:
@@ -224,15 +221,13 @@ class Supervisor(msgspec.Struct):
         tell = log.error if left else log.info
         tell("reloaded", changed=changed, workers=self.pool.serving, unreplaced=left)
         verdict.is_(outcome, unreplaced)
-        if not self.pool.waiting.lasted:
-            self._say_ready(f"; {left} could not be replaced at the last reload" if left else "")
+        self._say_ready(f"; {left} could not be replaced at the last reload" if left else "")
 
     def _refuse_reload(self, verdict: Verdict, detail: str) -> None:
         self.reloads[Outcome.REFUSED] += 1
         log.error("reload refused", detail=detail, consequence="the configuration before it stays in force")
         verdict.is_(Outcome.REFUSED, detail)
-        if not self.pool.waiting.lasted:
-            self._say_ready("; the last reload was refused, see the log")
+        self._say_ready("; the last reload was refused, see the log")
 
     async def _replace(self, old: list[Worker]) -> int:
         """Have new workers, the first of which serves, take over from the `old`; how many of those had to stay."""

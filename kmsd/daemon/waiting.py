@@ -81,5 +81,7 @@ class Waiting(msgspec.Struct):
                 await end(stand_in)
 
     def end(self) -> None:
-        """A worker serves, or the daemon has stopped."""
+        """A worker serves."""
+        if self._since:
+            systemd.notify("STATUS=workers serve again")
         self._reason, self._since, self._told, self._attempts = "", 0.0, 0.0, 0

@@ -15,7 +15,7 @@ from kmsd.adapters.audit_trail.follower import TrailReader
 from kmsd.app import Rooms, open_rooms
 from kmsd.audit import Refusals
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
-from kmsd.cloudwatch_logs.ports import SegmentsError, SegmentsUnavailable
+from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.config import settings as configuration
 from kmsd.config.settings import Config, ConfigError
 from kmsd.config.snapshot import memory_path
@@ -23,22 +23,17 @@ from kmsd.custody.credentials import Credentials
 from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import Order
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
-from kmsd.daemon.worker_spec import OPENED, Lines, NotReady
+from kmsd.daemon.worker_spec import OPENED, Lines, not_ready
 from kmsd.event_loop.tasks import ended
 from kmsd.event_loop.watchdog import LoopWatch
-from kmsd.exit_codes import EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.linux.prctl import name_process
 from kmsd.logging_setup import set_up
 from kmsd.metrics.worker import Counting
 from kmsd.ports import (
     AuditUnavailable,
-    ModuleUnusable,
-    PinRefused,
     StoreError,
-    StoreUnfit,
     TokenError,
-    TokenUnavailable,
 )
 from kmsd.wire.endpoint import Front
 from kmsd.wire.http.server import serve
@@ -103,25 +98,6 @@ async def _until_told(ready: int) -> None:
     os.write(ready, OPENED)
     await told.wait()
     loop.remove_signal_handler(signal.SIGUSR1)
-
-
-def not_ready(exc: Exception) -> NotReady:
-    """What the parent is told of an error that keeps a worker from serving."""
-    match exc:
-        case PinRefused():
-            return NotReady(EXIT_REFUSED, "token", str(exc))
-        case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
-            return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
-        case TokenError():
-            return NotReady(EXIT_CONFIG, "token", str(exc))
-        case StoreError():
-            return NotReady(EXIT_CONFIG if isinstance(exc, StoreUnfit) else EXIT_UNAVAILABLE, "store", str(exc))
-        case AuditUnavailable():
-            return NotReady(EXIT_UNAVAILABLE, "audit", str(exc))
-        case SegmentsError():
-            return NotReady(EXIT_UNAVAILABLE if isinstance(exc, SegmentsUnavailable) else EXIT_CONFIG, "logs", str(exc))
-        case _:
-            return NotReady(EXIT_CONFIG, "configuration", str(exc))
 
 
 def _finish_what_is_begun() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
@@ -13,7 +14,6 @@ import msgspec
 import structlog
 
 from kmsd.config.snapshot import Accepted
-from kmsd.daemon.fork_server import Order
 from kmsd.daemon.waiting import Waiting
 from kmsd.daemon.worker_processes import STOP_SECONDS, Child, Children, NotBorn, Words, end, insist
 from kmsd.daemon.worker_spec import OPENED, READY, Lines, NotReady
@@ -47,11 +47,6 @@ class StartFailed(Exception):
     def of_worker(cls, detail: str) -> Self:
         """It ended, or hung, without a word; another may fare better."""
         return cls(NotReady(EXIT_UNAVAILABLE, "worker", detail))
-
-    @classmethod
-    def of_store(cls, detail: str) -> Self:
-        """The database is away; it may come back."""
-        return cls(NotReady(EXIT_UNAVAILABLE, "store", detail))
 
 
 class Worker(msgspec.Struct, eq=False):
@@ -98,7 +93,6 @@ class WorkerPool(msgspec.Struct):
 
     def close(self) -> None:
         """Give it back. All workers have ended."""
-        self.waiting.end()
         self.children.end()
         for descriptor in self._life:
             os.close(descriptor)
@@ -146,14 +140,9 @@ class WorkerPool(msgspec.Struct):
         accepted = self.accepted
         return Lines(index, self.listener.fileno(), ready, self._life[0], accepted.text, self.metrics, accepted.tls)
 
-    async def _spawn(self, lines_with: Any) -> Child:
+    async def _spawn(self, lines_with: Callable[[int], Lines]) -> Child:
         """A process that has said that it is ready. Raises `StartFailed`."""
-
-        def order(ready: int) -> Order:
-            lines: Lines = lines_with(ready)
-            return lines.order
-
-        born = asyncio.create_task(self.children.worker(order))
+        born = asyncio.create_task(self.children.worker(lambda ready: lines_with(ready).order))
         try:
             await self._until_stopping(born)
             if self.stopping.is_set():
@@ -263,10 +252,14 @@ class WorkerPool(msgspec.Struct):
         elif not self._lacks_workers():
             log.error("worker did not start", worker=worker.index, detail=str(failure))
         else:
-            try:
-                await self.waiting.begin(failure.told)
-            except StartFailed as exc:
-                log.error("no stand-in was started", detail=str(exc))  # noqa: TRY400 (no traceback wanted)
+            await self.wait_for(failure)
+
+    async def wait_for(self, failure: StartFailed) -> None:
+        """Have a stand-in answer until another attempt. One that does not start is tried again with that attempt."""
+        try:
+            await self.waiting.begin(failure.told)
+        except StartFailed as exc:
+            log.error("no stand-in was started", detail=str(exc))  # noqa: TRY400 (no traceback wanted)
 
     def _is_to_end(self, worker: Worker) -> bool:
         return worker.relieved or self.stopping.is_set()

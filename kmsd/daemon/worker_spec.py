@@ -10,7 +10,18 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from kmsd.cloudwatch_logs.ports import SegmentsError, SegmentsUnavailable
 from kmsd.daemon.fork_server import Order
+from kmsd.exit_codes import EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE
+from kmsd.ports import (
+    AuditUnavailable,
+    ModuleUnusable,
+    PinRefused,
+    StoreError,
+    StoreUnfit,
+    TokenError,
+    TokenUnavailable,
+)
 
 READY = b"ready"
 """What a worker writes once requests are answered."""
@@ -39,6 +50,25 @@ class NotReady(msgspec.Struct, frozen=True):
             os.write(descriptor, msgspec.json.encode(told))
         except BrokenPipeError:
             return
+
+
+def not_ready(exc: Exception) -> NotReady:
+    """Say of an error that keeps the daemon from serving what is missing, and if waiting helps."""
+    match exc:
+        case PinRefused():
+            return NotReady(EXIT_REFUSED, "token", str(exc))
+        case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
+            return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
+        case TokenError():
+            return NotReady(EXIT_CONFIG, "token", str(exc))
+        case StoreError():
+            return NotReady(EXIT_CONFIG if isinstance(exc, StoreUnfit) else EXIT_UNAVAILABLE, "store", str(exc))
+        case AuditUnavailable():
+            return NotReady(EXIT_UNAVAILABLE, "audit", str(exc))
+        case SegmentsError():
+            return NotReady(EXIT_UNAVAILABLE if isinstance(exc, SegmentsUnavailable) else EXIT_CONFIG, "logs", str(exc))
+        case _:
+            return NotReady(EXIT_CONFIG, "configuration", str(exc))
 
 
 class _Text(msgspec.Struct, frozen=True):

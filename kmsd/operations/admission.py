@@ -45,7 +45,7 @@ async def _permit(
 ) -> None:
     """Note in `target` what allows it. Raises AccessDeniedException."""
     key, caller = target.key, call.caller
-    remembers = key is not None and not access.has_own_rule
+    remembers = not access.has_own_rule
     if key is not None and remembers and not operation.delegates:
         target.decision = recall(action_of(operation, access), key, caller)
         if target.decision is not None:

@@ -30,7 +30,6 @@ CREATING = "KMS Developer Guide, Creating grants"
 CONSTRAINTS = "KMS API Reference, GrantConstraints"
 TROUBLE = "KMS Developer Guide, Troubleshooting key access"
 EVALUATION = "IAM User Guide, Policy evaluation logic"
-SPEC = "spec/README.md, Authorisation"
 
 ALLOWS = "A grant allows its grantee its operations; the grantee shows no token once it is known."
 ONLY = "A grant allows the operations that it lists and no others."

@@ -37,7 +37,7 @@ LEFT_IN_CODE = {
     "lets go": 6,
     "nobody": 88,
     "somebody": 21,
-    "told": 59,
+    "told": 58,
     "whoever": 48,
 }
 LEFT_IN_PAGES = {
@@ -53,7 +53,7 @@ LEFT_OPENINGS = {
     "As": 51,
     "How": 90,
     "Of": 81,
-    "What": 278,
+    "What": 277,
     "Whether": 98,
     "Who": 10,
 }

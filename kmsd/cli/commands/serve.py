@@ -18,7 +18,6 @@ from kmsd.config.snapshot import Accepted
 from kmsd.daemon.supervisor import Supervisor
 from kmsd.daemon.worker_pool import WorkerPool
 from kmsd.daemon.worker_processes import Children
-from kmsd.exit_codes import EXIT_CONFIG
 from kmsd.linux import systemd
 from kmsd.logging_setup import set_up
 from kmsd.wire.http.listeners import ListenerRefused, address_of, bind_tcp, bind_unix, inherited, listener_permitted
@@ -32,17 +31,13 @@ def add_to(commands: Any) -> None:
 
 
 async def serve(_: Config, options: argparse.Namespace) -> int:
-    """Bind, start the workers, and stay until a signal. The exit status."""
+    """Bind, start the workers, and stay until a signal. The exit status. Raises `ConfigError`."""
     set_up("supervisor")
     with ExitStack() as stack:
-        try:
-            accepted = Accepted.read(options.config)
-            config = accepted.config
-            listener = stack.enter_context(_listener_of(config))
-            for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
-        except ConfigError as exc:
-            log.critical("cannot start", missing="configuration", detail=str(exc))
-            return EXIT_CONFIG
+        accepted = Accepted.read(options.config)
+        config = accepted.config
+        listener = stack.enter_context(_listener_of(config))
+        for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
         pool = WorkerPool(accepted, listener, Children(options.zygote))
         daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
         if for_metrics is None:
