@@ -151,6 +151,7 @@ def _settings_of(config: Config, given: TokenConfig, sentinel: bytes | None, nam
         token_dir_sync=given.dir_sync,
         sessions=given.sessions,
         deadline=given.call_deadline_seconds,
+        inline=given.inline,
     )
 
 

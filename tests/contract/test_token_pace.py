@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 import uvloop
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
-from kmsd.adapters.pkcs11.inline_policy import Pace
+from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
 from kmsd.adapters.pkcs11.return_codes import Ckr
 from kmsd.domain.material import Algorithm
 from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
@@ -37,72 +38,39 @@ async def settled(condition: Callable[[], bool], within: float = 60.0) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_pace_follows_the_token() -> None:
-    """Fast inline; a few slow calls end that, one interruption does not; fast calls in threads bring it back."""
-    pace = Pace("auto", 100e-6)
-    assert not pace.inline("seal")
-    pace.measure("seal", lambda: None)
-    assert pace.inline("seal")
-    pace.inline_took("seal", 3.0)
-    assert pace.inline("seal")
-    for _ in range(4):
-        pace.inline_took("seal", 0.002)
-    assert not pace.inline("seal")
-    for _ in range(7):
-        pace.thread_took("seal", 20e-6)
-    assert not pace.inline("seal")
-    pace.thread_took("seal", 0.02)
-    assert pace.inline("seal")
-    assert not pace.inline("open")
+def test_a_measured_kind_runs_inline() -> None:
+    """A kind that was measured as fast runs on the loop; others do not."""
+    policy = InlinePolicy("auto", 100e-6)
+    assert not policy.inline("seal")
+    policy.measure("seal", lambda: None)
+    policy.measure("open", lambda: time.sleep(0.001))
+    assert policy.inline("seal")
+    assert not policy.inline("open")
+    assert not policy.inline("sign")
 
 
-def test_interruptions_are_not_the_token() -> None:
-    """One call in twenty that was interrupted ends nothing; one in four that is slow does."""
-    pace = Pace("auto", 100e-6)
-    pace.measure("seal", lambda: None)
+def test_a_token_that_turns_slow_moves_to_threads_once() -> None:
+    """One call in four that is interrupted ends nothing. A token that is slow stays on threads."""
+    policy = InlinePolicy("auto", 100e-6)
+    policy.measure("seal", lambda: None)
     for number in range(2000):
-        assert pace.inline("seal")
-        pace.inline_took("seal", 0.003 if number % 20 == 0 else 15e-6)
-    for number in range(2000):
-        pace.inline_took("seal", 0.003 if number % 4 == 0 else 15e-6)
-        if not pace.inline("seal"):
-            break
-    assert not pace.inline("seal")
-
-
-def test_pace_tries_again_on_a_busy_machine() -> None:
-    """Threads that wait for each other look slow: a call four times a second is tried inline.
-
-    One that is quick brings all back. A token that is slow indeed is not tried.
-    """
-    now = 0.0
-    pace = Pace("auto", 100e-6, lambda: now)
-    for _ in range(8):
-        pace.thread_took("seal", 0.001)
-    assert not pace.inline("seal")
-    now = 0.3
-    assert [pace.inline("seal") for _ in range(3)] == [True, False, False]
-    pace.inline_took("seal", 0.001)
-    assert not pace.inline("seal")
-    now = 0.6
-    assert pace.inline("seal")
-    pace.inline_took("seal", 20e-6)
-    assert [pace.inline("seal") for _ in range(3)] == [True, True, True]
-    for _ in range(8):
-        pace.thread_took("open", 0.005)
-    now = 5.0
-    assert not pace.inline("open")
-    now = 10.0
-    assert not pace.inline("open")
+        policy.record_inline("seal", 0.003 if number % 4 == 0 else 15e-6)
+        assert policy.inline("seal")
+    for _ in range(16):
+        policy.record_inline("seal", 0.003)
+    assert not policy.inline("seal")
+    for _ in range(100):
+        policy.record_inline("seal", 15e-6)
+    assert not policy.inline("seal")
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("never", False), ("always", True)])
-def test_pace_obeys_the_setting(mode: str, expected: bool) -> None:  # noqa: FBT001
+def test_the_policy_obeys_the_setting(mode: str, expected: bool) -> None:  # noqa: FBT001
     """`never` and `always` do not measure."""
-    pace = Pace(mode, 100e-6)  # type: ignore[arg-type]
-    pace.measure("seal", lambda: None)
-    assert pace.inline("seal") is expected
-    assert pace.inline("random") is expected
+    policy = InlinePolicy(mode, 100e-6)  # type: ignore[arg-type]
+    policy.measure("seal", lambda: None)
+    assert policy.inline("seal") is expected
+    assert policy.inline("random") is expected
 
 
 @pytest.mark.parametrize("mode", ["never", "always"])
@@ -126,14 +94,15 @@ async def test_where_calls_run(softhsm_place: TokenPlace, mode: str, monkeypatch
 
 
 async def test_a_token_that_turns_slow_leaves_the_loop_alone(shim_place: TokenPlace, shim: Shim) -> None:
-    """After a few calls of 5 ms the calls run in threads, several at once; fast again, they come back."""
+    """After some calls of 5 ms the calls run on threads, several at once."""
     async with shim_place.open() as token:
         key = await key_of(token)
-        await fast_again(token, key)
+        token._calls.inline_policy.measure("seal", lambda: None)  # a busy machine may have measured it as slow
+        await token.encrypt(key, XAES, b"text", AAD)
         shim.delay(Function.ENCRYPT, 0.005)
-        for _ in range(6):
+        for _ in range(32):
             await token.encrypt(key, XAES, b"text", AAD)
-        assert not token._calls.pace.inline("seal")
+        assert not token._calls.inline_policy.inline("seal")
         shim.hang(Function.ENCRYPT, on=True)
         calls = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(40)]
         # The loop goes on while they hang, and several are in the token at once.
@@ -141,17 +110,6 @@ async def test_a_token_that_turns_slow_leaves_the_loop_alone(shim_place: TokenPl
         assert not any(call.done() for call in calls)
         shim.hang(Function.ENCRYPT, on=False)
         await asyncio.gather(*calls)
-        shim.reset()
-        await fast_again(token, key)
-
-
-async def fast_again(token: Pkcs11Token, key: bytes) -> None:
-    """Call until calls run on the loop; a busy machine may interrupt some."""
-    for _ in range(5000):
-        await token.encrypt(key, XAES, b"text", AAD)
-        if token._calls.pace.inline("seal"):
-            return
-    raise AssertionError("calls of a fast token stay on threads")
 
 
 async def test_a_hanging_call_is_given_up(shim_place: TokenPlace, shim: Shim) -> None:

@@ -129,6 +129,8 @@ def kind_of(annotation: object) -> str:
         return "list of texts"
     if typing.get_origin(annotation) is dict:
         return "table of texts"
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(f"`{one}`" for one in arguments)
     return KINDS[typing.cast("type", annotation)]
 
 

@@ -54,7 +54,7 @@ LEFT_OPENINGS = {
     "How": 90,
     "Of": 81,
     "What": 277,
-    "Whether": 98,
+    "Whether": 96,
     "Who": 10,
 }
 

@@ -37,4 +37,4 @@ class TokenCounters(msgspec.Struct, frozen=True):
     """Initialisations of the module so far; 0 while the token is away."""
     reconnects: int = 0
     pace: dict[str, float] = {}
-    """Seconds per call of the data path, as `inline` decides by."""
+    """Seconds that a call of each kind took when the token was opened."""

@@ -10,7 +10,7 @@ import structlog
 
 from kmsd.adapters.pkcs11.counters import CallCounter
 from kmsd.adapters.pkcs11.deadline_pool import Workers
-from kmsd.adapters.pkcs11.inline_policy import Kind, Pace
+from kmsd.adapters.pkcs11.inline_policy import InlinePolicy, Kind
 from kmsd.adapters.pkcs11.return_codes import CkrError, Fate
 from kmsd.domain.material import Algorithm
 
@@ -41,7 +41,7 @@ class Calls:
             write_off_limit=settings.write_off_limit,
             gives_way=True,
         )
-        self.pace = Pace(settings.inline, settings.inline_below)
+        self.inline_policy = InlinePolicy(settings.inline, settings.inline_below)
         self.counters: dict[str, CallCounter] = {}
 
     async def data(
@@ -64,7 +64,7 @@ class Calls:
             epoch = self._link.require()
             if (
                 size > _INLINE_LIMIT
-                or not self.pace.inline(kind)
+                or not self.inline_policy.inline(kind)
                 or not epoch.ready(object_id, algorithm, prefix)
                 or (held is not None and not self._link.in_use.try_begin(held))
             ):
@@ -79,7 +79,7 @@ class Calls:
                 return result
             took = perf_counter() - start
             counter.took(took)
-            self.pace.inline_took(kind, took)
+            self.inline_policy.record_inline(kind, took)
         except BaseException:
             counter.errors += 1
             counter.took(perf_counter() - start)
@@ -123,13 +123,10 @@ class Calls:
         return await self.workers.run(again, deadline=self._settings.deadline)
 
     async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
-        def timed(epoch: Epoch) -> bytes:
-            start = perf_counter()
-            result = epoch.connection.run(partial(call, epoch))
-            self.pace.thread_took(kind, perf_counter() - start)
-            return result
+        def run(epoch: Epoch) -> bytes:
+            return epoch.connection.run(partial(call, epoch))
 
-        work = partial(self._link.perform, object_id, timed, opening=kind == "open")
+        work = partial(self._link.perform, object_id, run, opening=kind == "open")
         return await self.workers.run(work, deadline=self._settings.deadline)
 
     async def threaded(

@@ -1,103 +1,72 @@
-"""The measure of when a call into the module needs no thread."""
+"""The decision whether a call into the module runs on the event loop or on a thread."""
 
 from __future__ import annotations
 
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
+import structlog
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Kind = Literal["random", "seal", "open", "derive", "sign"]
+log = structlog.get_logger(__name__)
+Kind = Literal["random", "seal", "open", "sign"]
+Mode = Literal["auto", "never", "always"]
 
 
-class Pace:
-    """How long each kind of call takes, and whether it may run on the event loop.
+class InlinePolicy:
+    """Decide for each kind of call where it runs.
 
-    A hop to a thread costs about 80 us; below that a call is cheaper inline, and far above it inline calls starve
-    the loop. A token is slow when three of eight inline calls were; or when their moving average is too long, which
-    takes many, and each counts for ten times the limit at most: a busy machine interrupts one call in fifty for
-    milliseconds, and that is not the token. In threads the time includes the wait for the interpreter lock, so only the
-    shortest of eight counts; and because a busy process makes even that look slow, now and then one call is tried
-    inline all the same.
+    A hop to a thread costs about 80 us. A call that takes less is cheaper on the event loop; a call that takes much
+    longer would block the loop. `auto` measures each kind when the token is opened. A kind that turns out slow later
+    moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took too long. A busy machine
+    interrupts one call in fifty for milliseconds, and never so many of so few.
     """
 
-    __slots__ = ("_below", "_clock", "_mean", "_mode", "_shortest", "_slow", "_taken", "_trial_at")
-    _WEIGHT = 1 / 128
-    _WINDOW = 8
-    _MOST_SLOW = 2
-    """Slow ones that a window of inline calls may hold."""
-    _TRIAL_SECONDS = 0.25
-    """Between two trials."""
-    _TRIAL_BELOW = 0.002
-    """Seconds that a call in a thread may take for one to be tried: what the loop stands still for at worst."""
+    __slots__ = ("_below", "_calls", "_inline", "_mode", "_seconds", "_slow")
+    _WINDOW = 16
+    _SLOW_CALLS = 12
 
-    def __init__(
-        self, mode: Literal["auto", "never", "always"], below: float, clock: Callable[[], float] = perf_counter
-    ) -> None:
-        self._clock = clock
-        self._trial_at: dict[Kind, float] = {}
+    def __init__(self, mode: Mode, below: float) -> None:
         self._mode = mode
         self._below = below
-        self._mean: dict[Kind, float] = {}
-        self._shortest: dict[Kind, float] = {}
-        self._taken: dict[Kind, int] = {}
-        """Calls of the present window, inline or in threads."""
+        self._inline: set[Kind] = set()
+        """The kinds that run on the event loop in mode `auto`."""
+        self._seconds: dict[Kind, float] = {}
+        self._calls: dict[Kind, int] = {}
+        """Calls of the present window."""
         self._slow: dict[Kind, int] = {}
-        """How many of them were slow, inline."""
+        """How many of them were slow."""
 
     def inline(self, kind: Kind) -> bool:
-        """Whether the next call of this kind may run on the event loop. Unmeasured kinds may not."""
+        """True if the next call of this kind may run on the event loop. In mode `auto`, unmeasured kinds may not."""
         if self._mode == "auto":
-            mean = self._mean.get(kind, 1.0)
-            return mean < self._below or (mean < self._TRIAL_BELOW and self._is_trial(kind))
+            return kind in self._inline
         return self._mode == "always"
 
-    def _is_trial(self, kind: Kind) -> bool:
-        now = self._clock()
-        if now < self._trial_at.setdefault(kind, now + self._TRIAL_SECONDS):
-            return False
-        self._trial_at[kind] = now + self._TRIAL_SECONDS
-        return True
-
-    def inline_took(self, kind: Kind, seconds: float) -> None:
-        """Note a call that ran on the event loop."""
-        mean, below = self._mean.get(kind, seconds), self._below
-        if mean >= below:  # a trial
-            if seconds < below:
-                self._begin_window(kind, seconds)
-            return
-        self._mean[kind] = mean + (min(seconds, 10 * below) - mean) * self._WEIGHT
-        if seconds >= below:
+    def record_inline(self, kind: Kind, seconds: float) -> None:
+        """Record how long a call on the event loop took."""
+        calls = self._calls[kind] = self._calls.get(kind, 0) + 1
+        if seconds >= self._below:
             slow = self._slow[kind] = self._slow.get(kind, 0) + 1
-            if slow > self._MOST_SLOW:
-                self._begin_window(kind, seconds)
-                return
-        taken = self._taken[kind] = self._taken.get(kind, 0) + 1
-        if taken >= self._WINDOW:
-            self._taken[kind] = self._slow[kind] = 0
-
-    def _begin_window(self, kind: Kind, mean: float) -> None:
-        self._mean[kind] = mean
-        self._taken[kind] = self._slow[kind] = 0
-
-    def thread_took(self, kind: Kind, seconds: float) -> None:
-        """Note a call that ran in a thread. Races between threads lose a sample, no more."""
-        shortest = self._shortest[kind] = min(self._shortest.get(kind, seconds), seconds)
-        taken = self._taken[kind] = self._taken.get(kind, 0) + 1
-        if taken >= self._WINDOW:
-            self._begin_window(kind, shortest)
-            del self._shortest[kind]
+            if slow >= self._SLOW_CALLS and kind in self._inline:
+                self._inline.discard(kind)
+                log.warning("token_slow", kind=kind, seconds=seconds, consequence="calls run on threads")
+        if calls >= self._WINDOW:
+            self._calls[kind] = self._slow[kind] = 0
 
     def measure(self, kind: Kind, call: Callable[[], object], times: int = 5) -> None:
-        """Set the mean by calling a few times now; the shortest counts."""
+        """Decide for a kind by calling a few times now. The shortest time counts."""
         best = 1.0
         for _ in range(times):
             start = perf_counter()
             call()
             best = min(best, perf_counter() - start)
-        self._mean[kind] = best
+        self._seconds[kind] = best
+        if best < self._below:
+            self._inline.add(kind)
 
     def snapshot(self) -> dict[str, float]:
-        """Seconds per call, by kind."""
-        return {str(kind): seconds for kind, seconds in self._mean.items()}
+        """Seconds that a call of each kind took when it was measured."""
+        return {str(kind): seconds for kind, seconds in self._seconds.items()}

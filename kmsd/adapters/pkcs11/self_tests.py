@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmsd.adapters.pkcs11.cryptoki_types import Value
-    from kmsd.adapters.pkcs11.inline_policy import Pace
+    from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
     from kmsd.adapters.pkcs11.login import Epoch
     from kmsd.adapters.pkcs11.session_pool import Session
 
@@ -192,20 +192,20 @@ def probe(epoch: Epoch) -> Capabilities:
     return Capabilities(frozenset(algorithms), frozenset(passed), tuple(lacking))
 
 
-def measure(epoch: Epoch, session: Session, pace: Pace) -> None:
-    """A first estimate of how long calls of the data path take, on a throw-away session object."""
+def measure(epoch: Epoch, session: Session, policy: InlinePolicy) -> None:
+    """Measure the calls of the data path, on a throw-away session object."""
     raw, at, handle = epoch.connection.raw, session.scratch, session.handle
-    pace.measure("random", lambda: raw.random(handle, 32))
+    policy.measure("random", lambda: raw.random(handle, 32))
     try:
         key = _test_key(epoch, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
     except CkrError as error:
-        # Then the first calls go to threads, and are measured there.
+        # The calls run on threads.
         log.info("token_pace_unknown", reason=str(error))
         return
     try:
-        pace.measure("seal", lambda: raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at))
+        policy.measure("seal", lambda: raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at))
         sealed = raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at)
-        pace.measure("open", lambda: raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at))
+        policy.measure("open", lambda: raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at))
     except CkrError as error:
         log.info("token_pace_unknown", reason=str(error))
     finally:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
+
+if TYPE_CHECKING:
+    from kmsd.adapters.pkcs11.inline_policy import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class TokenSettings:
     """Seconds for the start: the lock, retries, login and the listing of all objects."""
     write_off_limit: int = 8
     """Threads that may hang in the module past their deadline; beyond it every call fails at once."""
-    inline: Literal["auto", "never", "always"] = "auto"
-    """Whether fast calls run on the event loop itself. `never` for a token behind a network that may hang."""
+    inline: Mode = "auto"
+    """Where calls of the data path run: `auto` puts the fast ones on the event loop."""
     inline_below: float = 100e-6
     """Seconds per call below which `auto` runs a call inline."""
     seal_messages: int = 2**20

@@ -88,14 +88,16 @@ class Pkcs11Token:
 
         def learn(_: Epoch) -> Capabilities:
             capabilities = probe(epoch)
-            epoch.connection.run(lambda session: measure(epoch, session, self._calls.pace))
+            epoch.connection.run(lambda session: measure(epoch, session, self._calls.inline_policy))
             return capabilities
 
         deadline = self._settings.start_deadline
         self._capabilities = await self._calls.threaded("open_token", None, learn, deadline=deadline)
         self._imports = Imports(self._settings, self._calls, self._link, self._clock)
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
-        log.info("token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.pace.snapshot())
+        log.info(
+            "token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.inline_policy.snapshot()
+        )
 
     def count_messages_by(self, count: Callable[[bytes], Awaitable[None]]) -> None:
         """Have `count` called, with the object's id, before each message under AES-256-GCM with a random nonce."""
@@ -131,7 +133,7 @@ class Pkcs11Token:
             handle_misses=epoch.objects.misses if epoch else 0,
             epoch=epoch.number if epoch else 0,
             reconnects=self._link.reconnects,
-            pace=self._calls.pace.snapshot(),
+            pace=self._calls.inline_policy.snapshot(),
         )
 
     # --- the port: data path ------------------------------------------------------------------------
