@@ -51,7 +51,7 @@ LEFT_IN_PAGES = {
 }
 LEFT_OPENINGS = {
     "As": 51,
-    "How": 90,
+    "How": 89,
     "Of": 81,
     "What": 277,
     "Whether": 96,
