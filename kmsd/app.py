@@ -17,27 +17,27 @@ import structlog
 from kmsd import audit
 from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
 from kmsd.adapters.audit_trail.forwarder import BadTarget
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
-from kmsd.adapters.clock.trusted import ClockWatch
+from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
+from kmsd.adapters.clock.trusted import WatchedClock
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 from kmsd.cloudwatch_logs.call import service_in
-from kmsd.cloudwatch_logs.data_keys import KeyUse, LogKeys
+from kmsd.cloudwatch_logs.data_keys import DataKeys, KeyUse
 from kmsd.cloudwatch_logs.jobs.retention import LogRetention
 from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
-from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.config.settings import Config, ConfigError, TokenConfig
 from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
-from kmsd.domain.quotas import Limits
-from kmsd.event_loop.cohorts import Lockstep
+from kmsd.domain.quotas import Quotas
+from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.linux import boot_clock
-from kmsd.operations.declaration import World
+from kmsd.operations.declaration import Dependencies
 from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
 
@@ -55,15 +55,15 @@ class SystemClock:
         return datetime.now(UTC)
 
 
-class Rooms(msgspec.Struct, frozen=True):
+class Components(msgspec.Struct, frozen=True):
     """What a process has opened."""
 
     config: Config
     store: LogStore
     token: Token
-    sink: JournalSink
+    sink: TrailSink
     pipeline: Pipeline
-    watch: ClockWatch
+    watch: WatchedClock
     """Judges the host's clock, and is the one of the pipeline."""
     _stack: AsyncExitStack
     """What is closed in the end."""
@@ -92,14 +92,14 @@ class Rooms(msgspec.Struct, frozen=True):
             self.pipeline.world.import_token = token
             log.info("import_token_back", label=token.info.label, serial=token.info.serial)
 
-    async def take_audit_key(self) -> None:
+    async def enable_signing(self) -> None:
         """Sign the trail from now on, once `kmsd init` has made the key. Raises `AuditUnavailable`."""
         signer = await audit_signer(self.store, self.token)
         if signer is not None and not self.sink.signed:
-            await self.sink.adopt(signer)
+            await self.sink.start_signing(signer)
 
     @property
-    def logs(self) -> LogRoom:
+    def logs(self) -> LogsService:
         """What the log service works with."""
         return service_in(self.pipeline.world)
 
@@ -116,14 +116,18 @@ class Rooms(msgspec.Struct, frozen=True):
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
         """The record of a job's act on a key (`kmsd.ports.jobs.JobRecorder`)."""
         record = audit.record_of_service_event(
-            now=self.pipeline.clock.now(), place=place_of(self.config), event_name=event_name, key=key, details=details
+            now=self.pipeline.clock.now(),
+            place=arn_scope_of(self.config),
+            event_name=event_name,
+            key=key,
+            details=details,
         )
         await self.sink.append(record)
 
 
-def place_of(config: Config) -> Place:
+def arn_scope_of(config: Config) -> ArnScope:
     """Where this daemon stands."""
-    return Place(config.partition, config.region)
+    return ArnScope(config.partition, config.region)
 
 
 def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
@@ -195,7 +199,7 @@ def import_token_settings(config: Config, given: TokenConfig) -> TokenSettings:
     return _settings_of(config, given, None, "import-token")
 
 
-def serves(writer: str) -> bool:
+def is_worker(writer: str) -> bool:
     """Whether this is a worker: a chain of its own, that no other process takes, and never without the audit key."""
     return writer.startswith("worker-")
 
@@ -223,44 +227,46 @@ AHEAD_BYTES = 512 * 1024
 
 
 async def open_trail(
-    config: Config, writer: str, signer: Signer | None, clock: Clock, lockstep: Lockstep | None = None
-) -> JournalSink:
+    config: Config, writer: str, signer: Signer | None, clock: Clock, lockstep: CohortScheduler | None = None
+) -> TrailSink:
     """The audit trail, for one process whose calls `lockstep` counts. Raises `AuditUnavailable`, `ConfigError`."""
-    calls = lockstep or Lockstep()
+    calls = lockstep or CohortScheduler()
     given = config.audit
     settings = SinkSettings(
         file_bytes=given.file_bytes,
         interval=Interval(given.checkpoint_lines, given.checkpoint_seconds),
         forward=given.forward,
         now=clock.now,
-        ahead_bytes=AHEAD_BYTES if serves(writer) else 0,
-        more=lambda: calls.running > 0,
+        ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0,
+        expects_more=lambda: calls.in_flight > 0,
     )
     try:
-        sink = await JournalSink.open(config.audit_dir, writer, signer, settings, several=not serves(writer))
+        sink = await TrailSink.open(
+            config.audit_dir, writer, signer, settings, shared_writer_name=not is_worker(writer)
+        )
     except BadTarget as exc:
         raise ConfigError(f"audit.forward: {exc}") from exc
-    if serves(writer):
+    if is_worker(writer):
         # That a worker has started is told before anybody asks it; if it cannot be told now, `/readyz` says so.
         with contextlib.suppress(AuditUnavailable):
-            await sink.begin()
+            await sink.enable_signing()
     return sink
 
 
-def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> LogRoom:
+def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> LogsService:
     """What the Logs side works with. Raises `SegmentsUnavailable`."""
-    place = place_of(config)
+    place = arn_scope_of(config)
 
     async def record(use: KeyUse) -> None:
         await sink.append(record_of_key_use(use, place))
 
-    return LogRoom(LogKeys(token, place, record), FileSegments(config.logs_dir), now=clock.now)
+    return LogsService(DataKeys(token, place, record), FileSegments(config.logs_dir), now=clock.now)
 
 
 @asynccontextmanager
-async def open_rooms(
+async def open_components(
     config: Config, writer: str, clock: Clock | None = None, uptime: Callable[[], float] = boot_clock.uptime
-) -> AsyncIterator[Rooms]:
+) -> AsyncIterator[Components]:
     """Store, token and audit trail, opened for one process and closed in the end; its clocks are the host's by default.
 
     Raises `StoreUnavailable`, `TokenUnavailable` (`PinRefused`), `AuditUnavailable`, `ConfigError`.
@@ -272,20 +278,20 @@ async def open_rooms(
         sentinel = (await (await store.read()).service_keys()).get(SENTINEL)
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
-        store.on_doomed(token.forget)
+        store.on_object_destroying(token.forget)
         counts = MessageCounts(store)
         stack.push_async_callback(counts.close)
         token.count_messages_by(counts.take)
-        watch = clock = await ClockWatch.begin(store, clock or SystemClock(), boot_clock.boot(), uptime)
-        lockstep, signer = Lockstep(), await audit_signer(store, token, needed=serves(writer))
+        watch = clock = await WatchedClock.begin(store, clock or SystemClock(), boot_clock.boot_id(), uptime)
+        lockstep, signer = CohortScheduler(), await audit_signer(store, token, needed=is_worker(writer))
         sink = await open_trail(config, writer, signer, clock, lockstep)
         stack.push_async_callback(sink.close)
-        limits = Limits(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
+        limits = Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
         import_token = await open_import_token(config)
         if import_token is not None:
             stack.push_async_callback(import_token.close)
         logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
         refused = frozenset(config.import_.refuse)
-        world = World(place_of(config), limits, store, token, import_token, refused, {LogRoom: logs})
-        yield Rooms(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch, stack)
+        world = Dependencies(arn_scope_of(config), limits, store, token, import_token, refused, {LogsService: logs})
+        yield Components(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch, stack)

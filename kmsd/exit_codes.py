@@ -26,11 +26,11 @@ EXIT_EXISTS = 73
 """EX_CANTCREAT."""
 EXIT_UNAVAILABLE = 75
 """EX_TEMPFAIL: the same command may succeed later. Of a worker: the supervisor tries again."""
-EXIT_REFUSED = 77
+EXIT_RESTORE_REFUSED = 77
 """EX_NOPERM: the token refused the PIN. Starting again would offer it a second time; nobody may do that but a human."""
 EXIT_CONFIG = 78
 """EX_CONFIG: configuration, database or token are not fit to serve, and waiting changes nothing."""
-FINAL = frozenset({EXIT_REFUSED, EXIT_CONFIG})
+FINAL = frozenset({EXIT_RESTORE_REFUSED, EXIT_CONFIG})
 """The daemon ends with these. Its unit then stops the socket too (systemd/kmsd.service)."""
 EXIT_INTERRUPTED = 130
 """128 and SIGINT, as shells have it."""

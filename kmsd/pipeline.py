@@ -40,10 +40,10 @@ from kmsd.errors import (
     ThrottlingException,
     UnsupportedOperationException,
 )
-from kmsd.event_loop.cohorts import Lockstep
+from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.operations.access import OnCiphertext, OnKey
 from kmsd.operations.admission import admit
-from kmsd.operations.declaration import Call, Operation, Source, World
+from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Operation
 from kmsd.ports import (
     AuditSink,
     AuditUnavailable,
@@ -72,10 +72,10 @@ CROWDED = "Other requests are changing the same resource. Reduce the frequency o
 class Pipeline(msgspec.Struct, frozen=True):
     """Carries calls through. One for each process."""
 
-    world: World
+    world: Dependencies
     clock: Clock
     sink: AuditSink
-    lockstep: Lockstep = msgspec.field(default_factory=Lockstep)
+    lockstep: CohortScheduler = msgspec.field(default_factory=CohortScheduler)
 
     async def run(
         self,
@@ -83,7 +83,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         decode: Callable[[], msgspec.Struct],
         *,
         caller: AuthenticatedCaller,
-        source: Source,
+        source: ClientInfo,
         request_id: str,
         books: Reader,
         now: datetime,
@@ -131,20 +131,20 @@ class Pipeline(msgspec.Struct, frozen=True):
         call.targets.clear()
         call.after_commit.clear()
         call.prepared, call.response_keys, call.grant_id = None, (), ""
-        self.lockstep.running -= 1
+        self.lockstep.in_flight -= 1
         try:
             most = min(LONGEST_PAUSE_MICROS, SHORTEST_PAUSE_MICROS << attempt)
             await asyncio.sleep(secrets.randbelow(most) / 1e6)
         finally:
-            self.lockstep.running += 1
+            self.lockstep.in_flight += 1
         call.books, call.now = await self.world.store.read(), self.clock.now()
 
     async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)
-        await self.lockstep.pause()
+        await self.lockstep.yield_to_cohort()
         response: msgspec.Struct | None = await operation.handle(request, call)
         _refuse_dry_run(request)
-        await self.lockstep.pause()
+        await self.lockstep.yield_to_cohort()
         await self._record(operation, request, call, Outcome(response))
         for act in call.after_commit:
             await act()
@@ -177,7 +177,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         left = ""
         while call.created:
             try:
-                await token_objects.discard(self.world.store, self.world.token, call.created.pop())
+                await token_objects.roll_back(self.world.store, self.world.token, call.created.pop())
             except (StoreError, TokenError) as exc:
                 left += f" (left to reconcile: {exc})"
         return left
@@ -187,7 +187,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     ) -> None:
         record = audit.record_of_call(operation, request, call, outcome)
         call.is_recorded = True
-        self.lockstep.running -= 1
+        self.lockstep.in_flight -= 1
         try:
             await self.sink.append(record)
         except AuditUnavailable as exc:
@@ -195,7 +195,7 @@ class Pipeline(msgspec.Struct, frozen=True):
                 raise _unrecorded(operation, exc) from exc
             raise _Unrecorded from exc
         finally:
-            self.lockstep.running += 1
+            self.lockstep.in_flight += 1
 
 
 class _Unrecorded(Exception):

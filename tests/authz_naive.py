@@ -16,7 +16,7 @@ import json
 import re
 from typing import Any
 
-from kmsd.authz.request import Query  # the one thing shared
+from kmsd.authz.request import AuthorizationRequest  # the one thing shared
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 
@@ -25,7 +25,7 @@ BY_GRANT = [*CRYPTO, "CreateGrant", "DescribeKey"]
 FOREIGN = [*BY_GRANT, "GetKeyRotationStatus", "ListGrants", "RetireGrant", "RevokeGrant"]
 
 
-def verdict(query: Query) -> str:
+def verdict(query: AuthorizationRequest) -> str:
     """The decision, by AWS's order of evaluation, step by step."""
     caller = query.caller
     service = caller.principal_type is PrincipalType.SERVICE
@@ -66,7 +66,9 @@ def verdict(query: Query) -> str:
     return "session" if bounded_grant else answer
 
 
-def by_policies(query: Query, reach: set[str], *, identity: bool, session: bool, service: bool, operation: str) -> str:
+def by_policies(
+    query: AuthorizationRequest, reach: set[str], *, identity: bool, session: bool, service: bool, operation: str
+) -> str:
     """The decision without grants, no Deny having applied."""
     if service:
         return "allow" if "itself" in reach or "entity" in reach else "resource"
@@ -157,7 +159,7 @@ def denied_by_principal(statement: dict[str, Any], caller: Caller) -> bool:
     return not needed <= found
 
 
-def rest_fits(statement: dict[str, Any], query: Query) -> bool:
+def rest_fits(statement: dict[str, Any], query: AuthorizationRequest) -> bool:
     """Action, Resource and Condition."""
     if "Action" not in statement and "NotAction" not in statement:
         return False
@@ -181,7 +183,7 @@ def rest_fits(statement: dict[str, Any], query: Query) -> bool:
     return True
 
 
-def resource_fits(patterns: Any, statement: dict[str, Any], query: Query, *, missing: bool) -> bool:
+def resource_fits(patterns: Any, statement: dict[str, Any], query: AuthorizationRequest, *, missing: bool) -> bool:
     """Whether a pattern fits the resource; one with a variable without value counts as `missing`."""
     for pattern in several(patterns):
         filled = substitute(pattern, statement["version"], query)
@@ -211,7 +213,7 @@ def arn_like(pattern: str, text: str) -> bool:
     return len(parts) == len(pieces) and all(like(a, b) for a, b in zip(parts, pieces, strict=True))
 
 
-def substitute(value: str, version: str, query: Query) -> str | None:
+def substitute(value: str, version: str, query: AuthorizationRequest) -> str | None:
     """Policy variables; None: one has no value."""
     if version != "2012-10-17":
         return value
@@ -243,7 +245,7 @@ def same_name(one: str, other: str) -> bool:
     )
 
 
-def lookup(key: str, query: Query) -> list[str] | tuple[str, ...]:
+def lookup(key: str, query: AuthorizationRequest) -> list[str] | tuple[str, ...]:
     """The values of a key: a list for a key with one value, a tuple for one that can have several; empty: none."""
     caller, lower = query.caller, key.lower()
     service = caller.principal_type is PrincipalType.SERVICE
@@ -278,7 +280,9 @@ def lookup(key: str, query: Query) -> list[str] | tuple[str, ...]:
     return [value for given in found for value in ([given] if isinstance(given, str) else given)]
 
 
-def condition(operator: str, key: str, values: list[Any], statement: dict[str, Any], query: Query) -> bool:
+def condition(
+    operator: str, key: str, values: list[Any], statement: dict[str, Any], query: AuthorizationRequest
+) -> bool:
     """One operator on one key."""
     allow = statement["Effect"] == "Allow"
     listed = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
@@ -381,7 +385,7 @@ def moment(text: str) -> float | None:
     return parsed.replace(tzinfo=parsed.tzinfo or dt.UTC).timestamp()
 
 
-def grant_fits(grant: Grant, query: Query, operation: str) -> bool:
+def grant_fits(grant: Grant, query: AuthorizationRequest, operation: str) -> bool:
     """Whether a grant allows the request, session policies apart."""
     if not query.action.startswith("kms:") or operation not in BY_GRANT or operation not in grant.operations:
         return False

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from kmsd.authz.request import Query
+from kmsd.authz.request import AuthorizationRequest
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 
@@ -202,7 +202,7 @@ def grants(random: Random, caller: Caller, action: str, context: dict[str, str])
     return tuple(made)
 
 
-def question(random: Random) -> Query:
+def question(random: Random) -> AuthorizationRequest:
     """A caller with policies, a key with policy and grants, and a request."""
     nobody = random.choice(CALLERS)
     action = "kms:" + random.choice(OPERATIONS)
@@ -226,7 +226,7 @@ def question(random: Random) -> Query:
         session_policies=bound,
     )
     policy = None if random.random() < 0.03 else document(random, nobody, action, with_principal=True)
-    return Query(
+    return AuthorizationRequest(
         caller,
         action,
         ARN,

@@ -22,14 +22,14 @@ import kmsd.operations.kms.encrypt as kms_encrypt
 import kmsd.operations.sts.assume_role as sts_assume
 from kmsd.authz import policy_document
 from kmsd.authz.wildcard import Pattern as Wildcard
-from kmsd.cloudwatch_logs.events import Event
+from kmsd.cloudwatch_logs.events import LogEvent
 from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
 from kmsd.cloudwatch_logs.insights.planner import plan
-from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.rows import Record
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.regex import BadRegex, Regex
 from kmsd.custody.pagination import Pager
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain import alias, arn, ciphertext_blob, encryption_context, principal
 from kmsd.domain.material import Algorithm
 from kmsd.domain.policy import PolicyKind
@@ -40,7 +40,7 @@ from kmsd.ports import NotAuthentic, Token
 from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
 from kmsd.wire.sigv4 import canonical
-from kmsd.wire.sigv4.parse import Received, parse
+from kmsd.wire.sigv4.parse import RawRequest, parse
 from tests.sigv4 import CREDENTIAL, HEADERS, NOW, SERVICES
 
 SECONDS = 0.01
@@ -170,8 +170,8 @@ def asking(text: str) -> Callable[[str], object]:
     read = plan(text)
 
     def ask(message: str) -> object:
-        run = read.run(10, several=False)
-        run.feed(Row(Event(1 << 96, 1, message, 1, b"s"), "s", "1:g"))
+        run = read.run(10, multiple_groups=False)
+        run.feed(Record(LogEvent(1 << 96, 1, message, 1, b"s"), "s", "1:g"))
         run.end()
         return run.drain()
 
@@ -268,7 +268,7 @@ def other_cases() -> Iterator[Case]:
 
 def sealed_cases() -> Iterator[Case]:
     """Markers, and import tokens: what is not sealed here is refused before the token is asked."""
-    box = ServiceBox(cast("Token", None), b"", Algorithm.AES_256_GCM)
+    box = ServiceSealer(cast("Token", None), b"", Algorithm.AES_256_GCM)
     pager = Pager(box, "listing", {}, 10)
     for unit in ("AAAA", "=", "A", "-", "é", "\n"):
         yield Case(f"marker of {unit!r}", repeated(unit), lambda text: asyncio.run(pager.start(text)))
@@ -298,7 +298,7 @@ def sigv4_cases() -> Iterator[Case]:
 
 def _signed(target: str, authorization: str | None) -> object:
     headers = HEADERS if authorization is None else HEADERS | {"Authorization": authorization}
-    request = Received("POST", target, tuple(headers.items()), b"{}")
+    request = RawRequest("POST", target, tuple(headers.items()), b"{}")
     return parse(request, region="us-east-1", services=SERVICES, now=NOW)
 
 
@@ -320,7 +320,7 @@ def _form(body: bytes) -> object:
 
 
 def _key_name(text: str) -> object:
-    place = arn.Place("aws", "us-east-1")
+    place = arn.ArnScope("aws", "us-east-1")
     return arn.parse_key_name(text, caller_account="000000000000", place=place, aliases=True)
 
 

@@ -22,13 +22,13 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from kmsd.cloudwatch_logs.evaluation import MAX_STEPS_ON_LOOP, PLAIN_INSTRUCTIONS
-from kmsd.cloudwatch_logs.events import Event, position_at
+from kmsd.cloudwatch_logs.events import LogEvent, position_at
 from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
 from kmsd.cloudwatch_logs.insights.planner import plan
-from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.rows import Record
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
-from kmsd.daemon.worker import GARBAGE_BEFORE_COLLECTION
+from kmsd.daemon.worker import GC_THRESHOLD
 from kmsd.errors import InvalidParameterException
 from tests.daemon import Daemon, provisioned
 from tests.fuzz_log_texts import Texts
@@ -109,10 +109,10 @@ def _query(texts: Texts, found: Found) -> tuple[int, bool, int]:
     except MalformedQuery:
         found.refused += 1
         return len(query), False, 0
-    work = read.run(10_000, several=False, budget=budget)
+    work = read.run(10_000, multiple_groups=False, budget=budget)
     try:
         for number, message in enumerate(messages):
-            work.feed(Row(Event(position_at(number) + 1, number, message, 0, b"s"), "s", "1:g"))
+            work.feed(Record(LogEvent(position_at(number) + 1, number, message, 0, b"s"), "s", "1:g"))
         work.end()
     except TooLarge:
         found.too_large += 1
@@ -192,7 +192,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("error")
     gc.freeze()
-    gc.set_threshold(GARBAGE_BEFORE_COLLECTION)
+    gc.set_threshold(GC_THRESHOLD)
     wrong = over_socket(options.daemon, options.seed) if options.daemon else []
     limit_memory()
     found = run(options.count, options.seed, options.first, seconds=options.seconds)

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmsd.adapters.sqlite import connection
-from kmsd.app import Rooms, open_rooms, place_of
+from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.settings import Config
 from kmsd.custody import provisioning
-from kmsd.custody.credentials import Credentials as KnownCredentials
+from kmsd.custody.credentials import CredentialStore as KnownCredentials
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.linux import boot_clock
-from kmsd.wire.endpoint import Front
+from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.listeners import bind_tcp
 from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from tests.clients import Credentials, client, signing_clock
 from tests.daemon import import_section, write_config
@@ -66,7 +66,7 @@ class ManualClock:
 class Opened:
     """What is there while the daemon runs."""
 
-    rooms: Rooms
+    rooms: Components
     scheduler: Scheduler
     loop: asyncio.AbstractEventLoop
     endpoint: str
@@ -93,7 +93,7 @@ class House:
         return self._opened
 
     @property
-    def rooms(self) -> Rooms:
+    def rooms(self) -> Components:
         """Store, token, audit trail, pipeline."""
         return self.opened.rooms
 
@@ -166,11 +166,11 @@ class House:
     async def _live(self, ready: threading.Event) -> None:
         try:
             await _provision(self.config)
-            async with open_rooms(self.config, "house", self.clock, self.clock.uptime) as rooms:
+            async with open_components(self.config, "house", self.clock, self.clock.uptime) as rooms:
                 place = rooms.pipeline.world.place
-                refusals = RefusalLedger(rooms.sink, place)
+                refusals = RefusedRequestLog(rooms.sink, place)
                 credentials = KnownCredentials(rooms.token, place, signing_key)
-                front = Front(rooms.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
+                front = Endpoint(rooms.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)], lockstep=rooms.pipeline.lockstep)
                 stock = self.config.import_.stock
@@ -198,10 +198,10 @@ class House:
 
 
 async def _make_user(
-    rooms: Rooms, name: str, account: str, policies: dict[str, str], tags: dict[str, str]
+    rooms: Components, name: str, account: str, policies: dict[str, str], tags: dict[str, str]
 ) -> Credentials:
     now = rooms.pipeline.clock.now()
-    user = provisioning.new_user(place_of(rooms.config), account, name, policies, now, tags=tags)
+    user = provisioning.new_user(arn_scope_of(rooms.config), account, name, policies, now, tags=tags)
     await provisioning.create_user(rooms.store, user, now)
     made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
     return Credentials(made.access_key_id, made.secret, user.arn)
@@ -209,7 +209,7 @@ async def _make_user(
 
 async def _provision(config: Config) -> None:
     """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
-    async with open_rooms(config, "house") as rooms:
+    async with open_components(config, "house") as rooms:
         await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC), [SERVICE_KEY])
 
 

@@ -58,7 +58,7 @@ def raw_encrypt(encoded: bytes, public_key: bytes) -> bytes:
 @contextmanager
 def refusals_at_once() -> Iterator[None]:
     """Let a daemon in this process refuse blobs without waiting for the beat."""
-    with patch("kmsd.custody.imported_material.REFUSAL_BEAT", 1e-4):
+    with patch("kmsd.custody.imported_material.REFUSAL_QUANTUM_SECONDS", 1e-4):
         yield
 
 

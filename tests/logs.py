@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.audit_trail.follower import TrailReader
+from kmsd.adapters.audit_trail.follower import TrailFollower
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
-from kmsd.linux.aio import KernelSync, Write
+from kmsd.linux.aio import AioContext, Write
 from tests.clients import ACCOUNT, REGION, signing_clock
 from tests.house import House
 
@@ -24,7 +24,7 @@ SERVICE = f"logs.{REGION}.amazonaws.com"
 
 def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[int] | None = None) -> None:
     """Let syncs and durable writes of these files (None: of all) fail, the kernel's when they are done."""
-    sync, put, begin, write = os.fdatasync, os.pwrite, KernelSync.begin, KernelSync.write
+    sync, put, begin, write = os.fdatasync, os.pwrite, AioContext.begin, AioContext.write
 
     def fails(descriptor: int) -> bool:
         return inodes is None or os.fstat(descriptor).st_ino in inodes
@@ -39,16 +39,16 @@ def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[in
             raise error
         return put(descriptor, data, offset)
 
-    def failing_later(kernel: KernelSync, descriptor: int, then: Callable[[OSError | None], None]) -> None:
+    def failing_later(kernel: AioContext, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         begin(kernel, descriptor, (lambda _: then(error)) if fails(descriptor) else then)
 
-    def failing_write(kernel: KernelSync, what: Write, then: Callable[[OSError | None], None]) -> None:
+    def failing_write(kernel: AioContext, what: Write, then: Callable[[OSError | None], None]) -> None:
         write(kernel, what, (lambda _: then(error)) if fails(what.descriptor) else then)
 
     patched.setattr(os, "fdatasync", failing)
     patched.setattr(os, "pwrite", failing_put)
-    patched.setattr(KernelSync, "begin", failing_later)
-    patched.setattr(KernelSync, "write", failing_write)
+    patched.setattr(AioContext, "begin", failing_later)
+    patched.setattr(AioContext, "write", failing_write)
 
 
 def arn_of(group: str) -> str:
@@ -178,7 +178,7 @@ def files_with(folder: Path, *markers: bytes) -> Sequence[Path]:
 def audit_copy(house: House) -> AuditCopy:
     """What copies the trail of a house into `/kmsd/audit`; it knows nothing of what was copied before."""
     world = house.rooms.pipeline.world
-    trail = TrailReader(house.config.audit_dir, house.rooms.sink)
+    trail = TrailFollower(house.config.audit_dir, house.rooms.sink)
     return AuditCopy(trail, house.rooms.store, house.rooms.logs, world.place, house.config.account)
 
 
@@ -189,7 +189,7 @@ def copy_audit(house: House, copy: AuditCopy | None = None) -> int:
     try:
         return house.run(copy.run_once())
     finally:
-        copy.trail.release(house.rooms.sink.writer)
+        copy.trail.unlock_chain(house.rooms.sink.writer)
 
 
 def of_service(house: House, since: int) -> list[dict[str, Any]]:

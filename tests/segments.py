@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs.frames import Frame, FrameIds, WrappedKey
-from kmsd.cloudwatch_logs.ports import StoredFrame, Wanted
+from kmsd.cloudwatch_logs.ports import FrameQuery, StoredFrame
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 
 GROUP, OTHER = b"G" * 16, b"H" * 16
@@ -19,4 +19,4 @@ def frame(first: int, last: int | None = None, *, stream: int = 0, at: int = 1_0
 
 def found(segments: FileSegments, group: bytes = GROUP, **wanted: object) -> list[StoredFrame]:
     """What `find` finds."""
-    return list(segments.find(group, Wanted(**wanted)))  # type: ignore[arg-type] # a test's short form
+    return list(segments.find(group, FrameQuery(**wanted)))  # type: ignore[arg-type] # a test's short form

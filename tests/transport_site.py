@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.wire.http.server import Answer, Limits, Listener, Request, Server
+from kmsd.wire.http.server import Limits, Listener, Request, Response, Server
 
 LIMITS = Limits(
     header_seconds=0.3,
@@ -35,7 +35,7 @@ class Site:
         self.seen: list[Request] = []
         self.gate: asyncio.Event | None = None
         self.waiting = asyncio.Event()
-        self.answer = Answer(200, (("Content-Type", "text/plain"),), b"")
+        self.answer = Response(200, (("Content-Type", "text/plain"),), b"")
         self.failure: Exception | None = None
         self.server: Server
         self.listener: Listener
@@ -43,7 +43,7 @@ class Site:
         self.port = 0
         self.reports: list[dict[str, Any]] = []
 
-    async def handle(self, request: Request) -> Answer:
+    async def handle(self, request: Request) -> Response:
         """Answer with method, target and body, when the gate is open."""
         self.seen.append(request)
         if self.gate is not None:
@@ -53,7 +53,7 @@ class Site:
             raise self.failure
         received = request.received
         text = f"{received.method} {received.target} ".encode() + received.body
-        return Answer(self.answer.status, self.answer.headers, self.answer.body or text)
+        return Response(self.answer.status, self.answer.headers, self.answer.body or text)
 
     async def talk(self, *pieces: bytes) -> bytes:
         """Send pieces, then read until the server closes."""

@@ -8,21 +8,21 @@ from kmsd.audit.identity import user_identity
 from kmsd.audit.job_acts import record_of_service_event
 from kmsd.audit.operator_acts import Actor, record_of_administration
 from kmsd.audit.record import rfc3339
-from kmsd.audit.redaction import show, shown_members
-from kmsd.audit.refusal_tally import Refusals, record_of_refusals
+from kmsd.audit.redaction import redact, shown_members
+from kmsd.audit.refusal_tally import RefusalSampler, record_of_refusals
 
 __all__ = [
     "KEY",
     "Actor",
     "Outcome",
-    "Refusals",
+    "RefusalSampler",
     "record_of_administration",
     "record_of_call",
     "record_of_refusal",
     "record_of_refusals",
     "record_of_service_event",
+    "redact",
     "rfc3339",
-    "show",
     "shown_members",
     "user_identity",
 ]

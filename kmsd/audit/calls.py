@@ -16,7 +16,7 @@ from kmsd.audit.record import (
     EVENT_VERSION,
     MANAGEMENT,
     AdditionalEventData,
-    Event,
+    AuditRecord,
     Resource,
     address_of,
     clean,
@@ -27,12 +27,12 @@ from kmsd.audit.record import (
     rfc3339,
     tls_details,
 )
-from kmsd.audit.redaction import show
-from kmsd.domain.arn import Place
+from kmsd.audit.redaction import redact
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
-from kmsd.operations.declaration import Call, Operation, Source, Target
+from kmsd.operations.declaration import Call, ClientInfo, Operation, Target
 
 KEY = "AWS::KMS::Key"
 ALIAS = "AWS::KMS::Alias"
@@ -58,7 +58,7 @@ def record_of_call(
     address, agent, tls = _shown_source(source)
     # In the order of `Event`'s declaration; keywords would cost as much as all of the encoding.
     return encode(
-        Event(
+        AuditRecord(
             EVENT_VERSION,
             encoded_identity(caller, source.via_service),
             rfc3339(call.now),
@@ -69,7 +69,7 @@ def record_of_call(
             agent,
             UNSET if error is None else error.code,
             UNSET if error is None else _message(error),
-            None if request is None else show(request),
+            None if request is None else redact(request),
             _elements(outcome.response, call) if writes and error is None else None,
             _additional(operation, call, outcome),
             call.request_id,
@@ -88,11 +88,11 @@ def record_of_call(
 
 # What is kept here was made of the very object that it is kept with, and is right for no other; all are dropped when
 # there are `CACHED`. The front end has one `Source` for all calls of a client, the store one `Key` until it changes.
-_sources: dict[int, tuple[Source, tuple[str, str, msgspec.Raw | UnsetType]]] = {}
+_sources: dict[int, tuple[ClientInfo, tuple[str, str, msgspec.Raw | UnsetType]]] = {}
 _keys: dict[str, tuple[Key, msgspec.Raw | UnsetType]] = {}
 
 
-def _shown_source(source: Source) -> tuple[str, str, msgspec.Raw | UnsetType]:
+def _shown_source(source: ClientInfo) -> tuple[str, str, msgspec.Raw | UnsetType]:
     """`sourceIPAddress`, `userAgent` and `tlsDetails`."""
     known = _sources.get(id(source))
     if known is not None and known[0] is source:
@@ -159,7 +159,7 @@ def _elements(response: msgspec.Struct | None, call: Call) -> dict[str, Any] | N
     "… include the key ARN of the affected KMS key in the responseElements.keyId value, even though this operation does
     not return the key ARN" (KMS Developer Guide, on DeleteAlias and a dozen others).
     """
-    shown = {} if response is None else show(response)
+    shown = {} if response is None else redact(response)
     affected = next((target.key.arn for target in call.targets if target.key is not None), None)
     if affected is None and response is None and call.response_keys:
         affected = call.response_keys[0]
@@ -210,8 +210,8 @@ def record_of_refusal(
     *,
     now: datetime,
     request_id: str,
-    place: Place,
-    source: Source,
+    place: ArnScope,
+    source: ClientInfo,
     event_source: str,
     event_name: str,
     access_key_id: str,

@@ -7,13 +7,13 @@ from datetime import datetime
 
 from kmsd.audit.calls import KEY
 from kmsd.audit.record import INTERNAL, SERVICE_EVENT, event_of
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
 from kmsd.operations.declaration import KMS
 
 
 def record_of_service_event(
-    *, now: datetime, place: Place, event_name: str, key: Key, details: Mapping[str, object]
+    *, now: datetime, place: ArnScope, event_name: str, key: Key, details: Mapping[str, object]
 ) -> bytes:
     """The record of a job's act on a key."""
     return event_of(

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from kmsd.audit.record import ADMINISTRATIVE_EVENT, AdditionalEventData, Resource, clean, event_of
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.errors import ServiceError
 
 LOCALHOST = "localhost"
@@ -47,7 +47,7 @@ class Actor(msgspec.Struct, frozen=True):
 def record_of_administration(
     *,
     now: datetime,
-    place: Place,
+    place: ArnScope,
     actor: Actor,
     account: str,
     event_source: str,

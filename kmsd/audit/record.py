@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from kmsd.operations.declaration import Source
+from kmsd.operations.declaration import ClientInfo
 
 EVENT_VERSION = "1.11"
 API_CALL = "AwsApiCall"
@@ -55,7 +55,7 @@ class AdditionalEventData(msgspec.Struct, omit_defaults=True, rename="camel"):
     """Of aggregated refusals: how many, and of what kind."""
 
 
-class Event(msgspec.Struct, gc=False):
+class AuditRecord(msgspec.Struct, gc=False):
     """One record. Attributes bear CloudTrail's names, which are not Python's; `UNSET` is absent from the record.
 
     No attribute has a default: the record of a call, which every call pays for, is made with positional arguments.
@@ -111,7 +111,7 @@ def event_of(
 ) -> bytes:
     """The record of anything but a call; of calls there are too many to pay for keywords."""
     return encode(
-        Event(
+        AuditRecord(
             eventVersion=EVENT_VERSION,
             userIdentity=msgspec.Raw(encode(user_identity)),
             eventTime=rfc3339(now),
@@ -183,7 +183,7 @@ def clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def address_of(source: Source) -> str:
+def address_of(source: ClientInfo) -> str:
     """`sourceIPAddress`: the service's name where one acts for the caller, as CloudTrail has it."""
     if source.via_service:
         return service_principal(source.via_service)
@@ -196,7 +196,7 @@ def service_principal(via_service: str) -> str:
     return f"{via_service.partition('.')[0]}.amazonaws.com"
 
 
-def tls_details(source: Source) -> msgspec.Raw | UnsetType:
+def tls_details(source: ClientInfo) -> msgspec.Raw | UnsetType:
     """`tlsDetails`; absent for plain HTTP."""
     if source.tls_version is None:
         return UNSET

@@ -47,7 +47,7 @@ def _is_secret(hint: Any) -> bool:
     )
 
 
-def show(value: msgspec.Struct) -> dict[str, Any]:
+def redact(value: msgspec.Struct) -> dict[str, Any]:
     """A request or response as JSON values, without secrets; absent and empty members left out."""
     get, members = _plan(type(value))
     shown = {}
@@ -90,7 +90,7 @@ def _convert_of(hint: Any, implied: str | None) -> Convert | None:
     if origin is dict:
         return lambda value: value or None
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return lambda value: None if value is None else show(value)
+        return lambda value: None if value is None else redact(value)
     return _SCALARS.get(hint)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from kmsd.audit.record import REFUSALS_EVENT, UNIX_SOCKET, AdditionalEventData, clean, event_of, rfc3339
-from kmsd.domain.arn import Place
-from kmsd.operations.declaration import KMS, Source
+from kmsd.domain.arn import ArnScope
+from kmsd.operations.declaration import KMS, ClientInfo
 
 EVENT_NAME = "RefusedRequests"
 BURST_SECONDS = 5
@@ -28,7 +28,7 @@ SEVERAL = "several"
 """Where a record of one request has one value, and these had more."""
 
 
-class Tally(msgspec.Struct):
+class RefusalCounts(msgspec.Struct):
     """What was refused and not written down one by one."""
 
     since: datetime
@@ -59,7 +59,7 @@ class Tally(msgspec.Struct):
         }
 
 
-class Refusals:
+class RefusalSampler:
     """A bucket of permits for single records, and the tally of what found it empty."""
 
     def __init__(self, per_second: float) -> None:
@@ -67,9 +67,9 @@ class Refusals:
         self._most = per_second * BURST_SECONDS
         self._permits = self._most
         self._at: float | None = None
-        self.tally: Tally | None = None
+        self.tally: RefusalCounts | None = None
 
-    def take(self, clock: float) -> bool:
+    def drain(self, clock: float) -> bool:
         """Whether a refusal at this reading of a monotonic clock (in seconds) is to have its own record."""
         if self._at is not None:
             self._permits = min(self._most, self._permits + max(0.0, clock - self._at) * self._per_second)
@@ -79,18 +79,18 @@ class Refusals:
         self._permits -= 1
         return True
 
-    def count(self, now: datetime, code: str, source: Source) -> None:
+    def count(self, now: datetime, code: str, source: ClientInfo) -> None:
         """Add to the tally what `take` gave no permit for."""
         if self.tally is None:
-            self.tally = Tally(now, now)
+            self.tally = RefusalCounts(now, now)
         self.tally.add(now, code, source.address or UNIX_SOCKET)
 
-    def hand_over(self) -> Tally | None:
+    def hand_over(self) -> RefusalCounts | None:
         """The tally so far; the next begins at nought. None: there is nothing to record."""
         tally, self.tally = self.tally, None
         return tally
 
-    def take_back(self, tally: Tally) -> None:
+    def restore(self, tally: RefusalCounts) -> None:
         """A tally that could not be recorded: nothing of it is lost."""
         if self.tally is not None:
             tally.until = self.tally.until
@@ -99,7 +99,7 @@ class Refusals:
         self.tally = tally
 
 
-def record_of_refusals(*, place: Place, tally: Tally) -> bytes:
+def record_of_refusals(*, place: ArnScope, tally: RefusalCounts) -> bytes:
     """One record of many refusals."""
     return event_of(
         user_identity={"type": "Unknown"},

@@ -19,7 +19,7 @@ Values = str | tuple[str, ...]
 """The values of one condition key. A tuple: the key can have several values at once."""
 
 
-class Colliding(tuple[str, ...]):
+class AmbiguousValues(tuple[str, ...]):
     """Values of names that differ in case alone: `{"AppName": "a", "appname": "b"}`.
 
     Condition keys are compared without regard to case, so the policy's author cannot have meant one of them. A
@@ -30,10 +30,10 @@ class Colliding(tuple[str, ...]):
 
 
 def named(pairs: Mapping[str, str], name: str) -> Values | None:
-    """Return the value whose name is `name` (folded) but for case; `Colliding` if there are several."""
+    """Return the value whose name is `name` (folded) but for case; `AmbiguousValues` if there are several."""
     found = [value for written, value in pairs.items() if fold(written) == name]
     if len(found) > 1:
-        return Colliding(found)
+        return AmbiguousValues(found)
     return found[0] if found else None
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmsd.authz.circumstances import Colliding
+from kmsd.authz.circumstances import AmbiguousValues
 from kmsd.authz.condition_operators import Operator, Quantifier
 from kmsd.authz.wildcard import fold
 
 if TYPE_CHECKING:
-    from kmsd.authz.request_context import Facts
+    from kmsd.authz.request_context import RequestContext
     from kmsd.domain.policy import Condition
 
 
@@ -34,7 +34,7 @@ class CompiledCondition:
         self._null = operator.base == "Null"
         self._test = operator.test(condition.values, variables=variables)
 
-    def holds(self, facts: Facts, *, allows: bool) -> bool:
+    def holds(self, facts: RequestContext, *, allows: bool) -> bool:
         """Whether the condition is met; `allows`: the statement's effect is Allow."""
         values = facts.values(self._key)
         if self._null:
@@ -43,16 +43,16 @@ class CompiledCondition:
             return self._without_key()
         if allows and self._negated and self._test.unresolved(facts):
             return False
-        if isinstance(values, Colliding):
+        if isinstance(values, AmbiguousValues):
             outcomes = (self._compare((value,), facts, allows=allows) for value in values)
             return all(outcomes) if allows else any(outcomes)
         return self._compare(values, facts, allows=allows)
 
-    def actual(self, facts: Facts) -> tuple[str, ...] | None:
+    def actual(self, facts: RequestContext) -> tuple[str, ...] | None:
         """The request's values for the key; None: it has none."""
         return facts.values(self._key)
 
-    def _is_null(self, values: tuple[str, ...] | None, facts: Facts) -> bool:
+    def _is_null(self, values: tuple[str, ...] | None, facts: RequestContext) -> bool:
         # "true (the key doesn't exist, it is null) or false (the key exists and its value is not null)"; with
         # `false` one prevents "context keys with empty values" from matching: an empty string is null too.
         null = values is None or not any(values)
@@ -68,7 +68,7 @@ class CompiledCondition:
         # the condition is true." ForAnyValue finds no value at all.
         return self._negated and self._quantifier is Quantifier.NONE
 
-    def _compare(self, values: tuple[str, ...], facts: Facts, *, allows: bool) -> bool:
+    def _compare(self, values: tuple[str, ...], facts: RequestContext, *, allows: bool) -> bool:
         if self._quantifier is Quantifier.NONE:
             if len(values) == 1:
                 return self._meets(values[0], facts, allows=allows)
@@ -81,7 +81,7 @@ class CompiledCondition:
         outcomes = (self._meets(value, facts, allows=allows) for value in values)
         return all(outcomes) if self._quantifier is Quantifier.FOR_ALL else any(outcomes)
 
-    def _meets(self, value: str, facts: Facts, *, allows: bool) -> bool:
+    def _meets(self, value: str, facts: RequestContext, *, allows: bool) -> bool:
         matched = self._test.matches(value, facts)
         if not self._negated:
             return matched is True

@@ -16,7 +16,7 @@ from kmsd.domain.principal import PrincipalType
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kmsd.authz.request_context import Facts
+    from kmsd.authz.request_context import RequestContext
     from kmsd.domain.policy import Principals
     from kmsd.domain.principal import Caller
 
@@ -26,7 +26,7 @@ CACHED_ACTIONS = 256
 """For how many actions a policy remembers which statements name them."""
 
 
-class Reach(IntEnum):
+class PrincipalMatch(IntEnum):
     """How a statement that allows reaches its caller; more is stronger."""
 
     NONE = 0
@@ -34,11 +34,11 @@ class Reach(IntEnum):
     """It names the caller's account: the account's identity policies then decide."""
     ENTITY = 2
     """It names the user or role; the policies of a session bound it."""
-    OWN = 3
+    EXACT = 3
     """It names this very session, or everyone; no identity or session policy bounds it."""
 
 
-class Asker:
+class PrincipalView:
     """The caller as statements see it."""
 
     __slots__ = ("accounts", "arn", "has_bound", "is_root", "is_service", "is_session", "names", "role_arn")
@@ -69,36 +69,36 @@ class CompiledPrincipals:
         self._services = frozenset(principals.services)
         self.names = self._accounts | self._entities | self._services
 
-    def reach(self, asker: Asker) -> Reach:
+    def reach(self, asker: PrincipalView) -> PrincipalMatch:
         """How a statement that allows reaches `asker`."""
         if not self.excluded:
             return self._named(asker)
         if self.everyone or self._named(asker):
-            return Reach.NONE
+            return PrincipalMatch.NONE
         # Nothing documents that NotPrincipal names a session, so its session policies bound it.
-        return Reach.ENTITY
+        return PrincipalMatch.ENTITY
 
-    def denies(self, asker: Asker) -> bool:
+    def denies(self, asker: PrincipalView) -> bool:
         """Whether a statement that denies reaches `asker`."""
-        return not self._excepted(asker) if self.excluded else self._named(asker) is not Reach.NONE
+        return not self._excepted(asker) if self.excluded else self._named(asker) is not PrincipalMatch.NONE
 
-    def _named(self, asker: Asker) -> Reach:
+    def _named(self, asker: PrincipalView) -> PrincipalMatch:
         if self.everyone:
-            return Reach.OWN
+            return PrincipalMatch.EXACT
         if asker.is_service:
-            return Reach.OWN if asker.arn in self._services else Reach.NONE
+            return PrincipalMatch.EXACT if asker.arn in self._services else PrincipalMatch.NONE
         if asker.arn in self._entities:
             # "Permissions granted directly to a session are not limited by an implicit deny in … a session policy";
             # an IAM user's ARN that stands for a session with policies of its own does not name that session.
-            return Reach.OWN if asker.is_session or not asker.has_bound else Reach.ENTITY
+            return PrincipalMatch.EXACT if asker.is_session or not asker.has_bound else PrincipalMatch.ENTITY
         if asker.role_arn is not None and asker.role_arn in self._entities:
-            return Reach.ENTITY
+            return PrincipalMatch.ENTITY
         if any(account in self._accounts for account in asker.accounts):
             # "The account principal represents the account and its administrators, including the account root user."
-            return Reach.OWN if asker.is_root else Reach.ACCOUNT
-        return Reach.NONE
+            return PrincipalMatch.EXACT if asker.is_root else PrincipalMatch.ACCOUNT
+        return PrincipalMatch.NONE
 
-    def _excepted(self, asker: Asker) -> bool:
+    def _excepted(self, asker: PrincipalView) -> bool:
         # "When you use NotPrincipal with Deny, you must also specify the account ARN of the not-denied principal";
         # for a session, session, role and account are each looked for (IAM User Guide, NotPrincipal with Deny).
         if self.everyone:
@@ -141,13 +141,13 @@ class CompiledStatement:
         self.settled = not self.conditions and not self._varies
         """Whether caller, action and resource alone decide if it applies."""
 
-    def reaches(self, asker: Asker) -> Reach:
+    def reaches(self, asker: PrincipalView) -> PrincipalMatch:
         """How it reaches `asker`, by its own effect's rules."""
         if self.who is None:
-            return Reach.OWN
+            return PrincipalMatch.EXACT
         if self.allows:
             return self.who.reach(asker)
-        return Reach.OWN if self.who.denies(asker) else Reach.NONE
+        return PrincipalMatch.EXACT if self.who.denies(asker) else PrincipalMatch.NONE
 
     def covers_action(self, action: str) -> bool:
         """Whether it is about `action`, given in lower case."""
@@ -157,7 +157,7 @@ class CompiledStatement:
         """Whether it is about `resource`, as far as that can be said before variables have values."""
         return self._varies or self.covers(resource, None)
 
-    def covers(self, resource: str, facts: Facts | None) -> bool:
+    def covers(self, resource: str, facts: RequestContext | None) -> bool:
         """Whether it is about `resource`.
 
         A pattern whose variable has no value matches nothing; with NotResource that would widen a statement that
@@ -170,7 +170,7 @@ class CompiledStatement:
             return False
         return not matched
 
-    def holds(self, resource: str, facts: Facts) -> bool:
+    def holds(self, resource: str, facts: RequestContext) -> bool:
         """Whether resource and conditions fit, for a statement that fits caller and action and may fit the resource."""
         if self._varies and not self.covers(resource, facts):
             return False
@@ -199,7 +199,9 @@ class CompiledPolicy:
         self._unnamed = tuple(unnamed)
         self._by_action: dict[str, frozenset[int]] = {}
 
-    def candidates(self, asker: Asker, action: str, resource: str) -> Iterator[tuple[CompiledStatement, Reach]]:
+    def candidates(
+        self, asker: PrincipalView, action: str, resource: str
+    ) -> Iterator[tuple[CompiledStatement, PrincipalMatch]]:
         """The statements that fit caller and action (in lower case), and may fit `resource`; in document order."""
         numbers = set(self._unnamed)
         for name in asker.names:

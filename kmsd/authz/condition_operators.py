@@ -20,7 +20,7 @@ from kmsd.domain import canonical_base64
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kmsd.authz.request_context import Facts
+    from kmsd.authz.request_context import RequestContext
 
 
 class Quantifier(Enum):
@@ -34,11 +34,11 @@ class Quantifier(Enum):
 class Test(Protocol):
     """Compares one value of the request with all values that the policy lists for the key."""
 
-    def matches(self, value: str, facts: Facts) -> bool | None:
+    def matches(self, value: str, facts: RequestContext) -> bool | None:
         """Whether any listed value matches; None: `value` is nothing that this operator can compare."""
         ...
 
-    def unresolved(self, facts: Facts) -> bool:
+    def unresolved(self, facts: RequestContext) -> bool:
         """Whether a listed value holds a variable that this request does not fill."""
         ...
 
@@ -61,14 +61,14 @@ class _ExactTest:
         self._literals = frozenset(literals)
         self._templates = tuple(varying)
 
-    def matches(self, value: str, facts: Facts) -> bool:
+    def matches(self, value: str, facts: RequestContext) -> bool:
         value = fold(value) if self._fold else value
         return value in self._literals or (bool(self._templates) and value in self._resolved(facts))
 
-    def unresolved(self, facts: Facts) -> bool:
+    def unresolved(self, facts: RequestContext) -> bool:
         return any(text is None for text in self._resolved(facts))
 
-    def _resolved(self, facts: Facts) -> list[str | None]:
+    def _resolved(self, facts: RequestContext) -> list[str | None]:
         texts: list[str | None] = []
         for parts in self._templates:
             filled = policy_variables.resolved(parts, facts)
@@ -85,10 +85,10 @@ class _PatternTest:
     def __init__(self, patterns: Sequence[Template | ArnTemplate]) -> None:
         self._patterns = tuple(patterns)
 
-    def matches(self, value: str, facts: Facts) -> bool:
+    def matches(self, value: str, facts: RequestContext) -> bool:
         return any(pattern.matches(value, facts) for pattern in self._patterns)
 
-    def unresolved(self, facts: Facts) -> bool:
+    def unresolved(self, facts: RequestContext) -> bool:
         return any(pattern.unresolved(facts) for pattern in self._patterns)
 
 
@@ -108,14 +108,14 @@ class _ReadTest:
         self._listed = tuple((read_listed or read)(value) for value in values)
         self._compare = compare
 
-    def matches(self, value: str, facts: Facts) -> bool | None:  # noqa: ARG002  # variables are not for these
+    def matches(self, value: str, facts: RequestContext) -> bool | None:  # noqa: ARG002  # variables are not for these
         try:
             given = self._read(value)
         except ValueError:
             return None
         return any(self._compare(given, listed) for listed in self._listed)
 
-    def unresolved(self, facts: Facts) -> bool:  # noqa: ARG002  # as above
+    def unresolved(self, facts: RequestContext) -> bool:  # noqa: ARG002  # as above
         return False
 
 

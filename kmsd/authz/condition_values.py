@@ -11,9 +11,9 @@ from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.principal import Caller, PrincipalType
 
 if TYPE_CHECKING:
-    from kmsd.authz.request import Query
+    from kmsd.authz.request import AuthorizationRequest
 
-Getter = Callable[["Query", str], Values | None]
+Getter = Callable[["AuthorizationRequest", str], Values | None]
 """Return the value for a query; the second argument is what follows the prefix of a key such as `aws:ResourceTag/…`."""
 
 # --- Values that follow from the caller -----------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def service_names(caller: Caller) -> tuple[str, ...] | None:
 def member(*names: str) -> Getter:
     """Return the first member of the request that is present, or else its default."""
 
-    def value(query: Query, _: str) -> Values | None:
+    def value(query: AuthorizationRequest, _: str) -> Values | None:
         for name in names:
             found = getattr(query.circumstances.request, name, None)
             if found is not None:
@@ -75,7 +75,7 @@ def _text(value: Any) -> Values | None:
 def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str) -> Getter:
     """Return an attribute of the key that the request names, or, for CreateKey, of the key that it asks for."""
 
-    def value(query: Query, name: str) -> Values | None:
+    def value(query: AuthorizationRequest, name: str) -> Values | None:
         key = query.circumstances.key
         if key is not None:
             return of_key if isinstance(of_key, str) else of_key(key)
@@ -84,7 +84,7 @@ def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str)
     return value
 
 
-def rotation_period(query: Query, _: str) -> Values | None:
+def rotation_period(query: AuthorizationRequest, _: str) -> Values | None:
     """Return the period that EnableKeyRotation sets, in days."""
     # As EnableKeyRotation has it: asked again without a period, a key keeps the one that it has.
     days = getattr(query.circumstances.request, "rotation_period_in_days", None)
@@ -94,13 +94,13 @@ def rotation_period(query: Query, _: str) -> Values | None:
     return str(days or DEFAULT_ROTATION_DAYS)
 
 
-def valid_to(query: Query, _: str) -> Values | None:
+def valid_to(query: AuthorizationRequest, _: str) -> Values | None:
     """Return the member ValidTo of ImportKeyMaterial as a date."""
     value = getattr(query.circumstances.request, "valid_to", None)
     return None if value is None else datetime.fromtimestamp(value, UTC).isoformat()
 
 
-def constraint_type(query: Query, _: str) -> Values | None:
+def constraint_type(query: AuthorizationRequest, _: str) -> Values | None:
     """Return the kind of constraint of the grant that is made or retired."""
     grant = query.circumstances.grant
     if grant is not None:
@@ -115,7 +115,7 @@ def constraint_type(query: Query, _: str) -> Values | None:
     return None if subset is None else "EncryptionContextSubset"
 
 
-def request_tags(query: Query) -> dict[str, str]:
+def request_tags(query: AuthorizationRequest) -> dict[str, str]:
     """Return the tags in the request."""
     tags = getattr(query.circumstances.request, "tags", None) or ()
     if isinstance(tags, dict):  # as Logs has them
@@ -123,26 +123,26 @@ def request_tags(query: Query) -> dict[str, str]:
     return {tag.tag_key: tag.tag_value for tag in tags}
 
 
-def tag_keys(query: Query, _: str) -> Values | None:
+def tag_keys(query: AuthorizationRequest, _: str) -> Values | None:
     """Return the tag keys in the request, with or without values."""
     keys = getattr(query.circumstances.request, "tag_keys", None)
     return tuple(request_tags(query) if keys is None else keys)
 
 
-def resource_tag(query: Query, name: str) -> Values | None:
+def resource_tag(query: AuthorizationRequest, name: str) -> Values | None:
     """Return a tag of the resource."""
     # "This key is included … in requests that create a resource with an attached tag" (aws:ResourceTag).
     circumstances = query.circumstances
     return named(request_tags(query) if circumstances.creates else circumstances.tags, name)
 
 
-def current_time(query: Query, _: str) -> Values | None:
+def current_time(query: AuthorizationRequest, _: str) -> Values | None:
     """Return the time of the request as a date."""
     now = query.circumstances.now
     return None if now is None else now.isoformat().replace("+00:00", "Z")
 
 
-def epoch_time(query: Query, _: str) -> Values | None:
+def epoch_time(query: AuthorizationRequest, _: str) -> Values | None:
     """Return the time of the request in whole seconds since 1970."""
     now = query.circumstances.now
     return None if now is None else str(int(now.timestamp()))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from kmsd.authz.request import Denied
 
 if TYPE_CHECKING:
-    from kmsd.authz.request import Query
+    from kmsd.authz.request import AuthorizationRequest
 
 
-class Layer(Enum):
+class PolicyType(Enum):
     """A sort of policy, as the sentences name it: where it lacks an Allow, and where it has a Deny."""
 
     RESOURCE = ("resource-based policy", "a resource-based policy")
@@ -20,15 +20,15 @@ class Layer(Enum):
     SESSION = ("session policy", "a session policy")
 
 
-def not_allowed(query: Query, layer: Layer, reason: str) -> Denied:
+def not_allowed(query: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
     """Refused because nothing in `layer` allows it."""
     return Denied(reason, f"{_opening(query)} because no {layer.value[0]} allows the {query.action} action")
 
 
-def denied(query: Query, layer: Layer, reason: str) -> Denied:
+def denied(query: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
     """Refused by a Deny statement in `layer`."""
     return Denied(reason, f"{_opening(query)} with an explicit deny in {layer.value[1]}")
 
 
-def _opening(query: Query) -> str:
+def _opening(query: AuthorizationRequest) -> str:
     return f"User: {query.caller.arn} is not authorized to perform: {query.action} on resource: {query.resource}"

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kmsd.authz import denial_messages, grants
-from kmsd.authz.compiled_policy import Asker, PolicyCache, Reach
-from kmsd.authz.denial_messages import Layer
+from kmsd.authz.compiled_policy import PolicyCache, PrincipalMatch, PrincipalView
+from kmsd.authz.denial_messages import PolicyType
 from kmsd.authz.request import Allowed, Denied
-from kmsd.authz.request_context import Facts
+from kmsd.authz.request_context import RequestContext
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import PrincipalType
 from kmsd.errors import MalformedPolicyDocumentException
@@ -31,67 +31,67 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from kmsd.authz.compiled_policy import CompiledPolicy, CompiledStatement
-    from kmsd.authz.request import Decision, Query
+    from kmsd.authz.request import AuthorizationRequest, Decision
 
 CACHED_CASES = 4096
 
 # "Cross-account permission is effective only for the following operations … If you give a user in a different account
 # permission for other operations, those permissions have no effect" (KMS Developer Guide, Allowing users in other
 # accounts to use a KMS key).
-ACROSS_ACCOUNTS = frozenset(
+CROSS_ACCOUNT_OPERATIONS = frozenset(
     f"kms:{operation}"
     for operation in grants.USABLE | {"GetKeyRotationStatus", "ListGrants", "RetireGrant", "RevokeGrant"}
 )
 
 
-class Allows:
+class AllowStatements:
     """The statements of one layer that can allow a request."""
 
-    __slots__ = ("conditional", "settled")
+    __slots__ = ("conditional", "unconditional")
 
     def __init__(self) -> None:
-        self.settled: str | None = None
+        self.unconditional: str | None = None
         """The first that does, whatever the request's conditions."""
         self.conditional: list[tuple[str, CompiledStatement]] = []
 
     def add(self, label: str, statement: CompiledStatement) -> None:
         """Count `statement`, which fits caller and action, and may fit the resource."""
         if statement.settled:
-            self.settled = self.settled or label
+            self.unconditional = self.unconditional or label
         else:
             self.conditional.append((label, statement))
 
-    def by(self, resource: str, facts: Facts | None) -> str | None:
+    def by(self, resource: str, facts: RequestContext | None) -> str | None:
         """What allows; None: nothing does. Without facts, only what does so under any conditions."""
-        if self.settled is not None or facts is None:
-            return self.settled
+        if self.unconditional is not None or facts is None:
+            return self.unconditional
         return next((label for label, statement in self.conditional if statement.holds(resource, facts)), None)
 
 
-LAYERS = {
-    PolicyKind.KEY: Layer.RESOURCE,
-    PolicyKind.TRUST: Layer.TRUST,
-    PolicyKind.IDENTITY: Layer.IDENTITY,
-    PolicyKind.SESSION: Layer.SESSION,
+POLICY_TYPES = {
+    PolicyKind.KEY: PolicyType.RESOURCE,
+    PolicyKind.TRUST: PolicyType.TRUST,
+    PolicyKind.IDENTITY: PolicyType.IDENTITY,
+    PolicyKind.SESSION: PolicyType.SESSION,
 }
 
 
-class Case(msgspec.Struct):
+class PartialDecision(msgspec.Struct):
     """All that policies, caller, action and resource decide by themselves."""
 
-    layer: Layer
+    layer: PolicyType
     """What the resource's policy is called."""
     same_account: bool
-    asker: Asker
+    asker: PrincipalView
     grantees: tuple[str, ...]
     operation: str | None
-    own: Allows
-    entity: Allows
-    account: Allows
-    identity: Allows
-    session: Allows | None
+    own: AllowStatements
+    entity: AllowStatements
+    account: AllowStatements
+    identity: AllowStatements
+    session: AllowStatements | None
     """None: no session policy bounds the caller."""
-    denials: list[tuple[Layer, str, CompiledStatement]]
+    denials: list[tuple[PolicyType, str, CompiledStatement]]
     """Deny statements that apply if their conditions hold."""
     ended: Denied | None = None
     """A Deny without conditions applies, or a policy cannot be read."""
@@ -103,7 +103,7 @@ class Case(msgspec.Struct):
 _policies = PolicyCache()
 
 
-class CaseCache:
+class PartialDecisionCache:
     """Cases by all that goes into them, the policies by their text: an entry is never wrong.
 
     All end when there are `CACHED_CASES`, and when the compiled policies end, which they would keep alive.
@@ -113,9 +113,9 @@ class CaseCache:
 
     def __init__(self) -> None:
         self.generation = 0
-        self.known: dict[Hashable, Case] = {}
+        self.known: dict[Hashable, PartialDecision] = {}
 
-    def remember(self, key: Hashable, case: Case) -> None:
+    def put(self, key: Hashable, case: PartialDecision) -> None:
         """Keep `case`."""
         if len(self.known) >= CACHED_CASES or _policies.generation != self.generation:
             self.known.clear()
@@ -123,10 +123,10 @@ class CaseCache:
         self.known[key] = case
 
 
-_cases = CaseCache()
+_cases = PartialDecisionCache()
 
 
-def authorize(query: Query) -> Decision:
+def authorize(query: AuthorizationRequest) -> Decision:
     """Whether `query` is allowed, and by what; or why not. Never raises: what cannot be read allows nothing."""
     case = _case_of(query)
     settled = case.settled
@@ -135,12 +135,12 @@ def authorize(query: Query) -> Decision:
     return decide(case, query)
 
 
-def is_settled(query: Query, decision: Decision) -> bool:
+def is_settled(query: AuthorizationRequest, decision: Decision) -> bool:
     """Whether `decision` follows from policies, caller, action and resource alone, whatever else a request brings."""
     return decision is _case_of(query).settled
 
 
-def _case_of(query: Query) -> Case:
+def _case_of(query: AuthorizationRequest) -> PartialDecision:
     caller = query.caller
     kind = caller.principal_type
     key = (
@@ -160,16 +160,16 @@ def _case_of(query: Query) -> Case:
     )
     case = _cases.known.get(key)
     if case is None:
-        case = read_case(query)
+        case = partially_evaluate(query)
         if not case.unreadable:
             # The texts that the compiled policies hold, not the query's: equal texts are kept once.
-            _cases.remember((*key[:3], *_held_texts(query, case.layer), *key[6:]), case)
+            _cases.put((*key[:3], *_held_texts(query, case.layer), *key[6:]), case)
     return case
 
 
-def decide(case: Case, query: Query) -> Decision:
+def decide(case: PartialDecision, query: AuthorizationRequest) -> Decision:
     """The decision of a case for the conditions and grants of one request."""
-    facts = Facts(query)
+    facts = RequestContext(query)
     if (denied := explicit_denial(case, query, facts)) is not None:
         return denied
     by_policy = _weigh(case, query, facts)
@@ -178,7 +178,7 @@ def decide(case: Case, query: Query) -> Decision:
     return _by_grant(case, query, facts) or by_policy
 
 
-def explicit_denial(case: Case, query: Query, facts: Facts) -> Denied | None:
+def explicit_denial(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext) -> Denied | None:
     """The Deny that applies, or that must be supposed in a policy that cannot be read."""
     if case.ended is not None:
         return case.ended
@@ -188,46 +188,56 @@ def explicit_denial(case: Case, query: Query, facts: Facts) -> Denied | None:
     return None
 
 
-def read_case(query: Query) -> Case:
+def partially_evaluate(query: AuthorizationRequest) -> PartialDecision:
     """Work out the case of a query, with nothing remembered but the compiled policies."""
     caller = query.caller
-    asker = Asker(caller)
+    asker = PrincipalView(caller)
     trust = query.action.startswith("sts:")
     same_account = not asker.is_service and caller.account == query.resource_account
-    case = Case(
-        layer=Layer.TRUST if trust else Layer.RESOURCE,
+    case = PartialDecision(
+        layer=PolicyType.TRUST if trust else PolicyType.RESOURCE,
         same_account=same_account,
         asker=asker,
         grantees=caller.grantee_names,
         operation=grants.operation_of(query.action),
-        own=Allows(),
-        entity=Allows(),
-        account=Allows(),
-        identity=Allows(),
-        session=None if caller.session_policies is None else Allows(),
+        own=AllowStatements(),
+        entity=AllowStatements(),
+        account=AllowStatements(),
+        identity=AllowStatements(),
+        session=None if caller.session_policies is None else AllowStatements(),
         denials=[],
     )
     if query.resource_policy is None:
         # Resources without a policy are their account's to give.
-        case.account.settled = "account" if same_account else None
+        case.account.unconditional = "account" if same_account else None
     else:
-        by_reach = {Reach.OWN: case.own, Reach.ENTITY: case.entity, Reach.ACCOUNT: case.account}
+        by_reach = {
+            PrincipalMatch.EXACT: case.own,
+            PrincipalMatch.ENTITY: case.entity,
+            PrincipalMatch.ACCOUNT: case.account,
+        }
         kind = PolicyKind.TRUST if trust else PolicyKind.KEY
         _read(case, query, (query.resource_policy,), kind, by_reach)
     if asker.is_root:
         # "… with the exception of the AWS account root user, which has full access": to what is its account's to give.
-        case.identity.settled = "account-root"
+        case.identity.unconditional = "account-root"
     if not asker.is_service:
-        _read(case, query, caller.identity_policies, PolicyKind.IDENTITY, {Reach.OWN: case.identity})
+        _read(case, query, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: case.identity})
     if case.session is not None:
-        _read(case, query, caller.session_policies or (), PolicyKind.SESSION, {Reach.OWN: case.session})
+        _read(case, query, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: case.session})
     _settle(case, query)
     return case
 
 
-def _read(case: Case, query: Query, texts: tuple[str, ...], kind: PolicyKind, by_reach: dict[Reach, Allows]) -> None:
+def _read(
+    case: PartialDecision,
+    query: AuthorizationRequest,
+    texts: tuple[str, ...],
+    kind: PolicyKind,
+    by_reach: dict[PrincipalMatch, AllowStatements],
+) -> None:
     """Sort the statements of one kind of policy that can apply into the case."""
-    layer = LAYERS[kind]
+    layer = POLICY_TYPES[kind]
     for text in texts:
         policy = _compiled(case, query, layer, text, kind)
         if policy is None:
@@ -242,7 +252,9 @@ def _read(case: Case, query: Query, texts: tuple[str, ...], kind: PolicyKind, by
                 case.ended = denial_messages.denied(query, layer, f"{label} denies")
 
 
-def _compiled(case: Case, query: Query, layer: Layer, text: str, kind: PolicyKind) -> CompiledPolicy | None:
+def _compiled(
+    case: PartialDecision, query: AuthorizationRequest, layer: PolicyType, text: str, kind: PolicyKind
+) -> CompiledPolicy | None:
     try:
         return _policies.get(text, kind)
     except MalformedPolicyDocumentException as error:
@@ -252,7 +264,7 @@ def _compiled(case: Case, query: Query, layer: Layer, text: str, kind: PolicyKin
         return None
 
 
-def _weigh(case: Case, query: Query, facts: Facts | None) -> Decision:
+def _weigh(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext | None) -> Decision:
     """What the Allow statements come to, no Deny having applied. `facts=None`: under any conditions."""
     resource = query.resource
     if not case.same_account and not case.asker.is_service:
@@ -266,33 +278,35 @@ def _weigh(case: Case, query: Query, facts: Facts | None) -> Decision:
         bounded = case.identity.by(resource, facts)
         if bounded is None:
             return denial_messages.not_allowed(
-                query, Layer.IDENTITY, f"{delegated} delegates, no identity-policy allows"
+                query, PolicyType.IDENTITY, f"{delegated} delegates, no identity-policy allows"
             )
     if bounded is None:
         return denial_messages.not_allowed(query, case.layer, "no resource-based policy allows")
     if case.session is not None and case.session.by(resource, facts) is None:
-        return denial_messages.not_allowed(query, Layer.SESSION, f"{bounded} allows, no session-policy does")
+        return denial_messages.not_allowed(query, PolicyType.SESSION, f"{bounded} allows, no session-policy does")
     return Allowed(bounded)
 
 
-def _weigh_across(case: Case, query: Query, facts: Facts | None) -> Decision:
+def _weigh_across(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext | None) -> Decision:
     # "The request is allowed only if both evaluations return a decision of Allow" (Cross-account policy evaluation
     # logic): the exemption of sessions that are named themselves is for the same account.
     resource = query.resource
     theirs = case.own.by(resource, facts) or case.entity.by(resource, facts) or case.account.by(resource, facts)
     if theirs is None:
         return denial_messages.not_allowed(query, case.layer, "no resource-based policy allows, from another account")
-    if query.action.startswith("kms:") and query.action not in ACROSS_ACCOUNTS:
+    if query.action.startswith("kms:") and query.action not in CROSS_ACCOUNT_OPERATIONS:
         return denial_messages.not_allowed(query, case.layer, "this action is not for other accounts")
     ours = case.identity.by(resource, facts)
     if ours is None:
-        return denial_messages.not_allowed(query, Layer.IDENTITY, f"{theirs} allows, no identity-policy does")
+        return denial_messages.not_allowed(query, PolicyType.IDENTITY, f"{theirs} allows, no identity-policy does")
     if case.session is not None and case.session.by(resource, facts) is None:
-        return denial_messages.not_allowed(query, Layer.SESSION, f"{theirs} and {ours} allow, no session-policy does")
+        return denial_messages.not_allowed(
+            query, PolicyType.SESSION, f"{theirs} and {ours} allow, no session-policy does"
+        )
     return Allowed(f"{theirs}+{ours}")
 
 
-def _by_grant(case: Case, query: Query, facts: Facts) -> Decision | None:
+def _by_grant(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext) -> Decision | None:
     """What the grants come to; None: none of them fits."""
     operation = case.operation or ""
     fits = grants.fitting(query.grants, case.grantees, operation, query.encryption_context, query.resource)
@@ -309,11 +323,11 @@ def _by_grant(case: Case, query: Query, facts: Facts) -> Decision | None:
     if held:
         return Allowed(f"grant:{held[0]}", tuple(held))
     if blocked is not None:
-        return denial_messages.not_allowed(query, Layer.SESSION, f"grant:{blocked} allows, no session-policy does")
+        return denial_messages.not_allowed(query, PolicyType.SESSION, f"grant:{blocked} allows, no session-policy does")
     return None
 
 
-def _settle(case: Case, query: Query) -> None:
+def _settle(case: PartialDecision, query: AuthorizationRequest) -> None:
     """Decide the case, if the request's conditions cannot change it."""
     if case.ended is not None:
         case.settled = case.ended
@@ -325,9 +339,11 @@ def _settle(case: Case, query: Query) -> None:
             case.settled = certain
 
 
-def _held_texts(query: Query, layer: Layer) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
+def _held_texts(
+    query: AuthorizationRequest, layer: PolicyType
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
     """Resource, identity and session policies of the query, as the cache of compiled policies holds them."""
-    caller, kind = query.caller, PolicyKind.TRUST if layer is Layer.TRUST else PolicyKind.KEY
+    caller, kind = query.caller, PolicyKind.TRUST if layer is PolicyType.TRUST else PolicyKind.KEY
     policy = query.resource_policy
     sessions = caller.session_policies
     return (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kmsd.authz import grants
-from kmsd.authz.compiled_policy import Asker, CompiledPolicy, Reach
+from kmsd.authz.compiled_policy import CompiledPolicy, PrincipalMatch, PrincipalView
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.policy_document import parse
-from kmsd.authz.request_context import Facts
+from kmsd.authz.request_context import RequestContext
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kmsd.authz.compiled_policy import CompiledStatement
-    from kmsd.authz.request import Decision, Query
+    from kmsd.authz.request import AuthorizationRequest, Decision
     from kmsd.domain.grant import Grant
     from kmsd.domain.policy import Principals
 
 
-class Miss(msgspec.Struct, frozen=True):
+class Mismatch(msgspec.Struct, frozen=True):
     """One element that does not fit the request."""
 
     element: str
@@ -32,7 +32,7 @@ class Miss(msgspec.Struct, frozen=True):
     actual: str
 
 
-class Considered(msgspec.Struct, frozen=True):
+class StatementTrace(msgspec.Struct, frozen=True):
     """One statement or grant, and how it fits the request."""
 
     source: str
@@ -41,7 +41,7 @@ class Considered(msgspec.Struct, frozen=True):
     """`Allow` or `Deny`."""
     matched: bool
     """It applies. An Allow that applies may still not suffice: see `note`."""
-    misses: tuple[Miss, ...] = ()
+    misses: tuple[Mismatch, ...] = ()
     """Each element that does not fit; one alone: it almost matched."""
     note: str = ""
 
@@ -50,17 +50,17 @@ class Explanation(msgspec.Struct, frozen=True):
     """The decision, as `authorize` makes it, and all that was considered."""
 
     decision: Decision
-    considered: tuple[Considered, ...]
+    considered: tuple[StatementTrace, ...]
 
 
-def explain(query: Query) -> Explanation:
+def explain(query: AuthorizationRequest) -> Explanation:
     """The decision on `query`, and for each statement and grant where it fits and where not. Never raises."""
     return Explanation(authorize(query), (*_policies(query), *(_grant(query, grant) for grant in query.grants)))
 
 
-def _policies(query: Query) -> Iterator[Considered]:
+def _policies(query: AuthorizationRequest) -> Iterator[StatementTrace]:
     caller = query.caller
-    asker, facts = Asker(caller), Facts(query)
+    asker, facts = PrincipalView(caller), RequestContext(query)
     documents: list[tuple[PolicyKind, str]] = []
     if query.resource_policy is not None:
         kind = PolicyKind.TRUST if query.action.startswith("sts:") else PolicyKind.KEY
@@ -72,44 +72,52 @@ def _policies(query: Query) -> Iterator[Considered]:
         try:
             policy = CompiledPolicy(text, parse(text, kind=kind))
         except MalformedPolicyDocumentException as error:
-            yield Considered(kind.value, "Deny", matched=True, note=f"it cannot be read: {error.message}")
+            yield StatementTrace(kind.value, "Deny", matched=True, note=f"it cannot be read: {error.message}")
             continue
         for statement in policy.statements:
             yield _statement(query, statement, asker, facts, kind)
 
 
-def _statement(query: Query, statement: CompiledStatement, asker: Asker, facts: Facts, kind: PolicyKind) -> Considered:
+def _statement(
+    query: AuthorizationRequest,
+    statement: CompiledStatement,
+    asker: PrincipalView,
+    facts: RequestContext,
+    kind: PolicyKind,
+) -> StatementTrace:
     label = f"{kind.value}:{statement.source.label}"
     effect = statement.source.effect.value
     misses = tuple(_misses(query, statement, asker, facts))
     if misses:
-        return Considered(label, effect, matched=False, misses=misses)
+        return StatementTrace(label, effect, matched=False, misses=misses)
     note = ""
-    if statement.allows and statement.who is not None and statement.reaches(asker) is Reach.ACCOUNT:
+    if statement.allows and statement.who is not None and statement.reaches(asker) is PrincipalMatch.ACCOUNT:
         note = "it names the account: an identity policy must allow it too"
-    return Considered(label, effect, matched=True, note=note)
+    return StatementTrace(label, effect, matched=True, note=note)
 
 
-def _misses(query: Query, statement: CompiledStatement, asker: Asker, facts: Facts) -> Iterator[Miss]:
+def _misses(
+    query: AuthorizationRequest, statement: CompiledStatement, asker: PrincipalView, facts: RequestContext
+) -> Iterator[Mismatch]:
     source = statement.source
     if not statement.effective:
-        yield Miss("Resource" if source.resources is None else "Action", "to be present", "missing: no effect")
+        yield Mismatch("Resource" if source.resources is None else "Action", "to be present", "missing: no effect")
         return
     if source.principals is not None and not statement.reaches(asker):
         element = _name("Principal", excluded=source.excludes_principals)
-        yield Miss(element, _who(source.principals), " ".join(asker.names))
+        yield Mismatch(element, _who(source.principals), " ".join(asker.names))
     if not statement.covers_action(query.action.lower()):
         element = _name("Action", excluded=source.excludes_actions)
-        yield Miss(element, ", ".join(source.actions or ()), query.action)
+        yield Mismatch(element, ", ".join(source.actions or ()), query.action)
     if not statement.covers(query.resource, facts):
         element = _name("Resource", excluded=source.excludes_resources)
-        yield Miss(element, ", ".join(source.resources or ()), query.resource)
+        yield Mismatch(element, ", ".join(source.resources or ()), query.resource)
     for condition in statement.conditions:
         if not condition.holds(facts, allows=statement.allows):
             element = f"Condition.{condition.source.operator}.{condition.source.key}"
             actual = condition.actual(facts)
             given = "not in the request" if actual is None else ", ".join(actual)
-            yield Miss(element, ", ".join(condition.source.values), given)
+            yield Mismatch(element, ", ".join(condition.source.values), given)
 
 
 def _name(element: str, *, excluded: bool) -> str:
@@ -121,20 +129,22 @@ def _who(principals: Principals) -> str:
     return ", ".join((*everyone, *principals.accounts, *principals.entities, *principals.services))
 
 
-def _grant(query: Query, grant: Grant) -> Considered:
+def _grant(query: AuthorizationRequest, grant: Grant) -> StatementTrace:
     operation = grants.operation_of(query.action)
     caller = query.caller
     grantees = caller.grantee_names
     misses = []
     if not grants.is_on(grant, query.resource):
-        misses.append(Miss("KeyId", grant.key_id, query.resource))
+        misses.append(Mismatch("KeyId", grant.key_id, query.resource))
     if operation is None or operation not in grant.operations:
-        misses.append(Miss("Operations", ", ".join(grant.operations), query.action))
+        misses.append(Mismatch("Operations", ", ".join(grant.operations), query.action))
     if grant.grantee_principal not in grantees:
-        misses.append(Miss("GranteePrincipal", grant.grantee_principal, ", ".join(grantees)))
+        misses.append(Mismatch("GranteePrincipal", grant.grantee_principal, ", ".join(grantees)))
     if operation is not None and not grants.admits(grant, operation, query.encryption_context):
         equals = grant.encryption_context_equals
         element = "EncryptionContextSubset" if equals is None else "EncryptionContextEquals"
         expected = grant.encryption_context_subset if equals is None else equals
-        misses.append(Miss(f"Constraints.{element}", str(dict(expected or {})), str(dict(query.encryption_context))))
-    return Considered(f"grant:{grant.grant_id}", "Allow", matched=not misses, misses=tuple(misses))
+        misses.append(
+            Mismatch(f"Constraints.{element}", str(dict(expected or {})), str(dict(query.encryption_context)))
+        )
+    return StatementTrace(f"grant:{grant.grant_id}", "Allow", matched=not misses, misses=tuple(misses))

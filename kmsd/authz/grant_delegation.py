@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmsd.authz import denial_messages
-from kmsd.authz.denial_messages import Layer
+from kmsd.authz.denial_messages import PolicyType
 from kmsd.authz.request import Allowed
 
 if TYPE_CHECKING:
-    from kmsd.authz.request import Decision, Query
+    from kmsd.authz.request import AuthorizationRequest, Decision
     from kmsd.domain.grant import Grant
 
 
-def may_delegate(query: Query, granted: Allowed, child: Grant) -> Decision:
+def may_delegate(query: AuthorizationRequest, granted: Allowed, child: Grant) -> Decision:
     """Whether the caller of CreateGrant, to whom `authorize(query)` answered `granted`, may create `child`.
 
     If a policy gave the right, any grant may be created. If grants gave it, one of them alone must cover the child:
@@ -26,7 +26,7 @@ def may_delegate(query: Query, granted: Allowed, child: Grant) -> Decision:
         if covers(parent, child):
             return Allowed(f"grant:{parent.grant_id}", (parent.grant_id,))
     reason = f"grant:{granted.grant_ids[0]} gives CreateGrant, and no such grant covers the new one"
-    return denial_messages.not_allowed(query, Layer.RESOURCE, reason)
+    return denial_messages.not_allowed(query, PolicyType.RESOURCE, reason)
 
 
 def covers(parent: Grant, child: Grant) -> bool:

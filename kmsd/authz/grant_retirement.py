@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmsd.authz import denial_messages, evaluate, grants
-from kmsd.authz.denial_messages import Layer
+from kmsd.authz.denial_messages import PolicyType
 from kmsd.authz.request import Allowed
-from kmsd.authz.request_context import Facts
+from kmsd.authz.request_context import RequestContext
 from kmsd.domain.principal import PrincipalType
 
 if TYPE_CHECKING:
-    from kmsd.authz.request import Decision, Query
+    from kmsd.authz.request import AuthorizationRequest, Decision
     from kmsd.domain.grant import Grant
     from kmsd.domain.principal import Caller
 
 
-def may_retire(query: Query, grant: Grant) -> Decision:
+def may_retire(query: AuthorizationRequest, grant: Grant) -> Decision:
     """Whether the caller may retire `grant`; `query.action` is `kms:RetireGrant`, `query.resource` the key's ARN.
 
     - A Deny in a policy ends it: "To deny permission to retire a grant, you can use a Deny action with the
@@ -28,20 +28,22 @@ def may_retire(query: Query, grant: Grant) -> Decision:
     - "The kms:RetireGrant permission is not effective in a key policy."
     (KMS Developer Guide, Retiring and revoking grants.) Session policies bound as they do elsewhere.
     """
-    case = evaluate.read_case(query)
-    facts = Facts(query)
+    case = evaluate.partially_evaluate(query)
+    facts = RequestContext(query)
     if (denied := evaluate.explicit_denial(case, query, facts)) is not None:
         return denied
     caller = query.caller
     name = _named(grant, caller)
     if not grants.is_on(grant, query.resource) or (name is None and not _has_account(grant, caller)):
-        return denial_messages.not_allowed(query, Layer.RESOURCE, f"grant:{grant.grant_id} does not name the caller")
+        return denial_messages.not_allowed(
+            query, PolicyType.RESOURCE, f"grant:{grant.grant_id} does not name the caller"
+        )
     by = case.identity.by(query.resource, facts) if name is None else f"grant:{grant.grant_id}"
     if by is None:
-        return denial_messages.not_allowed(query, Layer.IDENTITY, "no identity-policy allows")
+        return denial_messages.not_allowed(query, PolicyType.IDENTITY, "no identity-policy allows")
     bound = case.session
     if bound is not None and not _is_session_itself(caller, name, query) and bound.by(query.resource, facts) is None:
-        return denial_messages.not_allowed(query, Layer.SESSION, f"{by} allows, no session-policy does")
+        return denial_messages.not_allowed(query, PolicyType.SESSION, f"{by} allows, no session-policy does")
     return Allowed(by, (grant.grant_id,))
 
 
@@ -55,7 +57,7 @@ def _named(grant: Grant, caller: Caller) -> str | None:
     return None
 
 
-def _is_session_itself(caller: Caller, name: str | None, query: Query) -> bool:
+def _is_session_itself(caller: Caller, name: str | None, query: AuthorizationRequest) -> bool:
     return (
         caller.principal_type is PrincipalType.ASSUMED_ROLE
         and name == caller.arn

@@ -11,10 +11,10 @@ from kmsd.authz.request import Allowed
 from kmsd.errors import MalformedPolicyDocumentException
 
 if TYPE_CHECKING:
-    from kmsd.authz.request import Query
+    from kmsd.authz.request import AuthorizationRequest
 
 
-def check(query: Query, new_policy: str, *, bypass: bool = False) -> None:
+def check(query: AuthorizationRequest, new_policy: str, *, bypass: bool = False) -> None:
     """Refuse a policy under which the caller of `query` could not make the next PutKeyPolicy on the key.
 
     `query` is that of the CreateKey or PutKeyPolicy in hand; its resource, if it is `*`, must be replaced by the ARN

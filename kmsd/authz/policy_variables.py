@@ -12,7 +12,7 @@ from kmsd.authz.wildcard import Pattern, Token, Wild, fold, tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kmsd.authz.request_context import Facts
+    from kmsd.authz.request_context import RequestContext
 
 ARN_PARTS = 6
 """`arn:partition:service:region:account:resource`; the resource may hold colons of its own."""
@@ -31,7 +31,7 @@ class Variable(msgspec.Struct, frozen=True):
     """Folded condition key."""
     default: str | None
 
-    def resolve(self, facts: Facts) -> str | None:
+    def resolve(self, facts: RequestContext) -> str | None:
         """Its value for this request; None: it has none."""
         value = facts.single(self.key)
         return self.default if value is None else value
@@ -81,7 +81,7 @@ def _variable(inside: str) -> TemplateToken:
     return Variable(fold(inside), default)
 
 
-def resolved(parts: Sequence[TemplateToken], facts: Facts) -> list[Token] | None:
+def resolved(parts: Sequence[TemplateToken], facts: RequestContext) -> list[Token] | None:
     """`parts` with values in place of variables; None: a variable has none.
 
     A value is plain text, whatever characters it holds: a tag with `*` in it opens nothing.
@@ -112,11 +112,11 @@ class Template:
         """Whether it holds a variable."""
         return any(isinstance(part, Variable) for part in self._parts)
 
-    def unresolved(self, facts: Facts) -> bool:
+    def unresolved(self, facts: RequestContext) -> bool:
         """Whether one of its variables has no value in this request."""
         return self._pattern is None and resolved(self._parts, facts) is None
 
-    def matches(self, text: str, facts: Facts | None) -> bool:
+    def matches(self, text: str, facts: RequestContext | None) -> bool:
         """Whether the whole of `text` fits. A template with a variable that has no value fits nothing.
 
         `facts=None` is for templates that do not vary.
@@ -155,11 +155,11 @@ class ArnTemplate:
         """Whether a variable stands before the fifth colon, where AWS does not allow one."""
         return any(part.varies for part in self._parts[: ARN_PARTS - 1])
 
-    def unresolved(self, facts: Facts) -> bool:
+    def unresolved(self, facts: RequestContext) -> bool:
         """Whether one of its variables has no value in this request."""
         return self.varies and any(part.unresolved(facts) for part in self._parts)
 
-    def matches(self, text: str, facts: Facts | None) -> bool:
+    def matches(self, text: str, facts: RequestContext | None) -> bool:
         """Whether `text` is an ARN that fits."""
         split = text.split(":", len(self._parts) - 1)
         return len(split) == len(self._parts) and all(

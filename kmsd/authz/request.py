@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kmsd.domain.principal import Caller
 
 
-class Query(msgspec.Struct, frozen=True):
+class AuthorizationRequest(msgspec.Struct, frozen=True):
     """May `caller` do `action` on `resource`?"""
 
     caller: Caller

@@ -6,16 +6,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kmsd.authz import condition_keys
-from kmsd.authz.circumstances import Colliding, Values
+from kmsd.authz.circumstances import AmbiguousValues, Values
 from kmsd.authz.wildcard import fold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kmsd.authz.request import Query
+    from kmsd.authz.request import AuthorizationRequest
 
 
-class Facts:
+class RequestContext:
     """What is known of a request, looked up by folded condition key, and worked out key by key: most need few.
 
     What follows from the caller and the encryption context cannot be overridden by given conditions.
@@ -23,7 +23,7 @@ class Facts:
 
     __slots__ = ("_given", "_query")
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: AuthorizationRequest) -> None:
         self._query = query
         self._given: dict[str, Values] | None = None
 
@@ -71,7 +71,7 @@ def _merged(conditions: Mapping[str, Values]) -> dict[str, Values]:
     for written, value in conditions.items():
         key = _fold_key(written)
         if key in merged:
-            merged[key] = Colliding((*_several(merged[key]), *_several(value)))
+            merged[key] = AmbiguousValues((*_several(merged[key]), *_several(value)))
         else:
             merged[key] = value
     return merged

@@ -19,7 +19,7 @@ CHUNK = 1024 * 1024
 LONGEST_NAME = 100
 
 
-class Damaged(Exception):
+class CorruptArchive(Exception):
     """The backup is not whole; the text names the part."""
 
 
@@ -77,18 +77,18 @@ def _header(name: str, size: int) -> bytes:
 def read(file: BinaryIO, take: Callable[[str, Iterator[bytes]], None]) -> list[Part]:
     """Hand every part to `take`, with its content in pieces, which it must use up. What was found.
 
-    Raises `Damaged`, OSError, and what `take` raises.
+    Raises `CorruptArchive`, OSError, and what `take` raises.
     """
     found: list[Part] = []
     while (info := _next(file, found)) is not None:
         digest = sha256()
         take(info.name, _content(file, info, digest.update))
         if file.read(-info.size % BLOCK).strip(b"\0"):
-            raise Damaged(f"damaged behind the part {info.name}")
+            raise CorruptArchive(f"damaged behind the part {info.name}")
         found.append(Part(info.name, info.size, digest.hexdigest()))
     rest = file.read(BLOCK + 1)
     if rest.strip(b"\0") or len(rest) != BLOCK:
-        raise Damaged(f"damaged behind the part {_last(found)}: this is not the end of a backup")
+        raise CorruptArchive(f"damaged behind the part {_last(found)}: this is not the end of a backup")
     return found
 
 
@@ -96,18 +96,18 @@ def _next(file: BinaryIO, found: list[Part]) -> tarfile.TarInfo | None:
     """The next header; None at the end."""
     block = file.read(BLOCK)
     if len(block) < BLOCK:
-        raise Damaged(f"cut off behind the part {_last(found)}" if found else "this is no backup of kmsd")
+        raise CorruptArchive(f"cut off behind the part {_last(found)}" if found else "this is no backup of kmsd")
     if not block.strip(b"\0"):
         return None
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as exc:
-        raise Damaged(
+        raise CorruptArchive(
             f"the header behind the part {_last(found)} is damaged" if found else "this is no backup of kmsd"
         ) from exc
     # A name is what the writer would make of it again, and nothing else.
     if info.type != tarfile.REGTYPE or _header(info.name, info.size) != block:
-        raise Damaged(f"the header behind the part {_last(found)} is none of kmsd's")
+        raise CorruptArchive(f"the header behind the part {_last(found)} is none of kmsd's")
     return info
 
 
@@ -116,7 +116,7 @@ def _content(file: BinaryIO, info: tarfile.TarInfo, tell: Callable[[bytes], None
     while left:
         piece = file.read(min(CHUNK, left))
         if not piece:
-            raise Damaged(f"cut off within the part {info.name}")
+            raise CorruptArchive(f"cut off within the part {info.name}")
         tell(piece)
         left -= len(piece)
         yield piece

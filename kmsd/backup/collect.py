@@ -23,7 +23,7 @@ TRIES = 5
 _WINDOW = 1024 * 1024
 
 
-class Unsteady(OSError):
+class FileChanged(OSError):
     """A file went away, or became shorter, each time that it was to be copied."""
 
 
@@ -31,7 +31,7 @@ def add_file(writer: Writer, name: str, path: Path) -> None:
     """A file that nobody writes to. Raises OSError."""
     with path.open("rb") as file:
         if not writer.add(name, file, os.fstat(file.fileno()).st_size):
-            raise Unsteady(f"{path} changed while it was copied")
+            raise FileChanged(f"{path} changed while it was copied")
 
 
 # --- Log segments ------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def _add_group(writer: Writer, folder: Path) -> None:
                     again = True
         if not again:
             return
-    raise Unsteady(f"{folder} changes too quickly to be copied")
+    raise FileChanged(f"{folder} changes too quickly to be copied")
 
 
 def _add_segment(writer: Writer, folder: Path, name: str, *, finished: bool) -> bool:
@@ -105,7 +105,7 @@ def _add_lines(writer: Writer, name: str, path: Path) -> None:
             file.seek(0)
             if size == 0 or writer.add(name, file, size):
                 return
-    raise Unsteady(f"{path} becomes shorter and shorter")
+    raise FileChanged(f"{path} becomes shorter and shorter")
 
 
 def _whole_lines(file: BinaryIO) -> int:
@@ -132,7 +132,7 @@ def add_token(writer: Writer, folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 _lock(file)
                 if not writer.add(f"token/{folder.name}/{path.name}", file, os.fstat(file.fileno()).st_size):
-                    raise Unsteady(f"{path} changed while it was copied")
+                    raise FileChanged(f"{path} changed while it was copied")
 
 
 def _lock(file: BinaryIO) -> None:

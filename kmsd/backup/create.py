@@ -22,7 +22,7 @@ from kmsd import __version__
 from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.format import instant
 from kmsd.adapters.sqlite import snapshot
-from kmsd.app import Rooms, read_pin
+from kmsd.app import Components, read_pin
 from kmsd.backup import collect
 from kmsd.backup.archive import Writer
 from kmsd.backup.manifest import (
@@ -51,7 +51,7 @@ class LastBackup(msgspec.Struct, frozen=True):
     size: int
 
 
-class Made(msgspec.Struct, frozen=True):
+class BackupResult(msgspec.Struct, frozen=True):
     """A backup that is complete and durable."""
 
     path: Path
@@ -59,7 +59,7 @@ class Made(msgspec.Struct, frozen=True):
     size: int
 
 
-async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | None) -> Made:
+async def create(rooms: Components, signer: Signer, target: Path, token_folder: Path | None) -> BackupResult:
     """A backup at `target`, which must not exist, with the files of `token_folder` if one is given.
 
     Until it is complete nothing bears that name. Raises `StoreUnavailable`, `TokenError`, OSError.
@@ -98,10 +98,10 @@ async def make(rooms: Rooms, signer: Signer, target: Path, token_folder: Path | 
         os.link(folder / "unfinished", target)
         sync_folder(target.parent)
     _note(rooms.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
-    return Made(target, manifest, size)
+    return BackupResult(target, manifest, size)
 
 
-def _copy(rooms: Rooms, writer: Writer, folder: Path, token_folder: Path | None) -> None:
+def _copy(rooms: Components, writer: Writer, folder: Path, token_folder: Path | None) -> None:
     snapshot.take(rooms.config.database, folder / DATABASE)
     collect.add_file(writer, DATABASE, folder / DATABASE)
     if token_folder is not None:

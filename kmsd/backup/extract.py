@@ -10,7 +10,7 @@ from pathlib import Path
 from kmsd.adapters.audit_trail.checkpoint_evidence import Readable
 from kmsd.adapters.audit_trail.format import COPIES, FileName
 from kmsd.backup import archive
-from kmsd.backup.archive import Damaged
+from kmsd.backup.archive import CorruptArchive
 from kmsd.backup.manifest import DATABASE, MANIFEST, SIGNATURE, Manifest, parse
 
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -23,17 +23,17 @@ _NAMES = re.compile(
 
 
 def unpack(backup: Readable, folder: Path) -> Manifest:
-    """Every part under its name below `folder`, durable on return. Raises `Damaged`, naming the part, and OSError."""
+    """Every part under its name below `folder`, durable on return. Raises `CorruptArchive`, naming the part, and OSError."""
 
     def take(name: str, content: Iterator[bytes]) -> None:
         if not _is_known(name):
-            raise Damaged(f"the part {name!r} is none of kmsd's")
+            raise CorruptArchive(f"the part {name!r} is none of kmsd's")
         path = folder / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as exc:
-            raise Damaged(f"two parts have the name {name}") from exc
+            raise CorruptArchive(f"two parts have the name {name}") from exc
         with os.fdopen(descriptor, "wb") as file:
             for piece in content:
                 file.write(piece)
@@ -43,10 +43,10 @@ def unpack(backup: Readable, folder: Path) -> Manifest:
     with backup.open("rb") as file:
         found = archive.read(file, take)
     if [part.name for part in found[-2:]] != [MANIFEST, SIGNATURE]:
-        raise Damaged(f"the part {MANIFEST} is missing: this backup was not finished, or was cut off")
+        raise CorruptArchive(f"the part {MANIFEST} is missing: this backup was not finished, or was cut off")
     manifest = parse((folder / MANIFEST).read_bytes(), (folder / SIGNATURE).read_bytes(), found)
     if not (folder / DATABASE).exists():
-        raise Damaged(f"the part {DATABASE} is missing")
+        raise CorruptArchive(f"the part {DATABASE} is missing")
     (folder / "logs").mkdir(mode=0o700, exist_ok=True)
     (folder / "audit").mkdir(mode=0o750, exist_ok=True)
     return manifest

@@ -16,7 +16,7 @@ from pathlib import Path
 from kmsd.adapters.audit_trail.format import COPIES, files_of
 from kmsd.backup.create import LAST_BACKUP
 from kmsd.backup.manifest import DATABASE
-from kmsd.config.instance_lock import data_lock
+from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.settings import Config, ConfigError
 from kmsd.linux.files import sync_folder
 
@@ -31,7 +31,7 @@ def daemon_stopped(config: Config) -> Iterator[None]:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"{config.data_dir} cannot be made: {exc.strerror}") from exc
-    with data_lock(config):
+    with acquire_instance_lock(config):
         yield
 
 

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.backup.archive import Damaged, Part
+from kmsd.backup.archive import CorruptArchive, Part
 from kmsd.domain import canonical_base64
 
 FORMAT = 1
@@ -94,25 +94,27 @@ def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool
 
 
 def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
-    """The manifest, once signature and every part fit it. Raises `Damaged`, naming the first part that does not."""
+    """The manifest, once signature and every part fit it. Raises `CorruptArchive`, naming the first part that does not."""
     try:
         known = msgspec.json.decode(manifest, type=Manifest)
         key = serialization.load_der_public_key(known.audit_key)
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as exc:
-        raise Damaged(f"the part {MANIFEST} is damaged") from exc
+        raise CorruptArchive(f"the part {MANIFEST} is damaged") from exc
     if known.format != FORMAT:
-        raise Damaged(f"this backup has format {known.format}, and this release reads {FORMAT}")
+        raise CorruptArchive(f"this backup has format {known.format}, and this release reads {FORMAT}")
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise Damaged(f"the part {MANIFEST} names no audit key")
+        raise CorruptArchive(f"the part {MANIFEST} names no audit key")
     try:
         made = canonical_base64.decode(signature.removesuffix(b"\n"))
     except ValueError as exc:
-        raise Damaged(f"the part {SIGNATURE} is damaged") from exc
+        raise CorruptArchive(f"the part {SIGNATURE} is damaged") from exc
     if signature != signature_text(made):
-        raise Damaged(f"the part {SIGNATURE} is damaged")
+        raise CorruptArchive(f"the part {SIGNATURE} is damaged")
     # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
     if not holds(key, made, b"kmsd backup manifest 1\n" + manifest):
-        raise Damaged(f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed")
+        raise CorruptArchive(
+            f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed"
+        )
     _compare(known.parts, found)
     return known
 
@@ -120,12 +122,12 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
 def _compare(vouched: tuple[Part, ...], found: list[Part]) -> None:
     there = {part.name: part for part in found}
     if len(there) != len(found):
-        raise Damaged("two parts have one name")
+        raise CorruptArchive("two parts have one name")
     for part in vouched:
         if part.name not in there:
-            raise Damaged(f"the part {part.name} is missing")
+            raise CorruptArchive(f"the part {part.name} is missing")
         if there.pop(part.name) != part:
-            raise Damaged(f"the part {part.name} is damaged: it has another hash than the manifest says")
+            raise CorruptArchive(f"the part {part.name} is damaged: it has another hash than the manifest says")
     if set(there) != {MANIFEST, SIGNATURE}:
         strange = sorted(set(there) - {MANIFEST, SIGNATURE})
-        raise Damaged(f"the part {strange[0]} is not named in the manifest")
+        raise CorruptArchive(f"the part {strange[0]} is not named in the manifest")

@@ -20,19 +20,19 @@ from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.app import set_module_environment, token_settings
 from kmsd.backup import softhsm, token_match
 from kmsd.backup.manifest import DATABASE, Manifest
-from kmsd.backup.token_match import Comparison, OtherToken
+from kmsd.backup.token_match import TokenComparison, TokenMismatch
 from kmsd.config.settings import Config, ConfigError
-from kmsd.linux.process_hardening import keep_to_oneself
+from kmsd.linux.process_hardening import harden_process
 from kmsd.logging_setup import set_up
 from kmsd.ports import StoreError, TokenError
 
 _FOLDER = "trial"
 
 
-async def compare(config: Config, stage: Path, manifest: Manifest) -> Comparison:
+async def compare(config: Config, stage: Path, manifest: Manifest) -> TokenComparison:
     """Compare the database and the token of a backup that was unpacked into `stage`. Only `stage` is written to.
 
-    Raises `OtherToken`, `TokenError` (`PinRefused`), `StoreError`, `ConfigError`, OSError.
+    Raises `TokenMismatch`, `TokenError` (`PinRefused`), `StoreError`, `ConfigError`, OSError.
     """
     folder = stage / _FOLDER
     folder.mkdir(mode=0o700)
@@ -41,7 +41,7 @@ async def compare(config: Config, stage: Path, manifest: Manifest) -> Comparison
     try:
         answer = await asyncio.to_thread(_ask, config, stage, manifest)
     except EOFError as exc:
-        raise OtherToken("the PKCS#11 module does not survive reading the token of this backup") from exc
+        raise TokenMismatch("the PKCS#11 module does not survive reading the token of this backup") from exc
     finally:
         shutil.rmtree(folder)
     if isinstance(answer, Exception):
@@ -49,7 +49,7 @@ async def compare(config: Config, stage: Path, manifest: Manifest) -> Comparison
     return answer
 
 
-def _ask(*given: Any) -> Comparison | Exception:
+def _ask(*given: Any) -> TokenComparison | Exception:
     """Have a process compare; what it found, or raised. Raises EOFError if it ended without a word."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -58,7 +58,7 @@ def _ask(*given: Any) -> Comparison | Exception:
         with sender:
             process.start()
         try:
-            answer: Comparison | Exception = receiver.recv()
+            answer: TokenComparison | Exception = receiver.recv()
         finally:
             process.join()
     return answer
@@ -66,17 +66,17 @@ def _ask(*given: Any) -> Comparison | Exception:
 
 def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest) -> None:
     """Run by the process of the trial."""
-    keep_to_oneself()
+    harden_process()
     set_up("cli", quiet=True)
     set_module_environment(config)
     os.environ[softhsm.CONFIGURATION] = str(stage / _FOLDER / "softhsm2.conf")
     try:
         sender.send(asyncio.run(_opened(config, stage, manifest)))
-    except (OtherToken, TokenError, StoreError, ConfigError, OSError) as exc:
+    except (TokenMismatch, TokenError, StoreError, ConfigError, OSError) as exc:
         sender.send(exc)
 
 
-async def _opened(config: Config, stage: Path, manifest: Manifest) -> Comparison:
+async def _opened(config: Config, stage: Path, manifest: Manifest) -> TokenComparison:
     folder = stage / _FOLDER
     given = token_settings(config, None)
     # What the token of a backup says of a PIN is nothing that the daemon's own token has said.

@@ -19,11 +19,11 @@ from kmsd.domain.material import MaterialStatus
 from kmsd.ports import ObjectReport, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
 
 
-class OtherToken(Exception):
+class TokenMismatch(Exception):
     """The token is not the one of this database; the text says how that shows."""
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class TokenComparison(msgspec.Struct, frozen=True):
     """Both, side by side."""
 
     missing: tuple[TokenObject, ...]
@@ -32,14 +32,14 @@ class Comparison(msgspec.Struct, frozen=True):
     """Objects that the database promises and that lack an attribute of their role: not as the daemon made them."""
     unknown: tuple[ObjectReport, ...]
     """Objects in the token that the database does not know: left alone."""
-    doomed: int
+    destroying: int
     """Objects whose destruction was under way: the daemon carries it out when it starts."""
     key_ids: frozenset[str]
     """All keys of the database."""
 
 
-async def compare(database: Path, token: Token, manifest: Manifest) -> Comparison:
-    """Raises `OtherToken`, `TokenUnavailable`, `StoreUnavailable`. Nothing is changed.
+async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComparison:
+    """Raises `TokenMismatch`, `TokenUnavailable`, `StoreUnavailable`. Nothing is changed.
 
     They know each other by the ids of the daemon's own objects, which are random and occur in no other token, and by
     the audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
@@ -56,7 +56,7 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> Compariso
     finally:
         await store.close()
     promised = (MaterialStatus.READY, MaterialStatus.MISSING)
-    return Comparison(
+    return TokenComparison(
         tuple(row for row in rows.values() if row.status in promised and row.object_id not in present),
         _unfit(listed, {row.object_id for row in rows.values() if row.status in promised}, own),
         tuple(found for object_id, found in present.items() if object_id not in rows),
@@ -78,14 +78,14 @@ async def _belong_together(
     here = f"the token {token.info.label!r} of serial {token.info.serial}"
     there = f"(the backup is of {manifest.token.label!r}, serial {manifest.token.serial})"
     if AUDIT not in own:
-        raise OtherToken("the database names no audit key")
+        raise TokenMismatch("the database names no audit key")
     lacking = sorted(purpose for purpose, key in own.items() if key.object_id not in present)
     if lacking:
-        raise OtherToken(f"{here} lacks the daemon's own objects for {', '.join(lacking)} {there}")
+        raise TokenMismatch(f"{here} lacks the daemon's own objects for {', '.join(lacking)} {there}")
     if await token.public_key(own[AUDIT].object_id) != manifest.audit_key:
-        raise OtherToken(f"{here} has another audit key than the one that signed this backup {there}")
+        raise TokenMismatch(f"{here} has another audit key than the one that signed this backup {there}")
     if not await _signs(token, own[AUDIT].object_id, manifest.audit_key):
-        raise OtherToken(
+        raise TokenMismatch(
             f"{here} shows the public half of the key that signed this backup and does not sign with the private half: "
             f"the backup, or the token, was forged {there}"
         )

@@ -13,7 +13,7 @@ import msgspec
 from kmsd.adapters.audit_trail import format as lines
 from kmsd.adapters.audit_trail import records
 from kmsd.adapters.audit_trail.chain_verifier import opening
-from kmsd.adapters.audit_trail.format import FileName, Malformed, files_of, own_members
+from kmsd.adapters.audit_trail.format import FileName, Malformed, control_members, files_of
 
 CHUNK = 1024 * 1024
 LONGEST_OPENING = 65536
@@ -22,7 +22,7 @@ SLACK = timedelta(minutes=10)
 """A record is written before its commit: an act of shortly before the snapshot may not be in it."""
 CHANGES = b'"readOnly":false'
 """In the record of every act that changes something: the others need not be decoded."""
-TAKES_AWAY = frozenset(
+REVOKING_EVENTS = frozenset(
     {
         "DeleteAccessKey",
         "DeleteAlias",
@@ -66,7 +66,7 @@ def pinned_key(directory: Path) -> bytes | None:
     return newest[1]
 
 
-class Standing(Enum):
+class Relation(Enum):
     """How the trail on this host stands to the one in the backup."""
 
     ABSENT = "absent"
@@ -75,19 +75,19 @@ class Standing(Enum):
     OTHER = "other"
 
 
-class Trails(msgspec.Struct, frozen=True):
+class TrailComparison(msgspec.Struct, frozen=True):
     """What was found."""
 
-    standing: Standing
+    standing: Relation
     goes_further: bool = False
     """It holds records of after the backup, and was itself not restored from one since."""
 
 
-def compare(restored: Path, present: Path) -> Trails:
+def compare(restored: Path, present: Path) -> TrailComparison:
     """Hold the trail of a backup against the one at `present`. Raises OSError."""
     ours, theirs = files_of(restored), files_of(present) if present.exists() else {}
     if not theirs:
-        return Trails(Standing.ABSENT)
+        return TrailComparison(Relation.ABSENT)
     further, lost = False, False
     for writer, found in ours.items():
         there = dict(theirs.get(writer, ()))
@@ -96,9 +96,9 @@ def compare(restored: Path, present: Path) -> Trails:
             if name not in there:
                 # The oldest files may have been archived since.
                 if oldest is None or name > oldest:
-                    return Trails(Standing.OTHER)
+                    return TrailComparison(Relation.OTHER)
             elif not _begins_with(there[name], path):
-                return Trails(Standing.OTHER)
+                return TrailComparison(Relation.OTHER)
     for writer, found in theirs.items():
         known = dict(ours.get(writer, ()))
         for name, path in found:
@@ -106,7 +106,7 @@ def compare(restored: Path, present: Path) -> Trails:
             if name in known or name > max(known, default=_before(name)):
                 more, rolled_back = _what_follows(path, start)
                 further, lost = further or more, lost or rolled_back
-    return Trails(Standing.CONTINUES, further and not lost)
+    return TrailComparison(Relation.CONTINUES, further and not lost)
 
 
 def _before(name: FileName) -> FileName:
@@ -128,7 +128,7 @@ def _what_follows(path: Path, start: int) -> tuple[bool, bool]:
         file.seek(start)
         for record in _records(file):
             try:
-                own = own_members(record)
+                own = control_members(record)
             except Malformed:
                 continue
             more = more or own is None
@@ -144,7 +144,7 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 # --- What the longer trail tells ----------------------------------------------------------------------
 
 
-class Taken(msgspec.Struct, frozen=True):
+class Revocation(msgspec.Struct, frozen=True):
     """Something was taken away after the backup, and comes back with it."""
 
     at: str
@@ -156,7 +156,7 @@ class Taken(msgspec.Struct, frozen=True):
         return f"{self.at} {self.event} {self.subject} by {self.actor}"
 
 
-def taken_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str]) -> list[Taken]:
+def revocations_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str]) -> list[Revocation]:
     """What the trail says was taken away since, the oldest first. `key_ids`: the keys that the database knows.
 
     A key's deletion counts from `SLACK` before on, if the database still knows the key. Raises OSError.
@@ -164,13 +164,13 @@ def taken_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str])
     found = []
     for record in records.records(directory, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
         event, at = str(record.get("eventName")), str(record.get("eventTime"))
-        if event not in TAKES_AWAY or record.get("errorCode") or _phase(record) == "intent":
+        if event not in REVOKING_EVENTS or record.get("errorCode") or _phase(record) == "intent":
             continue
         since = snapshot_at.replace(microsecond=0)
         deleted = _key_id(record) if event == "DeleteKey" else ""
         happened = datetime.fromisoformat(at)
         if happened >= since or (deleted in key_ids and happened >= since - SLACK):
-            found.append(Taken(at, event, _subject(record), _actor(record)))
+            found.append(Revocation(at, event, _subject(record), _actor(record)))
     return found
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from kmsd import __version__
-from kmsd.daemon.fork_server import Zygote, leave_out
+from kmsd.daemon.fork_server import Zygote, skip_optional_imports
 from kmsd.daemon.fork_server import main as main_of_zygote
 from kmsd.exit_codes import EXIT_USAGE
-from kmsd.linux.process_hardening import keep_to_oneself
+from kmsd.linux.process_hardening import harden_process
 
 MODULES = {
     "init": "init",
@@ -77,8 +77,8 @@ def config_and_command(arguments: list[str]) -> tuple[Path, list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script; its exit status. Exits for a command line that is wrong, and after help."""
-    keep_to_oneself()
-    leave_out()
+    harden_process()
+    skip_optional_imports()
     path, given = config_and_command(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else ""
     zygote = None

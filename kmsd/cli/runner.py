@@ -25,7 +25,14 @@ from kmsd.cli.os_errors import in_words
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.config import settings as configuration
 from kmsd.config.settings import Config, ConfigError
-from kmsd.exit_codes import EXIT_CONFIG, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_UNAVAILABLE, CommandError
+from kmsd.exit_codes import (
+    EXIT_CONFIG,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_RESTORE_REFUSED,
+    EXIT_UNAVAILABLE,
+    CommandError,
+)
 from kmsd.logging_setup import set_up
 from kmsd.ports import (
     AuditUnavailable,
@@ -43,7 +50,7 @@ log = structlog.get_logger()
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (PinRefused, EXIT_REFUSED),
+    (PinRefused, EXIT_RESTORE_REFUSED),
     (ConfigError, EXIT_CONFIG),
     (StoreMissing, EXIT_CONFIG),
     (StoreUnfit, EXIT_CONFIG),
@@ -56,7 +63,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (JobFailed, EXIT_UNAVAILABLE),
 )
 """Of errors whose text is for the operator. The first that fits decides."""
-_OF_SERVE = (EXIT_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
+_OF_SERVE = (EXIT_RESTORE_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
 """What `kmsd serve` may end with, by which systemd decides."""
 
 

@@ -14,7 +14,7 @@ from kmsd.audit.record import (
     API_CALL,
     EVENT_VERSION,
     AdditionalEventData,
-    Event,
+    AuditRecord,
     clean,
     encode,
     new_event_id,
@@ -23,11 +23,11 @@ from kmsd.audit.record import (
     service_principal,
 )
 from kmsd.cloudwatch_logs.data_keys import KeyUse
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.operations.declaration import KMS
 
 
-def record_of_key_use(use: KeyUse, place: Place) -> bytes:
+def record_of_key_use(use: KeyUse, place: ArnScope) -> bytes:
     """The record of one use of a key by a service, or of the attempt."""
     error, key, decision = use.error, use.key, use.decision
     principal = service_principal(use.caller.arn)
@@ -37,7 +37,7 @@ def record_of_key_use(use: KeyUse, place: Place) -> bytes:
     elif error is not None:
         additional.reason = clean(error.detail or error.message)
     return encode(
-        Event(
+        AuditRecord(
             eventVersion=EVENT_VERSION,
             userIdentity=msgspec.Raw(encode(user_identity(use.caller))),
             eventTime=rfc3339(use.now),

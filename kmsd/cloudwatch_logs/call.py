@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from kmsd.cloudwatch_logs.groups import LogGroup
-from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.service import LogsService
 
 if TYPE_CHECKING:
     from kmsd.cloudwatch_logs.ports import LogReader, LogStore, LogTransaction
-    from kmsd.operations.declaration import Call, Target, World
+    from kmsd.operations.declaration import Call, Dependencies, Target
 
 
 def reader_of(call: Call) -> LogReader:
@@ -40,11 +40,11 @@ def group_in(target: Target) -> LogGroup | None:
     return target.resource if isinstance(target.resource, LogGroup) else None
 
 
-def service_of(call: Call) -> LogRoom:
+def service_of(call: Call) -> LogsService:
     """What the service works with. Raises LookupError in a process without it."""
     return service_in(call.world)
 
 
-def service_in(world: World) -> LogRoom:
+def service_in(world: Dependencies) -> LogsService:
     """What the service works with in this process. Raises LookupError without it."""
-    return cast("LogRoom", world.services[LogRoom])
+    return cast("LogsService", world.services[LogsService])

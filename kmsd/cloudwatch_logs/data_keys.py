@@ -28,14 +28,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.condition_keys import ABOUT_THE_TIME, mentions
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.request import Allowed, Denied, Query
-from kmsd.cloudwatch_logs.events import Event
+from kmsd.authz.request import Allowed, AuthorizationRequest, Denied
+from kmsd.cloudwatch_logs.events import LogEvent
 from kmsd.cloudwatch_logs.frames import Frame, WrappedKey
 from kmsd.cloudwatch_logs.ports import SegmentDamaged
 from kmsd.custody import encryption, resource_facts
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain import ciphertext_blob as blobs
-from kmsd.domain.arn import Place, parse_key_name
+from kmsd.domain.arn import ArnScope, parse_key_name
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState
@@ -63,7 +63,7 @@ _WORDS: Mapping[KeyState, str] = {
 }
 
 
-class Subject(NamedTuple):
+class KeyAssociation(NamedTuple):
     """What data keys are made for: a log group, or the query results of an account."""
 
     owner: bytes
@@ -86,7 +86,7 @@ class KeyUse(msgspec.Struct, frozen=True):
     action: str
     """`GenerateDataKey`, `Decrypt`, `DescribeKey`."""
     caller: Caller
-    subject: Subject
+    subject: KeyAssociation
     key_arn: str
     key: Key | None
     now: datetime
@@ -111,20 +111,20 @@ class DataKey(msgspec.Struct, eq=False, weakref=True):
     """Of the monotonic clock."""
     sealed: int = 0
     """Bytes so far."""
-    opened: dict[tuple[bytes, Frame], list[Event]] = {}
+    opened: dict[tuple[bytes, Frame], list[LogEvent]] = {}
     """What was opened with it a moment ago, by group and frame: it ends with the key (`opened_frames`)."""
     opened_bytes: int = 0
 
-    def serves(self, subject: Subject, size: int, now: float) -> bool:
+    def is_for(self, subject: KeyAssociation, size: int, now: float) -> bool:
         """Whether it may seal `size` bytes more for `subject`."""
         fits = self.sealed + size <= MOST_BYTES and now - self.made_at < HOLD_SECONDS
         return fits and self.wrapped.kms_key == (subject.kms_key or "") and self.wrapped.context_arn == subject.arn
 
 
-class LogKeys:
+class DataKeys:
     """The data keys of one process. All methods belong to one event loop."""
 
-    def __init__(self, token: Token, place: Place, record: UseRecorder) -> None:
+    def __init__(self, token: Token, place: ArnScope, record: UseRecorder) -> None:
         self._token = token
         self._place = place
         self._principal = f"logs.{place.region}.amazonaws.com"
@@ -140,32 +140,34 @@ class LogKeys:
         """What a key's policy says, by all that it is said of: an entry is never wrong, and the oldest ends first."""
 
     @property
-    def held(self) -> int:
+    def cached(self) -> int:
         """Data keys in memory."""
         return len({*self._opening, *(key.wrapped.data_key_id for key in self._sealing.values())})
 
-    async def for_sealing(self, books: Reader, subject: Subject, size: int, now: datetime) -> DataKey:
+    async def encryption_key(self, books: Reader, subject: KeyAssociation, size: int, now: datetime) -> DataKey:
         """A data key for `size` bytes of `subject`. Raises AccessDeniedException, and the token's errors."""
         key, decision = await self._usable(books, subject, "GenerateDataKey", now)
         held = self._sealing.get(subject.owner)
-        if held is None or not held.serves(subject, size, time.monotonic()):
+        if held is None or not held.is_for(subject, size, time.monotonic()):
             # One at a time: others who need one too find it when it is their turn.
             async with self._making.setdefault(subject.owner, asyncio.Lock()):
                 held = self._sealing.get(subject.owner)
-                if held is None or not held.serves(subject, size, time.monotonic()):
+                if held is None or not held.is_for(subject, size, time.monotonic()):
                     held = await self._generate(books, subject, key, decision, now)
                     self._sealing[subject.owner] = held
-                    self._hold(held)
+                    self._cache(held)
         held.sealed += size
         return held
 
-    async def for_opening(self, books: Reader, subject: Subject, wrapped: WrappedKey, now: datetime) -> DataKey:
+    async def decryption_key(
+        self, books: Reader, subject: KeyAssociation, wrapped: WrappedKey, now: datetime
+    ) -> DataKey:
         """The data key that sealed something, of a group or account `subject`, whichever key that is associated now.
 
         Raises AccessDeniedException if its key cannot be used now (or ever again), `SegmentDamaged` if it is not what
         was stored, and the token's errors.
         """
-        subject = Subject(subject.owner, subject.account, wrapped.context_arn, wrapped.kms_key or None)
+        subject = KeyAssociation(subject.owner, subject.account, wrapped.context_arn, wrapped.kms_key or None)
         key, decision = await self._usable(books, subject, "Decrypt", now)
         held = self._opening.get(wrapped.data_key_id)
         if held is not None and held.wrapped == wrapped and time.monotonic() - held.made_at < HOLD_SECONDS:
@@ -174,10 +176,10 @@ class LogKeys:
         if key is not None:
             await self._record(KeyUse("Decrypt", self._caller(subject), subject, key.arn, key, now, decision))
         opened = DataKey(wrapped, AESGCM(plaintext), time.monotonic())
-        self._hold(opened)
+        self._cache(opened)
         return opened
 
-    async def examine(self, books: Reader, subject: Subject, now: datetime) -> Key:
+    async def validate_association(self, books: Reader, subject: KeyAssociation, now: datetime) -> Key:
         """Prove that `subject` can work with the key that it is to be associated with: wrap a data key, unwrap it.
 
         Raises InvalidParameterException for a key that is unknown or not enabled, AccessDeniedException if its policy
@@ -218,7 +220,7 @@ class LogKeys:
     # --- the customer's key -------------------------------------------------------------------------
 
     async def _usable(
-        self, books: Reader, subject: Subject, action: str, now: datetime
+        self, books: Reader, subject: KeyAssociation, action: str, now: datetime
     ) -> tuple[Key | None, Allowed | None]:
         """The associated key, if its policy and state allow `action` at this moment. None: there is no association."""
         if subject.kms_key is None:
@@ -252,7 +254,7 @@ class LogKeys:
         return key if key is not None and key.account == name.account else None
 
     async def _authorised(
-        self, books: Reader, subject: Subject, key: Key, action: str, now: datetime
+        self, books: Reader, subject: KeyAssociation, key: Key, action: str, now: datetime
     ) -> Allowed | Denied:
         caller = self._caller(subject)
         grants = await books.grants_to(key.key_id, (caller.arn,))
@@ -272,7 +274,7 @@ class LogKeys:
             tags=tags,
         )
         decision = authorize(
-            Query(
+            AuthorizationRequest(
                 caller=caller,
                 action=f"kms:{action}",
                 resource=key.arn,
@@ -289,11 +291,11 @@ class LogKeys:
             self._decisions[asked] = decision
         return decision
 
-    def _caller(self, subject: Subject) -> Caller:
+    def _caller(self, subject: KeyAssociation) -> Caller:
         return _service(self._principal, subject.account)
 
     async def _record_refusal(
-        self, subject: Subject, key: Key | None, action: str, now: datetime, error: ServiceError
+        self, subject: KeyAssociation, key: Key | None, action: str, now: datetime, error: ServiceError
     ) -> None:
         arn = subject.kms_key or ""
         await self._record(KeyUse(action, self._caller(subject), subject, arn, key, now, error=error))
@@ -301,37 +303,37 @@ class LogKeys:
     # --- data keys ----------------------------------------------------------------------------------
 
     async def _generate(
-        self, books: Reader, subject: Subject, key: Key | None, decision: Allowed | None, now: datetime
+        self, books: Reader, subject: KeyAssociation, key: Key | None, decision: Allowed | None, now: datetime
     ) -> DataKey:
         plaintext = await self._token.random(KEY_BYTES)
         if key is None:
-            box = await ServiceBox.of(books, self._token, SERVICE_KEY)
+            box = await ServiceSealer.of(books, self._token, SERVICE_KEY)
             blob = await box.seal(_PURPOSE, subject.arn, plaintext)
         else:
-            blob = await encryption.seal(self._token, key, now, plaintext, subject.context)
+            blob = await encryption.encrypt(self._token, key, now, plaintext, subject.context)
             caller = self._caller(subject)
             await self._record(KeyUse("GenerateDataKey", caller, subject, key.arn, key, now, decision))
         wrapped = WrappedKey(secrets.token_bytes(16), subject.kms_key or "", subject.arn, blob)
         return DataKey(wrapped, AESGCM(plaintext), time.monotonic())
 
-    async def _unwrap(self, books: Reader, subject: Subject, key: Key | None, wrapped: WrappedKey) -> bytes:
+    async def _unwrap(self, books: Reader, subject: KeyAssociation, key: Key | None, wrapped: WrappedKey) -> bytes:
         try:
             if key is None:
-                box = await ServiceBox.of(books, self._token, SERVICE_KEY)
+                box = await ServiceSealer.of(books, self._token, SERVICE_KEY)
                 return await box.open(_PURPOSE, subject.arn, wrapped.blob)
-            opened = await encryption.unseal(self._token, key, blobs.parse(wrapped.blob), subject.context)
+            opened = await encryption.decrypt(self._token, key, blobs.parse(wrapped.blob), subject.context)
         except (NotAuthentic, InvalidCiphertextException, blobs.MalformedBlob) as exc:
             raise SegmentDamaged(f"data key {wrapped.data_key_id.hex()}") from exc
         return opened.plaintext
 
-    def _hold(self, key: DataKey) -> None:
+    def _cache(self, key: DataKey) -> None:
         if len(self._opening) >= MOST_HELD:
             del self._opening[next(iter(self._opening))]
         self._opening[key.wrapped.data_key_id] = key
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._drop_old)
+            self._sweep = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._evict)
 
-    def _drop_old(self) -> None:
+    def _evict(self) -> None:
         """Drop what is past its time; look again when the next one is."""
         self._sweep = None
         now = time.monotonic()
@@ -346,7 +348,7 @@ class LogKeys:
         oldest = min((key.made_at for key in (*self._opening.values(), *self._sealing.values())), default=None)
         if oldest is not None:
             due = max(0.0, oldest + HOLD_SECONDS - now)
-            self._sweep = asyncio.get_running_loop().call_later(due, self._drop_old)
+            self._sweep = asyncio.get_running_loop().call_later(due, self._evict)
 
     def _drop(self, kms_key: str) -> None:
         """Drop every data key under a key that cannot be used."""
@@ -370,7 +372,7 @@ def _service(principal: str, account: str) -> Caller:
     return Caller(PrincipalType.SERVICE, principal, account, principal)
 
 
-def _not_yours(subject: Subject) -> str:
+def _not_yours(subject: KeyAssociation) -> str:
     return f"The specified KMS key does not exist or is not allowed to be used with Arn '{subject.arn}'"
 
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 
 import msgspec
 
-from kmsd.cloudwatch_logs.events import POSITION_DIGITS, Event, ends_of
+from kmsd.cloudwatch_logs.events import POSITION_DIGITS, LogEvent, ends_of
 
 MOST_EVENTS = 10_000
 MOST_BYTES = 1_048_576
@@ -17,17 +17,17 @@ PAGE_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{POSITION_DIGITS}}}
 """A token of GetLogEvents or FilterLogEvents: forward or backward, from a position on."""
 
 
-class Room(msgspec.Struct):
+class EventPage(msgspec.Struct):
     """A page that is being filled."""
 
-    most: int
-    events: list[Event] = []
+    budget: int
+    events: list[LogEvent] = []
     _left: int = MOST_BYTES
 
-    def take(self, run: list[Event]) -> bool:
+    def take(self, run: list[LogEvent]) -> bool:
         """Add what fits; whether all of `run` did. One event always fits."""
         ends = ends_of([event.message for event in run])
-        count = min(bisect_right(ends, self._left), self.most - len(self.events))
+        count = min(bisect_right(ends, self._left), self.budget - len(self.events))
         if not count and not self.events and run:
             count = 1
         if count:

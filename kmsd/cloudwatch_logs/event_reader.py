@@ -14,37 +14,37 @@ import msgspec
 
 from kmsd.cloudwatch_logs import frame_codec
 from kmsd.cloudwatch_logs.data_keys import DataKey
-from kmsd.cloudwatch_logs.events import Event, position_at
+from kmsd.cloudwatch_logs.events import LogEvent, position_at
 from kmsd.cloudwatch_logs.frames import Frame
 from kmsd.cloudwatch_logs.groups import LogGroup
-from kmsd.cloudwatch_logs.ports import LogReader, LogStore, SegmentDamaged, StoredFrame, Wanted
-from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.ports import FrameQuery, LogReader, LogStore, SegmentDamaged, StoredFrame
+from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.work_budget import Budget
 
 MOST_FRAMES = 16
 MOST_BYTES = 2_097_152
 """What is opened at once: so many frames, or frames of so many bytes of events."""
 MOST_EVENTS = 20_000
-MOST_AT_ONCE = 64
+FRAMES_PER_PAGE = 64
 """Frames of a batch that is meant to fill a page."""
-SPLIT = 4
+MIN_FRAMES_FOR_TWO_THREADS = 4
 """From so many frames on, two threads share the work."""
 _EVENT_BYTES = 256
 """What an event takes beside its text."""
 _BY_POSITION = attrgetter("position")
 
 
-class Most(NamedTuple):
+class PageBudget(NamedTuple):
     """What a page holds."""
 
     events: int
     size: int
 
 
-class Reading(msgspec.Struct):
+class EventReader(msgspec.Struct):
     """One pass over the events of one group."""
 
-    room: LogRoom
+    room: LogsService
     store: LogStore
     group: LogGroup
     now: datetime
@@ -60,8 +60,8 @@ class Reading(msgspec.Struct):
     _dead: set[bytes] = msgspec.field(default_factory=set)
 
     async def events(
-        self, wanted: Wanted, *, after: int = -1, before: int | None = None, most: Most | None = None
-    ) -> AsyncIterator[list[Event]]:
+        self, wanted: FrameQuery, *, after: int = -1, before: int | None = None, most: PageBudget | None = None
+    ) -> AsyncIterator[list[LogEvent]]:
         """The events between two positions (both excluded), in runs, each and all in the order of `wanted`.
 
         `most` is what the caller is likely to take: so much is opened in one go, and then a little at a time.
@@ -70,7 +70,7 @@ class Reading(msgspec.Struct):
         """
         low = max(position_at(wanted.start), after + 1)
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
-        pending: list[Event] = []
+        pending: list[LogEvent] = []
         for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted), most):
             self._hold(self._held + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
             books = await self.store.read()
@@ -96,7 +96,7 @@ class Reading(msgspec.Struct):
             self._dead |= unknown - self.names.keys()
         return [stored for stored in frames if stored.frame.stream_id in self.names]
 
-    async def _open(self, books: LogReader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[Event]]]:
+    async def _open(self, books: LogReader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[LogEvent]]]:
         keys = await self._keys(books, frames)
         self.scanned += sum(one.frame.size for one in frames)
         if not self.shown:
@@ -110,11 +110,11 @@ class Reading(msgspec.Struct):
                 found[one.frame] = events
         return [(frame, events) for frame, events in found.items() if events is not None]
 
-    async def _open_anew(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[Event]]:
+    async def _open_anew(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[LogEvent]]:
         """Read and open; on two threads, if there is much."""
         sealed = await self.room.segments.read(self.group.group_id, frames)
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
-        parts = [work] if len(work) < SPLIT else [work[: len(work) // 2], work[len(work) // 2 :]]
+        parts = [work] if len(work) < MIN_FRAMES_FOR_TWO_THREADS else [work[: len(work) // 2], work[len(work) // 2 :]]
         act = partial(frame_codec.open_frames, self.group.group_id, shown=self.shown)
         counted = self.room.evaluation.counted
         opened = await asyncio.gather(*(asyncio.to_thread(counted, partial(act, part)) for part in parts if part))
@@ -130,17 +130,17 @@ class Reading(msgspec.Struct):
         if any(key.context_arn != subject.arn for key in wrapped.values()):
             raise SegmentDamaged("a data key of another group")
         opened = await asyncio.gather(
-            *(self.room.keys.for_opening(books, subject, key, self.now) for key in wrapped.values())
+            *(self.room.keys.decryption_key(books, subject, key, self.now) for key in wrapped.values())
         )
         return dict(zip(wrapped, opened, strict=True))
 
 
 def _batches(
-    frames: Iterator[StoredFrame], most: Most | None
+    frames: Iterator[StoredFrame], most: PageBudget | None
 ) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
     """Frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
-    longest = 2 if most is None else MOST_AT_ONCE
-    wanted = Most(MOST_EVENTS, MOST_BYTES) if most is None else most
+    longest = 2 if most is None else FRAMES_PER_PAGE
+    wanted = PageBudget(MOST_EVENTS, MOST_BYTES) if most is None else most
     ahead = next(frames, None)
     while ahead is not None:
         # Of the first frame a page often wants only the end: what it holds is not counted.
@@ -154,12 +154,12 @@ def _batches(
         else:
             ahead = None
         yield batch, ahead
-        longest = 2 if most is not None and longest == MOST_AT_ONCE else min(longest * 2, MOST_FRAMES)
+        longest = 2 if most is not None and longest == FRAMES_PER_PAGE else min(longest * 2, MOST_FRAMES)
 
 
 def _settled(
-    pending: list[Event], following: StoredFrame | None, *, descending: bool
-) -> tuple[list[Event], list[Event]]:
+    pending: list[LogEvent], following: StoredFrame | None, *, descending: bool
+) -> tuple[list[LogEvent], list[LogEvent]]:
     """What no later frame can precede, in order, and the rest. `pending` is sorted by position."""
     if descending:
         cut = (

@@ -39,7 +39,7 @@ _show = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
 
 
-class Event(NamedTuple):
+class LogEvent(NamedTuple):
     """An event as it is read. Events sort by time, then by ingestion."""
 
     position: int
@@ -145,7 +145,7 @@ def deflated(content: bytes | bytearray) -> Iterator[bytes]:
         yield part + packer.flush(zlib.Z_FULL_FLUSH if end < len(whole) else zlib.Z_FINISH)
 
 
-def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[Event]:
+def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[LogEvent]:
     """The events of a frame, in order. What it gets has been authenticated: it was made by `encode`, and `deflated`."""
     content = zlib.decompress(packed, -zlib.MAX_WBITS) if frame.packing == frames.DEFLATE else packed
     offsets, messages = _decode(content)
@@ -153,7 +153,7 @@ def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[Event]:
     place = int.from_bytes(frame.frame_id, "big") << _INDEX_BITS
     if shown:
         return [
-            Event(
+            LogEvent(
                 ((first + offset) << _ID_BITS) | place | index,
                 first + offset,
                 message,
@@ -164,6 +164,6 @@ def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[Event]:
             for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))
         ]
     return [
-        Event(((first + offset) << _ID_BITS) | place | index, first + offset, message, ingested_at, stream_id)
+        LogEvent(((first + offset) << _ID_BITS) | place | index, first + offset, message, ingested_at, stream_id)
         for index, (offset, message) in enumerate(zip(offsets, messages, strict=True))
     ]

@@ -12,12 +12,12 @@ from cryptography.exceptions import InvalidTag
 
 from kmsd.cloudwatch_logs import events
 from kmsd.cloudwatch_logs import frames as log_frame
-from kmsd.cloudwatch_logs.data_keys import DataKey, Subject
-from kmsd.cloudwatch_logs.events import Batch, Event
+from kmsd.cloudwatch_logs.data_keys import DataKey, KeyAssociation
+from kmsd.cloudwatch_logs.events import Batch, LogEvent
 from kmsd.cloudwatch_logs.frames import Frame, WrappedKey
 from kmsd.cloudwatch_logs.groups import LogGroup, LogStream, millis
 from kmsd.cloudwatch_logs.ports import SegmentDamaged, StoredFrame
-from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.ports import Reader
 
 PIECES_A_TURN = 2
@@ -39,13 +39,13 @@ class Sealed(NamedTuple):
     data_key: WrappedKey
 
 
-def subject_of(group: LogGroup) -> Subject:
+def subject_of(group: LogGroup) -> KeyAssociation:
     """What the group's data keys are made for."""
-    return Subject(group.group_id, group.account, group.arn, group.kms_key)
+    return KeyAssociation(group.group_id, group.account, group.arn, group.kms_key)
 
 
 async def seal(
-    room: LogRoom,
+    room: LogsService,
     books: Reader,
     group: LogGroup,
     stream: LogStream,
@@ -54,11 +54,11 @@ async def seal(
     now: datetime,
     compress: bool = False,
 ) -> Sealed:
-    """Seal a batch under the key that is associated at this moment. Raises what `LogKeys.for_sealing` does.
+    """Seal a batch under the key that is associated at this moment. Raises what `DataKeys.encryption_key` does.
 
     With `compress` it is compressed first whether there is time for it or not.
     """
-    data_key = await room.keys.for_sealing(books, subject_of(group), batch.size, now)
+    data_key = await room.keys.encryption_key(books, subject_of(group), batch.size, now)
     packing, packed = await _packed(room, batch, compress=compress)
     frame = Frame(
         stream.stream_id,
@@ -76,7 +76,7 @@ async def seal(
     return Sealed(frame, sealed, data_key.wrapped)
 
 
-async def _packed(room: LogRoom, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
+async def _packed(room: LogsService, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
     """Encode and perhaps compress. What it returns is good until something is awaited."""
     if not compress and _seconds_to_spend(room) <= 0:
         events.encode(batch, room.content)
@@ -96,7 +96,7 @@ async def _packed(room: LogRoom, batch: Batch, *, compress: bool) -> tuple[int, 
     return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
 
 
-def _seconds_to_spend(room: LogRoom) -> float:
+def _seconds_to_spend(room: LogsService) -> float:
     """What compressing may take now."""
     now, busy = time.monotonic(), time.process_time()
     idle = (now - room.packed_at) - (busy - room.packed_busy)
@@ -107,7 +107,7 @@ def _seconds_to_spend(room: LogRoom) -> float:
 
 def open_frames(
     group_id: bytes, frames: Sequence[tuple[StoredFrame, bytes, DataKey]], *, shown: bool = False
-) -> list[list[Event]]:
+) -> list[list[LogEvent]]:
     """The events of each frame; blocking, and most of it without the interpreter's lock. Raises `SegmentDamaged`."""
     found = []
     for stored, sealed, data_key in frames:

@@ -11,7 +11,7 @@ import msgspec
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
 
 if TYPE_CHECKING:
-    from kmsd.domain.arn import Place
+    from kmsd.domain.arn import ArnScope
 
 # PutRetentionPolicy, retentionInDays: "Possible values are: …".
 RETENTION_DAYS = (
@@ -80,7 +80,7 @@ def millis(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-def group_arn(place: Place, account: str, name: str) -> str:
+def group_arn(place: ArnScope, account: str, name: str) -> str:
     """`arn:aws:logs:REGION:ACCOUNT:log-group:NAME`: also the value of the encryption context `aws:logs:arn`."""
     return f"arn:{place.partition}:logs:{place.region}:{account}:log-group:{name}"
 
@@ -94,12 +94,12 @@ def stream_arn(group: str, stream: str) -> str:
     return f"{group}:log-stream:{stream}"
 
 
-def results_arn(place: Place, account: str) -> str:
+def results_arn(place: ArnScope, account: str) -> str:
     """`arn:aws:logs:REGION:ACCOUNT:query-result:*`: the results of all queries of an account."""
     return f"arn:{place.partition}:logs:{place.region}:{account}:query-result:*"
 
 
-def parse_identifier(text: str, place: Place, account: str) -> str:
+def parse_identifier(text: str, place: ArnScope, account: str) -> str:
     """The group's name in `logGroupIdentifier` or `resourceArn`: a name, or an ARN with or without `:*`.
 
     Raises InvalidParameterException for what is neither, ResourceNotFoundException for a group elsewhere.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.cloudwatch_logs.call import reader_of, service_of
-from kmsd.cloudwatch_logs.data_keys import Subject
+from kmsd.cloudwatch_logs.data_keys import KeyAssociation
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.key_state import KeyState
 from kmsd.errors import ABORTED, OperationAbortedException
@@ -15,8 +15,8 @@ async def examined(call: Call, owner: bytes, arn: str, kms_key: str) -> str:
 
     Raises InvalidParameterException for a key that is unknown or not enabled, AccessDeniedException.
     """
-    subject = Subject(owner, call.caller.account, arn, kms_key)
-    return (await service_of(call).keys.examine(reader_of(call), subject, call.now)).arn
+    subject = KeyAssociation(owner, call.caller.account, arn, kms_key)
+    return (await service_of(call).keys.validate_association(reader_of(call), subject, call.now)).arn
 
 
 async def check_still(call: Call, kms_key: str) -> None:

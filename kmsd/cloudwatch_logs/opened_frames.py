@@ -2,7 +2,7 @@
 
 The rule for their end: events stay in the data key that opened them (`DataKey.opened`), so they leave memory
 when it does: after `HOLD_SECONDS`, and as soon as its key is found unusable. Nobody gets at them but
-through `LogKeys.for_opening`, which asks for state and policy of the customer's key every time.
+through `DataKeys.decryption_key`, which asks for state and policy of the customer's key every time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from weakref import WeakSet
 
 from kmsd.cloudwatch_logs.data_keys import DataKey
-from kmsd.cloudwatch_logs.events import Event
+from kmsd.cloudwatch_logs.events import LogEvent
 from kmsd.cloudwatch_logs.frames import Frame
 
 MOST_BYTES = 67_108_864
@@ -25,11 +25,11 @@ class OpenedFrames:
     def __init__(self) -> None:
         self._keys: WeakSet[DataKey] = WeakSet()
 
-    def get(self, key: DataKey, group_id: bytes, frame: Frame) -> list[Event] | None:
+    def get(self, key: DataKey, group_id: bytes, frame: Frame) -> list[LogEvent] | None:
         """The events of a frame, rendered; the head is compared as a whole, as it was authenticated as a whole."""
         return key.opened.get((group_id, frame))
 
-    def keep(self, key: DataKey, group_id: bytes, frame: Frame, events: list[Event]) -> None:
+    def keep(self, key: DataKey, group_id: bytes, frame: Frame, events: list[LogEvent]) -> None:
         """Keep them as long as `key` is held. If that is too much, all is let go: what is read now comes again."""
         weight = _weight(frame)
         if self.size + weight > MOST_BYTES:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kmsd.cloudwatch_logs.insights.stored_query import StoredQuery
 
 
-FOREVER = 1 << 48
+MAX_TIMESTAMP = 1 << 48
 """Milliseconds that no event reaches."""
 
 
@@ -63,17 +63,17 @@ class StreamSummary(NamedTuple):
     size: int
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class FrameQuery(msgspec.Struct, frozen=True):
     """Frames to find: those that may hold an event with `start <= timestamp < end`."""
 
     start: int = 0
-    end: int = FOREVER
+    end: int = MAX_TIMESTAMP
     streams: frozenset[bytes] | None = None
     """None: of all streams."""
     descending: bool = False
 
 
-class Dropped(msgspec.Struct, frozen=True):
+class DropResult(msgspec.Struct, frozen=True):
     """What `Segments.drop` removed."""
 
     segments: int = 0
@@ -94,7 +94,7 @@ class Segments(Protocol):
         """
         ...
 
-    def find(self, group_id: bytes, wanted: Wanted) -> Iterator[StoredFrame]:
+    def find(self, group_id: bytes, wanted: FrameQuery) -> Iterator[StoredFrame]:
         """The frames, by `first_at` (ascending) or by `last_at` (descending); their index is read as one goes.
 
         Raises `SegmentsUnavailable`.
@@ -113,7 +113,7 @@ class Segments(Protocol):
         """By stream id, of all streams that have events. Raises `SegmentsUnavailable`."""
         ...
 
-    async def settle(self, group_id: bytes) -> None:
+    async def sync(self, group_id: bytes) -> None:
         """Make durable whatever can be found, also what a process that died had written and not acknowledged.
 
         Raises `SegmentsUnavailable`.
@@ -124,14 +124,14 @@ class Segments(Protocol):
         """Remove everything of a group; none there is no error."""
         ...
 
-    async def drop(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> Dropped:
+    async def apply_retention(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> DropResult:
         """Remove what is older than `before` (milliseconds) and what dead streams left, segment by segment.
 
         Of events that are too old whole frames go, once all of their events are. What is being written to stays.
         """
         ...
 
-    async def tidy(self, now: int) -> None:
+    async def maintain(self, now: int) -> None:
         """Finish the segments of this process that are old enough, and those that dead processes left."""
         ...
 
@@ -192,11 +192,11 @@ class AuditTrail(Protocol):
         """All chains. Raises `AuditUnavailable`."""
         ...
 
-    async def claim(self, writer: str) -> bool:
+    async def lock_chain(self, writer: str) -> bool:
         """Become the one who copies this chain; False: another process is. Raises `AuditUnavailable`."""
         ...
 
-    def release(self, writer: str) -> None:
+    def unlock_chain(self, writer: str) -> None:
         """Leave the chain to others; it happens by itself when the process ends."""
         ...
 

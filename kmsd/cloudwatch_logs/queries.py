@@ -8,7 +8,7 @@ from kmsd.errors import ResourceNotFoundException
 from kmsd.operations.declaration import Call
 
 
-async def existing(call: Call, query_id: str) -> StoredQuery:
+async def require_query(call: Call, query_id: str) -> StoredQuery:
     """The query of this id in the caller's account. Raises ResourceNotFoundException."""
     query = await reader_of(call).log_query(query_id)
     if query is None or query.account != call.caller.account:

@@ -8,19 +8,19 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from kmsd.cloudwatch_logs.data_keys import LogKeys
+from kmsd.cloudwatch_logs.data_keys import DataKeys
 from kmsd.cloudwatch_logs.evaluation import Evaluation
 from kmsd.cloudwatch_logs.frames import FrameIds
 from kmsd.cloudwatch_logs.opened_frames import OpenedFrames
 from kmsd.cloudwatch_logs.ports import Segments
 from kmsd.cloudwatch_logs.work_budget import MAX_PROCESS_BYTES, Budget
-from kmsd.event_loop.tasks import ended
+from kmsd.event_loop.tasks import cancel_and_wait
 
 
-class LogRoom(msgspec.Struct):
+class LogsService(msgspec.Struct):
     """Keys and segments. One for each process."""
 
-    keys: LogKeys
+    keys: DataKeys
     segments: Segments
     frame_ids: FrameIds = msgspec.field(default_factory=FrameIds)
     opened: OpenedFrames = msgspec.field(default_factory=OpenedFrames)
@@ -42,7 +42,7 @@ class LogRoom(msgspec.Struct):
 
     async def close(self) -> None:
         """Finish what is being written, give up queries, drop all data keys."""
-        await ended(self.tasks)
+        await cancel_and_wait(self.tasks)
         self.evaluation.close()
         self.keys.close()
         await self.segments.close()

@@ -8,7 +8,7 @@ from kmsd.errors import ResourceNotFoundException
 from kmsd.operations.declaration import Call
 
 
-async def existing(call: Call, name: str) -> LogStream:
+async def require_stream(call: Call, name: str) -> LogStream:
     """The stream of this name in the call's group. Raises ResourceNotFoundException."""
     stream = await reader_of(call).log_stream(log_group_of(call).group_id, name)
     if stream is None:

@@ -9,11 +9,11 @@ from kmsd.config.settings import Config, ConfigError
 from kmsd.exit_codes import TryLater
 
 
-class InUse(TryLater, ConfigError):
+class InstanceRunning(TryLater, ConfigError):
     """Another process works with the data directory."""
 
 
-def data_lock(config: Config) -> IO[bytes]:
+def acquire_instance_lock(config: Config) -> IO[bytes]:
     """Take it; it is held until the file is closed, or the process ends. Raises `InUse`, `ConfigError`."""
     try:
         handle = (config.data_dir / "daemon.lock").open("ab")
@@ -23,5 +23,5 @@ def data_lock(config: Config) -> IO[bytes]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         handle.close()
-        raise InUse(f"another kmsd serves {config.data_dir}: stop it first") from exc
+        raise InstanceRunning(f"another kmsd serves {config.data_dir}: stop it first") from exc
     return handle

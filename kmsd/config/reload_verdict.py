@@ -43,11 +43,11 @@ class Verdict:
     """Around one reload; writes the file at the end."""
 
     def __init__(self) -> None:
-        self._told = Told(now(), Outcome.REFUSED, "it did not come to an end: see the log")
+        self._delivered = Told(now(), Outcome.REFUSED, "it did not come to an end: see the log")
 
     def is_(self, outcome: Outcome, detail: str) -> None:
         """How the reload ended."""
-        self._told = Told(self._told.begun, outcome, detail)
+        self._delivered = Told(self._delivered.begun, outcome, detail)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +60,7 @@ class Verdict:
             return
         made = path.with_suffix(".new")
         try:
-            made.write_bytes(msgspec.json.encode(self._told))
+            made.write_bytes(msgspec.json.encode(self._delivered))
             made.replace(path)
         except OSError as exc:
             log.warning("the verdict on a reload cannot be written", path=str(path), detail=str(exc))

@@ -48,7 +48,7 @@ and two workers of one daemon must not differ in where keys lie or what they are
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-class Accepted(msgspec.Struct, frozen=True):
+class ConfigSnapshot(msgspec.Struct, frozen=True):
     """One accepted configuration. The descriptors are of this process until `close`."""
 
     config: Config
@@ -58,7 +58,7 @@ class Accepted(msgspec.Struct, frozen=True):
     """Memory files: certificate, key, and the clients' authority if there is one; empty: plain HTTP."""
 
     @classmethod
-    def read(cls, path: Path) -> Accepted:
+    def read(cls, path: Path) -> ConfigSnapshot:
         """Read and try the file at `path` and what it names. Raises `ConfigError`, and nothing is left open."""
         text = configuration.read(path)
         config = configuration.parse(text, path)
@@ -150,7 +150,7 @@ def _memory_file(name: str, contents: bytes) -> int:
     return descriptor
 
 
-def _named(text: str, accepted: Accepted) -> str:
+def _named(text: str, accepted: ConfigSnapshot) -> str:
     """The complaint with the files' own names: memory files say nothing to an operator."""
     for descriptor, name in zip(accepted.tls, _tls_names(accepted.config), strict=True):
         text = text.replace(str(memory_path(descriptor)), str(name))

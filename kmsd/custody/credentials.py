@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from kmsd.custody import session_tokens
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.custody.session_sealer import INVALID, SessionOpener
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKey, AccessKeyStatus
 from kmsd.domain.principal import Caller, PrincipalType
-from kmsd.domain.temporary_credentials import Session
+from kmsd.domain.temporary_credentials import SessionTokenPayload
 from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import Reader, Token
 
@@ -42,22 +42,22 @@ class Scope(msgspec.Struct, frozen=True):
     service: str
 
 
-async def seal_secret(box: ServiceBox, access_key_id: str, secret: str) -> bytes:
+async def seal_secret(box: ServiceSealer, access_key_id: str, secret: str) -> bytes:
     """An access key's secret as it may lie in the store."""
     return await box.seal(ACCESS_KEY_PURPOSE, access_key_id, secret.encode())
 
 
-class Credentials:
+class CredentialStore:
     """The credentials that a process has met. `derive` is the wire's; this floor knows no SigV4."""
 
-    def __init__(self, token: Token, place: Place, derive: Derive) -> None:
+    def __init__(self, token: Token, place: ArnScope, derive: Derive) -> None:
         self._token = token
         self._place = place
         self._derive = derive
         self._derived: dict[Scope, tuple[bytes, bytes]] = {}
         self._callers: dict[str, tuple[AccessKey, Caller]] = {}
         self._opener = SessionOpener(token)
-        self._sessions: dict[tuple[str, str], Session] = {}
+        self._sessions: dict[tuple[str, str], SessionTokenPayload] = {}
 
     async def identify(
         self, books: Reader, scope: Scope, session_token: str | None, now: datetime
@@ -91,7 +91,7 @@ class Credentials:
         known = self._derived.get(scope)
         if known is not None and known[0] == access_key.sealed_secret:
             return known[1]
-        box = await ServiceBox.of(books, self._token)
+        box = await ServiceSealer.of(books, self._token)
         secret = await box.open(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
         key = self._derive(secret.decode(), scope.date, scope.region, scope.service)
         self._forget_old_days(scope)

@@ -22,7 +22,7 @@ class Opened(msgspec.Struct, frozen=True):
     material: Material
 
 
-async def seal(token: Token, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
+async def encrypt(token: Token, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
     """A blob of `plaintext` under the key's current material.
 
     The key's state has been checked. Raises KeyUnavailableException if the material is not at hand, and the token's
@@ -36,7 +36,7 @@ async def seal(token: Token, key: Key, now: datetime, plaintext: bytes, context:
     return head + await token.encrypt(material.material_id, material.algorithm, plaintext, aad)
 
 
-async def unseal(token: Token, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
+async def decrypt(token: Token, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
     """The plaintext of `blob`, which must have been sealed under `key` with this context.
 
     Raises IncorrectKeyException for a blob of another key, InvalidCiphertextException (without message, as AWS) for one

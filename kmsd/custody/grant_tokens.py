@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain import canonical_base64
 from kmsd.domain.grant import Grant
 from kmsd.errors import InvalidGrantTokenException
@@ -18,12 +18,12 @@ from kmsd.ports import NotAuthentic, Reader
 _PURPOSE = "grant-token"
 
 
-async def issue(grant: Grant, box: ServiceBox) -> str:
+async def issue(grant: Grant, box: ServiceSealer) -> str:
     """A new token for a grant; each call returns another, and all are good."""
     return base64.urlsafe_b64encode(await box.seal(_PURPOSE, "", bytes.fromhex(grant.grant_id))).decode()
 
 
-async def grant_of(token: str, books: Reader, box: ServiceBox) -> Grant:
+async def grant_of(token: str, books: Reader, box: ServiceSealer) -> Grant:
     """The grant that a token proves. Raises InvalidGrantTokenException."""
     try:
         sealed = canonical_base64.decode(token, altchars=b"-_")
@@ -36,7 +36,7 @@ async def grant_of(token: str, books: Reader, box: ServiceBox) -> Grant:
     return grant
 
 
-async def check(tokens: Sequence[str], books: Reader, box: ServiceBox) -> None:
+async def check(tokens: Sequence[str], books: Reader, box: ServiceSealer) -> None:
     """Refuse a request that carries a token that is not good."""
     for token in tokens:
         await grant_of(token, books, box)

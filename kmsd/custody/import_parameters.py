@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from kmsd.custody import token_objects
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain.key_import import (
     MOST_FAILURES,
     MOST_OUTSTANDING,
@@ -49,7 +49,7 @@ _NUMBERS = {algorithm: number for number, algorithm in _ALGORITHMS.items()}
 _MICROSECOND = 1_000_000
 
 
-class Parameters(msgspec.Struct, frozen=True):
+class ImportParameters(msgspec.Struct, frozen=True):
     """What GetParametersForImport hands out."""
 
     public_key: bytes
@@ -57,7 +57,7 @@ class Parameters(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-class Claim(msgspec.Struct, frozen=True):
+class ImportTokenPayload(msgspec.Struct, frozen=True):
     """What an import token says."""
 
     wrapping_key: bytes
@@ -68,8 +68,8 @@ class Claim(msgspec.Struct, frozen=True):
 
 async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
     """Where each algorithm is unwrapped: in the main token if it can, else in the import token, which passes it on."""
-    main, helper = await tokens[TokenName.MAIN].import_skills(), tokens.get(TokenName.IMPORT)
-    passed_on = (await helper.import_skills()).passes_on if helper is not None and main.receives else frozenset()
+    main, helper = await tokens[TokenName.MAIN].import_capabilities(), tokens.get(TokenName.IMPORT)
+    passed_on = (await helper.import_capabilities()).passes_on if helper is not None and main.receives else frozenset()
     return {
         algorithm: TokenName.MAIN if algorithm in main.imports else TokenName.IMPORT
         for algorithm in WrappingAlgorithm
@@ -95,18 +95,18 @@ async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[Wra
 async def issue(
     store: Store,
     tokens: Tokens,
-    box: ServiceBox,
+    box: ServiceSealer,
     *,
     key_id: str,
     algorithm: WrappingAlgorithm,
     bits: int,
     now: datetime,
-) -> Parameters:
+) -> ImportParameters:
     """A wrapping key of this length and its import token, for one key, from `now` on."""
     # To the second, as the API tells it: what is said there must hold to the microsecond.
     expires_at = (now + PARAMETERS_LIFE).replace(microsecond=0)
     name = (await offered(tokens))[algorithm]
-    given = await _from_stock(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
+    given = await _from_pool(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
     if given is None:
         given = await make(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)
     content = (
@@ -115,10 +115,10 @@ async def issue(
         + UUID(key_id).bytes
         + (int(expires_at.timestamp()) * _MICROSECOND).to_bytes(8, "big")
     )
-    return Parameters(given.public_key, await box.seal(_PURPOSE, "", content), expires_at)
+    return ImportParameters(given.public_key, await box.seal(_PURPOSE, "", content), expires_at)
 
 
-async def _from_stock(
+async def _from_pool(
     store: Store, name: TokenName, *, key_id: str, bits: int, now: datetime, expires_at: datetime
 ) -> WrappingKey | None:
     """The oldest of the kind, given out. Raises LimitExceededException for a key that has too many already."""
@@ -146,17 +146,17 @@ async def make(
 ) -> WrappingKey:
     """A new wrapping key: in stock, or given out at once."""
     token = tokens[name]
-    object_id = await token_objects.intend(store, f"import:RSA_{bits}", now, token=name)
+    object_id = await token_objects.record_intent(store, f"import:RSA_{bits}", now, token=name)
     try:
         public_key = await token.generate_wrapping_key(object_id, bits)
         made = WrappingKey(object_id, name, bits, public_key, now, key_id, expires_at)
         async with store.write() as transaction:
-            await token_objects.promise(transaction, object_id)
+            await token_objects.mark_ready(transaction, object_id)
             await transaction.insert_wrapping_key(made)
     except (StoreError, TokenError):
         # The first error is the one to tell; an intent that cannot be taken back now is settled by reconcile.
         with suppress(StoreError, TokenError):
-            await token_objects.discard(store, token, object_id)
+            await token_objects.roll_back(store, token, object_id)
         raise
     return made
 
@@ -164,13 +164,13 @@ async def make(
 # --- taking back ------------------------------------------------------------------------------------
 
 
-async def open_token(box: ServiceBox, import_token: bytes, key_id: str, now: datetime) -> Claim:
+async def open_token(box: ServiceSealer, import_token: bytes, key_id: str, now: datetime) -> ImportTokenPayload:
     """What an import token says. Raises InvalidImportTokenException, ExpiredImportTokenException."""
     try:
         content = await box.open(_PURPOSE, "", import_token)
     except NotAuthentic as exc:
         raise InvalidImportTokenException(detail="not an import token of this daemon") from exc
-    claim = Claim(
+    claim = ImportTokenPayload(
         wrapping_key=content[2:18],
         key_id=str(UUID(bytes=content[18:34])),
         algorithm=_ALGORITHMS[content[1]],
@@ -182,13 +182,13 @@ async def open_token(box: ServiceBox, import_token: bytes, key_id: str, now: dat
     return claim
 
 
-def refuse_expired(claim: Claim, now: datetime) -> None:
+def refuse_expired(claim: ImportTokenPayload, now: datetime) -> None:
     """Raises ExpiredImportTokenException from the instant on at which the parameters end."""
     if now >= claim.expires_at:
         raise ExpiredImportTokenException
 
 
-async def wrapping_key_of(books: Reader, claim: Claim) -> WrappingKey:
+async def wrapping_key_of(books: Reader, claim: ImportTokenPayload) -> WrappingKey:
     """The wrapping key that an import token speaks of. Raises InvalidImportTokenException if it is no more."""
     found = await books.wrapping_key(claim.wrapping_key)
     if found is None or found.failures >= MOST_FAILURES:
@@ -208,12 +208,12 @@ async def count_failure(store: Store, tokens: Tokens, wrapping_key: WrappingKey)
         except StoreConflict as exc:
             raise InvalidImportTokenException(detail="the wrapping key was destroyed meanwhile") from exc
         if failures >= MOST_FAILURES:
-            await doom(transaction, wrapping_key.object_id)
+            await mark_destroying(transaction, wrapping_key.object_id)
     if failures >= MOST_FAILURES:
-        await token_objects.carry_out_destruction(store, tokens[wrapping_key.token], wrapping_key.object_id)
+        await token_objects.destroy(store, tokens[wrapping_key.token], wrapping_key.object_id)
 
 
-async def doom(transaction: Transaction, object_id: bytes) -> None:
+async def mark_destroying(transaction: Transaction, object_id: bytes) -> None:
     """End a wrapping key: nobody can use it from the commit on. Then `objects.carry_out_destruction`."""
     known = await transaction.token_object(object_id)
     await transaction.forget_wrapping_key(object_id)

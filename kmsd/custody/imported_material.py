@@ -21,7 +21,7 @@ from kmsd.custody import import_parameters, token_objects
 from kmsd.custody.import_parameters import Tokens
 from kmsd.domain.key import ExpirationModel, Key
 from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingAlgorithm, WrappingKey
-from kmsd.domain.key_state import Event, KeyState
+from kmsd.domain.key_state import KeyState, Transition
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.errors import (
     IncorrectKeyMaterialException,
@@ -29,24 +29,24 @@ from kmsd.errors import (
     InvalidImportTokenException,
 )
 from kmsd.ports import (
+    InvalidLength,
+    MaterialMismatch,
     NoSuchObject,
-    NotUnwrapped,
-    OtherMaterial,
     Store,
     StoreConflict,
     Token,
     Transaction,
+    UnwrapFailed,
     Wrapped,
-    WrongLength,
 )
 
 _MARK = b"kmsd imported material 1"
-REFUSAL_BEAT = 0.1
+REFUSAL_QUANTUM_SECONDS = 0.1
 """Seconds. A blob is refused a whole number of them after its unwrapping began."""
 OTHER = "The key material is not the key material that was imported into this key before."
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class ProvenMaterial(msgspec.Struct, frozen=True):
     """Material that was proven, and what there is of it in the token."""
 
     imported: ImportedMaterial
@@ -64,7 +64,7 @@ def fingerprint_mark(key_id: str) -> bytes:
 # --- bringing in ------------------------------------------------------------------------------------
 
 
-async def bring_in(
+async def import_material(
     store: Store,
     tokens: Tokens,
     key: Key,
@@ -74,7 +74,7 @@ async def bring_in(
     blob: bytes,
     now: datetime,
     created: list[bytes],
-) -> Arrival:
+) -> ProvenMaterial:
     """Have the token unwrap and prove `blob`, and make its object if the key has none.
 
     `created` is told of an object before it can exist; `adopt` promises it. Raises InvalidCiphertextException,
@@ -89,18 +89,18 @@ async def bring_in(
     present = key.current_material
     if present is not None and known is not None:
         if present.status is MaterialStatus.READY:
-            return Arrival(known)
+            return ProvenMaterial(known)
         # A missing object's row stays as it is: only what was proven to be the same is made under its id.
         created.append(known.material_id)
-        return Arrival(known, make_again=partial(_make_again, main, wrapped, mark, known))
+        return ProvenMaterial(known, make_again=partial(_make_again, main, wrapped, mark, known))
     if known is None:
-        object_id = await token_objects.intend(store, f"{token_objects.IMPORTED}{key.key_id}", now)
+        object_id = await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key.key_id}", now)
         known = ImportedMaterial(object_id, token_objects.algorithm_for(main), fingerprint)
     else:
-        await _announce_again(store, tokens, known.material_id, key.key_id, now)
+        await _rerecord_intent(store, tokens, known.material_id, key.key_id, now)
     created.append(known.material_id)
     await main.unwrap_key(wrapped, mark, expected=fingerprint, into=(known.material_id, known.algorithm))
-    return Arrival(known, made=True)
+    return ProvenMaterial(known, made=True)
 
 
 async def _make_again(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
@@ -112,28 +112,28 @@ async def _make_again(main: Token, wrapped: Wrapped, mark: bytes, known: Importe
 async def _proven(
     store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, mark: bytes, expected: bytes | None
 ) -> tuple[Wrapped, bytes]:
-    """What the main token unwraps, and the fingerprint of what is in it. Raises as `bring_in`."""
+    """What the main token unwraps, and the fingerprint of what is in it. Raises as `import_material`."""
     begun = perf_counter()
     try:
         wrapped = await _forwarded(tokens, wrapping_key, given)
         return wrapped, await tokens[TokenName.MAIN].unwrap_key(wrapped, mark, expected=expected)
-    except (NotUnwrapped, WrongLength, OtherMaterial) as exc:
+    except (UnwrapFailed, InvalidLength, MaterialMismatch) as exc:
         try:
             await import_parameters.count_failure(store, tokens, wrapping_key)
         finally:
-            await _even_out(begun)
+            await _quantize_latency(begun)
         raise refusal(exc, given.algorithm) from exc
     except NoSuchObject as exc:
         raise InvalidImportTokenException(detail=str(exc)) from exc
 
 
-async def _even_out(begun: float) -> None:
+async def _quantize_latency(begun: float) -> None:
     """Wait for the next beat: what the token did cannot be read off the time of the answer.
 
     Decoys make the work the same, but a module may still take 20 us longer over one kind of bad padding than over
     another, and an HSM more.
     """
-    await sleep(REFUSAL_BEAT - (perf_counter() - begun) % REFUSAL_BEAT)
+    await sleep(REFUSAL_QUANTUM_SECONDS - (perf_counter() - begun) % REFUSAL_QUANTUM_SECONDS)
 
 
 async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped) -> Wrapped:
@@ -141,11 +141,11 @@ async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped
     if wrapping_key.token is TokenName.MAIN:
         return wrapped
     transport_key = await tokens[TokenName.MAIN].transport_key()
-    return await tokens[wrapping_key.token].pass_on(wrapped, transport_key)
+    return await tokens[wrapping_key.token].rewrap_for(wrapped, transport_key)
 
 
 def refusal(
-    exc: NotUnwrapped | WrongLength | OtherMaterial, algorithm: WrappingAlgorithm
+    exc: UnwrapFailed | InvalidLength | MaterialMismatch, algorithm: WrappingAlgorithm
 ) -> InvalidCiphertextException | IncorrectKeyMaterialException:
     """What the client is told.
 
@@ -154,33 +154,33 @@ def refusal(
     invalid" (reference, ImportKeyMaterial). A wrong length of what a blob without integrity seems to hold is told from
     bad padding in no way.
     """
-    if isinstance(exc, OtherMaterial):
+    if isinstance(exc, MaterialMismatch):
         return IncorrectKeyMaterialException(OTHER)
-    if isinstance(exc, WrongLength) and algorithm.has_integrity:
+    if isinstance(exc, InvalidLength) and algorithm.has_integrity:
         return IncorrectKeyMaterialException("The key material of a symmetric key must have 256 bits.")
     return InvalidCiphertextException(detail=str(exc) if algorithm.has_integrity else "not unwrapped")
 
 
-async def _announce_again(store: Store, tokens: Tokens, object_id: bytes, key_id: str, now: datetime) -> None:
+async def _rerecord_intent(store: Store, tokens: Tokens, object_id: bytes, key_id: str, now: datetime) -> None:
     """The intent to make an object of an id that there was before. What is left of that is certain to be gone first."""
     found = await (await store.read()).token_object(object_id)
     main = tokens[TokenName.MAIN]
     if found is not None and found.status is MaterialStatus.DESTROYING:
-        await token_objects.carry_out_destruction(store, main, object_id)
-    elif found is not None and found.status is MaterialStatus.CREATING and found.orphaned:
-        await token_objects.discard(store, main, object_id)
+        await token_objects.destroy(store, main, object_id)
+    elif found is not None and found.status is MaterialStatus.CREATING and found.owner_is_dead:
+        await token_objects.roll_back(store, main, object_id)
     elif found is not None:
         raise StoreConflict(f"another import into this key is under way ({found.status})")
-    await token_objects.intend(store, f"{token_objects.IMPORTED}{key_id}", now, object_id=object_id)
+    await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key_id}", now, object_id=object_id)
 
 
 # --- adopting and losing ----------------------------------------------------------------------------
 
 
-async def adopt(
+async def make_current(
     transaction: Transaction,
     key: Key,
-    arrival: Arrival,
+    arrival: ProvenMaterial,
     now: datetime,
     *,
     valid_to: datetime | None,
@@ -195,7 +195,7 @@ async def adopt(
     if material.material_id != imported.material_id:
         raise StoreConflict("other material was imported meanwhile")
     if arrival.made and present is None:
-        await token_objects.promise(transaction, imported.material_id)
+        await token_objects.mark_ready(transaction, imported.material_id)
         await transaction.insert_material(key.key_id, material)
     elif arrival.make_again is not None and present is not None:
         await transaction.set_object_status(imported.material_id, MaterialStatus.MISSING, MaterialStatus.READY)
@@ -206,7 +206,7 @@ async def adopt(
         imported = replace(imported, description=description)
     await transaction.put_imported_material(key.key_id, imported)
     changed = replace(
-        _without_expired(key, now).after(Event.IMPORT_MATERIAL),
+        _without_expired(key, now).after(Transition.IMPORT_MATERIAL),
         current_material=material,
         valid_to=valid_to,
         expiration_model=ExpirationModel.DOES_NOT_EXPIRE if valid_to is None else ExpirationModel.EXPIRES,
@@ -218,7 +218,7 @@ async def adopt(
 def _without_expired(key: Key, now: datetime) -> Key:
     """The key as it would be if the job had run at the instant at which its material expired."""
     if key.valid_to is not None and now >= key.valid_to and key.state is not KeyState.PENDING_IMPORT:
-        return key.after(Event.LOSE_MATERIAL)
+        return key.after(Transition.LOSE_MATERIAL)
     return key
 
 
@@ -229,6 +229,6 @@ async def lose(transaction: Transaction, key: Key) -> bytes | None:
         return None
     await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
     await transaction.forget_material(material.material_id)
-    emptied = replace(key.after(Event.LOSE_MATERIAL), current_material=None, valid_to=None, expiration_model=None)
+    emptied = replace(key.after(Transition.LOSE_MATERIAL), current_material=None, valid_to=None, expiration_model=None)
     await transaction.update_key(key, emptied)
     return material.material_id

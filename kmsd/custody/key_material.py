@@ -16,7 +16,7 @@ async def generate(store: Store, token: Token, key_id: str, now: datetime, creat
     `ready` with `objects.promise` in the transaction that gives it to the key.
     """
     algorithm = token_objects.algorithm_for(token)
-    object_id = await token_objects.intend(store, f"key:{key_id}", now)
+    object_id = await token_objects.record_intent(store, f"key:{key_id}", now)
     created.append(object_id)
     await token.generate_key(object_id, algorithm)
     return Material(object_id, algorithm, MaterialStatus.READY, now)

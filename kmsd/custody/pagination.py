@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain import canonical_base64, encryption_context
 from kmsd.errors import InvalidMarkerException
 from kmsd.ports import NotAuthentic
@@ -38,7 +38,7 @@ class Page(msgspec.Struct, Generic[_Item], frozen=True):
 class Pager(msgspec.Struct, frozen=True):
     """Pages of one list, as one request asks for it."""
 
-    box: ServiceBox
+    box: ServiceSealer
     listing: str
     """What a marker is bound to beside the filters: operation and account."""
     filters: dict[str, str]

@@ -10,9 +10,9 @@ import msgspec
 
 from kmsd.custody import credentials, token_objects
 from kmsd.custody.service_sealer import PURPOSE as SEALING
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.custody.session_tokens import ID_ALPHABET, SECRET_ALPHABET, random_text
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.ports import ServiceKey, Store, Token
 
@@ -34,7 +34,7 @@ async def make_service_key(store: Store, token: Token, purpose: str, now: dateti
     known = (await (await store.read()).service_keys()).get(purpose)
     if known is not None:
         return known.object_id
-    object_id = await token_objects.intend(store, f"service:{purpose}", now)
+    object_id = await token_objects.record_intent(store, f"service:{purpose}", now)
     if purpose == AUDIT:
         algorithm = None
         await token.generate_signing_key(object_id)
@@ -42,7 +42,7 @@ async def make_service_key(store: Store, token: Token, purpose: str, now: dateti
         algorithm = token_objects.algorithm_for(token)
         await token.generate_key(object_id, algorithm)
     async with store.write() as transaction:
-        await token_objects.promise(transaction, object_id)
+        await token_objects.mark_ready(transaction, object_id)
         await transaction.insert_service_key(ServiceKey(purpose, object_id, algorithm))
     return object_id
 
@@ -54,7 +54,7 @@ async def make_service_keys(store: Store, token: Token, now: datetime, further: 
 
 
 def new_user(
-    place: Place,
+    place: ArnScope,
     account: str,
     name: str,
     policies: Mapping[str, str],
@@ -75,7 +75,7 @@ def new_user(
 
 
 def new_role(
-    place: Place,
+    place: ArnScope,
     account: str,
     name: str,
     *,
@@ -117,7 +117,7 @@ async def create_access_key(store: Store, token: Token, user: User, now: datetim
     """A new credential of `user`. The secret leaves the process only through the return value."""
     access_key_id = "AKIA" + random_text(ID_ALPHABET, 16)
     secret = random_text(SECRET_ALPHABET, 40)
-    box = await ServiceBox.of(await store.read(), token)
+    box = await ServiceSealer.of(await store.read(), token)
     sealed = await credentials.seal_secret(box, access_key_id, secret)
     async with store.write() as transaction:
         await transaction.insert_access_key(AccessKey(access_key_id, user, sealed, AccessKeyStatus.ACTIVE, now))

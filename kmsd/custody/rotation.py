@@ -20,9 +20,9 @@ async def make(
     return replace(made, rotation_type=rotation_type)
 
 
-async def adopt(transaction: Transaction, key: Key, made: Material, *, next_at: datetime | None = None) -> None:
+async def make_current(transaction: Transaction, key: Key, made: Material, *, next_at: datetime | None = None) -> None:
     """Make `made` the key's current material; `next_at` is the next automatic rotation, if that changes."""
-    await token_objects.promise(transaction, made.material_id)
+    await token_objects.mark_ready(transaction, made.material_id)
     await transaction.insert_material(key.key_id, made)
     changed = replace(key, current_material=made, next_rotation_at=next_at or key.next_rotation_at)
     await transaction.update_key(key, changed)

@@ -18,7 +18,7 @@ PURPOSE = "sealing"
 _VERSION = b"\x01"
 
 
-class ServiceBox(msgspec.Struct, frozen=True):
+class ServiceSealer(msgspec.Struct, frozen=True):
     """Seals and opens under the daemon's sealing key."""
 
     token: Token
@@ -26,7 +26,7 @@ class ServiceBox(msgspec.Struct, frozen=True):
     algorithm: Algorithm
 
     @classmethod
-    async def of(cls, books: Reader, token: Token, key: str = PURPOSE) -> ServiceBox:
+    async def of(cls, books: Reader, token: Token, key: str = PURPOSE) -> ServiceSealer:
         """The box whose key the store names. Raises `StoreUnavailable` if `kmsd init` has not been run."""
         service_key = (await books.service_keys()).get(key)
         if service_key is None or service_key.algorithm is None:

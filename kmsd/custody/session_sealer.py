@@ -18,7 +18,7 @@ from datetime import datetime
 
 import msgspec
 
-from kmsd.custody.service_sealer import ServiceBox
+from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain import canonical_base64
 from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import NotAuthentic, Reader, SessionMac, Store, StoreConflict, Token
@@ -31,28 +31,28 @@ _MAC_BYTES = 32
 _VERSION = b"\x02"
 
 
-class SessionBox(msgspec.Struct, frozen=True):
+class SessionSealer(msgspec.Struct, frozen=True):
     """Seals and opens session tokens."""
 
-    box: ServiceBox
+    box: ServiceSealer
     mac_key: bytes
 
     @classmethod
-    async def of(cls, books: Reader, token: Token, stored: SessionMac) -> SessionBox | None:
+    async def of(cls, books: Reader, token: Token, stored: SessionMac) -> SessionSealer | None:
         """Return the box for the stored key; None before the first session was issued. Raises the token's errors."""
         if stored.sealed is None:
             return None
-        box = await ServiceBox.of(books, token)
+        box = await ServiceSealer.of(books, token)
         return cls(box, await box.open(_KEY_PURPOSE, "", stored.sealed))
 
     @classmethod
-    async def made(cls, store: Store, token: Token) -> SessionBox:
+    async def made(cls, store: Store, token: Token) -> SessionSealer:
         """Return the box, whose key is made if there is none. Raises the store's and the token's errors."""
         books = await store.read()
         found = await cls.of(books, token, await books.session_mac())
         if found is not None:
             return found
-        box = await ServiceBox.of(books, token)
+        box = await ServiceSealer.of(books, token)
         mac_key = secrets.token_bytes(_KEY_BYTES)
         try:
             sealed = await box.seal(_KEY_PURPOSE, "", mac_key)
@@ -89,7 +89,7 @@ class SessionOpener:
 
     def __init__(self, token: Token) -> None:
         self._token = token
-        self._kept: tuple[SessionMac, SessionBox | None] | None = None
+        self._kept: tuple[SessionMac, SessionSealer | None] | None = None
         """The box for the row of the store; replaced when the row changes."""
 
     async def open(self, books: Reader, access_key_id: str, text: str, now: datetime) -> bytes:
@@ -108,9 +108,9 @@ class SessionOpener:
         if given[:1] != _VERSION:
             if stored.older_until is None or now >= stored.older_until:
                 raise NotAuthentic("a session token without MAC")
-            return await (await ServiceBox.of(books, self._token)).open(PURPOSE, access_key_id, given)
+            return await (await ServiceSealer.of(books, self._token)).open(PURPOSE, access_key_id, given)
         if self._kept is None or self._kept[0] != stored:
-            self._kept = stored, await SessionBox.of(books, self._token, stored)
+            self._kept = stored, await SessionSealer.of(books, self._token, stored)
         box = self._kept[1]
         if box is None:
             raise NotAuthentic("no session was issued yet")

@@ -12,18 +12,18 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from kmsd.custody.session_sealer import INVALID, SessionBox
-from kmsd.domain.arn import Place
+from kmsd.custody.session_sealer import INVALID, SessionSealer
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKeyStatus, Role, User
 from kmsd.domain.principal import Caller, PrincipalType
-from kmsd.domain.temporary_credentials import Session
+from kmsd.domain.temporary_credentials import SessionTokenPayload
 from kmsd.errors import ExpiredTokenException, UnrecognizedClientException
 from kmsd.ports import Reader
 
 ID_ALPHABET = string.ascii_uppercase + "234567"
 SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Session).decode
+_decode = msgspec.msgpack.Decoder(SessionTokenPayload).decode
 
 
 class TemporaryCredentials(msgspec.Struct, frozen=True):
@@ -41,10 +41,10 @@ def random_text(alphabet: str, length: int) -> str:
 
 
 async def for_role(
-    box: SessionBox, role: Role, session_name: str, *, now: datetime, seconds: int, policies: tuple[str, ...] | None
+    box: SessionSealer, role: Role, session_name: str, *, now: datetime, seconds: int, policies: tuple[str, ...] | None
 ) -> TemporaryCredentials:
     """A session of a role, as AssumeRole makes it."""
-    session = Session(
+    session = SessionTokenPayload(
         secret=random_text(SECRET_ALPHABET, 40),
         account=role.account,
         name=role.name,
@@ -58,10 +58,10 @@ async def for_role(
 
 
 async def for_user(
-    box: SessionBox, user: User, access_key_id: str, now: datetime, seconds: int
+    box: SessionSealer, user: User, access_key_id: str, now: datetime, seconds: int
 ) -> TemporaryCredentials:
     """A session of a user, as GetSessionToken makes it; it ends with the access key that asked for it."""
-    session = Session(
+    session = SessionTokenPayload(
         secret=random_text(SECRET_ALPHABET, 40),
         account=user.account,
         name=user.name,
@@ -73,25 +73,25 @@ async def for_user(
     return await _issue(box, session)
 
 
-async def _issue(box: SessionBox, session: Session) -> TemporaryCredentials:
+async def _issue(box: SessionSealer, session: SessionTokenPayload) -> TemporaryCredentials:
     access_key_id = "ASIA" + random_text(ID_ALPHABET, 16)
     token = await box.seal(access_key_id, _encode(session))
     expires_at = datetime.fromtimestamp(session.expires_at, UTC)
     return TemporaryCredentials(access_key_id, session.secret, token, expires_at)
 
 
-def decode(content: bytes) -> Session:
+def decode(content: bytes) -> SessionTokenPayload:
     """Return the session that an opened session token holds."""
     return _decode(content)
 
 
-def check_time(session: Session, now: datetime) -> None:
+def check_time(session: SessionTokenPayload, now: datetime) -> None:
     """Raises ExpiredTokenException."""
     if now >= datetime.fromtimestamp(session.expires_at, UTC):
         raise ExpiredTokenException("The security token included in the request is expired")
 
 
-async def caller_of(session: Session, access_key_id: str, books: Reader, place: Place) -> Caller:
+async def caller_of(session: SessionTokenPayload, access_key_id: str, books: Reader, place: ArnScope) -> Caller:
     """Who a session acts as, with the policies of this moment. Raises UnrecognizedClientException if that is gone."""
     if session.session_name:
         return await _role_session(session, access_key_id, books, place)
@@ -113,7 +113,7 @@ async def caller_of(session: Session, access_key_id: str, books: Reader, place: 
     )
 
 
-async def _role_session(session: Session, access_key_id: str, books: Reader, place: Place) -> Caller:
+async def _role_session(session: SessionTokenPayload, access_key_id: str, books: Reader, place: ArnScope) -> Caller:
     role = await books.role(session.account, session.name)
     if role is None or role.role_id != session.entity_id:
         raise UnrecognizedClientException(INVALID, detail="the role behind the session is gone")
@@ -131,5 +131,5 @@ async def _role_session(session: Session, access_key_id: str, books: Reader, pla
     )
 
 
-def _issued_at(session: Session) -> datetime:
+def _issued_at(session: SessionTokenPayload) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(seconds=session.issued_at)

@@ -31,7 +31,7 @@ def algorithm_for(token: Token) -> Algorithm:
     )
 
 
-async def intend(
+async def record_intent(
     store: Store, owner: str, now: datetime, *, object_id: bytes | None = None, token: TokenName = TokenName.MAIN
 ) -> bytes:
     """A new object id, or the one that is given, with its intent committed. Raises `StoreConflict` if it is known."""
@@ -41,12 +41,12 @@ async def intend(
     return object_id
 
 
-async def promise(transaction: Transaction, object_id: bytes) -> None:
+async def mark_ready(transaction: Transaction, object_id: bytes) -> None:
     """`creating` becomes `ready`, together with whatever else the transaction says."""
     await transaction.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.READY)
 
 
-async def discard(store: Store, token: Token, object_id: bytes) -> None:
+async def roll_back(store: Store, token: Token, object_id: bytes) -> None:
     """Undo an intent, and the object if it was made: nobody was promised it. If somebody was, nothing is done.
 
     The row decides, and is doomed first: a commit may have worked although it was reported to have failed. What is made
@@ -58,10 +58,10 @@ async def discard(store: Store, token: Token, object_id: bytes) -> None:
             await tx.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.DESTROYING)
         elif known is not None and known.status is MaterialStatus.MISSING:
             await token.destroy(object_id)
-    await carry_out_destruction(store, token, object_id)
+    await destroy(store, token, object_id)
 
 
-async def carry_out_destruction(store: Store, token: Token, object_id: bytes) -> None:
+async def destroy(store: Store, token: Token, object_id: bytes) -> None:
     """Destroy an object whose row says `destroying` or that has none, then drop the row. Idempotent.
 
     The token looks the object up again before it answers (SoftHSM drops the handle before the file).

@@ -24,9 +24,9 @@ from array import array
 from importlib import import_module
 from typing import NamedTuple, Self
 
-from kmsd.linux.malloc import remove_main_process_variables, settle_heap
+from kmsd.linux.malloc import configure_malloc, remove_main_process_variables
 from kmsd.linux.prctl import name_process
-from kmsd.linux.process_hardening import keep_to_oneself
+from kmsd.linux.process_hardening import harden_process
 
 CHANNEL = 3
 """The descriptor by which orders come: a socket of AF_UNIX and SOCK_SEQPACKET, so that each is one message."""
@@ -35,14 +35,14 @@ _MOST_BYTES = 4096
 """Of an order."""
 _MOST_DESCRIPTORS = 16
 """Of an order: SCM_MAX_FD is 253."""
-_OF_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 """A terminal sends these to every process that it has; the zygote waits for `kmsd serve`."""
-_FOR_TERMINALS = ("rich", "colorama")
+_TERMINAL_PACKAGES = ("rich", "colorama")
 """structlog takes these, wherever they are installed, to print tracebacks; kmsd prints none (`kmsd.logging_setup`)."""
-_LOOK_SECONDS = 0.0002
+_POLL_SECONDS = 0.0002
 
 
-class Order(NamedTuple):
+class SpawnRequest(NamedTuple):
     """One worker that is wanted."""
 
     text: bytes
@@ -87,7 +87,7 @@ class Zygote:
             passed = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL)]
             return cls(os.posix_spawn(sys.executable, command, os.environ, file_actions=passed), ours)
 
-    def order(self, order: Order) -> None:
+    def order(self, order: SpawnRequest) -> None:
         """Have a worker forked. The descriptors may be closed afterwards. Raises OSError: nobody takes it."""
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", order.descriptors))]
         self._channel.sendmsg([order.text], passed, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -103,7 +103,7 @@ class Zygote:
         self._channel.close()
 
 
-def received(channel: socket.socket) -> Order | None:
+def receive_request(channel: socket.socket) -> SpawnRequest | None:
     """The next order; None: whoever gave them is gone."""
     passed = array("i")
     room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * passed.itemsize)
@@ -111,19 +111,19 @@ def received(channel: socket.socket) -> Order | None:
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             passed.frombytes(payload)
-    return Order(text, tuple(passed)) if text else None
+    return SpawnRequest(text, tuple(passed)) if text else None
 
 
 def main() -> int:
     """Fork workers as they are ordered. The exit status of this process, or of the worker that it became."""
-    keep_to_oneself()
+    harden_process()
     name_process(NAME)
     os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
     remove_main_process_variables(os.environ)
-    settle_heap(os.environ)
-    for number in _OF_THE_TERMINAL:
+    configure_malloc(os.environ)
+    for number in _TERMINAL_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    read_python()
+    preload_modules()
     order = _serve()
     if order is None:
         return 0
@@ -131,28 +131,28 @@ def main() -> int:
     return status
 
 
-def leave_out() -> None:
+def skip_optional_imports() -> None:
     """Have this process import nothing that it has no use for, before it imports structlog."""
-    for name in _FOR_TERMINALS:
+    for name in _TERMINAL_PACKAGES:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # what import then says is that there is none
 
 
-def read_python() -> None:
+def preload_modules() -> None:
     """Import all that a worker needs, and have the collector leave it alone: memory that it writes to is not shared."""
     gc.disable()
-    leave_out()
+    skip_optional_imports()
     import_module("kmsd.daemon.worker")
     import_module("kmsd.daemon.preload").warm_up()
     gc.collect()
     gc.freeze()
 
 
-def _serve() -> Order | None:
+def _serve() -> SpawnRequest | None:
     """Returns in each worker, with its order; and in the zygote when it is wanted no more, with None."""
     with socket.socket(fileno=CHANNEL) as channel:
-        while (order := received(channel)) is not None:
+        while (order := receive_request(channel)) is not None:
             if _fork():
-                for number in _OF_THE_TERMINAL:
+                for number in _TERMINAL_SIGNALS:
                     signal.signal(number, signal.SIG_DFL)
                 gc.enable()
                 return order
@@ -171,7 +171,7 @@ def _fork() -> bool:
         os._exit(0)
     while os.getppid() == between:
         # Until `kmsd serve` is the parent: it must be the one that hears of this process's end.
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return True
 
 

@@ -18,19 +18,19 @@ from kmsd.adapters.sqlite import connection
 from kmsd.config import settings as configuration
 
 # FIPS 186-4 D.1.2.3: the base point of P-256; a public key whose private key is 1, and of no use to anybody.
-_POINT = bytes.fromhex(
+_P256_BASE_POINT = bytes.fromhex(
     "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
     "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
 )
 
 
-def warm_up() -> None:
+def preload() -> None:
     """Have libraries set themselves up that do so at their first use."""
     import_module("_strptime")
     connection.migrations()
     with suppress(configuration.ConfigError):
         configuration.parse("", Path())
-    key = load_der_public_key(spki_of_ec_point(_POINT))
+    key = load_der_public_key(spki_of_ec_point(_P256_BASE_POINT))
     if isinstance(key, ec.EllipticCurvePublicKey):
         with suppress(InvalidSignature):
             key.verify(der_signature(bytes(63) + b"\1"), b"", ec.ECDSA(SIGNATURE_HASH))

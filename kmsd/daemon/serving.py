@@ -9,12 +9,12 @@ from contextlib import suppress
 
 from kmsd.config.settings import Config
 from kmsd.config.snapshot import tls_files
-from kmsd.daemon.worker_spec import READY, Lines
+from kmsd.daemon.worker_spec import READY, WorkerSpec
 from kmsd.wire.http.server import Limits, Listener, inherited
 from kmsd.wire.http.tls import tls_context
 
 
-def listener_of(lines: Lines) -> Listener:
+def listener_of(lines: WorkerSpec) -> Listener:
     """The socket that the parent bound, with TLS if it has a certificate."""
     return Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
 

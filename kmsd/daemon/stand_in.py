@@ -15,10 +15,10 @@ import msgspec
 from kmsd.config import settings as configuration
 from kmsd.config.snapshot import memory_path
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
-from kmsd.daemon.worker_spec import NAME_BYTES, Lines
+from kmsd.daemon.worker_spec import NAME_BYTES, WorkerSpec
 from kmsd.errors import DependencyTimeoutException, ServiceError
 from kmsd.operations.declaration import KMS, Service
-from kmsd.wire.http.messages import Answer, Request, new_request_id
+from kmsd.wire.http.messages import Request, Response, new_request_id
 from kmsd.wire.http.server import serve
 from kmsd.wire.protocols.dispatch import protocol_of
 from kmsd.wire.readiness import PROBE_TARGETS, UNAVAILABLE, probe_answer
@@ -30,7 +30,7 @@ GRACE_SECONDS = 5.0
 UNREACHABLE = "The service cannot be reached now. Try again later."
 
 
-async def run(lines: Lines) -> int:
+async def run(lines: WorkerSpec) -> int:
     """Answer until a signal, or until the parent is gone. The exit status."""
     if lines.missing is None:
         raise ValueError("a stand-in is told what is missing")
@@ -38,21 +38,21 @@ async def run(lines: Lines) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, ended.set)
-    loop.add_reader(lines.life, ended.set)
+    loop.add_reader(lines.parent_pipe, ended.set)
     allow_descriptors()
 
-    async def handle(request: Request) -> Answer:
+    async def handle(request: Request) -> Response:
         return answer(request, os.pread(missing, NAME_BYTES, 0).decode().rstrip())
 
-    limits = limits_of(configuration.load(memory_path(lines.text)))
+    limits = limits_of(configuration.load(memory_path(lines.config_fd)))
     server = await serve(handle, [listener_of(lines)], msgspec.structs.replace(limits, keep_alive_seconds=1.0))
-    say_ready(lines.ready, ended.set)
+    say_ready(lines.ready_fd, ended.set)
     await ended.wait()
     await server.stop(GRACE_SECONDS)
     return 0
 
 
-def answer(request: Request, missing: str) -> Answer:
+def answer(request: Request, missing: str) -> Response:
     """The answer to any request while the daemon waits for `missing`."""
     received = request.received
     if received.method in ("GET", "HEAD") and received.target in PROBE_TARGETS:

@@ -21,10 +21,10 @@ import structlog
 from kmsd import __version__
 from kmsd.config.reload_verdict import Outcome, Verdict
 from kmsd.config.settings import ConfigError
-from kmsd.config.snapshot import Accepted, changes, need_restart
-from kmsd.daemon.worker_pool import FIRST_PAUSE, LONGEST_PAUSE, StartFailed, Worker, WorkerPool
+from kmsd.config.snapshot import ConfigSnapshot, changes, need_restart
+from kmsd.daemon.worker_pool import BACKOFF_INITIAL_SECONDS, BACKOFF_MAX_SECONDS, StartFailed, Worker, WorkerPool
 from kmsd.daemon.worker_spec import not_ready
-from kmsd.exit_codes import EXIT_REFUSED
+from kmsd.exit_codes import EXIT_RESTORE_REFUSED
 from kmsd.linux import systemd
 from kmsd.ports import StoreUnavailable
 from kmsd.wire.http.listeners import address_of
@@ -54,7 +54,7 @@ class Supervisor(msgspec.Struct):
             loop.add_signal_handler(number, self.pool.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         self.pool.begin()
-        tasks = [asyncio.create_task(self._pat_watchdog())]
+        tasks = [asyncio.create_task(self._notify_watchdog())]
         try:
             await self._come_up()
             tasks.append(asyncio.create_task(self._reload_when_asked()))
@@ -79,15 +79,15 @@ class Supervisor(msgspec.Struct):
         if self.pool.stopping.is_set():
             return
         self.pool.failed = told.status
-        if told.status != EXIT_REFUSED:  # the pool has told of that
+        if told.status != EXIT_RESTORE_REFUSED:  # the pool has told of that
             log.critical("cannot start", missing=told.missing, detail=told.detail)
 
-    def _say_ready(self, addition: str = "") -> None:
+    def _report_ready(self, addition: str = "") -> None:
         # While the daemon waits, the status says what for.
         status = () if self.pool.waiting.lasted else (f"STATUS={self.pool.serving} workers serve{addition}",)
         systemd.notify("READY=1", *status)
 
-    async def _pat_watchdog(self) -> None:
+    async def _notify_watchdog(self) -> None:
         """Tell systemd that this process lives; what a worker does that hangs is the token adapter's care."""
         seconds = systemd.watchdog_seconds()
         while seconds is not None:
@@ -98,7 +98,7 @@ class Supervisor(msgspec.Struct):
 
     async def _come_up(self) -> None:
         """Start the workers, as often as it takes. Raises `StartFailed` for what only a human can mend."""
-        pause = FIRST_PAUSE
+        pause = BACKOFF_INITIAL_SECONDS
         while True:
             try:
                 await self._start()
@@ -108,7 +108,7 @@ class Supervisor(msgspec.Struct):
                     raise
                 await self.pool.wait_for(exc)
             await self._pause(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, BACKOFF_MAX_SECONDS)
         config, waited = self.pool.accepted.config, self.pool.waiting.lasted
         self.pool.waiting.end()
         log.info(
@@ -120,7 +120,7 @@ class Supervisor(msgspec.Struct):
             data_dir=str(config.data_dir),
             **({"waited_seconds": round(waited, 1)} if waited else {}),
         )
-        self._say_ready()
+        self._report_ready()
 
     async def _start(self) -> None:
         """One attempt. Raises `StartFailed`.
@@ -163,7 +163,7 @@ class Supervisor(msgspec.Struct):
         except Exception:
             # What runs goes on; a reload that is broken must be the log's loudest line, and not the daemon's end.
             log.exception("reload failed")
-            self._say_ready("; the last reload failed, see the log")
+            self._report_ready("; the last reload failed, see the log")
 
     async def _reload(self, verdict: Verdict) -> None:
         """Take the configuration over as it is now, or leave everything as it was."""
@@ -173,7 +173,7 @@ class Supervisor(msgspec.Struct):
             self._refuse_reload(verdict, str(exc))
             return
         changed = changes(self.pool.accepted.config, accepted.config)
-        old = [worker for worker in self.pool.workers if not worker.relieved]
+        old = [worker for worker in self.pool.workers if not worker.draining]
         if not old:
             # No worker has served yet: the next attempt to start one tries the configuration out.
             self.pool.accepted.close()
@@ -181,14 +181,14 @@ class Supervisor(msgspec.Struct):
             self._reloaded(verdict, changed, 0)
             return
         try:
-            await self._try_out(accepted)
+            await self._start_canary(accepted)
         except StartFailed as exc:
             if not self.pool.stopping.is_set():
                 self._refuse_reload(verdict, f"a worker with it does not start: {exc}")
             return
         self._reloaded(verdict, changed, await self._replace(old))
 
-    async def _try_out(self, accepted: Accepted) -> None:
+    async def _start_canary(self, accepted: ConfigSnapshot) -> None:
         """Start a first worker with it; then it is in force. Raises `StartFailed`, and all is as before."""
         pool = self.pool
         before, pool.pin_refused = pool.accepted, False
@@ -197,7 +197,7 @@ class Supervisor(msgspec.Struct):
             pool.accepted = accepted
             await pool.take_over()
         except StartFailed as exc:
-            pool.pin_refused = exc.told.status == EXIT_REFUSED
+            pool.pin_refused = exc.told.status == EXIT_RESTORE_REFUSED
             pool.accepted = before
             accepted.close()
             raise
@@ -205,9 +205,9 @@ class Supervisor(msgspec.Struct):
             pool.no_trial.set()
         before.close()
 
-    def _read_anew(self) -> Accepted:
+    def _read_anew(self) -> ConfigSnapshot:
         """Raises `ConfigError` for what is broken, and for what cannot be changed under a running daemon."""
-        accepted = Accepted.read(self.config_path)
+        accepted = ConfigSnapshot.read(self.config_path)
         fixed = need_restart(self.pool.accepted.config, accepted.config)
         if fixed:
             accepted.close()
@@ -221,18 +221,18 @@ class Supervisor(msgspec.Struct):
         tell = log.error if left else log.info
         tell("reloaded", changed=changed, workers=self.pool.serving, unreplaced=left)
         verdict.is_(outcome, unreplaced)
-        self._say_ready(f"; {left} could not be replaced at the last reload" if left else "")
+        self._report_ready(f"; {left} could not be replaced at the last reload" if left else "")
 
     def _refuse_reload(self, verdict: Verdict, detail: str) -> None:
         self.reloads[Outcome.REFUSED] += 1
         log.error("reload refused", detail=detail, consequence="the configuration before it stays in force")
         verdict.is_(Outcome.REFUSED, detail)
-        self._say_ready("; the last reload was refused, see the log")
+        self._report_ready("; the last reload was refused, see the log")
 
     async def _replace(self, old: list[Worker]) -> int:
         """Have new workers, the first of which serves, take over from the `old`; how many of those had to stay."""
         for place in range(self.pool.accepted.config.workers):
-            if place > 0 and not await self._take_over_stubbornly():
+            if place > 0 and not await self._replace_with_retries():
                 return len(old)
             if old:
                 self.pool.relieve(old.pop(0))
@@ -240,14 +240,14 @@ class Supervisor(msgspec.Struct):
             self.pool.relieve(worker)
         return 0
 
-    async def _take_over_stubbornly(self) -> bool:
+    async def _replace_with_retries(self) -> bool:
         """One more worker, after some attempts; False: there is none."""
         for attempt in range(1, REPLACE_ATTEMPTS + 1):
             try:
                 await self.pool.take_over()
             except StartFailed as exc:
-                if self.pool.stopping.is_set() or exc.told.status == EXIT_REFUSED:
-                    self.pool.pin_refused = exc.told.status == EXIT_REFUSED
+                if self.pool.stopping.is_set() or exc.told.status == EXIT_RESTORE_REFUSED:
+                    self.pool.pin_refused = exc.told.status == EXIT_RESTORE_REFUSED
                     break
                 log.error("worker did not start", detail=str(exc), attempt=attempt)  # noqa: TRY400 (no traceback wanted)
             else:

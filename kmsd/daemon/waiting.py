@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from kmsd.daemon.worker_processes import Child, end
+from kmsd.daemon.worker_processes import Process, end
 from kmsd.daemon.worker_spec import NAME_BYTES, NotReady
 from kmsd.linux import systemd
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Waiting(msgspec.Struct):
     """The daemon's wait for something that is away. `begin` may be called at each failed attempt."""
 
-    spawn: Callable[[int], Awaitable[Child]]
+    spawn: Callable[[int], Awaitable[Process]]
     """Start a stand-in that reads what is missing from this descriptor. Raises `StartFailed`."""
     is_needed: Callable[[], bool]
     """True if no worker serves, or is about to."""
@@ -32,10 +32,10 @@ class Waiting(msgspec.Struct):
     """Whoever starts or ends the stand-in."""
     _missing: int = -1
     """Memory file with the name of what is missing; kept until the process ends."""
-    _stand_in: Child | None = None
+    _stand_in: Process | None = None
     _reason: str = ""
     _since: float = 0.0
-    _told: float = 0.0
+    _last_logged: float = 0.0
     _attempts: int = 0
 
     async def begin(self, failure: NotReady) -> None:
@@ -57,7 +57,7 @@ class Waiting(msgspec.Struct):
         self._since = self._since or now
         self._attempts += 1
         reason = f"{failure.missing}: {failure.detail}"
-        if reason == self._reason and now < self._told + REMIND_SECONDS:
+        if reason == self._reason and now < self._last_logged + REMIND_SECONDS:
             return
         log.error(
             "waiting",
@@ -66,7 +66,7 @@ class Waiting(msgspec.Struct):
             attempts=self._attempts,
             consequence="calls are refused with errors that clients try again; service begins by itself",
         )
-        self._reason, self._told = reason, now
+        self._reason, self._last_logged = reason, now
 
     @property
     def lasted(self) -> float:
@@ -84,4 +84,4 @@ class Waiting(msgspec.Struct):
         """A worker serves."""
         if self._since:
             systemd.notify("STATUS=workers serve again")
-        self._reason, self._since, self._told, self._attempts = "", 0.0, 0.0, 0
+        self._reason, self._since, self._last_logged, self._attempts = "", 0.0, 0.0, 0

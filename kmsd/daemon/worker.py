@@ -11,36 +11,36 @@ import socket
 import structlog
 import uvloop
 
-from kmsd.adapters.audit_trail.follower import TrailReader
-from kmsd.app import Rooms, open_rooms
-from kmsd.audit import Refusals
+from kmsd.adapters.audit_trail.follower import TrailFollower
+from kmsd.app import Components, open_components
+from kmsd.audit import RefusalSampler
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.config import settings as configuration
 from kmsd.config.settings import Config, ConfigError
 from kmsd.config.snapshot import memory_path
-from kmsd.custody.credentials import Credentials
+from kmsd.custody.credentials import CredentialStore
 from kmsd.daemon import stand_in
-from kmsd.daemon.fork_server import Order
+from kmsd.daemon.fork_server import SpawnRequest
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
-from kmsd.daemon.worker_spec import OPENED, Lines, not_ready
-from kmsd.event_loop.tasks import ended
-from kmsd.event_loop.watchdog import LoopWatch
+from kmsd.daemon.worker_spec import OPENED, WorkerSpec, not_ready
+from kmsd.event_loop.tasks import cancel_and_wait
+from kmsd.event_loop.watchdog import EventLoopWatchdog
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.linux.prctl import name_process
 from kmsd.logging_setup import set_up
-from kmsd.metrics.worker import Counting
+from kmsd.metrics.worker import WorkerMetrics
 from kmsd.ports import (
     AuditUnavailable,
     StoreError,
     TokenError,
 )
-from kmsd.wire.endpoint import Front
+from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.server import serve
 from kmsd.wire.readiness import Probe, Readiness
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
-from kmsd.wire.throttling import RateClass, Rates
+from kmsd.wire.throttling import RateClass, Throttle
 
 NAME = "kmsd-worker"
 """As the kernel has it; the worker's number follows."""
@@ -51,40 +51,40 @@ STUCK_DEADLINES = 4
 """So many deadlines of a token call the event loop may stand still before the process is given up."""
 JOB_SECONDS = 1.0
 """How long a stopping worker waits for a job under way."""
-RELIEVED_REST_SECONDS = 10.0
+DRAIN_IDLE_SECONDS = 10.0
 """How long a resting connection may bring one more request, when another worker has taken over."""
 
-GARBAGE_BEFORE_COLLECTION = 20_000
+GC_THRESHOLD = 20_000
 """Containers that a worker may have made since the last collection. A request makes some hundred, and leaves none."""
 
 log = structlog.get_logger()
 
 
-def main(order: Order) -> int:
+def main(order: SpawnRequest) -> int:
     """What the process does that was forked for this order; its exit status."""
-    lines = Lines.of(order)
+    lines = WorkerSpec.of(order)
     stands_in = lines.missing is not None
-    name_process(stand_in.NAME if stands_in else f"{NAME}-{lines.number}")
-    set_up("stand-in" if stands_in else f"worker-{lines.number}")
+    name_process(stand_in.NAME if stands_in else f"{NAME}-{lines.worker_index}")
+    set_up("stand-in" if stands_in else f"worker-{lines.worker_index}")
     try:
-        os.write(lines.ready, b"%d\n" % os.getpid())
+        os.write(lines.ready_fd, b"%d\n" % os.getpid())
     except BrokenPipeError:
         return 0  # the parent has given up waiting, or is gone
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(stand_in.run(lines) if stands_in else run(lines))
 
 
-async def run(lines: Lines) -> int:
+async def run(lines: WorkerSpec) -> int:
     """Serve until a signal, or until the parent is gone. The exit status."""
-    _finish_what_is_begun()
+    _defer_termination()
     try:
-        config = configuration.load(memory_path(lines.text))
-        async with open_rooms(config, f"worker-{lines.number}") as rooms:
-            await _until_told(lines.ready)
+        config = configuration.load(memory_path(lines.config_fd))
+        async with open_components(config, f"worker-{lines.worker_index}") as rooms:
+            await _until_told(lines.ready_fd)
             return await _serve(config, lines, rooms)
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         told = not_ready(exc)
-        told.write(lines.ready)
+        told.write(lines.ready_fd)
         return told.status
     except asyncio.CancelledError:
         # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
@@ -100,7 +100,7 @@ async def _until_told(ready: int) -> None:
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
-def _finish_what_is_begun() -> None:
+def _defer_termination() -> None:
     """Whoever is told to end while it starts ends its call into the token first.
 
     SoftHSM empties its token's file at each login and writes it anew: a process that ends between costs the token.
@@ -117,7 +117,7 @@ def _finish_what_is_begun() -> None:
         loop.add_signal_handler(number, end)
 
 
-def readiness_of(rooms: Rooms) -> Readiness:
+def readiness_of(rooms: Components) -> Readiness:
     """What `/readyz` asks."""
     probes: dict[str, Probe] = {
         "token": rooms.token.check,
@@ -128,17 +128,19 @@ def readiness_of(rooms: Rooms) -> Readiness:
     return Readiness(probes)
 
 
-async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
+async def _serve(config: Config, lines: WorkerSpec, rooms: Components) -> int:
     allow_descriptors()
     stopping = asyncio.Event()
-    rest = RELIEVED_REST_SECONDS
+    rest = DRAIN_IDLE_SECONDS
     loop = asyncio.get_running_loop()
     readiness = readiness_of(rooms)
     place = rooms.pipeline.world.place
-    refusals = RefusalLedger(rooms.sink, place, Refusals(config.audit.refusals_per_second))
-    counting = Counting.begin(lines.metrics)
-    credentials = Credentials(rooms.token, place, signing_key)
-    front = Front(rooms.pipeline, credentials, readiness, refusals, counting.meter, rooms.watch.wall, rates_of(config))
+    refusals = RefusedRequestLog(rooms.sink, place, RefusalSampler(config.audit.refusals_per_second))
+    counting = WorkerMetrics.begin(lines.metrics)
+    credentials = CredentialStore(rooms.token, place, signing_key)
+    front = Endpoint(
+        rooms.pipeline, credentials, readiness, refusals, counting.meter, rooms.watch.wall, rates_of(config)
+    )
     server = await serve(front.handle, [listener_of(lines)], limits_of(config), rooms.pipeline.lockstep)
 
     def end() -> None:
@@ -149,27 +151,27 @@ async def _serve(config: Config, lines: Lines, rooms: Rooms) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    loop.add_reader(lines.life, end)
+    loop.add_reader(lines.parent_pipe, end)
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
-    settle_memory()
-    say_ready(lines.ready, end)
+    freeze_gc()
+    say_ready(lines.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(rooms).run())
     publishing = asyncio.create_task(counting.run(rooms, server, readiness))
     seeking = asyncio.create_task(rooms.seek_import_token())
-    watch = LoopWatch(STUCK_DEADLINES * config.token.call_deadline_seconds)
+    watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
     await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
-    await _cut_short(jobs)
-    await ended((copying, publishing, seeking))
+    await _stop_jobs(jobs)
+    await cancel_and_wait((copying, publishing, seeking))
     watch.stop()
     return 0
 
 
-async def _cut_short(jobs: asyncio.Task[None]) -> None:
+async def _stop_jobs(jobs: asyncio.Task[None]) -> None:
     """Let the job under way come to its end, if that is near; else leave the rest of it to the next process.
 
     Whoever is started in this one's place waits for its audit chain. A job can be cut anywhere, as it can be killed.
@@ -178,20 +180,20 @@ async def _cut_short(jobs: asyncio.Task[None]) -> None:
     if done:
         await jobs
         return
-    await ended((jobs,))
+    await cancel_and_wait((jobs,))
     log.info("job cut short", consequence="the next process that holds the lease goes on with it")
 
 
-def settle_memory() -> None:
+def freeze_gc() -> None:
     """What there is now stays: the collector need not look through it again, 10 ms each time, while callers wait."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_BEFORE_COLLECTION)
+    gc.set_threshold(GC_THRESHOLD)
 
 
-def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
+def scheduler_of(rooms: Components, lines: WorkerSpec) -> Scheduler:
     """The jobs: every worker offers itself, the lease picks one."""
-    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.number}"
+    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.worker_index}"
     return Scheduler(
         rooms.store,
         rooms.token,
@@ -205,15 +207,15 @@ def scheduler_of(rooms: Rooms, lines: Lines) -> Scheduler:
     )
 
 
-def audit_copy_of(rooms: Rooms) -> AuditCopy:
+def audit_copy_of(rooms: Components) -> AuditCopy:
     """Every worker copies the chain that it writes, and what others have left."""
     world = rooms.pipeline.world
-    trail = TrailReader(rooms.config.audit_dir, rooms.sink)
+    trail = TrailFollower(rooms.config.audit_dir, rooms.sink)
     return AuditCopy(trail, rooms.store, rooms.logs, world.place, rooms.config.account)
 
 
-def rates_of(config: Config) -> Rates | None:
+def rates_of(config: Config) -> Throttle | None:
     """What one principal may ask of this worker; None: nothing is limited."""
     given = config.rates
-    rates = Rates({name: getattr(given, name.value) for name in RateClass}, given.burst_seconds, config.workers)
+    rates = Throttle({name: getattr(given, name.value) for name in RateClass}, given.burst_seconds, config.workers)
     return rates if rates.limits_anything else None

@@ -13,19 +13,19 @@ from typing import Any, Self
 import msgspec
 import structlog
 
-from kmsd.config.snapshot import Accepted
+from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.waiting import Waiting
-from kmsd.daemon.worker_processes import STOP_SECONDS, Child, Children, NotBorn, Words, end, insist
-from kmsd.daemon.worker_spec import OPENED, READY, Lines, NotReady
-from kmsd.exit_codes import EXIT_REFUSED, EXIT_UNAVAILABLE, FINAL
+from kmsd.daemon.worker_processes import STOP_SECONDS, PipeReader, Process, SpawnFailed, WorkerProcesses, end, insist
+from kmsd.daemon.worker_spec import OPENED, READY, NotReady, WorkerSpec
+from kmsd.exit_codes import EXIT_RESTORE_REFUSED, EXIT_UNAVAILABLE, FINAL
 
 START_SECONDS = 90.0
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 2.0
+BACKOFF_INITIAL_SECONDS = 0.1
+BACKOFF_MAX_SECONDS = 2.0
 """Between two attempts to start a worker: what was away is noticed so soon after it has come back."""
 NO_PROCESS = 0
 """Instead of a process id, for a worker that has not started yet."""
-HEALTHY_SECONDS = 10.0
+BACKOFF_RESET_SECONDS = 10.0
 """A worker that lived so long is started anew without a pause."""
 
 log = structlog.get_logger()
@@ -54,9 +54,9 @@ class Worker(msgspec.Struct, eq=False):
 
     index: int
     """Names its audit chain: no two processes have the same at once."""
-    process: Child
+    process: Process
     started: float
-    relieved: bool = False
+    draining: bool = False
     """Another has taken over; it finishes what it has begun, and is not started anew."""
     watch: asyncio.Task[None] | None = None
 
@@ -64,10 +64,10 @@ class Worker(msgspec.Struct, eq=False):
 class WorkerPool(msgspec.Struct):
     """All workers. Belongs to one event loop."""
 
-    accepted: Accepted
+    accepted: ConfigSnapshot
     """The configuration in force."""
     listener: socket.socket
-    children: Children
+    children: WorkerProcesses
     metrics: int | None = None
     """Descriptor of the memory that workers count in; None: nobody wants the figures."""
     stopping: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
@@ -79,7 +79,7 @@ class WorkerPool(msgspec.Struct):
     pin_refused: bool = False
     """At the last reload. No worker is started until another reload: each would offer the PIN again."""
     waiting: Waiting = msgspec.field(default_factory=lambda: Waiting(_nobody, lambda: False))
-    _life: tuple[int, int] = (-1, -1)
+    _parent_pipe: tuple[int, int] = (-1, -1)
     _opened: int = 0
     """How many workers have opened all and are about to accept connections."""
 
@@ -88,19 +88,19 @@ class WorkerPool(msgspec.Struct):
         self.no_trial.set()
         self.waiting = Waiting(self._spawn_stand_in, self._lacks_workers)
         # The life line: workers hold its reading end and leave when the parent, however it dies, lets go of the other.
-        self._life = os.pipe()
+        self._parent_pipe = os.pipe()
         self.children.begin()
 
     def close(self) -> None:
         """Give it back. All workers have ended."""
         self.children.end()
-        for descriptor in self._life:
+        for descriptor in self._parent_pipe:
             os.close(descriptor)
 
     @property
     def serving(self) -> int:
         """How many workers are meant to serve."""
-        return sum(not worker.relieved for worker in self.workers)
+        return sum(not worker.draining for worker in self.workers)
 
     def _lacks_workers(self) -> bool:
         """True if no worker serves, or is about to."""
@@ -125,7 +125,7 @@ class WorkerPool(msgspec.Struct):
         for index, result in zip(indexes, results, strict=True):
             if isinstance(result, StartFailed) and not result.final and not self.stopping.is_set():
                 log.error("worker did not start", worker=index, detail=str(result))
-                process = Child(NO_PROCESS)
+                process = Process(NO_PROCESS)
                 process.ended(result.told.status)
                 worker = Worker(index, process, asyncio.get_running_loop().time())
                 self.workers.append(worker)
@@ -133,30 +133,32 @@ class WorkerPool(msgspec.Struct):
             elif isinstance(result, BaseException):
                 raise result
 
-    async def _spawn_stand_in(self, missing: int) -> Child:
+    async def _spawn_stand_in(self, missing: int) -> Process:
         return await self._spawn(lambda ready: self._lines(0, ready)._replace(missing=missing))
 
-    def _lines(self, index: int, ready: int) -> Lines:
+    def _lines(self, index: int, ready: int) -> WorkerSpec:
         accepted = self.accepted
-        return Lines(index, self.listener.fileno(), ready, self._life[0], accepted.text, self.metrics, accepted.tls)
+        return WorkerSpec(
+            index, self.listener.fileno(), ready, self._parent_pipe[0], accepted.text, self.metrics, accepted.tls
+        )
 
-    async def _spawn(self, lines_with: Callable[[int], Lines]) -> Child:
+    async def _spawn(self, lines_with: Callable[[int], WorkerSpec]) -> Process:
         """A process that has said that it is ready. Raises `StartFailed`."""
         born = asyncio.create_task(self.children.worker(lambda ready: lines_with(ready).order))
         try:
             await self._until_stopping(born)
             if self.stopping.is_set():
-                self.children.no_more()
+                self.children.stop_spawning()
             elif not born.done():
                 raise StartFailed.of_worker(f"no process was started within {START_SECONDS:.0f} s")
             child, words = await born
-        except NotBorn as exc:
+        except SpawnFailed as exc:
             raise StartFailed.of_worker("no process could be started") from exc
         finally:
             born.cancel()
         return await self._until_ready(child, words)
 
-    async def _until_ready(self, child: Child, words: Words) -> Child:
+    async def _until_ready(self, child: Process, words: PipeReader) -> Process:
         try:
             heard = await self._next(words)
             if heard == OPENED:
@@ -170,11 +172,11 @@ class WorkerPool(msgspec.Struct):
         if not heard:
             raise StartFailed.of_worker(f"it ended with status {status} before it was ready")
         failure = StartFailed(msgspec.json.decode(heard, type=NotReady))
-        if failure.told.status == EXIT_REFUSED:
+        if failure.told.status == EXIT_RESTORE_REFUSED:
             log.critical("the token refused the PIN; it is not offered again", detail=failure.told.detail)
         raise failure
 
-    async def _let_accept(self, child: Child, words: Words) -> bytes:
+    async def _let_accept(self, child: Process, words: PipeReader) -> bytes:
         """Let a worker accept connections, once no stand-in does. What the worker writes then.
 
         A client that saw the daemon ready is not refused by the stand-in afterwards.
@@ -187,7 +189,7 @@ class WorkerPool(msgspec.Struct):
         finally:
             self._opened -= 1
 
-    async def _next(self, words: Words) -> bytes:
+    async def _next(self, words: PipeReader) -> bytes:
         """What a process writes next; nothing if it ends, or the daemon is to stop."""
         said = asyncio.create_task(words.rest())
         try:
@@ -208,20 +210,20 @@ class WorkerPool(msgspec.Struct):
 
     async def _watch(self, worker: Worker) -> None:
         """See one worker through to its end; start another in its place unless it was to end."""
-        pause = FIRST_PAUSE
+        pause = BACKOFF_INITIAL_SECONDS
         while True:
             status = await worker.process.wait()
             if self._is_to_end(worker):
                 break
             if worker.process.pid != NO_PROCESS:
                 log.error("worker died", worker=worker.index, status=status)
-            if status == EXIT_REFUSED:
+            if status == EXIT_RESTORE_REFUSED:
                 self.fail(status)
                 break
             lived = asyncio.get_running_loop().time() - worker.started
-            pause = FIRST_PAUSE if lived > HEALTHY_SECONDS else min(pause * 2, LONGEST_PAUSE)
+            pause = BACKOFF_INITIAL_SECONDS if lived > BACKOFF_RESET_SECONDS else min(pause * 2, BACKOFF_MAX_SECONDS)
             while not await self._start_anew(worker, pause):
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, BACKOFF_MAX_SECONDS)
         self.workers.remove(worker)
 
     async def _start_anew(self, worker: Worker, pause: float) -> bool:
@@ -229,7 +231,7 @@ class WorkerPool(msgspec.Struct):
         await sleep_unless(self.stopping, pause)
         await self.no_trial.wait()
         if self.pin_refused:
-            self._give_up(worker)
+            self._retire_slot(worker)
         if self._is_to_end(worker):
             return True
         worker.started = asyncio.get_running_loop().time()
@@ -247,8 +249,8 @@ class WorkerPool(msgspec.Struct):
         """A worker did not come back. Whether others serve decides who answers meanwhile."""
         if self.stopping.is_set():
             return
-        if failure.told.status == EXIT_REFUSED:
-            self.fail(EXIT_REFUSED)
+        if failure.told.status == EXIT_RESTORE_REFUSED:
+            self.fail(EXIT_RESTORE_REFUSED)
         elif not self._lacks_workers():
             log.error("worker did not start", worker=worker.index, detail=str(failure))
         else:
@@ -262,34 +264,34 @@ class WorkerPool(msgspec.Struct):
             log.error("no stand-in was started", detail=str(exc))  # noqa: TRY400 (no traceback wanted)
 
     def _is_to_end(self, worker: Worker) -> bool:
-        return worker.relieved or self.stopping.is_set()
+        return worker.draining or self.stopping.is_set()
 
     def fail(self, status: int) -> None:
         """End the daemon. After a refused PIN no process that could offer it again is left running."""
         self.failed = status
         self.stopping.set()
 
-    def _give_up(self, worker: Worker) -> None:
+    def _retire_slot(self, worker: Worker) -> None:
         """Leave a place empty, since whoever filled it would offer the PIN again. The last one ends the daemon."""
-        worker.relieved = True
+        worker.draining = True
         log.error("worker not started: the token refused the PIN at the last reload", worker=worker.index)
-        if all(other.relieved for other in self.workers):
-            self.fail(EXIT_REFUSED)
+        if all(other.draining for other in self.workers):
+            self.fail(EXIT_RESTORE_REFUSED)
 
     # --- Relieving and ending -----------------------------------------------------------------------
 
     async def take_over(self) -> None:
         """One more worker, with a name that nobody has. Raises `StartFailed`."""
         # At most twice as many processes as are to serve: a token has so many sessions.
-        while sum(one.relieved for one in self.workers) >= self.accepted.config.workers:
-            watches = [one.watch for one in self.workers if one.relieved and one.watch is not None]
+        while sum(one.draining for one in self.workers) >= self.accepted.config.workers:
+            watches = [one.watch for one in self.workers if one.draining and one.watch is not None]
             await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
         taken = {worker.index for worker in self.workers}
         await self.start(next(index for index in range(len(taken) + 1) if index not in taken))
 
     def relieve(self, worker: Worker) -> None:
         """Have a worker finish what it has begun, in its own time but not for ever."""
-        worker.relieved = True
+        worker.draining = True
         if worker.process.returncode is None:
             worker.process.send_signal(signal.SIGHUP)
             asyncio.get_running_loop().call_later(STOP_SECONDS, insist, worker.process)
@@ -303,7 +305,7 @@ class WorkerPool(msgspec.Struct):
             await asyncio.wait(watches)
 
 
-async def _nobody(_: int) -> Child:
+async def _nobody(_: int) -> Process:
     raise StartFailed.of_worker("the pool has not begun")
 
 

@@ -17,10 +17,10 @@ from typing import Self
 import msgspec
 import structlog
 
-from kmsd.daemon.fork_server import Order, Zygote
+from kmsd.daemon.fork_server import SpawnRequest, Zygote
 from kmsd.linux.prctl import adopt_orphans
 
-BIRTH_SECONDS = 60.0
+SPAWN_TIMEOUT_SECONDS = 60.0
 """How long a zygote may take for a worker, its own start included. One that takes longer is replaced."""
 ATTEMPTS = 3
 """How many zygotes are asked for one worker."""
@@ -31,17 +31,17 @@ STOP_SECONDS = 30.0
 """How long a process may take to end that was told to."""
 _MOST_WORDS = 4096
 """That a process writes at once (pipe(7), PIPE_BUF)."""
-MOST_STRANGERS = 64
+MAX_UNCLAIMED = 64
 """Ends that are remembered of processes which nobody has claimed yet."""
 
 log = structlog.get_logger()
 
 
-class NotBorn(Exception):
+class SpawnFailed(Exception):
     """No zygote brought the worker forth."""
 
 
-class Child(msgspec.Struct, eq=False):
+class Process(msgspec.Struct, eq=False):
     """A worker process. Its number is its own until it is known here that it has ended."""
 
     pid: int
@@ -55,7 +55,7 @@ class Child(msgspec.Struct, eq=False):
         return self.returncode or 0
 
     def ended(self, status: int) -> None:
-        """Of `Children` alone."""
+        """Of `WorkerProcesses` alone."""
         self.returncode = status
         self._ended.set()
 
@@ -73,7 +73,7 @@ class Child(msgspec.Struct, eq=False):
         self.send_signal(signal.SIGKILL)
 
 
-class Words(msgspec.Struct):
+class PipeReader(msgspec.Struct):
     """What a process writes to its end of a pipe."""
 
     _reader: asyncio.StreamReader
@@ -101,15 +101,15 @@ class Words(msgspec.Struct):
         self._transport.close()
 
 
-class Children:
+class WorkerProcesses:
     """All of them. Belongs to one event loop, from `begin` to `end`."""
 
     def __init__(self, first: Zygote) -> None:
         self._zygote: Zygote | None = first
-        self._known: dict[int, Child] = {}
+        self._known: dict[int, Process] = {}
         self._watched: dict[int, int] = {}
         """By process id: a descriptor that can be read when the process has ended (pidfd_open(2))."""
-        self._strangers: dict[int, tuple[float, int]] = {}
+        self._unclaimed: dict[int, tuple[float, int]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._no_more = False
 
@@ -120,15 +120,15 @@ class Children:
             self._watch(self._zygote.pid)
         self._sweep()
 
-    def no_more(self) -> None:
-        """Start no more workers. A start under way ends soon, with a worker or `NotBorn`."""
+    def stop_spawning(self) -> None:
+        """Start no more workers. A start under way ends soon, with a worker or `SpawnFailed`."""
         self._no_more = True
         if self._zygote is not None:
             self._zygote.end()
 
     def end(self) -> None:
         """End the zygote, which holds nothing, and watch nobody any more."""
-        self.no_more()
+        self.stop_spawning()
         for pid in list(self._watched):
             self._unwatch(pid)
         if self._sweeping is not None:
@@ -150,13 +150,13 @@ class Children:
         self._reap()
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
-    async def worker(self, order_with: Callable[[int], Order]) -> tuple[Child, Words]:
-        """A new worker, and what it writes to the descriptor that its order is made with. Raises `NotBorn`."""
+    async def worker(self, request_with: Callable[[int], SpawnRequest]) -> tuple[Process, PipeReader]:
+        """A new worker, and what it writes to the descriptor that its order is made with. Raises `SpawnFailed`."""
         for _ in range(ATTEMPTS):
             if self._no_more:
                 break
             try:
-                child, words = await self._attempt(order_with)
+                child, words = await self._attempt(request_with)
             except OSError as exc:
                 log.error("zygote does not take orders", detail=str(exc))  # noqa: TRY400 (one clear line)
                 self._drop()
@@ -164,20 +164,20 @@ class Children:
                 if child is not None:
                     return child, words
                 words.close()
-        raise NotBorn
+        raise SpawnFailed
 
-    async def _attempt(self, order_with: Callable[[int], Order]) -> tuple[Child | None, Words]:
+    async def _attempt(self, request_with: Callable[[int], SpawnRequest]) -> tuple[Process | None, PipeReader]:
         """One order. Raises OSError if nobody takes it, or nothing comes of it in time (TimeoutError)."""
         since = time.monotonic()
         reading, writing = os.pipe()
-        words = await Words.at(reading)
+        words = await PipeReader.at(reading)
         try:
             try:
                 present = self._zygote or self._new()
-                present.order(order_with(writing))
+                present.order(request_with(writing))
             finally:
                 os.close(writing)
-            async with asyncio.timeout(BIRTH_SECONDS):
+            async with asyncio.timeout(SPAWN_TIMEOUT_SECONDS):
                 said = await words.line()
         except BaseException:
             words.close()  # a worker that starts after all finds the pipe closed, and ends
@@ -195,9 +195,9 @@ class Children:
         if old is not None:
             old.end()
 
-    def _claim(self, pid: int, since: float) -> Child:
-        child = Child(pid)
-        when, status = self._strangers.pop(pid, (0.0, 0))
+    def _claim(self, pid: int, since: float) -> Process:
+        child = Process(pid)
+        when, status = self._unclaimed.pop(pid, (0.0, 0))
         if when > since:
             child.ended(status)
         else:
@@ -225,9 +225,9 @@ class Children:
             self._zygote_ended(self._zygote, status)
         else:
             # A worker whose number is still on its way here, or a process of a module's that outlived its worker.
-            self._strangers[pid] = time.monotonic(), status
-            if len(self._strangers) > MOST_STRANGERS:
-                del self._strangers[next(iter(self._strangers))]
+            self._unclaimed[pid] = time.monotonic(), status
+            if len(self._unclaimed) > MAX_UNCLAIMED:
+                del self._unclaimed[next(iter(self._unclaimed))]
 
     def _zygote_ended(self, old: Zygote, status: int) -> None:
         old.ended()
@@ -240,13 +240,13 @@ class Children:
                 self._new()
 
 
-def insist(process: Child) -> None:
+def insist(process: Process) -> None:
     """Kill it, unless it has ended."""
     if process.returncode is None:
         process.kill()
 
 
-async def end(process: Child) -> None:
+async def end(process: Process) -> None:
     """Ask a process to finish what it has begun; insist after a while."""
     if process.returncode is None:
         process.terminate()

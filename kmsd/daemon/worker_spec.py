@@ -11,8 +11,8 @@ from typing import NamedTuple, Self
 import msgspec
 
 from kmsd.cloudwatch_logs.ports import SegmentsError, SegmentsUnavailable
-from kmsd.daemon.fork_server import Order
-from kmsd.exit_codes import EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE
+from kmsd.daemon.fork_server import SpawnRequest
+from kmsd.exit_codes import EXIT_CONFIG, EXIT_RESTORE_REFUSED, EXIT_UNAVAILABLE
 from kmsd.ports import (
     AuditUnavailable,
     ModuleUnusable,
@@ -56,7 +56,7 @@ def not_ready(exc: Exception) -> NotReady:
     """Say of an error that keeps the daemon from serving what is missing, and if waiting helps."""
     match exc:
         case PinRefused():
-            return NotReady(EXIT_REFUSED, "token", str(exc))
+            return NotReady(EXIT_RESTORE_REFUSED, "token", str(exc))
         case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
             return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
         case TokenError():
@@ -79,18 +79,18 @@ class _Text(msgspec.Struct, frozen=True):
     stand_in: bool
 
 
-class Lines(NamedTuple):
+class WorkerSpec(NamedTuple):
     """Descriptors, by what they are for; of whichever process looks."""
 
-    number: int
+    worker_index: int
     """Names its audit chain."""
     listener: int
     """The listening socket."""
-    ready: int
+    ready_fd: int
     """To write to: the process id on a line, and `READY` or a `NotReady` in the end."""
-    life: int
+    parent_pipe: int
     """Reads end-of-file when the parent is gone."""
-    text: int
+    config_fd: int
     """Memory file with the configuration (`kmsd.config.snapshot`)."""
     metrics: int | None = None
     """Memory to count in, if anybody wants the figures."""
@@ -100,15 +100,15 @@ class Lines(NamedTuple):
     """Of a stand-in: memory file with the name of what the daemon waits for. None: a worker is wanted."""
 
     @property
-    def order(self) -> Order:
+    def order(self) -> SpawnRequest:
         """As the zygote takes it."""
         optional = [one for one in (self.metrics, self.missing) if one is not None]
-        descriptors = (self.listener, self.ready, self.life, self.text, *optional, *self.tls)
-        text = _Text(self.number, self.metrics is not None, self.missing is not None)
-        return Order(msgspec.json.encode(text), descriptors)
+        descriptors = (self.listener, self.ready_fd, self.parent_pipe, self.config_fd, *optional, *self.tls)
+        text = _Text(self.worker_index, self.metrics is not None, self.missing is not None)
+        return SpawnRequest(msgspec.json.encode(text), descriptors)
 
     @classmethod
-    def of(cls, order: Order) -> Self:
+    def of(cls, order: SpawnRequest) -> Self:
         """As the worker has them."""
         text = msgspec.json.decode(order.text, type=_Text)
         listener, ready, life, configuration, *rest = order.descriptors

@@ -13,7 +13,7 @@ _ACCOUNT = re.compile(r"[0-9]{12}")
 _ARN_PARTS = 6
 
 
-class Place(msgspec.Struct, frozen=True):
+class ArnScope(msgspec.Struct, frozen=True):
     """Where this daemon stands: the partition and region that all its ARNs carry."""
 
     partition: str
@@ -53,7 +53,7 @@ class KeyName(msgspec.Struct, frozen=True):
     """`alias/…`; empty where the key is named by its id."""
 
 
-def parse_key_name(text: str, *, caller_account: str, place: Place, aliases: bool) -> KeyName:
+def parse_key_name(text: str, *, caller_account: str, place: ArnScope, aliases: bool) -> KeyName:
     """Read a `KeyId` member: key id, key ARN and, where `aliases`, alias name and alias ARN.
 
     Raises `InvalidArnException` for an ARN of another partition, service or shape, `NotFoundException` for another
@@ -73,7 +73,7 @@ def parse_key_name(text: str, *, caller_account: str, place: Place, aliases: boo
     raise NotFoundException(f"Invalid keyId '{text}'")
 
 
-def _parse_arn(text: str, place: Place) -> tuple[str, str]:
+def _parse_arn(text: str, place: ArnScope) -> tuple[str, str]:
     """Account and resource of a KMS ARN of this place."""
     parts = text.split(":", _ARN_PARTS - 1)
     if len(parts) != _ARN_PARTS:

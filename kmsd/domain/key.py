@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from kmsd.domain.key_state import TRANSITIONS, Event, KeyState
+from kmsd.domain.key_state import TRANSITIONS, KeyState, Transition
 from kmsd.domain.material import Material, MaterialStatus
 
 if TYPE_CHECKING:
@@ -82,6 +82,6 @@ class Key(msgspec.Struct, frozen=True):
             return None
         return self.current_material
 
-    def after(self, event: Event) -> Key:
+    def after(self, event: Transition) -> Key:
         """The key once `event` has happened to its state. The table refused impossible events before."""
         return replace(self, state=TRANSITIONS[self.state][event])

@@ -33,7 +33,7 @@ class KeyState(StrEnum):
     """The store says that the key has material, and the token does not hold it."""
 
 
-class Event(Enum):
+class Transition(Enum):
     """What happens to a key."""
 
     ENABLE = auto()
@@ -46,9 +46,9 @@ class Event(Enum):
     """Imported material was deleted, or expired."""
 
 
-_S, _E = KeyState, Event
+_S, _E = KeyState, Transition
 
-TRANSITIONS: Mapping[KeyState, Mapping[Event, KeyState]] = {
+TRANSITIONS: Mapping[KeyState, Mapping[Transition, KeyState]] = {
     _S.ENABLED: {
         _E.ENABLE: _S.ENABLED,
         _E.DISABLE: _S.DISABLED,
@@ -79,7 +79,7 @@ TRANSITIONS: Mapping[KeyState, Mapping[Event, KeyState]] = {
 """`TRANSITIONS[state][event]` is the next state; a missing entry cannot happen, because `Usable` refused it before."""
 
 
-class Refusal(StrEnum):
+class StateRule(StrEnum):
     """The letters of the table, with the sentence that AWS sends."""
 
     YES = "Y"
@@ -93,19 +93,19 @@ class Refusal(StrEnum):
     def error(self, arn: str) -> ServiceError:
         """The error for a key of this ARN. Not for `YES`."""
         match self:
-            case Refusal.DISABLED:
+            case StateRule.DISABLED:
                 return DisabledException(f"{arn} is disabled.")
-            case Refusal.PENDING_DELETION:
+            case StateRule.PENDING_DELETION:
                 return KMSInvalidStateException(f"{arn} is pending deletion.")
-            case Refusal.NOT_PENDING_DELETION:
+            case StateRule.NOT_PENDING_DELETION:
                 return KMSInvalidStateException(f"{arn} is not pending deletion.")
-            case Refusal.PENDING_IMPORT:
+            case StateRule.PENDING_IMPORT:
                 return KMSInvalidStateException(f"{arn} is pending import.")
-            case Refusal.UNSUPPORTED:
+            case StateRule.UNSUPPORTED:
                 return UnsupportedOperationException(f"{arn} origin is EXTERNAL which is not valid for this operation.")
-            case Refusal.UNAVAILABLE:
+            case StateRule.UNAVAILABLE:
                 return KeyUnavailableException(f"{arn} is unavailable: the token does not hold its key material.")
-            case Refusal.YES:
+            case StateRule.YES:
                 raise AssertionError("not a refusal")
 
 
@@ -125,8 +125,8 @@ class Usable(Enum):
     DELETE_MATERIAL = ("YYYYY", "EXTERNAL")
 
     def __init__(self, row: str, origin: str) -> None:
-        self.row: Mapping[KeyState, Refusal] = {
-            state: Refusal(letter) for state, letter in zip(KeyState, row, strict=True)
+        self.row: Mapping[KeyState, StateRule] = {
+            state: StateRule(letter) for state, letter in zip(KeyState, row, strict=True)
         }
         self.origin = origin
         """The only origin that the operation accepts; empty: every one."""
@@ -136,5 +136,5 @@ class Usable(Enum):
         if self.origin and origin != self.origin:
             raise UnsupportedOperationException(f"{arn} origin is {origin} which is not valid for this operation.")
         refusal = self.row[state]
-        if refusal is not Refusal.YES:
+        if refusal is not StateRule.YES:
             raise refusal.error(arn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Quotas(msgspec.Struct, frozen=True):
     """Over one of these: LimitExceededException."""
 
     keys_per_account: int = 100_000

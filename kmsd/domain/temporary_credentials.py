@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Session(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionTokenPayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """The content of a session token. Names are short: the token travels with every request."""
 
     secret: str

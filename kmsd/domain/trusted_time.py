@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-MOST_AHEAD = timedelta(hours=1)
+MAX_SKEW = timedelta(hours=1)
 """By how much the wall clock may be set forward in all while the host runs."""
-MOST_AHEAD_OVER_A_STOP = timedelta(days=1)
+MAX_SKEW_AFTER_BOOT = timedelta(days=1)
 """How long the host may have been off; while it is, nothing but the wall clock tells how long."""
 MARGIN_BEHIND = timedelta(minutes=1)
 """Time services step the clock back by less than this without anybody being told."""
@@ -23,62 +23,62 @@ MARGIN_BEHIND = timedelta(minutes=1)
 class Uptime(msgspec.Struct, frozen=True):
     """How long the host has been running, by a clock that counts suspension too and cannot be set."""
 
-    boot: str
+    boot_id: str
     """Differs from one start of the host to the next; empty: the process cannot know."""
     seconds: float
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ClockSample(msgspec.Struct, frozen=True):
     """What the books remember."""
 
     trusted_at: datetime
     uptime: Uptime
     """At that instant."""
-    taken_on: timedelta
+    accepted_skew: timedelta
     """How much the wall clock was believed beyond the uptime, in all, since the host started or it was confirmed."""
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class ClockAssessment(msgspec.Struct, frozen=True):
     """What a look at the clocks says."""
 
-    reading: Reading
+    reading: ClockSample
     """To be remembered in place of the one before."""
-    ahead: timedelta
+    skew: timedelta
     """By how much the wall clock is ahead of what is believed; negative: behind."""
 
     @property
-    def held(self) -> bool:
+    def suspended(self) -> bool:
         """Whether the wall clock is ahead by more than can be believed: nothing may be destroyed because of it."""
-        return self.ahead > timedelta(0)
+        return self.skew > timedelta(0)
 
     @property
     def behind(self) -> bool:
         """Whether the wall clock was set back; what has expired stays expired."""
-        return self.ahead < -MARGIN_BEHIND
+        return self.skew < -MARGIN_BEHIND
 
 
-def confirmed(wall: datetime, uptime: Uptime) -> Reading:
+def confirmed(wall: datetime, uptime: Uptime) -> ClockSample:
     """The operator, or the very first look, says that the wall clock is right."""
-    return Reading(wall, uptime, timedelta(0))
+    return ClockSample(wall, uptime, timedelta(0))
 
 
-def judge(before: Reading | None, wall: datetime, uptime: Uptime) -> Judgement:
+def assess(before: ClockSample | None, wall: datetime, uptime: Uptime) -> ClockAssessment:
     """Compare the clocks with the reading before; pure."""
     if before is None:
-        return Judgement(confirmed(wall, uptime), timedelta(0))
+        return ClockAssessment(confirmed(wall, uptime), timedelta(0))
     # A shorter uptime is another start, also where a sandbox hides which one it is.
-    known = bool(before.uptime.boot and uptime.boot)
-    same_boot = uptime.seconds >= before.uptime.seconds and not (known and before.uptime.boot != uptime.boot)
+    known = bool(before.uptime.boot_id and uptime.boot_id)
+    same_boot = uptime.seconds >= before.uptime.seconds and not (known and before.uptime.boot_id != uptime.boot_id)
     # After a start of the host at least its present uptime has passed since any reading of an earlier one.
     passed = timedelta(seconds=uptime.seconds - before.uptime.seconds if same_boot else uptime.seconds)
     trusted = before.trusted_at + max(passed, timedelta(0))
     ahead = wall - trusted
     if same_boot:
-        believed = timedelta(0) < ahead <= MOST_AHEAD - before.taken_on
-        taken_on = before.taken_on + ahead if believed else before.taken_on
+        believed = timedelta(0) < ahead <= MAX_SKEW - before.accepted_skew
+        taken_on = before.accepted_skew + ahead if believed else before.accepted_skew
     else:
-        believed = timedelta(0) < ahead <= MOST_AHEAD_OVER_A_STOP
+        believed = timedelta(0) < ahead <= MAX_SKEW_AFTER_BOOT
         taken_on = timedelta(0)
     if believed:
-        return Judgement(Reading(wall, uptime, taken_on), timedelta(0))
-    return Judgement(Reading(trusted, uptime, taken_on), ahead)
+        return ClockAssessment(ClockSample(wall, uptime, taken_on), timedelta(0))
+    return ClockAssessment(ClockSample(trusted, uptime, taken_on), ahead)

@@ -11,22 +11,22 @@ from __future__ import annotations
 import types
 from collections.abc import Generator
 
-FEW = 3
+MIN_COHORT = 3
 """Calls that can run; with fewer, a pause costs more than it saves."""
 
 
-class Lockstep:
+class CohortScheduler:
     """The calls of one event loop."""
 
-    __slots__ = ("running",)
+    __slots__ = ("in_flight",)
 
     def __init__(self) -> None:
-        self.running = 0
+        self.in_flight = 0
         """Calls that have come in, without those that wait for their record. The transport counts them, as it reads
         them off the wire: before the first of them runs, so that each knows of the others."""
 
     @types.coroutine
-    def pause(self) -> Generator[None, None, None]:
+    def yield_to_cohort(self) -> Generator[None, None, None]:
         """Let the others come as far."""
-        if self.running >= FEW:
+        if self.in_flight >= MIN_COHORT:
             yield

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel these tasks; on return they have ended, however they did."""
     all_of_them = list(tasks)
     for task in all_of_them:

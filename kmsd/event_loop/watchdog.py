@@ -17,13 +17,13 @@ import structlog
 
 log = structlog.get_logger()
 
-EXIT_STUCK = 70
+EXIT_WATCHDOG = 70
 """EX_SOFTWARE. Any status has the supervisor start another worker, unless it says that the PIN was refused."""
 _CHECKS = 10
 """Looks that must all find the loop at a standstill: a process that was itself paused has then had time to go on."""
 
 
-class LoopWatch:
+class EventLoopWatchdog:
     """Watches the running loop from `start` until `stop`."""
 
     def __init__(self, seconds: float) -> None:
@@ -35,7 +35,7 @@ class LoopWatch:
 
     def start(self) -> None:
         """Begin."""
-        self._beat()
+        self._heartbeat()
         threading.Thread(target=self._watch, name="kmsd-loop-watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -44,9 +44,9 @@ class LoopWatch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         self._beats += 1
-        self._timer = self._loop.call_later(self._pause / 2, self._beat)
+        self._timer = self._loop.call_later(self._pause / 2, self._heartbeat)
 
     def _watch(self) -> None:
         seen, missed = 0, 0
@@ -56,4 +56,4 @@ class LoopWatch:
             if missed >= _CHECKS:
                 log.critical("the event loop stands still", consequence="this process ends; another is started")
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                os._exit(EXIT_STUCK)
+                os._exit(EXIT_WATCHDOG)

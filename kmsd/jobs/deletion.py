@@ -10,16 +10,16 @@ from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, Toke
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
-class Report(JobReport):
+class DeletionReport(JobReport):
     """What one run did."""
 
     deleted: list[str] = []
     """ARNs of keys that no longer exist."""
 
 
-async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:
+async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> DeletionReport:
     """Delete every key that is due at `now`. Idempotent; one bad key does not stop the sweep."""
-    report = Report()
+    report = DeletionReport()
     books = await store.read()
     for key_id in await books.keys_due(DueKind.DELETION, now, BATCH):
         try:
@@ -46,5 +46,5 @@ async def _delete(store: Store, token: Token, key_id: str, now: datetime, record
         await record("DeleteKey", key, {})
     # From here on it is certain: what is interrupted is finished by reconcile, which knows the doomed objects.
     for object_id in doomed:
-        await token_objects.carry_out_destruction(store, token, object_id)
+        await token_objects.destroy(store, token, object_id)
     return key.arn

@@ -9,16 +9,16 @@ from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, Toke
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
-class Report(JobReport):
+class ExpiryReport(JobReport):
     """What one run did."""
 
     expired: list[str] = []
     """ARNs of keys whose material is gone."""
 
 
-async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:
+async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> ExpiryReport:
     """Destroy every material that is past its ValidTo at `now`. Idempotent; one bad key does not stop the sweep."""
-    report = Report()
+    report = ExpiryReport()
     books = await store.read()
     for key_id in await books.keys_due(DueKind.EXPIRY, now, BATCH):
         try:
@@ -41,5 +41,5 @@ async def _expire(store: Store, token: Token, key_id: str, now: datetime, record
         doomed = await imported_material.lose(transaction, key)
         await record("DeleteExpiredKeyMaterial", key, {"keyMaterialId": key.current_material.key_material_id})
     if doomed is not None:
-        await token_objects.carry_out_destruction(store, token, doomed)
+        await token_objects.destroy(store, token, doomed)
     return key.arn

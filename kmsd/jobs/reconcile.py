@@ -22,7 +22,7 @@ INTENT_GRACE = timedelta(minutes=10)
 """A younger intent may belong to a call that is still under way in another process; unless that has ended."""
 
 
-class Report(JobReport):
+class ReconcileReport(JobReport):
     """What one run found and did."""
 
     undone: list[bytes] = []
@@ -41,12 +41,12 @@ class Report(JobReport):
 
 async def run_once(
     store: Store, token: Token, now: datetime, *, grace: timedelta = INTENT_GRACE, name: TokenName = TokenName.MAIN
-) -> Report:
+) -> ReconcileReport:
     """One sweep over `token`, which the store knows as `name`. Idempotent; one bad object does not stop it.
 
     Raises `TokenUnavailable` and `StoreUnavailable` if there is nothing to compare: then nothing was changed.
     """
-    report = Report()
+    report = ReconcileReport()
     # Rows before objects: an object made after the rows were read would else seem unknown, and one destroyed, missing.
     books = await store.read()
     rows = {row.object_id: row for row in await books.token_objects() if row.token is name}
@@ -69,14 +69,14 @@ async def run_once(
 
 
 async def _settle(
-    store: Store, token: Token, row: TokenObject, *, is_present: bool, too_old: datetime, report: Report
+    store: Store, token: Token, row: TokenObject, *, is_present: bool, too_old: datetime, report: ReconcileReport
 ) -> None:
     match row.status:
-        case MaterialStatus.CREATING if row.orphaned or row.created_at <= too_old:
-            await token_objects.discard(store, token, row.object_id)
+        case MaterialStatus.CREATING if row.owner_is_dead or row.created_at <= too_old:
+            await token_objects.roll_back(store, token, row.object_id)
             report.undone.append(row.object_id)
         case MaterialStatus.DESTROYING:
-            await token_objects.carry_out_destruction(store, token, row.object_id)
+            await token_objects.destroy(store, token, row.object_id)
             report.destroyed.append(row.object_id)
         case MaterialStatus.READY if not is_present:
             if await _swap(store, row.object_id, MaterialStatus.READY, MaterialStatus.MISSING):

@@ -13,20 +13,20 @@ from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, Toke
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
-class Report(JobReport):
+class RotationReport(JobReport):
     """What one run did."""
 
     rotated: list[str] = []
     """ARNs of keys with a new material."""
 
 
-async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> Report:
+async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> RotationReport:
     """Rotate every enabled key that is due at `now`, once, however many periods were missed.
 
     A key whose material has encrypted half as many messages as it may is due as well, whether or not its rotation is
     on. Idempotent; one bad key does not stop the sweep. A disabled key, or one that awaits deletion, waits.
     """
-    report = Report()
+    report = RotationReport()
     books = await store.read()
     worn = await books.worn_keys(ROTATE_AT_MESSAGES)
     for key_id in {*await books.keys_due(DueKind.ROTATION, now, BATCH), *worn}:
@@ -43,7 +43,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
                 current = await transaction.key(key_id)
                 if current is not None and _due(current, now, material):
                     next_at = rotation.next_rotation(current, now)
-                    await rotation.adopt(transaction, current, made, next_at=next_at)
+                    await rotation.make_current(transaction, current, made, next_at=next_at)
                     await record("RotateKey", current, {"rotationType": made.rotation_type})
                     created.clear()
             await _discard(store, token, created)
@@ -65,10 +65,10 @@ def _due(key: Key, now: datetime, worn: Material | None) -> bool:
 
 async def _discard(store: Store, token: Token, created: list[bytes]) -> None:
     while created:
-        await token_objects.discard(store, token, created.pop())
+        await token_objects.roll_back(store, token, created.pop())
 
 
-async def _discard_quietly(store: Store, token: Token, created: list[bytes], report: Report) -> None:
+async def _discard_quietly(store: Store, token: Token, created: list[bytes], report: RotationReport) -> None:
     try:
         await _discard(store, token, created)
     except (StoreError, TokenError) as exc:

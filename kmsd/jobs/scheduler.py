@@ -85,9 +85,9 @@ class Scheduler(msgspec.Struct):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), TICK)
         finally:
-            await self._give_up(LEASE, RUNNING)
+            await self._release(LEASE, RUNNING)
 
-    async def _give_up(self, *names: str) -> None:
+    async def _release(self, *names: str) -> None:
         try:
             async with self.store.write() as transaction:
                 for name in names:
@@ -100,12 +100,12 @@ class Scheduler(msgspec.Struct):
         try:
             if self.retention is not None:
                 # Each process finishes its own files, whoever holds the lease.
-                await self.retention.tidy(self.clock.now())
+                await self.retention.maintain(self.clock.now())
             if await self._hold():
                 try:
                     await self._run_due()
                 finally:
-                    await self._give_up(RUNNING)
+                    await self._release(RUNNING)
         except (StoreError, TokenError, JobFailed) as exc:
             log.warning("jobs put off", detail=str(exc))
 
@@ -115,7 +115,7 @@ class Scheduler(msgspec.Struct):
             held = await transaction.take_lease(LEASE, self.holder, now, now + LEASE_TIME)
             if self.watch is not None:
                 # Whoever works for all remembers for all; the others read.
-                await (self.watch.remember(transaction) if held else self.watch.look(transaction))
+                await (self.watch.persist(transaction) if held else self.watch.refresh(transaction))
             return held and await transaction.take_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
     async def run_now(self, job: Job) -> JobReport:
@@ -137,19 +137,19 @@ class Scheduler(msgspec.Struct):
                 )
             return await self._run_all(job)
         finally:
-            await self._give_up(RUNNING)
+            await self._release(RUNNING)
 
     async def _take_turn(self) -> bool:
         async with self.store.write() as transaction:
             if self.watch is not None:
-                await self.watch.look(transaction)
+                await self.watch.refresh(transaction)
             now = self.clock.now()
             return await transaction.take_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
     async def _run_all(self, job: Job) -> JobReport:
         now = self._now()
         if job is Job.RECONCILE:
-            settled = reconcile.Report()
+            settled = reconcile.ReconcileReport()
             for name, token in self._tokens.items():
                 settled.add(await reconcile.run_once(self.store, token, now, name=name))
             return settled
@@ -196,7 +196,7 @@ class Scheduler(msgspec.Struct):
     def _held(self) -> bool:
         """Whether nothing may be destroyed now: it may be due by a wrong clock alone."""
         judgement = None if self.watch is None else self.watch.judgement
-        return judgement is not None and judgement.held
+        return judgement is not None and judgement.suspended
 
     @property
     def _tokens(self) -> dict[TokenName, Token]:

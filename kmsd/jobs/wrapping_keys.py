@@ -18,7 +18,7 @@ from kmsd.ports.jobs import JobReport
 Kind = tuple[TokenName, int]
 
 
-class Report(JobReport):
+class WrappingKeyReport(JobReport):
     """What one run did."""
 
     destroyed: list[bytes] = []
@@ -27,9 +27,9 @@ class Report(JobReport):
     """New ones in stock."""
 
 
-async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> Report:
+async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> WrappingKeyReport:
     """One sweep. Idempotent; one bad key does not stop it."""
-    report = Report()
+    report = WrappingKeyReport()
     known = await (await store.read()).wrapping_keys()
     demanded = {_kind(key) for key in known if key.expires_at is not None and now < key.expires_at}
     ready: Counter[Kind] = Counter()
@@ -50,20 +50,22 @@ def _kind(key: WrappingKey) -> Kind:
     return key.token, key.bits
 
 
-async def _destroy(store: Store, tokens: Tokens, key: WrappingKey, report: Report) -> None:
+async def _destroy(store: Store, tokens: Tokens, key: WrappingKey, report: WrappingKeyReport) -> None:
     try:
         async with store.write() as transaction:
-            await import_parameters.doom(transaction, key.object_id)
+            await import_parameters.mark_destroying(transaction, key.object_id)
         # From here on it is certain; where the token is away, reconcile carries it out.
         if key.token in tokens:
-            await token_objects.carry_out_destruction(store, tokens[key.token], key.object_id)
+            await token_objects.destroy(store, tokens[key.token], key.object_id)
     except (StoreError, TokenError) as exc:
         report.failed.append(f"{key.object_id.hex()}: {exc}")
     else:
         report.destroyed.append(key.object_id)
 
 
-async def _make(store: Store, tokens: Tokens, kind: Kind, now: datetime, report: Report, *, count: int) -> None:
+async def _make(
+    store: Store, tokens: Tokens, kind: Kind, now: datetime, report: WrappingKeyReport, *, count: int
+) -> None:
     name, bits = kind
     for _ in range(count):
         try:

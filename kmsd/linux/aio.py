@@ -24,16 +24,16 @@ _RESFD = 1
 _ONE = c_long(1)
 _DEPTH = 4
 """Operations that may be under way in one context; only one ever is."""
-GRAIN = 4096
+BLOCK_SIZE = 4096
 """Bytes: what is written past the page cache begins and ends at multiples of a disk's blocks, which are no longer."""
 
 
-def grains(length: int) -> int:
-    """The next multiple of `GRAIN`."""
-    return -(-length // GRAIN) * GRAIN
+def round_up(length: int) -> int:
+    """The next multiple of `BLOCK_SIZE`."""
+    return -(-length // BLOCK_SIZE) * BLOCK_SIZE
 
 
-class Numbers(NamedTuple):
+class SyscallNumbers(NamedTuple):
     """Of the four system calls, on one kind of machine."""
 
     setup: int
@@ -42,7 +42,7 @@ class Numbers(NamedTuple):
     submit: int
 
 
-SYSTEM_CALLS = {"x86_64": Numbers(206, 207, 208, 209), "aarch64": Numbers(0, 1, 4, 2)}
+SYSTEM_CALLS = {"x86_64": SyscallNumbers(206, 207, 208, 209), "aarch64": SyscallNumbers(0, 1, 4, 2)}
 
 
 class _Control(Structure):
@@ -87,7 +87,7 @@ class Buffer:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
 
 
-class KernelSync:
+class AioContext:
     """One sync or write at a time, on one event loop.
 
     Raises OSError if the kernel, or a filter of system calls, refuses.

@@ -8,7 +8,7 @@ from pathlib import Path
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def boot() -> str:
+def boot_id() -> str:
     """Which start of the host this is.
 
     Empty where it is hidden (ProcSubset=pid): a shorter uptime then tells another start, and one that is longer already

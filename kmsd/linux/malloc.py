@@ -26,7 +26,7 @@ def remove_main_process_variables(environment: MutableMapping[str, str]) -> None
         environment.pop(name, None)
 
 
-def settle_heap(environment: Mapping[str, str]) -> None:
+def configure_malloc(environment: Mapping[str, str]) -> None:
     """Have the C library keep what it has, as far as the operator has not said otherwise. Before there are threads."""
     set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_parameter is None:

@@ -11,7 +11,7 @@ _NO_CORE = 1
 the pipe to the helper's discretion."""
 
 
-def keep_to_oneself() -> None:
+def harden_process() -> None:
     """Write no core, and let no other process of the same user read this one's memory or trace it. For `main`.
 
     A core would hold derived signing keys, the PIN, and plaintexts of requests under way. The unit forbids cores as

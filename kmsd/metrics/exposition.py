@@ -17,7 +17,7 @@ STALE_SECONDS = 30.0
 """A worker whose heart has not beaten for so long is not counted as ready: its loop hangs, or it does."""
 
 
-class Page(msgspec.Struct):
+class Exposition(msgspec.Struct):
     """Collects lines."""
 
     _lines: list[str] = []
@@ -28,7 +28,7 @@ class Page(msgspec.Struct):
         if found:
             self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *found]
 
-    def one(self, name: str, kind: str, text: str, value: float | None) -> None:
+    def sample(self, name: str, kind: str, text: str, value: float | None) -> None:
         """A metric without labels."""
         self.family(name, kind, text, [] if value is None else [({}, value)])
 
@@ -60,7 +60,7 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-class Total(msgspec.Struct, frozen=True):
+class Aggregate(msgspec.Struct, frozen=True):
     """All shares together."""
 
     counted: Sequence[float]
@@ -69,7 +69,7 @@ class Total(msgspec.Struct, frozen=True):
     """Of workers that live: gauges are theirs alone."""
 
     @classmethod
-    def of(cls, shares: Sequence[tuple[Sequence[float], bool]]) -> Total:
+    def of(cls, shares: Sequence[tuple[Sequence[float], bool]]) -> Aggregate:
         """Add up."""
         counted = [sum(column) for column in zip(*(figures for figures, _ in shares), strict=True)]
         return cls(counted or [0.0] * LAYOUT.size, [figures for figures, lives in shares if lives])
@@ -93,26 +93,26 @@ class Total(msgspec.Struct, frozen=True):
         )
 
 
-def write_counts(page: Page, total: Total, now: float, workers: int) -> None:
+def write_counts(page: Exposition, total: Aggregate, now: float, workers: int) -> None:
     """Everything that workers count."""
     _requests(page, total)
     _token(page, total)
     _caches(page, total)
-    page.one("kmsd_audit_records_total", "counter", "Audit records made durable.", total.counter("audit_records"))
-    page.one("kmsd_audit_failures_total", "counter", "Failed writes of the trail.", total.counter("audit_failures"))
-    page.one("kmsd_audit_waiting", "gauge", "Audit records waiting to be written.", total.gauge("audit_waiting"))
-    page.one("kmsd_audit_unsigned", "gauge", "Lines of the trail not signed yet.", total.gauge("audit_unsigned"))
+    page.sample("kmsd_audit_records_total", "counter", "Audit records made durable.", total.counter("audit_records"))
+    page.sample("kmsd_audit_failures_total", "counter", "Failed writes of the trail.", total.counter("audit_failures"))
+    page.sample("kmsd_audit_waiting", "gauge", "Audit records waiting to be written.", total.gauge("audit_waiting"))
+    page.sample("kmsd_audit_unsigned", "gauge", "Lines of the trail not signed yet.", total.gauge("audit_unsigned"))
     sync = total.counted[LAYOUT.audit_syncs : LAYOUT.audit_syncs + HISTOGRAM]
     page.histograms("kmsd_audit_sync_seconds", "Duration of a write and sync of the audit trail.", [({}, sync)])
-    page.one("kmsd_worker_starts_total", "counter", "Workers started.", total.counter("starts"))
+    page.sample("kmsd_worker_starts_total", "counter", "Workers started.", total.counter("starts"))
     states = {"configured": workers, "alive": len(total.living), "ready": total.ready(now)}
     page.family("kmsd_workers", "gauge", "Workers by state.", [({"state": name}, n) for name, n in states.items()])
     failed = [({"probe": probe}, total.gauge(f"failed:{probe}")) for probe in PROBES]
     page.family("kmsd_probe_failed_workers", "gauge", "Workers whose last probe of this failed.", failed)
-    page.one("kmsd_ready", "gauge", "Whether at least one worker can do everything.", float(total.ready(now) > 0))
+    page.sample("kmsd_ready", "gauge", "Whether at least one worker can do everything.", float(total.ready(now) > 0))
 
 
-def _requests(page: Page, total: Total) -> None:
+def _requests(page: Exposition, total: Aggregate) -> None:
     counts, latencies = [], []
     for target, (service, operation) in TARGETS.items():
         labels = {"service": service, "operation": operation}
@@ -131,10 +131,10 @@ def _requests(page: Page, total: Total) -> None:
         "Connections and requests that the transport refused.",
         [(labels, number) for labels, number in refused if number or labels["reason"] == "ConnectionLimit"],
     )
-    page.one("kmsd_connections", "gauge", "Open connections.", total.gauge("connections"))
+    page.sample("kmsd_connections", "gauge", "Open connections.", total.gauge("connections"))
 
 
-def _token(page: Page, total: Total) -> None:
+def _token(page: Exposition, total: Aggregate) -> None:
     errors, latencies = [], []
     for call, at in LAYOUT.token_calls.items():
         found = total.counted[at : at + HISTOGRAM]
@@ -145,14 +145,14 @@ def _token(page: Page, total: Total) -> None:
     page.family("kmsd_token_errors_total", "counter", "Calls to the token that failed.", errors)
     sessions = [({"state": state}, total.gauge(f"sessions_{state}")) for state in ("in_use", "free")]
     page.family("kmsd_token_sessions", "gauge", "Sessions with the token.", sessions)
-    page.one("kmsd_token_waiting", "gauge", "Calls that wait for a session.", total.gauge("token_waiting"))
-    page.one("kmsd_token_threads_lost", "gauge", "Threads that hang in the module.", total.gauge("threads_lost"))
-    page.one("kmsd_token_derived_keys", "gauge", "Derived keys in memory.", total.gauge("derived_keys"))
+    page.sample("kmsd_token_waiting", "gauge", "Calls that wait for a session.", total.gauge("token_waiting"))
+    page.sample("kmsd_token_threads_lost", "gauge", "Threads that hang in the module.", total.gauge("threads_lost"))
+    page.sample("kmsd_token_derived_keys", "gauge", "Derived keys in memory.", total.gauge("derived_keys"))
     reconnects = total.counter("token_reconnects")
-    page.one("kmsd_token_reconnects_total", "counter", "Times that a lost token came back.", reconnects)
+    page.sample("kmsd_token_reconnects_total", "counter", "Times that a lost token came back.", reconnects)
 
 
-def _caches(page: Page, total: Total) -> None:
+def _caches(page: Exposition, total: Aggregate) -> None:
     for kind in ("hits", "misses"):
         found = [({"cache": cache}, total.counter(f"{kind}:{cache}")) for cache in CACHES]
         page.family(f"kmsd_cache_{kind}_total", "counter", f"Look-ups in memory: {kind}.", found)

@@ -12,7 +12,7 @@ from kmsd.ports.histogram import BOUNDS
 from kmsd.wire.readiness import OK
 
 if TYPE_CHECKING:
-    from kmsd.adapters.audit_trail.group_commit import SyncFigures
+    from kmsd.adapters.audit_trail.group_commit import SyncStatistics
     from kmsd.adapters.pkcs11.counters import TokenCounters
 
 _SUM = HISTOGRAM - 1
@@ -37,7 +37,7 @@ class Meter:
         figures[latencies + _SUM] += seconds
 
 
-class Publisher:
+class MetricsPublisher:
     """Carries figures that others keep into the share, so that those who count need not know of it."""
 
     def __init__(self, figures: memoryview[float]) -> None:
@@ -74,12 +74,12 @@ class Publisher:
         for name, call in found.calls.items():
             # The method `open` of the adapter is not the call of the data path that bears this name.
             place = LAYOUT.token_calls[name if name in TOKEN_CALLS else OTHER]
-            self.add_histogram(place, call.classes, call.seconds)
+            self.add_histogram(place, call.buckets, call.seconds)
             self.add(place + HISTOGRAM, call.errors)
         self.set("sessions_in_use", found.sessions_in_use)
         self.set("sessions_free", found.sessions_free)
         self.set("token_waiting", found.waiting)
-        self.set("threads_lost", found.written_off)
+        self.set("threads_lost", found.abandoned)
         self.set("derived_keys", found.derived_keys)
         self.count("token_reconnects", found.reconnects)
         self.count("hits:token_handle", found.handle_hits)
@@ -87,9 +87,9 @@ class Publisher:
         self.count("hits:derived_key", found.derived_hits)
         self.count("misses:derived_key", found.derived_misses)
 
-    def audit(self, found: SyncFigures, unsigned: int) -> None:
+    def audit(self, found: SyncStatistics, unsigned: int) -> None:
         """What the trail's writer has counted."""
-        self.add_histogram(LAYOUT.audit_syncs, found.classes, found.seconds)
+        self.add_histogram(LAYOUT.audit_syncs, found.buckets, found.seconds)
         self.count("audit_records", found.records)
         self.count("audit_failures", found.failures)
         self.set("audit_waiting", found.waiting)

@@ -25,12 +25,12 @@ from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.config.reload_verdict import Outcome
 from kmsd.config.settings import Config
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.trusted_time import Uptime, judge
+from kmsd.domain.trusted_time import Uptime, assess
 from kmsd.linux import boot_clock
-from kmsd.metrics.exposition import Page, Total, write_counts
-from kmsd.metrics.shared_memory import Board
+from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
+from kmsd.metrics.shared_memory import SharedMetrics
 from kmsd.ports import StoreError
-from kmsd.wire.http.messages import Answer, Request
+from kmsd.wire.http.messages import Request, Response
 from kmsd.wire.http.server import Limits, Listener, serve
 
 _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
@@ -49,18 +49,20 @@ async def watched(
     `configuration` is the one in force, `reloads` how many ended in which way. The listener is closed in the end.
     Raises `ListenerRefused`.
     """
-    board, started_at, hosts = Board(), time.time(), hosts_of(listener)
+    board, started_at, hosts = SharedMetrics(), time.time(), hosts_of(listener)
 
-    async def handle(request: Request) -> Answer:
+    async def handle(request: Request) -> Response:
         received = request.received
         if hosts is not None and _host_in(received.header("host") or "") not in hosts:
-            return Answer(421, (("Content-Type", TEXT),), b"the Host header names neither this address nor localhost\n")
+            return Response(
+                421, (("Content-Type", TEXT),), b"the Host header names neither this address nor localhost\n"
+            )
         if received.method not in ("GET", "HEAD"):
-            return Answer(405, (("Allow", "GET, HEAD"),), b"")
+            return Response(405, (("Allow", "GET, HEAD"),), b"")
         if received.target.partition("?")[0] != "/metrics":
-            return Answer(404, (("Content-Type", TEXT),), b"/metrics\n")
+            return Response(404, (("Content-Type", TEXT),), b"/metrics\n")
         body = await asyncio.to_thread(_page, board, configuration(), started_at, dict(reloads()))
-        return Answer(200, (("Content-Type", TEXT),), body)
+        return Response(200, (("Content-Type", TEXT),), body)
 
     server = await serve(handle, [Listener(listener)], LIMITS)
     try:
@@ -88,18 +90,18 @@ def _host_in(header: str) -> str:
     return found["host"] if found else ""
 
 
-def _page(board: Board, config: Config, started_at: float, reloads: Mapping[Outcome, int]) -> bytes:
-    page, now = Page(), time.time()
-    write_counts(page, Total.of(board.shares()), now, config.workers)
+def _page(board: SharedMetrics, config: Config, started_at: float, reloads: Mapping[Outcome, int]) -> bytes:
+    page, now = Exposition(), time.time()
+    write_counts(page, Aggregate.of(board.shares()), now, config.workers)
     page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": __version__}, 1)])
-    page.one("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
+    page.sample("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
     page.family(
         "kmsd_reloads_total",
         "counter",
         "Reloads by outcome; partial: some workers still run with the configuration before.",
         [({"outcome": outcome.value}, number) for outcome, number in reloads.items()],
     )
-    sources: dict[str, Callable[[Page, Config], None]] = {
+    sources: dict[str, Callable[[Exposition, Config], None]] = {
         "database": _database,
         "disk": _disk,
         "backup": _backup,
@@ -115,7 +117,7 @@ def _page(board: Board, config: Config, started_at: float, reloads: Mapping[Outc
     return page.text()
 
 
-def _wrote(page: Page, config: Config, name: str, write: Callable[[Page, Config], None]) -> bool:
+def _wrote(page: Exposition, config: Config, name: str, write: Callable[[Exposition, Config], None]) -> bool:
     try:
         write(page, config)
     except (OSError, StoreError, ValueError, msgspec.DecodeError) as exc:
@@ -124,7 +126,7 @@ def _wrote(page: Page, config: Config, name: str, write: Callable[[Page, Config]
     return True
 
 
-def _database(page: Page, config: Config) -> None:
+def _database(page: Exposition, config: Config) -> None:
     found = statistics.read(config.database, datetime.now(UTC))
     keys: dict[str, int] = {**{state.value: 0 for state in KeyState}, **found.keys}
     page.family("kmsd_keys", "gauge", "Keys by state.", [({"state": name}, number) for name, number in keys.items()])
@@ -141,32 +143,34 @@ def _database(page: Page, config: Config) -> None:
         "When a job is next due for any key.",
         [({"job": name}, at) for name, at in found.due.items()],
     )
-    uptime = Uptime(boot_clock.boot(), boot_clock.uptime())
-    judgement = judge(found.clock, datetime.now(UTC), uptime)
-    page.one("kmsd_jobs_held", "gauge", "Whether destructive jobs are held: see the clock.", float(judgement.held))
-    ahead = judgement.ahead.total_seconds()
-    page.one("kmsd_clock_ahead_seconds", "gauge", "How far the clock is from what is believed of the time.", ahead)
+    uptime = Uptime(boot_clock.boot_id(), boot_clock.uptime())
+    judgement = assess(found.clock, datetime.now(UTC), uptime)
+    page.sample(
+        "kmsd_jobs_held", "gauge", "Whether destructive jobs are held: see the clock.", float(judgement.suspended)
+    )
+    ahead = judgement.skew.total_seconds()
+    page.sample("kmsd_clock_ahead_seconds", "gauge", "How far the clock is from what is believed of the time.", ahead)
 
 
-def _disk(page: Page, config: Config) -> None:
+def _disk(page: Exposition, config: Config) -> None:
     places = {"data": config.data_dir, "audit": config.audit_dir}
     free = [({"of": name}, shutil.disk_usage(path).free) for name, path in places.items()]
     page.family("kmsd_disk_free_bytes", "gauge", "Room for the data directory and the trail.", free)
 
 
-def _backup(page: Page, config: Config) -> None:
+def _backup(page: Exposition, config: Config) -> None:
     path = config.data_dir / LAST_BACKUP
     if not path.exists():
         return
     last = msgspec.json.decode(path.read_bytes(), type=LastBackup)
     at = datetime.fromisoformat(last.snapshot_at).timestamp()
-    page.one("kmsd_last_backup_timestamp_seconds", "gauge", "Of which time the last backup is.", at)
-    page.one("kmsd_last_backup_bytes", "gauge", "How large it is.", last.size)
+    page.sample("kmsd_last_backup_timestamp_seconds", "gauge", "Of which time the last backup is.", at)
+    page.sample("kmsd_last_backup_bytes", "gauge", "How large it is.", last.size)
 
 
-def _certificate(page: Page, config: Config) -> None:
+def _certificate(page: Exposition, config: Config) -> None:
     path: Path | None = config.listen.tls_certificate
     if path is None:
         return
     ends_at = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
-    page.one("kmsd_certificate_not_after_timestamp_seconds", "gauge", "When the TLS certificate ends.", ends_at)
+    page.sample("kmsd_certificate_not_after_timestamp_seconds", "gauge", "When the TLS certificate ends.", ends_at)

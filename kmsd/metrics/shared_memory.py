@@ -20,11 +20,11 @@ SHARES = 160
 BYTES = 8 * LAYOUT.size
 
 
-class NoShare(OSError):
+class SlotUnavailable(OSError):
     """There is no memory to count in; the text says why."""
 
 
-class Board:
+class SharedMetrics:
     """The parent's view of all shares."""
 
     def __init__(self) -> None:
@@ -53,16 +53,16 @@ class Board:
         os.close(self.descriptor)
 
 
-class Share:
+class WorkerSlot:
     """A worker's part. It is locked as long as the process lives: no two count in one."""
 
     def __init__(self, memory: int) -> None:
-        """Take the first share that nobody holds, in the memory of this descriptor. Raises `NoShare`."""
+        """Take the first share that nobody holds, in the memory of this descriptor. Raises `SlotUnavailable`."""
         try:
             # Opened anew: locks belong to the open file, and processes share the one that they inherit.
             self._descriptor = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
-            raise NoShare(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
+            raise SlotUnavailable(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
         if os.fstat(self._descriptor).st_size != SHARES * BYTES:
             raise _other_release()
         number = self._take()
@@ -79,8 +79,8 @@ class Share:
         for number in range(SHARES):
             if lock_byte(self._descriptor, number):
                 return number
-        raise NoShare(f"{SHARES} processes count already")
+        raise SlotUnavailable(f"{SHARES} processes count already")
 
 
-def _other_release() -> NoShare:
-    return NoShare("another release keeps its figures here: they go on when the daemon is started anew")
+def _other_release() -> SlotUnavailable:
+    return SlotUnavailable("another release keeps its figures here: they go on when the daemon is started anew")

@@ -9,9 +9,9 @@ import structlog
 
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import Rooms
-from kmsd.metrics.recorder import Meter, Publisher
-from kmsd.metrics.shared_memory import NoShare, Share
+from kmsd.app import Components
+from kmsd.metrics.recorder import Meter, MetricsPublisher
+from kmsd.metrics.shared_memory import SlotUnavailable, WorkerSlot
 from kmsd.wire.endpoint import NO_METER
 from kmsd.wire.endpoint import Meter as AnyMeter
 from kmsd.wire.http.server import Server
@@ -24,23 +24,23 @@ PROBE_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-class Counting:
+class WorkerMetrics:
     """Counts, if the parent has made memory for it; else does nothing, at no cost."""
 
-    def __init__(self, share: Share | None) -> None:
-        self._publisher = None if share is None else Publisher(share.figures)
+    def __init__(self, share: WorkerSlot | None) -> None:
+        self._publisher = None if share is None else MetricsPublisher(share.figures)
         self.meter: AnyMeter = NO_METER if share is None else Meter(share.figures)
 
     @classmethod
-    def begin(cls, memory: int | None) -> Counting:
+    def begin(cls, memory: int | None) -> WorkerMetrics:
         """In the `memory` that this descriptor is of. A worker that cannot count serves all the same, and says so."""
         try:
-            return cls(None if memory is None else Share(memory))
-        except NoShare as exc:
+            return cls(None if memory is None else WorkerSlot(memory))
+        except SlotUnavailable as exc:
             log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)
 
-    async def run(self, rooms: Rooms, server: Server, readiness: Readiness) -> None:
+    async def run(self, rooms: Components, server: Server, readiness: Readiness) -> None:
         """Publish again and again until cancelled, and then once more."""
         publisher = self._publisher
         if publisher is None:
@@ -60,7 +60,7 @@ class Counting:
             _publish(publisher, rooms, server)
 
 
-def _publish(publisher: Publisher, rooms: Rooms, server: Server) -> None:
+def _publish(publisher: MetricsPublisher, rooms: Components, server: Server) -> None:
     """Some hundred additions, once a second."""
     publisher.refusals(server.refusals)
     publisher.set("connections", server.connections)
@@ -70,5 +70,5 @@ def _publish(publisher: Publisher, rooms: Rooms, server: Server) -> None:
         hits, misses = rooms.store.cache_use
         publisher.count("hits:store", hits)
         publisher.count("misses:store", misses)
-    publisher.audit(*rooms.sink.figures)
+    publisher.audit(*rooms.sink.statistics)
     publisher.set("heartbeat", time.time())

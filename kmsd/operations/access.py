@@ -12,7 +12,7 @@ from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.alias import check_prefix
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.domain.key import Key, Origin
-from kmsd.domain.key_state import KeyState, Refusal, Usable
+from kmsd.domain.key_state import KeyState, StateRule, Usable
 from kmsd.errors import (
     InvalidArnException,
     InvalidCiphertextException,
@@ -42,7 +42,7 @@ class _OfKey(Access, frozen=True):
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
         """What the key's state and origin may be refused with."""
-        refusals = tuple(type(one.error("")) for one in self.usable.row.values() if one is not Refusal.YES)
+        refusals = tuple(type(one.error("")) for one in self.usable.row.values() if one is not StateRule.YES)
         return (*refusals, UnsupportedOperationException) if self.usable.origin else refusals
 
     def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from kmsd.authz.evaluate import is_settled
-from kmsd.authz.request import Denied, Query
+from kmsd.authz.request import AuthorizationRequest, Denied
 from kmsd.custody import grant_tokens
 from kmsd.errors import AccessDeniedException
 from kmsd.operations.condition_values import circumstances_of, policies_of
-from kmsd.operations.decision_cache import recall, remember
+from kmsd.operations.decision_cache import get, put
 from kmsd.operations.declaration import Access, Call, Operation, Target, context_of
 
 UNKNOWN_CIPHERTEXT = (
@@ -47,20 +47,20 @@ async def _permit(
     key, caller = target.key, call.caller
     remembers = not access.has_own_rule
     if key is not None and remembers and not operation.delegates:
-        target.decision = recall(action_of(operation, access), key, caller)
+        target.decision = get(action_of(operation, access), key, caller)
         if target.decision is not None:
             return
-    query, decision = access.decide(await query_about(operation, access, target, request, call), target)
+    query, decision = access.decide(await authorization_request(operation, access, target, request, call), target)
     if target.absent:
         raise _absent(target, query)
     if isinstance(decision, Denied):
         raise AccessDeniedException(_concealed(target, query) or decision.message, detail=decision.reason)
     if key is not None and remembers and is_settled(query, decision):
-        remember(query.action, key, caller, decision)
+        put(query.action, key, caller, decision)
     target.decision, target.query = decision, query
 
 
-def _absent(target: Target, query: Query) -> AccessDeniedException:
+def _absent(target: Target, query: AuthorizationRequest) -> AccessDeniedException:
     """The refusal of what is not there. The record does not name the key that stood for it."""
     named = target.named or ("" if target.blob is None else f"the key {target.blob.key_id} of the blob")
     reason = f"{named} does not exist"
@@ -68,7 +68,7 @@ def _absent(target: Target, query: Query) -> AccessDeniedException:
     return AccessDeniedException(_concealed(target, query), detail=reason)
 
 
-def _concealed(target: Target, query: Query) -> str:
+def _concealed(target: Target, query: AuthorizationRequest) -> str:
     """AWS's sentence where a refusal must not tell whether the key exists; empty where the reason may be told."""
     if target.by_blob:
         return UNKNOWN_CIPHERTEXT
@@ -81,21 +81,21 @@ def _concealed(target: Target, query: Query) -> str:
     return ""
 
 
-async def query_about(
+async def authorization_request(
     operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
-) -> Query:
+) -> AuthorizationRequest:
     """What authorisation is asked about one target."""
     caller, key = call.caller, target.key
     policies = policies_of(caller)
     if key is None:
-        return Query(
+        return AuthorizationRequest(
             caller=caller,
             action=action_of(operation, access),
             resource=target.arn,
             resource_account=caller.account,
             circumstances=await circumstances_of(operation, target, request, call, policies),
         )
-    return Query(
+    return AuthorizationRequest(
         caller=caller,
         action=action_of(operation, access),
         resource=target.arn,

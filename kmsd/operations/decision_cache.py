@@ -12,13 +12,13 @@ from kmsd.authz.request import Allowed
 from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 
-MOST = 10_000
+MAX_DECISIONS = 10_000
 
 _allowed: dict[tuple[str, str, str], tuple[Key, Caller, Allowed]] = {}
 """By action, key id and access key id."""
 
 
-def recall(action: str, key: Key, caller: Caller) -> Allowed | None:
+def get(action: str, key: Key, caller: Caller) -> Allowed | None:
     """What allows this, if that is known; None says nothing."""
     known = _allowed.get((action, key.key_id, caller.access_key_id))
     if known is not None and known[0] is key and known[1] is caller:
@@ -26,8 +26,8 @@ def recall(action: str, key: Key, caller: Caller) -> Allowed | None:
     return None
 
 
-def remember(action: str, key: Key, caller: Caller, allowed: Allowed) -> None:
+def put(action: str, key: Key, caller: Caller, allowed: Allowed) -> None:
     """Keep a decision that no condition and no grant can change."""
-    if len(_allowed) >= MOST:
+    if len(_allowed) >= MAX_DECISIONS:
         _allowed.clear()
     _allowed[action, key.key_id, caller.access_key_id] = (key, caller, allowed)

@@ -15,17 +15,17 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.request import Allowed, Decision, Query
+from kmsd.authz.request import Allowed, AuthorizationRequest, Decision
 from kmsd.custody.import_parameters import Tokens
-from kmsd.custody.service_sealer import ServiceBox
-from kmsd.domain.arn import Place
+from kmsd.custody.service_sealer import ServiceSealer
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.ciphertext_blob import Blob
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import TokenName, WrappingAlgorithm
 from kmsd.domain.key_state import Usable
 from kmsd.domain.principal import Caller
-from kmsd.domain.quotas import Limits
+from kmsd.domain.quotas import Quotas
 from kmsd.errors import DependencyTimeoutException, KMSInternalException, ServiceError
 from kmsd.ports import Reader, Store, Token, Transaction
 
@@ -91,7 +91,7 @@ class Access(msgspec.Struct, frozen=True):
         """True if `decide` asks more than policies and grants: its answers are not remembered."""
         return False
 
-    def decide(self, query: Query, target: Target) -> tuple[Query, Decision]:
+    def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
         """Decide by policies and grants. Return the final question and the decision."""
         del target
         return query, authorize(query)
@@ -120,7 +120,7 @@ class Target(msgspec.Struct):
     """Whether `key` only stands for one that is not there: nothing permits it, and admission takes it away."""
     decision: Allowed | None = None
     """The statement or grant that allows it."""
-    query: Query | None = None
+    query: AuthorizationRequest | None = None
     """What that decision answers; None where the decision was remembered (`kmsd.operations.decision_cache`)."""
     resource: object | None = None
     """What was found, if it is no key."""
@@ -131,7 +131,7 @@ class Target(msgspec.Struct):
 # --- A call -----------------------------------------------------------------------------------------
 
 
-class Source(msgspec.Struct, frozen=True):
+class ClientInfo(msgspec.Struct, frozen=True):
     """Where a request came from."""
 
     address: str
@@ -146,11 +146,11 @@ class Source(msgspec.Struct, frozen=True):
     """`logs.us-east-1.amazonaws.com` where a service of the daemon acts for the caller (`kms:ViaService`)."""
 
 
-class World(msgspec.Struct):
+class Dependencies(msgspec.Struct):
     """What every call of this process shares."""
 
-    place: Place
-    limits: Limits
+    place: ArnScope
+    limits: Quotas
     store: Store
     token: Token
     import_token: Token | None = None
@@ -170,9 +170,9 @@ class World(msgspec.Struct):
 class Call(msgspec.Struct, eq=False):
     """One call: who asks, when, and what was found for it."""
 
-    world: World
+    world: Dependencies
     caller: Caller
-    source: Source
+    source: ClientInfo
     request_id: str
     now: datetime
     books: Reader
@@ -223,9 +223,9 @@ class Call(msgspec.Struct, eq=False):
             raise LookupError("this operation does not write")
         return self.books  # type: ignore[return-value] # a Transaction is a Reader that can insert
 
-    async def service_box(self) -> ServiceBox:
+    async def service_box(self) -> ServiceSealer:
         """The box for markers and tokens of the API."""
-        return await ServiceBox.of(self.books, self.token)
+        return await ServiceSealer.of(self.books, self.token)
 
 
 Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kmsd import errors
-from kmsd.domain.key_state import KeyState, Refusal
+from kmsd.domain.key_state import KeyState, StateRule
 from kmsd.errors import ServiceError
 from kmsd.operations.declaration import Operation
 
@@ -36,7 +36,7 @@ def state_row(operation: AnyOperation) -> str:
         return ""
     letters = []
     for state in KeyState:
-        refusals = [row[state] for row in rows if row[state] is not Refusal.YES]
+        refusals = [row[state] for row in rows if row[state] is not StateRule.YES]
         letters.append(refusals[0].value if refusals else "Y")
     return "".join(letters)
 

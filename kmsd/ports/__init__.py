@@ -21,14 +21,14 @@ from kmsd.ports.store_records import (
 )
 from kmsd.ports.token import (
     Capabilities,
-    ImportSkills,
+    ImportCapabilities,
+    InvalidLength,
+    MaterialMismatch,
     MechanismMissing,
     ModuleUnusable,
     NoSuchObject,
     NotAuthentic,
-    NotUnwrapped,
     ObjectReport,
-    OtherMaterial,
     PinRefused,
     Token,
     TokenBusy,
@@ -36,8 +36,8 @@ from kmsd.ports.token import (
     TokenInfo,
     TokenTimeout,
     TokenUnavailable,
+    UnwrapFailed,
     Wrapped,
-    WrongLength,
 )
 
 __all__ = [
@@ -46,14 +46,14 @@ __all__ = [
     "Capabilities",
     "Clock",
     "DueKind",
-    "ImportSkills",
+    "ImportCapabilities",
+    "InvalidLength",
+    "MaterialMismatch",
     "MechanismMissing",
     "ModuleUnusable",
     "NoSuchObject",
     "NotAuthentic",
-    "NotUnwrapped",
     "ObjectReport",
-    "OtherMaterial",
     "PinRefused",
     "Reader",
     "ServiceKey",
@@ -74,6 +74,6 @@ __all__ = [
     "TokenUnavailable",
     "Transaction",
     "TrustedClock",
+    "UnwrapFailed",
     "Wrapped",
-    "WrongLength",
 ]

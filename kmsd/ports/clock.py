@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from kmsd.domain.trusted_time import Judgement
+    from kmsd.domain.trusted_time import ClockAssessment
     from kmsd.ports.store import Reader, Transaction
 
 
@@ -23,7 +23,7 @@ class TrustedClock(Clock, Protocol):
     """A clock that judges the host's: whether what it says may end things."""
 
     @property
-    def judgement(self) -> Judgement | None:
+    def judgement(self) -> ClockAssessment | None:
         """Of the last look; None: there was none yet."""
         ...
 
@@ -31,10 +31,10 @@ class TrustedClock(Clock, Protocol):
         """What is believed of the time of day, whatever becomes of the wall clock since the last look."""
         ...
 
-    async def look(self, books: Reader) -> Judgement:
+    async def refresh(self, books: Reader) -> ClockAssessment:
         """Judge the clock by what the store remembers. Raises `StoreUnavailable`."""
         ...
 
-    async def remember(self, transaction: Transaction) -> Judgement:
+    async def persist(self, transaction: Transaction) -> ClockAssessment:
         """Judge the clock, and note the judgement for all processes. Raises `StoreUnavailable`."""
         ...

@@ -10,15 +10,15 @@ BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 
 """Upper bounds of the classes of every histogram, in seconds; one more class has none."""
 
 
-class Durations(msgspec.Struct):
+class LatencyHistogram(msgspec.Struct):
     """Counted by class, and summed up."""
 
     seconds: float = 0.0
     """The sum."""
-    classes: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     """How many took how long."""
 
-    def took(self, seconds: float) -> None:
+    def observe(self, seconds: float) -> None:
         """One more has ended."""
         self.seconds += seconds
-        self.classes[bisect_left(BOUNDS, seconds)] += 1
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1

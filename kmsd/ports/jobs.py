@@ -45,7 +45,7 @@ class JobFailed(Exception):
 class RetentionJob(Protocol):
     """Removes what another service keeps in files and has promised to remove."""
 
-    async def tidy(self, now: datetime) -> None:
+    async def maintain(self, now: datetime) -> None:
         """Finish this process's own files. Called at each look. Raises `JobFailed`."""
         ...
 

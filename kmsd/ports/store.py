@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kmsd.domain.key import Key
     from kmsd.domain.key_import import ImportedMaterial, WrappingKey
     from kmsd.domain.material import Material, MaterialStatus
-    from kmsd.domain.trusted_time import Reading
+    from kmsd.domain.trusted_time import ClockSample
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
 
 
@@ -156,7 +156,7 @@ class Reader(Protocol):
         """What was imported into a key first, whether or not it is there now."""
         ...
 
-    async def clock_reading(self) -> Reading | None:
+    async def clock_reading(self) -> ClockSample | None:
         """What is believed of the time of day; None: nobody has looked yet."""
         ...
 
@@ -317,7 +317,7 @@ class Transaction(Reader, Protocol):
         """Free `name`, if `holder` holds it."""
         ...
 
-    async def put_clock_reading(self, reading: Reading) -> None:
+    async def put_clock_reading(self, reading: ClockSample) -> None:
         """Replace what is believed of the time of day."""
         ...
 

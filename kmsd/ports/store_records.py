@@ -52,7 +52,7 @@ class TokenObject(msgspec.Struct, frozen=True):
     created_at: datetime
     token: TokenName = TokenName.MAIN
     """Which token holds it."""
-    orphaned: bool = False
+    owner_is_dead: bool = False
     """Whether the process that wrote the row is certain to have ended."""
 
 

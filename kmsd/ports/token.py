@@ -45,15 +45,15 @@ class NotAuthentic(TokenError):
     """Ciphertext, nonce, tag or associated data are not what was sealed; the token itself is well."""
 
 
-class NotUnwrapped(TokenError):
+class UnwrapFailed(TokenError):
     """Wrapped key material is not what the wrapping key and the algorithm can open; the token itself is well."""
 
 
-class WrongLength(TokenError):
+class InvalidLength(TokenError):
     """What was unwrapped is not key material of 256 bits. It is in no object any more."""
 
 
-class OtherMaterial(TokenError):
+class MaterialMismatch(TokenError):
     """What was unwrapped is not the key material that was expected. It is in no object any more."""
 
 
@@ -72,7 +72,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """(mechanism, what the API loses by it) for each that failed."""
 
 
-class ImportSkills(msgspec.Struct, frozen=True):
+class ImportCapabilities(msgspec.Struct, frozen=True):
     """How key material may come in, proven likewise."""
 
     imports: frozenset[WrappingAlgorithm]
@@ -115,7 +115,7 @@ class Wrapped(msgspec.Struct, frozen=True):
     """Object id of the wrapping key; None: the token's transport key."""
     transport_key: bytes = b""
     """In that case the public half for which it was wrapped."""
-    trouble: NotUnwrapped | WrongLength | None = None
+    failure: UnwrapFailed | InvalidLength | None = None
     """What went wrong on the way. The blob then holds a key that nobody knows: the work ahead is done all the same."""
 
 
@@ -137,7 +137,7 @@ class Token(Protocol):
         """What it can do, probed at start."""
         ...
 
-    async def import_skills(self) -> ImportSkills:
+    async def import_capabilities(self) -> ImportCapabilities:
         """How key material may come in: probed when it is first asked for, which takes a tenth of a second.
 
         What is lacking is probed anew when it is asked for much later: a token may have been troubled. Raises
@@ -199,7 +199,7 @@ class Token(Protocol):
 
         It is proven to have exactly 256 bits, and the `expected` fingerprint if one is given. Then it becomes the
         object `into`, for sealing by that algorithm, durable and with its attributes proven on return; without `into`
-        nothing remains in the token. Raises `NotUnwrapped`, `WrongLength` or `OtherMaterial`, the first two after the
+        nothing remains in the token. Raises `UnwrapFailed`, `InvalidLength` or `MaterialMismatch`, the first two after the
         same work whatever is wrong with the blob; then the token holds no object of that id. The material is in the
         clear nowhere outside the token.
         """
@@ -212,7 +212,7 @@ class Token(Protocol):
         """
         ...
 
-    async def pass_on(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+    async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
         """Unwrap key material in this token, and wrap it there for the one whose transport key this is.
 
         A blob that cannot be unwrapped is no error: the answer has `trouble`, after the same work.

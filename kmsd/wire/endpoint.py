@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from kmsd import audit
-from kmsd.custody.credentials import Credentials, Scope
+from kmsd.custody.credentials import CredentialStore, Scope
 from kmsd.domain.principal import AuthenticatedCaller, Caller
 from kmsd.errors import (
     KMSInternalException,
@@ -25,17 +25,17 @@ from kmsd.errors import (
     UnknownOperationException,
     UnrecognizedClientException,
 )
-from kmsd.operations.declaration import KMS, Source
+from kmsd.operations.declaration import KMS, ClientInfo
 from kmsd.pipeline import Pipeline, as_service_error
 from kmsd.ports import AuditUnavailable, Clock, Reader
 from kmsd.wire import readiness
-from kmsd.wire.http.messages import Answer, Request, Tls, new_request_id
+from kmsd.wire.http.messages import Request, Response, Tls, new_request_id
 from kmsd.wire.protocols.dispatch import Protocol, protocol_of
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4 import parse as sigv4
-from kmsd.wire.sigv4.claim import Claim, authenticate, refuse_unknown
-from kmsd.wire.throttling import Rates
+from kmsd.wire.sigv4.claim import SignedRequest, authenticate, reject_unknown_key
+from kmsd.wire.throttling import Throttle
 
 log = structlog.get_logger()
 
@@ -60,21 +60,21 @@ class _NoMeter:
 NO_METER: Meter = _NoMeter()
 
 
-class Front(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True):
     """Answers requests. One for each process."""
 
     pipeline: Pipeline
-    credentials: Credentials
+    credentials: CredentialStore
     readiness: Readiness
     """What `/readyz` asks."""
-    refusals: RefusalLedger
+    refusals: RefusedRequestLog
     meter: Meter = NO_METER
     wall: Clock | None = None
     """The host's time of day, by which signatures are judged; None: the pipeline's clock, which does not go back."""
-    rates: Rates | None = None
+    rates: Throttle | None = None
     """What one principal may ask; None: as much as it likes."""
 
-    async def handle(self, request: Request) -> Answer:
+    async def handle(self, request: Request) -> Response:
         """The answer to one request; never raises."""
         received = request.received
         if received.method in ("GET", "HEAD") and received.target in readiness.PROBE_TARGETS:
@@ -90,21 +90,21 @@ class Front(msgspec.Struct, frozen=True):
                 log.error(  # noqa: TRY400 (one line; where it happened is in `detail`)
                     "call failed", request_id=request_id, code=error.code, detail=error.detail
                 )
-            _let_go(error)
+            _break_traceback_cycles(error)
             return protocol.error(error, request_id)
         except Exception as error:
             # Nothing of it reaches the client; the traceback shows places, not values.
             log.exception("unforeseen", request_id=request_id)
-            _let_go(error)
+            _break_traceback_cycles(error)
             code = KMSInternalException.__name__
             return protocol.error(KMSInternalException(), request_id)
         finally:
             self.meter.answered(protocol.target, code, perf_counter() - begun)
 
-    async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Answer:
+    async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Response:
         source = source_of(request)
         now = self.pipeline.clock.now()
-        claim: Claim | None = None
+        claim: SignedRequest | None = None
         caller: AuthenticatedCaller | None = None
         try:
             if protocol.service is None:
@@ -114,8 +114,8 @@ class Front(msgspec.Struct, frozen=True):
             signed = now if self.wall is None else self.wall.now()
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, books = await self._authenticated(claim, now)
-            question = protocol.question(request)
-            if self.rates is not None and not self.rates.take(
+            question = protocol.route(request)
+            if self.rates is not None and not self.rates.allow(
                 question.operation, caller.caller.principal_arn, monotonic()
             ):
                 raise ThrottlingException(RATE_EXCEEDED)
@@ -130,7 +130,7 @@ class Front(msgspec.Struct, frozen=True):
                 caller=None if caller is None else caller.caller,
             )
         claim = None  # it has the body too
-        await self.pipeline.lockstep.pause()
+        await self.pipeline.lockstep.yield_to_cohort()
         response = await self.pipeline.run(
             question.operation,
             question.decode,
@@ -142,7 +142,7 @@ class Front(msgspec.Struct, frozen=True):
         )
         return question.render(response, request_id)
 
-    async def _authenticated(self, claim: Claim, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
+    async def _authenticated(self, claim: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
         """Who signed, and the books that say so.
 
         Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
@@ -153,7 +153,7 @@ class Front(msgspec.Struct, frozen=True):
             caller, key = await self.credentials.identify(books, scope, claim.session_token, now)
         except UnrecognizedClientException:
             # As much work as for a wrong signature: an access key's existence shows in neither answer nor time.
-            refuse_unknown(claim)
+            reject_unknown_key(claim)
         except ServiceError:
             raise
         except Exception as exc:
@@ -165,7 +165,7 @@ class Front(msgspec.Struct, frozen=True):
         error: ServiceError,
         *,
         request_id: str,
-        source: Source,
+        source: ClientInfo,
         now: datetime,
         protocol: Protocol,
         access_key_id: str,
@@ -195,12 +195,12 @@ class Front(msgspec.Struct, frozen=True):
             raise KMSInternalException(detail=f"audit: {exc}") from exc
         raise error
 
-    async def _probe(self, target: str) -> Answer:
+    async def _probe(self, target: str) -> Response:
         """`/healthz`: the process answers. `/readyz`: all that it needs is there."""
         return readiness.probe_answer(await self.readiness.states() if target == "/readyz" else {})
 
 
-def _let_go(error: BaseException) -> None:
+def _break_traceback_cycles(error: BaseException) -> None:
     """Take apart an error that has been dealt with, and those behind it.
 
     Frames on its way hold the error, and it holds them by its traceback: some kilobytes for each refused call, the
@@ -214,7 +214,7 @@ def _let_go(error: BaseException) -> None:
         one.__traceback__ = one.__cause__ = one.__context__ = None
 
 
-def source_of(request: Request) -> Source:
+def source_of(request: Request) -> ClientInfo:
     """Where a request came from, for policies and the record."""
     received = request.received
     user_agent, host = received.header("user-agent") or "", received.header("host") or ""
@@ -222,9 +222,9 @@ def source_of(request: Request) -> Source:
 
 
 @lru_cache(maxsize=1024)
-def _source(peer: str, user_agent: str, host: str, tls: Tls | None) -> Source:
+def _source(peer: str, user_agent: str, host: str, tls: Tls | None) -> ClientInfo:
     """The same object for the same client: it says the same in each of its calls."""
-    return Source(
+    return ClientInfo(
         address=peer,
         user_agent=user_agent,
         tls_version=None if tls is None else tls.version,

@@ -15,7 +15,7 @@ import structlog
 
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
-from kmsd.wire.http.messages import Answer
+from kmsd.wire.http.messages import Response
 
 OK = "ok"
 UNAVAILABLE = "unavailable"
@@ -78,8 +78,8 @@ class Readiness:
             log.warning("not ready", probe=name, detail=detail)
 
 
-def probe_answer(states: Mapping[str, str]) -> Answer:
+def probe_answer(states: Mapping[str, str]) -> Response:
     """200 if every state is `OK`, else 503; the states as JSON."""
     ready = all(state == OK for state in states.values())
     body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
-    return Answer(200 if ready else 503, (("Content-Type", "application/json"),), body)
+    return Response(200 if ready else 503, (("Content-Type", "application/json"),), body)

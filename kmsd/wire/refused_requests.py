@@ -8,17 +8,17 @@ from datetime import datetime
 
 import msgspec
 
-from kmsd.audit import Refusals, record_of_refusals
-from kmsd.domain.arn import Place
+from kmsd.audit import RefusalSampler, record_of_refusals
+from kmsd.domain.arn import ArnScope
 from kmsd.errors import ServiceError
-from kmsd.operations.declaration import Source
+from kmsd.operations.declaration import ClientInfo
 from kmsd.ports import AuditSink, AuditUnavailable
 
 FLUSH_SECONDS = 1.0
 PER_SECOND = 20.0
 
 
-class RefusalLedger(msgspec.Struct):
+class RefusedRequestLog(msgspec.Struct):
     """The refusals of one process.
 
     A counted refusal is answered before its record is durable: it had no effect, and to make a flood wait would fill
@@ -26,17 +26,17 @@ class RefusalLedger(msgspec.Struct):
     """
 
     sink: AuditSink
-    place: Place
-    book: Refusals = msgspec.field(default_factory=lambda: Refusals(PER_SECOND))
+    place: ArnScope
+    book: RefusalSampler = msgspec.field(default_factory=lambda: RefusalSampler(PER_SECOND))
     _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
     _failing: str = ""
     """Why the last tally could not be written; while it says something, nothing is refused uncounted either."""
 
-    async def add(self, error: ServiceError, source: Source, now: datetime, record: Callable[[], bytes]) -> None:
+    async def add(self, error: ServiceError, source: ClientInfo, now: datetime, record: Callable[[], bytes]) -> None:
         """One refusal; `record` makes its own record. Raises `AuditUnavailable`."""
         loop = asyncio.get_running_loop()
-        if self.book.take(loop.time()):
+        if self.book.drain(loop.time()):
             await self.sink.append(record())
             return
         self.book.count(now, error.code, source)
@@ -56,7 +56,7 @@ class RefusalLedger(msgspec.Struct):
                 await self.sink.append(record_of_refusals(place=self.place, tally=tally))
                 self._failing = ""
             except AuditUnavailable as exc:
-                self.book.take_back(tally)
+                self.book.restore(tally)
                 self._failing = str(exc)
         self._task = None
         if self.book.tally is not None:

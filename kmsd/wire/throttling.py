@@ -71,7 +71,7 @@ class _Bucket(msgspec.Struct):
         self.most = max(MOST_KNOWN, 2 * len(self.full_at))
 
 
-class Rates:
+class Throttle:
     """The limits of one worker."""
 
     def __init__(self, per_second: Mapping[RateClass, float], burst_seconds: float, workers: int) -> None:
@@ -88,7 +88,7 @@ class Rates:
         """Whether any class has a rate."""
         return bool(self._buckets)
 
-    def take(self, operation: Operation[Any, Any], principal: str, now: float) -> bool:
+    def allow(self, operation: Operation[Any, Any], principal: str, now: float) -> bool:
         """Whether one more call is within the limit at `now`, in seconds of a monotonic clock; if so, it counts."""
         bucket = self._buckets.get(operation)
         return bucket is None or bucket.take(principal, now)

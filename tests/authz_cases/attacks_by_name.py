@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.authz.request import Query
+from kmsd.authz.request import AuthorizationRequest
 from tests.authz_cases import grants, principals
 from tests.authz_cases.support import (
     ALICE,
@@ -41,7 +41,7 @@ IT, BOTH = grants.IT, grants.BOTH
 KELVIN, CYRILLIC_A, FULL_WIDTH_I = "\u212a", "\u0430", "\uff29"
 
 
-def attack(name: str, expect: str, rule: str, page: str, query: Query) -> Case:
+def attack(name: str, expect: str, rule: str, page: str, query: AuthorizationRequest) -> Case:
     """A case that is an attempt."""
     return Case(name, expect, rule, page, query, attack=True)
 

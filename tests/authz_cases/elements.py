@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kmsd.authz.request import Query
+from kmsd.authz.request import AuthorizationRequest
 from tests.authz_cases.support import (
     ALICE,
     DELEGATING,
@@ -44,12 +44,12 @@ SPECIAL = "Dollar, braces and an asterisk, question mark or dollar within stand 
 PREFIX = f"arn:aws:kms:us-east-1:{A}:"
 
 
-def by_action(action: Any, operation: str = "Encrypt", **more: Any) -> Query:
+def by_action(action: Any, operation: str = "Encrypt", **more: Any) -> AuthorizationRequest:
     """Alice under a key policy that allows `action`."""
     return ask(user(), policy(allow(ALICE, action, **more)), operation)
 
 
-def by_resource(resource: Any, asked: str = KEY, **more: Any) -> Query:
+def by_resource(resource: Any, asked: str = KEY, **more: Any) -> AuthorizationRequest:
     """Alice under the default key policy and an identity policy for `resource`."""
     return ask(user("alice", policy(allow(None, "kms:*", resource, **more))), DELEGATING, resource=asked)
 

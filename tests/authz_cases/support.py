@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.authz.request import Query
+from kmsd.authz.request import AuthorizationRequest
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import Caller, PrincipalType
 
@@ -36,7 +36,7 @@ class Case:
     """The rule of the documentation that decides it, in our words."""
     page: str
     """The page of the documentation that says so."""
-    query: Query
+    query: AuthorizationRequest
     attack: bool = False
     """An attempt to get more than is due."""
 
@@ -119,10 +119,10 @@ def ask(
     grants: tuple[Grant, ...] = (),
     context: dict[str, str] | None = None,
     given: dict[str, str | tuple[str, ...]] | None = None,
-) -> Query:
+) -> AuthorizationRequest:
     """A question."""
     action = operation if ":" in operation else f"kms:{operation}"
-    return Query(caller, action, resource, account, key_policy, grants, context or {}, given or {})
+    return AuthorizationRequest(caller, action, resource, account, key_policy, grants, context or {}, given or {})
 
 
 def grant(
@@ -157,7 +157,7 @@ def when(
     caller: Caller | None = None,
     version: str = "2012-10-17",
     **given: Any,
-) -> Query:
+) -> AuthorizationRequest:
     """Alice asks for Encrypt under a statement with this Condition: the only Allow, or a Deny beside an Allow.
 
     `given` are condition keys, with `__` for the colon and `___` for the slash.

@@ -26,14 +26,14 @@ from typing import Any, cast
 import uvloop
 from msgspec.structs import replace
 
-from kmsd.app import open_rooms
+from kmsd.app import open_components
 from kmsd.config import settings as configuration
-from kmsd.custody.credentials import Credentials
-from kmsd.wire.endpoint import Front
+from kmsd.custody.credentials import CredentialStore
+from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.listeners import bind_tcp
 from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import load, wrk
 from tests.daemon import Daemon, provisioned
@@ -67,11 +67,11 @@ async def questions(pipe: Pipe) -> AsyncIterator[None]:
 
 
 async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
-    async with open_rooms(configuration.load(path), writer) as rooms:
+    async with open_components(configuration.load(path), writer) as rooms:
         pipeline = rooms.pipeline if audited else replace(rooms.pipeline, sink=NoSink())
         place = pipeline.world.place
-        refusals = RefusalLedger(pipeline.sink, place)
-        front = Front(pipeline, Credentials(rooms.token, place, signing_key), Readiness({}), refusals)
+        refusals = RefusedRequestLog(pipeline.sink, place)
+        front = Endpoint(pipeline, CredentialStore(rooms.token, place, signing_key), Readiness({}), refusals)
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
         pipe.send(sock.getsockname()[1])

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from kmsd import audit
 from kmsd.adapters.audit_trail.format import Head, chained
-from kmsd.adapters.audit_trail.sink import JournalSink
+from kmsd.adapters.audit_trail.sink import TrailSink
 from kmsd.adapters.audit_trail.verify import verify
 from kmsd.audit import Outcome
 from kmsd.authz.request import Allowed
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus
 from kmsd.domain.principal import Caller, PrincipalType
-from kmsd.operations.declaration import Call, Source, Target, World
+from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Target
 from kmsd.operations.kms import encrypt
 from tests.tokens import softhsm
 from tests.trail import make_signer
@@ -36,7 +36,7 @@ BATCH = 64
 
 def a_call() -> tuple[Call, encrypt.Request, Outcome]:
     """An Encrypt as the pipeline would record it."""
-    place, now = Place("aws", "us-east-1"), datetime.now(UTC)
+    place, now = ArnScope("aws", "us-east-1"), datetime.now(UTC)
     material = Material(b"\1" * 16, Algorithm.XAES_256_GCM, MaterialStatus.READY, now)
     arn = place.key(ACCOUNT, KEY_ID)
     key = Key(
@@ -48,8 +48,8 @@ def a_call() -> tuple[Call, encrypt.Request, Outcome]:
         PrincipalType.USER, place.user(ACCOUNT, "alice"), ACCOUNT, "AIDA" + "X" * 17, "AKIA" + "X" * 16, "alice"
     )
     agent = "Boto3/1.40 md/Botocore#1.40 ua/2.1 os/linux#6.1 md/arch#x86_64 lang/python#3.11 md/pyimpl#CPython"
-    source = Source("192.0.2.7", agent, "TLSv1.3", "TLS_AES_256_GCM_SHA384", "kms.example:8480")
-    world = World(place, None, None, None)  # type: ignore[arg-type] # a record asks for the place alone
+    source = ClientInfo("192.0.2.7", agent, "TLSv1.3", "TLS_AES_256_GCM_SHA384", "kms.example:8480")
+    world = Dependencies(place, None, None, None)  # type: ignore[arg-type] # a record asks for the place alone
     targets = [Target(arn, key, decision=Allowed("key-policy:Enable IAM User Permissions"))]
     call = Call(world, caller, source, "11111111-1111-4111-8111-111111111111", now, None, targets)  # type: ignore[arg-type] # as above
     request = encrypt.Request(key_id=KEY_ID, plaintext=b"x" * 32, encryption_context={"tenant": "t1"})
@@ -82,7 +82,7 @@ async def write(folder: Path, count: int) -> bytes:
     with softhsm(folder / "token") as place:
         async with place.open() as token:
             signer = await make_signer(token)
-            sink = await JournalSink.open(folder, "worker-0", signer)
+            sink = await TrailSink.open(folder, "worker-0", signer)
             wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(count // BATCH):
                 await asyncio.gather(

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.request import Query
-from kmsd.custody.credentials import Credentials
+from kmsd.authz.request import AuthorizationRequest
+from kmsd.custody.credentials import CredentialStore
 from kmsd.operations import admission
-from kmsd.operations.declaration import Call, Source
+from kmsd.operations.declaration import Call, ClientInfo
 from kmsd.operations.kms import encrypt
 from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import wrk
@@ -47,13 +47,13 @@ def big_policy(user: str) -> str:
     return text.replace('"Id": ""', f'"Id": "{"x" * (32_700 - len(text))}"')
 
 
-async def query_of(place: House, user: Any, key_id: str) -> Query:
+async def query_of(place: House, user: Any, key_id: str) -> AuthorizationRequest:
     """What the pipeline asks for this request."""
     books = await place.rooms.store.read()
     access_key = await books.access_key(user.access_key_id)
     assert access_key is not None
-    caller = Credentials(place.rooms.token, place.rooms.pipeline.world.place, signing_key)._caller(access_key)
-    source = Source("127.0.0.1", "bench", None)
+    caller = CredentialStore(place.rooms.token, place.rooms.pipeline.world.place, signing_key)._caller(access_key)
+    source = ClientInfo("127.0.0.1", "bench", None)
     call = Call(place.rooms.pipeline.world, caller, source, "", place.clock.now(), books)
     request = encrypt.Request(key_id=key_id, plaintext=b"x" * 32, encryption_context={"tenant": "mine"})
     await admission.admit(encrypt.OPERATION, request, call)
@@ -62,7 +62,7 @@ async def query_of(place: House, user: Any, key_id: str) -> Query:
     return query
 
 
-def decide(query: Query) -> float:
+def decide(query: AuthorizationRequest) -> float:
     """Microseconds of one decision."""
     began = time.perf_counter()
     for _ in range(COUNT):

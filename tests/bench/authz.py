@@ -25,7 +25,7 @@ from tests.authz_random import question
 from tests.unit.test_authz_table import sort_of
 
 if TYPE_CHECKING:
-    from kmsd.authz.request import Query
+    from kmsd.authz.request import AuthorizationRequest
 
 GIVEN: dict[str, str | tuple[str, ...]] = {
     "aws:SourceIp": "10.1.2.3",
@@ -53,7 +53,7 @@ def long_policy(condition: dict[str, Any] | None) -> str:
     return text.ljust(32_768)
 
 
-def microseconds(query: Query, repeat: int) -> float:
+def microseconds(query: AuthorizationRequest, repeat: int) -> float:
     """The best of five runs."""
     authorize(query)
     return min(timeit.repeat(lambda: authorize(query), number=repeat, repeat=5)) / repeat * 1e6
@@ -91,7 +91,7 @@ def times() -> None:
     authorize(query)
     started = time.perf_counter()
     for _ in range(200):
-        evaluate.read_case(query)
+        evaluate.partially_evaluate(query)
     print(f"{(time.perf_counter() - started) / 200 * 1e6:8.0f} µs  32 KiB key policy, caller seen for the first time")
 
 

@@ -21,8 +21,8 @@ from time import perf_counter
 from typing import Any
 
 from kmsd.custody import import_parameters, imported_material
-from kmsd.custody.service_sealer import ServiceBox
-from kmsd.ports import NotUnwrapped, Wrapped, WrongLength
+from kmsd.custody.service_sealer import ServiceSealer
+from kmsd.ports import InvalidLength, UnwrapFailed, Wrapped
 from tests.house import House, house
 from tests.imports import external_key, parameters, raw_encrypt, wrap
 
@@ -144,14 +144,14 @@ async def at_the_port(found: House, key_id: str, given: Any, blob: bytes) -> flo
     try:
         forwarded = await imported_material._forwarded(tokens, wrapping_key, wrapped)
         await found.rooms.token.unwrap_key(forwarded, b"a mark of more than sixteen bytes")
-    except (NotUnwrapped, WrongLength):
+    except (UnwrapFailed, InvalidLength):
         return perf_counter() - begin
     raise AssertionError("a bad blob was unwrapped")
 
 
 async def service_box(found: House) -> Any:
     """The daemon's."""
-    return await ServiceBox.of(await found.rooms.store.read(), found.rooms.token)
+    return await ServiceSealer.of(await found.rooms.store.read(), found.rooms.token)
 
 
 def over_http(kms: Any, given: Any, blob: bytes) -> float:

@@ -25,21 +25,21 @@ import uvloop
 from msgspec.structs import replace
 
 from kmsd import audit
-from kmsd.app import Rooms, open_rooms
+from kmsd.app import Components, open_components
 from kmsd.audit import Outcome
 from kmsd.config import settings as configuration
-from kmsd.custody.credentials import Credentials
+from kmsd.custody.credentials import CredentialStore
 from kmsd.domain.principal import Caller
 from kmsd.operations.admission import admit
-from kmsd.operations.declaration import Call, Source
+from kmsd.operations.declaration import Call, ClientInfo
 from kmsd.ports import Reader
-from kmsd.wire.endpoint import Front, source_of
+from kmsd.wire.endpoint import Endpoint, source_of
 from kmsd.wire.http.messages import Request, rendered
-from kmsd.wire.protocols.dispatch import Question, protocol_of
+from kmsd.wire.protocols.dispatch import RoutedRequest, protocol_of
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4 import parse as sigv4
-from kmsd.wire.sigv4.claim import Received, signing_key
+from kmsd.wire.sigv4.claim import RawRequest, signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import NoSink
 from tests.daemon import Daemon, provisioned
@@ -78,8 +78,8 @@ def alone(act: Callable[[], object]) -> float:
 class Parts:
     """An Encrypt, taken apart."""
 
-    rooms: Rooms
-    front: Front
+    rooms: Components
+    front: Endpoint
     fresh: Callable[[], Request]
 
     async def measure(self) -> dict[str, Any]:
@@ -96,15 +96,15 @@ class Parts:
             "proving it, and who signed": alone(lambda: now(front._authenticated(claim, at))),
         }
         # The body is gone once it has been read.
-        questions = iter([protocol_of(one).question(one) for one in (self.fresh() for _ in range(RUNS * A_RUN))])
+        questions = iter([protocol_of(one).route(one) for one in (self.fresh() for _ in range(RUNS * A_RUN))])
         layers["decoding and validating"] = alone(lambda: next(questions).decode())
-        question = protocol_of(again := self.fresh()).question(again)
+        question = protocol_of(again := self.fresh()).route(again)
         layers |= await self._behind(question, question.decode(), caller, source_of(request), books)
         together = {f"{calls} at once": await self._together(calls) for calls in TOGETHER}
         return {"alone": layers, "sum": round(sum(layers.values()), 1), "whole, with its dispatch": together}
 
     async def _behind(
-        self, question: Question, asked: msgspec.Struct, caller: Caller, source: Source, books: Reader
+        self, question: RoutedRequest, asked: msgspec.Struct, caller: Caller, source: ClientInfo, books: Reader
     ) -> dict[str, float]:
         """From the decoded request to the answer."""
         operation, world, at = question.operation, self.rooms.pipeline.world, self.front.pipeline.clock.now()
@@ -138,28 +138,31 @@ class Parts:
         loop, lockstep, took = asyncio.get_running_loop(), self.front.pipeline.lockstep, []
         for _ in range(RUNS):
             requests = [self.fresh() for _ in range(calls)]
-            lockstep.running = calls
+            lockstep.in_flight = calls
             begun = time.perf_counter()
             for task in [loop.create_task(self.front.handle(request)) for request in requests]:
                 await task
             took.append((time.perf_counter() - begun) / calls)
-        lockstep.running = 0
+        lockstep.in_flight = 0
         return quickest(took)
 
 
 async def measure(daemon: Daemon, key_id: str) -> dict[str, Any]:
     """Of one daemon's data."""
-    async with open_rooms(configuration.load(daemon.config), "layers") as rooms:
+    async with open_components(configuration.load(daemon.config), "layers") as rooms:
         pipeline = replace(rooms.pipeline, sink=NoSink())
         place = pipeline.world.place
-        front = Front(
-            pipeline, Credentials(rooms.token, place, signing_key), Readiness({}), RefusalLedger(pipeline.sink, place)
+        front = Endpoint(
+            pipeline,
+            CredentialStore(rooms.token, place, signing_key),
+            Readiness({}),
+            RefusedRequestLog(pipeline.sink, place),
         )
         replay = wrk.signed(daemon.endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": servers.PLAINTEXT})
         headers = tuple({"Host": daemon.endpoint.removeprefix("http://"), **dict(replay.headers)}.items())
 
         def fresh() -> Request:
-            return Request(Received("POST", "/", headers, replay.body), "127.0.0.1", None, "1.1", 0.0)
+            return Request(RawRequest("POST", "/", headers, replay.body), "127.0.0.1", None, "1.1", 0.0)
 
         assert (await front.handle(fresh())).status == 200
         gc.collect()

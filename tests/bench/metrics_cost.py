@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
 from kmsd.metrics.layout import TARGETS
 from kmsd.metrics.recorder import Meter
-from kmsd.metrics.shared_memory import Board, Share
+from kmsd.metrics.shared_memory import SharedMetrics, WorkerSlot
 
 COUNT = 200_000
 
@@ -32,8 +32,8 @@ def measured(act: Callable[[], object], times: int) -> float:
 
 def main() -> None:
     """Print both."""
-    board = Board()
-    shares = [Share(board.descriptor) for _ in range(2)]
+    board = SharedMetrics()
+    shares = [WorkerSlot(board.descriptor) for _ in range(2)]
     for share in shares:
         meter = Meter(share.figures)
         for target in TARGETS:
@@ -43,8 +43,8 @@ def main() -> None:
     empty = measured(lambda: None, COUNT)
 
     def page() -> bytes:
-        found = Page()
-        write_counts(found, Total.of(board.shares()), time.time(), 2)
+        found = Exposition()
+        write_counts(found, Aggregate.of(board.shares()), time.time(), 2)
         return found.text()
 
     print(f"a request: {per_request - empty:.2f} µs; a page of every operation, {len(page())} bytes: ", end="")

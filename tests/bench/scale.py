@@ -30,14 +30,14 @@ from botocore.credentials import Credentials as BotoCredentials
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.authz.lockout import default_key_policy
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
 from tests.clients import ACCOUNT, REGION
 from tests.daemon import Daemon, provisioned
 
-PLACE = Place("aws", REGION)
+PLACE = ArnScope("aws", REGION)
 ROUNDS = 6
 SAMPLES = 60
 

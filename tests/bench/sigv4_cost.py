@@ -15,13 +15,13 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from kmsd.errors import ServiceError
-from kmsd.wire.sigv4.parse import Received, parse, refuse_unknown, signing_key, verify
+from kmsd.wire.sigv4.parse import RawRequest, parse, reject_unknown_key, signing_key, verify
 
 SERVICES = frozenset({"kms", "logs", "sts"})
 NOW = datetime.now(UTC)
 
 
-def signed() -> Received:
+def signed() -> RawRequest:
     """Encrypt of 32 bytes, as boto3 sends it."""
     body = b'{"KeyId":"1234abcd-12ab-34cd-56ef-1234567890ab","Plaintext":"' + b"A" * 44 + b'"}'
     headers = {
@@ -36,7 +36,7 @@ def signed() -> Received:
     }
     request = AWSRequest("POST", "http://127.0.0.1:8480/", data=body, headers=headers)
     SigV4Auth(Credentials("AKIDEXAMPLE123456", "s" * 40), "kms", "us-east-1").add_auth(request)
-    return Received("POST", "/", tuple(request.headers.items()), body)
+    return RawRequest("POST", "/", tuple(request.headers.items()), body)
 
 
 def best(action: Callable[[], object], number: int = 50_000) -> float:
@@ -60,7 +60,7 @@ def main() -> None:
             (name, value.replace("AKIDEXAMPLE", f"AKID{next(numbers)}") if name == "Authorization" else value)
             for name, value in request.headers
         )
-        return parse(Received("POST", "/", headers, request.body), region="us-east-1", services=SERVICES, now=NOW)
+        return parse(RawRequest("POST", "/", headers, request.body), region="us-east-1", services=SERVICES, now=NOW)
 
     def wrong() -> None:
         with contextlib.suppress(ServiceError):
@@ -68,7 +68,7 @@ def main() -> None:
 
     def unknown() -> None:
         with contextlib.suppress(ServiceError):
-            refuse_unknown(claim)
+            reject_unknown_key(claim)
 
     print(f"parse {best(read):.2f} · verify {best(lambda: verify(claim, key)):.2f}")
     print(f"parse, every access key another (no cache helps) {best(read_stranger, 10_000):.2f}")

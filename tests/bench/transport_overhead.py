@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection as Pipe
 import uvloop
 from aiohttp import web
 
-from kmsd.wire.http.server import Answer, Listener, Request, bind_tcp, new_request_id, serve
+from kmsd.wire.http.server import Listener, Request, Response, bind_tcp, new_request_id, serve
 from tests.bench.audit_cost import questions
 
 BODY = b'{"KeyId":"1234abcd-12ab-34cd-56ef-1234567890ab","Plaintext":"' + b"A" * 44 + b'"}'
@@ -40,9 +40,9 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def noop(request: Request) -> Answer:
+async def noop(request: Request) -> Response:
     """Answer what came, as the front end would."""
-    return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", new_request_id())), request.received.body)
+    return Response(200, (("Content-Type", JSON), ("x-amzn-RequestId", new_request_id())), request.received.body)
 
 
 async def plain(request: web.BaseRequest) -> web.StreamResponse:

@@ -24,15 +24,15 @@ from typing import Any
 
 import uvloop
 
-from kmsd.app import open_rooms
+from kmsd.app import open_components
 from kmsd.config import settings as configuration
-from kmsd.custody.credentials import Credentials
-from kmsd.daemon.worker import settle_memory
-from kmsd.wire.endpoint import Front
+from kmsd.custody.credentials import CredentialStore
+from kmsd.daemon.worker import freeze_gc
+from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.listeners import bind_tcp
 from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import questions
@@ -62,13 +62,15 @@ class Beats:
 
 async def _serve(path: Path, pipe: Pipe) -> None:
     """Serve until told to stop; tell how late the beats have been since the last question."""
-    async with open_rooms(configuration.load(path), "turns") as rooms:
+    async with open_components(configuration.load(path), "turns") as rooms:
         pipeline = rooms.pipeline
-        refusals = RefusalLedger(pipeline.sink, pipeline.world.place)
-        front = Front(pipeline, Credentials(rooms.token, pipeline.world.place, signing_key), Readiness({}), refusals)
+        refusals = RefusedRequestLog(pipeline.sink, pipeline.world.place)
+        front = Endpoint(
+            pipeline, CredentialStore(rooms.token, pipeline.world.place, signing_key), Readiness({}), refusals
+        )
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
-        settle_memory()
+        freeze_gc()
         pipe.send(sock.getsockname()[1])
         beats = Beats()
         async for _ in questions(pipe):

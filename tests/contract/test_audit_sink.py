@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from kmsd.adapters.audit_trail import checkpointer, group_commit
 from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
 from kmsd.adapters.audit_trail.format import COPIES
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.adapters.audit_trail.verify import verify
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
@@ -65,7 +65,7 @@ async def test_who_is_cancelled_while_the_record_is_written_goes_on_to_the_commi
     """The record is durable, so the change must be, too; the cancellation holds from the commit on."""
     database = tmp_path / "kmsd.sqlite"
     connection.create(database)
-    store, sink = SqliteStore(database), await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    store, sink = SqliteStore(database), await TrailSink.open(folder, "worker-0", signer, SELDOM)
     released, at_record = threading.Event(), asyncio.Event()
     reached: list[str] = []
 
@@ -112,7 +112,7 @@ async def settled(condition: Any, seconds: float = 60.0) -> None:
 
 async def test_a_record_is_in_the_file_when_append_returns(folder: Path, signer: Signer, schedule: str) -> None:
     """Durable on return, in the order of the calls, once."""
-    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
     for number in range(20):
         await sink.append(record(number))
         assert trail_records(folder)[-1]["requestID"] == f"r{number}"
@@ -125,11 +125,11 @@ async def test_many_waiting_records_share_a_sync(
     folder: Path, signer: Signer, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixty-four that arrive together cost a handful of syncs, not sixty-four."""
-    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
     await sink.append(record(0))
     await settled((folder / COPIES).exists)
     batches: list[int] = []
-    way = "stage" if schedule == "kernel" else "append"
+    way = "begin_write" if schedule == "kernel" else "append"
     write = getattr(sink._writer, way)
 
     def counted(records: list[bytes]) -> Any:
@@ -147,7 +147,7 @@ async def test_many_waiting_records_share_a_sync(
 
 async def test_a_checkpoint_after_so_many_lines(folder: Path, signer: Signer) -> None:
     """Signed in the background, written as a line of its own, copied beside the trail."""
-    sink = await JournalSink.open(folder, "worker-0", signer, OFTEN)
+    sink = await TrailSink.open(folder, "worker-0", signer, OFTEN)
     for number in range(35):
         await sink.append(record(number))
         await asyncio.sleep(0.002)
@@ -162,8 +162,8 @@ async def test_a_checkpoint_after_so_many_lines(folder: Path, signer: Signer) ->
 
 async def test_a_checkpoint_after_so_much_time(folder: Path, signer: Signer) -> None:
     """A few records do not stay unsigned for long; and where nothing is written, nothing is signed."""
-    sink = await JournalSink.open(folder, "worker-0", signer, SinkSettings(interval=Interval(lines=1000, seconds=0.05)))
-    await sink.begin()
+    sink = await TrailSink.open(folder, "worker-0", signer, SinkSettings(interval=Interval(lines=1000, seconds=0.05)))
+    await sink.enable_signing()
     await settled(lambda: len(own_lines(folder, "checkpoint")) == 1)
     await sink.append(record(1))
     await settled(lambda: len(own_lines(folder, "checkpoint")) == 2)
@@ -176,7 +176,7 @@ async def test_a_checkpoint_after_so_much_time(folder: Path, signer: Signer) -> 
 async def test_a_checkpoint_at_rotation_and_at_the_end(folder: Path, signer: Signer) -> None:
     """The end of a file is covered by one of the first lines of the next; the end of the trail by its last."""
     clock = {"now": datetime(2026, 11, 22, 23, 59, tzinfo=UTC)}
-    sink = await JournalSink.open(folder, "worker-0", signer, replace(SELDOM, now=lambda: clock["now"]))
+    sink = await TrailSink.open(folder, "worker-0", signer, replace(SELDOM, now=lambda: clock["now"]))
     await sink.append(record(1))
     await settled(lambda: len(own_lines(folder, "checkpoint")) == 1)
     clock["now"] += timedelta(hours=1)
@@ -201,7 +201,7 @@ async def test_signing_keeps_nobody_waiting(folder: Path, signer: Signer) -> Non
         await release.wait()
         return await signer.sign(digest)
 
-    sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=slow), OFTEN)
+    sink = await TrailSink.open(folder, "worker-0", replace(signer, sign=slow), OFTEN)
     async with asyncio.timeout(5):
         for number in range(50):
             await sink.append(record(number))
@@ -222,7 +222,7 @@ async def test_the_trail_survives_the_token(folder: Path, signer: Signer, monkey
             raise TokenUnavailable("gone")
         return await signer.sign(digest)
 
-    sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=sign), OFTEN)
+    sink = await TrailSink.open(folder, "worker-0", replace(signer, sign=sign), OFTEN)
     for number in range(40):
         await sink.append(record(number))
     await settled(lambda: own_lines(folder, "unsigned") != [])
@@ -245,12 +245,12 @@ async def test_a_token_that_is_away_at_the_end(folder: Path, signer: Signer) -> 
     async def sign(_: bytes) -> bytes:
         raise TokenTimeout("gone")
 
-    sink = await JournalSink.open(folder, "worker-0", replace(signer, sign=sign), SELDOM)
+    sink = await TrailSink.open(folder, "worker-0", replace(signer, sign=sign), SELDOM)
     await sink.append(record(1))
     await sink.close()
     assert own_lines(folder, "checkpoint") == []
-    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
-    await sink.begin()
+    sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
+    await sink.enable_signing()
     await settled(lambda: own_lines(folder, "checkpoint") != [])
     await sink.close()
     assert_sound(folder, signer)
@@ -258,15 +258,15 @@ async def test_a_token_that_is_away_at_the_end(folder: Path, signer: Signer) -> 
 
 async def test_commands_write_at_the_same_time(folder: Path, signer: Signer) -> None:
     """Each has a chain of its own; a name that is free again is taken again."""
-    first = await JournalSink.open(folder, "cli", signer, SELDOM, several=True)
-    second = await JournalSink.open(folder, "cli", signer, SELDOM, several=True)
+    first = await TrailSink.open(folder, "cli", signer, SELDOM, shared_writer_name=True)
+    second = await TrailSink.open(folder, "cli", signer, SELDOM, shared_writer_name=True)
     assert (first.writer, second.writer) == ("cli", "cli-2")
     with pytest.raises(AuditUnavailable, match="another process"):
-        await JournalSink.open(folder, "cli", signer, SELDOM)
+        await TrailSink.open(folder, "cli", signer, SELDOM)
     await first.append(record(1))
     await second.append(record(2))
     await first.close()
-    third = await JournalSink.open(folder, "cli", signer, SELDOM, several=True)
+    third = await TrailSink.open(folder, "cli", signer, SELDOM, shared_writer_name=True)
     assert third.writer == "cli"
     await third.append(record(3))
     await third.close()
@@ -277,9 +277,9 @@ async def test_commands_write_at_the_same_time(folder: Path, signer: Signer) -> 
 
 async def test_a_key_made_later_signs_what_was_before(folder: Path, signer: Signer) -> None:
     """`kmsd init`: the first lines are older than the audit key, and are covered by it all the same."""
-    sink = await JournalSink.open(folder, "cli", None, SELDOM)
+    sink = await TrailSink.open(folder, "cli", None, SELDOM)
     await sink.append(record(1))
-    await sink.adopt(signer)
+    await sink.start_signing(signer)
     await sink.append(record(2))
     await sink.close()
     first, second = own_lines(folder, "open")
@@ -291,7 +291,7 @@ async def test_a_key_made_later_signs_what_was_before(folder: Path, signer: Sign
 @pytest.mark.parametrize("bad", [b'{"kmsd":"checkpoint"}', b'{"a":1}\n{"b":2}'])
 async def test_what_is_no_record_is_refused(folder: Path, signer: Signer, bad: bytes) -> None:
     """Nothing that could pass for a line of the trail's own, or for two lines."""
-    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
     with pytest.raises(AuditUnavailable):
         await sink.append(bad)
     await sink.close()
@@ -300,7 +300,7 @@ async def test_what_is_no_record_is_refused(folder: Path, signer: Signer, bad: b
 
 async def test_a_caller_who_goes_away_leaves_his_record(folder: Path, signer: Signer, schedule: str) -> None:
     """A cancelled request was begun: its record stays, and nobody else's is lost."""
-    sink = await JournalSink.open(folder, "worker-0", signer, SELDOM)
+    sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
     tasks = [asyncio.create_task(sink.append(record(number))) for number in range(6)]
     await asyncio.sleep(0)
     for task in tasks[::2]:
@@ -318,7 +318,7 @@ def test_it_runs_on_uvloop_too(tmp_path: Path) -> None:
         with softhsm(tmp_path / "token") as place:
             async with place.open() as token:
                 signer = await make_signer(token)
-                sink = await JournalSink.open(tmp_path, "worker-0", signer, OFTEN)
+                sink = await TrailSink.open(tmp_path, "worker-0", signer, OFTEN)
                 await asyncio.gather(*(sink.append(record(number)) for number in range(100)))
                 await sink.check()
                 await sink.close()

@@ -57,7 +57,7 @@ async def test_transactions_run_one_after_the_other(stores: tuple[SqliteStore, S
 async def test_the_method_that_meets_a_conflict_raises_it(stores: tuple[SqliteStore, SqliteStore]) -> None:
     """Not the end of the transaction; and nothing is kept of what was written before it."""
     first, second = stores
-    known, fresh = await token_objects.intend(first, "key:x", NOW), intent()
+    known, fresh = await token_objects.record_intent(first, "key:x", NOW), intent()
     reached = []
 
     async def doom() -> None:
@@ -80,7 +80,7 @@ async def test_the_method_that_meets_a_conflict_raises_it(stores: tuple[SqliteSt
 async def test_of_two_changes_of_one_state_the_second_conflicts(stores: tuple[SqliteStore, SqliteStore]) -> None:
     """Both have read the same: compare and swap lets one through."""
     first, second = stores
-    known = await token_objects.intend(first, "key:x", NOW)
+    known = await token_objects.record_intent(first, "key:x", NOW)
 
     async def promise(store: SqliteStore) -> str:
         try:

@@ -32,10 +32,10 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 async def stocked(store: SqliteStore, token: TokenName = TokenName.IMPORT) -> WrappingKey:
     """A wrapping key that nobody has."""
-    object_id = await token_objects.intend(store, "import:RSA_2048", NOW, token=token)
+    object_id = await token_objects.record_intent(store, "import:RSA_2048", NOW, token=token)
     made = WrappingKey(object_id, token, 2048, b"public", NOW)
     async with store.write() as transaction:
-        await token_objects.promise(transaction, object_id)
+        await token_objects.mark_ready(transaction, object_id)
         await transaction.insert_wrapping_key(made)
     return made
 
@@ -62,7 +62,7 @@ async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> No
         async with store.write() as transaction:
             assert await transaction.count_import_failure(made.object_id) == count
     async with store.write() as transaction:
-        await import_parameters.doom(transaction, made.object_id)
+        await import_parameters.mark_destroying(transaction, made.object_id)
     books = await store.read()
     assert await books.wrapping_key(made.object_id) is None
     row = await books.token_object(made.object_id)
@@ -113,14 +113,17 @@ async def test_imported_material_never_becomes_other(store: SqliteStore) -> None
 async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteStore) -> None:
     """Neither the own nor that of another that is alive; closing stands here for the end of a process."""
     other = SqliteStore(store.path)
-    own, foreign = await token_objects.intend(store, "key:x", NOW), await token_objects.intend(other, "key:x", NOW)
+    own, foreign = (
+        await token_objects.record_intent(store, "key:x", NOW),
+        await token_objects.record_intent(other, "key:x", NOW),
+    )
 
     async def orphaned() -> tuple[bool, bool]:
         books = await store.read()
-        rows = {row.object_id: row.orphaned for row in await books.token_objects()}
+        rows = {row.object_id: row.owner_is_dead for row in await books.token_objects()}
         one = await books.token_object(foreign)
         assert one is not None
-        assert one.orphaned == rows[foreign]
+        assert one.owner_is_dead == rows[foreign]
         return rows[own], rows[foreign]
 
     assert await orphaned() == (False, False)
@@ -130,9 +133,9 @@ async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteSto
 
 async def test_a_known_id_cannot_be_intended(store: SqliteStore) -> None:
     """Until its row is gone."""
-    object_id = await token_objects.intend(store, "imported:x", NOW)
+    object_id = await token_objects.record_intent(store, "imported:x", NOW)
     with pytest.raises(StoreConflict):
-        await token_objects.intend(store, "imported:x", NOW, object_id=object_id)
+        await token_objects.record_intent(store, "imported:x", NOW, object_id=object_id)
     async with store.write() as transaction:
         await transaction.delete_token_object(object_id, MaterialStatus.CREATING)
-    assert await token_objects.intend(store, "imported:x", NOW, object_id=object_id) == object_id
+    assert await token_objects.record_intent(store, "imported:x", NOW, object_id=object_id) == object_id

@@ -125,7 +125,7 @@ async def test_old_keys_are_swept(small: Pkcs11Token, clock: SettableClock) -> N
     clock.now += 60
     derived = small._link.require().derived
     derived.sweep()
-    derived.bury()
+    derived.destroy_retired()
     assert (small.counters.derived_keys, in_token(small)) == (0, 0)
 
 
@@ -162,12 +162,12 @@ async def test_a_key_that_ends_in_use_is_destroyed_afterwards(small: Pkcs11Token
     held = epoch.derived.for_sealing(key)
     assert held is not None
     epoch.forget(key)
-    epoch.derived.bury()
+    epoch.derived.destroy_retired()
     assert in_token(small) == 1
     session = epoch.connection.keeper
     assert epoch.connection.raw.gcm_encrypt(session.handle, held.handle, None, b"text", AAD, session.scratch)
     epoch.derived.done(held)
-    epoch.derived.bury()
+    epoch.derived.destroy_retired()
     assert in_token(small) == 0
 
 
@@ -181,7 +181,7 @@ async def test_evictions_beside_use(token_place: TokenPlace) -> None:
         opened += await asyncio.gather(*(token.decrypt(key, XAES, sealed[i], AAD) for i in order[200:]))
         assert opened == [bytes([i]) for i in order]
         assert token.counters.derived_keys == 2
-        token._link.require().derived.bury()
+        token._link.require().derived.destroy_retired()
         assert in_token(token) == 2
         await token.destroy(key)
         assert in_token(token) == 0

@@ -14,7 +14,7 @@ import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token, refused_pin
 from kmsd.adapters.pkcs11.return_codes import Ckr
-from kmsd.adapters.pkcs11.session_pool import Connection
+from kmsd.adapters.pkcs11.session_pool import SessionPool
 from kmsd.domain.material import Algorithm
 from kmsd.ports import (
     MechanismMissing,
@@ -112,7 +112,7 @@ async def test_lost_logins_leave_nothing(softhsm_place: TokenPlace) -> None:
             await until_well(token.check)
         assert token.counters.reconnects == 3
         # The present one, and the last that ended: at that moment somebody may still be told of it.
-        assert sum(isinstance(one, Connection) for one in gc.get_objects()) <= 2
+        assert sum(isinstance(one, SessionPool) for one in gc.get_objects()) <= 2
 
 
 async def test_one_object_removed_beneath(softhsm_place: TokenPlace) -> None:

@@ -16,14 +16,14 @@ from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.domain.material import Algorithm
 from kmsd.ports import (
+    InvalidLength,
+    MaterialMismatch,
     MechanismMissing,
     NoSuchObject,
-    NotUnwrapped,
-    OtherMaterial,
     TokenError,
     TokenUnavailable,
+    UnwrapFailed,
     Wrapped,
-    WrongLength,
 )
 from tests.imports import oaep, raw_encrypt, rsa_key, wrap
 from tests.shim import Function, Shim
@@ -59,7 +59,7 @@ async def pair(token: Pkcs11Token) -> tuple[bytes, bytes]:
 
 async def test_capabilities_are_what_works(token: Pkcs11Token, token_place: TokenPlace) -> None:
     """SoftHSM lists OAEP and refuses it with SHA-256; NSS does it all."""
-    capable = await token.import_skills()
+    capable = await token.import_capabilities()
     if token_place.kind == "softhsm":
         assert set(capable.imports) == IN_SOFTHSM
     if token_place.kind == "nss":
@@ -70,7 +70,7 @@ async def test_capabilities_are_what_works(token: Pkcs11Token, token_place: Toke
 @pytest.mark.parametrize("algorithm", WrappingAlgorithm)
 async def test_material_comes_in(token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: WrappingAlgorithm) -> None:
     """It is what software says it is, seals and opens, and nothing but the object remains."""
-    if algorithm not in (await token.import_skills()).imports:
+    if algorithm not in (await token.import_capabilities()).imports:
         with pytest.raises(MechanismMissing):
             await token.unwrap_key(wrapped(os.urandom(32), algorithm, *pair), MARK)
         return
@@ -117,13 +117,13 @@ async def test_other_lengths_are_noticed(
     token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: WrappingAlgorithm
 ) -> None:
     """Attributes say nothing of it in SoftHSM, which takes any length for an AES key."""
-    if algorithm not in (await token.import_skills()).imports:
+    if algorithm not in (await token.import_capabilities()).imports:
         pytest.skip("the token lacks it")
     before = await token.list_objects()
     for length in (1, 8, 15, 16, 17, 23, 24, 25, 28, 31, 33, 40, 48, 64, 128):
         object_id = new_id()
         arrived = wrapped(os.urandom(length), algorithm, *pair)
-        with pytest.raises((WrongLength, NotUnwrapped)):
+        with pytest.raises((InvalidLength, UnwrapFailed)):
             await token.unwrap_key(arrived, MARK, into=(object_id, Algorithm.XAES_256_GCM))
         with pytest.raises(NoSuchObject):
             await token.attributes(object_id)
@@ -135,7 +135,7 @@ async def test_other_material_makes_no_object(token: Pkcs11Token, pair: tuple[by
     material, object_id = os.urandom(32), new_id()
     algorithm, into = WrappingAlgorithm.RSAES_OAEP_SHA_1, (object_id, Algorithm.XAES_256_GCM)
     changed = material[:-1] + bytes([material[-1] ^ 1])
-    with pytest.raises(OtherMaterial):
+    with pytest.raises(MaterialMismatch):
         await token.unwrap_key(wrapped(changed, algorithm, *pair), MARK, expected=cmac(material), into=into)
     with pytest.raises(NoSuchObject):
         await token.attributes(object_id)
@@ -149,7 +149,7 @@ async def test_bad_blobs_are_refused(
     token: Pkcs11Token, pair: tuple[bytes, bytes], algorithm: WrappingAlgorithm
 ) -> None:
     """Of every kind and length; the token and its sessions are well afterwards."""
-    if algorithm not in (await token.import_skills()).imports:
+    if algorithm not in (await token.import_capabilities()).imports:
         pytest.skip("the token lacks it")
     good = wrap(b"k" * 32, algorithm, pair[1])
     changed = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in (0, 1, 128, len(good) - 1)]
@@ -161,7 +161,7 @@ async def test_bad_blobs_are_refused(
     if algorithm.value.startswith("RSA_AES"):
         blobs += [good[:256], good[:264], good[:257], good[:-8], good[:256] + os.urandom(40)]
     for blob in blobs:
-        with pytest.raises((NotUnwrapped, WrongLength)):
+        with pytest.raises((UnwrapFailed, InvalidLength)):
             await token.unwrap_key(Wrapped(blob, algorithm, pair[0]), MARK)
     await token.check()
     assert await token.unwrap_key(Wrapped(good, algorithm, pair[0]), MARK) == cmac(b"k" * 32)
@@ -173,12 +173,12 @@ async def test_hybrid_wrapping_by_what_is_no_aes_key(
 ) -> None:
     """The inner key may have any size of AES; of others the blob is refused, and not the algorithm."""
     chosen = WrappingAlgorithm(algorithm)
-    if chosen not in (await token.import_skills()).imports:
+    if chosen not in (await token.import_capabilities()).imports:
         pytest.skip("the token lacks it")
     way = oaep(hashes.SHA256() if algorithm.endswith("256") else hashes.SHA1())  # noqa: S303 (the API's)
     for size in (0, 1, 15, 17, 31, 33, 64):
         blob = rsa_key(pair[1]).encrypt(os.urandom(size), way) + os.urandom(40)
-        with pytest.raises(NotUnwrapped):
+        with pytest.raises(UnwrapFailed):
             await token.unwrap_key(Wrapped(blob, chosen, pair[0]), MARK)
     for size in (16, 24, 32):
         kek = os.urandom(size)
@@ -193,7 +193,7 @@ async def test_passing_on_what_is_too_long(token: Pkcs11Token) -> None:
     transport = await token.generate_wrapping_key(recipient, 2048)
     for length in (215, 400):
         arrived = wrapped(os.urandom(length), WrappingAlgorithm.RSAES_OAEP_SHA_1, wrapping_key, public)
-        assert isinstance((await token.pass_on(arrived, transport)).trouble, WrongLength | NotUnwrapped)
+        assert isinstance((await token.rewrap_for(arrived, transport)).failure, InvalidLength | UnwrapFailed)
 
 
 async def test_a_missing_wrapping_key_is_no_bad_blob(token: Pkcs11Token, pair: tuple[bytes, bytes]) -> None:
@@ -234,8 +234,8 @@ async def test_a_token_that_takes_no_known_keys(shim: Shim, shim_place: TokenPla
     template_inconsistent = 0xD1
     shim.fail(Function.CREATE_OBJECT, template_inconsistent)
     async with shim_place.open() as token:
-        assert set((await token.import_skills()).imports) == IN_SOFTHSM
-        assert (await token.import_skills()).receives
+        assert set((await token.import_capabilities()).imports) == IN_SOFTHSM
+        assert (await token.import_capabilities()).receives
 
 
 async def test_trouble_is_not_taken_for_a_lack_for_ever(shim: Shim, shim_place: TokenPlace) -> None:
@@ -244,15 +244,15 @@ async def test_trouble_is_not_taken_for_a_lack_for_ever(shim: Shim, shim_place: 
     token = await Pkcs11Token.open(shim_place.settings(), clock=lambda: now[0])
     try:
         shim.fail(Function.UNWRAP_KEY, function_failed)
-        assert (await token.import_skills()).imports == frozenset()
+        assert (await token.import_capabilities()).imports == frozenset()
         shim.reset()
         now[0] = 59.0
-        assert (await token.import_skills()).imports == frozenset()
+        assert (await token.import_capabilities()).imports == frozenset()
         now[0] = 61.0
-        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+        assert set((await token.import_capabilities()).imports) == IN_SOFTHSM
         shim.fail(Function.UNWRAP_KEY, function_failed)
         now[0] = 200.0
-        assert set((await token.import_skills()).imports) == IN_SOFTHSM
+        assert set((await token.import_capabilities()).imports) == IN_SOFTHSM
     finally:
         shim.reset()
         await token.close()
@@ -277,7 +277,7 @@ async def test_a_token_without_cmac_takes_no_imports(tmp_path: Path) -> None:
     """Length and sameness could not be proven: so nothing is taken in, and each call says what is missing."""
     with softhsm(tmp_path, without=("CKM_AES_CMAC",)) as place:
         async with place.open() as token:
-            skills = await token.import_skills()
+            skills = await token.import_capabilities()
             assert (skills.imports, skills.receives) == (frozenset(), False)
             with pytest.raises(MechanismMissing):
                 await token.transport_key()
@@ -303,8 +303,8 @@ async def test_material_is_passed_on(both: tuple[Pkcs11Token, Pkcs11Token], algo
     wrapping_key, material, object_id = new_id(), os.urandom(32), new_id()
     public = await helper.generate_wrapping_key(wrapping_key, 2048)
     arrived = wrapped(material, algorithm, wrapping_key, public)
-    forwarded = await helper.pass_on(arrived, await main.transport_key())
-    assert forwarded.trouble is None
+    forwarded = await helper.rewrap_for(arrived, await main.transport_key())
+    assert forwarded.failure is None
     into = (object_id, Algorithm.XAES_256_GCM)
     assert await main.unwrap_key(forwarded, MARK, into=into) == cmac(material)
     assert [report.imported for report in await main.list_objects()] == [True]
@@ -313,13 +313,13 @@ async def test_material_is_passed_on(both: tuple[Pkcs11Token, Pkcs11Token], algo
             blob = wrap(os.urandom(length), algorithm, public)
         except ValueError:
             blob = wrap(os.urandom(64), algorithm, public)
-        troubled = await helper.pass_on(Wrapped(blob, algorithm, wrapping_key), await main.transport_key())
-        with pytest.raises(WrongLength):
+        troubled = await helper.rewrap_for(Wrapped(blob, algorithm, wrapping_key), await main.transport_key())
+        with pytest.raises(InvalidLength):
             await main.unwrap_key(troubled, MARK, into=(new_id(), Algorithm.XAES_256_GCM))
     if not algorithm.has_integrity:
         return
-    garbage = await helper.pass_on(Wrapped(os.urandom(256), algorithm, wrapping_key), await main.transport_key())
-    with pytest.raises((NotUnwrapped, WrongLength)):
+    garbage = await helper.rewrap_for(Wrapped(os.urandom(256), algorithm, wrapping_key), await main.transport_key())
+    with pytest.raises((UnwrapFailed, InvalidLength)):
         await main.unwrap_key(garbage, MARK, into=(new_id(), Algorithm.XAES_256_GCM))
     assert len(await main.list_objects()) == 1
     assert len(await helper.list_objects()) == 2
@@ -332,6 +332,6 @@ async def test_the_transport_key_ends_with_the_login(both: tuple[Pkcs11Token, Pk
     public = await helper.generate_wrapping_key(wrapping_key, 2048)
     arrived = wrapped(os.urandom(32), WrappingAlgorithm.RSAES_OAEP_SHA_256, wrapping_key, public)
     stranger = new_id()
-    forwarded = await helper.pass_on(arrived, await helper.generate_wrapping_key(stranger, 2048))
+    forwarded = await helper.rewrap_for(arrived, await helper.generate_wrapping_key(stranger, 2048))
     with pytest.raises(TokenUnavailable):
         await main.unwrap_key(forwarded, MARK)

@@ -120,10 +120,10 @@ async def test_a_hanging_call_is_given_up(shim_place: TokenPlace, shim: Shim) ->
         shim.hang(Function.ENCRYPT, on=True)
         with pytest.raises(TokenTimeout):
             await token.encrypt(key, XAES, b"text", AAD)
-        assert token.counters.written_off == 1
+        assert token.counters.abandoned == 1
         assert len(await token.random(16)) == 16
         shim.reset()
-        await settled(lambda: token.counters.written_off == 0)
+        await settled(lambda: token.counters.abandoned == 0)
         assert shim.hung == 0
         await token.encrypt(key, XAES, b"text", AAD)
         assert token.counters.sessions_in_use == 0
@@ -145,7 +145,7 @@ async def test_the_number_of_hanging_calls_is_bounded(shim_place: TokenPlace, sh
         with pytest.raises(TokenUnavailable, match="hang in the token"):
             await token.random(16)
         shim.reset()
-        await settled(lambda: token.counters.written_off == 0)
+        await settled(lambda: token.counters.abandoned == 0)
         assert len(await token.random(16)) == 16
         await token.encrypt(key, XAES, b"text", AAD)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token, TokenSettings
-from kmsd.adapters.pkcs11.return_codes import Fate, of_binding
+from kmsd.adapters.pkcs11.return_codes import ErrorClass, of_binding
 from kmsd.domain.material import Algorithm
 from kmsd.ports import NotAuthentic, TokenUnavailable
 from tests.tokens import TokenPlace
@@ -222,7 +222,7 @@ def test_every_error_of_the_binding_has_a_code() -> None:
     """Unknown ones count as GENERAL_ERROR: the sentinel decides."""
     from pkcs11 import exceptions  # noqa: PLC0415 (here alone)
 
-    assert of_binding(exceptions.UserNotLoggedIn()).fate is Fate.LOGIN
+    assert of_binding(exceptions.UserNotLoggedIn()).error_class is ErrorClass.LOGIN
     assert of_binding(exceptions.PKCS11Error("Unmapped error code 0x68")).rv == 0x68
-    assert of_binding(exceptions.PKCS11Error("Initialisation error (not initialized).")).fate is Fate.LOGIN
-    assert of_binding(exceptions.MultipleObjectsReturned()).fate is Fate.SUSPECT
+    assert of_binding(exceptions.PKCS11Error("Initialisation error (not initialized).")).error_class is ErrorClass.LOGIN
+    assert of_binding(exceptions.MultipleObjectsReturned()).error_class is ErrorClass.SUSPECT

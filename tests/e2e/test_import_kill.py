@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kmsd.app import open_rooms
+from kmsd.app import open_components
 from kmsd.config import settings as configuration
 from kmsd.domain.key_import import TokenName
 from kmsd.jobs import reconcile
@@ -49,12 +49,12 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
     """What a reconcile finds that has nobody, once an earlier one has settled what it could."""
     config = configuration.load(daemon.config)
     found: dict[str, list[str]] = {}
-    async with open_rooms(config, "test") as rooms:
+    async with open_components(config, "test") as rooms:
         assert rooms.import_token is not None
         for name, token in ((TokenName.MAIN, rooms.token), (TokenName.IMPORT, rooms.import_token)):
             for _ in range(2):
                 report = await reconcile.run_once(rooms.store, token, datetime.now(UTC), name=name)
-            for kind in reconcile.Report.__slots__:
+            for kind in reconcile.ReconcileReport.__slots__:
                 if getattr(report, kind):
                     found[f"{name} {kind}"] = [str(item) for item in getattr(report, kind)]
         rows = await (await rooms.store.read()).token_objects()

@@ -184,7 +184,7 @@ def test_an_intent_in_the_snapshot_is_not_carried_out(tmp_path: Path) -> None:
 
     async def intend(database: Path) -> bytes:
         store = SqliteStore(database)
-        object_id = await token_objects.intend(store, "key:x", datetime.now(UTC))
+        object_id = await token_objects.record_intent(store, "key:x", datetime.now(UTC))
         await store.close()
         return object_id
 

@@ -10,7 +10,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from kmsd.wire.http.server import Answer
+from kmsd.wire.http.server import Response
 from tests.transport_site import GET, LIMITS, PATIENT, POST, UUID4, Start, parts, refused
 
 # --- Requests and answers ---------------------------------------------------------------------------
@@ -240,7 +240,7 @@ async def test_answer_cannot_be_split(start: Start) -> None:
     """An answer's header with a line break is a failure, not two answers."""
     site = await start()
     for value in ("a\r\nX: b", "a\nb", "a\rb"):
-        site.answer = Answer(200, (("X", value),), b"")
+        site.answer = Response(200, (("X", value),), b"")
         answer = await site.talk(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         assert b"X: b" not in answer
         assert parts(answer)[0] == 500

@@ -14,10 +14,10 @@ import pytest
 from msgspec.structs import replace
 
 from kmsd.wire.http.server import (
-    Answer,
     Listener,
     ListenerRefused,
     Request,
+    Response,
     bind_tcp,
     bind_unix,
     inherited,
@@ -227,7 +227,7 @@ async def test_refused_listener_serves_nothing() -> None:
     """`serve` itself refuses; there is no way around it."""
     sock = bind_tcp("0.0.0.0", 0)  # noqa: S104
 
-    async def never(request: Request) -> Answer:
+    async def never(request: Request) -> Response:
         raise AssertionError(request)
 
     with pytest.raises(ListenerRefused):
@@ -240,9 +240,9 @@ async def test_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "kmsd.sock"
     seen = []
 
-    async def handle(request: Request) -> Answer:
+    async def handle(request: Request) -> Response:
         seen.append(request.peer)
-        return Answer(200, (), b"ok")
+        return Response(200, (), b"ok")
 
     for _ in range(2):
         server = await serve(handle, [Listener(bind_unix(path))], LIMITS)
@@ -297,9 +297,9 @@ def test_no_start_without_the_c_parser() -> None:
     """With aiohttp's pure-Python parser the server does not start, and says why."""
     code = (
         "import asyncio\n"
-        "from kmsd.wire.http.server import Listener, PurePythonParser, bind_tcp, serve\n"
+        "from kmsd.wire.http.server import Listener, CParserMissing, bind_tcp, serve\n"
         "try:\n    asyncio.run(serve(print, [Listener(bind_tcp('127.0.0.1', 0))]))\n"
-        "except PurePythonParser as refusal:\n    print(refusal)\n"
+        "except CParserMissing as refusal:\n    print(refusal)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

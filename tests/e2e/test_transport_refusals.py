@@ -8,7 +8,7 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from kmsd.wire.http.server import Answer
+from kmsd.wire.http.server import Response
 from tests.transport_site import GET, LIMITS, PATIENT, POST, Site, Start, parts, refused
 
 # --- What is refused --------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ async def test_slow_second_head(start: Start) -> None:
 async def test_client_that_does_not_read(start: Start) -> None:
     """A client that leaves its answers unread is cut off, and the server keeps few of them."""
     site = await start(replace(PATIENT, answer_seconds=0.3))
-    site.answer = Answer(200, (), b"x" * 1_000_000)
+    site.answer = Response(200, (), b"x" * 1_000_000)
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1)
     writer.write(GET * 100)
     async with asyncio.timeout(60):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.audit_trail.format import Head, digest_of, split
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.ports import AuditUnavailable
 from tests.disks import preloadable
 from tests.trail import own_lines, record, trail_lines, trail_records
@@ -57,7 +57,7 @@ def assert_whole(folder: Path, acknowledged: list[str]) -> None:
     assert [found["requestID"] for found in trail_records(folder)] == acknowledged
 
 
-async def fill(sink: JournalSink, acknowledged: list[str], *, most: int = 5000) -> AuditUnavailable:
+async def fill(sink: TrailSink, acknowledged: list[str], *, most: int = 5000) -> AuditUnavailable:
     """Append batches until the sink refuses."""
     number = len(acknowledged)
     for _ in range(most):
@@ -80,7 +80,7 @@ async def test_a_full_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> No
     with small_disk(tmp_path) as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(b"x" * (MIB // 2))
-        sink = await JournalSink.open(disk, "worker-0", None)
+        sink = await TrailSink.open(disk, "worker-0", None)
         acknowledged: list[str] = []
         error = await fill(sink, acknowledged)
         assert "No space left" in str(error)
@@ -102,7 +102,7 @@ async def test_a_full_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> No
 async def test_without_room_for_a_write_ahead_file_the_trail_is_synced(tmp_path: Path) -> None:
     """Slower, and as good."""
     with small_disk(tmp_path) as disk:
-        sink = await JournalSink.open(disk, "worker-0", None, SinkSettings(ahead_bytes=4 * MIB))
+        sink = await TrailSink.open(disk, "worker-0", None, SinkSettings(ahead_bytes=4 * MIB))
         for number in range(3):
             await sink.append(record(number))
         assert not (disk / ".worker-0.ahead").exists()
@@ -114,7 +114,7 @@ async def test_a_full_disk_flaps(tmp_path: Path) -> None:
     """Again and again full, again and again room: one chain, every acknowledged record."""
     with small_disk(tmp_path) as disk:
         ballast = disk / "ballast"
-        sink = await JournalSink.open(disk, "worker-0", None)
+        sink = await TrailSink.open(disk, "worker-0", None)
         acknowledged: list[str] = []
         for round_ in range(5):
             ballast.write_bytes(b"x" * (MIB - (round_ + 1) * 150_000))
@@ -129,7 +129,7 @@ async def test_a_full_disk_flaps(tmp_path: Path) -> None:
 async def test_a_read_only_disk_fails_calls_and_heals_by_itself(tmp_path: Path) -> None:
     """EROFS, as after a file system error."""
     with small_disk(tmp_path) as disk:
-        sink = await JournalSink.open(disk, "worker-0", None, SinkSettings(file_bytes=65536))
+        sink = await TrailSink.open(disk, "worker-0", None, SinkSettings(file_bytes=65536))
         await sink.append(record(0))
         # A writable descriptor forbids the remount: let the disk go as a failed write would.
         await sink._commit.run(lambda: sink._writer.fail(OSError("test"), 0))
@@ -146,7 +146,7 @@ async def test_a_read_only_disk_fails_calls_and_heals_by_itself(tmp_path: Path) 
 
 async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     """EFBIG (RLIMIT_FSIZE): the write stops in the middle of a line, and the half of it goes."""
-    sink = await JournalSink.open(tmp_path, "worker-0", None)
+    sink = await TrailSink.open(tmp_path, "worker-0", None)
     await sink.append(record(0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -163,12 +163,12 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
 FORBIDDEN_SCRIPT = """
 import asyncio, os, sys
 from pathlib import Path
-from kmsd.adapters.audit_trail.sink import JournalSink
+from kmsd.adapters.audit_trail.sink import TrailSink
 from kmsd.ports import AuditUnavailable
 
 async def main():
     try:
-        await JournalSink.open(Path(sys.argv[1]), "worker-0", None)
+        await TrailSink.open(Path(sys.argv[1]), "worker-0", None)
     except AuditUnavailable as exc:
         print(exc)
 
@@ -218,13 +218,13 @@ int fdatasync(int fd) {
 SYNC_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.sink import TrailSink, SinkSettings
 from kmsd.ports import AuditUnavailable
 from tests.trail import record
 
 async def main():
     folder, flag = Path(sys.argv[1]), Path(sys.argv[2])
-    sink = await JournalSink.open(folder, "worker-0", None, SinkSettings(ahead_bytes=int(sys.argv[3])))
+    sink = await TrailSink.open(folder, "worker-0", None, SinkSettings(ahead_bytes=int(sys.argv[3])))
     await sink.append(record(0))
     await sink.append(record(1))
     flag.touch()

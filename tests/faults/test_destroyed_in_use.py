@@ -11,7 +11,7 @@ from typing import Any
 
 from kmsd.custody import token_objects
 from kmsd.domain.key_import import WrappingAlgorithm
-from kmsd.ports import NoSuchObject, NotUnwrapped, Wrapped
+from kmsd.ports import NoSuchObject, UnwrapFailed, Wrapped
 from tests.house import house
 
 ROUNDS, CALLERS = 25, 6
@@ -23,7 +23,7 @@ def test_a_wrapping_key_is_destroyed_while_blobs_are_tried(tmp_path: Path) -> No
     with house(tmp_path) as found:
         told = found.run(rounds_of_unwrapping(found.rooms.token))
     assert told["NoSuchObject"] == ROUNDS * CALLERS
-    assert told["NotUnwrapped"] > ROUNDS
+    assert told["UnwrapFailed"] > ROUNDS
 
 
 async def rounds_of_unwrapping(token: Any) -> Counter[str]:
@@ -35,8 +35,8 @@ async def rounds_of_unwrapping(token: Any) -> Counter[str]:
             try:
                 blob = b"\0" + os.urandom(255)
                 await token.unwrap_key(Wrapped(blob, WrappingAlgorithm.RSAES_OAEP_SHA_1, object_id), b"m" * 16)
-            except NotUnwrapped:
-                told["NotUnwrapped"] += 1
+            except UnwrapFailed:
+                told["UnwrapFailed"] += 1
             except NoSuchObject:
                 told["NoSuchObject"] += 1
                 return

@@ -95,7 +95,7 @@ def settle(house: House) -> None:
     for name, token in ((TokenName.MAIN, rooms.token), (TokenName.IMPORT, rooms.import_token)):
         house.run(reconcile.run_once(rooms.store, token, house.clock.now(), grace=timedelta(0), name=name))
         report = house.run(reconcile.run_once(rooms.store, token, house.clock.now(), grace=timedelta(0), name=name))
-        assert report == reconcile.Report()
+        assert report == reconcile.ReconcileReport()
 
 
 AFTER = pytest.mark.parametrize("after", [False, True], ids=["before it acts", "after it acted"])
@@ -138,7 +138,7 @@ class Case:
     [
         *(("token", "unwrap_key", nth) for nth in (1, 2)),
         ("token", "transport_key", 1),
-        ("import_token", "pass_on", 1),
+        ("import_token", "rewrap_for", 1),
     ],
 )
 def test_the_token_fails(house: House, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
@@ -186,7 +186,9 @@ def test_an_intent_of_another_process(house: House, *, alive: bool) -> None:
 
     async def intend_elsewhere() -> SqliteStore:
         store = SqliteStore(house.config.database)
-        await token_objects.intend(store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id)
+        await token_objects.record_intent(
+            store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id
+        )
         await house.rooms.token.generate_key(imported.material_id, imported.algorithm)
         return store
 
@@ -211,15 +213,15 @@ def test_reconcile_knows_whose_intents_are_orphaned(house: House) -> None:
     async def intend_elsewhere() -> bytes:
         other = SqliteStore(house.config.database)
         try:
-            return await token_objects.intend(other, "key:nobody", now)
+            return await token_objects.record_intent(other, "key:nobody", now)
         finally:
             await other.close()
 
     orphan = house.run(intend_elsewhere())
-    mine = house.run(token_objects.intend(store, "key:nobody", now))
+    mine = house.run(token_objects.record_intent(store, "key:nobody", now))
     report = house.run(reconcile.run_once(store, token, now))
     assert (orphan in report.undone, mine in report.undone) == (True, False)
-    house.run(token_objects.discard(store, token, mine))
+    house.run(token_objects.roll_back(store, token, mine))
 
 
 @AFTER
@@ -312,7 +314,7 @@ def test_the_parameters_end_while_they_are_used(house: House) -> None:
                 return
             for key in await transaction.wrapping_keys():
                 if key.key_id == case.key_id:
-                    await import_parameters.doom(transaction, key.object_id)
+                    await import_parameters.mark_destroying(transaction, key.object_id)
 
         with bent(house, "store", Meanwhile(house.rooms.store, 2, doom)) as meanwhile:
             assert case.bring() == error
@@ -348,7 +350,7 @@ def test_a_late_destruction_spares_what_was_made_anew(house: House) -> None:
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
     imported = house.run(_imported(house, case.key_id))
-    house.run(token_objects.carry_out_destruction(house.rooms.store, house.rooms.token, imported.material_id))
+    house.run(token_objects.destroy(house.rooms.store, house.rooms.token, imported.material_id))
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
     settle(house)
 

@@ -41,7 +41,7 @@ def object_ids(house: House) -> set[bytes]:
     return {found.object_id for found in house.run(house.rooms.token.list_objects())}
 
 
-def settle(house: House) -> reconcile.Report:
+def settle(house: House) -> reconcile.ReconcileReport:
     """What the next reconcile does."""
     house.clock.advance(minutes=11)
     return house.run(reconcile.run_once(house.rooms.store, house.rooms.token, house.clock.now()))
@@ -59,7 +59,7 @@ def test_rotation_survives_a_bad_key(house: House, method: str, *, after: bool) 
     before = object_ids(house)
     failing: Any = Failing(house.rooms.token, method, after=after)
 
-    def run(token: Any) -> rotation.Report:
+    def run(token: Any) -> rotation.RotationReport:
         return house.run(rotation.run_once(house.rooms.store, token, house.clock.now(), house.rooms.record_job))
 
     first = run(failing)

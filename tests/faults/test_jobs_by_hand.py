@@ -78,7 +78,7 @@ def test_retention_by_hand(house: House) -> None:
     put(logs, "/by/hand", "old", at=now)
     logs.put_retention_policy(logGroupName="/by/hand", retentionInDays=1)
     house.clock.advance(days=2)
-    house.run(house.rooms.segments.tidy(round(house.clock.now().timestamp() * 1000)))
+    house.run(house.rooms.segments.maintain(round(house.clock.now().timestamp() * 1000)))
     report = run(house, Job.RETENTION)
     assert report.counts()["removed"] + report.counts()["rewritten"] > 0
     assert not any(run(house, Job.RETENTION).counts().values())
@@ -113,7 +113,7 @@ def test_scheduler_and_command_wait_for_each_other(house: House) -> None:
     house.tick()
     with patch.object(scheduler, "PATIENCE_SECONDS", 0.3), pytest.raises(JobRefused, match="another process"):
         run(house, Job.DELETION)
-    house.run(first._give_up(RUNNING))
+    house.run(first._release(RUNNING))
     (deleted,) = run(house, Job.DELETION).deleted  # type: ignore[attr-defined]
     assert deleted.endswith(key_id)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.app import open_rooms
+from kmsd.app import open_components
 from kmsd.config import settings as configuration
 from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
@@ -79,10 +79,10 @@ def strike(daemon: Daemon, kind: str, chance: random.Random) -> float:
 async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
     """What a reconcile finds that has nobody, once an earlier one has settled what it could."""
     found: dict[str, list[str]] = {}
-    async with open_rooms(configuration.load(daemon.config), "test") as rooms:
+    async with open_components(configuration.load(daemon.config), "test") as rooms:
         for _ in range(2):
             report = await reconcile.run_once(rooms.store, rooms.token, datetime.now(UTC))
-        for kind in reconcile.Report.__slots__:
+        for kind in reconcile.ReconcileReport.__slots__:
             if getattr(report, kind):
                 found[kind] = [str(item) for item in getattr(report, kind)]
         rows = await (await rooms.store.read()).token_objects()

@@ -167,7 +167,7 @@ def test_results_that_cannot_be_stored_fail_the_query(own: House, monkeypatch: p
 
 def test_stopping_a_query(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves no results, and cannot be stopped twice."""
-    monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.LOOK_EVERY", 1)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.CANCEL_CHECK_INTERVAL", 1)
     monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.SLICE_SECONDS", 0.0)
     logs, now = own.client("logs"), millis() - 100_000
     stream_for(logs, "/g")

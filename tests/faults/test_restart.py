@@ -24,7 +24,7 @@ async def intend(daemon: Daemon) -> None:
     store = SqliteStore(configuration.load(daemon.config).database)
     try:
         for _ in range(INTENTS):
-            await token_objects.intend(store, "a test", datetime.now(UTC) - timedelta(hours=1))
+            await token_objects.record_intent(store, "a test", datetime.now(UTC) - timedelta(hours=1))
     finally:
         await store.close()
 

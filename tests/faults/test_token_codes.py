@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.adapters.pkcs11.return_codes import FATES, Ckr, Fate, name_of
+from kmsd.adapters.pkcs11.return_codes import CLASS_OF_CODE, Ckr, ErrorClass, name_of
 from kmsd.custody.provisioning import AUDIT
 from kmsd.pipeline import as_service_error
 from tests import shim as shims
@@ -202,34 +202,34 @@ def functions_of(site: Site, act: Callable[[Site], str]) -> list[Function]:
 
 def allowed(function: Function, rv: int, way: str, name: str) -> set[str]:
     """The answers that tell the truth."""
-    fate = FATES.get(rv, Fate.OTHER)
+    fate = CLASS_OF_CODE.get(rv, ErrorClass.OTHER)
     data = name != "ImportKeyMaterial" and function in (Function.ENCRYPT_INIT, Function.ENCRYPT, Function.DECRYPT_INIT)
     bad = "InvalidImportTokenException" if name == "ImportKeyMaterial" else "InvalidCiphertextException"
-    if way != "lasting" and fate in (Fate.SESSION, Fate.HANDLE) and data:
+    if way != "lasting" and fate in (ErrorClass.SESSION, ErrorClass.HANDLE) and data:
         return {""}
-    if function is Function.DECRYPT and fate is Fate.DATA:
+    if function is Function.DECRYPT and fate is ErrorClass.DATA:
         return {bad}
     answers = {"", *RETRYABLE}
-    if function is Function.DECRYPT and fate is Fate.SUSPECT:
+    if function is Function.DECRYPT and fate is ErrorClass.SUSPECT:
         answers.add(bad)
-    if fate is Fate.MECHANISM:
+    if fate is ErrorClass.MECHANISM:
         answers.add("UnsupportedOperationException")
     if name == "ImportKeyMaterial" and function in OF_THE_BLOB:
         # What of these means a bad blob, tokens do not agree upon (kmsd/adapters/pkcs11/key_import.py).
         answers |= {"InvalidCiphertextException", "IncorrectKeyMaterialException"}
-    if name == "ImportKeyMaterial" and fate is Fate.HANDLE and way == "lasting":
+    if name == "ImportKeyMaterial" and fate is ErrorClass.HANDLE and way == "lasting":
         answers.add("InvalidImportTokenException")  # its wrapping key is gone, for all that the token says
     return answers
 
 
-def again(site: Site, act: Callable[[Site], str], *, fate: Fate = Fate.OTHER) -> float:
+def again(site: Site, act: Callable[[Site], str], *, fate: ErrorClass = ErrorClass.OTHER) -> float:
     """Seconds until the scenario works again. Raises AssertionError.
 
     Only retryable errors may come meanwhile, and, of a fault that says so, that something is not supported.
     """
     begun = time.monotonic()
     while code := act(site):
-        assert code in RETRYABLE or (code == "UnsupportedOperationException" and fate is Fate.MECHANISM), code
+        assert code in RETRYABLE or (code == "UnsupportedOperationException" and fate is ErrorClass.MECHANISM), code
         assert time.monotonic() - begun < HEAL_SECONDS, f"still {code} after {HEAL_SECONDS} s"
         time.sleep(0.005)
     return time.monotonic() - begun
@@ -240,7 +240,7 @@ def still_busy(site: Site) -> str:
     end = time.monotonic() + HEAL_SECONDS
     while True:
         counters = site.token.counters
-        left = {name: getattr(counters, name) for name in ("written_off", "sessions_in_use", "waiting")}
+        left = {name: getattr(counters, name) for name in ("abandoned", "sessions_in_use", "waiting")}
         if not any(left.values()):
             return ""
         if time.monotonic() > end:
@@ -294,7 +294,7 @@ def heal(site: Site, function: Function | None = None, rv: int = 0, *, unworked:
     if function is not None:
         site.shim.fail(function, rv, times=1, unworked=unworked)
     site.house.run(_trip(site))
-    return again(site, Site.encrypt, fate=FATES.get(rv, Fate.OTHER))
+    return again(site, Site.encrypt, fate=CLASS_OF_CODE.get(rv, ErrorClass.OTHER))
 
 
 @pytest.mark.slow
@@ -309,7 +309,9 @@ def test_every_code_while_the_token_comes_back(site: Site) -> None:
             for way in ("worked", "unworked") if WHOLE else ("worked",):
                 count += 1
                 # Logged in already, after C_Initialize: nobody knows by whom, so it is taken for another PIN.
-                if function is Function.LOGIN and (FATES.get(rv) is Fate.PIN or rv == Ckr.USER_ALREADY_LOGGED_IN):
+                if function is Function.LOGIN and (
+                    CLASS_OF_CODE.get(rv) is ErrorClass.PIN or rv == Ckr.USER_ALREADY_LOGGED_IN
+                ):
                     with pytest.raises(AssertionError, match=r"still (KeyUnavailable|DependencyTimeout)Exception"):
                         heal(site, function, rv, unworked=way == "unworked")
                     assert site.shim.calls(Function.LOGIN) == 1

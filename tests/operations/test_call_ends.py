@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.audit_trail.sink import JournalSink
+from kmsd.adapters.audit_trail.sink import TrailSink
 from kmsd.operations.declaration import Call
 from tests.house import House
 from tests.logs import millis, stream_for
@@ -39,17 +39,17 @@ def test_a_call_ends_with_its_answer(house: House) -> None:
 def test_a_call_that_waits_for_the_disk_does_not_keep_its_body(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the body nor its events: of a batch there is then what is to be stored, and where it was encoded."""
     stream_for(house.client("logs"), "/waits")
-    append, size = JournalSink.append, 700_000
+    append, size = TrailSink.append, 700_000
     kept: list[set[str]] = []
 
-    async def look(sink: JournalSink, record: bytes) -> None:
+    async def look(sink: TrailSink, record: bytes) -> None:
         if b'"PutLogEvents"' in record:
             traces = [trace for trace in tracemalloc.take_snapshot().traces if trace.size >= size]
             places = [Path(trace.traceback[0].filename) for trace in traces]
             kept.append({f"{place.parent.name}/{place.name}" for place in places})
         await append(sink, record)
 
-    monkeypatch.setattr(JournalSink, "append", look)
+    monkeypatch.setattr(TrailSink, "append", look)
     logs = house.client("logs")
     tracemalloc.start()
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.app import place_of
+from kmsd.app import arn_scope_of
 from kmsd.authz.condition_keys import PROVIDED
 from kmsd.authz.wildcard import fold
 from kmsd.custody import provisioning
@@ -335,7 +335,7 @@ def test_in_a_trust_policy(
         statement["Action"] = "sts:AssumeRole"
     house, role_name = site.house, f"conditions{next(_numbers)}"
     role = provisioning.new_role(
-        place_of(house.config),
+        arn_scope_of(house.config),
         ACCOUNT,
         role_name,
         trust_policy=json.dumps(document),
@@ -413,7 +413,7 @@ def test_a_deny_on_a_key_that_is_never_provided_is_refused(site: Site, act: str)
 def _trusting(house: House) -> str:
     trust = {"Effect": "Allow", "Principal": {"AWS": ROOT}, "Action": "sts:AssumeRole"}
     role = provisioning.new_role(
-        place_of(house.config),
+        arn_scope_of(house.config),
         ACCOUNT,
         f"trusting{next(_numbers)}",
         trust_policy=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.event_loop.cohorts import FEW, Lockstep
+from kmsd.event_loop.cohorts import MIN_COHORT, CohortScheduler
 from tests.clients import Credentials
 from tests.house import House
 
@@ -20,20 +20,20 @@ async def test_stages_are_gone_through_together() -> None:
     """With enough of them; a few do not wait for each other."""
 
     async def order(calls: int) -> list[str]:
-        lockstep, seen = Lockstep(), []
+        lockstep, seen = CohortScheduler(), []
 
         async def call(name: int) -> None:
             for stage in "abc":
                 seen.append(f"{stage}{name}")
-                await lockstep.pause()
-            lockstep.running -= 1
+                await lockstep.yield_to_cohort()
+            lockstep.in_flight -= 1
 
-        lockstep.running = calls
+        lockstep.in_flight = calls
         await asyncio.gather(*(call(name) for name in range(calls)))
         return seen
 
-    assert await order(FEW) == [f"{stage}{name}" for stage in "abc" for name in range(FEW)]
-    assert await order(FEW - 1) == [f"{stage}{name}" for name in range(FEW - 1) for stage in "abc"]
+    assert await order(MIN_COHORT) == [f"{stage}{name}" for stage in "abc" for name in range(MIN_COHORT)]
+    assert await order(MIN_COHORT - 1) == [f"{stage}{name}" for name in range(MIN_COHORT - 1) for stage in "abc"]
 
 
 def test_every_end_is_counted(house: House) -> None:
@@ -64,17 +64,17 @@ def test_every_end_is_counted(house: House) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ask, range(20 * len(asked))))
     end = time.monotonic() + 5
-    while house.rooms.pipeline.lockstep.running and time.monotonic() < end:
+    while house.rooms.pipeline.lockstep.in_flight and time.monotonic() < end:
         time.sleep(0.01)  # an answer is read before its task has ended
-    assert house.rooms.pipeline.lockstep.running == 0
+    assert house.rooms.pipeline.lockstep.in_flight == 0
 
 
 @pytest.mark.parametrize("ends", [ValueError, asyncio.CancelledError])
 async def test_a_pause_lets_through_what_ends_a_call(ends: type[BaseException]) -> None:
     """It is a pause, and nothing else."""
-    lockstep = Lockstep()
-    lockstep.running = FEW
-    pausing = lockstep.pause()
+    lockstep = CohortScheduler()
+    lockstep.in_flight = MIN_COHORT
+    pausing = lockstep.yield_to_cohort()
     next(iter(pausing))
     with pytest.raises(ends):
         pausing.throw(ends())

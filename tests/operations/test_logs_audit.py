@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
+from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.cloudwatch_logs import events, frame_codec
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
 from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
@@ -100,7 +100,7 @@ def test_a_second_is_copied_once_it_has_ended(own: House) -> None:
     now = millis() // 1000
     copy = audit_copy(own)
     own.run(copy.run_once())
-    copy.trail.release("house")
+    copy.trail.unlock_chain("house")
     seen = [one["eventName"] for one in copied(own)]
     assert "ListAliases" not in seen or millis() // 1000 > now
     copy_audit(own)
@@ -278,7 +278,7 @@ def test_many_records_over_several_files(own: House, monkeypatch: pytest.MonkeyP
 
     async def fill() -> None:
         settings = SinkSettings(file_bytes=100_000)
-        sink = await JournalSink.open(own.config.audit_dir, "cli", None, settings)
+        sink = await TrailSink.open(own.config.audit_dir, "cli", None, settings)
         for begin in range(0, 3_000, 100):
             await asyncio.gather(
                 *(sink.append(record(begin + index, eventID=f"{begin + index}")) for index in range(100))
@@ -327,7 +327,7 @@ def test_one_process_at_a_time_copies_a_chain(own: House) -> None:
     own.client().list_aliases()
     own.clock.advance(seconds=1)
     assert own.run(second.run_once()) == 0
-    first.trail.release("house")
+    first.trail.unlock_chain("house")
     recorded = own.records()
     assert own.run(second.run_once()) > 0
     assert ids(copied(own)) == ids(recorded)
@@ -337,7 +337,7 @@ def test_a_chain_that_was_left_is_copied_by_whoever_comes(own: House) -> None:
     """In turns, each by what it remembers or finds: every record once."""
 
     async def write(number: int) -> None:
-        sink = await JournalSink.open(own.config.audit_dir, "cli", None)
+        sink = await TrailSink.open(own.config.audit_dir, "cli", None)
         await sink.append(record(number, eventID=f"{number}"))
         await sink.close()
 
@@ -353,7 +353,7 @@ def test_files_that_were_archived(own: House) -> None:
     """What was copied stays; the copy goes on with what is there."""
 
     async def write(number: int) -> None:
-        sink = await JournalSink.open(own.config.audit_dir, "cli", None, SinkSettings(file_bytes=1))
+        sink = await TrailSink.open(own.config.audit_dir, "cli", None, SinkSettings(file_bytes=1))
         await sink.append(record(number, eventID=f"{number}"))
         await sink.close()
 
@@ -371,7 +371,7 @@ def test_a_trail_that_was_set_back_is_noticed(own: House, capfd: pytest.CaptureF
     """The copy keeps what it has, says so, and goes on with what is written from then on."""
 
     async def write(numbers: range) -> None:
-        sink = await JournalSink.open(own.config.audit_dir, "cli", None)
+        sink = await TrailSink.open(own.config.audit_dir, "cli", None)
         for number in numbers:
             await sink.append(record(number, eventID=f"{number}"))
         await sink.close()

@@ -11,7 +11,7 @@ import pytest
 
 from kmsd.cloudwatch_logs.filter_pattern import selectors
 from kmsd.cloudwatch_logs.insights import results
-from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.rows import Record
 from tests.house import House
 from tests.logs import filtered, millis, put, query, refusal, rows, stream_for, wait_for
 
@@ -57,11 +57,11 @@ def test_a_query_ends_whatever_is_raised(
     stream_for(logs, "/raised")
     put(logs, "/raised", "a")
 
-    def fails(row: Row, name: str) -> None:
+    def fails(row: Record, name: str) -> None:
         raise ZeroDivisionError("unforeseen")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Row, "get", fails)
+        patched.setattr(Record, "get", fails)
         found = query(logs, "fields a", "/raised")
     assert (found["status"], found["results"]) == ("Failed", [])
     assert [record.message for record in caplog.records].count("a query failed unexpectedly") == 1

@@ -264,7 +264,7 @@ def test_of_two_updates_at_the_same_instant_one_is_aborted(house: House) -> None
     stream_for(logs, group)
     room = house.rooms.logs
     assert room is not None
-    examine = room.keys.examine
+    examine = room.keys.validate_association
 
     async def and_somebody_else(*arguments: Any) -> Any:
         found = await examine(*arguments)
@@ -275,11 +275,11 @@ def test_of_two_updates_at_the_same_instant_one_is_aborted(house: House) -> None
             await transaction.update_log_group(known, known)
         return found
 
-    room.keys.examine = and_somebody_else  # type: ignore[method-assign] # the moment between is hard to hit otherwise
+    room.keys.validate_association = and_somebody_else  # type: ignore[method-assign] # the moment between is hard to hit otherwise
     try:
         code, _ = refusal(logs.associate_kms_key, logGroupName=group, kmsKeyId=key)
     finally:
-        room.keys.examine = examine  # type: ignore[method-assign]
+        room.keys.validate_association = examine  # type: ignore[method-assign]
     assert code == "OperationAbortedException"
     assert "kmsKeyId" not in logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"][0]
     logs.associate_kms_key(logGroupName=group, kmsKeyId=key)

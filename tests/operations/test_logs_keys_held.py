@@ -42,9 +42,9 @@ def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
     assert held() == 1
     for one in list(keys.keys._opening.values()):
         one.made_at -= 10.0
-    house.opened.loop.call_soon_threadsafe(keys.keys._drop_old)
+    house.opened.loop.call_soon_threadsafe(keys.keys._evict)
     house.tick()
-    assert keys.keys.held == 0
+    assert keys.keys.cached == 0
     assert filtered(logs, group) == ["x", "z"]
 
 

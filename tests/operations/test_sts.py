@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.app import place_of
+from kmsd.app import arn_scope_of
 from kmsd.custody import provisioning
 from kmsd.domain.identity import AccessKeyStatus
 from tests.clients import Credentials, code_of
@@ -41,7 +41,7 @@ def make_role(
     """A role; its ARN."""
     now = datetime.now(UTC)
     role = provisioning.new_role(
-        place_of(house.config),
+        arn_scope_of(house.config),
         account,
         name,
         trust_policy=trust_policy,

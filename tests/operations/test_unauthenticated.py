@@ -11,12 +11,12 @@ from datetime import timedelta
 
 import pytest
 
-from kmsd.app import place_of
+from kmsd.app import arn_scope_of
 from kmsd.custody import session_sealer, session_tokens
-from kmsd.custody.credentials import Credentials as KnownCredentials
+from kmsd.custody.credentials import CredentialStore as KnownCredentials
 from kmsd.custody.credentials import Scope
-from kmsd.custody.service_sealer import ServiceBox
-from kmsd.custody.session_sealer import SessionBox
+from kmsd.custody.service_sealer import ServiceSealer
+from kmsd.custody.session_sealer import SessionSealer
 from kmsd.wire.sigv4.claim import signing_key
 from tests.clients import REGION, Credentials, code_of
 from tests.house import House
@@ -93,9 +93,9 @@ def test_two_processes_make_one_key(house: House) -> None:
     """Whoever comes second takes the key that is there."""
     _execute(house, "UPDATE session_mac SET sealed = NULL")
 
-    async def both() -> list[SessionBox]:
+    async def both() -> list[SessionSealer]:
         store, token = house.rooms.store, house.rooms.token
-        return await asyncio.gather(SessionBox.made(store, token), SessionBox.made(store, token))
+        return await asyncio.gather(SessionSealer.made(store, token), SessionSealer.made(store, token))
 
     one, other = house.run(both())
     assert one.mac_key == other.mac_key
@@ -114,7 +114,7 @@ def test_sessions_outlive_a_restart(house: House, service: str) -> None:
 def test_requests_of_other_days_evict_no_signing_key(house: House, service: str) -> None:
     """Each access key costs the token one call for each day of the last eight, whoever sends how many requests."""
     house.client().list_keys()
-    credentials = KnownCredentials(house.rooms.token, place_of(house.config), signing_key)
+    credentials = KnownCredentials(house.rooms.token, arn_scope_of(house.config), signing_key)
     today = house.clock.now()
     days = [(today - timedelta(days=number)).strftime("%Y%m%d") for number in range(9)]
 
@@ -136,13 +136,13 @@ def test_requests_of_other_days_evict_no_signing_key(house: House, service: str)
 def _as_before(house: House) -> Credentials:
     """Temporary credentials as releases made them that knew no MAC."""
 
-    class OlderBox(SessionBox):
+    class OlderBox(SessionSealer):
         async def seal(self, access_key_id: str, content: bytes) -> str:
             return base64.b64encode(await self.box.seal(session_sealer.PURPOSE, access_key_id, content)).decode()
 
     async def issue() -> Credentials:
         books = await house.rooms.store.read()
-        box = OlderBox(await ServiceBox.of(books, house.rooms.token), b"")
+        box = OlderBox(await ServiceSealer.of(books, house.rooms.token), b"")
         access_key = await books.access_key(house.admin.access_key_id)
         assert access_key is not None
         now = house.clock.now()

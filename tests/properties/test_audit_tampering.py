@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kmsd.adapters.audit_trail.checkpoint_evidence import in_copies
 from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
 from kmsd.adapters.audit_trail.format import COPIES, Head, chained, split
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
-from kmsd.adapters.audit_trail.verification_report import Report
+from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
+from kmsd.adapters.audit_trail.verification_report import VerificationReport
 from kmsd.adapters.audit_trail.verify import verify
 from tests.tokens import softhsm
 from tests.trail import make_signer, record
@@ -37,7 +37,7 @@ class Trail:
     public_key: bytes
     anchor: Path
 
-    def verify(self, folder: Path | None = None, **options: object) -> Report:
+    def verify(self, folder: Path | None = None, **options: object) -> VerificationReport:
         """With the public key alone."""
         return verify(folder or self.folder, [self.public_key], **options)  # type: ignore[arg-type]
 
@@ -46,7 +46,7 @@ async def _write(folder: Path, signer: Signer) -> None:
     clock = {"now": datetime(2026, 11, 22, 12, tzinfo=UTC)}
     settings = SinkSettings(file_bytes=120_000, interval=Interval(100, 600), now=lambda: clock["now"])
     for writer, count in (("worker-0", RECORDS), ("worker-1", RECORDS), ("cli", 20)):
-        sink = await JournalSink.open(folder, writer, signer, settings)
+        sink = await TrailSink.open(folder, writer, signer, settings)
         for start in range(0, count, 20):
             await asyncio.gather(
                 *(sink.append(record(number, padding="é" * 40)) for number in range(start, start + 20))
@@ -83,7 +83,7 @@ def _copy(trail: Trail, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trail.folder, tmp_path / "audit"))
 
 
-def findings(report: Report) -> list[str]:
+def findings(report: VerificationReport) -> list[str]:
     """What was found, as it is printed."""
     return [str(finding) for finding in report.findings]
 
@@ -368,7 +368,7 @@ def test_an_anchor_may_be_a_log(trail: Trail, tmp_path: Path) -> None:
 def test_another_trail_does_not_fit_the_anchor(trail: Trail, tmp_path: Path) -> None:
     """Rolled back to nothing and begun anew under the same key: the anchor remembers."""
 
-    async def begin_anew() -> Report:
+    async def begin_anew() -> VerificationReport:
         with softhsm(tmp_path / "token") as place:
             async with place.open() as token:
                 signer = await make_signer(token)
@@ -379,7 +379,7 @@ def test_another_trail_does_not_fit_the_anchor(trail: Trail, tmp_path: Path) -> 
                 shutil.copy(folder / COPIES, first)
                 for path in folder.iterdir():
                     path.unlink()
-                sink = await JournalSink.open(folder, "worker-0", signer)
+                sink = await TrailSink.open(folder, "worker-0", signer)
                 await sink.append(record(int(secrets.token_hex(4), 16)))
                 await sink.close()
                 return verify(folder, [signer.public_key], [first])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from kmsd.adapters.audit_trail import write_ahead_log as wal
 from kmsd.adapters.audit_trail.follower import complete
 from kmsd.adapters.audit_trail.format import Head, digest_of, split
-from kmsd.adapters.audit_trail.sink import JournalSink, SinkSettings
-from kmsd.adapters.audit_trail.writer import Settings, TrailWriter
+from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
+from kmsd.adapters.audit_trail.writer import TrailWriter, WriterSettings
 from tests.trail import own_lines, record, trail_lines, trail_records
 
 SIZE = 256 * 1024
@@ -28,7 +28,7 @@ def _left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, copy = tmp_path_factory.mktemp("audit"), tmp_path_factory.mktemp("left") / "audit"
 
     async def write() -> None:
-        sink = await JournalSink.open(folder, WRITER, None, SinkSettings(ahead_bytes=SIZE))
+        sink = await TrailSink.open(folder, WRITER, None, SinkSettings(ahead_bytes=SIZE))
         await sink.append(record(0))
         number = 1
         while number < 30:
@@ -56,7 +56,7 @@ def trail_of(folder: Path) -> Path:
 
 def opened(folder: Path) -> TrailWriter:
     """The next process takes the chain."""
-    writer = TrailWriter(folder, WRITER, Settings(), lambda: datetime.now(UTC))
+    writer = TrailWriter(folder, WRITER, WriterSettings(), lambda: datetime.now(UTC))
     writer.open()
     return writer
 
@@ -115,7 +115,7 @@ def test_a_damaged_block_is_not_believed(
     opened(folder).close()
     found = trail.read_bytes()
     assert whole.startswith(found)
-    assert len(found) >= min([blocks[0].offset, *(block.end for block in blocks[: at // wal.GRAIN])], default=0)
+    assert len(found) >= min([blocks[0].offset, *(block.end for block in blocks[: at // wal.BLOCK_SIZE])], default=0)
 
 
 def test_what_is_there_is_left_as_it_is(left: Path, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_trail_that_is_another_is_left_alone(left: Path, tmp_path: Path, chang
         case _:
             beside.write_bytes(beside.read_bytes().replace(b" worker-0.", b" worker-1."))
     before = trail.read_bytes() if trail.exists() else None
-    wal.redo(folder, WRITER)
+    wal.replay(folder, WRITER)
     assert (trail.read_bytes() if trail.exists() else None) == before
     assert not beside.exists()
 
@@ -162,7 +162,7 @@ def test_chains_that_nobody_opens_are_completed_too(left: Path, tmp_path: Path) 
 
 async def test_a_full_file_is_begun_again_and_old_blocks_are_not_repeated(tmp_path: Path) -> None:
     """At any moment what is beside the trail completes it from its last sync on."""
-    sink = await JournalSink.open(tmp_path, WRITER, None, SinkSettings(ahead_bytes=4 * wal.GRAIN))
+    sink = await TrailSink.open(tmp_path, WRITER, None, SinkSettings(ahead_bytes=4 * wal.BLOCK_SIZE))
     counts = set()
     for number in range(23):
         await sink.append(record(number, padding="x" * (number * 300)))
@@ -180,7 +180,7 @@ async def test_a_full_file_is_begun_again_and_old_blocks_are_not_repeated(tmp_pa
 
 async def test_another_file_is_begun_with_the_last_one_synced(tmp_path: Path) -> None:
     """Blocks of a trail's file that is complete are not needed any more."""
-    sink = await JournalSink.open(tmp_path, WRITER, None, SinkSettings(file_bytes=3000, ahead_bytes=SIZE))
+    sink = await TrailSink.open(tmp_path, WRITER, None, SinkSettings(file_bytes=3000, ahead_bytes=SIZE))
     for number in range(40):
         await sink.append(record(number))
         names = {block.file for block in blocks_of(tmp_path)}

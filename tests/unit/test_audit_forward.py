@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.audit_trail import forwarder as forward
-from kmsd.adapters.audit_trail.forwarder import BadTarget, Forwarder, Receiver, receiver_for
+from kmsd.adapters.audit_trail.forwarder import BadTarget, Destination, Forwarder, destination_for
 from tests.polling import until
 
 
-class Kept(Receiver):
+class Kept(Destination):
     """A receiver in memory that can be slow, or away."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Kept(Receiver):
 
 def test_a_slow_receiver_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What there is no room for is dropped and counted; all else arrives in order."""
-    monkeypatch.setattr(forward, "MOST_WAITING", 100)
+    monkeypatch.setattr(forward, "MAX_QUEUE", 100)
     receiver = Kept()
     forwarder = Forwarder(receiver)
     for number in range(1000):
@@ -106,7 +106,7 @@ def test_without_a_journal_standard_error_is_read_by_it(
 ) -> None:
     """One line for each record."""
     monkeypatch.setattr(forward, "JOURNAL_SOCKET", tmp_path / "none")
-    receiver = receiver_for("journal", "worker-0")
+    receiver = destination_for("journal", "worker-0")
     receiver.open()
     receiver.send(b'{"a":1}')
     assert capfd.readouterr().err == '{"a":1}\n'
@@ -114,8 +114,8 @@ def test_without_a_journal_standard_error_is_read_by_it(
 
 def test_a_syslog_message() -> None:
     """RFC 5424: priority of the audit facility, version, time, host, name, process, message id, no structured data."""
-    receiver = receiver_for("syslog://127.0.0.1", "worker-0")
-    assert isinstance(receiver, forward.SyslogReceiver)
+    receiver = destination_for("syslog://127.0.0.1", "worker-0")
+    assert isinstance(receiver, forward.SyslogDestination)
     head, _, rest = receiver.message(b'{"a":1}').partition(b" - ")
     priority, at, host, name, process, message_id = head.split()
     assert (priority, name, message_id, rest) == (b"<110>1", b"kmsd-audit", b"worker-0", b'{"a":1}')
@@ -130,4 +130,4 @@ def test_a_syslog_message() -> None:
 def test_what_cannot_be_forwarded_to(target: str) -> None:
     """Named by the line of the configuration."""
     with pytest.raises(BadTarget):
-        receiver_for(target, "worker-0")
+        destination_for(target, "worker-0")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.audit_trail import follower
-from kmsd.adapters.audit_trail.follower import TrailReader
+from kmsd.adapters.audit_trail.follower import TrailFollower
 
 FILE = "worker-0.00000001.20261122"
 HASH = b"a" * 64
@@ -61,7 +61,7 @@ def written(folder: Path) -> list[tuple[int, int, str, int]]:
 
 
 async def read_all(
-    trail: TrailReader, *, begin: int = 0, skip: int = 0, writer: str = "worker-0"
+    trail: TrailFollower, *, begin: int = 0, skip: int = 0, writer: str = "worker-0"
 ) -> list[tuple[int, str, int]]:
     """Batch after batch, to the end of the file."""
     found: list[tuple[int, str, int]] = []
@@ -84,7 +84,7 @@ async def test_every_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(follower, "LINES_A_TURN", turn)
     expected = [one[1:] for one in written(tmp_path)]
     assert len(expected) == 182
-    for trail in (TrailReader(tmp_path, Own()), TrailReader(tmp_path, Own())):
+    for trail in (TrailFollower(tmp_path, Own()), TrailFollower(tmp_path, Own())):
         assert await read_all(trail) == expected
         for known in (1, 50, 181, 182):
             assert await read_all(trail, skip=known) == expected[known:]
@@ -97,7 +97,7 @@ async def test_nothing_that_may_be_taken_back(tmp_path: Path, monkeypatch: pytes
     """Of the own chain what is durable, and later the rest; of another's nothing, as long as it is written to."""
     monkeypatch.setattr(follower, "LINES_A_TURN", 10)
     expected, own = written(tmp_path), Own()
-    trail = TrailReader(tmp_path, own)
+    trail = TrailFollower(tmp_path, own)
     for own.durable in (0, 1, 60, 61, 187, 188, 1_000):
         assert await read_all(trail) == [one[1:] for one in expected if one[0] <= own.durable]
     own.writer = "worker-1"

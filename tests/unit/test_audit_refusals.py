@@ -8,36 +8,36 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kmsd.audit import Refusals, record_of_refusals
-from kmsd.domain.arn import Place
+from kmsd.audit import RefusalSampler, record_of_refusals
+from kmsd.domain.arn import ArnScope
 from kmsd.errors import InvalidSignatureException, MissingAuthenticationTokenException
-from kmsd.operations.declaration import Source
+from kmsd.operations.declaration import ClientInfo
 from kmsd.ports import AuditUnavailable
 from kmsd.wire import refused_requests
-from kmsd.wire.refused_requests import RefusalLedger
+from kmsd.wire.refused_requests import RefusedRequestLog
 from tests.schema import violations
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-PLACE = Place("aws", "us-east-1")
+PLACE = ArnScope("aws", "us-east-1")
 
 
-def source(address: str) -> Source:
+def source(address: str) -> ClientInfo:
     """A request from somewhere."""
-    return Source(address, "agent", None)
+    return ClientInfo(address, "agent", None)
 
 
 def test_a_bucket_of_permits() -> None:
     """A burst, then the rate, whatever the clock does."""
-    book = Refusals(10)
-    assert sum(book.take(0.0) for _ in range(200)) == 50
-    assert sum(book.take(1.0) for _ in range(200)) == 10
-    assert sum(book.take(0.5) for _ in range(200)) == 0
-    assert sum(book.take(1000.0) for _ in range(200)) == 50
+    book = RefusalSampler(10)
+    assert sum(book.drain(0.0) for _ in range(200)) == 50
+    assert sum(book.drain(1.0) for _ in range(200)) == 10
+    assert sum(book.drain(0.5) for _ in range(200)) == 0
+    assert sum(book.drain(1000.0) for _ in range(200)) == 50
 
 
 def test_the_tally_counts_codes_and_names_the_busiest_addresses() -> None:
     """Every refusal is in the sums; memory and record stay small however many addresses there are."""
-    book = Refusals(1)
+    book = RefusalSampler(1)
     for number in range(5000):
         busy = number % 2 == 0
         address = "192.0.2.1" if busy else f"10.0.{number // 256}.{number % 256}"
@@ -90,7 +90,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_sink_that_fails_loses_no_count() -> None:
     """While it fails, strangers get the daemon's error; what was counted is written when it heals."""
     sink = Ledgers()
-    ledger = RefusalLedger(sink, PLACE, Refusals(2))
+    ledger = RefusedRequestLog(sink, PLACE, RefusalSampler(2))
     error = MissingAuthenticationTokenException("Missing Authentication Token")
 
     async def refuse(times: int) -> int:
@@ -125,7 +125,7 @@ async def test_a_sink_that_fails_loses_no_count() -> None:
 async def test_closing_writes_what_is_counted() -> None:
     """The last second is not lost at a clean end."""
     sink = Ledgers()
-    ledger = RefusalLedger(sink, PLACE, Refusals(1))
+    ledger = RefusedRequestLog(sink, PLACE, RefusalSampler(1))
     for _ in range(20):
         await ledger.add(InvalidSignatureException("x"), source(""), NOW, lambda: b"{}")
     await ledger.close()

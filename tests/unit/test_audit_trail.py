@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.audit_trail.format import GENESIS, FileName, Head, chained, digest_of, split
-from kmsd.adapters.audit_trail.writer import Settings, TrailWriter, WriterBusy
+from kmsd.adapters.audit_trail.writer import TrailWriter, WriterBusy, WriterSettings
 from tests.trail import own_lines, record, trail_lines, trail_records
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -35,7 +35,7 @@ def _day() -> Day:
 
 def opened(folder: Path, day: Day, **settings: int) -> TrailWriter:
     """A writer that has taken its chain."""
-    writer = TrailWriter(folder, "worker-0", Settings(public_key=SPKI, token_serial="42", **settings), day)
+    writer = TrailWriter(folder, "worker-0", WriterSettings(public_key=SPKI, token_serial="42", **settings), day)
     writer.open()
     return writer
 
@@ -173,7 +173,7 @@ def test_another_key_begins_a_new_file(tmp_path: Path, day: Day) -> None:
     """Each file pins one key."""
     writer = opened(tmp_path, day)
     writer.append([record(1)])
-    writer.adopt(Settings(public_key=b"another", token_serial="43"))
+    writer.resume(WriterSettings(public_key=b"another", token_serial="43"))
     writer.append([record(2)])
     writer.close()
     first, second = own_lines(tmp_path, "open")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.authz.explain import Considered, Miss, explain
+from kmsd.authz.explain import Mismatch, StatementTrace, explain
 from kmsd.authz.request import Allowed, Denied
 from tests.authz_cases.support import (
     ALICE,
@@ -37,11 +37,11 @@ def test_each_element_that_fails_is_named() -> None:
     (considered,) = explanation.considered
     assert (considered.source, considered.effect, considered.matched) == ("key-policy:Use", "Allow", False)
     assert considered.misses == (
-        Miss("Principal", APP, f"{ALICE} 111122223333 {ROOT}"),
-        Miss("Action", "kms:Decrypt", "kms:Encrypt"),
-        Miss("Resource", KEY[:-1] + "c", KEY),
-        Miss("Condition.StringEquals.kms:ViaService", "a, b", "not in the request"),
-        Miss("Condition.Bool.aws:SecureTransport", "true", "false"),
+        Mismatch("Principal", APP, f"{ALICE} 111122223333 {ROOT}"),
+        Mismatch("Action", "kms:Decrypt", "kms:Encrypt"),
+        Mismatch("Resource", KEY[:-1] + "c", KEY),
+        Mismatch("Condition.StringEquals.kms:ViaService", "a, b", "not in the request"),
+        Mismatch("Condition.Bool.aws:SecureTransport", "true", "false"),
     )
 
 
@@ -67,7 +67,7 @@ def test_the_sources_are_told_apart() -> None:
         (f"grant:{'ab' * 32}", False),
     ]
     assert explanation.considered[0].note == "it names the account: an identity policy must allow it too"
-    assert explanation.considered[3].misses == (Miss("Operations", "Decrypt", "kms:Encrypt"),)
+    assert explanation.considered[3].misses == (Mismatch("Operations", "Decrypt", "kms:Encrypt"),)
     assert [miss.element for miss in explanation.considered[4].misses] == ["GranteePrincipal"]
 
 
@@ -87,7 +87,7 @@ def test_constraints_and_keys_of_grants() -> None:
         ["KeyId"],
         [],
     ]
-    assert explanation.considered[1].misses[0] == Miss(
+    assert explanation.considered[1].misses[0] == Mismatch(
         "Constraints.EncryptionContextSubset", "{'a': 'b'}", "{'a': 'c'}"
     )
 
@@ -96,8 +96,8 @@ def test_statements_without_effect() -> None:
     """A key policy's statement without Resource or Action says so."""
     explanation = explain(ask(user(), policy(allow(ALICE, resource=None), allow(ALICE, None))))
     assert [one.misses for one in explanation.considered] == [
-        (Miss("Resource", "to be present", "missing: no effect"),),
-        (Miss("Action", "to be present", "missing: no effect"),),
+        (Mismatch("Resource", "to be present", "missing: no effect"),),
+        (Mismatch("Action", "to be present", "missing: no effect"),),
     ]
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_said() -> None:
     """A document that is no policy denies everything, with its reason."""
     explanation = explain(ask(user("alice", "{"), policy(deny(ALICE))))
     assert isinstance(explanation.decision, Denied)
-    assert explanation.considered[1] == Considered(
+    assert explanation.considered[1] == StatementTrace(
         "identity-policy",
         "Deny",
         matched=True,
@@ -124,4 +124,4 @@ def test_services_have_no_identity_policies() -> None:
 def test_trust_policies_are_called_so() -> None:
     """A role's trust policy is named as one."""
     query = ask(user(), policy(allow(ALICE, "sts:AssumeRole", None)), "sts:AssumeRole", resource=APP)
-    assert explain(query).considered == (Considered("trust-policy:#0", "Allow", matched=True),)
+    assert explain(query).considered == (StatementTrace("trust-policy:#0", "Allow", matched=True),)

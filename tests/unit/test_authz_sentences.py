@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.request import Denied, Query
+from kmsd.authz.request import AuthorizationRequest, Denied
 from tests.authz_cases.support import (
     ALICE,
     APP,
@@ -92,6 +92,6 @@ NOTHING = policy(allow(None, "s3:*"))
         ),
     ],
 )
-def test_sentence(query: Query, message: str, reason: str) -> None:
+def test_sentence(query: AuthorizationRequest, message: str, reason: str) -> None:
     """Client and audit record each get their words."""
     assert authorize(query) == Denied(reason, message)

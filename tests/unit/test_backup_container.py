@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmsd.backup import collect
-from kmsd.backup.archive import BLOCK, Damaged, Part, Writer, read
+from kmsd.backup.archive import BLOCK, CorruptArchive, Part, Writer, read
 from kmsd.backup.extract import unpack
 from kmsd.cloudwatch_logs.segments import files as segments
 
@@ -71,7 +71,7 @@ def test_no_changed_byte_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory
     try:
         with path.open("rb") as file:
             found: list[Part] = read(file, lambda _, pieces: [None for _ in pieces] and None)
-    except Damaged:
+    except CorruptArchive:
         return
     assert found != vouched
 
@@ -81,7 +81,7 @@ def test_what_is_cut_off_is_refused(tmp_path: Path, keep: int) -> None:
     """At whatever place."""
     path = archive(tmp_path, PARTS)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptArchive):
         contents(path)
 
 
@@ -93,7 +93,7 @@ def test_nothing_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     path = archive(tmp_path, {name: b"x"})
     folder = tmp_path / "deep" / "stage"
     folder.mkdir(parents=True)
-    with pytest.raises(Damaged, match="none of kmsd's"):
+    with pytest.raises(CorruptArchive, match="none of kmsd's"):
         unpack(path, folder)
     assert list(folder.iterdir()) == []
 
@@ -106,7 +106,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
         member = tarfile.TarInfo("database.sqlite")
         member.type, member.linkname = kind, "/etc/passwd"
         tar.addfile(member)
-    with pytest.raises(Damaged, match="none of kmsd's"):
+    with pytest.raises(CorruptArchive, match="none of kmsd's"):
         contents(path)
 
 
@@ -160,7 +160,7 @@ def test_segments_that_are_replaced_while_they_are_copied(tmp_path: Path) -> Non
                 writer = Writer(file)
                 try:
                     collect.add_logs(writer, tmp_path / "logs")
-                except collect.Unsteady:
+                except collect.FileChanged:
                     continue
                 writer.finish()
             found = contents(tmp_path / "archive")

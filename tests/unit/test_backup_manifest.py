@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from kmsd.backup.archive import Damaged, Part
+from kmsd.backup.archive import CorruptArchive, Part
 from kmsd.backup.manifest import MANIFEST, SIGNATURE, Manifest, TokenNote, parse, signature_text, signed_digest
 
 PARTS = (Part("database.sqlite", 3, "aa"), Part("audit/checkpoints.jsonl", 1, "bb"))
@@ -47,16 +47,16 @@ def test_a_damaged_signature_is_named(flip: int) -> None:
     """Whether or not it is base64 still."""
     found = signed()
     broken = bytes([found.signature[8] ^ flip])
-    with pytest.raises(Damaged, match=SIGNATURE):
+    with pytest.raises(CorruptArchive, match=SIGNATURE):
         parse(found.text, found.signature[:8] + broken + found.signature[9:], [*PARTS, *OWN])
 
 
 def test_another_key_cannot_sign() -> None:
     """Nobody but the token makes a backup."""
     found = signed(ec.generate_private_key(ec.SECP256R1()))
-    with pytest.raises(Damaged, match="not what the audit key signed"):
+    with pytest.raises(CorruptArchive, match="not what the audit key signed"):
         parse(found.text, found.signature, [*PARTS, *OWN])
-    with pytest.raises(Damaged, match="not what the audit key signed"):
+    with pytest.raises(CorruptArchive, match="not what the audit key signed"):
         parse(signed().text.replace(b"aa", b"ab"), signed().signature, [*PARTS, *OWN])
 
 
@@ -72,5 +72,5 @@ def test_another_key_cannot_sign() -> None:
 def test_parts_are_those_that_it_names(parts: list[Part], told: str) -> None:
     """None missing, none changed, none added, none twice."""
     found = signed()
-    with pytest.raises(Damaged, match=told):
+    with pytest.raises(CorruptArchive, match=told):
         parse(found.text, found.signature, parts)

@@ -10,8 +10,8 @@ import pytest
 
 PIECE = """
 import os
-from kmsd.linux.malloc import settle_heap
-settle_heap(os.environ)
+from kmsd.linux.malloc import configure_malloc
+configure_malloc(os.environ)
 piece = bytes(4_000_000)
 heap = next(line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
 first, last = (int(part, 16) for part in heap.split("-"))

@@ -15,31 +15,32 @@ from hypothesis import strategies as st
 
 from kmsd.cloudwatch_logs.segments import direct_append_file
 from kmsd.cloudwatch_logs.segments.direct_append_file import GrowingFile
-from kmsd.cloudwatch_logs.segments.direct_writers import Lanes
-from kmsd.linux.aio import GRAIN, grains
+from kmsd.cloudwatch_logs.segments.direct_writers import DirectWriterPool
+from kmsd.linux.aio import BLOCK_SIZE, round_up
 
 SIZES = st.lists(
     st.tuples(
-        st.one_of(st.integers(0, 40), st.integers(GRAIN - 30, GRAIN + 30), st.integers(0, 90_000)), st.booleans()
+        st.one_of(st.integers(0, 40), st.integers(BLOCK_SIZE - 30, BLOCK_SIZE + 30), st.integers(0, 90_000)),
+        st.booleans(),
     ),
     max_size=12,
 )
 
 
 @pytest.fixture(name="lanes")
-async def _lanes() -> AsyncIterator[Lanes]:
-    lanes = Lanes()
+async def _lanes() -> AsyncIterator[DirectWriterPool]:
+    lanes = DirectWriterPool()
     yield lanes
     lanes.close()
 
 
-async def by_kernel(lanes: Lanes, file: GrowingFile, part: bytes) -> None:
+async def by_kernel(lanes: DirectWriterPool, file: GrowingFile, part: bytes) -> None:
     """Append while the loop goes on."""
     lane = lanes.take()
     assert lane is not None
-    assert file.room(len(part)) <= grains(GRAIN + len(part))
+    assert file.room(len(part)) <= round_up(BLOCK_SIZE + len(part))
     await lanes.write(lane, file.stage([part[:7], part[7:]], lane.buffer))
-    file.settle(len(part), lane.buffer)
+    file.sync(len(part), lane.buffer)
     lanes.give_back(lane)
 
 
@@ -52,7 +53,7 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
     path = tmp_path / os.urandom(8).hex()
 
     async def go() -> None:
-        lanes, file, expected = Lanes(), GrowingFile(path, b"head"), b"head"
+        lanes, file, expected = DirectWriterPool(), GrowingFile(path, b"head"), b"head"
         for size, kernel in sizes:
             part = bytes(byte or 1 for byte in os.urandom(size))
             if kernel:
@@ -61,12 +62,12 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
                 file.append([part])
             expected += part
             found = path.read_bytes()
-            assert found == expected.ljust(grains(len(expected)), b"\0")
+            assert found == expected.ljust(round_up(len(expected)), b"\0")
             assert file.end == len(expected)
         file.cut()
         assert path.read_bytes() == expected
         # What had been reserved is given back; the file system may need a block for its own tables.
-        assert path.stat().st_blocks * 512 <= grains(len(expected)) + GRAIN
+        assert path.stat().st_blocks * 512 <= round_up(len(expected)) + BLOCK_SIZE
         file.append([b"and on"])
         assert path.read_bytes().rstrip(b"\0") == expected + b"and on"
         file.close()
@@ -75,14 +76,14 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
     asyncio.run(go())
 
 
-async def test_what_was_not_written_is_cut_off(lanes: Lanes, tmp_path: Path) -> None:
+async def test_what_was_not_written_is_cut_off(lanes: DirectWriterPool, tmp_path: Path) -> None:
     """A write that was staged and came to nothing leaves what was durable before."""
     file = GrowingFile(tmp_path / "file", b"head")
     await by_kernel(lanes, file, b"a" * 5000)
     lane = lanes.take()
     assert lane is not None
     file.stage([b"b" * 9000], lane.buffer)
-    assert (tmp_path / "file").stat().st_size == grains(14_004)
+    assert (tmp_path / "file").stat().st_size == round_up(14_004)
     file.cut()
     file.close()
     assert (tmp_path / "file").read_bytes() == b"head" + b"a" * 5000
@@ -127,7 +128,7 @@ def test_room_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
     real = direct_append_file.reserve
 
     def nearly_full(descriptor: int, offset: int, length: int) -> None:
-        if length > 8 * GRAIN or code == errno.EOPNOTSUPP:
+        if length > 8 * BLOCK_SIZE or code == errno.EOPNOTSUPP:
             raise OSError(code, os.strerror(code))
         kept.append(length)
         real(descriptor, offset, length)
@@ -139,6 +140,6 @@ def test_room_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
         with pytest.raises(OSError, match="No space left"):
             file.append([b"b" * 50_000])
         file.cut()
-        assert kept == [GRAIN, GRAIN]
+        assert kept == [BLOCK_SIZE, BLOCK_SIZE]
     file.close()
     assert (tmp_path / "file").read_bytes().rstrip(b"\0") == b"head" + b"a" * 5000

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from kmsd.adapters.pkcs11.object_locks import InUse
+from kmsd.adapters.pkcs11.object_locks import ObjectLocks
 from kmsd.ports import TokenBusy
 
 ONE, OTHER = b"1" * 16, b"2" * 16
 
 
 @contextmanager
-def using(in_use: InUse, object_id: bytes | None, timeout: float) -> Iterator[None]:
+def using(in_use: ObjectLocks, object_id: bytes | None, timeout: float) -> Iterator[None]:
     """A call."""
     in_use.begin(object_id, timeout)
     try:
@@ -29,7 +29,7 @@ def using(in_use: InUse, object_id: bytes | None, timeout: float) -> Iterator[No
 
 def test_users_and_ends_never_meet() -> None:
     """Whatever threads do at once; other objects, and calls with none, wait for nothing."""
-    in_use, lock = InUse(), threading.Lock()
+    in_use, lock = ObjectLocks(), threading.Lock()
     users, ends, met = 0, 0, []
 
     def use(number: int) -> None:
@@ -61,7 +61,7 @@ def test_users_and_ends_never_meet() -> None:
 
 def test_who_waits_too_long_is_told_and_leaves_no_trace() -> None:
     """A call that hangs keeps its object, and an end that hangs keeps out others: for as long as they hang."""
-    in_use = InUse()
+    in_use = ObjectLocks()
     with using(in_use, ONE, 0), pytest.raises(TokenBusy, match="do not end"), in_use.destroying(ONE, 0.01):
         pytest.fail("it was in use")
     with in_use.destroying(ONE, 0.01):
@@ -77,7 +77,7 @@ def test_who_waits_too_long_is_told_and_leaves_no_trace() -> None:
 
 def test_the_event_loop_does_not_wait_for_a_destruction() -> None:
     """A call that cannot begin at once is told so; afterwards it can, and it holds off the next destruction."""
-    in_use = InUse()
+    in_use = ObjectLocks()
     with in_use.destroying(ONE, 0):
         assert not in_use.try_begin(ONE)
         assert in_use.try_begin(OTHER)

@@ -10,7 +10,17 @@ import kmsd
 from kmsd.ports import Token
 
 PACKAGE = Path(kmsd.__file__).parent
-HARMLESS = {"check", "close", "forget", "info", "capabilities", "import_skills", "random", "public_key", "list_objects"}
+HARMLESS = {
+    "check",
+    "close",
+    "forget",
+    "info",
+    "capabilities",
+    "import_capabilities",
+    "random",
+    "public_key",
+    "list_objects",
+}
 """What of the token neither uses, makes nor destroys key material."""
 USES = {name for name in vars(Token) if not name.startswith("_")} - HARMLESS
 OTHERS = {"data_key.cipher", "self._numbers", "self", "reader"}

@@ -12,7 +12,7 @@ import pytest
 from kmsd.cloudwatch_logs import evaluation as log_evaluation
 from kmsd.cloudwatch_logs.evaluation import Evaluation, is_long
 from kmsd.cloudwatch_logs.filter_pattern.pattern import compile_pattern
-from kmsd.event_loop.watchdog import LoopWatch
+from kmsd.event_loop.watchdog import EventLoopWatchdog
 
 TEXT = "".join(Random(1).choices("ab", k=300_000))  # noqa: S311 (the same each time)
 
@@ -28,7 +28,7 @@ async def test_the_loop_goes_on_beside_a_long_match(evaluation: Evaluation) -> N
     """A match for which RE2 needs a step for each state and byte; the watch of the loop sees no standstill."""
     pattern = compile_pattern("%[ab]*a[ab]{200}c%")
     assert is_long(len(TEXT), pattern.instructions)
-    watch, turns = LoopWatch(60), 0
+    watch, turns = EventLoopWatchdog(60), 0
     watch.start()
     running = asyncio.ensure_future(evaluation.slice(lambda: pattern(TEXT), in_thread=True))
     while not running.done():

@@ -7,13 +7,13 @@ import random
 import pytest
 
 from kmsd.cloudwatch_logs import event_page
-from kmsd.cloudwatch_logs.event_page import Room
-from kmsd.cloudwatch_logs.events import OVERHEAD, Event
+from kmsd.cloudwatch_logs.event_page import EventPage
+from kmsd.cloudwatch_logs.events import OVERHEAD, LogEvent
 
 
-def taken_one_by_one(runs: list[list[Event]], most: int, most_bytes: int) -> list[Event]:
+def taken_one_by_one(runs: list[list[LogEvent]], most: int, most_bytes: int) -> list[LogEvent]:
     """What "as many log events as can fit" says; one always does."""
-    page: list[Event] = []
+    page: list[LogEvent] = []
     for event in (event for run in runs for event in run):
         size = sum(OVERHEAD + len(one.message.encode()) for one in [*page, event])
         if page and (len(page) >= most or size > most_bytes):
@@ -29,13 +29,15 @@ def test_a_page_takes_what_fits(monkeypatch: pytest.MonkeyPatch, seed: int) -> N
     monkeypatch.setattr(event_page, "MOST_BYTES", 2_000)
     runs = [
         [
-            Event(number, number, chance.choice("aä€😀") * chance.randint(1, 2_200 if seed % 4 == 0 else 60), 0, b"s")
+            LogEvent(
+                number, number, chance.choice("aä€😀") * chance.randint(1, 2_200 if seed % 4 == 0 else 60), 0, b"s"
+            )
             for number in range(chance.randint(0, 30))
         ]
         for _ in range(5)
     ]
-    most, room = chance.randint(1, 60), Room(0, _left=2_000)
-    room.most = most
+    most, room = chance.randint(1, 60), EventPage(0, _left=2_000)
+    room.budget = most
     for index, run in enumerate(runs):
         before = len(room.events)
         whole = room.take(run)

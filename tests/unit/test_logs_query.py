@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from kmsd.cloudwatch_logs.events import Event, position_at
+from kmsd.cloudwatch_logs.events import LogEvent, position_at
 from kmsd.cloudwatch_logs.insights.planner import plan
-from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.rows import Record
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.work_budget import Budget, TooLarge
 
@@ -21,19 +21,19 @@ TEXT = "user=bob, id:7 took 12ms"
 
 def ask(query: str, *messages: str, most: int = 10_000, several: bool = False) -> list[dict[str, str]]:
     """Rows without pointers; events a minute apart, the newest first."""
-    run = plan(query).run(most, several=several)
+    run = plan(query).run(most, multiple_groups=several)
     for number, message in reversed(list(enumerate(messages or JSON))):
         at = START + number * 60_000
-        run.feed(Row(Event(position_at(at) + number + 1, at, message, at + 5, b"s"), "stream", "1:g"))
+        run.feed(Record(LogEvent(position_at(at) + number + 1, at, message, at + 5, b"s"), "stream", "1:g"))
         if run.done:
             break
     run.end()
     return [{name: value for name, value in row if name != "@ptr"} for row in run.results]
 
 
-def row(message: str, number: int = 0) -> Row:
+def row(message: str, number: int = 0) -> Record:
     """An event as queries see it."""
-    return Row(Event(position_at(number) + 1, number, message, 0, b"s"))
+    return Record(LogEvent(position_at(number) + 1, number, message, 0, b"s"))
 
 
 def values(query: str, *messages: str) -> list[str]:
@@ -43,8 +43,8 @@ def values(query: str, *messages: str) -> list[str]:
 
 def test_without_columns_time_and_message_are_shown() -> None:
     """And a pointer to each event."""
-    run = plan("limit 1").run(10, several=False)
-    run.feed(Row(Event(position_at(START) + 1, START, "x", START, b"s"), "stream", "1:g"))
+    run = plan("limit 1").run(10, multiple_groups=False)
+    run.feed(Record(LogEvent(position_at(START) + 1, START, "x", START, b"s"), "stream", "1:g"))
     assert run.results == [
         [("@timestamp", "2023-11-14 22:15:00.000"), ("@message", "x"), ("@ptr", f"{position_at(START) + 1:056d}")]
     ]
@@ -155,10 +155,10 @@ def test_comments_and_line_breaks() -> None:
 
 def test_a_query_stops_when_it_has_enough() -> None:
     """No further event is asked for."""
-    run = plan("limit 1").run(10, several=False)
-    run.feed(Row(Event(1, 0, "x", 0, b"s")))
+    run = plan("limit 1").run(10, multiple_groups=False)
+    run.feed(Record(LogEvent(1, 0, "x", 0, b"s")))
     assert run.done is True
-    assert plan("sort ms | limit 1").run(10, several=False).done is False
+    assert plan("sort ms | limit 1").run(10, multiple_groups=False).done is False
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_query_stops_when_it_has_enough() -> None:
 )
 def test_memory_is_bounded_in_bytes(query: str, size: int) -> None:
     """Groups, values, rows that wait and results share one budget; a query that needs more ends."""
-    run = plan(query).run(10_000, several=False, budget=Budget(size))
+    run = plan(query).run(10_000, multiple_groups=False, budget=Budget(size))
 
     def feed() -> None:
         for number in range(300):
@@ -189,7 +189,7 @@ def test_memory_is_bounded_in_bytes(query: str, size: int) -> None:
 def test_what_is_let_go_counts_no_more() -> None:
     """Sorting keeps only what can be asked for, the extreme only the last; results count until they are packed."""
     budget = Budget(2_000_000)
-    run = plan("sort ms asc | limit 3").run(10, several=False, budget=budget)
+    run = plan("sort ms asc | limit 3").run(10, multiple_groups=False, budget=budget)
     for number in range(5_000):
         run.feed(row(f'{{"ms": {number}}}', number))
         assert len(run.stages[0]._rows) <= 1_010  # type: ignore[attr-defined] # a Sort
@@ -197,7 +197,7 @@ def test_what_is_let_go_counts_no_more() -> None:
     assert len(run.results) == 3
     assert run.drain()
     assert budget.used == 0
-    run = plan("stats max(@message)").run(10, several=False, budget=Budget(20_000))
+    run = plan("stats max(@message)").run(10, multiple_groups=False, budget=Budget(20_000))
     for number in range(1_000):
         run.feed(row(f"{number:08d}" + "x" * 1_000))
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from kmsd.cloudwatch_logs.frames import WrappedKey
-from kmsd.cloudwatch_logs.ports import SegmentDamaged, SegmentsUnavailable, Wanted
+from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentDamaged, SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import compaction, direct_writers, writer
 from kmsd.cloudwatch_logs.segments.store import FileSegments
-from kmsd.linux.aio import KernelSync, Write
+from kmsd.linux.aio import AioContext, Write
 from tests.logs import fail_syncs
 from tests.segments import GROUP, KEY, OTHER, found, frame
 
@@ -27,7 +27,7 @@ async def _segments(
     """Synced by the kernel, and where it cannot be asked."""
     if request.param == "thread":
 
-        def refuse() -> KernelSync:
+        def refuse() -> AioContext:
             raise OSError(38, "Function not implemented")
 
         monkeypatch.setattr(direct_writers, "kernel_sync", refuse)
@@ -76,7 +76,7 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
         frames.append(frame(start, start + rng.randrange(100), stream=rng.randrange(3)))
         await segments[number % 2].append(GROUP, frames[-1], b"x" * rng.randrange(200), KEY)
     for _ in range(2):
-        for wanted in (Wanted(), Wanted(300, 600), Wanted(streams=frozenset((b"\x01" * 16,)))):
+        for wanted in (FrameQuery(), FrameQuery(300, 600), FrameQuery(streams=frozenset((b"\x01" * 16,)))):
             expected = [
                 one
                 for one in frames
@@ -88,7 +88,9 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
             assert set(up) == set(expected)
             down = [
                 one.frame
-                for one in segments[1].find(GROUP, Wanted(wanted.start, wanted.end, wanted.streams, descending=True))
+                for one in segments[1].find(
+                    GROUP, FrameQuery(wanted.start, wanted.end, wanted.streams, descending=True)
+                )
             ]
             assert [one.last_at for one in down] == sorted((one.last_at for one in expected), reverse=True)
             assert sorted(down) == sorted(up)
@@ -102,20 +104,20 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
 async def test_many_at_once_share_their_syncs(segments: FileSegments, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are durable when they return; there are far fewer syncs than frames."""
     count = 0
-    put, write = os.pwrite, KernelSync.write
+    put, write = os.pwrite, AioContext.write
 
     def counted_put(descriptor: int, data: memoryview, offset: int) -> int:
         nonlocal count
         count += 1
         return put(descriptor, data, offset)
 
-    def counted_write(kernel: KernelSync, what: Write, then: Callable[[OSError | None], None]) -> None:
+    def counted_write(kernel: AioContext, what: Write, then: Callable[[OSError | None], None]) -> None:
         nonlocal count
         count += 1
         write(kernel, what, then)
 
     monkeypatch.setattr(os, "pwrite", counted_put)
-    monkeypatch.setattr(KernelSync, "write", counted_write)
+    monkeypatch.setattr(AioContext, "write", counted_write)
     await asyncio.gather(*(segments.append(GROUP, frame(time), b"x" * 100, KEY) for time in range(200)))
     assert len(found(segments)) == 200
     assert 0 < count < 20
@@ -170,7 +172,7 @@ async def test_leftovers_of_the_living_are_left_alone(segments: FileSegments, tm
     """A segment that another process writes to is not finished for it."""
     await segments.append(GROUP, frame(1), b"x", KEY)
     other = FileSegments(tmp_path / "logs")
-    await other.tidy(0)
+    await other.maintain(0)
     assert list((tmp_path / "logs" / GROUP.hex()).glob("*.idx")) == []
     await segments.append(GROUP, frame(2), b"y", KEY)
     assert [one.frame.first_at for one in found(other)] == [1, 2]
@@ -189,7 +191,7 @@ async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(
             await segments.append(GROUP, frame(2), b"2", KEY)
     assert [one.frame.first_at for one in found(segments)] == [1]
     await segments.append(GROUP, frame(3), b"3", KEY)
-    await segments.tidy(0)
+    await segments.maintain(0)
     assert [one.frame.first_at for one in found(segments)] == [1, 3]
     assert list(await segments.read(GROUP, found(segments))) == [b"1", b"3"]
 
@@ -198,7 +200,7 @@ async def test_dropping_by_age_and_by_stream(
     segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old segments go, young ones stay; a dead stream's frames are left out of what is written anew."""
-    day = compaction.LONG_AGO
+    day = compaction.MAX_EXPIRED_AGE_MS
     monkeypatch.setattr(writer, "SEGMENT_BYTES", 1)
     await segments.append(GROUP, frame(day), b"old", KEY)
     another = WrappedKey(b"a" * 16, "", "arn", b"blob")
@@ -208,14 +210,14 @@ async def test_dropping_by_age_and_by_stream(
     await segments.append(GROUP, frame(6 * day, stream=2), b"young", KEY)
     reader = FileSegments(tmp_path / "logs")
     assert len(found(reader)) == 4
-    assert (await segments.drop(GROUP, before=2 * day, dead_streams=frozenset())).segments == 1
+    assert (await segments.apply_retention(GROUP, before=2 * day, dead_streams=frozenset())).segments == 1
     assert [one.frame.first_at for one in found(reader)] == [5 * day, 5 * day, 6 * day]
     dead = frozenset((b"\x01" * 16,))
-    assert (await segments.drop(GROUP, before=0, dead_streams=dead)).rewritten == 0  # still being written to
+    assert (await segments.apply_retention(GROUP, before=0, dead_streams=dead)).rewritten == 0  # still being written to
     await segments.close()
     keeper = FileSegments(tmp_path / "logs")
     before = found(reader)
-    assert (await keeper.drop(GROUP, before=0, dead_streams=dead)).rewritten == 1
+    assert (await keeper.apply_retention(GROUP, before=0, dead_streams=dead)).rewritten == 1
     assert [(await reader.read(GROUP, [one]))[0] for one in found(reader)] == [b"alive", b"young"]
     assert reader.data_key(GROUP, found(reader)[0]) == KEY
     with pytest.raises(SegmentsUnavailable):
@@ -223,7 +225,7 @@ async def test_dropping_by_age_and_by_stream(
     (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
     assert b"dead" not in path.read_bytes()
     assert another.blob not in path.read_bytes()
-    assert (await keeper.drop(GROUP, before=5 * day + 1, dead_streams=dead)).rewritten == 1
+    assert (await keeper.apply_retention(GROUP, before=5 * day + 1, dead_streams=dead)).rewritten == 1
     assert [one.frame.first_at for one in found(reader)] == [6 * day]
     await keeper.delete_group(GROUP)
     assert found(reader) == []
@@ -241,7 +243,7 @@ async def test_an_interrupted_replacement_is_harmless(segments: FileSegments, tm
     (name,) = [path.name for path in folder.glob("*.seg")]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     keeper = FileSegments(tmp_path / "logs")
-    await keeper.drop(GROUP, before=0, dead_streams=frozenset((b"\x01" * 16,)))
+    await keeper.apply_retention(GROUP, before=0, dead_streams=frozenset((b"\x01" * 16,)))
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     new_index = next(other for other in after if other.endswith(".idx"))
     for present, expected in (
@@ -304,7 +306,7 @@ async def test_what_a_dead_process_had_not_synced_is_synced(
 
     monkeypatch.setattr(os, "fdatasync", note)
     other = FileSegments(tmp_path / "logs")
-    await (other.settle(GROUP) if act == "settle" else other.tidy(0))
+    await (other.sync(GROUP) if act == "settle" else other.maintain(0))
     assert copied.stat().st_ino in synced
     assert copied.with_suffix(".idx").exists() == (act == "tidy")
     await other.close()

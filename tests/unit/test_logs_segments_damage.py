@@ -43,7 +43,7 @@ async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> N
         assert [one.frame.first_at for one in found(again)] == [1, 2]
         await again.close()
     again = FileSegments(tmp_path / "logs")
-    await again.tidy(0)
+    await again.maintain(0)
     assert len(list(path.parent.glob("*.idx"))) == 1
     await again.append(GROUP, frame(4), b"sealed 4", KEY)
     assert [one.frame.first_at for one in found(again)] == [1, 2, 4]
@@ -74,7 +74,7 @@ async def test_damage_costs_the_records_it_hits(tmp_path: Path) -> None:
     index.unlink()
     again = FileSegments(tmp_path / "logs")
     assert [one.frame.first_at for one in found(again)] == [0, 1, 3, 4]
-    await again.tidy(0)
+    await again.maintain(0)
     assert [one.frame.first_at for one in found(again)] == [0, 1, 3, 4]
     await again.close()
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.cloudwatch_logs.ports import SegmentsUnavailable, Wanted
+from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import compaction, files, index_buffer, windowed_file
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents
 from kmsd.cloudwatch_logs.segments.store import FileSegments
-from kmsd.cloudwatch_logs.segments.windowed_file import View
+from kmsd.cloudwatch_logs.segments.windowed_file import WindowedFile
 from tests.segments import GROUP, KEY, found, frame
 
 
@@ -34,7 +34,7 @@ async def test_readers_never_miss_what_was_acknowledged(tmp_path: Path, capfd: p
         nonlocal looks
         while not over:
             known = acknowledged
-            assert len(list(theirs.find(GROUP, Wanted()))) >= known
+            assert len(list(theirs.find(GROUP, FrameQuery()))) >= known
             looks += 1
 
     looking = asyncio.create_task(asyncio.to_thread(look))
@@ -152,7 +152,7 @@ def test_a_view_finds_across_its_windows(tmp_path: Path, monkeypatch: pytest.Mon
         for at in range(297):
             whole = data[:at] + b"\xee\xee\xee" + data[at + 3 :]
             os.pwrite(file.fileno(), whole, 0)
-            found_in = View(file.fileno())
+            found_in = WindowedFile(file.fileno())
             assert found_in.find(b"\xee\xee\xee", 0, 300) == at
             assert found_in.find(b"\xee\xee\xee", 0, at + 2) == -1
             assert found_in.find(b"\xee\xee\xee", at + 1, 300) == -1

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kmsd.metrics.exposition import Page, Total, write_counts
+from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
 from kmsd.metrics.layout import HISTOGRAM, LAYOUT, TARGETS
-from kmsd.metrics.recorder import Meter, Publisher
-from kmsd.metrics.shared_memory import Board, NoShare, Share
+from kmsd.metrics.recorder import Meter, MetricsPublisher
+from kmsd.metrics.shared_memory import SharedMetrics, SlotUnavailable, WorkerSlot
 from kmsd.ports.histogram import BOUNDS
 
 COUNT = """
@@ -32,13 +32,13 @@ ENCRYPT = LAYOUT.requests["TrentService.Encrypt"]
 
 
 @pytest.fixture(name="board")
-def _board() -> Iterator[Board]:
-    board = Board()
+def _board() -> Iterator[SharedMetrics]:
+    board = SharedMetrics()
     yield board
     board.close()
 
 
-def test_processes_count_together_and_outlive_their_deaths(board: Board) -> None:
+def test_processes_count_together_and_outlive_their_deaths(board: SharedMetrics) -> None:
     """Two at once, each in a share of its own; after SIGKILL the next goes on in the share of the dead."""
     environment = {**os.environ, "MEMORY": str(board.descriptor)}
     handed_on = (board.descriptor,)
@@ -59,58 +59,58 @@ def test_processes_count_together_and_outlive_their_deaths(board: Board) -> None
             process.send_signal(signal.SIGKILL)
             process.communicate()
         assert [lives for _, lives in board.shares()] == [False, False]
-        assert Total.of(board.shares()).counter("starts") == total / 10_000
+        assert Aggregate.of(board.shares()).counter("starts") == total / 10_000
 
 
-def test_another_layout_is_refused(board: Board) -> None:
+def test_another_layout_is_refused(board: SharedMetrics) -> None:
     """A worker of another release would count in the wrong places."""
     descriptor = os.open(f"/proc/self/fd/{board.descriptor}", os.O_RDWR)
     os.pwrite(descriptor, struct.pack("d", LAYOUT.fingerprint + 1), 0)
-    with pytest.raises(NoShare, match="another release"):
-        Share(board.descriptor)
+    with pytest.raises(SlotUnavailable, match="another release"):
+        WorkerSlot(board.descriptor)
     os.ftruncate(descriptor, 4096)
-    with pytest.raises(NoShare, match="another release"):
-        Share(board.descriptor)
+    with pytest.raises(SlotUnavailable, match="another release"):
+        WorkerSlot(board.descriptor)
     os.close(descriptor)
 
 
 def test_no_share_is_an_error_that_says_so() -> None:
     """A path that leads nowhere."""
-    with pytest.raises(NoShare, match="cannot be opened"):
-        Share(99999)
+    with pytest.raises(SlotUnavailable, match="cannot be opened"):
+        WorkerSlot(99999)
 
 
-def test_classes_of_a_histogram_are_closed_above(board: Board) -> None:
+def test_classes_of_a_histogram_are_closed_above(board: SharedMetrics) -> None:
     """A value on a bound belongs below it (`le`); what is beyond the last one is in the class that has none."""
-    share = Share(board.descriptor)
+    share = WorkerSlot(board.descriptor)
     meter = Meter(share.figures)
     for seconds in (*BOUNDS, 11.0):
         meter.answered("TrentService.Encrypt", "OK", seconds)
     at = LAYOUT.latencies["TrentService.Encrypt"]
     assert share.figures[at : at + HISTOGRAM - 1].tolist() == [1.0] * (HISTOGRAM - 1)
     assert share.figures[at + HISTOGRAM - 1] == pytest.approx(sum(BOUNDS) + 11)
-    page = Page()
-    write_counts(page, Total.of(board.shares()), 0.0, 1)
+    page = Exposition()
+    write_counts(page, Aggregate.of(board.shares()), 0.0, 1)
     text = page.text().decode()
     assert 'kmsd_request_seconds_bucket{service="kms",operation="Encrypt",le="0.0001"} 1\n' in text
     assert f'kmsd_request_seconds_bucket{{service="kms",operation="Encrypt",le="+Inf"}} {len(BOUNDS) + 1}\n' in text
 
 
-def test_a_source_that_begins_anew_is_added_on(board: Board) -> None:
+def test_a_source_that_begins_anew_is_added_on(board: SharedMetrics) -> None:
     """Figures of the token's adapter begin at nought when the token comes back; the counter does not."""
-    publisher = Publisher(Share(board.descriptor).figures)
+    publisher = MetricsPublisher(WorkerSlot(board.descriptor).figures)
     for total, wanted in ((5, 5), (7, 7), (2, 9), (2, 9), (3, 10)):
         publisher.count("hits:derived_key", total)
-        assert Total.of(board.shares()).counter("hits:derived_key") == wanted
+        assert Aggregate.of(board.shares()).counter("hits:derived_key") == wanted
 
 
-def test_what_nobody_knows_is_counted_together(board: Board) -> None:
+def test_what_nobody_knows_is_counted_together(board: SharedMetrics) -> None:
     """A target and a code that do not exist take no place of their own."""
-    share = Share(board.descriptor)
+    share = WorkerSlot(board.descriptor)
     meter = Meter(share.figures)
     for number in range(100):
         meter.answered(f"TrentService.Made{number}", f"Up{number}", 0.1)
-    page = Page()
-    write_counts(page, Total.of(board.shares()), 0.0, 1)
+    page = Exposition()
+    write_counts(page, Aggregate.of(board.shares()), 0.0, 1)
     assert 'kmsd_requests_total{service="Unknown",operation="Unknown",code="other"} 100\n' in page.text().decode()
     assert len(set(TARGETS.values())) == len(TARGETS)

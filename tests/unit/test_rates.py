@@ -12,15 +12,15 @@ from kmsd.cloudwatch_logs.operations import put_log_events
 from kmsd.config.settings import ConfigError, parse
 from kmsd.operations.kms import create_key, decrypt, encrypt, generate_random, list_keys
 from kmsd.services import OPERATIONS
-from kmsd.wire.throttling import CLASSES, MOST_KNOWN, RateClass, Rates
+from kmsd.wire.throttling import CLASSES, MOST_KNOWN, RateClass, Throttle
 
 ENCRYPT, LIST = encrypt.OPERATION, list_keys.OPERATION
 TOKEN = '[token]\nmodule = "/x"\npin_file = "/y"\nlabel = "z"\n'
 
 
-def rates(per_second: float = 10.0, burst: float = 2.0, workers: int = 1) -> Rates:
+def rates(per_second: float = 10.0, burst: float = 2.0, workers: int = 1) -> Throttle:
     """Of cryptographic operations alone."""
-    return Rates({RateClass.CRYPTOGRAPHIC: per_second}, burst, workers)
+    return Throttle({RateClass.CRYPTOGRAPHIC: per_second}, burst, workers)
 
 
 def test_every_operation_has_a_class() -> None:
@@ -36,18 +36,18 @@ def test_every_operation_has_a_class() -> None:
 def test_a_burst_and_then_the_rate(workers: int, expected: int) -> None:
     """All workers together grant the configured figure, and no call more."""
     found = rates(workers=workers)
-    assert sum(found.take(ENCRYPT, "a", 100.0) for _ in range(1000)) == expected
-    granted = sum(found.take(ENCRYPT, "a", 100.0 + n / 1000) for n in range(10_000))
+    assert sum(found.allow(ENCRYPT, "a", 100.0) for _ in range(1000)) == expected
+    granted = sum(found.allow(ENCRYPT, "a", 100.0 + n / 1000) for n in range(10_000))
     assert granted in (100 // workers - 1, 100 // workers)
 
 
 def test_principals_and_classes_do_not_share() -> None:
     """One that has used up its own takes nothing from another, nor from what it may do besides."""
     found = rates()
-    while found.take(ENCRYPT, "hog", 0.0):
+    while found.allow(ENCRYPT, "hog", 0.0):
         pass
-    assert found.take(ENCRYPT, "other", 0.0)
-    assert found.take(LIST, "hog", 0.0)
+    assert found.allow(ENCRYPT, "other", 0.0)
+    assert found.allow(LIST, "hog", 0.0)
 
 
 @given(st.lists(st.floats(0, 0.5), max_size=200))
@@ -56,7 +56,7 @@ def test_no_interval_grants_more(pauses: list[float]) -> None:
     found, now, granted = rates(), 1000.0, []
     for pause in pauses:
         now += pause
-        if found.take(ENCRYPT, "a", now):
+        if found.allow(ENCRYPT, "a", now):
             granted.append(now)
     for first in range(len(granted)):
         for last in range(first, len(granted)):
@@ -70,22 +70,22 @@ def test_idle_principals_are_forgotten() -> None:
     now = 0.0
     for number in range(100_000):
         now += 0.001
-        assert found.take(ENCRYPT, f"user-{number}", now)
-        while number % 10_000 == 0 and found.take(ENCRYPT, "hog", now):
+        assert found.allow(ENCRYPT, f"user-{number}", now)
+        while number % 10_000 == 0 and found.allow(ENCRYPT, "hog", now):
             pass
     assert len(bucket.full_at) <= MOST_KNOWN
-    while found.take(ENCRYPT, "hog", now):
+    while found.allow(ENCRYPT, "hog", now):
         pass
     for number in range(2 * MOST_KNOWN):
-        found.take(ENCRYPT, f"more-{number}", now)
-    assert not found.take(ENCRYPT, "hog", now)
+        found.allow(ENCRYPT, f"more-{number}", now)
+    assert not found.allow(ENCRYPT, "hog", now)
 
 
 def test_off_by_default() -> None:
     """Without `[rates]` nothing is limited."""
     config = parse(TOKEN, Path("x"))
     assert (config.rates.cryptographic, config.rates.management, config.rates.logs, config.rates.sts) == (0, 0, 0, 0)
-    assert not Rates(dict.fromkeys(RateClass, 0.0), 2.0, 2).limits_anything
+    assert not Throttle(dict.fromkeys(RateClass, 0.0), 2.0, 2).limits_anything
 
 
 @pytest.mark.parametrize("line", ["logs = -1", "sts = 0.9", "burst_seconds = 0", "management = 1\nburst_seconds = 1"])

@@ -13,7 +13,7 @@ from kmsd.errors import (
     InvalidSignatureException,
     ServiceError,
 )
-from kmsd.wire.sigv4.parse import Received
+from kmsd.wire.sigv4.parse import RawRequest
 from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, STAMP, ask, presign, replaced, sign
 
 
@@ -58,12 +58,12 @@ def test_query_form_tampering() -> None:
     """Any change of the query, its order apart, is refused."""
     request = presign({"a": "1", **QUERY})
     pairs = request.target[2:].split("&")
-    assert ask(Received("GET", "/?" + "&".join(reversed(pairs)), request.headers, b"")).query_form
+    assert ask(RawRequest("GET", "/?" + "&".join(reversed(pairs)), request.headers, b"")).query_form
     for pair in pairs:
         for changed in (pair + "0", f"{pair}&{pair}", "", f"z{pair}"):
             target = "/?" + "&".join(changed if part == pair else part for part in pairs)
             with pytest.raises((InvalidSignatureException, IncompleteSignatureException)):
-                ask(Received("GET", target, request.headers, b""))
+                ask(RawRequest("GET", target, request.headers, b""))
 
 
 def test_both_forms_at_once() -> None:
@@ -71,10 +71,10 @@ def test_both_forms_at_once() -> None:
     presigned = presign()
     for headers in (sign().headers, replaced(sign(), "X-Amz-Content-Sha256", None).headers):
         with pytest.raises(InvalidSignatureException, match="not by both"):
-            ask(Received("POST", presigned.target, headers, BODY))
+            ask(RawRequest("POST", presigned.target, headers, BODY))
     for name in ("X-Amz-Date", "X-Amz-Security-Token"):
         with pytest.raises(InvalidSignatureException, match="is given as a header of a request that its query signs"):
-            ask(Received("GET", presigned.target, (*presigned.headers, (name, STAMP)), b""))
+            ask(RawRequest("GET", presigned.target, (*presigned.headers, (name, STAMP)), b""))
 
 
 # --- Fuzz -------------------------------------------------------------------------------------------
@@ -103,14 +103,14 @@ targets = st.one_of(
 @settings(max_examples=1000)
 @given(
     st.builds(
-        Received,
+        RawRequest,
         st.sampled_from(["POST", "GET", ""]),
         targets,
         st.lists(st.tuples(names, values), max_size=8).map(tuple),
         st.binary(max_size=10),
     )
 )
-def test_nothing_but_service_errors(request: Received) -> None:
+def test_nothing_but_service_errors(request: RawRequest) -> None:
     """Whatever is sent, the answer is a claim that does not verify, or an error whose text can be sent."""
     try:
         ask(request)

@@ -14,7 +14,7 @@ from kmsd.errors import (
     UnrecognizedClientException,
 )
 from kmsd.wire.sigv4.claim import MISMATCH
-from kmsd.wire.sigv4.parse import Received, parse, refuse_unknown, verify
+from kmsd.wire.sigv4.parse import RawRequest, parse, reject_unknown_key, verify
 from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
 
 
@@ -48,14 +48,14 @@ def test_changed_method_path_query_body_signature() -> None:
     """So does any other part of the request."""
     good = sign()
     variants = [
-        Received("PUT", good.target, good.headers, good.body),
-        Received("POST", "/x", good.headers, good.body),
-        Received("POST", "/?x=1", good.headers, good.body),
-        Received("POST", "x", good.headers, good.body),
+        RawRequest("PUT", good.target, good.headers, good.body),
+        RawRequest("POST", "/x", good.headers, good.body),
+        RawRequest("POST", "/?x=1", good.headers, good.body),
+        RawRequest("POST", "x", good.headers, good.body),
     ]
     without_hash = sign({name: value for name, value in HEADERS.items() if name != "X-Amz-Content-Sha256"})
     variants += [
-        Received("POST", "/", without_hash.headers, BODY[:position] + b"~" + BODY[position + 1 :])
+        RawRequest("POST", "/", without_hash.headers, BODY[:position] + b"~" + BODY[position + 1 :])
         for position in range(len(BODY))
     ]
     authorization = good.header("authorization") or ""
@@ -310,7 +310,7 @@ def test_given_twice(name: str) -> None:
     good = sign({**HEADERS, "Date": STAMP})
     doubled = (*good.headers, (name.upper(), good.header(name) or ""))
     with pytest.raises(IncompleteSignatureException) as refusal:
-        ask(Received("POST", "/", doubled, BODY))
+        ask(RawRequest("POST", "/", doubled, BODY))
     assert refusal.value.message == f"The header '{name}' is given more than once."
 
 
@@ -337,7 +337,7 @@ def test_too_much() -> None:
     odd_name = (*good.headers, ("é", ""))
     for headers in (many, long_name, odd_name):
         with pytest.raises(IncompleteSignatureException, match="too many headers"):
-            ask(Received("POST", "/", headers, BODY))
+            ask(RawRequest("POST", "/", headers, BODY))
     for token in ("", "x" * 8193, "é", "a\x00b"):
         with pytest.raises(IncompleteSignatureException, match="security token"):
             ask(replaced(good, "X-Amz-Security-Token", token))
@@ -346,14 +346,14 @@ def test_too_much() -> None:
         with pytest.raises(IncompleteSignatureException):
             ask(replaced(good, "Authorization", authorization))
     with pytest.raises(MissingAuthenticationTokenException):
-        ask(Received("POST", "/", (), b""))
+        ask(RawRequest("POST", "/", (), b""))
 
 
 def test_unknown_key_is_refused_like_a_wrong_signature() -> None:
     """The refusal of an unknown access key computes a signature too, and says nothing of it."""
     claim = ask(sign())
     with pytest.raises(UnrecognizedClientException) as refusal:
-        refuse_unknown(claim)
+        reject_unknown_key(claim)
     assert refusal.value.message == "The security token included in the request is invalid."
 
 

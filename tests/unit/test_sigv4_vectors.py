@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kmsd.errors import InvalidSignatureException
 from kmsd.wire.sigv4 import canonical
-from kmsd.wire.sigv4.parse import Received, parse, signing_key, verify
+from kmsd.wire.sigv4.parse import RawRequest, parse, signing_key, verify
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)
@@ -219,7 +219,7 @@ def test_published_suite(  # noqa: PLR0917  # one for each column
     method: str, target: str, headers: list[tuple[str, str]], body: bytes, signed: str, signature: str
 ) -> None:
     """Each example of the suite is accepted as it was published."""
-    request = Received(method, target, (HOST, *headers, DATE, authorization(signed, signature)), body)
+    request = RawRequest(method, target, (HOST, *headers, DATE, authorization(signed, signature)), body)
     claim = parse(request, region="us-east-1", services={"service"}, now=NOW)
     verify(claim, signing_key(SECRET, claim.date, claim.region, claim.service))
     assert claim.access_key_id == "AKIDEXAMPLE"
@@ -231,7 +231,7 @@ def test_suite_token_added_after_signing() -> None:
     signature = next(row[6] for row in SUITE if row[0] == "post-vanilla")
     headers = (HOST, DATE, ("X-Amz-Security-Token", TOKEN), authorization("host;x-amz-date", signature))
     with pytest.raises(InvalidSignatureException, match="'x-amz-security-token' must be a 'SignedHeader'"):
-        parse(Received("POST", "/", headers, b""), region="us-east-1", services={"service"}, now=NOW)
+        parse(RawRequest("POST", "/", headers, b""), region="us-east-1", services={"service"}, now=NOW)
 
 
 def test_documented_iam_example() -> None:
@@ -248,7 +248,7 @@ def test_documented_iam_example() -> None:
             "AKIDEXAMPLE/20150830/us-east-1/iam",
         ),
     )
-    request = Received("GET", "/?Action=ListUsers&Version=2010-05-08", headers, b"")
+    request = RawRequest("GET", "/?Action=ListUsers&Version=2010-05-08", headers, b"")
     verify(parse(request, region="us-east-1", services={"iam"}, now=NOW), key)
 
 
@@ -264,7 +264,7 @@ def test_date_header_of_the_first_suite() -> None:
         ),
     )
     now = datetime(2011, 9, 9, 23, 36, tzinfo=UTC)
-    claim = parse(Received("GET", "/", headers, b""), region="us-east-1", services={"host"}, now=now)
+    claim = parse(RawRequest("GET", "/", headers, b""), region="us-east-1", services={"host"}, now=now)
     verify(claim, signing_key(SECRET, "20110909", "us-east-1", "host"))
     assert claim.timestamp == now
 
@@ -328,14 +328,14 @@ credentials = st.builds(
 )
 
 
-def received(request: AWSRequest, method: str, body: bytes) -> Received:
+def received(request: AWSRequest, method: str, body: bytes) -> RawRequest:
     """What a server would receive of a request that botocore signed."""
     parts = urlsplit(request.url)
     headers = [(name, value.decode() if isinstance(value, bytes) else value) for name, value in request.headers.items()]
     if "Host" not in request.headers:
         headers.append(("Host", parts.netloc))
     target = parts.path + (f"?{parts.query}" if parts.query else "")
-    return Received(method, target, tuple(headers), body)
+    return RawRequest(method, target, tuple(headers), body)
 
 
 @settings(max_examples=300)
@@ -386,7 +386,7 @@ def test_botocore_query_form(
     verify(claim, key)
     assert (claim.access_key_id, claim.session_token) == (credentials.access_key, credentials.token)
     if body:
-        changed = parse(Received("GET", got.target, got.headers, body), region="eu-west-1", services={"sts"}, now=now)
+        changed = parse(RawRequest("GET", got.target, got.headers, body), region="eu-west-1", services={"sts"}, now=now)
         with pytest.raises(InvalidSignatureException):
             verify(changed, key)
     with pytest.raises(InvalidSignatureException, match="Signature expired"):

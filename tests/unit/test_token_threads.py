@@ -12,16 +12,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from kmsd.adapters.pkcs11.deadline_pool import Workers
+from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.ports import TokenBusy, TokenTimeout
 
 NAME = "kmsd-test-threads"
 
 
 @asynccontextmanager
-async def workers(threads: int, *, queue_limit: int = 1000, write_off_limit: int = 8) -> AsyncIterator[Workers]:
+async def workers(
+    threads: int, *, queue_limit: int = 1000, write_off_limit: int = 8
+) -> AsyncIterator[DeadlineThreadPool]:
     """Some, which are gone afterwards."""
-    found = Workers(NAME, threads=threads, queue_limit=queue_limit, write_off_limit=write_off_limit, gives_way=True)
+    found = DeadlineThreadPool(
+        NAME, threads=threads, queue_limit=queue_limit, write_off_limit=write_off_limit, low_priority=True
+    )
     yield found
     assert await found.close(within=10)
     for thread in threads_of_ours():
@@ -111,4 +115,4 @@ async def test_each_call_is_answered_once(seed: int) -> None:
             or (isinstance(answer, TokenBusy) and number not in begun)
             or (isinstance(answer, LookupError) and str(answer) == str(number))
         ), (number, answer)
-    assert found.written_off == 0
+    assert found.abandoned == 0

@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmsd.domain.trusted_time import MOST_AHEAD, Reading, Uptime, confirmed, judge
+from kmsd.domain.trusted_time import MAX_SKEW, ClockSample, Uptime, assess, confirmed
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 START = confirmed(NOON, Uptime("boot", 1000.0))
 
 
-def after(seconds: float, jump: float, before: Reading = START, boot: str = "boot") -> tuple[bool, bool, Reading]:
+def after(
+    seconds: float, jump: float, before: ClockSample = START, boot: str = "boot"
+) -> tuple[bool, bool, ClockSample]:
     """Held, behind and the reading, when so much time has passed and the clock was set by `jump` seconds."""
     wall = before.trusted_at + timedelta(seconds=seconds + jump)
-    uptime = Uptime(boot, before.uptime.seconds + seconds if boot == before.uptime.boot else seconds)
-    found = judge(before, wall, uptime)
-    return found.held, found.behind, found.reading
+    uptime = Uptime(boot, before.uptime.seconds + seconds if boot == before.uptime.boot_id else seconds)
+    found = assess(before, wall, uptime)
+    return found.suspended, found.behind, found.reading
 
 
 @pytest.mark.parametrize("passed", [0, 15, 86_400, 400 * 86_400])
@@ -47,23 +49,23 @@ def test_a_start_of_the_host() -> None:
     """A night off is believed, a weekend is not, and what was on trust before is forgotten with the reboot."""
     assert after(60, 12 * 3600, boot="next")[0] is False
     assert after(60, 25 * 3600, boot="next")[0] is True
-    assert after(60, 12 * 3600, boot="next")[2].taken_on == timedelta(0)
+    assert after(60, 12 * 3600, boot="next")[2].accepted_skew == timedelta(0)
 
 
 def test_a_start_of_a_host_that_hides_its_boot_id() -> None:
     """A shorter uptime is another start."""
     before = confirmed(NOON, Uptime("", 1000.0))
     wall = NOON + timedelta(hours=12)
-    assert not judge(before, wall, Uptime("", 60.0)).held
-    assert judge(before, wall, Uptime("", 1060.0)).held
+    assert not assess(before, wall, Uptime("", 60.0)).suspended
+    assert assess(before, wall, Uptime("", 1060.0)).suspended
 
 
 @pytest.mark.parametrize(("one", "other"), [("", "boot"), ("boot", "")])
 def test_a_command_sees_what_the_sandbox_hides(one: str, other: str) -> None:
     """The daemon in its unit does not know the start, a command beside it does: they agree on the time."""
     before = confirmed(NOON, Uptime(one, 1000.0))
-    found = judge(before, NOON + timedelta(seconds=60), Uptime(other, 1060.0))
-    assert (found.held, found.behind, found.ahead) == (False, False, timedelta(0))
+    found = assess(before, NOON + timedelta(seconds=60), Uptime(other, 1060.0))
+    assert (found.suspended, found.behind, found.skew) == (False, False, timedelta(0))
 
 
 def test_forward_and_back_leaves_nothing() -> None:
@@ -96,6 +98,6 @@ def test_the_trusted_instant_is_never_far_ahead_of_the_time(steps: list[tuple[fl
     for passed, jump in steps:
         now += timedelta(seconds=passed)
         uptime = Uptime("boot", reading.uptime.seconds + passed)
-        later = judge(reading, now + timedelta(seconds=jump), uptime).reading
-        assert reading.trusted_at <= later.trusted_at <= now + MOST_AHEAD + timedelta(milliseconds=1)
+        later = assess(reading, now + timedelta(seconds=jump), uptime).reading
+        assert reading.trusted_at <= later.trusted_at <= now + MAX_SKEW + timedelta(milliseconds=1)
         reading = later

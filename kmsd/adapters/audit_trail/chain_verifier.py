@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from kmsd.adapters.audit_trail import checkpoint_evidence
-from kmsd.adapters.audit_trail.checkpoint_evidence import Claim, Signatures
+from kmsd.adapters.audit_trail.checkpoint_evidence import CheckpointEvidence, Signatures
 from kmsd.adapters.audit_trail.format import (
     FORMAT,
     GENESIS,
@@ -19,13 +19,13 @@ from kmsd.adapters.audit_trail.format import (
     FileName,
     Head,
     Malformed,
+    control_members,
     digest_of,
     fingerprint,
-    own_members,
     pinned_key,
     split,
 )
-from kmsd.adapters.audit_trail.verification_report import Chain, Finding, Report
+from kmsd.adapters.audit_trail.verification_report import Chain, TrailFinding, VerificationReport
 
 UNSIGNED = "the signature of this checkpoint does not hold under the audit key"
 CHUNK = 8 * 1024 * 1024
@@ -38,7 +38,7 @@ _ABOUT_SIGNING = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 def opening(line: bytes) -> dict[str, Any] | None:
     """The members of a file's first line; None if it is not what it must be."""
     try:
-        members = own_members(split(line)[1])
+        members = control_members(split(line)[1])
     except Malformed:
         return None
     return members if members is not None and members.get("kmsd") == "open" else None
@@ -55,7 +55,7 @@ def lines_of(path: Path) -> Iterator[tuple[list[bytes], bytes]]:
     yield [], rest
 
 
-class ChainWalk:
+class ChainVerifier:
     """Follows the chain; whatever does not fit becomes a finding, and the walk goes on with what stands there."""
 
     def __init__(
@@ -63,7 +63,7 @@ class ChainWalk:
         writer: str,
         files: Sequence[tuple[FileName, Path]],
         signatures: Signatures,
-        report: Report,
+        report: VerificationReport,
         *,
         archived: bool,
     ) -> None:
@@ -80,7 +80,7 @@ class ChainWalk:
         """The line before cannot be read: what the next one says is believed."""
         self._start = 0
         """The line before the first that is here."""
-        self._wanted: dict[int, list[Claim]] = {}
+        self._wanted: dict[int, list[CheckpointEvidence]] = {}
         """By the number of the line that a checkpoint names."""
         self._pins_key = False
         self._limit = (1000, 60.0)
@@ -89,13 +89,13 @@ class ChainWalk:
         """The first record that no checkpoint covers, so far."""
         self._last = b""
 
-    def run(self, outside: Iterable[Claim]) -> Chain:
+    def run(self, outside: Iterable[CheckpointEvidence]) -> Chain:
         """Walk all of it, holding it against its own checkpoints and those from `outside`."""
         self._want(claim for _, path in self._files for claim in checkpoint_evidence.in_trail(path))
         self._want(outside)
         previous: FileName | None = None
         for name, path in self._files:
-            self._enter(name, previous)
+            self._start_file(name, previous)
             for lines, rest in lines_of(path):
                 self._walk(lines)
                 if rest:
@@ -108,26 +108,26 @@ class ChainWalk:
         self._check_end()
         return self._chain
 
-    def _want(self, found: Iterable[Claim]) -> None:
+    def _want(self, found: Iterable[CheckpointEvidence]) -> None:
         """Sort claims by the line that they name; those that nobody signed are findings."""
         for claim in found:
             checkpoint, where = claim.checkpoint, (claim.place, claim.line, claim.at_sequence)
             if checkpoint.writer != self._chain.writer:
                 text = f"this checkpoint is of the writer {checkpoint.writer}"
-                self._report.findings.append(Finding(*where, text))
+                self._report.findings.append(TrailFinding(*where, text))
             elif not self._signatures.holds(checkpoint):
-                self._report.findings.append(Finding(*where, UNSIGNED))
+                self._report.findings.append(TrailFinding(*where, UNSIGNED))
             elif claim.at_sequence and claim.at_sequence <= checkpoint.sequence:
-                self._report.findings.append(Finding(*where, "this checkpoint names a line that comes after it"))
+                self._report.findings.append(TrailFinding(*where, "this checkpoint names a line that comes after it"))
             else:
                 self._wanted.setdefault(checkpoint.sequence, []).append(claim)
 
     def _finding(self, text: str, sequence: int = 0) -> None:
-        self._report.findings.append(Finding(str(self._name), self._line, sequence, text))
+        self._report.findings.append(TrailFinding(str(self._name), self._line, sequence, text))
 
     # --- Files --------------------------------------------------------------------------------------
 
-    def _enter(self, name: FileName, previous: FileName | None) -> None:
+    def _start_file(self, name: FileName, previous: FileName | None) -> None:
         self._name, self._line = name, 0
         missing = name.number - 1 - (0 if previous is None else previous.number)
         if missing < 0:
@@ -247,7 +247,7 @@ class ChainWalk:
 
     def _check_own(self, record: bytes) -> None:
         try:
-            members = own_members(record) or {}
+            members = control_members(record) or {}
         except Malformed as exc:
             self._finding(f"{exc}", self._head.sequence)
             return

@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.adapters.audit_trail.format import Checkpoint, Malformed, checkpoint_of, own_members, split
+from kmsd.adapters.audit_trail.format import Checkpoint, Malformed, checkpoint_of, control_members, split
 
 _MARK = b' {"kmsd":"checkpoint"'
 
@@ -20,7 +20,7 @@ class BadKey(ValueError):
     """Not the public key of a P-256 pair."""
 
 
-class Claim(msgspec.Struct, frozen=True):
+class CheckpointEvidence(msgspec.Struct, frozen=True):
     """A checkpoint, and where it stands."""
 
     checkpoint: Checkpoint
@@ -78,7 +78,7 @@ class Signatures:
         return False
 
 
-def in_trail(path: Path) -> Iterator[Claim]:
+def in_trail(path: Path) -> Iterator[CheckpointEvidence]:
     """The checkpoints within one file of a trail; what is damaged there is for the chain to tell. Raises OSError."""
     with path.open("rb") as file:
         for line in file:
@@ -93,11 +93,11 @@ def _is_torn(line: bytes) -> bool:
     return line.startswith(_MARK[1:]) and b"}" not in line and not behind.partition(b'"')[2]
 
 
-def _claim_in(line: bytes, place: str) -> Claim | None:
+def _claim_in(line: bytes, place: str) -> CheckpointEvidence | None:
     try:
         head, record = split(line)
-        members = own_members(record)
-        return None if members is None else Claim(checkpoint_of(members), place, at_sequence=head.sequence)
+        members = control_members(record)
+        return None if members is None else CheckpointEvidence(checkpoint_of(members), place, at_sequence=head.sequence)
     except Malformed:
         return None
 
@@ -115,7 +115,7 @@ class Readable(Protocol):
         ...
 
 
-def in_anchor(path: Readable) -> Iterator[Claim]:
+def in_anchor(path: Readable) -> Iterator[CheckpointEvidence]:
     """The checkpoints of an anchor, whatever stands before and between them: the journal's output will do.
 
     Raises OSError.
@@ -124,12 +124,12 @@ def in_anchor(path: Readable) -> Iterator[Claim]:
         for number, line in enumerate(file, 1):
             try:
                 members = msgspec.json.decode(line[line.find(b"{") :], type=dict[str, object])
-                yield Claim(checkpoint_of(members), path.name, number)
+                yield CheckpointEvidence(checkpoint_of(members), path.name, number)
             except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, Malformed):
                 continue
 
 
-def in_copies(path: Path) -> Iterator[Claim | tuple[int, str]]:
+def in_copies(path: Path) -> Iterator[CheckpointEvidence | tuple[int, str]]:
     """The checkpoints of the copies beside a trail, or (line, what is wrong). Raises OSError.
 
     The beginning of a checkpoint is a crash's work, and passed over: copies are not synced.
@@ -144,4 +144,4 @@ def in_copies(path: Path) -> Iterator[Claim | tuple[int, str]]:
                 yield number, "this line is no checkpoint"
                 continue
             exact = checkpoint.line() + b"\n" == line
-            yield Claim(checkpoint, path.name, number) if exact else (number, "this checkpoint was edited")
+            yield CheckpointEvidence(checkpoint, path.name, number) if exact else (number, "this checkpoint was edited")

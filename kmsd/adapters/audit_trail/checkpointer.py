@@ -16,7 +16,7 @@ from hashlib import sha256
 import msgspec
 import structlog
 
-from kmsd.adapters.audit_trail.format import Checkpoint, Head, instant, own_line
+from kmsd.adapters.audit_trail.format import Checkpoint, Head, control_line, instant
 from kmsd.ports import AuditUnavailable, TokenError
 
 RETRY_SECONDS = 5.0
@@ -93,11 +93,11 @@ class Checkpointer:
         if self._closing or self._delayed:
             return
         if head.sequence - self._covered >= self._interval.lines:
-            self.begin()
+            self.enable_signing()
         elif self._timer is None:
-            self._timer = self._loop.call_later(self._interval.seconds, self.begin)
+            self._timer = self._loop.call_later(self._interval.seconds, self.enable_signing)
 
-    def begin(self) -> None:
+    def enable_signing(self) -> None:
         """Sign now, in the background."""
         if self._timer is not None:
             self._timer.cancel()
@@ -116,7 +116,7 @@ class Checkpointer:
         finally:
             self._task = None
         if not self._closing and self._head.sequence - self._covered >= self._interval.lines and not self._delayed:
-            self.begin()
+            self.enable_signing()
 
     async def _sign(self) -> None:
         signer, head, at = self.signer, self._head, instant(self._now())
@@ -145,7 +145,7 @@ class Checkpointer:
     async def _put_off(self, exc: Exception) -> None:
         """Say once in the trail that lines go unsigned, and try again later."""
         if not self._closing:
-            self._timer = self._loop.call_later(RETRY_SECONDS, self.begin)
+            self._timer = self._loop.call_later(RETRY_SECONDS, self.enable_signing)
         if self._delayed:
             return
         self._delayed = True
@@ -153,15 +153,15 @@ class Checkpointer:
         reason = type(exc).__name__
         try:
             await self._append(
-                own_line("unsigned", self._now(), writer=self._writer, after=self._covered, reason=reason)
+                control_line("unsigned", self._now(), writer=self._writer, after=self._covered, reason=reason)
             )
         except AuditUnavailable as gone:
             log.warning("audit trail cannot be written", writer=self._writer, detail=str(gone))
 
-    async def settle(self) -> None:
+    async def finish(self) -> None:
         """Have everything that is durable by now signed, before return; put off, if the token does not sign."""
         for _ in range(2):  # one signature may be under way that does not cover the last lines
-            self.begin()
+            self.enable_signing()
             if self._task is not None:
                 await asyncio.wait([self._task])
 

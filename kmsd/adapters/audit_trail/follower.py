@@ -25,7 +25,7 @@ from typing import Protocol
 import msgspec
 
 from kmsd.adapters.audit_trail.format import OWN, SUFFIX, FileName, files_of
-from kmsd.adapters.audit_trail.write_ahead_log import path_of, redo
+from kmsd.adapters.audit_trail.write_ahead_log import path_of, replay
 from kmsd.cloudwatch_logs.ports import TrailBatch, TrailChain
 from kmsd.ports import AuditUnavailable
 
@@ -37,7 +37,7 @@ _GRAIN = 1_000_000_000
 """Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
 
 
-class Own(Protocol):
+class OwnChain(Protocol):
     """The chain of this process."""
 
     @property
@@ -62,10 +62,10 @@ _TIME_LENGTH = len("2026-11-22T06:30:00Z")
 _PARTS = 3
 
 
-class TrailReader:
+class TrailFollower:
     """Implements `kmsd.cloudwatch_logs.ports.AuditTrail`."""
 
-    def __init__(self, directory: Path, own: Own) -> None:
+    def __init__(self, directory: Path, own: OwnChain) -> None:
         """Of one process; nothing is read or locked yet."""
         self._directory = directory
         self._own = own
@@ -99,16 +99,16 @@ class TrailReader:
     def _mark(self, writer: str, last: FileName) -> int:
         return self._own.durable if writer == self._own.writer else (self._directory / str(last)).stat().st_size
 
-    async def claim(self, writer: str) -> bool:
+    async def lock_chain(self, writer: str) -> bool:
         if writer not in self._claims:
             with _translated():
                 claim = await asyncio.to_thread(_lock, self._directory / f".{writer}.copy.lock")
-            if claim == _BUSY:
+            if claim == _LOCKED:
                 return False
             self._claims[writer] = claim
         return True
 
-    def release(self, writer: str) -> None:
+    def unlock_chain(self, writer: str) -> None:
         claim = self._claims.pop(writer, None)
         if claim is not None:
             os.close(claim)
@@ -127,17 +127,17 @@ class TrailReader:
             while position > 0:
                 await asyncio.sleep(0)  # others have their turn
                 position = found.take(window, position, end, last)
-            if found.times or complete or position == _LATER:
-                return found.batch(complete=complete or position == _LATER)
+            if found.times or complete or position == _RETRY_LATER:
+                return found.batch(complete=complete or position == _RETRY_LATER)
 
     def _window(self, writer: str, file: str, begin: int, last: int | None) -> tuple[bytes, bool] | None:
         """As `_whole_lines`; None: another process writes this chain."""
         lock = None if last is not None else _lock(self._directory / f".{writer}.lock")
-        if lock == _BUSY:
+        if lock == _LOCKED:
             return None
         try:
             if lock is not None:
-                redo(self._directory, writer)
+                replay(self._directory, writer)
             descriptor = os.open(self._directory / (file + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if lock is not None or file not in self._synced:
@@ -152,17 +152,17 @@ class TrailReader:
                 os.close(lock)
 
 
-_BUSY = -1
+_LOCKED = -1
 
 
 def _lock(path: Path) -> int:
-    """A descriptor that holds a lock; `_BUSY` if another process does. Raises OSError."""
+    """A descriptor that holds a lock; `_LOCKED` if another process does. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return _BUSY
+        return _LOCKED
     return descriptor
 
 
@@ -171,9 +171,9 @@ def complete(directory: Path) -> None:
     for path in directory.glob(path_of(Path(), "*").name) if directory.exists() else ():
         writer = path.name.removeprefix(".").removesuffix(".ahead")
         lock = _lock(directory / f".{writer}.lock")
-        if lock != _BUSY:
+        if lock != _LOCKED:
             try:
-                redo(directory, writer)
+                replay(directory, writer)
             finally:
                 os.close(lock)
 
@@ -190,7 +190,7 @@ def _whole_lines(descriptor: int, begin: int) -> tuple[bytes, bool]:
 
 
 _ALL = 0
-_LATER = -1
+_RETRY_LATER = -1
 
 
 class _Found(msgspec.Struct):
@@ -207,7 +207,7 @@ class _Found(msgspec.Struct):
     def take(self, window: bytes, position: int, begin: int, last: int | None) -> int:
         """Take in records of the window, which lies at `begin` in the file, up to line `last` of the chain.
 
-        From `position` on, for one turn. Where to go on; `_ALL`: no other line ends in the window; `_LATER`: the next
+        From `position` on, for one turn. Where to go on; `_ALL`: no other line ends in the window; `_RETRY_LATER`: the next
         line is after the last.
         """
         for _ in range(LINES_A_TURN):
@@ -218,7 +218,7 @@ class _Found(msgspec.Struct):
             parts = window[position:stop].split(b" ", _PARTS - 1)
             if len(parts) == _PARTS and parts[0].isdigit():
                 if last is not None and int(parts[0]) > last:
-                    return _LATER
+                    return _RETRY_LATER
                 if not parts[2].startswith(OWN):
                     self._add(parts[2], begin + stop + 1)
             position = stop + 1

@@ -104,12 +104,12 @@ def split(line: bytes) -> tuple[Head, bytes]:
 # --- The daemon's own lines ---------------------------------------------------------------------------
 
 
-def own_line(kind: str, at: datetime, **members: Any) -> bytes:
+def control_line(kind: str, at: datetime, **members: Any) -> bytes:
     """A line about the trail itself: `open`, `start`, `checkpoint`, `unsigned`, `recovered`, `stop`."""
     return msgspec.json.encode({"kmsd": kind, "at": instant(at), **members})
 
 
-def own_members(record: bytes) -> dict[str, Any] | None:
+def control_members(record: bytes) -> dict[str, Any] | None:
     """The members of one of the daemon's own lines; None for an audit record. Raises `Malformed`."""
     if not record.startswith(OWN):
         return None

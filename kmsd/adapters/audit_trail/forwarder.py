@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import structlog
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
-MOST_WAITING = 10_000
+MAX_QUEUE = 10_000
 """Records that wait for a receiver; what comes beyond is dropped."""
-TELL_SECONDS = 10.0
+WARN_INTERVAL_SECONDS = 10.0
 """Between two log lines about dropped records."""
 PAUSE_SECONDS = 1.0
 """Between two attempts to reach a receiver."""
@@ -41,7 +41,7 @@ class BadTarget(ValueError):
     """A place to forward to that cannot be read."""
 
 
-class Receiver:
+class Destination:
     """Somewhere to send records to. `send` raises OSError; then `open` is tried again."""
 
     def __init__(self, target: str, writer: str) -> None:
@@ -70,7 +70,7 @@ class Receiver:
         return self._socket
 
 
-class JournalReceiver(Receiver):
+class JournalDestination(Destination):
     """systemd's journal by its native protocol; without its socket, lines on standard error, which it reads too."""
 
     def open(self) -> None:
@@ -90,7 +90,7 @@ class JournalReceiver(Receiver):
         self._socket.send(b"\n".join(fields) + b"\nKMSD_WRITER=%b\n" % self.writer.encode())
 
 
-class SyslogReceiver(Receiver):
+class SyslogDestination(Destination):
     """A syslog daemon: `syslog://HOST:PORT` by UDP, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
 
     def open(self) -> None:
@@ -125,30 +125,30 @@ class SyslogReceiver(Receiver):
         return head.encode() + record
 
 
-def receiver_for(target: str, writer: str) -> Receiver:
+def destination_for(target: str, writer: str) -> Destination:
     """The receiver that a line of `[audit] forward` names. Raises `BadTarget`."""
     if target == "journal":
-        return JournalReceiver(target, writer)
+        return JournalDestination(target, writer)
     try:
         parts = urlsplit(target)
         port = parts.port
     except ValueError as exc:
         raise BadTarget(f"{target!r}: {exc}") from exc
     if parts.scheme in ("syslog", "syslog+tcp") and parts.hostname and port != 0:
-        return SyslogReceiver(target, writer)
+        return SyslogDestination(target, writer)
     if parts.scheme == "syslog+unix" and parts.path:
-        return SyslogReceiver(target, writer)
+        return SyslogDestination(target, writer)
     raise BadTarget(f"{target!r}: journal, syslog://HOST:PORT, syslog+tcp://HOST:PORT or syslog+unix:///PATH")
 
 
 class Forwarder:
     """A bounded queue in front of one receiver, and the thread that empties it."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Destination) -> None:
         self.dropped = 0
         self._receiver = receiver
         self._records: deque[bytes] = deque()
-        self._told = 0
+        self._last_warned = 0
         self._told_at = float("-inf")
         self._lock = threading.Condition()
         self._stopping = threading.Event()
@@ -159,12 +159,12 @@ class Forwarder:
     @classmethod
     def to(cls, target: str, writer: str) -> Forwarder:
         """For one line of `[audit] forward`. Raises `BadTarget`."""
-        return cls(receiver_for(target, writer))
+        return cls(destination_for(target, writer))
 
     def offer(self, records: Sequence[bytes]) -> None:
         """Queue what there is room for. Never waits for the receiver."""
         with self._lock:
-            room = max(0, MOST_WAITING - len(self._records))
+            room = max(0, MAX_QUEUE - len(self._records))
             self._records.extend(records[:room])
             self.dropped += max(0, len(records) - room)
             self._lock.notify()
@@ -238,6 +238,6 @@ class Forwarder:
 
     def _tell(self, *, always: bool) -> None:
         now = time.monotonic()
-        if self.dropped > self._told and (always or now - self._told_at >= TELL_SECONDS):
-            log.warning("audit copies dropped", target=self._receiver.target, dropped=self.dropped - self._told)
-            self._told, self._told_at = self.dropped, now
+        if self.dropped > self._last_warned and (always or now - self._told_at >= WARN_INTERVAL_SECONDS):
+            log.warning("audit copies dropped", target=self._receiver.target, dropped=self.dropped - self._last_warned)
+            self._last_warned, self._told_at = self.dropped, now

@@ -1,6 +1,6 @@
 """Group commit: one sync serves all that wait.
 
-The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `ENOUGH` of
+The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `MAX_BATCH` of
 them or for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.linux.aio`). The loop
 goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one
 sync and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that
@@ -22,19 +22,19 @@ import structlog
 
 from kmsd.adapters.audit_trail.format import Head
 from kmsd.adapters.audit_trail.writer import Staged, SyncFailed, TrailWriter
-from kmsd.linux.aio import KernelSync
+from kmsd.linux.aio import AioContext
 from kmsd.ports import AuditUnavailable
-from kmsd.ports.histogram import Durations
+from kmsd.ports.histogram import LatencyHistogram
 
 DEADLINE = 10.0
 """A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
 
-ENOUGH = 16
+MAX_BATCH = 16
 """Records of a batch that do not wait for more: the shares of a sync that each of them pays are small."""
-PATIENCE = 3
+IDLE_TURNS = 3
 """Turns of the loop without a record after which no more is waited for calls that are under way: from its beginning to
 its record a call pauses as often (`kmsd.event_loop.cohorts`), unless it waits for the token or the disk."""
-LONGEST = 0.002
+MAX_DELAY_SECONDS = 0.002
 """Seconds that a record waits at most for others, while the loop is busy with their requests."""
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Uncancellable(asyncio.Future[Head]):
         return False
 
 
-class SyncFigures(Durations):
+class SyncStatistics(LatencyHistogram):
     """For metrics: how long batches took to write and sync.
 
     Written by whoever writes at the moment, and read by the loop: at worst one batch too early.
@@ -69,9 +69,9 @@ class SyncFigures(Durations):
 class GroupCommit:
     """Owns a writer and a thread. All methods belong to one event loop; the writer to one of the two at a time."""
 
-    def __init__(self, writer: TrailWriter, written: Written, more: Callable[[], bool]) -> None:
+    def __init__(self, writer: TrailWriter, written: Written, expects_more: Callable[[], bool]) -> None:
         self._writer = writer
-        self._more = more
+        self._more = expects_more
         """Whether there are calls whose records are still to come."""
         self._written = written
         """Called on the loop with the new head and the records that it covers, after each sync."""
@@ -93,7 +93,7 @@ class GroupCommit:
         self._put_off: list[_Job] = []
         """Jobs for the thread that came meanwhile."""
         self._kernel = kernel_sync()
-        self._figures = SyncFigures()
+        self._figures = SyncStatistics()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"audit-{writer.writer}", daemon=True)
         self._thread.start()
@@ -123,7 +123,12 @@ class GroupCommit:
             self._turns += 1
         else:
             self._seen, self._turns = count, 0
-        if not self._more() or count >= ENOUGH or self._turns > PATIENCE or self._loop.time() - self._since >= LONGEST:
+        if (
+            not self._more()
+            or count >= MAX_BATCH
+            or self._turns > IDLE_TURNS
+            or self._loop.time() - self._since >= MAX_DELAY_SECONDS
+        ):
             self._hand_over()
         else:
             self._loop.call_soon(self._gather)
@@ -137,14 +142,14 @@ class GroupCommit:
         else:
             self._submit(lambda: self._write(records), lambda result: self._batch_done(result, records, waiting))
 
-    def _write_here(self, kernel: KernelSync, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+    def _write_here(self, kernel: AioContext, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
         """Write to the page cache, and ask the kernel to sync."""
         writer, begun = self._writer, time.perf_counter()
 
         def synced(error: OSError | None) -> None:
             self._syncing = False
             if error is None:
-                writer.settle(staged)
+                writer.complete(staged)
             else:
                 writer.fail(SyncFailed(error.errno, error.strerror), len(records))
             put_off, self._put_off = self._put_off, []
@@ -159,7 +164,7 @@ class GroupCommit:
             self._batch_done(exc, records, waiting)
 
         try:
-            staged: Staged = writer.stage(records)
+            staged: Staged = writer.begin_write(records)
         except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
             failed(exc)
             return
@@ -190,10 +195,10 @@ class GroupCommit:
             figures.failures += 1
         else:
             figures.records += records
-        figures.took(time.perf_counter() - begun)
+        figures.observe(time.perf_counter() - begun)
 
     def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        if len(self._records) >= ENOUGH:
+        if len(self._records) >= MAX_BATCH:
             # First, for the disk is the slower of the two.
             self._hand_over()
         elif self._records:
@@ -214,7 +219,7 @@ class GroupCommit:
             self._written(result, records)
 
     @property
-    def figures(self) -> SyncFigures:
+    def statistics(self) -> SyncStatistics:
         """As of now."""
         self._figures.waiting = len(self._waiting)
         return self._figures
@@ -275,10 +280,10 @@ class GroupCommit:
             job()
 
 
-def kernel_sync() -> KernelSync | None:
+def kernel_sync() -> AioContext | None:
     """On the running loop; None: the kernel, or a filter of system calls, does not let us."""
     try:
-        return KernelSync()
+        return AioContext()
     except OSError as exc:
         log.info("audit syncs on a thread", reason=str(exc))
         return None

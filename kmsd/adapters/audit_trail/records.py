@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kmsd.adapters.audit_trail.chain_verifier import lines_of
-from kmsd.adapters.audit_trail.format import OWN, Malformed, checkpoint_of, files_of, own_members
+from kmsd.adapters.audit_trail.format import OWN, Malformed, checkpoint_of, control_members, files_of
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _PARTS = 3
@@ -57,6 +57,6 @@ def checkpoints(directory: Path) -> Iterator[bytes]:
                     parts = line.split(b" ", 2)
                     if len(parts) == _PARTS and parts[2].startswith(b'{"kmsd":"checkpoint"'):
                         try:
-                            yield checkpoint_of(own_members(parts[2]) or {}).line()
+                            yield checkpoint_of(control_members(parts[2]) or {}).line()
                         except Malformed:
                             continue

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from kmsd.adapters.audit_trail.format import Head, Malformed, digest_of, own_members, pinned_key, split
+from kmsd.adapters.audit_trail.format import Head, Malformed, control_members, digest_of, pinned_key, split
 
 WINDOW = 1024 * 1024
 """How much of the end is checked when a writer starts; `kmsd audit verify` checks all of it."""
 
 
-class End(msgspec.Struct, frozen=True):
+class TrailEnd(msgspec.Struct, frozen=True):
     """What was found."""
 
     head: Head
@@ -29,7 +29,7 @@ class End(msgspec.Struct, frozen=True):
     """The key that the file's first line pins."""
 
 
-def read(path: Path, window: int = WINDOW) -> End:
+def read(path: Path, window: int = WINDOW) -> TrailEnd:
     """Look at the end of a file. Raises OSError."""
     with path.open("rb") as file:
         first = file.readline(65536)
@@ -44,7 +44,7 @@ def read(path: Path, window: int = WINDOW) -> End:
         lines = lines[1:]
     head, damaged = _follow(lines)
     last_line = lines[-1] + b"\n" if lines else b""
-    return End(head, start + whole, last_line, torn, damaged, _pinned(first))
+    return TrailEnd(head, start + whole, last_line, torn, damaged, _pinned(first))
 
 
 def _follow(lines: list[bytes]) -> tuple[Head, bool]:
@@ -65,7 +65,7 @@ def _follow(lines: list[bytes]) -> tuple[Head, bool]:
 
 def _pinned(first: bytes) -> bytes | None:
     try:
-        members = own_members(split(first.rstrip(b"\n"))[1])
+        members = control_members(split(first.rstrip(b"\n"))[1])
         return None if members is None else pinned_key(members)
     except Malformed:
         return None

@@ -13,10 +13,10 @@ import msgspec
 from msgspec.structs import replace
 
 from kmsd.adapters.audit_trail.checkpointer import Checkpointer, Interval, Signer
-from kmsd.adapters.audit_trail.format import OWN, WRITER, Head, own_line
-from kmsd.adapters.audit_trail.forwarder import Forwarder, receiver_for
-from kmsd.adapters.audit_trail.group_commit import GroupCommit, SyncFigures, Uncancellable, unavailable
-from kmsd.adapters.audit_trail.writer import Settings, TrailWriter, WriterBusy
+from kmsd.adapters.audit_trail.format import OWN, WRITER, Head, control_line
+from kmsd.adapters.audit_trail.forwarder import Forwarder, destination_for
+from kmsd.adapters.audit_trail.group_commit import GroupCommit, SyncStatistics, Uncancellable, unavailable
+from kmsd.adapters.audit_trail.writer import TrailWriter, WriterBusy, WriterSettings
 from kmsd.ports import AuditUnavailable
 
 MOST_WRITERS = 99
@@ -42,11 +42,11 @@ class SinkSettings(msgspec.Struct, frozen=True):
     now: Callable[[], datetime] = _host_now
     ahead_bytes: int = 0
     """Size of the write-ahead file; 0: none (`kmsd.adapters.audit_trail.write_ahead_log`)."""
-    more: Callable[[], bool] = lambda: False
+    expects_more: Callable[[], bool] = lambda: False
     """Whether there are calls under way whose records are still to come."""
 
 
-class JournalSink:
+class TrailSink:
     """Implements `kmsd.ports.AuditSink`."""
 
     def __init__(self, writer: TrailWriter, settings: SinkSettings, signer: Signer | None) -> None:
@@ -54,7 +54,7 @@ class JournalSink:
         self._writer = writer
         self._settings = settings
         self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
-        self._commit = GroupCommit(writer, self._written, settings.more)
+        self._commit = GroupCommit(writer, self._written, settings.expects_more)
         self._checkpoints = Checkpointer(
             writer.writer,
             writer.head,
@@ -76,7 +76,7 @@ class JournalSink:
         signer: Signer | None,
         settings: SinkSettings | None = None,
         *,
-        several: bool = False,
+        shared_writer_name: bool = False,
     ) -> Self:
         """The chain of `writer` (`worker-0`, `cli`). Nothing is written before the first record.
 
@@ -85,11 +85,17 @@ class JournalSink:
         """
         given = settings or SinkSettings()
         for target in given.forward:
-            receiver_for(target, writer)
-        files = Settings(given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes)
+            destination_for(target, writer)
+        files = WriterSettings(
+            given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes
+        )
         if signer is not None:
             files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
-        names = [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))] if several else [writer]
+        names = (
+            [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))]
+            if shared_writer_name
+            else [writer]
+        )
         try:
             found = await asyncio.to_thread(_take, directory, names, files, given.now)
         except OSError as exc:
@@ -112,17 +118,17 @@ class JournalSink:
         return self._checkpoints.signer is not None
 
     @property
-    def figures(self) -> tuple[SyncFigures, int]:
+    def statistics(self) -> tuple[SyncStatistics, int]:
         """For metrics: of the syncs, and how many lines are not signed yet."""
-        return self._commit.figures, self._checkpoints.unsigned
+        return self._commit.statistics, self._checkpoints.unsigned
 
-    async def begin(self) -> None:
+    async def enable_signing(self) -> None:
         """Write down that this process has taken the chain, before its first record. Raises `AuditUnavailable`."""
         head = await self._commit.run(lambda: self._writer.append([]))
         self._durable = max(self._durable, head.sequence)
         self._checkpoints.written(head, own=False)
         # What the process before left unsigned need not stay so until somebody calls.
-        self._checkpoints.begin()
+        self._checkpoints.enable_signing()
 
     async def append(self, record: bytes) -> None:
         if record.startswith(OWN) or b"\n" in record:
@@ -144,19 +150,19 @@ class JournalSink:
             await self._commit.run(self._writer.probe)
             self._probed = loop.time()
 
-    async def adopt(self, signer: Signer) -> None:
+    async def start_signing(self, signer: Signer) -> None:
         """Sign by this key from now on: `kmsd init` has just made it. Raises `AuditUnavailable`."""
         settings = replace(self._writer.settings, public_key=signer.public_key, token_serial=signer.token_serial)
-        await self._commit.run(lambda: self._writer.adopt(settings))
+        await self._commit.run(lambda: self._writer.resume(settings))
         self._checkpoints.signer = signer
 
     async def sign_now(self) -> None:
         """Have all that is written signed, if the token signs now."""
-        await self._checkpoints.settle()
+        await self._checkpoints.finish()
 
-    async def tell_restored(self, **members: object) -> None:
+    async def record_restore(self, **members: object) -> None:
         """Write that this chain was restored from a backup, and go on after it. Raises `AuditUnavailable`."""
-        await self._commit.append(own_line("restored", self._settings.now(), writer=self.writer, **members))
+        await self._commit.append(control_line("restored", self._settings.now(), writer=self.writer, **members))
 
     async def close(self) -> None:
         """A last line and a last checkpoint, if anything was written at all."""
@@ -171,7 +177,7 @@ class JournalSink:
 
     async def _close_chain(self) -> None:
         try:
-            await self._commit.append(own_line("stop", self._settings.now(), writer=self.writer))
+            await self._commit.append(control_line("stop", self._settings.now(), writer=self.writer))
         except AuditUnavailable:
             return  # nothing was lost that anybody was told of; the next start finds the chain as it is
         await self._checkpoints.close()
@@ -189,7 +195,7 @@ class JournalSink:
         self._checkpoints.written(head, own=own)
         if self._writer.file != self._file:
             self._file = self._writer.file
-            self._checkpoints.begin()
+            self._checkpoints.enable_signing()
         for forwarder in self._forwarders:
             forwarder.offer(records)
 
@@ -197,7 +203,7 @@ class JournalSink:
 _CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
-def _take(directory: Path, names: Sequence[str], files: Settings, now: Callable[[], datetime]) -> TrailWriter:
+def _take(directory: Path, names: Sequence[str], files: WriterSettings, now: Callable[[], datetime]) -> TrailWriter:
     """The first chain of `names` that nobody holds; the last of them is waited for. Raises OSError."""
     until = time.monotonic() + PATIENCE_SECONDS
     for name in names:

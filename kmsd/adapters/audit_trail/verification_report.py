@@ -7,7 +7,7 @@ import msgspec
 from kmsd.adapters.audit_trail.format import Head
 
 
-class Finding(msgspec.Struct, frozen=True):
+class TrailFinding(msgspec.Struct, frozen=True):
     """Something that must not be."""
 
     place: str
@@ -37,11 +37,11 @@ class Chain(msgspec.Struct):
     """When that was signed."""
 
 
-class Report(msgspec.Struct):
+class VerificationReport(msgspec.Struct):
     """The whole verification."""
 
     chains: list[Chain] = []
-    findings: list[Finding] = []
+    findings: list[TrailFinding] = []
     notes: list[str] = []
     public_keys: tuple[bytes, ...] = ()
     pinned: bool = False

@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmsd.adapters.audit_trail import checkpoint_evidence
-from kmsd.adapters.audit_trail.chain_verifier import UNSIGNED, ChainWalk, opening
-from kmsd.adapters.audit_trail.checkpoint_evidence import Claim, Readable, Signatures
+from kmsd.adapters.audit_trail.chain_verifier import UNSIGNED, ChainVerifier, opening
+from kmsd.adapters.audit_trail.checkpoint_evidence import CheckpointEvidence, Readable, Signatures
 from kmsd.adapters.audit_trail.format import COPIES, FileName, Malformed, files_of, pinned_key
-from kmsd.adapters.audit_trail.verification_report import Finding, Report
+from kmsd.adapters.audit_trail.verification_report import TrailFinding, VerificationReport
 
 
 def verify(
     directory: Path, public_keys: Sequence[bytes] = (), anchors: Sequence[Readable] = (), *, archived: bool = False
-) -> Report:
+) -> VerificationReport:
     """Verify every chain in `directory`.
 
     Without `public_keys` the key that the oldest file pins is believed. `archived`: the oldest files may have been
     moved away. Raises OSError if the files cannot be read, `BadKey` if the pinned key is none.
     """
-    report = Report(public_keys=tuple(public_keys))
+    report = VerificationReport(public_keys=tuple(public_keys))
     # Copies and anchors are read before the trail: a line is in the trail before its checkpoint is anywhere.
     outside = [*_copies(directory, report), *_anchored(anchors, report)]
     files = files_of(directory)
@@ -33,42 +33,42 @@ def verify(
         report.public_keys, report.pinned = _pinned_keys(files), True
     signatures = Signatures(report.public_keys)
     for writer, found in files.items():
-        walk = ChainWalk(writer, found, signatures, report, archived=archived)
+        walk = ChainVerifier(writer, found, signatures, report, archived=archived)
         report.chains.append(walk.run([claim for claim in outside if claim.checkpoint.writer == writer]))
     for claim in outside:
         if claim.checkpoint.writer in files:
             continue
         if not signatures.holds(claim.checkpoint):
             # Also where the files of a writer may be gone: an edited name is not a writer that was archived.
-            report.findings.append(Finding(claim.place, claim.line, 0, UNSIGNED))
+            report.findings.append(TrailFinding(claim.place, claim.line, 0, UNSIGNED))
         elif not archived:
             text = f"a checkpoint names the writer {claim.checkpoint.writer}, but all its files are missing"
-            report.findings.append(Finding(claim.place, claim.line, 0, text))
+            report.findings.append(TrailFinding(claim.place, claim.line, 0, text))
     if not files:
-        report.findings.append(Finding(str(directory), 0, 0, "there is no trail here"))
+        report.findings.append(TrailFinding(str(directory), 0, 0, "there is no trail here"))
     return report
 
 
-def _copies(directory: Path, report: Report) -> list[Claim]:
+def _copies(directory: Path, report: VerificationReport) -> list[CheckpointEvidence]:
     path = directory / COPIES
     if not path.exists():
         report.notes.append(f"{COPIES} is not there: a tail that was cut off shows only against an anchor")
         return []
     found = []
     for item in checkpoint_evidence.in_copies(path):
-        if isinstance(item, Claim):
+        if isinstance(item, CheckpointEvidence):
             found.append(item)
         else:
-            report.findings.append(Finding(path.name, item[0], 0, item[1]))
+            report.findings.append(TrailFinding(path.name, item[0], 0, item[1]))
     return found
 
 
-def _anchored(anchors: Sequence[Readable], report: Report) -> list[Claim]:
-    found: list[Claim] = []
+def _anchored(anchors: Sequence[Readable], report: VerificationReport) -> list[CheckpointEvidence]:
+    found: list[CheckpointEvidence] = []
     for path in anchors:
         held = list(checkpoint_evidence.in_anchor(path))
         if not held:
-            report.findings.append(Finding(str(path), 0, 0, "this anchor holds no checkpoint"))
+            report.findings.append(TrailFinding(str(path), 0, 0, "this anchor holds no checkpoint"))
         found += held
     return found
 

@@ -8,7 +8,7 @@ when the trail goes on in another file, and at the end; then all of this one may
 
 The file holds blocks, each at a multiple of 4096 bytes: a line of ASCII `kmsd-ahead 1 FILE OFFSET LENGTH SEQUENCE HASH`
 (where in which file of the trail the lines stand, and after which line of the chain), then the lines as they are in the
-trail. Whoever holds the writer's lock and opens its trail calls `redo` first: what a power loss took from the trail is
+trail. Whoever holds the writer's lock and opens its trail calls `replay` first: what a power loss took from the trail is
 written there again.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kmsd.adapters.audit_trail.format import FileName, Head, Malformed, digest_of, split
-from kmsd.linux.aio import GRAIN, Buffer, Write, grains
+from kmsd.linux.aio import BLOCK_SIZE, Buffer, Write, round_up
 from kmsd.linux.files import write_all, write_at
 
 _HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
@@ -43,11 +43,11 @@ class Block(NamedTuple):
         return self.offset + len(self.lines)
 
 
-class WriteAhead:
+class WriteAheadLog:
     """The file of one writer, and what of the trail is durable in it alone. Methods raise OSError."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Make the file anew: full size, so that nothing of it is allocated later. `size` is a multiple of `GRAIN`."""
+        """Make the file anew: full size, so that nothing of it is allocated later. `size` is a multiple of `BLOCK_SIZE`."""
         self._path = path
         self._size = size
         self._at = 0
@@ -59,7 +59,7 @@ class WriteAhead:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC | os.O_CLOEXEC)
             try:
                 # A file system that cannot write past its cache says so here or above.
-                os.pwrite(self._descriptor, memoryview(self._buffer.memory)[:GRAIN], 0)
+                os.pwrite(self._descriptor, memoryview(self._buffer.memory)[:BLOCK_SIZE], 0)
             except OSError:
                 os.close(self._descriptor)
                 raise
@@ -67,7 +67,7 @@ class WriteAhead:
             path.unlink(missing_ok=True)
             raise
 
-    def stage(self, block: Block) -> Write | None:
+    def begin_write(self, block: Block) -> Write | None:
         """What is to be written now; None: there is no room, sync the trail and call `reset`."""
         head = b"kmsd-ahead 1 %b %d %d %d %b\n" % (
             block.file.encode(),
@@ -77,31 +77,31 @@ class WriteAhead:
             block.before.digest,
         )
         length = len(head) + len(block.lines)
-        at, whole = self._at, grains(length)
+        at, whole = self._at, round_up(length)
         if at + whole > self._size:
             return None
         # Not cleared up to `whole`: what stands there is of blocks before, and the lengths say that it does not count.
         self._buffer.memory[at : at + length] = head + block.lines
         return Write(self._descriptor, self._buffer.address + at, whole, at)
 
-    def settle(self, block: Block, write: Write) -> None:
+    def commit(self, block: Block, write: Write) -> None:
         """The write is done."""
         self._at = write.offset + write.length
         self._blocks.append(block)
 
-    def reset(self) -> None:
+    def truncate(self) -> None:
         """The trail has been synced."""
         self._at = 0
         self._blocks.clear()
 
-    def repeat(self, directory: Path) -> None:
+    def rewrite(self, directory: Path) -> None:
         """Write to the trail again what is durable here alone, and sync it: a sync of the trail has failed.
 
         From memory, without a look at what the file seems to hold: pages that the kernel could not write read well.
         """
         if self._blocks:
             _put(directory / self._blocks[0].file, self._blocks)
-        self.reset()
+        self.truncate()
 
     def close(self, *, remove: bool) -> None:
         """Let go of the file; `remove` it where nothing is durable in it alone."""
@@ -125,7 +125,7 @@ def path_of(directory: Path, writer: str) -> Path:
     return directory / f".{writer}.ahead"
 
 
-def redo(directory: Path, writer: str) -> None:
+def replay(directory: Path, writer: str) -> None:
     """Complete a trail from the file that a process left; the writer's lock is held. Durable on return. Raises OSError.
 
     A trail that lacks nothing, that is another or was archived is left alone.
@@ -159,7 +159,7 @@ def _blocks(data: bytes, writer: str) -> Iterator[Block]:
             return
         yield block
         expected = (block.file, block.end, head)
-        at = grains(begin + length)
+        at = round_up(begin + length)
 
 
 def _is_file_of(writer: str, file: str) -> bool:

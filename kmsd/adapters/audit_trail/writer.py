@@ -27,12 +27,12 @@ from kmsd.adapters.audit_trail.format import (
     FileName,
     Head,
     chained,
+    control_line,
     files_of,
     fingerprint,
     instant,
-    own_line,
 )
-from kmsd.adapters.audit_trail.write_ahead_log import Block, WriteAhead, path_of, redo
+from kmsd.adapters.audit_trail.write_ahead_log import Block, WriteAheadLog, path_of, replay
 from kmsd.linux.aio import Write
 from kmsd.linux.files import sync_folder, write_all
 
@@ -47,7 +47,7 @@ class SyncFailed(OSError):
     """fdatasync failed: nobody knows which pages the kernel gave up."""
 
 
-class Settings(msgspec.Struct, frozen=True):
+class WriterSettings(msgspec.Struct, frozen=True):
     """How files are kept."""
 
     file_bytes: int = 64 * 1024 * 1024
@@ -87,7 +87,7 @@ class Staged(NamedTuple):
 class TrailWriter:
     """The chain of one writer. `open` comes first; all methods raise OSError."""
 
-    def __init__(self, directory: Path, writer: str, settings: Settings, now: Callable[[], datetime]) -> None:
+    def __init__(self, directory: Path, writer: str, settings: WriterSettings, now: Callable[[], datetime]) -> None:
         self.directory = directory
         self.writer = writer
         self.settings = settings
@@ -99,7 +99,7 @@ class TrailWriter:
         self._name: FileName | None = None
         self._path = self.file = ""
         """Path and name of the open file."""
-        self._ahead: WriteAhead | None = None
+        self._ahead: WriteAheadLog | None = None
         self._try_ahead = True
         """Whether it may be made; it is tried once for each file."""
         self._last: FileName | None = None
@@ -126,7 +126,7 @@ class TrailWriter:
     def open(self) -> None:
         """Take the chain, and find its end. Nothing is written before the first record. Raises `WriterBusy`."""
         self._take_lock()
-        redo(self.directory, self.writer)
+        replay(self.directory, self.writer)
         files = files_of(self.directory).get(self.writer, [])
         found: dict[str, Any] = {}
         while files:
@@ -142,7 +142,7 @@ class TrailWriter:
             if end.damaged:
                 found["damaged"] = str(name)
             break
-        self._preface = [own_line("start", self._now(), writer=self.writer, pid=os.getpid(), **found)]
+        self._preface = [control_line("start", self._now(), writer=self.writer, pid=os.getpid(), **found)]
 
     def _take_lock(self) -> None:
         """One process for each chain, for as long as it lives; a lock removed with its directory is none."""
@@ -168,7 +168,7 @@ class TrailWriter:
                 os.close(descriptor)
         self._descriptor = self._lock = None
 
-    def adopt(self, settings: Settings) -> None:
+    def resume(self, settings: WriterSettings) -> None:
         """Go on under another audit key: in a new file, whose first line pins it."""
         self.settings = settings
         self._fresh_file = True
@@ -185,7 +185,7 @@ class TrailWriter:
         except Exception as exc:
             self.fail(exc, len(records))
             raise
-        self.settle(staged)
+        self.complete(staged)
         return staged.head
 
     @property
@@ -193,7 +193,7 @@ class TrailWriter:
         """Whether the next records only have to be written: the file is open, and nothing has failed."""
         return self._failure is None and self._descriptor is not None and not self._must_rotate()
 
-    def stage(self, records: Sequence[bytes]) -> Staged:
+    def begin_write(self, records: Sequence[bytes]) -> Staged:
         """Write `records` where that `is_plain`.
 
         They are in the trail once their descriptor is synced, or their `write` done, and `settle` has been called, or
@@ -205,16 +205,16 @@ class TrailWriter:
             self.fail(exc, len(records))
             raise
 
-    def settle(self, staged: Staged) -> None:
+    def complete(self, staged: Staged) -> None:
         """What was staged is durable."""
         length = len(staged.block.lines)
         if not length:
             return
         if self._ahead is not None:
             if staged.write is None:
-                self._ahead.reset()
+                self._ahead.truncate()
             else:
-                self._ahead.settle(staged.block, staged.write)
+                self._ahead.commit(staged.block, staged.write)
         self.head, self._last, self.started = staged.head, self._name, True
         self._end += length
         self._last_line = staged.last_line
@@ -234,7 +234,7 @@ class TrailWriter:
     def _begin_ahead(self) -> None:
         """Without it each batch is synced in the trail, which takes longer and is as good."""
         try:
-            self._ahead = WriteAhead(path_of(self.directory, self.writer), self.settings.ahead_bytes)
+            self._ahead = WriteAheadLog(path_of(self.directory, self.writer), self.settings.ahead_bytes)
         except OSError as exc:
             self._try_ahead = False
             log.info("audit without a write-ahead file", writer=self.writer, reason=str(exc))
@@ -244,7 +244,7 @@ class TrailWriter:
         if ahead is None:
             return
         try:
-            ahead.repeat(self.directory)
+            ahead.rewrite(self.directory)
         except OSError as exc:
             # Whoever opens the chain next finds it.
             log.error("audit trail not synced", writer=self.writer, reason=str(exc))  # noqa: TRY400 (one line)
@@ -252,7 +252,7 @@ class TrailWriter:
         else:
             ahead.close(remove=True)
 
-    def _stage(self, records: Sequence[bytes], ahead: WriteAhead | None = None) -> Staged:
+    def _stage(self, records: Sequence[bytes], ahead: WriteAheadLog | None = None) -> Staged:
         descriptor = self._descriptor
         if descriptor is None:
             raise OSError("no file is open")
@@ -260,7 +260,7 @@ class TrailWriter:
         if lines:
             self._write(descriptor, lines)
         block = Block(self.file, self._end, lines, self.head)
-        write = None if ahead is None else ahead.stage(block)
+        write = None if ahead is None else ahead.begin_write(block)
         return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
 
     def _write(self, descriptor: int, data: bytes) -> None:
@@ -287,7 +287,7 @@ class TrailWriter:
     def _begin_file(self) -> None:
         """A new file; its first line pins format, writer, key and what it follows; durable with the next write."""
         if self._ahead is not None:
-            self._ahead.repeat(self.directory)
+            self._ahead.rewrite(self.directory)
         now, before = self._now(), self._last
         name = FileName(self.writer, 1 if before is None else before.number + 1, now.date())
         path = self.directory / str(name)
@@ -307,7 +307,7 @@ class TrailWriter:
 
     def _opening(self, name: FileName, now: datetime, before: FileName | None) -> bytes:
         key = self.settings.public_key
-        return own_line(
+        return control_line(
             "open",
             now,
             format=FORMAT,
@@ -357,11 +357,11 @@ class TrailWriter:
         self._take_lock()
         if failure.in_sync and self._ahead is not None:
             # Nobody knows what of the batches before is still in the trail.
-            self._ahead.repeat(self.directory)
+            self._ahead.rewrite(self.directory)
             self._ahead.close(remove=True)
             self._ahead = None
         self._fresh_file = self._fresh_file or failure.in_sync
-        told = own_line(
+        told = control_line(
             "recovered",
             self._now(),
             writer=self.writer,

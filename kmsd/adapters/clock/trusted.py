@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import structlog
 
-from kmsd.domain.trusted_time import Judgement, Uptime, judge
+from kmsd.domain.trusted_time import ClockAssessment, Uptime, assess
 from kmsd.ports import Clock, Reader, Store, Transaction
 
 REMIND_SECONDS = 3600.0
@@ -19,7 +19,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 log = structlog.get_logger()
 
 
-class ClockWatch(msgspec.Struct):
+class WatchedClock(msgspec.Struct):
     """The clock of one process, which does not go back (`kmsd.ports.Clock`), and the judgement on the host's."""
 
     wall: Clock
@@ -27,20 +27,20 @@ class ClockWatch(msgspec.Struct):
     """Which start of the host this is."""
     uptime: Callable[[], float]
     """Seconds since then; nobody can set it."""
-    judgement: Judgement | None = None
+    judgement: ClockAssessment | None = None
     """Of the last look; None: there was none yet."""
     _boot_at: float = -math.inf
     """Unix time at which the uptime was 0, by the trusted instant of the last look."""
     _latest: datetime = _EPOCH
     """What `now` said last, or the trusted instant of the last look if that was later."""
-    _said: tuple[bool, bool] = (False, False)
+    _last_logged: tuple[bool, bool] = (False, False)
     _said_at: float = -math.inf
 
     @classmethod
-    async def begin(cls, store: Store, wall: Clock, boot: str, uptime: Callable[[], float]) -> ClockWatch:
+    async def begin(cls, store: Store, wall: Clock, boot: str, uptime: Callable[[], float]) -> WatchedClock:
         """A watch that knows what the books remember. Raises `StoreUnavailable`."""
         watch = cls(wall, boot, uptime)
-        await watch.look(await store.read())
+        await watch.refresh(await store.read())
         return watch
 
     def now(self) -> datetime:
@@ -56,29 +56,29 @@ class ClockWatch(msgspec.Struct):
         """What is believed of the time of day, whatever becomes of the wall clock since the last look."""
         return _EPOCH + timedelta(seconds=self._boot_at + self.uptime())
 
-    async def look(self, books: Reader) -> Judgement:
+    async def refresh(self, books: Reader) -> ClockAssessment:
         """Judge the clock anew by what the books remember. Raises `StoreUnavailable`."""
         uptime = Uptime(self.boot, self.uptime())
-        judgement = judge(await books.clock_reading(), self.wall.now(), uptime)
+        judgement = assess(await books.clock_reading(), self.wall.now(), uptime)
         self.judgement = judgement
         self._boot_at = judgement.reading.trusted_at.timestamp() - uptime.seconds
         self._latest = max(self._latest, judgement.reading.trusted_at)
         self._say(judgement, uptime.seconds)
         return judgement
 
-    async def remember(self, transaction: Transaction) -> Judgement:
+    async def persist(self, transaction: Transaction) -> ClockAssessment:
         """Judge, and have the books remember. Raises `StoreUnavailable`."""
-        judgement = await self.look(transaction)
+        judgement = await self.refresh(transaction)
         await transaction.put_clock_reading(judgement.reading)
         return judgement
 
-    def _say(self, judgement: Judgement, clock: float) -> None:
-        found = (judgement.held, judgement.behind)
-        if found == self._said and (not any(found) or clock - self._said_at < REMIND_SECONDS):
+    def _say(self, judgement: ClockAssessment, clock: float) -> None:
+        found = (judgement.suspended, judgement.behind)
+        if found == self._last_logged and (not any(found) or clock - self._said_at < REMIND_SECONDS):
             return
-        self._said, self._said_at = found, clock
-        seconds = round(judgement.ahead.total_seconds())
-        if judgement.held:
+        self._last_logged, self._said_at = found, clock
+        seconds = round(judgement.skew.total_seconds())
+        if judgement.suspended:
             log.error(
                 "destructive jobs are held",
                 clock_ahead_seconds=seconds,

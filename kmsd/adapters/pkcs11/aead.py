@@ -63,5 +63,5 @@ class Sealing:
         finally:
             derived.done(key)
         if known is None:
-            derived.bury()
+            derived.destroy_retired()
         return plaintext

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from kmsd.adapters.pkcs11 import login as epochs
-from kmsd.adapters.pkcs11.deadline_pool import Workers
+from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.adapters.pkcs11.handle_cache import NotFound
-from kmsd.adapters.pkcs11.object_locks import InUse
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, name_of, port_error
+from kmsd.adapters.pkcs11.object_locks import ObjectLocks
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, name_of, port_error
 from kmsd.ports import NoSuchObject, NotAuthentic, PinRefused, TokenError, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.module import Module
     from kmsd.adapters.pkcs11.settings import TokenSettings
 
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class Link:
+class TokenLink:
     """Holds the epoch in use. `require`, `perform` and `prove` may be called from any thread."""
 
     def __init__(self, module: Module, settings: TokenSettings, clock: Callable[[], float]) -> None:
@@ -42,53 +42,53 @@ class Link:
         self._loop = asyncio.get_running_loop()
         # Its own thread, so that calls that hang do not stand in the way of the return. If it hangs itself, nothing
         # else is begun: C_Finalize beside a C_Login under way is not defined.
-        self._starter = Workers("kmsd-token-start", threads=1, queue_limit=4, write_off_limit=1)
-        self._epoch: Epoch | None = None
+        self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, write_off_limit=1)
+        self._epoch: Login | None = None
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
         self._healing: asyncio.Task[None] | None = None
         self._closed = False
-        self.in_use = InUse()
+        self.in_use = ObjectLocks()
         self.reconnects = 0
 
     async def open(self) -> None:
         """Begin the first epoch. Raises `TokenUnavailable`, `PinRefused`."""
         self._epoch = await self._begin(None, tries=epochs.START_TRIES)
 
-    async def _begin(self, void: int | None, *, tries: int) -> Epoch:
-        begin = partial(epochs.begin, self._module, self._settings, self._clock, void, tries=tries)
+    async def _begin(self, void: int | None, *, tries: int) -> Login:
+        begin = partial(epochs.start, self._module, self._settings, self._clock, void, tries=tries)
         return await self._starter.run(begin, deadline=2 * self._settings.start_deadline)
 
     # --- the present epoch --------------------------------------------------------------------------
 
     @property
-    def epoch(self) -> Epoch | None:
+    def login(self) -> Login | None:
         """The epoch in use, if there is one."""
         return self._epoch
 
-    def require(self) -> Epoch:
+    def require(self) -> Login:
         """The epoch in use. Raises `TokenUnavailable` at once while there is none."""
         epoch = self._epoch
         if epoch is None:
             raise type(self._reason)(str(self._reason))
         if epoch.connection.retired:
             # Another user of the module in this process started it anew.
-            self.trip(epoch, "the module was started anew")
+            self.open_circuit(epoch, "the module was started anew")
             raise TokenUnavailable("the login has ended")
         return epoch
 
-    def trip(self, epoch: Epoch, reason: str) -> None:
+    def open_circuit(self, epoch: Login, reason: str) -> None:
         """End the epoch: refuse calls from now on, and start to heal."""
         if self._epoch is not epoch or self._closed:
             return
         self._epoch = None
         self._reason = TokenUnavailable(f"the token is away: {reason}")
-        epoch.connection.retire()
+        epoch.connection.discard()
         log.error("token_away", reason=reason, epoch=epoch.number)
-        self._loop.call_soon_threadsafe(self._start_healing, epoch)
+        self._loop.call_soon_threadsafe(self._start_reconnecting, epoch)
 
     # --- what an error means ------------------------------------------------------------------------
 
-    def perform(self, object_id: bytes | None, call: Callable[[Epoch], T], *, opening: bool = False) -> T:
+    def perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool = False) -> T:
         """`call` with the present epoch, tried once more where its error allows. Raises the port's errors only.
 
         The object is not destroyed meanwhile.
@@ -99,78 +99,78 @@ class Link:
         finally:
             self.in_use.end(object_id)
 
-    def _perform(self, object_id: bytes | None, call: Callable[[Epoch], T], *, opening: bool) -> T:
+    def _perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool) -> T:
         epoch = self.require()
         try:
             return call(epoch)
         except CkrError as error:
-            if not self.judge(epoch, object_id, error, opening=opening):
+            if not self.classify_error(epoch, object_id, error, opening=opening):
                 raise port_error(error) from error
         epoch = self.require()
         try:
             return call(epoch)
         except CkrError as error:
-            self.judge(epoch, object_id, error, opening=opening)
+            self.classify_error(epoch, object_id, error, opening=opening)
             # An object that is found and may not be used (KEY_FUNCTION_NOT_PERMITTED) is broken, not missing.
             if error.rv in (Ckr.KEY_HANDLE_INVALID, Ckr.OBJECT_HANDLE_INVALID) and object_id is not None:
                 raise NoSuchObject(f"the token refuses the object {object_id.hex()}: {error}") from error
             raise port_error(error) from error
 
-    def judge(self, epoch: Epoch, object_id: bytes | None, error: CkrError, *, opening: bool) -> bool:
+    def classify_error(self, epoch: Login, object_id: bytes | None, error: CkrError, *, opening: bool) -> bool:
         """Whether the call may be tried once more; else raises what is certain, or leaves the error to the caller.
 
         The sentinel is asked after the failure, each time: a proof from before says nothing of the present. It is one
         call that reads one attribute.
         """
-        fate = error.fate
-        if fate is Fate.DATA:
+        fate = error.error_class
+        if fate is ErrorClass.DATA:
             # Only the last step speaks of the data. A client that is told so of a good text may throw it away.
             if opening and error.function == "C_Decrypt":
                 raise NotAuthentic(str(error)) from error
             return False
-        if fate is Fate.PIN:
+        if fate is ErrorClass.PIN:
             raise PinRefused(str(error)) from error
-        if fate is Fate.SESSION:
+        if fate is ErrorClass.SESSION:
             self._renew(epoch)
             return True
-        self.prove(epoch)
+        self.verify_token(epoch)
         if isinstance(error, NotFound):
             raise NoSuchObject(str(error)) from error
-        if fate is Fate.HANDLE and object_id is not None:
+        if fate is ErrorClass.HANDLE and object_id is not None:
             epoch.forget(object_id)
             return True
-        if fate is Fate.SUSPECT and opening and error.function == "C_Decrypt":
+        if fate is ErrorClass.SUSPECT and opening and error.function == "C_Decrypt":
             raise NotAuthentic(f"{error}, and the token is well") from error
         return False
 
-    def _renew(self, epoch: Epoch) -> None:
+    def _renew(self, epoch: Login) -> None:
         try:
             epoch.renew_sessions()
         except CkrError as error:
-            self.trip(epoch, str(error))
+            self.open_circuit(epoch, str(error))
             raise TokenUnavailable(f"no session can be opened: {error}") from error
 
-    def prove(self, epoch: Epoch) -> None:
+    def verify_token(self, epoch: Login) -> None:
         """Return if the token is well; else end the epoch and raise `TokenUnavailable`."""
         try:
             try:
                 epoch.connection.run(epoch.prove)
             except CkrError as error:
-                if error.fate is not Fate.SESSION:
+                if error.error_class is not ErrorClass.SESSION:
                     raise
                 self._renew(epoch)
                 epoch.connection.run(epoch.prove)
         except CkrError as error:
-            self.trip(epoch, f"the sentinel fails with {name_of(error.rv)}")
+            self.open_circuit(epoch, f"the sentinel fails with {name_of(error.rv)}")
             raise TokenUnavailable(f"the token is away: {error}") from error
 
     # --- healing ------------------------------------------------------------------------------------
 
-    def _start_healing(self, ended: Epoch) -> None:
+    def _start_reconnecting(self, ended: Login) -> None:
         if not self._closed and (self._healing is None or self._healing.done()):
-            self._healing = self._loop.create_task(self._heal(ended), name="kmsd-token-heal")
+            self._healing = self._loop.create_task(self._reconnect(ended), name="kmsd-token-heal")
 
-    async def _heal(self, ended: Epoch) -> None:
+    async def _reconnect(self, ended: Login) -> None:
         pause, void = self._settings.reconnect_first, ended.number
         while True:
             try:
@@ -214,12 +214,12 @@ class Link:
             log.error("token_not_released", reason=str(error))  # noqa: TRY400 (the reason says it all)
         await self._starter.close(within=self._settings.deadline)
 
-    def _finish(self, epoch: Epoch | None, finished: bool) -> None:  # noqa: FBT001 (its own)
+    def _finish(self, epoch: Login | None, finished: bool) -> None:  # noqa: FBT001 (its own)
         drained = finished and (epoch is None or epoch.connection.drained(timeout=self._settings.deadline))
         try:
             if epoch is not None and drained and not epoch.connection.retired:
-                epoch.connection.retire()
-                epoch.end()
+                epoch.connection.discard()
+                epoch.close()
         except CkrError as error:
             # C_Finalize, which follows, ends what could not be ended singly.
             log.warning("token_sessions_left", reason=str(error))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from kmsd.ports.histogram import Durations
+from kmsd.ports.histogram import LatencyHistogram
 
 
-class CallCounter(Durations):
+class CallCounter(LatencyHistogram):
     """One kind of call, and how long its calls took, waiting for a thread included."""
 
     calls: int = 0
@@ -25,7 +25,7 @@ class TokenCounters(msgspec.Struct, frozen=True):
     sessions_free: int = 0
     waiting: int = 0
     """Calls that wait for a thread."""
-    written_off: int = 0
+    abandoned: int = 0
     """Threads that hang in the module past their deadline."""
     derived_keys: int = 0
     """Derived keys in memory."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.cryptoki_types import (
+    IV_BATCH,
     IV_LENGTH,
-    IV_STOCK,
     SIGNATURES,
     UNAVAILABLE,
     CkAttribute,
@@ -277,7 +277,7 @@ class RawModule:
 
     def _draw_ivs(self, session: int, at: Scratch) -> bytes:
         """A random IV, and more for the calls to come: one call to the generator for many costs as much as for one."""
-        drawn = self.random(session, IV_LENGTH * IV_STOCK)
+        drawn = self.random(session, IV_LENGTH * IV_BATCH)
         at.ivs.extend(drawn[start : start + IV_LENGTH] for start in range(0, len(drawn), IV_LENGTH))
         return at.ivs.pop()
 

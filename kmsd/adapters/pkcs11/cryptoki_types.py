@@ -16,7 +16,7 @@ UNAVAILABLE = c_ulong(-1).value
 """CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not show."""
 IV_LENGTH = 12
 """Bytes of an initialisation vector of GCM."""
-IV_STOCK = 64
+IV_BATCH = 64
 """How many are drawn from the token at once."""
 _GCM_MECHANISM = int(Mechanism.AES_GCM)
 

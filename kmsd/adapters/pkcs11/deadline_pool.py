@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ENOUGH = 8
+_MAX_IDLE_POLLS = 8
 """Results that wake the loop, also while calls queue up."""
 _TICK = 0.01
 """Seconds that a result waits at most for others, while calls queue up."""
@@ -46,17 +46,17 @@ class _Job:
         self.error: BaseException | None = None
 
 
-class Workers:
+class DeadlineThreadPool:
     """At most a number of daemon threads. Used from one event loop.
 
-    With `gives_way` they do not interrupt others when they wake; nor do threads that a module starts from within one.
+    With `low_priority` they do not interrupt others when they wake; nor do threads that a module starts from within one.
     """
 
     def __init__(
-        self, name: str, *, threads: int, queue_limit: int, write_off_limit: int, gives_way: bool = False
+        self, name: str, *, threads: int, queue_limit: int, write_off_limit: int, low_priority: bool = False
     ) -> None:
         self._name = name
-        self._gives_way = gives_way
+        self._gives_way = low_priority
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._threads = threads
@@ -70,13 +70,13 @@ class Workers:
         self._finished: deque[_Job] = deque()
         self._woken = False
         self._gathering = False
-        """Several calls are under way, and `_tick` comes soon: results may wait for it."""
+        """Several calls are under way, and `_poll` comes soon: results may wait for it."""
         self._ticking = False
         self._look_at = 0.0
         self._closed = False
         self._under_way: set[_Job] = set()
         self.waiting = 0
-        self.written_off = 0
+        self.abandoned = 0
 
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
         """The result of `work`, called in a thread.
@@ -86,8 +86,8 @@ class Workers:
         """
         if self._closed:
             raise TokenUnavailable("the token is closed")
-        if self.written_off >= self._write_off_limit:
-            raise TokenUnavailable(f"{self.written_off} calls hang in the token")
+        if self.abandoned >= self._write_off_limit:
+            raise TokenUnavailable(f"{self.abandoned} calls hang in the token")
         if self.waiting >= self._queue_limit:
             raise TokenBusy(f"{self.waiting} calls wait for the token")
         job = _Job(work, self._loop.create_future(), self._loop.time() + deadline)
@@ -100,7 +100,7 @@ class Workers:
         self._queue.put(job)
         if not self._ticking:
             self._ticking = True
-            self._loop.call_later(min(_LOOK, deadline), self._tick)
+            self._loop.call_later(min(_LOOK, deadline), self._poll)
         return cast("T", await job.future)
 
     def _start_thread(self) -> None:
@@ -110,12 +110,12 @@ class Workers:
         # Daemon threads: one that hangs in a dead module must not keep the process from ending.
         threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
-    def _tick(self) -> None:
+    def _poll(self) -> None:
         """Hand over what waits, and give up what is too late; as long as there is anything under way."""
         # From here on a finishing thread wakes the loop itself: the timer is not guaranteed to fire again.
         self._gathering = False
         if self._finished:
-            self._settle()
+            self._deliver()
         now = self._loop.time()
         if now >= self._look_at:
             self._look_at = now + _LOOK
@@ -124,7 +124,7 @@ class Workers:
         self._ticking = bool(self._under_way)
         if self._ticking:
             self._gathering = len(self._under_way) > 1
-            self._loop.call_later(_TICK if self._gathering else _LOOK, self._tick)
+            self._loop.call_later(_TICK if self._gathering else _LOOK, self._poll)
 
     def _expire(self, job: _Job) -> None:
         if job.future.done():
@@ -132,7 +132,7 @@ class Workers:
         with self._lock:
             begun, job.given_up = job.begun, True
             if begun:
-                self.written_off += 1
+                self.abandoned += 1
                 self._started -= 1
         if not begun:
             job.future.set_exception(TokenBusy("no thread was free for the token within the deadline"))
@@ -154,7 +154,7 @@ class Workers:
                 self.waiting -= 1
                 # A task that no longer waits wants nothing begun in its name.
                 job.given_up = job.given_up or job.future.cancelled()
-                job.begun = begin = not job.given_up and self.written_off < self._write_off_limit
+                job.begun = begin = not job.given_up and self.abandoned < self._write_off_limit
             if begin:
                 try:
                     job.result = job.work()
@@ -162,11 +162,11 @@ class Workers:
                     job.error = error
             else:
                 job.error = TokenUnavailable("too many calls hang in the token")
-            if not self._hand_in(job):
+            if not self._submit(job):
                 return
             del job  # with the login that it may have failed in: the next one may be long in coming
 
-    def _hand_in(self, job: _Job) -> bool:
+    def _submit(self, job: _Job) -> bool:
         """Have the loop take a result; whether this thread goes on."""
         with self._lock:
             goes_on = not (job.begun and job.given_up)
@@ -174,12 +174,14 @@ class Workers:
                 self._idle += 1
             self._finished.append(job)
             # More is to come soon, so that the loop is not woken for this one.
-            holds = self._gathering and self.waiting and len(self._finished) < min(_ENOUGH, len(self._under_way))
+            holds = (
+                self._gathering and self.waiting and len(self._finished) < min(_MAX_IDLE_POLLS, len(self._under_way))
+            )
             wake = not holds and not self._woken
             self._woken = self._woken or wake
         if wake:
             try:
-                self._loop.call_soon_threadsafe(self._settle)
+                self._loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:
                 # The loop has been closed: nobody waits any more.
                 return False
@@ -187,7 +189,7 @@ class Workers:
 
     # --- in the loop --------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
+    def _deliver(self) -> None:
         """Hand over all that has finished: one wake-up for many calls."""
         with self._lock:
             self._woken = False
@@ -196,7 +198,7 @@ class Workers:
         for job in jobs:
             self._under_way.discard(job)
             if job.begun and job.given_up:
-                self.written_off -= 1
+                self.abandoned -= 1
             if not job.future.done():
                 if job.error is not None:
                     job.future.set_exception(job.error)

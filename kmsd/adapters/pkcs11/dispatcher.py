@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from kmsd.adapters.pkcs11.counters import CallCounter
-from kmsd.adapters.pkcs11.deadline_pool import Workers
+from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.adapters.pkcs11.inline_policy import InlinePolicy, Kind
-from kmsd.adapters.pkcs11.return_codes import CkrError, Fate
+from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.domain.material import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmsd.adapters.pkcs11.circuit_breaker import Link
-    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
+    from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
 
@@ -28,18 +28,18 @@ _INLINE_LIMIT = 16_384
 """Bytes beyond which a call goes to a thread, however fast the token is with small ones."""
 
 
-class Calls:
+class CallDispatcher:
     """Makes calls over one link, from one event loop."""
 
-    def __init__(self, settings: TokenSettings, link: Link) -> None:
+    def __init__(self, settings: TokenSettings, link: TokenLink) -> None:
         self._settings = settings
         self._link = link
-        self.workers = Workers(
+        self.workers = DeadlineThreadPool(
             "kmsd-token",
             threads=settings.sessions,
             queue_limit=settings.queue_limit,
-            write_off_limit=settings.write_off_limit,
-            gives_way=True,
+            write_off_limit=settings.abandoned_limit,
+            low_priority=True,
         )
         self.inline_policy = InlinePolicy(settings.inline, settings.inline_below)
         self.counters: dict[str, CallCounter] = {}
@@ -48,7 +48,7 @@ class Calls:
         self,
         kind: Kind,
         object_id: bytes | None,
-        call: Callable[[Epoch, Session], bytes],
+        call: Callable[[Login, Session], bytes],
         *,
         size: int,
         algorithm: Algorithm | None = None,
@@ -69,68 +69,68 @@ class Calls:
                 or (held is not None and not self._link.in_use.try_begin(held))
             ):
                 result = await self._in_thread(kind, object_id, call)
-                counter.took(perf_counter() - start)
+                counter.observe(perf_counter() - start)
                 return result
             try:
                 result = self._inline(epoch, held, call)
             except CkrError as error:
                 result = await self._recovered(epoch, kind, object_id, call, error)
-                counter.took(perf_counter() - start)
+                counter.observe(perf_counter() - start)
                 return result
             took = perf_counter() - start
-            counter.took(took)
+            counter.observe(took)
             self.inline_policy.record_inline(kind, took)
         except BaseException:
             counter.errors += 1
-            counter.took(perf_counter() - start)
+            counter.observe(perf_counter() - start)
             raise
         return result
 
-    def _inline(self, epoch: Epoch, held: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
+    def _inline(self, epoch: Login, held: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
         """Make a call on the event loop, with a session of its own; then let go of the object that it works with."""
         connection = epoch.connection
         try:
-            session = connection.take()
+            session = connection.acquire()
             try:
                 result = call(epoch, session)
             except BaseException as error:
-                connection.give_back(session, error)
+                connection.release_after(session, error)
                 raise
-            connection.give(session)
+            connection.release(session)
         finally:
             self._link.in_use.end(held)
         return result
 
     async def _recovered(
         self,
-        epoch: Epoch,
+        epoch: Login,
         kind: Kind,
         object_id: bytes | None,
-        call: Callable[[Epoch, Session], bytes],
+        call: Callable[[Login, Session], bytes],
         error: CkrError,
     ) -> bytes:
         """What follows an inline call that failed: bad data are judged here, the rest in a thread."""
         opening = kind == "open"
-        if opening and error.fate in (Fate.DATA, Fate.SUSPECT):
+        if opening and error.error_class in (ErrorClass.DATA, ErrorClass.SUSPECT):
             # The sentinel is one call as fast as this one was: a flood of bad texts costs no thread.
-            self._link.judge(epoch, object_id, error, opening=True)
+            self._link.classify_error(epoch, object_id, error, opening=True)
 
         def again() -> bytes:
-            retry = self._link.judge(epoch, object_id, error, opening=opening)
+            retry = self._link.classify_error(epoch, object_id, error, opening=opening)
             log.info("token_call_again", kind=kind, reason=str(error), retry=retry)
             return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
 
         return await self.workers.run(again, deadline=self._settings.deadline)
 
-    async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Epoch, Session], bytes]) -> bytes:
-        def run(epoch: Epoch) -> bytes:
+    async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
+        def run(epoch: Login) -> bytes:
             return epoch.connection.run(partial(call, epoch))
 
         work = partial(self._link.perform, object_id, run, opening=kind == "open")
         return await self.workers.run(work, deadline=self._settings.deadline)
 
-    async def threaded(
-        self, name: str, object_id: bytes | None, call: Callable[[Epoch], T], *, deadline: float | None = None
+    async def on_thread(
+        self, name: str, object_id: bytes | None, call: Callable[[Login], T], *, deadline: float | None = None
     ) -> T:
         """A call that never runs on the event loop."""
         counter = self.counters.get(name) or self._counter(name)
@@ -144,7 +144,7 @@ class Calls:
             counter.errors += 1
             raise
         finally:
-            counter.took(perf_counter() - start)
+            counter.observe(perf_counter() - start)
 
     def _counter(self, name: str) -> CallCounter:
         counter = self.counters[name] = CallCounter()

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kmsd.adapters.pkcs11.cryptoki_types import Value
-    from kmsd.adapters.pkcs11.session_pool import Connection, Session
-    from kmsd.adapters.pkcs11.softhsm_generation import Generation
+    from kmsd.adapters.pkcs11.session_pool import Session, SessionPool
+    from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
 
-_OFTEN_SECONDS = 5.0
+_RESEARCH_INTERVAL_SECONDS = 5.0
 """Two misses within this time: another process has made more than one key, and all are learnt together."""
 
 
@@ -52,7 +52,7 @@ class Entry(msgspec.Struct):
 class Handles:
     """The handles of one connection's objects that carry the daemon's label."""
 
-    def __init__(self, connection: Connection, label: str, generation: Generation, *, patience: float) -> None:
+    def __init__(self, connection: SessionPool, label: str, generation: SoftHsmGeneration, *, patience: float) -> None:
         self._connection = connection
         self._generation = generation
         self._patience = patience
@@ -64,29 +64,29 @@ class Handles:
         self.misses = 0
         self._missed_at = float("-inf")
 
-    def _catalogue(self) -> AbstractContextManager[None]:
+    def _search_lock(self) -> AbstractContextManager[None]:
         return self._connection.module.catalogue(self._patience)
 
     def _find(self, session: Session, template: Mapping[int, Value]) -> Sequence[int]:
         """The handles that fit; if there are none, those found by another look. The catalogue is held."""
         found = self._raw.find(session.handle, template)
-        if not found and self._generation.raise_it():
+        if not found and self._generation.bump():
             found = self._raw.find(session.handle, template)
         return found
 
     def fill(self, session: Session) -> None:
         """Learn the handles of all well-formed objects of the label, by one listing."""
-        with self._catalogue():
-            self._entries = self._listed(session, frozenset())
+        with self._search_lock():
+            self._entries = self._find_all(session, frozenset())
 
-    def _learn(self, session: Session) -> None:
+    def _index(self, session: Session) -> None:
         """Learn what other processes have made since: one listing costs as much as one search."""
-        with self._catalogue():
+        with self._search_lock():
             known = frozenset(handle for entry in self._entries.values() for handle in (entry.handle, entry.public))
-            for object_id, entry in self._listed(session, known).items():
+            for object_id, entry in self._find_all(session, known).items():
                 self._entries.setdefault(object_id, entry)
 
-    def _listed(self, session: Session, known: frozenset[int]) -> dict[bytes, Entry]:
+    def _find_all(self, session: Session, known: frozenset[int]) -> dict[bytes, Entry]:
         """The objects of the label whose handles are not known, by id."""
         seen: dict[bytes, Entry] = {}
         doubtful: set[bytes] = set()
@@ -132,13 +132,13 @@ class Handles:
             raise NotFound(object_id.hex())
         self._entries[object_id] = entry
         now = time.monotonic()
-        if now - self._missed_at < _OFTEN_SECONDS:
-            self._learn(session)
+        if now - self._missed_at < _RESEARCH_INTERVAL_SECONDS:
+            self._index(session)
         self._missed_at = now
         return entry
 
     def _search(self, session: Session, object_id: bytes) -> Entry:
-        with self._catalogue():
+        with self._search_lock():
             entry = Entry()
             for handle in self._find(session, {Attribute.ID: object_id}):
                 kind = number(self._read(session, handle, (Attribute.CLASS,)), Attribute.CLASS)

@@ -21,22 +21,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
-from kmsd.adapters.pkcs11.key_import import LENGTH, TO_PROVE, visit
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate
+from kmsd.adapters.pkcs11.key_import import LENGTH, TO_PROVE, import_session
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
 from kmsd.adapters.pkcs11.templates import wrapping_pair
 from kmsd.adapters.pkcs11.wrap_mechanisms import HYBRID, KEY_WRAP, PADDED_KEY_WRAPS, TRANSPORT, public_key_of
 from kmsd.domain.key_import import WrappingAlgorithm
-from kmsd.ports import NotUnwrapped, TokenUnavailable
+from kmsd.ports import TokenUnavailable, UnwrapFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
     from kmsd.adapters.pkcs11.cryptoki_types import Value
-    from kmsd.adapters.pkcs11.key_import import Visit
-    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.key_import import ImportSession
+    from kmsd.adapters.pkcs11.login import Login
 
-    _Prove = Callable[[Visit, WrappingAlgorithm], None]
+    _Prove = Callable[[ImportSession, WrappingAlgorithm], None]
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,7 @@ _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 _SHA_1 = hashes.SHA1()  # noqa: S303 (as the API has it)
 
 
-class Skills(msgspec.Struct, frozen=True):
+class ProbedCapabilities(msgspec.Struct, frozen=True):
     """What the probes proved."""
 
     imports: frozenset[WrappingAlgorithm]
@@ -78,13 +78,13 @@ class Skills(msgspec.Struct, frozen=True):
         """Whether nothing is lacking."""
         return len(self.imports) == len(self.passes_on) == len(WrappingAlgorithm)
 
-    def and_of(self, later: Skills) -> Skills:
+    def and_of(self, later: ProbedCapabilities) -> ProbedCapabilities:
         """What was proven then or later."""
         imports, passes_on = self.imports | later.imports, self.passes_on | later.passes_on
-        return Skills(imports, passes_on, self.padded_wrap or later.padded_wrap)
+        return ProbedCapabilities(imports, passes_on, self.padded_wrap or later.padded_wrap)
 
 
-def probe_imports(epoch: Epoch) -> Skills:
+def probe_imports(epoch: Login) -> ProbedCapabilities:
     """Try every way on throw-away session objects. Raises `TokenUnavailable` only if the token fails as a whole."""
     imports: dict[WrappingAlgorithm, None] = {}
     passes_on: dict[WrappingAlgorithm, None] = {}
@@ -96,12 +96,12 @@ def probe_imports(epoch: Epoch) -> Skills:
             if _works(epoch, "pass on", algorithm, way, _pass_on):
                 passes_on[algorithm], padded = None, way or padded
     log.info("token_imports", imports=[a.value for a in imports], passes_on=[a.value for a in passes_on])
-    return Skills(frozenset(imports), frozenset(passes_on), padded)
+    return ProbedCapabilities(frozenset(imports), frozenset(passes_on), padded)
 
 
-def _works(epoch: Epoch, what: str, algorithm: WrappingAlgorithm, padded: WrapMechanism | None, prove: _Prove) -> bool:
+def _works(epoch: Login, what: str, algorithm: WrappingAlgorithm, padded: WrapMechanism | None, prove: _Prove) -> bool:
     try:
-        with visit(epoch.connection, padded) as guest:
+        with import_session(epoch.connection, padded) as guest:
             prove(guest, algorithm)
     except (CkrError, WrongAnswer) as error:
         if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
@@ -148,7 +148,7 @@ def _cmac(material: bytes) -> bytes:
 # --- probes -----------------------------------------------------------------------------------------
 
 
-def _wrapping_key(guest: Visit) -> tuple[int, rsa.RSAPublicKey]:
+def _wrapping_key(guest: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
     """A private key in the token, and its public half: the published one, or a new one where keys cannot be given."""
     numbers = _test_key().private_numbers()
     components = {
@@ -172,7 +172,7 @@ def _wrapping_key(guest: Visit) -> tuple[int, rsa.RSAPublicKey]:
     try:
         return guest.kept(raw.create(handle, template)), _test_key().public_key()
     except CkrError as error:
-        if error.fate in (Fate.SESSION, Fate.LOGIN):
+        if error.error_class in (ErrorClass.SESSION, ErrorClass.LOGIN):
             raise
         log.info("token_takes_no_known_keys", reason=str(error))
     key, half = (guest.kept(made) for made in raw.generate_pair(handle, _RSA_PAIR, public, private))
@@ -182,28 +182,28 @@ def _wrapping_key(guest: Visit) -> tuple[int, rsa.RSAPublicKey]:
     return key, shown
 
 
-def _import(guest: Visit, algorithm: WrappingAlgorithm) -> None:
+def _import(guest: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """Unwrapped, measured, wrapped again and unwrapped again it is still what it was; wrong ones are noticed."""
     key, public = _wrapping_key(guest)
     good = guest.prove(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
-    expect((good.trouble, good.fingerprint), (None, _cmac(_MATERIAL)))
+    expect((good.failure, good.fingerprint), (None, _cmac(_MATERIAL)))
     raw, handle = guest.raw, guest.session.handle
     again = guest.kept(raw.unwrap(handle, KEY_WRAP, good.kek, good.wrapped, TO_PROVE))
     expect(raw.sign(handle, again, int(Mechanism.AES_CMAC), _MARK), _cmac(_MATERIAL))
     for length in _WRONG_LENGTHS:
         wrong = guest.prove(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
-        expect(wrong.trouble is not None, True)
+        expect(wrong.failure is not None, True)
     if algorithm.has_integrity:
         blob = _wrapped(_MATERIAL, algorithm, public)
         changed = blob[:-1] + bytes([blob[-1] ^ 1])
-        expect(isinstance(guest.prove(key, algorithm, changed, _MARK).trouble, NotUnwrapped), True)
+        expect(isinstance(guest.prove(key, algorithm, changed, _MARK).failure, UnwrapFailed), True)
 
 
-def _pass_on(guest: Visit, algorithm: WrappingAlgorithm) -> None:
+def _pass_on(guest: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """What is wrapped for another token is what was unwrapped."""
     key, public = _wrapping_key(guest)
     recipient = _test_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    blob, trouble = guest.pass_on(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
+    blob, trouble = guest.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
     expect(trouble, None)
     try:
         received = _test_key().decrypt(blob, _padding_of(TRANSPORT))

@@ -19,8 +19,8 @@ import msgspec
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.cryptoki_types import number
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate
-from kmsd.adapters.pkcs11.templates import carrier, session_key, wrapping_pair
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
+from kmsd.adapters.pkcs11.templates import session_key, transfer_template, wrapping_pair
 from kmsd.adapters.pkcs11.wrap_mechanisms import (
     HYBRID,
     KEY_WRAP,
@@ -30,14 +30,14 @@ from kmsd.adapters.pkcs11.wrap_mechanisms import (
     public_key_of,
 )
 from kmsd.domain.key_import import MATERIAL_BITS
-from kmsd.ports import NotUnwrapped, WrongLength
+from kmsd.ports import InvalidLength, UnwrapFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kmsd.adapters.pkcs11.cryptoki import RawModule, WrapMechanism
     from kmsd.adapters.pkcs11.cryptoki_types import Value
-    from kmsd.adapters.pkcs11.session_pool import Connection, Session
+    from kmsd.adapters.pkcs11.session_pool import Session, SessionPool
     from kmsd.domain.key_import import WrappingAlgorithm
 
 LENGTH = MATERIAL_BITS // 8
@@ -50,9 +50,9 @@ _AES_KEY, _CMAC, _RSA_PAIR = (
 )
 _WRAPPER = session_key(KeyType.AES, LENGTH, (Attribute.WRAP, Attribute.UNWRAP))
 _KEK = {k: v for k, v in session_key(KeyType.AES, LENGTH, (Attribute.UNWRAP,)).items() if k != Attribute.VALUE_LEN}
-TO_PROVE = carrier(KeyType.AES, (Attribute.SIGN,))
+TO_PROVE = transfer_template(KeyType.AES, (Attribute.SIGN,))
 """The template of a carrier that is measured."""
-_TO_PASS_ON = carrier(KeyType.GENERIC_SECRET)
+_TO_PASS_ON = transfer_template(KeyType.GENERIC_SECRET)
 _PUBLIC = {
     int(Attribute.CLASS): int(ObjectClass.PUBLIC_KEY),
     int(Attribute.KEY_TYPE): int(KeyType.RSA),
@@ -60,14 +60,14 @@ _PUBLIC = {
 }
 
 
-class Proven(msgspec.Struct, frozen=True):
+class UnwrappedKey(msgspec.Struct, frozen=True):
     """What was established of a carrier, whether or not the blob was good."""
 
     fingerprint: bytes
     kek: int
     wrapped: bytes
     """The material under `kek`, a key that ends with the visit."""
-    trouble: NotUnwrapped | WrongLength | None
+    failure: UnwrapFailed | InvalidLength | None
 
 
 class Transport(msgspec.Struct, frozen=True):
@@ -79,12 +79,12 @@ class Transport(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def visit(connection: Connection, padded_wrap: WrapMechanism | None) -> Iterator[Visit]:
+def import_session(connection: SessionPool, padded_wrap: WrapMechanism | None) -> Iterator[ImportSession]:
     """A session that is closed in the end, with every object that was made in it."""
     session = connection.open_session()
     made: list[int] = []
     try:
-        yield Visit(connection.raw, session, padded_wrap, made)
+        yield ImportSession(connection.raw, session, padded_wrap, made)
     finally:
         for handle in reversed(made):
             # What cannot be destroyed singly, the end of the session destroys.
@@ -93,7 +93,7 @@ def visit(connection: Connection, padded_wrap: WrapMechanism | None) -> Iterator
         session.close()
 
 
-class Visit:
+class ImportSession:
     """One piece of key material on its way. Methods raise `CkrError` where it is not the blob that is bad."""
 
     def __init__(self, raw: RawModule, session: Session, padded_wrap: WrapMechanism | None, made: list[int]) -> None:
@@ -102,23 +102,23 @@ class Visit:
         self._padded_wrap = padded_wrap
         self._made = made
 
-    def prove(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mark: bytes) -> Proven:
+    def prove(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mark: bytes) -> UnwrappedKey:
         """Unwrap a blob and measure what came out of it; a decoy, if nothing did."""
         decoy = self._generated(TO_PROVE)
         kek = self._generated(_WRAPPER, fixed=True)
         found = self._unwrapped(key, algorithm, blob, TO_PROVE)
         subject = decoy if found is None else found
         wrapped, fingerprint = self._measured(kek, subject), self._mac(subject, mark)
-        trouble: NotUnwrapped | WrongLength | None = None
+        trouble: UnwrapFailed | InvalidLength | None = None
         if found is None:
-            trouble = NotUnwrapped("the token does not unwrap it")
+            trouble = UnwrapFailed("the token does not unwrap it")
         elif len(wrapped) != _WRAPPED_LENGTH or not fingerprint:
             trouble = _wrong_length()
-        return Proven(fingerprint, kek, wrapped, trouble)
+        return UnwrappedKey(fingerprint, kek, wrapped, trouble)
 
-    def pass_on(
+    def rewrap_for(
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, transport_key: bytes
-    ) -> tuple[bytes, NotUnwrapped | WrongLength | None]:
+    ) -> tuple[bytes, UnwrapFailed | InvalidLength | None]:
         """What a blob holds, wrapped under the transport key of another token; a decoy, if it holds nothing good."""
         decoy = self._generated(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
         modulus, exponent = modulus_and_exponent(transport_key)
@@ -127,15 +127,15 @@ class Visit:
         found = self._unwrapped(key, algorithm, blob, _TO_PASS_ON)
         subject = decoy if found is None else found
         shown = number(self.raw.attributes(self.session.handle, subject, (Attribute.VALUE_LEN,)), Attribute.VALUE_LEN)
-        trouble: NotUnwrapped | WrongLength | None = None
+        trouble: UnwrapFailed | InvalidLength | None = None
         if found is None:
-            trouble = NotUnwrapped("the import token does not unwrap it")
+            trouble = UnwrapFailed("the import token does not unwrap it")
         elif shown not in (None, 0, LENGTH):
             trouble, subject = _wrong_length(), decoy
         try:
             return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, subject), trouble
         except CkrError as error:
-            if subject == decoy or error.fate in _NOT_OF_THE_KEY:
+            if subject == decoy or error.error_class in _NOT_OF_THE_KEY:
                 raise
             # Longer than the transport key can carry, of a token that shows no lengths.
             return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, decoy), _wrong_length()
@@ -190,7 +190,7 @@ class Visit:
         try:
             return self.raw.wrap(self.session.handle, KEY_WRAP, kek, subject)
         except CkrError as error:
-            if error.fate in _NOT_OF_THE_KEY:
+            if error.error_class in _NOT_OF_THE_KEY:
                 raise
             return b""
 
@@ -199,17 +199,17 @@ class Visit:
             return self.raw.sign(self.session.handle, subject, _CMAC, mark)
         except CkrError as error:
             # SoftHSM says MECHANISM_INVALID of an AES key of 31 bytes; that it has the mechanism has been probed.
-            if error.fate in _NOT_OF_THE_KEY:
+            if error.error_class in _NOT_OF_THE_KEY:
                 raise
             return b""
 
 
-_NOT_OF_THE_KEY = frozenset({Fate.SESSION, Fate.LOGIN, Fate.PIN})
-_NOT_OF_THE_BLOB = _NOT_OF_THE_KEY | {Fate.HANDLE}
+_NOT_OF_THE_KEY = frozenset({ErrorClass.SESSION, ErrorClass.LOGIN, ErrorClass.PIN})
+_NOT_OF_THE_BLOB = _NOT_OF_THE_KEY | {ErrorClass.HANDLE}
 
 
-def _wrong_length() -> WrongLength:
-    return WrongLength(f"the key material has not {MATERIAL_BITS} bits")
+def _wrong_length() -> InvalidLength:
+    return InvalidLength(f"the key material has not {MATERIAL_BITS} bits")
 
 
 def speaks_of_the_blob(error: CkrError) -> bool:
@@ -218,10 +218,10 @@ def speaks_of_the_blob(error: CkrError) -> bool:
     SoftHSM says GENERAL_ERROR, and MECHANISM_INVALID where an AES key has no size of AES; that it has the mechanism has
     been probed. NSS says ARGUMENTS_BAD of a number not below the modulus, and KEY_SIZE_RANGE.
     """
-    return error.fate not in _NOT_OF_THE_BLOB and error.rv not in (Ckr.HOST_MEMORY, Ckr.DEVICE_MEMORY)
+    return error.error_class not in _NOT_OF_THE_BLOB and error.rv not in (Ckr.HOST_MEMORY, Ckr.DEVICE_MEMORY)
 
 
-def new_transport(connection: Connection) -> Transport:
+def new_transport(connection: SessionPool) -> Transport:
     """A transport key that lives as long as its session, which is its own."""
     session = connection.open_session()
     try:

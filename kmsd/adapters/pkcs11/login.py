@@ -17,9 +17,9 @@ from kmsd.adapters.pkcs11.handle_cache import NotFound
 from kmsd.adapters.pkcs11.key_import import Transport, new_transport
 from kmsd.adapters.pkcs11.module import start_lock
 from kmsd.adapters.pkcs11.objects import Objects
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, name_of, of_binding, port_error
-from kmsd.adapters.pkcs11.session_pool import Connection, Session, serial_of
-from kmsd.adapters.pkcs11.softhsm_generation import Generation
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, name_of, of_binding, port_error
+from kmsd.adapters.pkcs11.session_pool import Session, SessionPool, serial_of
+from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import SEALING, role_of
 from kmsd.adapters.pkcs11.xaes import DerivedKeys
@@ -38,10 +38,10 @@ START_TRIES = 20
 _PAUSE = 0.05
 
 
-class Epoch(msgspec.Struct):
+class Login(msgspec.Struct):
     """A login, with its handles and derived keys. When the login ends, all of it is void."""
 
-    connection: Connection
+    connection: SessionPool
     objects: Objects
     derived: DerivedKeys
     sealing: Sealing
@@ -67,7 +67,7 @@ class Epoch(msgspec.Struct):
         # NSS shows the attributes of private objects after a logout too.
         self.connection.prove_login(session)
 
-    def operate(self, session: Session, sentinel: bytes) -> None:
+    def exercise(self, session: Session, sentinel: bytes) -> None:
         """Work with the sentinel: seal by whatever algorithm its one role allows. Raises `CkrError`."""
         role = role_of(self.objects.read(session, sentinel))
         algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
@@ -76,7 +76,7 @@ class Epoch(msgspec.Struct):
         self.derived.forget(sentinel)
         self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
         self.derived.forget(sentinel)
-        self.derived.bury()
+        self.derived.destroy_retired()
 
     def ready(self, object_id: bytes | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
         """Whether a call finds its handle or derived key in memory, so that it is one short call into the token."""
@@ -86,7 +86,7 @@ class Epoch(msgspec.Struct):
             return self.derived.has(object_id, prefix)
         return self.objects.known(object_id) is not None
 
-    def receiving(self) -> Transport:
+    def transport_key(self) -> Transport:
         """The RSA pair by which this login receives key material from another token. Raises `CkrError`."""
         with self.transporting:
             if self.transport is None:
@@ -111,19 +111,19 @@ class Epoch(msgspec.Struct):
         self.objects.forget(object_id)
         self.derived.forget(object_id)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Destroy the derived keys, close every session and log out. No call may be under way."""
         self.derived.end_all()
-        self.derived.bury()
+        self.derived.destroy_retired()
         self.derive_session.close()
         if self.transport is not None:
             self.transport.session.close()
-        self.connection.end()
+        self.connection.close()
 
 
-def begin(
+def start(
     module: Module, settings: TokenSettings, clock: Callable[[], float], void: int | None, *, tries: int
-) -> Epoch:
+) -> Login:
     """Initialise the module (anew, if epoch `void` is still the present one), find the token, and log in.
 
     One process at a time, and with retries: SoftHSM rewrites its token object at each login, and fails a tenth of
@@ -155,14 +155,14 @@ class SentinelMissing(TokenUnavailable):
     """The token is there, and does not hold the sentinel: it is another token, or not all of it."""
 
 
-def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
+def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Login:
     token = module.find_token(settings)
     serial = serial_of(token)
     refused_pin.check(settings.refused_pin, serial, settings.pin)
     try:
-        connection = Connection(module, token, settings.pin)
+        connection = SessionPool(module, token, settings.pin)
     except CkrError as error:
-        if error.fate is not Fate.PIN:
+        if error.error_class is not ErrorClass.PIN:
             raise
         but = _remembered(settings, serial, error)
         raise PinRefused(f"{port_error(error)}; it is not offered again{but}") from error
@@ -170,11 +170,11 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
         refused_pin.forget(settings.refused_pin)
     try:
         _keep_token(settings)
-        return _equip(connection, settings, clock)
+        return _build(connection, settings, clock)
     except BaseException:
-        connection.retire()
+        connection.discard()
         with suppress(CkrError):
-            connection.end()
+            connection.close()
         raise
 
 
@@ -197,9 +197,9 @@ def _keep_token(settings: TokenSettings) -> None:
         raise TokenUnavailable(str(error)) from error
 
 
-def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], float]) -> Epoch:
+def _build(connection: SessionPool, settings: TokenSettings, clock: Callable[[], float]) -> Login:
     info = connection.info
-    generation = Generation(info.manufacturer, info.serial, settings.token_dir_sync)
+    generation = SoftHsmGeneration(info.manufacturer, info.serial, settings.token_dir_sync)
     objects = Objects(connection, settings.object_label, generation, patience=settings.deadline)
     connection.run(objects.fill)
     sentinel = 0
@@ -218,4 +218,4 @@ def _equip(connection: Connection, settings: TokenSettings, clock: Callable[[], 
         clock=clock,
     )
     sealing = Sealing(connection.raw, objects, derived)
-    return Epoch(connection, objects, derived, sealing, derive_session, sentinel)
+    return Login(connection, objects, derived, sealing, derive_session, sentinel)

@@ -66,7 +66,7 @@ class LoggedIn(Protocol):
 
     retired: bool
 
-    def retire(self) -> None:
+    def discard(self) -> None:
         """Begin no call any more."""
         ...
 
@@ -92,7 +92,7 @@ class Module:
         self._reserved: bytes | None = None
         self._connections: weakref.WeakSet[LoggedIn] = weakref.WeakSet()
         self._accepted_pins: dict[int, bytes] = {}
-        self._catalogue = threading.RLock()
+        self._search_lock = threading.RLock()
         os.register_at_fork(after_in_child=self._forked)
 
     # --- life ---------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Module:
             if self.initialized and self.epoch != seen_epoch:
                 return
             for connection in list(self._connections):
-                connection.retire()
+                connection.discard()
             if not all(connection.drained(timeout=1.0) for connection in list(self._connections)):
                 raise TokenUnavailable("calls hang inside the module; it cannot be started anew until they return")
             self._finalize()
@@ -183,12 +183,12 @@ class Module:
         another thread searches or creates meanwhile: 9 of 10 creations, with two threads. Its cryptographic functions
         do not mind, unless their own key goes (`in_use`), and its processes do not disturb each other.
         """
-        if not self._catalogue.acquire(timeout=timeout):
+        if not self._search_lock.acquire(timeout=timeout):
             raise TokenBusy("another call searches, makes or destroys objects")
         try:
             yield
         finally:
-            self._catalogue.release()
+            self._search_lock.release()
 
     # --- tokens and login ---------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from kmsd.ports import TokenBusy
 
 
-class InUse:
+class ObjectLocks:
     """Of one process; for calls that run in threads. What waits raises `TokenBusy` after `timeout` seconds."""
 
     def __init__(self) -> None:

@@ -24,9 +24,9 @@ from kmsd.adapters.pkcs11.templates import (
     SIGNING_PUBLIC,
     WRAPPING_PRIVATE,
     WRAPPING_PUBLIC,
-    Role,
+    ObjectProfile,
+    attribute_mismatches,
     role_of,
-    shortcomings,
     wrapping_pair,
 )
 from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP, public_key_of
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kmsd.adapters.pkcs11.cryptoki_types import Value
-    from kmsd.adapters.pkcs11.session_pool import Connection, Session
-    from kmsd.adapters.pkcs11.softhsm_generation import Generation
+    from kmsd.adapters.pkcs11.session_pool import Session, SessionPool
+    from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
     from kmsd.domain.material import Algorithm
 
     _Generate = Callable[[Mapping[Attribute, Value]], "Entry"]
@@ -56,18 +56,18 @@ _REFUSALS = frozenset(
         Ckr.ARGUMENTS_BAD,
     }
 )
-_GONE_TRIES = 50
+_DESTROY_CHECKS = 50
 _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 
 
-class FallsShort(TokenError):
+class AttributeMismatch(TokenError):
     """An object that was made lacks an attribute that its role promises; it has been destroyed."""
 
 
 class Objects(Handles):
     """The objects of one connection that carry the daemon's label."""
 
-    def __init__(self, connection: Connection, label: str, generation: Generation, *, patience: float) -> None:
+    def __init__(self, connection: SessionPool, label: str, generation: SoftHsmGeneration, *, patience: float) -> None:
         super().__init__(connection, label, generation, patience=patience)
         self._extras_refused = False
         self._copies_refused = False
@@ -131,7 +131,7 @@ class Objects(Handles):
         try:
             copy = self._copied(session, object_id, draft)
             return self._made(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), copy)
-        except (CkrError, FallsShort) as error:
+        except (CkrError, AttributeMismatch) as error:
             if isinstance(error, CkrError) and error.rv not in _REFUSALS:
                 raise
             # NSS forgets CKA_ALWAYS_SENSITIVE in copies; others refuse them.
@@ -155,7 +155,7 @@ class Objects(Handles):
 
     def _copied(self, session: Session, object_id: bytes, draft: tuple[int, int]) -> _Generate:
         def generate(_: Mapping[Attribute, Value]) -> Entry:
-            # CKA_MODIFIABLE last, as in `take_in`.
+            # CKA_MODIFIABLE last, as in `unwrap`.
             lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True, Attribute.MODIFIABLE: False}
             private, public = (self._raw.copy(session.handle, half, lasting) for half in draft)
             return Entry(handle=private, public=public)
@@ -172,7 +172,7 @@ class Objects(Handles):
 
         return generate
 
-    def take_in(self, session: Session, object_id: bytes, algorithm: Algorithm, kek: int, wrapped: bytes) -> None:
+    def unwrap(self, session: Session, object_id: bytes, algorithm: Algorithm, kek: int, wrapped: bytes) -> None:
         """Make a sealing key of material that is wrapped under the session's key `kek`; proven as the others are."""
         role = IMPORTED[algorithm]
 
@@ -196,12 +196,12 @@ class Objects(Handles):
         self,
         session: Session,
         object_id: bytes,
-        roles: tuple[Role, ...],
+        roles: tuple[ObjectProfile, ...],
         generate: _Generate,
         *,
         new_id: bool = False,
     ) -> Entry:
-        with self._catalogue():
+        with self._search_lock():
             if len(object_id) != OBJECT_ID_LENGTH or type(object_id) is not bytes:
                 raise TokenError("an object id is 16 bytes")
             # A caller that tries again after a timeout must not make a second object of the id, nor destroy the first.
@@ -229,7 +229,12 @@ class Objects(Handles):
             return entry
 
     def _plainer(
-        self, session: Session, object_id: bytes, roles: tuple[Role, ...], generate: _Generate, refusal: CkrError
+        self,
+        session: Session,
+        object_id: bytes,
+        roles: tuple[ObjectProfile, ...],
+        generate: _Generate,
+        refusal: CkrError,
     ) -> Entry:
         """A proven object without the attributes that were refused. Raises `refusal` if it falls short for their want.
 
@@ -238,7 +243,7 @@ class Objects(Handles):
         entry = self._generated(generate, {})
         try:
             self._prove(session, object_id, roles, entry)
-        except FallsShort as error:
+        except AttributeMismatch as error:
             raise refusal from error
         self._extras_refused = True
         return entry
@@ -250,12 +255,12 @@ class Objects(Handles):
         except PKCS11Error as error:
             raise of_binding(error) from error
 
-    def _prove(self, session: Session, object_id: bytes, roles: tuple[Role, ...], entry: Entry) -> None:
+    def _prove(self, session: Session, object_id: bytes, roles: tuple[ObjectProfile, ...], entry: Entry) -> None:
         for role in roles:
             handle = entry.public if role.object_class is ObjectClass.PUBLIC_KEY else entry.handle
             values = self._raw.attributes(session.handle, handle, READ_BACK)
-            if short := shortcomings(role, object_id, self._label, values):
-                raise FallsShort(f"the token made a {role.name} object that falls short: {'; '.join(short)}")
+            if short := attribute_mismatches(role, object_id, self._label, values):
+                raise AttributeMismatch(f"the token made a {role.name} object that falls short: {'; '.join(short)}")
 
     def _sweep(self, session: Session, object_id: bytes) -> None:
         try:
@@ -269,9 +274,9 @@ class Objects(Handles):
 
     def destroy(self, session: Session, object_id: bytes) -> None:
         """Destroy every object of the id, and see in a fresh session that none is left. None there is no error."""
-        with self._catalogue():
+        with self._search_lock():
             self.forget(object_id)
-            for _ in range(_GONE_TRIES):
+            for _ in range(_DESTROY_CHECKS):
                 for handle in self._find(session, {Attribute.ID: object_id}):
                     try:
                         self._raw.destroy(session.handle, handle)
@@ -290,9 +295,9 @@ class Objects(Handles):
 
     def report(self, session: Session) -> list[ObjectReport]:
         """All objects of the label; what is wrong with each."""
-        with self._catalogue():
+        with self._search_lock():
             found: list[tuple[bytes, str, str, bool]] = []
-            self._generation.raise_it()
+            self._generation.bump()
             for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
                 values = self._read(session, handle, READ_BACK)
                 object_id = values.get(Attribute.ID, b"")
@@ -303,7 +308,7 @@ class Objects(Handles):
             for object_id, kind, _, _ in found:
                 company[object_id][kind] += 1
             return [
-                ObjectReport(object_id, kind, problem or _misfit(kind, company[object_id]), imported)
+                ObjectReport(object_id, kind, problem or _mismatch(kind, company[object_id]), imported)
                 for object_id, kind, problem, imported in found
             ]
 
@@ -315,7 +320,7 @@ class Objects(Handles):
         role = role_of(values)
         if role is None:
             return "its roles are those of no template"
-        return "; ".join(shortcomings(role, object_id, self._label, values))
+        return "; ".join(attribute_mismatches(role, object_id, self._label, values))
 
     def read(self, session: Session, object_id: bytes) -> dict[int, bytes]:
         """Every attribute that a role could promise, of the secret or private object."""
@@ -330,7 +335,7 @@ class Objects(Handles):
         return self._raw.attributes(session.handle, entry.public, (Attribute.EC_POINT,)).get(Attribute.EC_POINT, b"")
 
 
-def _misfit(kind: str, company: Counter[str]) -> str:
+def _mismatch(kind: str, company: Counter[str]) -> str:
     """What is wrong with an object in the company of the others of its id."""
     if company[kind] > 1:
         return "another object of this kind has the same CKA_ID"

@@ -23,7 +23,7 @@ from kmsd.ports import PinRefused
 _SCRYPT_N = 2**14
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class PinRefusal(msgspec.Struct, frozen=True):
     """The content of the file."""
 
     serial: str
@@ -40,7 +40,7 @@ def check(path: Path | None, serial: str, pin: bytes) -> None:
     if path is None:
         return
     try:
-        known = msgspec.json.decode(path.read_bytes(), type=Refusal)
+        known = msgspec.json.decode(path.read_bytes(), type=PinRefusal)
     except FileNotFoundError:
         return
     except (OSError, msgspec.DecodeError) as error:
@@ -57,7 +57,7 @@ def remember(path: Path | None, serial: str, pin: bytes, reason: str) -> None:
     if path is None:
         return
     salt = secrets.token_bytes(16)
-    refusal = Refusal(serial, salt, _digest(pin, salt), datetime.now(UTC), reason)
+    refusal = PinRefusal(serial, salt, _digest(pin, salt), datetime.now(UTC), reason)
     made = path.with_name(f"{path.name}.new")
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -77,7 +77,7 @@ class Ckr(IntEnum):
     CRYPTOKI_ALREADY_INITIALIZED = 0x191
 
 
-class Fate(Enum):
+class ErrorClass(Enum):
     """What a return code decides about the call, the session, the handle and the login."""
 
     DATA = auto()
@@ -98,57 +98,57 @@ class Fate(Enum):
     """Anything else: the call failed; the session is given up, and the sentinel is asked."""
 
 
-FATES: dict[int, Fate] = {
-    Ckr.DATA_INVALID: Fate.DATA,
-    Ckr.DATA_LEN_RANGE: Fate.DATA,
-    Ckr.ENCRYPTED_DATA_INVALID: Fate.DATA,
-    Ckr.ENCRYPTED_DATA_LEN_RANGE: Fate.DATA,
-    Ckr.AEAD_DECRYPT_FAILED: Fate.DATA,
-    Ckr.SIGNATURE_INVALID: Fate.DATA,
-    Ckr.SIGNATURE_LEN_RANGE: Fate.DATA,
-    Ckr.WRAPPED_KEY_INVALID: Fate.DATA,
-    Ckr.WRAPPED_KEY_LEN_RANGE: Fate.DATA,
+CLASS_OF_CODE: dict[int, ErrorClass] = {
+    Ckr.DATA_INVALID: ErrorClass.DATA,
+    Ckr.DATA_LEN_RANGE: ErrorClass.DATA,
+    Ckr.ENCRYPTED_DATA_INVALID: ErrorClass.DATA,
+    Ckr.ENCRYPTED_DATA_LEN_RANGE: ErrorClass.DATA,
+    Ckr.AEAD_DECRYPT_FAILED: ErrorClass.DATA,
+    Ckr.SIGNATURE_INVALID: ErrorClass.DATA,
+    Ckr.SIGNATURE_LEN_RANGE: ErrorClass.DATA,
+    Ckr.WRAPPED_KEY_INVALID: ErrorClass.DATA,
+    Ckr.WRAPPED_KEY_LEN_RANGE: ErrorClass.DATA,
     # SoftHSM 2.6.1 answers a wrong GCM tag with GENERAL_ERROR, opencryptoki a short text with BUFFER_TOO_SMALL.
-    Ckr.GENERAL_ERROR: Fate.SUSPECT,
-    Ckr.FUNCTION_FAILED: Fate.SUSPECT,
-    Ckr.BUFFER_TOO_SMALL: Fate.SUSPECT,
-    Ckr.KEY_HANDLE_INVALID: Fate.HANDLE,
-    Ckr.OBJECT_HANDLE_INVALID: Fate.HANDLE,
-    Ckr.UNWRAPPING_KEY_HANDLE_INVALID: Fate.HANDLE,
-    Ckr.WRAPPING_KEY_HANDLE_INVALID: Fate.HANDLE,
+    Ckr.GENERAL_ERROR: ErrorClass.SUSPECT,
+    Ckr.FUNCTION_FAILED: ErrorClass.SUSPECT,
+    Ckr.BUFFER_TOO_SMALL: ErrorClass.SUSPECT,
+    Ckr.KEY_HANDLE_INVALID: ErrorClass.HANDLE,
+    Ckr.OBJECT_HANDLE_INVALID: ErrorClass.HANDLE,
+    Ckr.UNWRAPPING_KEY_HANDLE_INVALID: ErrorClass.HANDLE,
+    Ckr.WRAPPING_KEY_HANDLE_INVALID: ErrorClass.HANDLE,
     # SoftHSM 2.6.1 says this of an object whose file was overwritten with rubbish.
-    Ckr.KEY_FUNCTION_NOT_PERMITTED: Fate.HANDLE,
-    Ckr.SESSION_CLOSED: Fate.SESSION,
-    Ckr.SESSION_HANDLE_INVALID: Fate.SESSION,
-    Ckr.OPERATION_ACTIVE: Fate.SESSION,
-    Ckr.OPERATION_NOT_INITIALIZED: Fate.SESSION,
-    Ckr.USER_NOT_LOGGED_IN: Fate.LOGIN,
-    Ckr.DEVICE_ERROR: Fate.LOGIN,
-    Ckr.DEVICE_REMOVED: Fate.LOGIN,
-    Ckr.TOKEN_NOT_PRESENT: Fate.LOGIN,
-    Ckr.TOKEN_NOT_RECOGNIZED: Fate.LOGIN,
-    Ckr.SLOT_ID_INVALID: Fate.LOGIN,
-    Ckr.CRYPTOKI_NOT_INITIALIZED: Fate.LOGIN,
-    Ckr.PIN_INCORRECT: Fate.PIN,
-    Ckr.PIN_INVALID: Fate.PIN,
-    Ckr.PIN_LEN_RANGE: Fate.PIN,
-    Ckr.PIN_EXPIRED: Fate.PIN,
-    Ckr.PIN_LOCKED: Fate.PIN,
-    Ckr.USER_PIN_NOT_INITIALIZED: Fate.PIN,
-    Ckr.MECHANISM_INVALID: Fate.MECHANISM,
-    Ckr.FUNCTION_NOT_SUPPORTED: Fate.MECHANISM,
-    Ckr.CURVE_NOT_SUPPORTED: Fate.MECHANISM,
+    Ckr.KEY_FUNCTION_NOT_PERMITTED: ErrorClass.HANDLE,
+    Ckr.SESSION_CLOSED: ErrorClass.SESSION,
+    Ckr.SESSION_HANDLE_INVALID: ErrorClass.SESSION,
+    Ckr.OPERATION_ACTIVE: ErrorClass.SESSION,
+    Ckr.OPERATION_NOT_INITIALIZED: ErrorClass.SESSION,
+    Ckr.USER_NOT_LOGGED_IN: ErrorClass.LOGIN,
+    Ckr.DEVICE_ERROR: ErrorClass.LOGIN,
+    Ckr.DEVICE_REMOVED: ErrorClass.LOGIN,
+    Ckr.TOKEN_NOT_PRESENT: ErrorClass.LOGIN,
+    Ckr.TOKEN_NOT_RECOGNIZED: ErrorClass.LOGIN,
+    Ckr.SLOT_ID_INVALID: ErrorClass.LOGIN,
+    Ckr.CRYPTOKI_NOT_INITIALIZED: ErrorClass.LOGIN,
+    Ckr.PIN_INCORRECT: ErrorClass.PIN,
+    Ckr.PIN_INVALID: ErrorClass.PIN,
+    Ckr.PIN_LEN_RANGE: ErrorClass.PIN,
+    Ckr.PIN_EXPIRED: ErrorClass.PIN,
+    Ckr.PIN_LOCKED: ErrorClass.PIN,
+    Ckr.USER_PIN_NOT_INITIALIZED: ErrorClass.PIN,
+    Ckr.MECHANISM_INVALID: ErrorClass.MECHANISM,
+    Ckr.FUNCTION_NOT_SUPPORTED: ErrorClass.MECHANISM,
+    Ckr.CURVE_NOT_SUPPORTED: ErrorClass.MECHANISM,
 }
 
-_PORT_ERRORS: dict[Fate, type[ports.TokenError]] = {
-    Fate.DATA: ports.TokenError,
-    Fate.SUSPECT: ports.TokenError,
-    Fate.HANDLE: ports.TokenError,
-    Fate.SESSION: ports.TokenUnavailable,
-    Fate.LOGIN: ports.TokenUnavailable,
-    Fate.PIN: ports.PinRefused,
-    Fate.MECHANISM: ports.MechanismMissing,
-    Fate.OTHER: ports.TokenError,
+_PORT_ERRORS: dict[ErrorClass, type[ports.TokenError]] = {
+    ErrorClass.DATA: ports.TokenError,
+    ErrorClass.SUSPECT: ports.TokenError,
+    ErrorClass.HANDLE: ports.TokenError,
+    ErrorClass.SESSION: ports.TokenUnavailable,
+    ErrorClass.LOGIN: ports.TokenUnavailable,
+    ErrorClass.PIN: ports.PinRefused,
+    ErrorClass.MECHANISM: ports.MechanismMissing,
+    ErrorClass.OTHER: ports.TokenError,
 }
 
 
@@ -164,9 +164,9 @@ class CkrError(Exception):
         return f"{self.function}: {name_of(self.rv)}"
 
     @property
-    def fate(self) -> Fate:
+    def error_class(self) -> ErrorClass:
         """What the code decides."""
-        return FATES.get(self.rv, Fate.OTHER)
+        return CLASS_OF_CODE.get(self.rv, ErrorClass.OTHER)
 
 
 def name_of(rv: int) -> str:
@@ -179,7 +179,7 @@ def name_of(rv: int) -> str:
 
 def port_error(error: CkrError) -> ports.TokenError:
     """The error of the port that says the same as this code, where nothing more is known."""
-    return _PORT_ERRORS[error.fate](str(error))
+    return _PORT_ERRORS[error.error_class](str(error))
 
 
 # python-pkcs11 raises a class per code and does not keep the code itself.

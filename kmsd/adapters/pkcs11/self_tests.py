@@ -20,7 +20,7 @@ from kmsd.adapters.pkcs11.cryptoki_types import flag
 from kmsd.adapters.pkcs11.ecdsa import SIGNATURE_HASH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.handle_cache import Entry
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, of_binding
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, of_binding
 from kmsd.adapters.pkcs11.templates import P256, session_key
 from kmsd.domain.material import Algorithm
 from kmsd.ports import Capabilities, TokenUnavailable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
-    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ class Probe(msgspec.Struct, frozen=True):
 
     mechanism: str
     loses: str
-    prove: Callable[[Epoch, Session], None]
+    prove: Callable[[Login, Session], None]
     algorithm: Algorithm | None = None
 
 
@@ -66,7 +66,7 @@ _XAES_AAD = b"c2sp.org/XAES-256-GCM"
 _XAES_SEALED = bytes.fromhex("986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d")
 
 
-def _test_key(epoch: Epoch, session: Session, value: bytes, *roles: Attribute) -> int:
+def _test_key(epoch: Login, session: Session, value: bytes, *roles: Attribute) -> int:
     """A session object with a published value. Tokens that refuse keys in the clear answer with a `CkrError`."""
     template: dict[int, Value] = {**session_key(KeyType.AES, len(value), roles), Attribute.VALUE: value}
     # "CKA_VALUE_LEN … must not be specified when creating an object by C_CreateObject" (PKCS#11 v2.40, table 8).
@@ -74,19 +74,19 @@ def _test_key(epoch: Epoch, session: Session, value: bytes, *roles: Attribute) -
     return epoch.connection.raw.create(session.handle, template)
 
 
-def _prove_refusal(epoch: Epoch, session: Session, key: int) -> None:
+def _prove_refusal(epoch: Login, session: Session, key: int) -> None:
     """A changed text must be refused, by whatever code."""
     tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
     try:
         epoch.connection.raw.gcm_decrypt(session.handle, key, _GCM_IV, tampered, _GCM_AAD, session.scratch)
     except CkrError as error:
-        if error.function != "C_Decrypt" or error.fate not in (Fate.DATA, Fate.SUSPECT):
+        if error.function != "C_Decrypt" or error.error_class not in (ErrorClass.DATA, ErrorClass.SUSPECT):
             raise
     else:
         raise WrongAnswer
 
 
-def _gcm(epoch: Epoch, session: Session) -> None:
+def _gcm(epoch: Login, session: Session) -> None:
     raw, at, handle = epoch.connection.raw, session.scratch, session.handle
     key = _test_key(epoch, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
     try:
@@ -104,7 +104,7 @@ def _gcm(epoch: Epoch, session: Session) -> None:
         raw.destroy(handle, key)
 
 
-def _xaes(epoch: Epoch, session: Session) -> None:
+def _xaes(epoch: Login, session: Session) -> None:
     raw = epoch.connection.raw
     base = _test_key(epoch, session, _XAES_KEY, Attribute.DERIVE)
     mark = b"probe of XAES-256-GCM"
@@ -121,16 +121,16 @@ def _xaes(epoch: Epoch, session: Session) -> None:
             epoch.derived.done(key)
     finally:
         epoch.derived.forget(mark)
-        epoch.derived.bury()
+        epoch.derived.destroy_retired()
         raw.destroy(session.handle, base)
 
 
-def _random(epoch: Epoch, session: Session) -> None:
+def _random(epoch: Login, session: Session) -> None:
     first, second = (epoch.connection.raw.random(session.handle, 32) for _ in range(2))
     expect(first != second and bytes(32) not in (first, second), True)
 
 
-def _ecdsa(epoch: Epoch, session: Session) -> None:
+def _ecdsa(epoch: Login, session: Session) -> None:
     """A signature by a pair that lives as long as the session, verified in software."""
     raw = epoch.connection.raw
     try:
@@ -173,7 +173,7 @@ PROBES: tuple[Probe, ...] = (
 )
 
 
-def probe(epoch: Epoch) -> Capabilities:
+def probe(epoch: Login) -> Capabilities:
     """Try every mechanism on throw-away session objects. Raises `CkrError` only if the token fails as a whole."""
     passed: set[str] = set()
     algorithms: set[Algorithm] = set()
@@ -192,7 +192,7 @@ def probe(epoch: Epoch) -> Capabilities:
     return Capabilities(frozenset(algorithms), frozenset(passed), tuple(lacking))
 
 
-def measure(epoch: Epoch, session: Session, policy: InlinePolicy) -> None:
+def measure(epoch: Login, session: Session, policy: InlinePolicy) -> None:
     """Measure the calls of the data path, on a throw-away session object."""
     raw, at, handle = epoch.connection.raw, session.scratch, session.handle
     policy.measure("random", lambda: raw.random(handle, 32))

@@ -16,7 +16,7 @@ from pkcs11.constants import Attribute
 from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11.cryptoki_types import Scratch, numbers, pack_numbers
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, Fate, of_binding
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, of_binding
 from kmsd.ports import TokenBusy, TokenInfo, TokenUnavailable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Session:
             self.binding.close()
 
 
-class Connection:
+class SessionPool:
     """A logged-in token. `run` may be called from any thread; each call has a session of its own."""
 
     def __init__(self, module: Module, token: pkcs11.Token, pin: bytes) -> None:
@@ -93,17 +93,17 @@ class Connection:
 
     def run(self, work: Callable[[Session], T]) -> T:
         """Call `work` with a session that it has for itself."""
-        session = self.take()
+        session = self.acquire()
         try:
             result = work(session)
         except BaseException as error:
-            self.give_back(session, error)
+            self.release_after(session, error)
             raise
-        self.give(session)
+        self.release(session)
         return result
 
-    def take(self) -> Session:
-        """Lend a session; it comes back by `give` or `give_back`. `run` does both; this is for the shortest way."""
+    def acquire(self) -> Session:
+        """Lend a session; it comes back by `release` or `give_back`. `run` does both; this is for the shortest way."""
         with self._lock:
             if self.retired:
                 raise TokenUnavailable("the login has ended")
@@ -118,7 +118,7 @@ class Connection:
                 raise TokenBusy("the token has no more sessions") from error
             raise
 
-    def give(self, session: Session) -> None:
+    def release(self, session: Session) -> None:
         """Take back a session that is fit for the next call."""
         with self._lock:
             self._free.append(session)
@@ -126,10 +126,10 @@ class Connection:
             if self.retired:
                 self._idle.notify_all()
 
-    def give_back(self, session: Session, error: BaseException) -> None:
+    def release_after(self, session: Session, error: BaseException) -> None:
         """Take back a session after a failed call: fit for the next only if nothing but the data was bad."""
-        if isinstance(error, CkrError) and error.fate is Fate.DATA:
-            self.give(session)
+        if isinstance(error, CkrError) and error.error_class is ErrorClass.DATA:
+            self.release(session)
             return
         session.close()
         self._returned()
@@ -153,7 +153,7 @@ class Connection:
 
     # --- end ----------------------------------------------------------------------------------------
 
-    def retire(self) -> None:
+    def discard(self) -> None:
         """Lend no more sessions. Calls under way go on."""
         with self._idle:
             self.retired = True
@@ -163,7 +163,7 @@ class Connection:
         with self._idle:
             return self._idle.wait_for(lambda: self._lent == 0, timeout)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Close every session, the keeper last: that logs the process out where nobody else is logged in."""
         self.drop_free_sessions()
         self.keeper.close()

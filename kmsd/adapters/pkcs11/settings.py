@@ -48,7 +48,7 @@ class TokenSettings:
     """Seconds for making, destroying and listing objects."""
     start_deadline: float = 60.0
     """Seconds for the start: the lock, retries, login and the listing of all objects."""
-    write_off_limit: int = 8
+    abandoned_limit: int = 8
     """Threads that may hang in the module past their deadline; beyond it every call fails at once."""
     inline: Mode = "auto"
     """Where calls of the data path run: `auto` puts the fast ones on the event loop."""

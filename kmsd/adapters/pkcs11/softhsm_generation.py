@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 _LENGTH = 8
 
 
-class Generation:
+class SoftHsmGeneration:
     """The file `generation` of one SoftHSM2 token; of any other token there is none, and nothing is done."""
 
     def __init__(self, manufacturer: str, serial: str, folder: Path | None) -> None:
@@ -32,7 +32,7 @@ class Generation:
         else:
             log.warning("token_generation_unknown", folder=str(folder), found=len(own))
 
-    def raise_it(self) -> bool:
+    def bump(self) -> bool:
         """Have every process search anew; whether that can be had.
 
         Nobody else in this process may be changing objects meanwhile: closing the file frees all locks on it.

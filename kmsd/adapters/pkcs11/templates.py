@@ -36,10 +36,10 @@ _GUARDED: dict[Attribute, Value] = {
     A.EXTRACTABLE: False,
     A.MODIFIABLE: False,
 }
-_BORN_IN_TOKEN: dict[Attribute, Value] = {A.ALWAYS_SENSITIVE: True, A.NEVER_EXTRACTABLE: True}
+_GENERATED_IN_TOKEN: dict[Attribute, Value] = {A.ALWAYS_SENSITIVE: True, A.NEVER_EXTRACTABLE: True}
 
 
-class Role(msgspec.Struct, frozen=True):
+class ObjectProfile(msgspec.Struct, frozen=True):
     """What one kind of object is for, what it is made with, and what it must show afterwards."""
 
     name: str
@@ -66,30 +66,30 @@ def _only(granted: Iterable[Attribute], all_roles: Iterable[Attribute]) -> dict[
     return {role: role in wanted for role in all_roles}
 
 
-def _sealing(name: str, roles: tuple[Attribute, ...], mechanism: Mechanism) -> Role:
-    return Role(
+def _sealing(name: str, roles: tuple[Attribute, ...], mechanism: Mechanism) -> ObjectProfile:
+    return ObjectProfile(
         name=name,
         object_class=ObjectClass.SECRET_KEY,
         key_type=KeyType.AES,
         template=_GUARDED | _only(roles, _SECRET_ROLES),
         where_allowed={A.COPYABLE: False, A.ALLOWED_MECHANISMS: (int(mechanism),)},
-        proofs=_BORN_IN_TOKEN | {A.VALUE_LEN: 32},
+        proofs=_GENERATED_IN_TOKEN | {A.VALUE_LEN: 32},
     )
 
 
-SEALING: Mapping[Algorithm, Role] = {
+SEALING: Mapping[Algorithm, ObjectProfile] = {
     Algorithm.XAES_256_GCM: _sealing("XAES-256-GCM", (A.DERIVE,), Mechanism.AES_ECB_ENCRYPT_DATA),
     Algorithm.AES_256_GCM: _sealing("AES-256-GCM", (A.ENCRYPT, A.DECRYPT), Mechanism.AES_GCM),
 }
-SIGNING_PRIVATE = Role(
+SIGNING_PRIVATE = ObjectProfile(
     name="signing",
     object_class=ObjectClass.PRIVATE_KEY,
     key_type=KeyType.EC,
     template=_GUARDED | _only((A.SIGN,), _PRIVATE_ROLES),
     where_allowed={A.COPYABLE: False, A.ALLOWED_MECHANISMS: (int(Mechanism.ECDSA),)},
-    proofs=_BORN_IN_TOKEN,
+    proofs=_GENERATED_IN_TOKEN,
 )
-SIGNING_PUBLIC = Role(
+SIGNING_PUBLIC = ObjectProfile(
     name="signing",
     object_class=ObjectClass.PUBLIC_KEY,
     key_type=KeyType.EC,
@@ -99,20 +99,20 @@ SIGNING_PUBLIC = Role(
 )
 # What C_UnwrapKey makes has CKA_LOCAL, CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE False (PKCS#11 v2.40 section
 # 5.13), and in SoftHSM CKA_VALUE_LEN 0: its length is proven otherwise (kmsd.adapters.pkcs11.key_import).
-IMPORTED: Mapping[Algorithm, Role] = {
+IMPORTED: Mapping[Algorithm, ObjectProfile] = {
     algorithm: replace(role, name=f"{role.name} (imported)", proofs={}) for algorithm, role in SEALING.items()
 }
 _UNWRAPS = (int(Mechanism.RSA_PKCS), int(Mechanism.RSA_PKCS_OAEP))
 # They are copies where the token makes copies (`Objects.make_wrapping_pair`), so CKA_COPYABLE stays as it is.
-WRAPPING_PRIVATE = Role(
+WRAPPING_PRIVATE = ObjectProfile(
     name="wrapping",
     object_class=ObjectClass.PRIVATE_KEY,
     key_type=KeyType.RSA,
     template=_GUARDED | _only((A.UNWRAP,), _PRIVATE_ROLES),
     where_allowed={A.ALLOWED_MECHANISMS: _UNWRAPS},
-    proofs=_BORN_IN_TOKEN,
+    proofs=_GENERATED_IN_TOKEN,
 )
-WRAPPING_PUBLIC = Role(
+WRAPPING_PUBLIC = ObjectProfile(
     name="wrapping",
     object_class=ObjectClass.PUBLIC_KEY,
     key_type=KeyType.RSA,
@@ -120,7 +120,7 @@ WRAPPING_PUBLIC = Role(
     where_allowed={},
     proofs={},
 )
-ROLES: tuple[Role, ...] = (
+ROLES: tuple[ObjectProfile, ...] = (
     *(*SEALING.values(), *IMPORTED.values()),
     *(SIGNING_PRIVATE, SIGNING_PUBLIC, WRAPPING_PRIVATE, WRAPPING_PUBLIC),
 )
@@ -134,7 +134,7 @@ READ_BACK: tuple[Attribute, ...] = tuple(
     )
 )
 """Every attribute that some role promises."""
-A_NUMBERS = frozenset({A.CLASS, A.KEY_TYPE, A.VALUE_LEN})
+INTEGER_ATTRIBUTES = frozenset({A.CLASS, A.KEY_TYPE, A.VALUE_LEN})
 """Those of them whose value is a CK_ULONG."""
 
 
@@ -154,7 +154,7 @@ def session_key(
     }
 
 
-def carrier(key_type: KeyType, roles: tuple[Attribute, ...] = ()) -> dict[int, Value]:
+def transfer_template(key_type: KeyType, roles: tuple[Attribute, ...] = ()) -> dict[int, Value]:
     """The template of key material on its way: for the length of one call, never readable, to be wrapped again.
 
     Without a length: SoftHSM refuses CKA_VALUE_LEN in C_UnwrapKey, and NSS cuts longer values to it.
@@ -171,7 +171,7 @@ def wrapping_pair(bits: int) -> tuple[dict[int, Value], dict[int, Value]]:
     return {int(kind): value for kind, value in public.items()}, {int(kind): value for kind, value in private.items()}
 
 
-def shortcomings(role: Role, object_id: bytes, label: str, values: Mapping[int, bytes]) -> list[str]:
+def attribute_mismatches(role: ObjectProfile, object_id: bytes, label: str, values: Mapping[int, bytes]) -> list[str]:
     """Where an object, as read back, falls short of what its role promises; empty if nowhere.
 
     CKA_LOCAL False is accepted beside CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE both True: NSS 3.87 says so of
@@ -195,7 +195,7 @@ def shortcomings(role: Role, object_id: bytes, label: str, values: Mapping[int, 
     return short
 
 
-def role_of(values: Mapping[int, bytes]) -> Role | None:
+def role_of(values: Mapping[int, bytes]) -> ObjectProfile | None:
     """The role whose template an object fits best: class, key type and the roles it has been given."""
     for role in ROLES:
         given = {kind: value for kind, value in role.template.items() if kind in _SECRET_ROLES + _PRIVATE_ROLES}
@@ -208,7 +208,7 @@ def role_of(values: Mapping[int, bytes]) -> Role | None:
     return None
 
 
-def _of_origin(role: Role, values: Mapping[int, bytes]) -> Role:
+def _of_origin(role: ObjectProfile, values: Mapping[int, bytes]) -> ObjectProfile:
     """The imported kind of a sealing role, for an object that says that its value came from outside."""
     algorithm = next((algorithm for algorithm, sealing in SEALING.items() if sealing is role), None)
     from_outside = flag(values, A.ALWAYS_SENSITIVE) is False and flag(values, A.NEVER_EXTRACTABLE) is False

@@ -15,26 +15,26 @@ from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.aead import well_formed
-from kmsd.adapters.pkcs11.circuit_breaker import Link
+from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
 from kmsd.adapters.pkcs11.counters import TokenCounters
 from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
-from kmsd.adapters.pkcs11.dispatcher import Calls
+from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
 from kmsd.adapters.pkcs11.ecdsa import DIGEST_LENGTH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.import_calls import Imports
 from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.return_codes import CkrError
 from kmsd.adapters.pkcs11.self_tests import measure, probe
 from kmsd.adapters.pkcs11.syncfs import sync_folder
-from kmsd.adapters.pkcs11.templates import A_NUMBERS, OBJECT_ID_LENGTH
+from kmsd.adapters.pkcs11.templates import INTEGER_ATTRIBUTES, OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import Algorithm
-from kmsd.ports import ImportSkills, MechanismMissing, TokenError
+from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from kmsd.adapters.pkcs11.login import Epoch
+    from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.ports import Capabilities, ObjectReport, TokenInfo, Wrapped
@@ -48,13 +48,13 @@ _ECDSA = int(Mechanism.ECDSA)
 class Pkcs11Token:
     """A token behind a PKCS#11 module; `open` makes one, `close` ends it. Implements `kmsd.ports.Token`."""
 
-    def __init__(self, settings: TokenSettings, module: Module, link: Link, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: TokenSettings, module: Module, link: TokenLink, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._module = module
         self._link = link
         self._clock = clock
-        self._calls = Calls(settings, link)
-        self._last_epoch: Epoch
+        self._calls = CallDispatcher(settings, link)
+        self._last_epoch: Login
         self._capabilities: Capabilities
         self._imports: Imports
         self._operated_at = -settings.sentinel_operation_interval
@@ -69,7 +69,7 @@ class Pkcs11Token:
         keys is measured by.
         """
         module = Module.acquire(settings.module, settings.init_reserved)
-        link = Link(module, settings, clock)
+        link = TokenLink(module, settings, clock)
         try:
             await link.open()
             token = cls(settings, module, link, clock)
@@ -77,22 +77,22 @@ class Pkcs11Token:
             await link.close(finished=True)
             raise
         try:
-            await token._learn()
+            await token._probe()
         except BaseException:
             await token.close()
             raise
         return token
 
-    async def _learn(self) -> None:
+    async def _probe(self) -> None:
         epoch = self._last_epoch = self._link.require()
 
-        def learn(_: Epoch) -> Capabilities:
+        def learn(_: Login) -> Capabilities:
             capabilities = probe(epoch)
             epoch.connection.run(lambda session: measure(epoch, session, self._calls.inline_policy))
             return capabilities
 
         deadline = self._settings.start_deadline
-        self._capabilities = await self._calls.threaded("open_token", None, learn, deadline=deadline)
+        self._capabilities = await self._calls.on_thread("open_token", None, learn, deadline=deadline)
         self._imports = Imports(self._settings, self._calls, self._link, self._clock)
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info(
@@ -118,14 +118,14 @@ class Pkcs11Token:
     @property
     def counters(self) -> TokenCounters:
         """Figures for metrics, as of now."""
-        epoch = self._link.epoch
+        epoch = self._link.login
         in_use, free = epoch.connection.sessions if epoch else (0, 0)
         return TokenCounters(
-            calls={name: replace(one, classes=list(one.classes)) for name, one in self._calls.counters.items()},
+            calls={name: replace(one, classes=list(one.buckets)) for name, one in self._calls.counters.items()},
             sessions_in_use=in_use,
             sessions_free=free,
             waiting=self._calls.workers.waiting,
-            written_off=self._calls.workers.written_off,
+            abandoned=self._calls.workers.abandoned,
             derived_keys=len(epoch.derived) if epoch else 0,
             derived_hits=epoch.derived.hits if epoch else 0,
             derived_misses=epoch.derived.misses if epoch else 0,
@@ -138,17 +138,17 @@ class Pkcs11Token:
 
     # --- the port: data path ------------------------------------------------------------------------
 
-    async def import_skills(self) -> ImportSkills:
+    async def import_capabilities(self) -> ImportCapabilities:
         """How key material may come in."""
-        skills = await self._imports.skills()
-        return ImportSkills(skills.imports, skills.passes_on, TRANSPORT in skills.imports)
+        skills = await self._imports.capabilities()
+        return ImportCapabilities(skills.imports, skills.passes_on, TRANSPORT in skills.imports)
 
     async def random(self, count: int) -> bytes:
         """`count` random bytes from the token's generator."""
         if not 1 <= count <= _RANDOM_LIMIT:
             raise ValueError(f"between 1 and {_RANDOM_LIMIT} random bytes, not {count}")
 
-        def call(epoch: Epoch, session: Session) -> bytes:
+        def call(epoch: Login, session: Session) -> bytes:
             return epoch.connection.raw.random(session.handle, count)
 
         return await self._calls.data("random", None, call, size=count)
@@ -161,7 +161,7 @@ class Pkcs11Token:
         if algorithm is Algorithm.AES_256_GCM and self._count_message is not None:
             await self._count_message(object_id)
 
-        def call(epoch: Epoch, session: Session) -> bytes:
+        def call(epoch: Login, session: Session) -> bytes:
             return epoch.sealing.seal(session, object_id, algorithm, plaintext, aad)
 
         return await self._calls.data("seal", object_id, call, size=len(plaintext), algorithm=algorithm)
@@ -171,7 +171,7 @@ class Pkcs11Token:
         self._require_algorithm(algorithm)
         well_formed(algorithm, sealed, aad)
 
-        def call(epoch: Epoch, session: Session) -> bytes:
+        def call(epoch: Login, session: Session) -> bytes:
             return epoch.sealing.open(session, object_id, algorithm, sealed, aad)
 
         prefix = sealed[:PREFIX_LENGTH]
@@ -182,7 +182,7 @@ class Pkcs11Token:
         if len(digest) != DIGEST_LENGTH:
             raise ValueError(f"a SHA-256 digest has {DIGEST_LENGTH} bytes, not {len(digest)}")
 
-        def call(epoch: Epoch, session: Session) -> bytes:
+        def call(epoch: Login, session: Session) -> bytes:
             handle = epoch.objects.entry(session, object_id).handle
             return epoch.connection.raw.sign(session.handle, handle, _ECDSA, digest)
 
@@ -199,11 +199,11 @@ class Pkcs11Token:
         self._require_algorithm(algorithm)
         _check_id(object_id)
 
-        def make(epoch: Epoch) -> None:
+        def make(epoch: Login) -> None:
             epoch.connection.run(lambda session: epoch.objects.make_sealing_key(session, object_id, algorithm))
             sync_folder(self._settings.token_dir_sync)
 
-        await self._calls.threaded("generate_key", object_id, make)
+        await self._calls.on_thread("generate_key", object_id, make)
 
     async def generate_signing_key(self, object_id: bytes) -> bytes:
         """Make an ECDSA P-256 pair; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
@@ -211,20 +211,20 @@ class Pkcs11Token:
         if "CKM_ECDSA" not in self._capabilities.mechanisms:
             raise MechanismMissing("the token does not offer CKM_ECDSA")
 
-        def make(epoch: Epoch) -> bytes:
+        def make(epoch: Login) -> bytes:
             epoch.connection.run(lambda session: epoch.objects.make_signing_pair(session, object_id))
             sync_folder(self._settings.token_dir_sync)
             return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
 
-        return spki_of_ec_point(await self._calls.threaded("generate_signing_key", object_id, make))
+        return spki_of_ec_point(await self._calls.on_thread("generate_signing_key", object_id, make))
 
     async def public_key(self, object_id: bytes) -> bytes:
         """DER SubjectPublicKeyInfo of a pair."""
 
-        def read(epoch: Epoch) -> bytes:
+        def read(epoch: Login) -> bytes:
             return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
 
-        return spki_of_ec_point(await self._calls.threaded("public_key", object_id, read))
+        return spki_of_ec_point(await self._calls.on_thread("public_key", object_id, read))
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
         """Make an RSA pair that unwraps; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
@@ -249,9 +249,9 @@ class Pkcs11Token:
         """The public key for which another token wraps what it passes on to this one."""
         return await self._imports.transport_key()
 
-    async def pass_on(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+    async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
         """Unwrap key material, and wrap it for the token of this transport key."""
-        return await self._imports.pass_on(wrapped, transport_key)
+        return await self._imports.rewrap_for(wrapped, transport_key)
 
     async def destroy(self, object_id: bytes) -> None:
         """Destroy all objects of this id; durable, and looked up again, on return. The sentinel is refused."""
@@ -259,44 +259,44 @@ class Pkcs11Token:
         if object_id == self._settings.sentinel:
             raise TokenError("the sentinel is not destroyed while it is what proves the token's presence")
 
-        def unmake(epoch: Epoch) -> None:
+        def destroy(epoch: Login) -> None:
             with self._link.in_use.destroying(object_id, self._settings.deadline):
                 epoch.forget(object_id)
-                epoch.derived.bury()
+                epoch.derived.destroy_retired()
                 epoch.connection.run(lambda session: epoch.objects.destroy(session, object_id))
             # A token that is away shows no objects either.
-            self._link.prove(epoch)
+            self._link.verify_token(epoch)
             sync_folder(self._settings.token_dir_sync)
 
-        await self._calls.threaded("destroy", None, unmake)
+        await self._calls.on_thread("destroy", None, destroy)
 
     async def list_objects(self) -> Sequence[ObjectReport]:
         """All objects that carry the daemon's label, malformed ones too."""
 
-        def look(epoch: Epoch) -> list[ObjectReport]:
+        def look(epoch: Login) -> list[ObjectReport]:
             reports = epoch.connection.run(epoch.objects.report)
-            self._link.prove(epoch)
+            self._link.verify_token(epoch)
             return reports
 
-        return await self._calls.threaded("list_objects", None, look)
+        return await self._calls.on_thread("list_objects", None, look)
 
     async def attributes(self, object_id: bytes) -> dict[str, bool | bytes | int]:
         """What the secret or private object of this id shows of itself, by `CKA_…`. Raises `NoSuchObject`."""
 
-        def read(epoch: Epoch) -> dict[int, bytes]:
+        def read(epoch: Login) -> dict[int, bytes]:
             return epoch.connection.run(lambda session: epoch.objects.read(session, object_id))
 
-        values = await self._calls.threaded("attributes", object_id, read)
+        values = await self._calls.on_thread("attributes", object_id, read)
         return {attribute_name(kind): _typed(values, kind) for kind in values}
 
     # --- the port: life -----------------------------------------------------------------------------
 
     def forget(self, object_id: bytes) -> None:
         """Drop every handle and derived key of this object from memory, now; the token destroys them at once after."""
-        epoch = self._link.epoch
+        epoch = self._link.login
         if epoch is not None:
             epoch.forget(object_id)
-            if epoch.derived.unburied:
+            if epoch.derived.retired_count:
                 self._chore(self._bury(epoch))
 
     async def check(self) -> None:
@@ -304,12 +304,12 @@ class Pkcs11Token:
         sentinel, now = self._settings.sentinel, self._clock()
         work = sentinel is not None and now - self._operated_at >= self._settings.sentinel_operation_interval
 
-        def operate(epoch: Epoch) -> None:
-            self._link.prove(epoch)
+        def operate(epoch: Login) -> None:
+            self._link.verify_token(epoch)
             if work and sentinel is not None:
-                epoch.connection.run(lambda session: epoch.operate(session, sentinel))
+                epoch.connection.run(lambda session: epoch.exercise(session, sentinel))
 
-        await self._calls.threaded("check", sentinel, operate, deadline=self._settings.deadline)
+        await self._calls.on_thread("check", sentinel, operate, deadline=self._settings.deadline)
         if work:
             self._operated_at = now
 
@@ -327,20 +327,20 @@ class Pkcs11Token:
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    async def _bury(self, epoch: Epoch) -> None:
+    async def _bury(self, epoch: Login) -> None:
         try:
-            await self._calls.workers.run(epoch.derived.bury, deadline=self._settings.deadline)
+            await self._calls.workers.run(epoch.derived.destroy_retired, deadline=self._settings.deadline)
         except (CkrError, TokenError) as error:
             # They cannot be used any more in any case; the end of the session destroys them.
-            log.warning("token_derived_keys_left", count=epoch.derived.unburied, reason=str(error))
+            log.warning("token_derived_keys_left", count=epoch.derived.retired_count, reason=str(error))
 
     async def _sweep_derived_keys(self) -> None:
         while True:
             await asyncio.sleep(max(1.0, self._settings.derived_key_age / 4))
-            epoch = self._link.epoch
+            epoch = self._link.login
             if epoch is not None:
                 epoch.derived.sweep()
-                if epoch.derived.unburied:
+                if epoch.derived.retired_count:
                     await self._bury(epoch)
 
 
@@ -350,7 +350,7 @@ def _check_id(object_id: bytes) -> None:
 
 
 def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
-    if kind in A_NUMBERS:
+    if kind in INTEGER_ATTRIBUTES:
         shown = number(values, kind)
         return values[kind] if shown is None else shown
     if kind in (Attribute.ID, Attribute.LABEL):

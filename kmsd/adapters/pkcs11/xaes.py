@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType
 
-from kmsd.adapters.pkcs11.return_codes import CkrError, Fate
+from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.adapters.pkcs11.templates import session_key
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class DerivedKeys:
         self._deriving = threading.Lock()
         self._opening: OrderedDict[tuple[bytes, bytes], DerivedKey] = OrderedDict()
         self._sealing: dict[bytes, DerivedKey] = {}
-        self._dead: deque[DerivedKey] = deque()
+        self._retired: deque[DerivedKey] = deque()
         self.hits = 0
         self.misses = 0
 
@@ -129,7 +129,7 @@ class DerivedKeys:
         with self._lock:
             key.users -= 1
             if key.ended and key.users == 0:
-                self._dead.append(key)
+                self._retired.append(key)
 
     # --- deriving -----------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class DerivedKeys:
             key.ended = on_trial
             if not on_trial:
                 self._keep(key, to_seal=to_seal)
-        self.bury()
+        self.destroy_retired()
         return key
 
     def keep(self, key: DerivedKey) -> None:
@@ -192,10 +192,10 @@ class DerivedKeys:
         if not key.ended:
             key.ended = True
             if key.users == 0:
-                self._dead.append(key)
+                self._retired.append(key)
 
     def forget(self, object_id: bytes) -> None:
-        """Take every derived key of the object out of use, now. `bury` destroys them."""
+        """Take every derived key of the object out of use, now. `destroy_retired` destroys them."""
         with self._lock:
             for key in [key for key in self._opening.values() if key.object_id == object_id]:
                 self._end(key)
@@ -218,18 +218,18 @@ class DerivedKeys:
         self.end_all()
         with self._deriving:
             self._session = session
-            self._dead.clear()
+            self._retired.clear()
 
     @property
-    def unburied(self) -> int:
+    def retired_count(self) -> int:
         """Keys out of use that still lie in the token."""
-        return len(self._dead)
+        return len(self._retired)
 
-    def bury(self) -> None:
+    def destroy_retired(self) -> None:
         """Destroy in the token the keys that are out of use and that no call holds."""
-        while self._dead:
+        while self._retired:
             try:
-                key = self._dead.popleft()
+                key = self._retired.popleft()
             except IndexError:
                 return
             with self._deriving:
@@ -237,7 +237,7 @@ class DerivedKeys:
                     self._raw.destroy(self._session.handle, key.handle)
                 except CkrError as error:
                     # Gone already, with its session or its login: that is what was wanted.
-                    if error.fate not in (Fate.HANDLE, Fate.SESSION, Fate.LOGIN):
+                    if error.error_class not in (ErrorClass.HANDLE, ErrorClass.SESSION, ErrorClass.LOGIN):
                         raise
 
 

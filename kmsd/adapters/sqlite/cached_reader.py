@@ -4,7 +4,7 @@ The rule: before each request the WAL index is looked at and, if it is not as it
 If any other connection has committed since (also this process's own writing connection), the new rows of the table
 `change`, which triggers fill, name what to forget: a key id (the key, its grants and tags), `alias` (all aliases),
 `identity` (all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
-`object:<id>` (an object in the token that is doomed: `on_doomed` is told, so that what was derived from it goes as
+`object:<id>` (an object in the token that is doomed: `on_object_destroying` is told, so that what was derived from it goes as
 well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not remembered. Each kind
 is bounded; the oldest goes first.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from kmsd.adapters.sqlite.change_detector import WalIndex
-from kmsd.adapters.sqlite.process_liveness import Makers
+from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.cloudwatch_logs.groups import LogGroup, LogStream
 from kmsd.domain.alias import Alias
@@ -35,7 +35,7 @@ _Thing = TypeVar("_Thing")
 class CachedReader(SqliteReader):
     """Implements `kmsd.ports.Reader` on the reading connection of a process."""
 
-    def __init__(self, connection: sqlite3.Connection, makers: Makers, wal_index: WalIndex) -> None:
+    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks, wal_index: WalIndex) -> None:
         super().__init__(connection, makers)
         self._wal_index = wal_index
         self._header: bytes | None = None
@@ -51,7 +51,7 @@ class CachedReader(SqliteReader):
         self._session_mac: SessionMac | None = None
         self._log_groups: dict[tuple[str, str], LogGroup] = {}
         self._log_streams: dict[tuple[bytes, str], LogStream] = {}
-        self.on_doomed: Callable[[bytes], None] = lambda _: None
+        self.on_object_destroying: Callable[[bytes], None] = lambda _: None
         self.hits = 0
         self.misses = 0
 
@@ -97,7 +97,7 @@ class CachedReader(SqliteReader):
                 self._log_groups.clear()
                 self._log_streams.clear()
             case doomed if doomed.startswith("object:"):
-                self.on_doomed(bytes.fromhex(doomed.removeprefix("object:")))
+                self.on_object_destroying(bytes.fromhex(doomed.removeprefix("object:")))
             case key_id:
                 self._keys.pop(key_id, None)
                 self._grants_by_key.pop(key_id, None)

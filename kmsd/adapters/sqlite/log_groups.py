@@ -59,7 +59,7 @@ def _query(row: Row) -> StoredQuery:
     )
 
 
-class LogReading:
+class LogGroupQueries:
     """Implements `kmsd.cloudwatch_logs.ports.LogReader`; a part of `SqliteReader`."""
 
     _connection: sqlite3.Connection
@@ -189,7 +189,7 @@ class LogReading:
         return 0 if row is None else int(row[0])
 
 
-class LogWriting(LogReading):
+class LogGroupStatements(LogGroupQueries):
     """Implements `kmsd.cloudwatch_logs.ports.LogTransaction`; part of `SqliteTransaction`."""
 
     def _write(self, sql: str, *values: object) -> int:

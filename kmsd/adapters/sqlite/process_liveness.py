@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PLACES = 2**62
 
 
-class Makers:
+class LivenessLocks:
     """The lock of this process, and a look at those of others. Locks belong to the open file, not to the thread."""
 
     def __init__(self, database: Path) -> None:
@@ -32,13 +32,13 @@ class Makers:
             raise StoreUnavailable(
                 f"the file of makers beside {database} cannot be opened: {error.strerror}"
             ) from error
-        self.me = secrets.randbelow(_PLACES)
-        while not lock_byte(self._descriptor, self.me):
-            self.me = secrets.randbelow(_PLACES)
+        self.token = secrets.randbelow(_PLACES)
+        while not lock_byte(self._descriptor, self.token):
+            self.token = secrets.randbelow(_PLACES)
 
     def is_gone(self, maker: int | None) -> bool:
         """Whether the process of this place is certain to have ended. Of none nothing is certain."""
-        if maker is None or maker == self.me:
+        if maker is None or maker == self.token:
             return False
         return not byte_is_locked(self._descriptor, maker)
 

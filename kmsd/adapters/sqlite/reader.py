@@ -8,8 +8,8 @@ from datetime import datetime
 
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.log_groups import LogReading
-from kmsd.adapters.sqlite.process_liveness import Makers
+from kmsd.adapters.sqlite.log_groups import LogGroupQueries
+from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.row_mapping import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -18,7 +18,7 @@ from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.domain.trusted_time import Reading
+from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import DueKind, ServiceKey, SessionMac, StoreUnavailable, TokenObject
 
 DUE = {
@@ -38,10 +38,10 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
-class SqliteReader(LogReading):
+class SqliteReader(LogGroupQueries):
     """Implements `kmsd.ports.Reader`. Statements are short and run where they are called."""
 
-    def __init__(self, connection: sqlite3.Connection, makers: Makers) -> None:
+    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
         self._connection = connection
         self._makers = makers
 
@@ -324,6 +324,6 @@ class SqliteReader(LogReading):
 
     # --- time ---------------------------------------------------------------------------------------
 
-    async def clock_reading(self) -> Reading | None:
+    async def clock_reading(self) -> ClockSample | None:
         row = self._one(CLOCK_READING)
         return None if row is None else row_mapping.clock_reading(row)

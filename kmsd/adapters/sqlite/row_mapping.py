@@ -15,7 +15,7 @@ from kmsd.domain.key import ExpirationModel, Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType
-from kmsd.domain.trusted_time import Reading, Uptime
+from kmsd.domain.trusted_time import ClockSample, Uptime
 from kmsd.ports import ServiceKey, TokenObject
 
 Row = tuple[Any, ...]
@@ -47,9 +47,9 @@ def maybe_instant(number: int | None) -> datetime | None:
     return None if number is None else instant(number)
 
 
-def clock_reading(row: Row) -> Reading:
+def clock_reading(row: Row) -> ClockSample:
     """trusted_at, boot, uptime_micros, taken_on_micros."""
-    return Reading(instant(row[0]), Uptime(row[1], row[2] / 1e6), timedelta(microseconds=row[3]))
+    return ClockSample(instant(row[0]), Uptime(row[1], row[2] / 1e6), timedelta(microseconds=row[3]))
 
 
 def key(row: Row, material_rows: Iterable[Row]) -> Key:
@@ -195,7 +195,7 @@ def token_object(row: Row, *, orphaned: bool) -> TokenObject:
         status=MaterialStatus(row[2]),
         created_at=instant(row[3]),
         token=TokenName(row[4]),
-        orphaned=orphaned,
+        owner_is_dead=orphaned,
     )
 
 

@@ -12,7 +12,7 @@ from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.reader import CLOCK_READING, DUE
-from kmsd.domain.trusted_time import Reading
+from kmsd.domain.trusted_time import ClockSample
 
 _KEYS = """
     SELECT CASE
@@ -25,7 +25,7 @@ _KEYS = """
 """As `Key.state_at` and `Key.exists_at` have it."""
 
 
-class Figures(msgspec.Struct, frozen=True):
+class Statistics(msgspec.Struct, frozen=True):
     """At one instant."""
 
     keys: Mapping[str, int]
@@ -34,11 +34,11 @@ class Figures(msgspec.Struct, frozen=True):
     """Token objects by status, `missing` above all."""
     due: Mapping[str, float]
     """Unix time at which deletion, expiry, rotation is next due; nothing, if none is."""
-    clock: Reading | None
+    clock: ClockSample | None
     """What is believed of the time of day."""
 
 
-def read(path: Path, now: datetime) -> Figures:
+def read(path: Path, now: datetime) -> Statistics:
     """Some milliseconds for ten thousand keys. Raises `StoreUnavailable`."""
     connection = connections.connect(path, busy_seconds=1)
     try:
@@ -54,7 +54,7 @@ def read(path: Path, now: datetime) -> Figures:
             connection.execute("COMMIT")
     finally:
         connection.close()
-    return Figures(
+    return Statistics(
         keys,
         objects,
         {job: at / 1e6 for job, at in due.items() if at is not None},

@@ -19,7 +19,7 @@ from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.cached_reader import CachedReader
 from kmsd.adapters.sqlite.change_detector import WalIndex
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.process_liveness import Makers
+from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreUnfit
@@ -45,7 +45,7 @@ class SqliteStore:
         self._reading = connections.connect(path, busy_seconds=1.0)
         self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
         self._version = self._required_version()
-        self._makers = Makers(path)
+        self._makers = LivenessLocks(path)
         self._wal_index = WalIndex(path)
         self._reader = CachedReader(self._reading, self._makers, self._wal_index)
         self._writer = asyncio.Lock()
@@ -61,9 +61,9 @@ class SqliteStore:
             )
         return present
 
-    def on_doomed(self, tell: Callable[[bytes], None]) -> None:
+    def on_object_destroying(self, tell: Callable[[bytes], None]) -> None:
         """Have `tell` called with the id of each token object that any process has doomed, before the next request."""
-        self._reader.on_doomed = tell
+        self._reader.on_object_destroying = tell
 
     @property
     def cache_use(self) -> tuple[int, int]:

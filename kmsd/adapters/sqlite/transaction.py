@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.log_groups import LogWriting
+from kmsd.adapters.sqlite.log_groups import LogGroupStatements
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -15,11 +15,11 @@ from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.domain.trusted_time import Reading
+from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqliteTransaction(SqliteReader, LogWriting):
+class SqliteTransaction(SqliteReader, LogGroupStatements):
     """Implements `kmsd.ports.Transaction`; begun and ended by the store."""
 
     def _run(self, sql: str, *values: object) -> int:
@@ -134,7 +134,7 @@ class SqliteTransaction(SqliteReader, LogWriting):
                 token_object.status.value,
                 row_mapping.micros(token_object.created_at),
                 token_object.token.value,
-                self._makers.me,
+                self._makers.token,
             ),
         )
 
@@ -319,16 +319,16 @@ class SqliteTransaction(SqliteReader, LogWriting):
 
     def _holder(self, holder: str) -> str:
         """The holder as the row names it: with the place of this process's liveness lock."""
-        return f"{holder} {self._makers.me}"
+        return f"{holder} {self._makers.token}"
 
-    async def put_clock_reading(self, reading: Reading) -> None:
+    async def put_clock_reading(self, reading: ClockSample) -> None:
         self._run(
             "INSERT OR REPLACE INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
             "VALUES (1, ?, ?, ?, ?)",
             row_mapping.micros(reading.trusted_at),
-            reading.uptime.boot,
+            reading.uptime.boot_id,
             round(reading.uptime.seconds * 1e6),
-            reading.taken_on // timedelta(microseconds=1),
+            reading.accepted_skew // timedelta(microseconds=1),
         )
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:

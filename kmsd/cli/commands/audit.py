@@ -17,9 +17,9 @@ import msgspec
 from kmsd.adapters.audit_trail import records
 from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, pem_of, public_key_of
 from kmsd.adapters.audit_trail.format import fingerprint
-from kmsd.adapters.audit_trail.verification_report import Report
+from kmsd.adapters.audit_trail.verification_report import VerificationReport
 from kmsd.adapters.audit_trail.verify import verify
-from kmsd.app import audit_signer, open_rooms
+from kmsd.app import audit_signer, open_components
 from kmsd.cli.commands.audit_filters import BadFilter, filter_of, row
 from kmsd.cli.named_files import InputFile
 from kmsd.config.settings import Config, ConfigError
@@ -105,7 +105,7 @@ def _public_key(file: InputFile) -> bytes:
         raise InputRefused(f"{file}: {exc}") from exc
 
 
-def _print(report: Report, seconds: float) -> None:
+def _print(report: VerificationReport, seconds: float) -> None:
     for finding in report.findings[:MOST_SHOWN]:
         print(f"FAIL {finding}")
     if len(report.findings) > MOST_SHOWN:
@@ -151,7 +151,7 @@ def run_checkpoints(options: argparse.Namespace) -> int:
 
 async def run_public_key(config: Config, _: argparse.Namespace) -> int:
     """`kmsd audit public-key`: PEM on standard output, the fingerprint on standard error."""
-    async with open_rooms(config, "cli") as rooms:
+    async with open_components(config, "cli") as rooms:
         signer = await audit_signer(rooms.store, rooms.token)
     if signer is None:
         raise ConfigError("there is no audit key: run `kmsd init`")

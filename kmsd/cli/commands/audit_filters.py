@@ -18,7 +18,7 @@ class BadFilter(ValueError):
     """A time that cannot be read."""
 
 
-class Filter(msgspec.Struct, frozen=True):
+class RecordFilter(msgspec.Struct, frozen=True):
     """What a record must be. Empty: anything."""
 
     key: str
@@ -54,9 +54,9 @@ class Filter(msgspec.Struct, frozen=True):
         )
 
 
-def filter_of(options: argparse.Namespace, now: datetime) -> Filter:
+def filter_of(options: argparse.Namespace, now: datetime) -> RecordFilter:
     """The filter that the command line asks for. Raises `BadFilter`."""
-    return Filter(
+    return RecordFilter(
         key=options.key or "",
         principal=options.principal or "",
         operation=options.operation or "",

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kmsd.app import Rooms, SystemClock, audit_signer, open_rooms
+from kmsd.app import Components, SystemClock, audit_signer, open_components
 from kmsd.backup import create, softhsm
 from kmsd.cli import data_owner
 from kmsd.cli.commands.operator_audit import administrative_act
@@ -56,7 +56,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     """One line on what was made. Raises `CommandError`, OSError, and there is no backup."""
     started = time.monotonic()
     target = _target(Path(options.target), SystemClock().now())
-    async with open_rooms(config, "cli") as rooms:
+    async with open_components(config, "cli") as rooms:
         signer = await audit_signer(rooms.store, rooms.token, needed=True)
         if signer is None:
             raise ConfigError("there is no audit key to sign a backup with: run `kmsd init`")
@@ -64,7 +64,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         parameters = {"path": str(target), "withToken": token_folder is not None}
         try:
             async with administrative_act(rooms, "CreateBackup", parameters) as act:
-                made = await create.make(rooms, signer, target, token_folder)
+                made = await create.create(rooms, signer, target, token_folder)
                 act.elements = {
                     "backupId": made.manifest.backup_id,
                     "snapshotAt": made.manifest.snapshot_at,
@@ -101,7 +101,7 @@ def _target(given: Path, now: datetime) -> Path:
     return target
 
 
-def _token_folder(rooms: Rooms) -> Path | None:
+def _token_folder(rooms: Components) -> Path | None:
     """SoftHSM2's, if that is the token. Raises `ConfigError` if it is, and its folder is not found."""
     info = rooms.token.info
     folder = softhsm.token_folder(rooms.config.token, info)

@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator
 
 from kmsd.app import SystemClock
 from kmsd.cli.commands.check_findings import OK, WARN, Finding
-from kmsd.domain.trusted_time import Uptime, judge
+from kmsd.domain.trusted_time import Uptime, assess
 from kmsd.linux import boot_clock
 from kmsd.ports import Reader
 
 
 async def findings(books: Reader) -> AsyncIterator[Finding]:
     """One line. Raises `StoreUnavailable`."""
-    uptime = Uptime(boot_clock.boot(), boot_clock.uptime())
-    judgement = judge(await books.clock_reading(), SystemClock().now(), uptime)
-    seconds = judgement.ahead.total_seconds()
+    uptime = Uptime(boot_clock.boot_id(), boot_clock.uptime())
+    judgement = assess(await books.clock_reading(), SystemClock().now(), uptime)
+    seconds = judgement.skew.total_seconds()
     remedy = "set the clock right, or tell that it is: kmsd jobs confirm-clock"
-    if judgement.held:
+    if judgement.suspended:
         yield Finding(WARN, "clock", f"destructive jobs are held: the clock was set {seconds:.0f} s forward; {remedy}")
     elif judgement.behind:
         yield Finding(WARN, "clock", f"the clock was set {-seconds:.0f} s back, and is not believed; {remedy}")

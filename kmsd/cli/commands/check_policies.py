@@ -14,7 +14,7 @@ import msgspec
 from kmsd.authz import actions, new_policy, policy_document
 from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.evaluate import authorize
-from kmsd.authz.request import Allowed, Query
+from kmsd.authz.request import Allowed, AuthorizationRequest
 from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
 from kmsd.domain.identity import Role, User
 from kmsd.domain.key import Key
@@ -28,7 +28,7 @@ PAGE = 1000
 CLOCK_SLACK = timedelta(minutes=1)
 
 
-class _People(msgspec.Struct):
+class _Principals(msgspec.Struct):
     """Who exists."""
 
     users: list[User]
@@ -72,7 +72,7 @@ class _Group(msgspec.Struct):
 
 async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
     """All of them; one `ok` line if there are none. `account` is looked at even if it has no users."""
-    people = _People.of(list(await books.users()), list(await books.roles()))
+    people = _Principals.of(list(await books.users()), list(await books.roles()))
     found = list(_account(account, people))
     groups: dict[tuple[str, str], _Group] = {}
     keys = 0
@@ -99,7 +99,7 @@ async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[
         yield Finding(OK, TOPIC, f"policies of {keys} keys and {len(people.roles)} roles: nothing to object to")
 
 
-def _account(account: str, people: _People) -> Iterator[Finding]:
+def _account(account: str, people: _Principals) -> Iterator[Finding]:
     """Users of another account than the configuration's: somebody has changed it."""
     if people.users and account not in {user.account for user in people.users}:
         others = ", ".join(sorted({user.account for user in people.users}))
@@ -119,7 +119,7 @@ async def all_keys(books: Reader, accounts: set[str], now: datetime) -> AsyncIte
             after = names[-1][0]
 
 
-async def _grants(books: Reader, key: Key, people: _People) -> AsyncIterator[Finding]:
+async def _grants(books: Reader, key: Key, people: _Principals) -> AsyncIterator[Finding]:
     after = ""
     while grants := await books.grants_of(key.key_id, after, PAGE):
         for grant in grants:
@@ -129,7 +129,7 @@ async def _grants(books: Reader, key: Key, people: _People) -> AsyncIterator[Fin
         after = grants[-1].grant_id
 
 
-def _key_policy(group: _Group, people: _People) -> Iterator[Finding]:
+def _key_policy(group: _Group, people: _Principals) -> Iterator[Finding]:
     key = group.first
     try:
         policy = policy_document.parse(key.policy, kind=PolicyKind.KEY)
@@ -169,7 +169,7 @@ def _identity(subject: User | Role) -> Iterator[Finding]:
 
 def _may_change(key: Key, caller: Caller) -> bool:
     circumstances = Circumstances(key=key)
-    query = Query(
+    query = AuthorizationRequest(
         caller,
         "kms:PutKeyPolicy",
         key.arn,
@@ -180,7 +180,7 @@ def _may_change(key: Key, caller: Caller) -> bool:
     return isinstance(authorize(query), Allowed)
 
 
-def _statements(subject: str, policy: Policy, people: _People) -> Iterator[Finding]:
+def _statements(subject: str, policy: Policy, people: _Principals) -> Iterator[Finding]:
     for statement in policy.statements:
         if statement.effect is Effect.ALLOW and _to_everybody(statement):
             actions = ", ".join(statement.actions or ("all but some actions",))
@@ -205,7 +205,7 @@ def _to_everybody(statement: Statement) -> bool:
     return open_to_all and not statement.conditions
 
 
-def _trust(role: Role, people: _People) -> Iterator[Finding]:
+def _trust(role: Role, people: _Principals) -> Iterator[Finding]:
     try:
         policy = policy_document.parse(role.trust_policy, kind=PolicyKind.TRUST)
     except MalformedPolicyDocumentException as exc:

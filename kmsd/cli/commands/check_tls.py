@@ -16,7 +16,7 @@ from kmsd.config.settings import Config, ConfigError
 from kmsd.wire.http.tls import CertificateUnusable, tls_context
 
 TOPIC = "tls"
-SOON = timedelta(days=14)
+EXPIRY_WARNING = timedelta(days=14)
 LEAST_RSA_BITS = 2048
 
 
@@ -63,7 +63,7 @@ def _validity(path: Path, certificate: x509.Certificate, now: datetime) -> Findi
         text = f"{path}: {name} is not valid before {begin:%Y-%m-%d %H:%M} UTC"
         return Finding(FAIL, TOPIC, f"{text}: is the clock right?")
     text = f"{path}: {name} expires on {end:%Y-%m-%d}, in {(end - now).days} days"
-    if end - now < SOON:
+    if end - now < EXPIRY_WARNING:
         return Finding(WARN, TOPIC, f"{text}: put a new certificate there, with its key, and reload")
     return Finding(OK, TOPIC, text)
 

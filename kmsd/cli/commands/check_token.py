@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-from kmsd.app import Rooms, open_rooms
+from kmsd.app import Components, open_components
 from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
 from kmsd.config.settings import Config, ConfigError
 from kmsd.custody import import_parameters
@@ -19,7 +19,7 @@ _HAS_ANOTHER_WAY = frozenset({"CKM_AES_ECB_ENCRYPT_DATA"})
 async def findings(config: Config) -> AsyncIterator[Finding]:
     """Opens the token with its PIN: one attempt."""
     try:
-        async with open_rooms(config, "check") as rooms:
+        async with open_components(config, "check") as rooms:
             for finding in (*_token(rooms), _sessions(config, rooms)):
                 yield finding
             async for finding in _imports(config, rooms):
@@ -36,7 +36,7 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
         yield Finding(FAIL, "token", f"{type(exc).__name__}: {exc}")
 
 
-def _token(rooms: Rooms) -> Iterator[Finding]:
+def _token(rooms: Components) -> Iterator[Finding]:
     info, capabilities = rooms.token.info, rooms.token.capabilities
     yield Finding(OK, "token", f"token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}")
     for mechanism in sorted(capabilities.mechanisms):
@@ -48,7 +48,7 @@ def _token(rooms: Rooms) -> Iterator[Finding]:
         yield Finding(FAIL, "token", "the token can hold no keys of this API")
 
 
-def _sessions(config: Config, rooms: Rooms) -> Finding:
+def _sessions(config: Config, rooms: Components) -> Finding:
     """A worker has one that stays logged in, and those that work; at a reload there are twice as many workers."""
     needed = 2 * config.workers * (config.token.sessions + 1)
     most = rooms.token.info.max_sessions
@@ -60,7 +60,7 @@ def _sessions(config: Config, rooms: Rooms) -> Finding:
     return Finding(OK, "token", f"up to {needed} sessions are opened of the token's {most}")
 
 
-async def _imports(config: Config, rooms: Rooms) -> AsyncIterator[Finding]:
+async def _imports(config: Config, rooms: Components) -> AsyncIterator[Finding]:
     """How key material may come in, and which ways are lacking, refused or unwise."""
     if config.import_token is not None:
         if rooms.import_token is None:
@@ -84,7 +84,7 @@ async def _imports(config: Config, rooms: Rooms) -> AsyncIterator[Finding]:
             yield Finding(OK, "import", f"{called} works {where}")
 
 
-async def _works(rooms: Rooms) -> AsyncIterator[Finding]:
+async def _works(rooms: Components) -> AsyncIterator[Finding]:
     for topic, probe in (
         ("token", rooms.token.check),
         ("database", rooms.store.check),
@@ -94,14 +94,14 @@ async def _works(rooms: Rooms) -> AsyncIterator[Finding]:
         yield Finding(OK, topic, f"{topic} works")
 
 
-async def _messages(rooms: Rooms) -> AsyncIterator[Finding]:
+async def _messages(rooms: Components) -> AsyncIterator[Finding]:
     """Material that nears the bound of AES-GCM with random nonces."""
     for object_id, owner, messages in await (await rooms.store.read()).counted_messages(ROTATE_AT_MESSAGES):
         text = f"object {object_id.hex()} of {owner} has encrypted {messages} of {MAX_MESSAGES} messages"
         yield Finding(WARN, "token", f"{text}: rotate the key, or import new material into another one")
 
 
-async def _objects(rooms: Rooms) -> AsyncIterator[Finding]:
+async def _objects(rooms: Components) -> AsyncIterator[Finding]:
     tokens = [token for token in (rooms.token, rooms.import_token) if token is not None]
     malformed = [found for token in tokens for found in await token.list_objects() if found.problem]
     for found in malformed:

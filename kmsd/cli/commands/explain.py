@@ -13,8 +13,8 @@ from typing import Any
 from kmsd.app import SystemClock
 from kmsd.authz import actions
 from kmsd.authz.circumstances import Circumstances
-from kmsd.authz.explain import Considered, explain
-from kmsd.authz.request import Allowed, Query
+from kmsd.authz.explain import StatementTrace, explain
+from kmsd.authz.request import Allowed, AuthorizationRequest
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import reading
 from kmsd.config.settings import Config
@@ -61,7 +61,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     return 0 if isinstance(found.decision, Allowed) else 1
 
 
-async def _query(config: Config, books: Reader, caller: Caller, options: argparse.Namespace) -> Query:
+async def _query(config: Config, books: Reader, caller: Caller, options: argparse.Namespace) -> AuthorizationRequest:
     now = SystemClock().now()
     key = None
     if options.key is not None:
@@ -72,8 +72,10 @@ async def _query(config: Config, books: Reader, caller: Caller, options: argpars
     circumstances = Circumstances(now=now, region=config.region, key=key, aliases=aliases, tags=tags)
     if key is None:
         account = caller.account
-        return Query(caller, options.action, "*", account, conditions=conditions, circumstances=circumstances)
-    return Query(
+        return AuthorizationRequest(
+            caller, options.action, "*", account, conditions=conditions, circumstances=circumstances
+        )
+    return AuthorizationRequest(
         caller,
         options.action,
         key.arn,
@@ -132,7 +134,7 @@ async def _caller(books: Reader, arn: str) -> Caller:
     raise WrongUsage(f"{arn} is not the ARN of a principal, such as arn:aws:iam::000000000000:user/alice")
 
 
-def _print(considered: Considered) -> None:
+def _print(considered: StatementTrace) -> None:
     sign = {True: "+", False: "-"}[considered.matched]
     print(f"{sign} {considered.source} ({considered.effect}){': ' + considered.note if considered.note else ''}")
     if len(considered.misses) == 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import connection
-from kmsd.app import Rooms, SystemClock, place_of, set_module_environment, token_settings
+from kmsd.app import Components, SystemClock, arn_scope_of, set_module_environment, token_settings
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
 from kmsd.cli.commands.migrate import migrate_unless_served
 from kmsd.cli.commands.operator_audit import KMSD, acting
@@ -120,7 +120,9 @@ async def _require_token_of_nobody(config: Config) -> None:
         )
 
 
-async def _provision(rooms: Rooms, config: Config, options: argparse.Namespace) -> tuple[bool, NewAccessKey | None]:
+async def _provision(
+    rooms: Components, config: Config, options: argparse.Namespace
+) -> tuple[bool, NewAccessKey | None]:
     """Make what is missing: whether keys were, and the access key if one was made. Raises `ExistsAlready`."""
     if not rooms.token.capabilities.algorithms:
         raise ConfigError("the token can hold no keys of this API: it lacks CKM_AES_GCM (see `kmsd check`)")
@@ -128,11 +130,11 @@ async def _provision(rooms: Rooms, config: Config, options: argparse.Namespace) 
     user, name = await _administrator(books, config, options)
     before = len(await books.service_keys())
     await provisioning.make_service_keys(rooms.store, rooms.token, now, [SERVICE_KEY])
-    await rooms.take_audit_key()
+    await rooms.enable_signing()
     made_keys = len(await (await rooms.store.read()).service_keys()) > before
     if user is None:
         policies = {ADMINISTRATOR_POLICY_NAME: provisioning.ADMINISTRATOR_POLICY}
-        user = provisioning.new_user(place_of(config), config.account, name, policies, now)
+        user = provisioning.new_user(arn_scope_of(config), config.account, name, policies, now)
         await provisioning.create_user(rooms.store, user, now)
     elif await books.access_keys_of(config.account, name):
         return made_keys, None

@@ -7,10 +7,10 @@ import os
 import socket
 from typing import Any
 
-from kmsd.app import Rooms, SystemClock
+from kmsd.app import Components, SystemClock
 from kmsd.cli.commands.operator_audit import KMSD, acting
 from kmsd.config.settings import Config
-from kmsd.domain.trusted_time import Uptime, confirmed, judge
+from kmsd.domain.trusted_time import Uptime, assess, confirmed
 from kmsd.exit_codes import TryLater
 from kmsd.jobs.scheduler import Job, JobRefused, Scheduler
 from kmsd.linux import boot_clock
@@ -54,14 +54,14 @@ async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
     """Believe the clock as it is now; a running daemon does within 15 seconds. Recorded, with what it was before."""
     async with acting(config, "ConfirmClock", {}, source=KMSD) as (rooms, act):
         async with rooms.store.write() as transaction:
-            uptime, wall = Uptime(boot_clock.boot(), boot_clock.uptime()), SystemClock().now()
-            before = judge(await transaction.clock_reading(), wall, uptime)
+            uptime, wall = Uptime(boot_clock.boot_id(), boot_clock.uptime()), SystemClock().now()
+            before = assess(await transaction.clock_reading(), wall, uptime)
             await transaction.put_clock_reading(confirmed(wall, uptime))
-        act.elements = {"confirmedAt": wall.isoformat(), "aheadSeconds": round(before.ahead.total_seconds())}
+        act.elements = {"confirmedAt": wall.isoformat(), "aheadSeconds": round(before.skew.total_seconds())}
     print(f"the clock is taken to be right: {wall:%Y-%m-%d %H:%M:%S} UTC")
-    if before.held or before.behind:
-        seconds = before.ahead.total_seconds()
-        print(f"it was {abs(seconds):.0f} s {'ahead of' if before.held else 'behind'} what was believed")
+    if before.suspended or before.behind:
+        seconds = before.skew.total_seconds()
+        print(f"it was {abs(seconds):.0f} s {'ahead of' if before.suspended else 'behind'} what was believed")
     return 0
 
 
@@ -83,7 +83,7 @@ async def run_job(config: Config, options: argparse.Namespace) -> int:
     return 1 if any(getattr(report, name, ()) for name in ALARMS) else 0
 
 
-def _scheduler(rooms: Rooms) -> Scheduler:
+def _scheduler(rooms: Components) -> Scheduler:
     return Scheduler(
         rooms.store,
         rooms.token,

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.app import Rooms, SystemClock, open_rooms
+from kmsd.app import Components, SystemClock, open_components
 from kmsd.audit import KEY
 from kmsd.authz.lockout import default_key_policy
 from kmsd.cli.commands.check_policies import all_keys
@@ -24,7 +24,7 @@ from kmsd.cli.commands.operator_audit import KMS, administrative_act, reading
 from kmsd.cli.commands.users import account_of, add_account
 from kmsd.config.settings import Config
 from kmsd.domain.key import Key
-from kmsd.domain.key_state import Event, KeyState, Usable
+from kmsd.domain.key_state import KeyState, Transition, Usable
 from kmsd.errors import ServiceError
 from kmsd.exit_codes import InputRefused, TryLater
 from kmsd.ports import Reader, Transaction
@@ -118,17 +118,17 @@ def _printable(text: str) -> str:
 
 async def disable_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd key disable`: no worker uses it once this has returned."""
-    return await _move(config, options.key, "DisableKey", Event.DISABLE, KeyState.DISABLED)
+    return await _move(config, options.key, "DisableKey", Transition.DISABLE, KeyState.DISABLED)
 
 
 async def enable_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd key enable`."""
-    return await _move(config, options.key, "EnableKey", Event.ENABLE, KeyState.ENABLED)
+    return await _move(config, options.key, "EnableKey", Transition.ENABLE, KeyState.ENABLED)
 
 
-async def _move(config: Config, name: str, event_name: str, event: Event, wanted: KeyState) -> int:
+async def _move(config: Config, name: str, event_name: str, event: Transition, wanted: KeyState) -> int:
     """Have `event` happen to a key; DisableKey and EnableKey work in the same states here as for clients."""
-    async with open_rooms(config, "cli") as rooms:
+    async with open_components(config, "cli") as rooms:
         key = await _found(rooms, name)
         before = key.state_at(_now(rooms))
         if before is wanted:
@@ -146,7 +146,7 @@ async def _move(config: Config, name: str, event_name: str, event: Event, wanted
 
 async def reset_policy(config: Config, options: argparse.Namespace) -> int:
     """`kmsd key policy reset`: the account decides by its identity policies again. The policy before is printed."""
-    async with open_rooms(config, "cli") as rooms:
+    async with open_components(config, "cli") as rooms:
         key = await _found(rooms, options.key)
         policy = default_key_policy(key.account, config.partition)
         if key.policy == policy:
@@ -164,18 +164,18 @@ async def reset_policy(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-def _now(rooms: Rooms) -> datetime:
+def _now(rooms: Components) -> datetime:
     return rooms.pipeline.clock.now()
 
 
-async def _found(rooms: Rooms, name: str) -> Key:
+async def _found(rooms: Components, name: str) -> Key:
     """Raises `NotFound`."""
     return await key_named(await rooms.store.read(), rooms.config, name, _now(rooms))
 
 
 @asynccontextmanager
 async def _changed(
-    rooms: Rooms, key: Key, event_name: str, parameters: Mapping[str, Any]
+    rooms: Components, key: Key, event_name: str, parameters: Mapping[str, Any]
 ) -> AsyncIterator[tuple[Transaction, Key]]:
     """A transaction within a recorded act on a key, and the key as it stands there."""
     async with (

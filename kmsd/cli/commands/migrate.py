@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from kmsd.adapters.sqlite import connection
-from kmsd.config.instance_lock import data_lock
+from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.settings import Config
 
 
@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
 
 async def run(config: Config, _: argparse.Namespace) -> int:
     """Take the steps that are left. Raises `ConfigError` while a daemon runs, `StoreUnavailable` if it is too new."""
-    with data_lock(config):
+    with acquire_instance_lock(config):
         before = connection.schema(config.database)
         taken = connection.migrate(config.database)
         after = connection.schema(config.database)
@@ -34,5 +34,5 @@ async def run(config: Config, _: argparse.Namespace) -> int:
 def migrate_unless_served(config: Config) -> None:
     """For `kmsd init`: as `run`, but a database that needs nothing may be in use. Raises as `run`."""
     if connection.schema(config.database) != connection.newest():
-        with data_lock(config):
+        with acquire_instance_lock(config):
             connection.migrate(config.database)

@@ -16,16 +16,16 @@ from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
 from kmsd.ports import Reader
 
-MOST_TOLD = 10
+MAX_LISTED = 10
 
 
-async def tell_what_names(books: Reader, arn: str, account: str, now: datetime) -> None:
+async def warn_of_references(books: Reader, arn: str, account: str, now: datetime) -> None:
     """One line on standard error for each grant, and each key whose policy names `arn`, up to a bound."""
     found = [line async for line in _naming(books, arn, account, now)]
-    for line in found[:MOST_TOLD]:
+    for line in found[:MAX_LISTED]:
         print(f"kmsd: note: {line}", file=sys.stderr)
-    if len(found) > MOST_TOLD:
-        print(f"kmsd: note: and {len(found) - MOST_TOLD} more", file=sys.stderr)
+    if len(found) > MAX_LISTED:
+        print(f"kmsd: note: and {len(found) - MAX_LISTED} more", file=sys.stderr)
 
 
 async def _naming(books: Reader, arn: str, account: str, now: datetime) -> AsyncIterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kmsd.app import place_of
+from kmsd.app import arn_scope_of
 from kmsd.config.settings import Config
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.key import Key
@@ -16,7 +16,7 @@ from kmsd.ports import Reader
 async def key_named(books: Reader, config: Config, text: str, now: datetime, *, account: str = "") -> Key:
     """Return the key; an alias without ARN is one of `account`, by default the configuration's. Raises `NotFound`."""
     try:
-        name = parse_key_name(text, caller_account=account or config.account, place=place_of(config), aliases=True)
+        name = parse_key_name(text, caller_account=account or config.account, place=arn_scope_of(config), aliases=True)
     except ServiceError as exc:
         raise NotFound(f"{text} names no key here: {exc.message}") from exc
     alias = await books.alias(name.account, name.alias) if name.alias else None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from kmsd.app import open_rooms
+from kmsd.app import open_components
 from kmsd.audit import KEY
 from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.cli.named_files import STANDARD_INPUT, InputFile
@@ -44,7 +44,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     except (ValueError, blobs.MalformedBlob) as exc:
         raise InputRefused(f"{options.blob}: this is no ciphertext blob: {exc}") from exc
     context = _context(options.context)
-    async with open_rooms(config, "cli") as rooms:
+    async with open_components(config, "cli") as rooms:
         key = await (await rooms.store.read()).key(blob.key_id)
         if key is None:
             raise NotFound(f"the database does not know the key {blob.key_id}")
@@ -56,7 +56,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
                 account=key.account,
                 resources=((key.arn, key.account, KEY),),
             ):
-                opened = await encryption.unseal(rooms.token, key, blob, context)
+                opened = await encryption.decrypt(rooms.token, key, blob, context)
         except ServiceError as exc:
             reason = exc.message or exc.detail
             raise InputRefused(

@@ -15,7 +15,7 @@ from uuid import uuid4
 import msgspec
 
 from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import Rooms, open_rooms, place_of
+from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.audit import Actor, record_of_administration
 from kmsd.cli import data_owner
 from kmsd.config.settings import Config
@@ -28,7 +28,7 @@ KMS = "kms.amazonaws.com"
 KMSD = "kmsd.local"
 """`eventSource` of acts that AWS does not have."""
 INTENT, OUTCOME = "intent", "outcome"
-_NOBODY_LOGGED_IN = 2**32 - 1
+_LOGINUID_UNSET = 2**32 - 1
 
 
 class Act(msgspec.Struct):
@@ -40,7 +40,7 @@ class Act(msgspec.Struct):
 
 @asynccontextmanager
 async def administrative_act(
-    rooms: Rooms,
+    rooms: Components,
     event_name: str,
     parameters: Mapping[str, Any],
     *,
@@ -82,7 +82,7 @@ async def recorded_act(
     """As `administrative_act`, for a command that has not opened all rooms."""
     record = partial(
         record_of_administration,
-        place=place_of(config),
+        place=arn_scope_of(config),
         actor=actor(),
         account=account or config.account,
         event_source=source,
@@ -106,10 +106,10 @@ async def recorded_act(
 @asynccontextmanager
 async def acting(
     config: Config, event_name: str, parameters: Mapping[str, Any], *, source: str = IAM, account: str = ""
-) -> AsyncIterator[tuple[Rooms, Act]]:
+) -> AsyncIterator[tuple[Components, Act]]:
     """Rooms, opened for one recorded act; by default one on users, access keys or roles."""
     async with (
-        open_rooms(config, "cli") as rooms,
+        open_components(config, "cli") as rooms,
         administrative_act(rooms, event_name, parameters, source=source, account=account) as act,
     ):
         yield rooms, act
@@ -141,4 +141,4 @@ def _login_uid() -> int | None:
         found = int(Path("/proc/self/loginuid").read_text())
     except (OSError, ValueError):
         return None
-    return None if found == _NOBODY_LOGGED_IN else found
+    return None if found == _LOGINUID_UNSET else found

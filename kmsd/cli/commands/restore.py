@@ -24,11 +24,11 @@ from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import SystemClock, audit_signer, open_trail, read_pin, set_module_environment, token_settings
 from kmsd.backup import install, softhsm, softhsm_trial, token_match
 from kmsd.backup import trail_comparison as trails
-from kmsd.backup.archive import Damaged
+from kmsd.backup.archive import CorruptArchive
 from kmsd.backup.extract import unpack
 from kmsd.backup.manifest import DATABASE, Manifest, proof_by_pin
-from kmsd.backup.token_match import Comparison, OtherToken
-from kmsd.backup.trail_comparison import Standing, Taken, Trails
+from kmsd.backup.token_match import TokenComparison, TokenMismatch
+from kmsd.backup.trail_comparison import Relation, Revocation, TrailComparison
 from kmsd.cli.commands.operator_audit import recorded_act
 from kmsd.cli.named_files import InputFile
 from kmsd.config.settings import Config, ConfigError
@@ -65,9 +65,9 @@ class Findings(msgspec.Struct, frozen=True):
     """Findings that the operator must know before going on."""
 
     manifest: Manifest
-    compared: Comparison
-    trails: Trails
-    taken: list[Taken]
+    compared: TokenComparison
+    trails: TrailComparison
+    taken: list[Revocation]
 
 
 def add_to(commands: Any) -> None:
@@ -104,7 +104,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         print("ok   nothing was changed: this was a check")
     except Refused as exc:
         raise type(exc)(f"refused: {exc}") from exc
-    except (Damaged, OtherToken) as exc:
+    except (CorruptArchive, TokenMismatch) as exc:
         raise Refused(f"refused: {exc}") from exc
     return 0
 
@@ -195,7 +195,7 @@ def _token_files(root: Path, stage: Path) -> Iterator[None]:
 
 
 async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
-    """Compare, judge, and put in place. Raises `Refused`, `Checked`, `OtherToken`, OSError."""
+    """Compare, judge, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
     intents = len(snapshot.make_ready(stage / DATABASE))
     if not options.with_token:
         async with _open_token(config) as token:
@@ -225,7 +225,13 @@ async def _open_token(config: Config) -> AsyncIterator[Pkcs11Token]:
 
 
 def _judged(
-    config: Config, options: argparse.Namespace, stage: Path, manifest: Manifest, compared: Comparison, *, intents: int
+    config: Config,
+    options: argparse.Namespace,
+    stage: Path,
+    manifest: Manifest,
+    compared: TokenComparison,
+    *,
+    intents: int,
 ) -> Findings:
     """What was found, told to the operator and accepted by them. Raises `Refused`, `Checked`, OSError."""
     if not options.check:
@@ -235,7 +241,7 @@ def _judged(
     taken = []
     if found.goes_further:
         since = datetime.fromisoformat(manifest.snapshot_at)
-        taken = trails.taken_since(config.audit_dir, since, compared.key_ids)
+        taken = trails.revocations_since(config.audit_dir, since, compared.key_ids)
     findings = Findings(manifest, compared, found, taken)
     _tell(findings, intents)
     _judge(config, options, findings)
@@ -253,8 +259,8 @@ def _tell(findings: Findings, intents: int) -> None:
     _list("note", [f"{text}: newer than the backup, or another daemon's; it is left alone" for text in unknown])
     if intents:
         print(f"note {intents} keys were being made when the backup was: they are not in it")
-    if compared.doomed:
-        print(f"note {compared.doomed} objects were being destroyed: the daemon carries that out")
+    if compared.destroying:
+        print(f"note {compared.destroying} objects were being destroyed: the daemon carries that out")
     _list("LIVE", [f"comes back: {item}" for item in findings.taken])
 
 
@@ -283,7 +289,7 @@ def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> N
     if not findings.trails.goes_further and not options.accept_rollback:
         keys = REVIVED_KEYS if options.with_token else ""
         wanted.append(ROLLED_BACK.format(directory=config.audit_dir, keys=keys) + " with --accept-rollback")
-    if findings.trails.standing is Standing.OTHER and not (options.replace or options.check):
+    if findings.trails.standing is Relation.OTHER and not (options.replace or options.check):
         wanted.append(f"{config.audit_dir} holds another trail: --replace moves it aside")
     if wanted and not options.check:
         raise Refused("\n".join(wanted))
@@ -311,7 +317,7 @@ async def _put_in_place(
     clock, manifest = SystemClock(), findings.manifest
     signer = await _settle_database(stage, findings, token)
     aside: list[Path | None] = []
-    if findings.trails.standing is not Standing.CONTINUES:
+    if findings.trails.standing is not Relation.CONTINUES:
         aside.append(install.set_aside(install.trail_files(config.audit_dir), config.audit_dir, clock.now()))
         install.place_trail(stage / "audit", config.audit_dir)
     await _tell_trails(config, signer, manifest, lost=not findings.trails.goes_further)
@@ -348,6 +354,6 @@ async def _tell_trails(config: Config, signer: Signer, manifest: Manifest, *, lo
     for writer in files_of(config.audit_dir):
         sink = await open_trail(config, writer, signer, SystemClock())
         try:
-            await sink.tell_restored(backupId=manifest.backup_id, snapshotAt=manifest.snapshot_at, lost=lost)
+            await sink.record_restore(backupId=manifest.backup_id, snapshotAt=manifest.snapshot_at, lost=lost)
         finally:
             await sink.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from kmsd.app import SystemClock, place_of
-from kmsd.cli.commands.name_reuse import tell_what_names
+from kmsd.app import SystemClock, arn_scope_of
+from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
 from kmsd.cli.commands.policy_files import add_policy, add_trust, read_policies, read_policy
 from kmsd.cli.commands.users import account_of, add_account, add_tags, check_name, tags_of
@@ -63,7 +63,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
     policies = read_policies(options.policy)
     now, given = SystemClock().now(), tags_of(options)
     role = provisioning.new_role(
-        place_of(config),
+        arn_scope_of(config),
         account_of(config, options),
         options.name,
         trust_policy=read_policy(options.trust, PolicyKind.TRUST),
@@ -84,7 +84,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
             raise ExistsAlready(f"there is a role {role.name} in account {role.account} already")
         await provisioning.create_role(rooms.store, role, now)
         act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
-        await tell_what_names(await rooms.store.read(), role.arn, role.account, now)
+        await warn_of_references(await rooms.store.read(), role.arn, role.account, now)
     print(role.arn)
     return 0
 

@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 
 from kmsd.adapters.sqlite import connection
-from kmsd.config.instance_lock import data_lock
+from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.settings import Config, ConfigError, ListenConfig
-from kmsd.config.snapshot import Accepted
+from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.supervisor import Supervisor
 from kmsd.daemon.worker_pool import WorkerPool
-from kmsd.daemon.worker_processes import Children
+from kmsd.daemon.worker_processes import WorkerProcesses
 from kmsd.linux import systemd
 from kmsd.logging_setup import set_up
 from kmsd.wire.http.listeners import ListenerRefused, address_of, bind_tcp, bind_unix, inherited, listener_permitted
@@ -34,11 +34,11 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
     """Bind, start the workers, and stay until a signal. The exit status. Raises `ConfigError`."""
     set_up("supervisor")
     with ExitStack() as stack:
-        accepted = Accepted.read(options.config)
+        accepted = ConfigSnapshot.read(options.config)
         config = accepted.config
         listener = stack.enter_context(_listener_of(config))
         for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
-        pool = WorkerPool(accepted, listener, Children(options.zygote))
+        pool = WorkerPool(accepted, listener, WorkerProcesses(options.zygote))
         daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
         if for_metrics is None:
             return await daemon.run()
@@ -90,7 +90,7 @@ def _prepare(config: Config, held: ExitStack) -> None:
     """
     before = connection.schema(config.database)
     with ExitStack() as taken:
-        taken.enter_context(data_lock(config))
+        taken.enter_context(acquire_instance_lock(config))
         if connection.migrate(config.database):
             log.info("database migrated", before=before, after=connection.newest())
         connection.date_older_sessions(config.database, datetime.now(UTC))

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kmsd.app import SystemClock, place_of
+from kmsd.app import SystemClock, arn_scope_of
 from kmsd.authz.wildcard import fold
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
-from kmsd.cli.commands.name_reuse import tell_what_names
+from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
 from kmsd.cli.commands.policy_files import add_policy, read_policies
 from kmsd.config.settings import Config
@@ -125,7 +125,7 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
     check_name(options.name)
     require_client_url(config, options)
     policies, given = read_policies(options.policy), tags_of(options)
-    user = provisioning.new_user(place_of(config), account, options.name, policies, now, tags=given)
+    user = provisioning.new_user(arn_scope_of(config), account, options.name, policies, now, tags=given)
     parameters = {"userName": options.name, "policies": policies, "tags": dict(given) or None}
     async with acting(config, "CreateUser", parameters, account=account) as (rooms, act):
         if await (await rooms.store.read()).user(account, options.name) is not None:
@@ -133,7 +133,7 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
         await provisioning.create_user(rooms.store, user, now)
         made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
         act.elements = access_key_elements(made)
-        await tell_what_names(await rooms.store.read(), user.arn, account, now)
+        await warn_of_references(await rooms.store.read(), user.arn, account, now)
     hand_over(made, config, options)
     return 0
 

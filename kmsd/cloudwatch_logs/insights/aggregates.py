@@ -6,8 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
-from kmsd.cloudwatch_logs.insights.parser import Evaluate
-from kmsd.cloudwatch_logs.insights.rows import Row, weight
+from kmsd.cloudwatch_logs.insights.parser import Evaluator
+from kmsd.cloudwatch_logs.insights.rows import Record, weight
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.insights.values import Value, number, order, text
 from kmsd.cloudwatch_logs.work_budget import Budget
@@ -21,7 +21,7 @@ class Aggregate(ABC):
     """One result of one group."""
 
     @abstractmethod
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         """Take a row in."""
 
     @abstractmethod
@@ -30,11 +30,11 @@ class Aggregate(ABC):
 
 
 class _Count(Aggregate):
-    def __init__(self, of: Evaluate | None) -> None:
+    def __init__(self, of: Evaluator | None) -> None:
         self._of = of
         self._count = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         self._count += self._of is None or self._of(row) is not None
 
     def result(self) -> Value:
@@ -42,12 +42,12 @@ class _Count(Aggregate):
 
 
 class _Distinct(Aggregate):
-    def __init__(self, of: Evaluate, budget: Budget) -> None:
+    def __init__(self, of: Evaluator, budget: Budget) -> None:
         self._of = of
         self._budget = budget
         self._seen: set[str] = set()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         value = self._of(row)
         if value is not None and (shown := text(value)) not in self._seen:
             self._budget.take(weight(shown))
@@ -60,14 +60,14 @@ class _Distinct(Aggregate):
 class _Moments(Aggregate):
     """sum, avg, stddev: by Welford, so that nothing cancels out."""
 
-    def __init__(self, of: Evaluate, kind: str) -> None:
+    def __init__(self, of: Evaluator, kind: str) -> None:
         self._of = of
         self._kind = kind
         self._count = 0
         self._sum: float = 0
         self._mean = self._square = 0.0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         value = number(self._of(row))
         if value is None:
             return
@@ -92,7 +92,7 @@ class _Moments(Aggregate):
 class _Extreme(Aggregate):
     """min, max, sortsFirst, sortsLast, earliest, latest."""
 
-    def __init__(self, of: Evaluate, budget: Budget, *, largest: bool, by_time: bool = False) -> None:
+    def __init__(self, of: Evaluator, budget: Budget, *, largest: bool, by_time: bool = False) -> None:
         self._of = of
         self._budget = budget
         self._weight = 0
@@ -100,7 +100,7 @@ class _Extreme(Aggregate):
         self._by_time = by_time
         self._best: tuple[tuple[int, float, str], Value] | None = None
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         value = self._of(row)
         if value is None:
             return
@@ -116,14 +116,14 @@ class _Extreme(Aggregate):
 
 
 class _Percentile(Aggregate):
-    def __init__(self, of: Evaluate, percent: float, budget: Budget) -> None:
+    def __init__(self, of: Evaluator, percent: float, budget: Budget) -> None:
         self._of = of
         self._percent = percent
         self._budget = budget
         self._values: list[float] = []
         self._sort_at = _FIRST_SORT
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         value = number(self._of(row))
         if value is not None:
             self._budget.take(_VALUE_BYTES)
@@ -143,18 +143,18 @@ class _Percentile(Aggregate):
         return self._values[low] + (self._values[high] - self._values[low]) * (place - low)
 
 
-Make = Callable[[Budget], Aggregate]
+AggregateFactory = Callable[[Budget], Aggregate]
 
 
-def _extreme(*, largest: bool, by_time: bool = False) -> Callable[[Evaluate], Make]:
+def _extreme(*, largest: bool, by_time: bool = False) -> Callable[[Evaluator], AggregateFactory]:
     return lambda of: lambda budget: _Extreme(of, budget, largest=largest, by_time=by_time)
 
 
-def _moments(kind: str) -> Callable[[Evaluate], Make]:
+def _moments(kind: str) -> Callable[[Evaluator], AggregateFactory]:
     return lambda of: lambda _: _Moments(of, kind)
 
 
-_ONE_FIELD: Mapping[str, Callable[[Evaluate], Make]] = {
+_ONE_FIELD: Mapping[str, Callable[[Evaluator], AggregateFactory]] = {
     "count": lambda of: lambda _: _Count(of),
     "count_distinct": lambda of: lambda budget: _Distinct(of, budget),
     "sum": _moments("sum"),
@@ -170,7 +170,7 @@ _ONE_FIELD: Mapping[str, Callable[[Evaluate], Make]] = {
 }
 
 
-def aggregate(name: str, of: Evaluate | None, percent: float | None) -> Make:
+def aggregate(name: str, of: Evaluator | None, percent: float | None) -> AggregateFactory:
     """What makes an aggregate for each group; `of` None: `count(*)`. Raises `MalformedQuery`."""
     lowered = name.lower()
     if lowered in ("pct", "percentile"):

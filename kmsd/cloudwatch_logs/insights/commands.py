@@ -8,9 +8,9 @@ from operator import itemgetter
 from struct import pack, unpack
 from typing import NamedTuple
 
-from kmsd.cloudwatch_logs.insights.aggregates import Aggregate, Make
-from kmsd.cloudwatch_logs.insights.parser import Evaluate, Expression
-from kmsd.cloudwatch_logs.insights.rows import Row, weight
+from kmsd.cloudwatch_logs.insights.aggregates import Aggregate, AggregateFactory
+from kmsd.cloudwatch_logs.insights.parser import Evaluator, Expression
+from kmsd.cloudwatch_logs.insights.rows import Record, weight
 from kmsd.cloudwatch_logs.insights.values import Value, order, text, truth
 from kmsd.cloudwatch_logs.regex import Regex
 from kmsd.cloudwatch_logs.work_budget import Budget, TooLarge, matching_work
@@ -30,10 +30,10 @@ class Stage(ABC):
     """No row that comes after will pass."""
 
     @abstractmethod
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         """What passes on when `row` comes."""
 
-    def end(self) -> Iterable[Row]:
+    def end(self) -> Iterable[Record]:
         """What passes on when no more rows come."""
         return ()
 
@@ -41,10 +41,10 @@ class Stage(ABC):
 class Compute(Stage):
     """`fields` with expressions: each that is not a plain field is worked out and kept by its name."""
 
-    def __init__(self, columns: Sequence[tuple[str, Evaluate]]) -> None:
+    def __init__(self, columns: Sequence[tuple[str, Evaluator]]) -> None:
         self._columns = columns
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         for name, evaluate in self._columns:
             row.fields[name] = evaluate(row)
         return (row,)
@@ -53,22 +53,22 @@ class Compute(Stage):
 class Filter(Stage):
     """`filter`."""
 
-    def __init__(self, condition: Evaluate) -> None:
+    def __init__(self, condition: Evaluator) -> None:
         self._condition = condition
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         return (row,) if truth(self._condition(row)) else ()
 
 
 class ParseGlob(Stage):
     """`parse @message "user=*, id=*" as user, id`: each star takes as little as it can."""
 
-    def __init__(self, of: Evaluate, glob: str, names: Sequence[str]) -> None:
+    def __init__(self, of: Evaluator, glob: str, names: Sequence[str]) -> None:
         self._of = of
         self._parts = glob.split("*")
         self._names = names
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         value = self._of(row)
         found = self._match(shown) if value is not None and row.affords(len(shown := text(value))) else None
         if found is not None:
@@ -96,11 +96,11 @@ class ParseGlob(Stage):
 class ParseRegex(Stage):
     r"""`parse @message /user=(?<user>\w+)/`."""
 
-    def __init__(self, of: Evaluate, regex: Regex) -> None:
+    def __init__(self, of: Evaluator, regex: Regex) -> None:
         self._of = of
         self._regex = regex
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         value = self._of(row)
         if value is None:
             return (row,)
@@ -116,28 +116,30 @@ class ParseRegex(Stage):
 class Stats(Stage):
     """`stats count(*) as n by bin(5m)`: a row for each group."""
 
-    def __init__(self, results: Sequence[tuple[str, Make]], by: Sequence[Expression], budget: Budget) -> None:
+    def __init__(
+        self, results: Sequence[tuple[str, AggregateFactory]], by: Sequence[Expression], budget: Budget
+    ) -> None:
         self._results = results
         self._by = by
         self._budget = budget
-        self._groups: dict[tuple[str, ...], tuple[Row, list[Aggregate]]] = {}
+        self._groups: dict[tuple[str, ...], tuple[Record, list[Aggregate]]] = {}
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         values = [column.evaluate(row) for column in self._by]
         key = tuple(map(text, values))
         known = self._groups.get(key)
         if known is None:
             self._budget.take(_GROUP_BYTES + _AGGREGATE_BYTES * len(self._results) + 2 * sum(map(weight, key)))
-            made = Row()
+            made = Record()
             made.fields.update(zip((column.text for column in self._by), values, strict=True))
             known = self._groups[key] = (made, [make(self._budget) for _, make in self._results])
         for aggregate in known[1]:
             aggregate.add(row)
         return ()
 
-    def end(self) -> Iterable[Row]:
+    def end(self) -> Iterable[Record]:
         if not self._groups and not self._by:
-            self._groups[()] = (Row(), [make(self._budget) for _, make in self._results])
+            self._groups[()] = (Record(), [make(self._budget) for _, make in self._results])
         for row, aggregates in self._groups.values():
             for (name, _), aggregate in zip(self._results, aggregates, strict=True):
                 row.fields[name] = aggregate.result()
@@ -147,7 +149,7 @@ class Stats(Stage):
 class SortKey(NamedTuple):
     """One of the things to sort by."""
 
-    evaluate: Evaluate
+    evaluate: Evaluator
     descending: bool
 
 
@@ -158,10 +160,10 @@ class Sort(Stage):
         self._keys = keys
         self._most = most
         self._budget = budget
-        self._rows: list[tuple[bytes, Row, int]] = []
+        self._rows: list[tuple[bytes, Record, int]] = []
         self._unsorted = 0
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         key = b"".join([_place(one.evaluate(row), descending=one.descending) for one in self._keys])
         weighs = len(key) + row.rest()
         try:
@@ -181,7 +183,7 @@ class Sort(Stage):
         del self._rows[self._most :]
         self._unsorted = 0
 
-    def end(self) -> Iterable[Row]:
+    def end(self) -> Iterable[Record]:
         self._cut()
         self._rows.reverse()
         while self._rows:
@@ -215,7 +217,7 @@ class Limit(Stage):
     def __init__(self, most: int) -> None:
         self._left = most
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         self._left -= 1
         self.done = self._left <= 0
         return (row,) if self._left >= 0 else ()
@@ -224,12 +226,12 @@ class Limit(Stage):
 class Dedup(Stage):
     """`dedup`: the first row of each combination of values."""
 
-    def __init__(self, columns: Sequence[Evaluate], budget: Budget) -> None:
+    def __init__(self, columns: Sequence[Evaluator], budget: Budget) -> None:
         self._columns = columns
         self._budget = budget
         self._seen: set[tuple[str, ...]] = set()
 
-    def feed(self, row: Row) -> Iterable[Row]:
+    def feed(self, row: Record) -> Iterable[Record]:
         key = tuple(text(column(row)) for column in self._columns)
         if key in self._seen:
             return ()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from kmsd.cloudwatch_logs.filter_pattern.comparisons import number_of
-from kmsd.cloudwatch_logs.insights.rows import MESSAGE, Row
+from kmsd.cloudwatch_logs.insights.rows import MESSAGE, Record
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.insights.values import Value, arithmetic, call, compare, instant, number, text, truth
 from kmsd.cloudwatch_logs.regex import MAX_EXPRESSIONS, BadRegex, Regex
@@ -30,17 +30,17 @@ _COMPARISON = re.compile(r"=~|!=|<=|>=|=|<|>")
 _UNITS = {"ms": 1, "mi": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _WORDS = frozenset(("and", "or", "not", "like", "in", "as", "by", "asc", "desc"))
 
-Evaluate = Callable[[Row], Value]
+Evaluator = Callable[[Record], Value]
 
 
 class Expression(NamedTuple):
     """An expression, as it was written and as it works."""
 
     text: str
-    evaluate: Evaluate
+    evaluate: Evaluator
 
 
-class Reader:
+class Parser:
     """Reads a query from left to right; one method for each level of the language."""
 
     def __init__(self, query: str) -> None:
@@ -69,7 +69,7 @@ class Reader:
         """Whether all has been read."""
         return self.at >= len(self.query)
 
-    def sign(self, wanted: str) -> bool:
+    def accept(self, wanted: str) -> bool:
         """Take a sign, if it comes next."""
         if not self.query.startswith(wanted, self.at):
             return False
@@ -77,9 +77,9 @@ class Reader:
         self._skip()
         return True
 
-    def need(self, wanted: str) -> None:
+    def expect(self, wanted: str) -> None:
         """Take a sign that must come next."""
-        if not self.sign(wanted):
+        if not self.accept(wanted):
             self.fail(f"{wanted!r} is expected")
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -90,7 +90,7 @@ class Reader:
             self._skip()
         return found
 
-    def word(self, *wanted: str) -> str:
+    def keyword(self, *wanted: str) -> str:
         """Take one of some words, in any case, if it comes next; else nothing."""
         if not self.query[self.at : self.at + 1].isalpha():
             return ""
@@ -101,7 +101,7 @@ class Reader:
         self._skip()
         return found[0].lower()
 
-    def name(self, what: str = "a field") -> str:
+    def identifier(self, what: str = "a field") -> str:
         """Take a name. Raises `MalformedQuery`."""
         found = _NAME.match(self.query, self.at)
         if found is None or found[0].lower() in _WORDS:
@@ -144,7 +144,7 @@ class Reader:
         self.instructions += regex.instructions
         return regex
 
-    def since(self, start: int) -> str:
+    def source_from(self, start: int) -> str:
         """What was read since a place, as it was written."""
         return _SPACES.sub(" ", self.query[start : self.at].rstrip(" \t\r\n"))
 
@@ -154,37 +154,37 @@ class Reader:
         """Take an expression. Raises `MalformedQuery`."""
         start = self.at
         evaluate = self._or(0)
-        return Expression(self.since(start), evaluate)
+        return Expression(self.source_from(start), evaluate)
 
-    def _or(self, depth: int) -> Evaluate:
+    def _or(self, depth: int) -> Evaluator:
         """`or` binds least."""
         if depth > MOST_DEPTH:
             self.fail("too many parentheses within each other")
         found = [self._and(depth)]
-        while self.word("or"):
+        while self.keyword("or"):
             found.append(self._and(depth))
         return found[0] if len(found) == 1 else _any(found)
 
-    def _and(self, depth: int) -> Evaluate:
+    def _and(self, depth: int) -> Evaluator:
         found = [self._not(depth)]
-        while self.word("and"):
+        while self.keyword("and"):
             found.append(self._not(depth))
         return found[0] if len(found) == 1 else _all(found)
 
-    def _not(self, depth: int) -> Evaluate:
+    def _not(self, depth: int) -> Evaluator:
         if depth > MOST_DEPTH:
             self.fail("too many words of negation")
-        if self.word("not"):
+        if self.keyword("not"):
             inner = self._not(depth + 1)
             return lambda row: not truth(inner(row))
         return self._comparison(depth)
 
-    def _comparison(self, depth: int) -> Evaluate:
+    def _comparison(self, depth: int) -> Evaluator:
         left = self._sum(depth)
-        negated = bool(self.word("not"))
-        if self.word("like"):
+        negated = bool(self.keyword("not"))
+        if self.keyword("like"):
             test = self._like(left)
-        elif self.word("in"):
+        elif self.keyword("in"):
             test = self._in(left, depth)
         elif negated:
             self.fail("'like' or 'in' is expected after 'not'")
@@ -196,7 +196,7 @@ class Reader:
             return left
         return (lambda row: not test(row)) if negated else test
 
-    def _like(self, left: Evaluate) -> Evaluate:
+    def _like(self, left: Evaluator) -> Evaluator:
         regex = self.regex()
         if regex is not None:
             return _matches(left, regex)
@@ -205,46 +205,46 @@ class Reader:
             self.fail("a text or /regular expression/ is expected")
         return _contains(left, part)
 
-    def _in(self, left: Evaluate, depth: int) -> Evaluate:
-        self.need("[")
+    def _in(self, left: Evaluator, depth: int) -> Evaluator:
+        self.expect("[")
         items = [self._sum(depth)]
-        while self.sign(","):
+        while self.accept(","):
             items.append(self._sum(depth))
-        self.need("]")
+        self.expect("]")
         return _any([_comparison(left, "=", item) for item in items])
 
-    def _sum(self, depth: int) -> Evaluate:
+    def _sum(self, depth: int) -> Evaluator:
         return self._calculation(self._product, "+-", depth)
 
-    def _product(self, depth: int) -> Evaluate:
+    def _product(self, depth: int) -> Evaluator:
         return self._calculation(self._power, "*/%", depth)
 
-    def _calculation(self, part: Callable[[int], Evaluate], operators: str, depth: int) -> Evaluate:
+    def _calculation(self, part: Callable[[int], Evaluator], operators: str, depth: int) -> Evaluator:
         """Parts with operators in between, from left to right."""
-        first, others = part(depth), list[tuple[str, Evaluate]]()
+        first, others = part(depth), list[tuple[str, Evaluator]]()
         while not self.has_ended() and (operator := self.query[self.at]) in operators:
-            self.sign(operator)
+            self.accept(operator)
             others.append((operator, part(depth)))
         return _calculation(first, others) if others else first
 
-    def _power(self, depth: int) -> Evaluate:
+    def _power(self, depth: int) -> Evaluator:
         if depth > MOST_DEPTH:
             self.fail("too many signs and powers within each other")
-        if self.sign("-"):
+        if self.accept("-"):
             inner = self._power(depth + 1)
             return lambda row: arithmetic(0, "-", inner(row))
         base = self._one(depth)
-        return _calculation(base, [("^", self._power(depth + 1))]) if self.sign("^") else base
+        return _calculation(base, [("^", self._power(depth + 1))]) if self.accept("^") else base
 
-    def _one(self, depth: int) -> Evaluate:
+    def _one(self, depth: int) -> Evaluator:
         if depth > MOST_DEPTH:
             self.fail("too many parentheses within each other")
         self._operands += 1
         if self._operands > MAX_OPERANDS:
             self.fail(f"a query can have {MAX_OPERANDS} fields, numbers and texts")
-        if self.sign("("):
+        if self.accept("("):
             inner = self._or(depth + 1)
-            self.need(")")
+            self.expect(")")
             return inner
         quoted = self.string()
         if quoted is not None:
@@ -255,50 +255,50 @@ class Reader:
             constant = int(known) if known is not None and known.is_integer() else known
             return lambda _: constant
         quoted_name = self.query.startswith("`", self.at)
-        name = self.name("a field, a number or a text")
-        if not quoted_name and self.sign("("):
+        name = self.identifier("a field, a number or a text")
+        if not quoted_name and self.accept("("):
             return self._call(name, depth)
         return _constants.get(name.lower(), lambda row: row.get(name)) if not quoted_name else lambda row: row.get(name)
 
-    def _call(self, name: str, depth: int) -> Evaluate:
+    def _call(self, name: str, depth: int) -> Evaluator:
         if name.lower() in ("bin", "datefloor", "dateceil"):
             return self._bin(name.lower(), depth)
         self.grows |= name.lower() in ("concat", "replace")
-        arguments: list[Evaluate] = []
-        if not self.sign(")"):
+        arguments: list[Evaluator] = []
+        if not self.accept(")"):
             arguments.append(self._or(depth + 1))
-            while self.sign(","):
+            while self.accept(","):
                 arguments.append(self._or(depth + 1))
-            self.need(")")
+            self.expect(")")
         return _application(call(name, len(arguments)), arguments)
 
-    def _bin(self, name: str, depth: int) -> Evaluate:
+    def _bin(self, name: str, depth: int) -> Evaluator:
         """`bin(5m)` of @timestamp; `datefloor(field, 1h)` and `dateceil`."""
-        of: Evaluate = lambda row: row.get("@timestamp")  # noqa: E731
+        of: Evaluator = lambda row: row.get("@timestamp")  # noqa: E731
         if name != "bin":
             of = self._sum(depth + 1)
-            self.need(",")
+            self.expect(",")
         span = self.take(_SPAN)
         if span is None:
             self.fail("a span of time such as 5m is expected")
         length = int(span[1]) * _UNITS[span[2][:2] if span[2].startswith(("ms", "mil")) else span[2][:1]]
         if length < 1:
             self.fail("a span of time must be longer than nothing")
-        self.need(")")
+        self.expect(")")
         up = length - 1 if name == "dateceil" else 0
 
-        def floor(row: Row) -> Value:
+        def floor(row: Record) -> Value:
             known = number(of(row))
             return None if known is None else instant((int(known) + up) // length * length)
 
         return floor
 
 
-_constants: dict[str, Evaluate] = {"true": lambda _: True, "false": lambda _: False}
+_constants: dict[str, Evaluator] = {"true": lambda _: True, "false": lambda _: False}
 
 
-def _any(conditions: list[Evaluate]) -> Evaluate:
-    def holds(row: Row) -> bool:
+def _any(conditions: list[Evaluator]) -> Evaluator:
+    def holds(row: Record) -> bool:
         for condition in conditions:  # noqa: SIM110 (any() would take a frame more, and time)
             if truth(condition(row)):
                 return True
@@ -307,8 +307,8 @@ def _any(conditions: list[Evaluate]) -> Evaluate:
     return holds
 
 
-def _all(conditions: list[Evaluate]) -> Evaluate:
-    def holds(row: Row) -> bool:
+def _all(conditions: list[Evaluator]) -> Evaluator:
+    def holds(row: Record) -> bool:
         for condition in conditions:  # noqa: SIM110
             if not truth(condition(row)):
                 return False
@@ -321,16 +321,16 @@ def _length(value: Value) -> int:
     return len(value) if isinstance(value, str) else 0
 
 
-def _comparison(left: Evaluate, operator: str, right: Evaluate) -> Evaluate:
-    def holds(row: Row) -> bool:
+def _comparison(left: Evaluator, operator: str, right: Evaluator) -> Evaluator:
+    def holds(row: Record) -> bool:
         one, other = left(row), right(row)
         return row.affords(_length(one) + _length(other)) and compare(one, operator, other)
 
     return holds
 
 
-def _matches(left: Evaluate, regex: Regex) -> Evaluate:
-    def holds(row: Row) -> bool:
+def _matches(left: Evaluator, regex: Regex) -> Evaluator:
+    def holds(row: Record) -> bool:
         value = left(row)
         if value is None or not row.affords(matching_work(_length(value), regex.instructions)):
             return False
@@ -339,16 +339,16 @@ def _matches(left: Evaluate, regex: Regex) -> Evaluate:
     return holds
 
 
-def _contains(left: Evaluate, part: str) -> Evaluate:
-    def holds(row: Row) -> bool:
+def _contains(left: Evaluator, part: str) -> Evaluator:
+    def holds(row: Record) -> bool:
         value = left(row)
         return value is not None and row.affords(_length(value)) and part in text(value)
 
     return holds
 
 
-def _calculation(first: Evaluate, others: list[tuple[str, Evaluate]]) -> Evaluate:
-    def result(row: Row) -> Value:
+def _calculation(first: Evaluator, others: list[tuple[str, Evaluator]]) -> Evaluator:
+    def result(row: Record) -> Value:
         found = first(row)
         for operator, other in others:
             found = arithmetic(found, operator, other(row))
@@ -357,14 +357,14 @@ def _calculation(first: Evaluate, others: list[tuple[str, Evaluate]]) -> Evaluat
     return result
 
 
-def _application(act: Callable[..., Value], arguments: list[Evaluate]) -> Evaluate:
-    def result(row: Row) -> Value:
+def _application(act: Callable[..., Value], arguments: list[Evaluator]) -> Evaluator:
+    def result(row: Record) -> Value:
         values = [argument(row) for argument in arguments]
         return act(*values) if row.affords(sum(map(_length, values))) else None
 
     return result
 
 
-def default_field() -> Evaluate:
+def default_field() -> Evaluator:
     """@message."""
     return lambda row: row.get(MESSAGE)

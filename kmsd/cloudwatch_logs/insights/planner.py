@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from kmsd.cloudwatch_logs.insights.aggregates import Make, aggregate
+from kmsd.cloudwatch_logs.insights.aggregates import AggregateFactory, aggregate
 from kmsd.cloudwatch_logs.insights.commands import (
     Compute,
     Dedup,
@@ -20,8 +20,8 @@ from kmsd.cloudwatch_logs.insights.commands import (
     Stage,
     Stats,
 )
-from kmsd.cloudwatch_logs.insights.parser import Evaluate, Expression, Reader, default_field
-from kmsd.cloudwatch_logs.insights.rows import MESSAGE, PTR, TIMESTAMP, Row, weight
+from kmsd.cloudwatch_logs.insights.parser import Evaluator, Expression, Parser, default_field
+from kmsd.cloudwatch_logs.insights.rows import MESSAGE, PTR, TIMESTAMP, Record, weight
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.insights.values import number, text
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget
@@ -50,13 +50,13 @@ class Plan(msgspec.Struct):
     grows: bool = False
     """Whether a function may make a value that is longer than the event."""
 
-    def run(self, most: int, *, several: bool, budget: Budget | None = None) -> Run:
+    def run(self, most: int, *, multiple_groups: bool, budget: Budget | None = None) -> Run:
         """One run; `several` groups do not come in one order of time, unless they are sorted."""
         if not self.limited:
             self.most = max(self.most, most)
         budget = budget or Budget(MAX_QUERY_BYTES)
         stages = [make(budget) for make in self.stages]
-        if not self.sorted and not self.aggregated and several:
+        if not self.sorted and not self.aggregated and multiple_groups:
             stages.append(Sort([SortKey(lambda row: row.get(TIMESTAMP), descending=True)], most, budget))
         if not self.limited:
             stages.append(Limit(most))
@@ -83,11 +83,11 @@ class Run(msgspec.Struct):
         """Whether no further event can change anything."""
         return any(stage.done for stage in self.stages)
 
-    def feed(self, row: Row) -> None:
+    def feed(self, row: Record) -> None:
         """An event. Raises `TooLarge`."""
         self._pass(row, 0)
 
-    def _pass(self, row: Row, index: int) -> None:
+    def _pass(self, row: Record, index: int) -> None:
         stages = self.stages
         while index < len(stages):
             stage = stages[index]
@@ -124,7 +124,7 @@ class Run(msgspec.Struct):
         self.held = 0
         return drained
 
-    def _show(self, row: Row) -> None:
+    def _show(self, row: Record) -> None:
         shown = [(name, text(value)) for name in self.columns if (value := row.get(name)) is not None]
         if self.pointers and PTR not in self.columns:
             shown.append((PTR, text(row.get(PTR))))
@@ -136,11 +136,11 @@ class Run(msgspec.Struct):
 
 def plan(query: str) -> Plan:
     """Read a query. Raises `MalformedQuery`."""
-    reader, found = Reader(query), Plan()
+    reader, found = Parser(query), Plan()
     if reader.has_ended():
         raise MalformedQuery("the query is empty")
     for _ in range(MOST_COMMANDS):
-        command = reader.name("a command")
+        command = reader.identifier("a command")
         read = _COMMANDS.get(command.lower())
         if read is None:
             raise MalformedQuery(f"the command {command} is not supported")
@@ -148,21 +148,21 @@ def plan(query: str) -> Plan:
         if reader.has_ended():
             found.instructions, found.grows = reader.instructions, reader.grows
             return found
-        reader.need("|")
+        reader.expect("|")
     raise MalformedQuery(f"a query can have {MOST_COMMANDS} commands")
 
 
-def _columns(reader: Reader) -> list[tuple[str, Expression]]:
+def _columns(reader: Parser) -> list[tuple[str, Expression]]:
     """`a, b + 1 as c`: names and what they are."""
     found = []
     while True:
         expression = reader.expression()
-        found.append((reader.name("a name") if reader.word("as") else expression.text.strip("`"), expression))
-        if not reader.sign(","):
+        found.append((reader.identifier("a name") if reader.keyword("as") else expression.text.strip("`"), expression))
+        if not reader.accept(","):
             return found
 
 
-def _fields(reader: Reader, found: Plan) -> None:
+def _fields(reader: Parser, found: Plan) -> None:
     columns = _columns(reader)
     computed = [(name, expression.evaluate) for name, expression in columns]
     if found.aggregated:
@@ -172,30 +172,30 @@ def _fields(reader: Reader, found: Plan) -> None:
         found.columns |= dict.fromkeys(name for name, _ in columns)
 
 
-def _display(reader: Reader, found: Plan) -> None:
+def _display(reader: Parser, found: Plan) -> None:
     columns = _columns(reader)
     computed = [(name, expression.evaluate) for name, expression in columns]
     found.stages.append(lambda _: Compute(computed))
     found.columns, found.chosen = dict.fromkeys(name for name, _ in columns), True
 
 
-def _filter(reader: Reader, found: Plan) -> None:
+def _filter(reader: Parser, found: Plan) -> None:
     condition = reader.expression().evaluate
     found.stages.append(lambda _: Filter(condition))
 
 
-def _parse(reader: Reader, found: Plan) -> None:
-    of: Evaluate = default_field()
+def _parse(reader: Parser, found: Plan) -> None:
+    of: Evaluator = default_field()
     regex = None
     glob = reader.string()
     if glob is None:
         regex = reader.regex()
     if glob is None and regex is None:
-        name = reader.name()
+        name = reader.identifier()
         of = lambda row: row.get(name)  # noqa: E731
         glob = reader.string()
         regex = reader.regex() if glob is None else None
-    names = _names(reader) if reader.word("as") else []
+    names = _names(reader) if reader.keyword("as") else []
     if regex is not None:
         if not regex.names or names:
             reader.fail("a regular expression of parse has named groups, (?<name>…), and no 'as'")
@@ -210,19 +210,19 @@ def _parse(reader: Reader, found: Plan) -> None:
         reader.fail("a text with stars or /regular expression/ is expected")
 
 
-def _names(reader: Reader) -> list[str]:
-    names = [reader.name()]
-    while reader.sign(","):
-        names.append(reader.name())
+def _names(reader: Parser) -> list[str]:
+    names = [reader.identifier()]
+    while reader.accept(","):
+        names.append(reader.identifier())
     return names
 
 
-def _stats(reader: Reader, found: Plan) -> None:
-    results: list[tuple[str, Make]] = [_aggregate(reader)]
-    while reader.sign(","):
+def _stats(reader: Parser, found: Plan) -> None:
+    results: list[tuple[str, AggregateFactory]] = [_aggregate(reader)]
+    while reader.accept(","):
         results.append(_aggregate(reader))
     by: list[Expression] = []
-    if reader.word("by"):
+    if reader.keyword("by"):
         by = [Expression(name, expression.evaluate) for name, expression in _columns(reader)]
     found.stages.append(lambda budget: Stats(results, by, budget))
     found.aggregated, found.sorted, found.limited = True, False, False
@@ -230,51 +230,51 @@ def _stats(reader: Reader, found: Plan) -> None:
     found.columns, found.chosen = dict.fromkeys(names), False
 
 
-def _aggregate(reader: Reader) -> tuple[str, Make]:
+def _aggregate(reader: Parser) -> tuple[str, AggregateFactory]:
     start = reader.at
-    name = reader.name("a function such as count")
-    reader.need("(")
-    of: Evaluate | None = None
+    name = reader.identifier("a function such as count")
+    reader.expect("(")
+    of: Evaluator | None = None
     percent: float | None = None
-    if not reader.sign("*") and not reader.query.startswith(")", reader.at):
+    if not reader.accept("*") and not reader.query.startswith(")", reader.at):
         of = reader.expression().evaluate
-        if reader.sign(","):
-            percent = number(reader.expression().evaluate(Row()))
+        if reader.accept(","):
+            percent = number(reader.expression().evaluate(Record()))
             if percent is None:
                 reader.fail("a number is expected")
-    reader.need(")")
-    written = reader.since(start)
+    reader.expect(")")
+    written = reader.source_from(start)
     if not reader.has_ended() and reader.query[reader.at] in "+-*/%^":
         reader.fail("calculating with the results of stats is not supported")
     make = aggregate(name, of, percent)
-    return (reader.name("a name") if reader.word("as") else written), make
+    return (reader.identifier("a name") if reader.keyword("as") else written), make
 
 
-def _sort(reader: Reader, found: Plan) -> None:
+def _sort(reader: Parser, found: Plan) -> None:
     keys = []
     while True:
         # A column of stats has the name by which it was written: `sort count(*) desc`.
         start = reader.at
         evaluate = _sorted_by(reader, found, start)
-        keys.append(SortKey(evaluate, descending=reader.word("asc", "desc") == "desc"))
-        if not reader.sign(","):
+        keys.append(SortKey(evaluate, descending=reader.keyword("asc", "desc") == "desc"))
+        if not reader.accept(","):
             break
     found.stages.append(lambda budget: Sort(keys, found.most, budget))
     found.sorted = True
 
 
-def _sorted_by(reader: Reader, found: Plan, start: int) -> Evaluate:
+def _sorted_by(reader: Parser, found: Plan, start: int) -> Evaluator:
     written = max(
         (name for name in found.columns if "(" in name and reader.query.startswith(name, start)), key=len, default=""
     )
     if written:
-        reader.sign(written)
+        reader.accept(written)
         return lambda row: row.get(written)
     return reader.expression().evaluate
 
 
-def _limit(reader: Reader, found: Plan) -> None:
-    wanted = number(reader.expression().evaluate(Row()))
+def _limit(reader: Parser, found: Plan) -> None:
+    wanted = number(reader.expression().evaluate(Record()))
     if wanted is None or not 1 <= wanted <= MOST_LIMIT or wanted != int(wanted):
         reader.fail(f"limit takes a number from 1 to {MOST_LIMIT}")
     most = int(wanted)
@@ -282,7 +282,7 @@ def _limit(reader: Reader, found: Plan) -> None:
     found.limited, found.most = True, max(found.most, most)
 
 
-def _dedup(reader: Reader, found: Plan) -> None:
+def _dedup(reader: Parser, found: Plan) -> None:
     columns = [expression.evaluate for _, expression in _columns(reader)]
     found.stages.append(lambda budget: Dedup(columns, budget))
 

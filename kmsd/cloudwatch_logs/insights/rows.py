@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.cloudwatch_logs.events import Event, position_text
+from kmsd.cloudwatch_logs.events import LogEvent, position_text
 from kmsd.cloudwatch_logs.insights.values import MAX_TEXT_LENGTH, Instant, Value, walk
 from kmsd.cloudwatch_logs.work_budget import MAX_EVENT_WORK, reading_work
 
@@ -21,12 +21,12 @@ _UNREAD = object()
 _decode = msgspec.json.Decoder().decode
 
 
-class Row:
+class Record:
     """A row; what is not asked for is not worked out."""
 
     __slots__ = ("_event", "_json", "_left", "_log", "_members", "_stream", "fields")
 
-    def __init__(self, event: Event | None = None, stream: str = "", log: str = "") -> None:
+    def __init__(self, event: LogEvent | None = None, stream: str = "", log: str = "") -> None:
         self._event = event
         self._stream = stream
         self._log = log

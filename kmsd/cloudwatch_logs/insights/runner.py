@@ -17,24 +17,24 @@ import msgspec
 from msgspec.structs import replace
 
 from kmsd.cloudwatch_logs.evaluation import SLICE_SECONDS, is_long
-from kmsd.cloudwatch_logs.event_reader import Reading
+from kmsd.cloudwatch_logs.event_reader import EventReader
 from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.planner import Plan, Run
 from kmsd.cloudwatch_logs.insights.results import Chunk
-from kmsd.cloudwatch_logs.insights.rows import Row
+from kmsd.cloudwatch_logs.insights.rows import Record
 from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, COMPLETE, FAILED, RUNNING, TIMEOUT, StoredQuery
-from kmsd.cloudwatch_logs.ports import LogStore, SegmentsError, Wanted
-from kmsd.cloudwatch_logs.service import LogRoom
+from kmsd.cloudwatch_logs.ports import FrameQuery, LogStore, SegmentsError
+from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.shapes import QueryStatistics
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.errors import ServiceError
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
 
 QUERY_SECONDS = 300
 """A query that takes longer ends as `Timeout`."""
-LOOK_EVERY = 100
+CANCEL_CHECK_INTERVAL = 100
 """Slices between two looks at whether the query was stopped."""
 SLOW_SLICES = 10
 """A slice that took so many times its time was too long for the event loop: what follows is done in a thread."""
@@ -43,17 +43,17 @@ BYTES_A_CHUNK = 1_048_576
 _EXPECTED = (ServiceError, StoreError, TokenError, SegmentsError, AuditUnavailable, TooLarge)
 
 
-class Task(msgspec.Struct, frozen=True):
+class QueryTask(msgspec.Struct, frozen=True):
     """A query and what it is asked of."""
 
     query: StoredQuery
     plan: Plan
     groups: Sequence[LogGroup]
-    wanted: Wanted
+    wanted: FrameQuery
     most: int
 
 
-class _Stopped(Exception):
+class _Cancelled(Exception):
     """StopQuery was called."""
 
 
@@ -70,18 +70,18 @@ class _Progress(msgspec.Struct):
     slices: int = 0
 
 
-class Runner(msgspec.Struct):
+class QueryRunner(msgspec.Struct):
     """Carries out queries. One for each process."""
 
-    room: LogRoom
+    room: LogsService
     store: LogStore
-    place: Place
+    place: ArnScope
     now: Callable[[], datetime]
 
-    async def run(self, task: Task) -> None:
+    async def run(self, task: QueryTask) -> None:
         """Carry out one query and write down how it ended, whatever was raised."""
         budget = Budget(MAX_QUERY_BYTES, self.room.memory)
-        run = task.plan.run(task.most, several=len(task.groups) > 1, budget=budget)
+        run = task.plan.run(task.most, multiple_groups=len(task.groups) > 1, budget=budget)
         progress = _Progress(run, budget, in_thread=task.plan.grows and task.plan.instructions > 0)
         try:
             await self._end(task, progress, await self._carry_out(task, progress))
@@ -94,7 +94,7 @@ class Runner(msgspec.Struct):
         finally:
             budget.close()
 
-    async def _carry_out(self, task: Task, progress: _Progress) -> str:
+    async def _carry_out(self, task: QueryTask, progress: _Progress) -> str:
         """Carry out the query. Returns the status with which it ends."""
         try:
             async with asyncio.timeout(QUERY_SECONDS):
@@ -102,22 +102,22 @@ class Runner(msgspec.Struct):
                 await self._in_slices(task, progress, progress.run.ending())
         except TimeoutError:
             return TIMEOUT
-        except _Stopped:
+        except _Cancelled:
             return CANCELLED
         except Exception as exc:  # noqa: BLE001 (a query that nobody ends is shown as running, and counts as one)
             _report(exc)
             return FAILED
         return COMPLETE
 
-    async def _look(self, task: Task, progress: _Progress) -> None:
+    async def _look(self, task: QueryTask, progress: _Progress) -> None:
         """Show the query all events, the newest first."""
         for group in task.groups:
-            reading = Reading(self.room, self.store, group, self.now(), budget=progress.budget)
+            reading = EventReader(self.room, self.store, group, self.now(), budget=progress.budget)
             log = f"{group.account}:{group.name}"
             start = max(task.wanted.start, group.oldest(self.now()))
             async for events in reading.events(replace(task.wanted, start=start)):
                 for long, some in groupby(events, lambda event: is_long(len(event.message), task.plan.instructions)):
-                    rows = (Row(event, reading.names[event.stream_id], log) for event in some)
+                    rows = (Record(event, reading.names[event.stream_id], log) for event in some)
                     await self._in_slices(task, progress, _fed(progress, rows), long=long)
                     if progress.run.done:
                         break
@@ -127,7 +127,9 @@ class Runner(msgspec.Struct):
             if progress.run.done:
                 return
 
-    async def _in_slices(self, task: Task, progress: _Progress, steps: Iterator[None], *, long: bool = False) -> None:
+    async def _in_slices(
+        self, task: QueryTask, progress: _Progress, steps: Iterator[None], *, long: bool = False
+    ) -> None:
         """Take steps, giving others their turn; pack the rows that come out."""
         more = True
         while more:
@@ -135,16 +137,16 @@ class Runner(msgspec.Struct):
             more = await self.room.evaluation.slice(act, in_thread=long or progress.in_thread)
             _pack(progress, at_least=ROWS_A_CHUNK)
             progress.slices += 1
-            if progress.slices % LOOK_EVERY == 0:
+            if progress.slices % CANCEL_CHECK_INTERVAL == 0:
                 await self._check(task)
             await asyncio.sleep(0)
 
-    async def _check(self, task: Task) -> None:
+    async def _check(self, task: QueryTask) -> None:
         known = await (await self.store.read()).log_query(task.query.query_id)
         if known is None or known.status != RUNNING:
-            raise _Stopped
+            raise _Cancelled
 
-    async def _end(self, task: Task, progress: _Progress, status: str) -> None:
+    async def _end(self, task: QueryTask, progress: _Progress, status: str) -> None:
         query_id, now = task.query.query_id, self.now()
         kms_key = None
         if status == COMPLETE:
@@ -174,7 +176,7 @@ def _report(exc: Exception) -> None:
         asyncio.get_running_loop().call_exception_handler(context)
 
 
-def _fed(progress: _Progress, rows: Iterator[Row]) -> Iterator[None]:
+def _fed(progress: _Progress, rows: Iterator[Record]) -> Iterator[None]:
     """Show the query rows, one for each step, until it has enough."""
     for row in rows:
         progress.records += 1

@@ -25,14 +25,14 @@ from kmsd.cloudwatch_logs import frame_codec
 from kmsd.cloudwatch_logs.events import Batch, size_of
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP, LogGroup, LogStream, group_arn, millis
 from kmsd.cloudwatch_logs.ports import AuditTrail, LogStore, SegmentsError, TrailBatch, TrailChain
-from kmsd.cloudwatch_logs.service import LogRoom
-from kmsd.domain.arn import Place
+from kmsd.cloudwatch_logs.service import LogsService
+from kmsd.domain.arn import ArnScope
 from kmsd.ports import AuditUnavailable, StoreConflict, StoreError, TokenError
 
 SECOND = 1_000
-AFTER_THE_SECOND = 0.1
+POLL_OFFSET_SECONDS = 0.1
 """Seconds after each full one at which all processes copy: see `_due`."""
-BREATH = 0.01
+YIELD_SECONDS = 0.01
 """Seconds between two batches: a process that has much to copy serves its callers meanwhile."""
 CLOCK_STEP = 5_000
 """Milliseconds: records that are further ahead than this were written by a clock that has been set back since."""
@@ -40,7 +40,7 @@ CLOCK_STEP = 5_000
 log = structlog.get_logger()
 
 
-class _Reached(msgspec.Struct):
+class _Cursor(msgspec.Struct):
     """How far one chain has been copied."""
 
     file: str
@@ -50,7 +50,7 @@ class _Reached(msgspec.Struct):
     """Bytes of the file that hold them; 0: they are still to be counted."""
     ends: dict[int, int] = {}
     """The same by number of records, before and after the last batch."""
-    sure: bool = True
+    confirmed: bool = True
     """Nothing is under way. Whether a batch that failed is in the copy has to be looked up."""
 
 
@@ -59,34 +59,34 @@ class AuditCopy(msgspec.Struct):
 
     trail: AuditTrail
     store: LogStore
-    room: LogRoom
-    place: Place
+    room: LogsService
+    place: ArnScope
     account: str
     """The operator's: its principals may be allowed to read."""
     _group: LogGroup | None = None
-    _reached: dict[str, _Reached] = {}
-    _done: dict[str, tuple[str, int]] = {}
+    _reached: dict[str, _Cursor] = {}
+    _processed: dict[str, tuple[str, int]] = {}
     """By writer: the file and mark at which nothing was left to copy."""
-    _told: str = ""
+    _last_logged: str = ""
 
     async def run(self) -> None:
         """Copy what is durable, every second, until it is cancelled: what is left then is for the next start."""
         while True:
             try:
                 await self.run_once()
-                self._told = ""
+                self._last_logged = ""
             except (StoreError, TokenError, SegmentsError, AuditUnavailable) as exc:
                 self._tell(f"{type(exc).__name__}: {exc}")
             except Exception:
                 # A fault here must not end the copying for good; nothing is lost meanwhile, the trail has it.
                 log.exception("copy of the audit trail failed")
-            await asyncio.sleep(1 - self.room.now().timestamp() % 1 + AFTER_THE_SECOND)
+            await asyncio.sleep(1 - self.room.now().timestamp() % 1 + POLL_OFFSET_SECONDS)
 
     def _tell(self, problem: str) -> None:
         """Once, not every second."""
-        if problem != self._told:
+        if problem != self._last_logged:
             log.warning("copy of the audit trail put off", detail=problem)
-            self._told = problem
+            self._last_logged = problem
 
     async def run_once(self) -> int:
         """Copy what is due in all chains of this process; how many records. One bad chain does not stop the others.
@@ -95,35 +95,35 @@ class AuditCopy(msgspec.Struct):
         """
         copied, failed, group = 0, None, await self._ensured_group()
         for chain in await self.trail.chains():
-            if self._done.get(chain.writer) == (chain.files[-1], chain.mark):
+            if self._processed.get(chain.writer) == (chain.files[-1], chain.mark):
                 continue
             try:
-                if await self.trail.claim(chain.writer):
+                if await self.trail.lock_chain(chain.writer):
                     copied += await self._copy(group, chain)
             except (StoreError, TokenError, SegmentsError, AuditUnavailable) as exc:
                 failed = failed or exc
             finally:
                 if not chain.own:
-                    self.trail.release(chain.writer)
+                    self.trail.unlock_chain(chain.writer)
         if failed is not None:
             raise failed
         return copied
 
     async def _copy(self, group: LogGroup, chain: TrailChain) -> int:
         reached = self._reached.get(chain.writer)
-        known = reached is not None and reached.sure and reached.file in chain.files
+        known = reached is not None and reached.confirmed and reached.file in chain.files
         if reached is None or not known or not (chain.own or self._is_still(group, reached)):
             found = await self._look_up(group, chain.files)
             if reached is not None and reached.file == found.file:
                 # After a batch that failed the file need not be read from its beginning.
                 found.ends, found.end = reached.ends, reached.ends.get(found.records, 0)
             reached = self._reached[chain.writer] = found
-        reached.sure = False
+        reached.confirmed = False
         copied = await self._copy_from(group, chain, reached)
-        reached.sure = True
+        reached.confirmed = True
         return copied
 
-    async def _copy_from(self, group: LogGroup, chain: TrailChain, reached: _Reached) -> int:
+    async def _copy_from(self, group: LogGroup, chain: TrailChain, reached: _Cursor) -> int:
         copied = 0
         for file in chain.files[chain.files.index(reached.file) :]:
             if file != reached.file:
@@ -143,32 +143,32 @@ class AuditCopy(msgspec.Struct):
                     copied += due
                     reached.records += due
                     reached.end = batch.ends[due - 1]
-                    await asyncio.sleep(BREATH)
+                    await asyncio.sleep(YIELD_SECONDS)
                 if due < count or not (batch.complete or count):
                     return copied
                 reached.end = batch.end
                 if batch.complete:
                     break
-        self._done[chain.writer] = (chain.files[-1], chain.mark)
+        self._processed[chain.writer] = (chain.files[-1], chain.mark)
         return copied
 
-    def _is_still(self, group: LogGroup, reached: _Reached) -> bool:
+    def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
         """Whether no other process has copied this chain meanwhile."""
         found = self.room.segments.summaries(group.group_id).get(_stream_id(group, reached.file))
         return (0 if found is None else found.events) == reached.records
 
-    async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Reached:
+    async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Cursor:
         """Where a process that has just claimed a chain goes on: in the last file of which anything has been copied.
 
         What is counted must not be gone with the power: a process that died may have left a batch that was not synced.
         """
-        await self.room.segments.settle(group.group_id)
+        await self.room.segments.sync(group.group_id)
         summaries = self.room.segments.summaries(group.group_id)
         for file in reversed(files):
             found = summaries.get(_stream_id(group, file))
             if found is not None:
-                return _Reached(file, found.events)
-        return _Reached(files[0], 0)
+                return _Cursor(file, found.events)
+        return _Cursor(files[0], 0)
 
     def _due(self, times: Sequence[int]) -> int:
         """How many records there are up to the first of a second that has not ended.

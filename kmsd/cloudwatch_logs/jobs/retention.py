@@ -18,7 +18,7 @@ RESULTS_KEPT = timedelta(days=7)
 BATCH = 1_000
 
 
-class Report(JobReport):
+class RetentionReport(JobReport):
     """What one run did."""
 
     removed: list[str] = []
@@ -35,14 +35,14 @@ class LogRetention(msgspec.Struct):
     store: LogStore
     segments: Segments
 
-    async def tidy(self, now: datetime) -> None:
+    async def maintain(self, now: datetime) -> None:
         """Finish this process's own segments. Raises `JobFailed`."""
         try:
-            await self.segments.tidy(millis(now))
+            await self.segments.maintain(millis(now))
         except SegmentsError as exc:
             raise JobFailed(str(exc)) from exc
 
-    async def sweep(self, now: datetime) -> Report:
+    async def sweep(self, now: datetime) -> RetentionReport:
         """As `run_once`. Raises `JobFailed`, `StoreError`."""
         try:
             return await run_once(self.store, self.segments, now)
@@ -50,9 +50,9 @@ class LogRetention(msgspec.Struct):
             raise JobFailed(str(exc)) from exc
 
 
-async def run_once(store: LogStore, segments: Segments, now: datetime) -> Report:
+async def run_once(store: LogStore, segments: Segments, now: datetime) -> RetentionReport:
     """Remove from disk what nobody can read any more. Idempotent; one bad group does not stop the sweep."""
-    report = Report()
+    report = RetentionReport()
     books = await store.read()
     dead_streams = await books.dead_log_streams()
     oldest = {group.group_id: group.oldest(now) for group in await books.log_groups_kept_for_days()}
@@ -68,9 +68,15 @@ async def run_once(store: LogStore, segments: Segments, now: datetime) -> Report
 
 
 async def _drop(
-    store: LogStore, segments: Segments, group_id: bytes, report: Report, *, before: int, dead: frozenset[bytes]
+    store: LogStore,
+    segments: Segments,
+    group_id: bytes,
+    report: RetentionReport,
+    *,
+    before: int,
+    dead: frozenset[bytes],
 ) -> None:
-    dropped = await segments.drop(group_id, before=before, dead_streams=dead)
+    dropped = await segments.apply_retention(group_id, before=before, dead_streams=dead)
     if dropped.segments:
         report.removed.append(group_id.hex())
     if dropped.rewritten:
@@ -81,7 +87,7 @@ async def _drop(
             await transaction.forget_dead_log_streams(group_id, tuple(gone))
 
 
-async def _remove_groups(store: LogStore, segments: Segments, now: datetime, report: Report) -> None:
+async def _remove_groups(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
     books = await store.read()
     settled = set(await books.dead_log_groups(now - LATE_WRITERS))
     for group_id in await books.dead_log_groups(now):
@@ -96,7 +102,7 @@ async def _remove_groups(store: LogStore, segments: Segments, now: datetime, rep
             report.removed.append(group_id.hex())
 
 
-async def _forget_queries(store: LogStore, segments: Segments, now: datetime, report: Report) -> None:
+async def _forget_queries(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
     books = await store.read()
     for query_id in await books.old_log_queries(now - RESULTS_KEPT, BATCH):
         try:

@@ -6,7 +6,7 @@ from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
-from kmsd.cloudwatch_logs.streams import existing
+from kmsd.cloudwatch_logs.streams import require_stream
 from kmsd.errors import OperationAbortedException
 from kmsd.operations.declaration import Call, Operation
 
@@ -20,7 +20,7 @@ class Request(shapes.LogShape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """Nobody finds its events from the commit on; the job writes the segments anew without them."""
-    stream = await existing(call, request.log_stream_name)
+    stream = await require_stream(call, request.log_stream_name)
     await transaction_of(call).delete_log_stream(stream)
 
 

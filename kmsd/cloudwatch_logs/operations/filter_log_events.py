@@ -15,13 +15,13 @@ from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of, store_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.evaluation import Evaluation
-from kmsd.cloudwatch_logs.event_page import MOST_EVENTS, PAGE_TOKEN, Room
-from kmsd.cloudwatch_logs.event_reader import Reading
-from kmsd.cloudwatch_logs.events import Event, position_text
+from kmsd.cloudwatch_logs.event_page import MOST_EVENTS, PAGE_TOKEN, EventPage
+from kmsd.cloudwatch_logs.event_reader import EventReader
+from kmsd.cloudwatch_logs.events import LogEvent, position_text
 from kmsd.cloudwatch_logs.filter_pattern import pattern as log_filter
 from kmsd.cloudwatch_logs.filter_pattern.pattern import Pattern
-from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
-from kmsd.cloudwatch_logs.streams import existing
+from kmsd.cloudwatch_logs.ports import MAX_TIMESTAMP, FrameQuery
+from kmsd.cloudwatch_logs.streams import require_stream
 from kmsd.cloudwatch_logs.work_budget import MAX_REQUEST_BYTES, Budget, TooLarge
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ServiceUnavailableException
 from kmsd.operations.declaration import Call, Operation
@@ -79,20 +79,23 @@ async def handle(request: Request, call: Call) -> Response:
 async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) -> Response:
     backwards, position = _from(request)
     group = log_group_of(call)
-    wanted = Wanted(
+    wanted = FrameQuery(
         start=max(request.start_time or 0, group.oldest(call.now), 0 if backwards else max(position or 0, 0) >> 96),
         # "Events with a timestamp later than this time are not returned": unlike GetLogEvents, it is included.
         end=min(
-            FOREVER if request.end_time is None else request.end_time + 1,
-            (position >> 96) + 1 if backwards and position is not None else FOREVER,
+            MAX_TIMESTAMP if request.end_time is None else request.end_time + 1,
+            (position >> 96) + 1 if backwards and position is not None else MAX_TIMESTAMP,
         ),
         streams=await _streams(request, call),
         descending=backwards,
     )
-    reading = Reading(service_of(call), store_of(call), group, call.now, budget=budget)
-    room, search = Room(request.limit), _Search(pattern, service_of(call).evaluation, time.monotonic() + WORK_SECONDS)
+    reading = EventReader(service_of(call), store_of(call), group, call.now, budget=budget)
+    room, search = (
+        EventPage(request.limit),
+        _Search(pattern, service_of(call).evaluation, time.monotonic() + WORK_SECONDS),
+    )
     after, before = (-1, position) if backwards else (-1 if position is None else position, None)
-    reached: Event | None = None
+    reached: LogEvent | None = None
     complete = True
     async for run in reading.events(wanted, after=after, before=before):
         found, last = await search.look(run)
@@ -122,9 +125,9 @@ class _Search(msgspec.Struct):
     errors: list[Exception] = []
     """What nobody expects of a pattern. Such an event does not match, and hides no other."""
 
-    async def look(self, run: Sequence[Event]) -> tuple[list[Event], Event]:
+    async def look(self, run: Sequence[LogEvent]) -> tuple[list[LogEvent], LogEvent]:
         """The events of a run that match, and the last that was looked at."""
-        found: list[Event] = []
+        found: list[LogEvent] = []
         at = 0
         while at < len(run) and not self.is_over:
             long = self._is_long(run[at])
@@ -139,10 +142,10 @@ class _Search(msgspec.Struct):
             context = {"message": "a filter pattern failed unexpectedly", "exception": self.errors.pop()}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    def _is_long(self, event: Event) -> bool:
+    def _is_long(self, event: LogEvent) -> bool:
         return log_evaluation.is_long(len(event.message), self.pattern.instructions)
 
-    def _slice(self, run: Sequence[Event], begin: int, found: list[Event]) -> int:
+    def _slice(self, run: Sequence[LogEvent], begin: int, found: list[LogEvent]) -> int:
         """Look at events for a slice of time, all long or all short; where it ends."""
         until, long = time.perf_counter() + log_evaluation.SLICE_SECONDS, self._is_long(run[begin])
         for at in range(begin, len(run)):
@@ -175,14 +178,14 @@ async def _streams(request: Request, call: Call) -> frozenset[bytes] | None:
     if names is not None and prefix is not None:
         raise InvalidParameterException("logStreamNames and logStreamNamePrefix cannot both be given.")
     if names is not None:
-        return frozenset([(await existing(call, name)).stream_id for name in names])
+        return frozenset([(await require_stream(call, name)).stream_id for name in names])
     if prefix is None:
         return None
     found = await reader_of(call).log_streams_after(log_group_of(call).group_id, "", -1, prefix=prefix)
     return frozenset(stream.stream_id for stream in found)
 
 
-def _shown(event: Event, names: dict[bytes, str]) -> shapes.FilteredLogEvent:
+def _shown(event: LogEvent, names: dict[bytes, str]) -> shapes.FilteredLogEvent:
     return shapes.FilteredLogEvent(
         names[event.stream_id], event.timestamp, event.message, event.ingested_at, position_text(event.position)
     )

@@ -8,11 +8,11 @@ from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, service_of, store_of
 from kmsd.cloudwatch_logs.declaration import LOGS
-from kmsd.cloudwatch_logs.event_page import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, Room
-from kmsd.cloudwatch_logs.event_reader import Most, Reading
-from kmsd.cloudwatch_logs.events import Event, position_text
-from kmsd.cloudwatch_logs.ports import FOREVER, Wanted
-from kmsd.cloudwatch_logs.streams import existing
+from kmsd.cloudwatch_logs.event_page import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, EventPage
+from kmsd.cloudwatch_logs.event_reader import EventReader, PageBudget
+from kmsd.cloudwatch_logs.events import LogEvent, position_text
+from kmsd.cloudwatch_logs.ports import MAX_TIMESTAMP, FrameQuery
+from kmsd.cloudwatch_logs.streams import require_stream
 from kmsd.errors import AccessDeniedException, InvalidParameterException
 from kmsd.operations.declaration import Call, Operation
 
@@ -41,19 +41,19 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 async def handle(request: Request, call: Call) -> Response:
     """A page. In either direction its events are in the order of time."""
-    stream = await existing(call, request.log_stream_name)
+    stream = await require_stream(call, request.log_stream_name)
     backwards, after, before = _from(request)
-    until = FOREVER if request.end_time is None else request.end_time
-    wanted = Wanted(
+    until = MAX_TIMESTAMP if request.end_time is None else request.end_time
+    wanted = FrameQuery(
         start=max(request.start_time or 0, log_group_of(call).oldest(call.now), _millis(after)),
         end=until if before is None else min(until, _millis(before) + 1),
         streams=frozenset((stream.stream_id,)),
         descending=backwards,
     )
     names = {stream.stream_id: stream.name}
-    reading = Reading(service_of(call), store_of(call), log_group_of(call), call.now, names, shown=True)
-    room = Room(request.limit)
-    most = Most(request.limit, MOST_BYTES)
+    reading = EventReader(service_of(call), store_of(call), log_group_of(call), call.now, names, shown=True)
+    room = EventPage(request.limit)
+    most = PageBudget(request.limit, MOST_BYTES)
     async for run in reading.events(wanted, after=after, before=before, most=most):
         if not room.take(run):
             break
@@ -78,7 +78,7 @@ def _millis(position: int) -> int:
     return max(position, 0) >> 96
 
 
-def _tokens(request: Request, events: list[Event]) -> tuple[str, str]:
+def _tokens(request: Request, events: list[LogEvent]) -> tuple[str, str]:
     """Where this page ends, both ways; from an empty page one comes to where it was looked for."""
     if events:
         return f"f/{position_text(events[-1].position)}", f"b/{position_text(events[0].position)}"

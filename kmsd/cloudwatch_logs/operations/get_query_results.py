@@ -16,7 +16,7 @@ from kmsd.cloudwatch_logs.groups import RESERVED, ResultsKey
 from kmsd.cloudwatch_logs.insights import results as log_results
 from kmsd.cloudwatch_logs.insights.results import Chunk
 from kmsd.cloudwatch_logs.insights.stored_query import COMPLETE, StoredQuery
-from kmsd.cloudwatch_logs.queries import existing
+from kmsd.cloudwatch_logs.queries import require_query
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.custody.pagination import Pager
 from kmsd.errors import AccessDeniedException, ResourceNotFoundException, ServiceUnavailableException
@@ -47,7 +47,7 @@ class Response(shapes.LogShape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """Results of a query that is complete; of others there are none."""
-    query = await existing(call, request.query_id)
+    query = await require_query(call, request.query_id)
     # AWS gives results to everybody who may call this, of any group; the audit trail is not for everybody.
     if query.group_name.startswith(RESERVED) and query.principal != call.caller.arn:
         raise AccessDeniedException(f"Results of a query on {query.group_name} are for the principal that started it.")

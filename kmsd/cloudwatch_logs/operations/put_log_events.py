@@ -9,7 +9,7 @@ from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import millis
-from kmsd.cloudwatch_logs.streams import existing
+from kmsd.cloudwatch_logs.streams import require_stream
 from kmsd.errors import AccessDeniedException
 from kmsd.operations.declaration import Call, Operation
 
@@ -35,7 +35,7 @@ class Response(shapes.LogShape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Seal what can be taken; it is appended once the call is recorded."""
     group, now = log_group_of(call), millis(call.now)
-    stream = await existing(call, request.log_stream_name)
+    stream = await require_stream(call, request.log_stream_name)
     batch = events.check(request.log_events, now, group.oldest(call.now))
     rejected = batch.rejected
     if batch.times:

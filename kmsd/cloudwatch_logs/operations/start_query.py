@@ -14,9 +14,9 @@ from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.commands import MOST_ROWS
 from kmsd.cloudwatch_logs.insights.planner import plan
-from kmsd.cloudwatch_logs.insights.runner import QUERY_SECONDS, Runner, Task
+from kmsd.cloudwatch_logs.insights.runner import QUERY_SECONDS, QueryRunner, QueryTask
 from kmsd.cloudwatch_logs.insights.stored_query import RUNNING, MalformedQuery, StoredQuery
-from kmsd.cloudwatch_logs.ports import Wanted
+from kmsd.cloudwatch_logs.ports import FrameQuery
 from kmsd.errors import (
     InvalidParameterException,
     LimitExceededException,
@@ -78,11 +78,11 @@ async def handle(request: Request, call: Call) -> Response:
         statistics=shapes.QueryStatistics(),
     )
     await transaction_of(call).insert_log_query(query)
-    task = Task(query, read, groups, wanted, request.limit or MOST_ROWS)
+    task = QueryTask(query, read, groups, wanted, request.limit or MOST_ROWS)
 
     async def begin() -> None:
         world, room = call.world, service_of(call)
-        running = asyncio.create_task(Runner(room, store_of(call), world.place, room.now).run(task))
+        running = asyncio.create_task(QueryRunner(room, store_of(call), world.place, room.now).run(task))
         room.tasks.add(running)
         running.add_done_callback(room.tasks.discard)
 
@@ -98,7 +98,7 @@ def _groups(call: Call) -> list[LogGroup]:
     return list({group.group_id: group for group in found}.values())
 
 
-def _span(request: Request) -> Wanted:
+def _span(request: Request) -> FrameQuery:
     """Both ends are included."""
     start, end = (
         time if time >= _MILLIS_FROM else time * 1000 + more
@@ -106,7 +106,7 @@ def _span(request: Request) -> Wanted:
     )
     if start > end:
         raise InvalidParameterException("End time should not be before start time.")
-    return Wanted(start, end + 1, descending=True)
+    return FrameQuery(start, end + 1, descending=True)
 
 
 OPERATION = Operation(

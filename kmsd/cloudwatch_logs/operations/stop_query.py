@@ -9,7 +9,7 @@ from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, RUNNING
-from kmsd.cloudwatch_logs.queries import existing
+from kmsd.cloudwatch_logs.queries import require_query
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
 from kmsd.operations.declaration import Call, Operation
 
@@ -28,7 +28,7 @@ class Response(shapes.LogShape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """Write it down; whoever runs it sees that within a moment."""
-    query = await existing(call, request.query_id)
+    query = await require_query(call, request.query_id)
     ended = replace(query, status=CANCELLED, ended_at=call.now)
     if query.status_at(call.now) != RUNNING or not await transaction_of(call).end_log_query(ended):
         raise InvalidParameterException("Provided query with given ID is not in a running state.")

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from kmsd.cloudwatch_logs.frames import WrappedKey
-from kmsd.cloudwatch_logs.ports import SegmentDamaged, SegmentsUnavailable, StoredFrame, StreamSummary, Wanted
+from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentDamaged, SegmentsUnavailable, StoredFrame, StreamSummary
 from kmsd.cloudwatch_logs.segments import files
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
@@ -112,7 +112,7 @@ class Segment:
                 raise SegmentsUnavailable(exc.strerror or str(exc)) from exc
         return self.contents.frames
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """It has been finished: from now on its index speaks for it, or, if that is damaged, itself."""
         self.finished = True
         try:
@@ -142,7 +142,7 @@ class Segment:
         """Of its newest event."""
         return max((stream.last_at for stream in self.streams.values()), default=0)
 
-    def bounds(self, wanted: Wanted) -> tuple[int, int] | None:
+    def bounds(self, wanted: FrameQuery) -> tuple[int, int] | None:
         """First and last time among the wanted streams, if they can hold what is wanted."""
         names = self.streams.keys() if wanted.streams is None else self.streams.keys() & wanted.streams
         found = [self.streams[name] for name in names]
@@ -190,7 +190,7 @@ class Catalog:
             if segment is None:
                 segment = self._segments[name] = Segment(self._folder, self._group_id, name)
             if finished and not segment.finished:
-                segment.settle()
+                segment.sync()
 
     def segments(self) -> list[Segment]:
         """As of the last `refresh`."""
@@ -222,7 +222,7 @@ class Catalog:
                 found[stream_id] = summary if known is None else fmt.join(known, summary)
         return found
 
-    def find(self, wanted: Wanted) -> Iterator[StoredFrame]:
+    def find(self, wanted: FrameQuery) -> Iterator[StoredFrame]:
         """As `Segments.find`: segments are opened when the order reaches them."""
         reachable = []
         for segment in self._segments.values():
@@ -240,7 +240,7 @@ class Catalog:
                 _, _, name, placed = heapq.heappop(ahead)
                 yield StoredFrame(placed.frame, name, placed.offset, placed.length)
 
-    def _matching(self, segment: Segment, wanted: Wanted) -> list[tuple[int, bytes, str, Placed]]:
+    def _matching(self, segment: Segment, wanted: FrameQuery) -> list[tuple[int, bytes, str, Placed]]:
         start, end, streams, name = wanted.start, wanted.end, wanted.streams, segment.name
         found = [
             (frame, placed)

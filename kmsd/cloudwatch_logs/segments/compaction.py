@@ -12,14 +12,14 @@ from pathlib import Path
 
 import structlog
 
-from kmsd.cloudwatch_logs.ports import Dropped
+from kmsd.cloudwatch_logs.ports import DropResult
 from kmsd.cloudwatch_logs.segments import files
 from kmsd.cloudwatch_logs.segments.catalog import Catalog
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 
-WORTH_IT = 0.25
+MIN_RECLAIM_RATIO = 0.25
 """A segment is written anew when this part of it is too old …"""
-LONG_AGO = 86_400_000
+MAX_EXPIRED_AGE_MS = 86_400_000
 """… or when anything in it has been too old for so many milliseconds."""
 
 log = structlog.get_logger()
@@ -72,7 +72,7 @@ def _after(descriptor: int, end: int) -> bytes:
     return os.pread(descriptor, max(os.fstat(descriptor).st_size - end, 0), end)
 
 
-def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]) -> Dropped:
+def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]) -> DropResult:
     """As `Segments.drop`."""
     removed = rewritten = 0
     for segment in catalog.segments():
@@ -89,13 +89,13 @@ def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_stre
             if _worth_it(frames, keep, before, dead_streams):
                 files.rewrite(folder, segment.name, group_id, keep, contents)
                 rewritten += 1
-    return Dropped(removed, rewritten)
+    return DropResult(removed, rewritten)
 
 
 def _worth_it(frames: list[Placed], keep: list[Placed], before: int, dead_streams: frozenset[bytes]) -> bool:
     """A stream that was deleted goes at once; what is merely old may wait until it is much, or very old."""
     if len(keep) == len(frames):
         return False
-    if any(one.frame.stream_id in dead_streams or one.frame.last_at < before - LONG_AGO for one in frames):
+    if any(one.frame.stream_id in dead_streams or one.frame.last_at < before - MAX_EXPIRED_AGE_MS for one in frames):
         return True
-    return sum(one.length for one in keep) <= (1 - WORTH_IT) * sum(one.length for one in frames)
+    return sum(one.length for one in keep) <= (1 - MIN_RECLAIM_RATIO) * sum(one.length for one in frames)

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from kmsd.linux.aio import GRAIN, Buffer, Write, grains
+from kmsd.linux.aio import BLOCK_SIZE, Buffer, Write, round_up
 from kmsd.linux.files import reserve, write_at
 
 LEAST_AHEAD = 65_536
@@ -62,7 +62,7 @@ class GrowingFile:
 
     def room(self, length: int) -> int:
         """Bytes of a buffer that `stage` needs for so many new ones."""
-        return grains(len(self._last) + length)
+        return round_up(len(self._last) + length)
 
     def stage(self, parts: Iterable[bytes], buffer: Buffer) -> Write:
         """What has to be written so that `parts` stand at the end; the buffer is big enough."""
@@ -71,7 +71,7 @@ class GrowingFile:
         for part in parts:
             memory[at : at + len(part)] = part
             at += len(part)
-        whole = grains(at)
+        whole = round_up(at)
         memory[at:whole] = bytes(whole - at)
         begin = self.end - len(self._last)
         self._make_room(begin + whole)
@@ -93,10 +93,10 @@ class GrowingFile:
         reserve(self._descriptor, self._reserved, more)
         self._reserved += more
 
-    def settle(self, length: int, buffer: Buffer) -> None:
+    def sync(self, length: int, buffer: Buffer) -> None:
         """What was staged, of so many new bytes, is written."""
         held = len(self._last) + length
-        whole = held - held % GRAIN
+        whole = held - held % BLOCK_SIZE
         self._last = buffer.memory[whole:held]
         self.end += length
 
@@ -110,12 +110,12 @@ class GrowingFile:
         write_at(self._descriptor, memoryview(buffer.memory)[: write.length], write.offset)
         if not self.is_direct:
             os.fdatasync(self._descriptor)
-        self.settle(length, buffer)
+        self.sync(length, buffer)
 
     def cut(self) -> None:
         """Let the file end where what is durable ends, and give back what was reserved."""
         os.ftruncate(self._descriptor, self.end)
-        self._reserved = grains(self.end)
+        self._reserved = round_up(self.end)
 
     def close(self) -> None:
         """Let go of the file and its lock."""

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import structlog
 
-from kmsd.linux.aio import Buffer, KernelSync, Write
+from kmsd.linux.aio import AioContext, Buffer, Write
 
 MOST = 16
 """Writes under way at once; whoever finds none free writes on a thread."""
@@ -17,31 +17,31 @@ LANE_BYTES = 4_194_304
 log = structlog.get_logger()
 
 
-class Lane(msgspec.Struct, frozen=True):
+class DirectWriter(msgspec.Struct, frozen=True):
     """The kernel's writes of one writer at a time, and the memory that they are made from."""
 
-    kernel: KernelSync
+    kernel: AioContext
     buffer: Buffer = msgspec.field(default_factory=lambda: Buffer(LANE_BYTES))
     """Takes real memory where it has been used. The lane that was used last goes first, so mostly one has."""
 
 
-class Lanes:
+class DirectWriterPool:
     """All methods belong to one event loop."""
 
     def __init__(self) -> None:
-        self._free: list[Lane] = []
-        self._made: list[Lane] = []
+        self._free: list[DirectWriter] = []
+        self._made: list[DirectWriter] = []
         self._refused = False
         """The kernel, or a filter of system calls, does not let us."""
 
-    def take(self) -> Lane | None:
+    def take(self) -> DirectWriter | None:
         """One for `write` or `give_back`; None: there is none."""
         if self._free:
             return self._free.pop()
         if self._refused or len(self._made) >= MOST:
             return None
         try:
-            made = Lane(kernel_sync())
+            made = DirectWriter(kernel_sync())
         except OSError as exc:
             self._refused = True
             log.info("log segments are written on threads", reason=str(exc))
@@ -49,11 +49,11 @@ class Lanes:
         self._made.append(made)
         return made
 
-    def give_back(self, lane: Lane) -> None:
+    def give_back(self, lane: DirectWriter) -> None:
         """It is free again."""
         self._free.append(lane)
 
-    async def write(self, lane: Lane, write: Write) -> None:
+    async def write(self, lane: DirectWriter, write: Write) -> None:
         """Write durably from the lane's buffer. Raises OSError.
 
         A lane whose caller is cancelled stays taken: the kernel goes on reading its buffer.
@@ -79,6 +79,6 @@ class Lanes:
         self._free.clear()
 
 
-def kernel_sync() -> KernelSync:
+def kernel_sync() -> AioContext:
     """On the running loop. Raises OSError if the kernel refuses."""
-    return KernelSync()
+    return AioContext()

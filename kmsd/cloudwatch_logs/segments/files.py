@@ -15,7 +15,7 @@ from kmsd.cloudwatch_logs.ports import StreamSummary
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
-from kmsd.cloudwatch_logs.segments.windowed_file import View
+from kmsd.cloudwatch_logs.segments.windowed_file import WindowedFile
 from kmsd.linux.files import sync_folder, write_all
 
 SEGMENT = ".seg"
@@ -130,7 +130,7 @@ def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool =
             # A writer that closed cleanly in the meantime left a complete index.
             return recent and near and (_has_writer(file.fileno()) or path.with_suffix(INDEX).exists())
 
-        data = View(file.fileno())
+        data = WindowedFile(file.fileno())
         head = data.part(0, fmt.HEADER_LENGTH)
         if size < fmt.HEADER_LENGTH or (not any(head) and data.is_blank(size)):
             return  # its writer has just made it

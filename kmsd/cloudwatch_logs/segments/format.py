@@ -40,7 +40,7 @@ class NotASegment(Exception):
     """The file does not begin as a segment or an index of the expected group does."""
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where a segment is read from."""
 
     def part(self, begin: int, end: int) -> bytes:
@@ -114,7 +114,7 @@ AROUND = FRAME_BODY + len(END)
 """What a frame's record has beside its sealed events."""
 
 
-def scan(data: Source, contents: Contents, size: int, is_coming: Callable[[int], bool] | None = None) -> None:
+def scan(data: ByteSource, contents: Contents, size: int, is_coming: Callable[[int], bool] | None = None) -> None:
     """Read on from `contents.end` to the last whole record before `size`.
 
     What cannot be read is passed over where whole records follow, unless `is_coming` says that the writer has only
@@ -140,7 +140,7 @@ def scan(data: Source, contents: Contents, size: int, is_coming: Callable[[int],
     contents.end = position
 
 
-def leave_out_torn(data: Source, contents: Contents) -> None:
+def leave_out_torn(data: ByteSource, contents: Contents) -> None:
     """Of a segment whose writer may have lost power: leave out frames of which sectors were never written.
 
     What a disk has not written of a file that grew reads as zeros; sealed text does not hold sixteen of them. Such a
@@ -154,7 +154,7 @@ def leave_out_torn(data: Source, contents: Contents) -> None:
 _UNWRITTEN = bytes(16)
 
 
-def _head_at(data: Source, position: int, size: int) -> tuple[int, bytes, int, int] | None:
+def _head_at(data: ByteSource, position: int, size: int) -> tuple[int, bytes, int, int] | None:
     """(kind, head, body's offset, body's length) of the whole record at `position`; None: there is none."""
     begun = data.part(position, position + _HEAD_AT + _HEAD.size)
     if len(begun) < _HEAD_AT + _HEAD.size or not begun.startswith(MARK):
@@ -171,7 +171,7 @@ def _head_at(data: Source, position: int, size: int) -> tuple[int, bytes, int, i
     return kind, checked[_HEAD.size :], body, length
 
 
-def _resume(data: Source, position: int, size: int) -> int | None:
+def _resume(data: ByteSource, position: int, size: int) -> int | None:
     """The next whole record after a spot where there is none; None: that spot is the end, torn or not."""
     while (position := data.find(MARK, position + 1, size)) >= 0:
         if _head_at(data, position, size) is not None:

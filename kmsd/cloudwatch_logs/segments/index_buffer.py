@@ -14,7 +14,7 @@ MOST_KEYS = 64
 small frames into one segment, and a process has 256 groups. Of frames that are long there are few."""
 
 
-class Heads:
+class IndexBuffer:
     """Of one segment."""
 
     def __init__(self) -> None:

@@ -15,10 +15,17 @@ from typing import TypeVar, TypeVarTuple
 import structlog
 
 from kmsd.cloudwatch_logs.frames import Frame, FrameIds, WrappedKey
-from kmsd.cloudwatch_logs.ports import Dropped, SegmentDamaged, SegmentsUnavailable, StoredFrame, StreamSummary, Wanted
+from kmsd.cloudwatch_logs.ports import (
+    DropResult,
+    FrameQuery,
+    SegmentDamaged,
+    SegmentsUnavailable,
+    StoredFrame,
+    StreamSummary,
+)
 from kmsd.cloudwatch_logs.segments import compaction, files
 from kmsd.cloudwatch_logs.segments.catalog import Catalog, Frames, read_frames
-from kmsd.cloudwatch_logs.segments.direct_writers import Lanes
+from kmsd.cloudwatch_logs.segments.direct_writers import DirectWriterPool
 from kmsd.cloudwatch_logs.segments.writer import Writer
 from kmsd.linux.files import sync_folder, write_all
 
@@ -53,7 +60,7 @@ class FileSegments:
         """
         self._folder = folder
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="segments")
-        self._lanes = Lanes()
+        self._lanes = DirectWriterPool()
         self._names = FrameIds()
         self._writers: OrderedDict[bytes, Writer] = OrderedDict()
         self._catalogs: OrderedDict[bytes, Catalog] = OrderedDict()
@@ -87,7 +94,7 @@ class FileSegments:
         try:
             await writer.finish()
         except OSError as exc:
-            # Its events are durable all the same: `tidy` finishes what has no index.
+            # Its events are durable all the same: `maintain` finishes what has no index.
             log.warning("log segment left unfinished", group=group_id.hex(), detail=str(exc))
 
     # --- reading ------------------------------------------------------------------------------------
@@ -104,7 +111,7 @@ class FileSegments:
             catalog.refresh()
         return catalog
 
-    def find(self, group_id: bytes, wanted: Wanted) -> Iterator[StoredFrame]:
+    def find(self, group_id: bytes, wanted: FrameQuery) -> Iterator[StoredFrame]:
         return self._catalog(group_id).find(wanted)
 
     async def read(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Sequence[bytes]:
@@ -123,7 +130,7 @@ class FileSegments:
     def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
         return self._catalog(group_id).summaries()
 
-    async def settle(self, group_id: bytes) -> None:
+    async def sync(self, group_id: bytes) -> None:
         paths = [segment.path for segment in self._catalog(group_id).segments() if not segment.finished]
         with translated():
             await self._in_thread(files.sync_segments, paths)
@@ -136,12 +143,12 @@ class FileSegments:
         with translated():
             await self._in_thread(_remove_folder, self._of(group_id))
 
-    async def drop(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> Dropped:
+    async def apply_retention(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> DropResult:
         catalog = self._catalog(group_id)
         with translated():
             return await self._in_thread(compaction.drop, self._of(group_id), group_id, catalog, before, dead_streams)
 
-    async def tidy(self, now: int) -> None:
+    async def maintain(self, now: int) -> None:
         for group_id in [name for name, writer in self._writers.items() if writer.idle and writer.is_old(now)]:
             await self._finish(group_id)
         if self._searched_at is None or abs(now - self._searched_at) >= LEFTOVERS_EVERY:

@@ -14,7 +14,7 @@ CHUNK = 262_144
 """Bytes searched at once."""
 
 
-class View:
+class WindowedFile:
     """Methods raise OSError. What lies behind the file's end is missing from what they return."""
 
     __slots__ = ("_begin", "_descriptor", "_held")

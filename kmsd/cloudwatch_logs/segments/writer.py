@@ -25,9 +25,9 @@ from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import files
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.direct_append_file import GrowingFile
-from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES, Lanes
+from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES, DirectWriterPool
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
-from kmsd.cloudwatch_logs.segments.index_buffer import Heads
+from kmsd.cloudwatch_logs.segments.index_buffer import IndexBuffer
 from kmsd.linux.files import sync_folder
 
 SEGMENT_BYTES = 33_554_432
@@ -60,7 +60,9 @@ class _Laid(NamedTuple):
 class Writer:
     """All methods belong to one event loop; what begins with `_write` runs in a thread, one call at a time."""
 
-    def __init__(self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, lanes: Lanes) -> None:
+    def __init__(
+        self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, lanes: DirectWriterPool
+    ) -> None:
         self._folder = folder
         self._group_id = group_id
         self._names = names
@@ -71,7 +73,7 @@ class Writer:
         self._file: GrowingFile | None = None
         self._name = ""
         self._keys: deque[bytes] = deque(maxlen=KNOWN_KEYS)
-        self._heads = Heads()
+        self._heads = IndexBuffer()
         self._began_at = 0
 
     @property
@@ -128,7 +130,7 @@ class Writer:
             return
         try:
             await self._lanes.write(lane, file.stage(laid.parts, lane.buffer))
-            file.settle(laid.length, lane.buffer)
+            file.sync(laid.length, lane.buffer)
         except OSError:
             self._lanes.give_back(lane)
             self._write_off(file)
@@ -190,11 +192,11 @@ class Writer:
             raise
         self._file, self._began_at = file, now
         self._keys.clear()
-        self._heads = Heads()
+        self._heads = IndexBuffer()
         return file
 
     def _write_off(self, file: GrowingFile) -> None:
-        """A file whose write failed is not to be trusted again. What is durable stays; `tidy` finishes it."""
+        """A file whose write failed is not to be trusted again. What is durable stays; `maintain` finishes it."""
         with contextlib.suppress(OSError):
             file.cut()
         self._file = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kmsd.domain.key_state import Event, Usable
+from kmsd.domain.key_state import Transition, Usable
 from kmsd.operations.access import OnKey
 from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
@@ -26,7 +26,7 @@ async def handle(_: Request, call: Call) -> Response:
     """Take the deletion back."""
     # Rotation that fell due meanwhile is made up for by the job once the key is enabled again.
     has_material = call.key.material_at(call.now) is not None
-    event = Event.CANCEL_DELETION if has_material else Event.CANCEL_DELETION_WITHOUT_MATERIAL
+    event = Transition.CANCEL_DELETION if has_material else Transition.CANCEL_DELETION_WITHOUT_MATERIAL
     key = replace(call.key.after(event), deletion_at=None, pending_window_days=None)
     await call.transaction.update_key(call.key, key)
     return Response(key_id=key.arn)

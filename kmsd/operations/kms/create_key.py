@@ -84,7 +84,7 @@ async def handle(request: Request, call: Call) -> Response:
     await call.transaction.insert_key(key)
     await call.transaction.put_tags(key.key_id, tags.as_mapping(request.tags))
     if made.material is not None:
-        await token_objects.promise(call.transaction, made.material.material_id)
+        await token_objects.mark_ready(call.transaction, made.material.material_id)
         await call.transaction.insert_material(key.key_id, made.material)
     call.response_keys = (key.arn,)
     return Response(key_metadata=key_metadata(key, call.now))

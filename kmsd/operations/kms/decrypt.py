@@ -44,7 +44,7 @@ async def handle(request: Request, call: Call) -> Response:
     refuse(request, "recipient", "dry_run_modifiers")
     key = call.key
     check_algorithm(request.encryption_algorithm, key)
-    opened = await encryption.unseal(call.token, key, call.blob_at(0), request.encryption_context)
+    opened = await encryption.decrypt(call.token, key, call.blob_at(0), request.encryption_context)
     return Response(
         key_id=key.arn,
         plaintext=opened.plaintext,

@@ -46,7 +46,7 @@ async def handle(request: Request, call: Call) -> Response:
         left = await call.books.token_object(imported.material_id)
         doomed = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
     if doomed is not None:
-        call.after_commit.append(partial(token_objects.carry_out_destruction, call.world.store, call.token, doomed))
+        call.after_commit.append(partial(token_objects.destroy, call.world.store, call.token, doomed))
     return Response(key_id=call.key.arn, key_material_id=named)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.domain.key_state import Event, Usable
+from kmsd.domain.key_state import Transition, Usable
 from kmsd.operations.access import OnKey
 from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
@@ -16,7 +16,7 @@ class Request(shapes.Shape, frozen=True):
 
 async def handle(_: Request, call: Call) -> None:
     """Every process acts on the new state once this has been answered."""
-    await call.transaction.update_key(call.key, call.key.after(Event.DISABLE))
+    await call.transaction.update_key(call.key, call.key.after(Transition.DISABLE))
 
 
 OPERATION = Operation(

@@ -34,7 +34,7 @@ async def handle(request: Request, call: Call) -> Response:
     """Seal under the key's current material."""
     key = call.key
     check_algorithm(request.encryption_algorithm, key)
-    blob = await encryption.seal(call.token, key, call.now, request.plaintext, request.encryption_context)
+    blob = await encryption.encrypt(call.token, key, call.now, request.plaintext, request.encryption_context)
     return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kmsd.domain.arn import Place
+from kmsd.domain.arn import ArnScope
 from kmsd.domain.grant import Grant
 from kmsd.operations.kms.shapes import GrantConstraints, GrantListEntry
 
 
-def grant_list_entry(grant: Grant, key_arn: str, place: Place) -> GrantListEntry:
+def grant_list_entry(grant: Grant, key_arn: str, place: ArnScope) -> GrantListEntry:
     """One line of a list."""
     equals, subset = grant.encryption_context_equals, grant.encryption_context_subset
     constraints = None

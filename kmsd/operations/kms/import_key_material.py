@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from kmsd.custody import import_parameters, imported_material
-from kmsd.custody.import_parameters import Claim
-from kmsd.custody.imported_material import Arrival
+from kmsd.custody.import_parameters import ImportTokenPayload
+from kmsd.custody.imported_material import ProvenMaterial
 from kmsd.domain.key import ExpirationModel
 from kmsd.domain.key_import import ImportedMaterial
 from kmsd.domain.key_state import Usable
@@ -47,8 +47,8 @@ class Response(shapes.Shape, frozen=True):
 
 
 class _Prepared(msgspec.Struct, frozen=True):
-    claim: Claim
-    arrival: Arrival
+    claim: ImportTokenPayload
+    arrival: ProvenMaterial
 
 
 async def prepare(request: Request, call: Call) -> _Prepared:
@@ -60,7 +60,7 @@ async def prepare(request: Request, call: Call) -> _Prepared:
         await call.service_box(), request.import_token, call.key.key_id, call.now
     )
     await import_parameters.check_algorithm(claim.algorithm, world.tokens, world.refused_wrapping)
-    arrival = await imported_material.bring_in(
+    arrival = await imported_material.import_material(
         world.store,
         world.tokens,
         call.key,
@@ -78,7 +78,7 @@ async def handle(request: Request, call: Call) -> Response:
     claim, arrival = call.prepared.claim, call.prepared.arrival
     import_parameters.refuse_expired(claim, call.now)
     await import_parameters.wrapping_key_of(call.books, claim)
-    key = await imported_material.adopt(
+    key = await imported_material.make_current(
         call.transaction,
         call.key,
         arrival,

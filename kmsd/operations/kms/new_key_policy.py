@@ -6,7 +6,7 @@ from typing import Any
 
 from kmsd.authz import lockout
 from kmsd.authz.new_policy import parse_new
-from kmsd.authz.request import Query
+from kmsd.authz.request import AuthorizationRequest
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import LimitExceededException, NotFoundException
 from kmsd.operations.condition_values import circumstances_of, policies_of
@@ -33,7 +33,7 @@ async def check_new_policy(
         raise LimitExceededException(f"The key policy is longer than {call.world.limits.policy_bytes} bytes.")
     parse_new(policy, kind=PolicyKind.KEY)
     caller = call.caller
-    query = Query(
+    query = AuthorizationRequest(
         caller=caller,
         action="kms:PutKeyPolicy",
         resource=target.arn,

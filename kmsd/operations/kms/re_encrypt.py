@@ -50,8 +50,8 @@ async def handle(request: Request, call: Call) -> Response:
     source, destination = call.key_at(0), call.key_at(1)
     check_algorithm(request.source_encryption_algorithm, source)
     check_algorithm(request.destination_encryption_algorithm, destination)
-    opened = await encryption.unseal(call.token, source, call.blob_at(0), request.source_encryption_context)
-    blob = await encryption.seal(
+    opened = await encryption.decrypt(call.token, source, call.blob_at(0), request.source_encryption_context)
+    blob = await encryption.encrypt(
         call.token, destination, call.now, opened.plaintext, request.destination_encryption_context
     )
     return Response(

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from kmsd.authz.grant_retirement import may_retire
-from kmsd.authz.request import Decision, Query
+from kmsd.authz.request import AuthorizationRequest, Decision
 from kmsd.custody import grant_tokens
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.grant import Grant, check_grant_id
@@ -80,7 +80,7 @@ class OnGrant(Access, frozen=True):
         call.response_keys, call.grant_id = (key.arn,), grant.grant_id
         return (Target(arn=key.arn, key=key, resource=grant),)
 
-    def decide(self, query: Query, target: Target) -> tuple[Query, Decision]:
+    def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
         """By the grant; conditions see what is its own."""
         grant = _grant_in(target)
         # "kms:GrantConstraintType", "kms:EncryptionContext:…" for RetireGrant: those of the grant (Service

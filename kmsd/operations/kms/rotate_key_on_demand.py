@@ -44,7 +44,7 @@ def _check_count(call: Call) -> None:
 async def handle(_: Request, call: Call) -> Response:
     """The material that `prepare` made becomes the current one."""
     _check_count(call)
-    await rotation.adopt(call.transaction, call.key, call.prepared)
+    await rotation.make_current(call.transaction, call.key, call.prepared)
     return Response(key_id=call.key.arn)
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
-from kmsd.domain.key_state import Event, KeyState, Usable
+from kmsd.domain.key_state import KeyState, Transition, Usable
 from kmsd.operations.access import OnKey
 from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
@@ -32,7 +32,9 @@ async def handle(request: Request, call: Call) -> Response:
     """From now on the key cannot be used; at its date `kmsd.jobs.deletion` destroys it."""
     days = request.pending_window_in_days
     key = replace(
-        call.key.after(Event.SCHEDULE_DELETION), deletion_at=call.now + timedelta(days=days), pending_window_days=days
+        call.key.after(Transition.SCHEDULE_DELETION),
+        deletion_at=call.now + timedelta(days=days),
+        pending_window_days=days,
     )
     await call.transaction.update_key(call.key, key)
     return Response(

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.new_policy import parse_new
-from kmsd.authz.request import Decision, Denied, Query
+from kmsd.authz.request import AuthorizationRequest, Decision, Denied
 from kmsd.custody import session_tokens
-from kmsd.custody.session_sealer import SessionBox
+from kmsd.custody.session_sealer import SessionSealer
 from kmsd.domain.identity import Role
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import PrincipalType
@@ -78,7 +78,7 @@ async def handle(request: Request, call: Call) -> Response:
     policies = None if request.policy is None else (request.policy,)
     name = request.role_session_name
     made = await session_tokens.for_role(
-        await SessionBox.made(call.world.store, call.token),
+        await SessionSealer.made(call.world.store, call.token),
         role,
         name,
         now=call.now,
@@ -116,7 +116,7 @@ class OnRole(Access, frozen=True):
             raise ValidationException(f"{request.role_arn} is invalid")
         return (Target(arn=request.role_arn, resource=await call.books.role(named["account"], named["name"])),)
 
-    def decide(self, query: Query, target: Target) -> tuple[Query, Decision]:
+    def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
         """By the trust policy; conditions see the role's tags."""
         message = f"User: {query.caller.arn} is not authorized to perform: sts:AssumeRole on resource: {target.arn}"
         role = target.resource

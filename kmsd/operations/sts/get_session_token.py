@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.custody import session_tokens
-from kmsd.custody.session_sealer import SessionBox
+from kmsd.custody.session_sealer import SessionSealer
 from kmsd.errors import AccessDeniedException, UnsupportedOperationException
 from kmsd.operations.access import Unrestricted
 from kmsd.operations.declaration import STS, Call, Operation
@@ -34,7 +34,7 @@ async def handle(request: Request, call: Call) -> Response:
     long_term = await call.books.access_key(call.caller.access_key_id)
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
-    box, seconds = await SessionBox.made(call.world.store, call.token), request.duration_seconds
+    box, seconds = await SessionSealer.made(call.world.store, call.token), request.duration_seconds
     made = await session_tokens.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
     return Response(credentials=credentials(made))
 

@@ -3,7 +3,7 @@
     OPENING ──first whole request──▶ BUSY ──answered──▶ IDLE ──first byte──▶ OPENING
        │ head complete, body not        ▲                 │
        └──────────▶ BODY ───────────────┘                 └── keep-alive over ──▶ closed
-    any state ──refused──▶ DEAF (answer sent, input discarded) ──client closes, or time──▶ closed
+    any state ──refused──▶ LINGERING (answer sent, input discarded) ──client closes, or time──▶ closed
 
 Of aiohttp this takes the compiled parser and nothing above it (docs/decisions/0004-http-front.md).
 """
@@ -24,8 +24,8 @@ from kmsd.errors import (
 from kmsd.wire.http.messages import Request, Tls, error_answer, new_request_id, rendered, rendered_pieces
 from kmsd.wire.http.owner import Owner, State
 from kmsd.wire.http.parser import NotHttp, new_parser, parse_refusal
-from kmsd.wire.http.request_checks import expectation_refusal, head_refusal, head_size, head_too_long, too_large
-from kmsd.wire.sigv4.claim import Received
+from kmsd.wire.http.request_checks import check_head, expectation_refusal, head_size, head_too_long, too_large
+from kmsd.wire.sigv4.claim import RawRequest
 
 NEVER = math.inf
 
@@ -35,13 +35,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_continue_pending",
         "_drained",
         "_eof",
         "_flooded",
         "_head_bytes",
         "_loop",
         "_message",
-        "_owes_continue",
         "_parser",
         "_payload",
         "_peer",
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._payload: Any = None
         self._body: bytes | bytearray = b""
         self._head_bytes = 0
-        self._owes_continue = self._flooded = self._eof = False
+        self._continue_pending = self._flooded = self._eof = False
         self._reading = True
         self._drained: asyncio.Future[None] | None = None
         """Set while the client reads answers more slowly than they are made."""
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         # Stream servers make nothing else, though uvloop's do not say that they are one.
         self._transport = cast("asyncio.Transport", transport)
         if not self._server.admit(self):
-            self.state = State.DEAF
+            self.state = State.LINGERING
             self._server.refusals["ConnectionLimit"] += 1
             self._write_last(ThrottlingException("Rate exceeded"))
             self._transport.close()
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; start on what is whole."""
-        if self.state is State.DEAF:
+        if self.state is State.LINGERING:
             return
         try:
             messages, _, _ = self._parser.feed_data(data)
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
         elif not messages:
             self._continue_head(len(data))
         for message, payload in messages:
-            if self._is_deaf():
+            if self._is_lingering():
                 return
             self._begin(message, payload, len(data))
 
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         del exc  # a reset is as good as a close
         self._transport = None
         self._parser = None
-        self.state = State.DEAF
+        self.state = State.LINGERING
         self.deadline = NEVER
         self._queue.clear()
         self._drop_body()
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """The deadline is over: say so if a request had begun, and close."""
-        if self.state is State.DEAF or self.state is State.BUSY:
+        if self.state is State.LINGERING or self.state is State.BUSY:
             # Refused or closed, and the client keeps its side open; or it does not read its answer.
             self.abort()
         elif self.state is State.BODY or self._head_bytes:
@@ -188,13 +188,13 @@ class Connection(asyncio.Protocol):
     def _continue_head(self, count: int) -> None:
         """More of a head that is not whole yet."""
         if self.state is State.IDLE:
-            self._enter(State.OPENING, self._server.limits.header_seconds)
+            self._set_state(State.OPENING, self._server.limits.header_seconds)
         self._head_bytes += count
         if self._head_bytes > self._server.limits.header_bytes:
             self._refuse(head_too_long())
 
-    def _is_deaf(self) -> bool:
-        return self.state is State.DEAF
+    def _is_lingering(self) -> bool:
+        return self.state is State.LINGERING
 
     def _begin(self, message: Any, payload: Any, count: int) -> None:
         """A head is whole, and perhaps its body."""
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
             self._refuse(head_too_long())
             return
         self._head_bytes = 0
-        refusal = head_refusal(message, limits.body_bytes)
+        refusal = check_head(message, limits.body_bytes)
         if refusal is not None:
             self._refuse(refusal)
         elif payload.is_eof() and not self._flooded:
@@ -223,10 +223,10 @@ class Connection(asyncio.Protocol):
             return
         self._message, self._payload = message, payload
         if self.task is None:
-            self._enter(State.BODY, self._server.limits.body_seconds)
-        self._owes_continue = expectation is not None and message.version[1] == 1
+            self._set_state(State.BODY, self._server.limits.body_seconds)
+        self._continue_pending = expectation is not None and message.version[1] == 1
         self._continue_body()
-        self._pay_continue()
+        self._send_continue()
 
     def _continue_body(self) -> None:
         """Take what the stream holds of the body; enqueue the request when it is whole."""
@@ -248,24 +248,24 @@ class Connection(asyncio.Protocol):
         elif server.buffered > server.limits.buffered_bytes:
             self._refuse(ThrottlingException("Rate exceeded", detail="too many bytes of unfinished bodies"))
 
-    def _pay_continue(self) -> None:
+    def _send_continue(self) -> None:
         """Send `100 Continue` when no answer must go before it, and the body has not come unasked."""
-        if self._owes_continue and self.task is None and self._message is not None and self._transport is not None:
-            self._owes_continue = False
+        if self._continue_pending and self.task is None and self._message is not None and self._transport is not None:
+            self._continue_pending = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _drop_body(self) -> None:
         self._server.buffered -= len(self._body)
         self._body = b""
         self._message = self._payload = None
-        self._owes_continue = False
+        self._continue_pending = False
 
     def _enqueue(self, message: Any, body: bytes) -> None:
         self._queue.append((message, body))
         if self.task is None:
-            self._enter(State.BUSY, NEVER)
+            self._set_state(State.BUSY, NEVER)
             # Now, and not when the task begins: then those that are to go along would not be known yet.
-            self._server.lockstep.running += 1
+            self._server.lockstep.in_flight += 1
             self.task = self._loop.create_task(self._answer_all())
         elif self._reading and self._transport is not None:
             # One waits already: let the client's send buffer hold the rest.
@@ -275,8 +275,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer the request now being read with `error`, after those before it; read no more."""
         self._drop_body()
-        self.state = State.DEAF
-        self._server.settle(self, State.DEAF)
+        self.state = State.LINGERING
+        self._server.on_state_change(self, State.LINGERING)
         if self.task is None:
             self._finish(error)
         else:
@@ -294,10 +294,10 @@ class Connection(asyncio.Protocol):
                     self._read_again()
         finally:
             self.task = None
-            self._server.lockstep.running -= 1
+            self._server.lockstep.in_flight -= 1
             if self._transport is None:
                 self._server.forget(self)
-            elif self.state is not State.DEAF:
+            elif self.state is not State.LINGERING:
                 self._rest()
 
     async def _answer_next(self) -> bool:
@@ -309,7 +309,7 @@ class Connection(asyncio.Protocol):
         self._parser.message_consumed()
         message, body = item
         version = "1.1" if message.version[1] else "1.0"
-        received = Received(message.method, message.path, tuple(message.headers.items()), body)
+        received = RawRequest(message.method, message.path, tuple(message.headers.items()), body)
         del item, body  # whoever reads it lets go of it: a call waits for the disk, and a batch of log events is long
         server = self._server
         request = Request(received, self._peer, self._tls, version, self._loop.time())
@@ -346,12 +346,12 @@ class Connection(asyncio.Protocol):
         """Nothing to answer: wait for the rest of a body, of a head, or for the next request."""
         limits = self._server.limits
         if self._message is not None:
-            self._enter(State.BODY, limits.body_seconds)
-            self._pay_continue()
+            self._set_state(State.BODY, limits.body_seconds)
+            self._send_continue()
         elif self._head_bytes:
-            self._enter(State.OPENING, limits.header_seconds)
+            self._set_state(State.OPENING, limits.header_seconds)
         else:
-            self._enter(State.IDLE, self._server.keep_alive_seconds)
+            self._set_state(State.IDLE, self._server.keep_alive_seconds)
 
     def _finish(self, error: ServiceError) -> None:
         """Send a refusal, and give the client time to read it: closing on unread input would reset the connection."""
@@ -373,7 +373,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when what was written is sent; by force if the client does not take it."""
-        self._enter(State.DEAF, self._server.limits.linger_seconds)
+        self._set_state(State.LINGERING, self._server.limits.linger_seconds)
         if self._transport is not None:
             self._transport.close()
 
@@ -381,7 +381,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(rendered(error_answer(error, new_request_id()), self._server.common, close=True))
 
-    def _enter(self, state: State, seconds: float) -> None:
+    def _set_state(self, state: State, seconds: float) -> None:
         self.state = state
         self.deadline = self._loop.time() + seconds
-        self._server.settle(self, state)
+        self._server.on_state_change(self, state)

@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from kmsd.errors import ServiceError
-from kmsd.wire.sigv4.claim import Received
+from kmsd.wire.sigv4.claim import RawRequest
 
 JSON = "application/x-amz-json-1.1"
 
@@ -37,7 +37,7 @@ class Tls(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, frozen=True):
     """A whole request, and how it came."""
 
-    received: Received
+    received: RawRequest
     peer: str
     """The client's IP address; empty on a Unix socket."""
     tls: Tls | None
@@ -47,7 +47,7 @@ class Request(msgspec.Struct, frozen=True):
     """The event loop's clock when the last byte of the body was there; for durations."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """What to send back. The transport adds Content-Length, Date, Server and Connection."""
 
     status: int
@@ -58,23 +58,23 @@ class Answer(msgspec.Struct, frozen=True):
 
 _random: list[str] = []
 """Random numbers of 16 bytes, in hexadecimal, that are still to be used: a system call for each would cost more."""
-_STOCK = 256
+_POOL_SIZE = 256
 os.register_at_fork(after_in_child=_random.clear)
 
 
 def new_request_id() -> str:
     """A random (version 4) UUID, at a fifth of the price of `uuid.uuid4`."""
     if not _random:
-        drawn = os.urandom(16 * _STOCK).hex()
+        drawn = os.urandom(16 * _POOL_SIZE).hex()
         _random.extend(drawn[at : at + 32] for at in range(0, len(drawn), 32))
     text = _random.pop()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
 
-def error_answer(error: ServiceError, request_id: str) -> Answer:
+def error_answer(error: ServiceError, request_id: str) -> Response:
     """An error in the form that AWS's JSON services give it: bare class name, JSON, request id."""
     body = {"__type": error.code, "message": error.message} if error.message else {"__type": error.code}
-    return Answer(
+    return Response(
         error.status,
         (("Content-Type", JSON), ("x-amzn-RequestId", request_id)),
         # A message may quote what a client sent, and what cannot be written as UTF-8 must not break the answer.
@@ -82,23 +82,23 @@ def error_answer(error: ServiceError, request_id: str) -> Answer:
     )
 
 
-def rendered(answer: Answer, common: str, *, close: bool, head_only: bool = False) -> bytes:
+def rendered(answer: Response, common: str, *, close: bool, head_only: bool = False) -> bytes:
     """The bytes of an answer; `head_only` answers a HEAD request. Otherwise as `rendered_head`."""
     head = rendered_head(answer, common, close=close)
     return head if head_only else head + answer.body
 
 
-def rendered_pieces(answer: Answer, common: str, *, close: bool, head_only: bool) -> list[bytes]:
+def rendered_pieces(answer: Response, common: str, *, close: bool, head_only: bool) -> list[bytes]:
     """As `rendered`. A long body is not copied once more only to stand behind its head in one piece."""
-    if head_only or len(answer.body) < _LONG_BODY:
+    if head_only or len(answer.body) < _MIN_SEPARATE_BODY_BYTES:
         return [rendered(answer, common, close=close, head_only=head_only)]
     return [rendered_head(answer, common, close=close), answer.body]
 
 
-_LONG_BODY = 65_536
+_MIN_SEPARATE_BODY_BYTES = 65_536
 
 
-def rendered_head(answer: Answer, common: str, *, close: bool) -> bytes:
+def rendered_head(answer: Response, common: str, *, close: bool) -> bytes:
     """What precedes an answer's body. `common` is header lines that every answer has.
 
     Raises `ValueError` for a header that would break out of its line: it never reaches the client.

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Awaitable, Callable
 
-    from kmsd.event_loop.cohorts import Lockstep
+    from kmsd.event_loop.cohorts import CohortScheduler
     from kmsd.wire.http.limits import Limits
-    from kmsd.wire.http.messages import Answer, Request
+    from kmsd.wire.http.messages import Request, Response
 
 ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
 
@@ -23,15 +23,15 @@ class State(Enum):
     BODY = "body"
     BUSY = "busy"
     IDLE = "idle"
-    DEAF = "deaf"
+    LINGERING = "deaf"
 
 
 class Owner(Protocol[ConnectionT_contra]):
     """What a connection needs of the server that accepted it."""
 
-    handler: Callable[[Request], Awaitable[Answer]]
+    handler: Callable[[Request], Awaitable[Response]]
     limits: Limits
-    lockstep: Lockstep
+    lockstep: CohortScheduler
     draining: bool
     keep_alive_seconds: float
     buffered: int
@@ -42,7 +42,7 @@ class Owner(Protocol[ConnectionT_contra]):
         """Take a new connection in; False: there is no room."""
         ...
 
-    def settle(self, connection: ConnectionT_contra, state: State) -> None:
+    def on_state_change(self, connection: ConnectionT_contra, state: State) -> None:
         """Note what a connection is doing."""
         ...
 

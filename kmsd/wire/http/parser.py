@@ -14,7 +14,7 @@ with modules_of("aiohttp"):
     from aiohttp.http_exceptions import LineTooLong
     from aiohttp.http_parser import HttpRequestParser
 
-__all__ = ["PIPELINED", "NotHttp", "PurePythonParser", "new_parser", "parse_refusal", "require_c_parser"]
+__all__ = ["PIPELINED", "CParserMissing", "NotHttp", "new_parser", "parse_refusal", "require_c_parser"]
 
 READ_SIZE = 262_144
 """What a body's stream may hold before it asks for a pause. It is emptied after each read of the socket, so that only
@@ -23,11 +23,11 @@ PIPELINED = 16
 """Whole requests that may wait on one connection: the parser stops there until `message_consumed`."""
 
 
-class PurePythonParser(RuntimeError):
+class CParserMissing(RuntimeError):
     """aiohttp was installed without its C parser, or told not to use it."""
 
 
-class Sizes(Protocol):
+class ParserLimits(Protocol):
     """What the parser asks of the limits."""
 
     @property
@@ -49,13 +49,13 @@ class Sizes(Protocol):
 def require_c_parser() -> None:
     """Raise unless aiohttp's compiled parser is in use: the pure-Python one accepts forms that smuggle requests."""
     if HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise PurePythonParser(
+        raise CParserMissing(
             "aiohttp runs without its C parser, and the pure-Python one accepts ambiguous requests: install aiohttp's "
             "binary wheel (or a compiler before building it), and unset AIOHTTP_NO_EXTENSIONS"
         )
 
 
-def new_parser(protocol: Any, loop: asyncio.AbstractEventLoop, sizes: Sizes) -> Any:
+def new_parser(protocol: Any, loop: asyncio.AbstractEventLoop, sizes: ParserLimits) -> Any:
     """A parser for one connection. Of `protocol` its streams call `pause_reading` and `resume_reading` alone."""
     return HttpRequestParser(
         protocol,

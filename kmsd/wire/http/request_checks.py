@@ -7,7 +7,7 @@ from typing import Any
 from kmsd.errors import MalformedHttpRequestException, RequestEntityTooLargeException, ServiceError
 
 
-def head_refusal(message: Any, body_bytes: int) -> ServiceError | None:
+def check_head(message: Any, body_bytes: int) -> ServiceError | None:
     """Why a request is refused for its head alone, before any of its body is kept; None: it is not."""
     if message.upgrade:
         return MalformedHttpRequestException("Upgrading the connection is not supported.")

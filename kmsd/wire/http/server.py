@@ -14,23 +14,23 @@ from email.utils import formatdate
 
 import msgspec
 
-from kmsd.event_loop.cohorts import Lockstep
-from kmsd.event_loop.tasks import ended
+from kmsd.event_loop.cohorts import CohortScheduler
+from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.wire.http.connection import Connection
 from kmsd.wire.http.limits import Limits
 from kmsd.wire.http.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
-from kmsd.wire.http.messages import Answer, Request, Tls, error_answer, new_request_id
+from kmsd.wire.http.messages import Request, Response, Tls, error_answer, new_request_id
 from kmsd.wire.http.owner import State
-from kmsd.wire.http.parser import PurePythonParser, require_c_parser
+from kmsd.wire.http.parser import CParserMissing, require_c_parser
 from kmsd.wire.http.tls import tls_context
 
 __all__ = [
-    "Answer",
+    "CParserMissing",
     "Limits",
     "Listener",
     "ListenerRefused",
-    "PurePythonParser",
     "Request",
+    "Response",
     "Server",
     "Tls",
     "bind_tcp",
@@ -43,7 +43,7 @@ __all__ = [
     "tls_context",
 ]
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Listener(msgspec.Struct):
@@ -55,19 +55,22 @@ class Listener(msgspec.Struct):
 
 
 async def serve(
-    handler: Handler, listeners: Sequence[Listener], limits: Limits | None = None, lockstep: Lockstep | None = None
+    handler: Handler,
+    listeners: Sequence[Listener],
+    limits: Limits | None = None,
+    lockstep: CohortScheduler | None = None,
 ) -> Server:
     """Start serving; on return every listener accepts. End it with `Server.stop`.
 
     `handler` is awaited once for each whole request; calls for one connection never overlap, others do. It
     is not cancelled when its client goes away. What it raises is answered 500 and reported to the loop's
-    exception handler. `lockstep` is told how many are under way. Raises `PurePythonParser` or `ListenerRefused`
+    exception handler. `lockstep` is told how many are under way. Raises `CParserMissing` or `ListenerRefused`
     before anything is accepted.
     """
     require_c_parser()
     for listener in listeners:
         listener_permitted(listener.sock, tls=listener.tls is not None)
-    server = Server(handler, limits or Limits(), lockstep or Lockstep())
+    server = Server(handler, limits or Limits(), lockstep or CohortScheduler())
     await server.start(listeners)
     return server
 
@@ -75,7 +78,7 @@ async def serve(
 class Server:
     """All connections of one worker."""
 
-    def __init__(self, handler: Handler, limits: Limits, lockstep: Lockstep) -> None:
+    def __init__(self, handler: Handler, limits: Limits, lockstep: CohortScheduler) -> None:
         self.handler = handler
         self.limits = limits
         self.lockstep = lockstep
@@ -107,7 +110,7 @@ class Server:
     async def start(self, listeners: Sequence[Listener]) -> None:
         """Accept on `listeners`; for `serve`."""
         self._listeners = listeners
-        self._freshen()
+        self._refresh_date()
         self._start(self._sweep())
         for listener in listeners:
             listener.sock.listen(BACKLOG)
@@ -133,7 +136,7 @@ class Server:
         except TimeoutError:
             # What is left is cut off below, and counted.
             pass
-        await ended(self._tasks)
+        await cancel_and_wait(self._tasks)
         return await self._cut_off()
 
     def drain(self, rest: float) -> None:
@@ -158,20 +161,20 @@ class Server:
         tasks = [connection.task for connection in left if connection.task is not None]
         for connection in left:
             connection.abort()
-        await ended(tasks)
+        await cancel_and_wait(tasks)
         return len(tasks)
 
     # --- What connections call ----------------------------------------------------------------------
 
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in, at the cost of one that does nothing if need be; False: there is no room."""
-        if not self._make_room():
+        if not self._evict_idle():
             return False
         self._connections.add(connection)
         self._unfinished[connection] = None
         return True
 
-    def settle(self, connection: Connection, state: State) -> None:
+    def on_state_change(self, connection: Connection, state: State) -> None:
         """Note what a connection is doing: it says which is closed first when room is needed."""
         self._resting.pop(connection, None)
         self._unfinished.pop(connection, None)
@@ -182,7 +185,7 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone, and nothing runs for it any more."""
-        self.settle(connection, State.DEAF)
+        self.on_state_change(connection, State.LINGERING)
         self._connections.discard(connection)
         if not self.connections:
             self._empty.set()
@@ -196,7 +199,7 @@ class Server:
     def _connection(self) -> Connection:
         return Connection(self, self._loop)
 
-    def _make_room(self) -> bool:
+    def _evict_idle(self) -> bool:
         if self.connections < self.limits.connections:
             return True
         for group in (self._resting, self._unfinished):
@@ -230,9 +233,11 @@ class Server:
             arriving = self._start(self._take_in(sock))
             self._arriving.add(arriving)
             arriving.add_done_callback(self._arriving.discard)
-        elif self._make_room():
+        elif self._evict_idle():
             self._handshakes += 1
-            self._start(self._shake_hands(sock, listener.tls)).add_done_callback(lambda task: self._shaken(task, sock))
+            self._start(self._handshake(sock, listener.tls)).add_done_callback(
+                lambda task: self._on_handshake_done(task, sock)
+            )
         else:
             sock.close()
 
@@ -248,7 +253,7 @@ class Server:
             # It went away again.
             sock.close()
 
-    async def _shake_hands(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    async def _handshake(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 self._connection,
@@ -262,7 +267,7 @@ class Server:
             self.refusals["TlsHandshake"] += 1
             sock.close()
 
-    def _shaken(self, task: asyncio.Future[None], sock: socket.socket) -> None:
+    def _on_handshake_done(self, task: asyncio.Future[None], sock: socket.socket) -> None:
         self._handshakes -= 1
         if task.cancelled():
             sock.close()
@@ -280,12 +285,12 @@ class Server:
         shortest = min(limits.header_seconds, limits.body_seconds, limits.keep_alive_seconds, limits.linger_seconds)
         while True:
             await asyncio.sleep(min(0.5, shortest / 8))
-            self._freshen()
+            self._refresh_date()
             now = self._loop.time()
             for connection in [one for one in self._connections if one.deadline <= now]:
                 connection.expire(now)
 
-    def _freshen(self) -> None:
+    def _refresh_date(self) -> None:
         # No version: it would tell an attacker which holes to try. SDKs correct their clocks by Date.
         self.common = f"Server: kmsd\r\nDate: {formatdate(usegmt=True)}\r\n"
 

@@ -11,22 +11,22 @@ import msgspec
 from kmsd.errors import ServiceError, UnknownOperationException, ValidationException
 from kmsd.operations.declaration import STS, Operation, Service
 from kmsd.services import BY_ACTION, BY_TARGET, SERVICES
-from kmsd.wire.http.messages import JSON, Answer, Request, error_answer
+from kmsd.wire.http.messages import JSON, Request, Response, error_answer
 from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
-from kmsd.wire.sigv4.claim import Received
+from kmsd.wire.sigv4.claim import RawRequest
 
 AnyOperation = Operation[Any, Any]
 HTTP_NOT_FOUND = 404
 _PREFIXES = tuple((service.target_prefix, service) for service in SERVICES if service.target_prefix)
 
 
-class Question(msgspec.Struct, frozen=True):
+class RoutedRequest(msgspec.Struct, frozen=True):
     """An operation that exists, asked for with a signature that holds."""
 
     operation: AnyOperation
     decode: Callable[[], msgspec.Struct]
-    render: Callable[[msgspec.Struct | None, str], Answer]
+    render: Callable[[msgspec.Struct | None, str], Response]
     """Of the response and the request id."""
 
 
@@ -47,7 +47,7 @@ class JsonProtocol:
         """What the operation is called, whether there is one or not."""
         return self.target.rpartition(".")[2][:128]
 
-    def question(self, request: Request) -> Question:
+    def route(self, request: Request) -> RoutedRequest:
         """Raises UnknownOperationException."""
         received = request.received
         if received.target != "/" or received.method != "POST":
@@ -55,30 +55,30 @@ class JsonProtocol:
         operation = BY_TARGET.get(self.target)
         if operation is None:
             raise UnknownOperationException(detail=f"X-Amz-Target {self.target[:100]!r}")
-        return Question(operation, partial(_decode, received, operation.request), _json_answer)
+        return RoutedRequest(operation, partial(_decode, received, operation.request), _json_answer)
 
-    def error(self, error: ServiceError, request_id: str) -> Answer:
+    def error(self, error: ServiceError, request_id: str) -> Response:
         """The error as JSON."""
         return error_answer(error, request_id)
 
 
-def _check_route(received: Received, methods: tuple[str, ...]) -> None:
+def _check_route(received: RawRequest, methods: tuple[str, ...]) -> None:
     """Raises UnknownOperationException for another method, or another path than `/`; a query may hold a signature."""
     if received.method not in methods or (received.target != "/" and not received.target.startswith("/?")):
         line = f"{received.method[:20]} {received.target[:100]!r}"
         raise UnknownOperationException(detail=line, status=HTTP_NOT_FOUND)
 
 
-def _decode(received: Received, shape_of: type[msgspec.Struct]) -> msgspec.Struct:
+def _decode(received: RawRequest, shape_of: type[msgspec.Struct]) -> msgspec.Struct:
     """The request; its body is not kept: its memory, while it is warm in the processor's caches, is for others."""
     body = received.body
     msgspec.structs.force_setattr(received, "body", b"")
     return shape.decode(body, shape_of)
 
 
-def _json_answer(response: msgspec.Struct | None, request_id: str) -> Answer:
+def _json_answer(response: msgspec.Struct | None, request_id: str) -> Response:
     body = b"" if response is None else shape.encode(response)
-    return Answer(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
+    return Response(200, (("Content-Type", JSON), ("x-amzn-RequestId", request_id)), body)
 
 
 class QueryProtocol(msgspec.Struct):
@@ -94,7 +94,7 @@ class QueryProtocol(msgspec.Struct):
         """Unknown before the signature holds and the form is read."""
         return ""
 
-    def question(self, request: Request) -> Question:
+    def route(self, request: Request) -> RoutedRequest:
         """Raises UnknownOperationException, ValidationException."""
         received = request.received
         # "The AWS STS API supports GET and POST requests for all actions."
@@ -108,9 +108,9 @@ class QueryProtocol(msgspec.Struct):
             raise UnknownOperationException(f"Could not find operation {fields.get('Action', '')[:100]}")
         self.target = operation.target
         render = partial(query.answer, operation.name)
-        return Question(operation, partial(query.decode, fields, operation.request), render)
+        return RoutedRequest(operation, partial(query.decode, fields, operation.request), render)
 
-    def error(self, error: ServiceError, request_id: str) -> Answer:
+    def error(self, error: ServiceError, request_id: str) -> Response:
         """The error as XML, by its name there."""
         return query.error_answer(error, request_id)
 

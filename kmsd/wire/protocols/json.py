@@ -33,7 +33,7 @@ def decode(body: bytes, request: type[RequestT]) -> RequestT:
     try:
         decoded: RequestT = decoder(body or b"{}")
     except msgspec.ValidationError:
-        return _decode_slowly(body, request)
+        return _decode_reporting(body, request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
     if forget_empty is not None:
@@ -44,7 +44,7 @@ def decode(body: bytes, request: type[RequestT]) -> RequestT:
     return decoded
 
 
-def _decode_slowly(body: bytes, request: type[RequestT]) -> RequestT:
+def _decode_reporting(body: bytes, request: type[RequestT]) -> RequestT:
     """Find out what does not fit: null and absent members, wrong types, and then all broken constraints."""
     try:
         raw = msgspec.json.decode(body)
@@ -227,7 +227,7 @@ def _list_check(check_item: Check | None, constraint: Constraint | None) -> Chec
             violations.extend(_violation(value, path, broken, secret=secret) for broken in _broken(value, constraint))
             if constraint.member is not None:
                 member = constraint.member
-                broken = next((words for item in value if (words := _all_broken(item, member))), "")
+                broken = next((words for item in value if (words := _violations(item, member))), "")
                 if broken:
                     words = f"Member must satisfy constraint: [{broken}]"
                     violations.append(_violation(value, path, words, secret=constraint.secret or member.secret))
@@ -238,7 +238,7 @@ def _list_check(check_item: Check | None, constraint: Constraint | None) -> Chec
     return check_list
 
 
-def _all_broken(value: Any, constraint: Constraint) -> str:
+def _violations(value: Any, constraint: Constraint) -> str:
     return ", ".join(_broken(value, constraint))
 
 

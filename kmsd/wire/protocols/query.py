@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from kmsd.errors import ServiceError, ValidationException
-from kmsd.wire.http.messages import Answer
+from kmsd.wire.http.messages import Response
 from kmsd.wire.protocols.json import bare, members, validate
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
@@ -87,17 +87,17 @@ def _value(fields: Mapping[str, str], name: str, hint: Any) -> Any:
     return text
 
 
-def answer(action: str, response: msgspec.Struct | None, request_id: str) -> Answer:
+def answer(action: str, response: msgspec.Struct | None, request_id: str) -> Response:
     """A success in XML."""
     result = "" if response is None else f"<{action}Result>{_xml(msgspec.to_builtins(response))}</{action}Result>"
     body = (
         f'<{action}Response xmlns="{_NAMESPACE}">{result}'
         f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{action}Response>"
     )
-    return Answer(200, _headers(request_id), body.encode())
+    return Response(200, _headers(request_id), body.encode())
 
 
-def error_answer(error: ServiceError, request_id: str) -> Answer:
+def error_answer(error: ServiceError, request_id: str) -> Response:
     """An error in XML, by the Query protocol's name for it."""
     code, status = CODES.get(error.code, (error.code.removesuffix("Exception"), error.status))
     fault = "Receiver" if status >= 500 else "Sender"  # noqa: PLR2004 (HTTP's own bound)
@@ -105,7 +105,7 @@ def error_answer(error: ServiceError, request_id: str) -> Answer:
         f'<ErrorResponse xmlns="{_NAMESPACE}"><Error><Type>{fault}</Type><Code>{code}</Code>'
         f"<Message>{_text(error.message)}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
     )
-    return Answer(status, _headers(request_id), body.encode("utf-8", "replace"))
+    return Response(status, _headers(request_id), body.encode("utf-8", "replace"))
 
 
 def _headers(request_id: str) -> tuple[tuple[str, str], ...]:

@@ -42,7 +42,7 @@ _NOBODY = secrets.token_bytes(32)
 """The signing key of a secret that nobody has; all workers of one zygote have the same."""
 
 
-class Received(msgspec.Struct, frozen=True):
+class RawRequest(msgspec.Struct, frozen=True):
     """A request as it came off the wire; nothing normalised, nothing lost."""
 
     method: str
@@ -73,7 +73,7 @@ class Received(msgspec.Struct, frozen=True):
         return None if position is None else self.values[position]
 
 
-class Claim(msgspec.Struct, frozen=True):
+class SignedRequest(msgspec.Struct, frozen=True):
     """A signature and what it is said to cover: well formed, in time and in scope, but **not yet proven**.
 
     Only what `verify` has accepted may be acted upon.
@@ -128,14 +128,14 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
     return key
 
 
-def verify(claim: Claim, key: bytes) -> None:
+def verify(claim: SignedRequest, key: bytes) -> None:
     """Raise `InvalidSignatureException` unless `key` made the claim's signature. The comparison takes constant time."""
     expected = hmac.digest(key, claim.string_to_sign, "sha256").hex()
     if not hmac.compare_digest(expected, claim.signature):
         raise InvalidSignatureException(MISMATCH)
 
 
-def authenticate(claim: Claim, key: bytes, caller: Caller) -> AuthenticatedCaller:
+def authenticate(claim: SignedRequest, key: bytes, caller: Caller) -> AuthenticatedCaller:
     """`caller`, to whom the claim's access key belongs, once `key` is shown to have signed.
 
     Raises InvalidSignatureException.
@@ -144,7 +144,7 @@ def authenticate(claim: Claim, key: bytes, caller: Caller) -> AuthenticatedCalle
     return AuthenticatedCaller(caller)
 
 
-def refuse_unknown(claim: Claim) -> NoReturn:
+def reject_unknown_key(claim: SignedRequest) -> NoReturn:
     """Refuse a claim whose access key is unknown or disabled, after the same work as a wrong signature costs."""
     try:
         verify(claim, _NOBODY)

@@ -43,7 +43,7 @@ _PRESIGNED = frozenset(_IN_QUERY[:3])
 """One of these makes a request a presigned one."""
 
 
-class Parameters(msgspec.Struct, frozen=True):
+class SigV4Fields(msgspec.Struct, frozen=True):
     """What a signature says of itself, whichever form it came in."""
 
     algorithm: str
@@ -60,7 +60,7 @@ class Parameters(msgspec.Struct, frozen=True):
     """How long after the timestamp the request may be used; None in the header form."""
 
 
-def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> Parameters:
+def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> SigV4Fields:
     """Read the Authorization header or the query string, whichever there is; both at once are refused.
 
     `first` tells where in `values` the first header of each lower-case name stands.
@@ -80,7 +80,7 @@ def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> Paramet
 # --- The header form --------------------------------------------------------------------------------
 
 
-def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], query: str) -> Parameters:
+def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], query: str) -> SigV4Fields:
     signature = header[-SIGNATURE_LENGTH:]
     if signature.isalnum() and header.endswith("Signature=", 0, -SIGNATURE_LENGTH):
         # The signature comes last, as every SDK writes it. What precedes it hardly changes from call to call.
@@ -98,7 +98,7 @@ def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], qu
     if faults:
         raise IncompleteSignatureException(faults.rstrip())
     token = first.get("x-amz-security-token")
-    return Parameters(
+    return SigV4Fields(
         algorithm,
         credential,
         signed_headers,
@@ -142,7 +142,7 @@ def _authorization(header: str) -> tuple[str, str, str, str, str]:
 # --- The query form ---------------------------------------------------------------------------------
 
 
-def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> Parameters:
+def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fields:
     given: dict[str, str] = {}
     for name, value in pairs:
         if name.startswith("X-Amz-"):
@@ -164,7 +164,7 @@ def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> Paramete
         raise IncompleteSignatureException(f"X-Amz-Expires must be a number from 1 to {MAX_EXPIRES}.")
     timestamp, stamp = _instant(given["X-Amz-Date"])
     token = given.get("X-Amz-Security-Token")
-    return Parameters(
+    return SigV4Fields(
         given["X-Amz-Algorithm"],
         given["X-Amz-Credential"],
         given["X-Amz-SignedHeaders"],

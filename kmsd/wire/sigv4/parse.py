@@ -2,7 +2,7 @@
 
 Checks run in the order in which AWS's JSON services were seen to run them, so that a request with two
 faults is refused by the same name: form, date, signed headers, algorithm, credential, scope. The caller
-then finds the access key and calls `verify`, or `refuse_unknown`.
+then finds the access key and calls `verify`, or `reject_unknown_key`.
 
 What a client sends in every call (the header names, the credential, the list of signed headers) is
 worked out once and kept in bounded caches. Their entries depend on nothing but their keys, so none is
@@ -31,16 +31,16 @@ from kmsd.wire.sigv4 import canonical
 from kmsd.wire.sigv4.claim import (
     ALGORITHM,
     TERMINATOR,
-    Claim,
-    Received,
+    RawRequest,
+    SignedRequest,
     first_positions,
-    refuse_unknown,
+    reject_unknown_key,
     signing_key,
     verify,
 )
-from kmsd.wire.sigv4.forms import Parameters, read
+from kmsd.wire.sigv4.forms import SigV4Fields, read
 
-__all__ = ["Claim", "Received", "parse", "refuse_unknown", "signing_key", "verify"]
+__all__ = ["RawRequest", "SignedRequest", "parse", "reject_unknown_key", "signing_key", "verify"]
 
 SKEW = timedelta(minutes=15)
 """How far a client's clock may differ, either way."""
@@ -57,7 +57,7 @@ _ACCESS_KEY_ID = re.compile(r"[A-Za-z0-9_]{1,128}")
 _SCOPE_ELEMENTS = 5
 
 
-class _Layout(msgspec.Struct, frozen=True):
+class _HeaderLayout(msgspec.Struct, frozen=True):
     """Where each header stands, for one sequence of header names."""
 
     positions: dict[str, list[int]]
@@ -67,7 +67,7 @@ class _Layout(msgspec.Struct, frozen=True):
     """The names that begin with `x-amz-`."""
 
 
-class _Plan(msgspec.Struct, frozen=True):
+class _HeaderPlan(msgspec.Struct, frozen=True):
     """All that follows from the header names and a signature's constant parameters, whatever the values are."""
 
     access_key_id: str
@@ -84,7 +84,7 @@ class _Plan(msgspec.Struct, frozen=True):
     """Signed headers that were given more than once: which of the values taken, and where they all stand."""
 
 
-def parse(received: Received, *, region: str, services: Collection[str], now: datetime) -> Claim:
+def parse(received: RawRequest, *, region: str, services: Collection[str], now: datetime) -> SignedRequest:
     """Read the signature of a request. The claim is well formed, fresh and in scope, but **not proven**.
 
     Raises `MissingAuthenticationTokenException`, `IncompleteSignatureException` or
@@ -111,7 +111,7 @@ def parse(received: Received, *, region: str, services: Collection[str], now: da
         body_hash = _check_body(values[first["x-amz-content-sha256"]], received.body)
     # `/` is what every SDK sends.
     path = "/" if target == "/" else canonical.path(target.partition("?")[0])
-    return Claim(
+    return SignedRequest(
         plan.access_key_id,
         plan.date,
         region,
@@ -130,7 +130,7 @@ def parse(received: Received, *, region: str, services: Collection[str], now: da
     )
 
 
-def _check_time(given: Parameters, now: datetime) -> None:
+def _check_time(given: SigV4Fields, now: datetime) -> None:
     timestamp = given.timestamp
     if given.expires is not None:
         # Counted from now, not from the timestamp, which may stand at the end of the calendar.
@@ -149,7 +149,7 @@ def _check_time(given: Parameters, now: datetime) -> None:
         )
 
 
-def _scope_faults(plan: _Plan, stamp: str, region: str, services: Collection[str]) -> str:
+def _scope_faults(plan: _HeaderPlan, stamp: str, region: str, services: Collection[str]) -> str:
     faults = []
     if plan.region != region:
         faults.append(f"Credential should be scoped to a valid region, not '{plan.region}'. ")
@@ -178,7 +178,7 @@ def _check_body(stated: str, body: bytes) -> str:
     return found
 
 
-def _canonical_headers(plan: _Plan, values: tuple[str, ...]) -> str:
+def _canonical_headers(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
     text: str = plan.template % plan.take(values)
     if (
         plan.repeated
@@ -188,11 +188,11 @@ def _canonical_headers(plan: _Plan, values: tuple[str, ...]) -> str:
         or "\t" in text
         or text.count("\n") != len(plan.signed_headers) + 1
     ):
-        return _canonical_headers_with_care(plan, values)
+        return _canonical_headers_general(plan, values)
     return text
 
 
-def _canonical_headers_with_care(plan: _Plan, values: tuple[str, ...]) -> str:
+def _canonical_headers_general(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
     """As above, for values that need trimming, stand more than once, or are not to be trusted to be one line."""
     taken = plan.take(values)
     parts = [taken] if isinstance(taken, str) else list(taken)
@@ -209,7 +209,7 @@ def _canonical_headers_with_care(plan: _Plan, values: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _layout(names: tuple[str, ...]) -> _Layout:
+def _layout(names: tuple[str, ...]) -> _HeaderLayout:
     if len(names) > MAX_HEADERS or any(len(name) > MAX_NAME or not name.isascii() for name in names):
         raise IncompleteSignatureException("The request has too many headers, or one with too long or too odd a name.")
     positions: dict[str, list[int]] = {}
@@ -218,7 +218,7 @@ def _layout(names: tuple[str, ...]) -> _Layout:
     for name in ONCE:
         if len(positions.get(name, ())) > 1:
             raise IncompleteSignatureException(f"The header '{name}' is given more than once.")
-    return _Layout(
+    return _HeaderLayout(
         positions,
         first_positions(names),
         tuple(name for name in positions if name.startswith("x-amz-")),
@@ -226,7 +226,7 @@ def _layout(names: tuple[str, ...]) -> _Layout:
 
 
 @lru_cache(maxsize=1024)
-def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, in_query: bool) -> _Plan:  # noqa: FBT001  # lru_cache is slower with keywords
+def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, in_query: bool) -> _HeaderPlan:  # noqa: FBT001  # lru_cache is slower with keywords
     layout = _layout(names)
     listed = signed.split(";")
     _check_signed_headers(layout, listed, in_query=in_query)
@@ -242,7 +242,7 @@ def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, 
     if not _ACCESS_KEY_ID.fullmatch(elements[0]):
         raise IncompleteSignatureException("The access key id in Credential is not one: up to 128 letters and digits.")
     key_id, date, region, service, terminator = elements
-    return _Plan(
+    return _HeaderPlan(
         key_id,
         date,
         region,
@@ -255,7 +255,7 @@ def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, 
     )
 
 
-def _check_signed_headers(layout: _Layout, listed: list[str], *, in_query: bool) -> None:
+def _check_signed_headers(layout: _HeaderLayout, listed: list[str], *, in_query: bool) -> None:
     demanded = ["host", *layout.ours]
     if not in_query and "x-amz-date" not in layout.first:
         demanded.append("date")

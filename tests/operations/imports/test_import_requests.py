@@ -150,7 +150,7 @@ def test_refusals_keep_to_the_beat(house: House, kms: Any, monkeypatch: pytest.M
     async def note(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("kmsd.custody.imported_material.REFUSAL_BEAT", 30.0)
+    monkeypatch.setattr("kmsd.custody.imported_material.REFUSAL_QUANTUM_SECONDS", 30.0)
     monkeypatch.setattr("kmsd.custody.imported_material.sleep", note)
     for blob in (b"x", os.urandom(256)):
         assert code_of(kms.import_key_material, **given.members_of(blob)) == "InvalidCiphertextException"
