@@ -71,7 +71,7 @@ class Components(msgspec.Struct, frozen=True):
     @property
     def import_token(self) -> Token | None:
         """The second token, if there is one and it is open."""
-        return self.pipeline.world.import_token
+        return self.pipeline.dependencies.import_token
 
     async def seek_import_token(self) -> None:
         """Open the import token as soon as it is there, if it was away at the start."""
@@ -89,7 +89,7 @@ class Components(msgspec.Struct, frozen=True):
                     log.warning("import_token_still_away", detail=failed)
                 continue
             self._stack.push_async_callback(token.close)
-            self.pipeline.world.import_token = token
+            self.pipeline.dependencies.import_token = token
             log.info("import_token_back", label=token.info.label, serial=token.info.serial)
 
     async def enable_signing(self) -> None:
@@ -101,7 +101,7 @@ class Components(msgspec.Struct, frozen=True):
     @property
     def logs(self) -> LogsService:
         """What the log service works with."""
-        return service_in(self.pipeline.world)
+        return service_in(self.pipeline.dependencies)
 
     @property
     def retention(self) -> LogRetention:
@@ -117,7 +117,7 @@ class Components(msgspec.Struct, frozen=True):
         """The record of a job's act on a key (`kmsd.ports.jobs.JobRecorder`)."""
         record = audit.record_of_service_event(
             now=self.pipeline.clock.now(),
-            place=arn_scope_of(self.config),
+            arns=arn_scope_of(self.config),
             event_name=event_name,
             key=key,
             details=details,
@@ -227,10 +227,10 @@ AHEAD_BYTES = 512 * 1024
 
 
 async def open_trail(
-    config: Config, writer: str, signer: Signer | None, clock: Clock, lockstep: CohortScheduler | None = None
+    config: Config, writer: str, signer: Signer | None, clock: Clock, cohorts: CohortScheduler | None = None
 ) -> TrailSink:
-    """The audit trail, for one process whose calls `lockstep` counts. Raises `AuditUnavailable`, `ConfigError`."""
-    calls = lockstep or CohortScheduler()
+    """The audit trail, for one process whose calls `cohorts` counts. Raises `AuditUnavailable`, `ConfigError`."""
+    calls = cohorts or CohortScheduler()
     given = config.audit
     settings = SinkSettings(
         file_bytes=given.file_bytes,
@@ -283,8 +283,8 @@ async def open_components(
         stack.push_async_callback(counts.close)
         token.count_messages_by(counts.take)
         watch = clock = await WatchedClock.begin(store, clock or SystemClock(), boot_clock.boot_id(), uptime)
-        lockstep, signer = CohortScheduler(), await audit_signer(store, token, needed=is_worker(writer))
-        sink = await open_trail(config, writer, signer, clock, lockstep)
+        cohorts, signer = CohortScheduler(), await audit_signer(store, token, needed=is_worker(writer))
+        sink = await open_trail(config, writer, signer, clock, cohorts)
         stack.push_async_callback(sink.close)
         limits = Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
         import_token = await open_import_token(config)
@@ -293,5 +293,7 @@ async def open_components(
         logs = open_logs(config, token, sink, clock)
         stack.push_async_callback(logs.close)
         refused = frozenset(config.import_.refuse)
-        world = Dependencies(arn_scope_of(config), limits, store, token, import_token, refused, {LogsService: logs})
-        yield Components(config, store, token, sink, Pipeline(world, clock, sink, lockstep), watch, stack)
+        dependencies = Dependencies(
+            arn_scope_of(config), limits, store, token, import_token, refused, {LogsService: logs}
+        )
+        yield Components(config, store, token, sink, Pipeline(dependencies, clock, sink, cohorts), watch, stack)

@@ -12,7 +12,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
-_MOST_PLACES = 100
+_MAX_PLACES = 100
 _FIRST = ("event", "level", "process", "timestamp")
 """Members that a reader looks for first."""
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
@@ -88,7 +88,7 @@ def _show_places(_logger: object, _method: str, event: EventDict) -> EventDict:
     error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
     if error is not None:
         places: list[str] = []
-        while error is not None and len(places) < _MOST_PLACES:
+        while error is not None and len(places) < _MAX_PLACES:
             places.append(type(error).__name__)
             frames = traceback.extract_tb(error.__traceback__)
             places += [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]

@@ -61,10 +61,10 @@ from kmsd.ports import (
 
 AnyOperation = Operation[Any, Any]
 
-MOST_ATTEMPTS = 12
+MAX_ATTEMPTS = 12
 """Attempts at one call, before its client is told of the conflict."""
-SHORTEST_PAUSE_MICROS = 2_500
-LONGEST_PAUSE_MICROS = 250_000
+MIN_PAUSE_MICROS = 2_500
+MAX_PAUSE_MICROS = 250_000
 """Bounds of what a call waits at most before it is tried again; the pause doubles with each attempt."""
 CROWDED = "Other requests are changing the same resource. Reduce the frequency of your calls."
 
@@ -72,10 +72,10 @@ CROWDED = "Other requests are changing the same resource. Reduce the frequency o
 class Pipeline(msgspec.Struct, frozen=True):
     """Carries calls through. One for each process."""
 
-    world: Dependencies
+    dependencies: Dependencies
     clock: Clock
     sink: AuditSink
-    lockstep: CohortScheduler = msgspec.field(default_factory=CohortScheduler)
+    cohorts: CohortScheduler = msgspec.field(default_factory=CohortScheduler)
 
     async def run(
         self,
@@ -85,7 +85,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         caller: AuthenticatedCaller,
         source: ClientInfo,
         request_id: str,
-        books: Reader,
+        reader: Reader,
         now: datetime,
     ) -> msgspec.Struct | None:
         """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable.
@@ -93,7 +93,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         `books` are those by which the caller was authenticated, and `now` when: the store is asked once a request
         whether they hold.
         """
-        call = Call(self.world, caller.caller, source, request_id, now, books)
+        call = Call(self.dependencies, caller.caller, source, request_id, now, reader)
         request: msgspec.Struct | None = None
         try:
             request = decode()
@@ -116,7 +116,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         Raises `StoreConflict` for the last attempt, or the first where a call cannot be repeated.
         """
         carry_out = self._write if operation.writes else self._only_read
-        for attempt in range(1, MOST_ATTEMPTS):
+        for attempt in range(1, MAX_ATTEMPTS):
             try:
                 return await carry_out(operation, request, call)
             except StoreConflict:
@@ -131,20 +131,20 @@ class Pipeline(msgspec.Struct, frozen=True):
         call.targets.clear()
         call.after_commit.clear()
         call.prepared, call.response_keys, call.grant_id = None, (), ""
-        self.lockstep.in_flight -= 1
+        self.cohorts.in_flight -= 1
         try:
-            most = min(LONGEST_PAUSE_MICROS, SHORTEST_PAUSE_MICROS << attempt)
+            most = min(MAX_PAUSE_MICROS, MIN_PAUSE_MICROS << attempt)
             await asyncio.sleep(secrets.randbelow(most) / 1e6)
         finally:
-            self.lockstep.in_flight += 1
-        call.books, call.now = await self.world.store.read(), self.clock.now()
+            self.cohorts.in_flight += 1
+        call.reader, call.now = await self.dependencies.store.read(), self.clock.now()
 
     async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)
-        await self.lockstep.yield_to_cohort()
+        await self.cohorts.yield_to_cohort()
         response: msgspec.Struct | None = await operation.handle(request, call)
         _refuse_dry_run(request)
-        await self.lockstep.yield_to_cohort()
+        await self.cohorts.yield_to_cohort()
         await self._record(operation, request, call, Outcome(response))
         for act in call.after_commit:
             await act()
@@ -154,8 +154,8 @@ class Pipeline(msgspec.Struct, frozen=True):
         if operation.prepare is not None:
             await admit(operation, request, call)
             call.prepared = await operation.prepare(request, call)
-        async with self.world.store.write() as transaction:
-            call.books = transaction
+        async with self.dependencies.store.write() as transaction:
+            call.reader = transaction
             call.now = self.clock.now()
             # Not earlier: what was found for `prepare` is in the record, should the store not open a transaction.
             call.targets.clear()
@@ -177,7 +177,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         left = ""
         while call.created:
             try:
-                await token_objects.roll_back(self.world.store, self.world.token, call.created.pop())
+                await token_objects.roll_back(self.dependencies.store, self.dependencies.token, call.created.pop())
             except (StoreError, TokenError) as exc:
                 left += f" (left to reconcile: {exc})"
         return left
@@ -187,7 +187,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     ) -> None:
         record = audit.record_of_call(operation, request, call, outcome)
         call.is_recorded = True
-        self.lockstep.in_flight -= 1
+        self.cohorts.in_flight -= 1
         try:
             await self.sink.append(record)
         except AuditUnavailable as exc:
@@ -195,7 +195,7 @@ class Pipeline(msgspec.Struct, frozen=True):
                 raise _unrecorded(operation, exc) from exc
             raise _Unrecorded from exc
         finally:
-            self.lockstep.in_flight += 1
+            self.cohorts.in_flight += 1
 
 
 class _Unrecorded(Exception):

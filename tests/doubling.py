@@ -321,7 +321,7 @@ def _form(body: bytes) -> object:
 
 def _key_name(text: str) -> object:
     place = arn.ArnScope("aws", "us-east-1")
-    return arn.parse_key_name(text, caller_account="000000000000", place=place, aliases=True)
+    return arn.parse_key_name(text, caller_account="000000000000", arns=place, aliases=True)
 
 
 # --- Measuring -----------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class ManualClock:
 class Opened:
     """What is there while the daemon runs."""
 
-    rooms: Components
+    components: Components
     scheduler: Scheduler
     loop: asyncio.AbstractEventLoop
     endpoint: str
@@ -93,9 +93,9 @@ class House:
         return self._opened
 
     @property
-    def rooms(self) -> Components:
+    def components(self) -> Components:
         """Store, token, audit trail, pipeline."""
-        return self.opened.rooms
+        return self.opened.components
 
     @property
     def scheduler(self) -> Scheduler:
@@ -153,7 +153,7 @@ class House:
         self._users += 1
         name = name or f"user{self._users}"
         policies = {} if policy is None else {"policy": json.dumps(policy)}
-        return self.run(_make_user(self.rooms, name, account or self.config.account, policies, tags))
+        return self.run(_make_user(self.components, name, account or self.config.account, policies, tags))
 
     def tick(self) -> None:
         """Let the jobs do what is due now."""
@@ -166,27 +166,27 @@ class House:
     async def _live(self, ready: threading.Event) -> None:
         try:
             await _provision(self.config)
-            async with open_components(self.config, "house", self.clock, self.clock.uptime) as rooms:
-                place = rooms.pipeline.world.place
-                refusals = RefusedRequestLog(rooms.sink, place)
-                credentials = KnownCredentials(rooms.token, place, signing_key)
-                front = Endpoint(rooms.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
+            async with open_components(self.config, "house", self.clock, self.clock.uptime) as components:
+                place = components.pipeline.dependencies.arns
+                refusals = RefusedRequestLog(components.sink, place)
+                credentials = KnownCredentials(components.token, place, signing_key)
+                front = Endpoint(components.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
                 listener = bind_tcp("127.0.0.1", 0)
-                server = await serve(front.handle, [Listener(listener)], lockstep=rooms.pipeline.lockstep)
+                server = await serve(front.handle, [Listener(listener)], cohorts=components.pipeline.cohorts)
                 stock = self.config.import_.stock
                 scheduler = Scheduler(
-                    rooms.store,
-                    rooms.token,
+                    components.store,
+                    components.token,
                     self.clock,
-                    rooms.record_job,
+                    components.record_job,
                     "house",
-                    lambda: rooms.import_token,
+                    lambda: components.import_token,
                     stock,
-                    rooms.retention,
-                    rooms.watch,
+                    components.retention,
+                    components.watch,
                 )
                 endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-                self._opened = Opened(rooms, scheduler, asyncio.get_running_loop(), endpoint)
+                self._opened = Opened(components, scheduler, asyncio.get_running_loop(), endpoint)
                 ready.set()
                 await asyncio.to_thread(self._leave.wait)
                 await server.stop(5)
@@ -198,19 +198,19 @@ class House:
 
 
 async def _make_user(
-    rooms: Components, name: str, account: str, policies: dict[str, str], tags: dict[str, str]
+    components: Components, name: str, account: str, policies: dict[str, str], tags: dict[str, str]
 ) -> Credentials:
-    now = rooms.pipeline.clock.now()
-    user = provisioning.new_user(arn_scope_of(rooms.config), account, name, policies, now, tags=tags)
-    await provisioning.create_user(rooms.store, user, now)
-    made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+    now = components.pipeline.clock.now()
+    user = provisioning.new_user(arn_scope_of(components.config), account, name, policies, now, tags=tags)
+    await provisioning.create_user(components.store, user, now)
+    made = await provisioning.create_access_key(components.store, components.token, user, now)
     return Credentials(made.access_key_id, made.secret, user.arn)
 
 
 async def _provision(config: Config) -> None:
     """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
-    async with open_components(config, "house") as rooms:
-        await provisioning.make_service_keys(rooms.store, rooms.token, datetime.now(UTC), [SERVICE_KEY])
+    async with open_components(config, "house") as components:
+        await provisioning.make_service_keys(components.store, components.token, datetime.now(UTC), [SERVICE_KEY])
 
 
 @contextmanager
@@ -239,7 +239,7 @@ def house(
         try:
             yield found
             # On every object that any test has made: `list_objects` reads all attributes back.
-            problems = [item for item in found.run(found.rooms.token.list_objects()) if item.problem]
+            problems = [item for item in found.run(found.components.token.list_objects()) if item.problem]
             assert not problems, problems
         finally:
             signing_clock.offset = timedelta(0)

@@ -109,9 +109,9 @@ def state_of(kms: Any, key_id: str) -> str:
 
 def objects(house: House) -> set[bytes]:
     """Ids of everything that both tokens hold."""
-    rooms = house.rooms
-    assert rooms.import_token is not None
-    found = [*house.run(rooms.token.list_objects()), *house.run(rooms.import_token.list_objects())]
+    components = house.components
+    assert components.import_token is not None
+    found = [*house.run(components.token.list_objects()), *house.run(components.import_token.list_objects())]
     assert [report for report in found if report.problem] == []
     return {report.object_id for report in found}
 
@@ -125,9 +125,9 @@ def material_object(house: House, key_id: str) -> bytes:
 
 
 async def _key(house: House, key_id: str) -> Any:
-    return await (await house.rooms.store.read()).key(key_id)
+    return await (await house.components.store.read()).key(key_id)
 
 
 async def imported_material(house: House, key_id: str) -> Any:
     """What the store knows of a key's imported material."""
-    return await (await house.rooms.store.read()).imported_material(key_id)
+    return await (await house.components.store.read()).imported_material(key_id)

@@ -177,9 +177,9 @@ def files_with(folder: Path, *markers: bytes) -> Sequence[Path]:
 
 def audit_copy(house: House) -> AuditCopy:
     """What copies the trail of a house into `/kmsd/audit`; it knows nothing of what was copied before."""
-    world = house.rooms.pipeline.world
-    trail = TrailFollower(house.config.audit_dir, house.rooms.sink)
-    return AuditCopy(trail, house.rooms.store, house.rooms.logs, world.place, house.config.account)
+    world = house.components.pipeline.dependencies
+    trail = TrailFollower(house.config.audit_dir, house.components.sink)
+    return AuditCopy(trail, house.components.store, house.components.logs, world.arns, house.config.account)
 
 
 def copy_audit(house: House, copy: AuditCopy | None = None) -> int:
@@ -189,7 +189,7 @@ def copy_audit(house: House, copy: AuditCopy | None = None) -> int:
     try:
         return house.run(copy.run_once())
     finally:
-        copy.trail.unlock_chain(house.rooms.sink.writer)
+        copy.trail.unlock_chain(house.components.sink.writer)
 
 
 def of_service(house: House, since: int) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.wire.http.server import Limits, Listener, Request, Response, Server
+from kmsd.wire.http.server import Listener, Request, Response, Server, TransportLimits
 
-LIMITS = Limits(
+LIMITS = TransportLimits(
     header_seconds=0.3,
     body_seconds=0.3,
     answer_seconds=0.3,

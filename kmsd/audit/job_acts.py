@@ -13,7 +13,7 @@ from kmsd.operations.declaration import KMS
 
 
 def record_of_service_event(
-    *, now: datetime, place: ArnScope, event_name: str, key: Key, details: Mapping[str, object]
+    *, now: datetime, arns: ArnScope, event_name: str, key: Key, details: Mapping[str, object]
 ) -> bytes:
     """The record of a job's act on a key."""
     return event_of(
@@ -22,7 +22,7 @@ def record_of_service_event(
         event_source=KMS.event_source,
         event_name=event_name,
         event_type=SERVICE_EVENT,
-        region=place.region,
+        region=arns.region,
         address=INTERNAL,
         user_agent=INTERNAL,
         read_only=False,

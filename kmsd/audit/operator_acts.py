@@ -47,7 +47,7 @@ class Actor(msgspec.Struct, frozen=True):
 def record_of_administration(
     *,
     now: datetime,
-    place: ArnScope,
+    arns: ArnScope,
     actor: Actor,
     account: str,
     event_source: str,
@@ -66,7 +66,7 @@ def record_of_administration(
         event_source=event_source,
         event_name=event_name,
         event_type=ADMINISTRATIVE_EVENT,
-        region=place.region,
+        region=arns.region,
         address=LOCALHOST,
         user_agent="kmsd",
         error_code=UNSET if error is None else type(error).__name__,

@@ -99,7 +99,7 @@ class RefusalSampler:
         self.tally = tally
 
 
-def record_of_refusals(*, place: ArnScope, tally: RefusalCounts) -> bytes:
+def record_of_refusals(*, arns: ArnScope, tally: RefusalCounts) -> bytes:
     """One record of many refusals."""
     return event_of(
         user_identity={"type": "Unknown"},
@@ -107,7 +107,7 @@ def record_of_refusals(*, place: ArnScope, tally: RefusalCounts) -> bytes:
         event_source=KMS.event_source,
         event_name=EVENT_NAME,
         event_type=REFUSALS_EVENT,
-        region=place.region,
+        region=arns.region,
         address=next(iter(tally.addresses)) if len(tally.addresses) == 1 else SEVERAL,
         user_agent=SEVERAL,
         error_code=next(iter(tally.codes)) if len(tally.codes) == 1 else SEVERAL,

@@ -34,29 +34,29 @@ class CompiledCondition:
         self._null = operator.base == "Null"
         self._test = operator.test(condition.values, variables=variables)
 
-    def holds(self, facts: RequestContext, *, allows: bool) -> bool:
+    def holds(self, request_context: RequestContext, *, allows: bool) -> bool:
         """Whether the condition is met; `allows`: the statement's effect is Allow."""
-        values = facts.values(self._key)
+        values = request_context.values(self._key)
         if self._null:
-            return self._is_null(values, facts)
+            return self._is_null(values, request_context)
         if values is None:
             return self._without_key()
-        if allows and self._negated and self._test.unresolved(facts):
+        if allows and self._negated and self._test.unresolved(request_context):
             return False
         if isinstance(values, AmbiguousValues):
-            outcomes = (self._compare((value,), facts, allows=allows) for value in values)
+            outcomes = (self._compare((value,), request_context, allows=allows) for value in values)
             return all(outcomes) if allows else any(outcomes)
-        return self._compare(values, facts, allows=allows)
+        return self._compare(values, request_context, allows=allows)
 
-    def actual(self, facts: RequestContext) -> tuple[str, ...] | None:
+    def actual(self, request_context: RequestContext) -> tuple[str, ...] | None:
         """The request's values for the key; None: it has none."""
-        return facts.values(self._key)
+        return request_context.values(self._key)
 
-    def _is_null(self, values: tuple[str, ...] | None, facts: RequestContext) -> bool:
+    def _is_null(self, values: tuple[str, ...] | None, request_context: RequestContext) -> bool:
         # "true (the key doesn't exist, it is null) or false (the key exists and its value is not null)"; with
         # `false` one prevents "context keys with empty values" from matching: an empty string is null too.
         null = values is None or not any(values)
-        return bool(self._test.matches("true" if null else "false", facts))
+        return bool(self._test.matches("true" if null else "false", request_context))
 
     def _without_key(self) -> bool:
         # With IfExists, "if the key is not present, evaluate the condition element as true"; and a set operator for
@@ -68,21 +68,21 @@ class CompiledCondition:
         # the condition is true." ForAnyValue finds no value at all.
         return self._negated and self._quantifier is Quantifier.NONE
 
-    def _compare(self, values: tuple[str, ...], facts: RequestContext, *, allows: bool) -> bool:
+    def _compare(self, values: tuple[str, ...], request_context: RequestContext, *, allows: bool) -> bool:
         if self._quantifier is Quantifier.NONE:
             if len(values) == 1:
-                return self._meets(values[0], facts, allows=allows)
-            outcomes = (self._meets(value, facts, allows=allows) for value in values)
+                return self._meets(values[0], request_context, allows=allows)
+            outcomes = (self._meets(value, request_context, allows=allows) for value in values)
             return all(outcomes) if self._negated else any(outcomes)
         if not any(values):
             # "If the key values in the request resolve to an empty data set (for example, an empty string), a
             # condition operator modified by ForAllValues returns true, and … by ForAnyValue returns false."
             return self._quantifier is Quantifier.FOR_ALL
-        outcomes = (self._meets(value, facts, allows=allows) for value in values)
+        outcomes = (self._meets(value, request_context, allows=allows) for value in values)
         return all(outcomes) if self._quantifier is Quantifier.FOR_ALL else any(outcomes)
 
-    def _meets(self, value: str, facts: RequestContext, *, allows: bool) -> bool:
-        matched = self._test.matches(value, facts)
+    def _meets(self, value: str, request_context: RequestContext, *, allows: bool) -> bool:
+        matched = self._test.matches(value, request_context)
         if not self._negated:
             return matched is True
         return matched is False or (matched is None and not allows)

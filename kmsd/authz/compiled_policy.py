@@ -69,52 +69,76 @@ class CompiledPrincipals:
         self._services = frozenset(principals.services)
         self.names = self._accounts | self._entities | self._services
 
-    def reach(self, asker: PrincipalView) -> PrincipalMatch:
+    def reach(self, principal_view: PrincipalView) -> PrincipalMatch:
         """How a statement that allows reaches `asker`."""
         if not self.excluded:
-            return self._named(asker)
-        if self.everyone or self._named(asker):
+            return self._named(principal_view)
+        if self.everyone or self._named(principal_view):
             return PrincipalMatch.NONE
         # Nothing documents that NotPrincipal names a session, so its session policies bound it.
         return PrincipalMatch.ENTITY
 
-    def denies(self, asker: PrincipalView) -> bool:
+    def denies(self, principal_view: PrincipalView) -> bool:
         """Whether a statement that denies reaches `asker`."""
-        return not self._excepted(asker) if self.excluded else self._named(asker) is not PrincipalMatch.NONE
+        return (
+            not self._excepted(principal_view)
+            if self.excluded
+            else self._named(principal_view) is not PrincipalMatch.NONE
+        )
 
-    def _named(self, asker: PrincipalView) -> PrincipalMatch:
+    def _named(self, principal_view: PrincipalView) -> PrincipalMatch:
         if self.everyone:
             return PrincipalMatch.EXACT
-        if asker.is_service:
-            return PrincipalMatch.EXACT if asker.arn in self._services else PrincipalMatch.NONE
-        if asker.arn in self._entities:
+        if principal_view.is_service:
+            return PrincipalMatch.EXACT if principal_view.arn in self._services else PrincipalMatch.NONE
+        if principal_view.arn in self._entities:
             # "Permissions granted directly to a session are not limited by an implicit deny in … a session policy";
             # an IAM user's ARN that stands for a session with policies of its own does not name that session.
-            return PrincipalMatch.EXACT if asker.is_session or not asker.has_bound else PrincipalMatch.ENTITY
-        if asker.role_arn is not None and asker.role_arn in self._entities:
+            return (
+                PrincipalMatch.EXACT
+                if principal_view.is_session or not principal_view.has_bound
+                else PrincipalMatch.ENTITY
+            )
+        if principal_view.role_arn is not None and principal_view.role_arn in self._entities:
             return PrincipalMatch.ENTITY
-        if any(account in self._accounts for account in asker.accounts):
+        if any(account in self._accounts for account in principal_view.accounts):
             # "The account principal represents the account and its administrators, including the account root user."
-            return PrincipalMatch.EXACT if asker.is_root else PrincipalMatch.ACCOUNT
+            return PrincipalMatch.EXACT if principal_view.is_root else PrincipalMatch.ACCOUNT
         return PrincipalMatch.NONE
 
-    def _excepted(self, asker: PrincipalView) -> bool:
+    def _excepted(self, principal_view: PrincipalView) -> bool:
         # "When you use NotPrincipal with Deny, you must also specify the account ARN of the not-denied principal";
         # for a session, session, role and account are each looked for (IAM User Guide, NotPrincipal with Deny).
         if self.everyone:
             return True
-        if asker.is_service:
-            return asker.arn in self._services
-        if not any(account in self._accounts for account in asker.accounts):
+        if principal_view.is_service:
+            return principal_view.arn in self._services
+        if not any(account in self._accounts for account in principal_view.accounts):
             return False
-        levels = () if asker.is_root else (asker.arn,) if asker.role_arn is None else (asker.arn, asker.role_arn)
+        levels = (
+            ()
+            if principal_view.is_root
+            else (principal_view.arn,)
+            if principal_view.role_arn is None
+            else (principal_view.arn, principal_view.role_arn)
+        )
         return all(level in self._entities for level in levels)
 
 
 class CompiledStatement:
     """One statement."""
 
-    __slots__ = ("_actions", "_resources", "_varies", "allows", "conditions", "effective", "settled", "source", "who")
+    __slots__ = (
+        "_actions",
+        "_resources",
+        "_varies",
+        "allows",
+        "conditions",
+        "effective",
+        "source",
+        "unconditional",
+        "who",
+    )
 
     def __init__(self, statement: Statement, policy: Policy) -> None:
         self.source = statement
@@ -138,16 +162,16 @@ class CompiledStatement:
             CompiledCondition(condition, variables=policy.has_variables) for condition in statement.conditions
         )
         self._varies = any(pattern.varies for pattern in self._resources)
-        self.settled = not self.conditions and not self._varies
+        self.unconditional = not self.conditions and not self._varies
         """Whether caller, action and resource alone decide if it applies."""
 
-    def reaches(self, asker: PrincipalView) -> PrincipalMatch:
+    def reaches(self, principal_view: PrincipalView) -> PrincipalMatch:
         """How it reaches `asker`, by its own effect's rules."""
         if self.who is None:
             return PrincipalMatch.EXACT
         if self.allows:
-            return self.who.reach(asker)
-        return PrincipalMatch.EXACT if self.who.denies(asker) else PrincipalMatch.NONE
+            return self.who.reach(principal_view)
+        return PrincipalMatch.EXACT if self.who.denies(principal_view) else PrincipalMatch.NONE
 
     def covers_action(self, action: str) -> bool:
         """Whether it is about `action`, given in lower case."""
@@ -157,25 +181,29 @@ class CompiledStatement:
         """Whether it is about `resource`, as far as that can be said before variables have values."""
         return self._varies or self.covers(resource, None)
 
-    def covers(self, resource: str, facts: RequestContext | None) -> bool:
+    def covers(self, resource: str, request_context: RequestContext | None) -> bool:
         """Whether it is about `resource`.
 
         A pattern whose variable has no value matches nothing; with NotResource that would widen a statement that
         allows, which therefore does not apply.
         """
-        matched = any(pattern.matches(resource, facts) for pattern in self._resources)
+        matched = any(pattern.matches(resource, request_context) for pattern in self._resources)
         if not self.source.excludes_resources:
             return matched
-        if self.allows and facts is not None and any(pattern.unresolved(facts) for pattern in self._resources):
+        if (
+            self.allows
+            and request_context is not None
+            and any(pattern.unresolved(request_context) for pattern in self._resources)
+        ):
             return False
         return not matched
 
-    def holds(self, resource: str, facts: RequestContext) -> bool:
+    def holds(self, resource: str, request_context: RequestContext) -> bool:
         """Whether resource and conditions fit, for a statement that fits caller and action and may fit the resource."""
-        if self._varies and not self.covers(resource, facts):
+        if self._varies and not self.covers(resource, request_context):
             return False
         for condition in self.conditions:  # a loop: this is on the path of every request  # noqa: SIM110
-            if not condition.holds(facts, allows=self.allows):
+            if not condition.holds(request_context, allows=self.allows):
                 return False
         return True
 
@@ -200,15 +228,15 @@ class CompiledPolicy:
         self._by_action: dict[str, frozenset[int]] = {}
 
     def candidates(
-        self, asker: PrincipalView, action: str, resource: str
+        self, principal_view: PrincipalView, action: str, resource: str
     ) -> Iterator[tuple[CompiledStatement, PrincipalMatch]]:
         """The statements that fit caller and action (in lower case), and may fit `resource`; in document order."""
         numbers = set(self._unnamed)
-        for name in asker.names:
+        for name in principal_view.names:
             numbers.update(self._by_name.get(name, ()))
         for number in sorted(numbers & self._about(action)):
             statement = self.statements[number]
-            reach = statement.reaches(asker)
+            reach = statement.reaches(principal_view)
             if reach and statement.may_cover(resource):
                 yield statement, reach
 
@@ -251,7 +279,7 @@ class PolicyCache:
             self._policies[kind, text] = found
         return found
 
-    def held(self, text: str, kind: PolicyKind) -> str:
+    def held_bytes(self, text: str, kind: PolicyKind) -> str:
         """The equal text that is kept here anyway, or `text` itself."""
         found = self._policies.get((kind, text))
         return text if found is None else found.text

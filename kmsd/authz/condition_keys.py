@@ -63,7 +63,7 @@ _PRINCIPAL = (
     ),
     ConditionKey(
         "aws:PrincipalTag/${TagKey}",
-        lambda query, name: named(query.caller.tags, name),
+        lambda request, name: named(request.caller.tags, name),
         "tag of the user or role, given by `--tag` when it is created",
         is_fixed=True,
     ),
@@ -124,7 +124,7 @@ _REQUEST = (
     ConditionKey("aws:UserAgent", values.circumstance("user_agent"), "header User-Agent"),
     ConditionKey(
         "aws:SecureTransport",
-        lambda query, _: values.truth(query.circumstances.is_secure),
+        lambda request, _: values.truth(request.circumstances.is_secure),
         "`true` for TLS and for the log service, which crosses no network; `false` for plain HTTP and Unix sockets",
     ),
     ConditionKey("aws:CurrentTime", values.current_time, "time of the request"),
@@ -149,14 +149,14 @@ _REQUEST = (
     ),
     ConditionKey(
         "aws:RequestTag/${TagKey}",
-        lambda query, name: named(values.request_tags(query), name),
+        lambda request, name: named(values.request_tags(request), name),
         "tag in the request",
         _WITH_TAGS,
     ),
     ConditionKey("aws:TagKeys", values.tag_keys, "tag keys in the request", _WITH_TAG_KEYS),
     ConditionKey(
         "aws:ResourceAccount",
-        lambda query, _: query.resource_account or None,
+        lambda request, _: request.resource_account or None,
         "account of the resource; of the caller for actions without one",
     ),
     ConditionKey(
@@ -166,7 +166,7 @@ _REQUEST = (
     ),
     ConditionKey(
         "iam:ResourceTag/${TagKey}",
-        lambda query, name: named(query.circumstances.tags, name),
+        lambda request, name: named(request.circumstances.tags, name),
         "tag of the role",
         frozenset({"sts:AssumeRole"}),
     ),
@@ -194,14 +194,14 @@ _KMS = (
     ConditionKey("kms:EncryptionAlgorithm", lambda *_: "SYMMETRIC_DEFAULT", "`SYMMETRIC_DEFAULT`", CRYPTOGRAPHIC),
     ConditionKey(
         "kms:EncryptionContext:${EncryptionContextKey}",
-        lambda query, name: named(query.encryption_context, name),
+        lambda request, name: named(request.encryption_context, name),
         "pair of the encryption context, or of the grant's constraint",
         _WITH_CONTEXT,
         is_fixed=True,
     ),
     ConditionKey(
         "kms:EncryptionContextKeys",
-        lambda query, _: tuple(query.encryption_context),
+        lambda request, _: tuple(request.encryption_context),
         "names in the encryption context, or in the grant's constraint",
         _WITH_CONTEXT,
         is_fixed=True,
@@ -242,7 +242,7 @@ _KMS = (
     ),
     ConditionKey(
         "kms:ReEncryptOnSameKey",
-        lambda query, _: values.truth(query.circumstances.reencrypts_on_same_key),
+        lambda request, _: values.truth(request.circumstances.reencrypts_on_same_key),
         "whether source and destination are the same key",
         _kms("ReEncryptFrom", "ReEncryptTo"),
     ),

@@ -34,11 +34,11 @@ class Quantifier(Enum):
 class Test(Protocol):
     """Compares one value of the request with all values that the policy lists for the key."""
 
-    def matches(self, value: str, facts: RequestContext) -> bool | None:
+    def matches(self, value: str, request_context: RequestContext) -> bool | None:
         """Whether any listed value matches; None: `value` is nothing that this operator can compare."""
         ...
 
-    def unresolved(self, facts: RequestContext) -> bool:
+    def unresolved(self, request_context: RequestContext) -> bool:
         """Whether a listed value holds a variable that this request does not fill."""
         ...
 
@@ -61,17 +61,17 @@ class _ExactTest:
         self._literals = frozenset(literals)
         self._templates = tuple(varying)
 
-    def matches(self, value: str, facts: RequestContext) -> bool:
+    def matches(self, value: str, request_context: RequestContext) -> bool:
         value = fold(value) if self._fold else value
-        return value in self._literals or (bool(self._templates) and value in self._resolved(facts))
+        return value in self._literals or (bool(self._templates) and value in self._resolved(request_context))
 
-    def unresolved(self, facts: RequestContext) -> bool:
-        return any(text is None for text in self._resolved(facts))
+    def unresolved(self, request_context: RequestContext) -> bool:
+        return any(text is None for text in self._resolved(request_context))
 
-    def _resolved(self, facts: RequestContext) -> list[str | None]:
+    def _resolved(self, request_context: RequestContext) -> list[str | None]:
         texts: list[str | None] = []
         for parts in self._templates:
-            filled = policy_variables.resolved(parts, facts)
+            filled = policy_variables.resolved(parts, request_context)
             text = None if filled is None else "".join(part for part in filled if isinstance(part, str))
             texts.append(fold(text) if self._fold and text is not None else text)
         return texts
@@ -85,11 +85,11 @@ class _PatternTest:
     def __init__(self, patterns: Sequence[Template | ArnTemplate]) -> None:
         self._patterns = tuple(patterns)
 
-    def matches(self, value: str, facts: RequestContext) -> bool:
-        return any(pattern.matches(value, facts) for pattern in self._patterns)
+    def matches(self, value: str, request_context: RequestContext) -> bool:
+        return any(pattern.matches(value, request_context) for pattern in self._patterns)
 
-    def unresolved(self, facts: RequestContext) -> bool:
-        return any(pattern.unresolved(facts) for pattern in self._patterns)
+    def unresolved(self, request_context: RequestContext) -> bool:
+        return any(pattern.unresolved(request_context) for pattern in self._patterns)
 
 
 class _ReadTest:
@@ -108,14 +108,14 @@ class _ReadTest:
         self._listed = tuple((read_listed or read)(value) for value in values)
         self._compare = compare
 
-    def matches(self, value: str, facts: RequestContext) -> bool | None:  # noqa: ARG002  # variables are not for these
+    def matches(self, value: str, request_context: RequestContext) -> bool | None:  # noqa: ARG002  # variables are not for these
         try:
             given = self._read(value)
         except ValueError:
             return None
         return any(self._compare(given, listed) for listed in self._listed)
 
-    def unresolved(self, facts: RequestContext) -> bool:  # noqa: ARG002  # as above
+    def unresolved(self, request_context: RequestContext) -> bool:  # noqa: ARG002  # as above
         return False
 
 

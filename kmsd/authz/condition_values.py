@@ -21,12 +21,12 @@ Getter = Callable[["AuthorizationRequest", str], Values | None]
 
 def of_caller(value: Callable[[Caller], Values | None]) -> Getter:
     """Take the value from the caller."""
-    return lambda query, _: value(query.caller)
+    return lambda request, _: value(request.caller)
 
 
 def of_person(value: Callable[[Caller], Values | None]) -> Getter:
     """Return the value for a user, role session or root; a service of the daemon has none."""
-    return lambda query, _: None if is_service(query.caller) else value(query.caller)
+    return lambda request, _: None if is_service(request.caller) else value(request.caller)
 
 
 def is_service(caller: Caller) -> bool:
@@ -52,9 +52,9 @@ def service_names(caller: Caller) -> tuple[str, ...] | None:
 def member(*names: str) -> Getter:
     """Return the first member of the request that is present, or else its default."""
 
-    def value(query: AuthorizationRequest, _: str) -> Values | None:
+    def value(request: AuthorizationRequest, _: str) -> Values | None:
         for name in names:
-            found = getattr(query.circumstances.request, name, None)
+            found = getattr(request.circumstances.request, name, None)
             if found is not None:
                 return _text(found)
         return None
@@ -75,38 +75,38 @@ def _text(value: Any) -> Values | None:
 def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str) -> Getter:
     """Return an attribute of the key that the request names, or, for CreateKey, of the key that it asks for."""
 
-    def value(query: AuthorizationRequest, name: str) -> Values | None:
-        key = query.circumstances.key
+    def value(request: AuthorizationRequest, name: str) -> Values | None:
+        key = request.circumstances.key
         if key is not None:
             return of_key if isinstance(of_key, str) else of_key(key)
-        return (of_request(query, name) or default) if query.circumstances.creates else None
+        return (of_request(request, name) or default) if request.circumstances.creates else None
 
     return value
 
 
-def rotation_period(query: AuthorizationRequest, _: str) -> Values | None:
+def rotation_period(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the period that EnableKeyRotation sets, in days."""
     # As EnableKeyRotation has it: asked again without a period, a key keeps the one that it has.
-    days = getattr(query.circumstances.request, "rotation_period_in_days", None)
-    key = query.circumstances.key
+    days = getattr(request.circumstances.request, "rotation_period_in_days", None)
+    key = request.circumstances.key
     if days is None and key is not None:
         days = key.rotation_period_days
     return str(days or DEFAULT_ROTATION_DAYS)
 
 
-def valid_to(query: AuthorizationRequest, _: str) -> Values | None:
+def valid_to(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the member ValidTo of ImportKeyMaterial as a date."""
-    value = getattr(query.circumstances.request, "valid_to", None)
+    value = getattr(request.circumstances.request, "valid_to", None)
     return None if value is None else datetime.fromtimestamp(value, UTC).isoformat()
 
 
-def constraint_type(query: AuthorizationRequest, _: str) -> Values | None:
+def constraint_type(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the kind of constraint of the grant that is made or retired."""
-    grant = query.circumstances.grant
+    grant = request.circumstances.grant
     if grant is not None:
         equals, subset = grant.encryption_context_equals, grant.encryption_context_subset
     else:
-        constraints = getattr(query.circumstances.request, "constraints", None)
+        constraints = getattr(request.circumstances.request, "constraints", None)
         # An empty map in a request means that the constraint is absent.
         equals = getattr(constraints, "encryption_context_equals", None) or None
         subset = getattr(constraints, "encryption_context_subset", None) or None
@@ -115,39 +115,39 @@ def constraint_type(query: AuthorizationRequest, _: str) -> Values | None:
     return None if subset is None else "EncryptionContextSubset"
 
 
-def request_tags(query: AuthorizationRequest) -> dict[str, str]:
+def request_tags(request: AuthorizationRequest) -> dict[str, str]:
     """Return the tags in the request."""
-    tags = getattr(query.circumstances.request, "tags", None) or ()
+    tags = getattr(request.circumstances.request, "tags", None) or ()
     if isinstance(tags, dict):  # as Logs has them
         return tags
     return {tag.tag_key: tag.tag_value for tag in tags}
 
 
-def tag_keys(query: AuthorizationRequest, _: str) -> Values | None:
+def tag_keys(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the tag keys in the request, with or without values."""
-    keys = getattr(query.circumstances.request, "tag_keys", None)
-    return tuple(request_tags(query) if keys is None else keys)
+    keys = getattr(request.circumstances.request, "tag_keys", None)
+    return tuple(request_tags(request) if keys is None else keys)
 
 
-def resource_tag(query: AuthorizationRequest, name: str) -> Values | None:
+def resource_tag(request: AuthorizationRequest, name: str) -> Values | None:
     """Return a tag of the resource."""
     # "This key is included … in requests that create a resource with an attached tag" (aws:ResourceTag).
-    circumstances = query.circumstances
-    return named(request_tags(query) if circumstances.creates else circumstances.tags, name)
+    circumstances = request.circumstances
+    return named(request_tags(request) if circumstances.creates else circumstances.tags, name)
 
 
-def current_time(query: AuthorizationRequest, _: str) -> Values | None:
+def current_time(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the time of the request as a date."""
-    now = query.circumstances.now
+    now = request.circumstances.now
     return None if now is None else now.isoformat().replace("+00:00", "Z")
 
 
-def epoch_time(query: AuthorizationRequest, _: str) -> Values | None:
+def epoch_time(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the time of the request in whole seconds since 1970."""
-    now = query.circumstances.now
+    now = request.circumstances.now
     return None if now is None else str(int(now.timestamp()))
 
 
 def circumstance(name: str) -> Getter:
     """Take a field of the circumstances."""
-    return lambda query, _: getattr(query.circumstances, name) or None
+    return lambda request, _: getattr(request.circumstances, name) or None

@@ -20,15 +20,15 @@ class PolicyType(Enum):
     SESSION = ("session policy", "a session policy")
 
 
-def not_allowed(query: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
+def not_allowed(request: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
     """Refused because nothing in `layer` allows it."""
-    return Denied(reason, f"{_opening(query)} because no {layer.value[0]} allows the {query.action} action")
+    return Denied(reason, f"{_opening(request)} because no {layer.value[0]} allows the {request.action} action")
 
 
-def denied(query: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
+def denied(request: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
     """Refused by a Deny statement in `layer`."""
-    return Denied(reason, f"{_opening(query)} with an explicit deny in {layer.value[1]}")
+    return Denied(reason, f"{_opening(request)} with an explicit deny in {layer.value[1]}")
 
 
-def _opening(query: AuthorizationRequest) -> str:
-    return f"User: {query.caller.arn} is not authorized to perform: {query.action} on resource: {query.resource}"
+def _opening(request: AuthorizationRequest) -> str:
+    return f"User: {request.caller.arn} is not authorized to perform: {request.action} on resource: {request.resource}"

@@ -56,16 +56,18 @@ class AllowStatements:
 
     def add(self, label: str, statement: CompiledStatement) -> None:
         """Count `statement`, which fits caller and action, and may fit the resource."""
-        if statement.settled:
+        if statement.unconditional:
             self.unconditional = self.unconditional or label
         else:
             self.conditional.append((label, statement))
 
-    def by(self, resource: str, facts: RequestContext | None) -> str | None:
+    def by(self, resource: str, request_context: RequestContext | None) -> str | None:
         """What allows; None: nothing does. Without facts, only what does so under any conditions."""
-        if self.unconditional is not None or facts is None:
+        if self.unconditional is not None or request_context is None:
             return self.unconditional
-        return next((label for label, statement in self.conditional if statement.holds(resource, facts)), None)
+        return next(
+            (label for label, statement in self.conditional if statement.holds(resource, request_context)), None
+        )
 
 
 POLICY_TYPES = {
@@ -82,7 +84,7 @@ class PartialDecision(msgspec.Struct):
     layer: PolicyType
     """What the resource's policy is called."""
     same_account: bool
-    asker: PrincipalView
+    principal_view: PrincipalView
     grantees: tuple[str, ...]
     operation: str | None
     own: AllowStatements
@@ -96,7 +98,7 @@ class PartialDecision(msgspec.Struct):
     ended: Denied | None = None
     """A Deny without conditions applies, or a policy cannot be read."""
     unreadable: bool = False
-    settled: Decision | None = None
+    unconditional: Decision | None = None
     """The decision, where neither conditions nor (if it is a refusal) grants can change it."""
 
 
@@ -126,33 +128,33 @@ class PartialDecisionCache:
 _cases = PartialDecisionCache()
 
 
-def authorize(query: AuthorizationRequest) -> Decision:
+def authorize(request: AuthorizationRequest) -> Decision:
     """Whether `query` is allowed, and by what; or why not. Never raises: what cannot be read allows nothing."""
-    case = _case_of(query)
-    settled = case.settled
-    if settled is not None and (not query.grants or case.ended is not None or type(settled) is Allowed):
+    case = _partial_decision_of(request)
+    settled = case.unconditional
+    if settled is not None and (not request.grants or case.ended is not None or type(settled) is Allowed):
         return settled
-    return decide(case, query)
+    return decide(case, request)
 
 
-def is_settled(query: AuthorizationRequest, decision: Decision) -> bool:
+def is_unconditional(request: AuthorizationRequest, decision: Decision) -> bool:
     """Whether `decision` follows from policies, caller, action and resource alone, whatever else a request brings."""
-    return decision is _case_of(query).settled
+    return decision is _partial_decision_of(request).unconditional
 
 
-def _case_of(query: AuthorizationRequest) -> PartialDecision:
-    caller = query.caller
+def _partial_decision_of(request: AuthorizationRequest) -> PartialDecision:
+    caller = request.caller
     kind = caller.principal_type
     key = (
-        query.resource,
-        query.action,
+        request.resource,
+        request.action,
         caller.arn,
-        query.resource_policy,
+        request.resource_policy,
         caller.identity_policies,
         caller.session_policies,
         caller.role_arn,
         caller.account,
-        query.resource_account,
+        request.resource_account,
         # Enum members hash slowly; these are what a case distinguishes.
         kind is PrincipalType.ASSUMED_ROLE,
         kind is PrincipalType.SERVICE,
@@ -160,46 +162,48 @@ def _case_of(query: AuthorizationRequest) -> PartialDecision:
     )
     case = _cases.known.get(key)
     if case is None:
-        case = partially_evaluate(query)
+        case = partially_evaluate(request)
         if not case.unreadable:
             # The texts that the compiled policies hold, not the query's: equal texts are kept once.
-            _cases.put((*key[:3], *_held_texts(query, case.layer), *key[6:]), case)
+            _cases.put((*key[:3], *_held_texts(request, case.layer), *key[6:]), case)
     return case
 
 
-def decide(case: PartialDecision, query: AuthorizationRequest) -> Decision:
+def decide(case: PartialDecision, request: AuthorizationRequest) -> Decision:
     """The decision of a case for the conditions and grants of one request."""
-    facts = RequestContext(query)
-    if (denied := explicit_denial(case, query, facts)) is not None:
+    request_context = RequestContext(request)
+    if (denied := explicit_denial(case, request, request_context)) is not None:
         return denied
-    by_policy = _weigh(case, query, facts)
-    if isinstance(by_policy, Allowed) or not query.grants or case.operation is None:
+    by_policy = _weigh(case, request, request_context)
+    if isinstance(by_policy, Allowed) or not request.grants or case.operation is None:
         return by_policy
-    return _by_grant(case, query, facts) or by_policy
+    return _by_grant(case, request, request_context) or by_policy
 
 
-def explicit_denial(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext) -> Denied | None:
+def explicit_denial(
+    case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext
+) -> Denied | None:
     """The Deny that applies, or that must be supposed in a policy that cannot be read."""
     if case.ended is not None:
         return case.ended
     for layer, label, statement in case.denials:
-        if statement.holds(query.resource, facts):
-            return denial_messages.denied(query, layer, f"{label} denies")
+        if statement.holds(request.resource, request_context):
+            return denial_messages.denied(request, layer, f"{label} denies")
     return None
 
 
-def partially_evaluate(query: AuthorizationRequest) -> PartialDecision:
+def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
     """Work out the case of a query, with nothing remembered but the compiled policies."""
-    caller = query.caller
-    asker = PrincipalView(caller)
-    trust = query.action.startswith("sts:")
-    same_account = not asker.is_service and caller.account == query.resource_account
+    caller = request.caller
+    principal_view = PrincipalView(caller)
+    trust = request.action.startswith("sts:")
+    same_account = not principal_view.is_service and caller.account == request.resource_account
     case = PartialDecision(
         layer=PolicyType.TRUST if trust else PolicyType.RESOURCE,
         same_account=same_account,
-        asker=asker,
+        principal_view=principal_view,
         grantees=caller.grantee_names,
-        operation=grants.operation_of(query.action),
+        operation=grants.operation_of(request.action),
         own=AllowStatements(),
         entity=AllowStatements(),
         account=AllowStatements(),
@@ -207,7 +211,7 @@ def partially_evaluate(query: AuthorizationRequest) -> PartialDecision:
         session=None if caller.session_policies is None else AllowStatements(),
         denials=[],
     )
-    if query.resource_policy is None:
+    if request.resource_policy is None:
         # Resources without a policy are their account's to give.
         case.account.unconditional = "account" if same_account else None
     else:
@@ -217,21 +221,21 @@ def partially_evaluate(query: AuthorizationRequest) -> PartialDecision:
             PrincipalMatch.ACCOUNT: case.account,
         }
         kind = PolicyKind.TRUST if trust else PolicyKind.KEY
-        _read(case, query, (query.resource_policy,), kind, by_reach)
-    if asker.is_root:
+        _read(case, request, (request.resource_policy,), kind, by_reach)
+    if principal_view.is_root:
         # "… with the exception of the AWS account root user, which has full access": to what is its account's to give.
         case.identity.unconditional = "account-root"
-    if not asker.is_service:
-        _read(case, query, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: case.identity})
+    if not principal_view.is_service:
+        _read(case, request, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: case.identity})
     if case.session is not None:
-        _read(case, query, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: case.session})
-    _settle(case, query)
+        _read(case, request, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: case.session})
+    _settle(case, request)
     return case
 
 
 def _read(
     case: PartialDecision,
-    query: AuthorizationRequest,
+    request: AuthorizationRequest,
     texts: tuple[str, ...],
     kind: PolicyKind,
     by_reach: dict[PrincipalMatch, AllowStatements],
@@ -239,82 +243,90 @@ def _read(
     """Sort the statements of one kind of policy that can apply into the case."""
     layer = POLICY_TYPES[kind]
     for text in texts:
-        policy = _compiled(case, query, layer, text, kind)
+        policy = _compiled(case, request, layer, text, kind)
         if policy is None:
             return
-        for statement, reach in policy.candidates(case.asker, query.action.lower(), query.resource):
+        for statement, reach in policy.candidates(case.principal_view, request.action.lower(), request.resource):
             label = f"{kind.value}:{statement.source.label}"
             if statement.allows:
                 by_reach[reach].add(label, statement)
-            elif not statement.settled:
+            elif not statement.unconditional:
                 case.denials.append((layer, label, statement))
             elif case.ended is None:
-                case.ended = denial_messages.denied(query, layer, f"{label} denies")
+                case.ended = denial_messages.denied(request, layer, f"{label} denies")
 
 
 def _compiled(
-    case: PartialDecision, query: AuthorizationRequest, layer: PolicyType, text: str, kind: PolicyKind
+    case: PartialDecision, request: AuthorizationRequest, layer: PolicyType, text: str, kind: PolicyKind
 ) -> CompiledPolicy | None:
     try:
         return _policies.get(text, kind)
     except MalformedPolicyDocumentException as error:
         # Policies are parsed before they are stored. One that cannot be read may hold a Deny: nothing is allowed.
-        case.ended = denial_messages.not_allowed(query, layer, f"{kind.value} cannot be read: {error.message}")
+        case.ended = denial_messages.not_allowed(request, layer, f"{kind.value} cannot be read: {error.message}")
         case.unreadable = True
         return None
 
 
-def _weigh(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext | None) -> Decision:
+def _weigh(case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None) -> Decision:
     """What the Allow statements come to, no Deny having applied. `facts=None`: under any conditions."""
-    resource = query.resource
-    if not case.same_account and not case.asker.is_service:
-        return _weigh_across(case, query, facts)
-    own = case.own.by(resource, facts)
+    resource = request.resource
+    if not case.same_account and not case.principal_view.is_service:
+        return _weigh_across(case, request, request_context)
+    own = case.own.by(resource, request_context)
     if own is not None:
         return Allowed(own)
-    bounded = case.entity.by(resource, facts)
-    delegated = case.account.by(resource, facts)
+    bounded = case.entity.by(resource, request_context)
+    delegated = case.account.by(resource, request_context)
     if bounded is None and delegated is not None:
-        bounded = case.identity.by(resource, facts)
+        bounded = case.identity.by(resource, request_context)
         if bounded is None:
             return denial_messages.not_allowed(
-                query, PolicyType.IDENTITY, f"{delegated} delegates, no identity-policy allows"
+                request, PolicyType.IDENTITY, f"{delegated} delegates, no identity-policy allows"
             )
     if bounded is None:
-        return denial_messages.not_allowed(query, case.layer, "no resource-based policy allows")
-    if case.session is not None and case.session.by(resource, facts) is None:
-        return denial_messages.not_allowed(query, PolicyType.SESSION, f"{bounded} allows, no session-policy does")
+        return denial_messages.not_allowed(request, case.layer, "no resource-based policy allows")
+    if case.session is not None and case.session.by(resource, request_context) is None:
+        return denial_messages.not_allowed(request, PolicyType.SESSION, f"{bounded} allows, no session-policy does")
     return Allowed(bounded)
 
 
-def _weigh_across(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext | None) -> Decision:
+def _weigh_across(
+    case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None
+) -> Decision:
     # "The request is allowed only if both evaluations return a decision of Allow" (Cross-account policy evaluation
     # logic): the exemption of sessions that are named themselves is for the same account.
-    resource = query.resource
-    theirs = case.own.by(resource, facts) or case.entity.by(resource, facts) or case.account.by(resource, facts)
+    resource = request.resource
+    theirs = (
+        case.own.by(resource, request_context)
+        or case.entity.by(resource, request_context)
+        or case.account.by(resource, request_context)
+    )
     if theirs is None:
-        return denial_messages.not_allowed(query, case.layer, "no resource-based policy allows, from another account")
-    if query.action.startswith("kms:") and query.action not in CROSS_ACCOUNT_OPERATIONS:
-        return denial_messages.not_allowed(query, case.layer, "this action is not for other accounts")
-    ours = case.identity.by(resource, facts)
+        return denial_messages.not_allowed(request, case.layer, "no resource-based policy allows, from another account")
+    if request.action.startswith("kms:") and request.action not in CROSS_ACCOUNT_OPERATIONS:
+        return denial_messages.not_allowed(request, case.layer, "this action is not for other accounts")
+    ours = case.identity.by(resource, request_context)
     if ours is None:
-        return denial_messages.not_allowed(query, PolicyType.IDENTITY, f"{theirs} allows, no identity-policy does")
-    if case.session is not None and case.session.by(resource, facts) is None:
+        return denial_messages.not_allowed(request, PolicyType.IDENTITY, f"{theirs} allows, no identity-policy does")
+    if case.session is not None and case.session.by(resource, request_context) is None:
         return denial_messages.not_allowed(
-            query, PolicyType.SESSION, f"{theirs} and {ours} allow, no session-policy does"
+            request, PolicyType.SESSION, f"{theirs} and {ours} allow, no session-policy does"
         )
     return Allowed(f"{theirs}+{ours}")
 
 
-def _by_grant(case: PartialDecision, query: AuthorizationRequest, facts: RequestContext) -> Decision | None:
+def _by_grant(case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext) -> Decision | None:
     """What the grants come to; None: none of them fits."""
     operation = case.operation or ""
-    fits = grants.fitting(query.grants, case.grantees, operation, query.encryption_context, query.resource)
-    within = case.session is None or case.session.by(query.resource, facts) is not None
+    fits = grants.fitting(request.grants, case.grantees, operation, request.encryption_context, request.resource)
+    within = case.session is None or case.session.by(request.resource, request_context) is not None
     held, blocked = list[str](), None
     for grant in fits:
         # As in a key policy, a session is bounded unless it is itself the grantee, in its own account.
-        if within or (case.same_account and case.asker.is_session and grant.grantee_principal == case.asker.arn):
+        if within or (
+            case.same_account and case.principal_view.is_session and grant.grantee_principal == case.principal_view.arn
+        ):
             held.append(grant.grant_id)
             if operation != "CreateGrant":
                 break  # only delegation needs to know them all
@@ -323,31 +335,33 @@ def _by_grant(case: PartialDecision, query: AuthorizationRequest, facts: Request
     if held:
         return Allowed(f"grant:{held[0]}", tuple(held))
     if blocked is not None:
-        return denial_messages.not_allowed(query, PolicyType.SESSION, f"grant:{blocked} allows, no session-policy does")
+        return denial_messages.not_allowed(
+            request, PolicyType.SESSION, f"grant:{blocked} allows, no session-policy does"
+        )
     return None
 
 
-def _settle(case: PartialDecision, query: AuthorizationRequest) -> None:
+def _settle(case: PartialDecision, request: AuthorizationRequest) -> None:
     """Decide the case, if the request's conditions cannot change it."""
     if case.ended is not None:
-        case.settled = case.ended
+        case.unconditional = case.ended
     elif not case.denials:
-        certain = _weigh(case, query, None)
+        certain = _weigh(case, request, None)
         layers = (case.own, case.entity, case.account, case.identity, case.session)
         # More conditions met only allow more: an Allow without them stands; a refusal does if there are none.
         if isinstance(certain, Allowed) or not any(layer is not None and layer.conditional for layer in layers):
-            case.settled = certain
+            case.unconditional = certain
 
 
 def _held_texts(
-    query: AuthorizationRequest, layer: PolicyType
+    request: AuthorizationRequest, layer: PolicyType
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
     """Resource, identity and session policies of the query, as the cache of compiled policies holds them."""
-    caller, kind = query.caller, PolicyKind.TRUST if layer is PolicyType.TRUST else PolicyKind.KEY
-    policy = query.resource_policy
+    caller, kind = request.caller, PolicyKind.TRUST if layer is PolicyType.TRUST else PolicyKind.KEY
+    policy = request.resource_policy
     sessions = caller.session_policies
     return (
-        None if policy is None else _policies.held(policy, kind),
-        tuple(_policies.held(text, PolicyKind.IDENTITY) for text in caller.identity_policies),
-        None if sessions is None else tuple(_policies.held(text, PolicyKind.SESSION) for text in sessions),
+        None if policy is None else _policies.held_bytes(policy, kind),
+        tuple(_policies.held_bytes(text, PolicyKind.IDENTITY) for text in caller.identity_policies),
+        None if sessions is None else tuple(_policies.held_bytes(text, PolicyKind.SESSION) for text in sessions),
     )

@@ -53,19 +53,19 @@ class Explanation(msgspec.Struct, frozen=True):
     considered: tuple[StatementTrace, ...]
 
 
-def explain(query: AuthorizationRequest) -> Explanation:
+def explain(request: AuthorizationRequest) -> Explanation:
     """The decision on `query`, and for each statement and grant where it fits and where not. Never raises."""
-    return Explanation(authorize(query), (*_policies(query), *(_grant(query, grant) for grant in query.grants)))
+    return Explanation(authorize(request), (*_policies(request), *(_grant(request, grant) for grant in request.grants)))
 
 
-def _policies(query: AuthorizationRequest) -> Iterator[StatementTrace]:
-    caller = query.caller
-    asker, facts = PrincipalView(caller), RequestContext(query)
+def _policies(request: AuthorizationRequest) -> Iterator[StatementTrace]:
+    caller = request.caller
+    principal_view, request_context = PrincipalView(caller), RequestContext(request)
     documents: list[tuple[PolicyKind, str]] = []
-    if query.resource_policy is not None:
-        kind = PolicyKind.TRUST if query.action.startswith("sts:") else PolicyKind.KEY
-        documents.append((kind, query.resource_policy))
-    if not asker.is_service:
+    if request.resource_policy is not None:
+        kind = PolicyKind.TRUST if request.action.startswith("sts:") else PolicyKind.KEY
+        documents.append((kind, request.resource_policy))
+    if not principal_view.is_service:
         documents += [(PolicyKind.IDENTITY, text) for text in caller.identity_policies]
     documents += [(PolicyKind.SESSION, text) for text in caller.session_policies or ()]
     for kind, text in documents:
@@ -75,47 +75,50 @@ def _policies(query: AuthorizationRequest) -> Iterator[StatementTrace]:
             yield StatementTrace(kind.value, "Deny", matched=True, note=f"it cannot be read: {error.message}")
             continue
         for statement in policy.statements:
-            yield _statement(query, statement, asker, facts, kind)
+            yield _statement(request, statement, principal_view, request_context, kind)
 
 
 def _statement(
-    query: AuthorizationRequest,
+    request: AuthorizationRequest,
     statement: CompiledStatement,
-    asker: PrincipalView,
-    facts: RequestContext,
+    principal_view: PrincipalView,
+    request_context: RequestContext,
     kind: PolicyKind,
 ) -> StatementTrace:
     label = f"{kind.value}:{statement.source.label}"
     effect = statement.source.effect.value
-    misses = tuple(_misses(query, statement, asker, facts))
+    misses = tuple(_misses(request, statement, principal_view, request_context))
     if misses:
         return StatementTrace(label, effect, matched=False, misses=misses)
     note = ""
-    if statement.allows and statement.who is not None and statement.reaches(asker) is PrincipalMatch.ACCOUNT:
+    if statement.allows and statement.who is not None and statement.reaches(principal_view) is PrincipalMatch.ACCOUNT:
         note = "it names the account: an identity policy must allow it too"
     return StatementTrace(label, effect, matched=True, note=note)
 
 
 def _misses(
-    query: AuthorizationRequest, statement: CompiledStatement, asker: PrincipalView, facts: RequestContext
+    request: AuthorizationRequest,
+    statement: CompiledStatement,
+    principal_view: PrincipalView,
+    request_context: RequestContext,
 ) -> Iterator[Mismatch]:
     source = statement.source
     if not statement.effective:
         yield Mismatch("Resource" if source.resources is None else "Action", "to be present", "missing: no effect")
         return
-    if source.principals is not None and not statement.reaches(asker):
+    if source.principals is not None and not statement.reaches(principal_view):
         element = _name("Principal", excluded=source.excludes_principals)
-        yield Mismatch(element, _who(source.principals), " ".join(asker.names))
-    if not statement.covers_action(query.action.lower()):
+        yield Mismatch(element, _who(source.principals), " ".join(principal_view.names))
+    if not statement.covers_action(request.action.lower()):
         element = _name("Action", excluded=source.excludes_actions)
-        yield Mismatch(element, ", ".join(source.actions or ()), query.action)
-    if not statement.covers(query.resource, facts):
+        yield Mismatch(element, ", ".join(source.actions or ()), request.action)
+    if not statement.covers(request.resource, request_context):
         element = _name("Resource", excluded=source.excludes_resources)
-        yield Mismatch(element, ", ".join(source.resources or ()), query.resource)
+        yield Mismatch(element, ", ".join(source.resources or ()), request.resource)
     for condition in statement.conditions:
-        if not condition.holds(facts, allows=statement.allows):
+        if not condition.holds(request_context, allows=statement.allows):
             element = f"Condition.{condition.source.operator}.{condition.source.key}"
-            actual = condition.actual(facts)
+            actual = condition.actual(request_context)
             given = "not in the request" if actual is None else ", ".join(actual)
             yield Mismatch(element, ", ".join(condition.source.values), given)
 
@@ -129,22 +132,22 @@ def _who(principals: Principals) -> str:
     return ", ".join((*everyone, *principals.accounts, *principals.entities, *principals.services))
 
 
-def _grant(query: AuthorizationRequest, grant: Grant) -> StatementTrace:
-    operation = grants.operation_of(query.action)
-    caller = query.caller
+def _grant(request: AuthorizationRequest, grant: Grant) -> StatementTrace:
+    operation = grants.operation_of(request.action)
+    caller = request.caller
     grantees = caller.grantee_names
     misses = []
-    if not grants.is_on(grant, query.resource):
-        misses.append(Mismatch("KeyId", grant.key_id, query.resource))
+    if not grants.is_on(grant, request.resource):
+        misses.append(Mismatch("KeyId", grant.key_id, request.resource))
     if operation is None or operation not in grant.operations:
-        misses.append(Mismatch("Operations", ", ".join(grant.operations), query.action))
+        misses.append(Mismatch("Operations", ", ".join(grant.operations), request.action))
     if grant.grantee_principal not in grantees:
         misses.append(Mismatch("GranteePrincipal", grant.grantee_principal, ", ".join(grantees)))
-    if operation is not None and not grants.admits(grant, operation, query.encryption_context):
+    if operation is not None and not grants.admits(grant, operation, request.encryption_context):
         equals = grant.encryption_context_equals
         element = "EncryptionContextSubset" if equals is None else "EncryptionContextEquals"
         expected = grant.encryption_context_subset if equals is None else equals
         misses.append(
-            Mismatch(f"Constraints.{element}", str(dict(expected or {})), str(dict(query.encryption_context)))
+            Mismatch(f"Constraints.{element}", str(dict(expected or {})), str(dict(request.encryption_context)))
         )
     return StatementTrace(f"grant:{grant.grant_id}", "Allow", matched=not misses, misses=tuple(misses))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kmsd.domain.grant import Grant
 
 
-def may_delegate(query: AuthorizationRequest, granted: Allowed, child: Grant) -> Decision:
+def may_delegate(request: AuthorizationRequest, granted: Allowed, child: Grant) -> Decision:
     """Whether the caller of CreateGrant, to whom `authorize(query)` answered `granted`, may create `child`.
 
     If a policy gave the right, any grant may be created. If grants gave it, one of them alone must cover the child:
@@ -21,12 +21,12 @@ def may_delegate(query: AuthorizationRequest, granted: Allowed, child: Grant) ->
     """
     if not granted.grant_ids:
         return granted
-    parents = [grant for grant in query.grants if grant.grant_id in granted.grant_ids]
+    parents = [grant for grant in request.grants if grant.grant_id in granted.grant_ids]
     for parent in parents:
         if covers(parent, child):
             return Allowed(f"grant:{parent.grant_id}", (parent.grant_id,))
     reason = f"grant:{granted.grant_ids[0]} gives CreateGrant, and no such grant covers the new one"
-    return denial_messages.not_allowed(query, PolicyType.RESOURCE, reason)
+    return denial_messages.not_allowed(request, PolicyType.RESOURCE, reason)
 
 
 def covers(parent: Grant, child: Grant) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kmsd.domain.principal import Caller
 
 
-def may_retire(query: AuthorizationRequest, grant: Grant) -> Decision:
+def may_retire(request: AuthorizationRequest, grant: Grant) -> Decision:
     """Whether the caller may retire `grant`; `query.action` is `kms:RetireGrant`, `query.resource` the key's ARN.
 
     - A Deny in a policy ends it: "To deny permission to retire a grant, you can use a Deny action with the
@@ -28,22 +28,26 @@ def may_retire(query: AuthorizationRequest, grant: Grant) -> Decision:
     - "The kms:RetireGrant permission is not effective in a key policy."
     (KMS Developer Guide, Retiring and revoking grants.) Session policies bound as they do elsewhere.
     """
-    case = evaluate.partially_evaluate(query)
-    facts = RequestContext(query)
-    if (denied := evaluate.explicit_denial(case, query, facts)) is not None:
+    case = evaluate.partially_evaluate(request)
+    request_context = RequestContext(request)
+    if (denied := evaluate.explicit_denial(case, request, request_context)) is not None:
         return denied
-    caller = query.caller
+    caller = request.caller
     name = _named(grant, caller)
-    if not grants.is_on(grant, query.resource) or (name is None and not _has_account(grant, caller)):
+    if not grants.is_on(grant, request.resource) or (name is None and not _has_account(grant, caller)):
         return denial_messages.not_allowed(
-            query, PolicyType.RESOURCE, f"grant:{grant.grant_id} does not name the caller"
+            request, PolicyType.RESOURCE, f"grant:{grant.grant_id} does not name the caller"
         )
-    by = case.identity.by(query.resource, facts) if name is None else f"grant:{grant.grant_id}"
+    by = case.identity.by(request.resource, request_context) if name is None else f"grant:{grant.grant_id}"
     if by is None:
-        return denial_messages.not_allowed(query, PolicyType.IDENTITY, "no identity-policy allows")
+        return denial_messages.not_allowed(request, PolicyType.IDENTITY, "no identity-policy allows")
     bound = case.session
-    if bound is not None and not _is_session_itself(caller, name, query) and bound.by(query.resource, facts) is None:
-        return denial_messages.not_allowed(query, PolicyType.SESSION, f"{by} allows, no session-policy does")
+    if (
+        bound is not None
+        and not _is_session_itself(caller, name, request)
+        and bound.by(request.resource, request_context) is None
+    ):
+        return denial_messages.not_allowed(request, PolicyType.SESSION, f"{by} allows, no session-policy does")
     return Allowed(by, (grant.grant_id,))
 
 
@@ -57,11 +61,11 @@ def _named(grant: Grant, caller: Caller) -> str | None:
     return None
 
 
-def _is_session_itself(caller: Caller, name: str | None, query: AuthorizationRequest) -> bool:
+def _is_session_itself(caller: Caller, name: str | None, request: AuthorizationRequest) -> bool:
     return (
         caller.principal_type is PrincipalType.ASSUMED_ROLE
         and name == caller.arn
-        and caller.account == query.resource_account
+        and caller.account == request.resource_account
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kmsd.authz.request import AuthorizationRequest
 
 
-def check(query: AuthorizationRequest, new_policy: str, *, bypass: bool = False) -> None:
+def check(request: AuthorizationRequest, new_policy: str, *, bypass: bool = False) -> None:
     """Refuse a policy under which the caller of `query` could not make the next PutKeyPolicy on the key.
 
     `query` is that of the CreateKey or PutKeyPolicy in hand; its resource, if it is `*`, must be replaced by the ARN
@@ -23,7 +23,9 @@ def check(query: AuthorizationRequest, new_policy: str, *, bypass: bool = False)
     """
     if bypass:
         return
-    following = replace(query, action="kms:PutKeyPolicy", resource_policy=new_policy, grants=(), encryption_context={})
+    following = replace(
+        request, action="kms:PutKeyPolicy", resource_policy=new_policy, grants=(), encryption_context={}
+    )
     if not isinstance(authorize(following), Allowed):
         msg = "The new key policy will not allow you to update the key policy in the future."
         raise MalformedPolicyDocumentException(msg)

@@ -31,9 +31,9 @@ class Variable(msgspec.Struct, frozen=True):
     """Folded condition key."""
     default: str | None
 
-    def resolve(self, facts: RequestContext) -> str | None:
+    def resolve(self, request_context: RequestContext) -> str | None:
         """Its value for this request; None: it has none."""
-        value = facts.single(self.key)
+        value = request_context.single(self.key)
         return self.default if value is None else value
 
 
@@ -81,7 +81,7 @@ def _variable(inside: str) -> TemplateToken:
     return Variable(fold(inside), default)
 
 
-def resolved(parts: Sequence[TemplateToken], facts: RequestContext) -> list[Token] | None:
+def resolved(parts: Sequence[TemplateToken], request_context: RequestContext) -> list[Token] | None:
     """`parts` with values in place of variables; None: a variable has none.
 
     A value is plain text, whatever characters it holds: a tag with `*` in it opens nothing.
@@ -89,7 +89,7 @@ def resolved(parts: Sequence[TemplateToken], facts: RequestContext) -> list[Toke
     result: list[Token] = []
     for part in parts:
         if isinstance(part, Variable):
-            value = part.resolve(facts)
+            value = part.resolve(request_context)
             if value is None:
                 return None
             result.append(value)
@@ -112,18 +112,18 @@ class Template:
         """Whether it holds a variable."""
         return any(isinstance(part, Variable) for part in self._parts)
 
-    def unresolved(self, facts: RequestContext) -> bool:
+    def unresolved(self, request_context: RequestContext) -> bool:
         """Whether one of its variables has no value in this request."""
-        return self._pattern is None and resolved(self._parts, facts) is None
+        return self._pattern is None and resolved(self._parts, request_context) is None
 
-    def matches(self, text: str, facts: RequestContext | None) -> bool:
+    def matches(self, text: str, request_context: RequestContext | None) -> bool:
         """Whether the whole of `text` fits. A template with a variable that has no value fits nothing.
 
         `facts=None` is for templates that do not vary.
         """
         if self._pattern is not None:
             return self._pattern.matches(text)
-        parts = resolved(self._parts, facts) if facts is not None else None
+        parts = resolved(self._parts, request_context) if request_context is not None else None
         return parts is not None and Pattern(parts).matches(text)
 
 
@@ -155,15 +155,15 @@ class ArnTemplate:
         """Whether a variable stands before the fifth colon, where AWS does not allow one."""
         return any(part.varies for part in self._parts[: ARN_PARTS - 1])
 
-    def unresolved(self, facts: RequestContext) -> bool:
+    def unresolved(self, request_context: RequestContext) -> bool:
         """Whether one of its variables has no value in this request."""
-        return self.varies and any(part.unresolved(facts) for part in self._parts)
+        return self.varies and any(part.unresolved(request_context) for part in self._parts)
 
-    def matches(self, text: str, facts: RequestContext | None) -> bool:
+    def matches(self, text: str, request_context: RequestContext | None) -> bool:
         """Whether `text` is an ARN that fits."""
         split = text.split(":", len(self._parts) - 1)
         return len(split) == len(self._parts) and all(
-            part.matches(piece, facts) for part, piece in zip(self._parts, split, strict=True)
+            part.matches(piece, request_context) for part, piece in zip(self._parts, split, strict=True)
         )
 
 

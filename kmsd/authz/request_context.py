@@ -23,8 +23,8 @@ class RequestContext:
 
     __slots__ = ("_given", "_query")
 
-    def __init__(self, query: AuthorizationRequest) -> None:
-        self._query = query
+    def __init__(self, request: AuthorizationRequest) -> None:
+        self._query = request
         self._given: dict[str, Values] | None = None
 
     def values(self, key: str) -> tuple[str, ...] | None:
@@ -46,20 +46,20 @@ class RequestContext:
     def _find(self, key: str) -> Values | None:
         # The key name, the part after the prefix included, is not case sensitive; the values are compared as the
         # operator says (KMS Developer Guide, kms:EncryptionContext:context-key; IAM User Guide, Condition).
-        query = self._query
+        request = self._query
         provided = condition_keys.find(key)
-        if query.conditions and (provided is None or not provided[0].is_fixed):
+        if request.conditions and (provided is None or not provided[0].is_fixed):
             if self._given is None:
-                self._given = _merged(query.conditions)
+                self._given = _merged(request.conditions)
             if key in self._given:
                 return self._given[key]
         if provided is None:
             return None
         declared, name = provided
         # The encryption context of a query is empty where the action has none.
-        if not declared.is_fixed and declared.actions and query.action not in declared.actions:
+        if not declared.is_fixed and declared.actions and request.action not in declared.actions:
             return None
-        return declared.value(query, name)
+        return declared.value(request, name)
 
 
 _fold_key = lru_cache(maxsize=1024)(fold)

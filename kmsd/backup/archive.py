@@ -16,7 +16,7 @@ import msgspec
 
 BLOCK = 512
 CHUNK = 1024 * 1024
-LONGEST_NAME = 100
+MAX_NAME_BYTES = 100
 
 
 class CorruptArchive(Exception):
@@ -69,7 +69,7 @@ def _header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o600
     header = info.tobuf(tarfile.GNU_FORMAT)
-    if len(name) > LONGEST_NAME or len(header) != BLOCK:
+    if len(name) > MAX_NAME_BYTES or len(header) != BLOCK:
         raise ValueError(f"{name!r} is too long a name for a part of a backup")
     return header
 

@@ -59,7 +59,7 @@ class BackupResult(msgspec.Struct, frozen=True):
     size: int
 
 
-async def create(rooms: Components, signer: Signer, target: Path, token_folder: Path | None) -> BackupResult:
+async def create(components: Components, signer: Signer, target: Path, token_folder: Path | None) -> BackupResult:
     """A backup at `target`, which must not exist, with the files of `token_folder` if one is given.
 
     Until it is complete nothing bears that name. Raises `StoreUnavailable`, `TokenError`, OSError.
@@ -67,27 +67,27 @@ async def create(rooms: Components, signer: Signer, target: Path, token_folder: 
     with _workshop(target.parent) as folder, (folder / "unfinished").open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
         writer = Writer(file)
-        snapshot_at = rooms.pipeline.clock.now()
-        await asyncio.to_thread(_copy, rooms, writer, folder, token_folder)
+        snapshot_at = components.pipeline.clock.now()
+        await asyncio.to_thread(_copy, components, writer, folder, token_folder)
         # The trail comes last, with the signature under what this process has written to it.
-        await rooms.sink.sign_now()
-        await asyncio.to_thread(collect.add_trail, writer, rooms.config.audit_dir)
-        info = rooms.token.info
+        await components.sink.sign_now()
+        await asyncio.to_thread(collect.add_trail, writer, components.config.audit_dir)
+        info = components.token.info
         manifest = Manifest(
             format=FORMAT,
             backup_id=str(uuid4()),
             snapshot_at=instant(snapshot_at),
-            ended_at=instant(rooms.pipeline.clock.now()),
+            ended_at=instant(components.pipeline.clock.now()),
             release=__version__,
             host=socket.gethostname(),
-            account=rooms.config.account,
-            region=rooms.config.region,
+            account=components.config.account,
+            region=components.config.region,
             token=TokenNote(info.label, info.serial, info.manufacturer, info.model),
             audit_key=signer.public_key,
             parts=tuple(writer.parts),
         )
         if manifest.has_token:
-            pin = read_pin(rooms.config.token.pin_file)
+            pin = read_pin(components.config.token.pin_file)
             manifest = replace(manifest, token_proof=await asyncio.to_thread(proof_by_pin, pin, manifest))
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
         signature = signature_text(await signer.sign(signed_digest(text)))
@@ -97,16 +97,16 @@ async def create(rooms: Components, signer: Signer, target: Path, token_folder: 
         # A link, not a rename: a file of this name that appeared meanwhile is not replaced.
         os.link(folder / "unfinished", target)
         sync_folder(target.parent)
-    _note(rooms.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
+    _note(components.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
     return BackupResult(target, manifest, size)
 
 
-def _copy(rooms: Components, writer: Writer, folder: Path, token_folder: Path | None) -> None:
-    snapshot.take(rooms.config.database, folder / DATABASE)
+def _copy(components: Components, writer: Writer, folder: Path, token_folder: Path | None) -> None:
+    snapshot.take(components.config.database, folder / DATABASE)
     collect.add_file(writer, DATABASE, folder / DATABASE)
     if token_folder is not None:
         collect.add_token(writer, token_folder)
-    collect.add_logs(writer, rooms.config.logs_dir)
+    collect.add_logs(writer, components.config.logs_dir)
 
 
 @contextmanager

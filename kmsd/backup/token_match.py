@@ -47,11 +47,11 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
     """
     store = SqliteStore(database)
     try:
-        books = await store.read()
-        rows = {row.object_id: row for row in await books.token_objects() if row.token is TokenName.MAIN}
+        reader = await store.read()
+        rows = {row.object_id: row for row in await reader.token_objects() if row.token is TokenName.MAIN}
         listed = await token.list_objects()
         present = {found.object_id: found for found in listed}
-        own = await books.service_keys()
+        own = await reader.service_keys()
         await _belong_together(own, present.keys(), token, manifest)
     finally:
         await store.close()

@@ -16,7 +16,7 @@ from kmsd.adapters.audit_trail.chain_verifier import opening
 from kmsd.adapters.audit_trail.format import FileName, Malformed, control_members, files_of
 
 CHUNK = 1024 * 1024
-LONGEST_OPENING = 65536
+MAX_OPENING_BYTES = 65536
 """Bytes: longer than the first line of any file of a trail."""
 SLACK = timedelta(minutes=10)
 """A record is written before its commit: an act of shortly before the snapshot may not be in it."""
@@ -56,7 +56,7 @@ def pinned_key(directory: Path) -> bytes | None:
     for found in files_of(directory).values():
         for _, path in found:
             with path.open("rb") as file:
-                members = opening(file.readline(LONGEST_OPENING).rstrip(b"\n"))
+                members = opening(file.readline(MAX_OPENING_BYTES).rstrip(b"\n"))
             try:
                 key = None if members is None else lines.pinned_key(members)
             except Malformed:

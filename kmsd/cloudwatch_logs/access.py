@@ -51,7 +51,7 @@ class OnLogGroup(Access, frozen=True):
         """
         if self.when is not None and not getattr(request, self.when):
             return ()
-        account, place = call.caller.account, call.world.place
+        account, place = call.caller.account, call.dependencies.arns
         if self.member is None:
             return (Target(arn=groups.stream_arn(groups.group_arn(place, account, ""), "")),)
         name = getattr(request, self.member)
@@ -85,7 +85,7 @@ class OnLogGroups(Access, frozen=True):
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
         """Raises InvalidParameterException unless they are named in just one way."""
-        account, place = call.caller.account, call.world.place
+        account, place = call.caller.account, call.dependencies.arns
         single, identifiers = request.log_group_name, request.log_group_identifiers
         ways = ([single] if single is not None else None, request.log_group_names, identifiers)
         given = [names for names in ways if names]
@@ -122,7 +122,7 @@ class OnLogsKey(Access, frozen=True):
         # AssociateKmsKey: "you specify either the logGroupName parameter or the resourceIdentifier parameter. You can't
         # specify both".
         name, identifier = request.log_group_name, getattr(request, self.identifier)
-        account, place = call.caller.account, call.world.place
+        account, place = call.caller.account, call.dependencies.arns
         if (name is None) == (identifier is None):
             raise InvalidParameterException("Either logGroupName or resourceIdentifier must be given, and not both.")
         if identifier is not None:
@@ -165,4 +165,4 @@ def one_of(name: str | None, identifier: str | None, call: Call) -> str:
     """The group's name, which must be given in just one of two ways."""
     if (name is None) == (identifier is None):
         raise InvalidParameterException("Either logGroupName or logGroupIdentifier must be given, and not both.")
-    return name or groups.parse_identifier(identifier or "", call.world.place, call.caller.account)
+    return name or groups.parse_identifier(identifier or "", call.dependencies.arns, call.caller.account)

@@ -27,7 +27,7 @@ from kmsd.domain.arn import ArnScope
 from kmsd.operations.declaration import KMS
 
 
-def record_of_key_use(use: KeyUse, place: ArnScope) -> bytes:
+def record_of_key_use(use: KeyUse, arns: ArnScope) -> bytes:
     """The record of one use of a key by a service, or of the attempt."""
     error, key, decision = use.error, use.key, use.decision
     principal = service_principal(use.caller.arn)
@@ -43,7 +43,7 @@ def record_of_key_use(use: KeyUse, place: ArnScope) -> bytes:
             eventTime=rfc3339(use.now),
             eventSource=KMS.event_source,
             eventName=use.action,
-            awsRegion=place.region,
+            awsRegion=arns.region,
             sourceIPAddress=principal,
             userAgent=principal,
             errorCode=UNSET if error is None else error.code,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def reader_of(call: Call) -> LogReader:
     """What to read. The daemon is composed with a store that keeps log groups (`LogStore`)."""
-    return cast("LogReader", call.books)
+    return cast("LogReader", call.reader)
 
 
 def transaction_of(call: Call) -> LogTransaction:
@@ -24,7 +24,7 @@ def transaction_of(call: Call) -> LogTransaction:
 
 def store_of(call: Call) -> LogStore:
     """The store, for what goes on after the call."""
-    return cast("LogStore", call.world.store)
+    return cast("LogStore", call.dependencies.store)
 
 
 def log_group_of(call: Call) -> LogGroup:
@@ -42,9 +42,9 @@ def group_in(target: Target) -> LogGroup | None:
 
 def service_of(call: Call) -> LogsService:
     """What the service works with. Raises LookupError in a process without it."""
-    return service_in(call.world)
+    return service_in(call.dependencies)
 
 
-def service_in(world: Dependencies) -> LogsService:
+def service_in(dependencies: Dependencies) -> LogsService:
     """What the service works with in this process. Raises LookupError without it."""
-    return cast("LogsService", world.services[LogsService])
+    return cast("LogsService", dependencies.services[LogsService])

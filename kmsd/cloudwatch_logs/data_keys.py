@@ -7,7 +7,7 @@ daemon's own, and bulk text is sealed with it within the process.
 
 The rule for its end. Whether the key may be used is asked of the store for *every* request, so from the
 moment in which DisableKey, a change of the key's policy or AssociateKmsKey has been acknowledged no data key
-is used against it. The data key itself seals at most `MOST_BYTES`, for at most `HOLD_SECONDS`, and is
+is used against it. The data key itself seals at most `MAX_BYTES`, for at most `HOLD_SECONDS`, and is
 dropped from memory then at the latest; also when its key is found unusable. (Python cannot overwrite
 memory; what is dropped is free to be reused.)
 """
@@ -45,13 +45,13 @@ from kmsd.ports import NotAuthentic, Reader, Token
 
 SERVICE_KEY = "logs"
 """Purpose of the daemon's own key, for groups without an association."""
-MOST_BYTES = 67_108_864
+MAX_BYTES = 67_108_864
 """Bytes of events that one data key seals."""
 HOLD_SECONDS = 10.0
 """How long a data key stays in memory."""
-MOST_HELD = 4_096
+MAX_CACHED = 4_096
 """Data keys that a process holds for opening; the oldest goes first."""
-MOST_DECISIONS = 1_024
+MAX_DECISIONS = 1_024
 KEY_BYTES = 32
 CONTEXT = "aws:logs:arn"
 _PURPOSE = "log-data-key"
@@ -117,20 +117,18 @@ class DataKey(msgspec.Struct, eq=False, weakref=True):
 
     def is_for(self, subject: KeyAssociation, size: int, now: float) -> bool:
         """Whether it may seal `size` bytes more for `subject`."""
-        fits = self.sealed + size <= MOST_BYTES and now - self.made_at < HOLD_SECONDS
+        fits = self.sealed + size <= MAX_BYTES and now - self.made_at < HOLD_SECONDS
         return fits and self.wrapped.kms_key == (subject.kms_key or "") and self.wrapped.context_arn == subject.arn
 
 
 class DataKeys:
     """The data keys of one process. All methods belong to one event loop."""
 
-    def __init__(self, token: Token, place: ArnScope, record: UseRecorder) -> None:
+    def __init__(self, token: Token, arns: ArnScope, record: UseRecorder) -> None:
         self._token = token
-        self._place = place
-        self._principal = f"logs.{place.region}.amazonaws.com"
-        self._key_name = lru_cache(MOST_DECISIONS)(
-            partial(parse_key_name, caller_account="", place=place, aliases=False)
-        )
+        self._place = arns
+        self._principal = f"logs.{arns.region}.amazonaws.com"
+        self._key_name = lru_cache(MAX_DECISIONS)(partial(parse_key_name, caller_account="", arns=arns, aliases=False))
         self._record = record
         self._sealing: dict[bytes, DataKey] = {}
         self._opening: dict[bytes, DataKey] = {}
@@ -144,23 +142,23 @@ class DataKeys:
         """Data keys in memory."""
         return len({*self._opening, *(key.wrapped.data_key_id for key in self._sealing.values())})
 
-    async def encryption_key(self, books: Reader, subject: KeyAssociation, size: int, now: datetime) -> DataKey:
+    async def encryption_key(self, reader: Reader, subject: KeyAssociation, size: int, now: datetime) -> DataKey:
         """A data key for `size` bytes of `subject`. Raises AccessDeniedException, and the token's errors."""
-        key, decision = await self._usable(books, subject, "GenerateDataKey", now)
+        key, decision = await self._usable(reader, subject, "GenerateDataKey", now)
         held = self._sealing.get(subject.owner)
         if held is None or not held.is_for(subject, size, time.monotonic()):
             # One at a time: others who need one too find it when it is their turn.
             async with self._making.setdefault(subject.owner, asyncio.Lock()):
                 held = self._sealing.get(subject.owner)
                 if held is None or not held.is_for(subject, size, time.monotonic()):
-                    held = await self._generate(books, subject, key, decision, now)
+                    held = await self._generate(reader, subject, key, decision, now)
                     self._sealing[subject.owner] = held
                     self._cache(held)
         held.sealed += size
         return held
 
     async def decryption_key(
-        self, books: Reader, subject: KeyAssociation, wrapped: WrappedKey, now: datetime
+        self, reader: Reader, subject: KeyAssociation, wrapped: WrappedKey, now: datetime
     ) -> DataKey:
         """The data key that sealed something, of a group or account `subject`, whichever key that is associated now.
 
@@ -168,18 +166,18 @@ class DataKeys:
         was stored, and the token's errors.
         """
         subject = KeyAssociation(subject.owner, subject.account, wrapped.context_arn, wrapped.kms_key or None)
-        key, decision = await self._usable(books, subject, "Decrypt", now)
+        key, decision = await self._usable(reader, subject, "Decrypt", now)
         held = self._opening.get(wrapped.data_key_id)
         if held is not None and held.wrapped == wrapped and time.monotonic() - held.made_at < HOLD_SECONDS:
             return held
-        plaintext = await self._unwrap(books, subject, key, wrapped)
+        plaintext = await self._unwrap(reader, subject, key, wrapped)
         if key is not None:
             await self._record(KeyUse("Decrypt", self._caller(subject), subject, key.arn, key, now, decision))
         opened = DataKey(wrapped, AESGCM(plaintext), time.monotonic())
         self._cache(opened)
         return opened
 
-    async def validate_association(self, books: Reader, subject: KeyAssociation, now: datetime) -> Key:
+    async def validate_association(self, reader: Reader, subject: KeyAssociation, now: datetime) -> Key:
         """Prove that `subject` can work with the key that it is to be associated with: wrap a data key, unwrap it.
 
         Raises InvalidParameterException for a key that is unknown or not enabled, AccessDeniedException if its policy
@@ -189,7 +187,7 @@ class DataKeys:
         # KMS key is disabled, you receive an InvalidParameterException error."
         name = subject.kms_key or ""
         try:
-            found = await self._find(books, name)
+            found = await self._find(reader, name)
         except ServiceError as exc:
             raise InvalidParameterException("The specified KMS Key Id is not valid: it must be a key's ARN.") from exc
         if found is None or not found.exists_at(now):
@@ -198,12 +196,12 @@ class DataKeys:
                 raise AccessDeniedException(_not_yours(subject), detail="the key does not exist")
             raise InvalidParameterException("The specified KMS Key Id could not be found.")
         caller, decisions = self._caller(subject), {}
-        described = await self._authorised(books, subject, found, "DescribeKey", now)
+        described = await self._authorised(reader, subject, found, "DescribeKey", now)
         if isinstance(described, Allowed):
             # Not demanded: AWS's own example makes it depend on an encryption context, which DescribeKey has not.
             await self._record(KeyUse("DescribeKey", caller, subject, name, found, now, described))
         for action in ("GenerateDataKey", "Decrypt"):
-            decision = await self._authorised(books, subject, found, action, now)
+            decision = await self._authorised(reader, subject, found, action, now)
             if isinstance(decision, Denied):
                 error = AccessDeniedException(_not_yours(subject), detail=decision.reason)
                 await self._record_refusal(subject, found, action, now, error)
@@ -212,26 +210,26 @@ class DataKeys:
         state = found.state_at(now)
         if state is not KeyState.ENABLED:
             raise InvalidParameterException(f"The specified KMS key {name} {_WORDS[state]}.")
-        made = await self._generate(books, subject, found, decisions["GenerateDataKey"], now)
-        await self._unwrap(books, subject, found, made.wrapped)
+        made = await self._generate(reader, subject, found, decisions["GenerateDataKey"], now)
+        await self._unwrap(reader, subject, found, made.wrapped)
         await self._record(KeyUse("Decrypt", caller, subject, name, found, now, decisions["Decrypt"]))
         return found
 
     # --- the customer's key -------------------------------------------------------------------------
 
     async def _usable(
-        self, books: Reader, subject: KeyAssociation, action: str, now: datetime
+        self, reader: Reader, subject: KeyAssociation, action: str, now: datetime
     ) -> tuple[Key | None, Allowed | None]:
         """The associated key, if its policy and state allow `action` at this moment. None: there is no association."""
         if subject.kms_key is None:
             return None, None
-        key = await self._find(books, subject.kms_key)
+        key = await self._find(reader, subject.kms_key)
         error: AccessDeniedException | None = None
         decision: Allowed | None = None
         if key is None or not key.exists_at(now):
             error = AccessDeniedException(_gone(subject.kms_key, action))
         else:
-            decided = await self._authorised(books, subject, key, action, now)
+            decided = await self._authorised(reader, subject, key, action, now)
             if isinstance(decided, Denied):
                 what = f"its policy does not allow {self._principal} kms:{action} for {subject.arn}"
                 error = AccessDeniedException(f"The KMS key {key.arn} cannot be used: {what}.", detail=decided.reason)
@@ -245,20 +243,20 @@ class DataKeys:
         await self._record_refusal(subject, key, action, now, error)
         raise error
 
-    async def _find(self, books: Reader, kms_key: str) -> Key | None:
+    async def _find(self, reader: Reader, kms_key: str) -> Key | None:
         """The key of an ARN. Raises InvalidArnException, NotFoundException for what is no key's ARN of this place."""
         if not kms_key.startswith("arn:"):
             raise InvalidParameterException("The specified KMS Key Id is not valid: it must be a key's ARN.")
         name = self._key_name(kms_key)
-        key = await books.key(name.key_id)
+        key = await reader.key(name.key_id)
         return key if key is not None and key.account == name.account else None
 
     async def _authorised(
-        self, books: Reader, subject: KeyAssociation, key: Key, action: str, now: datetime
+        self, reader: Reader, subject: KeyAssociation, key: Key, action: str, now: datetime
     ) -> Allowed | Denied:
         caller = self._caller(subject)
-        grants = await books.grants_to(key.key_id, (caller.arn,))
-        aliases, tags = await resource_facts.of_key(books, key, (key.policy,), now)
+        grants = await reader.grants_to(key.key_id, (caller.arn,))
+        aliases, tags = await resource_facts.of_key(reader, key, (key.policy,), now)
         asked = (key.policy, key.arn, key.origin, action, subject.arn, subject.account, aliases, tuple(tags.items()))
         known = None if grants else self._decisions.get(asked)
         if known is not None:
@@ -286,7 +284,7 @@ class DataKeys:
             )
         )
         if not grants and not mentions(key.policy, *ABOUT_THE_TIME):
-            if len(self._decisions) >= MOST_DECISIONS:
+            if len(self._decisions) >= MAX_DECISIONS:
                 del self._decisions[next(iter(self._decisions))]
             self._decisions[asked] = decision
         return decision
@@ -303,11 +301,11 @@ class DataKeys:
     # --- data keys ----------------------------------------------------------------------------------
 
     async def _generate(
-        self, books: Reader, subject: KeyAssociation, key: Key | None, decision: Allowed | None, now: datetime
+        self, reader: Reader, subject: KeyAssociation, key: Key | None, decision: Allowed | None, now: datetime
     ) -> DataKey:
         plaintext = await self._token.random(KEY_BYTES)
         if key is None:
-            box = await ServiceSealer.of(books, self._token, SERVICE_KEY)
+            box = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
             blob = await box.seal(_PURPOSE, subject.arn, plaintext)
         else:
             blob = await encryption.encrypt(self._token, key, now, plaintext, subject.context)
@@ -316,10 +314,10 @@ class DataKeys:
         wrapped = WrappedKey(secrets.token_bytes(16), subject.kms_key or "", subject.arn, blob)
         return DataKey(wrapped, AESGCM(plaintext), time.monotonic())
 
-    async def _unwrap(self, books: Reader, subject: KeyAssociation, key: Key | None, wrapped: WrappedKey) -> bytes:
+    async def _unwrap(self, reader: Reader, subject: KeyAssociation, key: Key | None, wrapped: WrappedKey) -> bytes:
         try:
             if key is None:
-                box = await ServiceSealer.of(books, self._token, SERVICE_KEY)
+                box = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
                 return await box.open(_PURPOSE, subject.arn, wrapped.blob)
             opened = await encryption.decrypt(self._token, key, blobs.parse(wrapped.blob), subject.context)
         except (NotAuthentic, InvalidCiphertextException, blobs.MalformedBlob) as exc:
@@ -327,7 +325,7 @@ class DataKeys:
         return opened.plaintext
 
     def _cache(self, key: DataKey) -> None:
-        if len(self._opening) >= MOST_HELD:
+        if len(self._opening) >= MAX_CACHED:
             del self._opening[next(iter(self._opening))]
         self._opening[key.wrapped.data_key_id] = key
         if self._sweep is None:
@@ -366,7 +364,7 @@ class DataKeys:
         self._opening.clear()
 
 
-@lru_cache(maxsize=MOST_DECISIONS)
+@lru_cache(maxsize=MAX_DECISIONS)
 def _service(principal: str, account: str) -> Caller:
     """The service that acts for an account."""
     return Caller(PrincipalType.SERVICE, principal, account, principal)

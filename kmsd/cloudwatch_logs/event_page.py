@@ -9,8 +9,8 @@ import msgspec
 
 from kmsd.cloudwatch_logs.events import POSITION_DIGITS, LogEvent, ends_of
 
-MOST_EVENTS = 10_000
-MOST_BYTES = 1_048_576
+MAX_EVENTS = 10_000
+MAX_BYTES = 1_048_576
 """GetLogEvents: "as many log events as can fit in a response size of 1 MB (up to 10,000 log events)"."""
 
 PAGE_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{POSITION_DIGITS}}})", re.ASCII)
@@ -22,7 +22,7 @@ class EventPage(msgspec.Struct):
 
     budget: int
     events: list[LogEvent] = []
-    _left: int = MOST_BYTES
+    _left: int = MAX_BYTES
 
     def take(self, run: list[LogEvent]) -> bool:
         """Add what fits; whether all of `run` did. One event always fits."""

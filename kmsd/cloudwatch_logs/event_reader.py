@@ -21,10 +21,10 @@ from kmsd.cloudwatch_logs.ports import FrameQuery, LogReader, LogStore, SegmentD
 from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.work_budget import Budget
 
-MOST_FRAMES = 16
-MOST_BYTES = 2_097_152
+MAX_FRAMES = 16
+MAX_BYTES = 2_097_152
 """What is opened at once: so many frames, or frames of so many bytes of events."""
-MOST_EVENTS = 20_000
+MAX_EVENTS = 20_000
 FRAMES_PER_PAGE = 64
 """Frames of a batch that is meant to fill a page."""
 MIN_FRAMES_FOR_TWO_THREADS = 4
@@ -44,7 +44,7 @@ class PageBudget(NamedTuple):
 class EventReader(msgspec.Struct):
     """One pass over the events of one group."""
 
-    room: LogsService
+    logs: LogsService
     store: LogStore
     group: LogGroup
     now: datetime
@@ -71,10 +71,10 @@ class EventReader(msgspec.Struct):
         low = max(position_at(wanted.start), after + 1)
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
         pending: list[LogEvent] = []
-        for frames, following in _batches(self.room.segments.find(self.group.group_id, wanted), most):
+        for frames, following in _batches(self.logs.segments.find(self.group.group_id, wanted), most):
             self._hold(self._held + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
-            books = await self.store.read()
-            for frame, events in await self._open(books, await self._alive(books, frames)):
+            reader = await self.store.read()
+            for frame, events in await self._open(reader, await self._alive(reader, frames)):
                 inside = position_at(frame.first_at) >= low and position_at(frame.last_at + 1) <= high
                 pending += events if inside else [event for event in events if low <= event.position < high]
             pending.sort(key=_BY_POSITION)
@@ -89,19 +89,19 @@ class EventReader(msgspec.Struct):
             self.budget.take(size - self._held)
             self._held = size
 
-    async def _alive(self, books: LogReader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
+    async def _alive(self, reader: LogReader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
         unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead
         if unknown:
-            self.names.update(await books.log_stream_names(self.group.group_id, tuple(unknown)))
+            self.names.update(await reader.log_stream_names(self.group.group_id, tuple(unknown)))
             self._dead |= unknown - self.names.keys()
         return [stored for stored in frames if stored.frame.stream_id in self.names]
 
-    async def _open(self, books: LogReader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[LogEvent]]]:
-        keys = await self._keys(books, frames)
+    async def _open(self, reader: LogReader, frames: Sequence[StoredFrame]) -> list[tuple[Frame, list[LogEvent]]]:
+        keys = await self._keys(reader, frames)
         self.scanned += sum(one.frame.size for one in frames)
         if not self.shown:
             return list(zip((one.frame for one in frames), await self._open_anew(frames, keys), strict=True))
-        group_id, opened = self.group.group_id, self.room.opened
+        group_id, opened = self.group.group_id, self.logs.opened
         found = {one.frame: opened.get(keys[one.frame.data_key_id], group_id, one.frame) for one in frames}
         lacking = [one for one in frames if found[one.frame] is None]
         if lacking:
@@ -112,25 +112,25 @@ class EventReader(msgspec.Struct):
 
     async def _open_anew(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[LogEvent]]:
         """Read and open; on two threads, if there is much."""
-        sealed = await self.room.segments.read(self.group.group_id, frames)
+        sealed = await self.logs.segments.read(self.group.group_id, frames)
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
         parts = [work] if len(work) < MIN_FRAMES_FOR_TWO_THREADS else [work[: len(work) // 2], work[len(work) // 2 :]]
         act = partial(frame_codec.open_frames, self.group.group_id, shown=self.shown)
-        counted = self.room.evaluation.counted
+        counted = self.logs.evaluation.counted
         opened = await asyncio.gather(*(asyncio.to_thread(counted, partial(act, part)) for part in parts if part))
         return [events for part in opened for events in part]
 
-    async def _keys(self, books: LogReader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
+    async def _keys(self, reader: LogReader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
         """The data keys of frames. State and policy of their keys are asked for anew each time."""
         subject = frame_codec.subject_of(self.group)
         wrapped = {
-            one.frame.data_key_id: self.room.segments.data_key(self.group.group_id, one)
+            one.frame.data_key_id: self.logs.segments.data_key(self.group.group_id, one)
             for one in {one.frame.data_key_id: one for one in frames}.values()
         }
         if any(key.context_arn != subject.arn for key in wrapped.values()):
             raise SegmentDamaged("a data key of another group")
         opened = await asyncio.gather(
-            *(self.room.keys.decryption_key(books, subject, key, self.now) for key in wrapped.values())
+            *(self.logs.keys.decryption_key(reader, subject, key, self.now) for key in wrapped.values())
         )
         return dict(zip(wrapped, opened, strict=True))
 
@@ -140,7 +140,7 @@ def _batches(
 ) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
     """Frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
     longest = 2 if most is None else FRAMES_PER_PAGE
-    wanted = PageBudget(MOST_EVENTS, MOST_BYTES) if most is None else most
+    wanted = PageBudget(MAX_EVENTS, MAX_BYTES) if most is None else most
     ahead = next(frames, None)
     while ahead is not None:
         # Of the first frame a page often wants only the end: what it holds is not counted.
@@ -154,7 +154,7 @@ def _batches(
         else:
             ahead = None
         yield batch, ahead
-        longest = 2 if most is not None and longest == FRAMES_PER_PAGE else min(longest * 2, MOST_FRAMES)
+        longest = 2 if most is not None and longest == FRAMES_PER_PAGE else min(longest * 2, MAX_FRAMES)
 
 
 def _settled(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OVERHEAD = 26
 """PutLogEvents: "the sum of all event messages in UTF-8, plus 26 bytes for each log event"."""
-MOST_BYTES = 1_048_576
+MAX_BYTES = 1_048_576
 DAY = 86_400_000
 TOO_NEW = 2 * 3_600_000
 """PutLogEvents: "Events more than 2 hours in the future are rejected"."""
@@ -79,12 +79,12 @@ def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
     messages = [event.message for event in events]
     times = [event.timestamp for event in events]
     size = size_of(messages)
-    if size > MOST_BYTES and (longest := max(map(_length, messages))) > MOST_BYTES:
-        raise InvalidParameterException(f"Log event too large: {longest} bytes exceeds limit of {MOST_BYTES}")
+    if size > MAX_BYTES and (longest := max(map(_length, messages))) > MAX_BYTES:
+        raise InvalidParameterException(f"Log event too large: {longest} bytes exceeds limit of {MAX_BYTES}")
     if times != sorted(times):
         raise InvalidParameterException("Log events in a single PutLogEvents request must be in chronological order.")
-    if size > MOST_BYTES:
-        raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MOST_BYTES}")
+    if size > MAX_BYTES:
+        raise InvalidParameterException(f"Upload too large: {size} bytes exceeds limit of {MAX_BYTES}")
     return _within_time(Batch(times, messages, size), now, oldest_kept)
 
 

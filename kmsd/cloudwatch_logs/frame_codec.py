@@ -27,7 +27,7 @@ SHARE = 0.02
 """Compressing costs as much as all other work of a batch. It may take this share of the time in which a process has
 nothing to do; beyond, batches are stored as they are, sealed all the same: a rush of events costs disk then, and not
 the other callers' time."""
-MOST_SAVED = 0.02
+MAX_SAVED = 0.02
 """Seconds for it that a process can save up."""
 
 
@@ -45,8 +45,8 @@ def subject_of(group: LogGroup) -> KeyAssociation:
 
 
 async def seal(
-    room: LogsService,
-    books: Reader,
+    logs: LogsService,
+    reader: Reader,
     group: LogGroup,
     stream: LogStream,
     batch: Batch,
@@ -58,12 +58,12 @@ async def seal(
 
     With `compress` it is compressed first whether there is time for it or not.
     """
-    data_key = await room.keys.encryption_key(books, subject_of(group), batch.size, now)
-    packing, packed = await _packed(room, batch, compress=compress)
+    data_key = await logs.keys.encryption_key(reader, subject_of(group), batch.size, now)
+    packing, packed = await _packed(logs, batch, compress=compress)
     frame = Frame(
         stream.stream_id,
         data_key.wrapped.data_key_id,
-        room.frame_ids.next(int(now.timestamp() * 1_000_000)),
+        logs.frame_ids.next(int(now.timestamp() * 1_000_000)),
         batch.times[0],
         batch.times[-1],
         millis(now),
@@ -76,11 +76,11 @@ async def seal(
     return Sealed(frame, sealed, data_key.wrapped)
 
 
-async def _packed(room: LogsService, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
+async def _packed(logs: LogsService, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
     """Encode and perhaps compress. What it returns is good until something is awaited."""
-    if not compress and _seconds_to_spend(room) <= 0:
-        events.encode(batch, room.content)
-        return log_frame.PLAIN, room.content
+    if not compress and _seconds_to_spend(logs) <= 0:
+        events.encode(batch, logs.content)
+        return log_frame.PLAIN, logs.content
     content, parts = bytearray(), list[bytes]()
     events.encode(batch, content)
     spent, began = 0.0, time.thread_time()
@@ -91,18 +91,18 @@ async def _packed(room: LogsService, batch: Batch, *, compress: bool) -> tuple[i
             await asyncio.sleep(0)
             began = time.thread_time()
     if not compress:
-        room.pack_seconds -= spent + time.thread_time() - began
+        logs.pack_seconds -= spent + time.thread_time() - began
     packed = b"".join(parts)
     return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
 
 
-def _seconds_to_spend(room: LogsService) -> float:
+def _seconds_to_spend(logs: LogsService) -> float:
     """What compressing may take now."""
     now, busy = time.monotonic(), time.process_time()
-    idle = (now - room.packed_at) - (busy - room.packed_busy)
-    room.pack_seconds = min(room.pack_seconds + max(idle, 0.0) * SHARE, MOST_SAVED)
-    room.packed_at, room.packed_busy = now, busy
-    return room.pack_seconds
+    idle = (now - logs.packed_at) - (busy - logs.packed_busy)
+    logs.pack_seconds = min(logs.pack_seconds + max(idle, 0.0) * SHARE, MAX_SAVED)
+    logs.packed_at, logs.packed_busy = now, busy
+    return logs.pack_seconds
 
 
 def open_frames(

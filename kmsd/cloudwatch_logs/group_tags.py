@@ -9,20 +9,20 @@ from kmsd.cloudwatch_logs.call import log_group_of, reader_of, transaction_of
 from kmsd.errors import InvalidParameterException, TooManyTagsException
 from kmsd.operations.declaration import Call
 
-MOST_TAGS = 50
-_LONGEST_KEY = 128
-_LONGEST_VALUE = 256
+MAX_TAGS = 50
+_MAX_KEY_LENGTH = 128
+_MAX_VALUE_LENGTH = 256
 _SIGNS = frozenset("_.:/=+-@")
 
 
 def check(tags: Mapping[str, str]) -> None:
     """Raises InvalidParameterException for a key or value that AWS refuses."""
     for name, value in tags.items():
-        if not 1 <= len(name) <= _LONGEST_KEY or not _fits(name):
+        if not 1 <= len(name) <= _MAX_KEY_LENGTH or not _fits(name):
             raise InvalidParameterException(f"The tag key '{name}' is not valid.")
         if name.lower().startswith("aws:"):
             raise InvalidParameterException("Tag keys cannot start with 'aws:'")
-        if len(value) > _LONGEST_VALUE or not _fits(value):
+        if len(value) > _MAX_VALUE_LENGTH or not _fits(value):
             raise InvalidParameterException(f"The value of the tag '{name}' is not valid.")
 
 
@@ -36,6 +36,6 @@ async def put(call: Call, tags: Mapping[str, str]) -> None:
     check(tags)
     group_id = log_group_of(call).group_id
     present = await reader_of(call).log_group_tags(group_id)
-    if len({*present, *tags}) > MOST_TAGS:
-        raise TooManyTagsException(f"A log group can have {MOST_TAGS} tags.")
+    if len({*present, *tags}) > MAX_TAGS:
+        raise TooManyTagsException(f"A log group can have {MAX_TAGS} tags.")
     await transaction_of(call).put_log_group_tags(group_id, tags)

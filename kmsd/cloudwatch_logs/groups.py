@@ -80,9 +80,9 @@ def millis(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-def group_arn(place: ArnScope, account: str, name: str) -> str:
+def group_arn(arns: ArnScope, account: str, name: str) -> str:
     """`arn:aws:logs:REGION:ACCOUNT:log-group:NAME`: also the value of the encryption context `aws:logs:arn`."""
-    return f"arn:{place.partition}:logs:{place.region}:{account}:log-group:{name}"
+    return f"arn:{arns.partition}:logs:{arns.region}:{account}:log-group:{name}"
 
 
 def stream_arn(group: str, stream: str) -> str:
@@ -94,12 +94,12 @@ def stream_arn(group: str, stream: str) -> str:
     return f"{group}:log-stream:{stream}"
 
 
-def results_arn(place: ArnScope, account: str) -> str:
+def results_arn(arns: ArnScope, account: str) -> str:
     """`arn:aws:logs:REGION:ACCOUNT:query-result:*`: the results of all queries of an account."""
-    return f"arn:{place.partition}:logs:{place.region}:{account}:query-result:*"
+    return f"arn:{arns.partition}:logs:{arns.region}:{account}:query-result:*"
 
 
-def parse_identifier(text: str, place: ArnScope, account: str) -> str:
+def parse_identifier(text: str, arns: ArnScope, account: str) -> str:
     """The group's name in `logGroupIdentifier` or `resourceArn`: a name, or an ARN with or without `:*`.
 
     Raises InvalidParameterException for what is neither, ResourceNotFoundException for a group elsewhere.
@@ -112,6 +112,6 @@ def parse_identifier(text: str, place: ArnScope, account: str) -> str:
     name = parts[6].removesuffix(":*")
     if _NAME.fullmatch(name) is None:
         raise InvalidParameterException("Invalid ARN: it does not name a log group.")
-    if parts[1] != place.partition or parts[3] != place.region or parts[4] != account:
+    if parts[1] != arns.partition or parts[3] != arns.region or parts[4] != account:
         raise ResourceNotFoundException(NO_GROUP)
     return name

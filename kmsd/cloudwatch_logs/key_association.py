@@ -21,7 +21,7 @@ async def examined(call: Call, owner: bytes, arn: str, kms_key: str) -> str:
 
 async def check_still(call: Call, kms_key: str) -> None:
     """That the key has not changed its state since it was examined. Raises OperationAbortedException."""
-    name = parse_key_name(kms_key, caller_account="", place=call.world.place, aliases=False)
+    name = parse_key_name(kms_key, caller_account="", arns=call.dependencies.arns, aliases=False)
     key = await reader_of(call).key(name.key_id)
     if key is None or not key.exists_at(call.now) or key.state_at(call.now) is not KeyState.ENABLED:
         raise OperationAbortedException(ABORTED, detail="the key was changed meanwhile")

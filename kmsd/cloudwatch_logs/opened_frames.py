@@ -13,7 +13,7 @@ from kmsd.cloudwatch_logs.data_keys import DataKey
 from kmsd.cloudwatch_logs.events import LogEvent
 from kmsd.cloudwatch_logs.frames import Frame
 
-MOST_BYTES = 67_108_864
+MAX_BYTES = 67_108_864
 """Of all events that are kept, as `_weight` counts."""
 _EVENT_BYTES = 512
 """What an event takes beside its text: objects, and the members around it."""
@@ -32,11 +32,11 @@ class OpenedFrames:
     def keep(self, key: DataKey, group_id: bytes, frame: Frame, events: list[LogEvent]) -> None:
         """Keep them as long as `key` is held. If that is too much, all is let go: what is read now comes again."""
         weight = _weight(frame)
-        if self.size + weight > MOST_BYTES:
+        if self.size + weight > MAX_BYTES:
             for one in self._keys:
                 one.opened.clear()
                 one.opened_bytes = 0
-        if (group_id, frame) not in key.opened and weight <= MOST_BYTES:
+        if (group_id, frame) not in key.opened and weight <= MAX_BYTES:
             self._keys.add(key)
             key.opened[group_id, frame] = events
             key.opened_bytes += weight

@@ -24,7 +24,7 @@ from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import Reader, Token
 
 ACCESS_KEY_PURPOSE = "access-key"
-MOST_DERIVED_KEYS = 10_000
+MAX_DERIVED_KEYS = 10_000
 DATE_FORMAT = "%Y%m%d"
 PRESIGNED_AT_MOST = timedelta(days=8)
 """How old a signature may be: a presigned request is good for seven days, and clocks may differ."""
@@ -50,9 +50,9 @@ async def seal_secret(box: ServiceSealer, access_key_id: str, secret: str) -> by
 class CredentialStore:
     """The credentials that a process has met. `derive` is the wire's; this floor knows no SigV4."""
 
-    def __init__(self, token: Token, place: ArnScope, derive: Derive) -> None:
+    def __init__(self, token: Token, arns: ArnScope, derive: Derive) -> None:
         self._token = token
-        self._place = place
+        self._place = arns
         self._derive = derive
         self._derived: dict[Scope, tuple[bytes, bytes]] = {}
         self._callers: dict[str, tuple[AccessKey, Caller]] = {}
@@ -60,7 +60,7 @@ class CredentialStore:
         self._sessions: dict[tuple[str, str], SessionTokenPayload] = {}
 
     async def identify(
-        self, books: Reader, scope: Scope, session_token: str | None, now: datetime
+        self, reader: Reader, scope: Scope, session_token: str | None, now: datetime
     ) -> tuple[Caller, bytes]:
         """Return the caller, and the signing key that the request must be verified with.
 
@@ -68,30 +68,30 @@ class CredentialStore:
         not of this daemon or whose role or user is gone; ExpiredTokenException.
         """
         if session_token is not None:
-            return await self._session(books, scope, session_token, now)
-        access_key = await books.access_key(scope.access_key_id)
+            return await self._session(reader, scope, session_token, now)
+        access_key = await reader.access_key(scope.access_key_id)
         if access_key is None or access_key.status is not AccessKeyStatus.ACTIVE:
             raise UnrecognizedClientException(INVALID)
-        return self._caller(access_key), await self._signing_key(books, scope, access_key)
+        return self._caller(access_key), await self._signing_key(reader, scope, access_key)
 
-    async def _session(self, books: Reader, scope: Scope, token: str, now: datetime) -> tuple[Caller, bytes]:
+    async def _session(self, reader: Reader, scope: Scope, token: str, now: datetime) -> tuple[Caller, bytes]:
         """Of temporary credentials. What a token holds never changes; what it refers to is read each time."""
         known = self._sessions.get((scope.access_key_id, token))
         if known is None:
-            known = session_tokens.decode(await self._opener.open(books, scope.access_key_id, token, now))
-            if len(self._sessions) >= MOST_DERIVED_KEYS:
+            known = session_tokens.decode(await self._opener.open(reader, scope.access_key_id, token, now))
+            if len(self._sessions) >= MAX_DERIVED_KEYS:
                 del self._sessions[next(iter(self._sessions))]
             self._sessions[scope.access_key_id, token] = known
         session_tokens.check_time(known, now)
-        caller = await session_tokens.caller_of(known, scope.access_key_id, books, self._place)
+        caller = await session_tokens.caller_of(known, scope.access_key_id, reader, self._place)
         key = self._derive(known.secret, scope.date, scope.region, scope.service)
         return caller, key
 
-    async def _signing_key(self, books: Reader, scope: Scope, access_key: AccessKey) -> bytes:
+    async def _signing_key(self, reader: Reader, scope: Scope, access_key: AccessKey) -> bytes:
         known = self._derived.get(scope)
         if known is not None and known[0] == access_key.sealed_secret:
             return known[1]
-        box = await ServiceSealer.of(books, self._token)
+        box = await ServiceSealer.of(reader, self._token)
         secret = await box.open(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
         key = self._derive(secret.decode(), scope.date, scope.region, scope.service)
         self._forget_old_days(scope)
@@ -108,7 +108,7 @@ class CredentialStore:
         oldest = datetime.strptime(newest, DATE_FORMAT).replace(tzinfo=UTC) - PRESIGNED_AT_MOST
         for held in [held for held in mine if held.date < oldest.strftime(DATE_FORMAT)]:
             del self._derived[held]
-        if len(self._derived) >= MOST_DERIVED_KEYS:
+        if len(self._derived) >= MAX_DERIVED_KEYS:
             del self._derived[next(iter(self._derived))]
 
     def _caller(self, access_key: AccessKey) -> Caller:
@@ -127,7 +127,7 @@ class CredentialStore:
             tags=user.tags,
             identity_policies=tuple(user.policies.values()),
         )
-        if len(self._callers) >= MOST_DERIVED_KEYS:
+        if len(self._callers) >= MAX_DERIVED_KEYS:
             del self._callers[next(iter(self._callers))]
         self._callers[access_key.access_key_id] = (access_key, caller)
         return caller

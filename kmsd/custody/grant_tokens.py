@@ -23,20 +23,20 @@ async def issue(grant: Grant, box: ServiceSealer) -> str:
     return base64.urlsafe_b64encode(await box.seal(_PURPOSE, "", bytes.fromhex(grant.grant_id))).decode()
 
 
-async def grant_of(token: str, books: Reader, box: ServiceSealer) -> Grant:
+async def grant_of(token: str, reader: Reader, box: ServiceSealer) -> Grant:
     """The grant that a token proves. Raises InvalidGrantTokenException."""
     try:
         sealed = canonical_base64.decode(token, altchars=b"-_")
         grant_id = (await box.open(_PURPOSE, "", sealed)).hex()
     except (ValueError, NotAuthentic) as exc:
         raise InvalidGrantTokenException(detail="not a grant token of this daemon") from exc
-    grant = await books.grant(grant_id)
+    grant = await reader.grant(grant_id)
     if grant is None:
         raise InvalidGrantTokenException(detail="the grant was retired or revoked")
     return grant
 
 
-async def check(tokens: Sequence[str], books: Reader, box: ServiceSealer) -> None:
+async def check(tokens: Sequence[str], reader: Reader, box: ServiceSealer) -> None:
     """Refuse a request that carries a token that is not good."""
     for token in tokens:
-        await grant_of(token, books, box)
+        await grant_of(token, reader, box)

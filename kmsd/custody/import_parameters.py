@@ -17,8 +17,8 @@ import msgspec
 from kmsd.custody import token_objects
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain.key_import import (
-    MOST_FAILURES,
-    MOST_OUTSTANDING,
+    MAX_FAILURES,
+    MAX_OUTSTANDING,
     PARAMETERS_LIFE,
     TokenName,
     WrappingAlgorithm,
@@ -125,8 +125,8 @@ async def _from_pool(
     async with store.write() as transaction:
         known = await transaction.wrapping_keys()
         good = [key for key in known if key.key_id == key_id and key.expires_at is not None and now < key.expires_at]
-        if len(good) >= MOST_OUTSTANDING:
-            raise LimitExceededException(f"The key has {MOST_OUTSTANDING} import tokens, which is the limit.")
+        if len(good) >= MAX_OUTSTANDING:
+            raise LimitExceededException(f"The key has {MAX_OUTSTANDING} import tokens, which is the limit.")
         for key in known:
             if key.key_id is None and (key.token, key.bits) == (name, bits):
                 await transaction.give_wrapping_key(key.object_id, key_id, expires_at)
@@ -188,10 +188,10 @@ def refuse_expired(claim: ImportTokenPayload, now: datetime) -> None:
         raise ExpiredImportTokenException
 
 
-async def wrapping_key_of(books: Reader, claim: ImportTokenPayload) -> WrappingKey:
+async def wrapping_key_of(reader: Reader, claim: ImportTokenPayload) -> WrappingKey:
     """The wrapping key that an import token speaks of. Raises InvalidImportTokenException if it is no more."""
-    found = await books.wrapping_key(claim.wrapping_key)
-    if found is None or found.failures >= MOST_FAILURES:
+    found = await reader.wrapping_key(claim.wrapping_key)
+    if found is None or found.failures >= MAX_FAILURES:
         raise InvalidImportTokenException(detail="the wrapping key was destroyed after too many failed imports")
     return found
 
@@ -207,9 +207,9 @@ async def count_failure(store: Store, tokens: Tokens, wrapping_key: WrappingKey)
             failures = await transaction.count_import_failure(wrapping_key.object_id)
         except StoreConflict as exc:
             raise InvalidImportTokenException(detail="the wrapping key was destroyed meanwhile") from exc
-        if failures >= MOST_FAILURES:
+        if failures >= MAX_FAILURES:
             await mark_destroying(transaction, wrapping_key.object_id)
-    if failures >= MOST_FAILURES:
+    if failures >= MAX_FAILURES:
         await token_objects.destroy(store, tokens[wrapping_key.token], wrapping_key.object_id)
 
 

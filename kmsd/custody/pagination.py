@@ -17,7 +17,7 @@ from kmsd.domain import canonical_base64, encryption_context
 from kmsd.errors import InvalidMarkerException
 from kmsd.ports import NotAuthentic
 
-LONGEST_PAGE = 100
+MAX_PAGE = 100
 """Most lists: the shape admits a limit of 1000, the text says that a page holds at most 100."""
 _PURPOSE = "marker"
 _Item = TypeVar("_Item")

@@ -54,7 +54,7 @@ async def make_service_keys(store: Store, token: Token, now: datetime, further: 
 
 
 def new_user(
-    place: ArnScope,
+    arns: ArnScope,
     account: str,
     name: str,
     policies: Mapping[str, str],
@@ -67,7 +67,7 @@ def new_user(
         account=account,
         name=name,
         user_id="AIDA" + random_text(ID_ALPHABET, 17),
-        arn=place.user(account, name),
+        arn=arns.user(account, name),
         created_at=now,
         policies=policies,
         tags=tags,
@@ -75,7 +75,7 @@ def new_user(
 
 
 def new_role(
-    place: ArnScope,
+    arns: ArnScope,
     account: str,
     name: str,
     *,
@@ -90,7 +90,7 @@ def new_role(
         account=account,
         name=name,
         role_id="AROA" + random_text(ID_ALPHABET, 17),
-        arn=place.role(account, name),
+        arn=arns.role(account, name),
         trust_policy=trust_policy,
         max_session_seconds=seconds,
         created_at=now,

@@ -14,10 +14,10 @@ EVERY = 2**31
 
 
 async def of_key(
-    books: Reader, key: Key | None, policies: Iterable[str], now: datetime
+    reader: Reader, key: Key | None, policies: Iterable[str], now: datetime
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Return the names of a key's aliases, and its tags; both empty where none of `policies` may ask for them."""
     if key is None or not any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
         return (), {}
-    aliases = await books.aliases_after(key.account, "", EVERY, key_id=key.key_id, now=now)
-    return tuple(alias.name for alias in aliases), await books.tags_of(key.key_id)
+    aliases = await reader.aliases_after(key.account, "", EVERY, key_id=key.key_id, now=now)
+    return tuple(alias.name for alias in aliases), await reader.tags_of(key.key_id)

@@ -26,9 +26,9 @@ class ServiceSealer(msgspec.Struct, frozen=True):
     algorithm: Algorithm
 
     @classmethod
-    async def of(cls, books: Reader, token: Token, key: str = PURPOSE) -> ServiceSealer:
+    async def of(cls, reader: Reader, token: Token, key: str = PURPOSE) -> ServiceSealer:
         """The box whose key the store names. Raises `StoreUnavailable` if `kmsd init` has not been run."""
-        service_key = (await books.service_keys()).get(key)
+        service_key = (await reader.service_keys()).get(key)
         if service_key is None or service_key.algorithm is None:
             raise StoreUnavailable(f"the store names no {key} key: run `kmsd init`")
         return cls(token, service_key.object_id, service_key.algorithm)

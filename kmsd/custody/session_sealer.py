@@ -38,21 +38,21 @@ class SessionSealer(msgspec.Struct, frozen=True):
     mac_key: bytes
 
     @classmethod
-    async def of(cls, books: Reader, token: Token, stored: SessionMac) -> SessionSealer | None:
+    async def of(cls, reader: Reader, token: Token, stored: SessionMac) -> SessionSealer | None:
         """Return the box for the stored key; None before the first session was issued. Raises the token's errors."""
         if stored.sealed is None:
             return None
-        box = await ServiceSealer.of(books, token)
+        box = await ServiceSealer.of(reader, token)
         return cls(box, await box.open(_KEY_PURPOSE, "", stored.sealed))
 
     @classmethod
     async def made(cls, store: Store, token: Token) -> SessionSealer:
         """Return the box, whose key is made if there is none. Raises the store's and the token's errors."""
-        books = await store.read()
-        found = await cls.of(books, token, await books.session_mac())
+        reader = await store.read()
+        found = await cls.of(reader, token, await reader.session_mac())
         if found is not None:
             return found
-        box = await ServiceSealer.of(books, token)
+        box = await ServiceSealer.of(reader, token)
         mac_key = secrets.token_bytes(_KEY_BYTES)
         try:
             sealed = await box.seal(_KEY_PURPOSE, "", mac_key)
@@ -60,8 +60,8 @@ class SessionSealer(msgspec.Struct, frozen=True):
                 await transaction.set_session_mac(sealed)
         except StoreConflict:
             # Another process made it meanwhile.
-            books = await store.read()
-            found = await cls.of(books, token, await books.session_mac())
+            reader = await store.read()
+            found = await cls.of(reader, token, await reader.session_mac())
             if found is None:
                 raise
             return found
@@ -92,25 +92,25 @@ class SessionOpener:
         self._kept: tuple[SessionMac, SessionSealer | None] | None = None
         """The box for the row of the store; replaced when the row changes."""
 
-    async def open(self, books: Reader, access_key_id: str, text: str, now: datetime) -> bytes:
+    async def open(self, reader: Reader, access_key_id: str, text: str, now: datetime) -> bytes:
         """Return what a session token holds.
 
         Raises UnrecognizedClientException if it was not issued here for this access key id. Then the token was not
         asked, unless the text has the form of version 1 while that is accepted.
         """
         try:
-            return await self._open(books, access_key_id, canonical_base64.decode(text), now)
+            return await self._open(reader, access_key_id, canonical_base64.decode(text), now)
         except (ValueError, NotAuthentic) as exc:
             raise UnrecognizedClientException(INVALID, detail="not a session token of this daemon") from exc
 
-    async def _open(self, books: Reader, access_key_id: str, given: bytes, now: datetime) -> bytes:
-        stored = await books.session_mac()
+    async def _open(self, reader: Reader, access_key_id: str, given: bytes, now: datetime) -> bytes:
+        stored = await reader.session_mac()
         if given[:1] != _VERSION:
             if stored.older_until is None or now >= stored.older_until:
                 raise NotAuthentic("a session token without MAC")
-            return await (await ServiceSealer.of(books, self._token)).open(PURPOSE, access_key_id, given)
+            return await (await ServiceSealer.of(reader, self._token)).open(PURPOSE, access_key_id, given)
         if self._kept is None or self._kept[0] != stored:
-            self._kept = stored, await SessionSealer.of(books, self._token, stored)
+            self._kept = stored, await SessionSealer.of(reader, self._token, stored)
         box = self._kept[1]
         if box is None:
             raise NotAuthentic("no session was issued yet")

@@ -91,11 +91,11 @@ def check_time(session: SessionTokenPayload, now: datetime) -> None:
         raise ExpiredTokenException("The security token included in the request is expired")
 
 
-async def caller_of(session: SessionTokenPayload, access_key_id: str, books: Reader, place: ArnScope) -> Caller:
+async def caller_of(session: SessionTokenPayload, access_key_id: str, reader: Reader, arns: ArnScope) -> Caller:
     """Who a session acts as, with the policies of this moment. Raises UnrecognizedClientException if that is gone."""
     if session.session_name:
-        return await _role_session(session, access_key_id, books, place)
-    long_term = await books.access_key(session.access_key_id)
+        return await _role_session(session, access_key_id, reader, arns)
+    long_term = await reader.access_key(session.access_key_id)
     user = None if long_term is None else long_term.user
     is_active = long_term is not None and long_term.status is AccessKeyStatus.ACTIVE
     if user is None or not is_active or user.user_id != session.entity_id:
@@ -113,13 +113,13 @@ async def caller_of(session: SessionTokenPayload, access_key_id: str, books: Rea
     )
 
 
-async def _role_session(session: SessionTokenPayload, access_key_id: str, books: Reader, place: ArnScope) -> Caller:
-    role = await books.role(session.account, session.name)
+async def _role_session(session: SessionTokenPayload, access_key_id: str, reader: Reader, arns: ArnScope) -> Caller:
+    role = await reader.role(session.account, session.name)
     if role is None or role.role_id != session.entity_id:
         raise UnrecognizedClientException(INVALID, detail="the role behind the session is gone")
     return Caller(
         principal_type=PrincipalType.ASSUMED_ROLE,
-        arn=place.assumed_role(role.account, role.name, session.session_name),
+        arn=arns.assumed_role(role.account, role.name, session.session_name),
         account=role.account,
         principal_id=f"{role.role_id}:{session.session_name}",
         access_key_id=access_key_id,

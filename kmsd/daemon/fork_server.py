@@ -31,9 +31,9 @@ from kmsd.linux.process_hardening import harden_process
 CHANNEL = 3
 """The descriptor by which orders come: a socket of AF_UNIX and SOCK_SEQPACKET, so that each is one message."""
 NAME = "kmsd-zygote"
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 """Of an order."""
-_MOST_DESCRIPTORS = 16
+_MAX_DESCRIPTORS = 16
 """Of an order: SCM_MAX_FD is 253."""
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 """A terminal sends these to every process that it has; the zygote waits for `kmsd serve`."""
@@ -106,8 +106,8 @@ class Zygote:
 def receive_request(channel: socket.socket) -> SpawnRequest | None:
     """The next order; None: whoever gave them is gone."""
     passed = array("i")
-    room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * passed.itemsize)
-    text, ancillary, _, _ = channel.recvmsg(_MOST_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * passed.itemsize)
+    text, ancillary, _, _ = channel.recvmsg(_MAX_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             passed.frombytes(payload)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from kmsd.config.settings import Config
 from kmsd.config.snapshot import tls_files
 from kmsd.daemon.worker_spec import READY, WorkerSpec
-from kmsd.wire.http.server import Limits, Listener, inherited
+from kmsd.wire.http.server import Listener, TransportLimits, inherited
 from kmsd.wire.http.tls import tls_context
 
 
@@ -19,10 +19,10 @@ def listener_of(lines: WorkerSpec) -> Listener:
     return Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
 
 
-def limits_of(config: Config) -> Limits:
+def limits_of(config: Config) -> TransportLimits:
     """The transport's limits."""
     given = config.listen
-    return Limits(
+    return TransportLimits(
         header_seconds=given.header_seconds,
         body_seconds=given.body_seconds,
         keep_alive_seconds=given.keepalive_seconds,

@@ -16,7 +16,7 @@ from kmsd.linux import systemd
 
 REMIND_SECONDS = 600.0
 """Between two lines of the log about the same reason."""
-_MOST_STATUS = 300
+_MAX_STATUS = 300
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ class Waiting(msgspec.Struct):
                 return
             if self._stand_in is None or self._stand_in.returncode is not None:
                 self._stand_in = await self.spawn(self._missing)
-        systemd.notify("READY=1", f"STATUS=waiting for {failure.missing}: {failure.detail[:_MOST_STATUS]}")
+        systemd.notify("READY=1", f"STATUS=waiting for {failure.missing}: {failure.detail[:_MAX_STATUS]}")
 
     def _tell(self, failure: NotReady) -> None:
         """One line when the reason changes, and a reminder from time to time."""

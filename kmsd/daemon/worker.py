@@ -79,9 +79,9 @@ async def run(lines: WorkerSpec) -> int:
     _defer_termination()
     try:
         config = configuration.load(memory_path(lines.config_fd))
-        async with open_components(config, f"worker-{lines.worker_index}") as rooms:
+        async with open_components(config, f"worker-{lines.worker_index}") as components:
             await _until_told(lines.ready_fd)
-            return await _serve(config, lines, rooms)
+            return await _serve(config, lines, components)
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         told = not_ready(exc)
         told.write(lines.ready_fd)
@@ -117,31 +117,31 @@ def _defer_termination() -> None:
         loop.add_signal_handler(number, end)
 
 
-def readiness_of(rooms: Components) -> Readiness:
+def readiness_of(components: Components) -> Readiness:
     """What `/readyz` asks."""
     probes: dict[str, Probe] = {
-        "token": rooms.token.check,
-        "store": rooms.store.check,
-        "audit": rooms.sink.check,
-        "logs": rooms.segments.check,
+        "token": components.token.check,
+        "store": components.store.check,
+        "audit": components.sink.check,
+        "logs": components.segments.check,
     }
     return Readiness(probes)
 
 
-async def _serve(config: Config, lines: WorkerSpec, rooms: Components) -> int:
+async def _serve(config: Config, lines: WorkerSpec, components: Components) -> int:
     allow_descriptors()
     stopping = asyncio.Event()
     rest = DRAIN_IDLE_SECONDS
     loop = asyncio.get_running_loop()
-    readiness = readiness_of(rooms)
-    place = rooms.pipeline.world.place
-    refusals = RefusedRequestLog(rooms.sink, place, RefusalSampler(config.audit.refusals_per_second))
+    readiness = readiness_of(components)
+    place = components.pipeline.dependencies.arns
+    refusals = RefusedRequestLog(components.sink, place, RefusalSampler(config.audit.refusals_per_second))
     counting = WorkerMetrics.begin(lines.metrics)
-    credentials = CredentialStore(rooms.token, place, signing_key)
+    credentials = CredentialStore(components.token, place, signing_key)
     front = Endpoint(
-        rooms.pipeline, credentials, readiness, refusals, counting.meter, rooms.watch.wall, rates_of(config)
+        components.pipeline, credentials, readiness, refusals, counting.meter, components.watch.wall, rates_of(config)
     )
-    server = await serve(front.handle, [listener_of(lines)], limits_of(config), rooms.pipeline.lockstep)
+    server = await serve(front.handle, [listener_of(lines)], limits_of(config), components.pipeline.cohorts)
 
     def end() -> None:
         nonlocal rest
@@ -156,10 +156,10 @@ async def _serve(config: Config, lines: WorkerSpec, rooms: Components) -> int:
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     freeze_gc()
     say_ready(lines.ready_fd, end)
-    jobs = asyncio.create_task(scheduler_of(rooms, lines).run(stopping))
-    copying = asyncio.create_task(audit_copy_of(rooms).run())
-    publishing = asyncio.create_task(counting.run(rooms, server, readiness))
-    seeking = asyncio.create_task(rooms.seek_import_token())
+    jobs = asyncio.create_task(scheduler_of(components, lines).run(stopping))
+    copying = asyncio.create_task(audit_copy_of(components).run())
+    publishing = asyncio.create_task(counting.run(components, server, readiness))
+    seeking = asyncio.create_task(components.seek_import_token())
     watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
@@ -191,27 +191,27 @@ def freeze_gc() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
-def scheduler_of(rooms: Components, lines: WorkerSpec) -> Scheduler:
+def scheduler_of(components: Components, lines: WorkerSpec) -> Scheduler:
     """The jobs: every worker offers itself, the lease picks one."""
     holder = f"{socket.gethostname()}:{os.getpid()}:{lines.worker_index}"
     return Scheduler(
-        rooms.store,
-        rooms.token,
-        rooms.pipeline.clock,
-        rooms.record_job,
+        components.store,
+        components.token,
+        components.pipeline.clock,
+        components.record_job,
         holder,
-        lambda: rooms.import_token,
-        rooms.config.import_.stock,
-        rooms.retention,
-        rooms.watch,
+        lambda: components.import_token,
+        components.config.import_.stock,
+        components.retention,
+        components.watch,
     )
 
 
-def audit_copy_of(rooms: Components) -> AuditCopy:
+def audit_copy_of(components: Components) -> AuditCopy:
     """Every worker copies the chain that it writes, and what others have left."""
-    world = rooms.pipeline.world
-    trail = TrailFollower(rooms.config.audit_dir, rooms.sink)
-    return AuditCopy(trail, rooms.store, rooms.logs, world.place, rooms.config.account)
+    dependencies = components.pipeline.dependencies
+    trail = TrailFollower(components.config.audit_dir, components.sink)
+    return AuditCopy(trail, components.store, components.logs, dependencies.arns, components.config.account)
 
 
 def rates_of(config: Config) -> Throttle | None:

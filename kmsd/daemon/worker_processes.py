@@ -29,7 +29,7 @@ FIT_SECONDS = 5.0
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 30.0
 """How long a process may take to end that was told to."""
-_MOST_WORDS = 4096
+_MAX_PIPE_BYTES = 4096
 """That a process writes at once (pipe(7), PIPE_BUF)."""
 MAX_UNCLAIMED = 64
 """Ends that are remembered of processes which nobody has claimed yet."""
@@ -94,7 +94,7 @@ class PipeReader(msgspec.Struct):
 
     async def rest(self) -> bytes:
         """Whatever comes next; nothing if it says no more."""
-        return await self._reader.read(_MOST_WORDS)
+        return await self._reader.read(_MAX_PIPE_BYTES)
 
     def close(self) -> None:
         """Listen no more."""

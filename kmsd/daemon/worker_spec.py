@@ -27,9 +27,9 @@ READY = b"ready"
 """What a worker writes once requests are answered."""
 OPENED = b"opened"
 """What a worker writes before it accepts connections. SIGUSR1 lets it go on: a stand-in may have to end first."""
-MOST_REPORT_BYTES = 4096
+MAX_REPORT_BYTES = 4096
 """Of a `NotReady`: a write of so much to a pipe is in one piece (pipe(7), PIPE_BUF)."""
-_MOST_DETAIL = 2000
+_MAX_DETAIL = 2000
 NAME_BYTES = 16
 """Of the name in `Lines.missing`, padded with spaces: one write changes it whole."""
 
@@ -45,7 +45,7 @@ class NotReady(msgspec.Struct, frozen=True):
 
     def write(self, descriptor: int) -> None:
         """Tell the parent, unless it has gone."""
-        told = msgspec.structs.replace(self, detail=self.detail[:_MOST_DETAIL])
+        told = msgspec.structs.replace(self, detail=self.detail[:_MAX_DETAIL])
         try:
             os.write(descriptor, msgspec.json.encode(told))
         except BrokenPipeError:

@@ -53,7 +53,7 @@ class KeyName(msgspec.Struct, frozen=True):
     """`alias/…`; empty where the key is named by its id."""
 
 
-def parse_key_name(text: str, *, caller_account: str, place: ArnScope, aliases: bool) -> KeyName:
+def parse_key_name(text: str, *, caller_account: str, arns: ArnScope, aliases: bool) -> KeyName:
     """Read a `KeyId` member: key id, key ARN and, where `aliases`, alias name and alias ARN.
 
     Raises `InvalidArnException` for an ARN of another partition, service or shape, `NotFoundException` for another
@@ -61,7 +61,7 @@ def parse_key_name(text: str, *, caller_account: str, place: ArnScope, aliases: 
     """
     account, resource = caller_account, text
     if text.startswith("arn:"):
-        account, resource = _parse_arn(text, place)
+        account, resource = _parse_arn(text, arns)
         if resource.startswith("key/"):
             resource = resource.removeprefix("key/")
         elif not resource.startswith("alias/"):
@@ -73,14 +73,14 @@ def parse_key_name(text: str, *, caller_account: str, place: ArnScope, aliases: 
     raise NotFoundException(f"Invalid keyId '{text}'")
 
 
-def _parse_arn(text: str, place: ArnScope) -> tuple[str, str]:
+def _parse_arn(text: str, arns: ArnScope) -> tuple[str, str]:
     """Account and resource of a KMS ARN of this place."""
     parts = text.split(":", _ARN_PARTS - 1)
     if len(parts) != _ARN_PARTS:
         raise InvalidArnException(f"Invalid arn {text}")
     _, partition, service, region, account, resource = parts
-    if partition != place.partition or service != "kms" or not _ACCOUNT.fullmatch(account):
+    if partition != arns.partition or service != "kms" or not _ACCOUNT.fullmatch(account):
         raise InvalidArnException(f"Invalid arn {text}")
-    if region != place.region:
+    if region != arns.region:
         raise NotFoundException(f"Invalid arn {region}")
     return account, resource

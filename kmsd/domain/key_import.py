@@ -40,9 +40,9 @@ MATERIAL_BITS = 256
 """Of a symmetric key, no more and no less."""
 PARAMETERS_LIFE = timedelta(hours=24)
 """"These items are valid for 24 hours" (reference, GetParametersForImport)."""
-MOST_FAILURES = 20
+MAX_FAILURES = 20
 """Failed imports with one import token; with the last of them its wrapping key is destroyed."""
-MOST_OUTSTANDING = 1000
+MAX_OUTSTANDING = 1000
 """Import parameters of one key that are good at the same time."""
 
 

@@ -72,13 +72,13 @@ def assess(before: ClockSample | None, wall: datetime, uptime: Uptime) -> ClockA
     # After a start of the host at least its present uptime has passed since any reading of an earlier one.
     passed = timedelta(seconds=uptime.seconds - before.uptime.seconds if same_boot else uptime.seconds)
     trusted = before.trusted_at + max(passed, timedelta(0))
-    ahead = wall - trusted
+    skew = wall - trusted
     if same_boot:
-        believed = timedelta(0) < ahead <= MAX_SKEW - before.accepted_skew
-        taken_on = before.accepted_skew + ahead if believed else before.accepted_skew
+        believed = timedelta(0) < skew <= MAX_SKEW - before.accepted_skew
+        accepted_skew = before.accepted_skew + skew if believed else before.accepted_skew
     else:
-        believed = timedelta(0) < ahead <= MAX_SKEW_AFTER_BOOT
-        taken_on = timedelta(0)
+        believed = timedelta(0) < skew <= MAX_SKEW_AFTER_BOOT
+        accepted_skew = timedelta(0)
     if believed:
-        return ClockAssessment(ClockSample(wall, uptime, taken_on), timedelta(0))
-    return ClockAssessment(ClockSample(trusted, uptime, taken_on), ahead)
+        return ClockAssessment(ClockSample(wall, uptime, accepted_skew), timedelta(0))
+    return ClockAssessment(ClockSample(trusted, uptime, accepted_skew), skew)

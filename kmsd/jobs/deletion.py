@@ -20,8 +20,8 @@ class DeletionReport(JobReport):
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> DeletionReport:
     """Delete every key that is due at `now`. Idempotent; one bad key does not stop the sweep."""
     report = DeletionReport()
-    books = await store.read()
-    for key_id in await books.keys_due(DueKind.DELETION, now, BATCH):
+    reader = await store.read()
+    for key_id in await reader.keys_due(DueKind.DELETION, now, BATCH):
         try:
             arn = await _delete(store, token, key_id, now, record)
         except (StoreError, TokenError, AuditUnavailable) as exc:
@@ -39,12 +39,12 @@ async def _delete(store: Store, token: Token, key_id: str, now: datetime, record
         key = await transaction.key(key_id)
         if key is None or key.exists_at(now):
             return ""
-        doomed = [material.material_id for material in key.materials.values()]
+        destroying = [material.material_id for material in key.materials.values()]
         for material in key.materials.values():
             await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
         await transaction.delete_key(key_id)
         await record("DeleteKey", key, {})
     # From here on it is certain: what is interrupted is finished by reconcile, which knows the doomed objects.
-    for object_id in doomed:
+    for object_id in destroying:
         await token_objects.destroy(store, token, object_id)
     return key.arn

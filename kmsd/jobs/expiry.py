@@ -19,8 +19,8 @@ class ExpiryReport(JobReport):
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> ExpiryReport:
     """Destroy every material that is past its ValidTo at `now`. Idempotent; one bad key does not stop the sweep."""
     report = ExpiryReport()
-    books = await store.read()
-    for key_id in await books.keys_due(DueKind.EXPIRY, now, BATCH):
+    reader = await store.read()
+    for key_id in await reader.keys_due(DueKind.EXPIRY, now, BATCH):
         try:
             arn = await _expire(store, token, key_id, now, record)
         except (StoreError, TokenError, AuditUnavailable) as exc:
@@ -38,8 +38,8 @@ async def _expire(store: Store, token: Token, key_id: str, now: datetime, record
         key = await transaction.key(key_id)
         if key is None or key.current_material is None or key.valid_to is None or now < key.valid_to:
             return ""
-        doomed = await imported_material.lose(transaction, key)
+        destroying = await imported_material.lose(transaction, key)
         await record("DeleteExpiredKeyMaterial", key, {"keyMaterialId": key.current_material.key_material_id})
-    if doomed is not None:
-        await token_objects.destroy(store, token, doomed)
+    if destroying is not None:
+        await token_objects.destroy(store, token, destroying)
     return key.arn

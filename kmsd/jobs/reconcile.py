@@ -48,8 +48,8 @@ async def run_once(
     """
     report = ReconcileReport()
     # Rows before objects: an object made after the rows were read would else seem unknown, and one destroyed, missing.
-    books = await store.read()
-    rows = {row.object_id: row for row in await books.token_objects() if row.token is name}
+    reader = await store.read()
+    rows = {row.object_id: row for row in await reader.token_objects() if row.token is name}
     present = {found.object_id: found for found in await token.list_objects()}
     await token.check()
     for row in rows.values():
@@ -57,9 +57,9 @@ async def run_once(
             await _settle(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
-    books = await store.read()
+    reader = await store.read()
     for object_id, found in present.items():
-        if object_id not in rows and await books.token_object(object_id) is None:
+        if object_id not in rows and await reader.token_object(object_id) is None:
             report.unknown.append(found)
         elif found.problem:
             report.malformed.append(found)

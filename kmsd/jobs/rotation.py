@@ -27,10 +27,10 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
     on. Idempotent; one bad key does not stop the sweep. A disabled key, or one that awaits deletion, waits.
     """
     report = RotationReport()
-    books = await store.read()
-    worn = await books.worn_keys(ROTATE_AT_MESSAGES)
-    for key_id in {*await books.keys_due(DueKind.ROTATION, now, BATCH), *worn}:
-        key = await books.key(key_id)
+    reader = await store.read()
+    worn = await reader.worn_keys(ROTATE_AT_MESSAGES)
+    for key_id in {*await reader.keys_due(DueKind.ROTATION, now, BATCH), *worn}:
+        key = await reader.key(key_id)
         if key is None:
             continue
         material = key.current_material if key_id in worn else None

@@ -175,12 +175,12 @@ class Scheduler(msgspec.Struct):
         now = self._now()
         if self._reconciled_at is None or abs(now - self._reconciled_at) >= RECONCILE_EVERY:
             await self._reconcile(now)
-        books = await self.store.read()
+        reader = await self.store.read()
         for job, run_once in _OF_KEYS.items():
             if self._held and job in DESTRUCTIVE:
                 continue
-            due = await books.next_due(DueKind(job.value))
-            is_worn = job is Job.ROTATION and bool(await books.worn_keys(ROTATE_AT_MESSAGES))
+            due = await reader.next_due(DueKind(job.value))
+            is_worn = job is Job.ROTATION and bool(await reader.worn_keys(ROTATE_AT_MESSAGES))
             if is_worn or (due is not None and due <= now):
                 report = await run_once(self.store, self.token, now, self.record)
                 log.info("job", job=job.value, **report.counts())

@@ -8,7 +8,7 @@ import os
 _SET_DUMPABLE = 4
 _SET_NAME = 15
 _SET_CHILD_SUBREAPER = 36
-_LONGEST_NAME = 15
+_MAX_NAME_LENGTH = 15
 """PR_SET_NAME: "up to 16 bytes long, including the terminating null byte"."""
 
 
@@ -24,7 +24,7 @@ def adopt_orphans() -> None:
 
 def name_process(name: str) -> None:
     """What `ps -o comm` and `top` call this process. Raises OSError."""
-    _prctl("PR_SET_NAME", _SET_NAME, ctypes.c_char_p(name.encode()[:_LONGEST_NAME]))
+    _prctl("PR_SET_NAME", _SET_NAME, ctypes.c_char_p(name.encode()[:_MAX_NAME_LENGTH]))
 
 
 def _prctl(name: str, option: int, value: object) -> None:

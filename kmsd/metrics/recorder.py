@@ -21,8 +21,8 @@ _SUM = HISTOGRAM - 1
 class Meter:
     """Counts requests; implements `kmsd.wire.endpoint.Meter`. One for each worker."""
 
-    def __init__(self, figures: memoryview[float]) -> None:
-        self._figures = figures
+    def __init__(self, values: memoryview[float]) -> None:
+        self._figures = values
         self._places = {target: (LAYOUT.requests[target], LAYOUT.latencies[target]) for target in LAYOUT.requests}
         self._unknown = self._places[""]
         self._codes = {code: number for number, code in enumerate(CODES)}
@@ -40,8 +40,8 @@ class Meter:
 class MetricsPublisher:
     """Carries figures that others keep into the share, so that those who count need not know of it."""
 
-    def __init__(self, figures: memoryview[float]) -> None:
-        self._figures = figures
+    def __init__(self, values: memoryview[float]) -> None:
+        self._figures = values
         self._seen: dict[int, float] = {}
 
     def add(self, place: int, total: float) -> None:

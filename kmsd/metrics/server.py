@@ -31,11 +31,11 @@ from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
 from kmsd.metrics.shared_memory import SharedMetrics
 from kmsd.ports import StoreError
 from kmsd.wire.http.messages import Request, Response
-from kmsd.wire.http.server import Limits, Listener, serve
+from kmsd.wire.http.server import Listener, TransportLimits, serve
 
 _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
-LIMITS = Limits(connections=64, body_bytes=1024)
+LIMITS = TransportLimits(connections=64, body_bytes=1024)
 
 log = structlog.get_logger()
 

@@ -67,13 +67,13 @@ class WorkerSlot:
             raise _other_release()
         number = self._take()
         self._memory = mmap.mmap(self._descriptor, SHARES * BYTES)
-        self.figures = memoryview(self._memory)[number * BYTES : (number + 1) * BYTES].cast("d")
-        if self.figures[0] not in (0.0, LAYOUT.fingerprint):
+        self.values = memoryview(self._memory)[number * BYTES : (number + 1) * BYTES].cast("d")
+        if self.values[0] not in (0.0, LAYOUT.fingerprint):
             raise _other_release()
         for place in LAYOUT.gauges.values():
-            self.figures[place] = 0.0
-        self.figures[LAYOUT.counters["starts"]] += 1.0
-        self.figures[0] = LAYOUT.fingerprint
+            self.values[place] = 0.0
+        self.values[LAYOUT.counters["starts"]] += 1.0
+        self.values[0] = LAYOUT.fingerprint
 
     def _take(self) -> int:
         for number in range(SHARES):

@@ -28,8 +28,8 @@ class WorkerMetrics:
     """Counts, if the parent has made memory for it; else does nothing, at no cost."""
 
     def __init__(self, share: WorkerSlot | None) -> None:
-        self._publisher = None if share is None else MetricsPublisher(share.figures)
-        self.meter: AnyMeter = NO_METER if share is None else Meter(share.figures)
+        self._publisher = None if share is None else MetricsPublisher(share.values)
+        self.meter: AnyMeter = NO_METER if share is None else Meter(share.values)
 
     @classmethod
     def begin(cls, memory: int | None) -> WorkerMetrics:
@@ -40,7 +40,7 @@ class WorkerMetrics:
             log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)
 
-    async def run(self, rooms: Components, server: Server, readiness: Readiness) -> None:
+    async def run(self, components: Components, server: Server, readiness: Readiness) -> None:
         """Publish again and again until cancelled, and then once more."""
         publisher = self._publisher
         if publisher is None:
@@ -51,24 +51,24 @@ class WorkerMetrics:
                 if time.monotonic() - probed >= PROBE_SECONDS:
                     probed = time.monotonic()
                     publisher.probed(await readiness.states())
-                _publish(publisher, rooms, server)
+                _publish(publisher, components, server)
                 await asyncio.sleep(PUBLISH_SECONDS)
         except Exception:
             # What was counted stays; that nothing is added any more shows as a heart that does not beat.
             log.exception("metrics are not published any more")
         finally:
-            _publish(publisher, rooms, server)
+            _publish(publisher, components, server)
 
 
-def _publish(publisher: MetricsPublisher, rooms: Components, server: Server) -> None:
+def _publish(publisher: MetricsPublisher, components: Components, server: Server) -> None:
     """Some hundred additions, once a second."""
     publisher.refusals(server.refusals)
     publisher.set("connections", server.connections)
-    if isinstance(rooms.token, Pkcs11Token):
-        publisher.token(rooms.token.counters)
-    if isinstance(rooms.store, SqliteStore):
-        hits, misses = rooms.store.cache_use
+    if isinstance(components.token, Pkcs11Token):
+        publisher.token(components.token.counters)
+    if isinstance(components.store, SqliteStore):
+        hits, misses = components.store.cache_use
         publisher.count("hits:store", hits)
         publisher.count("misses:store", misses)
-    publisher.audit(*rooms.sink.statistics)
+    publisher.audit(*components.sink.statistics)
     publisher.set("heartbeat", time.time())

@@ -125,7 +125,7 @@ class OnAlias(Access, frozen=True):
         """Raises ValidationException for a name without the prefix."""
         name = getattr(request, self.member)
         check_prefix(name)
-        return (Target(arn=call.world.place.alias(call.caller.account, name)),)
+        return (Target(arn=call.dependencies.arns.alias(call.caller.account, name)),)
 
 
 class OnAliasKey(_OfKey, frozen=True):
@@ -169,7 +169,7 @@ class OnNewKey(Access, frozen=True):
         """Return `key/*`, which stands for the key that is still to be made."""
         if not getattr(request, self.when):
             return ()
-        return (Target(arn=call.world.place.key(call.caller.account, "*")),)
+        return (Target(arn=call.dependencies.arns.key(call.caller.account, "*")),)
 
 
 class Unrestricted(Access, frozen=True):
@@ -192,8 +192,8 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
 
     Of another account nothing is told: what is not there is found as `absent`, and refused like what is forbidden.
     """
-    place = call.world.place
-    name = parse_key_name(text, caller_account=call.caller.account, place=place, aliases=aliases)
+    place = call.dependencies.arns
+    name = parse_key_name(text, caller_account=call.caller.account, arns=place, aliases=aliases)
     if name.alias:
         return await _find_alias_key(name, call)
     key = await _key_of(name.key_id, call, account=name.account)
@@ -206,7 +206,7 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
 
 async def _key_of(key_id: str, call: Call, *, account: str | None = None) -> Key | None:
     """A key that exists now; of this account only, if one is given."""
-    key = await call.books.key(key_id)
+    key = await call.reader.key(key_id)
     if key is None or account not in (None, key.account) or not key.exists_at(call.now):
         return None
     return key
@@ -232,8 +232,8 @@ async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call:
 
 async def _find_alias_key(name: KeyName, call: Call) -> Target:
     """The key behind an alias."""
-    arn = call.world.place.alias(name.account, name.alias)
-    alias = await call.books.alias(name.account, name.alias)
+    arn = call.dependencies.arns.alias(name.account, name.alias)
+    alias = await call.reader.alias(name.account, name.alias)
     key = None if alias is None else await _key_of(alias.key_id, call, account=name.account)
     if name.account != call.caller.account:
         return _foreign(arn, name, key, call)
@@ -253,7 +253,7 @@ def _stand_in(account: str, call: Call) -> Key:
 
     Always by the same id: whoever makes up ids fills no cache.
     """
-    place = call.world.place
+    place = call.dependencies.arns
     return Key(
         key_id=_NO_KEY,
         account=account,

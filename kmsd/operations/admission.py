@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.authz.evaluate import is_settled
+from kmsd.authz.evaluate import is_unconditional
 from kmsd.authz.request import AuthorizationRequest, Denied
 from kmsd.custody import grant_tokens
 from kmsd.errors import AccessDeniedException
@@ -27,7 +27,7 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
     """
     tokens = getattr(request, "grant_tokens", None)
     if tokens:
-        await grant_tokens.check(tokens, call.books, await call.service_box())
+        await grant_tokens.check(tokens, call.reader, await call.service_box())
     reached: list[tuple[Access, Target]] = []
     for access in operation.access:
         for target in await access.find(request, call):
@@ -55,9 +55,9 @@ async def _permit(
         raise _absent(target, query)
     if isinstance(decision, Denied):
         raise AccessDeniedException(_concealed(target, query) or decision.message, detail=decision.reason)
-    if key is not None and remembers and is_settled(query, decision):
+    if key is not None and remembers and is_unconditional(query, decision):
         put(query.action, key, caller, decision)
-    target.decision, target.query = decision, query
+    target.decision, target.authorization_request = decision, query
 
 
 def _absent(target: Target, query: AuthorizationRequest) -> AccessDeniedException:
@@ -101,7 +101,7 @@ async def authorization_request(
         resource=target.arn,
         resource_account=key.account,
         resource_policy=key.policy,
-        grants=await call.books.grants_to(key.key_id, caller.grantee_names),
+        grants=await call.reader.grants_to(key.key_id, caller.grantee_names),
         encryption_context=context_of(access, request),
         circumstances=await circumstances_of(operation, target, request, call, (key.policy, *policies)),
     )

@@ -18,12 +18,12 @@ async def circumstances_of(
 ) -> Circumstances:
     """Return what is known of one target of a call. Aliases and tags are looked up if one of `policies` may ask."""
     key, source = target.key, call.source
-    aliases, tags = await resource_facts.of_key(call.books, key, policies, call.now)
+    aliases, tags = await resource_facts.of_key(call.reader, key, policies, call.now)
     if target.resource_tags is not None and any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
         tags = await target.resource_tags()
     return Circumstances(
         now=call.now,
-        region=call.world.place.region,
+        region=call.dependencies.arns.region,
         address=source.address,
         user_agent=source.user_agent,
         is_secure=source.tls_version is not None,

@@ -3,7 +3,7 @@
 The rule for their end: an entry holds for the very objects that it was made with. The store hands out the same `Key`
 until anything of it changes (its policy, its state), and the same credential until anything of that or of its user's
 policies does; a new object is a new question. What depends on a request's conditions or on grants is never kept here.
-All entries go when there are `MOST`.
+All entries go when there are `MAX_DECISIONS`.
 """
 
 from __future__ import annotations

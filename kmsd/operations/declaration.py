@@ -120,7 +120,7 @@ class Target(msgspec.Struct):
     """Whether `key` only stands for one that is not there: nothing permits it, and admission takes it away."""
     decision: Allowed | None = None
     """The statement or grant that allows it."""
-    query: AuthorizationRequest | None = None
+    authorization_request: AuthorizationRequest | None = None
     """What that decision answers; None where the decision was remembered (`kmsd.operations.decision_cache`)."""
     resource: object | None = None
     """What was found, if it is no key."""
@@ -149,8 +149,8 @@ class ClientInfo(msgspec.Struct, frozen=True):
 class Dependencies(msgspec.Struct):
     """What every call of this process shares."""
 
-    place: ArnScope
-    limits: Quotas
+    arns: ArnScope
+    quotas: Quotas
     store: Store
     token: Token
     import_token: Token | None = None
@@ -170,12 +170,12 @@ class Dependencies(msgspec.Struct):
 class Call(msgspec.Struct, eq=False):
     """One call: who asks, when, and what was found for it."""
 
-    world: Dependencies
+    dependencies: Dependencies
     caller: Caller
     source: ClientInfo
     request_id: str
     now: datetime
-    books: Reader
+    reader: Reader
     """What to read; within a writing operation, the transaction."""
     targets: list[Target] = []
     prepared: Any = None
@@ -214,18 +214,18 @@ class Call(msgspec.Struct, eq=False):
     @property
     def token(self) -> Token:
         """The token."""
-        return self.world.token
+        return self.dependencies.token
 
     @property
     def transaction(self) -> Transaction:
         """The transaction of a writing operation."""
-        if not hasattr(self.books, "insert_key"):
+        if not hasattr(self.reader, "insert_key"):
             raise LookupError("this operation does not write")
-        return self.books  # type: ignore[return-value] # a Transaction is a Reader that can insert
+        return self.reader  # type: ignore[return-value] # a Transaction is a Reader that can insert
 
     async def service_box(self) -> ServiceSealer:
         """The box for markers and tokens of the API."""
-        return await ServiceSealer.of(self.books, self.token)
+        return await ServiceSealer.of(self.reader, self.token)
 
 
 Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]

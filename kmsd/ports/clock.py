@@ -31,7 +31,7 @@ class TrustedClock(Clock, Protocol):
         """What is believed of the time of day, whatever becomes of the wall clock since the last look."""
         ...
 
-    async def refresh(self, books: Reader) -> ClockAssessment:
+    async def refresh(self, reader: Reader) -> ClockAssessment:
         """Judge the clock by what the store remembers. Raises `StoreUnavailable`."""
         ...
 

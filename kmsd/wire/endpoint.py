@@ -109,11 +109,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         try:
             if protocol.service is None:
                 raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
-            region = self.pipeline.world.place.region
+            region = self.pipeline.dependencies.arns.region
             # By the wall clock: one that ran ahead and was set right again must not shut everybody out.
             signed = now if self.wall is None else self.wall.now()
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
-            caller, books = await self._authenticated(claim, now)
+            caller, reader = await self._authenticated(claim, now)
             question = protocol.route(request)
             if self.rates is not None and not self.rates.allow(
                 question.operation, caller.caller.principal_arn, monotonic()
@@ -130,14 +130,14 @@ class Endpoint(msgspec.Struct, frozen=True):
                 caller=None if caller is None else caller.caller,
             )
         claim = None  # it has the body too
-        await self.pipeline.lockstep.yield_to_cohort()
+        await self.pipeline.cohorts.yield_to_cohort()
         response = await self.pipeline.run(
             question.operation,
             question.decode,
             caller=caller,
             source=source,
             request_id=request_id,
-            books=books,
+            reader=reader,
             now=now,
         )
         return question.render(response, request_id)
@@ -148,9 +148,9 @@ class Endpoint(msgspec.Struct, frozen=True):
         Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
         """
         try:
-            books = await self.pipeline.world.store.read()
+            reader = await self.pipeline.dependencies.store.read()
             scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
-            caller, key = await self.credentials.identify(books, scope, claim.session_token, now)
+            caller, key = await self.credentials.identify(reader, scope, claim.session_token, now)
         except UnrecognizedClientException:
             # As much work as for a wrong signature: an access key's existence shows in neither answer nor time.
             reject_unknown_key(claim)
@@ -158,7 +158,7 @@ class Endpoint(msgspec.Struct, frozen=True):
             raise
         except Exception as exc:
             raise as_service_error(exc) from exc
-        return authenticate(claim, key, caller), books
+        return authenticate(claim, key, caller), reader
 
     async def _refused(
         self,
@@ -177,7 +177,7 @@ class Endpoint(msgspec.Struct, frozen=True):
             audit.record_of_refusal,
             now=now,
             request_id=request_id,
-            place=self.pipeline.world.place,
+            arns=self.pipeline.dependencies.arns,
             source=source,
             event_source=service.event_source,
             event_name=protocol.name or "Unknown",

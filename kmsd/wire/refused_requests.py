@@ -26,7 +26,7 @@ class RefusedRequestLog(msgspec.Struct):
     """
 
     sink: AuditSink
-    place: ArnScope
+    arns: ArnScope
     book: RefusalSampler = msgspec.field(default_factory=lambda: RefusalSampler(PER_SECOND))
     _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
@@ -53,7 +53,7 @@ class RefusedRequestLog(msgspec.Struct):
         tally = self.book.hand_over()
         if tally is not None:
             try:
-                await self.sink.append(record_of_refusals(place=self.place, tally=tally))
+                await self.sink.append(record_of_refusals(arns=self.arns, tally=tally))
                 self._failing = ""
             except AuditUnavailable as exc:
                 self.book.restore(tally)

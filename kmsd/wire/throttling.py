@@ -16,7 +16,7 @@ import msgspec
 from kmsd.operations.declaration import KMS, Operation
 from kmsd.services import OPERATIONS
 
-MOST_KNOWN = 4096
+MAX_PRINCIPALS = 4096
 """Principals of a class that are remembered before the idle ones are forgotten."""
 
 
@@ -54,7 +54,7 @@ class _Bucket(msgspec.Struct):
     """Seconds' worth of calls that may come at once."""
     full_at: dict[str, float]
     """By principal: when its bucket is full again."""
-    most: int = MOST_KNOWN
+    most: int = MAX_PRINCIPALS
 
     def take(self, principal: str, now: float) -> bool:
         full_at = self.full_at.get(principal, now)
@@ -68,7 +68,7 @@ class _Bucket(msgspec.Struct):
     def _forget(self, now: float) -> None:
         """Drop full buckets: they are what a new principal begins with. Twice what is left may come before the next."""
         self.full_at = {name: at for name, at in self.full_at.items() if at > now}
-        self.most = max(MOST_KNOWN, 2 * len(self.full_at))
+        self.most = max(MAX_PRINCIPALS, 2 * len(self.full_at))
 
 
 class Throttle:

@@ -67,13 +67,13 @@ async def questions(pipe: Pipe) -> AsyncIterator[None]:
 
 
 async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
-    async with open_components(configuration.load(path), writer) as rooms:
-        pipeline = rooms.pipeline if audited else replace(rooms.pipeline, sink=NoSink())
-        place = pipeline.world.place
+    async with open_components(configuration.load(path), writer) as components:
+        pipeline = components.pipeline if audited else replace(components.pipeline, sink=NoSink())
+        place = pipeline.dependencies.arns
         refusals = RefusedRequestLog(pipeline.sink, place)
-        front = Endpoint(pipeline, CredentialStore(rooms.token, place, signing_key), Readiness({}), refusals)
+        front = Endpoint(pipeline, CredentialStore(components.token, place, signing_key), Readiness({}), refusals)
         sock = bind_tcp("127.0.0.1", 0)
-        server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
+        server = await serve(front.handle, [Listener(sock)], cohorts=pipeline.cohorts)
         pipe.send(sock.getsockname()[1])
         async for _ in questions(pipe):
             usage = resource.getrusage(resource.RUSAGE_SELF)

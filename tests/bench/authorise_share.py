@@ -49,15 +49,17 @@ def big_policy(user: str) -> str:
 
 async def query_of(place: House, user: Any, key_id: str) -> AuthorizationRequest:
     """What the pipeline asks for this request."""
-    books = await place.rooms.store.read()
-    access_key = await books.access_key(user.access_key_id)
+    reader = await place.components.store.read()
+    access_key = await reader.access_key(user.access_key_id)
     assert access_key is not None
-    caller = CredentialStore(place.rooms.token, place.rooms.pipeline.world.place, signing_key)._caller(access_key)
+    caller = CredentialStore(place.components.token, place.components.pipeline.dependencies.arns, signing_key)._caller(
+        access_key
+    )
     source = ClientInfo("127.0.0.1", "bench", None)
-    call = Call(place.rooms.pipeline.world, caller, source, "", place.clock.now(), books)
+    call = Call(place.components.pipeline.dependencies, caller, source, "", place.clock.now(), reader)
     request = encrypt.Request(key_id=key_id, plaintext=b"x" * 32, encryption_context={"tenant": "mine"})
     await admission.admit(encrypt.OPERATION, request, call)
-    query = call.targets[0].query
+    query = call.targets[0].authorization_request
     assert query is not None
     return query
 

@@ -78,17 +78,17 @@ def alone(act: Callable[[], object]) -> float:
 class Parts:
     """An Encrypt, taken apart."""
 
-    rooms: Components
+    components: Components
     front: Endpoint
     fresh: Callable[[], Request]
 
     async def measure(self) -> dict[str, Any]:
         """All layers, and the whole."""
-        front, world = self.front, self.rooms.pipeline.world
+        front, world = self.front, self.components.pipeline.dependencies
         request = self.fresh()
-        at, place = front.pipeline.clock.now(), world.place
+        at, place = front.pipeline.clock.now(), world.arns
         claim = sigv4.parse(request.received, region=place.region, services=("kms",), now=at)
-        caller, books = await front._authenticated(claim, at)
+        caller, reader = await front._authenticated(claim, at)
         layers = {
             "reading the signature": alone(
                 lambda: sigv4.parse(request.received, region=place.region, services=("kms",), now=at)
@@ -99,18 +99,22 @@ class Parts:
         questions = iter([protocol_of(one).route(one) for one in (self.fresh() for _ in range(RUNS * A_RUN))])
         layers["decoding and validating"] = alone(lambda: next(questions).decode())
         question = protocol_of(again := self.fresh()).route(again)
-        layers |= await self._behind(question, question.decode(), caller, source_of(request), books)
+        layers |= await self._behind(question, question.decode(), caller, source_of(request), reader)
         together = {f"{calls} at once": await self._together(calls) for calls in TOGETHER}
         return {"alone": layers, "sum": round(sum(layers.values()), 1), "whole, with its dispatch": together}
 
     async def _behind(
-        self, question: RoutedRequest, asked: msgspec.Struct, caller: Caller, source: ClientInfo, books: Reader
+        self, question: RoutedRequest, asked: msgspec.Struct, caller: Caller, source: ClientInfo, reader: Reader
     ) -> dict[str, float]:
         """From the decoded request to the answer."""
-        operation, world, at = question.operation, self.rooms.pipeline.world, self.front.pipeline.clock.now()
+        operation, world, at = (
+            question.operation,
+            self.components.pipeline.dependencies,
+            self.front.pipeline.clock.now(),
+        )
 
         def call() -> Call:
-            return Call(world, caller, source, "x" * 36, at, books)
+            return Call(world, caller, source, "x" * 36, at, reader)
 
         admitted = call()
         await admit(operation, asked, admitted)
@@ -135,26 +139,26 @@ class Parts:
 
     async def _together(self, calls: int) -> float:
         """Microseconds of one of several, which go in lockstep where there are enough."""
-        loop, lockstep, took = asyncio.get_running_loop(), self.front.pipeline.lockstep, []
+        loop, cohorts, took = asyncio.get_running_loop(), self.front.pipeline.cohorts, []
         for _ in range(RUNS):
             requests = [self.fresh() for _ in range(calls)]
-            lockstep.in_flight = calls
+            cohorts.in_flight = calls
             begun = time.perf_counter()
             for task in [loop.create_task(self.front.handle(request)) for request in requests]:
                 await task
             took.append((time.perf_counter() - begun) / calls)
-        lockstep.in_flight = 0
+        cohorts.in_flight = 0
         return quickest(took)
 
 
 async def measure(daemon: Daemon, key_id: str) -> dict[str, Any]:
     """Of one daemon's data."""
-    async with open_components(configuration.load(daemon.config), "layers") as rooms:
-        pipeline = replace(rooms.pipeline, sink=NoSink())
-        place = pipeline.world.place
+    async with open_components(configuration.load(daemon.config), "layers") as components:
+        pipeline = replace(components.pipeline, sink=NoSink())
+        place = pipeline.dependencies.arns
         front = Endpoint(
             pipeline,
-            CredentialStore(rooms.token, place, signing_key),
+            CredentialStore(components.token, place, signing_key),
             Readiness({}),
             RefusedRequestLog(pipeline.sink, place),
         )
@@ -167,7 +171,7 @@ async def measure(daemon: Daemon, key_id: str) -> dict[str, Any]:
         assert (await front.handle(fresh())).status == 200
         gc.collect()
         gc.freeze()
-        return await Parts(rooms, front, fresh).measure()
+        return await Parts(components, front, fresh).measure()
 
 
 def run(folder: Path) -> dict[str, Any]:

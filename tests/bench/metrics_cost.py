@@ -35,10 +35,10 @@ def main() -> None:
     board = SharedMetrics()
     shares = [WorkerSlot(board.descriptor) for _ in range(2)]
     for share in shares:
-        meter = Meter(share.figures)
+        meter = Meter(share.values)
         for target in TARGETS:
             meter.answered(target, "OK", 0.0003)
-    meter = Meter(shares[0].figures)
+    meter = Meter(shares[0].values)
     per_request = measured(lambda: meter.answered("TrentService.Encrypt", "OK", 0.0003), COUNT)
     empty = measured(lambda: None, COUNT)
 

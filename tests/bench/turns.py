@@ -62,14 +62,17 @@ class Beats:
 
 async def _serve(path: Path, pipe: Pipe) -> None:
     """Serve until told to stop; tell how late the beats have been since the last question."""
-    async with open_components(configuration.load(path), "turns") as rooms:
-        pipeline = rooms.pipeline
-        refusals = RefusedRequestLog(pipeline.sink, pipeline.world.place)
+    async with open_components(configuration.load(path), "turns") as components:
+        pipeline = components.pipeline
+        refusals = RefusedRequestLog(pipeline.sink, pipeline.dependencies.arns)
         front = Endpoint(
-            pipeline, CredentialStore(rooms.token, pipeline.world.place, signing_key), Readiness({}), refusals
+            pipeline,
+            CredentialStore(components.token, pipeline.dependencies.arns, signing_key),
+            Readiness({}),
+            refusals,
         )
         sock = bind_tcp("127.0.0.1", 0)
-        server = await serve(front.handle, [Listener(sock)], lockstep=pipeline.lockstep)
+        server = await serve(front.handle, [Listener(sock)], cohorts=pipeline.cohorts)
         freeze_gc()
         pipe.send(sock.getsockname()[1])
         beats = Beats()

@@ -70,9 +70,9 @@ async def test_the_method_that_meets_a_conflict_raises_it(stores: tuple[SqliteSt
     with pytest.raises(StoreConflict):
         await doom()
     assert reached == ["inserted"]
-    books = await first.read()
-    assert await books.token_object(fresh.object_id) is None
-    found = await books.token_object(known)
+    reader = await first.read()
+    assert await reader.token_object(fresh.object_id) is None
+    found = await reader.token_object(known)
     assert found is not None
     assert found.status is MaterialStatus.CREATING
 

@@ -63,9 +63,9 @@ async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> No
             assert await transaction.count_import_failure(made.object_id) == count
     async with store.write() as transaction:
         await import_parameters.mark_destroying(transaction, made.object_id)
-    books = await store.read()
-    assert await books.wrapping_key(made.object_id) is None
-    row = await books.token_object(made.object_id)
+    reader = await store.read()
+    assert await reader.wrapping_key(made.object_id) is None
+    row = await reader.token_object(made.object_id)
     assert row is not None
     assert (row.status, row.token) == (MaterialStatus.DESTROYING, TokenName.IMPORT)
     for act in ("count_import_failure", "forget_wrapping_key"):
@@ -119,9 +119,9 @@ async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteSto
     )
 
     async def orphaned() -> tuple[bool, bool]:
-        books = await store.read()
-        rows = {row.object_id: row.owner_is_dead for row in await books.token_objects()}
-        one = await books.token_object(foreign)
+        reader = await store.read()
+        rows = {row.object_id: row.owner_is_dead for row in await reader.token_objects()}
+        one = await reader.token_object(foreign)
         assert one is not None
         assert one.owner_is_dead == rows[foreign]
         return rows[own], rows[foreign]

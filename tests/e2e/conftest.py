@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import uvloop
 
-from kmsd.wire.http.server import Limits, Listener, bind_tcp, serve
+from kmsd.wire.http.server import Listener, TransportLimits, bind_tcp, serve
 from tests.transport_site import LIMITS, Site, Start
 
 
@@ -26,7 +26,7 @@ async def start() -> AsyncIterator[Start]:
     """Start servers on free ports; all are stopped afterwards, and none reported a failure that was not asked for."""
     sites: list[Site] = []
 
-    async def starter(limits: Limits = LIMITS) -> Site:
+    async def starter(limits: TransportLimits = LIMITS) -> Site:
         site = Site()
         sock = bind_tcp("127.0.0.1", 0)
         site.listening, site.port = sock, sock.getsockname()[1]

@@ -49,15 +49,15 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
     """What a reconcile finds that has nobody, once an earlier one has settled what it could."""
     config = configuration.load(daemon.config)
     found: dict[str, list[str]] = {}
-    async with open_components(config, "test") as rooms:
-        assert rooms.import_token is not None
-        for name, token in ((TokenName.MAIN, rooms.token), (TokenName.IMPORT, rooms.import_token)):
+    async with open_components(config, "test") as components:
+        assert components.import_token is not None
+        for name, token in ((TokenName.MAIN, components.token), (TokenName.IMPORT, components.import_token)):
             for _ in range(2):
-                report = await reconcile.run_once(rooms.store, token, datetime.now(UTC), name=name)
+                report = await reconcile.run_once(components.store, token, datetime.now(UTC), name=name)
             for kind in reconcile.ReconcileReport.__slots__:
                 if getattr(report, kind):
                     found[f"{name} {kind}"] = [str(item) for item in getattr(report, kind)]
-        rows = await (await rooms.store.read()).token_objects()
+        rows = await (await components.store.read()).token_objects()
         unsettled = [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]
         if unsettled:
             found["rows"] = unsettled

@@ -30,7 +30,7 @@ from tests.units import Unit
 RELOADS = int(os.environ.get("KMSD_TEST_RELOADS", "2"))
 RELOADS_OVER_TLS = int(os.environ.get("KMSD_TEST_RELOADS", "1"))
 CONNECTIONS = int(os.environ.get("KMSD_TEST_CONNECTIONS", "16"))
-LONGEST = 60 + 10 * RELOADS
+MAX_SECONDS = 60 + 10 * RELOADS
 SERVICE = Path(__file__).parents[2] / "systemd" / "kmsd.service"
 
 
@@ -102,12 +102,12 @@ def with_tls(daemon: Daemon, folder: Path) -> Path:
     return certificate
 
 
-@pytest.mark.timeout(LONGEST + 120)
+@pytest.mark.timeout(MAX_SECONDS + 120)
 def test_reload_under_load(tmp_path: Path) -> None:
     """No request fails, every worker is another, and each answer is in the trail, which holds."""
     with provisioned(tmp_path, workers=2) as daemon:
         start(daemon)
-        with Load(Plan(daemon.endpoint, encryption(daemon, new_key(daemon)), CONNECTIONS, LONGEST)) as running:
+        with Load(Plan(daemon.endpoint, encryption(daemon, new_key(daemon)), CONNECTIONS, MAX_SECONDS)) as running:
             eventually(lambda: all_connected(daemon), daemon)
             first_workers = set(daemon.workers())
             for _ in range(RELOADS):
@@ -124,7 +124,7 @@ def test_reload_under_load(tmp_path: Path) -> None:
         daemon.cli("audit", "verify")
 
 
-@pytest.mark.timeout(LONGEST + 120)
+@pytest.mark.timeout(MAX_SECONDS + 120)
 def test_reload_under_load_over_tls(tmp_path: Path) -> None:
     """As over plain HTTP; and the certificate is another afterwards, the first one's clients noticing nothing."""
     with provisioned(tmp_path, workers=2) as daemon:
@@ -140,7 +140,7 @@ def test_reload_under_load_over_tls(tmp_path: Path) -> None:
         (tmp_path / "second").mkdir()
         second, second_key = self_signed(tmp_path / "second", "kmsd test 2")
         trusted.write_bytes(first.read_bytes() + second.read_bytes())
-        plan = Plan(endpoint, encryption(daemon, key_id, endpoint), CONNECTIONS, LONGEST, str(trusted))
+        plan = Plan(endpoint, encryption(daemon, key_id, endpoint), CONNECTIONS, MAX_SECONDS, str(trusted))
         before = served_certificate(daemon)
         with Load(plan) as running:
             eventually(lambda: all_connected(daemon), daemon)

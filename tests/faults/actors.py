@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from tests.clients import Credentials
 from tests.daemon import Daemon
 
-MOST_ROTATIONS = 4
+MAX_ROTATIONS = 4
 
 
 class Stopped(Exception):

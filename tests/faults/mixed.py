@@ -23,9 +23,9 @@ from tests.faults.actors import Actor, Stopped
 from tests.imports import external_key, parameters, state_of
 from tests.logs import messages, millis
 
-MOST_ROTATIONS = 4
-MOST_BLOBS = 5
-MOST_KEYS = 3
+MAX_ROTATIONS = 4
+MAX_BLOBS = 5
+MAX_KEYS = 3
 """Of an actor at a time; older ones are left alone, and looked at in the end."""
 
 
@@ -98,7 +98,7 @@ class KeyActor(Actor):
 
     def step(self) -> None:
         """One act on a key, or a new key."""
-        active = self.keys[-MOST_KEYS:]
+        active = self.keys[-MAX_KEYS:]
         if not active or self.chance.random() < 0.015:
             self.create()
             return
@@ -135,8 +135,8 @@ class KeyActor(Actor):
     def encrypt(self, book: KeyBook) -> None:
         text = self.chance.randbytes(32)
         blob = self.call(self.kms.encrypt, KeyId=book.key_id, Plaintext=text)["CiphertextBlob"]
-        if len(book.blobs) >= MOST_BLOBS:
-            book.blobs.pop(self.chance.randrange(1, MOST_BLOBS))  # the oldest is kept
+        if len(book.blobs) >= MAX_BLOBS:
+            book.blobs.pop(self.chance.randrange(1, MAX_BLOBS))  # the oldest is kept
         book.blobs.append((blob, text))
 
     def decrypt(self, book: KeyBook) -> None:
@@ -177,7 +177,7 @@ class KeyActor(Actor):
         book.grant_ids[name] = made["GrantId"]
 
     def rotate(self, book: KeyBook) -> None:
-        if book.now.rotations < MOST_ROTATIONS:
+        if book.now.rotations < MAX_ROTATIONS:
             after = replace(book.now, rotations=book.now.rotations + 1)
             self.change(book, after, self.kms.rotate_key_on_demand, KeyId=book.key_id)
 
@@ -206,7 +206,7 @@ class KeyActor(Actor):
 
     def settle(self) -> None:
         """Those at hand."""
-        for book in self.keys[-MOST_KEYS:]:
+        for book in self.keys[-MAX_KEYS:]:
             book.settle(self.kms)
 
     def settle_all(self) -> None:

@@ -127,8 +127,8 @@ def confirm(house: House) -> None:
     from kmsd.domain.trusted_time import Uptime, confirmed  # noqa: PLC0415
 
     async def write() -> None:
-        async with house.rooms.store.write() as transaction:
-            reading = confirmed(house.clock.now(), Uptime(house.rooms.watch.boot, house.clock.uptime()))
+        async with house.components.store.write() as transaction:
+            reading = confirmed(house.clock.now(), Uptime(house.components.watch.boot, house.clock.uptime()))
             await transaction.put_clock_reading(reading)
 
     house.run(write())
@@ -150,8 +150,10 @@ def test_a_lease_from_the_future_is_void(house: House) -> None:
     house.clock.set(days=40)
     house.tick()
     house.clock.set(days=-40)
-    rooms = house.rooms
-    other = Scheduler(rooms.store, rooms.token, rooms.watch, rooms.record_job, "other", watch=rooms.watch)
+    components = house.components
+    other = Scheduler(
+        components.store, components.token, components.watch, components.record_job, "other", watch=components.watch
+    )
     assert house.run(other._hold()) is True
 
 

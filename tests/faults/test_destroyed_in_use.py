@@ -21,7 +21,7 @@ CHANCE = random.Random(20261129)  # noqa: S311 (moments, no secrets)
 def test_a_wrapping_key_is_destroyed_while_blobs_are_tried(tmp_path: Path) -> None:
     """SoftHSM 2.6.1 crashes when it loses the key in the middle of C_UnwrapKey: calls under way are waited for."""
     with house(tmp_path) as found:
-        told = found.run(rounds_of_unwrapping(found.rooms.token))
+        told = found.run(rounds_of_unwrapping(found.components.token))
     assert told["NoSuchObject"] == ROUNDS * CALLERS
     assert told["UnwrapFailed"] > ROUNDS
 
@@ -72,7 +72,7 @@ def test_a_key_is_destroyed_while_it_encrypts(tmp_path: Path) -> None:
         return ended
 
     with house(tmp_path) as found:
-        assert found.run(rounds(found.rooms.token)) == 4 * ROUNDS * CALLERS
+        assert found.run(rounds(found.components.token)) == 4 * ROUNDS * CALLERS
 
 
 async def destroyed_beside(token: Any, object_id: bytes, work: Any) -> None:

@@ -95,7 +95,7 @@ class Scene:
 @contextmanager
 def locked(house: House) -> Iterator[None]:
     """Another process writes, and does not come to an end."""
-    store: Any = house.rooms.store
+    store: Any = house.components.store
     store._writing.execute("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(house.config.database, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -120,13 +120,13 @@ def no_trail(house: House) -> Iterator[None]:
 
 def without_material(scene: Scene) -> str:
     """The token has lost the key's object."""
-    books = scene.house.run(scene.house.rooms.store.read())
+    reader = scene.house.run(scene.house.components.store.read())
     key = scene.house.run(
-        books.key(scene.request.get("KeyId") or scene.request.get("DestinationKeyId") or scene.key_id)
+        reader.key(scene.request.get("KeyId") or scene.request.get("DestinationKeyId") or scene.key_id)
     )
     assert key is not None
     assert key.current_material is not None
-    scene.house.run(scene.house.rooms.token.destroy(key.current_material.material_id))
+    scene.house.run(scene.house.components.token.destroy(key.current_material.material_id))
     return scene.code()
 
 

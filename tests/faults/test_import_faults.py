@@ -79,7 +79,7 @@ class FailingStore(Failing):
 @contextmanager
 def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
     """Let the daemon work with the failing port."""
-    world = house.rooms.pipeline.world
+    world = house.components.pipeline.dependencies
     real = getattr(world, member)
     force_setattr(world, member, failing)
     try:
@@ -90,11 +90,13 @@ def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
 
 def settle(house: House) -> None:
     """Reconcile without grace; then store and tokens must agree to the object, and nothing is missing."""
-    rooms = house.rooms
-    assert rooms.import_token is not None
-    for name, token in ((TokenName.MAIN, rooms.token), (TokenName.IMPORT, rooms.import_token)):
-        house.run(reconcile.run_once(rooms.store, token, house.clock.now(), grace=timedelta(0), name=name))
-        report = house.run(reconcile.run_once(rooms.store, token, house.clock.now(), grace=timedelta(0), name=name))
+    components = house.components
+    assert components.import_token is not None
+    for name, token in ((TokenName.MAIN, components.token), (TokenName.IMPORT, components.import_token)):
+        house.run(reconcile.run_once(components.store, token, house.clock.now(), grace=timedelta(0), name=name))
+        report = house.run(
+            reconcile.run_once(components.store, token, house.clock.now(), grace=timedelta(0), name=name)
+        )
         assert report == reconcile.ReconcileReport()
 
 
@@ -144,7 +146,7 @@ class Case:
 def test_the_token_fails(house: House, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
     """At each of its calls: the import is refused so that it can be tried again, and was none."""
     case = Case(house, "RSAES_OAEP_SHA_256", again=again)
-    failing = Failing(getattr(house.rooms.pipeline.world, member), method, nth, after=after)
+    failing = Failing(getattr(house.components.pipeline.dependencies, member), method, nth, after=after)
     with bent(house, member, failing):
         assert case.bring() in RETRIABLE
     assert failing.failed
@@ -157,7 +159,7 @@ def test_the_token_fails(house: House, member: str, method: str, nth: int, *, ag
 def test_the_store_fails(house: House, nth: int, *, again: bool, after: bool) -> None:
     """At each transaction: the intent, and the one that gives the material to the key."""
     case = Case(house, "RSAES_OAEP_SHA_1", again=again)
-    with bent(house, "store", FailingStore(house.rooms.store, nth, after=after)) as failing:
+    with bent(house, "store", FailingStore(house.components.store, nth, after=after)) as failing:
         assert case.bring() in RETRIABLE
     assert failing.failed
     # A commit of which nobody hears has happened all the same.
@@ -168,7 +170,7 @@ def test_the_store_fails(house: House, nth: int, *, again: bool, after: bool) ->
 def test_undoing_fails_too(house: House, *, after: bool) -> None:
     """Then the doom stands in the store: the next import of the same carries it out and goes on."""
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
-    real = house.rooms.token
+    real = house.components.token
     failing = Failing(Failing(real, "unwrap_key", 2, after=True), "destroy", 1, after=after)
     with bent(house, "token", failing):
         assert case.bring() in RETRIABLE
@@ -189,7 +191,7 @@ def test_an_intent_of_another_process(house: House, *, alive: bool) -> None:
         await token_objects.record_intent(
             store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id
         )
-        await house.rooms.token.generate_key(imported.material_id, imported.algorithm)
+        await house.components.token.generate_key(imported.material_id, imported.algorithm)
         return store
 
     other = house.run(intend_elsewhere())
@@ -208,7 +210,7 @@ def test_an_intent_of_another_process(house: House, *, alive: bool) -> None:
 
 def test_reconcile_knows_whose_intents_are_orphaned(house: House) -> None:
     """Those of an ended process are settled without grace; those of a live one are not."""
-    store, token, now = house.rooms.store, house.rooms.token, house.clock.now()
+    store, token, now = house.components.store, house.components.token, house.clock.now()
 
     async def intend_elsewhere() -> bytes:
         other = SqliteStore(house.config.database)
@@ -229,10 +231,10 @@ def test_deletion_fails(house: House, *, after: bool) -> None:
     """Before the commit nothing happens; after it the doom is certain: another call or reconcile carries it out."""
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    with bent(house, "token", Failing(house.rooms.token, "check", 1, after=after)):
+    with bent(house, "token", Failing(house.components.token, "check", 1, after=after)):
         assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
     assert state_of(case.kms, case.key_id) == "Enabled"
-    with bent(house, "token", Failing(house.rooms.token, "destroy", 1, after=after)):
+    with bent(house, "token", Failing(house.components.token, "destroy", 1, after=after)):
         assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
     assert state_of(case.kms, case.key_id) == "PendingImport"
     assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) == ""
@@ -243,7 +245,7 @@ def test_an_unfinished_deletion_does_not_stop_the_import(house: House) -> None:
     """It is carried out first."""
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    with bent(house, "token", Failing(house.rooms.token, "destroy", 1, after=False)):
+    with bent(house, "token", Failing(house.components.token, "destroy", 1, after=False)):
         code_of(case.kms.delete_imported_key_material, KeyId=case.key_id)
     assert case.bring() == ""
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
@@ -259,7 +261,7 @@ def test_a_wrapping_key_cannot_be_made(house: House, algorithm: str, *, after: b
     house.tick()
     key_id = external_key(kms)
     member = "token" if algorithm == "RSAES_OAEP_SHA_1" else "import_token"
-    failing = Failing(getattr(house.rooms.pipeline.world, member), "generate_wrapping_key", 1, after=after)
+    failing = Failing(getattr(house.components.pipeline.dependencies, member), "generate_wrapping_key", 1, after=after)
     want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
     with bent(house, member, failing):
         assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
@@ -296,7 +298,7 @@ def test_the_material_is_deleted_while_it_is_imported_again(house: House) -> Non
         assert key is not None
         await imported_material.lose(transaction, key)
 
-    with bent(house, "store", Meanwhile(house.rooms.store, 1, delete)) as meanwhile:
+    with bent(house, "store", Meanwhile(house.components.store, 1, delete)) as meanwhile:
         assert case.bring() == ""
     assert meanwhile.failed
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
@@ -316,7 +318,7 @@ def test_the_parameters_end_while_they_are_used(house: House) -> None:
                 if key.key_id == case.key_id:
                     await import_parameters.mark_destroying(transaction, key.object_id)
 
-        with bent(house, "store", Meanwhile(house.rooms.store, 2, doom)) as meanwhile:
+        with bent(house, "store", Meanwhile(house.components.store, 2, doom)) as meanwhile:
             assert case.bring() == error
         assert meanwhile.failed
         assert state_of(case.kms, case.key_id) == "PendingImport"
@@ -329,20 +331,20 @@ def test_the_job_goes_on_when_a_token_fails(house: House) -> None:
     house.tick()
     for algorithm in ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"):
         parameters(kms, external_key(kms), algorithm)
-    tokens = dict(house.rooms.pipeline.world.tokens)
+    tokens = dict(house.components.pipeline.dependencies.tokens)
     broken = {**tokens, TokenName.IMPORT: Failing(tokens[TokenName.IMPORT], "generate_wrapping_key", 1, after=False)}
-    report = house.run(wrapping_keys.run_once(house.rooms.store, broken, house.clock.now(), stock=3))
+    report = house.run(wrapping_keys.run_once(house.components.store, broken, house.clock.now(), stock=3))
     assert (len(report.failed), {key.token for key in house.run(_stock(house))}) == (1, {TokenName.MAIN})
     house.clock.advance(hours=24)
     broken = {**tokens, TokenName.MAIN: Failing(tokens[TokenName.MAIN], "destroy", 1, after=False)}
-    report = house.run(wrapping_keys.run_once(house.rooms.store, broken, house.clock.now(), stock=3))
+    report = house.run(wrapping_keys.run_once(house.components.store, broken, house.clock.now(), stock=3))
     assert len(report.failed) == 1
     assert house.run(_stock(house)) == []
     settle(house)
 
 
 async def _stock(house: House) -> Any:
-    return [key for key in await (await house.rooms.store.read()).wrapping_keys() if key.key_id is None]
+    return [key for key in await (await house.components.store.read()).wrapping_keys() if key.key_id is None]
 
 
 def test_a_late_destruction_spares_what_was_made_anew(house: House) -> None:
@@ -350,7 +352,7 @@ def test_a_late_destruction_spares_what_was_made_anew(house: House) -> None:
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
     imported = house.run(_imported(house, case.key_id))
-    house.run(token_objects.destroy(house.rooms.store, house.rooms.token, imported.material_id))
+    house.run(token_objects.destroy(house.components.store, house.components.token, imported.material_id))
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
     settle(house)
 
@@ -359,10 +361,10 @@ def with_lost_material(house: House) -> tuple[Case, bytes]:
     """A key whose imported material the token has lost, and the object's id."""
     case = Case(house, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    rooms = house.rooms
+    components = house.components
     imported = house.run(_imported(house, case.key_id))
-    house.run(rooms.token.destroy(imported.material_id))
-    report = house.run(reconcile.run_once(rooms.store, rooms.token, house.clock.now()))
+    house.run(components.token.destroy(imported.material_id))
+    report = house.run(reconcile.run_once(components.store, components.token, house.clock.now()))
     assert imported.material_id in report.missing
     assert state_of(case.kms, case.key_id) == "Unavailable"
     return case, bytes(imported.material_id)
@@ -378,7 +380,7 @@ def test_lost_material_is_made_once(house: House) -> None:
     for thread in threads:
         thread.join()
     assert answers == [""] * 8
-    present = [found.object_id for found in house.run(house.rooms.token.list_objects())]
+    present = [found.object_id for found in house.run(house.components.token.list_objects())]
     assert present.count(object_id) == 1
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
     settle(house)
@@ -387,10 +389,10 @@ def test_lost_material_is_made_once(house: House) -> None:
 def test_lost_material_comes_back(house: House) -> None:
     """A key that is Unavailable, because the token lost its object, takes the same material, and no other."""
     case, _ = with_lost_material(house)
-    rooms = house.rooms
+    components = house.components
     other = case.given.members(os.urandom(32))
     assert code_of(case.kms.import_key_material, **other) == "IncorrectKeyMaterialException"
-    with bent(house, "store", FailingStore(rooms.store, 1, after=False)) as failing:
+    with bent(house, "store", FailingStore(components.store, 1, after=False)) as failing:
         assert case.bring() == "KMSInternalException"
     assert failing.failed
     assert state_of(case.kms, case.key_id) == "Unavailable"
@@ -400,4 +402,4 @@ def test_lost_material_comes_back(house: House) -> None:
 
 
 async def _imported(house: House, key_id: str) -> Any:
-    return await (await house.rooms.store.read()).imported_material(key_id)
+    return await (await house.components.store.read()).imported_material(key_id)

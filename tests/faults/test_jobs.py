@@ -38,13 +38,13 @@ class Failing:
 
 def object_ids(house: House) -> set[bytes]:
     """What the token holds."""
-    return {found.object_id for found in house.run(house.rooms.token.list_objects())}
+    return {found.object_id for found in house.run(house.components.token.list_objects())}
 
 
 def settle(house: House) -> reconcile.ReconcileReport:
     """What the next reconcile does."""
     house.clock.advance(minutes=11)
-    return house.run(reconcile.run_once(house.rooms.store, house.rooms.token, house.clock.now()))
+    return house.run(reconcile.run_once(house.components.store, house.components.token, house.clock.now()))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -57,15 +57,17 @@ def test_rotation_survives_a_bad_key(house: House, method: str, *, after: bool) 
         kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
     house.clock.advance(days=91)
     before = object_ids(house)
-    failing: Any = Failing(house.rooms.token, method, after=after)
+    failing: Any = Failing(house.components.token, method, after=after)
 
     def run(token: Any) -> rotation.RotationReport:
-        return house.run(rotation.run_once(house.rooms.store, token, house.clock.now(), house.rooms.record_job))
+        return house.run(
+            rotation.run_once(house.components.store, token, house.clock.now(), house.components.record_job)
+        )
 
     first = run(failing)
     expected = 1 if method == "generate_key" else 2
     assert (len(first.rotated), len(first.failed)) == (expected, 2 - expected)
-    second = run(house.rooms.token)
+    second = run(house.components.token)
     assert len(second.rotated) == 2 - expected
     settle(house)
     assert len(object_ids(house) - before) == 2
@@ -83,13 +85,17 @@ def test_deletion_survives_a_bad_key(house: House, *, after: bool) -> None:
     for key_id in keys:
         kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     house.clock.advance(days=8)
-    failing: Any = Failing(house.rooms.token, "destroy", after=after)
-    report = house.run(deletion.run_once(house.rooms.store, failing, house.clock.now(), house.rooms.record_job))
+    failing: Any = Failing(house.components.token, "destroy", after=after)
+    report = house.run(
+        deletion.run_once(house.components.store, failing, house.clock.now(), house.components.record_job)
+    )
     assert (len(report.deleted), len(report.failed)) == (1, 1)
     assert len(settle(house).destroyed) == 1
     assert object_ids(house) == before
     again = house.run(
-        deletion.run_once(house.rooms.store, house.rooms.token, house.clock.now(), house.rooms.record_job)
+        deletion.run_once(
+            house.components.store, house.components.token, house.clock.now(), house.components.record_job
+        )
     )
     assert (again.deleted, again.failed) == ([], [])
 
@@ -97,9 +103,9 @@ def test_deletion_survives_a_bad_key(house: House, *, after: bool) -> None:
 @pytest.mark.parametrize("after", [False, True])
 def test_create_key_leaves_nothing_when_the_token_fails(house: House, *, after: bool) -> None:
     """A refused CreateKey has no effect: no key, no row, and after reconcile no object."""
-    books = house.run(house.rooms.store.read())
-    before, keys = object_ids(house), house.run(books.count_keys("000000000000"))
-    world = house.rooms.pipeline.world
+    reader = house.run(house.components.store.read())
+    before, keys = object_ids(house), house.run(reader.count_keys("000000000000"))
+    world = house.components.pipeline.dependencies
     failing: Any = Failing(world.token, "generate_key", after=after)
     force_setattr(world, "token", failing)
     try:
@@ -109,22 +115,22 @@ def test_create_key_leaves_nothing_when_the_token_fails(house: House, *, after: 
         force_setattr(world, "token", failing._token)
     settle(house)
     assert object_ids(house) == before
-    books = house.run(house.rooms.store.read())
-    assert house.run(books.count_keys("000000000000")) == keys
+    reader = house.run(house.components.store.read())
+    assert house.run(reader.count_keys("000000000000")) == keys
     house.client().create_key()
 
 
 def test_unknown_objects_are_reported_and_left_alone(house: House) -> None:
     """They may be another daemon's; and a missing object makes its key unavailable, and is never forgotten."""
     unknown = bytes(range(16))
-    house.run(house.rooms.token.generate_key(unknown, next(iter(house.rooms.token.capabilities.algorithms))))
+    house.run(house.components.token.generate_key(unknown, next(iter(house.components.token.capabilities.algorithms))))
     assert unknown in [found.object_id for found in settle(house).unknown]
     assert unknown in object_ids(house)
-    house.run(house.rooms.token.destroy(unknown))
+    house.run(house.components.token.destroy(unknown))
     kms = house.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-    house.run(house.rooms.token.destroy(blob[18:34]))
+    house.run(house.components.token.destroy(blob[18:34]))
     assert settle(house).missing == [blob[18:34]]
     assert kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"] == "Unavailable"
     for act in (lambda: kms.decrypt(CiphertextBlob=blob), lambda: kms.encrypt(KeyId=key_id, Plaintext=b"x")):

@@ -28,9 +28,15 @@ def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def by_hand(house: House, holder: str = "by hand") -> Scheduler:
     """What the command makes."""
-    rooms = house.rooms
+    components = house.components
     return Scheduler(
-        rooms.store, rooms.token, rooms.watch, rooms.record_job, holder, retention=rooms.retention, watch=rooms.watch
+        components.store,
+        components.token,
+        components.watch,
+        components.record_job,
+        holder,
+        retention=components.retention,
+        watch=components.watch,
     )
 
 
@@ -78,7 +84,7 @@ def test_retention_by_hand(house: House) -> None:
     put(logs, "/by/hand", "old", at=now)
     logs.put_retention_policy(logGroupName="/by/hand", retentionInDays=1)
     house.clock.advance(days=2)
-    house.run(house.rooms.segments.maintain(round(house.clock.now().timestamp() * 1000)))
+    house.run(house.components.segments.maintain(round(house.clock.now().timestamp() * 1000)))
     report = run(house, Job.RETENTION)
     assert report.counts()["removed"] + report.counts()["rewritten"] > 0
     assert not any(run(house, Job.RETENTION).counts().values())

@@ -79,13 +79,13 @@ def strike(daemon: Daemon, kind: str, chance: random.Random) -> float:
 async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
     """What a reconcile finds that has nobody, once an earlier one has settled what it could."""
     found: dict[str, list[str]] = {}
-    async with open_components(configuration.load(daemon.config), "test") as rooms:
+    async with open_components(configuration.load(daemon.config), "test") as components:
         for _ in range(2):
-            report = await reconcile.run_once(rooms.store, rooms.token, datetime.now(UTC))
+            report = await reconcile.run_once(components.store, components.token, datetime.now(UTC))
         for kind in reconcile.ReconcileReport.__slots__:
             if getattr(report, kind):
                 found[kind] = [str(item) for item in getattr(report, kind)]
-        rows = await (await rooms.store.read()).token_objects()
+        rows = await (await components.store.read()).token_objects()
         if unsettled := [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]:
             found["rows"] = unsettled
     return found

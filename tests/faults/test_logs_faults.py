@@ -26,7 +26,7 @@ def _own(tmp_path: Path) -> Iterator[House]:
 
 def room_of(own: House) -> Any:
     """What the Logs side works with."""
-    return own.rooms.logs
+    return own.components.logs
 
 
 def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None
         raise AuditUnavailable("no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(own.rooms.sink, "append", fail)
+        patched.setattr(own.components.sink, "append", fail)
         assert refusal(lambda **_: put(logs, "/g", "unrecorded"))[0] == UNAVAILABLE
         own.opened.loop.call_soon_threadsafe(room_of(own).keys.close)
         assert refusal(lambda **_: put(logs, "/g", "without a key"))[0] == UNAVAILABLE
@@ -87,7 +87,7 @@ def test_a_token_that_is_away(own: House, monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as patched:
         for call in ("random", "encrypt", "decrypt"):
-            patched.setattr(own.rooms.token, call, away)
+            patched.setattr(own.components.token, call, away)
         assert refusal(lambda **_: put(logs, "/g", "x"))[0] == UNAVAILABLE
         logs.create_log_stream(logGroupName="/g", logStreamName="t")
     put(logs, "/g", "y")
@@ -122,9 +122,9 @@ def test_frames_of_another_group_or_stream_are_not_taken(own: House) -> None:
     for group in ("/a", "/b"):
         stream_for(logs, group)
         put(logs, group, f"of {group}")
-    books = own.run(own.rooms.store.read())
-    ids = [own.run(books.log_group("000000000000", group)).group_id for group in ("/a", "/b")]  # type: ignore[union-attr]
-    streams = [own.run(books.log_stream(group_id, "s")).stream_id for group_id in ids]  # type: ignore[union-attr]
+    reader = own.run(own.components.store.read())
+    ids = [own.run(reader.log_group("000000000000", group)).group_id for group in ("/a", "/b")]  # type: ignore[union-attr]
+    streams = [own.run(reader.log_stream(group_id, "s")).stream_id for group_id in ids]  # type: ignore[union-attr]
     own.stop()
     folders = [own.config.logs_dir / group_id.hex() for group_id in ids]
     (theirs,), (ours,) = (list(folder.glob("*.seg")) for folder in folders)

@@ -62,13 +62,13 @@ class Site:
         if not self.key_id:
             self.key_id = self.kms.create_key()["KeyMetadata"]["KeyId"]
             self.blob = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"text")["CiphertextBlob"]
-        books = self.house.run(self.house.rooms.store.read())
-        self.audit_key = self.house.run(books.service_keys())[AUDIT].object_id
+        reader = self.house.run(self.house.components.store.read())
+        self.audit_key = self.house.run(reader.service_keys())[AUDIT].object_id
 
     @property
     def token(self) -> Any:
         """The adapter."""
-        return self.house.rooms.token
+        return self.house.components.token
 
     def asked(self, act: Callable[..., Any], **members: Any) -> str:
         """The name of the error that a client gets; empty if none. All but named refusals are HTTP 500."""

@@ -17,7 +17,7 @@ from tests.host.shell import Shell, login
 from tests.host.site import bring_certificate, bring_hsm, configure, make_token
 from tests.polling import until
 
-MOST_COMMANDS = 15
+MAX_COMMANDS = 15
 """From a bare host to a first encryption over TLS."""
 SO_PIN, PIN = "so-pin-0001\n", "user-pin-0001\n"
 
@@ -39,7 +39,7 @@ def test_a_bare_host_to_a_first_encryption(bare: Machine) -> None:
     names = [name for name in blocks("docs/install.md") if name.startswith("try-")]
     commands = [command for name in names for command in blocks("docs/install.md")[name].commands]
     print(f"{len(commands)} commands from a bare host to a first encryption")
-    assert 0 < len(commands) <= MOST_COMMANDS, commands
+    assert 0 < len(commands) <= MAX_COMMANDS, commands
     bare.boot()
     with login(bare, "/root/kmsd") as shell:
         walk(shell, "docs/install.md", names)

@@ -344,7 +344,7 @@ def test_in_a_trust_policy(
         now=house.clock.now(),
         tags={"team": "blue"},
     )
-    house.run(provisioning.create_role(house.rooms.store, role, house.clock.now()))
+    house.run(provisioning.create_role(house.components.store, role, house.clock.now()))
     sts = house.client("sts")
     members = {"RoleArn": role.arn, "RoleSessionName": "conditions", "ExternalId": "outside"}
     code = code_of(lambda: sts.assume_role(**members))
@@ -421,7 +421,7 @@ def _trusting(house: House) -> str:
         seconds=3600,
         now=house.clock.now(),
     )
-    house.run(provisioning.create_role(house.rooms.store, role, house.clock.now()))
+    house.run(provisioning.create_role(house.components.store, role, house.clock.now()))
     return role.arn
 
 

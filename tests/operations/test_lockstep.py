@@ -20,15 +20,15 @@ async def test_stages_are_gone_through_together() -> None:
     """With enough of them; a few do not wait for each other."""
 
     async def order(calls: int) -> list[str]:
-        lockstep, seen = CohortScheduler(), []
+        cohorts, seen = CohortScheduler(), []
 
         async def call(name: int) -> None:
             for stage in "abc":
                 seen.append(f"{stage}{name}")
-                await lockstep.yield_to_cohort()
-            lockstep.in_flight -= 1
+                await cohorts.yield_to_cohort()
+            cohorts.in_flight -= 1
 
-        lockstep.in_flight = calls
+        cohorts.in_flight = calls
         await asyncio.gather(*(call(name) for name in range(calls)))
         return seen
 
@@ -64,17 +64,17 @@ def test_every_end_is_counted(house: House) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ask, range(20 * len(asked))))
     end = time.monotonic() + 5
-    while house.rooms.pipeline.lockstep.in_flight and time.monotonic() < end:
+    while house.components.pipeline.cohorts.in_flight and time.monotonic() < end:
         time.sleep(0.01)  # an answer is read before its task has ended
-    assert house.rooms.pipeline.lockstep.in_flight == 0
+    assert house.components.pipeline.cohorts.in_flight == 0
 
 
 @pytest.mark.parametrize("ends", [ValueError, asyncio.CancelledError])
 async def test_a_pause_lets_through_what_ends_a_call(ends: type[BaseException]) -> None:
     """It is a pause, and nothing else."""
-    lockstep = CohortScheduler()
-    lockstep.in_flight = MIN_COHORT
-    pausing = lockstep.yield_to_cohort()
+    cohorts = CohortScheduler()
+    cohorts.in_flight = MIN_COHORT
+    pausing = cohorts.yield_to_cohort()
     next(iter(pausing))
     with pytest.raises(ends):
         pausing.throw(ends())

@@ -243,7 +243,7 @@ def test_a_batch_that_failed_is_copied_once(own: House, monkeypatch: pytest.Monk
     copy_audit(own, copy)
     own.client().list_aliases()
     recorded = own.records()
-    segments = own.rooms.segments
+    segments = own.components.segments
     assert segments is not None
     append = segments.append
 

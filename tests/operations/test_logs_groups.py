@@ -242,8 +242,8 @@ def test_a_deleted_group_is_gone_with_everything(own: House) -> None:
     assert logs.list_tags_for_resource(resourceArn=arn_of("/deleted"))["tags"] == {}
     own.clock.advance(hours=2)
     own.tick()
-    books = own.run(own.rooms.store.read())
-    assert own.run(books.dead_log_groups(own.clock.now())) == []
+    reader = own.run(own.components.store.read())
+    assert own.run(reader.dead_log_groups(own.clock.now())) == []
 
 
 def test_a_deleted_stream_is_gone_and_its_neighbours_stay(own: House) -> None:
@@ -263,8 +263,8 @@ def test_a_deleted_stream_is_gone_and_its_neighbours_stay(own: House) -> None:
     own.tick()
     assert stored_bytes(own) < size
     assert filtered(logs, "/streams") == kept
-    books = own.run(own.rooms.store.read())
-    assert own.run(books.dead_log_streams()) == {}
+    reader = own.run(own.components.store.read())
+    assert own.run(reader.dead_log_streams()) == {}
 
 
 def test_groups_are_their_accounts(house: House) -> None:

@@ -262,16 +262,16 @@ def test_of_two_updates_at_the_same_instant_one_is_aborted(house: House) -> None
     group = "/race"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group)
-    room = house.rooms.logs
+    room = house.components.logs
     assert room is not None
     examine = room.keys.validate_association
 
     async def and_somebody_else(*arguments: Any) -> Any:
         found = await examine(*arguments)
-        books = await house.rooms.store.read()
-        known = await books.log_group(ACCOUNT, group)
+        reader = await house.components.store.read()
+        known = await reader.log_group(ACCOUNT, group)
         assert known is not None
-        async with house.rooms.store.write() as transaction:
+        async with house.components.store.write() as transaction:
             await transaction.update_log_group(known, known)
         return found
 
@@ -293,7 +293,7 @@ def test_rotation_of_the_key_keeps_everything_readable(house: House) -> None:
     stream_for(logs, group, kmsKeyId=key)
     put(logs, group, "before")
     kms.rotate_key_on_demand(KeyId=key)
-    room = house.rooms.logs
+    room = house.components.logs
     assert room is not None
     house.opened.loop.call_soon_threadsafe(room.keys.close)
     put(logs, group, "after")
@@ -328,12 +328,12 @@ def test_unmask_needs_its_own_permission(house: House) -> None:
     put(logs, "/masked", "x")
     actions = ["logs:GetLogEvents", "logs:FilterLogEvents"]
     statement = {"Effect": "Allow", "Action": actions, "Resource": f"{arn_of('/masked')}:*"}
-    reader = house.client("logs", house.user({"Version": "2012-10-17", "Statement": [statement]}))
-    for client, expected in ((logs, ""), (reader, "AccessDeniedException")):
+    allowed = house.client("logs", house.user({"Version": "2012-10-17", "Statement": [statement]}))
+    for client, expected in ((logs, ""), (allowed, "AccessDeniedException")):
         stream = {"logGroupName": "/masked", "logStreamName": "s", "unmask": True}
         assert refusal(client.get_log_events, **stream)[0] == expected
         assert refusal(client.filter_log_events, logGroupName="/masked", unmask=True)[0] == expected
-    assert filtered(reader, "/masked", unmask=False) == ["x"]
+    assert filtered(allowed, "/masked", unmask=False) == ["x"]
 
 
 def test_no_event_is_before_the_beginning_of_time(house: House) -> None:

@@ -26,7 +26,7 @@ def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
     group = "/held"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
-    keys = house.rooms.logs
+    keys = house.components.logs
     assert keys is not None
 
     def held() -> int:
@@ -50,7 +50,7 @@ def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
 
 def test_a_data_key_is_bounded_in_bytes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bytes another is made."""
-    monkeypatch.setattr("kmsd.cloudwatch_logs.data_keys.MOST_BYTES", 3_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.data_keys.MAX_BYTES", 3_000)
     logs, kms = house.client("logs"), house.client()
     group = "/bounded"
     key = key_for(kms, arn_of(group))
@@ -65,7 +65,7 @@ def test_a_data_key_is_bounded_in_bytes(house: House, monkeypatch: pytest.Monkey
 def test_what_was_opened_a_moment_ago_ends_with_its_key(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is opened once for all its readers; once its key is disabled, or its data key gone, nothing is left."""
     logs, kms = house.client("logs"), house.client()
-    group, room = "/opened", house.rooms.logs
+    group, room = "/opened", house.components.logs
     assert room is not None
 
     async def drop() -> int:
@@ -102,10 +102,10 @@ def test_what_was_opened_a_moment_ago_ends_with_its_key(house: House, monkeypatc
 
 def test_little_is_kept_of_what_was_opened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is read."""
-    logs, group, room = house.client("logs"), "/opened/much", house.rooms.logs
+    logs, group, room = house.client("logs"), "/opened/much", house.components.logs
     assert room is not None
     house.opened.loop.call_soon_threadsafe(room.keys.close)
-    monkeypatch.setattr("kmsd.cloudwatch_logs.opened_frames.MOST_BYTES", 20_000)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.opened_frames.MAX_BYTES", 20_000)
     stream_for(logs, group)
     told = [f"{number} {'x' * 1_000}" for number in range(20)]
     for number, text in enumerate(told):

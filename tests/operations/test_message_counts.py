@@ -103,8 +103,8 @@ def test_no_more_than_allowed_goes_ahead_of_a_reservation(house: House) -> None:
     database.close()
 
     async def take() -> int:
-        counts, taken = MessageCounts(house.rooms.store), 0
-        async with house.rooms.store.write():
+        counts, taken = MessageCounts(house.components.store), 0
+        async with house.components.store.write():
             while True:
                 waiting = asyncio.ensure_future(counts.take(object_id))
                 await asyncio.sleep(0)

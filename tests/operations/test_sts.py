@@ -49,7 +49,7 @@ def make_role(
         seconds=seconds,
         now=now,
     )
-    house.run(provisioning.create_role(house.rooms.store, role, now))
+    house.run(provisioning.create_role(house.components.store, role, now))
     return role.arn
 
 
@@ -139,7 +139,7 @@ def test_bad_parameters(house: House, members: dict[str, Any], code: str) -> Non
 
 
 async def _role_exists(house: House, name: str) -> bool:
-    return await (await house.rooms.store.read()).role(ACCOUNT, name) is not None
+    return await (await house.components.store.read()).role(ACCOUNT, name) is not None
 
 
 def test_sessions_expire(house: House) -> None:
@@ -182,7 +182,7 @@ def test_what_ends_a_session_at_once(house: House) -> None:
     kms.list_keys()
 
     async def change(act: Callable[[Any], Any]) -> None:
-        async with house.rooms.store.write() as transaction:
+        async with house.components.store.write() as transaction:
             await act(transaction)
 
     house.run(change(lambda transaction: transaction.put_role_policies(ACCOUNT, "passing", {})))
@@ -204,7 +204,7 @@ def test_session_tokens_of_users(house: House) -> None:
     assert code_of(house.client("sts", session).get_session_token) == "AccessDenied"
 
     async def disable() -> None:
-        async with house.rooms.store.write() as transaction:
+        async with house.components.store.write() as transaction:
             await transaction.set_access_key_status(user.access_key_id, AccessKeyStatus.INACTIVE)
 
     house.run(disable())

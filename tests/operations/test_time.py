@@ -15,7 +15,7 @@ ME = "arn:aws:iam::000000000000:user/admin"
 
 def object_ids(house: House) -> set[bytes]:
     """What the token holds."""
-    return {found.object_id for found in house.run(house.rooms.token.list_objects())}
+    return {found.object_id for found in house.run(house.components.token.list_objects())}
 
 
 def test_deletion_takes_everything_and_frees_the_names(house: House) -> None:
@@ -122,7 +122,7 @@ def test_on_demand_rotation_keeps_the_automatic_dates(house: House) -> None:
 def test_one_process_holds_the_lease(house: House) -> None:
     """Another holder does nothing until the lease has expired, or was given up by a process that ends."""
     house.tick()
-    other = Scheduler(house.rooms.store, house.rooms.token, house.clock, house.rooms.record_job, "other")
+    other = Scheduler(house.components.store, house.components.token, house.clock, house.components.record_job, "other")
     assert house.run(other._hold()) is False
     house.clock.advance(seconds=91)
     assert house.run(other._hold()) is True

@@ -24,7 +24,7 @@ from tests.house import House
 
 def calls(house: House) -> int:
     """How many calls the token has got, but for the signatures of checkpoints, which go by time and lines."""
-    counters = house.rooms.token.counters
+    counters = house.components.token.counters
     return sum(call.calls for name, call in counters.calls.items() if name != "sign")
 
 
@@ -62,7 +62,7 @@ def test_made_up_session_tokens_cost_the_token_nothing(house: House) -> None:
     assert calls(house) == before
     good = temporary(house)
     house.client("kms", good).list_keys()
-    derived = house.rooms.token.counters.derived_misses
+    derived = house.components.token.counters.derived_misses
     before = calls(house)
     assert all(refused(house, replace(someone, session_token=text)) for text in made_up())
     raw = bytearray(base64.b64decode(good.session_token or ""))
@@ -73,7 +73,7 @@ def test_made_up_session_tokens_cost_the_token_nothing(house: House) -> None:
         assert refused(house, replace(good, session_token=changed))
     assert refused(house, replace(good, access_key_id=someone.access_key_id))
     assert calls(house) == before
-    assert house.rooms.token.counters.derived_misses == derived
+    assert house.components.token.counters.derived_misses == derived
     house.client("kms", good).list_keys()
 
 
@@ -94,7 +94,7 @@ def test_two_processes_make_one_key(house: House) -> None:
     _execute(house, "UPDATE session_mac SET sealed = NULL")
 
     async def both() -> list[SessionSealer]:
-        store, token = house.rooms.store, house.rooms.token
+        store, token = house.components.store, house.components.token
         return await asyncio.gather(SessionSealer.made(store, token), SessionSealer.made(store, token))
 
     one, other = house.run(both())
@@ -114,13 +114,13 @@ def test_sessions_outlive_a_restart(house: House, service: str) -> None:
 def test_requests_of_other_days_evict_no_signing_key(house: House, service: str) -> None:
     """Each access key costs the token one call for each day of the last eight, whoever sends how many requests."""
     house.client().list_keys()
-    credentials = KnownCredentials(house.rooms.token, arn_scope_of(house.config), signing_key)
+    credentials = KnownCredentials(house.components.token, arn_scope_of(house.config), signing_key)
     today = house.clock.now()
     days = [(today - timedelta(days=number)).strftime("%Y%m%d") for number in range(9)]
 
     async def ask(date: str) -> None:
         scope = Scope(house.admin.access_key_id, date, REGION, service)
-        await credentials.identify(await house.rooms.store.read(), scope, None, today)
+        await credentials.identify(await house.components.store.read(), scope, None, today)
 
     for date in (*days, *reversed(days)):
         house.run(ask(date))
@@ -141,9 +141,9 @@ def _as_before(house: House) -> Credentials:
             return base64.b64encode(await self.box.seal(session_sealer.PURPOSE, access_key_id, content)).decode()
 
     async def issue() -> Credentials:
-        books = await house.rooms.store.read()
-        box = OlderBox(await ServiceSealer.of(books, house.rooms.token), b"")
-        access_key = await books.access_key(house.admin.access_key_id)
+        reader = await house.components.store.read()
+        box = OlderBox(await ServiceSealer.of(reader, house.components.token), b"")
+        access_key = await reader.access_key(house.admin.access_key_id)
         assert access_key is not None
         now = house.clock.now()
         made = await session_tokens.for_user(box, access_key.user, access_key.access_key_id, now, 129600)

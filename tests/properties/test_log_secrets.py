@@ -76,7 +76,7 @@ def test_no_secret_is_logged(tmp_path: Path, log: io.StringIO) -> None:
 
 def fail_within(own: House, caller: Caller, known: Secrets) -> list[Any]:
     """Calls that reach the token, which fails with a telling text; the answers."""
-    world, answers = own.rooms.pipeline.world, []
+    world, answers = own.components.pipeline.dependencies, []
     kms = own.client()
     kms.enable_key(KeyId=caller.key)
     sealed = kms.encrypt(KeyId=caller.key, Plaintext=known.mark("plaintext"))

@@ -24,7 +24,7 @@ RETRYABLE = {
 }
 """What an SDK tries again; nothing else may be answered, whatever the token does."""
 
-MOST_UNDONE = 20
+MAX_UNDONE = 20
 """Grants and aliases that are there at a time."""
 ALIASES = 120
 """Names of aliases, used by turns, each for one key: of the names and pairs that it has met a process remembers some
@@ -60,7 +60,7 @@ class Work:
     def choose(self) -> tuple[str, str, dict[str, Any]]:
         """Service, operation and members of the next request. Nothing lasting is made more of, but log events."""
         self.count += 1
-        if len(self.undone) > MOST_UNDONE:
+        if len(self.undone) > MAX_UNDONE:
             return self.undone.popleft()
         key = self.chance.choice(self.keys)
         context = {"tenant": str(self.chance.randrange(50))}

@@ -45,7 +45,7 @@ def test_the_tally_counts_codes_and_names_the_busiest_addresses() -> None:
     tally = book.hand_over()
     assert tally is not None
     assert len(tally.addresses) <= 1001
-    record = json.loads(record_of_refusals(place=PLACE, tally=tally))
+    record = json.loads(record_of_refusals(arns=PLACE, tally=tally))
     assert violations(record) == []
     shown = record["additionalEventData"]["refused"]
     assert (shown["count"], shown["errorCodes"]) == (5000, {"A": 2500, "B": 2500})

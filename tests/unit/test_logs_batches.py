@@ -66,7 +66,7 @@ async def test_a_busy_process_compresses_nothing(monkeypatch: pytest.MonkeyPatch
         clock = SimpleNamespace(monotonic=lambda: 1000.0, process_time=lambda: 500.0)
         monkeypatch.setattr(frame_codec, "time", clock)
         room.packed_at, room.packed_busy = 1000.0 - waited, 500.0 - busy
-        expected = min(saved + gained * frame_codec.SHARE, frame_codec.MOST_SAVED)
+        expected = min(saved + gained * frame_codec.SHARE, frame_codec.MAX_SAVED)
         assert frame_codec._seconds_to_spend(room) == pytest.approx(expected)
 
 

@@ -26,7 +26,7 @@ def taken_one_by_one(runs: list[list[LogEvent]], most: int, most_bytes: int) -> 
 def test_a_page_takes_what_fits(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Of runs of any length, in any alphabet; and says whether all of a run was taken."""
     chance = random.Random(seed)  # noqa: S311 (a test's)
-    monkeypatch.setattr(event_page, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(event_page, "MAX_BYTES", 2_000)
     runs = [
         [
             LogEvent(

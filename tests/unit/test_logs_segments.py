@@ -276,7 +276,7 @@ async def test_few_segments_are_open_at_once(
     segments: FileSegments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more groups than that, the least used is finished."""
-    monkeypatch.setattr("kmsd.cloudwatch_logs.segments.store.MOST_WRITERS", 3)
+    monkeypatch.setattr("kmsd.cloudwatch_logs.segments.store.MAX_WRITERS", 3)
     groups = [bytes([number]) * 16 for number in range(8)]
     for _ in range(2):
         for group in groups:

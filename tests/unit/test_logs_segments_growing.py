@@ -88,12 +88,12 @@ async def test_a_segment_that_holds_nothing_yet(tmp_path: Path, size: int) -> No
     await segments.close()
 
 
-@pytest.mark.parametrize("most", [index_buffer.MOST_BYTES, 0])
+@pytest.mark.parametrize("most", [index_buffer.MAX_BYTES, 0])
 async def test_an_index_tells_the_same_whether_it_was_remembered_or_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """All frames and data keys, and where they lie: as a scan of the segment finds them."""
-    monkeypatch.setattr(index_buffer, "MOST_BYTES", most)
+    monkeypatch.setattr(index_buffer, "MAX_BYTES", most)
     segments = FileSegments(tmp_path / "logs")
     for number in range(30):
         key = KEY._replace(data_key_id=bytes([number % 4]) * 16)
@@ -118,7 +118,7 @@ async def test_damage_of_a_moment_ago_is_told_in_the_end(tmp_path: Path, monkeyp
         file.write(bytes(10))
     other = FileSegments(tmp_path / "logs")
     assert [one.frame.first_at for one in found(other)] == [0]
-    monkeypatch.setattr(files, "LONGEST_WRITE", 0.0)
+    monkeypatch.setattr(files, "MAX_WRITE_SECONDS", 0.0)
     assert [one.frame.first_at for one in found(other)] == [0, 2]
     await other.close()
     await segments.close()

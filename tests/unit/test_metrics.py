@@ -83,12 +83,12 @@ def test_no_share_is_an_error_that_says_so() -> None:
 def test_classes_of_a_histogram_are_closed_above(board: SharedMetrics) -> None:
     """A value on a bound belongs below it (`le`); what is beyond the last one is in the class that has none."""
     share = WorkerSlot(board.descriptor)
-    meter = Meter(share.figures)
+    meter = Meter(share.values)
     for seconds in (*BOUNDS, 11.0):
         meter.answered("TrentService.Encrypt", "OK", seconds)
     at = LAYOUT.latencies["TrentService.Encrypt"]
-    assert share.figures[at : at + HISTOGRAM - 1].tolist() == [1.0] * (HISTOGRAM - 1)
-    assert share.figures[at + HISTOGRAM - 1] == pytest.approx(sum(BOUNDS) + 11)
+    assert share.values[at : at + HISTOGRAM - 1].tolist() == [1.0] * (HISTOGRAM - 1)
+    assert share.values[at + HISTOGRAM - 1] == pytest.approx(sum(BOUNDS) + 11)
     page = Exposition()
     write_counts(page, Aggregate.of(board.shares()), 0.0, 1)
     text = page.text().decode()
@@ -98,7 +98,7 @@ def test_classes_of_a_histogram_are_closed_above(board: SharedMetrics) -> None:
 
 def test_a_source_that_begins_anew_is_added_on(board: SharedMetrics) -> None:
     """Figures of the token's adapter begin at nought when the token comes back; the counter does not."""
-    publisher = MetricsPublisher(WorkerSlot(board.descriptor).figures)
+    publisher = MetricsPublisher(WorkerSlot(board.descriptor).values)
     for total, wanted in ((5, 5), (7, 7), (2, 9), (2, 9), (3, 10)):
         publisher.count("hits:derived_key", total)
         assert Aggregate.of(board.shares()).counter("hits:derived_key") == wanted
@@ -107,7 +107,7 @@ def test_a_source_that_begins_anew_is_added_on(board: SharedMetrics) -> None:
 def test_what_nobody_knows_is_counted_together(board: SharedMetrics) -> None:
     """A target and a code that do not exist take no place of their own."""
     share = WorkerSlot(board.descriptor)
-    meter = Meter(share.figures)
+    meter = Meter(share.values)
     for number in range(100):
         meter.answered(f"TrentService.Made{number}", f"Up{number}", 0.1)
     page = Exposition()

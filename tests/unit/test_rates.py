@@ -12,7 +12,7 @@ from kmsd.cloudwatch_logs.operations import put_log_events
 from kmsd.config.settings import ConfigError, parse
 from kmsd.operations.kms import create_key, decrypt, encrypt, generate_random, list_keys
 from kmsd.services import OPERATIONS
-from kmsd.wire.throttling import CLASSES, MOST_KNOWN, RateClass, Throttle
+from kmsd.wire.throttling import CLASSES, MAX_PRINCIPALS, RateClass, Throttle
 
 ENCRYPT, LIST = encrypt.OPERATION, list_keys.OPERATION
 TOKEN = '[token]\nmodule = "/x"\npin_file = "/y"\nlabel = "z"\n'
@@ -73,10 +73,10 @@ def test_idle_principals_are_forgotten() -> None:
         assert found.allow(ENCRYPT, f"user-{number}", now)
         while number % 10_000 == 0 and found.allow(ENCRYPT, "hog", now):
             pass
-    assert len(bucket.full_at) <= MOST_KNOWN
+    assert len(bucket.full_at) <= MAX_PRINCIPALS
     while found.allow(ENCRYPT, "hog", now):
         pass
-    for number in range(2 * MOST_KNOWN):
+    for number in range(2 * MAX_PRINCIPALS):
         found.allow(ENCRYPT, f"more-{number}", now)
     assert not found.allow(ENCRYPT, "hog", now)
 

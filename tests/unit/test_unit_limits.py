@@ -32,7 +32,7 @@ def size(text: str) -> int:
 def test_memory_suffices_for_the_workers_and_is_bounded() -> None:
     """All that workers may hold at once is within MemoryHigh, and MemoryMax leaves room for those of a reload."""
     workers = Config.__struct_defaults__[Config.__struct_fields__.index("workers") - len(Config.__struct_fields__)]
-    each = AT_WORK + MAX_PROCESS_BYTES + opened_frames.MOST_BYTES + EXPRESSIONS * MAX_MEMORY_BYTES
+    each = AT_WORK + MAX_PROCESS_BYTES + opened_frames.MAX_BYTES + EXPRESSIONS * MAX_MEMORY_BYTES
     assert workers == 2
     assert workers * each <= size(directive("MemoryHigh")) <= size(directive("MemoryMax")) * 3 // 4
     assert workers * (each + AT_WORK) <= size(directive("MemoryMax"))

@@ -1,7 +1,7 @@
 """Group commit: one sync serves all that wait.
 
 The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `MAX_BATCH` of
-them or for `LONGEST`; then they are written together, and the kernel asked to sync them (`kmsd.linux.aio`). The loop
+them or for `MAX_DELAY_SECONDS`; then they are written together, and the kernel asked to sync them (`kmsd.linux.aio`). The loop
 goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one
 sync and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that
 sleeps and wakes for each request finds nothing of its work in the processor's caches. Whatever is not plain writing

@@ -19,7 +19,7 @@ from kmsd.adapters.audit_trail.group_commit import GroupCommit, SyncStatistics, 
 from kmsd.adapters.audit_trail.writer import TrailWriter, WriterBusy, WriterSettings
 from kmsd.ports import AuditUnavailable
 
-MOST_WRITERS = 99
+MAX_WRITERS = 99
 """Commands that may write at the same time."""
 PATIENCE_SECONDS = 30.0
 """How long a chain that must be had is waited for: who copies what the process before left holds it for a moment, and a
@@ -92,7 +92,7 @@ class TrailSink:
         if signer is not None:
             files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
         names = (
-            [writer, *(f"{writer}-{number}" for number in range(2, MOST_WRITERS + 1))]
+            [writer, *(f"{writer}-{number}" for number in range(2, MAX_WRITERS + 1))]
             if shared_writer_name
             else [writer]
         )

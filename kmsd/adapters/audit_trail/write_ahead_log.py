@@ -25,7 +25,7 @@ from kmsd.linux.aio import BLOCK_SIZE, Buffer, Write, round_up
 from kmsd.linux.files import write_all, write_at
 
 _HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-9]{1,19}) ([0-9a-f]{64})\n")
-_LONGEST_HEAD = 256
+_MAX_HEAD_BYTES = 256
 
 
 class Block(NamedTuple):
@@ -147,7 +147,7 @@ def replay(directory: Path, writer: str) -> None:
 def _blocks(data: bytes, writer: str) -> Iterator[Block]:
     """The blocks of the last time that the file was filled: each goes on where the one before it ends."""
     at, expected = 0, None
-    while found := _HEAD.match(data, at, at + _LONGEST_HEAD):
+    while found := _HEAD.match(data, at, at + _MAX_HEAD_BYTES):
         begin, length = found.end(), int(found[3])
         block = Block(found[1].decode(), int(found[2]), data[begin : begin + length], Head(int(found[4]), found[5]))
         if not _is_file_of(writer, block.file) or len(block.lines) != length:
@@ -190,7 +190,7 @@ def _continues(trail: Path, block: Block) -> bool:
     with trail.open("rb") as file:
         if file.seek(0, os.SEEK_END) < block.offset:
             return False
-        start = max(0, block.offset - _LONGEST_LINE)
+        start = max(0, block.offset - _MAX_LINE_BYTES)
         file.seek(start)
         before = file.read(block.offset - start)
     line = before[before.rfind(b"\n", 0, -1) + 1 :]
@@ -200,7 +200,7 @@ def _continues(trail: Path, block: Block) -> bool:
         return False
 
 
-_LONGEST_LINE = 4 * 1024 * 1024
+_MAX_LINE_BYTES = 4 * 1024 * 1024
 """Longer than any request, and so than any record."""
 
 

@@ -56,10 +56,10 @@ class WatchedClock(msgspec.Struct):
         """What is believed of the time of day, whatever becomes of the wall clock since the last look."""
         return _EPOCH + timedelta(seconds=self._boot_at + self.uptime())
 
-    async def refresh(self, books: Reader) -> ClockAssessment:
+    async def refresh(self, reader: Reader) -> ClockAssessment:
         """Judge the clock anew by what the books remember. Raises `StoreUnavailable`."""
         uptime = Uptime(self.boot, self.uptime())
-        judgement = assess(await books.clock_reading(), self.wall.now(), uptime)
+        judgement = assess(await reader.clock_reading(), self.wall.now(), uptime)
         self.judgement = judgement
         self._boot_at = judgement.reading.trusted_at.timestamp() - uptime.seconds
         self._latest = max(self._latest, judgement.reading.trusted_at)

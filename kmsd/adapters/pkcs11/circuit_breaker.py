@@ -47,7 +47,7 @@ class TokenLink:
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
         self._healing: asyncio.Task[None] | None = None
         self._closed = False
-        self.in_use = ObjectLocks()
+        self.locks = ObjectLocks()
         self.reconnects = 0
 
     async def open(self) -> None:
@@ -76,15 +76,15 @@ class TokenLink:
             raise TokenUnavailable("the login has ended")
         return epoch
 
-    def open_circuit(self, epoch: Login, reason: str) -> None:
+    def open_circuit(self, login: Login, reason: str) -> None:
         """End the epoch: refuse calls from now on, and start to heal."""
-        if self._epoch is not epoch or self._closed:
+        if self._epoch is not login or self._closed:
             return
         self._epoch = None
         self._reason = TokenUnavailable(f"the token is away: {reason}")
-        epoch.connection.discard()
-        log.error("token_away", reason=reason, epoch=epoch.number)
-        self._loop.call_soon_threadsafe(self._start_reconnecting, epoch)
+        login.connection.discard()
+        log.error("token_away", reason=reason, epoch=login.number)
+        self._loop.call_soon_threadsafe(self._start_reconnecting, login)
 
     # --- what an error means ------------------------------------------------------------------------
 
@@ -93,11 +93,11 @@ class TokenLink:
 
         The object is not destroyed meanwhile.
         """
-        self.in_use.begin(object_id, self._settings.deadline)
+        self.locks.begin(object_id, self._settings.deadline)
         try:
             return self._perform(object_id, call, opening=opening)
         finally:
-            self.in_use.end(object_id)
+            self.locks.end(object_id)
 
     def _perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool) -> T:
         epoch = self.require()
@@ -116,7 +116,7 @@ class TokenLink:
                 raise NoSuchObject(f"the token refuses the object {object_id.hex()}: {error}") from error
             raise port_error(error) from error
 
-    def classify_error(self, epoch: Login, object_id: bytes | None, error: CkrError, *, opening: bool) -> bool:
+    def classify_error(self, login: Login, object_id: bytes | None, error: CkrError, *, opening: bool) -> bool:
         """Whether the call may be tried once more; else raises what is certain, or leaves the error to the caller.
 
         The sentinel is asked after the failure, each time: a proof from before says nothing of the present. It is one
@@ -131,37 +131,37 @@ class TokenLink:
         if fate is ErrorClass.PIN:
             raise PinRefused(str(error)) from error
         if fate is ErrorClass.SESSION:
-            self._renew(epoch)
+            self._renew(login)
             return True
-        self.verify_token(epoch)
+        self.verify_token(login)
         if isinstance(error, NotFound):
             raise NoSuchObject(str(error)) from error
         if fate is ErrorClass.HANDLE and object_id is not None:
-            epoch.forget(object_id)
+            login.forget(object_id)
             return True
         if fate is ErrorClass.SUSPECT and opening and error.function == "C_Decrypt":
             raise NotAuthentic(f"{error}, and the token is well") from error
         return False
 
-    def _renew(self, epoch: Login) -> None:
+    def _renew(self, login: Login) -> None:
         try:
-            epoch.renew_sessions()
+            login.renew_sessions()
         except CkrError as error:
-            self.open_circuit(epoch, str(error))
+            self.open_circuit(login, str(error))
             raise TokenUnavailable(f"no session can be opened: {error}") from error
 
-    def verify_token(self, epoch: Login) -> None:
+    def verify_token(self, login: Login) -> None:
         """Return if the token is well; else end the epoch and raise `TokenUnavailable`."""
         try:
             try:
-                epoch.connection.run(epoch.prove)
+                login.connection.run(login.prove)
             except CkrError as error:
                 if error.error_class is not ErrorClass.SESSION:
                     raise
-                self._renew(epoch)
-                epoch.connection.run(epoch.prove)
+                self._renew(login)
+                login.connection.run(login.prove)
         except CkrError as error:
-            self.open_circuit(epoch, f"the sentinel fails with {name_of(error.rv)}")
+            self.open_circuit(login, f"the sentinel fails with {name_of(error.rv)}")
             raise TokenUnavailable(f"the token is away: {error}") from error
 
     # --- healing ------------------------------------------------------------------------------------
@@ -214,12 +214,12 @@ class TokenLink:
             log.error("token_not_released", reason=str(error))  # noqa: TRY400 (the reason says it all)
         await self._starter.close(within=self._settings.deadline)
 
-    def _finish(self, epoch: Login | None, finished: bool) -> None:  # noqa: FBT001 (its own)
-        drained = finished and (epoch is None or epoch.connection.drained(timeout=self._settings.deadline))
+    def _finish(self, login: Login | None, finished: bool) -> None:  # noqa: FBT001 (its own)
+        drained = finished and (login is None or login.connection.drained(timeout=self._settings.deadline))
         try:
-            if epoch is not None and drained and not epoch.connection.retired:
-                epoch.connection.discard()
-                epoch.close()
+            if login is not None and drained and not login.connection.retired:
+                login.connection.discard()
+                login.close()
         except CkrError as error:
             # C_Finalize, which follows, ends what could not be ended singly.
             log.warning("token_sessions_left", reason=str(error))

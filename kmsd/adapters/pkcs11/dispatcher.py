@@ -66,7 +66,7 @@ class CallDispatcher:
                 size > _INLINE_LIMIT
                 or not self.inline_policy.inline(kind)
                 or not epoch.ready(object_id, algorithm, prefix)
-                or (held is not None and not self._link.in_use.try_begin(held))
+                or (held is not None and not self._link.locks.try_begin(held))
             ):
                 result = await self._in_thread(kind, object_id, call)
                 counter.observe(perf_counter() - start)
@@ -86,24 +86,24 @@ class CallDispatcher:
             raise
         return result
 
-    def _inline(self, epoch: Login, held: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
+    def _inline(self, login: Login, held: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
         """Make a call on the event loop, with a session of its own; then let go of the object that it works with."""
-        connection = epoch.connection
+        connection = login.connection
         try:
             session = connection.acquire()
             try:
-                result = call(epoch, session)
+                result = call(login, session)
             except BaseException as error:
                 connection.release_after(session, error)
                 raise
             connection.release(session)
         finally:
-            self._link.in_use.end(held)
+            self._link.locks.end(held)
         return result
 
     async def _recovered(
         self,
-        epoch: Login,
+        login: Login,
         kind: Kind,
         object_id: bytes | None,
         call: Callable[[Login, Session], bytes],
@@ -113,18 +113,18 @@ class CallDispatcher:
         opening = kind == "open"
         if opening and error.error_class in (ErrorClass.DATA, ErrorClass.SUSPECT):
             # The sentinel is one call as fast as this one was: a flood of bad texts costs no thread.
-            self._link.classify_error(epoch, object_id, error, opening=True)
+            self._link.classify_error(login, object_id, error, opening=True)
 
         def again() -> bytes:
-            retry = self._link.classify_error(epoch, object_id, error, opening=opening)
+            retry = self._link.classify_error(login, object_id, error, opening=opening)
             log.info("token_call_again", kind=kind, reason=str(error), retry=retry)
             return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
 
         return await self.workers.run(again, deadline=self._settings.deadline)
 
     async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
-        def run(epoch: Login) -> bytes:
-            return epoch.connection.run(partial(call, epoch))
+        def run(login: Login) -> bytes:
+            return login.connection.run(partial(call, login))
 
         work = partial(self._link.perform, object_id, run, opening=kind == "open")
         return await self.workers.run(work, deadline=self._settings.deadline)

@@ -51,17 +51,17 @@ class Imports(msgspec.Struct):
                 self._skills, self._probed_at = found if known is None else known.and_of(found), self.clock()
             return self._skills
 
-    def _probe(self, epoch: Login) -> ProbedCapabilities:
-        skills = probe_imports(epoch)
+    def _probe(self, login: Login) -> ProbedCapabilities:
+        skills = probe_imports(login)
         # A token that went away lacks nothing.
-        self.link.verify_token(epoch)
+        self.link.verify_token(login)
         return skills
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
         """As `kmsd.ports.Token`."""
 
-        def make(epoch: Login) -> bytes:
-            public = epoch.connection.run(lambda session: epoch.objects.make_wrapping_pair(session, object_id, bits))
+        def make(login: Login) -> bytes:
+            public = login.connection.run(lambda session: login.objects.make_wrapping_pair(session, object_id, bits))
             sync_folder(self.settings.token_dir_sync)
             return public
 
@@ -74,52 +74,52 @@ class Imports(msgspec.Struct):
         return await self.calls.on_thread("transport_key", None, lambda epoch: epoch.transport_key().public_key)
 
     async def unwrap_key(
-        self, wrapped: Wrapped, mark: bytes, expected: bytes | None, into: tuple[bytes, Algorithm] | None
+        self, wrapped: Wrapped, mac_message: bytes, expected: bytes | None, into: tuple[bytes, Algorithm] | None
     ) -> bytes:
         """As `kmsd.ports.Token`."""
         skills = await self.capabilities()
         if wrapped.algorithm not in skills.imports:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
 
-        def unwrap(epoch: Login) -> bytes:
+        def unwrap(login: Login) -> bytes:
             def work(_: object) -> bytes:
-                with import_session(epoch.connection, skills.padded_wrap) as guest:
-                    return self._unwrapped(epoch, guest, wrapped, mark, expected, into)
+                with import_session(login.connection, skills.padded_wrap) as guest:
+                    return self._unwrapped(login, guest, wrapped, mac_message, expected, into)
 
             # Lent beside the visit's own session, so that the module is not finalised meanwhile.
-            return epoch.connection.run(work)
+            return login.connection.run(work)
 
         return await self.calls.on_thread("unwrap_key", wrapped.wrapping_key, unwrap)
 
     def _unwrapped(  # noqa: PLR0917 (its own)
         self,
-        epoch: Login,
-        guest: ImportSession,
+        login: Login,
+        session: ImportSession,
         wrapped: Wrapped,
-        mark: bytes,
+        mac_message: bytes,
         expected: bytes | None,
         into: tuple[bytes, Algorithm] | None,
     ) -> bytes:
-        proven = guest.prove(self._key(epoch, guest, wrapped), wrapped.algorithm, wrapped.blob, mark)
-        trouble = wrapped.failure or proven.failure
-        if trouble is not None:
+        proven = session.prove(self._key(login, session, wrapped), wrapped.algorithm, wrapped.blob, mac_message)
+        failure = wrapped.failure or proven.failure
+        if failure is not None:
             # Only a token that is well can say that the blob is bad.
-            self.link.verify_token(epoch)
-            raise trouble
+            self.link.verify_token(login)
+            raise failure
         if expected is not None and not compare_digest(expected, proven.fingerprint):
             raise MaterialMismatch("other key material was imported before")
         if into is not None:
             object_id, algorithm = into
-            epoch.objects.unwrap(guest.session, object_id, algorithm, proven.kek, proven.wrapped)
+            login.objects.unwrap(session.session, object_id, algorithm, proven.kek, proven.wrapped)
             sync_folder(self.settings.token_dir_sync)
         return proven.fingerprint
 
     @staticmethod
-    def _key(epoch: Login, guest: ImportSession, wrapped: Wrapped) -> int:
+    def _key(login: Login, session: ImportSession, wrapped: Wrapped) -> int:
         """Handle of the private key that opens it."""
         if wrapped.wrapping_key is not None:
-            return epoch.objects.entry(guest.session, wrapped.wrapping_key).handle
-        transport = epoch.transport_key()
+            return login.objects.entry(session.session, wrapped.wrapping_key).handle
+        transport = login.transport_key()
         if not compare_digest(transport.public_key, wrapped.transport_key):
             raise TokenUnavailable("the login for which the material was wrapped has ended")
         return transport.handle
@@ -131,15 +131,15 @@ class Imports(msgspec.Struct):
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
         wrapping_key = wrapped.wrapping_key
 
-        def rewrap(epoch: Login) -> Wrapped:
+        def rewrap(login: Login) -> Wrapped:
             def work(_: object) -> Wrapped:
-                with import_session(epoch.connection, skills.padded_wrap) as guest:
-                    key = epoch.objects.entry(guest.session, wrapping_key).handle
+                with import_session(login.connection, skills.padded_wrap) as guest:
+                    key = login.objects.entry(guest.session, wrapping_key).handle
                     blob, trouble = guest.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
                 if trouble is not None:
-                    self.link.verify_token(epoch)
+                    self.link.verify_token(login)
                 return Wrapped(blob, TRANSPORT, None, transport_key, trouble)
 
-            return epoch.connection.run(work)
+            return login.connection.run(work)
 
         return await self.calls.on_thread("pass_on", wrapping_key, rewrap)

@@ -84,24 +84,24 @@ class ProbedCapabilities(msgspec.Struct, frozen=True):
         return ProbedCapabilities(imports, passes_on, self.padded_wrap or later.padded_wrap)
 
 
-def probe_imports(epoch: Login) -> ProbedCapabilities:
+def probe_imports(login: Login) -> ProbedCapabilities:
     """Try every way on throw-away session objects. Raises `TokenUnavailable` only if the token fails as a whole."""
     imports: dict[WrappingAlgorithm, None] = {}
     passes_on: dict[WrappingAlgorithm, None] = {}
     padded: WrapMechanism | None = None
     for algorithm in WrappingAlgorithm:
         for way in PADDED_KEY_WRAPS if algorithm in HYBRID else (None,):
-            if _works(epoch, "import", algorithm, way, _import):
+            if _works(login, "import", algorithm, way, _import):
                 imports[algorithm], padded = None, way or padded
-            if _works(epoch, "pass on", algorithm, way, _pass_on):
+            if _works(login, "pass on", algorithm, way, _rewrap):
                 passes_on[algorithm], padded = None, way or padded
     log.info("token_imports", imports=[a.value for a in imports], passes_on=[a.value for a in passes_on])
     return ProbedCapabilities(frozenset(imports), frozenset(passes_on), padded)
 
 
-def _works(epoch: Login, what: str, algorithm: WrappingAlgorithm, padded: WrapMechanism | None, prove: _Prove) -> bool:
+def _works(login: Login, what: str, algorithm: WrappingAlgorithm, padded: WrapMechanism | None, prove: _Prove) -> bool:
     try:
-        with import_session(epoch.connection, padded) as guest:
+        with import_session(login.connection, padded) as guest:
             prove(guest, algorithm)
     except (CkrError, WrongAnswer) as error:
         if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
@@ -148,7 +148,7 @@ def _cmac(material: bytes) -> bytes:
 # --- probes -----------------------------------------------------------------------------------------
 
 
-def _wrapping_key(guest: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
+def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
     """A private key in the token, and its public half: the published one, or a new one where keys cannot be given."""
     numbers = _test_key().private_numbers()
     components = {
@@ -168,42 +168,42 @@ def _wrapping_key(guest: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
         **private,
         **{kind: value.to_bytes((value.bit_length() + 7) // 8, "big") for kind, value in components.items()},
     }
-    raw, handle = guest.raw, guest.session.handle
+    raw, handle = session.raw, session.session.handle
     try:
-        return guest.kept(raw.create(handle, template)), _test_key().public_key()
+        return session.kept(raw.create(handle, template)), _test_key().public_key()
     except CkrError as error:
         if error.error_class in (ErrorClass.SESSION, ErrorClass.LOGIN):
             raise
         log.info("token_takes_no_known_keys", reason=str(error))
-    key, half = (guest.kept(made) for made in raw.generate_pair(handle, _RSA_PAIR, public, private))
+    key, half = (session.kept(made) for made in raw.generate_pair(handle, _RSA_PAIR, public, private))
     shown = load_der_public_key(public_key_of(raw, handle, half, _BITS))
     if not isinstance(shown, rsa.RSAPublicKey):
         raise WrongAnswer
     return key, shown
 
 
-def _import(guest: ImportSession, algorithm: WrappingAlgorithm) -> None:
+def _import(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """Unwrapped, measured, wrapped again and unwrapped again it is still what it was; wrong ones are noticed."""
-    key, public = _wrapping_key(guest)
-    good = guest.prove(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
+    key, public = _wrapping_key(session)
+    good = session.prove(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
     expect((good.failure, good.fingerprint), (None, _cmac(_MATERIAL)))
-    raw, handle = guest.raw, guest.session.handle
-    again = guest.kept(raw.unwrap(handle, KEY_WRAP, good.kek, good.wrapped, TO_PROVE))
+    raw, handle = session.raw, session.session.handle
+    again = session.kept(raw.unwrap(handle, KEY_WRAP, good.kek, good.wrapped, TO_PROVE))
     expect(raw.sign(handle, again, int(Mechanism.AES_CMAC), _MARK), _cmac(_MATERIAL))
     for length in _WRONG_LENGTHS:
-        wrong = guest.prove(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
+        wrong = session.prove(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
         expect(wrong.failure is not None, True)
     if algorithm.has_integrity:
         blob = _wrapped(_MATERIAL, algorithm, public)
         changed = blob[:-1] + bytes([blob[-1] ^ 1])
-        expect(isinstance(guest.prove(key, algorithm, changed, _MARK).failure, UnwrapFailed), True)
+        expect(isinstance(session.prove(key, algorithm, changed, _MARK).failure, UnwrapFailed), True)
 
 
-def _pass_on(guest: ImportSession, algorithm: WrappingAlgorithm) -> None:
+def _rewrap(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """What is wrapped for another token is what was unwrapped."""
-    key, public = _wrapping_key(guest)
+    key, public = _wrapping_key(session)
     recipient = _test_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    blob, trouble = guest.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
+    blob, trouble = session.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
     expect(trouble, None)
     try:
         received = _test_key().decrypt(blob, _padding_of(TRANSPORT))

@@ -102,43 +102,43 @@ class ImportSession:
         self._padded_wrap = padded_wrap
         self._made = made
 
-    def prove(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mark: bytes) -> UnwrappedKey:
+    def prove(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mac_message: bytes) -> UnwrappedKey:
         """Unwrap a blob and measure what came out of it; a decoy, if nothing did."""
-        decoy = self._generated(TO_PROVE)
+        dummy_key = self._generated(TO_PROVE)
         kek = self._generated(_WRAPPER, fixed=True)
         found = self._unwrapped(key, algorithm, blob, TO_PROVE)
-        subject = decoy if found is None else found
-        wrapped, fingerprint = self._measured(kek, subject), self._mac(subject, mark)
-        trouble: UnwrapFailed | InvalidLength | None = None
+        subject = dummy_key if found is None else found
+        wrapped, fingerprint = self._measured(kek, subject), self._mac(subject, mac_message)
+        failure: UnwrapFailed | InvalidLength | None = None
         if found is None:
-            trouble = UnwrapFailed("the token does not unwrap it")
+            failure = UnwrapFailed("the token does not unwrap it")
         elif len(wrapped) != _WRAPPED_LENGTH or not fingerprint:
-            trouble = _wrong_length()
-        return UnwrappedKey(fingerprint, kek, wrapped, trouble)
+            failure = _wrong_length()
+        return UnwrappedKey(fingerprint, kek, wrapped, failure)
 
     def rewrap_for(
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, transport_key: bytes
     ) -> tuple[bytes, UnwrapFailed | InvalidLength | None]:
         """What a blob holds, wrapped under the transport key of another token; a decoy, if it holds nothing good."""
-        decoy = self._generated(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
+        dummy_key = self._generated(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
         modulus, exponent = modulus_and_exponent(transport_key)
         public: dict[int, Value] = {**_PUBLIC, Attribute.MODULUS: modulus, Attribute.PUBLIC_EXPONENT: exponent}
         recipient = self.kept(self.raw.create(self.session.handle, public))
         found = self._unwrapped(key, algorithm, blob, _TO_PASS_ON)
-        subject = decoy if found is None else found
+        subject = dummy_key if found is None else found
         shown = number(self.raw.attributes(self.session.handle, subject, (Attribute.VALUE_LEN,)), Attribute.VALUE_LEN)
-        trouble: UnwrapFailed | InvalidLength | None = None
+        failure: UnwrapFailed | InvalidLength | None = None
         if found is None:
-            trouble = UnwrapFailed("the import token does not unwrap it")
+            failure = UnwrapFailed("the import token does not unwrap it")
         elif shown not in (None, 0, LENGTH):
-            trouble, subject = _wrong_length(), decoy
+            failure, subject = _wrong_length(), dummy_key
         try:
-            return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, subject), trouble
+            return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, subject), failure
         except CkrError as error:
-            if subject == decoy or error.error_class in _NOT_OF_THE_KEY:
+            if subject == dummy_key or error.error_class in _NOT_OF_THE_KEY:
                 raise
             # Longer than the transport key can carry, of a token that shows no lengths.
-            return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, decoy), _wrong_length()
+            return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, dummy_key), _wrong_length()
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -160,14 +160,14 @@ class ImportSession:
         if algorithm not in HYBRID:
             return self._rsa_unwrapped(key, algorithm, blob, size, template)
         kek = self._rsa_unwrapped(key, algorithm, blob[:size], size, _KEK)
-        decoy = self._generated(_KEK)
+        dummy_key = self._generated(_KEK)
         if self._padded_wrap is None:
             raise CkrError(Ckr.MECHANISM_INVALID, "key wrap with padding")
         rest = blob[size:]
         # RFC 5649 section 4.1: at least two blocks of 8 bytes.
         whole = len(rest) >= 2 * _BLOCK and len(rest) % _BLOCK == 0
         wrapped = rest if whole else bytes(_WRAPPED_LENGTH)
-        found = self._tried(self._padded_wrap, decoy if kek is None else kek, wrapped, template)
+        found = self._tried(self._padded_wrap, dummy_key if kek is None else kek, wrapped, template)
         return found if kek is not None and whole else None
 
     def _rsa_unwrapped(
@@ -194,9 +194,9 @@ class ImportSession:
                 raise
             return b""
 
-    def _mac(self, subject: int, mark: bytes) -> bytes:
+    def _mac(self, subject: int, mac_message: bytes) -> bytes:
         try:
-            return self.raw.sign(self.session.handle, subject, _CMAC, mark)
+            return self.raw.sign(self.session.handle, subject, _CMAC, mac_message)
         except CkrError as error:
             # SoftHSM says MECHANISM_INVALID of an AES key of 31 bytes; that it has the mechanism has been probed.
             if error.error_class in _NOT_OF_THE_KEY:

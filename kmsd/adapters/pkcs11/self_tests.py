@@ -66,19 +66,19 @@ _XAES_AAD = b"c2sp.org/XAES-256-GCM"
 _XAES_SEALED = bytes.fromhex("986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d")
 
 
-def _test_key(epoch: Login, session: Session, value: bytes, *roles: Attribute) -> int:
+def _test_key(login: Login, session: Session, value: bytes, *roles: Attribute) -> int:
     """A session object with a published value. Tokens that refuse keys in the clear answer with a `CkrError`."""
     template: dict[int, Value] = {**session_key(KeyType.AES, len(value), roles), Attribute.VALUE: value}
     # "CKA_VALUE_LEN … must not be specified when creating an object by C_CreateObject" (PKCS#11 v2.40, table 8).
     del template[Attribute.VALUE_LEN]
-    return epoch.connection.raw.create(session.handle, template)
+    return login.connection.raw.create(session.handle, template)
 
 
-def _prove_refusal(epoch: Login, session: Session, key: int) -> None:
+def _prove_refusal(login: Login, session: Session, key: int) -> None:
     """A changed text must be refused, by whatever code."""
     tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
     try:
-        epoch.connection.raw.gcm_decrypt(session.handle, key, _GCM_IV, tampered, _GCM_AAD, session.scratch)
+        login.connection.raw.gcm_decrypt(session.handle, key, _GCM_IV, tampered, _GCM_AAD, session.scratch)
     except CkrError as error:
         if error.function != "C_Decrypt" or error.error_class not in (ErrorClass.DATA, ErrorClass.SUSPECT):
             raise
@@ -86,9 +86,9 @@ def _prove_refusal(epoch: Login, session: Session, key: int) -> None:
         raise WrongAnswer
 
 
-def _gcm(epoch: Login, session: Session) -> None:
-    raw, at, handle = epoch.connection.raw, session.scratch, session.handle
-    key = _test_key(epoch, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
+def _gcm(login: Login, session: Session) -> None:
+    raw, at, handle = login.connection.raw, session.scratch, session.handle
+    key = _test_key(login, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
     try:
         sealed = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
         if sealed[:12] == _GCM_IV:
@@ -99,17 +99,17 @@ def _gcm(epoch: Login, session: Session) -> None:
             expect(again[:12] != sealed[:12], True)
             expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
         expect(raw.gcm_decrypt(handle, key, _GCM_IV, _GCM_SEALED, _GCM_AAD, at), _GCM_TEXT)
-        _prove_refusal(epoch, session, key)
+        _prove_refusal(login, session, key)
     finally:
         raw.destroy(handle, key)
 
 
-def _xaes(epoch: Login, session: Session) -> None:
-    raw = epoch.connection.raw
-    base = _test_key(epoch, session, _XAES_KEY, Attribute.DERIVE)
+def _xaes(login: Login, session: Session) -> None:
+    raw = login.connection.raw
+    base = _test_key(login, session, _XAES_KEY, Attribute.DERIVE)
     mark = b"probe of XAES-256-GCM"
     try:
-        key = epoch.derived.derive(mark, Entry(handle=base), _XAES_NONCE[:12], to_seal=False)
+        key = login.derived.derive(mark, Entry(handle=base), _XAES_NONCE[:12], to_seal=False)
         try:
             shown = raw.attributes(session.handle, key.handle, (Attribute.SENSITIVE, Attribute.EXTRACTABLE))
             expect((flag(shown, Attribute.SENSITIVE), flag(shown, Attribute.EXTRACTABLE)), (True, False))
@@ -118,21 +118,21 @@ def _xaes(epoch: Login, session: Session) -> None:
             )
             expect(opened, _XAES_TEXT)
         finally:
-            epoch.derived.done(key)
+            login.derived.done(key)
     finally:
-        epoch.derived.forget(mark)
-        epoch.derived.destroy_retired()
+        login.derived.forget(mark)
+        login.derived.destroy_retired()
         raw.destroy(session.handle, base)
 
 
-def _random(epoch: Login, session: Session) -> None:
-    first, second = (epoch.connection.raw.random(session.handle, 32) for _ in range(2))
+def _random(login: Login, session: Session) -> None:
+    first, second = (login.connection.raw.random(session.handle, 32) for _ in range(2))
     expect(first != second and bytes(32) not in (first, second), True)
 
 
-def _ecdsa(epoch: Login, session: Session) -> None:
+def _ecdsa(login: Login, session: Session) -> None:
     """A signature by a pair that lives as long as the session, verified in software."""
-    raw = epoch.connection.raw
+    raw = login.connection.raw
     try:
         domain = session.binding.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256}, local=True)
         private_template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True}
@@ -173,14 +173,14 @@ PROBES: tuple[Probe, ...] = (
 )
 
 
-def probe(epoch: Login) -> Capabilities:
+def probe(login: Login) -> Capabilities:
     """Try every mechanism on throw-away session objects. Raises `CkrError` only if the token fails as a whole."""
     passed: set[str] = set()
     algorithms: set[Algorithm] = set()
     lacking: list[tuple[str, str]] = []
     for row in PROBES:
         try:
-            epoch.connection.run(lambda session, row=row: row.prove(epoch, session))  # type: ignore[misc]
+            login.connection.run(lambda session, row=row: row.prove(login, session))  # type: ignore[misc]
         except (CkrError, WrongAnswer, KeyError) as error:
             if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
                 raise TokenUnavailable(str(error)) from error
@@ -192,12 +192,12 @@ def probe(epoch: Login) -> Capabilities:
     return Capabilities(frozenset(algorithms), frozenset(passed), tuple(lacking))
 
 
-def measure(epoch: Login, session: Session, policy: InlinePolicy) -> None:
+def measure(login: Login, session: Session, policy: InlinePolicy) -> None:
     """Measure the calls of the data path, on a throw-away session object."""
-    raw, at, handle = epoch.connection.raw, session.scratch, session.handle
+    raw, at, handle = login.connection.raw, session.scratch, session.handle
     policy.measure("random", lambda: raw.random(handle, 32))
     try:
-        key = _test_key(epoch, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
+        key = _test_key(login, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
     except CkrError as error:
         # The calls run on threads.
         log.info("token_pace_unknown", reason=str(error))

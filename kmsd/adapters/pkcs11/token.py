@@ -148,8 +148,8 @@ class Pkcs11Token:
         if not 1 <= count <= _RANDOM_LIMIT:
             raise ValueError(f"between 1 and {_RANDOM_LIMIT} random bytes, not {count}")
 
-        def call(epoch: Login, session: Session) -> bytes:
-            return epoch.connection.raw.random(session.handle, count)
+        def call(login: Login, session: Session) -> bytes:
+            return login.connection.raw.random(session.handle, count)
 
         return await self._calls.data("random", None, call, size=count)
 
@@ -161,8 +161,8 @@ class Pkcs11Token:
         if algorithm is Algorithm.AES_256_GCM and self._count_message is not None:
             await self._count_message(object_id)
 
-        def call(epoch: Login, session: Session) -> bytes:
-            return epoch.sealing.seal(session, object_id, algorithm, plaintext, aad)
+        def call(login: Login, session: Session) -> bytes:
+            return login.sealing.seal(session, object_id, algorithm, plaintext, aad)
 
         return await self._calls.data("seal", object_id, call, size=len(plaintext), algorithm=algorithm)
 
@@ -171,8 +171,8 @@ class Pkcs11Token:
         self._require_algorithm(algorithm)
         well_formed(algorithm, sealed, aad)
 
-        def call(epoch: Login, session: Session) -> bytes:
-            return epoch.sealing.open(session, object_id, algorithm, sealed, aad)
+        def call(login: Login, session: Session) -> bytes:
+            return login.sealing.open(session, object_id, algorithm, sealed, aad)
 
         prefix = sealed[:PREFIX_LENGTH]
         return await self._calls.data("open", object_id, call, size=len(sealed), algorithm=algorithm, prefix=prefix)
@@ -182,9 +182,9 @@ class Pkcs11Token:
         if len(digest) != DIGEST_LENGTH:
             raise ValueError(f"a SHA-256 digest has {DIGEST_LENGTH} bytes, not {len(digest)}")
 
-        def call(epoch: Login, session: Session) -> bytes:
-            handle = epoch.objects.entry(session, object_id).handle
-            return epoch.connection.raw.sign(session.handle, handle, _ECDSA, digest)
+        def call(login: Login, session: Session) -> bytes:
+            handle = login.objects.entry(session, object_id).handle
+            return login.connection.raw.sign(session.handle, handle, _ECDSA, digest)
 
         return der_signature(await self._calls.data("sign", object_id, call, size=0))
 
@@ -199,8 +199,8 @@ class Pkcs11Token:
         self._require_algorithm(algorithm)
         _check_id(object_id)
 
-        def make(epoch: Login) -> None:
-            epoch.connection.run(lambda session: epoch.objects.make_sealing_key(session, object_id, algorithm))
+        def make(login: Login) -> None:
+            login.connection.run(lambda session: login.objects.make_sealing_key(session, object_id, algorithm))
             sync_folder(self._settings.token_dir_sync)
 
         await self._calls.on_thread("generate_key", object_id, make)
@@ -211,18 +211,18 @@ class Pkcs11Token:
         if "CKM_ECDSA" not in self._capabilities.mechanisms:
             raise MechanismMissing("the token does not offer CKM_ECDSA")
 
-        def make(epoch: Login) -> bytes:
-            epoch.connection.run(lambda session: epoch.objects.make_signing_pair(session, object_id))
+        def make(login: Login) -> bytes:
+            login.connection.run(lambda session: login.objects.make_signing_pair(session, object_id))
             sync_folder(self._settings.token_dir_sync)
-            return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
+            return login.connection.run(lambda session: login.objects.point(session, object_id))
 
         return spki_of_ec_point(await self._calls.on_thread("generate_signing_key", object_id, make))
 
     async def public_key(self, object_id: bytes) -> bytes:
         """DER SubjectPublicKeyInfo of a pair."""
 
-        def read(epoch: Login) -> bytes:
-            return epoch.connection.run(lambda session: epoch.objects.point(session, object_id))
+        def read(login: Login) -> bytes:
+            return login.connection.run(lambda session: login.objects.point(session, object_id))
 
         return spki_of_ec_point(await self._calls.on_thread("public_key", object_id, read))
 
@@ -234,7 +234,7 @@ class Pkcs11Token:
     async def unwrap_key(
         self,
         wrapped: Wrapped,
-        mark: bytes,
+        mac_message: bytes,
         *,
         expected: bytes | None = None,
         into: tuple[bytes, Algorithm] | None = None,
@@ -243,7 +243,7 @@ class Pkcs11Token:
         if into is not None:
             _check_id(into[0])
             self._require_algorithm(into[1])
-        return await self._imports.unwrap_key(wrapped, mark, expected, into)
+        return await self._imports.unwrap_key(wrapped, mac_message, expected, into)
 
     async def transport_key(self) -> bytes:
         """The public key for which another token wraps what it passes on to this one."""
@@ -259,13 +259,13 @@ class Pkcs11Token:
         if object_id == self._settings.sentinel:
             raise TokenError("the sentinel is not destroyed while it is what proves the token's presence")
 
-        def destroy(epoch: Login) -> None:
-            with self._link.in_use.destroying(object_id, self._settings.deadline):
-                epoch.forget(object_id)
-                epoch.derived.destroy_retired()
-                epoch.connection.run(lambda session: epoch.objects.destroy(session, object_id))
+        def destroy(login: Login) -> None:
+            with self._link.locks.destroying(object_id, self._settings.deadline):
+                login.forget(object_id)
+                login.derived.destroy_retired()
+                login.connection.run(lambda session: login.objects.destroy(session, object_id))
             # A token that is away shows no objects either.
-            self._link.verify_token(epoch)
+            self._link.verify_token(login)
             sync_folder(self._settings.token_dir_sync)
 
         await self._calls.on_thread("destroy", None, destroy)
@@ -273,9 +273,9 @@ class Pkcs11Token:
     async def list_objects(self) -> Sequence[ObjectReport]:
         """All objects that carry the daemon's label, malformed ones too."""
 
-        def look(epoch: Login) -> list[ObjectReport]:
-            reports = epoch.connection.run(epoch.objects.report)
-            self._link.verify_token(epoch)
+        def look(login: Login) -> list[ObjectReport]:
+            reports = login.connection.run(login.objects.report)
+            self._link.verify_token(login)
             return reports
 
         return await self._calls.on_thread("list_objects", None, look)
@@ -283,8 +283,8 @@ class Pkcs11Token:
     async def attributes(self, object_id: bytes) -> dict[str, bool | bytes | int]:
         """What the secret or private object of this id shows of itself, by `CKA_…`. Raises `NoSuchObject`."""
 
-        def read(epoch: Login) -> dict[int, bytes]:
-            return epoch.connection.run(lambda session: epoch.objects.read(session, object_id))
+        def read(login: Login) -> dict[int, bytes]:
+            return login.connection.run(lambda session: login.objects.read(session, object_id))
 
         values = await self._calls.on_thread("attributes", object_id, read)
         return {attribute_name(kind): _typed(values, kind) for kind in values}
@@ -304,10 +304,10 @@ class Pkcs11Token:
         sentinel, now = self._settings.sentinel, self._clock()
         work = sentinel is not None and now - self._operated_at >= self._settings.sentinel_operation_interval
 
-        def operate(epoch: Login) -> None:
-            self._link.verify_token(epoch)
+        def operate(login: Login) -> None:
+            self._link.verify_token(login)
             if work and sentinel is not None:
-                epoch.connection.run(lambda session: epoch.exercise(session, sentinel))
+                login.connection.run(lambda session: login.exercise(session, sentinel))
 
         await self._calls.on_thread("check", sentinel, operate, deadline=self._settings.deadline)
         if work:
@@ -327,12 +327,12 @@ class Pkcs11Token:
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    async def _bury(self, epoch: Login) -> None:
+    async def _bury(self, login: Login) -> None:
         try:
-            await self._calls.workers.run(epoch.derived.destroy_retired, deadline=self._settings.deadline)
+            await self._calls.workers.run(login.derived.destroy_retired, deadline=self._settings.deadline)
         except (CkrError, TokenError) as error:
             # They cannot be used any more in any case; the end of the session destroys them.
-            log.warning("token_derived_keys_left", count=epoch.derived.retired_count, reason=str(error))
+            log.warning("token_derived_keys_left", count=login.derived.retired_count, reason=str(error))
 
     async def _sweep_derived_keys(self) -> None:
         while True:

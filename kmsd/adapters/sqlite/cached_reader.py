@@ -25,8 +25,8 @@ from kmsd.domain.identity import AccessKey, Role
 from kmsd.domain.key import Key
 from kmsd.ports import ServiceKey, SessionMac
 
-MOST_KEYS = 20_000
-MOST_OTHERS = 20_000
+MAX_KEYS = 20_000
+MAX_OTHERS = 20_000
 
 _Name = TypeVar("_Name")
 _Thing = TypeVar("_Thing")
@@ -116,7 +116,7 @@ class CachedReader(SqliteReader):
             return found
         found = await super().key(key_id)
         if found is not None:
-            self._remember(self._keys, key_id, found, MOST_KEYS)
+            self._remember(self._keys, key_id, found, MAX_KEYS)
         return found
 
     async def alias(self, account: str, name: str) -> Alias | None:
@@ -124,7 +124,7 @@ class CachedReader(SqliteReader):
         if found is None:
             found = await super().alias(account, name)
             if found is not None:
-                self._remember(self._aliases, (account, name), found, MOST_OTHERS)
+                self._remember(self._aliases, (account, name), found, MAX_OTHERS)
         return found
 
     async def access_key(self, access_key_id: str) -> AccessKey | None:
@@ -132,7 +132,7 @@ class CachedReader(SqliteReader):
         if found is None:
             found = await super().access_key(access_key_id)
             if found is not None:
-                self._remember(self._access_keys, access_key_id, found, MOST_OTHERS)
+                self._remember(self._access_keys, access_key_id, found, MAX_OTHERS)
         return found
 
     async def role(self, account: str, name: str) -> Role | None:
@@ -140,14 +140,14 @@ class CachedReader(SqliteReader):
         if found is None:
             found = await super().role(account, name)
             if found is not None:
-                self._remember(self._roles, (account, name), found, MOST_OTHERS)
+                self._remember(self._roles, (account, name), found, MAX_OTHERS)
         return found
 
     async def tags_of(self, key_id: str) -> Mapping[str, str]:
         found = self._tags.get(key_id)
         if found is None:
             found = await super().tags_of(key_id)
-            self._remember(self._tags, key_id, found, MOST_OTHERS)
+            self._remember(self._tags, key_id, found, MAX_OTHERS)
         return found
 
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
@@ -155,11 +155,11 @@ class CachedReader(SqliteReader):
         by_grantees = self._grants_by_key.get(key_id)
         if by_grantees is None:
             by_grantees = {}
-            self._remember(self._grants_by_key, key_id, by_grantees, MOST_OTHERS)
+            self._remember(self._grants_by_key, key_id, by_grantees, MAX_OTHERS)
         found = by_grantees.get(names)
         if found is None:
             found = await super().grants_to(key_id, names)
-            self._remember(by_grantees, names, found, MOST_OTHERS)
+            self._remember(by_grantees, names, found, MAX_OTHERS)
         return found
 
     async def log_group(self, account: str, name: str) -> LogGroup | None:
@@ -167,7 +167,7 @@ class CachedReader(SqliteReader):
         if found is None:
             found = await super().log_group(account, name)
             if found is not None:
-                self._remember(self._log_groups, (account, name), found, MOST_OTHERS)
+                self._remember(self._log_groups, (account, name), found, MAX_OTHERS)
         return found
 
     async def log_stream(self, group_id: bytes, name: str) -> LogStream | None:
@@ -175,7 +175,7 @@ class CachedReader(SqliteReader):
         if found is None:
             found = await super().log_stream(group_id, name)
             if found is not None:
-                self._remember(self._log_streams, (group_id, name), found, MOST_OTHERS)
+                self._remember(self._log_streams, (group_id, name), found, MAX_OTHERS)
         return found
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:

@@ -20,7 +20,7 @@ CACHE_KIB = 512
 """Of pages that a connection keeps. What requests need is kept decoded (`kmsd.adapters.sqlite.cached_reader`), and the
 kernel has the file's pages: SQLite's own choice, 2 MiB for each connection of each process, only takes memory."""
 
-LONGEST_SESSION = timedelta(hours=36)
+MAX_SESSION = timedelta(hours=36)
 """GetSessionToken, DurationSeconds: at most 129,600."""
 
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
@@ -186,7 +186,7 @@ def date_older_sessions(path: Path, now: datetime) -> None:
     connection = connect(path, busy_seconds=30)
     try:
         with translated():
-            until = int((now + LONGEST_SESSION).timestamp()) * 1_000_000
+            until = int((now + MAX_SESSION).timestamp()) * 1_000_000
             connection.execute("UPDATE session_mac SET older_until = ? WHERE older_until IS NULL", (until,))
     finally:
         connection.close()

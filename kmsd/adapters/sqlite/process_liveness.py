@@ -36,11 +36,11 @@ class LivenessLocks:
         while not lock_byte(self._descriptor, self.token):
             self.token = secrets.randbelow(_PLACES)
 
-    def is_gone(self, maker: int | None) -> bool:
+    def is_gone(self, owner: int | None) -> bool:
         """Whether the process of this place is certain to have ended. Of none nothing is certain."""
-        if maker is None or maker == self.token:
+        if owner is None or owner == self.token:
             return False
-        return not byte_is_locked(self._descriptor, maker)
+        return not byte_is_locked(self._descriptor, owner)
 
     def close(self) -> None:
         """Let go."""

@@ -26,7 +26,7 @@ from kmsd.config.settings import Config, ConfigError
 from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
 
 EXIT_FOUND = 1
-MOST_SHOWN = 200
+MAX_SHOWN = 200
 """Findings that are printed; a trail that is broken throughout has one for each line."""
 
 
@@ -106,10 +106,10 @@ def _public_key(file: InputFile) -> bytes:
 
 
 def _print(report: VerificationReport, seconds: float) -> None:
-    for finding in report.findings[:MOST_SHOWN]:
+    for finding in report.findings[:MAX_SHOWN]:
         print(f"FAIL {finding}")
-    if len(report.findings) > MOST_SHOWN:
-        print(f"FAIL and {len(report.findings) - MOST_SHOWN} more")
+    if len(report.findings) > MAX_SHOWN:
+        print(f"FAIL and {len(report.findings) - MAX_SHOWN} more")
     for note in report.notes:
         print(f"note {note}")
     for key in report.public_keys:
@@ -151,8 +151,8 @@ def run_checkpoints(options: argparse.Namespace) -> int:
 
 async def run_public_key(config: Config, _: argparse.Namespace) -> int:
     """`kmsd audit public-key`: PEM on standard output, the fingerprint on standard error."""
-    async with open_components(config, "cli") as rooms:
-        signer = await audit_signer(rooms.store, rooms.token)
+    async with open_components(config, "cli") as components:
+        signer = await audit_signer(components.store, components.token)
     if signer is None:
         raise ConfigError("there is no audit key: run `kmsd init`")
     print(pem_of(signer.public_key), end="")

@@ -56,15 +56,15 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     """One line on what was made. Raises `CommandError`, OSError, and there is no backup."""
     started = time.monotonic()
     target = _target(Path(options.target), SystemClock().now())
-    async with open_components(config, "cli") as rooms:
-        signer = await audit_signer(rooms.store, rooms.token, needed=True)
+    async with open_components(config, "cli") as components:
+        signer = await audit_signer(components.store, components.token, needed=True)
         if signer is None:
             raise ConfigError("there is no audit key to sign a backup with: run `kmsd init`")
-        token_folder = None if options.without_token else _token_folder(rooms)
+        token_folder = None if options.without_token else _token_folder(components)
         parameters = {"path": str(target), "withToken": token_folder is not None}
         try:
-            async with administrative_act(rooms, "CreateBackup", parameters) as act:
-                made = await create.create(rooms, signer, target, token_folder)
+            async with administrative_act(components, "CreateBackup", parameters) as act:
+                made = await create.create(components, signer, target, token_folder)
                 act.elements = {
                     "backupId": made.manifest.backup_id,
                     "snapshotAt": made.manifest.snapshot_at,
@@ -101,10 +101,10 @@ def _target(given: Path, now: datetime) -> Path:
     return target
 
 
-def _token_folder(rooms: Components) -> Path | None:
+def _token_folder(components: Components) -> Path | None:
     """SoftHSM2's, if that is the token. Raises `ConfigError` if it is, and its folder is not found."""
-    info = rooms.token.info
-    folder = softhsm.token_folder(rooms.config.token, info)
+    info = components.token.info
+    folder = softhsm.token_folder(components.config.token, info)
     if folder is None and info.manufacturer.strip() == softhsm.MANUFACTURER:
         raise ConfigError(
             "the folder of this SoftHSM2 token is not found: name SOFTHSM2_CONF in [token] environment, "

@@ -11,10 +11,10 @@ from kmsd.linux import boot_clock
 from kmsd.ports import Reader
 
 
-async def findings(books: Reader) -> AsyncIterator[Finding]:
+async def findings(reader: Reader) -> AsyncIterator[Finding]:
     """One line. Raises `StoreUnavailable`."""
     uptime = Uptime(boot_clock.boot_id(), boot_clock.uptime())
-    judgement = assess(await books.clock_reading(), SystemClock().now(), uptime)
+    judgement = assess(await reader.clock_reading(), SystemClock().now(), uptime)
     seconds = judgement.skew.total_seconds()
     remedy = "set the clock right, or tell that it is: kmsd jobs confirm-clock"
     if judgement.suspended:

@@ -12,7 +12,7 @@ from kmsd.cli.data_owner import name_of
 from kmsd.config.settings import Config, Credential
 
 TOPIC = "files"
-_MOST = 5
+_MAX_LISTED = 5
 """Files that are named of many that have the same fault."""
 
 
@@ -91,7 +91,9 @@ def _owners(config: Config) -> Iterator[Finding]:
         return
     name = name_of(owner)
     if strangers:
-        shown = ", ".join(str(path) for path in strangers[:_MOST]) + (" and others" if len(strangers) > _MOST else "")
+        shown = ", ".join(str(path) for path in strangers[:_MAX_LISTED]) + (
+            " and others" if len(strangers) > _MAX_LISTED else ""
+        )
         yield Finding(FAIL, TOPIC, f"not {name}'s, as {config.data_dir} is: {shown}")
     else:
         yield Finding(OK, TOPIC, f"all data belongs to {name}")

@@ -70,13 +70,13 @@ class _Group(msgspec.Struct):
         return self.first.arn if self.count == 1 else f"{self.first.arn} and {self.count - 1} more with its policy"
 
 
-async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
+async def findings(reader: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
     """All of them; one `ok` line if there are none. `account` is looked at even if it has no users."""
-    people = _Principals.of(list(await books.users()), list(await books.roles()))
+    people = _Principals.of(list(await reader.users()), list(await reader.roles()))
     found = list(_account(account, people))
     groups: dict[tuple[str, str], _Group] = {}
     keys = 0
-    async for key in all_keys(books, people.accounts | {account}, now):
+    async for key in all_keys(reader, people.accounts | {account}, now):
         keys += 1
         group = groups.get((key.account, key.policy))
         if group is None:
@@ -85,7 +85,7 @@ async def findings(books: Reader, account: str, now: datetime) -> AsyncIterator[
             group.count += 1
         if key.created_at > now + CLOCK_SLACK:
             found.append(Finding(FAIL, "clock", f"{key.arn} was made in the future: the clock was set back"))
-        found += [one async for one in _grants(books, key, people)]
+        found += [one async for one in _grants(reader, key, people)]
     for group in groups.values():
         found += _key_policy(group, people)
     for role in people.roles:
@@ -107,21 +107,21 @@ def _account(account: str, people: _Principals) -> Iterator[Finding]:
         yield Finding(WARN, "configuration", f"{text} New keys belong to the account of the user who creates them")
 
 
-async def all_keys(books: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
+async def all_keys(reader: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
     """The keys of these accounts."""
     for account in sorted(accounts):
         after = ""
-        while names := await books.key_names_after(account, after, PAGE, now):
+        while names := await reader.key_names_after(account, after, PAGE, now):
             for key_id, _ in names:
-                key = await books.key(key_id)
+                key = await reader.key(key_id)
                 if key is not None:
                     yield key
             after = names[-1][0]
 
 
-async def _grants(books: Reader, key: Key, people: _Principals) -> AsyncIterator[Finding]:
+async def _grants(reader: Reader, key: Key, people: _Principals) -> AsyncIterator[Finding]:
     after = ""
-    while grants := await books.grants_of(key.key_id, after, PAGE):
+    while grants := await reader.grants_of(key.key_id, after, PAGE):
         for grant in grants:
             if not people.know(grant.grantee_principal):
                 who = grant.grantee_principal

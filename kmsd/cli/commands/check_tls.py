@@ -17,7 +17,7 @@ from kmsd.wire.http.tls import CertificateUnusable, tls_context
 
 TOPIC = "tls"
 EXPIRY_WARNING = timedelta(days=14)
-LEAST_RSA_BITS = 2048
+MIN_RSA_BITS = 2048
 
 
 def findings(config: Config, now: datetime) -> Iterator[Finding]:
@@ -70,7 +70,7 @@ def _validity(path: Path, certificate: x509.Certificate, now: datetime) -> Findi
 
 def _leaf(path: Path, certificate: x509.Certificate) -> Iterator[Finding]:
     key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < LEAST_RSA_BITS:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
         yield Finding(FAIL, TOPIC, f"{path}: an RSA key of {key.key_size} bits is too short")
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

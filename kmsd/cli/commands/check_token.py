@@ -19,16 +19,16 @@ _HAS_ANOTHER_WAY = frozenset({"CKM_AES_ECB_ENCRYPT_DATA"})
 async def findings(config: Config) -> AsyncIterator[Finding]:
     """Opens the token with its PIN: one attempt."""
     try:
-        async with open_components(config, "check") as rooms:
-            for finding in (*_token(rooms), _sessions(config, rooms)):
+        async with open_components(config, "check") as components:
+            for finding in (*_token(components), _sessions(config, components)):
                 yield finding
-            async for finding in _imports(config, rooms):
+            async for finding in _imports(config, components):
                 yield finding
-            async for finding in _works(rooms):
+            async for finding in _works(components):
                 yield finding
-            async for finding in _messages(rooms):
+            async for finding in _messages(components):
                 yield finding
-            async for finding in _objects(rooms):
+            async for finding in _objects(components):
                 yield finding
     except ConfigError as exc:
         yield Finding(FAIL, "token", str(exc))
@@ -36,8 +36,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
         yield Finding(FAIL, "token", f"{type(exc).__name__}: {exc}")
 
 
-def _token(rooms: Components) -> Iterator[Finding]:
-    info, capabilities = rooms.token.info, rooms.token.capabilities
+def _token(components: Components) -> Iterator[Finding]:
+    info, capabilities = components.token.info, components.token.capabilities
     yield Finding(OK, "token", f"token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}")
     for mechanism in sorted(capabilities.mechanisms):
         yield Finding(OK, "token", f"mechanism {mechanism}")
@@ -48,10 +48,10 @@ def _token(rooms: Components) -> Iterator[Finding]:
         yield Finding(FAIL, "token", "the token can hold no keys of this API")
 
 
-def _sessions(config: Config, rooms: Components) -> Finding:
+def _sessions(config: Config, components: Components) -> Finding:
     """A worker has one that stays logged in, and those that work; at a reload there are twice as many workers."""
     needed = 2 * config.workers * (config.token.sessions + 1)
-    most = rooms.token.info.max_sessions
+    most = components.token.info.max_sessions
     if most is None:
         return Finding(OK, "token", f"up to {needed} sessions are opened; the token names no limit")
     if most < needed:
@@ -60,16 +60,16 @@ def _sessions(config: Config, rooms: Components) -> Finding:
     return Finding(OK, "token", f"up to {needed} sessions are opened of the token's {most}")
 
 
-async def _imports(config: Config, rooms: Components) -> AsyncIterator[Finding]:
+async def _imports(config: Config, components: Components) -> AsyncIterator[Finding]:
     """How key material may come in, and which ways are lacking, refused or unwise."""
     if config.import_token is not None:
-        if rooms.import_token is None:
+        if components.import_token is None:
             yield Finding(FAIL, "import", "the import token is away")
         else:
-            info = rooms.import_token.info
+            info = components.import_token.info
             text = f"import token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
             yield Finding(OK, "import", text)
-    offered = await import_parameters.offered(rooms.pipeline.world.tokens)
+    offered = await import_parameters.offered(components.pipeline.dependencies.tokens)
     for algorithm in WrappingAlgorithm:
         name = offered.get(algorithm)
         called = f"wrapping algorithm {algorithm}"
@@ -84,25 +84,25 @@ async def _imports(config: Config, rooms: Components) -> AsyncIterator[Finding]:
             yield Finding(OK, "import", f"{called} works {where}")
 
 
-async def _works(rooms: Components) -> AsyncIterator[Finding]:
+async def _works(components: Components) -> AsyncIterator[Finding]:
     for topic, probe in (
-        ("token", rooms.token.check),
-        ("database", rooms.store.check),
-        ("audit", rooms.sink.check),
+        ("token", components.token.check),
+        ("database", components.store.check),
+        ("audit", components.sink.check),
     ):
         await probe()
         yield Finding(OK, topic, f"{topic} works")
 
 
-async def _messages(rooms: Components) -> AsyncIterator[Finding]:
+async def _messages(components: Components) -> AsyncIterator[Finding]:
     """Material that nears the bound of AES-GCM with random nonces."""
-    for object_id, owner, messages in await (await rooms.store.read()).counted_messages(ROTATE_AT_MESSAGES):
+    for object_id, owner, messages in await (await components.store.read()).counted_messages(ROTATE_AT_MESSAGES):
         text = f"object {object_id.hex()} of {owner} has encrypted {messages} of {MAX_MESSAGES} messages"
         yield Finding(WARN, "token", f"{text}: rotate the key, or import new material into another one")
 
 
-async def _objects(rooms: Components) -> AsyncIterator[Finding]:
-    tokens = [token for token in (rooms.token, rooms.import_token) if token is not None]
+async def _objects(components: Components) -> AsyncIterator[Finding]:
+    tokens = [token for token in (components.token, components.import_token) if token is not None]
     malformed = [found for token in tokens for found in await token.list_objects() if found.problem]
     for found in malformed:
         yield Finding(FAIL, "token", f"object {found.object_id.hex()} ({found.kind}): {found.problem}")

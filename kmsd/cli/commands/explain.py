@@ -48,9 +48,9 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     complaint = actions.complaint(options.action)
     if complaint is not None:
         print(f"kmsd: warning: {complaint}", file=sys.stderr)
-    async with reading(config) as books:
-        caller = await _caller(books, options.principal)
-        query = await _query(config, books, caller, options)
+    async with reading(config) as reader:
+        caller = await _caller(reader, options.principal)
+        query = await _query(config, reader, caller, options)
     found = explain(query)
     if isinstance(found.decision, Allowed):
         print(f"ALLOWED by {found.decision.by}")
@@ -61,14 +61,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     return 0 if isinstance(found.decision, Allowed) else 1
 
 
-async def _query(config: Config, books: Reader, caller: Caller, options: argparse.Namespace) -> AuthorizationRequest:
+async def _query(config: Config, reader: Reader, caller: Caller, options: argparse.Namespace) -> AuthorizationRequest:
     now = SystemClock().now()
     key = None
     if options.key is not None:
-        key = await key_named(books, config, options.key, now, account=caller.account)
+        key = await key_named(reader, config, options.key, now, account=caller.account)
     conditions = _pairs(options.condition)
     policies = (*caller.identity_policies, *(() if key is None else (key.policy,)))
-    aliases, tags = await resource_facts.of_key(books, key, policies, now)
+    aliases, tags = await resource_facts.of_key(reader, key, policies, now)
     circumstances = Circumstances(now=now, region=config.region, key=key, aliases=aliases, tags=tags)
     if key is None:
         account = caller.account
@@ -81,7 +81,7 @@ async def _query(config: Config, books: Reader, caller: Caller, options: argpars
         key.arn,
         key.account,
         resource_policy=key.policy,
-        grants=await books.grants_to(key.key_id, caller.grantee_names),
+        grants=await reader.grants_to(key.key_id, caller.grantee_names),
         encryption_context=_pairs(options.context),
         conditions=conditions,
         circumstances=circumstances,
@@ -94,12 +94,12 @@ def _pairs(given: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in given)
 
 
-async def _caller(books: Reader, arn: str) -> Caller:
+async def _caller(reader: Reader, arn: str) -> Caller:
     """The principal with the policies that it has now. Raises `NotFound` for one that does not exist, `WrongUsage`."""
     if found := _ROOT.fullmatch(arn):
         return Caller(PrincipalType.ACCOUNT, arn, found[1], found[1])
     if found := _USER.fullmatch(arn):
-        user = await books.user(found[1], found[2])
+        user = await reader.user(found[1], found[2])
         if user is None:
             raise NotFound(f"there is no user {arn}")
         policies = tuple(user.policies.values())
@@ -115,7 +115,7 @@ async def _caller(books: Reader, arn: str) -> Caller:
         )
     if found := _SESSION.fullmatch(arn) or _ROLE.fullmatch(arn):
         session = found[3] if found.re is _SESSION else "explained"
-        role = await books.role(found[1], found[2])
+        role = await reader.role(found[1], found[2])
         if role is None:
             raise NotFound(f"there is no role {found[2]} in account {found[1]}")
         return Caller(

@@ -83,8 +83,8 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         connection.create(config.database)
     migrate_unless_served(config)
     parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR}
-    async with acting(config, "Initialize", parameters, source=KMSD) as (rooms, act):
-        made_keys, made = await _provision(rooms, config, options)
+    async with acting(config, "Initialize", parameters, source=KMSD) as (components, act):
+        made_keys, made = await _provision(components, config, options)
         if made is not None:
             act.elements = access_key_elements(made)
     if made is not None:
@@ -121,34 +121,34 @@ async def _require_token_of_nobody(config: Config) -> None:
 
 
 async def _provision(
-    rooms: Components, config: Config, options: argparse.Namespace
+    components: Components, config: Config, options: argparse.Namespace
 ) -> tuple[bool, NewAccessKey | None]:
     """Make what is missing: whether keys were, and the access key if one was made. Raises `ExistsAlready`."""
-    if not rooms.token.capabilities.algorithms:
+    if not components.token.capabilities.algorithms:
         raise ConfigError("the token can hold no keys of this API: it lacks CKM_AES_GCM (see `kmsd check`)")
-    books, now = await rooms.store.read(), SystemClock().now()
-    user, name = await _administrator(books, config, options)
-    before = len(await books.service_keys())
-    await provisioning.make_service_keys(rooms.store, rooms.token, now, [SERVICE_KEY])
-    await rooms.enable_signing()
-    made_keys = len(await (await rooms.store.read()).service_keys()) > before
+    reader, now = await components.store.read(), SystemClock().now()
+    user, name = await _administrator(reader, config, options)
+    before = len(await reader.service_keys())
+    await provisioning.make_service_keys(components.store, components.token, now, [SERVICE_KEY])
+    await components.enable_signing()
+    made_keys = len(await (await components.store.read()).service_keys()) > before
     if user is None:
         policies = {ADMINISTRATOR_POLICY_NAME: provisioning.ADMINISTRATOR_POLICY}
         user = provisioning.new_user(arn_scope_of(config), config.account, name, policies, now)
-        await provisioning.create_user(rooms.store, user, now)
-    elif await books.access_keys_of(config.account, name):
+        await provisioning.create_user(components.store, user, now)
+    elif await reader.access_keys_of(config.account, name):
         return made_keys, None
-    return made_keys, await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+    return made_keys, await provisioning.create_access_key(components.store, components.token, user, now)
 
 
-async def _administrator(books: Reader, config: Config, options: argparse.Namespace) -> tuple[User | None, str]:
+async def _administrator(reader: Reader, config: Config, options: argparse.Namespace) -> tuple[User | None, str]:
     """The user that is wanted, if there is one, and the name. Raises `ExistsAlready` if there is another."""
-    users = [user for user in await books.users() if user.account == config.account]
+    users = [user for user in await reader.users() if user.account == config.account]
     others = [user for user in users if ADMINISTRATOR_POLICY_NAME in user.policies]
     if options.administrator is None and others:
         return others[0], others[0].name
     name: str = options.administrator or DEFAULT_ADMINISTRATOR
-    user = await books.user(config.account, name)
+    user = await reader.user(config.account, name)
     if user is None and others and not options.another_administrator:
         raise ExistsAlready(
             f"there is an administrator already: {others[0].name}. A further access key: kmsd access-key create "

@@ -34,7 +34,7 @@ TITLES = {
 """By the member of a report: what is printed before each of its entries."""
 FOUND = ("unknown", "malformed", "failed")
 """Members that tell what was found and left alone; the record of the command has the others."""
-MOST_RECORDED = 100
+MAX_RECORDED = 100
 """Names of each kind in the record of the command. What the job did to a key has a record of its own."""
 ALARMS = ("missing", "malformed", "failed")
 """Members that need the operator."""
@@ -52,8 +52,8 @@ def add_to(commands: Any) -> None:
 
 async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
     """Believe the clock as it is now; a running daemon does within 15 seconds. Recorded, with what it was before."""
-    async with acting(config, "ConfirmClock", {}, source=KMSD) as (rooms, act):
-        async with rooms.store.write() as transaction:
+    async with acting(config, "ConfirmClock", {}, source=KMSD) as (components, act):
+        async with components.store.write() as transaction:
             uptime, wall = Uptime(boot_clock.boot_id(), boot_clock.uptime()), SystemClock().now()
             before = assess(await transaction.clock_reading(), wall, uptime)
             await transaction.put_clock_reading(confirmed(wall, uptime))
@@ -68,10 +68,10 @@ async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
 async def run_job(config: Config, options: argparse.Namespace) -> int:
     """Print what was found and done; status 1 if something needs the operator."""
     try:
-        async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (rooms, act):
-            report = await _scheduler(rooms).run_now(Job(options.job))
+        async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (components, act):
+            report = await _scheduler(components).run_now(Job(options.job))
             act.elements = {
-                name: [_shown(found) for found in getattr(report, name)[:MOST_RECORDED]]
+                name: [_shown(found) for found in getattr(report, name)[:MAX_RECORDED]]
                 for name in report.__struct_fields__
                 if name not in FOUND and getattr(report, name)
             }
@@ -83,16 +83,16 @@ async def run_job(config: Config, options: argparse.Namespace) -> int:
     return 1 if any(getattr(report, name, ()) for name in ALARMS) else 0
 
 
-def _scheduler(rooms: Components) -> Scheduler:
+def _scheduler(components: Components) -> Scheduler:
     return Scheduler(
-        rooms.store,
-        rooms.token,
-        rooms.pipeline.clock,
-        rooms.record_job,
+        components.store,
+        components.token,
+        components.pipeline.clock,
+        components.record_job,
         f"{socket.gethostname()}:{os.getpid()}:cli",
-        lambda: rooms.import_token,
-        retention=rooms.retention,
-        watch=rooms.watch,
+        lambda: components.import_token,
+        retention=components.retention,
+        watch=components.watch,
     )
 
 

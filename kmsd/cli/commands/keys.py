@@ -60,12 +60,12 @@ def _add_key(command: argparse.ArgumentParser) -> None:
 async def list_keys(config: Config, options: argparse.Namespace) -> int:
     """`kmsd key list`. Needs the database only."""
     now = SystemClock().now()
-    async with reading(config) as books:
-        users, roles = await books.users(), await books.roles()
+    async with reading(config) as reader:
+        users, roles = await reader.users(), await reader.roles()
         known = {config.account, *(user.account for user in users), *(role.account for role in roles)}
         accounts = {account_of(config, options)} if options.account else known
-        async for key in all_keys(books, accounts, now):
-            aliases = ",".join(await _aliases(books, key, now)) or "-"
+        async for key in all_keys(reader, accounts, now):
+            aliases = ",".join(await _aliases(reader, key, now)) or "-"
             print(f"{key.arn}\t{key.state_at(now)}\t{key.origin}\t{_time(key.created_at)}\t{aliases}")
     return 0
 
@@ -73,16 +73,16 @@ async def list_keys(config: Config, options: argparse.Namespace) -> int:
 async def show_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd key show`. Needs the database only."""
     now = SystemClock().now()
-    async with reading(config) as books:
-        key = await key_named(books, config, options.key, now)
-        lines = await _described(books, key, now)
+    async with reading(config) as reader:
+        key = await key_named(reader, config, options.key, now)
+        lines = await _described(reader, key, now)
     for name, value in lines.items():
         print(f"{name}: {_printable(value)}")
     print(f"Policy:\n{key.policy}")
     return 0
 
 
-async def _described(books: Reader, key: Key, now: datetime) -> Mapping[str, str]:
+async def _described(reader: Reader, key: Key, now: datetime) -> Mapping[str, str]:
     days = key.rotation_period_days
     shown = {
         "Key": key.arn,
@@ -90,10 +90,10 @@ async def _described(books: Reader, key: Key, now: datetime) -> Mapping[str, str
         "Origin": key.origin.value,
         "Created": _time(key.created_at),
         "Description": key.description or "-",
-        "Aliases": ", ".join(await _aliases(books, key, now)) or "-",
-        "Tags": ", ".join(f"{name}={value}" for name, value in (await books.tags_of(key.key_id)).items()) or "-",
+        "Aliases": ", ".join(await _aliases(reader, key, now)) or "-",
+        "Tags": ", ".join(f"{name}={value}" for name, value in (await reader.tags_of(key.key_id)).items()) or "-",
         "Rotation": "off" if days is None else f"every {days} days",
-        "Grants": str(await books.count_grants(key.key_id)),
+        "Grants": str(await reader.count_grants(key.key_id)),
     }
     if key.deletion_at is not None:
         shown["Deletion"] = _time(key.deletion_at)
@@ -102,8 +102,8 @@ async def _described(books: Reader, key: Key, now: datetime) -> Mapping[str, str
     return shown
 
 
-async def _aliases(books: Reader, key: Key, now: datetime) -> list[str]:
-    found = await books.aliases_after(key.account, "", _PAGE, now=now, key_id=key.key_id)
+async def _aliases(reader: Reader, key: Key, now: datetime) -> list[str]:
+    found = await reader.aliases_after(key.account, "", _PAGE, now=now, key_id=key.key_id)
     return [alias.name for alias in found]
 
 
@@ -128,15 +128,15 @@ async def enable_key(config: Config, options: argparse.Namespace) -> int:
 
 async def _move(config: Config, name: str, event_name: str, event: Transition, wanted: KeyState) -> int:
     """Have `event` happen to a key; DisableKey and EnableKey work in the same states here as for clients."""
-    async with open_components(config, "cli") as rooms:
-        key = await _found(rooms, name)
-        before = key.state_at(_now(rooms))
+    async with open_components(config, "cli") as components:
+        key = await _found(components, name)
+        before = key.state_at(_now(components))
         if before is wanted:
             print(f"{key.arn} is {wanted} already: nothing to do")
             return 0
-        async with _changed(rooms, key, event_name, {}) as (transaction, present):
+        async with _changed(components, key, event_name, {}) as (transaction, present):
             try:
-                Usable.WITH_MATERIAL.refuse(present.state_at(_now(rooms)), present.origin, present.arn)
+                Usable.WITH_MATERIAL.refuse(present.state_at(_now(components)), present.origin, present.arn)
             except ServiceError as exc:
                 raise InputRefused(f"{exc.message} Its state does not change") from exc
             await transaction.update_key(present, present.after(event))
@@ -146,8 +146,8 @@ async def _move(config: Config, name: str, event_name: str, event: Transition, w
 
 async def reset_policy(config: Config, options: argparse.Namespace) -> int:
     """`kmsd key policy reset`: the account decides by its identity policies again. The policy before is printed."""
-    async with open_components(config, "cli") as rooms:
-        key = await _found(rooms, options.key)
+    async with open_components(config, "cli") as components:
+        key = await _found(components, options.key)
         policy = default_key_policy(key.account, config.partition)
         if key.policy == policy:
             print(f"{key.arn} has the default key policy already: nothing to do")
@@ -155,7 +155,7 @@ async def reset_policy(config: Config, options: argparse.Namespace) -> int:
         print(f"the key policy of {key.arn} until now:\n{key.policy}")
         sys.stdout.flush()
         parameters = {"policyName": "default", "policy": policy, "previousPolicy": key.policy}
-        async with _changed(rooms, key, "PutKeyPolicy", parameters) as (transaction, present):
+        async with _changed(components, key, "PutKeyPolicy", parameters) as (transaction, present):
             if present.policy != key.policy:
                 raise TryLater(f"the key policy of {key.arn} was changed at this moment: try again")
             await transaction.update_key(present, replace(present, policy=policy))
@@ -164,29 +164,29 @@ async def reset_policy(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-def _now(rooms: Components) -> datetime:
-    return rooms.pipeline.clock.now()
+def _now(components: Components) -> datetime:
+    return components.pipeline.clock.now()
 
 
-async def _found(rooms: Components, name: str) -> Key:
+async def _found(components: Components, name: str) -> Key:
     """Raises `NotFound`."""
-    return await key_named(await rooms.store.read(), rooms.config, name, _now(rooms))
+    return await key_named(await components.store.read(), components.config, name, _now(components))
 
 
 @asynccontextmanager
 async def _changed(
-    rooms: Components, key: Key, event_name: str, parameters: Mapping[str, Any]
+    components: Components, key: Key, event_name: str, parameters: Mapping[str, Any]
 ) -> AsyncIterator[tuple[Transaction, Key]]:
     """A transaction within a recorded act on a key, and the key as it stands there."""
     async with (
         administrative_act(
-            rooms,
+            components,
             event_name,
             {"keyId": key.arn, **parameters},
             source=KMS,
             account=key.account,
             resources=((key.arn, key.account, KEY),),
         ),
-        rooms.store.write() as transaction,
+        components.store.write() as transaction,
     ):
-        yield transaction, await key_named(transaction, rooms.config, key.arn, _now(rooms))
+        yield transaction, await key_named(transaction, components.config, key.arn, _now(components))

@@ -19,20 +19,20 @@ from kmsd.ports import Reader
 MAX_LISTED = 10
 
 
-async def warn_of_references(books: Reader, arn: str, account: str, now: datetime) -> None:
+async def warn_of_references(reader: Reader, arn: str, account: str, now: datetime) -> None:
     """One line on standard error for each grant, and each key whose policy names `arn`, up to a bound."""
-    found = [line async for line in _naming(books, arn, account, now)]
+    found = [line async for line in _naming(reader, arn, account, now)]
     for line in found[:MAX_LISTED]:
         print(f"kmsd: note: {line}", file=sys.stderr)
     if len(found) > MAX_LISTED:
         print(f"kmsd: note: and {len(found) - MAX_LISTED} more", file=sys.stderr)
 
 
-async def _naming(books: Reader, arn: str, account: str, now: datetime) -> AsyncIterator[str]:
-    accounts = {account, *(one.account for one in await books.users())}
+async def _naming(reader: Reader, arn: str, account: str, now: datetime) -> AsyncIterator[str]:
+    accounts = {account, *(one.account for one in await reader.users())}
     known: dict[str, bool] = {}
-    async for key in all_keys(books, accounts, now):
-        for grant in await books.grants_to(key.key_id, [arn]):
+    async for key in all_keys(reader, accounts, now):
+        for grant in await reader.grants_to(key.key_id, [arn]):
             yield f"grant {grant.grant_id} on {key.arn} is for {arn} already"
         names = known.get(key.policy)
         if names is None:

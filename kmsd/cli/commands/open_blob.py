@@ -44,19 +44,19 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     except (ValueError, blobs.MalformedBlob) as exc:
         raise InputRefused(f"{options.blob}: this is no ciphertext blob: {exc}") from exc
     context = _context(options.context)
-    async with open_components(config, "cli") as rooms:
-        key = await (await rooms.store.read()).key(blob.key_id)
+    async with open_components(config, "cli") as components:
+        key = await (await components.store.read()).key(blob.key_id)
         if key is None:
             raise NotFound(f"the database does not know the key {blob.key_id}")
         try:
             async with administrative_act(
-                rooms,
+                components,
                 "OpenBlob",
                 {"keyId": key.arn, "encryptionContext": context},
                 account=key.account,
                 resources=((key.arn, key.account, KEY),),
             ):
-                opened = await encryption.decrypt(rooms.token, key, blob, context)
+                opened = await encryption.decrypt(components.token, key, blob, context)
         except ServiceError as exc:
             reason = exc.message or exc.detail
             raise InputRefused(

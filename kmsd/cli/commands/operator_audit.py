@@ -40,7 +40,7 @@ class Act(msgspec.Struct):
 
 @asynccontextmanager
 async def administrative_act(
-    rooms: Components,
+    components: Components,
     event_name: str,
     parameters: Mapping[str, Any],
     *,
@@ -55,9 +55,9 @@ async def administrative_act(
     whose process dies within has an intent and no outcome.
     """
     async with recorded_act(
-        rooms.config,
-        rooms.sink,
-        rooms.pipeline.clock,
+        components.config,
+        components.sink,
+        components.pipeline.clock,
         event_name,
         parameters,
         source=source,
@@ -82,7 +82,7 @@ async def recorded_act(
     """As `administrative_act`, for a command that has not opened all rooms."""
     record = partial(
         record_of_administration,
-        place=arn_scope_of(config),
+        arns=arn_scope_of(config),
         actor=actor(),
         account=account or config.account,
         event_source=source,
@@ -109,10 +109,10 @@ async def acting(
 ) -> AsyncIterator[tuple[Components, Act]]:
     """Rooms, opened for one recorded act; by default one on users, access keys or roles."""
     async with (
-        open_components(config, "cli") as rooms,
-        administrative_act(rooms, event_name, parameters, source=source, account=account) as act,
+        open_components(config, "cli") as components,
+        administrative_act(components, event_name, parameters, source=source, account=account) as act,
     ):
-        yield rooms, act
+        yield components, act
 
 
 @asynccontextmanager

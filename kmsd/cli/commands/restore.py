@@ -34,7 +34,7 @@ from kmsd.cli.named_files import InputFile
 from kmsd.config.settings import Config, ConfigError
 from kmsd.exit_codes import EXIT_EXISTS, InputRefused
 
-MOST_SHOWN = 50
+MAX_SHOWN = 50
 ROLLED_BACK = (
     "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
     "that were taken away since are valid again{keys}. Put the newer trail into {directory} if there is one,\n"
@@ -265,10 +265,10 @@ def _tell(findings: Findings, intents: int) -> None:
 
 
 def _list(verdict: str, texts: list[str]) -> None:
-    for text in texts[:MOST_SHOWN]:
+    for text in texts[:MAX_SHOWN]:
         print(f"{verdict} {text}")
-    if len(texts) > MOST_SHOWN:
-        print(f"{verdict} and {len(texts) - MOST_SHOWN} more")
+    if len(texts) > MAX_SHOWN:
+        print(f"{verdict} and {len(texts) - MAX_SHOWN} more")
 
 
 def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> None:
@@ -335,7 +335,7 @@ async def _put_in_place(
             install.place_database(stage, config)
             act.elements = {
                 "missing": len(findings.compared.missing),
-                "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MOST_SHOWN]],
+                "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MAX_SHOWN]],
                 "unknown": len(findings.compared.unknown),
                 "undone": len(findings.taken),
             }

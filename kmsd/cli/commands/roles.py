@@ -16,8 +16,8 @@ from kmsd.domain.policy import PolicyKind
 from kmsd.exit_codes import ExistsAlready, NotFound, WrongUsage
 from kmsd.ports import Reader
 
-LONGEST = 43_200
-SHORTEST = 900
+MAX_SESSION_SECONDS = 43_200
+MIN_SESSION_SECONDS = 900
 
 
 def add_to(commands: Any) -> None:
@@ -49,17 +49,17 @@ def add_to(commands: Any) -> None:
         add_account(command)
 
 
-async def _require_role(books: Reader, account: str, name: str) -> None:
+async def _require_role(reader: Reader, account: str, name: str) -> None:
     """Raises `NotFound`."""
-    if await books.role(account, name) is None:
+    if await reader.role(account, name) is None:
         raise NotFound(f"there is no role {name} in account {account}")
 
 
 async def create_role(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role create`; prints the role's ARN."""
     check_name(options.name)
-    if not SHORTEST <= options.max_session_seconds <= LONGEST:
-        raise WrongUsage(f"--max-session-seconds must be {SHORTEST} to {LONGEST}")
+    if not MIN_SESSION_SECONDS <= options.max_session_seconds <= MAX_SESSION_SECONDS:
+        raise WrongUsage(f"--max-session-seconds must be {MIN_SESSION_SECONDS} to {MAX_SESSION_SECONDS}")
     policies = read_policies(options.policy)
     now, given = SystemClock().now(), tags_of(options)
     role = provisioning.new_role(
@@ -79,12 +79,12 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
         "maxSessionDuration": options.max_session_seconds,
         "tags": dict(given) or None,
     }
-    async with acting(config, "CreateRole", parameters, account=role.account) as (rooms, act):
-        if await (await rooms.store.read()).role(role.account, role.name) is not None:
+    async with acting(config, "CreateRole", parameters, account=role.account) as (components, act):
+        if await (await components.store.read()).role(role.account, role.name) is not None:
             raise ExistsAlready(f"there is a role {role.name} in account {role.account} already")
-        await provisioning.create_role(rooms.store, role, now)
+        await provisioning.create_role(components.store, role, now)
         act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
-        await warn_of_references(await rooms.store.read(), role.arn, role.account, now)
+        await warn_of_references(await components.store.read(), role.arn, role.account, now)
     print(role.arn)
     return 0
 
@@ -94,8 +94,8 @@ async def put_policy(config: Config, options: argparse.Namespace) -> int:
     policies = read_policies(options.policy)
     account, parameters = account_of(config, options), {"roleName": options.name, "policies": policies}
     async with (
-        acting(config, "PutRolePolicy", parameters, account=account) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "PutRolePolicy", parameters, account=account) as (components, _),
+        components.store.write() as transaction,
     ):
         await _require_role(transaction, account, options.name)
         await transaction.put_role_policies(account, options.name, policies)
@@ -107,8 +107,8 @@ async def put_trust(config: Config, options: argparse.Namespace) -> int:
     trust = read_policy(options.trust, PolicyKind.TRUST)
     account, parameters = account_of(config, options), {"roleName": options.name, "policyDocument": trust}
     async with (
-        acting(config, "UpdateAssumeRolePolicy", parameters, account=account) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "UpdateAssumeRolePolicy", parameters, account=account) as (components, _),
+        components.store.write() as transaction,
     ):
         await _require_role(transaction, account, options.name)
         await transaction.put_trust_policy(account, options.name, trust)
@@ -119,8 +119,8 @@ async def delete_role(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role delete`."""
     account, parameters = account_of(config, options), {"roleName": options.name}
     async with (
-        acting(config, "DeleteRole", parameters, account=account) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "DeleteRole", parameters, account=account) as (components, _),
+        components.store.write() as transaction,
     ):
         await _require_role(transaction, account, options.name)
         await transaction.delete_role(account, options.name)
@@ -129,7 +129,7 @@ async def delete_role(config: Config, options: argparse.Namespace) -> int:
 
 async def list_roles(config: Config, _: argparse.Namespace) -> int:
     """`kmsd role list`. Needs the database only."""
-    async with reading(config) as books:
-        for role in await books.roles():
+    async with reading(config) as reader:
+        for role in await reader.roles():
             print(f"{role.arn}\t{role.role_id}\t{role.max_session_seconds} s\t{role.created_at:%Y-%m-%dT%H:%M:%SZ}")
     return 0

@@ -111,9 +111,9 @@ def account_of(config: Config, options: argparse.Namespace) -> str:
     return account
 
 
-async def _user(books: Reader, account: str, name: str) -> User:
+async def _user(reader: Reader, account: str, name: str) -> User:
     """Raises `NotFound`."""
-    user = await books.user(account, name)
+    user = await reader.user(account, name)
     if user is None:
         raise NotFound(f"there is no user {name} in account {account}")
     return user
@@ -127,13 +127,13 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
     policies, given = read_policies(options.policy), tags_of(options)
     user = provisioning.new_user(arn_scope_of(config), account, options.name, policies, now, tags=given)
     parameters = {"userName": options.name, "policies": policies, "tags": dict(given) or None}
-    async with acting(config, "CreateUser", parameters, account=account) as (rooms, act):
-        if await (await rooms.store.read()).user(account, options.name) is not None:
+    async with acting(config, "CreateUser", parameters, account=account) as (components, act):
+        if await (await components.store.read()).user(account, options.name) is not None:
             raise ExistsAlready(f"there is a user {options.name} in account {account} already")
-        await provisioning.create_user(rooms.store, user, now)
-        made = await provisioning.create_access_key(rooms.store, rooms.token, user, now)
+        await provisioning.create_user(components.store, user, now)
+        made = await provisioning.create_access_key(components.store, components.token, user, now)
         act.elements = access_key_elements(made)
-        await warn_of_references(await rooms.store.read(), user.arn, account, now)
+        await warn_of_references(await components.store.read(), user.arn, account, now)
     hand_over(made, config, options)
     return 0
 
@@ -144,8 +144,8 @@ async def put_policy(config: Config, options: argparse.Namespace) -> int:
     account = account_of(config, options)
     parameters = {"userName": options.name, "policies": policies}
     async with (
-        acting(config, "PutUserPolicy", parameters, account=account) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "PutUserPolicy", parameters, account=account) as (components, _),
+        components.store.write() as transaction,
     ):
         await _user(transaction, account, options.name)
         await transaction.put_user_policies(account, options.name, policies)
@@ -154,8 +154,8 @@ async def put_policy(config: Config, options: argparse.Namespace) -> int:
 
 async def list_users(config: Config, _: argparse.Namespace) -> int:
     """`kmsd user list`. Needs the database only."""
-    async with reading(config) as books:
-        for user in await books.users():
+    async with reading(config) as reader:
+        for user in await reader.users():
             print(f"{user.arn}\t{user.user_id}\t{user.created_at:%Y-%m-%dT%H:%M:%SZ}")
     return 0
 
@@ -164,8 +164,8 @@ async def delete_user(config: Config, options: argparse.Namespace) -> int:
     """`kmsd user delete`."""
     account = account_of(config, options)
     async with (
-        acting(config, "DeleteUser", {"userName": options.name}, account=account) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "DeleteUser", {"userName": options.name}, account=account) as (components, _),
+        components.store.write() as transaction,
     ):
         await _user(transaction, account, options.name)
         await transaction.delete_user(account, options.name)
@@ -176,9 +176,9 @@ async def create_access_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key create`."""
     account = account_of(config, options)
     require_client_url(config, options)
-    async with acting(config, "CreateAccessKey", {"userName": options.user}, account=account) as (rooms, act):
-        user = await _user(await rooms.store.read(), account, options.user)
-        made = await provisioning.create_access_key(rooms.store, rooms.token, user, SystemClock().now())
+    async with acting(config, "CreateAccessKey", {"userName": options.user}, account=account) as (components, act):
+        user = await _user(await components.store.read(), account, options.user)
+        made = await provisioning.create_access_key(components.store, components.token, user, SystemClock().now())
         act.elements = access_key_elements(made)
     hand_over(made, config, options)
     return 0
@@ -187,24 +187,24 @@ async def create_access_key(config: Config, options: argparse.Namespace) -> int:
 async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key list`. Needs the database only."""
     account = account_of(config, options)
-    async with reading(config) as books:
-        user = await _user(books, account, options.user)
-        for key in await books.access_keys_of(account, user.name):
+    async with reading(config) as reader:
+        user = await _user(reader, account, options.user)
+        for key in await reader.access_keys_of(account, user.name):
             print(f"{key.access_key_id}\t{key.status}\t{key.created_at:%Y-%m-%dT%H:%M:%SZ}")
     return 0
 
 
-async def _require_access_key(books: Reader, access_key_id: str) -> None:
+async def _require_access_key(reader: Reader, access_key_id: str) -> None:
     """Raises `NotFound`."""
-    if await books.access_key(access_key_id) is None:
+    if await reader.access_key(access_key_id) is None:
         raise NotFound(f"there is no access key {access_key_id}")
 
 
 async def _set_status(config: Config, access_key_id: str, status: AccessKeyStatus) -> int:
     parameters = {"accessKeyId": access_key_id, "status": status.value}
     async with (
-        acting(config, "UpdateAccessKey", parameters) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "UpdateAccessKey", parameters) as (components, _),
+        components.store.write() as transaction,
     ):
         await _require_access_key(transaction, access_key_id)
         await transaction.set_access_key_status(access_key_id, status)
@@ -224,8 +224,8 @@ async def enable_access_key(config: Config, options: argparse.Namespace) -> int:
 async def delete_access_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd access-key delete`."""
     async with (
-        acting(config, "DeleteAccessKey", {"accessKeyId": options.access_key_id}) as (rooms, _),
-        rooms.store.write() as transaction,
+        acting(config, "DeleteAccessKey", {"accessKeyId": options.access_key_id}) as (components, _),
+        components.store.write() as transaction,
     ):
         await _require_access_key(transaction, options.access_key_id)
         await transaction.delete_access_key(options.access_key_id)

@@ -16,7 +16,7 @@ from kmsd.errors import InvalidParameterException
 
 Matches = Callable[[str, Work], bool]
 Test = Callable[[Any, Work], bool]
-MOST_DEPTH = 50
+MAX_DEPTH = 50
 MAX_FIELDS = 50_000
 """Fields of a message that a pattern with `...` looks at. One with more matches no such pattern."""
 _SPACE = re.compile(r"\s*")
@@ -109,7 +109,7 @@ class _Conditions:
         return tests[0] if len(tests) == 1 else lambda value, work: all(test(value, work) for test in tests)
 
     def _one(self, depth: int) -> Test:
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             raise _invalid("too many parentheses within each other")
         if self.ahead() == _Token("mark", "("):
             self.at += 1

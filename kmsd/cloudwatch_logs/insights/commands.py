@@ -15,7 +15,7 @@ from kmsd.cloudwatch_logs.insights.values import Value, order, text, truth
 from kmsd.cloudwatch_logs.regex import Regex
 from kmsd.cloudwatch_logs.work_budget import Budget, TooLarge, matching_work
 
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 """Rows of a result without a limit."""
 MAX_UNSORTED = 1_000
 """Rows that wait to be sorted: so few are sorted, and merged with the others, in a few milliseconds."""

@@ -18,7 +18,7 @@ from kmsd.cloudwatch_logs.regex import MAX_EXPRESSIONS, BadRegex, Regex
 from kmsd.cloudwatch_logs.text import closing, unescaped
 from kmsd.cloudwatch_logs.work_budget import matching_work
 
-MOST_DEPTH = 50
+MAX_DEPTH = 50
 MAX_OPERANDS = 2_000
 """Fields, numbers and texts of a query: reading them is one turn of the event loop."""
 _SPACE = re.compile(r"\s+|#[^\n]*")
@@ -158,7 +158,7 @@ class Parser:
 
     def _or(self, depth: int) -> Evaluator:
         """`or` binds least."""
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             self.fail("too many parentheses within each other")
         found = [self._and(depth)]
         while self.keyword("or"):
@@ -172,7 +172,7 @@ class Parser:
         return found[0] if len(found) == 1 else _all(found)
 
     def _not(self, depth: int) -> Evaluator:
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             self.fail("too many words of negation")
         if self.keyword("not"):
             inner = self._not(depth + 1)
@@ -228,7 +228,7 @@ class Parser:
         return _calculation(first, others) if others else first
 
     def _power(self, depth: int) -> Evaluator:
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             self.fail("too many signs and powers within each other")
         if self.accept("-"):
             inner = self._power(depth + 1)
@@ -237,7 +237,7 @@ class Parser:
         return _calculation(base, [("^", self._power(depth + 1))]) if self.accept("^") else base
 
     def _one(self, depth: int) -> Evaluator:
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             self.fail("too many parentheses within each other")
         self._operands += 1
         if self._operands > MAX_OPERANDS:

@@ -26,8 +26,8 @@ from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.insights.values import number, text
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget
 
-MOST_LIMIT = 100_000
-MOST_COMMANDS = 50
+MAX_LIMIT = 100_000
+MAX_COMMANDS = 50
 Result = list[tuple[str, str]]
 """A row as it is shown: (field, value)."""
 
@@ -139,7 +139,7 @@ def plan(query: str) -> Plan:
     reader, found = Parser(query), Plan()
     if reader.has_ended():
         raise MalformedQuery("the query is empty")
-    for _ in range(MOST_COMMANDS):
+    for _ in range(MAX_COMMANDS):
         command = reader.identifier("a command")
         read = _COMMANDS.get(command.lower())
         if read is None:
@@ -149,7 +149,7 @@ def plan(query: str) -> Plan:
             found.instructions, found.grows = reader.instructions, reader.grows
             return found
         reader.expect("|")
-    raise MalformedQuery(f"a query can have {MOST_COMMANDS} commands")
+    raise MalformedQuery(f"a query can have {MAX_COMMANDS} commands")
 
 
 def _columns(reader: Parser) -> list[tuple[str, Expression]]:
@@ -275,8 +275,8 @@ def _sorted_by(reader: Parser, found: Plan, start: int) -> Evaluator:
 
 def _limit(reader: Parser, found: Plan) -> None:
     wanted = number(reader.expression().evaluate(Record()))
-    if wanted is None or not 1 <= wanted <= MOST_LIMIT or wanted != int(wanted):
-        reader.fail(f"limit takes a number from 1 to {MOST_LIMIT}")
+    if wanted is None or not 1 <= wanted <= MAX_LIMIT or wanted != int(wanted):
+        reader.fail(f"limit takes a number from 1 to {MAX_LIMIT}")
     most = int(wanted)
     found.stages.append(lambda _: Limit(most))
     found.limited, found.most = True, max(found.most, most)

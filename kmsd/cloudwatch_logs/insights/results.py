@@ -63,18 +63,18 @@ class _Stored(msgspec.Struct, array_like=True):
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 
 
-def subject_of(place: ArnScope, key: ResultsKey) -> KeyAssociation:
+def subject_of(arns: ArnScope, key: ResultsKey) -> KeyAssociation:
     """What data keys for results are made for."""
-    return KeyAssociation(key.account.encode(), key.account, results_arn(place, key.account), key.kms_key)
+    return KeyAssociation(key.account.encode(), key.account, results_arn(arns, key.account), key.kms_key)
 
 
 async def seal_rows(
-    room: LogsService, books: Reader, subject: KeyAssociation, query_id: str, chunks: Sequence[Chunk], *, now: datetime
+    logs: LogsService, reader: Reader, subject: KeyAssociation, query_id: str, chunks: Sequence[Chunk], *, now: datetime
 ) -> bytes:
     """Rows as they may be stored. Compressing and sealing let go of the interpreter, and are done in a thread."""
     content = await asyncio.to_thread(lambda: zlib.compress(_encode(chunks), 1))
-    data_key = await room.keys.encryption_key(books, subject, len(content), now)
-    frame_id = room.frame_ids.next(int(now.timestamp() * 1_000_000))
+    data_key = await logs.keys.encryption_key(reader, subject, len(content), now)
+    frame_id = logs.frame_ids.next(int(now.timestamp() * 1_000_000))
     aad = frames.associated_data(subject.owner, query_id.encode())
     seal = partial(data_key.cipher.encrypt, frames.nonce(frame_id), content, aad)
     sealed = await asyncio.to_thread(seal)
@@ -84,7 +84,7 @@ async def seal_rows(
 
 
 async def open_rows(
-    room: LogsService, books: Reader, subject: KeyAssociation, query_id: str, stored: bytes, *, now: datetime
+    logs: LogsService, reader: Reader, subject: KeyAssociation, query_id: str, stored: bytes, *, now: datetime
 ) -> list[Chunk]:
     """The rows. Raises AccessDeniedException if their key cannot be used, `SegmentDamaged`."""
     damaged = SegmentDamaged(f"result {query_id}")
@@ -95,7 +95,7 @@ async def open_rows(
     wrapped = WrappedKey._make(found.data_key)
     if found.version not in (_VERSION, _VERSION_OF_ONE_CHUNK) or wrapped.context_arn != subject.arn:
         raise damaged
-    data_key = await room.keys.decryption_key(books, subject, wrapped, now)
+    data_key = await logs.keys.decryption_key(reader, subject, wrapped, now)
     aad = frames.associated_data(subject.owner, query_id.encode())
 
     def content() -> bytes:
@@ -115,13 +115,13 @@ def chunks_of(content: bytes, version: int) -> list[Chunk]:
     return _decode_chunks(content)
 
 
-async def seal_text(books: Reader, token: Token, query_id: str, query: str) -> bytes:
+async def seal_text(reader: Reader, token: Token, query_id: str, query: str) -> bytes:
     """The query's text: it may quote events."""
-    box = await ServiceSealer.of(books, token, SERVICE_KEY)
+    box = await ServiceSealer.of(reader, token, SERVICE_KEY)
     return await box.seal(_PURPOSE, query_id, query.encode())
 
 
-async def open_text(books: Reader, token: Token, query_id: str, sealed: bytes) -> str:
+async def open_text(reader: Reader, token: Token, query_id: str, sealed: bytes) -> str:
     """The inverse of `seal_text`."""
-    box = await ServiceSealer.of(books, token, SERVICE_KEY)
+    box = await ServiceSealer.of(reader, token, SERVICE_KEY)
     return (await box.open(_PURPOSE, query_id, sealed)).decode()

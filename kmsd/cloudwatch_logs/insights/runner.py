@@ -73,14 +73,14 @@ class _Progress(msgspec.Struct):
 class QueryRunner(msgspec.Struct):
     """Carries out queries. One for each process."""
 
-    room: LogsService
+    logs: LogsService
     store: LogStore
-    place: ArnScope
+    arns: ArnScope
     now: Callable[[], datetime]
 
     async def run(self, task: QueryTask) -> None:
         """Carry out one query and write down how it ended, whatever was raised."""
-        budget = Budget(MAX_QUERY_BYTES, self.room.memory)
+        budget = Budget(MAX_QUERY_BYTES, self.logs.memory)
         run = task.plan.run(task.most, multiple_groups=len(task.groups) > 1, budget=budget)
         progress = _Progress(run, budget, in_thread=task.plan.grows and task.plan.instructions > 0)
         try:
@@ -112,7 +112,7 @@ class QueryRunner(msgspec.Struct):
     async def _look(self, task: QueryTask, progress: _Progress) -> None:
         """Show the query all events, the newest first."""
         for group in task.groups:
-            reading = EventReader(self.room, self.store, group, self.now(), budget=progress.budget)
+            reading = EventReader(self.logs, self.store, group, self.now(), budget=progress.budget)
             log = f"{group.account}:{group.name}"
             start = max(task.wanted.start, group.oldest(self.now()))
             async for events in reading.events(replace(task.wanted, start=start)):
@@ -134,7 +134,7 @@ class QueryRunner(msgspec.Struct):
         more = True
         while more:
             act = partial(_slice, progress, steps)
-            more = await self.room.evaluation.slice(act, in_thread=long or progress.in_thread)
+            more = await self.logs.evaluation.slice(act, in_thread=long or progress.in_thread)
             _pack(progress, at_least=ROWS_A_CHUNK)
             progress.slices += 1
             if progress.slices % CANCEL_CHECK_INTERVAL == 0:
@@ -151,10 +151,10 @@ class QueryRunner(msgspec.Struct):
         kms_key = None
         if status == COMPLETE:
             _pack(progress, at_least=1)
-            books = await self.store.read()
-            subject = results.subject_of(self.place, await books.results_key(task.query.account))
-            content = await results.seal_rows(self.room, books, subject, query_id, progress.chunks, now=now)
-            await self.room.segments.put_result(query_id, content)
+            reader = await self.store.read()
+            subject = results.subject_of(self.arns, await reader.results_key(task.query.account))
+            content = await results.seal_rows(self.logs, reader, subject, query_id, progress.chunks, now=now)
+            await self.logs.segments.put_result(query_id, content)
             kms_key = subject.kms_key
         statistics = QueryStatistics(
             records_matched=float(progress.run.matched),
@@ -166,7 +166,7 @@ class QueryRunner(msgspec.Struct):
         async with self.store.write() as transaction:
             was_running = await transaction.end_log_query(ended)
         if not was_running:
-            await self.room.segments.delete_result(query_id)
+            await self.logs.segments.delete_result(query_id)
 
 
 def _report(exc: Exception) -> None:

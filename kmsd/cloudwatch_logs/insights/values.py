@@ -14,7 +14,7 @@ from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 
 Value = str | int | float | bool | None
 """What an expression comes to; None: there is no such field."""
-MOST_DIGITS = 15
+MAX_DIGITS = 15
 MAX_EXACT = 2**63
 """Integers beyond are calculated with as floats."""
 MAX_TEXT_LENGTH = 1_048_576
@@ -60,7 +60,7 @@ def text(value: Value) -> str:
             shown = datetime.fromtimestamp(value // 1000, UTC)
             return f"{shown.year:04d}-{shown:%m-%d %H:%M:%S}.{value % 1000:03d}"
         case float():
-            return str(int(value)) if value.is_integer() and abs(value) < 10**MOST_DIGITS else f"{value:.15g}"
+            return str(int(value)) if value.is_integer() and abs(value) < 10**MAX_DIGITS else f"{value:.15g}"
         case _:
             return str(value)
 
@@ -113,7 +113,7 @@ def arithmetic(left: Value, operator: str, right: Value) -> Value:
         return None
     if isinstance(result, complex) or not math.isfinite(result):
         return None
-    return float(result) if isinstance(result, float) or abs(result) >= 10**MOST_DIGITS else int(result)
+    return float(result) if isinstance(result, float) or abs(result) >= 10**MAX_DIGITS else int(result)
 
 
 _ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {

@@ -59,8 +59,8 @@ class AuditCopy(msgspec.Struct):
 
     trail: AuditTrail
     store: LogStore
-    room: LogsService
-    place: ArnScope
+    logs: LogsService
+    arns: ArnScope
     account: str
     """The operator's: its principals may be allowed to read."""
     _group: LogGroup | None = None
@@ -80,7 +80,7 @@ class AuditCopy(msgspec.Struct):
             except Exception:
                 # A fault here must not end the copying for good; nothing is lost meanwhile, the trail has it.
                 log.exception("copy of the audit trail failed")
-            await asyncio.sleep(1 - self.room.now().timestamp() % 1 + POLL_OFFSET_SECONDS)
+            await asyncio.sleep(1 - self.logs.now().timestamp() % 1 + POLL_OFFSET_SECONDS)
 
     def _tell(self, problem: str) -> None:
         """Once, not every second."""
@@ -154,7 +154,7 @@ class AuditCopy(msgspec.Struct):
 
     def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
         """Whether no other process has copied this chain meanwhile."""
-        found = self.room.segments.summaries(group.group_id).get(_stream_id(group, reached.file))
+        found = self.logs.segments.summaries(group.group_id).get(_stream_id(group, reached.file))
         return (0 if found is None else found.events) == reached.records
 
     async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Cursor:
@@ -162,8 +162,8 @@ class AuditCopy(msgspec.Struct):
 
         What is counted must not be gone with the power: a process that died may have left a batch that was not synced.
         """
-        await self.room.segments.sync(group.group_id)
-        summaries = self.room.segments.summaries(group.group_id)
+        await self.logs.segments.sync(group.group_id)
+        summaries = self.logs.segments.summaries(group.group_id)
         for file in reversed(files):
             found = summaries.get(_stream_id(group, file))
             if found is not None:
@@ -176,7 +176,7 @@ class AuditCopy(msgspec.Struct):
         Every process copies complete seconds only, right after they end. A client that polls with startTime = its
         newest timestamp would otherwise miss records that another process adds to that second later.
         """
-        second = millis(self.room.now()) // SECOND * SECOND
+        second = millis(self.logs.now()) // SECOND * SECOND
         if max(times, default=0) >= second:
             for index, time in enumerate(times):
                 if second <= time < second + CLOCK_STEP:
@@ -192,11 +192,11 @@ class AuditCopy(msgspec.Struct):
         if times != in_order:
             texts = [texts[index] for index in sorted(range(due), key=times.__getitem__)]
         batch = Batch(in_order, texts, size_of(texts))
-        now = self.room.now()
-        books = await self.store.read()
+        now = self.logs.now()
+        reader = await self.store.read()
         # Records resemble each other so much that compressing costs less than to seal and store them as they are.
-        sealed = await frame_codec.seal(self.room, books, group, stream, batch, now=now, compress=True)
-        await self.room.segments.append(group.group_id, sealed.frame, sealed.content, sealed.data_key)
+        sealed = await frame_codec.seal(self.logs, reader, group, stream, batch, now=now, compress=True)
+        await self.logs.segments.append(group.group_id, sealed.frame, sealed.content, sealed.data_key)
 
     # --- The group and its streams ------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class AuditCopy(msgspec.Struct):
         if self._group is None:
             self._group = await (await self.store.read()).log_group(self.account, AUDIT_GROUP)
         if self._group is None:
-            now = self.room.now()
+            now = self.logs.now()
             try:
                 async with self.store.write() as transaction:
                     await transaction.insert_account(self.account, now)
@@ -217,13 +217,13 @@ class AuditCopy(msgspec.Struct):
         return self._group
 
     def _new_group(self, now: datetime) -> LogGroup:
-        arn = group_arn(self.place, self.account, AUDIT_GROUP)
+        arn = group_arn(self.arns, self.account, AUDIT_GROUP)
         return LogGroup(secrets.token_bytes(16), self.account, AUDIT_GROUP, arn, now)
 
     async def _ensured_stream(self, group: LogGroup, file: str) -> LogStream:
         known = await (await self.store.read()).log_stream(group.group_id, file)
         if known is None:
-            known = LogStream(_stream_id(group, file), group.group_id, file, self.room.now())
+            known = LogStream(_stream_id(group, file), group.group_id, file, self.logs.now())
             async with self.store.write() as transaction:
                 await transaction.insert_log_stream(known)
         return known

@@ -53,9 +53,9 @@ class LogRetention(msgspec.Struct):
 async def run_once(store: LogStore, segments: Segments, now: datetime) -> RetentionReport:
     """Remove from disk what nobody can read any more. Idempotent; one bad group does not stop the sweep."""
     report = RetentionReport()
-    books = await store.read()
-    dead_streams = await books.dead_log_streams()
-    oldest = {group.group_id: group.oldest(now) for group in await books.log_groups_kept_for_days()}
+    reader = await store.read()
+    dead_streams = await reader.dead_log_streams()
+    oldest = {group.group_id: group.oldest(now) for group in await reader.log_groups_kept_for_days()}
     for group_id in oldest.keys() | dead_streams.keys():
         try:
             before, dead = oldest.get(group_id, 0), dead_streams.get(group_id, frozenset())
@@ -88,9 +88,9 @@ async def _drop(
 
 
 async def _remove_groups(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
-    books = await store.read()
-    settled = set(await books.dead_log_groups(now - LATE_WRITERS))
-    for group_id in await books.dead_log_groups(now):
+    reader = await store.read()
+    settled = set(await reader.dead_log_groups(now - LATE_WRITERS))
+    for group_id in await reader.dead_log_groups(now):
         try:
             await segments.delete_group(group_id)
             if group_id in settled:
@@ -103,8 +103,8 @@ async def _remove_groups(store: LogStore, segments: Segments, now: datetime, rep
 
 
 async def _forget_queries(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
-    books = await store.read()
-    for query_id in await books.old_log_queries(now - RESULTS_KEPT, BATCH):
+    reader = await store.read()
+    for query_id in await reader.old_log_queries(now - RESULTS_KEPT, BATCH):
         try:
             await segments.delete_result(query_id)
             async with store.write() as transaction:

@@ -36,7 +36,7 @@ async def prepare(request: Request, call: Call) -> str | None:
     if request.kms_key_id is None:
         return None
     account, name = call.caller.account, request.log_group_name
-    arn = groups.group_arn(call.world.place, account, name)
+    arn = groups.group_arn(call.dependencies.arns, account, name)
     return await key_association.examined(call, name.encode(), arn, request.kms_key_id)
 
 
@@ -45,7 +45,7 @@ async def handle(request: Request, call: Call) -> None:
     account, name, tx = call.caller.account, request.log_group_name, transaction_of(call)
     if group_in(call.targets[0]) is not None:
         raise ResourceAlreadyExistsException("The specified log group already exists")
-    most = call.world.limits.log_groups_per_account
+    most = call.dependencies.quotas.log_groups_per_account
     if await tx.count_log_groups(account) >= most:
         raise LimitExceededException(f"The account has {most} log groups, which is the limit.")
     if call.prepared is not None:
@@ -54,7 +54,7 @@ async def handle(request: Request, call: Call) -> None:
         group_id=secrets.token_bytes(16),
         account=account,
         name=name,
-        arn=groups.group_arn(call.world.place, account, name),
+        arn=groups.group_arn(call.dependencies.arns, account, name),
         created_at=call.now,
         log_class=request.log_group_class or "STANDARD",
         kms_key=call.prepared,

@@ -11,7 +11,7 @@ from kmsd.custody.pagination import Pager
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
 from kmsd.operations.declaration import Call, Operation
 
-LONGEST_PAGE = 50
+MAX_PAGE = 50
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -21,7 +21,7 @@ class Request(shapes.LogShape, frozen=True):
     log_group_name_prefix: shapes.LogGroupName | None = None
     log_group_name_pattern: shapes.LogGroupNamePattern | None = None
     next_token: shapes.Token | None = None
-    limit: shapes.DescribeLimit = LONGEST_PAGE
+    limit: shapes.DescribeLimit = MAX_PAGE
     include_linked_accounts: bool | None = None
     log_group_class: shapes.LogGroupClass | None = None
     log_group_identifiers: shapes.FiftyLogGroupIdentifiers | None = None
@@ -67,7 +67,7 @@ async def _named(identifiers: list[str], call: Call) -> list[LogGroup]:
     found = []
     for identifier in identifiers:
         try:
-            name = parse_identifier(identifier, call.world.place, call.caller.account)
+            name = parse_identifier(identifier, call.dependencies.arns, call.caller.account)
         except ResourceNotFoundException:
             continue
         group = await reader_of(call).log_group(call.caller.account, name)

@@ -15,7 +15,7 @@ from kmsd.custody.pagination import Page, Pager
 from kmsd.errors import InvalidParameterException
 from kmsd.operations.declaration import Call, Operation
 
-LONGEST_PAGE = 50
+MAX_PAGE = 50
 BY_TIME = "LastEventTime"
 
 
@@ -28,7 +28,7 @@ class Request(shapes.LogShape, frozen=True):
     order_by: shapes.OrderBy = "LogStreamName"
     descending: bool = False
     next_token: shapes.Token | None = None
-    limit: shapes.DescribeLimit = LONGEST_PAGE
+    limit: shapes.DescribeLimit = MAX_PAGE
 
 
 class Response(shapes.LogShape, frozen=True, omit_defaults=False):

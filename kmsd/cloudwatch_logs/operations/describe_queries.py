@@ -12,7 +12,7 @@ from kmsd.cloudwatch_logs.insights.stored_query import RUNNING, TIMEOUT, StoredQ
 from kmsd.custody.pagination import Pager
 from kmsd.operations.declaration import Call, Operation
 
-LONGEST_PAGE = 1000
+MAX_PAGE = 1000
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -20,7 +20,7 @@ class Request(shapes.LogShape, frozen=True):
 
     log_group_name: shapes.LogGroupName | None = None
     status: shapes.QueryStatus | None = None
-    max_results: shapes.QueriesLimit = LONGEST_PAGE
+    max_results: shapes.QueriesLimit = MAX_PAGE
     next_token: shapes.Token | None = None
     query_language: shapes.QueryLanguage | None = None
 

@@ -15,7 +15,7 @@ from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, service_of, store_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.evaluation import Evaluation
-from kmsd.cloudwatch_logs.event_page import MOST_EVENTS, PAGE_TOKEN, EventPage
+from kmsd.cloudwatch_logs.event_page import MAX_EVENTS, PAGE_TOKEN, EventPage
 from kmsd.cloudwatch_logs.event_reader import EventReader
 from kmsd.cloudwatch_logs.events import LogEvent, position_text
 from kmsd.cloudwatch_logs.filter_pattern import pattern as log_filter
@@ -41,7 +41,7 @@ class Request(shapes.LogShape, frozen=True):
     end_time: shapes.Timestamp | None = None
     filter_pattern: shapes.FilterPattern = ""
     next_token: shapes.Token | None = None
-    limit: shapes.EventsLimit = MOST_EVENTS
+    limit: shapes.EventsLimit = MAX_EVENTS
     start_from_head: bool | None = None
     interleaved: bool | None = None
     unmask: bool = False
@@ -90,7 +90,7 @@ async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) 
         descending=backwards,
     )
     reading = EventReader(service_of(call), store_of(call), group, call.now, budget=budget)
-    room, search = (
+    page, search = (
         EventPage(request.limit),
         _Search(pattern, service_of(call).evaluation, time.monotonic() + WORK_SECONDS),
     )
@@ -99,8 +99,8 @@ async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) 
     complete = True
     async for run in reading.events(wanted, after=after, before=before):
         found, last = await search.look(run)
-        if not room.take(found):
-            reached, complete = room.events[-1], False
+        if not page.take(found):
+            reached, complete = page.events[-1], False
             break
         reached = last
         if search.is_over:
@@ -108,7 +108,7 @@ async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) 
             break
     way = "b" if backwards else "f"
     return Response(
-        [_shown(event, reading.names) for event in room.events],
+        [_shown(event, reading.names) for event in page.events],
         [],
         None if complete or reached is None else f"{way}/{position_text(reached.position)}",
     )

@@ -8,7 +8,7 @@ from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, service_of, store_of
 from kmsd.cloudwatch_logs.declaration import LOGS
-from kmsd.cloudwatch_logs.event_page import MOST_BYTES, MOST_EVENTS, PAGE_TOKEN, EventPage
+from kmsd.cloudwatch_logs.event_page import MAX_BYTES, MAX_EVENTS, PAGE_TOKEN, EventPage
 from kmsd.cloudwatch_logs.event_reader import EventReader, PageBudget
 from kmsd.cloudwatch_logs.events import LogEvent, position_text
 from kmsd.cloudwatch_logs.ports import MAX_TIMESTAMP, FrameQuery
@@ -26,7 +26,7 @@ class Request(shapes.LogShape, frozen=True):
     start_time: shapes.Timestamp | None = None
     end_time: shapes.Timestamp | None = None
     next_token: shapes.Token | None = None
-    limit: shapes.EventsLimit = MOST_EVENTS
+    limit: shapes.EventsLimit = MAX_EVENTS
     start_from_head: bool = False
     unmask: bool = False
 
@@ -52,12 +52,12 @@ async def handle(request: Request, call: Call) -> Response:
     )
     names = {stream.stream_id: stream.name}
     reading = EventReader(service_of(call), store_of(call), log_group_of(call), call.now, names, shown=True)
-    room = EventPage(request.limit)
-    most = PageBudget(request.limit, MOST_BYTES)
+    page = EventPage(request.limit)
+    most = PageBudget(request.limit, MAX_BYTES)
     async for run in reading.events(wanted, after=after, before=before, most=most):
-        if not room.take(run):
+        if not page.take(run):
             break
-    events = room.events[::-1] if backwards else room.events
+    events = page.events[::-1] if backwards else page.events
     # Each has been rendered when its frame was opened: what the declaration says is what its text holds.
     shown = cast("list[shapes.OutputLogEvent]", [event.shown for event in events])
     return Response(shown, *_tokens(request, events))

@@ -22,7 +22,7 @@ from kmsd.custody.pagination import Pager
 from kmsd.errors import AccessDeniedException, ResourceNotFoundException, ServiceUnavailableException
 from kmsd.operations.declaration import Call, Operation
 
-LONGEST_PAGE = 10_000
+MAX_PAGE = 10_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -66,14 +66,14 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 async def _page(request: Request, call: Call, query: StoredQuery, budget: Budget) -> Response:
-    subject = log_results.subject_of(call.world.place, ResultsKey(query.account))
+    subject = log_results.subject_of(call.dependencies.arns, ResultsKey(query.account))
     stored = await service_of(call).segments.get_result(query.query_id)
     budget.take(len(stored))
     chunks = await log_results.open_rows(
         service_of(call), reader_of(call), subject, query.query_id, stored, now=call.now
     )
     budget.take(sum(len(chunk.rows) for chunk in chunks))
-    limit = request.max_items or LONGEST_PAGE
+    limit = request.max_items or MAX_PAGE
     pager = Pager(await call.service_box(), f"GetQueryResults {query.query_id}", {}, limit)
     begin = int(await pager.start(request.next_token or None) or 0)
     rows = await _shown(chunks, begin, begin + limit + 1, budget)

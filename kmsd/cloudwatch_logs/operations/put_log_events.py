@@ -39,9 +39,9 @@ async def handle(request: Request, call: Call) -> Response:
     batch = events.check(request.log_events, now, group.oldest(call.now))
     rejected = batch.rejected
     if batch.times:
-        room = service_of(call)
-        sealed = await frame_codec.seal(room, reader_of(call), group, stream, batch, now=call.now)
-        append = partial(room.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
+        logs = service_of(call)
+        sealed = await frame_codec.seal(logs, reader_of(call), group, stream, batch, now=call.now)
+        append = partial(logs.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
         call.after_commit.append(append)
     # Sealed or left out, and not in the record: their memory, while it is warm, is for the next one's.
     request.log_events.clear()

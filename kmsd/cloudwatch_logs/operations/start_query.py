@@ -12,7 +12,7 @@ from kmsd.cloudwatch_logs.call import group_in, reader_of, service_of, store_of,
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogGroup
 from kmsd.cloudwatch_logs.insights import results
-from kmsd.cloudwatch_logs.insights.commands import MOST_ROWS
+from kmsd.cloudwatch_logs.insights.commands import MAX_ROWS
 from kmsd.cloudwatch_logs.insights.planner import plan
 from kmsd.cloudwatch_logs.insights.runner import QUERY_SECONDS, QueryRunner, QueryTask
 from kmsd.cloudwatch_logs.insights.stored_query import RUNNING, MalformedQuery, StoredQuery
@@ -24,8 +24,8 @@ from kmsd.errors import (
 )
 from kmsd.operations.declaration import Call, Operation
 
-MOST_GROUPS = 50
-MOST_RUNNING = 30
+MAX_GROUPS = 50
+MAX_RUNNING = 30
 """Queries of an account that run at the same time."""
 _MILLIS_FROM = 100_000_000_000
 """Seconds of the year 5138: larger numbers must be milliseconds."""
@@ -59,9 +59,9 @@ async def handle(request: Request, call: Call) -> Response:
         read = plan(request.query_string)
     except MalformedQuery as exc:
         raise MalformedQueryException(f"The query is malformed: {exc}.") from exc
-    account, books = call.caller.account, reader_of(call)
-    if await books.count_running_queries(account, call.now) >= MOST_RUNNING:
-        raise LimitExceededException(f"{MOST_RUNNING} queries of the account are running, which is the limit.")
+    account, reader = call.caller.account, reader_of(call)
+    if await reader.count_running_queries(account, call.now) >= MAX_RUNNING:
+        raise LimitExceededException(f"{MAX_RUNNING} queries of the account are running, which is the limit.")
     groups = _groups(call)
     query_id = str(uuid4())
     query = StoredQuery(
@@ -73,18 +73,18 @@ async def handle(request: Request, call: Call) -> Response:
         created_at=call.now,
         # A little later than whoever runs it gives up by itself.
         deadline_at=call.now + timedelta(seconds=QUERY_SECONDS + 30),
-        sealed_text=await results.seal_text(books, call.token, query_id, request.query_string),
+        sealed_text=await results.seal_text(reader, call.token, query_id, request.query_string),
         status=RUNNING,
         statistics=shapes.QueryStatistics(),
     )
     await transaction_of(call).insert_log_query(query)
-    task = QueryTask(query, read, groups, wanted, request.limit or MOST_ROWS)
+    task = QueryTask(query, read, groups, wanted, request.limit or MAX_ROWS)
 
     async def begin() -> None:
-        world, room = call.world, service_of(call)
-        running = asyncio.create_task(QueryRunner(room, store_of(call), world.place, room.now).run(task))
-        room.tasks.add(running)
-        running.add_done_callback(room.tasks.discard)
+        dependencies, logs = call.dependencies, service_of(call)
+        running = asyncio.create_task(QueryRunner(logs, store_of(call), dependencies.arns, logs.now).run(task))
+        logs.tasks.add(running)
+        running.add_done_callback(logs.tasks.discard)
 
     call.after_commit.append(begin)
     return Response(query_id=query_id)
@@ -93,8 +93,8 @@ async def handle(request: Request, call: Call) -> Response:
 def _groups(call: Call) -> list[LogGroup]:
     """The groups that were found and permitted; each once."""
     found = [group for target in call.targets if (group := group_in(target)) is not None]
-    if len(found) > MOST_GROUPS:
-        raise InvalidParameterException(f"A query can be asked of {MOST_GROUPS} log groups.")
+    if len(found) > MAX_GROUPS:
+        raise InvalidParameterException(f"A query can be asked of {MAX_GROUPS} log groups.")
     return list({group.group_id: group for group in found}.values())
 
 

@@ -24,7 +24,7 @@ from kmsd.cloudwatch_logs.segments import files
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 
-MOST_ENTRIES = 200_000
+MAX_ENTRIES = 200_000
 """Frames and data keys of finished segments that a process keeps; 40 MB of frames at most."""
 _GRAIN = 1_000_000_000
 """Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
@@ -46,7 +46,7 @@ class Frames:
         if held is None:
             held = self._held[place] = segment.load()
             self._count += _weight(held)
-            while self._count > MOST_ENTRIES and len(self._held) > 1:
+            while self._count > MAX_ENTRIES and len(self._held) > 1:
                 _, gone = self._held.popitem(last=False)
                 self._count -= _weight(gone)
         else:

@@ -20,8 +20,8 @@ from pathlib import Path
 from kmsd.linux.aio import BLOCK_SIZE, Buffer, Write, round_up
 from kmsd.linux.files import reserve, write_at
 
-LEAST_AHEAD = 65_536
-MOST_AHEAD = 8_388_608
+MIN_AHEAD_BYTES = 65_536
+MAX_AHEAD_BYTES = 8_388_608
 """Bytes reserved at a time: as much again as there is, within these."""
 
 
@@ -79,7 +79,7 @@ class GrowingFile:
 
     def _make_room(self, end: int) -> None:
         if self._reserves and end > self._reserved:
-            more = max(end - self._reserved, min(max(self._reserved, LEAST_AHEAD), MOST_AHEAD))
+            more = max(end - self._reserved, min(max(self._reserved, MIN_AHEAD_BYTES), MAX_AHEAD_BYTES))
             try:
                 self._reserve(more)
             except OSError as exc:

@@ -9,7 +9,7 @@ import structlog
 
 from kmsd.linux.aio import AioContext, Buffer, Write
 
-MOST = 16
+MAX_WRITERS = 16
 """Writes under way at once; whoever finds none free writes on a thread."""
 LANE_BYTES = 4_194_304
 """What one write may have; more is for a thread."""
@@ -38,7 +38,7 @@ class DirectWriterPool:
         """One for `write` or `give_back`; None: there is none."""
         if self._free:
             return self._free.pop()
-        if self._refused or len(self._made) >= MOST:
+        if self._refused or len(self._made) >= MAX_WRITERS:
             return None
         try:
             made = DirectWriter(kernel_sync())

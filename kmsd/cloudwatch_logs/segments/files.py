@@ -21,9 +21,9 @@ from kmsd.linux.files import sync_folder, write_all
 SEGMENT = ".seg"
 INDEX = ".idx"
 TEMPORARY = ".tmp"
-MOST_AT_ONCE = LANE_BYTES + 2_097_152
+MAX_BUNDLE_BYTES = LANE_BYTES + 2_097_152
 """Bytes: no writer has more under way than what a lane takes, or one frame."""
-LONGEST_WRITE = 10.0
+MAX_WRITE_SECONDS = 10.0
 """Seconds from the last change of a segment's size, after which what cannot be read is taken for damage."""
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{20})-([0-9]+)\.seg")
 _GROUP_NAME = re.compile(r"[0-9a-f]{32}")
@@ -125,8 +125,8 @@ def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool =
         size = found.st_size
 
         def is_coming(position: int) -> bool:
-            recent = time.time() - found.st_mtime < LONGEST_WRITE
-            near = size - position <= MOST_AT_ONCE
+            recent = time.time() - found.st_mtime < MAX_WRITE_SECONDS
+            near = size - position <= MAX_BUNDLE_BYTES
             # A writer that closed cleanly in the meantime left a complete index.
             return recent and near and (_has_writer(file.fileno()) or path.with_suffix(INDEX).exists())
 

@@ -8,8 +8,8 @@ from kmsd.cloudwatch_logs.frames import WrappedKey
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents, Placed
 
-MOST_BYTES = 65_536
-MOST_KEYS = 64
+MAX_BYTES = 65_536
+MAX_KEYS = 64
 """Of more, nothing is remembered, and the segment is read when it is finished: a busy group writes a hundred thousand
 small frames into one segment, and a process has 256 groups. Of frames that are long there are few."""
 
@@ -29,7 +29,7 @@ class IndexBuffer:
         self._keys.update((key.data_key_id, key) for key in keys)
         for one in placed:
             entries += fmt.entry(one)
-        if len(entries) > MOST_BYTES or len(self._keys) > MOST_KEYS:
+        if len(entries) > MAX_BYTES or len(self._keys) > MAX_KEYS:
             self._entries = None
             self._keys.clear()
 

@@ -29,9 +29,9 @@ from kmsd.cloudwatch_logs.segments.direct_writers import DirectWriterPool
 from kmsd.cloudwatch_logs.segments.writer import Writer
 from kmsd.linux.files import sync_folder, write_all
 
-MOST_WRITERS = 256
+MAX_WRITERS = 256
 """Groups that a process has an open segment for; the least used is finished when another is needed."""
-MOST_CATALOGS = 1_000
+MAX_CATALOGS = 1_000
 LEFTOVERS_EVERY = 600_000
 """Milliseconds between two searches for segments that dead processes left unfinished."""
 RESULTS = "results"
@@ -80,7 +80,7 @@ class FileSegments:
             )
         else:
             self._writers.move_to_end(group_id)
-        if len(self._writers) > MOST_WRITERS:
+        if len(self._writers) > MAX_WRITERS:
             idle = next((name for name, one in self._writers.items() if one.idle), None)
             if idle is not None and idle != group_id:
                 await self._finish(idle)
@@ -103,7 +103,7 @@ class FileSegments:
         catalog = self._catalogs.get(group_id)
         if catalog is None:
             catalog = self._catalogs[group_id] = Catalog(self._of(group_id), group_id, self._frames)
-            if len(self._catalogs) > MOST_CATALOGS:
+            if len(self._catalogs) > MAX_CATALOGS:
                 self._catalogs.popitem(last=False)
         else:
             self._catalogs.move_to_end(group_id)

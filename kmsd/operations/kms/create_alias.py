@@ -21,11 +21,13 @@ async def handle(request: Request, call: Call) -> None:
     """One alias names one key; a key may have several."""
     check_new_name(request.alias_name)
     account, name = call.caller.account, request.alias_name
-    if await call.books.alias(account, name) is not None:
-        raise AlreadyExistsException(f"An alias with the name {call.world.place.alias(account, name)} already exists")
+    if await call.reader.alias(account, name) is not None:
+        raise AlreadyExistsException(
+            f"An alias with the name {call.dependencies.arns.alias(account, name)} already exists"
+        )
     key = call.key_at(1)
-    most = call.world.limits.aliases_per_key
-    if await call.books.count_aliases(key.key_id) >= most:
+    most = call.dependencies.quotas.aliases_per_key
+    if await call.reader.count_aliases(key.key_id) >= most:
         raise LimitExceededException(f"{key.arn} has {most} aliases, which is the limit.")
     await call.transaction.insert_alias(Alias(account, name, key.key_id, call.now, call.now))
 

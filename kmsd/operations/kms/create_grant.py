@@ -29,8 +29,8 @@ SYMMETRIC_OPERATIONS = (
     *("CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
 )
 """What a grant on a symmetric key may permit; data key pairs are permitted though not offered yet."""
-MOST_PAIRS = 8
-LONGEST_PART = 384
+MAX_PAIRS = 8
+MAX_PART_LENGTH = 384
 
 
 class Request(shapes.Shape, frozen=True):
@@ -64,8 +64,8 @@ async def handle(request: Request, call: Call) -> Response:
     existing = await _same(grant, call)
     if existing is not None:
         return Response(grant_token=await grant_tokens.issue(existing, box), grant_id=existing.grant_id)
-    most = call.world.limits.grants_per_key
-    if await call.books.count_grants(grant.key_id) >= most:
+    most = call.dependencies.quotas.grants_per_key
+    if await call.reader.count_grants(grant.key_id) >= most:
         raise LimitExceededException(f"{call.key.arn} has {most} grants, which is the limit.")
     await call.transaction.insert_grant(grant)
     return Response(grant_token=await grant_tokens.issue(grant, box), grant_id=grant.grant_id)
@@ -81,9 +81,9 @@ def _grant(request: Request, call: Call) -> Grant:
     if equals is not None and subset is not None:
         raise ValidationException("More than one constraint supplied")
     _check_constraint(equals or subset or {})
-    check_principal(request.grantee_principal, call.world.place.partition)
+    check_principal(request.grantee_principal, call.dependencies.arns.partition)
     if request.retiring_principal is not None:
-        check_principal(request.retiring_principal, call.world.place.partition)
+        check_principal(request.retiring_principal, call.dependencies.arns.partition)
     return Grant(
         grant_id=secrets.token_hex(32),
         key_id=call.key.key_id,
@@ -108,18 +108,18 @@ def _check_operations(request: Request, key: Key) -> None:
 
 
 def _check_constraint(pairs: Mapping[str, str]) -> None:
-    if len(pairs) > MOST_PAIRS or any(len(part) > LONGEST_PART for pair in pairs.items() for part in pair):
+    if len(pairs) > MAX_PAIRS or any(len(part) > MAX_PART_LENGTH for pair in pairs.items() for part in pair):
         raise LimitExceededException(
-            f"A grant constraint can have {MOST_PAIRS} pairs of at most {LONGEST_PART} characters."
+            f"A grant constraint can have {MAX_PAIRS} pairs of at most {MAX_PART_LENGTH} characters."
         )
 
 
 def _check_delegation(grant: Grant, call: Call) -> None:
     """A grantee hands on no more than it holds."""
     target = call.targets[0]
-    if target.query is None or target.decision is None:
+    if target.authorization_request is None or target.decision is None:
         raise AccessDeniedException(detail="CreateGrant was not authorised")
-    decision = may_delegate(target.query, target.decision, grant)
+    decision = may_delegate(target.authorization_request, target.decision, grant)
     if isinstance(decision, Denied):
         raise AccessDeniedException(decision.message, detail=decision.reason)
 
@@ -132,7 +132,7 @@ async def _same(grant: Grant, call: Call) -> Grant | None:
     """
     if grant.name is None:
         return None
-    candidates = await call.books.grants_named(grant.key_id, grant.name)
+    candidates = await call.reader.grants_named(grant.key_id, grant.name)
     return next((found for found in candidates if found.terms == grant.terms), None)
 
 

@@ -61,13 +61,13 @@ async def prepare(request: Request, call: Call) -> _Prepared:
     await _check(request, call, key_id)
     if request.origin == Origin.EXTERNAL:
         return _Prepared(key_id, None)
-    made = await material.generate(call.world.store, call.token, key_id, call.now, call.created)
+    made = await material.generate(call.dependencies.store, call.token, key_id, call.now, call.created)
     return _Prepared(key_id, made)
 
 
 async def handle(request: Request, call: Call) -> Response:
     """Write the key down; the object becomes its material in the same commit."""
-    account, place, made = call.caller.account, call.world.place, call.prepared
+    account, place, made = call.caller.account, call.dependencies.arns, call.prepared
     await _check_count(call)
     key = Key(
         key_id=made.key_id,
@@ -93,23 +93,23 @@ async def handle(request: Request, call: Call) -> Response:
 async def _check(request: Request, call: Call, key_id: str) -> None:
     """Everything that can be refused before the token is troubled."""
     _check_kind(request)
-    tags.check_count(tags.as_mapping(request.tags), call.world.limits.tags_per_key)
+    tags.check_count(tags.as_mapping(request.tags), call.dependencies.quotas.tags_per_key)
     # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request":
     # the default one is taken as it is.
     if request.policy is not None:
-        target = Target(arn=call.world.place.key(call.caller.account, key_id))
+        target = Target(arn=call.dependencies.arns.key(call.caller.account, key_id))
         await check_new_policy(OPERATION, request.policy, request, call, target)
     await _check_count(call)
 
 
 async def _check_count(call: Call) -> None:
-    most = call.world.limits.keys_per_account
-    if await call.books.count_keys(call.caller.account) >= most:
+    most = call.dependencies.quotas.keys_per_account
+    if await call.reader.count_keys(call.caller.account) >= most:
         raise LimitExceededException(f"The account has {most} keys, which is the limit.")
 
 
 def _policy(request: Request, call: Call) -> str:
-    return request.policy or default_key_policy(call.caller.account, call.world.place.partition)
+    return request.policy or default_key_policy(call.caller.account, call.dependencies.arns.partition)
 
 
 def _check_kind(request: Request) -> None:

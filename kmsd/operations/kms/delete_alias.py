@@ -16,7 +16,7 @@ class Request(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> None:
     """Drop the name."""
-    alias = await call.books.alias(call.caller.account, request.alias_name)
+    alias = await call.reader.alias(call.caller.account, request.alias_name)
     if alias is not None:  # admission has found it in this transaction
         await call.transaction.delete_alias(alias)
 

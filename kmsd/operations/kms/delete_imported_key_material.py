@@ -37,16 +37,16 @@ async def handle(request: Request, call: Call) -> Response:
 
     Of a key without material nothing changes, but what an earlier call left undone in the token is done.
     """
-    imported = await call.books.imported_material(call.key.key_id)
+    imported = await call.reader.imported_material(call.key.key_id)
     named = None if imported is None else key_material_id(imported.material_id)
     if request.key_material_id not in (None, named):
         raise NotFoundException(f"KeyMaterialId {request.key_material_id} is not that of {call.key.arn}.")
-    doomed = await imported_material.lose(call.transaction, call.key)
-    if doomed is None and imported is not None:
-        left = await call.books.token_object(imported.material_id)
-        doomed = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
-    if doomed is not None:
-        call.after_commit.append(partial(token_objects.destroy, call.world.store, call.token, doomed))
+    destroying = await imported_material.lose(call.transaction, call.key)
+    if destroying is None and imported is not None:
+        left = await call.reader.token_object(imported.material_id)
+        destroying = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
+    if destroying is not None:
+        call.after_commit.append(partial(token_objects.destroy, call.dependencies.store, call.token, destroying))
     return Response(key_id=call.key.arn, key_material_id=named)
 
 

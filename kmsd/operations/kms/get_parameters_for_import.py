@@ -30,15 +30,15 @@ class Response(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """Nothing of the key changes. That a wrapping key is given out is durable before the answer."""
-    world = call.world
-    asked, refused = request.wrapping_algorithm, world.refused_wrapping
-    algorithm = await import_parameters.check_algorithm(asked, world.tokens, refused)
+    dependencies = call.dependencies
+    asked, refused = request.wrapping_algorithm, dependencies.refused_wrapping
+    algorithm = await import_parameters.check_algorithm(asked, dependencies.tokens, refused)
     bits = WRAPPING_KEY_BITS.get(request.wrapping_key_spec)
     if bits is None:
         raise UnsupportedOperationException(f"The wrapping key spec {request.wrapping_key_spec} is not supported.")
     issued = await import_parameters.issue(
-        world.store,
-        world.tokens,
+        dependencies.store,
+        dependencies.tokens,
         await call.service_box(),
         key_id=call.key.key_id,
         algorithm=algorithm,

@@ -7,7 +7,7 @@ from kmsd.domain.grant import Grant
 from kmsd.operations.kms.shapes import GrantConstraints, GrantListEntry
 
 
-def grant_list_entry(grant: Grant, key_arn: str, place: ArnScope) -> GrantListEntry:
+def grant_list_entry(grant: Grant, key_arn: str, arns: ArnScope) -> GrantListEntry:
     """One line of a list."""
     equals, subset = grant.encryption_context_equals, grant.encryption_context_subset
     constraints = None
@@ -23,7 +23,7 @@ def grant_list_entry(grant: Grant, key_arn: str, place: ArnScope) -> GrantListEn
         creation_date=grant.created_at.timestamp(),
         grantee_principal=grant.grantee_principal,
         retiring_principal=grant.retiring_principal,
-        issuing_account=place.root(grant.issuing_account),
+        issuing_account=arns.root(grant.issuing_account),
         operations=list(grant.operations),
         constraints=constraints,
     )

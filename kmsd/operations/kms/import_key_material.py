@@ -53,18 +53,18 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 async def prepare(request: Request, call: Call) -> _Prepared:
     """Unwrap and prove the material in the token, once all that needs no token has been checked."""
-    world = call.world
+    dependencies = call.dependencies
     _valid_to(request, call.now)
-    _check_material(request, await call.books.imported_material(call.key.key_id), call.key.arn)
+    _check_material(request, await call.reader.imported_material(call.key.key_id), call.key.arn)
     claim = await import_parameters.open_token(
         await call.service_box(), request.import_token, call.key.key_id, call.now
     )
-    await import_parameters.check_algorithm(claim.algorithm, world.tokens, world.refused_wrapping)
+    await import_parameters.check_algorithm(claim.algorithm, dependencies.tokens, dependencies.refused_wrapping)
     arrival = await imported_material.import_material(
-        world.store,
-        world.tokens,
+        dependencies.store,
+        dependencies.tokens,
         call.key,
-        wrapping_key=await import_parameters.wrapping_key_of(call.books, claim),
+        wrapping_key=await import_parameters.wrapping_key_of(call.reader, claim),
         algorithm=claim.algorithm,
         blob=request.encrypted_key_material,
         now=call.now,
@@ -77,7 +77,7 @@ async def handle(request: Request, call: Call) -> Response:
     """The material becomes the key's, or its ValidTo is set anew; the import token must still be good."""
     claim, arrival = call.prepared.claim, call.prepared.arrival
     import_parameters.refuse_expired(claim, call.now)
-    await import_parameters.wrapping_key_of(call.books, claim)
+    await import_parameters.wrapping_key_of(call.reader, claim)
     key = await imported_material.make_current(
         call.transaction,
         call.key,

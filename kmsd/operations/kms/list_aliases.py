@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pagination import LONGEST_PAGE, Pager
+from kmsd.custody.pagination import MAX_PAGE, Pager
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException
 from kmsd.operations.access import OnAccount, find_key
 from kmsd.operations.declaration import KMS, Call, Operation
@@ -27,12 +27,12 @@ class Response(shapes.Shape, frozen=True):
 
 async def handle(request: Request, call: Call) -> Response:
     """A page in the order of names. A key of another account has none here, whether or not it exists."""
-    account, place = call.caller.account, call.world.place
+    account, place = call.caller.account, call.dependencies.arns
     key = None if request.key_id is None else (await find_key(request.key_id, call, aliases=False)).key
     filters = {} if key is None else {"key": key.key_id}
-    pager = Pager(await call.service_box(), f"ListAliases:{account}", filters, min(request.limit, LONGEST_PAGE))
+    pager = Pager(await call.service_box(), f"ListAliases:{account}", filters, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
-    found = await call.books.aliases_after(
+    found = await call.reader.aliases_after(
         account, after, pager.limit + 1, key_id=None if key is None else key.key_id, now=call.now
     )
     page = await pager.cut(found, lambda alias: alias.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pagination import LONGEST_PAGE, Pager
+from kmsd.custody.pagination import MAX_PAGE, Pager
 from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, InvalidMarkerException, UnsupportedOperationException
@@ -39,14 +39,14 @@ async def handle(request: Request, call: Call) -> Response:
         check_grant_id(request.grant_id)
     key_id = call.key.key_id
     filters = {"grant": request.grant_id or "", "grantee": request.grantee_principal or ""}
-    pager = Pager(await call.service_box(), f"ListGrants:{key_id}", filters, min(request.limit, LONGEST_PAGE))
+    pager = Pager(await call.service_box(), f"ListGrants:{key_id}", filters, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
-    found = await call.books.grants_of(
+    found = await call.reader.grants_of(
         key_id, after, pager.limit + 1, grant_id=request.grant_id, grantee=request.grantee_principal
     )
     page = await pager.cut(found, lambda grant: grant.grant_id)
     return Response(
-        grants=[grant_list_entry(grant, call.key.arn, call.world.place) for grant in page.items],
+        grants=[grant_list_entry(grant, call.key.arn, call.dependencies.arns) for grant in page.items],
         truncated=page.truncated,
         next_marker=page.next_marker,
     )

@@ -35,7 +35,7 @@ async def handle(request: Request, call: Call) -> Response:
     after = await pager.start(request.marker)
     found = [
         material
-        for material in await call.books.rotations_of(call.key.key_id)
+        for material in await call.reader.rotations_of(call.key.key_id)
         if (every or material.rotation_type is not None) and _position(material) > after
     ]
     page = await pager.cut(found, _position)

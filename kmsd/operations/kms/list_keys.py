@@ -36,7 +36,7 @@ async def handle(request: Request, call: Call) -> Response:
     pager = Pager(await call.service_box(), f"ListKeys:{account}", {}, request.limit)
     after = await pager.start(request.marker)
     # A key whose deletion is due does not exist any more, though a job may still have to carry it out.
-    found = await call.books.key_names_after(account, after, pager.limit + 1, call.now)
+    found = await call.reader.key_names_after(account, after, pager.limit + 1, call.now)
     page = await pager.cut(found, lambda entry: entry[0])
     return Response(
         keys=[shapes.KeyListEntry(key_id=key_id, key_arn=arn) for key_id, arn in page.items],

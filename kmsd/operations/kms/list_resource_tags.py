@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pagination import LONGEST_PAGE, Pager
+from kmsd.custody.pagination import MAX_PAGE, Pager
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidMarkerException
 from kmsd.operations.access import OnKey
@@ -29,9 +29,9 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """A page in the order of tag keys."""
     key_id = call.key.key_id
-    pager = Pager(await call.service_box(), f"ListResourceTags:{key_id}", {}, min(request.limit, LONGEST_PAGE))
+    pager = Pager(await call.service_box(), f"ListResourceTags:{key_id}", {}, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
-    found = sorted(item for item in (await call.books.tags_of(key_id)).items() if item[0] > after)
+    found = sorted(item for item in (await call.reader.tags_of(key_id)).items() if item[0] > after)
     page = await pager.cut(found, lambda item: item[0])
     return Response(
         tags=[shapes.Tag(tag_key=name, tag_value=value) for name, value in page.items],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody.pagination import LONGEST_PAGE, Pager
+from kmsd.custody.pagination import MAX_PAGE, Pager
 from kmsd.domain.grant import Grant
 from kmsd.domain.principal import account_of, check_principal
 from kmsd.errors import InvalidArnException, InvalidMarkerException, NotFoundException, UnsupportedOperationException
@@ -37,13 +37,13 @@ async def handle(request: Request, call: Call) -> Response:
     """
     refuse(request, "retiring_service_principal")
     principal, account = request.retiring_principal, call.caller.account
-    check_principal(principal, call.world.place.partition)
+    check_principal(principal, call.dependencies.arns.partition)
     if account_of(principal) != account:
         raise NotFoundException(f"{principal} is not a principal of account {account}")
     filters = {"principal": principal}
-    pager = Pager(await call.service_box(), f"ListRetirableGrants:{account}", filters, min(request.limit, LONGEST_PAGE))
+    pager = Pager(await call.service_box(), f"ListRetirableGrants:{account}", filters, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
-    found = await call.books.grants_retirable_by(principal, after, pager.limit + 1, call.now)
+    found = await call.reader.grants_retirable_by(principal, after, pager.limit + 1, call.now)
     page = await pager.cut(found, lambda grant: grant.grant_id)
     return Response(
         grants=[await _entry(grant, call) for grant in page.items],
@@ -53,10 +53,10 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 async def _entry(grant: Grant, call: Call) -> shapes.GrantListEntry:
-    key = await call.books.key(grant.key_id)
+    key = await call.reader.key(grant.key_id)
     if key is None:
         raise NotFoundException(f"Key '{grant.key_id}' does not exist")
-    return grant_list_entry(grant, key.arn, call.world.place)
+    return grant_list_entry(grant, key.arn, call.dependencies.arns)
 
 
 OPERATION = Operation(

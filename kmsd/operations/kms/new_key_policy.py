@@ -29,8 +29,8 @@ async def check_new_policy(
     `target` is the key, which does not exist yet for CreateKey. Raises LimitExceededException for more than 32 KiB
     (the shape admits more than the limit) and MalformedPolicyDocumentException.
     """
-    if len(policy.encode()) > call.world.limits.policy_bytes:
-        raise LimitExceededException(f"The key policy is longer than {call.world.limits.policy_bytes} bytes.")
+    if len(policy.encode()) > call.dependencies.quotas.policy_bytes:
+        raise LimitExceededException(f"The key policy is longer than {call.dependencies.quotas.policy_bytes} bytes.")
     parse_new(policy, kind=PolicyKind.KEY)
     caller = call.caller
     query = AuthorizationRequest(

@@ -48,12 +48,14 @@ async def _find(request: Request, call: Call) -> Grant:
     if request.grant_token is not None:
         if request.key_id is not None or request.grant_id is not None:
             raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
-        return await grant_tokens.grant_of(request.grant_token, call.books, await call.service_box())
+        return await grant_tokens.grant_of(request.grant_token, call.reader, await call.service_box())
     if request.key_id is None or request.grant_id is None:
         raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
     check_grant_id(request.grant_id)
-    name = parse_key_name(request.key_id, caller_account=call.caller.account, place=call.world.place, aliases=False)
-    grant = await call.books.grant(request.grant_id)
+    name = parse_key_name(
+        request.key_id, caller_account=call.caller.account, arns=call.dependencies.arns, aliases=False
+    )
+    grant = await call.reader.grant(request.grant_id)
     if grant is None or grant.key_id != name.key_id:
         raise NotFoundException(f"Grant ID {request.grant_id} not found")
     return grant
@@ -74,7 +76,7 @@ class OnGrant(Access, frozen=True):
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
         """Raises NotFoundException, InvalidGrantIdException, InvalidGrantTokenException, ValidationException."""
         grant = await _find(request, call)
-        key = await call.books.key(grant.key_id)
+        key = await call.reader.key(grant.key_id)
         if key is None or not key.exists_at(call.now):
             raise NotFoundException(f"Grant ID {grant.grant_id} not found")
         call.response_keys, call.grant_id = (key.arn,), grant.grant_id

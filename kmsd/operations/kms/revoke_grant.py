@@ -21,7 +21,7 @@ class Request(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> None:
     """No process allows anything by the grant once this has been answered."""
     check_grant_id(request.grant_id)
-    grant = await call.books.grant(request.grant_id)
+    grant = await call.reader.grant(request.grant_id)
     if grant is None or grant.key_id != call.key.key_id:
         raise NotFoundException(f"Grant ID {request.grant_id} not found")
     await call.transaction.delete_grant(grant.grant_id)

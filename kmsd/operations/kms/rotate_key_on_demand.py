@@ -10,7 +10,7 @@ from kmsd.operations.access import OnKey
 from kmsd.operations.declaration import KMS, Call, Operation
 from kmsd.operations.kms import shapes
 
-MOST_ON_DEMAND = 25
+MAX_ON_DEMAND = 25
 
 
 class Request(shapes.Shape, frozen=True):
@@ -29,16 +29,14 @@ async def prepare(_: Request, call: Call) -> Material:
     """Make the object in the token."""
     _check_count(call)
     return await rotation.make(
-        call.world.store, call.token, call.key, call.now, RotationType.ON_DEMAND, created=call.created
+        call.dependencies.store, call.token, call.key, call.now, RotationType.ON_DEMAND, created=call.created
     )
 
 
 def _check_count(call: Call) -> None:
     done = sum(1 for made in call.key.materials.values() if made.rotation_type is RotationType.ON_DEMAND)
-    if done >= MOST_ON_DEMAND:
-        raise LimitExceededException(
-            f"{call.key.arn} was rotated on demand {MOST_ON_DEMAND} times, which is the limit."
-        )
+    if done >= MAX_ON_DEMAND:
+        raise LimitExceededException(f"{call.key.arn} was rotated on demand {MAX_ON_DEMAND} times, which is the limit.")
 
 
 async def handle(_: Request, call: Call) -> Response:

@@ -20,7 +20,7 @@ class Request(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> None:
     """Tags may permit or deny: policies see them at once."""
     given = tags.as_mapping(request.tags)
-    tags.check_count({**await call.books.tags_of(call.key.key_id), **given}, call.world.limits.tags_per_key)
+    tags.check_count({**await call.reader.tags_of(call.key.key_id), **given}, call.dependencies.quotas.tags_per_key)
     await call.transaction.put_tags(call.key.key_id, given)
 
 

@@ -19,11 +19,11 @@ class Request(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> None:
     """Permission is needed on the alias, on the key that loses it and on the one that gets it."""
     target = call.key_at(2)
-    alias = await call.books.alias(call.caller.account, request.alias_name)
+    alias = await call.reader.alias(call.caller.account, request.alias_name)
     if alias is None or alias.key_id == target.key_id:  # admission has found it; the same key again changes nothing
         return
-    most = call.world.limits.aliases_per_key
-    if await call.books.count_aliases(target.key_id) >= most:
+    most = call.dependencies.quotas.aliases_per_key
+    if await call.reader.count_aliases(target.key_id) >= most:
         raise LimitExceededException(f"{target.arn} has {most} aliases, which is the limit.")
     await call.transaction.point_alias(alias, target.key_id, call.now)
 

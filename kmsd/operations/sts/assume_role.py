@@ -78,7 +78,7 @@ async def handle(request: Request, call: Call) -> Response:
     policies = None if request.policy is None else (request.policy,)
     name = request.role_session_name
     made = await session_tokens.for_role(
-        await SessionSealer.made(call.world.store, call.token),
+        await SessionSealer.made(call.dependencies.store, call.token),
         role,
         name,
         now=call.now,
@@ -89,7 +89,7 @@ async def handle(request: Request, call: Call) -> Response:
         credentials=credentials(made),
         assumed_role_user=sts_shapes.AssumedRoleUser(
             assumed_role_id=f"{role.role_id}:{name}",
-            arn=call.world.place.assumed_role(role.account, role.name, name),
+            arn=call.dependencies.arns.assumed_role(role.account, role.name, name),
         ),
     )
 
@@ -112,9 +112,9 @@ class OnRole(Access, frozen=True):
         Raises ValidationException for what cannot be the ARN of a role.
         """
         named = _ROLE.fullmatch(request.role_arn)
-        if named is None or named["partition"] != call.world.place.partition:
+        if named is None or named["partition"] != call.dependencies.arns.partition:
             raise ValidationException(f"{request.role_arn} is invalid")
-        return (Target(arn=request.role_arn, resource=await call.books.role(named["account"], named["name"])),)
+        return (Target(arn=request.role_arn, resource=await call.reader.role(named["account"], named["name"])),)
 
     def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
         """By the trust policy; conditions see the role's tags."""

@@ -31,10 +31,10 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """They may do what the user may, for a time; and no longer than the access key that asked is active."""
     refuse(request, "serial_number", "token_code", "minimum_session_token_size")
-    long_term = await call.books.access_key(call.caller.access_key_id)
+    long_term = await call.reader.access_key(call.caller.access_key_id)
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
-    box, seconds = await SessionSealer.made(call.world.store, call.token), request.duration_seconds
+    box, seconds = await SessionSealer.made(call.dependencies.store, call.token), request.duration_seconds
     made = await session_tokens.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
     return Response(credentials=credentials(made))
 

@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         if self.task is None:
             self._set_state(State.BUSY, NEVER)
             # Now, and not when the task begins: then those that are to go along would not be known yet.
-            self._server.lockstep.in_flight += 1
+            self._server.cohorts.in_flight += 1
             self.task = self._loop.create_task(self._answer_all())
         elif self._reading and self._transport is not None:
             # One waits already: let the client's send buffer hold the rest.
@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
                     self._read_again()
         finally:
             self.task = None
-            self._server.lockstep.in_flight -= 1
+            self._server.cohorts.in_flight -= 1
             if self._transport is None:
                 self._server.forget(self)
             elif self.state is not State.LINGERING:

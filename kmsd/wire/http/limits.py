@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True):
+class TransportLimits(msgspec.Struct, frozen=True):
     """What one client may take of the server, and all of them together."""
 
     header_seconds: float = 10.0

@@ -82,30 +82,30 @@ def error_answer(error: ServiceError, request_id: str) -> Response:
     )
 
 
-def rendered(answer: Response, common: str, *, close: bool, head_only: bool = False) -> bytes:
+def rendered(response: Response, common: str, *, close: bool, head_only: bool = False) -> bytes:
     """The bytes of an answer; `head_only` answers a HEAD request. Otherwise as `rendered_head`."""
-    head = rendered_head(answer, common, close=close)
-    return head if head_only else head + answer.body
+    head = rendered_head(response, common, close=close)
+    return head if head_only else head + response.body
 
 
-def rendered_pieces(answer: Response, common: str, *, close: bool, head_only: bool) -> list[bytes]:
+def rendered_pieces(response: Response, common: str, *, close: bool, head_only: bool) -> list[bytes]:
     """As `rendered`. A long body is not copied once more only to stand behind its head in one piece."""
-    if head_only or len(answer.body) < _MIN_SEPARATE_BODY_BYTES:
-        return [rendered(answer, common, close=close, head_only=head_only)]
-    return [rendered_head(answer, common, close=close), answer.body]
+    if head_only or len(response.body) < _MIN_SEPARATE_BODY_BYTES:
+        return [rendered(response, common, close=close, head_only=head_only)]
+    return [rendered_head(response, common, close=close), response.body]
 
 
 _MIN_SEPARATE_BODY_BYTES = 65_536
 
 
-def rendered_head(answer: Response, common: str, *, close: bool) -> bytes:
+def rendered_head(response: Response, common: str, *, close: bool) -> bytes:
     """What precedes an answer's body. `common` is header lines that every answer has.
 
     Raises `ValueError` for a header that would break out of its line: it never reaches the client.
     """
-    lines = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
-    if lines.count("\n") != len(answer.headers) or lines.count("\r") != len(answer.headers):
+    lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+    if lines.count("\n") != len(response.headers) or lines.count("\r") != len(response.headers):
         raise ValueError("an answer's header holds a line break")
-    status_line = _STATUS_LINES.get(answer.status) or f"HTTP/1.1 {answer.status} \r\n"
+    status_line = _STATUS_LINES.get(response.status) or f"HTTP/1.1 {response.status} \r\n"
     closing = "Connection: close\r\n" if close else ""
-    return f"{status_line}{common}{lines}{closing}Content-Length: {len(answer.body)}\r\n\r\n".encode("latin-1")
+    return f"{status_line}{common}{lines}{closing}Content-Length: {len(response.body)}\r\n\r\n".encode("latin-1")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kmsd.event_loop.cohorts import CohortScheduler
-    from kmsd.wire.http.limits import Limits
+    from kmsd.wire.http.limits import TransportLimits
     from kmsd.wire.http.messages import Request, Response
 
 ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
@@ -30,8 +30,8 @@ class Owner(Protocol[ConnectionT_contra]):
     """What a connection needs of the server that accepted it."""
 
     handler: Callable[[Request], Awaitable[Response]]
-    limits: Limits
-    lockstep: CohortScheduler
+    limits: TransportLimits
+    cohorts: CohortScheduler
     draining: bool
     keep_alive_seconds: float
     buffered: int

@@ -17,7 +17,7 @@ import msgspec
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.wire.http.connection import Connection
-from kmsd.wire.http.limits import Limits
+from kmsd.wire.http.limits import TransportLimits
 from kmsd.wire.http.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
 from kmsd.wire.http.messages import Request, Response, Tls, error_answer, new_request_id
 from kmsd.wire.http.owner import State
@@ -26,13 +26,13 @@ from kmsd.wire.http.tls import tls_context
 
 __all__ = [
     "CParserMissing",
-    "Limits",
     "Listener",
     "ListenerRefused",
     "Request",
     "Response",
     "Server",
     "Tls",
+    "TransportLimits",
     "bind_tcp",
     "bind_unix",
     "error_answer",
@@ -57,20 +57,20 @@ class Listener(msgspec.Struct):
 async def serve(
     handler: Handler,
     listeners: Sequence[Listener],
-    limits: Limits | None = None,
-    lockstep: CohortScheduler | None = None,
+    limits: TransportLimits | None = None,
+    cohorts: CohortScheduler | None = None,
 ) -> Server:
     """Start serving; on return every listener accepts. End it with `Server.stop`.
 
     `handler` is awaited once for each whole request; calls for one connection never overlap, others do. It
     is not cancelled when its client goes away. What it raises is answered 500 and reported to the loop's
-    exception handler. `lockstep` is told how many are under way. Raises `CParserMissing` or `ListenerRefused`
+    exception handler. `cohorts` is told how many are under way. Raises `CParserMissing` or `ListenerRefused`
     before anything is accepted.
     """
     require_c_parser()
     for listener in listeners:
         listener_permitted(listener.sock, tls=listener.tls is not None)
-    server = Server(handler, limits or Limits(), lockstep or CohortScheduler())
+    server = Server(handler, limits or TransportLimits(), cohorts or CohortScheduler())
     await server.start(listeners)
     return server
 
@@ -78,10 +78,10 @@ async def serve(
 class Server:
     """All connections of one worker."""
 
-    def __init__(self, handler: Handler, limits: Limits, lockstep: CohortScheduler) -> None:
+    def __init__(self, handler: Handler, limits: TransportLimits, cohorts: CohortScheduler) -> None:
         self.handler = handler
         self.limits = limits
-        self.lockstep = lockstep
+        self.cohorts = cohorts
         self.draining = False
         self.keep_alive_seconds = limits.keep_alive_seconds
         """How long a connection may rest. While draining: how long it may still bring its last request."""

@@ -20,7 +20,7 @@ from kmsd.errors import SerializationException, ValidationException
 from kmsd.operations.kms.shapes import Constraint, camel
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
-_LONGEST_ECHO = 2048
+_MAX_ECHO_LENGTH = 2048
 """Characters of a value that an error message repeats."""
 
 encode = msgspec.json.encode
@@ -272,7 +272,7 @@ def _violation(value: Any, path: str, broken: str, *, secret: bool) -> str:
         shown = f"[{', '.join(str(item) for item in value)}]"
     else:
         shown = str(value)
-    return f"Value '{shown[:_LONGEST_ECHO]}' at '{path}' failed to satisfy constraint: {broken}"
+    return f"Value '{shown[:_MAX_ECHO_LENGTH]}' at '{path}' failed to satisfy constraint: {broken}"
 
 
 # --- The slow way -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ FORM = "application/x-www-form-urlencoded"
 XML = "text/xml"
 VERSION = "2011-06-15"
 _NAMESPACE = f"https://sts.amazonaws.com/doc/{VERSION}/"
-_MOST_FIELDS = 512
+_MAX_FIELDS = 512
 _FORBIDDEN = 403
 
 CODES: Mapping[str, tuple[str, int]] = {
@@ -45,7 +45,7 @@ def fields_of(body: bytes, query: str, *, is_form: bool) -> Mapping[str, str]:
     """The form's fields: of the body if it is one, else of the query string. Raises ValidationException."""
     try:
         text = body.decode() if is_form else query
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=_MOST_FIELDS)
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=_MAX_FIELDS)
     except ValueError as exc:
         raise ValidationException("The request is not a well-formed form.") from exc
     fields = dict(pairs)

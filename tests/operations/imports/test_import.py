@@ -39,7 +39,7 @@ def test_by_every_algorithm_and_back_again(house: House, kms: Any, algorithm: st
     assert "ValidTo" not in metadata
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"mine", EncryptionContext={"a": "b"})["CiphertextBlob"]
     object_id = material_object(house, key_id)
-    shown = house.run(house.rooms.token.attributes(object_id))
+    shown = house.run(house.components.token.attributes(object_id))
     assert (shown["CKA_SENSITIVE"], shown["CKA_EXTRACTABLE"], shown["CKA_MODIFIABLE"]) == (True, False, False)
     assert [role for role in ("ENCRYPT", "DECRYPT", "SIGN", "WRAP", "UNWRAP", "DERIVE") if shown[f"CKA_{role}"]] == [
         "DERIVE"

@@ -85,7 +85,7 @@ def test_generated_keys_take_no_import(kms: Any) -> None:
 
 def test_parameters_of_a_key_are_bounded(house: House, kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is an object in a token."""
-    monkeypatch.setattr("kmsd.custody.import_parameters.MOST_OUTSTANDING", 2)
+    monkeypatch.setattr("kmsd.custody.import_parameters.MAX_OUTSTANDING", 2)
     key_id = external_key(kms)
     for _ in range(2):
         parameters(kms, key_id)

@@ -110,14 +110,14 @@ def test_a_wrapping_key_that_the_token_lost(house: House, kms: Any) -> None:
     before = objects(house)
     given = parameters(kms, key_id)
     for object_id in objects(house) - before or {key.object_id for key in house.run(_given(house, key_id))}:
-        house.run(house.rooms.token.destroy(object_id))
+        house.run(house.components.token.destroy(object_id))
     assert code_of(kms.import_key_material, **given.members(b"k" * 32)) == "InvalidImportTokenException"
     house.clock.advance(hours=24)
     house.tick()
 
 
 async def _given(house: House, key_id: str) -> Any:
-    return [key for key in await (await house.rooms.store.read()).wrapping_keys() if key.key_id == key_id]
+    return [key for key in await (await house.components.store.read()).wrapping_keys() if key.key_id == key_id]
 
 
 def test_first_imports_at_the_same_time(house: House, kms: Any) -> None:
@@ -138,7 +138,7 @@ def test_first_imports_at_the_same_time(house: House, kms: Any) -> None:
 
 def test_algorithms_that_are_refused_or_lacking(house: House, kms: Any) -> None:
     """By name, when parameters are fetched and when they are used."""
-    world, key_id = house.rooms.pipeline.world, external_key(kms)
+    world, key_id = house.components.pipeline.dependencies, external_key(kms)
     by_pkcs1 = parameters(kms, key_id, "RSAES_PKCS1_V1_5").members(b"k" * 32)
     through_nss = parameters(kms, key_id, "RSAES_OAEP_SHA_256").members(b"k" * 32)
     bent = {"refused_wrapping": frozenset({WrappingAlgorithm.RSAES_PKCS1_V1_5}), "import_token": None}
