@@ -97,7 +97,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         request: msgspec.Struct | None = None
         try:
             request = decode()
-            return await self._repeat(operation, request, call)
+            return await self._retry(operation, request, call)
         except _Unrecorded as exc:
             raise _unrecorded(operation, exc.__cause__) from exc
         except Exception as exc:
@@ -110,7 +110,7 @@ class Pipeline(msgspec.Struct, frozen=True):
             # bodies in a rush of log events.
             call.targets.clear()
 
-    async def _repeat(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+    async def _retry(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         """Carry a call out, and again as a whole where others changed meanwhile what it was about to change.
 
         Raises `StoreConflict` for the last attempt, or the first where a call cannot be repeated.
@@ -122,10 +122,10 @@ class Pipeline(msgspec.Struct, frozen=True):
             except StoreConflict:
                 if call.is_recorded or not _is_repeatable(operation):
                     raise
-            await self._begin_again(call, attempt)
+            await self._prepare_retry(call, attempt)
         return await carry_out(operation, request, call)
 
-    async def _begin_again(self, call: Call, attempt: int) -> None:
+    async def _prepare_retry(self, call: Call, attempt: int) -> None:
         """Undo what a failed attempt has made and found, and wait: a random time, so that not all come back at once."""
         await self._discard(call)
         call.targets.clear()

@@ -210,7 +210,7 @@ async def _make_user(
 async def _provision(config: Config) -> None:
     """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
     async with open_components(config, "house") as components:
-        await provisioning.make_service_keys(components.store, components.token, datetime.now(UTC), [SERVICE_KEY])
+        await provisioning.create_service_keys(components.store, components.token, datetime.now(UTC), [SERVICE_KEY])
 
 
 @contextmanager

@@ -24,7 +24,7 @@ SERVICE = f"logs.{REGION}.amazonaws.com"
 
 def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[int] | None = None) -> None:
     """Let syncs and durable writes of these files (None: of all) fail, the kernel's when they are done."""
-    sync, put, begin, write = os.fdatasync, os.pwrite, AioContext.begin, AioContext.write
+    sync, put, begin, write = os.fdatasync, os.pwrite, AioContext.submit, AioContext.write
 
     def fails(descriptor: int) -> bool:
         return inodes is None or os.fstat(descriptor).st_ino in inodes
@@ -47,7 +47,7 @@ def fail_syncs(patched: pytest.MonkeyPatch, error: OSError, inodes: Container[in
 
     patched.setattr(os, "fdatasync", failing)
     patched.setattr(os, "pwrite", failing_put)
-    patched.setattr(AioContext, "begin", failing_later)
+    patched.setattr(AioContext, "submit", failing_later)
     patched.setattr(AioContext, "write", failing_write)
 
 

@@ -162,15 +162,15 @@ def rfc3339(instant: datetime) -> str:
 _front, _ids = "", count()
 
 
-def _begin_ids() -> None:
+def _seed_event_ids() -> None:
     global _front, _ids  # noqa: PLW0603 (of this process, and drawn anew in every child)
     start = os.urandom(16).hex()
     _front = f"{start[:8]}-{start[8:12]}-4{start[13:16]}-{'89ab'[int(start[16], 16) & 3]}{start[17:20]}-"
     _ids = count(int(start[20:], 16))
 
 
-_begin_ids()
-os.register_at_fork(after_in_child=_begin_ids)
+_seed_event_ids()
+os.register_at_fork(after_in_child=_seed_event_ids)
 
 
 def new_event_id() -> str:

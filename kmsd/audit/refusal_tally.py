@@ -64,15 +64,15 @@ class RefusalSampler:
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._most = per_second * BURST_SECONDS
-        self._permits = self._most
+        self._limit = per_second * BURST_SECONDS
+        self._permits = self._limit
         self._at: float | None = None
         self.tally: RefusalCounts | None = None
 
     def drain(self, clock: float) -> bool:
         """Whether a refusal at this reading of a monotonic clock (in seconds) is to have its own record."""
         if self._at is not None:
-            self._permits = min(self._most, self._permits + max(0.0, clock - self._at) * self._per_second)
+            self._permits = min(self._limit, self._permits + max(0.0, clock - self._at) * self._per_second)
         self._at = clock
         if self._permits < 1:
             return False

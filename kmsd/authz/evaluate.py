@@ -165,7 +165,7 @@ def _partial_decision_of(request: AuthorizationRequest) -> PartialDecision:
         case = partially_evaluate(request)
         if not case.unreadable:
             # The texts that the compiled policies hold, not the query's: equal texts are kept once.
-            _cases.put((*key[:3], *_held_texts(request, case.layer), *key[6:]), case)
+            _cases.put((*key[:3], *_cached_texts(request, case.layer), *key[6:]), case)
     return case
 
 
@@ -229,7 +229,7 @@ def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
         _read(case, request, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: case.identity})
     if case.session is not None:
         _read(case, request, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: case.session})
-    _settle(case, request)
+    _without_conditions(case, request)
     return case
 
 
@@ -341,7 +341,7 @@ def _by_grant(case: PartialDecision, request: AuthorizationRequest, request_cont
     return None
 
 
-def _settle(case: PartialDecision, request: AuthorizationRequest) -> None:
+def _without_conditions(case: PartialDecision, request: AuthorizationRequest) -> None:
     """Decide the case, if the request's conditions cannot change it."""
     if case.ended is not None:
         case.unconditional = case.ended
@@ -353,7 +353,7 @@ def _settle(case: PartialDecision, request: AuthorizationRequest) -> None:
             case.unconditional = certain
 
 
-def _held_texts(
+def _cached_texts(
     request: AuthorizationRequest, layer: PolicyType
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
     """Resource, identity and session policies of the query, as the cache of compiled policies holds them."""

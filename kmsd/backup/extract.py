@@ -23,7 +23,10 @@ _NAMES = re.compile(
 
 
 def unpack(backup: Readable, folder: Path) -> Manifest:
-    """Every part under its name below `folder`, durable on return. Raises `CorruptArchive`, naming the part, and OSError."""
+    """Write every part under its name below `folder`, durable on return.
+
+    Raises `CorruptArchive`, which names the part, and OSError.
+    """
 
     def take(name: str, content: Iterator[bytes]) -> None:
         if not _is_known(name):

@@ -94,7 +94,10 @@ def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool
 
 
 def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
-    """The manifest, once signature and every part fit it. Raises `CorruptArchive`, naming the first part that does not."""
+    """Return the manifest if the signature and every part fit it.
+
+    Raises `CorruptArchive`, which names the first part that does not.
+    """
     try:
         known = msgspec.json.decode(manifest, type=Manifest)
         key = serialization.load_der_public_key(known.audit_key)

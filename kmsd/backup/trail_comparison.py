@@ -78,7 +78,7 @@ class Relation(Enum):
 class TrailComparison(msgspec.Struct, frozen=True):
     """What was found."""
 
-    standing: Relation
+    relation: Relation
     goes_further: bool = False
     """It holds records of after the backup, and was itself not restored from one since."""
 

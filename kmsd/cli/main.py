@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kmsd import __version__
-from kmsd.daemon.fork_server import Zygote, skip_optional_imports
+from kmsd.daemon.fork_server import ForkServer, skip_optional_imports
 from kmsd.daemon.fork_server import main as main_of_zygote
 from kmsd.exit_codes import EXIT_USAGE
 from kmsd.linux.process_hardening import harden_process
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         if os.geteuid() == 0:
             _become_owner(path)
         # Most of a start is reading Python: the zygote begins with it before this process goes on.
-        zygote = Zygote.forked()
+        zygote = ForkServer.forked()
         if zygote is None:
             return main_of_zygote()
     try:
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     finally:
         if zygote is not None:
-            zygote.end()
+            zygote.stop()
 
 
 def _become_owner(path: Path) -> None:

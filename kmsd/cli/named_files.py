@@ -104,7 +104,7 @@ class SecretFile:
         self._guard = os.fork()
         if self._guard == 0:
             os.close(self._keep)
-            _remove_unless_told(self.path, told)
+            _remove_unless_kept(self.path, told)
         os.close(told)
         try:
             os.posix_fallocate(self._descriptor, 0, _SECRET_BYTES)
@@ -134,7 +134,7 @@ class SecretFile:
             print(f"kmsd: {self.path} is empty and could not be removed", file=sys.stderr)  # noqa: T201
 
 
-def _remove_unless_told(path: Path, told: int) -> None:
+def _remove_unless_kept(path: Path, told: int) -> None:
     """Wait for a word, or for the end of the process that would give it; then end this one."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -132,7 +132,7 @@ class DataKeys:
         self._record = record
         self._sealing: dict[bytes, DataKey] = {}
         self._opening: dict[bytes, DataKey] = {}
-        self._making: dict[bytes, asyncio.Lock] = {}
+        self._generating: dict[bytes, asyncio.Lock] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._decisions: dict[Hashable, Allowed | Denied] = {}
         """What a key's policy says, by all that it is said of: an entry is never wrong, and the oldest ends first."""
@@ -148,7 +148,7 @@ class DataKeys:
         held = self._sealing.get(subject.owner)
         if held is None or not held.is_for(subject, size, time.monotonic()):
             # One at a time: others who need one too find it when it is their turn.
-            async with self._making.setdefault(subject.owner, asyncio.Lock()):
+            async with self._generating.setdefault(subject.owner, asyncio.Lock()):
                 held = self._sealing.get(subject.owner)
                 if held is None or not held.is_for(subject, size, time.monotonic()):
                     held = await self._generate(reader, subject, key, decision, now)
@@ -239,7 +239,7 @@ class DataKeys:
                     error = AccessDeniedException(_not_now(key.arn, state, action))
         if error is None:
             return key, decision
-        self._drop(subject.kms_key)
+        self._invalidate(subject.kms_key)
         await self._record_refusal(subject, key, action, now, error)
         raise error
 
@@ -305,8 +305,8 @@ class DataKeys:
     ) -> DataKey:
         plaintext = await self._token.random(KEY_BYTES)
         if key is None:
-            box = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
-            blob = await box.seal(_PURPOSE, subject.arn, plaintext)
+            sealer = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
+            blob = await sealer.encrypt(_PURPOSE, subject.arn, plaintext)
         else:
             blob = await encryption.encrypt(self._token, key, now, plaintext, subject.context)
             caller = self._caller(subject)
@@ -317,8 +317,8 @@ class DataKeys:
     async def _unwrap(self, reader: Reader, subject: KeyAssociation, key: Key | None, wrapped: WrappedKey) -> bytes:
         try:
             if key is None:
-                box = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
-                return await box.open(_PURPOSE, subject.arn, wrapped.blob)
+                sealer = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
+                return await sealer.decrypt(_PURPOSE, subject.arn, wrapped.blob)
             opened = await encryption.decrypt(self._token, key, blobs.parse(wrapped.blob), subject.context)
         except (NotAuthentic, InvalidCiphertextException, blobs.MalformedBlob) as exc:
             raise SegmentDamaged(f"data key {wrapped.data_key_id.hex()}") from exc
@@ -340,15 +340,15 @@ class DataKeys:
         for held in [held for held, key in self._opening.items() if now - key.made_at >= HOLD_SECONDS]:
             del self._opening[held]
         for owner in [
-            owner for owner, lock in self._making.items() if owner not in self._sealing and not lock.locked()
+            owner for owner, lock in self._generating.items() if owner not in self._sealing and not lock.locked()
         ]:
-            del self._making[owner]
+            del self._generating[owner]
         oldest = min((key.made_at for key in (*self._opening.values(), *self._sealing.values())), default=None)
         if oldest is not None:
             due = max(0.0, oldest + HOLD_SECONDS - now)
             self._sweep = asyncio.get_running_loop().call_later(due, self._evict)
 
-    def _drop(self, kms_key: str) -> None:
+    def _invalidate(self, kms_key: str) -> None:
         """Drop every data key under a key that cannot be used."""
         for owner in [owner for owner, key in self._sealing.items() if key.wrapped.kms_key == kms_key]:
             del self._sealing[owner]

@@ -41,7 +41,7 @@ class Evaluation:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "kmsd-logs", _give_way)
+        self._thread = ThreadPoolExecutor(1, "kmsd-logs", _yield)
         self._turn = asyncio.Lock()
         self._next_at = 0.0
         self._own = 0.0
@@ -93,7 +93,7 @@ class Evaluation:
         self._thread.shutdown(wait=False)
 
 
-def _give_way() -> None:
+def _yield() -> None:
     """Have the kernel prefer other threads that become ready."""
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

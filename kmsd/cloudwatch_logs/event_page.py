@@ -24,7 +24,7 @@ class EventPage(msgspec.Struct):
     events: list[LogEvent] = []
     _left: int = MAX_BYTES
 
-    def take(self, run: list[LogEvent]) -> bool:
+    def add(self, run: list[LogEvent]) -> bool:
         """Add what fits; whether all of `run` did. One event always fits."""
         ends = ends_of([event.message for event in run])
         count = min(bisect_right(ends, self._left), self.budget - len(self.events))

@@ -56,7 +56,7 @@ class EventReader(msgspec.Struct):
     """Bytes of events that were opened."""
     budget: Budget | None = None
     """Where the events count that are in memory; its owner closes it."""
-    _held: int = 0
+    _cached: int = 0
     _dead: set[bytes] = msgspec.field(default_factory=set)
 
     async def events(
@@ -72,22 +72,22 @@ class EventReader(msgspec.Struct):
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
         pending: list[LogEvent] = []
         for frames, following in _batches(self.logs.segments.find(self.group.group_id, wanted), most):
-            self._hold(self._held + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
+            self._cache(self._cached + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
             reader = await self.store.read()
             for frame, events in await self._open(reader, await self._alive(reader, frames)):
                 inside = position_at(frame.first_at) >= low and position_at(frame.last_at + 1) <= high
                 pending += events if inside else [event for event in events if low <= event.position < high]
             pending.sort(key=_BY_POSITION)
-            run, pending = _settled(pending, following, descending=wanted.descending)
+            run, pending = _finished(pending, following, descending=wanted.descending)
             if run:
                 yield run
-            self._hold(sum(len(event.message) + _EVENT_BYTES for event in pending))
+            self._cache(sum(len(event.message) + _EVENT_BYTES for event in pending))
 
-    def _hold(self, size: int) -> None:
+    def _cache(self, size: int) -> None:
         """Have so many bytes count from now on."""
         if self.budget is not None:
-            self.budget.take(size - self._held)
-            self._held = size
+            self.budget.reserve(size - self._cached)
+            self._cached = size
 
     async def _alive(self, reader: LogReader, frames: Sequence[StoredFrame]) -> list[StoredFrame]:
         unknown = {stored.frame.stream_id for stored in frames} - self.names.keys() - self._dead
@@ -100,17 +100,17 @@ class EventReader(msgspec.Struct):
         keys = await self._keys(reader, frames)
         self.scanned += sum(one.frame.size for one in frames)
         if not self.shown:
-            return list(zip((one.frame for one in frames), await self._open_anew(frames, keys), strict=True))
+            return list(zip((one.frame for one in frames), await self._reopen(frames, keys), strict=True))
         group_id, opened = self.group.group_id, self.logs.opened
         found = {one.frame: opened.get(keys[one.frame.data_key_id], group_id, one.frame) for one in frames}
         lacking = [one for one in frames if found[one.frame] is None]
         if lacking:
-            for one, events in zip(lacking, await self._open_anew(lacking, keys), strict=True):
+            for one, events in zip(lacking, await self._reopen(lacking, keys), strict=True):
                 opened.keep(keys[one.frame.data_key_id], group_id, one.frame, events)
                 found[one.frame] = events
         return [(frame, events) for frame, events in found.items() if events is not None]
 
-    async def _open_anew(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[LogEvent]]:
+    async def _reopen(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[LogEvent]]:
         """Read and open; on two threads, if there is much."""
         sealed = await self.logs.segments.read(self.group.group_id, frames)
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
@@ -157,7 +157,7 @@ def _batches(
         longest = 2 if most is not None and longest == FRAMES_PER_PAGE else min(longest * 2, MAX_FRAMES)
 
 
-def _settled(
+def _finished(
     pending: list[LogEvent], following: StoredFrame | None, *, descending: bool
 ) -> tuple[list[LogEvent], list[LogEvent]]:
     """What no later frame can precede, in order, and the rest. `pending` is sorted by position."""

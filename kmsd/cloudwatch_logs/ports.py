@@ -294,7 +294,7 @@ class LogTransaction(LogReader, Transaction, Protocol):
         """With its streams and tags; its id is remembered as dead. Raises `StoreConflict` if it is gone."""
         ...
 
-    async def forget_dead_log_group(self, group_id: bytes) -> None:
+    async def purge_dead_log_group(self, group_id: bytes) -> None:
         """Its segments are removed for good."""
         ...
 
@@ -314,7 +314,7 @@ class LogTransaction(LogReader, Transaction, Protocol):
         """Its id is remembered as dead. Raises `StoreConflict` if it is gone."""
         ...
 
-    async def forget_dead_log_streams(self, group_id: bytes, stream_ids: Sequence[bytes]) -> None:
+    async def purge_dead_log_streams(self, group_id: bytes, stream_ids: Sequence[bytes]) -> None:
         """What they left in segments is removed for good."""
         ...
 
@@ -326,7 +326,7 @@ class LogTransaction(LogReader, Transaction, Protocol):
         """A query that is under way."""
         ...
 
-    async def end_log_query(self, query: StoredQuery) -> bool:
+    async def complete_log_query(self, query: StoredQuery) -> bool:
         """Write down how a query ended, unless it has ended already; whether it was so."""
         ...
 

@@ -22,18 +22,18 @@ class Budget:
     """An account of bytes, out of a larger one if it has one. Any thread may use it."""
 
     def __init__(self, most: int, parent: Budget | None = None) -> None:
-        self._most = most
+        self._limit = most
         self._parent = parent
         self._lock = Lock()
         self.used = 0
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Hold `size` bytes more. Raises `TooLarge`, and then holds what it held before."""
         with self._lock:
-            if self.used + size > self._most:
-                raise TooLarge(f"more than {self._most} bytes of memory")
+            if self.used + size > self._limit:
+                raise TooLarge(f"more than {self._limit} bytes of memory")
             if self._parent is not None:
-                self._parent.take(size)
+                self._parent.reserve(size)
             self.used += size
 
     def release(self, size: int) -> None:

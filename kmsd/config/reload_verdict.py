@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     """The new configuration is in force, and some workers still run with the one before."""
 
 
-class Told(msgspec.Struct, frozen=True):
+class ReloadVerdict(msgspec.Struct, frozen=True):
     """The content of the file."""
 
     begun: int
@@ -43,11 +43,11 @@ class Verdict:
     """Around one reload; writes the file at the end."""
 
     def __init__(self) -> None:
-        self._delivered = Told(now(), Outcome.REFUSED, "it did not come to an end: see the log")
+        self._delivered = ReloadVerdict(now(), Outcome.REFUSED, "it did not come to an end: see the log")
 
     def is_(self, outcome: Outcome, detail: str) -> None:
         """How the reload ended."""
-        self._delivered = Told(self._delivered.begun, outcome, detail)
+        self._delivered = ReloadVerdict(self._delivered.begun, outcome, detail)
 
     def __enter__(self) -> Self:
         return self
@@ -77,10 +77,10 @@ def verdict_path() -> Path | None:
     return Path(folder) / FILE if folder else None
 
 
-def read_verdict(path: Path, since: int) -> Told | None:
+def read_verdict(path: Path, since: int) -> ReloadVerdict | None:
     """The verdict on a reload that began at `since` or later; None: there is none yet. Raises OSError."""
     try:
-        told = msgspec.json.decode(path.read_bytes(), type=Told)
+        told = msgspec.json.decode(path.read_bytes(), type=ReloadVerdict)
     except FileNotFoundError:
         return None
     return told if told.begun >= since else None

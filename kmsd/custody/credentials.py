@@ -42,9 +42,9 @@ class Scope(msgspec.Struct, frozen=True):
     service: str
 
 
-async def seal_secret(box: ServiceSealer, access_key_id: str, secret: str) -> bytes:
+async def seal_secret(sealer: ServiceSealer, access_key_id: str, secret: str) -> bytes:
     """An access key's secret as it may lie in the store."""
-    return await box.seal(ACCESS_KEY_PURPOSE, access_key_id, secret.encode())
+    return await sealer.encrypt(ACCESS_KEY_PURPOSE, access_key_id, secret.encode())
 
 
 class CredentialStore:
@@ -91,14 +91,14 @@ class CredentialStore:
         known = self._derived.get(scope)
         if known is not None and known[0] == access_key.sealed_secret:
             return known[1]
-        box = await ServiceSealer.of(reader, self._token)
-        secret = await box.open(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
+        sealer = await ServiceSealer.of(reader, self._token)
+        secret = await sealer.decrypt(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
         key = self._derive(secret.decode(), scope.date, scope.region, scope.service)
-        self._forget_old_days(scope)
+        self._evict_old_days(scope)
         self._derived[scope] = (access_key.sealed_secret, key)
         return key
 
-    def _forget_old_days(self, scope: Scope) -> None:
+    def _evict_old_days(self, scope: Scope) -> None:
         """Evict what no request can be signed with any more. The request in hand is not authenticated yet.
 
         So it must not evict the key of a day that others use: a presigned request may be of any of the last seven days.

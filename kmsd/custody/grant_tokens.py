@@ -18,16 +18,16 @@ from kmsd.ports import NotAuthentic, Reader
 _PURPOSE = "grant-token"
 
 
-async def issue(grant: Grant, box: ServiceSealer) -> str:
+async def issue(grant: Grant, sealer: ServiceSealer) -> str:
     """A new token for a grant; each call returns another, and all are good."""
-    return base64.urlsafe_b64encode(await box.seal(_PURPOSE, "", bytes.fromhex(grant.grant_id))).decode()
+    return base64.urlsafe_b64encode(await sealer.encrypt(_PURPOSE, "", bytes.fromhex(grant.grant_id))).decode()
 
 
-async def grant_of(token: str, reader: Reader, box: ServiceSealer) -> Grant:
+async def grant_of(token: str, reader: Reader, sealer: ServiceSealer) -> Grant:
     """The grant that a token proves. Raises InvalidGrantTokenException."""
     try:
         sealed = canonical_base64.decode(token, altchars=b"-_")
-        grant_id = (await box.open(_PURPOSE, "", sealed)).hex()
+        grant_id = (await sealer.decrypt(_PURPOSE, "", sealed)).hex()
     except (ValueError, NotAuthentic) as exc:
         raise InvalidGrantTokenException(detail="not a grant token of this daemon") from exc
     grant = await reader.grant(grant_id)
@@ -36,7 +36,7 @@ async def grant_of(token: str, reader: Reader, box: ServiceSealer) -> Grant:
     return grant
 
 
-async def check(tokens: Sequence[str], reader: Reader, box: ServiceSealer) -> None:
+async def check(tokens: Sequence[str], reader: Reader, sealer: ServiceSealer) -> None:
     """Refuse a request that carries a token that is not good."""
     for token in tokens:
-        await grant_of(token, reader, box)
+        await grant_of(token, reader, sealer)

@@ -95,7 +95,7 @@ async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[Wra
 async def issue(
     store: Store,
     tokens: Tokens,
-    box: ServiceSealer,
+    sealer: ServiceSealer,
     *,
     key_id: str,
     algorithm: WrappingAlgorithm,
@@ -108,14 +108,14 @@ async def issue(
     name = (await offered(tokens))[algorithm]
     given = await _from_pool(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
     if given is None:
-        given = await make(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)
+        given = await create_wrapping_key(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)
     content = (
         bytes((_VERSION, _NUMBERS[algorithm]))
         + given.object_id
         + UUID(key_id).bytes
         + (int(expires_at.timestamp()) * _MICROSECOND).to_bytes(8, "big")
     )
-    return ImportParameters(given.public_key, await box.seal(_PURPOSE, "", content), expires_at)
+    return ImportParameters(given.public_key, await sealer.encrypt(_PURPOSE, "", content), expires_at)
 
 
 async def _from_pool(
@@ -129,12 +129,12 @@ async def _from_pool(
             raise LimitExceededException(f"The key has {MAX_OUTSTANDING} import tokens, which is the limit.")
         for key in known:
             if key.key_id is None and (key.token, key.bits) == (name, bits):
-                await transaction.give_wrapping_key(key.object_id, key_id, expires_at)
+                await transaction.assign_wrapping_key(key.object_id, key_id, expires_at)
                 return key
     return None
 
 
-async def make(
+async def create_wrapping_key(
     store: Store,
     tokens: Tokens,
     name: TokenName,
@@ -164,10 +164,10 @@ async def make(
 # --- taking back ------------------------------------------------------------------------------------
 
 
-async def open_token(box: ServiceSealer, import_token: bytes, key_id: str, now: datetime) -> ImportTokenPayload:
+async def open_token(sealer: ServiceSealer, import_token: bytes, key_id: str, now: datetime) -> ImportTokenPayload:
     """What an import token says. Raises InvalidImportTokenException, ExpiredImportTokenException."""
     try:
-        content = await box.open(_PURPOSE, "", import_token)
+        content = await sealer.decrypt(_PURPOSE, "", import_token)
     except NotAuthentic as exc:
         raise InvalidImportTokenException(detail="not an import token of this daemon") from exc
     claim = ImportTokenPayload(
@@ -214,9 +214,9 @@ async def count_failure(store: Store, tokens: Tokens, wrapping_key: WrappingKey)
 
 
 async def mark_destroying(transaction: Transaction, object_id: bytes) -> None:
-    """End a wrapping key: nobody can use it from the commit on. Then `objects.carry_out_destruction`."""
+    """End a wrapping key: nobody can use it from the commit on. Then `token_objects.destroy`."""
     known = await transaction.token_object(object_id)
-    await transaction.forget_wrapping_key(object_id)
+    await transaction.delete_wrapping_key(object_id)
     # Also one that the token lost (`missing`): then there is only the row to end.
     status = MaterialStatus.READY if known is None else known.status
     await transaction.set_object_status(object_id, status, MaterialStatus.DESTROYING)

@@ -52,7 +52,7 @@ class ProvenMaterial(msgspec.Struct, frozen=True):
     imported: ImportedMaterial
     made: bool = False
     """Whether an object was made for it; else the key had it already."""
-    make_again: Callable[[], Awaitable[None]] | None = None
+    recreate: Callable[[], Awaitable[None]] | None = None
     """Makes the object that the token has lost; `adopt` calls it, so that nobody else makes it as well."""
 
 
@@ -92,7 +92,7 @@ async def import_material(
             return ProvenMaterial(known)
         # A missing object's row stays as it is: only what was proven to be the same is made under its id.
         created.append(known.material_id)
-        return ProvenMaterial(known, make_again=partial(_make_again, main, wrapped, mark, known))
+        return ProvenMaterial(known, recreate=partial(_recreate, main, wrapped, mark, known))
     if known is None:
         object_id = await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key.key_id}", now)
         known = ImportedMaterial(object_id, token_objects.algorithm_for(main), fingerprint)
@@ -103,7 +103,7 @@ async def import_material(
     return ProvenMaterial(known, made=True)
 
 
-async def _make_again(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
+async def _recreate(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
     """Make a missing object, and none beside it that another attempt has left."""
     await main.destroy(known.material_id)
     await main.unwrap_key(wrapped, mark, expected=known.fingerprint, into=(known.material_id, known.algorithm))
@@ -197,9 +197,9 @@ async def make_current(
     if arrival.made and present is None:
         await token_objects.mark_ready(transaction, imported.material_id)
         await transaction.insert_material(key.key_id, material)
-    elif arrival.make_again is not None and present is not None:
+    elif arrival.recreate is not None and present is not None:
         await transaction.set_object_status(imported.material_id, MaterialStatus.MISSING, MaterialStatus.READY)
-        await arrival.make_again()
+        await arrival.recreate()
     elif present is None or present.status is not MaterialStatus.READY:
         raise StoreConflict("the material is no longer there")
     if description is not None:
@@ -223,12 +223,12 @@ def _without_expired(key: Key, now: datetime) -> Key:
 
 
 async def lose(transaction: Transaction, key: Key) -> bytes | None:
-    """Take its material from a key. The object that is then doomed: `objects.carry_out_destruction` follows."""
+    """Take its material from a key. The object is then marked for destruction: `token_objects.destroy` follows."""
     material = key.current_material
     if material is None:
         return None
     await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
-    await transaction.forget_material(material.material_id)
+    await transaction.delete_material(material.material_id)
     emptied = replace(key.after(Transition.LOSE_MATERIAL), current_material=None, valid_to=None, expiration_model=None)
     await transaction.update_key(key, emptied)
     return material.material_id

@@ -37,7 +37,7 @@ class MessageCounts:
         self._reserving: dict[bytes, asyncio.Task[None]] = {}
         self._exhausted: set[bytes] = set()
 
-    async def take(self, object_id: bytes) -> None:
+    async def reserve(self, object_id: bytes) -> None:
         """Count one message. Raises KeyUnavailableException at the bound, and `StoreError` if it cannot be counted."""
         if object_id in self._exhausted:
             raise KeyUnavailableException(EXHAUSTED)

@@ -38,7 +38,7 @@ class Page(msgspec.Struct, Generic[_Item], frozen=True):
 class Pager(msgspec.Struct, frozen=True):
     """Pages of one list, as one request asks for it."""
 
-    box: ServiceSealer
+    sealer: ServiceSealer
     listing: str
     """What a marker is bound to beside the filters: operation and account."""
     filters: dict[str, str]
@@ -54,7 +54,7 @@ class Pager(msgspec.Struct, frozen=True):
             return ""
         try:
             sealed = canonical_base64.decode(marker, altchars=b"-_")
-            return (await self.box.open(_PURPOSE, self._subject, sealed)).decode()
+            return (await self.sealer.decrypt(_PURPOSE, self._subject, sealed)).decode()
         except (ValueError, NotAuthentic) as exc:
             raise InvalidMarkerException("The marker is not valid for this request.") from exc
 
@@ -63,5 +63,5 @@ class Pager(msgspec.Struct, frozen=True):
         if len(found) <= self.limit:
             return Page(found, None)
         items = found[: self.limit]
-        sealed = await self.box.seal(_PURPOSE, self._subject, position(items[-1]).encode())
+        sealed = await self.sealer.encrypt(_PURPOSE, self._subject, position(items[-1]).encode())
         return Page(items, base64.urlsafe_b64encode(sealed).decode())

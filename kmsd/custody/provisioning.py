@@ -29,7 +29,7 @@ class NewAccessKey(msgspec.Struct, frozen=True):
     user: User
 
 
-async def make_service_key(store: Store, token: Token, purpose: str, now: datetime) -> bytes:
+async def create_service_key(store: Store, token: Token, purpose: str, now: datetime) -> bytes:
     """The daemon's own token object for `purpose`: made if the store does not name one. Its object id."""
     known = (await (await store.read()).service_keys()).get(purpose)
     if known is not None:
@@ -47,10 +47,10 @@ async def make_service_key(store: Store, token: Token, purpose: str, now: dateti
     return object_id
 
 
-async def make_service_keys(store: Store, token: Token, now: datetime, further: Sequence[str] = ()) -> None:
+async def create_service_keys(store: Store, token: Token, now: datetime, further: Sequence[str] = ()) -> None:
     """Make sentinel, sealing key, audit key, and the `further` ones of other services, as far as they are missing."""
     for purpose in (SENTINEL, SEALING, AUDIT, *further):
-        await make_service_key(store, token, purpose, now)
+        await create_service_key(store, token, purpose, now)
 
 
 def new_user(
@@ -117,8 +117,8 @@ async def create_access_key(store: Store, token: Token, user: User, now: datetim
     """A new credential of `user`. The secret leaves the process only through the return value."""
     access_key_id = "AKIA" + random_text(ID_ALPHABET, 16)
     secret = random_text(SECRET_ALPHABET, 40)
-    box = await ServiceSealer.of(await store.read(), token)
-    sealed = await credentials.seal_secret(box, access_key_id, secret)
+    sealer = await ServiceSealer.of(await store.read(), token)
+    sealed = await credentials.seal_secret(sealer, access_key_id, secret)
     async with store.write() as transaction:
         await transaction.insert_access_key(AccessKey(access_key_id, user, sealed, AccessKeyStatus.ACTIVE, now))
     return NewAccessKey(access_key_id, secret, user)

@@ -12,7 +12,7 @@ from kmsd.domain.material import Material, RotationType
 from kmsd.ports import Store, Token, Transaction
 
 
-async def make(
+async def create(
     store: Store, token: Token, key: Key, now: datetime, rotation_type: RotationType, *, created: list[bytes]
 ) -> Material:
     """A material for `key`, in the token and under an intent (`custody.material.generate`)."""

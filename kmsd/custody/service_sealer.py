@@ -33,13 +33,13 @@ class ServiceSealer(msgspec.Struct, frozen=True):
             raise StoreUnavailable(f"the store names no {key} key: run `kmsd init`")
         return cls(token, service_key.object_id, service_key.algorithm)
 
-    async def seal(self, purpose: str, subject: str, content: bytes) -> bytes:
+    async def encrypt(self, purpose: str, subject: str, content: bytes) -> bytes:
         """`content`, bound to a purpose (`access-key`) and a subject (the access key id)."""
         head = _VERSION + bytes((self.algorithm,))
         aad = head + encryption_context.canonical({"purpose": purpose, "subject": subject})
         return head + await self.token.encrypt(self.object_id, self.algorithm, content, aad)
 
-    async def open(self, purpose: str, subject: str, sealed: bytes) -> bytes:
+    async def decrypt(self, purpose: str, subject: str, sealed: bytes) -> bytes:
         """The content. Raises `NotAuthentic` for anything that was not sealed here for this purpose and subject."""
         head, rest = sealed[:2], sealed[2:]
         if head != _VERSION + bytes((self.algorithm,)) or len(rest) < self.algorithm.nonce_length + TAG_LENGTH:

@@ -34,7 +34,7 @@ _VERSION = b"\x02"
 class SessionSealer(msgspec.Struct, frozen=True):
     """Seals and opens session tokens."""
 
-    box: ServiceSealer
+    sealer: ServiceSealer
     mac_key: bytes
 
     @classmethod
@@ -42,8 +42,8 @@ class SessionSealer(msgspec.Struct, frozen=True):
         """Return the box for the stored key; None before the first session was issued. Raises the token's errors."""
         if stored.sealed is None:
             return None
-        box = await ServiceSealer.of(reader, token)
-        return cls(box, await box.open(_KEY_PURPOSE, "", stored.sealed))
+        sealer = await ServiceSealer.of(reader, token)
+        return cls(sealer, await sealer.decrypt(_KEY_PURPOSE, "", stored.sealed))
 
     @classmethod
     async def made(cls, store: Store, token: Token) -> SessionSealer:
@@ -52,10 +52,10 @@ class SessionSealer(msgspec.Struct, frozen=True):
         found = await cls.of(reader, token, await reader.session_mac())
         if found is not None:
             return found
-        box = await ServiceSealer.of(reader, token)
+        sealer = await ServiceSealer.of(reader, token)
         mac_key = secrets.token_bytes(_KEY_BYTES)
         try:
-            sealed = await box.seal(_KEY_PURPOSE, "", mac_key)
+            sealed = await sealer.encrypt(_KEY_PURPOSE, "", mac_key)
             async with store.write() as transaction:
                 await transaction.set_session_mac(sealed)
         except StoreConflict:
@@ -65,11 +65,11 @@ class SessionSealer(msgspec.Struct, frozen=True):
             if found is None:
                 raise
             return found
-        return cls(box, mac_key)
+        return cls(sealer, mac_key)
 
     async def seal(self, access_key_id: str, content: bytes) -> str:
         """Return the session token for the content. Raises the token's errors."""
-        sealed = await self.box.seal(PURPOSE, access_key_id, content)
+        sealed = await self.sealer.encrypt(PURPOSE, access_key_id, content)
         return base64.b64encode(_VERSION + self._mac(access_key_id, sealed) + sealed).decode()
 
     def verified(self, access_key_id: str, given: bytes) -> bytes:
@@ -108,10 +108,10 @@ class SessionOpener:
         if given[:1] != _VERSION:
             if stored.older_until is None or now >= stored.older_until:
                 raise NotAuthentic("a session token without MAC")
-            return await (await ServiceSealer.of(reader, self._token)).open(PURPOSE, access_key_id, given)
+            return await (await ServiceSealer.of(reader, self._token)).decrypt(PURPOSE, access_key_id, given)
         if self._kept is None or self._kept[0] != stored:
             self._kept = stored, await SessionSealer.of(reader, self._token, stored)
-        box = self._kept[1]
-        if box is None:
+        sealer = self._kept[1]
+        if sealer is None:
             raise NotAuthentic("no session was issued yet")
-        return await box.box.open(PURPOSE, access_key_id, box.verified(access_key_id, given))
+        return await sealer.sealer.decrypt(PURPOSE, access_key_id, sealer.verified(access_key_id, given))

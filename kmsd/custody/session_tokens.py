@@ -41,7 +41,13 @@ def random_text(alphabet: str, length: int) -> str:
 
 
 async def for_role(
-    box: SessionSealer, role: Role, session_name: str, *, now: datetime, seconds: int, policies: tuple[str, ...] | None
+    sealer: SessionSealer,
+    role: Role,
+    session_name: str,
+    *,
+    now: datetime,
+    seconds: int,
+    policies: tuple[str, ...] | None,
 ) -> TemporaryCredentials:
     """A session of a role, as AssumeRole makes it."""
     session = SessionTokenPayload(
@@ -54,11 +60,11 @@ async def for_role(
         session_name=session_name,
         policies=policies,
     )
-    return await _issue(box, session)
+    return await _issue(sealer, session)
 
 
 async def for_user(
-    box: SessionSealer, user: User, access_key_id: str, now: datetime, seconds: int
+    sealer: SessionSealer, user: User, access_key_id: str, now: datetime, seconds: int
 ) -> TemporaryCredentials:
     """A session of a user, as GetSessionToken makes it; it ends with the access key that asked for it."""
     session = SessionTokenPayload(
@@ -70,12 +76,12 @@ async def for_user(
         expires_at=int(now.timestamp()) + seconds,
         access_key_id=access_key_id,
     )
-    return await _issue(box, session)
+    return await _issue(sealer, session)
 
 
-async def _issue(box: SessionSealer, session: SessionTokenPayload) -> TemporaryCredentials:
+async def _issue(sealer: SessionSealer, session: SessionTokenPayload) -> TemporaryCredentials:
     access_key_id = "ASIA" + random_text(ID_ALPHABET, 16)
-    token = await box.seal(access_key_id, _encode(session))
+    token = await sealer.seal(access_key_id, _encode(session))
     expires_at = datetime.fromtimestamp(session.expires_at, UTC)
     return TemporaryCredentials(access_key_id, session.secret, token, expires_at)
 

@@ -51,7 +51,7 @@ class SpawnRequest(NamedTuple):
     """What it is to have."""
 
 
-class Zygote:
+class ForkServer:
     """The parent's side: one that was started, and the channel to it."""
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
@@ -92,13 +92,13 @@ class Zygote:
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", order.descriptors))]
         self._channel.sendmsg([order.text], passed, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """End it, if that was not done; it holds nothing. Whoever started it learns of its end as of any child's."""
         if self._channel.fileno() >= 0:
             self._channel.close()
             os.kill(self.pid, signal.SIGKILL)
 
-    def ended(self) -> None:
+    def exited(self) -> None:
         """It has ended, and its number may be another's by now."""
         self._channel.close()
 
@@ -142,7 +142,7 @@ def preload_modules() -> None:
     gc.disable()
     skip_optional_imports()
     import_module("kmsd.daemon.worker")
-    import_module("kmsd.daemon.preload").warm_up()
+    import_module("kmsd.daemon.preload").preload()
     gc.collect()
     gc.freeze()
 

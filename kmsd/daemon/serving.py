@@ -30,7 +30,7 @@ def limits_of(config: Config) -> TransportLimits:
     )
 
 
-def say_ready(descriptor: int, end: Callable[[], None]) -> None:
+def report_ready(descriptor: int, end: Callable[[], None]) -> None:
     """Tell the parent, and close the descriptor; `end` is called if it has given up waiting."""
     try:
         os.write(descriptor, READY)

@@ -14,7 +14,7 @@ import msgspec
 
 from kmsd.config import settings as configuration
 from kmsd.config.snapshot import memory_path
-from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
+from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
 from kmsd.daemon.worker_spec import NAME_BYTES, WorkerSpec
 from kmsd.errors import DependencyTimeoutException, ServiceError
 from kmsd.operations.declaration import KMS, Service
@@ -46,7 +46,7 @@ async def run(lines: WorkerSpec) -> int:
 
     limits = limits_of(configuration.load(memory_path(lines.config_fd)))
     server = await serve(handle, [listener_of(lines)], msgspec.structs.replace(limits, keep_alive_seconds=1.0))
-    say_ready(lines.ready_fd, ended.set)
+    report_ready(lines.ready_fd, ended.set)
     await ended.wait()
     await server.stop(GRACE_SECONDS)
     return 0

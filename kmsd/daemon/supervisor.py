@@ -53,29 +53,29 @@ class Supervisor(msgspec.Struct):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.pool.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
-        self.pool.begin()
+        self.pool.open()
         tasks = [asyncio.create_task(self._notify_watchdog())]
         try:
             await self._come_up()
             tasks.append(asyncio.create_task(self._reload_when_asked()))
             await self.pool.stopping.wait()
             systemd.notify("STOPPING=1")
-            await self.pool.end_all()
+            await self.pool.stop_all()
         except StartFailed as exc:
-            self._tell(exc)
+            self._report(exc)
         finally:
             self.pool.stopping.set()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await self.pool.end_all()  # one that a reload had just started
+            await self.pool.stop_all()  # one that a reload had just started
             self.pool.close()
         log.info("stopped", version=__version__, status=self.pool.failed)
         return self.pool.failed
 
-    def _tell(self, failure: StartFailed) -> None:
+    def _report(self, failure: StartFailed) -> None:
         """Why the daemon ends before it serves; unless it was told to stop meanwhile."""
-        told = failure.told
+        told = failure.reported
         if self.pool.stopping.is_set():
             return
         self.pool.failed = told.status
@@ -109,8 +109,8 @@ class Supervisor(msgspec.Struct):
                 await self.pool.wait_for(exc)
             await self._pause(pause)
             pause = min(pause * 2, BACKOFF_MAX_SECONDS)
-        config, waited = self.pool.accepted.config, self.pool.waiting.lasted
-        self.pool.waiting.end()
+        config, waited = self.pool.snapshot.config, self.pool.waiting.lasted
+        self.pool.waiting.stop()
         log.info(
             "ready",
             version=__version__,
@@ -168,16 +168,16 @@ class Supervisor(msgspec.Struct):
     async def _reload(self, verdict: Verdict) -> None:
         """Take the configuration over as it is now, or leave everything as it was."""
         try:
-            accepted = self._read_anew()
+            accepted = self._reread()
         except ConfigError as exc:
             self._refuse_reload(verdict, str(exc))
             return
-        changed = changes(self.pool.accepted.config, accepted.config)
+        changed = changes(self.pool.snapshot.config, accepted.config)
         old = [worker for worker in self.pool.workers if not worker.draining]
         if not old:
             # No worker has served yet: the next attempt to start one tries the configuration out.
-            self.pool.accepted.close()
-            self.pool.accepted = accepted
+            self.pool.snapshot.close()
+            self.pool.snapshot = accepted
             self._reloaded(verdict, changed, 0)
             return
         try:
@@ -191,24 +191,24 @@ class Supervisor(msgspec.Struct):
     async def _start_canary(self, accepted: ConfigSnapshot) -> None:
         """Start a first worker with it; then it is in force. Raises `StartFailed`, and all is as before."""
         pool = self.pool
-        before, pool.pin_refused = pool.accepted, False
-        pool.no_trial.clear()
+        before, pool.pin_refused = pool.snapshot, False
+        pool.reload_idle.clear()
         try:
-            pool.accepted = accepted
+            pool.snapshot = accepted
             await pool.take_over()
         except StartFailed as exc:
-            pool.pin_refused = exc.told.status == EXIT_RESTORE_REFUSED
-            pool.accepted = before
+            pool.pin_refused = exc.reported.status == EXIT_RESTORE_REFUSED
+            pool.snapshot = before
             accepted.close()
             raise
         finally:
-            pool.no_trial.set()
+            pool.reload_idle.set()
         before.close()
 
-    def _read_anew(self) -> ConfigSnapshot:
+    def _reread(self) -> ConfigSnapshot:
         """Raises `ConfigError` for what is broken, and for what cannot be changed under a running daemon."""
         accepted = ConfigSnapshot.read(self.config_path)
-        fixed = need_restart(self.pool.accepted.config, accepted.config)
+        fixed = need_restart(self.pool.snapshot.config, accepted.config)
         if fixed:
             accepted.close()
             raise ConfigError(f"{self.config_path}: {', '.join(fixed)} changed, which needs a restart")
@@ -231,7 +231,7 @@ class Supervisor(msgspec.Struct):
 
     async def _replace(self, old: list[Worker]) -> int:
         """Have new workers, the first of which serves, take over from the `old`; how many of those had to stay."""
-        for place in range(self.pool.accepted.config.workers):
+        for place in range(self.pool.snapshot.config.workers):
             if place > 0 and not await self._replace_with_retries():
                 return len(old)
             if old:
@@ -246,8 +246,8 @@ class Supervisor(msgspec.Struct):
             try:
                 await self.pool.take_over()
             except StartFailed as exc:
-                if self.pool.stopping.is_set() or exc.told.status == EXIT_RESTORE_REFUSED:
-                    self.pool.pin_refused = exc.told.status == EXIT_RESTORE_REFUSED
+                if self.pool.stopping.is_set() or exc.reported.status == EXIT_RESTORE_REFUSED:
+                    self.pool.pin_refused = exc.reported.status == EXIT_RESTORE_REFUSED
                     break
                 log.error("worker did not start", detail=str(exc), attempt=attempt)  # noqa: TRY400 (no traceback wanted)
             else:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from kmsd.daemon.worker_processes import Process, end
+from kmsd.daemon.worker_processes import Process, kill
 from kmsd.daemon.worker_spec import NAME_BYTES, NotReady
 from kmsd.linux import systemd
 
@@ -38,9 +38,9 @@ class Waiting(msgspec.Struct):
     _last_logged: float = 0.0
     _attempts: int = 0
 
-    async def begin(self, failure: NotReady) -> None:
+    async def start(self, failure: NotReady) -> None:
         """Say what is missing, and have a stand-in answer. Raises `StartFailed` if there is none."""
-        self._tell(failure)
+        self._log(failure)
         if self._missing < 0:
             self._missing = os.memfd_create("missing", os.MFD_CLOEXEC)
         os.pwrite(self._missing, failure.missing.encode().ljust(NAME_BYTES), 0)
@@ -51,7 +51,7 @@ class Waiting(msgspec.Struct):
                 self._stand_in = await self.spawn(self._missing)
         systemd.notify("READY=1", f"STATUS=waiting for {failure.missing}: {failure.detail[:_MAX_STATUS]}")
 
-    def _tell(self, failure: NotReady) -> None:
+    def _log(self, failure: NotReady) -> None:
         """One line when the reason changes, and a reminder from time to time."""
         now = time.monotonic()
         self._since = self._since or now
@@ -78,9 +78,9 @@ class Waiting(msgspec.Struct):
         async with self._turn:
             stand_in, self._stand_in = self._stand_in, None
             if stand_in is not None:
-                await end(stand_in)
+                await kill(stand_in)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """A worker serves."""
         if self._since:
             systemd.notify("STATUS=workers serve again")

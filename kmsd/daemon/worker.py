@@ -22,7 +22,7 @@ from kmsd.config.snapshot import memory_path
 from kmsd.custody.credentials import CredentialStore
 from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
-from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, say_ready
+from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
 from kmsd.daemon.worker_spec import OPENED, WorkerSpec, not_ready
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.event_loop.watchdog import EventLoopWatchdog
@@ -80,7 +80,7 @@ async def run(lines: WorkerSpec) -> int:
     try:
         config = configuration.load(memory_path(lines.config_fd))
         async with open_components(config, f"worker-{lines.worker_index}") as components:
-            await _until_told(lines.ready_fd)
+            await _wait_for_signal(lines.ready_fd)
             return await _serve(config, lines, components)
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         told = not_ready(exc)
@@ -91,7 +91,7 @@ async def run(lines: WorkerSpec) -> int:
         os._exit(0)
 
 
-async def _until_told(ready: int) -> None:
+async def _wait_for_signal(ready: int) -> None:
     """Say that all is open, and wait for the parent's word."""
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, told.set)
@@ -136,7 +136,7 @@ async def _serve(config: Config, lines: WorkerSpec, components: Components) -> i
     readiness = readiness_of(components)
     place = components.pipeline.dependencies.arns
     refusals = RefusedRequestLog(components.sink, place, RefusalSampler(config.audit.refusals_per_second))
-    counting = WorkerMetrics.begin(lines.metrics)
+    counting = WorkerMetrics.start(lines.metrics)
     credentials = CredentialStore(components.token, place, signing_key)
     front = Endpoint(
         components.pipeline, credentials, readiness, refusals, counting.meter, components.watch.wall, rates_of(config)
@@ -155,7 +155,7 @@ async def _serve(config: Config, lines: WorkerSpec, components: Components) -> i
     # Another has taken over, and nobody waits for the end of this one.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     freeze_gc()
-    say_ready(lines.ready_fd, end)
+    report_ready(lines.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, lines).run(stopping))
     copying = asyncio.create_task(audit_copy_of(components).run())
     publishing = asyncio.create_task(counting.run(components, server, readiness))

@@ -15,7 +15,7 @@ import structlog
 
 from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.waiting import Waiting
-from kmsd.daemon.worker_processes import STOP_SECONDS, PipeReader, Process, SpawnFailed, WorkerProcesses, end, insist
+from kmsd.daemon.worker_processes import STOP_SECONDS, PipeReader, Process, SpawnFailed, WorkerProcesses, insist, kill
 from kmsd.daemon.worker_spec import OPENED, READY, NotReady, WorkerSpec
 from kmsd.exit_codes import EXIT_RESTORE_REFUSED, EXIT_UNAVAILABLE, FINAL
 
@@ -36,12 +36,12 @@ class StartFailed(Exception):
 
     def __init__(self, told: NotReady) -> None:
         super().__init__(f"{told.missing}: {told.detail}")
-        self.told = told
+        self.reported = told
 
     @property
     def final(self) -> bool:
         """True if another attempt cannot end otherwise, or may not be made."""
-        return self.told.status in FINAL
+        return self.reported.status in FINAL
 
     @classmethod
     def of_worker(cls, detail: str) -> Self:
@@ -64,36 +64,36 @@ class Worker(msgspec.Struct, eq=False):
 class WorkerPool(msgspec.Struct):
     """All workers. Belongs to one event loop."""
 
-    accepted: ConfigSnapshot
+    snapshot: ConfigSnapshot
     """The configuration in force."""
     listener: socket.socket
-    children: WorkerProcesses
+    processes: WorkerProcesses
     metrics: int | None = None
     """Descriptor of the memory that workers count in; None: nobody wants the figures."""
     stopping: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Set when the daemon is to end; `failed` is then its exit status."""
     failed: int = 0
     workers: list[Worker] = []
-    no_trial: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    reload_idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Clear while it is not yet known whether a new configuration works; no dead worker is started meanwhile."""
     pin_refused: bool = False
     """At the last reload. No worker is started until another reload: each would offer the PIN again."""
-    waiting: Waiting = msgspec.field(default_factory=lambda: Waiting(_nobody, lambda: False))
+    waiting: Waiting = msgspec.field(default_factory=lambda: Waiting(_no_callback, lambda: False))
     _parent_pipe: tuple[int, int] = (-1, -1)
     _opened: int = 0
     """How many workers have opened all and are about to accept connections."""
 
-    def begin(self) -> None:
+    def open(self) -> None:
         """Open what the workers need of this process."""
-        self.no_trial.set()
+        self.reload_idle.set()
         self.waiting = Waiting(self._spawn_stand_in, self._lacks_workers)
-        # The life line: workers hold its reading end and leave when the parent, however it dies, lets go of the other.
+        # The life line: workers hold its reading end and leave when the parent, however it dies, closes the other.
         self._parent_pipe = os.pipe()
-        self.children.begin()
+        self.processes.start()
 
     def close(self) -> None:
         """Give it back. All workers have ended."""
-        self.children.end()
+        self.processes.stop()
         for descriptor in self._parent_pipe:
             os.close(descriptor)
 
@@ -110,7 +110,7 @@ class WorkerPool(msgspec.Struct):
 
     async def start(self, index: int) -> None:
         """One more worker, that serves and is watched. Raises `StartFailed`."""
-        process = await self._spawn(partial(self._lines, index))
+        process = await self._spawn(partial(self._spec, index))
         worker = Worker(index, process, asyncio.get_running_loop().time())
         self.workers.append(worker)
         worker.watch = asyncio.create_task(self._watch(worker))
@@ -120,13 +120,13 @@ class WorkerPool(msgspec.Struct):
 
         One that fails for the time being is tried again, as one that has died.
         """
-        indexes = range(1, self.accepted.config.workers)
+        indexes = range(1, self.snapshot.config.workers)
         results = await asyncio.gather(*(self.start(index) for index in indexes), return_exceptions=True)
         for index, result in zip(indexes, results, strict=True):
             if isinstance(result, StartFailed) and not result.final and not self.stopping.is_set():
                 log.error("worker did not start", worker=index, detail=str(result))
                 process = Process(NO_PROCESS)
-                process.ended(result.told.status)
+                process.exited(result.reported.status)
                 worker = Worker(index, process, asyncio.get_running_loop().time())
                 self.workers.append(worker)
                 worker.watch = asyncio.create_task(self._watch(worker))
@@ -134,21 +134,21 @@ class WorkerPool(msgspec.Struct):
                 raise result
 
     async def _spawn_stand_in(self, missing: int) -> Process:
-        return await self._spawn(lambda ready: self._lines(0, ready)._replace(missing=missing))
+        return await self._spawn(lambda ready: self._spec(0, ready)._replace(missing=missing))
 
-    def _lines(self, index: int, ready: int) -> WorkerSpec:
-        accepted = self.accepted
+    def _spec(self, index: int, ready: int) -> WorkerSpec:
+        accepted = self.snapshot
         return WorkerSpec(
             index, self.listener.fileno(), ready, self._parent_pipe[0], accepted.text, self.metrics, accepted.tls
         )
 
     async def _spawn(self, lines_with: Callable[[int], WorkerSpec]) -> Process:
         """A process that has said that it is ready. Raises `StartFailed`."""
-        born = asyncio.create_task(self.children.worker(lambda ready: lines_with(ready).order))
+        born = asyncio.create_task(self.processes.worker(lambda ready: lines_with(ready).order))
         try:
             await self._until_stopping(born)
             if self.stopping.is_set():
-                self.children.stop_spawning()
+                self.processes.stop_spawning()
             elif not born.done():
                 raise StartFailed.of_worker(f"no process was started within {START_SECONDS:.0f} s")
             child, words = await born
@@ -162,21 +162,21 @@ class WorkerPool(msgspec.Struct):
         try:
             heard = await self._next(words)
             if heard == OPENED:
-                heard = await self._let_accept(child, words)
+                heard = await self._start_accepting(child, words)
         finally:
             words.close()
         if heard == READY:
             return child
-        await end(child)
+        await kill(child)
         status = await child.wait()
         if not heard:
             raise StartFailed.of_worker(f"it ended with status {status} before it was ready")
         failure = StartFailed(msgspec.json.decode(heard, type=NotReady))
-        if failure.told.status == EXIT_RESTORE_REFUSED:
-            log.critical("the token refused the PIN; it is not offered again", detail=failure.told.detail)
+        if failure.reported.status == EXIT_RESTORE_REFUSED:
+            log.critical("the token refused the PIN; it is not offered again", detail=failure.reported.detail)
         raise failure
 
-    async def _let_accept(self, child: Process, words: PipeReader) -> bytes:
+    async def _start_accepting(self, child: Process, words: PipeReader) -> bytes:
         """Let a worker accept connections, once no stand-in does. What the worker writes then.
 
         A client that saw the daemon ready is not refused by the stand-in afterwards.
@@ -222,25 +222,25 @@ class WorkerPool(msgspec.Struct):
                 break
             lived = asyncio.get_running_loop().time() - worker.started
             pause = BACKOFF_INITIAL_SECONDS if lived > BACKOFF_RESET_SECONDS else min(pause * 2, BACKOFF_MAX_SECONDS)
-            while not await self._start_anew(worker, pause):
+            while not await self._restart(worker, pause):
                 pause = min(pause * 2, BACKOFF_MAX_SECONDS)
         self.workers.remove(worker)
 
-    async def _start_anew(self, worker: Worker, pause: float) -> bool:
+    async def _restart(self, worker: Worker, pause: float) -> bool:
         """Try, after a pause; whether that settles it: it serves again, or is not to."""
         await sleep_unless(self.stopping, pause)
-        await self.no_trial.wait()
+        await self.reload_idle.wait()
         if self.pin_refused:
             self._retire_slot(worker)
         if self._is_to_end(worker):
             return True
         worker.started = asyncio.get_running_loop().time()
         try:
-            worker.process = await self._spawn(partial(self._lines, worker.index))
+            worker.process = await self._spawn(partial(self._spec, worker.index))
         except StartFailed as exc:
             await self._not_started(worker, exc)
             return self.stopping.is_set()
-        self.waiting.end()
+        self.waiting.stop()
         if self._is_to_end(worker):
             worker.process.send_signal(signal.SIGHUP)
         return True
@@ -249,7 +249,7 @@ class WorkerPool(msgspec.Struct):
         """A worker did not come back. Whether others serve decides who answers meanwhile."""
         if self.stopping.is_set():
             return
-        if failure.told.status == EXIT_RESTORE_REFUSED:
+        if failure.reported.status == EXIT_RESTORE_REFUSED:
             self.fail(EXIT_RESTORE_REFUSED)
         elif not self._lacks_workers():
             log.error("worker did not start", worker=worker.index, detail=str(failure))
@@ -259,7 +259,7 @@ class WorkerPool(msgspec.Struct):
     async def wait_for(self, failure: StartFailed) -> None:
         """Have a stand-in answer until another attempt. One that does not start is tried again with that attempt."""
         try:
-            await self.waiting.begin(failure.told)
+            await self.waiting.start(failure.reported)
         except StartFailed as exc:
             log.error("no stand-in was started", detail=str(exc))  # noqa: TRY400 (no traceback wanted)
 
@@ -283,7 +283,7 @@ class WorkerPool(msgspec.Struct):
     async def take_over(self) -> None:
         """One more worker, with a name that nobody has. Raises `StartFailed`."""
         # At most twice as many processes as are to serve: a token has so many sessions.
-        while sum(one.draining for one in self.workers) >= self.accepted.config.workers:
+        while sum(one.draining for one in self.workers) >= self.snapshot.config.workers:
             watches = [one.watch for one in self.workers if one.draining and one.watch is not None]
             await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
         taken = {worker.index for worker in self.workers}
@@ -296,16 +296,16 @@ class WorkerPool(msgspec.Struct):
             worker.process.send_signal(signal.SIGHUP)
             asyncio.get_running_loop().call_later(STOP_SECONDS, insist, worker.process)
 
-    async def end_all(self) -> None:
+    async def stop_all(self) -> None:
         """Ask every worker to finish what it has begun; insist after a while."""
         workers = list(self.workers)
-        await asyncio.gather(self.waiting.stop_answering(), *(end(worker.process) for worker in workers))
+        await asyncio.gather(self.waiting.stop_answering(), *(kill(worker.process) for worker in workers))
         watches = [worker.watch for worker in workers if worker.watch is not None]
         if watches:
             await asyncio.wait(watches)
 
 
-async def _nobody(_: int) -> Process:
+async def _no_callback(_: int) -> Process:
     raise StartFailed.of_worker("the pool has not begun")
 
 

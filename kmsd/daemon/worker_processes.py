@@ -17,7 +17,7 @@ from typing import Self
 import msgspec
 import structlog
 
-from kmsd.daemon.fork_server import SpawnRequest, Zygote
+from kmsd.daemon.fork_server import ForkServer, SpawnRequest
 from kmsd.linux.prctl import adopt_orphans
 
 SPAWN_TIMEOUT_SECONDS = 60.0
@@ -47,17 +47,17 @@ class Process(msgspec.Struct, eq=False):
     pid: int
     returncode: int | None = None
     """As `subprocess` has it: negative for a signal; None while it runs."""
-    _ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    _exited: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     async def wait(self) -> int:
         """How it ended, once it has."""
-        await self._ended.wait()
+        await self._exited.wait()
         return self.returncode or 0
 
-    def ended(self, status: int) -> None:
+    def exited(self, status: int) -> None:
         """Of `WorkerProcesses` alone."""
         self.returncode = status
-        self._ended.set()
+        self._exited.set()
 
     def send_signal(self, number: int) -> None:
         """Nothing happens if it has ended."""
@@ -104,8 +104,8 @@ class PipeReader(msgspec.Struct):
 class WorkerProcesses:
     """All of them. Belongs to one event loop, from `begin` to `end`."""
 
-    def __init__(self, first: Zygote) -> None:
-        self._zygote: Zygote | None = first
+    def __init__(self, first: ForkServer) -> None:
+        self._zygote: ForkServer | None = first
         self._known: dict[int, Process] = {}
         self._watched: dict[int, int] = {}
         """By process id: a descriptor that can be read when the process has ended (pidfd_open(2))."""
@@ -113,7 +113,7 @@ class WorkerProcesses:
         self._sweeping: asyncio.TimerHandle | None = None
         self._no_more = False
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Hear of every process that ends from now on, or has ended."""
         adopt_orphans()
         if self._zygote is not None:
@@ -124,9 +124,9 @@ class WorkerProcesses:
         """Start no more workers. A start under way ends soon, with a worker or `SpawnFailed`."""
         self._no_more = True
         if self._zygote is not None:
-            self._zygote.end()
+            self._zygote.stop()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """End the zygote, which holds nothing, and watch nobody any more."""
         self.stop_spawning()
         for pid in list(self._watched):
@@ -159,7 +159,7 @@ class WorkerProcesses:
                 child, words = await self._attempt(request_with)
             except OSError as exc:
                 log.error("zygote does not take orders", detail=str(exc))  # noqa: TRY400 (one clear line)
-                self._drop()
+                self._remove()
             else:
                 if child is not None:
                     return child, words
@@ -184,22 +184,22 @@ class WorkerProcesses:
             raise
         return self._claim(int(said), since) if said.endswith(b"\n") else None, words
 
-    def _new(self) -> Zygote:
-        self._zygote = Zygote.spawned()
+    def _new(self) -> ForkServer:
+        self._zygote = ForkServer.spawned()
         self._watch(self._zygote.pid)
         return self._zygote
 
-    def _drop(self) -> None:
+    def _remove(self) -> None:
         """Whoever asks next has another zygote."""
         old, self._zygote = self._zygote, None
         if old is not None:
-            old.end()
+            old.stop()
 
     def _claim(self, pid: int, since: float) -> Process:
         child = Process(pid)
         when, status = self._unclaimed.pop(pid, (0.0, 0))
         if when > since:
-            child.ended(status)
+            child.exited(status)
         else:
             self._known[pid] = child
             self._watch(pid)
@@ -214,23 +214,23 @@ class WorkerProcesses:
                 return
             if not pid:
                 return
-            self._ended(pid, os.waitstatus_to_exitcode(status))
+            self._on_exit(pid, os.waitstatus_to_exitcode(status))
 
-    def _ended(self, pid: int, status: int) -> None:
+    def _on_exit(self, pid: int, status: int) -> None:
         self._unwatch(pid)
         child = self._known.pop(pid, None)
         if child is not None:
-            child.ended(status)
+            child.exited(status)
         elif self._zygote is not None and pid == self._zygote.pid:
-            self._zygote_ended(self._zygote, status)
+            self._on_fork_server_exit(self._zygote, status)
         else:
             # A worker whose number is still on its way here, or a process of a module's that outlived its worker.
             self._unclaimed[pid] = time.monotonic(), status
             if len(self._unclaimed) > MAX_UNCLAIMED:
                 del self._unclaimed[next(iter(self._unclaimed))]
 
-    def _zygote_ended(self, old: Zygote, status: int) -> None:
-        old.ended()
+    def _on_fork_server_exit(self, old: ForkServer, status: int) -> None:
+        old.exited()
         self._zygote = None
         if self._no_more:
             return
@@ -246,7 +246,7 @@ def insist(process: Process) -> None:
         process.kill()
 
 
-async def end(process: Process) -> None:
+async def kill(process: Process) -> None:
     """Ask a process to finish what it has begun; insist after a while."""
     if process.returncode is None:
         process.terminate()

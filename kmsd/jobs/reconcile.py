@@ -54,7 +54,7 @@ async def run_once(
     await token.check()
     for row in rows.values():
         try:
-            await _settle(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
+            await _resolve(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
     reader = await store.read()
@@ -68,7 +68,7 @@ async def run_once(
     return report
 
 
-async def _settle(
+async def _resolve(
     store: Store, token: Token, row: TokenObject, *, is_present: bool, too_old: datetime, report: ReconcileReport
 ) -> None:
     match row.status:

@@ -38,7 +38,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
             continue
         created: list[bytes] = []
         try:
-            made = await rotation.make(store, token, key, now, RotationType.AUTOMATIC, created=created)
+            made = await rotation.create(store, token, key, now, RotationType.AUTOMATIC, created=created)
             async with store.write() as transaction:
                 current = await transaction.key(key_id)
                 if current is not None and _due(current, now, material):

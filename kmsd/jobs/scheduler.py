@@ -91,7 +91,7 @@ class Scheduler(msgspec.Struct):
         try:
             async with self.store.write() as transaction:
                 for name in names:
-                    await transaction.give_up_lease(name, self.holder)
+                    await transaction.release_lease(name, self.holder)
         except StoreError as exc:
             log.warning("the jobs' lease was not given up", lasts=LEASE_TIME.total_seconds(), detail=str(exc))
 
@@ -101,7 +101,7 @@ class Scheduler(msgspec.Struct):
             if self.retention is not None:
                 # Each process finishes its own files, whoever holds the lease.
                 await self.retention.maintain(self.clock.now())
-            if await self._hold():
+            if await self._acquire():
                 try:
                     await self._run_due()
                 finally:
@@ -109,14 +109,14 @@ class Scheduler(msgspec.Struct):
         except (StoreError, TokenError, JobFailed) as exc:
             log.warning("jobs put off", detail=str(exc))
 
-    async def _hold(self) -> bool:
+    async def _acquire(self) -> bool:
         async with self.store.write() as transaction:
             now = self.clock.now()
-            held = await transaction.take_lease(LEASE, self.holder, now, now + LEASE_TIME)
+            held = await transaction.acquire_lease(LEASE, self.holder, now, now + LEASE_TIME)
             if self.watch is not None:
                 # Whoever works for all remembers for all; the others read.
                 await (self.watch.persist(transaction) if held else self.watch.refresh(transaction))
-            return held and await transaction.take_lease(RUNNING, self.holder, now, now + LEASE_TIME)
+            return held and await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
     async def run_now(self, job: Job) -> JobReport:
         """Carry out everything that is due of one job; its report. The scheduler of a running daemon waits meanwhile.
@@ -125,12 +125,12 @@ class Scheduler(msgspec.Struct):
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not await self._take_turn():  # noqa: ASYNC110 (what is waited for is in another process)
+                while not await self._run_turn():  # noqa: ASYNC110 (what is waited for is in another process)
                     await asyncio.sleep(0.1)
         except TimeoutError as exc:
             raise JobRefused("another process is running jobs: try again later") from exc
         try:
-            if self._held and job in DESTRUCTIVE:
+            if self._lease and job in DESTRUCTIVE:
                 raise JobRefused(
                     "the clock was set forward, so nothing that is due by it alone is destroyed: "
                     "set it right, or tell that it is with `kmsd jobs confirm-clock`"
@@ -139,12 +139,12 @@ class Scheduler(msgspec.Struct):
         finally:
             await self._release(RUNNING)
 
-    async def _take_turn(self) -> bool:
+    async def _run_turn(self) -> bool:
         async with self.store.write() as transaction:
             if self.watch is not None:
                 await self.watch.refresh(transaction)
             now = self.clock.now()
-            return await transaction.take_lease(RUNNING, self.holder, now, now + LEASE_TIME)
+            return await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
     async def _run_all(self, job: Job) -> JobReport:
         now = self._now()
@@ -161,7 +161,7 @@ class Scheduler(msgspec.Struct):
         report: JobReport = await _OF_KEYS[job](self.store, self.token, now, self.record)
         last = report
         while any(count for name, count in last.counts().items() if name != "failed"):
-            await self._take_turn()
+            await self._run_turn()
             last = await _OF_KEYS[job](self.store, self.token, now, self.record)
             report.failed.clear()
             report.add(last)
@@ -177,14 +177,14 @@ class Scheduler(msgspec.Struct):
             await self._reconcile(now)
         reader = await self.store.read()
         for job, run_once in _OF_KEYS.items():
-            if self._held and job in DESTRUCTIVE:
+            if self._lease and job in DESTRUCTIVE:
                 continue
             due = await reader.next_due(DueKind(job.value))
             is_worn = job is Job.ROTATION and bool(await reader.worn_keys(ROTATE_AT_MESSAGES))
             if is_worn or (due is not None and due <= now):
                 report = await run_once(self.store, self.token, now, self.record)
                 log.info("job", job=job.value, **report.counts())
-        if self._held:
+        if self._lease:
             return
         await self._keep_wrapping_keys(now)
         if self.retention is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
@@ -193,7 +193,7 @@ class Scheduler(msgspec.Struct):
             log.info("job", job="retention", **report.counts())
 
     @property
-    def _held(self) -> bool:
+    def _lease(self) -> bool:
         """Whether nothing may be destroyed now: it may be due by a wrong clock alone."""
         judgement = None if self.watch is None else self.watch.judgement
         return judgement is not None and judgement.suspended

@@ -23,7 +23,7 @@ class WrappingKeyReport(JobReport):
 
     destroyed: list[bytes] = []
     """Wrapping keys that expired, or that nobody asks for any more."""
-    made: list[bytes] = []
+    created: list[bytes] = []
     """New ones in stock."""
 
 
@@ -42,7 +42,7 @@ async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -
             ready[_kind(key)] += 1
     for kind in sorted(demanded):
         if kind[0] in tokens:
-            await _make(store, tokens, kind, now, report, count=stock - ready[kind])
+            await _create(store, tokens, kind, now, report, count=stock - ready[kind])
     return report
 
 
@@ -63,14 +63,14 @@ async def _destroy(store: Store, tokens: Tokens, key: WrappingKey, report: Wrapp
         report.destroyed.append(key.object_id)
 
 
-async def _make(
+async def _create(
     store: Store, tokens: Tokens, kind: Kind, now: datetime, report: WrappingKeyReport, *, count: int
 ) -> None:
     name, bits = kind
     for _ in range(count):
         try:
-            made = await import_parameters.make(store, tokens, name, bits, now)
+            made = await import_parameters.create_wrapping_key(store, tokens, name, bits, now)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"RSA_{bits} in the {name.value} token: {exc}")
             return
-        report.made.append(made.object_id)
+        report.created.append(made.object_id)

@@ -120,23 +120,23 @@ class AioContext:
             raise OSError(code, os.strerror(code))
         return result
 
-    def begin(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
+    def submit(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         """Sync the data of a file; `then` is called on the loop, with the error if it failed.
 
         Raises OSError if it was not begun; then nothing is called. What was begun last must have ended.
         """
         control = self._control
         control.opcode, control.buffer, control.length, control.offset = _FDSYNC, 0, 0, 0
-        self._begin(descriptor, then)
+        self._submit(descriptor, then)
 
     def write(self, write: Write, then: Callable[[OSError | None], None]) -> None:
         """Write past the page cache, to a descriptor opened with O_DIRECT and O_DSYNC; else as `begin`."""
         control = self._control
         control.opcode, control.buffer = _PWRITE, write.address
         control.length, control.offset = write.length, write.offset
-        self._begin(write.descriptor, then)
+        self._submit(write.descriptor, then)
 
-    def _begin(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
+    def _submit(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         if self._then is not None:
             raise OSError(errno.EBUSY, "a sync is under way")
         self._control.descriptor = descriptor

@@ -41,10 +41,10 @@ class SharedMetrics:
             start = number * BYTES
             if struct.unpack_from("d", self._memory, start)[0] == LAYOUT.fingerprint:
                 figures = array("d", self._memory[start : start + BYTES])
-                found.append((figures, self._is_held(number)))
+                found.append((figures, self._is_locked(number)))
         return found
 
-    def _is_held(self, number: int) -> bool:
+    def _is_locked(self, number: int) -> bool:
         return byte_is_locked(self.descriptor, number)
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class WorkerSlot:
             raise SlotUnavailable(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
         if os.fstat(self._descriptor).st_size != SHARES * BYTES:
             raise _other_release()
-        number = self._take()
+        number = self._acquire()
         self._memory = mmap.mmap(self._descriptor, SHARES * BYTES)
         self.values = memoryview(self._memory)[number * BYTES : (number + 1) * BYTES].cast("d")
         if self.values[0] not in (0.0, LAYOUT.fingerprint):
@@ -75,7 +75,7 @@ class WorkerSlot:
         self.values[LAYOUT.counters["starts"]] += 1.0
         self.values[0] = LAYOUT.fingerprint
 
-    def _take(self) -> int:
+    def _acquire(self) -> int:
         for number in range(SHARES):
             if lock_byte(self._descriptor, number):
                 return number

@@ -32,7 +32,7 @@ class WorkerMetrics:
         self.meter: AnyMeter = NO_METER if share is None else Meter(share.values)
 
     @classmethod
-    def begin(cls, memory: int | None) -> WorkerMetrics:
+    def start(cls, memory: int | None) -> WorkerMetrics:
         """In the `memory` that this descriptor is of. A worker that cannot count serves all the same, and says so."""
         try:
             return cls(None if memory is None else WorkerSlot(memory))

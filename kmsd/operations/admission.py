@@ -27,7 +27,7 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
     """
     tokens = getattr(request, "grant_tokens", None)
     if tokens:
-        await grant_tokens.check(tokens, call.reader, await call.service_box())
+        await grant_tokens.check(tokens, call.reader, await call.service_sealer())
     reached: list[tuple[Access, Target]] = []
     for access in operation.access:
         for target in await access.find(request, call):

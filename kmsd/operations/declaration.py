@@ -223,7 +223,7 @@ class Call(msgspec.Struct, eq=False):
             raise LookupError("this operation does not write")
         return self.reader  # type: ignore[return-value] # a Transaction is a Reader that can insert
 
-    async def service_box(self) -> ServiceSealer:
+    async def service_sealer(self) -> ServiceSealer:
         """The box for markers and tokens of the API."""
         return await ServiceSealer.of(self.reader, self.token)
 

@@ -257,7 +257,7 @@ class Transaction(Reader, Protocol):
         """With its materials' rows, aliases, grants and tags; its token objects' rows stay. `StoreConflict` if gone."""
         ...
 
-    async def forget_material(self, material_id: bytes) -> None:
+    async def delete_material(self, material_id: bytes) -> None:
         """Drop the row of a material; its token object's row stays."""
         ...
 
@@ -272,7 +272,7 @@ class Transaction(Reader, Protocol):
         """Its object must be known."""
         ...
 
-    async def give_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
+    async def assign_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
         """Give out a wrapping key that is in stock. Raises `StoreConflict` if it is not."""
         ...
 
@@ -280,7 +280,7 @@ class Transaction(Reader, Protocol):
         """One more failed import; how many there are now. Raises `StoreConflict` if the wrapping key is doomed."""
         ...
 
-    async def forget_wrapping_key(self, object_id: bytes) -> None:
+    async def delete_wrapping_key(self, object_id: bytes) -> None:
         """Drop the row of a wrapping key; its token object's row stays. Raises `StoreConflict` if there is none."""
         ...
 
@@ -304,7 +304,7 @@ class Transaction(Reader, Protocol):
         """Raises `StoreConflict` if there is none."""
         ...
 
-    async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+    async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         """Hold `name` until an instant: if it is free, expired at `now`, or held by `holder` already. Whether it is.
 
         The lease of a process that has ended is free, where the store can tell that it has.
@@ -313,7 +313,7 @@ class Transaction(Reader, Protocol):
         """
         ...
 
-    async def give_up_lease(self, name: str, holder: str) -> None:
+    async def release_lease(self, name: str, holder: str) -> None:
         """Free `name`, if `holder` holds it."""
         ...
 

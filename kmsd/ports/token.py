@@ -199,9 +199,9 @@ class Token(Protocol):
 
         It is proven to have exactly 256 bits, and the `expected` fingerprint if one is given. Then it becomes the
         object `into`, for sealing by that algorithm, durable and with its attributes proven on return; without `into`
-        nothing remains in the token. Raises `UnwrapFailed`, `InvalidLength` or `MaterialMismatch`, the first two after the
-        same work whatever is wrong with the blob; then the token holds no object of that id. The material is in the
-        clear nowhere outside the token.
+        nothing remains in the token. Raises `UnwrapFailed`, `InvalidLength` or `MaterialMismatch`, the first two after
+        the same work whatever is wrong with the blob; then the token holds no object of that id. The material is in
+        the clear nowhere outside the token.
         """
         ...
 
@@ -215,7 +215,7 @@ class Token(Protocol):
     async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
         """Unwrap key material in this token, and wrap it there for the one whose transport key this is.
 
-        A blob that cannot be unwrapped is no error: the answer has `trouble`, after the same work.
+        A blob that cannot be unwrapped is no error: the answer has `failure`, after the same work.
         """
         ...
 
@@ -227,7 +227,7 @@ class Token(Protocol):
         """All objects that carry the daemon's label, malformed ones too. Slow; not for the request path."""
         ...
 
-    def forget(self, object_id: bytes) -> None:
+    def invalidate(self, object_id: bytes) -> None:
         """Drop every handle and derived key of this object from memory, now."""
         ...
 

@@ -41,11 +41,11 @@ class RefusedRequestLog(msgspec.Struct):
             return
         self.book.count(now, error.code, source)
         if self._timer is None and self._task is None:
-            self._timer = loop.call_later(FLUSH_SECONDS, self._begin)
+            self._timer = loop.call_later(FLUSH_SECONDS, self._start_timer)
         if self._failing:
             raise AuditUnavailable(self._failing)
 
-    def _begin(self) -> None:
+    def _start_timer(self) -> None:
         self._timer = None
         self._task = asyncio.create_task(self._flush())
 
@@ -60,7 +60,7 @@ class RefusedRequestLog(msgspec.Struct):
                 self._failing = str(exc)
         self._task = None
         if self.book.tally is not None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._begin)
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._start_timer)
 
     async def close(self) -> None:
         """Write what is still counted; the process ends."""

@@ -62,10 +62,10 @@ class _Bucket(msgspec.Struct):
             return False
         self.full_at[principal] = max(now, full_at) + self.interval
         if len(self.full_at) > self.most:
-            self._forget(now)
+            self._evict(now)
         return True
 
-    def _forget(self, now: float) -> None:
+    def _evict(self, now: float) -> None:
         """Drop full buckets: they are what a new principal begins with. Twice what is left may come before the next."""
         self.full_at = {name: at for name, at in self.full_at.items() if at > now}
         self.most = max(MAX_PRINCIPALS, 2 * len(self.full_at))

@@ -46,13 +46,13 @@ async def test_a_wrapping_key_is_given_out_once(store: SqliteStore) -> None:
     assert await (await store.read()).wrapping_keys() == [made]
     until = NOW + timedelta(hours=24)
     async with store.write() as transaction:
-        await transaction.give_wrapping_key(made.object_id, KEY_ID, until)
+        await transaction.assign_wrapping_key(made.object_id, KEY_ID, until)
     given = await (await store.read()).wrapping_key(made.object_id)
     assert given is not None
     assert (given.key_id, given.expires_at, given.token, given.failures) == (KEY_ID, until, TokenName.IMPORT, 0)
     with pytest.raises(StoreConflict):
         async with store.write() as transaction:
-            await transaction.give_wrapping_key(made.object_id, KEY_ID, until)
+            await transaction.assign_wrapping_key(made.object_id, KEY_ID, until)
 
 
 async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> None:
@@ -68,7 +68,7 @@ async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> No
     row = await reader.token_object(made.object_id)
     assert row is not None
     assert (row.status, row.token) == (MaterialStatus.DESTROYING, TokenName.IMPORT)
-    for act in ("count_import_failure", "forget_wrapping_key"):
+    for act in ("count_import_failure", "delete_wrapping_key"):
         with pytest.raises(StoreConflict):
             async with store.write() as transaction:
                 await getattr(transaction, act)(made.object_id)

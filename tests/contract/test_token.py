@@ -244,7 +244,7 @@ async def test_forgetting_costs_nothing_but_time(token: Pkcs11Token) -> None:
     algorithm = min(token.capabilities.algorithms)
     key = await key_of(token, algorithm)
     sealed = await token.encrypt(key, algorithm, b"text", AAD)
-    token.forget(key)
+    token.invalidate(key)
     assert token.counters.derived_keys == 0
     assert await token.decrypt(key, algorithm, sealed, AAD) == b"text"
 

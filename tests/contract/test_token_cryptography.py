@@ -119,7 +119,7 @@ async def test_token_and_software_open_each_other(token: Pkcs11Token, algorithm:
         changed = foreign[:spot] + bytes([foreign[spot] ^ 1 << chance.randrange(8)]) + foreign[spot + 1 :]
         with pytest.raises(NotAuthentic):
             await token.decrypt(object_id, algorithm, changed, aad)
-        token.forget(object_id)
+        token.invalidate(object_id)
 
 
 async def test_the_derived_key_stays_in_the_token(token: Pkcs11Token) -> None:

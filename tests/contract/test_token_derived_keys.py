@@ -145,7 +145,7 @@ async def test_forgotten_keys_are_destroyed(small: Pkcs11Token) -> None:
     one, other = await key_of(small), await key_of(small)
     await prefixes(small, one, 1)
     await prefixes(small, other, 1)
-    small.forget(one)
+    small.invalidate(one)
     assert small.counters.derived_keys == 1
     for _ in range(200):
         if in_token(small) == 1:
@@ -161,7 +161,7 @@ async def test_a_key_that_ends_in_use_is_destroyed_afterwards(small: Pkcs11Token
     epoch = small._link.require()
     held = epoch.derived.for_sealing(key)
     assert held is not None
-    epoch.forget(key)
+    epoch.invalidate(key)
     epoch.derived.destroy_retired()
     assert in_token(small) == 1
     session = epoch.connection.keeper

@@ -389,7 +389,7 @@ async def test_a_refused_pin_is_remembered(shim_place: TokenPlace, shim: Shim, t
     with pytest.raises(PinRefused, match="cannot be read"):
         await opened()
     assert shim.calls(Function.LOGIN) == 3
-    assert refused_pin.forget(memory)
+    assert refused_pin.clear(memory)
     await opened()
     assert shim.calls(Function.LOGIN) == 4
     assert not memory.exists()

@@ -165,7 +165,7 @@ async def test_start_finds_the_handles_once(softhsm_place: TokenPlace) -> None:
         for key in keys:
             await token.encrypt(key, XAES, b"text", AAD)
         assert token.counters.handle_misses == 0
-        token.forget(keys[0])
+        token.invalidate(keys[0])
         await token.encrypt(keys[0], XAES, b"text", AAD)
         assert token.counters.handle_misses == 1
 

@@ -94,7 +94,7 @@ def test_forty_days_back_revives_nothing(house: House, *, restart: bool) -> None
     house.clock.advance(days=8)  # no tick: nothing was destroyed yet
     if restart:
         house.restart()
-    house.run(house.scheduler._hold())
+    house.run(house.scheduler._acquire())
     if restart:
         house.stop()
     house.clock.set(days=-40)
@@ -140,7 +140,7 @@ def test_creeping_forward(house: House) -> None:
     before = object_ids(house)
     for _ in range(8 * 48):
         house.clock.set(minutes=30)
-        house.run(house.scheduler._hold())
+        house.run(house.scheduler._acquire())
     house.tick()
     assert object_ids(house) == before
 
@@ -154,7 +154,7 @@ def test_a_lease_from_the_future_is_void(house: House) -> None:
     other = Scheduler(
         components.store, components.token, components.watch, components.record_job, "other", watch=components.watch
     )
-    assert house.run(other._hold()) is True
+    assert house.run(other._acquire()) is True
 
 
 SHIM = """

@@ -115,7 +115,7 @@ def test_scheduler_and_command_wait_for_each_other(house: House) -> None:
     key_id, _ = doomed_key(house)
     house.clock.advance(days=8)
     first = by_hand(house, "first")
-    assert house.run(first._take_turn())
+    assert house.run(first._run_turn())
     house.tick()
     with patch.object(scheduler, "PATIENCE_SECONDS", 0.3), pytest.raises(JobRefused, match="another process"):
         run(house, Job.DELETION)
@@ -136,7 +136,7 @@ async def main():
     async with store.write() as transaction:
         now = SystemClock().now() + timedelta(days=float(sys.argv[2]))
         for name in sys.argv[3:]:
-            assert await transaction.take_lease(name, "another host:1:0", now, now + timedelta(seconds=90))
+            assert await transaction.acquire_lease(name, "another host:1:0", now, now + timedelta(seconds=90))
     print("held", flush=True)
     sys.stdin.read()
 
@@ -151,10 +151,10 @@ def test_the_lease_of_a_process_that_ended_is_free(tmp_path: Path) -> None:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"held\n"
-            assert not found.run(found.scheduler._hold())
+            assert not found.run(found.scheduler._acquire())
             process.kill()
             process.wait()
-        assert found.run(found.scheduler._hold())
+        assert found.run(found.scheduler._acquire())
 
 
 def reconciles(daemon: Daemon) -> int:

@@ -95,7 +95,7 @@ class Site:
         async def forget() -> None:
             self.token.forget(self.blob[18:34])
             with suppress(Exception):
-                self.token._link.require().connection.drop_free_sessions()
+                self.token._link.require().connection.discard_free_sessions()
 
         self.house.run(forget())
 
@@ -320,6 +320,6 @@ def test_every_code_while_the_token_comes_back(site: Site) -> None:
                     site.prepare()
                     continue
                 longest = max(longest, heal(site, function, rv, unworked=way == "unworked"))
-    assert site.token.counters.written_off == 0
+    assert site.token.counters.abandoned == 0
     log.info("%d cells: %s; back after %.3f s at the latest; the PIN was refused by %s",
              count, [function.name for function in on_the_way], longest, refused)  # fmt: skip

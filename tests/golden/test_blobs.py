@@ -91,7 +91,7 @@ async def test_the_token_opens_them(token: Pkcs11Token) -> None:
         other = blobs.associated_data(vector.blob[: blobs.HEADER_LENGTH], {**vector.context, "more": ""})
         with pytest.raises(NotAuthentic):
             await token.decrypt(parsed.material_id, parsed.algorithm, parsed.sealed, other)
-        token.forget(vector.material_id)
+        token.invalidate(vector.material_id)
         connection.raw.destroy(connection.keeper.handle, handle)
 
 

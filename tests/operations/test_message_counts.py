@@ -106,7 +106,7 @@ def test_no_more_than_allowed_goes_ahead_of_a_reservation(house: House) -> None:
         counts, taken = MessageCounts(house.components.store), 0
         async with house.components.store.write():
             while True:
-                waiting = asyncio.ensure_future(counts.take(object_id))
+                waiting = asyncio.ensure_future(counts.reserve(object_id))
                 await asyncio.sleep(0)
                 if not waiting.done():
                     break

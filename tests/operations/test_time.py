@@ -123,10 +123,10 @@ def test_one_process_holds_the_lease(house: House) -> None:
     """Another holder does nothing until the lease has expired, or was given up by a process that ends."""
     house.tick()
     other = Scheduler(house.components.store, house.components.token, house.clock, house.components.record_job, "other")
-    assert house.run(other._hold()) is False
+    assert house.run(other._acquire()) is False
     house.clock.advance(seconds=91)
-    assert house.run(other._hold()) is True
-    assert house.run(house.scheduler._hold()) is False
+    assert house.run(other._acquire()) is True
+    assert house.run(house.scheduler._acquire()) is False
 
     async def begin_and_stop(scheduler: Scheduler) -> None:
         stopping = asyncio.Event()
@@ -134,7 +134,7 @@ def test_one_process_holds_the_lease(house: House) -> None:
         await scheduler.run(stopping)
 
     house.run(begin_and_stop(house.scheduler))  # holds nothing, and so takes nothing away
-    assert house.run(house.scheduler._hold()) is False
+    assert house.run(house.scheduler._acquire()) is False
     house.run(begin_and_stop(other))
-    assert house.run(house.scheduler._hold()) is True
+    assert house.run(house.scheduler._acquire()) is True
     house.clock.advance(seconds=91)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kmsd.cloudwatch_logs.segments import direct_append_file
-from kmsd.cloudwatch_logs.segments.direct_append_file import GrowingFile
+from kmsd.cloudwatch_logs.segments.direct_append_file import DirectAppendFile
 from kmsd.cloudwatch_logs.segments.direct_writers import DirectWriterPool
 from kmsd.linux.aio import BLOCK_SIZE, round_up
 
@@ -34,14 +34,14 @@ async def _lanes() -> AsyncIterator[DirectWriterPool]:
     lanes.close()
 
 
-async def by_kernel(lanes: DirectWriterPool, file: GrowingFile, part: bytes) -> None:
+async def by_kernel(lanes: DirectWriterPool, file: DirectAppendFile, part: bytes) -> None:
     """Append while the loop goes on."""
-    lane = lanes.take()
+    lane = lanes.acquire()
     assert lane is not None
     assert file.room(len(part)) <= round_up(BLOCK_SIZE + len(part))
     await lanes.write(lane, file.stage([part[:7], part[7:]], lane.buffer))
     file.sync(len(part), lane.buffer)
-    lanes.give_back(lane)
+    lanes.release(lane)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -53,7 +53,7 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
     path = tmp_path / os.urandom(8).hex()
 
     async def go() -> None:
-        lanes, file, expected = DirectWriterPool(), GrowingFile(path, b"head"), b"head"
+        lanes, file, expected = DirectWriterPool(), DirectAppendFile(path, b"head"), b"head"
         for size, kernel in sizes:
             part = bytes(byte or 1 for byte in os.urandom(size))
             if kernel:
@@ -78,9 +78,9 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
 
 async def test_what_was_not_written_is_cut_off(lanes: DirectWriterPool, tmp_path: Path) -> None:
     """A write that was staged and came to nothing leaves what was durable before."""
-    file = GrowingFile(tmp_path / "file", b"head")
+    file = DirectAppendFile(tmp_path / "file", b"head")
     await by_kernel(lanes, file, b"a" * 5000)
-    lane = lanes.take()
+    lane = lanes.acquire()
     assert lane is not None
     file.stage([b"b" * 9000], lane.buffer)
     assert (tmp_path / "file").stat().st_size == round_up(14_004)
@@ -112,7 +112,7 @@ def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest
     synced = []
     real = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(real(descriptor)))
-    file = GrowingFile(tmp_path / "file", b"head")
+    file = DirectAppendFile(tmp_path / "file", b"head")
     assert not file.is_direct
     file.append([b"a" * 5000])
     assert len(synced) == 2
@@ -134,7 +134,7 @@ def test_room_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
         real(descriptor, offset, length)
 
     monkeypatch.setattr(direct_append_file, "reserve", nearly_full)
-    file = GrowingFile(tmp_path / "file", b"head")
+    file = DirectAppendFile(tmp_path / "file", b"head")
     file.append([b"a" * 5000])
     if code == errno.ENOSPC:
         with pytest.raises(OSError, match="No space left"):

@@ -20,11 +20,11 @@ ONE, OTHER = b"1" * 16, b"2" * 16
 @contextmanager
 def using(in_use: ObjectLocks, object_id: bytes | None, timeout: float) -> Iterator[None]:
     """A call."""
-    in_use.begin(object_id, timeout)
+    in_use.acquire(object_id, timeout)
     try:
         yield
     finally:
-        in_use.end(object_id)
+        in_use.release(object_id)
 
 
 def test_users_and_ends_never_meet() -> None:
@@ -79,12 +79,12 @@ def test_the_event_loop_does_not_wait_for_a_destruction() -> None:
     """A call that cannot begin at once is told so; afterwards it can, and it holds off the next destruction."""
     in_use = ObjectLocks()
     with in_use.destroying(ONE, 0):
-        assert not in_use.try_begin(ONE)
-        assert in_use.try_begin(OTHER)
-        in_use.end(OTHER)
-    assert in_use.try_begin(ONE)
+        assert not in_use.try_acquire(ONE)
+        assert in_use.try_acquire(OTHER)
+        in_use.release(OTHER)
+    assert in_use.try_acquire(ONE)
     with pytest.raises(TokenBusy), in_use.destroying(ONE, 0):
         pass
-    in_use.end(ONE)
+    in_use.release(ONE)
     with in_use.destroying(ONE, 0):
         pass

@@ -40,7 +40,7 @@ def test_a_page_takes_what_fits(monkeypatch: pytest.MonkeyPatch, seed: int) -> N
     room.budget = most
     for index, run in enumerate(runs):
         before = len(room.events)
-        whole = room.take(run)
+        whole = room.add(run)
         assert whole == (len(room.events) - before == len(run))
         if not whole:
             break

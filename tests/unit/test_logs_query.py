@@ -206,14 +206,14 @@ def test_a_budget_is_a_part_of_another() -> None:
     """What the process has is shared; what cannot be had in full is not had in part."""
     process = Budget(100)
     one, other = Budget(80, process), Budget(80, process)
-    one.take(60)
+    one.reserve(60)
     with pytest.raises(TooLarge):
-        other.take(50)
+        other.reserve(50)
     with pytest.raises(TooLarge):
-        one.take(30)
+        one.reserve(30)
     assert (one.used, other.used, process.used) == (60, 0, 60)
     one.close()
-    other.take(80)
+    other.reserve(80)
     assert process.used == 80
 
 

@@ -20,9 +20,9 @@ from kmsd.ports.histogram import BOUNDS
 COUNT = """
 import os, sys, time
 from pathlib import Path
-from kmsd.metrics.shared_memory import Share
+from kmsd.metrics.shared_memory import WorkerSlot
 from kmsd.metrics.recorder import Meter
-meter = Meter(Share(int(os.environ["MEMORY"])).figures)
+meter = Meter(WorkerSlot(int(os.environ["MEMORY"])).values)
 for _ in range(int(sys.argv[1])):
     meter.answered("TrentService.Encrypt", "OK", 0.0002)
 print("done", flush=True)

@@ -231,13 +231,13 @@ class ChainVerifier:
             self._head, self._lost = Head(expected, GENESIS), True
             return
         fits = self._lost or printed.digest == digest_of(self._head.digest, record)
-        self._judge(printed.sequence, expected, fits=fits)
+        self._check(printed.sequence, expected, fits=fits)
         self._head, self._lost = printed, False
         if record.startswith(OWN) and not first:
             self._check_own(record)
-        self._hold_against_claims(record)
+        self._check_evidence(record)
 
-    def _judge(self, number: int, expected: int, *, fits: bool) -> None:
+    def _check(self, number: int, expected: int, *, fits: bool) -> None:
         if number > expected:
             self._finding(f"{number - expected} lines before this one are missing", number)
         elif number < expected:
@@ -268,7 +268,7 @@ class ChainVerifier:
             text += "; what it recorded between the two is not here, and checkpoints of that time do not fit it"
         self._report.notes.append(text)
 
-    def _hold_against_claims(self, record: bytes) -> None:
+    def _check_evidence(self, record: bytes) -> None:
         """Whether the line is the one that was signed; and which is the first that is not covered."""
         sequence = self._head.sequence
         for claim in self._wanted.pop(sequence, ()):

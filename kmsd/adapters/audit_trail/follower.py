@@ -123,10 +123,10 @@ class TrailFollower:
                 return TrailBatch((), (), (), begin, complete=False)
             window, complete = read
             end = found.end
-            position = found.take(window, 0, end, last)
+            position = found.collect(window, 0, end, last)
             while position > 0:
                 await asyncio.sleep(0)  # others have their turn
-                position = found.take(window, position, end, last)
+                position = found.collect(window, position, end, last)
             if found.times or complete or position == _RETRY_LATER:
                 return found.batch(complete=complete or position == _RETRY_LATER)
 
@@ -204,11 +204,11 @@ class _Found(msgspec.Struct):
     texts: list[str] = []
     ends: list[int] = []
 
-    def take(self, window: bytes, position: int, begin: int, last: int | None) -> int:
+    def collect(self, window: bytes, position: int, begin: int, last: int | None) -> int:
         """Take in records of the window, which lies at `begin` in the file, up to line `last` of the chain.
 
-        From `position` on, for one turn. Where to go on; `_ALL`: no other line ends in the window; `_RETRY_LATER`: the next
-        line is after the last.
+        Start at `position` and stop after one turn. Return where to go on; `_ALL`: no other line ends in the window;
+        `_RETRY_LATER`: the next line is after the last.
         """
         for _ in range(LINES_A_TURN):
             stop = window.find(b"\n", position)

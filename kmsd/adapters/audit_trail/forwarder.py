@@ -149,7 +149,7 @@ class Forwarder:
         self._receiver = receiver
         self._records: deque[bytes] = deque()
         self._last_warned = 0
-        self._told_at = float("-inf")
+        self._warned_at = float("-inf")
         self._lock = threading.Condition()
         self._stopping = threading.Event()
         self._deadline = float("inf")
@@ -176,13 +176,13 @@ class Forwarder:
         with self._lock:
             self._lock.notify()
         self._thread.join(CLOSE_SECONDS + CONNECT_SECONDS)
-        self._tell(always=True)
+        self._warn(always=True)
 
     def _run(self) -> None:
         is_open = False
         while self._wait() and time.monotonic() < self._deadline:
             is_open = self._send(is_open=is_open)
-            self._tell(always=False)
+            self._warn(always=False)
         with self._lock:
             self.dropped += len(self._records)
             self._records.clear()
@@ -210,10 +210,10 @@ class Forwarder:
             self._receiver.close()
             # What could not be sent may be what the receiver cannot take: it goes, so that others follow. The rest
             # waits in its place, within the bound.
-            self._forget(sent + 1, dropped=too_long + 1)
+            self._discard(sent + 1, dropped=too_long + 1)
             self._stopping.wait(PAUSE_SECONDS)
             return False
-        self._forget(sent, dropped=too_long)
+        self._discard(sent, dropped=too_long)
         return True
 
     def _fits(self, record: bytes) -> bool:
@@ -230,14 +230,14 @@ class Forwarder:
             raise
         return True
 
-    def _forget(self, count: int, *, dropped: int) -> None:
+    def _discard(self, count: int, *, dropped: int) -> None:
         with self._lock:
             for _ in range(count):
                 self._records.popleft()
             self.dropped += dropped
 
-    def _tell(self, *, always: bool) -> None:
+    def _warn(self, *, always: bool) -> None:
         now = time.monotonic()
-        if self.dropped > self._last_warned and (always or now - self._told_at >= WARN_INTERVAL_SECONDS):
+        if self.dropped > self._last_warned and (always or now - self._warned_at >= WARN_INTERVAL_SECONDS):
             log.warning("audit copies dropped", target=self._receiver.target, dropped=self.dropped - self._last_warned)
-            self._last_warned, self._told_at = self.dropped, now
+            self._last_warned, self._warned_at = self.dropped, now

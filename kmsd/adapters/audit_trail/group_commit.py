@@ -1,12 +1,11 @@
 """Group commit: one sync serves all that wait.
 
-The schedule: as long as calls are under way whose records are to come, those of others are gathered, up to `MAX_BATCH` of
-them or for `MAX_DELAY_SECONDS`; then they are written together, and the kernel asked to sync them (`kmsd.linux.aio`). The loop
-goes on meanwhile; what is handed in until the sync has ended belongs to the next batch. So a lone request waits for one
-sync and nothing else, and under load the batches grow by themselves, which spares more than a sync: a process that
-sleeps and wakes for each request finds nothing of its work in the processor's caches. Whatever is not plain writing
-(another file, recovering from a failure, looking after the disk) is done by a thread, and so are the syncs where the
-kernel cannot be asked.
+While calls are in flight whose records are still to come, records are collected: at most `MAX_BATCH` of them, for at
+most `MAX_DELAY_SECONDS`. Then they are written together, and the kernel syncs them (`kmsd.linux.aio`). The event loop
+goes on meanwhile; a record that arrives before the sync has ended belongs to the next batch. A lone request waits for
+one sync and nothing else. Under load the batches grow, which saves more than syncs: a process that sleeps and wakes for
+each request loses the processor's caches. A thread does what is not plain writing (the next file, recovery from an
+error, the check of the disk), and the syncs where the kernel offers no asynchronous ones.
 """
 
 from __future__ import annotations
@@ -109,10 +108,10 @@ class GroupCommit:
         self._waiting.append(done)
         if not self._gathering:
             self._gathering = True
-            self._begin_gathering()
+            self._start_batch()
         return done
 
-    def _begin_gathering(self) -> None:
+    def _start_batch(self) -> None:
         self._seen, self._turns, self._since = 0, 0, self._loop.time()
         self._loop.call_soon(self._gather)
 
@@ -170,7 +169,7 @@ class GroupCommit:
             return
         try:
             if staged.write is None:
-                kernel.begin(staged.descriptor, synced)
+                kernel.submit(staged.descriptor, synced)
             else:
                 kernel.write(staged.write, synced)
             self._syncing = True
@@ -202,7 +201,7 @@ class GroupCommit:
             # First, for the disk is the slower of the two.
             self._hand_over()
         elif self._records:
-            self._begin_gathering()
+            self._start_batch()
         else:
             self._gathering = False
         self._answer(result, records, waiting)

@@ -97,7 +97,7 @@ class TrailSink:
             else [writer]
         )
         try:
-            found = await asyncio.to_thread(_take, directory, names, files, given.now)
+            found = await asyncio.to_thread(_acquire_chain, directory, names, files, given.now)
         except OSError as exc:
             raise unavailable(exc) from exc
         return cls(found, given, signer)
@@ -203,7 +203,9 @@ class TrailSink:
 _CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
-def _take(directory: Path, names: Sequence[str], files: WriterSettings, now: Callable[[], datetime]) -> TrailWriter:
+def _acquire_chain(
+    directory: Path, names: Sequence[str], files: WriterSettings, now: Callable[[], datetime]
+) -> TrailWriter:
     """The first chain of `names` that nobody holds; the last of them is waited for. Raises OSError."""
     until = time.monotonic() + PATIENCE_SECONDS
     for name in names:

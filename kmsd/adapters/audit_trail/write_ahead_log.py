@@ -1,15 +1,15 @@
-"""A file beside a trail in which batches are durable sooner: the trail grows, and this one does not.
+"""Write-ahead log for an audit trail.
 
-To sync a file that has grown, a file system writes its size and blocks too, and one such sync waits for the other; to
-overwrite a block that is there already takes one write to the disk, less than half the time with two writers
-(docs/decisions/0016-write-ahead-file.md). So a batch is written to the trail, which is not synced, and past the page
-cache to `.WRITER.ahead`; when that write is done, the batch is durable. The trail is synced when this file is full,
-when the trail goes on in another file, and at the end; then all of this one may be written over.
+A batch is durable once it is in this preallocated file. Syncing the trail itself would also write its new size and
+blocks to the file system's journal, where one sync waits for the other; overwriting an allocated block takes one write,
+less than half the time with two writers (docs/decisions/0016-write-ahead-file.md). A batch is appended to the trail,
+which is not synced, and written to `.WRITER.ahead` with O_DIRECT. The trail is synced when this file is full, when the
+trail continues in another file, and when it is closed; then this file is overwritten from its start.
 
 The file holds blocks, each at a multiple of 4096 bytes: a line of ASCII `kmsd-ahead 1 FILE OFFSET LENGTH SEQUENCE HASH`
-(where in which file of the trail the lines stand, and after which line of the chain), then the lines as they are in the
-trail. Whoever holds the writer's lock and opens its trail calls `replay` first: what a power loss took from the trail is
-written there again.
+(the file and offset of the lines in the trail, and the line of the chain before them), then the lines of the trail. The
+owner of the writer's lock calls `replay` before it opens the trail: lines that a power loss took from the trail are
+written to it again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class WriteAheadLog:
     """The file of one writer, and what of the trail is durable in it alone. Methods raise OSError."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Make the file anew: full size, so that nothing of it is allocated later. `size` is a multiple of `BLOCK_SIZE`."""
+        """Create the file at its full size, so that nothing is allocated later.
+
+        `size` is a multiple of `BLOCK_SIZE`.
+        """
         self._path = path
         self._size = size
         self._at = 0

@@ -104,7 +104,7 @@ class TrailWriter:
         """Whether it may be made; it is tried once for each file."""
         self._last: FileName | None = None
         """The last file with a durable line."""
-        self._end = 0
+        self._close = 0
         """Durable bytes of the file."""
         self._last_line = b""
         """The last durable line of the file, to know the file again."""
@@ -125,7 +125,7 @@ class TrailWriter:
 
     def open(self) -> None:
         """Take the chain, and find its end. Nothing is written before the first record. Raises `WriterBusy`."""
-        self._take_lock()
+        self._acquire_lock()
         replay(self.directory, self.writer)
         files = files_of(self.directory).get(self.writer, [])
         found: dict[str, Any] = {}
@@ -137,14 +137,14 @@ class TrailWriter:
             if end.durable == 0:
                 continue  # a process died between making this file and its first line: it is made anew
             self._name = self._last = name
-            self.head, self._end, self._last_line = end.head, end.durable, end.last_line
+            self.head, self._close, self._last_line = end.head, end.durable, end.last_line
             self._fresh_file = end.damaged or end.public_key != self.settings.public_key
             if end.damaged:
                 found["damaged"] = str(name)
             break
         self._preface = [control_line("start", self._now(), writer=self.writer, pid=os.getpid(), **found)]
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         """One process for each chain, for as long as it lives; a lock removed with its directory is none."""
         path = self.directory / f".{self.writer}.lock"
         if self._lock is not None:
@@ -162,7 +162,7 @@ class TrailWriter:
 
     def close(self) -> None:
         """Let go of files and lock; what was not written is lost, and nobody was told that it was."""
-        self._end_ahead()
+        self._close_write_ahead_log()
         for descriptor in (self._descriptor, self._lock):
             if descriptor is not None:
                 os.close(descriptor)
@@ -178,7 +178,7 @@ class TrailWriter:
     def append(self, records: Sequence[bytes]) -> Head:
         """Write `records`; durable on return. If it raises, none of them is in the trail."""
         try:
-            self._make_ready()
+            self._open_for_writing()
             staged = self._stage(records)
             if staged.block.lines:
                 self._sync(staged.descriptor)
@@ -216,22 +216,22 @@ class TrailWriter:
             else:
                 self._ahead.commit(staged.block, staged.write)
         self.head, self._last, self.started = staged.head, self._name, True
-        self._end += length
+        self._close += length
         self._last_line = staged.last_line
         self._preface.clear()
         self._failure = None
 
-    def _make_ready(self) -> None:
+    def _open_for_writing(self) -> None:
         if self._failure is not None:
             self._recover(self._failure)
         if self._descriptor is None:
             self._reopen()
         if self._must_rotate():
-            self._begin_file()
+            self._start_file()
         if self._ahead is None and self._try_ahead and self.settings.ahead_bytes:
-            self._begin_ahead()
+            self._open_write_ahead_log()
 
-    def _begin_ahead(self) -> None:
+    def _open_write_ahead_log(self) -> None:
         """Without it each batch is synced in the trail, which takes longer and is as good."""
         try:
             self._ahead = WriteAheadLog(path_of(self.directory, self.writer), self.settings.ahead_bytes)
@@ -239,7 +239,7 @@ class TrailWriter:
             self._try_ahead = False
             log.info("audit without a write-ahead file", writer=self.writer, reason=str(exc))
 
-    def _end_ahead(self) -> None:
+    def _close_write_ahead_log(self) -> None:
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return
@@ -259,7 +259,7 @@ class TrailWriter:
         lines, head = chained(self.head, [*self._preface, *records])
         if lines:
             self._write(descriptor, lines)
-        block = Block(self.file, self._end, lines, self.head)
+        block = Block(self.file, self._close, lines, self.head)
         write = None if ahead is None else ahead.begin_write(block)
         return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
 
@@ -280,11 +280,11 @@ class TrailWriter:
         return (
             self._fresh_file
             or self._name is None
-            or self._end >= self.settings.file_bytes
+            or self._close >= self.settings.file_bytes
             or self._name.day != self._now().date()
         )
 
-    def _begin_file(self) -> None:
+    def _start_file(self) -> None:
         """A new file; its first line pins format, writer, key and what it follows; durable with the next write."""
         if self._ahead is not None:
             self._ahead.rewrite(self.directory)
@@ -296,7 +296,7 @@ class TrailWriter:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
         if self._descriptor is not None:
             os.close(self._descriptor)
-        self._descriptor, self._name, self._end, self._last_line = descriptor, name, 0, b""
+        self._descriptor, self._name, self._close, self._last_line = descriptor, name, 0, b""
         self._path, self.file, self._try_ahead = str(path), str(name), True
         sync_folder(self.directory)
         self._fresh_file = False
@@ -328,11 +328,11 @@ class TrailWriter:
         path = self.path
         if path is None or not path.exists():
             self._fresh_file = True
-        elif not recovery.ends_with(path, self._end, self._last_line):
+        elif not recovery.ends_with(path, self._close, self._last_line):
             # Not the file that we know: what is in it is for `kmsd audit verify` to say; we do not touch it.
             self._fresh_file = True
         else:
-            recovery.cut(path, self._end)
+            recovery.cut(path, self._close)
             if not self._fresh_file:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 self._path, self.file = str(path), path.name
@@ -354,7 +354,7 @@ class TrailWriter:
 
     def _recover(self, failure: _Failure) -> None:
         """Before the next attempt: our lock, our file without what was not acknowledged, and a line that tells it."""
-        self._take_lock()
+        self._acquire_lock()
         if failure.in_sync and self._ahead is not None:
             # Nobody knows what of the batches before is still in the trail.
             self._ahead.rewrite(self.directory)

@@ -34,10 +34,10 @@ class WatchedClock(msgspec.Struct):
     _latest: datetime = _EPOCH
     """What `now` said last, or the trusted instant of the last look if that was later."""
     _last_logged: tuple[bool, bool] = (False, False)
-    _said_at: float = -math.inf
+    _logged_at: float = -math.inf
 
     @classmethod
-    async def begin(cls, store: Store, wall: Clock, boot: str, uptime: Callable[[], float]) -> WatchedClock:
+    async def start(cls, store: Store, wall: Clock, boot: str, uptime: Callable[[], float]) -> WatchedClock:
         """A watch that knows what the books remember. Raises `StoreUnavailable`."""
         watch = cls(wall, boot, uptime)
         await watch.refresh(await store.read())
@@ -63,7 +63,7 @@ class WatchedClock(msgspec.Struct):
         self.judgement = judgement
         self._boot_at = judgement.reading.trusted_at.timestamp() - uptime.seconds
         self._latest = max(self._latest, judgement.reading.trusted_at)
-        self._say(judgement, uptime.seconds)
+        self._log(judgement, uptime.seconds)
         return judgement
 
     async def persist(self, transaction: Transaction) -> ClockAssessment:
@@ -72,11 +72,11 @@ class WatchedClock(msgspec.Struct):
         await transaction.put_clock_reading(judgement.reading)
         return judgement
 
-    def _say(self, judgement: ClockAssessment, clock: float) -> None:
+    def _log(self, judgement: ClockAssessment, clock: float) -> None:
         found = (judgement.suspended, judgement.behind)
-        if found == self._last_logged and (not any(found) or clock - self._said_at < REMIND_SECONDS):
+        if found == self._last_logged and (not any(found) or clock - self._logged_at < REMIND_SECONDS):
             return
-        self._last_logged, self._said_at = found, clock
+        self._last_logged, self._logged_at = found, clock
         seconds = round(judgement.skew.total_seconds())
         if judgement.suspended:
             log.error(

@@ -52,9 +52,9 @@ class TokenLink:
 
     async def open(self) -> None:
         """Begin the first epoch. Raises `TokenUnavailable`, `PinRefused`."""
-        self._epoch = await self._begin(None, tries=epochs.START_TRIES)
+        self._epoch = await self._log_in(None, tries=epochs.START_TRIES)
 
-    async def _begin(self, void: int | None, *, tries: int) -> Login:
+    async def _log_in(self, void: int | None, *, tries: int) -> Login:
         begin = partial(epochs.start, self._module, self._settings, self._clock, void, tries=tries)
         return await self._starter.run(begin, deadline=2 * self._settings.start_deadline)
 
@@ -93,11 +93,11 @@ class TokenLink:
 
         The object is not destroyed meanwhile.
         """
-        self.locks.begin(object_id, self._settings.deadline)
+        self.locks.acquire(object_id, self._settings.deadline)
         try:
             return self._perform(object_id, call, opening=opening)
         finally:
-            self.locks.end(object_id)
+            self.locks.release(object_id)
 
     def _perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool) -> T:
         epoch = self.require()
@@ -137,7 +137,7 @@ class TokenLink:
         if isinstance(error, NotFound):
             raise NoSuchObject(str(error)) from error
         if fate is ErrorClass.HANDLE and object_id is not None:
-            login.forget(object_id)
+            login.invalidate(object_id)
             return True
         if fate is ErrorClass.SUSPECT and opening and error.function == "C_Decrypt":
             raise NotAuthentic(f"{error}, and the token is well") from error
@@ -154,12 +154,12 @@ class TokenLink:
         """Return if the token is well; else end the epoch and raise `TokenUnavailable`."""
         try:
             try:
-                login.connection.run(login.prove)
+                login.connection.run(login.verify)
             except CkrError as error:
                 if error.error_class is not ErrorClass.SESSION:
                     raise
                 self._renew(login)
-                login.connection.run(login.prove)
+                login.connection.run(login.verify)
         except CkrError as error:
             self.open_circuit(login, f"the sentinel fails with {name_of(error.rv)}")
             raise TokenUnavailable(f"the token is away: {error}") from error
@@ -174,7 +174,7 @@ class TokenLink:
         pause, void = self._settings.reconnect_first, ended.number
         while True:
             try:
-                self._epoch = await self._begin(void, tries=1)
+                self._epoch = await self._log_in(void, tries=1)
             except PinRefused as error:
                 # One refusal is the operator's to resolve: offering it again may lock the token.
                 self._reason = error

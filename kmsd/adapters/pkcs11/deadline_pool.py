@@ -34,22 +34,22 @@ _LOOK = 0.05
 
 
 class _Job:
-    __slots__ = ("begun", "deadline", "error", "future", "given_up", "result", "work")
+    __slots__ = ("abandoned", "deadline", "error", "future", "result", "started", "work")
 
     def __init__(self, work: Callable[[], Any], future: asyncio.Future[Any], deadline: float) -> None:
         self.work = work
         self.future = future
         self.deadline = deadline
-        self.begun = False
-        self.given_up = False
+        self.started = False
+        self.abandoned = False
         self.result: Any = None
         self.error: BaseException | None = None
 
 
 class DeadlineThreadPool:
-    """At most a number of daemon threads. Used from one event loop.
+    """Bounded pool of daemon threads whose calls have deadlines. Used from one event loop.
 
-    With `low_priority` they do not interrupt others when they wake; nor do threads that a module starts from within one.
+    With `low_priority` its threads do not interrupt others when they wake; nor do threads that a module starts in them.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class DeadlineThreadPool:
         if job.future.done():
             return
         with self._lock:
-            begun, job.given_up = job.begun, True
+            begun, job.abandoned = job.started, True
             if begun:
                 self.abandoned += 1
                 self._started -= 1
@@ -153,8 +153,8 @@ class DeadlineThreadPool:
                 self._idle -= 1
                 self.waiting -= 1
                 # A task that no longer waits wants nothing begun in its name.
-                job.given_up = job.given_up or job.future.cancelled()
-                job.begun = begin = not job.given_up and self.abandoned < self._write_off_limit
+                job.abandoned = job.abandoned or job.future.cancelled()
+                job.started = begin = not job.abandoned and self.abandoned < self._write_off_limit
             if begin:
                 try:
                     job.result = job.work()
@@ -169,7 +169,7 @@ class DeadlineThreadPool:
     def _submit(self, job: _Job) -> bool:
         """Have the loop take a result; whether this thread goes on."""
         with self._lock:
-            goes_on = not (job.begun and job.given_up)
+            goes_on = not (job.started and job.abandoned)
             if goes_on:
                 self._idle += 1
             self._finished.append(job)
@@ -197,7 +197,7 @@ class DeadlineThreadPool:
             self._finished.clear()
         for job in jobs:
             self._under_way.discard(job)
-            if job.begun and job.given_up:
+            if job.started and job.abandoned:
                 self.abandoned -= 1
             if not job.future.done():
                 if job.error is not None:

@@ -66,7 +66,7 @@ class CallDispatcher:
                 size > _INLINE_LIMIT
                 or not self.inline_policy.inline(kind)
                 or not epoch.ready(object_id, algorithm, prefix)
-                or (held is not None and not self._link.locks.try_begin(held))
+                or (held is not None and not self._link.locks.try_acquire(held))
             ):
                 result = await self._in_thread(kind, object_id, call)
                 counter.observe(perf_counter() - start)
@@ -98,7 +98,7 @@ class CallDispatcher:
                 raise
             connection.release(session)
         finally:
-            self._link.locks.end(held)
+            self._link.locks.release(held)
         return result
 
     async def _recovered(

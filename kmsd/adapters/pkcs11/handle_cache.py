@@ -152,6 +152,6 @@ class Handles:
                     entry.handle = handle
             return entry
 
-    def forget(self, object_id: bytes) -> None:
+    def invalidate(self, object_id: bytes) -> None:
         """Drop what is remembered of the id."""
         self._entries.pop(object_id, None)

@@ -61,7 +61,7 @@ class Imports(msgspec.Struct):
         """As `kmsd.ports.Token`."""
 
         def make(login: Login) -> bytes:
-            public = login.connection.run(lambda session: login.objects.make_wrapping_pair(session, object_id, bits))
+            public = login.connection.run(lambda session: login.objects.create_wrapping_pair(session, object_id, bits))
             sync_folder(self.settings.token_dir_sync)
             return public
 
@@ -100,7 +100,7 @@ class Imports(msgspec.Struct):
         expected: bytes | None,
         into: tuple[bytes, Algorithm] | None,
     ) -> bytes:
-        proven = session.prove(self._key(login, session, wrapped), wrapped.algorithm, wrapped.blob, mac_message)
+        proven = session.verify(self._key(login, session, wrapped), wrapped.algorithm, wrapped.blob, mac_message)
         failure = wrapped.failure or proven.failure
         if failure is not None:
             # Only a token that is well can say that the blob is bad.

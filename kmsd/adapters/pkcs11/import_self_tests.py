@@ -185,18 +185,18 @@ def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
 def _import(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """Unwrapped, measured, wrapped again and unwrapped again it is still what it was; wrong ones are noticed."""
     key, public = _wrapping_key(session)
-    good = session.prove(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
+    good = session.verify(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
     expect((good.failure, good.fingerprint), (None, _cmac(_MATERIAL)))
     raw, handle = session.raw, session.session.handle
     again = session.kept(raw.unwrap(handle, KEY_WRAP, good.kek, good.wrapped, TO_PROVE))
     expect(raw.sign(handle, again, int(Mechanism.AES_CMAC), _MARK), _cmac(_MATERIAL))
     for length in _WRONG_LENGTHS:
-        wrong = session.prove(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
+        wrong = session.verify(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
         expect(wrong.failure is not None, True)
     if algorithm.has_integrity:
         blob = _wrapped(_MATERIAL, algorithm, public)
         changed = blob[:-1] + bytes([blob[-1] ^ 1])
-        expect(isinstance(session.prove(key, algorithm, changed, _MARK).failure, UnwrapFailed), True)
+        expect(isinstance(session.verify(key, algorithm, changed, _MARK).failure, UnwrapFailed), True)
 
 
 def _rewrap(session: ImportSession, algorithm: WrappingAlgorithm) -> None:

@@ -102,7 +102,7 @@ class ImportSession:
         self._padded_wrap = padded_wrap
         self._made = made
 
-    def prove(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mac_message: bytes) -> UnwrappedKey:
+    def verify(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mac_message: bytes) -> UnwrappedKey:
         """Unwrap a blob and measure what came out of it; a decoy, if nothing did."""
         dummy_key = self._generated(TO_PROVE)
         kek = self._generated(_WRAPPER, fixed=True)

@@ -58,14 +58,14 @@ class Login(msgspec.Struct):
         """Which initialisation of the module it belongs to."""
         return self.connection.epoch
 
-    def prove(self, session: Session) -> None:
+    def verify(self, session: Session) -> None:
         """Prove that the token is there and logged in, by two cheap calls. Raises `CkrError`."""
         if self.sentinel:
             self.connection.raw.touch(session.handle, self.sentinel)
         else:
-            self.connection.prove_identity()
+            self.connection.verify_identity()
         # NSS shows the attributes of private objects after a logout too.
-        self.connection.prove_login(session)
+        self.connection.verify_login(session)
 
     def exercise(self, session: Session, sentinel: bytes) -> None:
         """Work with the sentinel: seal by whatever algorithm its one role allows. Raises `CkrError`."""
@@ -73,9 +73,9 @@ class Login(msgspec.Struct):
         algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
         if algorithm is None:
             raise CkrError(Ckr.KEY_FUNCTION_NOT_PERMITTED, "the sentinel has no sealing role")
-        self.derived.forget(sentinel)
+        self.derived.invalidate(sentinel)
         self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
-        self.derived.forget(sentinel)
+        self.derived.invalidate(sentinel)
         self.derived.destroy_retired()
 
     def ready(self, object_id: bytes | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
@@ -96,7 +96,7 @@ class Login(msgspec.Struct):
     def renew_sessions(self) -> None:
         """Take no session of before any more, since one was found dead; derived keys go with theirs."""
         with self.renewing:
-            self.connection.drop_free_sessions()
+            self.connection.discard_free_sessions()
             fresh = self.connection.open_session()
             old, self.derive_session = self.derive_session, fresh
             self.derived.renew(fresh)
@@ -106,14 +106,14 @@ class Login(msgspec.Struct):
         if transport is not None:
             transport.session.close()
 
-    def forget(self, object_id: bytes) -> None:
+    def invalidate(self, object_id: bytes) -> None:
         """Drop the handle of the object, and take its derived keys out of use."""
-        self.objects.forget(object_id)
-        self.derived.forget(object_id)
+        self.objects.invalidate(object_id)
+        self.derived.invalidate(object_id)
 
     def close(self) -> None:
         """Destroy the derived keys, close every session and log out. No call may be under way."""
-        self.derived.end_all()
+        self.derived.retire_all()
         self.derived.destroy_retired()
         self.derive_session.close()
         if self.transport is not None:
@@ -167,7 +167,7 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
         but = _remembered(settings, serial, error)
         raise PinRefused(f"{port_error(error)}; it is not offered again{but}") from error
     with suppress(OSError):  # the PIN was right: whatever stands there is of another one
-        refused_pin.forget(settings.refused_pin)
+        refused_pin.clear(settings.refused_pin)
     try:
         _keep_token(settings)
         return _build(connection, settings, clock)
@@ -183,7 +183,7 @@ def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
     if error.function != "C_Login":
         return ""
     try:
-        refused_pin.remember(settings.refused_pin, serial, settings.pin, name_of(error.rv))
+        refused_pin.record(settings.refused_pin, serial, settings.pin, name_of(error.rv))
     except OSError as cause:
         return f" by this process, but the next one may offer it: {settings.refused_pin} cannot be written ({cause})"
     return ""

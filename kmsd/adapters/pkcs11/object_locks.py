@@ -23,7 +23,7 @@ class ObjectLocks:
         self._users: dict[bytes, int] = {}
         self._doomed: set[bytes] = set()
 
-    def begin(self, object_id: bytes | None, timeout: float) -> None:
+    def acquire(self, object_id: bytes | None, timeout: float) -> None:
         """Work with an object (None: with none) until `end`; first let one be destroyed whose end has begun."""
         if object_id is None:
             return
@@ -32,7 +32,7 @@ class ObjectLocks:
                 self._wait_until_spared(object_id, timeout)
             self._users[object_id] = self._users.get(object_id, 0) + 1
 
-    def try_begin(self, object_id: bytes) -> bool:
+    def try_acquire(self, object_id: bytes) -> bool:
         """Work with an object until `end`, unless its destruction has begun: then return False, without waiting."""
         with self._lock:
             if object_id in self._doomed:
@@ -40,7 +40,7 @@ class ObjectLocks:
             self._users[object_id] = self._users.get(object_id, 0) + 1
             return True
 
-    def end(self, object_id: bytes | None) -> None:
+    def release(self, object_id: bytes | None) -> None:
         """Work with it no more."""
         if object_id is None:
             return

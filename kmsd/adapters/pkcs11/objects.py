@@ -76,7 +76,7 @@ class Objects(Handles):
 
     # --- making -------------------------------------------------------------------------------------
 
-    def make_sealing_key(self, session: Session, object_id: bytes, algorithm: Algorithm) -> None:
+    def create_encryption_key(self, session: Session, object_id: bytes, algorithm: Algorithm) -> None:
         """Generate and prove an AES-256 object. Raises `TokenError` if it falls short; then it is destroyed."""
         role = SEALING[algorithm]
 
@@ -95,8 +95,8 @@ class Objects(Handles):
 
         self._entries[object_id] = self._made(session, object_id, (role,), generate, new_id=True)
 
-    def make_signing_pair(self, session: Session, object_id: bytes) -> None:
-        """Generate and prove an ECDSA P-256 pair, as `make_sealing_key` does."""
+    def create_signing_pair(self, session: Session, object_id: bytes) -> None:
+        """Generate and prove an ECDSA P-256 pair, as `create_encryption_key` does."""
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
             public_extras = {kind: value for kind, value in extras.items() if kind in SIGNING_PUBLIC.where_allowed}
@@ -113,7 +113,7 @@ class Objects(Handles):
 
         self._entries[object_id] = self._made(session, object_id, (SIGNING_PRIVATE, SIGNING_PUBLIC), generate)
 
-    def make_wrapping_pair(self, session: Session, object_id: bytes, bits: int) -> bytes:
+    def create_wrapping_pair(self, session: Session, object_id: bytes, bits: int) -> bytes:
         """Generate and prove an RSA pair that unwraps. Its public key, DER SubjectPublicKeyInfo."""
         entry = None if self._copies_refused else self._copied_pair(session, object_id, bits)
         if entry is None:
@@ -220,7 +220,7 @@ class Objects(Handles):
                     self._sweep(session, object_id)
                     entry = self._plainer(session, object_id, roles, generate, error)
                 else:
-                    self._prove(session, object_id, roles, entry)
+                    self._verify(session, object_id, roles, entry)
             except BaseException:
                 # Also where the module made the object and failed afterwards: nobody was promised it.
                 self._sweep(session, object_id)
@@ -242,7 +242,7 @@ class Objects(Handles):
         """
         entry = self._generated(generate, {})
         try:
-            self._prove(session, object_id, roles, entry)
+            self._verify(session, object_id, roles, entry)
         except AttributeMismatch as error:
             raise refusal from error
         self._extras_refused = True
@@ -255,7 +255,7 @@ class Objects(Handles):
         except PKCS11Error as error:
             raise of_binding(error) from error
 
-    def _prove(self, session: Session, object_id: bytes, roles: tuple[ObjectProfile, ...], entry: Entry) -> None:
+    def _verify(self, session: Session, object_id: bytes, roles: tuple[ObjectProfile, ...], entry: Entry) -> None:
         for role in roles:
             handle = entry.public if role.object_class is ObjectClass.PUBLIC_KEY else entry.handle
             values = self._raw.attributes(session.handle, handle, READ_BACK)
@@ -275,7 +275,7 @@ class Objects(Handles):
     def destroy(self, session: Session, object_id: bytes) -> None:
         """Destroy every object of the id, and see in a fresh session that none is left. None there is no error."""
         with self._search_lock():
-            self.forget(object_id)
+            self.invalidate(object_id)
             for _ in range(_DESTROY_CHECKS):
                 for handle in self._find(session, {Attribute.ID: object_id}):
                     try:

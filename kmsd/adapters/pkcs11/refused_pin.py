@@ -52,7 +52,7 @@ def check(path: Path | None, serial: str, pin: bytes) -> None:
         )
 
 
-def remember(path: Path | None, serial: str, pin: bytes, reason: str) -> None:
+def record(path: Path | None, serial: str, pin: bytes, reason: str) -> None:
     """Write the file; durable on return. Raises OSError."""
     if path is None:
         return
@@ -68,7 +68,7 @@ def remember(path: Path | None, serial: str, pin: bytes, reason: str) -> None:
     sync_folder(path.parent)
 
 
-def forget(path: Path | None) -> bool:
+def clear(path: Path | None) -> bool:
     """Remove the file. False if there was none. Raises OSError."""
     try:
         if path is None:

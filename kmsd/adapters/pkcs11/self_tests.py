@@ -41,7 +41,7 @@ class Probe(msgspec.Struct, frozen=True):
 
     mechanism: str
     loses: str
-    prove: Callable[[Login, Session], None]
+    run: Callable[[Login, Session], None]
     algorithm: Algorithm | None = None
 
 
@@ -74,7 +74,7 @@ def _test_key(login: Login, session: Session, value: bytes, *roles: Attribute) -
     return login.connection.raw.create(session.handle, template)
 
 
-def _prove_refusal(login: Login, session: Session, key: int) -> None:
+def _check_refusal(login: Login, session: Session, key: int) -> None:
     """A changed text must be refused, by whatever code."""
     tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
     try:
@@ -99,7 +99,7 @@ def _gcm(login: Login, session: Session) -> None:
             expect(again[:12] != sealed[:12], True)
             expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
         expect(raw.gcm_decrypt(handle, key, _GCM_IV, _GCM_SEALED, _GCM_AAD, at), _GCM_TEXT)
-        _prove_refusal(login, session, key)
+        _check_refusal(login, session, key)
     finally:
         raw.destroy(handle, key)
 
@@ -120,7 +120,7 @@ def _xaes(login: Login, session: Session) -> None:
         finally:
             login.derived.done(key)
     finally:
-        login.derived.forget(mark)
+        login.derived.invalidate(mark)
         login.derived.destroy_retired()
         raw.destroy(session.handle, base)
 
@@ -180,7 +180,7 @@ def probe(login: Login) -> Capabilities:
     lacking: list[tuple[str, str]] = []
     for row in PROBES:
         try:
-            login.connection.run(lambda session, row=row: row.prove(login, session))  # type: ignore[misc]
+            login.connection.run(lambda session, row=row: row.run(login, session))  # type: ignore[misc]
         except (CkrError, WrongAnswer, KeyError) as error:
             if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
                 raise TokenUnavailable(str(error)) from error

@@ -139,7 +139,7 @@ class SessionPool:
             self._lent -= 1
             self._idle.notify_all()
 
-    def drop_free_sessions(self) -> None:
+    def discard_free_sessions(self) -> None:
         """Close all sessions that are not in use: one was found dead, so the others are not trusted either."""
         with self._idle:
             dropped, self._free = self._free, []
@@ -165,17 +165,17 @@ class SessionPool:
 
     def close(self) -> None:
         """Close every session, the keeper last: that logs the process out where nobody else is logged in."""
-        self.drop_free_sessions()
+        self.discard_free_sessions()
         self.keeper.close()
 
     # --- proof --------------------------------------------------------------------------------------
 
-    def prove_identity(self) -> None:
+    def verify_identity(self) -> None:
         """Prove that the same token is in the slot. Raises `CkrError`."""
         if self.raw.token_identity(self.slot) != (self.info.label, self.info.serial):
             raise CkrError(Ckr.TOKEN_NOT_RECOGNIZED, "another token is in the slot")
 
-    def prove_login(self, session: Session) -> None:
+    def verify_login(self, session: Session) -> None:
         """Prove that the session is logged in. Raises `CkrError`."""
         if self.raw.session_state(session.handle) != _RW_USER_FUNCTIONS:
             raise CkrError(Ckr.USER_NOT_LOGGED_IN, "C_GetSessionInfo")

@@ -103,7 +103,7 @@ IMPORTED: Mapping[Algorithm, ObjectProfile] = {
     algorithm: replace(role, name=f"{role.name} (imported)", proofs={}) for algorithm, role in SEALING.items()
 }
 _UNWRAPS = (int(Mechanism.RSA_PKCS), int(Mechanism.RSA_PKCS_OAEP))
-# They are copies where the token makes copies (`Objects.make_wrapping_pair`), so CKA_COPYABLE stays as it is.
+# They are copies where the token makes copies (`Objects.create_wrapping_pair`), so CKA_COPYABLE stays as it is.
 WRAPPING_PRIVATE = ObjectProfile(
     name="wrapping",
     object_class=ObjectClass.PRIVATE_KEY,

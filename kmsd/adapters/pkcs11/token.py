@@ -200,7 +200,7 @@ class Pkcs11Token:
         _check_id(object_id)
 
         def make(login: Login) -> None:
-            login.connection.run(lambda session: login.objects.make_sealing_key(session, object_id, algorithm))
+            login.connection.run(lambda session: login.objects.create_encryption_key(session, object_id, algorithm))
             sync_folder(self._settings.token_dir_sync)
 
         await self._calls.on_thread("generate_key", object_id, make)
@@ -212,7 +212,7 @@ class Pkcs11Token:
             raise MechanismMissing("the token does not offer CKM_ECDSA")
 
         def make(login: Login) -> bytes:
-            login.connection.run(lambda session: login.objects.make_signing_pair(session, object_id))
+            login.connection.run(lambda session: login.objects.create_signing_pair(session, object_id))
             sync_folder(self._settings.token_dir_sync)
             return login.connection.run(lambda session: login.objects.point(session, object_id))
 
@@ -261,7 +261,7 @@ class Pkcs11Token:
 
         def destroy(login: Login) -> None:
             with self._link.locks.destroying(object_id, self._settings.deadline):
-                login.forget(object_id)
+                login.invalidate(object_id)
                 login.derived.destroy_retired()
                 login.connection.run(lambda session: login.objects.destroy(session, object_id))
             # A token that is away shows no objects either.
@@ -291,13 +291,13 @@ class Pkcs11Token:
 
     # --- the port: life -----------------------------------------------------------------------------
 
-    def forget(self, object_id: bytes) -> None:
+    def invalidate(self, object_id: bytes) -> None:
         """Drop every handle and derived key of this object from memory, now; the token destroys them at once after."""
         epoch = self._link.login
         if epoch is not None:
-            epoch.forget(object_id)
+            epoch.invalidate(object_id)
             if epoch.derived.retired_count:
-                self._chore(self._bury(epoch))
+                self._chore(self._destroy_retired(epoch))
 
     async def check(self) -> None:
         """Prove that the token is there and logged in: read the sentinel, and now and then work with it."""
@@ -327,7 +327,7 @@ class Pkcs11Token:
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    async def _bury(self, login: Login) -> None:
+    async def _destroy_retired(self, login: Login) -> None:
         try:
             await self._calls.workers.run(login.derived.destroy_retired, deadline=self._settings.deadline)
         except (CkrError, TokenError) as error:
@@ -341,7 +341,7 @@ class Pkcs11Token:
             if epoch is not None:
                 epoch.derived.sweep()
                 if epoch.derived.retired_count:
-                    await self._bury(epoch)
+                    await self._destroy_retired(epoch)
 
 
 def _check_id(object_id: bytes) -> None:

@@ -42,16 +42,16 @@ _MESSAGE_KEY_TEMPLATE = session_key(KeyType.AES, 32, (Attribute.ENCRYPT, Attribu
 class DerivedKey:
     """A message key in the token. Held from `DerivedKeys.for_…` until `DerivedKeys.done`."""
 
-    __slots__ = ("born", "ended", "handle", "messages", "object_id", "prefix", "users")
+    __slots__ = ("derived_at", "handle", "messages", "object_id", "prefix", "retired", "users")
 
     def __init__(self, object_id: bytes, prefix: bytes, handle: int, born: float) -> None:
         self.object_id = object_id
         self.prefix = prefix
         self.handle = handle
-        self.born = born
+        self.derived_at = born
         self.messages = 0
         self.users = 0
-        self.ended = False
+        self.retired = False
 
 
 class DerivedKeys:
@@ -93,7 +93,7 @@ class DerivedKeys:
             if key is None:
                 self.misses += 1
                 return None
-            if key.messages >= self._messages or self._clock() - key.born >= self._age:
+            if key.messages >= self._messages or self._clock() - key.derived_at >= self._age:
                 del self._sealing[object_id]
                 self.misses += 1
                 return None
@@ -110,8 +110,8 @@ class DerivedKeys:
             if key is None:
                 self.misses += 1
                 return None
-            if self._clock() - key.born >= self._age:
-                self._end(key)
+            if self._clock() - key.derived_at >= self._age:
+                self._retire(key)
                 self.misses += 1
                 return None
             self._used(key)
@@ -128,7 +128,7 @@ class DerivedKeys:
         """Let go of a held key."""
         with self._lock:
             key.users -= 1
-            if key.ended and key.users == 0:
+            if key.retired and key.users == 0:
                 self._retired.append(key)
 
     # --- deriving -----------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class DerivedKeys:
         key = DerivedKey(object_id, prefix, handle, self._clock())
         with self._lock:
             key.users = 1
-            key.ended = on_trial
+            key.retired = on_trial
             if not on_trial:
                 self._keep(key, to_seal=to_seal)
         self.destroy_retired()
@@ -159,20 +159,20 @@ class DerivedKeys:
     def keep(self, key: DerivedKey) -> None:
         """Keep a held key that was derived on trial."""
         with self._lock:
-            key.ended = False
+            key.retired = False
             self._keep(key, to_seal=False)
 
     def _keep(self, key: DerivedKey, *, to_seal: bool) -> None:
         twin = self._opening.get((key.object_id, key.prefix))
         if twin is not None:
             # Another thread derived the same key meanwhile; whoever holds it may finish with it.
-            self._end(twin)
+            self._retire(twin)
         self._opening[key.object_id, key.prefix] = key
         if to_seal:
             key.messages = 1
             self._sealing[key.object_id] = key
         while len(self._opening) > self._count:
-            self._end(next(iter(self._opening.values())))
+            self._retire(next(iter(self._opening.values())))
 
     def _subkey(self, base: int) -> bytes:
         handle = self._raw.derive_by_ecb(self._session.handle, base, bytes(_BLOCK), _L_TEMPLATE)
@@ -184,38 +184,38 @@ class DerivedKeys:
 
     # --- ending -------------------------------------------------------------------------------------
 
-    def _end(self, key: DerivedKey) -> None:
+    def _retire(self, key: DerivedKey) -> None:
         """Take a key out of use. The lock is held."""
         self._opening.pop((key.object_id, key.prefix), None)
         if self._sealing.get(key.object_id) is key:
             del self._sealing[key.object_id]
-        if not key.ended:
-            key.ended = True
+        if not key.retired:
+            key.retired = True
             if key.users == 0:
                 self._retired.append(key)
 
-    def forget(self, object_id: bytes) -> None:
+    def invalidate(self, object_id: bytes) -> None:
         """Take every derived key of the object out of use, now. `destroy_retired` destroys them."""
         with self._lock:
             for key in [key for key in self._opening.values() if key.object_id == object_id]:
-                self._end(key)
+                self._retire(key)
 
     def sweep(self) -> None:
         """Take every key out of use whose time is over."""
         with self._lock:
             now = self._clock()
-            for key in [key for key in self._opening.values() if now - key.born >= self._age]:
-                self._end(key)
+            for key in [key for key in self._opening.values() if now - key.derived_at >= self._age]:
+                self._retire(key)
 
-    def end_all(self) -> None:
+    def retire_all(self) -> None:
         """Take every key out of use."""
         with self._lock:
             for key in list(self._opening.values()):
-                self._end(key)
+                self._retire(key)
 
     def renew(self, session: Session) -> None:
         """Go on with another session, since this one may be dead, and every key with it."""
-        self.end_all()
+        self.retire_all()
         with self._deriving:
             self._session = session
             self._retired.clear()

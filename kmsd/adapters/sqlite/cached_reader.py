@@ -1,12 +1,12 @@
-"""What a process remembers of the store, and when it forgets it.
+"""Cache of the store in one process, and its invalidation.
 
-The rule: before each request the WAL index is looked at and, if it is not as it was, `PRAGMA data_version` asked.
-If any other connection has committed since (also this process's own writing connection), the new rows of the table
-`change`, which triggers fill, name what to forget: a key id (the key, its grants and tags), `alias` (all aliases),
-`identity` (all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams),
-`object:<id>` (an object in the token that is doomed: `on_object_destroying` is told, so that what was derived from it goes as
-well). If rows were trimmed before they were seen, everything is forgotten. Absent things are not remembered. Each kind
-is bounded; the oldest goes first.
+Before each request the process reads the WAL index and, if it differs, asks `PRAGMA data_version`. If any other
+connection has committed since (this process's own writing connection included), the new rows of the table `change`,
+which triggers fill, name what is invalid: a key id (the key, its grants and tags), `alias` (all aliases), `identity`
+(all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams), `object:<id>` (a
+token object that is being destroyed: `on_object_destroying` is called, so that keys derived from it are invalidated
+too). If rows were trimmed before they were read, everything is invalid. Absent rows are not cached. Each kind is
+bounded; the oldest entry is evicted first.
 """
 
 from __future__ import annotations
@@ -70,21 +70,21 @@ class CachedReader(SqliteReader):
             return
         changes = self._all("SELECT seq, subject FROM change WHERE seq > ? ORDER BY seq", self._seen)
         if self._version is None or (changes and changes[0][0] != self._seen + 1):
-            self._forget_all()
+            self._invalidate_all()
         for _, subject in changes:
-            self._forget(subject)
+            self._invalidate(subject)
         if changes:
             self._seen = changes[-1][0]
         self._version = version
 
-    def _forget_all(self) -> None:
+    def _invalidate_all(self) -> None:
         for memory in (self._keys, self._grants_by_key, self._tags, self._aliases, self._access_keys, self._roles):
             memory.clear()
         self._service_keys = self._session_mac = None
         self._log_groups.clear()
         self._log_streams.clear()
 
-    def _forget(self, subject: str) -> None:
+    def _invalidate(self, subject: str) -> None:
         match subject:
             case "alias":
                 self._aliases.clear()

@@ -231,7 +231,7 @@ class LogGroupStatements(LogGroupQueries):
             "INSERT INTO log_dead_group (group_id, deleted_at) VALUES (?, ?)", group.group_id, row_mapping.micros(now)
         )
 
-    async def forget_dead_log_group(self, group_id: bytes) -> None:
+    async def purge_dead_log_group(self, group_id: bytes) -> None:
         self._write("DELETE FROM log_dead_group WHERE group_id = ?", group_id)
 
     async def put_log_group_tags(self, group_id: bytes, tags: Mapping[str, str]) -> None:
@@ -263,7 +263,7 @@ class LogGroupStatements(LogGroupQueries):
             "INSERT INTO log_dead_stream (group_id, stream_id) VALUES (?, ?)", stream.group_id, stream.stream_id
         )
 
-    async def forget_dead_log_streams(self, group_id: bytes, stream_ids: Sequence[bytes]) -> None:
+    async def purge_dead_log_streams(self, group_id: bytes, stream_ids: Sequence[bytes]) -> None:
         for stream_id in stream_ids:
             self._write("DELETE FROM log_dead_stream WHERE group_id = ? AND stream_id = ?", group_id, stream_id)
 
@@ -297,7 +297,7 @@ class LogGroupStatements(LogGroupQueries):
             query.kms_key,
         )
 
-    async def end_log_query(self, query: StoredQuery) -> bool:
+    async def complete_log_query(self, query: StoredQuery) -> bool:
         changed = self._write(
             "UPDATE log_query SET status = ?, ended_at = ?, statistics = ?, kms_key = ? "
             "WHERE query_id = ? AND status = 'Running'",

@@ -45,7 +45,7 @@ def check(path: Path) -> None:
         raise StoreUnfit(f"{path} is damaged: {found[0] if found != ['ok'] else f'dangling row in {broken[0]}'}")
 
 
-def make_ready(path: Path) -> list[bytes]:
+def prepare(path: Path) -> list[bytes]:
     """Let a copy serve: bring its schema up to date, and drop the intents in it. Their object ids.
 
     An intent may have become a key after the copy was made. Were its row still here, reconcile would destroy the

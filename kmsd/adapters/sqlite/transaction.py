@@ -190,7 +190,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
             ),
         )
 
-    async def give_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
+    async def assign_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
         self._swap(
             f"wrapping key {object_id.hex()}",
             "UPDATE wrapping_key SET key_id = ?, expires_at = ? WHERE object_id = ? AND key_id IS NULL",
@@ -208,7 +208,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
         row = self._one("SELECT failures FROM wrapping_key WHERE object_id = ?", object_id)
         return 0 if row is None else int(row[0])
 
-    async def forget_wrapping_key(self, object_id: bytes) -> None:
+    async def delete_wrapping_key(self, object_id: bytes) -> None:
         self._swap(f"wrapping key {object_id.hex()}", "DELETE FROM wrapping_key WHERE object_id = ?", object_id)
 
     async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
@@ -254,7 +254,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
             ),
         )
 
-    async def forget_material(self, material_id: bytes) -> None:
+    async def delete_material(self, material_id: bytes) -> None:
         self._swap("material", "DELETE FROM material WHERE material_id = ?", material_id)
 
     async def delete_key(self, key_id: str) -> None:
@@ -298,7 +298,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
     async def delete_grant(self, grant_id: str) -> None:
         self._swap(f"grant {grant_id}", "DELETE FROM grant_ WHERE grant_id = ?", grant_id)
 
-    async def take_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+    async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         for (held_by,) in self._all("SELECT holder FROM lease WHERE name = ?", name):
             if self._makers.is_gone(_maker_in(held_by)):
                 self._run("DELETE FROM lease WHERE name = ?", name)
@@ -314,7 +314,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
         )
         return changed == 1
 
-    async def give_up_lease(self, name: str, holder: str) -> None:
+    async def release_lease(self, name: str, holder: str) -> None:
         self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, self._holder(holder))
 
     def _holder(self, holder: str) -> str:

@@ -32,10 +32,10 @@ def add_to(commands: Any) -> None:
         action="store_true",
         help="leave SoftHSM2's files out (a real token's own backup is its vendor's in any case)",
     )
-    command.set_defaults(run=run, beforehand=make_folder)
+    command.set_defaults(run=run, beforehand=create_folder)
 
 
-def make_folder(config: Config, options: argparse.Namespace) -> None:
+def create_folder(config: Config, options: argparse.Namespace) -> None:
     """Make the folder that is named and missing, for the user that the data belong to. Raises `CommandError`."""
     target = Path(options.target).absolute()
     if target.exists() or (target.suffix and not options.target.endswith("/")):

@@ -47,10 +47,10 @@ def add_to(commands: Any) -> None:
         "--beside", action="store_true", help="although the token holds kmsd's objects of another database"
     )
     add_output(command)
-    command.set_defaults(run=run, beforehand=make_data_dir)
+    command.set_defaults(run=run, beforehand=create_data_dir)
 
 
-def make_data_dir(config: Config, options: argparse.Namespace) -> None:
+def create_data_dir(config: Config, options: argparse.Namespace) -> None:
     """As root, make a missing data directory for the user of kmsd.service, if that reads this configuration.
 
     Everything else is then made as that user. Raises `ConfigError`, `CommandError`.
@@ -76,7 +76,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     if options.administrator is not None:
         check_name(options.administrator)
     require_client_url(config, options)
-    _make_folders(config)
+    _create_folders(config)
     if not config.database.exists():
         if not options.beside:
             await _require_token_of_nobody(config)
@@ -96,7 +96,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-def _make_folders(config: Config) -> None:
+def _create_folders(config: Config) -> None:
     """Raises `ConfigError`."""
     for folder, mode in ((config.data_dir, 0o700), (config.audit_dir, 0o750)):
         try:
@@ -129,7 +129,7 @@ async def _provision(
     reader, now = await components.store.read(), SystemClock().now()
     user, name = await _administrator(reader, config, options)
     before = len(await reader.service_keys())
-    await provisioning.make_service_keys(components.store, components.token, now, [SERVICE_KEY])
+    await provisioning.create_service_keys(components.store, components.token, now, [SERVICE_KEY])
     await components.enable_signing()
     made_keys = len(await (await components.store.read()).service_keys()) > before
     if user is None:

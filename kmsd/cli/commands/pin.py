@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
 
 async def retry_pin(config: Config, _: argparse.Namespace) -> int:
     """Forget the refusals. Needs neither token nor PIN. Raises OSError."""
-    removed = [name for name in ("token", "import-token") if refused_pin.forget(refused_pin_file(config, name))]
+    removed = [name for name in ("token", "import-token") if refused_pin.clear(refused_pin_file(config, name))]
     for name in removed:
         print(f"the PIN of {name.replace('-', ' ')} is offered once more at the next start")
     if not removed:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kmsd.config.reload_verdict import Outcome, Told, now, read_verdict, verdict_path
+from kmsd.config.reload_verdict import Outcome, ReloadVerdict, now, read_verdict, verdict_path
 from kmsd.exit_codes import EXIT_CONFIG
 
 PATIENCE_SECONDS = 110.0
@@ -40,7 +40,7 @@ def reload(_: argparse.Namespace) -> int:
     return 1
 
 
-def _verdict(main: int, path: Path, since: int) -> Told | None:
+def _verdict(main: int, path: Path, since: int) -> ReloadVerdict | None:
     """The daemon's word; None if it has ended, or says nothing in time."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:

@@ -67,7 +67,7 @@ class Findings(msgspec.Struct, frozen=True):
     manifest: Manifest
     compared: TokenComparison
     trails: TrailComparison
-    taken: list[Revocation]
+    revoked: list[Revocation]
 
 
 def add_to(commands: Any) -> None:
@@ -196,17 +196,17 @@ def _token_files(root: Path, stage: Path) -> Iterator[None]:
 
 async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
     """Compare, judge, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
-    intents = len(snapshot.make_ready(stage / DATABASE))
+    intents = len(snapshot.prepare(stage / DATABASE))
     if not options.with_token:
         async with _open_token(config) as token:
             compared = await token_match.compare(stage / DATABASE, token, manifest)
-            findings = _judged(config, options, stage, manifest, compared, intents=intents)
+            findings = _checked(config, options, stage, manifest, compared, intents=intents)
             await _put_in_place(config, options, stage, findings, token)
         return
     root = _token_root(config, manifest)
     _require_proof(config, options, manifest)
     compared = await softhsm_trial.compare(config, stage, manifest)
-    findings = _judged(config, options, stage, manifest, compared, intents=intents)
+    findings = _checked(config, options, stage, manifest, compared, intents=intents)
     with _token_files(root, stage):
         async with _open_token(config) as token:
             # The configuration may name another token than the one that was tried.
@@ -224,7 +224,7 @@ async def _open_token(config: Config) -> AsyncIterator[Pkcs11Token]:
         await token.close()
 
 
-def _judged(
+def _checked(
     config: Config,
     options: argparse.Namespace,
     stage: Path,
@@ -243,14 +243,14 @@ def _judged(
         since = datetime.fromisoformat(manifest.snapshot_at)
         taken = trails.revocations_since(config.audit_dir, since, compared.key_ids)
     findings = Findings(manifest, compared, found, taken)
-    _tell(findings, intents)
-    _judge(config, options, findings)
+    _report(findings, intents)
+    _check(config, options, findings)
     if options.check:
         raise Checked
     return findings
 
 
-def _tell(findings: Findings, intents: int) -> None:
+def _report(findings: Findings, intents: int) -> None:
     compared = findings.compared
     print("ok   the token is the one of this backup")
     _list("FAIL", [f"{item.kind} {item.object_id.hex()} in the token: {item.problem}" for item in compared.unfit])
@@ -261,7 +261,7 @@ def _tell(findings: Findings, intents: int) -> None:
         print(f"note {intents} keys were being made when the backup was: they are not in it")
     if compared.destroying:
         print(f"note {compared.destroying} objects were being destroyed: the daemon carries that out")
-    _list("LIVE", [f"comes back: {item}" for item in findings.taken])
+    _list("LIVE", [f"comes back: {item}" for item in findings.revoked])
 
 
 def _list(verdict: str, texts: list[str]) -> None:
@@ -271,7 +271,7 @@ def _list(verdict: str, texts: list[str]) -> None:
         print(f"{verdict} and {len(texts) - MAX_SHOWN} more")
 
 
-def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> None:
+def _check(config: Config, options: argparse.Namespace, findings: Findings) -> None:
     """Raises `Refused` for what was not accepted."""
     if findings.compared.unfit and options.with_token:
         raise Refused("the token in this backup holds objects that the daemon did not make so (FAIL, above)")
@@ -281,15 +281,15 @@ def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> N
             f"{len(findings.compared.missing)} objects are not in the token: their keys would be Unavailable. "
             "Restore the token first, or accept it with --accept-missing"
         )
-    if findings.taken and not options.accept_revived:
+    if findings.revoked and not options.accept_revived:
         wanted.append(
-            f"{len(findings.taken)} acts that took something away would be undone (LIVE, above). "
+            f"{len(findings.revoked)} acts that took something away would be undone (LIVE, above). "
             "Do them again afterwards, and accept it with --accept-revived"
         )
     if not findings.trails.goes_further and not options.accept_rollback:
         keys = REVIVED_KEYS if options.with_token else ""
         wanted.append(ROLLED_BACK.format(directory=config.audit_dir, keys=keys) + " with --accept-rollback")
-    if findings.trails.standing is Relation.OTHER and not (options.replace or options.check):
+    if findings.trails.relation is Relation.OTHER and not (options.replace or options.check):
         wanted.append(f"{config.audit_dir} holds another trail: --replace moves it aside")
     if wanted and not options.check:
         raise Refused("\n".join(wanted))
@@ -297,7 +297,7 @@ def _judge(config: Config, options: argparse.Namespace, findings: Findings) -> N
         print(f"note {text}")
 
 
-async def _settle_database(stage: Path, findings: Findings, token: Pkcs11Token) -> Signer:
+async def _finish_database(stage: Path, findings: Findings, token: Pkcs11Token) -> Signer:
     """Have the staged database say which objects are missing; who signs the trail. Raises `ConfigError`."""
     store = SqliteStore(stage / DATABASE)
     try:
@@ -315,17 +315,17 @@ async def _put_in_place(
 ) -> None:
     """The trail first, so that all that follows is recorded; the database last. Raises OSError, `AuditUnavailable`."""
     clock, manifest = SystemClock(), findings.manifest
-    signer = await _settle_database(stage, findings, token)
+    signer = await _finish_database(stage, findings, token)
     aside: list[Path | None] = []
-    if findings.trails.standing is not Relation.CONTINUES:
+    if findings.trails.relation is not Relation.CONTINUES:
         aside.append(install.set_aside(install.trail_files(config.audit_dir), config.audit_dir, clock.now()))
         install.place_trail(stage / "audit", config.audit_dir)
-    await _tell_trails(config, signer, manifest, lost=not findings.trails.goes_further)
+    await _report_trails(config, signer, manifest, lost=not findings.trails.goes_further)
     parameters = {
         "backupId": manifest.backup_id,
         "snapshotAt": manifest.snapshot_at,
         "withToken": options.with_token,
-        "trail": findings.trails.standing.value,
+        "trail": findings.trails.relation.value,
     }
     sink = await open_trail(config, "cli", signer, clock)
     try:
@@ -337,7 +337,7 @@ async def _put_in_place(
                 "missing": len(findings.compared.missing),
                 "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MAX_SHOWN]],
                 "unknown": len(findings.compared.unknown),
-                "undone": len(findings.taken),
+                "undone": len(findings.revoked),
             }
     finally:
         await sink.close()
@@ -346,7 +346,7 @@ async def _put_in_place(
     print(f"ok   restored to {manifest.snapshot_at}")
 
 
-async def _tell_trails(config: Config, signer: Signer, manifest: Manifest, *, lost: bool) -> None:
+async def _report_trails(config: Config, signer: Signer, manifest: Manifest, *, lost: bool) -> None:
     """A signed line in every chain. Raises `AuditUnavailable`.
 
     What it had after the backup is no longer in it, if `lost`; checkpoints of that time, kept elsewhere, tell of it.

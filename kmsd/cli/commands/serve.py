@@ -45,7 +45,7 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         # Half of what the parent would have to import, for those who want it.
         from kmsd.metrics.server import watched  # noqa: PLC0415
 
-        async with watched(lambda: pool.accepted.config, lambda: daemon.reloads, for_metrics) as pool.metrics:
+        async with watched(lambda: pool.snapshot.config, lambda: daemon.reloads, for_metrics) as pool.metrics:
             return await daemon.run()
 
 

@@ -50,7 +50,7 @@ class _Distinct(Aggregate):
     def add(self, row: Record) -> None:
         value = self._of(row)
         if value is not None and (shown := text(value)) not in self._seen:
-            self._budget.take(weight(shown))
+            self._budget.reserve(weight(shown))
             self._seen.add(shown)
 
     def result(self) -> Value:
@@ -107,7 +107,7 @@ class _Extreme(Aggregate):
         place = order(row.get("@timestamp") if self._by_time else value)
         if self._best is None or (place > self._best[0] if self._largest else place < self._best[0]):
             weighs = weight(value) + weight(place[2])
-            self._budget.take(weighs - self._weight)
+            self._budget.reserve(weighs - self._weight)
             self._weight = weighs
             self._best = (place, value)
 
@@ -126,7 +126,7 @@ class _Percentile(Aggregate):
     def add(self, row: Record) -> None:
         value = number(self._of(row))
         if value is not None:
-            self._budget.take(_VALUE_BYTES)
+            self._budget.reserve(_VALUE_BYTES)
             self._values.append(float(value))
             if len(self._values) >= self._sort_at:
                 # Little by little: what is sorted already is merged, and no single sort takes long.

@@ -129,7 +129,7 @@ class Stats(Stage):
         key = tuple(map(text, values))
         known = self._groups.get(key)
         if known is None:
-            self._budget.take(_GROUP_BYTES + _AGGREGATE_BYTES * len(self._results) + 2 * sum(map(weight, key)))
+            self._budget.reserve(_GROUP_BYTES + _AGGREGATE_BYTES * len(self._results) + 2 * sum(map(weight, key)))
             made = Record()
             made.fields.update(zip((column.text for column in self._by), values, strict=True))
             known = self._groups[key] = (made, [make(self._budget) for _, make in self._results])
@@ -167,10 +167,10 @@ class Sort(Stage):
         key = b"".join([_place(one.evaluate(row), descending=one.descending) for one in self._keys])
         weighs = len(key) + row.rest()
         try:
-            self._budget.take(weighs)
+            self._budget.reserve(weighs)
         except TooLarge:
             self._cut()
-            self._budget.take(weighs)
+            self._budget.reserve(weighs)
         self._rows.append((key, row, weighs))
         self._unsorted += 1
         if self._unsorted >= MAX_UNSORTED:
@@ -235,7 +235,7 @@ class Dedup(Stage):
         key = tuple(text(column(row)) for column in self._columns)
         if key in self._seen:
             return ()
-        self._budget.take(_AGGREGATE_BYTES + sum(map(weight, key)))
+        self._budget.reserve(_AGGREGATE_BYTES + sum(map(weight, key)))
         self._seen.add(key)
         return (row,)
 

@@ -129,7 +129,7 @@ class Run(msgspec.Struct):
         if self.pointers and PTR not in self.columns:
             shown.append((PTR, text(row.get(PTR))))
         weighs = weight("") + sum(weight(value) for _, value in shown)
-        self.budget.take(weighs)
+        self.budget.reserve(weighs)
         self.held += weighs
         self.results.append(shown)
 

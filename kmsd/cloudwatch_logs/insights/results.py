@@ -117,11 +117,11 @@ def chunks_of(content: bytes, version: int) -> list[Chunk]:
 
 async def seal_text(reader: Reader, token: Token, query_id: str, query: str) -> bytes:
     """The query's text: it may quote events."""
-    box = await ServiceSealer.of(reader, token, SERVICE_KEY)
-    return await box.seal(_PURPOSE, query_id, query.encode())
+    sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
+    return await sealer.encrypt(_PURPOSE, query_id, query.encode())
 
 
 async def open_text(reader: Reader, token: Token, query_id: str, sealed: bytes) -> str:
     """The inverse of `seal_text`."""
-    box = await ServiceSealer.of(reader, token, SERVICE_KEY)
-    return (await box.open(_PURPOSE, query_id, sealed)).decode()
+    sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
+    return (await sealer.decrypt(_PURPOSE, query_id, sealed)).decode()

@@ -84,13 +84,13 @@ class QueryRunner(msgspec.Struct):
         run = task.plan.run(task.most, multiple_groups=len(task.groups) > 1, budget=budget)
         progress = _Progress(run, budget, in_thread=task.plan.grows and task.plan.instructions > 0)
         try:
-            await self._end(task, progress, await self._carry_out(task, progress))
+            await self._complete(task, progress, await self._carry_out(task, progress))
         except asyncio.CancelledError:
-            await self._end(task, progress, FAILED)
+            await self._complete(task, progress, FAILED)
             raise
         except Exception as exc:  # noqa: BLE001 (the results cannot be sealed or stored: then there are none)
             _report(exc)
-            await self._end(task, progress, FAILED)
+            await self._complete(task, progress, FAILED)
         finally:
             budget.close()
 
@@ -98,7 +98,7 @@ class QueryRunner(msgspec.Struct):
         """Carry out the query. Returns the status with which it ends."""
         try:
             async with asyncio.timeout(QUERY_SECONDS):
-                await self._look(task, progress)
+                await self._check_cancelled(task, progress)
                 await self._in_slices(task, progress, progress.run.ending())
         except TimeoutError:
             return TIMEOUT
@@ -109,7 +109,7 @@ class QueryRunner(msgspec.Struct):
             return FAILED
         return COMPLETE
 
-    async def _look(self, task: QueryTask, progress: _Progress) -> None:
+    async def _check_cancelled(self, task: QueryTask, progress: _Progress) -> None:
         """Show the query all events, the newest first."""
         for group in task.groups:
             reading = EventReader(self.logs, self.store, group, self.now(), budget=progress.budget)
@@ -146,7 +146,7 @@ class QueryRunner(msgspec.Struct):
         if known is None or known.status != RUNNING:
             raise _Cancelled
 
-    async def _end(self, task: QueryTask, progress: _Progress, status: str) -> None:
+    async def _complete(self, task: QueryTask, progress: _Progress, status: str) -> None:
         query_id, now = task.query.query_id, self.now()
         kms_key = None
         if status == COMPLETE:
@@ -164,7 +164,7 @@ class QueryRunner(msgspec.Struct):
         )
         ended = replace(task.query, status=status, ended_at=now, statistics=statistics, kms_key=kms_key)
         async with self.store.write() as transaction:
-            was_running = await transaction.end_log_query(ended)
+            was_running = await transaction.complete_log_query(ended)
         if not was_running:
             await self.logs.segments.delete_result(query_id)
 
@@ -201,5 +201,5 @@ def _pack(progress: _Progress, *, at_least: int) -> None:
     if len(run.results) < at_least and run.held < BYTES_A_CHUNK:
         return
     chunk = results.packed(run.drain())
-    progress.budget.take(results.COPIES * len(chunk.rows))
+    progress.budget.reserve(results.COPIES * len(chunk.rows))
     progress.chunks.append(chunk)

@@ -76,13 +76,13 @@ class AuditCopy(msgspec.Struct):
                 await self.run_once()
                 self._last_logged = ""
             except (StoreError, TokenError, SegmentsError, AuditUnavailable) as exc:
-                self._tell(f"{type(exc).__name__}: {exc}")
+                self._log_once(f"{type(exc).__name__}: {exc}")
             except Exception:
                 # A fault here must not end the copying for good; nothing is lost meanwhile, the trail has it.
                 log.exception("copy of the audit trail failed")
             await asyncio.sleep(1 - self.logs.now().timestamp() % 1 + POLL_OFFSET_SECONDS)
 
-    def _tell(self, problem: str) -> None:
+    def _log_once(self, problem: str) -> None:
         """Once, not every second."""
         if problem != self._last_logged:
             log.warning("copy of the audit trail put off", detail=problem)

@@ -59,15 +59,15 @@ async def run_once(store: LogStore, segments: Segments, now: datetime) -> Retent
     for group_id in oldest.keys() | dead_streams.keys():
         try:
             before, dead = oldest.get(group_id, 0), dead_streams.get(group_id, frozenset())
-            await _drop(store, segments, group_id, report, before=before, dead=dead)
+            await _apply_retention(store, segments, group_id, report, before=before, dead=dead)
         except (StoreError, SegmentsError) as exc:
             report.failed.append(f"{group_id.hex()}: {exc}")
     await _remove_groups(store, segments, now, report)
-    await _forget_queries(store, segments, now, report)
+    await _delete_queries(store, segments, now, report)
     return report
 
 
-async def _drop(
+async def _apply_retention(
     store: LogStore,
     segments: Segments,
     group_id: bytes,
@@ -84,7 +84,7 @@ async def _drop(
     gone = dead - segments.summaries(group_id).keys()
     if gone:
         async with store.write() as transaction:
-            await transaction.forget_dead_log_streams(group_id, tuple(gone))
+            await transaction.purge_dead_log_streams(group_id, tuple(gone))
 
 
 async def _remove_groups(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
@@ -95,14 +95,14 @@ async def _remove_groups(store: LogStore, segments: Segments, now: datetime, rep
             await segments.delete_group(group_id)
             if group_id in settled:
                 async with store.write() as transaction:
-                    await transaction.forget_dead_log_group(group_id)
+                    await transaction.purge_dead_log_group(group_id)
         except (StoreError, SegmentsError) as exc:
             report.failed.append(f"{group_id.hex()}: {exc}")
         else:
             report.removed.append(group_id.hex())
 
 
-async def _forget_queries(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
+async def _delete_queries(store: LogStore, segments: Segments, now: datetime, report: RetentionReport) -> None:
     reader = await store.read()
     for query_id in await reader.old_log_queries(now - RESULTS_KEPT, BATCH):
         try:

@@ -43,7 +43,7 @@ async def handle(request: Request, call: Call) -> Response:
     account = call.caller.account
     prefix, containing = request.log_group_name_prefix or "", request.log_group_name_pattern or ""
     filters = {"prefix": prefix, "containing": containing, "class": request.log_group_class or ""}
-    pager = Pager(await call.service_box(), f"DescribeLogGroups {account}", filters, request.limit)
+    pager = Pager(await call.service_sealer(), f"DescribeLogGroups {account}", filters, request.limit)
     after = await pager.start(request.next_token)
     groups = await reader_of(call).log_groups_after(
         account, after, request.limit + 1, prefix=prefix, containing=containing

@@ -48,7 +48,7 @@ async def handle(request: Request, call: Call) -> Response:
         "order": request.order_by,
         "descending": str(request.descending),
     }
-    pager = Pager(await call.service_box(), f"DescribeLogStreams {group.group_id.hex()}", filters, request.limit)
+    pager = Pager(await call.service_sealer(), f"DescribeLogStreams {group.group_id.hex()}", filters, request.limit)
     after = await pager.start(request.next_token)
     summaries = service_of(call).segments.summaries(group.group_id)
     if request.order_by == BY_TIME:

@@ -38,7 +38,7 @@ async def handle(request: Request, call: Call) -> Response:
         return Response([])
     account = call.caller.account
     filters = {"group": request.log_group_name or "", "status": request.status or ""}
-    pager = Pager(await call.service_box(), f"DescribeQueries {account}", filters, request.max_results)
+    pager = Pager(await call.service_sealer(), f"DescribeQueries {account}", filters, request.max_results)
     after = await pager.start(request.next_token)
     # A query that lost its process is still stored as running.
     stored_as = RUNNING if request.status == TIMEOUT else request.status

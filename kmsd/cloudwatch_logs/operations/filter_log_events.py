@@ -99,7 +99,7 @@ async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) 
     complete = True
     async for run in reading.events(wanted, after=after, before=before):
         found, last = await search.look(run)
-        if not page.take(found):
+        if not page.add(found):
             reached, complete = page.events[-1], False
             break
         reached = last

@@ -55,7 +55,7 @@ async def handle(request: Request, call: Call) -> Response:
     page = EventPage(request.limit)
     most = PageBudget(request.limit, MAX_BYTES)
     async for run in reading.events(wanted, after=after, before=before, most=most):
-        if not page.take(run):
+        if not page.add(run):
             break
     events = page.events[::-1] if backwards else page.events
     # Each has been rendered when its frame was opened: what the declaration says is what its text holds.

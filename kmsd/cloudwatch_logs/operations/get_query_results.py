@@ -68,13 +68,13 @@ async def handle(request: Request, call: Call) -> Response:
 async def _page(request: Request, call: Call, query: StoredQuery, budget: Budget) -> Response:
     subject = log_results.subject_of(call.dependencies.arns, ResultsKey(query.account))
     stored = await service_of(call).segments.get_result(query.query_id)
-    budget.take(len(stored))
+    budget.reserve(len(stored))
     chunks = await log_results.open_rows(
         service_of(call), reader_of(call), subject, query.query_id, stored, now=call.now
     )
-    budget.take(sum(len(chunk.rows) for chunk in chunks))
+    budget.reserve(sum(len(chunk.rows) for chunk in chunks))
     limit = request.max_items or MAX_PAGE
-    pager = Pager(await call.service_box(), f"GetQueryResults {query.query_id}", {}, limit)
+    pager = Pager(await call.service_sealer(), f"GetQueryResults {query.query_id}", {}, limit)
     begin = int(await pager.start(request.next_token or None) or 0)
     rows = await _shown(chunks, begin, begin + limit + 1, budget)
     page = await pager.cut(list(enumerate(rows, begin + 1)), lambda item: str(item[0]))
@@ -91,7 +91,7 @@ async def _shown(chunks: Sequence[Chunk], begin: int, end: int, budget: Budget) 
         if first < end and first + chunk.number > begin:
             for row in chunk.decoded()[max(begin - first, 0) : end - first]:
                 shown = _encode([shapes.ResultField(name, value) for name, value in row])
-                budget.take(len(shown))
+                budget.reserve(len(shown))
                 found.append(msgspec.Raw(shown))
             await asyncio.sleep(0)
         first += chunk.number

@@ -30,7 +30,7 @@ async def handle(request: Request, call: Call) -> Response:
     """Write it down; whoever runs it sees that within a moment."""
     query = await require_query(call, request.query_id)
     ended = replace(query, status=CANCELLED, ended_at=call.now)
-    if query.status_at(call.now) != RUNNING or not await transaction_of(call).end_log_query(ended):
+    if query.status_at(call.now) != RUNNING or not await transaction_of(call).complete_log_query(ended):
         raise InvalidParameterException("Provided query with given ID is not in a running state.")
     return Response(success=True)
 

@@ -36,21 +36,21 @@ class Frames:
     """What finished segments hold, read from their indexes when needed; bounded, the least used go first."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[bytes, str], Contents] = OrderedDict()
+        self._cached: OrderedDict[tuple[bytes, str], Contents] = OrderedDict()
         self._count = 0
 
     def of(self, segment: Segment) -> Contents:
         """The frames and data keys of one segment."""
         place = (segment.group_id, segment.name)
-        held = self._held.get(place)
+        held = self._cached.get(place)
         if held is None:
-            held = self._held[place] = segment.load()
+            held = self._cached[place] = segment.load()
             self._count += _weight(held)
-            while self._count > MAX_ENTRIES and len(self._held) > 1:
-                _, gone = self._held.popitem(last=False)
+            while self._count > MAX_ENTRIES and len(self._cached) > 1:
+                _, gone = self._cached.popitem(last=False)
                 self._count -= _weight(gone)
         else:
-            self._held.move_to_end(place)
+            self._cached.move_to_end(place)
         return held
 
 

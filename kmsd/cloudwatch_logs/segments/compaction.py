@@ -72,7 +72,9 @@ def _after(descriptor: int, end: int) -> bytes:
     return os.pread(descriptor, max(os.fstat(descriptor).st_size - end, 0), end)
 
 
-def drop(folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]) -> DropResult:
+def apply_retention(
+    folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]
+) -> DropResult:
     """As `Segments.drop`."""
     removed = rewritten = 0
     for segment in catalog.segments():

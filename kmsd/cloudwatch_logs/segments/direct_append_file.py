@@ -25,7 +25,7 @@ MAX_AHEAD_BYTES = 8_388_608
 """Bytes reserved at a time: as much again as there is, within these."""
 
 
-class GrowingFile:
+class DirectAppendFile:
     """Locked (flock) as long as it is open. Methods raise OSError; after that, `cut` and `close` it."""
 
     def __init__(self, path: Path, head: bytes) -> None:
@@ -74,10 +74,10 @@ class GrowingFile:
         whole = round_up(at)
         memory[at:whole] = bytes(whole - at)
         begin = self.end - len(self._last)
-        self._make_room(begin + whole)
+        self._extend(begin + whole)
         return Write(self._descriptor, buffer.address, whole, begin)
 
-    def _make_room(self, end: int) -> None:
+    def _extend(self, end: int) -> None:
         if self._reserves and end > self._reserved:
             more = max(end - self._reserved, min(max(self._reserved, MIN_AHEAD_BYTES), MAX_AHEAD_BYTES))
             try:

@@ -34,7 +34,7 @@ class DirectWriterPool:
         self._refused = False
         """The kernel, or a filter of system calls, does not let us."""
 
-    def take(self) -> DirectWriter | None:
+    def acquire(self) -> DirectWriter | None:
         """One for `write` or `give_back`; None: there is none."""
         if self._free:
             return self._free.pop()
@@ -49,7 +49,7 @@ class DirectWriterPool:
         self._made.append(made)
         return made
 
-    def give_back(self, lane: DirectWriter) -> None:
+    def release(self, lane: DirectWriter) -> None:
         """It is free again."""
         self._free.append(lane)
 
@@ -62,7 +62,7 @@ class DirectWriterPool:
 
         def then(error: OSError | None) -> None:
             if done.cancelled():
-                self.give_back(lane)
+                self.release(lane)
             else:
                 done.set_result(error)
 

@@ -146,7 +146,9 @@ class FileSegments:
     async def apply_retention(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> DropResult:
         catalog = self._catalog(group_id)
         with translated():
-            return await self._in_thread(compaction.drop, self._of(group_id), group_id, catalog, before, dead_streams)
+            return await self._in_thread(
+                compaction.apply_retention, self._of(group_id), group_id, catalog, before, dead_streams
+            )
 
     async def maintain(self, now: int) -> None:
         for group_id in [name for name, writer in self._writers.items() if writer.idle and writer.is_old(now)]:

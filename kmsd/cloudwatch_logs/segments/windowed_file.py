@@ -17,20 +17,20 @@ CHUNK = 262_144
 class WindowedFile:
     """Methods raise OSError. What lies behind the file's end is missing from what they return."""
 
-    __slots__ = ("_begin", "_descriptor", "_held")
+    __slots__ = ("_begin", "_descriptor", "_window")
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._begin = 0
-        self._held = b""
+        self._window = b""
 
     def part(self, begin: int, end: int) -> bytes:
         """These bytes of the file."""
         at = begin - self._begin
-        if at < 0 or end - self._begin > len(self._held):
-            self._held = os.pread(self._descriptor, max(end - begin, WINDOW), begin)
+        if at < 0 or end - self._begin > len(self._window):
+            self._window = os.pread(self._descriptor, max(end - begin, WINDOW), begin)
             self._begin, at = begin, 0
-        return self._held[at : at + end - begin]
+        return self._window[at : at + end - begin]
 
     def find(self, wanted: bytes, begin: int, end: int) -> int:
         """Where `wanted` lies first, wholly within these bytes; -1: nowhere."""

@@ -24,7 +24,7 @@ from kmsd.cloudwatch_logs.frames import Frame, FrameIds, WrappedKey
 from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import files
 from kmsd.cloudwatch_logs.segments import format as fmt
-from kmsd.cloudwatch_logs.segments.direct_append_file import GrowingFile
+from kmsd.cloudwatch_logs.segments.direct_append_file import DirectAppendFile
 from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES, DirectWriterPool
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 from kmsd.cloudwatch_logs.segments.index_buffer import IndexBuffer
@@ -70,7 +70,7 @@ class Writer:
         self._lanes = lanes
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._file: GrowingFile | None = None
+        self._file: DirectAppendFile | None = None
         self._name = ""
         self._keys: deque[bytes] = deque(maxlen=KNOWN_KEYS)
         self._heads = IndexBuffer()
@@ -100,9 +100,9 @@ class Writer:
                 try:
                     await self._put(batch)
                 except OSError as exc:
-                    _settle(batch, exc)
+                    _resolve(batch, exc)
                 else:
-                    _settle(batch, None)
+                    _resolve(batch, None)
         finally:
             self._flushing = None
 
@@ -124,7 +124,7 @@ class Writer:
             await self._put_on_thread(batch)
             return
         laid = self._lay_out(batch, file.end)
-        lane = self._lanes.take() if file.room(laid.length) <= LANE_BYTES else None
+        lane = self._lanes.acquire() if file.room(laid.length) <= LANE_BYTES else None
         if lane is None:
             await self._put_on_thread(batch)
             return
@@ -132,11 +132,11 @@ class Writer:
             await self._lanes.write(lane, file.stage(laid.parts, lane.buffer))
             file.sync(laid.length, lane.buffer)
         except OSError:
-            self._lanes.give_back(lane)
+            self._lanes.release(lane)
             self._write_off(file)
             raise
-        self._lanes.give_back(lane)
-        self._take_in(laid)
+        self._lanes.release(lane)
+        self._next_bundle(laid)
 
     async def _put_on_thread(self, batch: list[_Waiting]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._write, batch)
@@ -162,7 +162,7 @@ class Writer:
         laid.keys.extend(new.values())
         return laid._replace(length=end - begin)
 
-    def _take_in(self, laid: _Laid) -> None:
+    def _next_bundle(self, laid: _Laid) -> None:
         self._keys.extend(key.data_key_id for key in laid.keys)
         self._heads.add(laid.placed, laid.keys)
 
@@ -177,14 +177,14 @@ class Writer:
         except OSError:
             self._write_off(file)
             raise
-        self._take_in(laid)
+        self._next_bundle(laid)
 
-    def _write_start(self, now: int) -> GrowingFile:
+    def _write_start(self, now: int) -> DirectAppendFile:
         """A new segment, locked as long as this process lives."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(self._folder.parent)
         self._name = f"{self._names.next(now * 1000).hex()}-0"
-        file = GrowingFile(self._folder / (self._name + files.SEGMENT), fmt.header(self._group_id))
+        file = DirectAppendFile(self._folder / (self._name + files.SEGMENT), fmt.header(self._group_id))
         try:
             sync_folder(self._folder)
         except OSError:
@@ -195,7 +195,7 @@ class Writer:
         self._heads = IndexBuffer()
         return file
 
-    def _write_off(self, file: GrowingFile) -> None:
+    def _write_off(self, file: DirectAppendFile) -> None:
         """A file whose write failed is not to be trusted again. What is durable stays; `maintain` finishes it."""
         with contextlib.suppress(OSError):
             file.cut()
@@ -234,7 +234,7 @@ class Writer:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._write_end)
 
 
-def _settle(batch: list[_Waiting], exc: OSError | None) -> None:
+def _resolve(batch: list[_Waiting], exc: OSError | None) -> None:
     for waiting in batch:
         if waiting.done.done():
             continue

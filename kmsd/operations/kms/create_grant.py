@@ -60,15 +60,15 @@ async def handle(request: Request, call: Call) -> Response:
     """The grant holds for every request that begins after this has been answered."""
     grant = _grant(request, call)
     _check_delegation(grant, call)
-    box = await call.service_box()
+    sealer = await call.service_sealer()
     existing = await _same(grant, call)
     if existing is not None:
-        return Response(grant_token=await grant_tokens.issue(existing, box), grant_id=existing.grant_id)
+        return Response(grant_token=await grant_tokens.issue(existing, sealer), grant_id=existing.grant_id)
     most = call.dependencies.quotas.grants_per_key
     if await call.reader.count_grants(grant.key_id) >= most:
         raise LimitExceededException(f"{call.key.arn} has {most} grants, which is the limit.")
     await call.transaction.insert_grant(grant)
-    return Response(grant_token=await grant_tokens.issue(grant, box), grant_id=grant.grant_id)
+    return Response(grant_token=await grant_tokens.issue(grant, sealer), grant_id=grant.grant_id)
 
 
 def _grant(request: Request, call: Call) -> Grant:

@@ -39,7 +39,7 @@ async def handle(request: Request, call: Call) -> Response:
     issued = await import_parameters.issue(
         dependencies.store,
         dependencies.tokens,
-        await call.service_box(),
+        await call.service_sealer(),
         key_id=call.key.key_id,
         algorithm=algorithm,
         bits=bits,

@@ -57,7 +57,7 @@ async def prepare(request: Request, call: Call) -> _Prepared:
     _valid_to(request, call.now)
     _check_material(request, await call.reader.imported_material(call.key.key_id), call.key.arn)
     claim = await import_parameters.open_token(
-        await call.service_box(), request.import_token, call.key.key_id, call.now
+        await call.service_sealer(), request.import_token, call.key.key_id, call.now
     )
     await import_parameters.check_algorithm(claim.algorithm, dependencies.tokens, dependencies.refused_wrapping)
     arrival = await imported_material.import_material(

@@ -30,7 +30,7 @@ async def handle(request: Request, call: Call) -> Response:
     account, place = call.caller.account, call.dependencies.arns
     key = None if request.key_id is None else (await find_key(request.key_id, call, aliases=False)).key
     filters = {} if key is None else {"key": key.key_id}
-    pager = Pager(await call.service_box(), f"ListAliases:{account}", filters, min(request.limit, MAX_PAGE))
+    pager = Pager(await call.service_sealer(), f"ListAliases:{account}", filters, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
     found = await call.reader.aliases_after(
         account, after, pager.limit + 1, key_id=None if key is None else key.key_id, now=call.now

@@ -39,7 +39,7 @@ async def handle(request: Request, call: Call) -> Response:
         check_grant_id(request.grant_id)
     key_id = call.key.key_id
     filters = {"grant": request.grant_id or "", "grantee": request.grantee_principal or ""}
-    pager = Pager(await call.service_box(), f"ListGrants:{key_id}", filters, min(request.limit, MAX_PAGE))
+    pager = Pager(await call.service_sealer(), f"ListGrants:{key_id}", filters, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
     found = await call.reader.grants_of(
         key_id, after, pager.limit + 1, grant_id=request.grant_id, grantee=request.grantee_principal

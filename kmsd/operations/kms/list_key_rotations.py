@@ -31,7 +31,9 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """The oldest first; the first material of all is no rotation."""
     every = request.include_key_material == "ALL_KEY_MATERIAL"
-    pager = Pager(await call.service_box(), f"ListKeyRotations:{call.key.key_id}", {"all": str(every)}, request.limit)
+    pager = Pager(
+        await call.service_sealer(), f"ListKeyRotations:{call.key.key_id}", {"all": str(every)}, request.limit
+    )
     after = await pager.start(request.marker)
     found = [
         material

@@ -33,7 +33,7 @@ async def handle(request: Request, call: Call) -> Response:
     if request.resource_owners is not None and SELF not in request.resource_owners:
         return Response(keys=[], truncated=False)
     account = call.caller.account
-    pager = Pager(await call.service_box(), f"ListKeys:{account}", {}, request.limit)
+    pager = Pager(await call.service_sealer(), f"ListKeys:{account}", {}, request.limit)
     after = await pager.start(request.marker)
     # A key whose deletion is due does not exist any more, though a job may still have to carry it out.
     found = await call.reader.key_names_after(account, after, pager.limit + 1, call.now)

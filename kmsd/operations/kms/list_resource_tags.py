@@ -29,7 +29,7 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """A page in the order of tag keys."""
     key_id = call.key.key_id
-    pager = Pager(await call.service_box(), f"ListResourceTags:{key_id}", {}, min(request.limit, MAX_PAGE))
+    pager = Pager(await call.service_sealer(), f"ListResourceTags:{key_id}", {}, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
     found = sorted(item for item in (await call.reader.tags_of(key_id)).items() if item[0] > after)
     page = await pager.cut(found, lambda item: item[0])

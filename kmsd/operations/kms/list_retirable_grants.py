@@ -41,7 +41,7 @@ async def handle(request: Request, call: Call) -> Response:
     if account_of(principal) != account:
         raise NotFoundException(f"{principal} is not a principal of account {account}")
     filters = {"principal": principal}
-    pager = Pager(await call.service_box(), f"ListRetirableGrants:{account}", filters, min(request.limit, MAX_PAGE))
+    pager = Pager(await call.service_sealer(), f"ListRetirableGrants:{account}", filters, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)
     found = await call.reader.grants_retirable_by(principal, after, pager.limit + 1, call.now)
     page = await pager.cut(found, lambda grant: grant.grant_id)

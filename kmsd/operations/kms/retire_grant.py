@@ -48,7 +48,7 @@ async def _find(request: Request, call: Call) -> Grant:
     if request.grant_token is not None:
         if request.key_id is not None or request.grant_id is not None:
             raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
-        return await grant_tokens.grant_of(request.grant_token, call.reader, await call.service_box())
+        return await grant_tokens.grant_of(request.grant_token, call.reader, await call.service_sealer())
     if request.key_id is None or request.grant_id is None:
         raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
     check_grant_id(request.grant_id)

@@ -28,7 +28,7 @@ class Response(shapes.Shape, frozen=True):
 async def prepare(_: Request, call: Call) -> Material:
     """Make the object in the token."""
     _check_count(call)
-    return await rotation.make(
+    return await rotation.create(
         call.dependencies.store, call.token, call.key, call.now, RotationType.ON_DEMAND, created=call.created
     )
 

@@ -34,8 +34,8 @@ async def handle(request: Request, call: Call) -> Response:
     long_term = await call.reader.access_key(call.caller.access_key_id)
     if long_term is None:
         raise AccessDeniedException("Cannot call GetSessionToken with session credentials")
-    box, seconds = await SessionSealer.made(call.dependencies.store, call.token), request.duration_seconds
-    made = await session_tokens.for_user(box, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
+    sealer, seconds = await SessionSealer.made(call.dependencies.store, call.token), request.duration_seconds
+    made = await session_tokens.for_user(sealer, long_term.user, long_term.access_key_id, now=call.now, seconds=seconds)
     return Response(credentials=credentials(made))
 
 

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         for message, payload in messages:
             if self._is_lingering():
                 return
-            self._begin(message, payload, len(data))
+            self._start_request(message, payload, len(data))
 
     def eof_received(self) -> bool:
         """Close, unless a request is being answered: a client may end its side and wait for the answer."""
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._drop_body()
         self.resume_writing()
         if self.task is None:
-            self._server.forget(self)
+            self._server.remove(self)
 
     # --- What aiohttp's stream calls ----------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
     def _is_lingering(self) -> bool:
         return self.state is State.LINGERING
 
-    def _begin(self, message: Any, payload: Any, count: int) -> None:
+    def _start_request(self, message: Any, payload: Any, count: int) -> None:
         """A head is whole, and perhaps its body."""
         limits = self._server.limits
         if self._head_bytes + count > limits.header_bytes and head_size(message) > limits.header_bytes:
@@ -213,9 +213,9 @@ class Connection(asyncio.Protocol):
             else:
                 self._enqueue(message, body)
         else:
-            self._begin_body(message, payload)
+            self._start_body(message, payload)
 
-    def _begin_body(self, message: Any, payload: Any) -> None:
+    def _start_body(self, message: Any, payload: Any) -> None:
         expectation = message.headers.get("Expect")
         refusal = expectation_refusal(expectation)
         if refusal is not None:
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
             self.task = None
             self._server.cohorts.in_flight -= 1
             if self._transport is None:
-                self._server.forget(self)
+                self._server.remove(self)
             elif self.state is not State.LINGERING:
                 self._rest()
 

@@ -46,7 +46,7 @@ class Owner(Protocol[ConnectionT_contra]):
         """Note what a connection is doing."""
         ...
 
-    def forget(self, connection: ConnectionT_contra) -> None:
+    def remove(self, connection: ConnectionT_contra) -> None:
         """A connection is gone, and nothing runs for it any more."""
         ...
 

@@ -183,7 +183,7 @@ class Server:
         elif state is State.OPENING or state is State.BODY:
             self._unfinished[connection] = None
 
-    def forget(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         """A connection is gone, and nothing runs for it any more."""
         self.on_state_change(connection, State.LINGERING)
         self._connections.discard(connection)
@@ -230,7 +230,7 @@ class Server:
             return
         sock.setblocking(False)
         if listener.tls is None:
-            arriving = self._start(self._take_in(sock))
+            arriving = self._start(self._admit(sock))
             self._arriving.add(arriving)
             arriving.add_done_callback(self._arriving.discard)
         elif self._evict_idle():
@@ -245,7 +245,7 @@ class Server:
         if not self.draining:
             self._loop.add_reader(listener.sock, self._accept, listener)
 
-    async def _take_in(self, sock: socket.socket) -> None:
+    async def _admit(self, sock: socket.socket) -> None:
         """Make it a connection, a few turns of the loop later."""
         try:
             await self._loop.connect_accepted_socket(self._connection, sock)
@@ -297,10 +297,10 @@ class Server:
     def _start(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_listener_closed)
         return task
 
-    def _ended(self, task: asyncio.Future[None]) -> None:
+    def _on_listener_closed(self, task: asyncio.Future[None]) -> None:
         """Report a task that failed: without its sweep, say, the server would look well and keep no deadline."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()

@@ -59,7 +59,7 @@ def validate(raw: Any, request: type[RequestT]) -> RequestT:
     cleaned = _clean(raw, request, "", violations)
     _refuse(violations)
     converted = msgspec.convert(cleaned, request)
-    forget_empty = _forget_empty(request)
+    forget_empty = _drop_empty(request)
     if forget_empty is not None:
         forget_empty(converted)
     return converted
@@ -81,7 +81,7 @@ Change = Callable[[Any], None]
 def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Change | None, Check]:
     return (
         msgspec.json.Decoder(request).decode,
-        _forget_empty(request),
+        _drop_empty(request),
         _struct_check(request) or _nothing_to_check,
     )
 
@@ -95,7 +95,7 @@ def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], .
 
 
 @cache
-def _forget_empty(struct: type[msgspec.Struct]) -> Change | None:
+def _drop_empty(struct: type[msgspec.Struct]) -> Change | None:
     """Make optional lists and maps that are empty absent, in place; None: there is nothing to do for this structure.
 
     Clients send an empty list or map for a member that was never set: Terraform, for a grant with one constraint, sends
@@ -139,7 +139,7 @@ def _may_be_empty(hint: Any) -> bool:
 
 def _change_within(hint: Any) -> Change | None:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return _forget_empty(hint)
+        return _drop_empty(hint)
     return None
 
 

@@ -28,7 +28,7 @@ MISMATCH = (
 )
 """AWS goes on with the canonical string it expected; we do not: that would hand an attacker a debugger."""
 
-_FEW = 64
+_MAX_CACHED_NAMES = 64
 """Headers of a request whose names are worth remembering."""
 
 
@@ -61,7 +61,7 @@ class RawRequest(msgspec.Struct, frozen=True):
         """Part names and values once: all that reads headers reads them so."""
         if self.headers:
             names, values = zip(*self.headers, strict=True)
-            first = first_positions(names) if len(names) <= _FEW else first_positions.__wrapped__(names)
+            first = first_positions(names) if len(names) <= _MAX_CACHED_NAMES else first_positions.__wrapped__(names)
             set_field = msgspec.structs.force_setattr
             set_field(self, "names", names)
             set_field(self, "values", values)
