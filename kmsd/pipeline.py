@@ -20,6 +20,7 @@ import secrets
 import traceback
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,9 +42,8 @@ from kmsd.errors import (
     UnsupportedOperationException,
 )
 from kmsd.event_loop.cohorts import CohortScheduler
-from kmsd.operations.access import OnCiphertext, OnKey
 from kmsd.operations.admission import admit
-from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Operation
+from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Handler, Operation, WriteCall
 from kmsd.ports import (
     AuditSink,
     AuditUnavailable,
@@ -93,7 +93,8 @@ class Pipeline(msgspec.Struct, frozen=True):
         `books` are those by which the caller was authenticated, and `now` when: the store is asked once a request
         whether they hold.
         """
-        call = Call(self.dependencies, caller.caller, source, request_id, now, reader)
+        kind = WriteCall if operation.writes else Call
+        call = kind(self.dependencies, caller.caller, source, request_id, now, reader)
         request: msgspec.Struct | None = None
         try:
             request = decode()
@@ -115,15 +116,15 @@ class Pipeline(msgspec.Struct, frozen=True):
 
         Raises `StoreConflict` for the last attempt, or the first where a call cannot be repeated.
         """
-        carry_out = self._write if operation.writes else self._only_read
+        carry_out = partial(self._write, call=call) if isinstance(call, WriteCall) else partial(self._read, call=call)
         for attempt in range(1, MAX_ATTEMPTS):
             try:
-                return await carry_out(operation, request, call)
+                return await carry_out(operation, request)
             except StoreConflict:
                 if call.is_recorded or not _is_repeatable(operation):
                     raise
             await self._prepare_retry(call, attempt)
-        return await carry_out(operation, request, call)
+        return await carry_out(operation, request)
 
     async def _prepare_retry(self, call: Call, attempt: int) -> None:
         """Undo what a failed attempt has made and found, and wait: a random time, so that not all come back at once."""
@@ -139,10 +140,11 @@ class Pipeline(msgspec.Struct, frozen=True):
             self.cohorts.in_flight += 1
         call.reader, call.now = await self.dependencies.store.read(), self.clock.now()
 
-    async def _only_read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+    async def _read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
         await admit(operation, request, call)
         await self.cohorts.yield_to_cohort()
-        response: msgspec.Struct | None = await operation.handle(request, call)
+        handle: Handler[Any, Any] = operation.handle  # type: ignore[assignment] # as `operation.writes` says
+        response: msgspec.Struct | None = await handle(request, call)
         _refuse_dry_run(request)
         await self.cohorts.yield_to_cohort()
         await self._record(operation, request, call, Outcome(response))
@@ -150,15 +152,12 @@ class Pipeline(msgspec.Struct, frozen=True):
             await act()
         return response
 
-    async def _write(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+    async def _write(self, operation: AnyOperation, request: msgspec.Struct, call: WriteCall) -> msgspec.Struct | None:
         if operation.prepare is not None:
             await admit(operation, request, call)
             call.prepared = await operation.prepare(request, call)
         async with self.dependencies.store.write() as transaction:
-            call.reader = transaction
-            call.now = self.clock.now()
-            # Not earlier: what was found for `prepare` is in the record, should the store not open a transaction.
-            call.targets.clear()
+            call.enter(transaction, self.clock.now())
             await admit(operation, request, call)
             response: msgspec.Struct | None = await operation.handle(request, call)
             _refuse_dry_run(request)
@@ -264,4 +263,4 @@ def _conflict(exc: StoreConflict, operation: AnyOperation | None) -> ServiceErro
 
 
 def _uses_key(operation: AnyOperation) -> bool:
-    return any(isinstance(access, OnKey | OnCiphertext) for access in operation.access)
+    return any(access.states is not None for access in operation.access)

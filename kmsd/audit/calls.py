@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import msgspec
@@ -32,7 +31,7 @@ from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
-from kmsd.operations.declaration import Call, ClientInfo, Operation, Target
+from kmsd.operations.declaration import Call, ClientInfo, Kind, Operation, Target
 
 KEY = "AWS::KMS::Key"
 ALIAS = "AWS::KMS::Alias"
@@ -180,17 +179,11 @@ def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) ->
                 data.grant_ids = [*(data.grant_ids or ()), *target.decision.grant_ids]
     if outcome.error is not None:
         data.reason = clean(outcome.reason) or None
-    elif is_cryptographic(operation):
+    elif operation.kind is Kind.CRYPTOGRAPHIC and call.targets[0].key is not None:
         _add_materials(data, call, outcome.response)
     if call.grant_id:
         data.grant_id = call.grant_id
     return data if allowed or data.reason or call.grant_id else UNSET
-
-
-@cache
-def is_cryptographic(operation: Operation[Any, Any]) -> bool:
-    """Whether it uses key material: its access speaks of an encryption context."""
-    return any(access.is_cryptographic for access in operation.access)
 
 
 def _add_materials(data: AdditionalEventData, call: Call, response: msgspec.Struct | None) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT
 from kmsd.operations.kms.shapes import Constraint, camel
-from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT
 
 Convert = Callable[[Any], Any]
 

@@ -1,4 +1,4 @@
-"""What operations of CloudWatch Logs reach: log groups and what their keys belong to, and how they are found."""
+"""Access checks of the CloudWatch Logs operations: how each finds its log groups, and the ARN to authorise on."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from kmsd.operations.declaration import Access, Call, Operation, Target
 
 
 class OnLogGroup(Access, frozen=True):
-    """A log group of the caller's account; identity policies decide, on the ARN that AWS uses for the action."""
+    """A log group of the caller's account, authorised by identity policies on the ARN that AWS uses for the action."""
 
     member: str | None = "log_group_name"
-    """Names the group; None: the action is on all groups of the account."""
+    """Request member with the group's name; None: the action is on all groups of the account."""
     identifier: str | None = None
-    """The member that may name it instead, by name or ARN; just one of the two must be given."""
+    """Request member that may name the group instead, by name or ARN; exactly one of the two must be given."""
     stream: str | None = None
-    """The member that names the stream which the action is on; None: it is on the group."""
+    """Request member with the stream that the action is on; None: the action is on the group."""
     action: str | None = None
     """The action to authorise; None: the operation's name."""
     when: str | None = None
-    """The member without which nothing is asked here."""
+    """Request member without which this check is skipped."""
     must_exist: bool = True
     tagging: bool = False
-    """For actions on tags AWS takes the group's ARN as it is, without what stands for its streams."""
+    """True for actions on tags: AWS authorises them on the group's ARN without the `:log-stream:` part."""
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """Of a group that must exist and does not."""
+        """Return ResourceNotFoundException if the group must exist."""
         return (ResourceNotFoundException,) if self.must_exist else ()
 
     def words(self) -> str:
-        """The group by its member."""
+        """Describe the group by its request member."""
         if self.member is None:
             return "all log groups"
         again = f"the same for logs:{self.action}, if asked"
         return f"log group `{self.member}`" if self.action is None else again
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """The group, also one that does not exist: a caller who may not ask is not told.
+        """Return the group as a target, even if it does not exist: an unauthorised caller must not learn that.
 
-        Raises InvalidParameterException where none or two are named.
+        Raises InvalidParameterException if neither or both of name and identifier are given.
         """
         if self.when is not None and not getattr(request, self.when):
             return ()
@@ -64,27 +64,27 @@ class OnLogGroup(Access, frozen=True):
             arn = groups.stream_arn(arn, "" if self.stream is None else getattr(request, self.stream))
         return (await _target(arn, account, name, call),)
 
-    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
-        """Raises ResourceNotFoundException, and InvalidParameterException for a change of a reserved group."""
+    def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
+        """Raises ResourceNotFoundException, or InvalidParameterException for a change to a reserved group."""
         if target.resource is None and self.must_exist and self.member is not None:
             raise ResourceNotFoundException(NO_GROUP)
         _refuse_changes(operation, target)
 
 
 class OnLogGroups(Access, frozen=True):
-    """All the log groups that StartQuery names, in one of three ways; each is authorised by itself."""
+    """All log groups that StartQuery names, in one of three ways; each is authorised separately."""
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """Of a group that does not exist."""
+        """Return ResourceNotFoundException: every group must exist."""
         return (ResourceNotFoundException,)
 
     def words(self) -> str:
-        """Say how they are named."""
+        """Describe the ways to name the groups."""
         return "log groups by name or identifier"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
-        """Raises InvalidParameterException unless they are named in just one way."""
+        """Return one target per group. Raises InvalidParameterException unless exactly one way to name them is used."""
         account, place = call.caller.account, call.dependencies.arns
         single, identifiers = request.log_group_name, request.log_group_identifiers
         ways = ([single] if single is not None else None, request.log_group_names, identifiers)
@@ -97,28 +97,28 @@ class OnLogGroups(Access, frozen=True):
         arns = [groups.stream_arn(groups.group_arn(place, account, name), "") for name in names]
         return [await _target(arn, account, name, call) for arn, name in zip(arns, names, strict=True)]
 
-    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
-        """Raises ResourceNotFoundException."""
+    def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
+        """Raises ResourceNotFoundException for a group that does not exist."""
         if target.resource is None:
             raise ResourceNotFoundException(NO_GROUP)
 
 
 class OnLogsKey(Access, frozen=True):
-    """What AssociateKmsKey names: a log group by `log_group_name`, or it or all query results by another member."""
+    """Target of AssociateKmsKey: a log group by `log_group_name`, or a group or all query results by `identifier`."""
 
     identifier: str
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """Of a group that does not exist."""
+        """Return ResourceNotFoundException: a named group must exist."""
         return (ResourceNotFoundException,)
 
     def words(self) -> str:
-        """Say how it is named."""
+        """Describe the ways to name the target."""
         return "log group `log_group_name` or what `resource_identifier` names"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
-        """The group, or all query results of the caller's account, whose key is to be changed."""
+        """Return the group, or the query results of the caller's account, whose key will be changed."""
         # AssociateKmsKey: "you specify either the logGroupName parameter or the resourceIdentifier parameter. You can't
         # specify both".
         name, identifier = request.log_group_name, getattr(request, self.identifier)
@@ -136,8 +136,8 @@ class OnLogsKey(Access, frozen=True):
         arn = groups.stream_arn(groups.group_arn(place, account, name), "")
         return (await _target(arn, account, name, call),)
 
-    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
-        """Raises as `OnLogGroup.check`."""
+    def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
+        """Raises the same errors as `OnLogGroup.check`."""
         if target.resource is None and ":log-group:" in target.arn:
             raise ResourceNotFoundException(NO_GROUP)
         _refuse_changes(operation, target)
@@ -153,7 +153,7 @@ async def _tags(group: LogGroup, call: Call) -> Mapping[str, str]:
 
 
 def _refuse_changes(operation: Operation[Any, Any], target: Target) -> None:
-    """Of a group that the daemon keeps clients only read: no events, streams, tags, retention or key of theirs."""
+    """Refuse writes to a reserved group: clients may only read it, and not change events, streams, tags or settings."""
     group = target.resource
     if isinstance(group, LogGroup) and group.reserved and (operation.writes or operation.appends):
         raise InvalidParameterException(
@@ -162,7 +162,7 @@ def _refuse_changes(operation: Operation[Any, Any], target: Target) -> None:
 
 
 def one_of(name: str | None, identifier: str | None, call: Call) -> str:
-    """The group's name, which must be given in just one of two ways."""
+    """Return the group's name. Raises InvalidParameterException unless exactly one of the two is given."""
     if (name is None) == (identifier is None):
         raise InvalidParameterException("Either logGroupName or logGroupIdentifier must be given, and not both.")
     return name or groups.parse_identifier(identifier or "", call.dependencies.arns, call.caller.account)

@@ -1,4 +1,4 @@
-"""A call as the log service sees it: its store, its log group, and what the service works with."""
+"""Typed access to the parts of a call that the CloudWatch Logs operations use."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from kmsd.cloudwatch_logs.service import LogsService
 
 if TYPE_CHECKING:
     from kmsd.cloudwatch_logs.ports import LogReader, LogStore, LogTransaction
-    from kmsd.operations.declaration import Call, Dependencies, Target
+    from kmsd.operations.declaration import Call, Dependencies, Target, WriteCall
 
 
 def reader_of(call: Call) -> LogReader:
-    """What to read. The daemon is composed with a store that keeps log groups (`LogStore`)."""
+    """Return the call's reader. The daemon is always composed with a store that keeps log groups (`LogStore`)."""
     return cast("LogReader", call.reader)
 
 
-def transaction_of(call: Call) -> LogTransaction:
-    """The transaction of a writing operation."""
+def transaction_of(call: WriteCall) -> LogTransaction:
+    """Return the transaction of a writing operation."""
     return cast("LogTransaction", call.transaction)
 
 
 def store_of(call: Call) -> LogStore:
-    """The store, for what goes on after the call."""
+    """Return the store, for work that continues after the call."""
     return cast("LogStore", call.dependencies.store)
 
 
 def log_group_of(call: Call) -> LogGroup:
-    """The first target's log group. Raises LookupError if the operation has none."""
+    """Return the first target's log group. Raises LookupError if the operation has none."""
     group = group_in(call.targets[0])
     if group is None:
         raise LookupError("this operation has no log group there")
@@ -36,15 +36,15 @@ def log_group_of(call: Call) -> LogGroup:
 
 
 def group_in(target: Target) -> LogGroup | None:
-    """The log group that was found; None if there is none of that name."""
+    """Return the log group of a target; None if no group has that name."""
     return target.resource if isinstance(target.resource, LogGroup) else None
 
 
 def service_of(call: Call) -> LogsService:
-    """What the service works with. Raises LookupError in a process without it."""
+    """Return the logs service of this process. Raises LookupError in a process without it."""
     return service_in(call.dependencies)
 
 
 def service_in(dependencies: Dependencies) -> LogsService:
-    """What the service works with in this process. Raises LookupError without it."""
+    """Return the logs service of this process. Raises LookupError in a process without it."""
     return cast("LogsService", dependencies.services[LogsService])

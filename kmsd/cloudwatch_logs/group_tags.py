@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from kmsd.cloudwatch_logs.call import log_group_of, reader_of, transaction_of
 from kmsd.errors import InvalidParameterException, TooManyTagsException
-from kmsd.operations.declaration import Call
+from kmsd.operations.declaration import WriteCall
 
 MAX_TAGS = 50
 _MAX_KEY_LENGTH = 128
@@ -31,7 +31,7 @@ def _fits(text: str) -> bool:
     return all(sign in _SIGNS or unicodedata.category(sign)[0] in "LZN" for sign in text)
 
 
-async def put(call: Call, tags: Mapping[str, str]) -> None:
+async def put(call: WriteCall, tags: Mapping[str, str]) -> None:
     """Add tags to the call's group. Raises TooManyTagsException."""
     check(tags)
     group_id = log_group_of(call).group_id

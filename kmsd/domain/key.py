@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import TRANSITIONS, KeyState, Transition
 from kmsd.domain.material import Material, MaterialStatus
 
@@ -60,6 +61,8 @@ class Key(msgspec.Struct, frozen=True):
     rotation_period_days: int | None = None
     """None: rotation is off."""
     next_rotation_at: datetime | None = None
+    spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
+    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
 
     def exists_at(self, now: datetime) -> bool:
         """False from the instant at which the deletion is due, whether or not the job has run."""

@@ -12,10 +12,12 @@ from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.alias import check_prefix
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, KeyUsage
 from kmsd.domain.key_state import KeyState, StateRule, Usable
 from kmsd.errors import (
     InvalidArnException,
     InvalidCiphertextException,
+    InvalidKeyUsageException,
     NotFoundException,
     ServiceError,
     UnsupportedOperationException,
@@ -33,6 +35,14 @@ class _OfKey(Access, frozen=True):
     """Names it."""
     usable: Usable
     """In which states and of which origin it may be."""
+    usage: KeyUsage | None = None
+    """The usage that the key must have; None: any."""
+    algorithm: str | None = None
+    """The member that names an algorithm of the key; absent, it means `SYMMETRIC_DEFAULT`."""
+    context: str | None = None
+    """The member with the encryption context."""
+    action: str | None = None
+    """The action to authorise; None: the operation's name."""
 
     @property
     def states(self) -> Usable | None:
@@ -43,12 +53,26 @@ class _OfKey(Access, frozen=True):
     def errors(self) -> tuple[type[ServiceError], ...]:
         """What the key's state and origin may be refused with."""
         refusals = tuple(type(one.error("")) for one in self.usable.row.values() if one is not StateRule.YES)
-        return (*refusals, UnsupportedOperationException) if self.usable.origin else refusals
+        origin = (UnsupportedOperationException,) if self.usable.origin else ()
+        usage = (InvalidKeyUsageException,) if self.algorithm else ()
+        return (*refusals, *origin, *usage)
 
-    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
-        """Raise what the state or the origin of the key is refused with."""
-        if target.key is not None:
-            self.usable.refuse(target.key.state_at(call.now), target.key.origin, target.key.arn)
+    def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
+        """Raise what the key's state, origin, usage or spec is refused with."""
+        key = target.key
+        if key is None:
+            return
+        self.usable.refuse(key.state_at(call.now), key.origin, key.arn)
+        if self.usage is not None and key.usage is not self.usage:
+            raise InvalidKeyUsageException(
+                f"{key.arn} key usage is {key.usage} which is not valid for {operation.name}."
+            )
+        if self.algorithm is not None:
+            algorithm = getattr(request, self.algorithm) or SYMMETRIC_DEFAULT
+            if algorithm not in key.spec.algorithms:
+                raise InvalidKeyUsageException(
+                    f"You cannot use algorithm {algorithm} with {key.arn}: its key spec is {key.spec}."
+                )
 
 
 class OnKey(_OfKey, frozen=True):
@@ -56,17 +80,8 @@ class OnKey(_OfKey, frozen=True):
 
     aliases: bool = False
     """True if an alias name or ARN is accepted."""
-    context: str | None = None
-    """The member with the encryption context, for a cryptographic operation."""
-    action: str | None = None
-    """The action to authorise; None: the operation's name."""
     optional: bool = False
     """True if the member may be absent; then nothing is found for it."""
-
-    @property
-    def is_cryptographic(self) -> bool:
-        """True if there is an encryption context."""
-        return self.context is not None
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
@@ -88,15 +103,8 @@ class OnKey(_OfKey, frozen=True):
 class OnCiphertext(_OfKey, frozen=True):
     """The key under which the blob in `member` was sealed, or that the request names as such."""
 
-    key_member: str
+    key_member: str = "key_id"
     """Names the key the caller expects; custody refuses a blob of another (IncorrectKeyException)."""
-    context: str
-    action: str | None = None
-
-    @property
-    def is_cryptographic(self) -> bool:
-        """True."""
-        return True
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:

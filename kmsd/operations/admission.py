@@ -10,8 +10,8 @@ from kmsd.authz.evaluate import is_unconditional
 from kmsd.authz.request import AuthorizationRequest, Denied
 from kmsd.custody import grant_tokens
 from kmsd.errors import AccessDeniedException
+from kmsd.operations import decision_cache
 from kmsd.operations.condition_values import circumstances_of, policies_of
-from kmsd.operations.decision_cache import get, put
 from kmsd.operations.declaration import Access, Call, Operation, Target, context_of
 
 UNKNOWN_CIPHERTEXT = (
@@ -37,7 +37,7 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
         if access.asks_permission:
             await _permit(operation, access, target, request, call)
     for access, target in reached:
-        access.check(operation, target, call)
+        access.check(operation, target, request, call)
 
 
 async def _permit(
@@ -47,7 +47,7 @@ async def _permit(
     key, caller = target.key, call.caller
     remembers = not access.has_own_rule
     if key is not None and remembers and not operation.delegates:
-        target.decision = get(action_of(operation, access), key, caller)
+        target.decision = decision_cache.get(action_of(operation, access), key, caller)
         if target.decision is not None:
             return
     query, decision = access.decide(await authorization_request(operation, access, target, request, call), target)
@@ -56,7 +56,7 @@ async def _permit(
     if isinstance(decision, Denied):
         raise AccessDeniedException(_concealed(target, query) or decision.message, detail=decision.reason)
     if key is not None and remembers and is_unconditional(query, decision):
-        put(query.action, key, caller, decision)
+        decision_cache.put(query.action, key, caller, decision)
     target.decision, target.authorization_request = decision, query
 
 

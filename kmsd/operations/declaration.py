@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -56,6 +57,14 @@ KMS = Service("kms", "TrentService.", "kms.amazonaws.com")
 STS = Service("sts", "", "sts.amazonaws.com")
 
 
+class Kind(Enum):
+    """A kind of operation: request quotas, audit records and errors differ."""
+
+    CRYPTOGRAPHIC = "cryptographic"
+    """Uses key material, or the token's random numbers."""
+    MANAGEMENT = "management"
+
+
 # --- What a call reaches ----------------------------------------------------------------------------
 
 
@@ -66,11 +75,6 @@ class Access(msgspec.Struct, frozen=True):
     def asks_permission(self) -> bool:
         """True if admission authorises the targets."""
         return True
-
-    @property
-    def is_cryptographic(self) -> bool:
-        """True if key material is used."""
-        return False
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
@@ -100,7 +104,7 @@ class Access(msgspec.Struct, frozen=True):
         """The targets: one, none where an optional member is absent, or several. Raises `ServiceError`."""
         raise NotImplementedError
 
-    def check(self, operation: Operation[Any, Any], target: Target, call: Call) -> None:
+    def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
         """Raise `ServiceError` unless a target that the caller may reach is fit for the operation."""
 
 
@@ -216,19 +220,34 @@ class Call(msgspec.Struct, eq=False):
         """The token."""
         return self.dependencies.token
 
-    @property
-    def transaction(self) -> Transaction:
-        """The transaction of a writing operation."""
-        if not hasattr(self.reader, "insert_key"):
-            raise LookupError("this operation does not write")
-        return self.reader  # type: ignore[return-value] # a Transaction is a Reader that can insert
-
     async def service_sealer(self) -> ServiceSealer:
         """The box for markers and tokens of the API."""
         return await ServiceSealer.of(self.reader, self.token)
 
 
+class WriteCall(Call, eq=False):
+    """A call of an operation that writes. While its handler runs, `reader` is the transaction too."""
+
+    _transaction: Transaction | None = None
+
+    @property
+    def transaction(self) -> Transaction:
+        """The open transaction. Raises LookupError before and in `prepare`."""
+        if self._transaction is None:
+            raise LookupError("the transaction is not open yet")
+        return self._transaction
+
+    def enter(self, transaction: Transaction, now: datetime) -> None:
+        """Continue within a transaction."""
+        self._transaction = self.reader = transaction
+        self.now = now
+        # Not earlier: what was found for `prepare` is in the record, should the store not open a transaction.
+        self.targets.clear()
+
+
 Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]
+WriteHandler = Callable[[RequestT, WriteCall], Awaitable[ResponseT]]
+"""Of an operation that `writes`."""
 
 
 class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=False, dict=True):
@@ -238,10 +257,11 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     name: str
     request: type[RequestT]
     response: type[ResponseT] | None
-    handle: Handler[RequestT, ResponseT]
+    handle: Handler[RequestT, ResponseT] | WriteHandler[RequestT, ResponseT]
     access: tuple[Access, ...]
     raises: tuple[type[ServiceError], ...] = ()
     """Errors that are its own, beside those that follow from its access and shapes."""
+    kind: Kind = Kind.MANAGEMENT
     writes: bool = False
     """Runs in a transaction; the record is durable before it commits."""
     creates: bool = False
@@ -250,7 +270,7 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     """Changes nothing in the store: what it does, it does in `Call.after_commit`, once its record is durable."""
     delegates: bool = False
     """The handler needs `Target.query`: what was asked, not the answer alone."""
-    prepare: Callable[[RequestT, Call], Awaitable[Any]] | None = None
+    prepare: Callable[[RequestT, WriteCall], Awaitable[Any]] | None = None
     """Acts on the token before the transaction (under an intent); its result is in `Call.prepared`."""
 
     @cached_property

@@ -1,8 +1,8 @@
-"""How many calls a principal may make: one bucket for each principal and class of operations, in each worker.
+"""Rate limits: one token bucket for each principal and class of operations, in each worker.
 
-The buckets are kept as instants (the "generic cell rate algorithm"): a call moves its principal's instant on by
-1/rate, and is refused while that instant is further ahead than the burst. One look-up and one store a call; a principal
-that has not called for the length of a burst is as good as unknown, and is forgotten.
+A bucket is one instant (the generic cell rate algorithm). A call moves its principal's instant on by 1/rate, and is
+refused while the instant is further ahead than the burst. A call costs one look-up and one store. A principal that
+has not called for the length of a burst has a full bucket, like an unknown one, and is evicted.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 
 import msgspec
 
-from kmsd.operations.declaration import KMS, Operation
+from kmsd.operations.declaration import KMS, Kind, Operation
 from kmsd.services import OPERATIONS
 
 MAX_PRINCIPALS = 4096
-"""Principals of a class that are remembered before the idle ones are forgotten."""
+"""Principals of one class that are kept before idle ones are evicted."""
 
 
 ROUNDING = 1e-7
-"""Seconds; sums of intervals are not exact, and the last call of a burst must not depend on that."""
+"""Tolerance in seconds: sums of intervals are not exact, and the last call of a burst must not depend on that."""
 
 
 class RateClass(StrEnum):
-    """What is counted together."""
+    """Classes of operations that share a limit."""
 
     CRYPTOGRAPHIC = "cryptographic"
-    """What seals, opens or generates: AWS has one shared quota for it, too."""
+    """Operations that encrypt, decrypt or generate: AWS has one shared quota for them, too."""
     MANAGEMENT = "management"
-    """Everything else of KMS."""
+    """All other KMS operations."""
     LOGS = "logs"
     STS = "sts"
 
@@ -38,22 +38,21 @@ class RateClass(StrEnum):
 def _class_of(operation: Operation[Any, Any]) -> RateClass:
     if operation.service is not KMS:
         return RateClass(operation.service.scope)
-    seals = any(access.is_cryptographic for access in operation.access)
-    return RateClass.CRYPTOGRAPHIC if seals or operation.name == "GenerateRandom" else RateClass.MANAGEMENT
+    return RateClass.CRYPTOGRAPHIC if operation.kind is Kind.CRYPTOGRAPHIC else RateClass.MANAGEMENT
 
 
 CLASSES: Mapping[Operation[Any, Any], RateClass] = {operation: _class_of(operation) for operation in OPERATIONS}
 
 
 class _Bucket(msgspec.Struct):
-    """All principals' buckets of one class."""
+    """The buckets of all principals, for one class."""
 
     interval: float
-    """Seconds that one call costs."""
+    """Seconds of capacity that one call costs."""
     burst: float
-    """Seconds' worth of calls that may come at once."""
+    """Capacity: seconds' worth of calls that may come at once."""
     full_at: dict[str, float]
-    """By principal: when its bucket is full again."""
+    """By principal, the time at which its bucket is full again."""
     most: int = MAX_PRINCIPALS
 
     def take(self, principal: str, now: float) -> bool:
@@ -66,16 +65,16 @@ class _Bucket(msgspec.Struct):
         return True
 
     def _evict(self, now: float) -> None:
-        """Drop full buckets: they are what a new principal begins with. Twice what is left may come before the next."""
+        """Drop full buckets: a new principal starts with one anyway. Evict again at twice the number that is left."""
         self.full_at = {name: at for name, at in self.full_at.items() if at > now}
         self.most = max(MAX_PRINCIPALS, 2 * len(self.full_at))
 
 
 class Throttle:
-    """The limits of one worker."""
+    """Rate limits of one worker."""
 
     def __init__(self, per_second: Mapping[RateClass, float], burst_seconds: float, workers: int) -> None:
-        """`per_second` is for the whole daemon, each worker grants its part; a class without a rate is not limited."""
+        """Grant this worker's share of `per_second`, the daemon's rates; a class without a rate is not limited."""
         buckets = {
             name: _Bucket(workers / rate, max(0.0, burst_seconds - workers / rate) + ROUNDING, {})
             for name, rate in per_second.items()
@@ -85,10 +84,10 @@ class Throttle:
 
     @property
     def limits_anything(self) -> bool:
-        """Whether any class has a rate."""
+        """True if any class has a rate."""
         return bool(self._buckets)
 
     def allow(self, operation: Operation[Any, Any], principal: str, now: float) -> bool:
-        """Whether one more call is within the limit at `now`, in seconds of a monotonic clock; if so, it counts."""
+        """True if one more call is within the limit, which then counts. `now`: seconds of a monotonic clock."""
         bucket = self._buckets.get(operation)
         return bucket is None or bucket.take(principal, now)

@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd import services
+from kmsd.operations.declaration import Kind
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
 from tests.clients import code_of
@@ -271,7 +272,7 @@ PRODUCE: dict[str, Callable[[Scene], str]] = {
 
 def uses_material(name: str) -> bool:
     """Whether the operation needs the key's object."""
-    return any(access.is_cryptographic for access in KMS[name].access)
+    return KMS[name].kind is Kind.CRYPTOGRAPHIC and name != "GenerateRandom"
 
 
 def possible(name: str, error: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import kmsd
+from kmsd.operations.declaration import WriteCall
 from kmsd.ports import Token
+from kmsd.services import OPERATIONS
 
 PACKAGE = Path(kmsd.__file__).parent
 HARMLESS = {
@@ -85,3 +88,14 @@ def test_the_table_is_of_the_port() -> None:
     """A method that the token gets is one that uses keys, until it is said to be harmless."""
     assert set(vars(Token)) > HARMLESS
     assert {"encrypt", "decrypt", "sign", "unwrap_key", "destroy"} < USES
+
+
+def test_only_operations_that_write_reach_a_transaction() -> None:
+    """The type of a handler's call says so: `Call` has no transaction."""
+    wrong = set()
+    for operation in OPERATIONS:
+        for act in filter(None, (operation.handle, operation.prepare)):
+            parameters = list(inspect.signature(act, eval_str=True).parameters.values())
+            if parameters[1].annotation is WriteCall and not operation.writes:
+                wrong.add(operation.name)
+    assert wrong == set()

@@ -10,7 +10,7 @@ from kmsd.cloudwatch_logs.call import group_in, log_group_of, reader_of, transac
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogGroup, ResultsKey
 from kmsd.errors import ABORTED, AccessDeniedException, OperationAbortedException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -21,7 +21,7 @@ class Request(shapes.LogShape, frozen=True):
     resource_identifier: shapes.ResourceIdentifier | None = None
 
 
-async def prepare(request: Request, call: Call) -> tuple[str, LogGroup | ResultsKey]:
+async def prepare(request: Request, call: WriteCall) -> tuple[str, LogGroup | ResultsKey]:
     """The key's ARN, and what the store said of the target when it was examined."""
     target = call.targets[0]
     group = group_in(target)
@@ -32,7 +32,7 @@ async def prepare(request: Request, call: Call) -> tuple[str, LogGroup | Results
     return await key_association.examined(call, group.group_id, group.arn, request.kms_key_id), group
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """Override whatever was associated. What was sealed before stays as it is."""
     kms_key, examined = call.prepared
     await key_association.check_still(call, kms_key)

@@ -17,7 +17,7 @@ from kmsd.errors import (
     ResourceAlreadyExistsException,
     TooManyTagsException,
 )
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -30,7 +30,7 @@ class Request(shapes.LogShape, frozen=True):
     deletion_protection_enabled: bool | None = None
 
 
-async def prepare(request: Request, call: Call) -> str | None:
+async def prepare(request: Request, call: WriteCall) -> str | None:
     """Prove that the group could work with the key. Its ARN."""
     _check(request)
     if request.kms_key_id is None:
@@ -40,7 +40,7 @@ async def prepare(request: Request, call: Call) -> str | None:
     return await key_association.examined(call, name.encode(), arn, request.kms_key_id)
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Write it down."""
     account, name, tx = call.caller.account, request.log_group_name, transaction_of(call)
     if group_in(call.targets[0]) is not None:

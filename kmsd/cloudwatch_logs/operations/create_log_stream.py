@@ -10,7 +10,7 @@ from kmsd.cloudwatch_logs.call import log_group_of, reader_of, transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import LogStream
 from kmsd.errors import ResourceAlreadyExistsException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -20,7 +20,7 @@ class Request(shapes.LogShape, frozen=True):
     log_stream_name: shapes.LogStreamName
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Write it down."""
     group = log_group_of(call)
     if await reader_of(call).log_stream(group.group_id, request.log_stream_name) is not None:

@@ -10,7 +10,7 @@ from kmsd.cloudwatch_logs.call import log_group_of, service_of, transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -19,7 +19,7 @@ class Request(shapes.LogShape, frozen=True):
     log_group_name: shapes.LogGroupName
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """Nobody finds it from the commit on; then its segments go."""
     group = log_group_of(call)
     await transaction_of(call).delete_log_group(group, call.now)

@@ -8,7 +8,7 @@ from kmsd.cloudwatch_logs.call import transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.streams import require_stream
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -18,7 +18,7 @@ class Request(shapes.LogShape, frozen=True):
     log_stream_name: shapes.LogStreamName
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Nobody finds its events from the commit on; the job writes the segments anew without them."""
     stream = await require_stream(call, request.log_stream_name)
     await transaction_of(call).delete_log_stream(stream)

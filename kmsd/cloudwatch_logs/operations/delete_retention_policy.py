@@ -9,7 +9,7 @@ from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -18,7 +18,7 @@ class Request(shapes.LogShape, frozen=True):
     log_group_name: shapes.LogGroupName
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """Write it down."""
     group = log_group_of(call)
     await transaction_of(call).update_log_group(group, replace(group, retention_days=None))

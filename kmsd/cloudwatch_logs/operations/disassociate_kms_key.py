@@ -9,7 +9,7 @@ from kmsd.cloudwatch_logs.access import OnLogsKey
 from kmsd.cloudwatch_logs.call import group_in, reader_of, transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.errors import OperationAbortedException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -19,7 +19,7 @@ class Request(shapes.LogShape, frozen=True):
     resource_identifier: shapes.ResourceIdentifier | None = None
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """Without an association nothing changes, and that is no error."""
     group = group_in(call.targets[0])
     if group is not None:

@@ -10,7 +10,7 @@ from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.groups import RETENTION_DAYS
 from kmsd.errors import InvalidParameterException, OperationAbortedException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -20,7 +20,7 @@ class Request(shapes.LogShape, frozen=True):
     retention_in_days: int
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Write it down: reading obeys it at once, the job removes what is too old."""
     if request.retention_in_days not in RETENTION_DAYS:
         allowed = ", ".join(str(days) for days in RETENTION_DAYS)

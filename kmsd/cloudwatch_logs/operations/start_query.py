@@ -22,7 +22,7 @@ from kmsd.errors import (
     LimitExceededException,
     MalformedQueryException,
 )
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Call, Operation, WriteCall
 
 MAX_GROUPS = 50
 MAX_RUNNING = 30
@@ -50,7 +50,7 @@ class Response(shapes.LogShape, frozen=True):
     query_id: shapes.QueryId
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """Write the query down; it begins once that is durable."""
     if request.query_language not in (None, "CWLI"):
         raise InvalidParameterException(f"queryLanguage {request.query_language} is not supported.")

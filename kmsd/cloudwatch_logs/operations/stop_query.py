@@ -11,7 +11,7 @@ from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.insights.stored_query import CANCELLED, RUNNING
 from kmsd.cloudwatch_logs.queries import require_query
 from kmsd.errors import InvalidParameterException, ResourceNotFoundException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -26,7 +26,7 @@ class Response(shapes.LogShape, frozen=True):
     success: bool
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """Write it down; whoever runs it sees that within a moment."""
     query = await require_query(call, request.query_id)
     ended = replace(query, status=CANCELLED, ended_at=call.now)

@@ -6,7 +6,7 @@ from kmsd.cloudwatch_logs import group_tags, shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.errors import TooManyTagsException
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -16,7 +16,7 @@ class Request(shapes.LogShape, frozen=True):
     tags: shapes.Tags
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Write them down."""
     await group_tags.put(call, request.tags)
 

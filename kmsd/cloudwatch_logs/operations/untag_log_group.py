@@ -8,7 +8,7 @@ from kmsd.cloudwatch_logs import shapes
 from kmsd.cloudwatch_logs.access import OnLogGroup
 from kmsd.cloudwatch_logs.call import log_group_of, transaction_of
 from kmsd.cloudwatch_logs.declaration import LOGS
-from kmsd.operations.declaration import Call, Operation
+from kmsd.operations.declaration import Operation, WriteCall
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -18,7 +18,7 @@ class Request(shapes.LogShape, frozen=True):
     tag_keys: shapes.TagList = msgspec.field(name="tags")
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Absent tags are no error."""
     await transaction_of(call).delete_log_group_tags(log_group_of(call).group_id, request.tag_keys)
 

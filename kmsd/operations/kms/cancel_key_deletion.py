@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from kmsd.domain.key_state import Transition, Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -22,7 +22,7 @@ class Response(shapes.Shape, frozen=True):
     key_id: shapes.KeyId
 
 
-async def handle(_: Request, call: Call) -> Response:
+async def handle(_: Request, call: WriteCall) -> Response:
     """Take the deletion back."""
     # Rotation that fell due meanwhile is made up for by the job once the key is enabled again.
     has_material = call.key.material_at(call.now) is not None

@@ -6,7 +6,7 @@ from kmsd.domain.alias import Alias, check_new_name
 from kmsd.domain.key_state import Usable
 from kmsd.errors import AlreadyExistsException, InvalidAliasNameException, LimitExceededException
 from kmsd.operations.access import OnAlias, OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -17,7 +17,7 @@ class Request(shapes.Shape, frozen=True):
     target_key_id: shapes.KeyId
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """One alias names one key; a key may have several."""
     check_new_name(request.alias_name)
     account, name = call.caller.account, request.alias_name

@@ -20,7 +20,7 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Operation, WriteCall
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 
@@ -56,7 +56,7 @@ class Response(shapes.Shape, frozen=True):
     grant_id: shapes.GrantId
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """The grant holds for every request that begins after this has been answered."""
     grant = _grant(request, call)
     _check_delegation(grant, call)

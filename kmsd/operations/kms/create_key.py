@@ -10,6 +10,7 @@ from kmsd.authz.lockout import default_key_policy
 from kmsd.custody import key_material as material
 from kmsd.custody import token_objects
 from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material
 from kmsd.errors import (
@@ -20,12 +21,12 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.access import OnAccount, OnNewKey
-from kmsd.operations.declaration import KMS, Call, Operation, Target
+from kmsd.operations.declaration import KMS, Call, Operation, Target, WriteCall
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms import tag_rules as tags
 from kmsd.operations.kms.key_metadata import key_metadata
 from kmsd.operations.kms.new_key_policy import check_new_policy
-from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, refuse
+from kmsd.operations.kms.symmetric import refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -55,7 +56,7 @@ class _Prepared(msgspec.Struct, frozen=True):
     material: Material | None
 
 
-async def prepare(request: Request, call: Call) -> _Prepared:
+async def prepare(request: Request, call: WriteCall) -> _Prepared:
     """Make the object in the token, once the request is known to be good."""
     key_id = str(uuid4())
     await _check(request, call, key_id)
@@ -65,7 +66,7 @@ async def prepare(request: Request, call: Call) -> _Prepared:
     return _Prepared(key_id, made)
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """Write the key down; the object becomes its material in the same commit."""
     account, place, made = call.caller.account, call.dependencies.arns, call.prepared
     await _check_count(call)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from kmsd.custody import encryption
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, KeyUsage
 from kmsd.domain.key_state import Usable
 from kmsd.errors import (
     IncorrectKeyException,
     InvalidCiphertextException,
-    InvalidKeyUsageException,
     KeyUnavailableException,
     UnsupportedOperationException,
 )
 from kmsd.operations.access import OnCiphertext
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Kind, Operation
 from kmsd.operations.kms import shapes
-from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, refuse
+from kmsd.operations.kms.symmetric import refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -43,7 +43,6 @@ async def handle(request: Request, call: Call) -> Response:
     """Open the blob."""
     refuse(request, "recipient", "dry_run_modifiers")
     key = call.key
-    check_algorithm(request.encryption_algorithm, key)
     opened = await encryption.decrypt(call.token, key, call.blob_at(0), request.encryption_context)
     return Response(
         key_id=key.arn,
@@ -59,11 +58,19 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnCiphertext("ciphertext_blob", Usable.ENABLED, key_member="key_id", context="encryption_context"),),
+    kind=Kind.CRYPTOGRAPHIC,
+    access=(
+        OnCiphertext(
+            "ciphertext_blob",
+            Usable.ENABLED,
+            context="encryption_context",
+            usage=KeyUsage.ENCRYPT_DECRYPT,
+            algorithm="encryption_algorithm",
+        ),
+    ),
     raises=(
         IncorrectKeyException,
         InvalidCiphertextException,
-        InvalidKeyUsageException,
         KeyUnavailableException,
         UnsupportedOperationException,
     ),

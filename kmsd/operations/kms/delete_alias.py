@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import Usable
 from kmsd.operations.access import OnAlias, OnAliasKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -14,7 +14,7 @@ class Request(shapes.Shape, frozen=True):
     alias_name: shapes.AliasName
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Drop the name."""
     alias = await call.reader.alias(call.caller.account, request.alias_name)
     if alias is not None:  # admission has found it in this transaction

@@ -9,7 +9,7 @@ from kmsd.domain.key_state import Usable
 from kmsd.domain.material import MaterialStatus, key_material_id
 from kmsd.errors import NotFoundException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -27,12 +27,12 @@ class Response(shapes.Shape, frozen=True):
     key_material_id: shapes.KeyMaterialId | None = None
 
 
-async def prepare(_: Request, call: Call) -> None:
+async def prepare(_: Request, call: WriteCall) -> None:
     """Refuse while the token is away: what is answered must have happened there."""
     await call.token.check()
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """The doom is committed with the state; the object is destroyed and looked for again before the answer.
 
     Of a key without material nothing changes, but what an earlier call left undone in the token is done.

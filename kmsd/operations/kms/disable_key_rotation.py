@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -17,7 +17,7 @@ class Request(shapes.Shape, frozen=True):
     key_id: shapes.KeyId
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """Forget the period."""
     key = replace(call.key, rotation_period_days=None, next_rotation_at=None)
     await call.transaction.update_key(call.key, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.domain.key_state import Transition, Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -14,7 +14,7 @@ class Request(shapes.Shape, frozen=True):
     key_id: shapes.KeyId
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """Every process acts on the new state once this has been answered."""
     await call.transaction.update_key(call.key, call.key.after(Transition.ENABLE))
 

@@ -10,7 +10,7 @@ from kmsd.domain.key import DEFAULT_ROTATION_DAYS
 from kmsd.domain.key_state import Usable
 from kmsd.errors import UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -21,7 +21,7 @@ class Request(shapes.Shape, frozen=True):
     rotation_period_in_days: shapes.RotationPeriodInDays | None = None
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """The first period begins now; asking again for the same one changes nothing."""
     # Asked again without a period, a key keeps the one that it has.
     days = request.rotation_period_in_days or call.key.rotation_period_days or DEFAULT_ROTATION_DAYS

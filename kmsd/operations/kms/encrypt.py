@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from kmsd.custody import encryption
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, KeyUsage
 from kmsd.domain.key_state import Usable
-from kmsd.errors import InvalidKeyUsageException, KeyUnavailableException
+from kmsd.errors import KeyUnavailableException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Kind, Operation
 from kmsd.operations.kms import shapes
-from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm
 
 
 class Request(shapes.Shape, frozen=True):
@@ -33,7 +33,6 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Seal under the key's current material."""
     key = call.key
-    check_algorithm(request.encryption_algorithm, key)
     blob = await encryption.encrypt(call.token, key, call.now, request.plaintext, request.encryption_context)
     return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
 
@@ -44,6 +43,16 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context"),),
-    raises=(InvalidKeyUsageException, KeyUnavailableException),
+    kind=Kind.CRYPTOGRAPHIC,
+    access=(
+        OnKey(
+            "key_id",
+            Usable.ENABLED,
+            aliases=True,
+            context="encryption_context",
+            usage=KeyUsage.ENCRYPT_DECRYPT,
+            algorithm="encryption_algorithm",
+        ),
+    ),
+    raises=(KeyUnavailableException,),
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from kmsd.custody import encryption
+from kmsd.domain.key_spec import KeyUsage
 from kmsd.domain.key_state import Usable
 from kmsd.errors import KeyUnavailableException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Kind, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import current_material_id, data_key_length
 
@@ -48,6 +49,9 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context"),),
+    kind=Kind.CRYPTOGRAPHIC,
+    access=(
+        OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context", usage=KeyUsage.ENCRYPT_DECRYPT),
+    ),
     raises=(KeyUnavailableException,),
 )

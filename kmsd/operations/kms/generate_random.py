@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kmsd.errors import UnsupportedOperationException, ValidationException
 from kmsd.operations.access import OnAccount
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Kind, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 
@@ -38,6 +38,7 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
+    kind=Kind.CRYPTOGRAPHIC,
     access=(OnAccount(),),
     raises=(UnsupportedOperationException,),
 )

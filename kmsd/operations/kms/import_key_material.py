@@ -22,7 +22,7 @@ from kmsd.errors import (
     ValidationException,
 )
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -51,7 +51,7 @@ class _Prepared(msgspec.Struct, frozen=True):
     arrival: ProvenMaterial
 
 
-async def prepare(request: Request, call: Call) -> _Prepared:
+async def prepare(request: Request, call: WriteCall) -> _Prepared:
     """Unwrap and prove the material in the token, once all that needs no token has been checked."""
     dependencies = call.dependencies
     _valid_to(request, call.now)
@@ -73,7 +73,7 @@ async def prepare(request: Request, call: Call) -> _Prepared:
     return _Prepared(claim, arrival)
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """The material becomes the key's, or its ValidTo is set anew; the import token must still be good."""
     claim, arrival = call.prepared.claim, call.prepared.arrival
     import_parameters.refuse_expired(claim, call.now)

@@ -7,7 +7,6 @@ from datetime import datetime
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState
 from kmsd.operations.kms.shapes import KeyMetadata
-from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT
 
 
 def key_metadata(key: Key, now: datetime) -> KeyMetadata:
@@ -21,16 +20,16 @@ def key_metadata(key: Key, now: datetime) -> KeyMetadata:
         creation_date=key.created_at.timestamp(),
         enabled=state is KeyState.ENABLED,
         description=key.description,
-        key_usage="ENCRYPT_DECRYPT",
+        key_usage=key.usage,
         key_state=state,
         deletion_date=None if key.deletion_at is None else key.deletion_at.timestamp(),
         valid_to=None if key.valid_to is None or expired else key.valid_to.timestamp(),
         origin=key.origin.value,
         expiration_model=None if key.expiration_model is None or expired else key.expiration_model.value,
         key_manager="CUSTOMER",
-        customer_master_key_spec=SYMMETRIC_DEFAULT,
-        key_spec=SYMMETRIC_DEFAULT,
-        encryption_algorithms=[SYMMETRIC_DEFAULT],
+        customer_master_key_spec=key.spec,
+        key_spec=key.spec,
+        encryption_algorithms=list(key.spec.algorithms),
         multi_region=False,
         current_key_material_id=(
             None if key.current_material is None or expired else key.current_material.key_material_id

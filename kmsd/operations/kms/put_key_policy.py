@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException, MalformedPolicyDocumentException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.new_key_policy import check_new_policy, check_policy_name
 
@@ -21,7 +21,7 @@ class Request(shapes.Shape, frozen=True):
     bypass_policy_lockout_safety_check: bool = False
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Every process decides by the new one once this has been answered."""
     check_policy_name(request.policy_name)
     key = call.key

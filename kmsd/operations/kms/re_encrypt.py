@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from kmsd.custody import encryption
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, KeyUsage
 from kmsd.domain.key_state import Usable
 from kmsd.errors import (
     IncorrectKeyException,
     InvalidCiphertextException,
-    InvalidKeyUsageException,
     KeyUnavailableException,
     UnsupportedOperationException,
 )
 from kmsd.operations.access import OnCiphertext, OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Kind, Operation
 from kmsd.operations.kms import shapes
-from kmsd.operations.kms.symmetric import SYMMETRIC_DEFAULT, check_algorithm, current_material_id, refuse
+from kmsd.operations.kms.symmetric import current_material_id, refuse
 
 
 class Request(shapes.Shape, frozen=True):
@@ -48,8 +48,6 @@ async def handle(request: Request, call: Call) -> Response:
     """Open under the source, seal under the destination."""
     refuse(request, "dry_run_modifiers")
     source, destination = call.key_at(0), call.key_at(1)
-    check_algorithm(request.source_encryption_algorithm, source)
-    check_algorithm(request.destination_encryption_algorithm, destination)
     opened = await encryption.decrypt(call.token, source, call.blob_at(0), request.source_encryption_context)
     blob = await encryption.encrypt(
         call.token, destination, call.now, opened.plaintext, request.destination_encryption_context
@@ -71,12 +69,15 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
+    kind=Kind.CRYPTOGRAPHIC,
     access=(
         OnCiphertext(
             "ciphertext_blob",
             Usable.ENABLED,
             key_member="source_key_id",
             context="source_encryption_context",
+            usage=KeyUsage.ENCRYPT_DECRYPT,
+            algorithm="source_encryption_algorithm",
             action="ReEncryptFrom",
         ),
         OnKey(
@@ -84,13 +85,14 @@ OPERATION = Operation(
             Usable.ENABLED,
             aliases=True,
             context="destination_encryption_context",
+            usage=KeyUsage.ENCRYPT_DECRYPT,
+            algorithm="destination_encryption_algorithm",
             action="ReEncryptTo",
         ),
     ),
     raises=(
         IncorrectKeyException,
         InvalidCiphertextException,
-        InvalidKeyUsageException,
         KeyUnavailableException,
         UnsupportedOperationException,
     ),

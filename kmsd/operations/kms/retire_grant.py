@@ -19,7 +19,7 @@ from kmsd.errors import (
     NotFoundException,
     ValidationException,
 )
-from kmsd.operations.declaration import KMS, Access, Call, Operation, Target
+from kmsd.operations.declaration import KMS, Access, Call, Operation, Target, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -32,7 +32,7 @@ class Request(shapes.Shape, frozen=True):
     dry_run: bool | None = None
 
 
-async def handle(_: Request, call: Call) -> None:
+async def handle(_: Request, call: WriteCall) -> None:
     """No process allows anything by the grant once this has been answered. Works in every state of the key."""
     await call.transaction.delete_grant(_grant_in(call.targets[0]).grant_id)
 

@@ -6,7 +6,7 @@ from kmsd.domain.grant import check_grant_id
 from kmsd.domain.key_state import Usable
 from kmsd.errors import InvalidGrantIdException, NotFoundException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -18,7 +18,7 @@ class Request(shapes.Shape, frozen=True):
     dry_run: bool | None = None
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """No process allows anything by the grant once this has been answered."""
     check_grant_id(request.grant_id)
     grant = await call.reader.grant(request.grant_id)

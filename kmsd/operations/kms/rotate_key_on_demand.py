@@ -7,7 +7,7 @@ from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material, RotationType
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Call, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 MAX_ON_DEMAND = 25
@@ -25,7 +25,7 @@ class Response(shapes.Shape, frozen=True):
     key_id: shapes.KeyId
 
 
-async def prepare(_: Request, call: Call) -> Material:
+async def prepare(_: Request, call: WriteCall) -> Material:
     """Make the object in the token."""
     _check_count(call)
     return await rotation.create(
@@ -39,7 +39,7 @@ def _check_count(call: Call) -> None:
         raise LimitExceededException(f"{call.key.arn} was rotated on demand {MAX_ON_DEMAND} times, which is the limit.")
 
 
-async def handle(_: Request, call: Call) -> Response:
+async def handle(_: Request, call: WriteCall) -> Response:
     """The material that `prepare` made becomes the current one."""
     _check_count(call)
     await rotation.make_current(call.transaction, call.key, call.prepared)

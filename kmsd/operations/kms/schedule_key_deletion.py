@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from kmsd.domain.key_state import KeyState, Transition, Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -28,7 +28,7 @@ class Response(shapes.Shape, frozen=True):
     pending_window_in_days: int
 
 
-async def handle(request: Request, call: Call) -> Response:
+async def handle(request: Request, call: WriteCall) -> Response:
     """From now on the key cannot be used; at its date `kmsd.jobs.deletion` destroys it."""
     days = request.pending_window_in_days
     key = replace(

@@ -5,18 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from kmsd.domain.key import Key
-from kmsd.errors import InvalidKeyUsageException, UnsupportedOperationException, ValidationException
+from kmsd.errors import UnsupportedOperationException, ValidationException
 
-SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
 BYTES_OF_SPEC = {"AES_128": 16, "AES_256": 32}
-
-
-def check_algorithm(algorithm: str | None, key: Key) -> None:
-    """Raises InvalidKeyUsageException for an algorithm of asymmetric keys."""
-    if algorithm is not None and algorithm != SYMMETRIC_DEFAULT:
-        raise InvalidKeyUsageException(
-            f"You cannot use algorithm {algorithm} with {key.arn}: its key spec is {SYMMETRIC_DEFAULT}."
-        )
 
 
 def refuse(request: msgspec.Struct, *members: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import Usable
 from kmsd.errors import TagException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms import tag_rules as tags
 
@@ -17,7 +17,7 @@ class Request(shapes.Shape, frozen=True):
     tags: list[shapes.Tag]
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Tags may permit or deny: policies see them at once."""
     given = tags.as_mapping(request.tags)
     tags.check_count({**await call.reader.tags_of(call.key.key_id), **given}, call.dependencies.quotas.tags_per_key)

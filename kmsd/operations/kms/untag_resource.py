@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import Usable
 from kmsd.errors import TagException
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes, tag_rules
 
 
@@ -16,7 +16,7 @@ class Request(shapes.Shape, frozen=True):
     tag_keys: shapes.TagKeys
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Tags that it does not have are no error."""
     tag_rules.check_keys(request.tag_keys)
     await call.transaction.delete_tags(call.key.key_id, request.tag_keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException
 from kmsd.operations.access import OnAlias, OnAliasKey, OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -16,7 +16,7 @@ class Request(shapes.Shape, frozen=True):
     target_key_id: shapes.KeyId
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Permission is needed on the alias, on the key that loses it and on the one that gets it."""
     target = call.key_at(2)
     alias = await call.reader.alias(call.caller.account, request.alias_name)

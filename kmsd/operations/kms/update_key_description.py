@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from kmsd.domain.key_state import Usable
 from kmsd.operations.access import OnKey
-from kmsd.operations.declaration import KMS, Call, Operation
+from kmsd.operations.declaration import KMS, Operation, WriteCall
 from kmsd.operations.kms import shapes
 
 
@@ -17,7 +17,7 @@ class Request(shapes.Shape, frozen=True):
     description: shapes.Description
 
 
-async def handle(request: Request, call: Call) -> None:
+async def handle(request: Request, call: WriteCall) -> None:
     """Replace the description."""
     await call.transaction.update_key(call.key, replace(call.key, description=request.description))
 

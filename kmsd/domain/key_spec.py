@@ -1,0 +1,32 @@
+"""Key specs and key usages: which algorithms a key serves (KMS API reference, KeyMetadata)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class KeyUsage(StrEnum):
+    """The purpose of a key. It never changes."""
+
+    ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
+
+
+class KeySpec(StrEnum):
+    """The kind of key material."""
+
+    SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
+    """AES-256: XAES-256-GCM where the token can derive keys, else AES-256-GCM."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The algorithms of its keys, by their names in the API."""
+        return _ALGORITHMS[self]
+
+
+SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
+"""The only encryption algorithm of symmetric keys, and the default of every request that may name one."""
+_ALGORITHMS: Mapping[KeySpec, tuple[str, ...]] = {KeySpec.SYMMETRIC_DEFAULT: (SYMMETRIC_DEFAULT,)}
