@@ -24,7 +24,8 @@ from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 from kmsd.cloudwatch_logs.call import service_in
-from kmsd.cloudwatch_logs.data_keys import DataKeys, KeyUse
+from kmsd.cloudwatch_logs.data_keys import DataKeys
+from kmsd.cloudwatch_logs.service_key_access import KeyUse
 from kmsd.cloudwatch_logs.jobs.retention import LogRetention
 from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments

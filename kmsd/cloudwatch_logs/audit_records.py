@@ -1,4 +1,4 @@
-"""The records of what the Logs service does with a customer's key: calls of the service, as CloudTrail shows them."""
+"""Audit records of the logs service's use of customers' keys, in the form that CloudTrail shows service calls."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kmsd.audit.record import (
     rfc3339,
     service_principal,
 )
-from kmsd.cloudwatch_logs.data_keys import KeyUse
+from kmsd.cloudwatch_logs.service_key_access import KeyUse
 from kmsd.domain.arn import ArnScope
 from kmsd.operations.declaration import KMS
 
 
 def record_of_key_use(use: KeyUse, arns: ArnScope) -> bytes:
-    """The record of one use of a key by a service, or of the attempt."""
+    """Encode the record of one use of a key by the service, successful or refused."""
     error, key, decision = use.error, use.key, use.decision
     principal = service_principal(use.caller.arn)
     additional = AdditionalEventData()

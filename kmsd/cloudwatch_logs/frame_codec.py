@@ -1,4 +1,4 @@
-"""Events into frames and back: compressed, then sealed under a data key bound to the group's ARN."""
+"""Encoding of events into frames and back: compressed, then encrypted under a data key bound to the group's ARN."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from cryptography.exceptions import InvalidTag
 
 from kmsd.cloudwatch_logs import events
 from kmsd.cloudwatch_logs import frames as log_frame
-from kmsd.cloudwatch_logs.data_keys import DataKey, KeyAssociation
+from kmsd.cloudwatch_logs.data_keys import DataKey
 from kmsd.cloudwatch_logs.events import Batch, LogEvent
 from kmsd.cloudwatch_logs.frames import Frame, WrappedKey
 from kmsd.cloudwatch_logs.groups import LogGroup, LogStream, millis
 from kmsd.cloudwatch_logs.ports import SegmentDamaged, StoredFrame
 from kmsd.cloudwatch_logs.service import LogsService
+from kmsd.cloudwatch_logs.service_key_access import KeyAssociation
 from kmsd.ports import Reader
 
 PIECES_A_TURN = 2
-"""So many are compressed before other callers have their turn: half a millisecond at the most. A thread would cost
-more, in waiting for the interpreter's lock."""
+"""Pieces compressed before other calls get a turn: at most half a millisecond. A thread would cost more, waiting for
+the GIL."""
 SHARE = 0.02
-"""Compressing costs as much as all other work of a batch. It may take this share of the time in which a process has
-nothing to do; beyond, batches are stored as they are, sealed all the same: a rush of events costs disk then, and not
-the other callers' time."""
+"""Share of a process's idle time that compression may use. Compression costs as much CPU as all other work on a batch.
+Beyond this share, batches are stored uncompressed (still encrypted): a burst of events then costs disk space instead
+of the CPU time of other calls."""
 MAX_SAVED = 0.02
-"""Seconds for it that a process can save up."""
+"""Limit on the seconds of compression time that a process can save up."""
 
 
 class Sealed(NamedTuple):
-    """A frame, ready to be appended."""
+    """Encrypted frame, ready to be appended."""
 
     frame: Frame
     content: bytes
@@ -40,7 +41,7 @@ class Sealed(NamedTuple):
 
 
 def subject_of(group: LogGroup) -> KeyAssociation:
-    """What the group's data keys are made for."""
+    """Return the owner of the group's data keys."""
     return KeyAssociation(group.group_id, group.account, group.arn, group.kms_key)
 
 
@@ -54,9 +55,9 @@ async def seal(
     now: datetime,
     compress: bool = False,
 ) -> Sealed:
-    """Seal a batch under the key that is associated at this moment. Raises what `DataKeys.encryption_key` does.
+    """Encrypt a batch under the key that is associated now. Raises the same errors as `DataKeys.encryption_key`.
 
-    With `compress` it is compressed first whether there is time for it or not.
+    With `compress`, compress it even if the compression budget is used up.
     """
     data_key = await logs.keys.encryption_key(reader, subject_of(group), batch.size, now)
     packing, packed = await _packed(logs, batch, compress=compress)
@@ -77,7 +78,7 @@ async def seal(
 
 
 async def _packed(logs: LogsService, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
-    """Encode and perhaps compress. What it returns is good until something is awaited."""
+    """Encode and perhaps compress a batch. The result is valid only until the next await."""
     if not compress and _seconds_to_spend(logs) <= 0:
         events.encode(batch, logs.content)
         return log_frame.PLAIN, logs.content
@@ -97,7 +98,7 @@ async def _packed(logs: LogsService, batch: Batch, *, compress: bool) -> tuple[i
 
 
 def _seconds_to_spend(logs: LogsService) -> float:
-    """What compressing may take now."""
+    """Add earned idle time to the compression budget, and return it in seconds."""
     now, busy = time.monotonic(), time.process_time()
     idle = (now - logs.packed_at) - (busy - logs.packed_busy)
     logs.pack_seconds = min(logs.pack_seconds + max(idle, 0.0) * SHARE, MAX_SAVED)
@@ -108,7 +109,7 @@ def _seconds_to_spend(logs: LogsService) -> float:
 def open_frames(
     group_id: bytes, frames: Sequence[tuple[StoredFrame, bytes, DataKey]], *, shown: bool = False
 ) -> list[list[LogEvent]]:
-    """The events of each frame; blocking, and most of it without the interpreter's lock. Raises `SegmentDamaged`."""
+    """Return the events of each frame. Blocks, mostly without the GIL. Raises `SegmentDamaged`."""
     found = []
     for stored, sealed, data_key in frames:
         frame = stored.frame

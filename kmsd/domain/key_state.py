@@ -131,6 +131,10 @@ class Usable(Enum):
         self.origin = origin
         """The only origin that the operation accepts; empty: every one."""
 
+    def allows(self, state: KeyState) -> bool:
+        """True if the operation works on a key in `state`."""
+        return self.row[state] is StateRule.YES
+
     def refuse(self, state: KeyState, origin: str, arn: str) -> None:
         """Raise what the table says for a key in `state`; return if the operation works."""
         if self.origin and origin != self.origin:

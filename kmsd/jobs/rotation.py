@@ -7,7 +7,7 @@ from datetime import datetime
 from kmsd.custody import rotation, token_objects
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.key import Key
-from kmsd.domain.key_state import KeyState
+from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material, RotationType
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
@@ -57,7 +57,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
 
 def _due(key: Key, now: datetime, worn: Material | None) -> bool:
     """Whether a key must be rotated: by its date, or because it still has the worn material."""
-    if key.state is not KeyState.ENABLED:
+    if not Usable.ROTATION.allows(key.state):
         return False
     is_worn = worn is not None and key.current_material == worn
     return is_worn or (key.next_rotation_at is not None and key.next_rotation_at <= now)

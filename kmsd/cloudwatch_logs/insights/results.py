@@ -13,11 +13,12 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 
 from kmsd.cloudwatch_logs import frames
-from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY, KeyAssociation
+from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.cloudwatch_logs.frames import WrappedKey
 from kmsd.cloudwatch_logs.groups import ResultsKey, results_arn
 from kmsd.cloudwatch_logs.ports import SegmentDamaged
 from kmsd.cloudwatch_logs.service import LogsService
+from kmsd.cloudwatch_logs.service_key_access import KeyAssociation
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain.arn import ArnScope
 from kmsd.ports import Reader, Token
