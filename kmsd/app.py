@@ -25,11 +25,11 @@ from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 from kmsd.cloudwatch_logs.call import service_in
 from kmsd.cloudwatch_logs.data_keys import DataKeys
-from kmsd.cloudwatch_logs.service_key_access import KeyUse
 from kmsd.cloudwatch_logs.jobs.retention import LogRetention
 from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.service import LogsService
+from kmsd.cloudwatch_logs.service_key_access import KeyUse
 from kmsd.config.settings import Config, ConfigError, TokenConfig
 from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL
@@ -40,7 +40,7 @@ from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.linux import boot_clock
 from kmsd.operations.declaration import Dependencies
 from kmsd.pipeline import Pipeline
-from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError
+from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError, Tokens
 
 IMPORT_TOKEN_SECONDS = 2.0
 """Between two attempts to open an import token that is away."""
@@ -72,7 +72,12 @@ class Components(msgspec.Struct, frozen=True):
     @property
     def import_token(self) -> Token | None:
         """The second token, if there is one and it is open."""
-        return self.pipeline.dependencies.import_token
+        return self.tokens.imports
+
+    @property
+    def tokens(self) -> Tokens:
+        """Return all tokens."""
+        return self.pipeline.dependencies.tokens
 
     async def seek_import_token(self) -> None:
         """Open the import token as soon as it is there, if it was away at the start."""
@@ -90,7 +95,7 @@ class Components(msgspec.Struct, frozen=True):
                     log.warning("import_token_still_away", detail=failed)
                 continue
             self._stack.push_async_callback(token.close)
-            self.pipeline.dependencies.import_token = token
+            self.tokens.imports = token
             log.info("import_token_back", label=token.info.label, serial=token.info.serial)
 
     async def enable_signing(self) -> None:
@@ -254,14 +259,14 @@ async def open_trail(
     return sink
 
 
-def open_logs(config: Config, token: Token, sink: AuditSink, clock: Clock) -> LogsService:
+def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> LogsService:
     """What the Logs side works with. Raises `SegmentsUnavailable`."""
     place = arn_scope_of(config)
 
     async def record(use: KeyUse) -> None:
         await sink.append(record_of_key_use(use, place))
 
-    return LogsService(DataKeys(token, place, record), FileSegments(config.logs_dir), now=clock.now)
+    return LogsService(DataKeys(tokens, place, record), FileSegments(config.logs_dir), now=clock.now)
 
 
 @asynccontextmanager
@@ -291,10 +296,9 @@ async def open_components(
         import_token = await open_import_token(config)
         if import_token is not None:
             stack.push_async_callback(import_token.close)
-        logs = open_logs(config, token, sink, clock)
+        tokens = Tokens(token, import_token)
+        logs = open_logs(config, tokens, sink, clock)
         stack.push_async_callback(logs.close)
         refused = frozenset(config.import_.refuse)
-        dependencies = Dependencies(
-            arn_scope_of(config), limits, store, token, import_token, refused, {LogsService: logs}
-        )
+        dependencies = Dependencies(arn_scope_of(config), limits, store, tokens, refused, {LogsService: logs})
         yield Components(config, store, token, sink, Pipeline(dependencies, clock, sink, cohorts), watch, stack)

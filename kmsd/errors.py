@@ -1,4 +1,4 @@
-"""Every error a client may see: its wire name and its HTTP status.
+"""All errors that a client may see, with their wire names and HTTP statuses.
 
     ServiceError
     ├── (400) one class for each documented client error; the class name is the wire name
@@ -7,9 +7,8 @@
     ├── (413) RequestEntityTooLargeException
     └── (500) DependencyTimeoutException, KeyUnavailableException, KMSInternalException, ServiceUnavailableException
 
-Errors are raised, never returned; `kmsd.wire` renders them, and nothing else does. The names follow
-the specification's error tables and, for the "Common Errors" of the reference, the names that the
-JSON protocol uses (docs/divergences.md lists the pairs).
+Errors are raised, never returned. Only `kmsd.wire` renders them. The names follow the specification's error tables.
+For the reference's "Common Errors" they are those of the JSON protocol (docs/divergences.md lists the pairs).
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from __future__ import annotations
 class ServiceError(Exception):
     """An answer other than success.
 
-    `message` is for the client. `detail` is for the daemon's log alone: it may say why, and must not
-    hold a secret either.
+    `message` is for the client. `detail` is for the daemon's log only: it may state the cause, but no secret.
     """
 
     status: int = 400
@@ -31,23 +29,23 @@ class ServiceError(Exception):
 
     @property
     def code(self) -> str:
-        """The name sent as `__type`."""
+        """Return the name sent as `__type`."""
         return type(self).__name__
 
 
-# --- What the front end answers before an operation is reached --------------------------------------
+# --- Errors before an operation is reached ----------------------------------------------------------
 
 
 class AccessDeniedException(ServiceError):
-    """The caller is known, and may not."""
+    """The caller is authenticated but not authorised."""
 
 
 class ExpiredTokenException(ServiceError):
-    """The session token's time is over."""
+    """The session token has expired."""
 
 
 class IncompleteSignatureException(ServiceError):
-    """The request's signature lacks a part or has a part that cannot be read."""
+    """A part of the request's signature is missing or malformed."""
 
 
 class InvalidSignatureException(ServiceError):
@@ -55,11 +53,11 @@ class InvalidSignatureException(ServiceError):
 
 
 class MalformedHttpRequestException(ServiceError):
-    """What was received is not an HTTP request that this server takes."""
+    """The received bytes are not an HTTP request that this server accepts."""
 
 
 class MissingAuthenticationTokenException(ServiceError):
-    """The request carries no signature at all."""
+    """The request has no signature."""
 
 
 class RequestEntityTooLargeException(ServiceError):
@@ -69,13 +67,13 @@ class RequestEntityTooLargeException(ServiceError):
 
 
 class RequestTimeoutException(ServiceError):
-    """The request did not arrive whole in time."""
+    """The complete request did not arrive in time."""
 
     status = 408
 
 
 class SerializationException(ServiceError):
-    """The body is not JSON, or a member has another JSON type than the API gives it."""
+    """The body is not JSON, or a member has the wrong JSON type."""
 
 
 class ThrottlingException(ServiceError):
@@ -91,22 +89,22 @@ class UnknownOperationException(ServiceError):
 
 
 class UnrecognizedClientException(ServiceError):
-    """The access key is unknown or disabled, or the session token is not ours."""
+    """The access key is unknown or disabled, or kmsd did not issue the session token."""
 
 
 class ValidationException(ServiceError):
-    """A member breaks a constraint of the API."""
+    """A member violates a constraint of the API."""
 
 
 # --- Key Management Service -------------------------------------------------------------------------
 
 
 class AlreadyExistsException(ServiceError):
-    """The resource exists already."""
+    """The resource already exists."""
 
 
 class DependencyTimeoutException(ServiceError):
-    """The token did not answer in time; the request can be tried again."""
+    """The token did not answer in time; the request can be retried."""
 
     status = 500
 
@@ -120,19 +118,19 @@ class DryRunOperationException(ServiceError):
 
 
 class ExpiredImportTokenException(ServiceError):
-    """The import token's 24 hours are over."""
+    """The import token is older than 24 hours."""
 
 
 class IncorrectKeyException(ServiceError):
-    """The ciphertext was made under another key than the request names."""
+    """The ciphertext was encrypted under another key than the request names."""
 
 
 class IncorrectKeyMaterialException(ServiceError):
-    """Other key material than was imported into this key before."""
+    """The key material is not the one that was imported into this key before."""
 
 
 class InvalidAliasNameException(ServiceError):
-    """The alias name is not one a client may use."""
+    """The alias name is malformed or reserved."""
 
 
 class InvalidArnException(ServiceError):
@@ -140,19 +138,19 @@ class InvalidArnException(ServiceError):
 
 
 class InvalidCiphertextException(ServiceError):
-    """The blob was not made here, was changed, or its encryption context differs."""
+    """The blob is not kmsd's, was changed, or has another encryption context."""
 
 
 class InvalidGrantIdException(ServiceError):
-    """No such grant on this key."""
+    """The key has no such grant."""
 
 
 class InvalidGrantTokenException(ServiceError):
-    """The grant token is not ours, or its grant is gone."""
+    """kmsd did not issue the grant token, or its grant no longer exists."""
 
 
 class InvalidImportTokenException(ServiceError):
-    """The import token is not ours, or belongs to another key or wrapping key."""
+    """kmsd did not issue the import token, or it belongs to another key or wrapping key."""
 
 
 class InvalidKeyUsageException(ServiceError):
@@ -160,17 +158,17 @@ class InvalidKeyUsageException(ServiceError):
 
 
 class InvalidMarkerException(ServiceError):
-    """The marker is not one that this operation gave to this caller."""
+    """This operation did not give the marker to this caller."""
 
 
 class KeyUnavailableException(ServiceError):
-    """The key exists, but its material cannot be reached now; the request can be tried again."""
+    """The key exists, but its material cannot be reached now; the request can be retried."""
 
     status = 500
 
 
 class KMSInternalException(ServiceError):
-    """Something failed inside; nothing was changed; the request can be tried again."""
+    """An internal failure. Nothing was changed; the request can be retried."""
 
     status = 500
 
@@ -184,7 +182,7 @@ class LimitExceededException(ServiceError):
 
 
 class MalformedPolicyDocumentException(ServiceError):
-    """The policy is not one; the message names the place."""
+    """The policy is invalid; the message names the place."""
 
 
 class NotFoundException(ServiceError):
@@ -192,22 +190,22 @@ class NotFoundException(ServiceError):
 
 
 class TagException(ServiceError):
-    """The tags are not ones a key can carry."""
+    """The tags are not valid for a key."""
 
 
 class UnsupportedOperationException(ServiceError):
-    """This key, or this token, cannot do that."""
+    """This key or this token does not support the operation."""
 
 
 # --- CloudWatch Logs --------------------------------------------------------------------------------
 
 
 class InvalidParameterException(ServiceError):
-    """A member breaks a constraint of the API, or does not go with another; Logs' word for ValidationException."""
+    """A member violates a constraint of the API or conflicts with another; Logs' name for ValidationException."""
 
 
 class MalformedQueryException(ServiceError):
-    """The query is not one, or uses what is not offered here; the message names it."""
+    """The query is invalid or uses an unsupported feature, which the message names."""
 
 
 ABORTED = "A conflicting operation is in progress on this resource."
@@ -215,11 +213,11 @@ ABORTED = "A conflicting operation is in progress on this resource."
 
 
 class OperationAbortedException(ServiceError):
-    """Another request changes the same resource at this moment."""
+    """Another request is changing the same resource."""
 
 
 class ResourceAlreadyExistsException(ServiceError):
-    """The log group or stream exists already."""
+    """The log group or stream already exists."""
 
 
 class ResourceNotFoundException(ServiceError):
@@ -227,10 +225,10 @@ class ResourceNotFoundException(ServiceError):
 
 
 class ServiceUnavailableException(ServiceError):
-    """Store, token or segments are out of reach; the request can be tried again."""
+    """The store, the token or the segments cannot be reached; the request can be retried."""
 
     status = 500
 
 
 class TooManyTagsException(ServiceError):
-    """More tags than a log group can carry."""
+    """The request would give a log group too many tags."""

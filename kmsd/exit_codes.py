@@ -1,14 +1,14 @@
-"""Exit statuses of commands and of the daemon's processes, after sysexits.h; and the errors that stand for them.
+"""Exit statuses of commands and of the daemon's processes, after sysexits.h, and the errors that map to them.
 
 0    done
 1    `check`: warnings; `explain`: denied; `jobs run`, `audit verify`: something was found
 2    `check`: failures
 64   the command line is wrong
-65   what was given is refused: a policy, a backup, a blob, a change that the state of a key does not allow
+65   the input is refused: a policy, a backup, a blob, a change that the state of a key does not allow
 66   there is no such file, user, role, key or access key
 70   a fault of the program
 73   it exists already
-75   temporarily unavailable: token away, database locked, disk full, trail not writable
+75   temporarily unavailable: token unreachable, database locked, disk full, trail not writable
 77   the token refused the PIN
 78   configuration or data need a human
 130  interrupted
@@ -25,48 +25,48 @@ EXIT_INTERNAL = 70
 EXIT_EXISTS = 73
 """EX_CANTCREAT."""
 EXIT_UNAVAILABLE = 75
-"""EX_TEMPFAIL: the same command may succeed later. Of a worker: the supervisor tries again."""
+"""EX_TEMPFAIL: the same command may succeed later. If a worker ends with it, the supervisor starts another."""
 EXIT_RESTORE_REFUSED = 77
-"""EX_NOPERM: the token refused the PIN. Starting again would offer it a second time; nobody may do that but a human."""
+"""EX_NOPERM: the token refused the PIN. A restart would try the PIN again; only a human may do that."""
 EXIT_CONFIG = 78
-"""EX_CONFIG: configuration, database or token are not fit to serve, and waiting changes nothing."""
+"""EX_CONFIG: configuration, database or token are not fit to serve, and waiting does not help."""
 FINAL = frozenset({EXIT_RESTORE_REFUSED, EXIT_CONFIG})
-"""The daemon ends with these. Its unit then stops the socket too (systemd/kmsd.service)."""
+"""Statuses of a worker that end the daemon. Its unit then stops the socket too (systemd/kmsd.service)."""
 EXIT_INTERRUPTED = 130
-"""128 and SIGINT, as shells have it."""
+"""128 + SIGINT, as in shells."""
 
 
 class CommandError(Exception):
-    """A command did not do what it was asked. The text says why and, if that helps, what to type."""
+    """A command failed. The text says why and, if that helps, what to type."""
 
     status = EXIT_CONFIG
 
 
 class WrongUsage(CommandError):
-    """The command line asks for something that cannot be."""
+    """The command line asks for something impossible."""
 
     status = EXIT_USAGE
 
 
 class InputRefused(CommandError):
-    """The content of a file, or the state of a key, does not allow it."""
+    """The content of a file, or the state of a key, does not allow the command."""
 
     status = EXIT_DATA
 
 
 class NotFound(CommandError):
-    """A file, user, role, key or access key that is named does not exist or, for a file, cannot be read."""
+    """A named file, user, role, key or access key does not exist or, for a file, cannot be read."""
 
     status = EXIT_NOT_FOUND
 
 
 class ExistsAlready(CommandError):
-    """What is to be made exists, and is left as it is."""
+    """The thing to create already exists, and is left as it is."""
 
     status = EXIT_EXISTS
 
 
 class TryLater(CommandError):
-    """Something is away, full or in use at present."""
+    """A resource is unreachable, full or in use at present."""
 
     status = EXIT_UNAVAILABLE

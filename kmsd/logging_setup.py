@@ -14,13 +14,13 @@ from structlog.typing import EventDict
 
 _MAX_PLACES = 100
 _FIRST = ("event", "level", "process", "timestamp")
-"""Members that a reader looks for first."""
+"""Members shown first."""
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-"""By level (syslog(3))."""
+"""Priority of each level (syslog(3))."""
 
 
 def set_up(process: str, *, quiet: bool = False) -> None:
-    """Name the process. `quiet`, for commands that answer in words of their own: warnings and errors only."""
+    """Configure logging for the named process. `quiet` is for commands that print answers: warnings and errors only."""
     render = [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [_in_order, _Json(journal=_is_journal())]
     structlog.configure(
         processors=[
@@ -41,17 +41,17 @@ def _is_journal() -> bool:
     try:
         found = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):
-        return False  # it is closed, or no file
+        return False  # standard error is closed, or not a file
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _in_order(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """What happened, before what belongs to it: hashes and signatures fill a terminal."""
+    """Put the event's name first and its details last: hashes and signatures fill a terminal."""
     return {name: event[name] for name in (*_FIRST, *event) if name in event}
 
 
 class _Json:
-    """A line of JSON; for the journal with the priority of its level before it (sd-daemon(3))."""
+    """Render a line of JSON; for the journal, prefixed with the priority of its level (sd-daemon(3))."""
 
     def __init__(self, *, journal: bool) -> None:
         self._journal = journal
@@ -63,26 +63,26 @@ class _Json:
 
 
 class _Lines:
-    """Where log lines go. One that cannot be written, to a disk that has become read-only, say, changes no answer."""
+    """Output of log lines. A failed write (for example, to a disk that became read-only) changes no answer."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, text: str) -> None:
-        """There is nowhere left to tell an error of this."""
+        """Write the text; ignore an error, for there is nowhere left to report it."""
         with suppress(OSError):
             self._file.write(text)
 
     def flush(self) -> None:
-        """As `write`."""
+        """Flush the file; ignore an error."""
         with suppress(OSError):
             self._file.flush()
 
 
 def _show_places(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Instead of a traceback: the types and places of an exception and its causes, the outermost first.
+    """Replace the traceback by the types and places of an exception and its causes, the outermost first.
 
-    Neither its text nor its variables: what nobody foresaw may quote a plaintext, and a frame may hold one.
+    Leave out texts and variables: the text of an unexpected error may quote a plaintext, and a frame may hold one.
     """
     given = event.pop("exc_info", None)
     error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None

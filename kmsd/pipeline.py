@@ -173,10 +173,10 @@ class Pipeline(msgspec.Struct, frozen=True):
 
         That is then said, for the record.
         """
-        left = ""
+        left, store, token = "", self.dependencies.store, self.dependencies.tokens.main
         while call.created:
             try:
-                await token_objects.roll_back(self.dependencies.store, self.dependencies.token, call.created.pop())
+                await token_objects.roll_back(store, token, call.created.pop())
             except (StoreError, TokenError) as exc:
                 left += f" (left to reconcile: {exc})"
         return left

@@ -176,11 +176,10 @@ class House:
                 stock = self.config.import_.stock
                 scheduler = Scheduler(
                     components.store,
-                    components.token,
+                    components.tokens,
                     self.clock,
                     components.record_job,
                     "house",
-                    lambda: components.import_token,
                     stock,
                     components.retention,
                     components.watch,

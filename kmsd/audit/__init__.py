@@ -1,6 +1,6 @@
-"""What audit records say: CloudTrail events, one for each call, allowed or refused; docs/audit.md lists their fields.
+"""Contents of audit records: CloudTrail events, one for each call, allowed or refused. docs/audit.md lists the fields.
 
-Which members of request and response are shown follows from the shapes: all but the secret ones.
+A record shows every member of request and response whose shape is not secret.
 """
 
 from kmsd.audit.calls import KEY, Outcome, record_of_call, record_of_refusal

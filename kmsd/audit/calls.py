@@ -1,4 +1,4 @@
-"""The records of calls: of one that was authenticated, and of one that was refused before anybody was known."""
+"""Audit records of authenticated calls, and of requests refused before authentication."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ LOG_GROUP = "AWS::Logs::LogGroup"
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a call ended."""
+    """Result of a call."""
 
     response: msgspec.Struct | None = None
     error: ServiceError | None = None
     reason: str = ""
-    """Why it was refused, for the operator; not told to the client."""
+    """Reason of the refusal, for the operator; the client does not see it."""
 
 
 def record_of_call(
     operation: Operation[Any, Any], request: msgspec.Struct | None, call: Call, outcome: Outcome
 ) -> bytes:
-    """The record of an authenticated call, as one line of JSON."""
+    """Return the record of an authenticated call, as one line of JSON."""
     caller, source, error = call.caller, call.source, outcome.error
     writes = operation.writes or operation.appends
     address, agent, tls = _shown_source(source)
-    # In the order of `Event`'s declaration; keywords would cost as much as all of the encoding.
+    # In the order of the fields of `AuditRecord`: keywords would cost as much as the whole encoding.
     return encode(
         AuditRecord(
             EVENT_VERSION,
@@ -85,14 +85,14 @@ def record_of_call(
     )
 
 
-# What is kept here was made of the very object that it is kept with, and is right for no other; all are dropped when
-# there are `CACHED`. The front end has one `Source` for all calls of a client, the store one `Key` until it changes.
+# Caches keyed by object identity: an entry is valid only for the object it was computed from. Cleared at `CACHED`
+# entries. The endpoint has one `ClientInfo` for all calls of a client, the store one `Key` until it changes.
 _sources: dict[int, tuple[ClientInfo, tuple[str, str, msgspec.Raw | UnsetType]]] = {}
 _keys: dict[str, tuple[Key, msgspec.Raw | UnsetType]] = {}
 
 
 def _shown_source(source: ClientInfo) -> tuple[str, str, msgspec.Raw | UnsetType]:
-    """`sourceIPAddress`, `userAgent` and `tlsDetails`."""
+    """Return `sourceIPAddress`, `userAgent` and `tlsDetails`."""
     known = _sources.get(id(source))
     if known is not None and known[0] is source:
         return known[1]
@@ -104,7 +104,7 @@ def _shown_source(source: ClientInfo) -> tuple[str, str, msgspec.Raw | UnsetType
 
 
 def _encoded_resources(call: Call) -> msgspec.Raw | UnsetType:
-    """`resources`: everything that was found, also when the call was refused then."""
+    """Return `resources`: every resource that was found, even if the call was refused after that."""
     targets = call.targets
     if len(targets) != 1 or call.response_keys or (key := targets[0].key) is None:
         return resources_of(_resources(call))
@@ -132,7 +132,7 @@ def _resources(call: Call) -> tuple[Resource, ...]:
         if target.key is None
         else (target.key.arn, target.key.account, KEY)
         for target in targets
-        # `*` and `key/*` stand where there is no resource, or none yet.
+        # `*` and `key/*` mean that there is no resource, or none yet.
         if target.key is not None or not (target.arn == "*" or target.arn.endswith(":key/*"))
     ]
     found += [(arn, arn.split(":")[4], KEY) for arn in made]
@@ -153,7 +153,7 @@ def _kind(arn: str) -> str:
 
 
 def _elements(response: msgspec.Struct | None, call: Call) -> dict[str, Any] | None:
-    """The response of a call that writes, with the key.
+    """Return the response of a call that writes, with the key.
 
     "… include the key ARN of the affected KMS key in the responseElements.keyId value, even though this operation does
     not return the key ARN" (KMS Developer Guide, on DeleteAlias and a dozen others).
@@ -168,7 +168,7 @@ def _elements(response: msgspec.Struct | None, call: Call) -> dict[str, Any] | N
 
 
 def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) -> AdditionalEventData | UnsetType:
-    """Which material was used, what allowed the call, or why it was refused."""
+    """Return the key material used, the statements or grants that allowed the call, or the reason of its refusal."""
     data = AdditionalEventData()
     allowed = False
     for target in call.targets:
@@ -187,7 +187,7 @@ def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) ->
 
 
 def _add_materials(data: AdditionalEventData, call: Call, response: msgspec.Struct | None) -> None:
-    """Which key material sealed or opened: by the response, or else the one that is current."""
+    """Add the key material that encrypted or decrypted: the response's, or else the current one."""
     source = getattr(response, "source_key_material_id", None)
     if source is not None:
         data.source_key_material_id = source
@@ -211,9 +211,9 @@ def record_of_refusal(
     error: ServiceError,
     caller: Caller | None = None,
 ) -> bytes:
-    """The record of a request that was refused before an operation was reached.
+    """Return the record of a request that was refused before it reached an operation.
 
-    As a rule before anybody was known: no signature, a wrong one, a stale date; `caller`, if the signature held.
+    `caller` is given if the signature was valid. Usually it is not: a missing or wrong signature, or an old date.
     """
     unknown = {"type": "Unknown", "accessKeyId": clean(access_key_id)}
     return event_of(

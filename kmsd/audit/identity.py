@@ -1,4 +1,4 @@
-"""Who asked: CloudTrail's `userIdentity`."""
+"""The caller in an audit record: CloudTrail's `userIdentity`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _IDENTITY_TYPES = {
     PrincipalType.USER: "IAMUser",
     PrincipalType.ASSUMED_ROLE: "AssumedRole",
 }
-# (caller, encoded) by access key id: right as long as the caller is the same object; all are dropped at `CACHED`.
+# (caller, encoded) by access key id. Valid while the caller is the same object; cleared at `CACHED` entries.
 _encoded: dict[str, tuple[Caller, msgspec.Raw]] = {}
 
 
 def encoded_identity(caller: Caller, via_service: str = "") -> msgspec.Raw:
-    """`user_identity`, as JSON; encoded once for each caller that the process knows."""
+    """Return `user_identity` as JSON, encoded once for each known caller."""
     if via_service:
         return msgspec.Raw(encode({**user_identity(caller), "invokedBy": service_principal(via_service)}))
     known = _encoded.get(caller.access_key_id)
@@ -33,7 +33,7 @@ def encoded_identity(caller: Caller, via_service: str = "") -> msgspec.Raw:
 
 
 def user_identity(caller: Caller) -> dict[str, Any]:
-    """CloudTrail's `userIdentity`."""
+    """Return CloudTrail's `userIdentity`."""
     if caller.principal_type is PrincipalType.SERVICE:
         return {"type": "AWSService", "invokedBy": service_principal(caller.arn)}
     identity: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The records of what the daemon does by itself: rotation, expiry, deletion."""
+"""Audit records of the daemon's own actions: rotation, expiry, deletion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kmsd.operations.declaration import KMS
 def record_of_service_event(
     *, now: datetime, arns: ArnScope, event_name: str, key: Key, details: Mapping[str, object]
 ) -> bytes:
-    """The record of a job's act on a key."""
+    """Return the record of a job's action on a key."""
     return event_of(
         user_identity={"accountId": key.account, "invokedBy": INTERNAL},
         now=now,

@@ -1,4 +1,4 @@
-"""The records of what an operator does on the host, past the API: `kmsd user create`, `kmsd open-blob` and the like."""
+"""Audit records of operators' commands on the host, outside the API: `kmsd user create`, `kmsd open-blob`, …"""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kmsd.domain.arn import ArnScope
 from kmsd.errors import ServiceError
 
 LOCALHOST = "localhost"
-"""`sourceIPAddress` of what was done on the host itself."""
+"""`sourceIPAddress` of commands on the host itself."""
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """The operating system's word on who runs a command. Whoever is root can make it say anything."""
+    """The user who runs a command, according to the operating system. Root can forge all of it."""
 
     uid: int
     name: str
@@ -26,10 +26,10 @@ class Actor(msgspec.Struct, frozen=True):
     login_uid: int | None = None
     """The kernel's audit login uid: the user who logged in, before any su or sudo. None: no user logged in."""
     sudo_user: str = ""
-    """SUDO_USER: for convenience; the environment proves nothing."""
+    """SUDO_USER, for convenience; an environment variable proves nothing."""
 
     def identity(self, account: str) -> dict[str, Any]:
-        """`userIdentity`: a type of our own, with the fields that readers of the trail look for."""
+        """Return `userIdentity`: a type of kmsd's own, with the fields that readers of the trail look for."""
         shown: dict[str, Any] = {
             "type": "OSUser",
             "principalId": f"uid:{self.uid}",
@@ -59,7 +59,7 @@ def record_of_administration(
     resources: tuple[Resource, ...] = (),
     error: Exception | None = None,
 ) -> bytes:
-    """The record of one phase (`intent`, `outcome`) of an operator's act; both bear `act_id` as their request id."""
+    """Return the record of one phase (`intent`, `outcome`) of a command; both have `act_id` as their request id."""
     return event_of(
         user_identity=actor.identity(account),
         now=now,
@@ -82,7 +82,7 @@ def record_of_administration(
 
 
 def _text(error: Exception) -> str:
-    """What a known error says; of an unforeseen one only its name is told, for its text may quote anything."""
+    """Return the text of a known error; nothing for an unexpected one, whose text may quote secrets."""
     if isinstance(error, ServiceError):
         return error.message or error.detail
     return str(error) if type(error).__module__.startswith("kmsd.") else ""

@@ -1,8 +1,8 @@
-"""The frame of every record: CloudTrail's field names, types and order.
+"""Frame of every audit record: CloudTrail's field names, types and order.
 
-Names and types follow CloudTrail's documented KMS examples ("Examples of AWS KMS log entries", KMS Developer
-Guide) and "CloudTrail record contents" (CloudTrail User Guide). A field that does not apply is absent; those
-that CloudTrail shows as null are null.
+Names and types follow CloudTrail's documented KMS examples ("Examples of AWS KMS log entries", KMS Developer Guide)
+and "CloudTrail record contents" (CloudTrail User Guide). A field that does not apply is absent. Fields that
+CloudTrail shows as null are null.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ ADMINISTRATIVE_EVENT = "KmsdAdministrativeEvent"
 REFUSALS_EVENT = "KmsdRefusalsEvent"
 MANAGEMENT = "Management"
 INTERNAL = "AWS Internal"
-"""What CloudTrail writes as address and agent of what the service does by itself."""
+"""CloudTrail's address and user agent for actions of the service itself."""
 UNIX_SOCKET = "unix-socket"
-"""`sourceIPAddress` of a request that came by a Unix socket."""
+"""`sourceIPAddress` of a request that came over a Unix socket."""
 Resource = tuple[str, str, str]
 """(ARN, account, type)"""
 CACHED = 1024
-"""Constant parts of records that a process keeps encoded: of each kind the latest."""
+"""Maximum entries of each cache of encoded constant parts."""
 
 
 class AdditionalEventData(msgspec.Struct, omit_defaults=True, rename="camel"):
-    """What CloudTrail leaves to the service. `keyMaterialId` and its two kin are AWS's; the rest is ours."""
+    """Data that CloudTrail leaves to the service. AWS has the three key material ids; the other fields are kmsd's."""
 
     key_material_id: str | None = None
     source_key_material_id: str | None = None
     destination_key_material_id: str | None = None
     grant_id: str | None = None
-    """Of RetireGrant: which grant, for its request may name it by a token alone."""
+    """The grant of a RetireGrant call, whose request may name it by a token only."""
     decided_by: list[str] | None = None
     """The statements or grants that allowed the call, one for each resource that was authorised."""
     grant_ids: list[str] | None = None
     reason: str | None = None
-    """Why it was refused, for the operator; the client was not told."""
+    """Reason of the refusal, for the operator; the client does not see it."""
     phase: str | None = None
-    """Of an administrative act: `intent`, `outcome`."""
+    """Phase of an administrative action: `intent`, `outcome`."""
     host_name: str | None = None
     refused: dict[str, Any] | None = None
-    """Of aggregated refusals: how many, and of what kind."""
+    """Numbers and kinds of aggregated refusals."""
 
 
 class AuditRecord(msgspec.Struct, gc=False):
-    """One record. Attributes bear CloudTrail's names, which are not Python's; `UNSET` is absent from the record.
+    """One record. Attributes have CloudTrail's names, which are not Python's; `UNSET` is absent from the record.
 
-    No attribute has a default: the record of a call, which every call pays for, is made with positional arguments.
+    No attribute has a default: the record of a call, a cost of every call, is built with positional arguments.
     """
 
     eventVersion: str  # noqa: N815 (the wire's name, as all below)
@@ -71,7 +71,7 @@ class AuditRecord(msgspec.Struct, gc=False):
     userAgent: str  # noqa: N815
     errorCode: str | UnsetType  # noqa: N815
     errorMessage: str | UnsetType  # noqa: N815
-    # Null is a value here: these two are shown even when there is nothing to show.
+    # Null is a value here: CloudTrail shows these two even when they are empty.
     requestParameters: dict[str, Any] | None  # noqa: N815
     responseElements: dict[str, Any] | None  # noqa: N815
     additionalEventData: AdditionalEventData | UnsetType  # noqa: N815
@@ -109,7 +109,7 @@ def event_of(
     details: Mapping[str, Any] | UnsetType = UNSET,
     tls: msgspec.Raw | UnsetType = UNSET,
 ) -> bytes:
-    """The record of anything but a call; of calls there are too many to pay for keywords."""
+    """Return a record of anything but a call. Calls use positional arguments: their number makes keywords expensive."""
     return encode(
         AuditRecord(
             eventVersion=EVENT_VERSION,
@@ -140,14 +140,14 @@ def event_of(
 
 
 encode = msgspec.json.Encoder().encode
-"""An event as one line of JSON."""
+"""Encode an event as one line of JSON."""
 
 
 _second: tuple[float, str] = (-1.0, "")
 
 
 def rfc3339(instant: datetime) -> str:
-    """`2026-11-22T06:30:00Z`; worked out once a second."""
+    """Return `2026-11-22T06:30:00Z`; formatted once a second."""
     global _second  # noqa: PLW0603 (a cache of one entry, replaced as a whole)
     seconds = instant.timestamp() // 1
     known = _second
@@ -158,12 +158,12 @@ def rfc3339(instant: datetime) -> str:
     return text
 
 
-# An event id has to be unique, not secret: a random start for each process, and then counting.
+# An event id must be unique, not secret: a random start for each process, then a counter.
 _front, _ids = "", count()
 
 
 def _seed_event_ids() -> None:
-    global _front, _ids  # noqa: PLW0603 (of this process, and drawn anew in every child)
+    global _front, _ids  # noqa: PLW0603 (per process, and drawn again in every child)
     start = os.urandom(16).hex()
     _front = f"{start[:8]}-{start[8:12]}-4{start[13:16]}-{'89ab'[int(start[16], 16) & 3]}{start[17:20]}-"
     _ids = count(int(start[20:], 16))
@@ -174,17 +174,17 @@ os.register_at_fork(after_in_child=_seed_event_ids)
 
 
 def new_event_id() -> str:
-    """A unique id in the form of a UUID."""
+    """Return a unique id in the form of a UUID."""
     return f"{_front}{next(_ids) & 0xFFFFFFFFFFFF:012x}"
 
 
 def clean(text: str) -> str:
-    """`text` as UTF-8 can carry it: headers keep foreign bytes as surrogates, and a record must never fail for them."""
+    """Return `text` as valid UTF-8: headers hold foreign bytes as surrogates, on which a record must never fail."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def address_of(source: ClientInfo) -> str:
-    """`sourceIPAddress`: the service's name where one acts for the caller, as CloudTrail has it."""
+    """Return `sourceIPAddress`; where a service acts for the caller, the service's name, as in CloudTrail."""
     if source.via_service:
         return service_principal(source.via_service)
     return source.address or UNIX_SOCKET
@@ -192,12 +192,12 @@ def address_of(source: ClientInfo) -> str:
 
 @lru_cache(maxsize=64)
 def service_principal(via_service: str) -> str:
-    """`logs.amazonaws.com` of `logs.us-east-1.amazonaws.com`."""
+    """Return `logs.amazonaws.com` for `logs.us-east-1.amazonaws.com`."""
     return f"{via_service.partition('.')[0]}.amazonaws.com"
 
 
 def tls_details(source: ClientInfo) -> msgspec.Raw | UnsetType:
-    """`tlsDetails`; absent for plain HTTP."""
+    """Return `tlsDetails`; absent for plain HTTP."""
     if source.tls_version is None:
         return UNSET
     return _tls_details(source.tls_version, source.cipher, source.host)
@@ -209,7 +209,7 @@ def _tls_details(version: str, cipher: str | None, host: str) -> msgspec.Raw:
 
 
 def resources_of(resources: tuple[Resource, ...]) -> msgspec.Raw | UnsetType:
-    """`resources` of (ARN, account, type); absent where there are none."""
+    """Return `resources` from (ARN, account, type); absent if there are none."""
     return _resources_of(resources) if resources else UNSET
 
 

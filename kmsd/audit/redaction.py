@@ -1,4 +1,4 @@
-"""Requests and responses as a record shows them: without secrets, in CloudTrail's names and types."""
+"""Requests and responses as a record shows them: without secrets, with CloudTrail's names and types."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _IMPLIED = dict.fromkeys(
     ("encryption_algorithm", "source_encryption_algorithm", "destination_encryption_algorithm"), SYMMETRIC_DEFAULT
 )
 _NAMES = {"AWSAccountId": "AWSAccountId"}
-"""Members that CloudTrail does not begin with a small letter."""
+"""Members whose CloudTrail name does not begin with a small letter."""
 
 
 @cache
 def shown_members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
-    """(attribute, name in the record) of every member that is not secret; derived once for each struct."""
+    """Return (attribute, name in the record) of every member that is not secret; derived once for each struct."""
     hints = get_type_hints(struct, include_extras=True)
     names = dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))
     return tuple(
@@ -39,7 +39,7 @@ def shown_members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
 
 
 def _is_secret(hint: Any) -> bool:
-    """Whether a type, or one of the alternatives of a union, carries a secret constraint."""
+    """True if a type, or one of the alternatives of a union, has a secret constraint."""
     return any(
         (isinstance(part, Constraint) and part.secret) or (not isinstance(part, Constraint) and _is_secret(part))
         for part in (*getattr(hint, "__metadata__", ()), *get_args(hint))
@@ -48,7 +48,7 @@ def _is_secret(hint: Any) -> bool:
 
 
 def redact(value: msgspec.Struct) -> dict[str, Any]:
-    """A request or response as JSON values, without secrets; absent and empty members left out."""
+    """Return a request or response as JSON values, without secrets, absent members and empty ones."""
     get, members = _plan(type(value))
     shown = {}
     for (name, convert), member in zip(members, get(value), strict=True):
@@ -63,7 +63,7 @@ def redact(value: msgspec.Struct) -> dict[str, Any]:
 def _plan(
     struct: type[msgspec.Struct],
 ) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[tuple[str, Convert | None], ...]]:
-    """How to read the shown members of a struct at once, and what each is called and becomes."""
+    """Return a getter of all shown members of a struct, and each one's name and conversion."""
     hints = get_type_hints(struct, include_extras=True)
     members = shown_members(struct)
     attributes = [attribute for attribute, _ in members]
@@ -79,7 +79,7 @@ def _plan(
 
 
 def _convert_of(hint: Any, implied: str | None) -> Convert | None:
-    """What a value of this type becomes in a record; None: it stays."""
+    """Return the conversion of a value of this type for a record; None to keep it as it is."""
     if implied is not None:
         return lambda value: value or implied
     while get_origin(hint) in (Annotated, Union, types.UnionType):
@@ -105,7 +105,7 @@ def _length(value: bytes | None) -> str | None:
 
 
 def cloudtrail_date(seconds: float | None) -> str | None:
-    """`Aug 10, 2022, 10:38:27 PM`: how CloudTrail's KMS examples write dates within requests and responses."""
+    """Return `Aug 10, 2022, 10:38:27 PM`, the form of dates in CloudTrail's KMS examples."""
     if seconds is None:
         return None
     instant = datetime.fromtimestamp(seconds, UTC)
@@ -114,5 +114,5 @@ def cloudtrail_date(seconds: float | None) -> str | None:
     return f"{month} {instant.day}, {instant.year}, {instant.hour % 12 or 12}:{instant:%M:%S} {half}"
 
 
-# Of the API's shapes only timestamps are floats (`shapes.Timestamp`).
+# Timestamps are the only floats among the API's shapes (`shapes.Timestamp`).
 _SCALARS: dict[Any, Convert] = {bytes: _length, float: cloudtrail_date}

@@ -1,8 +1,8 @@
-"""A flood of unauthenticated requests, counted instead of written down one by one.
+"""Aggregated audit records for a flood of unauthenticated requests.
 
-Every refused request is in the trail: alone, as long as they come no faster than the configured rate, and beyond
-it in one record a second, which says how many there were of each error code, and from which addresses most came.
-So nobody without credentials can fill the disk, or make honest callers wait for it.
+Every refused request is in the trail. Up to the configured rate each has its own record. Beyond that, one record a
+second counts them by error code and lists the addresses that most came from. A client without credentials therefore
+can neither fill the disk nor slow down honest callers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from kmsd.operations.declaration import KMS, ClientInfo
 
 EVENT_NAME = "RefusedRequests"
 BURST_SECONDS = 5
-"""An idle process may write this many seconds' worth of single records at once."""
+"""Seconds' worth of single records that an idle process may write at once."""
 ADDRESSES_COUNTED = 1000
-"""Addresses that are told apart within a second; those that come later are counted together."""
+"""Maximum addresses counted separately within a second; later ones are counted together."""
 ADDRESSES_SHOWN = 20
 OTHERS = "others"
 SEVERAL = "several"
-"""Where a record of one request has one value, and these had more."""
+"""Placeholder where the record of one request has a single value and these requests had several."""
 
 
 class RefusalCounts(msgspec.Struct):
-    """What was refused and not written down one by one."""
+    """Counts of refused requests that have no record of their own."""
 
     since: datetime
     until: datetime
@@ -37,14 +37,14 @@ class RefusalCounts(msgspec.Struct):
     addresses: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, now: datetime, code: str, address: str) -> None:
-        """One more."""
+        """Count one more request."""
         self.until = now
         self.codes[code] += 1
         known = address in self.addresses or len(self.addresses) < ADDRESSES_COUNTED
         self.addresses[address if known else OTHERS] += 1
 
     def shown(self) -> dict[str, Any]:
-        """As the record has it."""
+        """Return the counts in the record's form."""
         top = self.addresses.most_common(ADDRESSES_SHOWN)
         listed = {clean(address): number for address, number in top}
         rest = self.addresses.total() - sum(listed.values())
@@ -60,7 +60,7 @@ class RefusalCounts(msgspec.Struct):
 
 
 class RefusalSampler:
-    """A bucket of permits for single records, and the tally of what found it empty."""
+    """Token bucket for single records, and the counts of the requests that found it empty."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -70,7 +70,7 @@ class RefusalSampler:
         self.tally: RefusalCounts | None = None
 
     def drain(self, clock: float) -> bool:
-        """Whether a refusal at this reading of a monotonic clock (in seconds) is to have its own record."""
+        """Take a permit. True if a refusal at `clock` (monotonic, in seconds) is to have its own record."""
         if self._at is not None:
             self._permits = min(self._limit, self._permits + max(0.0, clock - self._at) * self._per_second)
         self._at = clock
@@ -80,18 +80,18 @@ class RefusalSampler:
         return True
 
     def count(self, now: datetime, code: str, source: ClientInfo) -> None:
-        """Add to the tally what `take` gave no permit for."""
+        """Count a refusal for which `drain` had no permit."""
         if self.tally is None:
             self.tally = RefusalCounts(now, now)
         self.tally.add(now, code, source.address or UNIX_SOCKET)
 
     def hand_over(self) -> RefusalCounts | None:
-        """The tally so far; the next begins at nought. None: there is nothing to record."""
+        """Return the counts so far, and start from zero. None: there is nothing to record."""
         tally, self.tally = self.tally, None
         return tally
 
     def restore(self, tally: RefusalCounts) -> None:
-        """A tally that could not be recorded: nothing of it is lost."""
+        """Put back counts that could not be recorded; none are lost."""
         if self.tally is not None:
             tally.until = self.tally.until
             tally.codes += self.tally.codes
@@ -100,7 +100,7 @@ class RefusalSampler:
 
 
 def record_of_refusals(*, arns: ArnScope, tally: RefusalCounts) -> bytes:
-    """One record of many refusals."""
+    """Return one record of many refusals."""
     return event_of(
         user_identity={"type": "Unknown"},
         now=tally.until,

@@ -1,7 +1,7 @@
-"""The file that a backup is: an uncompressed tar archive of plain files, written in one go and read strictly.
+"""File format of a backup: an uncompressed tar archive of plain files, written in one go and read strictly.
 
-Any tar lists and unpacks it. Only what `Writer` writes is read again: regular files with short names, one header block
-each. No links, no directories, no extensions: there is nothing that could lead out of a folder.
+Any tar lists and unpacks it. The reader accepts only what `Writer` writes: regular files with short names, one header
+block each. There are no links, directories or extensions, so no part can be written outside its folder.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MAX_NAME_BYTES = 100
 
 
 class CorruptArchive(Exception):
-    """The backup is not whole; the text names the part."""
+    """The backup is damaged; the text names the part."""
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file within a backup, as the manifest vouches for it."""
+    """One file in a backup, as listed in the manifest."""
 
     name: str
     """`database.sqlite`, `logs/…`, `audit/…`, `token/…`."""
     size: int
     sha256: str
-    """In hexadecimal."""
+    """Hash in hexadecimal."""
 
 
 class Writer:
@@ -41,7 +41,7 @@ class Writer:
         self.parts: list[Part] = []
 
     def add(self, name: str, source: BinaryIO, size: int) -> bool:
-        """The first `size` bytes of `source`. False, and nothing is added, if it has become shorter. Raises OSError."""
+        """Add `size` bytes of `source`. Return False, and add nothing, if it has become shorter. Raises OSError."""
         start = self._file.tell()
         self._file.write(_header(name, size))
         digest, left = sha256(), size
@@ -58,7 +58,7 @@ class Writer:
         return True
 
     def finish(self) -> int:
-        """Write the end of the archive; durable on return. Its size."""
+        """Write the end of the archive; durable on return. Return its size."""
         self._file.write(bytes(2 * BLOCK))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -75,7 +75,7 @@ def _header(name: str, size: int) -> bytes:
 
 
 def read(file: BinaryIO, take: Callable[[str, Iterator[bytes]], None]) -> list[Part]:
-    """Hand every part to `take`, with its content in pieces, which it must use up. What was found.
+    """Pass every part to `take`, with its content in pieces, which it must consume. Return the parts.
 
     Raises `CorruptArchive`, OSError, and what `take` raises.
     """
@@ -93,7 +93,7 @@ def read(file: BinaryIO, take: Callable[[str, Iterator[bytes]], None]) -> list[P
 
 
 def _next(file: BinaryIO, found: list[Part]) -> tarfile.TarInfo | None:
-    """The next header; None at the end."""
+    """Read the next header; None at the end."""
     block = file.read(BLOCK)
     if len(block) < BLOCK:
         raise CorruptArchive(f"cut off behind the part {_last(found)}" if found else "this is no backup of kmsd")
@@ -105,7 +105,7 @@ def _next(file: BinaryIO, found: list[Part]) -> tarfile.TarInfo | None:
         raise CorruptArchive(
             f"the header behind the part {_last(found)} is damaged" if found else "this is no backup of kmsd"
         ) from exc
-    # A name is what the writer would make of it again, and nothing else.
+    # Accept only the header that the writer would produce for this name and size.
     if info.type != tarfile.REGTYPE or _header(info.name, info.size) != block:
         raise CorruptArchive(f"the header behind the part {_last(found)} is none of kmsd's")
     return info

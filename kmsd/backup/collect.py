@@ -1,7 +1,7 @@
-"""What is copied into a backup, and how each kind of file is read while others write to it. Blocking; for a thread.
+"""Copying of files into a backup while other processes write to them. Blocking: call it in a thread.
 
-The order matters (docs/decisions/0009-backup.md): the database first. What it promises is then found in what is copied
-after it: objects in the token's folder, events in the segments, and a record of every change in the trail.
+The order matters (docs/decisions/0009-backup.md): the database first. The files copied after it then hold everything
+it refers to: objects in the token's folder, events in the segments, and a record of every change in the trail.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _WINDOW = 1024 * 1024
 
 
 class FileChanged(OSError):
-    """A file went away, or became shorter, each time that it was to be copied."""
+    """A file disappeared, or became shorter, at each attempt to copy it."""
 
 
 def add_file(writer: Writer, name: str, path: Path) -> None:
-    """A file that nobody writes to. Raises OSError."""
+    """Add a file that no process writes to. Raises OSError."""
     with path.open("rb") as file:
         if not writer.add(name, file, os.fstat(file.fileno()).st_size):
             raise FileChanged(f"{path} changed while it was copied")
@@ -38,20 +38,20 @@ def add_file(writer: Writer, name: str, path: Path) -> None:
 
 
 def add_logs(writer: Writer, folder: Path) -> None:
-    """All segments and query results. Raises OSError."""
+    """Add all segments and query results. Raises OSError."""
     for group in sorted(segments.groups(folder)):
         _add_group(writer, group)
     results = folder / RESULTS
     names = sorted(entry.name for entry in os.scandir(results)) if results.exists() else []
     for name in names:
         if not name.endswith(segments.TEMPORARY):
-            # One that was deleted meanwhile: nobody may read it any more.
+            # If it was deleted in the meantime, it must not be readable any more.
             with contextlib.suppress(FileNotFoundError):
                 add_file(writer, f"logs/{RESULTS}/{name}", results / name)
 
 
 def _add_group(writer: Writer, folder: Path) -> None:
-    """The segments of one group. One that is replaced or dropped meanwhile is looked for again under its new name."""
+    """Add the segments of one group. One that is replaced or dropped meanwhile is looked up again by its new name."""
     copied: set[str] = set()
     for _ in range(TRIES):
         again = False
@@ -68,7 +68,7 @@ def _add_group(writer: Writer, folder: Path) -> None:
 
 
 def _add_segment(writer: Writer, folder: Path, name: str, *, finished: bool) -> bool:
-    """A segment, and its index if it has one. An unfinished one is copied as it stands: a torn end is nobody's."""
+    """Add a segment, and its index if finished. An unfinished one is copied as it is: readers ignore a torn end."""
     with ExitStack() as stack:
         opened: list[tuple[str, BinaryIO]] = []
         try:
@@ -86,10 +86,10 @@ def _add_segment(writer: Writer, folder: Path, name: str, *, finished: bool) -> 
 
 
 def add_trail(writer: Writer, folder: Path) -> None:
-    """Every file of every writer, up to its last whole line. Raises OSError.
+    """Add every file of every writer, up to its last complete line. Raises OSError.
 
-    The copies of the checkpoints first, as who verifies reads them: a line is in the trail before its checkpoint is
-    anywhere else.
+    Copy the checkpoint copies first, in the order in which a verifier reads: a line is in the trail before its
+    checkpoint is anywhere else.
     """
     if (folder / COPIES).exists():
         _add_lines(writer, f"audit/{COPIES}", folder / COPIES)
@@ -109,7 +109,7 @@ def _add_lines(writer: Writer, name: str, path: Path) -> None:
 
 
 def _whole_lines(file: BinaryIO) -> int:
-    """How many bytes of a file are whole lines."""
+    """Return the length of a file's complete lines in bytes."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - _WINDOW)
@@ -125,9 +125,9 @@ def _whole_lines(file: BinaryIO) -> int:
 
 
 def add_token(writer: Writer, folder: Path) -> None:
-    """The files of one token. Each is copied under the lock that SoftHSM2 takes to write it. Raises OSError."""
+    """Add the files of one token. Each is copied under the lock that SoftHSM2 takes to write it. Raises OSError."""
     for path in sorted(folder.iterdir()):
-        # Locks are made anew where they are missing; and what was destroyed meanwhile is to stay destroyed.
+        # SoftHSM2 recreates missing lock files. An object destroyed in the meantime must stay destroyed.
         if path.suffix != ".lock" and path.is_file():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 _lock(file)
@@ -138,6 +138,6 @@ def add_token(writer: Writer, folder: Path) -> None:
 def _lock(file: BinaryIO) -> None:
     """Hold a shared lock on the whole file until it is closed.
 
-    Of the open file, not of the process: SoftHSM2 has locks of its own in this process, and they exclude each other.
+    The lock belongs to the open file, not to the process: it also excludes SoftHSM2's own locks in this process.
     """
     fcntl.fcntl(file, fcntl.F_OFD_SETLKW, flock(fcntl.F_RDLCK, 0, 0))

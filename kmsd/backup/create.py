@@ -1,4 +1,4 @@
-"""Makes a backup while the daemon serves: copies in order, has the token sign for them, and puts the file in place."""
+"""Create a backup while the daemon serves: copy in order, have the token sign, and put the file in place."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from kmsd.linux.files import sync_folder
 
 _UNFINISHED = ".kmsd-backup-"
 LAST_BACKUP = "last-backup.json"
-"""In the data directory: which backup was the last, for those who watch."""
+"""File in the data directory that describes the latest backup, for monitoring."""
 
 
 class LastBackup(msgspec.Struct, frozen=True):
-    """What stands there."""
+    """Content of `LAST_BACKUP`."""
 
     backup_id: str
     snapshot_at: str
@@ -60,16 +60,16 @@ class BackupResult(msgspec.Struct, frozen=True):
 
 
 async def create(components: Components, signer: Signer, target: Path, token_folder: Path | None) -> BackupResult:
-    """A backup at `target`, which must not exist, with the files of `token_folder` if one is given.
+    """Create a backup at `target`, which must not exist, with the files of `token_folder` if one is given.
 
-    Until it is complete nothing bears that name. Raises `StoreUnavailable`, `TokenError`, OSError.
+    No file has that name until the backup is complete. Raises `StoreUnavailable`, `TokenError`, OSError.
     """
     with _workshop(target.parent) as folder, (folder / "unfinished").open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
         writer = Writer(file)
         snapshot_at = components.pipeline.clock.now()
         await asyncio.to_thread(_copy, components, writer, folder, token_folder)
-        # The trail comes last, with the signature under what this process has written to it.
+        # The trail comes last, with a signature that covers this process's records.
         await components.sink.sign_now()
         await asyncio.to_thread(collect.add_trail, writer, components.config.audit_dir)
         info = components.token.info
@@ -94,7 +94,7 @@ async def create(components: Components, signer: Signer, target: Path, token_fol
         writer.add(MANIFEST, BytesIO(text), len(text))
         writer.add(SIGNATURE, BytesIO(signature), len(signature))
         size = await asyncio.to_thread(writer.finish)
-        # A link, not a rename: a file of this name that appeared meanwhile is not replaced.
+        # Link, not rename: a file of this name that appeared in the meantime must not be replaced.
         os.link(folder / "unfinished", target)
         sync_folder(target.parent)
     _note(components.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
@@ -111,7 +111,7 @@ def _copy(components: Components, writer: Writer, folder: Path, token_folder: Pa
 
 @contextmanager
 def _workshop(parent: Path) -> Iterator[Path]:
-    """A folder of our own beside the backup; those of processes that died in theirs are removed. Raises OSError."""
+    """Create a temporary folder next to the backup; remove those of processes that died. Raises OSError."""
     for left in parent.glob(f"{_UNFINISHED}*"):
         _remove_if_left(left)
     folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
@@ -125,9 +125,9 @@ def _workshop(parent: Path) -> Iterator[Path]:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """Remove a folder of ours that no process holds; leave anything else of this name alone. Raises OSError.
+    """Remove a temporary folder of kmsd that no process holds; keep anything else of this name. Raises OSError.
 
-    Others may write to the folder of the backups, too: what they put there must not keep a backup from being made.
+    Other users may write to the folder of the backups, too: their files must not prevent a backup.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

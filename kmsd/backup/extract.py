@@ -1,4 +1,4 @@
-"""Takes a backup apart into a folder, and believes nothing in it before its hashes and its signature hold."""
+"""Unpack a backup into a folder, and verify its hashes and signature before its content is used."""
 
 from __future__ import annotations
 

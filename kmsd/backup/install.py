@@ -1,7 +1,7 @@
-"""Puts what was unpacked where the daemon looks for it; what was there is moved aside, never deleted.
+"""Put unpacked files in place for the daemon; existing files are moved aside, never deleted.
 
-Everything moves within one directory: the service user need not be able to write beside its own. The database comes
-last. Until it is there the daemon does not start, so a restoration that was cut short is never served.
+Everything moves within one directory, because the service user may have no write access outside its own. The database
+comes last. The daemon does not start without it, so an interrupted restore is never served.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kmsd.config.settings import Config, ConfigError
 from kmsd.linux.files import sync_folder
 
 STAGE = "restoring"
-"""In the data directory: what is unpacked and not yet in place."""
+"""Folder in the data directory for files that are unpacked but not yet in place."""
 
 
 @contextmanager
 def daemon_stopped(config: Config) -> Iterator[None]:
-    """Keep the daemon from starting. Raises `ConfigError` if it runs, or if the data directory is not there."""
+    """Keep the daemon from starting. Raises `ConfigError` if it runs, or if there can be no data directory."""
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
@@ -36,21 +36,21 @@ def daemon_stopped(config: Config) -> Iterator[None]:
 
 
 def occupied(config: Config) -> list[Path]:
-    """What a restoration would replace, the trail apart; the database is the first to go.
+    """Return what a restore would replace, except the trail; the database is the first to move.
 
-    With all that belongs to it: a write-ahead log that is left beside another database would be applied to that.
+    Its companion files go with it: SQLite would apply a leftover write-ahead log to the restored database.
     """
     found = [config.database.with_name(config.database.name + suffix) for suffix in ("", "-wal", "-shm", "-makers")]
     return [path for path in (*found, config.logs_dir, config.data_dir / LAST_BACKUP) if path.exists()]
 
 
 def holds_something(config: Config) -> bool:
-    """Whether there is anything to lose."""
+    """True if there is a database or a log event to lose."""
     return config.database.exists() or (config.logs_dir.is_dir() and any(config.logs_dir.iterdir()))
 
 
 def set_aside(paths: list[Path], within: Path, now: datetime) -> Path | None:
-    """Move `paths` into a new folder `within`; its path, or None if there was nothing to move. Raises OSError."""
+    """Move `paths` into a new folder `within`. Return it, or None if there was nothing to move. Raises OSError."""
     if not paths:
         return None
     folder = within / f"replaced-{now:%Y%m%dT%H%M%SZ}"
@@ -63,7 +63,7 @@ def set_aside(paths: list[Path], within: Path, now: datetime) -> Path | None:
 
 
 def trail_files(directory: Path) -> list[Path]:
-    """All of a trail. Raises OSError."""
+    """Return all files of a trail. Raises OSError."""
     if not directory.exists():
         return []
     found = [path for files in files_of(directory).values() for _, path in files]
@@ -93,7 +93,7 @@ def place_logs(staged: Path, config: Config) -> None:
 
 
 def place_database(staged: Path, config: Config) -> None:
-    """The last step: from now on there is something to serve. Durable on return. Raises OSError."""
+    """Move the database into place, as the last step: the daemon can start now. Durable on return. Raises OSError."""
     pending = staged / f"{DATABASE}-wal"
     if pending.exists() and pending.stat().st_size:
         raise OSError(f"{pending} was not carried over into the database")
@@ -102,7 +102,7 @@ def place_database(staged: Path, config: Config) -> None:
 
 
 def place_token(staged: Path, root: Path) -> Path:
-    """Put SoftHSM2's files back; the folder. Raises OSError, also if a token of this name is there."""
+    """Put SoftHSM2's files back and return their folder. Raises OSError, also if a token of this name exists."""
     (source,) = (staged / "token").iterdir()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root / source.name

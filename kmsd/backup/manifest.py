@@ -1,7 +1,7 @@
-"""What a backup says of itself: what it was made of, the hash of each part, and the audit key's signature over that.
+"""Manifest of a backup: its origin, the hash of each part, and the audit key's signature over both.
 
-The signature is made in the token. `kmsd restore` has the token sign again, and takes a backup only if both signatures
-hold under one key: not one with an administrator of somebody's own in the database, nor with one revocation less.
+The token makes the signature. `kmsd restore` has the token sign again, and accepts a backup only if both signatures
+verify under one key. Otherwise an attacker could add an administrator to the database, or remove a revocation.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from kmsd.domain import canonical_base64
 
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-"""The last two parts, in this order: what was cut off has neither."""
+"""The last two parts, in this order: a truncated backup has neither."""
 DATABASE = "database.sqlite"
 _SCRYPT_N = 2**15
 
 
 class TokenNote(msgspec.Struct, frozen=True):
-    """Which token held the keys."""
+    """The token that held the keys."""
 
     label: str
     serial: str
@@ -35,14 +35,14 @@ class TokenNote(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel"):
-    """`manifest.json`. Append only; what a reader does not know it passes over."""
+    """`manifest.json`. Fields are only ever added; readers ignore unknown ones."""
 
     format: int
     backup_id: str
     snapshot_at: str
-    """When the copy of the database was begun: everything that was acknowledged before is in it. RFC 3339, UTC."""
+    """Start of the database copy: it holds everything acknowledged before. RFC 3339, UTC."""
     ended_at: str
-    """When the last part was copied."""
+    """End of the last copy."""
     release: str
     host: str
     account: str
@@ -52,30 +52,30 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     """DER SubjectPublicKeyInfo of the key that signed this."""
     parts: tuple[Part, ...]
     token_proof: str | None = None
-    """`proof_by_pin`, where the token's own files are in it; None also in backups of releases before there was one."""
+    """`proof_by_pin`, if the backup holds the token's own files; None also in backups of older releases."""
 
     @property
     def has_token(self) -> bool:
-        """Whether the token's own files are in it."""
+        """True if the backup holds the token's own files."""
         return any(part.name.startswith("token/") for part in self.parts)
 
 
 def signed_digest(manifest: bytes) -> bytes:
-    """What the audit key signs: no checkpoint of the trail begins like this."""
+    """Return the digest that the audit key signs. No checkpoint of the trail has the same prefix."""
     return sha256(b"kmsd backup manifest 1\n" + manifest).digest()
 
 
 def signature_text(signature: bytes) -> bytes:
-    """`manifest.sig`."""
+    """Return the content of `manifest.sig`."""
     return base64.b64encode(signature) + b"\n"
 
 
 def proof_by_pin(pin: bytes, manifest: Manifest) -> str:
-    """A code over all parts that only who knows the token's PIN can make; in hexadecimal.
+    """Return a MAC over all parts, in hexadecimal, that requires the token's PIN.
 
-    SoftHSM2 encrypts what is private and does not authenticate it: pieces of its files can be exchanged without the
-    PIN, a private key for bytes that somebody knows among them. So where the token's files come with the backup, no
-    signature by that token shows who made them (docs/decisions/0022-backup-proof.md).
+    SoftHSM2 encrypts private data but does not authenticate it. Without the PIN an attacker can exchange pieces of its
+    files, for example a private key for bytes that they know. If the backup holds the token's files, a signature by
+    that token therefore does not prove who made them (docs/decisions/0022-backup-proof.md).
     """
     salt = sha256(f"kmsd backup token proof 1\n{manifest.backup_id}\n".encode()).digest()
     key = scrypt(pin, salt=salt, n=_SCRYPT_N, r=8, p=1, maxmem=64 * 1024 * 1024, dklen=32)
@@ -85,7 +85,7 @@ def proof_by_pin(pin: bytes, manifest: Manifest) -> str:
 
 
 def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool:
-    """True if the signature over SHA-256 of the text was made by the private half of this key."""
+    """True if the private half of this key made the signature over SHA-256 of the text."""
     try:
         key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
@@ -94,9 +94,9 @@ def holds(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool
 
 
 def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
-    """Return the manifest if the signature and every part fit it.
+    """Return the manifest if it matches the signature and every part.
 
-    Raises `CorruptArchive`, which names the first part that does not.
+    Raises `CorruptArchive`, which names the first part that does not match.
     """
     try:
         known = msgspec.json.decode(manifest, type=Manifest)
@@ -113,7 +113,7 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
         raise CorruptArchive(f"the part {SIGNATURE} is damaged") from exc
     if signature != signature_text(made):
         raise CorruptArchive(f"the part {SIGNATURE} is damaged")
-    # `signed_digest` is what the token is handed; here the library hashes the same text by itself.
+    # The token signs `signed_digest`; here the library hashes the same text itself.
     if not holds(key, made, b"kmsd backup manifest 1\n" + manifest):
         raise CorruptArchive(
             f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed"

@@ -1,4 +1,4 @@
-"""Where SoftHSM2 keeps a token: a folder of files, for which no vendor has a backup. Others have no such thing."""
+"""Location of a SoftHSM2 token: a folder of files, for which there is no vendor's backup. Other tokens have none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kmsd.ports import TokenInfo
 
 MANUFACTURER = "SoftHSM project"
 CONFIGURATION = "SOFTHSM2_CONF"
-"""The variable by which SoftHSM2 finds its configuration."""
+"""Environment variable with the path of SoftHSM2's configuration."""
 _DEFAULT_CONFIGURATION = Path("/etc/softhsm/softhsm2.conf")
 _SETTING = "directories.tokendir"
 _FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def token_root(config: TokenConfig) -> Path | None:
-    """`directories.tokendir` of the SoftHSM2 that the configuration names; None: it does not look like one."""
+    """Return `directories.tokendir` of the configured SoftHSM2; None if the module does not look like one."""
     for line in _configuration(config).splitlines():
         if (value := _tokendir(line)) is not None:
             return Path(value)
@@ -26,20 +26,20 @@ def token_root(config: TokenConfig) -> Path | None:
 
 
 def configuration_with(config: TokenConfig, root: Path) -> str:
-    """The text of the SoftHSM2 configuration that `config` names, with the tokens in `root`."""
+    """Return the text of the SoftHSM2 configuration that `config` names, with the tokens in `root`."""
     lines = _configuration(config).splitlines()
     return "".join(f"{line if _tokendir(line) is None else f'{_SETTING} = {root}'}\n" for line in lines)
 
 
 def _tokendir(line: str) -> str | None:
-    """The value of the setting, if it is this line's."""
+    """Return the value of the setting, if this line sets it."""
     name, _, value = line.partition("=")
     return value.strip() or None if name.strip() == _SETTING else None
 
 
 def _configuration(config: TokenConfig) -> str:
-    """Empty if it is not SoftHSM2, or cannot be read."""
-    # The name may be a link's, such as one that a package manager keeps.
+    """Return the text of SoftHSM2's configuration; empty if it is not SoftHSM2, or cannot be read."""
+    # The module's path may be a link, such as one that a package manager keeps.
     if "softhsm" not in config.module.resolve().name.lower():
         return ""
     named = config.environment.get(CONFIGURATION) or os.environ.get(CONFIGURATION)
@@ -50,7 +50,7 @@ def _configuration(config: TokenConfig) -> str:
 
 
 def folder_of(root: Path, serial: str) -> Path | None:
-    """The folder of the token with this serial number: the end of the folder's name, without its hyphens."""
+    """Return the folder of the token with this serial number, which is the end of the name without hyphens."""
     for folder in sorted(root.iterdir()):
         if _FOLDER.fullmatch(folder.name) and folder.name.replace("-", "").endswith(serial.strip()):
             return folder
@@ -58,6 +58,6 @@ def folder_of(root: Path, serial: str) -> Path | None:
 
 
 def token_folder(config: TokenConfig, info: TokenInfo) -> Path | None:
-    """The folder of the token that is open, if it is SoftHSM2's. Raises OSError."""
+    """Return the folder of the open token, if it is SoftHSM2's. Raises OSError."""
     root = token_root(config) if info.manufacturer.strip() == MANUFACTURER else None
     return None if root is None else folder_of(root, info.serial)

@@ -1,8 +1,8 @@
-"""Tries SoftHSM2's files from a backup, before anything of the backup is put in place.
+"""Trial of a backup's SoftHSM2 files, before any part of the backup is put in place.
 
-A copy of the files is opened in a process of its own, since a module reads where its tokens are once, and since files
-that somebody forged may end the process that reads them. The PIN is the configuration's: objects that are private open
-only if they were made by somebody who knew it.
+A copy of the files is opened in a separate process: a module reads the location of its tokens only once, and forged
+files may crash the process that reads them. The PIN is the configuration's. Private objects open only if their
+creator knew it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def compare(config: Config, stage: Path, manifest: Manifest) -> TokenCompa
 
 
 def _ask(*given: Any) -> TokenComparison | Exception:
-    """Have a process compare; what it found, or raised. Raises EOFError if it ended without a word."""
+    """Compare in a separate process. Return its result or its exception. Raises EOFError if it ended without one."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, *given))
@@ -65,7 +65,7 @@ def _ask(*given: Any) -> TokenComparison | Exception:
 
 
 def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest) -> None:
-    """Run by the process of the trial."""
+    """Compare and send the result. Runs in the separate process."""
     harden_process()
     set_up("cli", quiet=True)
     set_module_environment(config)
@@ -79,7 +79,7 @@ def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest)
 async def _opened(config: Config, stage: Path, manifest: Manifest) -> TokenComparison:
     folder = stage / _FOLDER
     given = token_settings(config, None)
-    # What the token of a backup says of a PIN is nothing that the daemon's own token has said.
+    # A PIN refused by the token of a backup must not count for the daemon's own token.
     settings = replace(given, token_dir_sync=folder, start_lock=folder / "token.lock", refused_pin=None)
     token = await Pkcs11Token.open(settings)
     try:

@@ -1,4 +1,4 @@
-"""Whether a token and the database of a backup belong together, and what each of them lacks."""
+"""Comparison of a token with the database of a backup: do they belong together, and what does each lack."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.backup.manifest import Manifest, holds
 from kmsd.custody.provisioning import AUDIT
-from kmsd.domain.key_import import TokenName
-from kmsd.domain.material import MaterialStatus
+from kmsd.domain.material import MaterialStatus, TokenName
 from kmsd.ports import ObjectReport, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
 
 
 class TokenMismatch(Exception):
-    """The token is not the one of this database; the text says how that shows."""
+    """The token is not the one of this database; the text names the evidence."""
 
 
 class TokenComparison(msgspec.Struct, frozen=True):
-    """Both, side by side."""
+    """Differences between database and token."""
 
     missing: tuple[TokenObject, ...]
-    """Objects that the database promises and the token does not hold: their keys become Unavailable."""
+    """Objects that the database lists as existing and the token does not hold: their keys become Unavailable."""
     unfit: tuple[ObjectReport, ...]
-    """Objects that the database promises and that lack an attribute of their role: not as the daemon made them."""
+    """Objects that the database lists and that lack an attribute of their role: the daemon did not create them so."""
     unknown: tuple[ObjectReport, ...]
     """Objects in the token that the database does not know: left alone."""
     destroying: int
-    """Objects whose destruction was under way: the daemon carries it out when it starts."""
+    """Objects whose destruction had begun: the daemon finishes it when it starts."""
     key_ids: frozenset[str]
-    """All keys of the database."""
+    """Ids of all keys in the database."""
 
 
 async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComparison:
-    """Raises `TokenMismatch`, `TokenUnavailable`, `StoreUnavailable`. Nothing is changed.
+    """Compare without changing anything. Raises `TokenMismatch`, `TokenUnavailable`, `StoreUnavailable`.
 
-    They know each other by the ids of the daemon's own objects, which are random and occur in no other token, and by
-    the audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
+    They are matched by the ids of the daemon's own objects, which are random and occur in no other token, and by the
+    audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
     token proves nothing: SoftHSM2 keeps it in the clear.
     """
     store = SqliteStore(database)
@@ -92,7 +91,7 @@ async def _belong_together(
 
 
 async def _signs(token: Token, object_id: bytes, audit_key: bytes) -> bool:
-    """True if the token signs what nobody has seen before with the private half of `audit_key`.
+    """True if the token signs a fresh challenge with the private half of `audit_key`.
 
     Raises `TokenUnavailable`.
     """
@@ -105,13 +104,13 @@ async def _signs(token: Token, object_id: bytes, audit_key: bytes) -> bool:
     except TokenUnavailable:
         raise
     except TokenError:
-        # What lies there is no private key that this token can use.
+        # The object is not a private key that this token can use.
         return False
     return holds(key, signature, challenge)
 
 
 async def mark_missing(store: Store, missing: tuple[TokenObject, ...]) -> None:
-    """From now on the keys behind these objects are Unavailable: nobody is told "not authentic" for "not there"."""
+    """Make the keys of these objects Unavailable, so that clients do not read "not authentic" for "missing"."""
     async with store.write() as transaction:
         for row in missing:
             if row.status is MaterialStatus.READY:

@@ -1,4 +1,4 @@
-"""The trail in a backup beside the one that is on this host: which of them is the longer, and what the longer tells."""
+"""Comparison of a backup's trail with the one on this host: which is longer, and what it records in addition."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ CHUNK = 1024 * 1024
 MAX_OPENING_BYTES = 65536
 """Bytes: longer than the first line of any file of a trail."""
 SLACK = timedelta(minutes=10)
-"""A record is written before its commit: an act of shortly before the snapshot may not be in it."""
+"""Margin before the snapshot. A record is written before its commit, so the snapshot may lack an earlier action."""
 CHANGES = b'"readOnly":false'
-"""In the record of every act that changes something: the others need not be decoded."""
+"""Text in the record of every action that changes something. Other records need not be decoded."""
 REVOKING_EVENTS = frozenset(
     {
         "DeleteAccessKey",
@@ -47,11 +47,11 @@ REVOKING_EVENTS = frozenset(
         "UpdateAssumeRolePolicy",
     }
 )
-"""Acts that took something from somebody, or may have: a database from before them gives it back."""
+"""Actions that revoke something, or may do so: an older database restores it."""
 
 
 def pinned_key(directory: Path) -> bytes | None:
-    """The audit key that the newest file of a trail pins; None if no file pins one. Raises OSError."""
+    """Return the audit key that the newest file of a trail pins; None if no file pins one. Raises OSError."""
     newest: tuple[str, bytes | None] = ("", None)
     for found in files_of(directory).values():
         for _, path in found:
@@ -67,24 +67,24 @@ def pinned_key(directory: Path) -> bytes | None:
 
 
 class Relation(Enum):
-    """How the trail on this host stands to the one in the backup."""
+    """Relation of the trail on this host to the one in the backup."""
 
     ABSENT = "absent"
     CONTINUES = "continues"
-    """It is the same one, and goes on."""
+    """The same trail, and possibly longer."""
     OTHER = "other"
 
 
 class TrailComparison(msgspec.Struct, frozen=True):
-    """What was found."""
+    """Result of a comparison."""
 
     relation: Relation
     goes_further: bool = False
-    """It holds records of after the backup, and was itself not restored from one since."""
+    """True if it has records from after the backup, and no restore since then has lost any."""
 
 
 def compare(restored: Path, present: Path) -> TrailComparison:
-    """Hold the trail of a backup against the one at `present`. Raises OSError."""
+    """Compare the trail of a backup with the one at `present`. Raises OSError."""
     ours, theirs = files_of(restored), files_of(present) if present.exists() else {}
     if not theirs:
         return TrailComparison(Relation.ABSENT)
@@ -122,7 +122,7 @@ def _begins_with(longer: Path, shorter: Path) -> bool:
 
 
 def _what_follows(path: Path, start: int) -> tuple[bool, bool]:
-    """Whether there are audit records behind a byte of a file; and whether a restoration with loss is told there."""
+    """Search a file from byte `start`: (True if it has audit records, True if it reports a restore with loss)."""
     more = lost = False
     with path.open("rb") as file:
         file.seek(start)
@@ -141,11 +141,11 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
         yield line.rstrip(b"\n").partition(b" ")[2].partition(b" ")[2]
 
 
-# --- What the longer trail tells ----------------------------------------------------------------------
+# --- Additional records of the longer trail -------------------------------------------------------------
 
 
 class Revocation(msgspec.Struct, frozen=True):
-    """Something was taken away after the backup, and comes back with it."""
+    """An access right or object that was removed after the backup, and that the backup restores."""
 
     at: str
     event: str
@@ -157,9 +157,9 @@ class Revocation(msgspec.Struct, frozen=True):
 
 
 def revocations_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str]) -> list[Revocation]:
-    """What the trail says was taken away since, the oldest first. `key_ids`: the keys that the database knows.
+    """Return what was removed since, according to the trail, the oldest first. `key_ids`: the database's keys.
 
-    A key's deletion counts from `SLACK` before on, if the database still knows the key. Raises OSError.
+    A key's deletion counts from `SLACK` earlier on, if the database still has the key. Raises OSError.
     """
     found = []
     for record in records.records(directory, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):

@@ -1,4 +1,4 @@
-"""Credentials for commands that root runs: systemd passes them to the daemon alone."""
+"""Credentials for commands run by root, because systemd passes them to the daemon only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kmsd.linux import systemd_units
 
 
 def fetch_credentials(paths: Iterable[Path]) -> None:
-    """As root, take the credentials among these paths from where kmsd.service takes them. Raises `ConfigError`.
+    """Take the credentials among these paths, if run by root, from kmsd.service's sources. Raises `ConfigError`.
 
-    Those that systemd has passed to this process are read here too: after the change of user they are not this
-    process's. Other users than root are told what to type when the credential is read.
+    Credentials that systemd passed to this process are read here too: they are unreadable after the change of user.
+    Users other than root see the command to type when the credential is read.
     """
     if os.geteuid() != 0:
         return

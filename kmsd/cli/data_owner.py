@@ -1,6 +1,6 @@
-"""The user that the daemon's data belongs to: whoever runs a command as root becomes that user.
+"""Change from root to the user that owns the daemon's data.
 
-What root leaves in the data directory the daemon cannot write, and a PKCS#11 module has no business with root's rights.
+The daemon cannot write files that root leaves in the data directory, and a PKCS#11 module must not run as root.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _caller = os.getuid()
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A user to become."""
+    """The user to change to."""
 
     uid: int
     gid: int
     name: str
-    """Empty if the system has no name for it."""
+    """Empty if the system has no name for the uid."""
     home: str = "/"
 
 
 def caller_uid() -> int:
-    """Return who started this process: root, after it has become another user."""
+    """Return the user who started this process, root even after the change of user."""
     return _caller
 
 
 def name_of(uid: int) -> str:
-    """Return the name of a user, or its number in words."""
+    """Return the name of a user, or `uid N`."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -41,13 +41,13 @@ def name_of(uid: int) -> str:
 
 
 def to_become(data_dir: Path) -> Owner | None:
-    """Return the owner of the data, if this process is root's and another user owns them. Raises OSError."""
+    """Return the owner of the data if this process runs as root and another user owns them. Raises OSError."""
     if os.geteuid() != _ROOT:
         return None
     try:
         found = data_dir.stat()
     except FileNotFoundError:
-        return None  # `kmsd init` makes it; other commands say what is missing
+        return None  # `kmsd init` creates it; other commands report what is missing
     if found.st_uid == _ROOT:
         return None
     try:
@@ -58,14 +58,14 @@ def to_become(data_dir: Path) -> Owner | None:
 
 
 def become_owner_of(data_dir: Path) -> None:
-    """Become the user that the data belong to, if this process is root's. Raises OSError."""
+    """Change to the user that owns the data, if this process runs as root. Raises OSError."""
     owner = to_become(data_dir)
     if owner is not None:
         become(owner)
 
 
 def become(owner: Owner) -> None:
-    """Give up root's rights for good; files are made for the owner alone from now on. Raises OSError."""
+    """Drop root's rights for good. From now on files are created for the owner only. Raises OSError."""
     if owner.name:
         os.initgroups(owner.name, owner.gid)
     else:
@@ -73,7 +73,7 @@ def become(owner: Owner) -> None:
     os.setresgid(owner.gid, owner.gid, owner.gid)
     os.setresuid(owner.uid, owner.uid, owner.uid)
     os.umask(0o077)
-    # systemd.exec(5), User=: some PKCS#11 modules look for their configuration there.
+    # systemd.exec(5), User=: some PKCS#11 modules look there for their configuration.
     os.environ.update(HOME=owner.home, USER=owner.name, LOGNAME=owner.name)
-    # prctl(2), PR_SET_DUMPABLE: a change of user sets it to what fs.suid_dumpable says.
+    # prctl(2), PR_SET_DUMPABLE: a change of user resets it to fs.suid_dumpable.
     keep_memory_private()

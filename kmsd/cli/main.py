@@ -1,4 +1,4 @@
-"""The command line: `kmsd [--config FILE] COMMAND`; `--config` may stand anywhere."""
+"""Command line: `kmsd [--config FILE] COMMAND`; `--config` may come anywhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MODULES = {
     "restore": "restore",
     "migrate": "migrate",
 }
-"""Where each command is declared. Only the module of the one that is given is imported."""
+"""Module of each command. Only the module of the given command is imported."""
 DEFAULT_PATH = Path("/etc/kmsd/kmsd.toml")
 EPILOG = """exit status: 0 done; 1 check: warnings, explain: denied, otherwise something was found; 2 check: failures;
 64 wrong command line; 65 what was given is refused; 66 not found; 70 fault of the program; 73 exists already;
@@ -43,16 +43,16 @@ EPILOG = """exit status: 0 done; 1 check: warnings, explain: denied, otherwise s
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with the status of a wrong command line; argparse's own, 2, is that of a failed `kmsd check`."""
+    """Exits with the status of a wrong command line; argparse's own status, 2, means a failed `kmsd check`."""
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and complaint, and exit."""
+        """Print usage and the error, and exit."""
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"kmsd: {message}\n")
 
 
 def parser(modules: Iterable[str] = MODULES.values()) -> argparse.ArgumentParser:
-    """The commands of these modules, of all if not told; each sets `run` to the coroutine that carries it out."""
+    """Create the parser for these modules (default: all). Each command sets `run` to the coroutine that runs it."""
     top = Parser(prog="kmsd", description="AWS KMS over a PKCS#11 token.", epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"kmsd {__version__}")
     _add_config(top)
@@ -67,7 +67,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def config_and_command(arguments: list[str]) -> tuple[Path, list[str]]:
-    """Take `--config FILE` out, wherever it stands; what is left begins with the command. Exits for a wrong one."""
+    """Remove `--config FILE`, wherever it is; the rest begins with the command. Exits for a wrong one."""
     first = Parser(prog="kmsd", add_help=False, allow_abbrev=False)
     _add_config(first)
     options, rest = first.parse_known_args(arguments)
@@ -76,7 +76,7 @@ def config_and_command(arguments: list[str]) -> tuple[Path, list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The console script; its exit status. Exits for a command line that is wrong, and after help."""
+    """Run the console script and return its exit status. Exits for a wrong command line, and after help."""
     harden_process()
     skip_optional_imports()
     path, given = config_and_command(sys.argv[1:] if arguments is None else arguments)
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "serve":
         if os.geteuid() == 0:
             _become_owner(path)
-        # Most of a start is reading Python: the zygote begins with it before this process goes on.
+        # Importing modules is most of a start: the fork server begins with it before this process goes on.
         zygote = ForkServer.forked()
         if zygote is None:
             return main_of_zygote()
@@ -101,7 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _become_owner(path: Path) -> None:
-    """Before the zygote is forked: workers must not be root's either. What is wrong is told when the command runs."""
+    """Change user before the fork server is forked: workers must not run as root either.
+
+    Errors are reported when the command runs.
+    """
     configuration = import_module("kmsd.config.settings")
     with suppress(OSError, configuration.ConfigError):
         import_module("kmsd.cli.data_owner").become_owner_of(configuration.load(path).data_dir)

@@ -1,7 +1,7 @@
-"""Files that the command line names. Whoever typed the command opens them, before it becomes the daemon's user.
+"""Files that the command line names. The invoking user opens them, before the process changes to the daemon's user.
 
-A file that is read is open from then on, so that its owner, its folder or a pipe's end may be root's. A file that is to
-be written with a secret in it is made first: a name that is taken, or a disk that is full, stops the command in time.
+An input file is opened early and stays open, so that its owner, its folder or a pipe's other end may be root's. An
+output file for a secret is created first: an existing name or a full disk stops the command in time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kmsd.exit_codes import EXIT_UNAVAILABLE, CommandError, ExistsAlready, Input
 
 STANDARD_INPUT = "-"
 _SECRET_BYTES = 4096
-"""Room for an access key, taken on the disk before it is made."""
+"""Bytes allocated on disk before the access key is created."""
 
 
 class InputFile:
@@ -44,7 +44,7 @@ class InputFile:
         return self._path is None
 
     def acquire(self) -> BinaryIO:
-        """Open it, if that was not done. Raises `NotFound`."""
+        """Open the file unless it is open. Raises `NotFound`."""
         if self._file is None:
             try:
                 self._file = sys.stdin.buffer if self._path is None else self._path.open("rb")
@@ -53,11 +53,11 @@ class InputFile:
         return self._file
 
     def open(self, _mode: Literal["rb"], /) -> BinaryIO:
-        """As `pathlib.Path.open`, for code that reads one or the other. Raises `NotFound`."""
+        """Open the file, like `pathlib.Path.open`, for code that takes either. Raises `NotFound`."""
         return self.acquire()
 
     def read_bytes(self) -> bytes:
-        """Return all of it. Raises `NotFound`."""
+        """Return the content. Raises `NotFound`."""
         with self.acquire() as file:
             try:
                 return file.read()
@@ -65,7 +65,7 @@ class InputFile:
                 raise NotFound(f"{self.name} cannot be read: {exc.strerror}") from exc
 
     def read_text(self) -> str:
-        """Return all of it. Raises `NotFound`, `InputRefused` if it is not text."""
+        """Return the content. Raises `NotFound`, `InputRefused` if it is not text."""
         try:
             return self.read_bytes().decode()
         except UnicodeDecodeError as exc:
@@ -73,7 +73,7 @@ class InputFile:
 
 
 class SecretFile:
-    """An argument that names a file to be made, which only its owner may read."""
+    """An argument that names a file to create, readable by its owner only."""
 
     def __init__(self, text: str) -> None:
         """Remember the name (argparse calls this)."""
@@ -86,9 +86,9 @@ class SecretFile:
         return str(self.path)
 
     def create(self) -> None:
-        """Make it, with room for a secret; a second process removes it unless it is kept.
+        """Create the file, with room for a secret. A second process removes it unless it is kept.
 
-        The process that writes may have become another user by then, who cannot remove it. Raises `ExistsAlready`,
+        The writing process may have become another user by then, who cannot remove it. Raises `ExistsAlready`,
         `CommandError`.
         """
         if str(self.path) == STANDARD_INPUT:
@@ -100,12 +100,12 @@ class SecretFile:
             raise ExistsAlready(f"{self.path} exists already, and is not overwritten") from exc
         except OSError as exc:
             raise CommandError(f"{self.path} cannot be made: {exc.strerror}") from exc
-        told, self._keep = os.pipe()
+        verdict, self._keep = os.pipe()
         self._guard = os.fork()
         if self._guard == 0:
             os.close(self._keep)
-            _remove_unless_kept(self.path, told)
-        os.close(told)
+            _remove_unless_kept(self.path, verdict)
+        os.close(verdict)
         try:
             os.posix_fallocate(self._descriptor, 0, _SECRET_BYTES)
         except OSError as exc:
@@ -113,7 +113,7 @@ class SecretFile:
             raise TryLater(f"{self.path} cannot be written: {exc.strerror}") from exc
 
     def write(self, text: str) -> None:
-        """Write it whole and keep it; durable on return. Raises OSError."""
+        """Write the whole text and keep the file; durable on return. Raises OSError."""
         content = text.encode()
         with os.fdopen(self._descriptor, "wb", closefd=False) as file:
             file.write(content)
@@ -123,7 +123,7 @@ class SecretFile:
         os.write(self._keep, b"k")
 
     def close(self) -> None:
-        """On return the file is there if it was written, and gone if not."""
+        """Finish. On return the file exists if it was written, and is removed if not."""
         if self._guard < 0:
             return
         os.close(self._descriptor)
@@ -134,13 +134,13 @@ class SecretFile:
             print(f"kmsd: {self.path} is empty and could not be removed", file=sys.stderr)  # noqa: T201
 
 
-def _remove_unless_kept(path: Path, told: int) -> None:
-    """Wait for a word, or for the end of the process that would give it; then end this one."""
+def _remove_unless_kept(path: Path, verdict: int) -> None:
+    """Wait for a byte on the pipe, or for its end when the writing process ends. Then end this process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     status = 0
     try:
-        if not os.read(told, 1):
+        if not os.read(verdict, 1):
             path.unlink(missing_ok=True)
     except OSError:
         status = EXIT_UNAVAILABLE
@@ -148,7 +148,7 @@ def _remove_unless_kept(path: Path, told: int) -> None:
 
 
 def inputs_of(options: argparse.Namespace) -> Iterator[InputFile]:
-    """Yield the files to read that a command line names. Raises `WrongUsage` if two are standard input."""
+    """Yield the input files that a command line names. Raises `WrongUsage` if two are standard input."""
     found = [
         one
         for value in vars(options).values()
@@ -161,5 +161,5 @@ def inputs_of(options: argparse.Namespace) -> Iterator[InputFile]:
 
 
 def outputs_of(options: argparse.Namespace) -> Iterator[SecretFile]:
-    """Yield the files to make that a command line names."""
+    """Yield the files to create that a command line names."""
     yield from (value for value in vars(options).values() if isinstance(value, SecretFile))

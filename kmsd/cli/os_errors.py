@@ -1,4 +1,4 @@
-"""Words for what the operating system refuses."""
+"""Messages for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _HEALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EIO: "the disk fails",
-    errno.EPIPE: "whoever read the output has gone",
+    errno.EPIPE: "the reader of the output has gone",
 }
 _NEEDS_A_HUMAN = {
     errno.EACCES: "this user may not do that",
@@ -25,7 +25,7 @@ _NEEDS_A_HUMAN = {
 
 
 def in_words(error: OSError, consequence: str = "") -> CommandError | None:
-    """Return the same as an error for the operator; None if nobody foresaw it."""
+    """Return the error as one for the operator; None if it is not in the tables."""
     number = error.errno or 0
     sentence = _HEALS.get(number) or _NEEDS_A_HUMAN.get(number)
     if sentence is None:

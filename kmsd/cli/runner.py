@@ -1,7 +1,7 @@
-"""How a command is run: with which files and credentials, as which user; and the exit status of its failures.
+"""Running a command: its files, credentials and user, and the exit statuses of its failures.
 
-Whoever typed the command opens the files that it names and, as root, fetches the credentials that it reads. Then the
-process becomes the owner of the data directory, and only then does it open database, trail or token.
+The invoking user opens the files that the command names and, as root, fetches its credentials. Then the process
+changes to the owner of the data directory. Only after that does it open database, trail or token.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (SegmentsError, EXIT_UNAVAILABLE),
     (JobFailed, EXIT_UNAVAILABLE),
 )
-"""Of errors whose text is for the operator. The first that fits decides."""
+"""Exit statuses of errors whose text is for the operator. The first match decides."""
 _OF_SERVE = (EXIT_RESTORE_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
-"""What `kmsd serve` may end with, by which systemd decides."""
+"""Exit statuses that `kmsd serve` may end with; systemd decides by them."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out what the command line asks for; the exit status."""
+    """Run the command that the command line names. Return its exit status."""
     set_up("cli", quiet=True)
     try:
         status = _run(options)
@@ -76,14 +76,14 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as exc:  # noqa: BLE001 (every failure has a status and a sentence)
-        status, text = told(exc)
+        status, text = explain_failure(exc)
         if options.command == "serve":
-            # In the log, with its priority.
-            log.critical("cannot start", detail=text)
+            # Log it, with its priority.
+            log.critical("cannot_start", detail=text)
             return status if status in _OF_SERVE else EXIT_CONFIG
         print(f"kmsd: {text}", file=sys.stderr)
         if isinstance(exc, BrokenPipeError):
-            # What is left in the buffer must not be tried again when the process ends.
+            # Prevent another attempt to write the rest of the buffer when the process ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     for given in inputs_of(options):
         given.acquire()
     if hasattr(options, "offline"):
-        # Commands for those who have the files and nothing else: not even a configuration.
+        # Commands for users who have the files and nothing else: not even a configuration.
         if getattr(options, "directory", "") is None:
             config = configuration.load(options.config)
             options.directory = config.audit_dir
@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _outputs(options: argparse.Namespace) -> Iterator[None]:
-    """Make the files that are to be written; those that nothing was written to are gone in the end."""
+    """Create the output files. Those that were not written to are removed at the end."""
     made = list(outputs_of(options))
     try:
         for one in made:
@@ -125,15 +125,15 @@ def _outputs(options: argparse.Namespace) -> Iterator[None]:
 
 
 def become_owner(config: Config) -> None:
-    """As root, become the user that the data belong to. Raises `ConfigError`."""
+    """Change to the user that owns the data, if run by root. Raises `ConfigError`."""
     try:
         data_owner.become_owner_of(config.data_dir)
     except OSError as exc:
         raise ConfigError(f"root cannot become the owner of {config.data_dir}: {exc.strerror}") from exc
 
 
-def told(error: Exception) -> tuple[int, str]:
-    """Return the exit status of a failure, and what the operator reads."""
+def explain_failure(error: Exception) -> tuple[int, str]:
+    """Return the exit status of a failure, and the text for the operator."""
     if isinstance(error, CommandError):
         return error.status, str(error)
     for kind, status in _STATUSES:
@@ -145,7 +145,7 @@ def told(error: Exception) -> tuple[int, str]:
 
 
 def _fault(error: Exception) -> str:
-    """A fault of the program: its kind and its places, never its text, which may quote anything."""
+    """Describe a fault of the program: its type and places, never its text, which may quote anything."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
     return "\n".join([f"internal error: {type(error).__name__}; report it with these places:", *places])

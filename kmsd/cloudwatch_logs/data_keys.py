@@ -30,7 +30,7 @@ from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
 from kmsd.errors import AccessDeniedException, InvalidCiphertextException
-from kmsd.ports import AuditUnavailable, NotAuthentic, Reader, Token
+from kmsd.ports import AuditUnavailable, NotAuthentic, Reader, Tokens
 
 SERVICE_KEY = "logs"
 """Purpose of the daemon's own key, for groups without an association."""
@@ -66,8 +66,8 @@ class DataKey(msgspec.Struct, eq=False, weakref=True):
 class DataKeys:
     """Data keys of one process. All methods must be called from one event loop."""
 
-    def __init__(self, token: Token, arns: ArnScope, record: UseRecorder) -> None:
-        self._token = token
+    def __init__(self, tokens: Tokens, arns: ArnScope, record: UseRecorder) -> None:
+        self._tokens = tokens
         self._access = ServiceKeyAccess(arns, record)
         self._sealing: dict[bytes, DataKey] = {}
         self._opening: dict[bytes, DataKey] = {}
@@ -120,7 +120,7 @@ class DataKeys:
     async def validate_association(self, reader: Reader, subject: KeyAssociation, now: datetime) -> Key:
         """Verify that `subject` can use the key to be associated: wrap a data key and unwrap it.
 
-        Raises as `ServiceKeyAccess.permitted_association`, and the token's errors.
+        Raises the errors of `ServiceKeyAccess.permitted_association`, and the token's errors.
         """
         key, decisions = await self._access.permitted_association(reader, subject, now)
         made = await self._generate(reader, subject, key, decisions["GenerateDataKey"], now)
@@ -141,12 +141,12 @@ class DataKeys:
     async def _generate(
         self, reader: Reader, subject: KeyAssociation, key: Key | None, decision: Allowed | None, now: datetime
     ) -> DataKey:
-        plaintext = await self._token.random(KEY_BYTES)
+        plaintext = await self._tokens.main.random(KEY_BYTES)
         if key is None:
-            sealer = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
+            sealer = await ServiceSealer.of(reader, self._tokens.main, SERVICE_KEY)
             blob = await sealer.encrypt(_PURPOSE, subject.arn, plaintext)
         else:
-            blob = await encryption.encrypt(self._token, key, now, plaintext, subject.context)
+            blob = await encryption.encrypt(self._tokens, key, now, plaintext, subject.context)
             await self._access.record("GenerateDataKey", subject, key, now, decision)
         wrapped = WrappedKey(secrets.token_bytes(16), subject.kms_key or "", subject.arn, blob)
         return DataKey(wrapped, AESGCM(plaintext), time.monotonic())
@@ -154,9 +154,9 @@ class DataKeys:
     async def _unwrap(self, reader: Reader, subject: KeyAssociation, key: Key | None, wrapped: WrappedKey) -> bytes:
         try:
             if key is None:
-                sealer = await ServiceSealer.of(reader, self._token, SERVICE_KEY)
+                sealer = await ServiceSealer.of(reader, self._tokens.main, SERVICE_KEY)
                 return await sealer.decrypt(_PURPOSE, subject.arn, wrapped.blob)
-            opened = await encryption.decrypt(self._token, key, blobs.parse(wrapped.blob), subject.context)
+            opened = await encryption.decrypt(self._tokens, key, blobs.parse(wrapped.blob), subject.context)
         except (NotAuthentic, InvalidCiphertextException, blobs.MalformedBlob) as exc:
             raise SegmentDamaged(f"data key {wrapped.data_key_id.hex()}") from exc
         return opened.plaintext

@@ -1,4 +1,4 @@
-"""CloudWatch Logs as a service: its names, and how it speaks of errors of the core."""
+"""Declaration of CloudWatch Logs as a service: its names, and the translation of core errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors of the Logs side: the same faults, by the names that CloudWatch Logs has for them."""
+"""Error names of CloudWatch Logs for the errors that the core raises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kmsd.errors import (
 
 
 def translate_error(error: ServiceError, exc: Exception | None = None) -> ServiceError:
-    """`error` as CloudWatch Logs names it; `exc` is what it was made from."""
+    """Return `error` under the name that CloudWatch Logs uses; `exc` is the exception that it was derived from."""
     match exc:
         case SegmentDamaged() if exc.last_at:
             what = f"Log events between {exc.first_at} and {exc.last_at} are damaged in storage and cannot be read."

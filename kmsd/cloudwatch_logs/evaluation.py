@@ -1,7 +1,7 @@
-"""Patterns and queries at work on events: in short slices on the event loop, or in a thread where one step may be long.
+"""Scheduling of pattern and query evaluation: short slices on the event loop, a thread where one step may be long.
 
-RE2 lets go of the interpreter while it matches, so that a thread holds up nobody; a slice of the loop that matches a
-large expression against a large text would. While a process has other callers to answer, slices keep a distance.
+RE2 releases the GIL while it matches, so a thread blocks no other work. Matching a large expression against a large
+text on the event loop would block it. While a process also serves other calls, slices are spaced out.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from contextlib import suppress
 from typing import TypeVar
 
 SLICE_SECONDS = 0.001
-"""After so long others have their turn."""
+"""Limit on the seconds of a slice, after which other work gets a turn."""
 MAX_STEPS_ON_LOOP = 262_144
-"""Characters of a message, times instructions of the regular expressions: about as long as two slices, at worst."""
+"""Limit on message characters times regex instructions for evaluation on the loop: two slices at worst."""
 PLAIN_INSTRUCTIONS = 8
-"""Instructions that a pattern without regular expressions counts for."""
+"""Instructions counted for a pattern without regular expressions."""
 REST = 9
-"""Times the length of a slice that pass until the next, in a process that is busy with others."""
+"""Pause before the next slice in a busy process, as a multiple of the last slice's length."""
 MAX_REST_SECONDS = 0.5
 BUSY_SHARE = 0.05
-"""The share of one processor from which a process is busy with others."""
+"""Share of one processor used by other work from which a process counts as busy."""
 _WINDOW_SECONDS = 0.05
 _Result = TypeVar("_Result")
 
 
 def is_long(length: int, instructions: int) -> bool:
-    """True if a message of this length is to be looked at in a thread."""
+    """True if a message of this length must be evaluated in a thread."""
     return length * (instructions + PLAIN_INSTRUCTIONS) > MAX_STEPS_ON_LOOP
 
 
 class Evaluation:
-    """The slices of one process, one after the other.
+    """Evaluator of one process; slices run one after the other.
 
-    The thread is its own: a slow expression must not keep others from reading segments.
+    It has its own thread, so that a slow expression does not keep other calls from reading segments.
     """
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class Evaluation:
         self._turn = asyncio.Lock()
         self._next_at = 0.0
         self._own = 0.0
-        """CPU seconds of queries and searches, since the process was last looked at."""
+        """CPU seconds used by queries and searches since the last measurement."""
         self._looked_at = time.monotonic()
         self._cpu = time.process_time()
         self._busy = False
 
     async def slice(self, act: Callable[[], _Result], *, in_thread: bool) -> _Result:
-        """Call `act` when it is its turn. A caller that is cancelled goes on when it has ended."""
+        """Call `act` when it is its turn. A cancelled caller resumes only after `act` has ended."""
         async with self._turn:
             await asyncio.sleep(max(self._next_at - time.monotonic(), 0))
             began = time.monotonic()
@@ -63,7 +63,7 @@ class Evaluation:
                 self._next_at = ended + min(rest, MAX_REST_SECONDS)
 
     def counted(self, act: Callable[[], _Result]) -> _Result:
-        """Call `act`, and take its time for that of queries and searches."""
+        """Call `act` and add its CPU time to that of queries and searches."""
         began = time.thread_time()
         try:
             return act()
@@ -71,7 +71,7 @@ class Evaluation:
             self._own += time.thread_time() - began
 
     def _is_busy(self, now: float) -> bool:
-        """True if this process has lately had other work to do."""
+        """True if this process recently had other work to do."""
         if now - self._looked_at >= _WINDOW_SECONDS:
             cpu = time.process_time()
             others = cpu - self._cpu - self._own
@@ -84,16 +84,16 @@ class Evaluation:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            # What `act` uses belongs to the caller again only then.
+            # `act` still uses the caller's objects until it returns, so wait before reporting the cancellation.
             await asyncio.wait((running,))
             raise
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._thread.shutdown(wait=False)
 
 
 def _yield() -> None:
-    """Have the kernel prefer other threads that become ready."""
+    """Lower the scheduling priority of this thread (SCHED_BATCH), so that the kernel prefers others that wake up."""
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

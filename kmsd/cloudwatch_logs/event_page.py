@@ -1,4 +1,4 @@
-"""Pages of events: how many fit."""
+"""Pages of events, limited in number and bytes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ MAX_BYTES = 1_048_576
 """GetLogEvents: "as many log events as can fit in a response size of 1 MB (up to 10,000 log events)"."""
 
 PAGE_TOKEN = re.compile(rf"(?P<way>[fb])/(?P<position>[0-9]{{{POSITION_DIGITS}}})", re.ASCII)
-"""A token of GetLogEvents or FilterLogEvents: forward or backward, from a position on."""
+"""Token of GetLogEvents or FilterLogEvents: direction (forward or backward) and start position."""
 
 
 class EventPage(msgspec.Struct):
-    """A page that is being filled."""
+    """Page that is being filled."""
 
     budget: int
     events: list[LogEvent] = []
     _left: int = MAX_BYTES
 
     def add(self, run: list[LogEvent]) -> bool:
-        """Add what fits; whether all of `run` did. One event always fits."""
+        """Add the events that fit; True if all of `run` did. The first event of a page always fits."""
         ends = ends_of([event.message for event in run])
         count = min(bisect_right(ends, self._left), self.budget - len(self.events))
         if not count and not self.events and run:

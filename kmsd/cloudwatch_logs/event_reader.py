@@ -1,4 +1,4 @@
-"""Reading events of a group in order, in bounded memory: frames are opened as the order reaches them."""
+"""Ordered reading of a group's events in bounded memory: frames are opened only when the order reaches them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.work_budget import Budget
 
 MAX_FRAMES = 16
+"""Limit on the frames opened at once, except in the batch that fills a page."""
 MAX_BYTES = 2_097_152
-"""What is opened at once: so many frames, or frames of so many bytes of events."""
+"""Limit on the bytes of events opened at once."""
 MAX_EVENTS = 20_000
 FRAMES_PER_PAGE = 64
-"""Frames of a batch that is meant to fill a page."""
+"""Limit on the frames of a batch that should fill a page."""
 MIN_FRAMES_FOR_TWO_THREADS = 4
-"""From so many frames on, two threads share the work."""
+"""Number of frames from which two threads share the work."""
 _EVENT_BYTES = 256
-"""What an event takes beside its text."""
+"""Memory of an event in bytes, in addition to its text."""
 _BY_POSITION = attrgetter("position")
 
 
 class PageBudget(NamedTuple):
-    """What a page holds."""
+    """Capacity of a page, in events and bytes."""
 
     events: int
     size: int
@@ -49,24 +50,24 @@ class EventReader(msgspec.Struct):
     group: LogGroup
     now: datetime
     names: dict[bytes, str] = {}
-    """Names of the streams that were met. What a deleted stream left is passed over, unopened."""
+    """Stream names seen so far, by id. Frames of deleted streams are skipped unopened."""
     shown: bool = False
-    """Events are to be rendered, as GetLogEvents shows them; their frames are kept a while (`OpenedFrames`)."""
+    """True if events are rendered as GetLogEvents shows them; their frames are then cached (`OpenedFrames`)."""
     scanned: int = 0
-    """Bytes of events that were opened."""
+    """Bytes of events opened so far."""
     budget: Budget | None = None
-    """Where the events count that are in memory; its owner closes it."""
+    """Budget for the events in memory; its owner closes it."""
     _cached: int = 0
     _dead: set[bytes] = msgspec.field(default_factory=set)
 
     async def events(
         self, wanted: FrameQuery, *, after: int = -1, before: int | None = None, most: PageBudget | None = None
     ) -> AsyncIterator[list[LogEvent]]:
-        """The events between two positions (both excluded), in runs, each and all in the order of `wanted`.
+        """Yield the events between two positions (both excluded), in runs that follow the order of `wanted`.
 
-        `most` is what the caller is likely to take: so much is opened in one go, and then a little at a time.
-        Raises AccessDeniedException at the first frame whose key cannot be used, `SegmentDamaged` at the first that is
-        not what was written, `TooLarge` if the budget does not suffice.
+        `most` is what the caller will probably read: the first batch holds that much, later batches start small.
+        Raises AccessDeniedException at the first frame whose key cannot be used, `SegmentDamaged` at the first frame
+        that is not what was written, `TooLarge` if the budget is exhausted.
         """
         low = max(position_at(wanted.start), after + 1)
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
@@ -84,7 +85,7 @@ class EventReader(msgspec.Struct):
             self._cache(sum(len(event.message) + _EVENT_BYTES for event in pending))
 
     def _cache(self, size: int) -> None:
-        """Have so many bytes count from now on."""
+        """Set the number of bytes that count against the budget."""
         if self.budget is not None:
             self.budget.reserve(size - self._cached)
             self._cached = size
@@ -111,7 +112,7 @@ class EventReader(msgspec.Struct):
         return [(frame, events) for frame, events in found.items() if events is not None]
 
     async def _reopen(self, frames: Sequence[StoredFrame], keys: dict[bytes, DataKey]) -> list[list[LogEvent]]:
-        """Read and open; on two threads, if there is much."""
+        """Read and decrypt frames; on two threads if there are enough of them."""
         sealed = await self.logs.segments.read(self.group.group_id, frames)
         work = [(one, text, keys[one.frame.data_key_id]) for one, text in zip(frames, sealed, strict=True)]
         parts = [work] if len(work) < MIN_FRAMES_FOR_TWO_THREADS else [work[: len(work) // 2], work[len(work) // 2 :]]
@@ -121,7 +122,7 @@ class EventReader(msgspec.Struct):
         return [events for part in opened for events in part]
 
     async def _keys(self, reader: LogReader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
-        """The data keys of frames. State and policy of their keys are asked for anew each time."""
+        """Return the data keys of frames. State and policy of the customers' keys are checked on every call."""
         subject = frame_codec.subject_of(self.group)
         wrapped = {
             one.frame.data_key_id: self.logs.segments.data_key(self.group.group_id, one)
@@ -138,12 +139,12 @@ class EventReader(msgspec.Struct):
 def _batches(
     frames: Iterator[StoredFrame], most: PageBudget | None
 ) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
-    """Frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
+    """Yield frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
     longest = 2 if most is None else FRAMES_PER_PAGE
     wanted = PageBudget(MAX_EVENTS, MAX_BYTES) if most is None else most
     ahead = next(frames, None)
     while ahead is not None:
-        # Of the first frame a page often wants only the end: what it holds is not counted.
+        # A page often needs only the end of the first frame, so do not count that frame.
         batch, size, events = [ahead], 0, 0
         for ahead in frames:
             if len(batch) >= longest or size >= wanted.size or events >= wanted.events:
@@ -160,7 +161,7 @@ def _batches(
 def _finished(
     pending: list[LogEvent], following: StoredFrame | None, *, descending: bool
 ) -> tuple[list[LogEvent], list[LogEvent]]:
-    """What no later frame can precede, in order, and the rest. `pending` is sorted by position."""
+    """Split `pending`, sorted by position, into events that no later frame can precede (in order) and the rest."""
     if descending:
         cut = (
             0 if following is None else bisect_left(pending, position_at(following.frame.last_at + 1), key=_BY_POSITION)

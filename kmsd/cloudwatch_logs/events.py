@@ -1,4 +1,4 @@
-"""Log events: what PutLogEvents takes, how a batch is encoded, and where an event stands among all others."""
+"""Log events: the rules of PutLogEvents, the encoding of a batch, and the order of events in a group."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ TOO_OLD = 14 * DAY
 """PutLogEvents: "Events older than 14 days or preceding the log group's retention period are rejected"."""
 POSITION_DIGITS = 56
 LEVEL = 1
-"""Of compression."""
+"""Compression level."""
 PIECE = 61_440
-"""Bytes that are compressed at a time: as many as deflate's window takes without being moved on, which costs as much as
+"""Bytes compressed at a time: the most that fits deflate's window without moving it, which costs as much as
 compressing."""
 _INDEX_BITS = 16
 _ID_BITS = 80 + _INDEX_BITS
@@ -40,7 +40,7 @@ _decode = msgspec.msgpack.Decoder(tuple[list[int], list[str]]).decode
 
 
 class LogEvent(NamedTuple):
-    """An event as it is read. Events sort by time, then by ingestion."""
+    """Event read from a segment. Events sort by time, then by ingestion."""
 
     position: int
     """Unique in its group; `position >> 96` is the timestamp."""
@@ -49,11 +49,11 @@ class LogEvent(NamedTuple):
     ingested_at: int
     stream_id: bytes
     shown: msgspec.Raw = msgspec.Raw()
-    """As GetLogEvents shows it, a JSON object; empty unless it was asked for."""
+    """JSON object as GetLogEvents returns it; empty unless requested."""
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """The events of a request that can be taken, the oldest first, and what is said of the others."""
+    """Accepted events of a request, oldest first, and the report on the rejected ones."""
 
     times: Sequence[int]
     messages: Sequence[str]
@@ -62,19 +62,19 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def position_at(timestamp: int) -> int:
-    """Before every event of this millisecond, after all earlier ones."""
+    """Return the position before every event of this millisecond and after all earlier ones."""
     return timestamp << _ID_BITS
 
 
 def position_text(position: int) -> str:
-    """As an event id, or within a token."""
+    """Return the position as text, for an event id or a token."""
     return f"{position:0{POSITION_DIGITS}d}"
 
 
 def check(events: Sequence[InputLogEvent], now: int, oldest_kept: int) -> Batch:
-    """Hold a request to the rules of PutLogEvents; `oldest_kept` is the end of the group's retention.
+    """Check a request against the rules of PutLogEvents; `oldest_kept` is the limit of the group's retention.
 
-    Raises InvalidParameterException for a batch of which nothing is taken at all.
+    Raises InvalidParameterException for a batch that is refused as a whole.
     """
     messages = [event.message for event in events]
     times = [event.timestamp for event in events]
@@ -93,18 +93,18 @@ def _length(message: str) -> int:
 
 
 def size_of(messages: Sequence[str]) -> int:
-    """Bytes of messages as PutLogEvents counts them."""
+    """Return the bytes of messages as PutLogEvents counts them."""
     return OVERHEAD * len(messages) + sum(map(len if all(map(str.isascii, messages)) else _length, messages))
 
 
 def ends_of(messages: Sequence[str]) -> list[int]:
-    """The same of the first, the first two, and so on."""
+    """Return the running totals of `size_of`: for the first message, the first two, and so on."""
     lengths = map(len if all(map(str.isascii, messages)) else _length, messages)
     return list(accumulate(map(add, lengths, repeat(OVERHEAD))))
 
 
 def _within_time(batch: Batch, now: int, oldest_kept: int) -> Batch:
-    """Leave out what is too old, expired or too new. Events are in order: each of these is an end of the batch."""
+    """Drop events that are too old, expired or too new. Events are in order, so these are at the ends of the batch."""
     times = batch.times
     begin, end = 0, len(times)
     too_old = expired = too_new = None
@@ -127,26 +127,26 @@ def _within_time(batch: Batch, now: int, oldest_kept: int) -> Batch:
 
 
 def encode(batch: Batch, into: bytearray) -> None:
-    """The content of a frame, before it is compressed and sealed; it replaces what `into` holds.
+    """Encode the content of a frame, before compression and encryption, into `into`, replacing what it holds.
 
-    A buffer that is used again and again stays in the processor's caches.
+    A reused buffer stays in the processor's caches.
     """
     first = batch.times[0]
     _encoder.encode_into(([time - first for time in batch.times], batch.messages), into)
 
 
 def deflated(content: bytes | bytearray) -> Iterator[bytes]:
-    """`content` compressed, part by part, for whoever has something else to do in between."""
+    """Compress `content` part by part, so that the caller can yield to other work in between."""
     packer, whole = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS), memoryview(content)
     for begin in range(0, len(whole), PIECE):
         end = begin + PIECE
         part = packer.compress(whole[begin:end])
-        # A full flush lets deflate begin its window anew.
+        # A full flush makes deflate start a new window.
         yield part + packer.flush(zlib.Z_FULL_FLUSH if end < len(whole) else zlib.Z_FINISH)
 
 
 def decode(frame: Frame, packed: bytes, *, shown: bool = False) -> list[LogEvent]:
-    """The events of a frame, in order. What it gets has been authenticated: it was made by `encode`, and `deflated`."""
+    """Return the events of a frame, in order. `packed` is authenticated output of `encode` or `deflated`."""
     content = zlib.decompress(packed, -zlib.MAX_WBITS) if frame.packing == frames.DEFLATE else packed
     offsets, messages = _decode(content)
     first, ingested_at, stream_id = frame.first_at, frame.ingested_at, frame.stream_id

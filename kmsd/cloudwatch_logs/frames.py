@@ -1,7 +1,7 @@
-"""A frame: a batch of events of one stream as it lies in a segment, its header in the clear, its events sealed.
+"""Frame format: a batch of events of one stream in a segment, with a cleartext header and encrypted events.
 
-The layout is published in docs/logs.md. The header is authenticated with the events (`associated_data`), so
-that a frame cannot be passed off as another stream's, another time's or another group's.
+docs/logs.md publishes the layout. The header is authenticated together with the events (`associated_data`), so a frame
+cannot be passed off as belonging to another stream, time or group.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 VERSION = 1
-"""Append only: a number is never given another meaning."""
+"""Version of the format. Append only: a number is never reused."""
 _LAYOUT = struct.Struct(">16s16s10sQQQIIB")
 LENGTH = _LAYOUT.size
 PLAIN = 0
@@ -21,64 +21,64 @@ _ID_PROCESS = 3
 
 
 class Frame(NamedTuple):
-    """The header."""
+    """Header of a frame."""
 
     stream_id: bytes
     data_key_id: bytes
-    """Names the data key under which the events are sealed; 16 bytes."""
+    """Id of the data key that encrypts the events; 16 bytes."""
     frame_id: bytes
-    """10 bytes; sorts by ingestion and is never given twice. The nonce of the sealing."""
+    """10 bytes; sorts by ingestion and is never reused. Serves as the nonce."""
     first_at: int
-    """Milliseconds of the oldest event."""
+    """Timestamp of the oldest event, in milliseconds."""
     last_at: int
-    """Milliseconds of the newest event."""
+    """Timestamp of the newest event, in milliseconds."""
     ingested_at: int
     events: int
-    """How many."""
+    """Number of events."""
     size: int
-    """Bytes of all messages in UTF-8, and 26 for each event, as PutLogEvents counts."""
+    """Bytes of all messages in UTF-8, plus 26 per event, as PutLogEvents counts."""
     packing: int
-    """How the events were compressed before they were sealed: `PLAIN`, `DEFLATE`."""
+    """Compression of the events before encryption: `PLAIN` or `DEFLATE`."""
 
     def encode(self) -> bytes:
-        """The header's bytes."""
+        """Return the header's bytes."""
         return _LAYOUT.pack(*self)
 
 
 class WrappedKey(NamedTuple):
-    """A data key as it is stored beside the frames that it sealed."""
+    """Wrapped data key, stored with the frames that it encrypts."""
 
     data_key_id: bytes
     kms_key: str
-    """ARN of the key that it is wrapped under; empty: the daemon's own."""
+    """ARN of the key that it is wrapped under; empty: the daemon's own key."""
     context_arn: str
-    """The encryption context's `aws:logs:arn`."""
+    """Value of `aws:logs:arn` in the encryption context."""
     blob: bytes
 
 
 def decode(data: bytes | bytearray, offset: int = 0) -> Frame:
-    """The inverse of `Frame.encode`."""
+    """Decode a header; the inverse of `Frame.encode`."""
     return Frame._make(_LAYOUT.unpack_from(data, offset))
 
 
 def associated_data(owner: bytes, header: bytes) -> bytes:
-    """What is authenticated with the events: version, the group's id, the header."""
+    """Return what is authenticated with the events: version, the group's id, the header."""
     return bytes((VERSION,)) + owner + header
 
 
 def nonce(frame_id: bytes) -> bytes:
-    """The 96-bit nonce: a data key seals in one process only, and that process never gives a frame id twice."""
+    """Return the 96-bit nonce. A data key encrypts in one process only, which never reuses a frame id."""
     return frame_id + b"\x00\x00"
 
 
 class FrameIds:
-    """The frame ids of one process: microseconds of ingestion, made to grow, and three bytes drawn once."""
+    """Generator of a process's frame ids: strictly increasing microseconds and three random bytes drawn once."""
 
     def __init__(self) -> None:
         self._process = os.urandom(_ID_PROCESS)
         self._last = 0
 
     def next(self, micros: int) -> bytes:
-        """An id later than every one before, and not earlier than `micros` since 1970."""
+        """Return an id greater than all before, and not less than `micros` since 1970."""
         self._last = max(self._last + 1, micros)
         return self._last.to_bytes(_ID_MICROS, "big") + self._process

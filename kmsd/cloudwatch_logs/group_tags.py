@@ -1,4 +1,4 @@
-"""Tags of log groups: what may be one, and how they are changed."""
+"""Tags of log groups: validation and changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check(tags: Mapping[str, str]) -> None:
 
 
 def _fits(text: str) -> bool:
-    r"""Whether `text` matches AWS's `^([\p{L}\p{Z}\p{N}_.:/=+\-@]+)$`, which Python's expressions cannot say."""
+    r"""True if `text` matches AWS's `^([\p{L}\p{Z}\p{N}_.:/=+\-@]+)$`, which Python's `re` does not support."""
     return all(sign in _SIGNS or unicodedata.category(sign)[0] in "LZN" for sign in text)
 
 

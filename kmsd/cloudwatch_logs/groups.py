@@ -1,4 +1,4 @@
-"""Log groups and streams as nouns: what a client sees of them, and how they are named."""
+"""Log groups and log streams: their fields, names and ARNs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ RETENTION_DAYS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653),
 )
 RESERVED = "/kmsd/"
-"""Groups whose names begin so are the daemon's own: nobody may make one, or change what is in it."""
+"""Name prefix of the daemon's own groups. Clients cannot create such a group or change its contents."""
 AUDIT_GROUP = "/kmsd/audit"
-"""Holds a copy of the audit trail."""
+"""Group with the copy of the audit trail."""
 NO_GROUP = "The specified log group does not exist."
 NO_STREAM = "The specified log stream does not exist."
 _ARN_PARTS = 7
@@ -28,37 +28,37 @@ _NAME = re.compile(r"[.\-_/#A-Za-z0-9]{1,512}", re.ASCII)
 
 
 class LogGroup(msgspec.Struct, frozen=True):
-    """One log group as the store holds it. Instants are aware and in UTC."""
+    """Log group as the store holds it. Times are aware and in UTC."""
 
     group_id: bytes
-    """16 random bytes; another group of the same name, later, has others."""
+    """16 random bytes; a later group of the same name gets a new id."""
     account: str
     name: str
     arn: str
-    """Without the `:*` that DescribeLogGroups appends in its older member."""
+    """ARN without the `:*` that DescribeLogGroups appends in its older member."""
     created_at: datetime
     log_class: str = "STANDARD"
     retention_days: int | None = None
     """None: events do not expire."""
     kms_key: str | None = None
-    """ARN of the key under which new events are sealed; None: the daemon's own."""
+    """ARN of the key that encrypts new events; None: the daemon's own key."""
     revision: int = 0
-    """Grows with every change, so that of two changes at the same instant one can be refused."""
+    """Incremented by every change, so that one of two concurrent changes can be refused."""
 
     @property
     def reserved(self) -> bool:
-        """Whether the daemon keeps it, and clients only read."""
+        """True if the daemon maintains the group and clients may only read it."""
         return self.name.startswith(RESERVED)
 
     def oldest(self, now: datetime) -> int:
-        """Milliseconds of the oldest event that is kept at `now`; 0: all are."""
+        """Return the timestamp of the oldest event kept at `now`, in milliseconds; 0: all are kept."""
         if self.retention_days is None:
             return 0
         return millis(now - timedelta(days=self.retention_days))
 
 
 class LogStream(msgspec.Struct, frozen=True):
-    """One log stream as the store holds it."""
+    """Log stream as the store holds it."""
 
     stream_id: bytes
     """16 random bytes."""
@@ -68,7 +68,7 @@ class LogStream(msgspec.Struct, frozen=True):
 
 
 class ResultsKey(msgspec.Struct, frozen=True):
-    """Which key the stored results of queries of one account are sealed under."""
+    """Key that encrypts the stored query results of one account."""
 
     account: str
     kms_key: str | None = None
@@ -76,33 +76,33 @@ class ResultsKey(msgspec.Struct, frozen=True):
 
 
 def millis(instant: datetime) -> int:
-    """Milliseconds since 1970, rounded down."""
+    """Return milliseconds since 1970, rounded down."""
     return int(instant.timestamp() * 1000)
 
 
 def group_arn(arns: ArnScope, account: str, name: str) -> str:
-    """`arn:aws:logs:REGION:ACCOUNT:log-group:NAME`: also the value of the encryption context `aws:logs:arn`."""
+    """Return `arn:aws:logs:REGION:ACCOUNT:log-group:NAME`, which is also the encryption context's `aws:logs:arn`."""
     return f"arn:{arns.partition}:logs:{arns.region}:{account}:log-group:{name}"
 
 
 def stream_arn(group: str, stream: str) -> str:
-    """ARN of a stream of the group whose ARN is `group`.
+    """Return the ARN of a stream in the group with the ARN `group`.
 
-    AWS authorises actions on a whole group against the one with an empty stream name, so that `…:log-group:NAME:*` in
-    a policy covers both ("not authorized to perform: logs:CreateLogStream on resource: …:log-group:NAME:log-stream:…").
+    AWS authorises actions on a whole group with an empty stream name, so that `…:log-group:NAME:*` in a policy covers
+    both ("not authorized to perform: logs:CreateLogStream on resource: …:log-group:NAME:log-stream:…").
     """
     return f"{group}:log-stream:{stream}"
 
 
 def results_arn(arns: ArnScope, account: str) -> str:
-    """`arn:aws:logs:REGION:ACCOUNT:query-result:*`: the results of all queries of an account."""
+    """Return `arn:aws:logs:REGION:ACCOUNT:query-result:*`, the ARN of all query results of an account."""
     return f"arn:{arns.partition}:logs:{arns.region}:{account}:query-result:*"
 
 
 def parse_identifier(text: str, arns: ArnScope, account: str) -> str:
-    """The group's name in `logGroupIdentifier` or `resourceArn`: a name, or an ARN with or without `:*`.
+    """Return the group's name from `logGroupIdentifier` or `resourceArn`: a name, or an ARN with or without `:*`.
 
-    Raises InvalidParameterException for what is neither, ResourceNotFoundException for a group elsewhere.
+    Raises InvalidParameterException for anything else, ResourceNotFoundException for a group elsewhere.
     """
     if not text.startswith("arn:"):
         return text

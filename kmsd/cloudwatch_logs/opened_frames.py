@@ -1,8 +1,8 @@
-"""Frames that were opened a moment ago: whoever reads a stream page by page, or along with others, opens each once.
+"""Cache of recently decrypted frames: a client that reads page by page, and parallel readers, decrypt each frame once.
 
-The rule for their end: events stay in the data key that opened them (`DataKey.opened`), so they leave memory
-when it does: after `HOLD_SECONDS`, and as soon as its key is found unusable. Nobody gets at them but
-through `DataKeys.decryption_key`, which asks for state and policy of the customer's key every time.
+Lifetime: the events are kept in the data key that opened them (`DataKey.opened`) and leave memory with it: after
+`HOLD_SECONDS`, or as soon as its key is found unusable. The only way to them is `DataKeys.decryption_key`, which
+checks state and policy of the customer's key every time.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from kmsd.cloudwatch_logs.events import LogEvent
 from kmsd.cloudwatch_logs.frames import Frame
 
 MAX_BYTES = 67_108_864
-"""Of all events that are kept, as `_weight` counts."""
+"""Limit on the bytes of all cached events, as `_weight` counts them."""
 _EVENT_BYTES = 512
-"""What an event takes beside its text: objects, and the members around it."""
+"""Memory of an event in bytes in addition to its text: objects, and the JSON members around it."""
 
 
 class OpenedFrames:
-    """Those of one process. Belongs to one event loop."""
+    """Decrypted frames of one process. Must be used from one event loop."""
 
     def __init__(self) -> None:
         self._keys: WeakSet[DataKey] = WeakSet()
 
     def get(self, key: DataKey, group_id: bytes, frame: Frame) -> list[LogEvent] | None:
-        """The events of a frame, rendered; the head is compared as a whole, as it was authenticated as a whole."""
+        """Return the events of a frame, rendered. The whole header must match, as all of it was authenticated."""
         return key.opened.get((group_id, frame))
 
     def keep(self, key: DataKey, group_id: bytes, frame: Frame, events: list[LogEvent]) -> None:
-        """Keep them as long as `key` is held. If that is too much, all is let go: what is read now comes again."""
+        """Keep events as long as `key` is cached. On overflow, drop everything: what is in use is soon cached again."""
         weight = _weight(frame)
         if self.size + weight > MAX_BYTES:
             for one in self._keys:
@@ -43,10 +43,10 @@ class OpenedFrames:
 
     @property
     def size(self) -> int:
-        """Bytes that are kept."""
+        """Return the number of cached bytes."""
         return sum(key.opened_bytes for key in self._keys)
 
 
 def _weight(frame: Frame) -> int:
-    """Each text is there twice, once as it is shown."""
+    """Return the memory of a frame: each text is held twice, once as it is shown."""
     return 2 * frame.size + _EVENT_BYTES * frame.events

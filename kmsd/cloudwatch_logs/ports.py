@@ -1,6 +1,6 @@
-"""What the Logs side asks of the world: where sealed events lie, and what the store knows of groups and queries.
+"""Ports of the logs service: segments of encrypted events, the audit trail, and the store's log groups and queries.
 
-Beside `kmsd.ports`, on the same floor. Nothing that passes here is event text in the clear.
+Extends `kmsd.ports` and is on the same architectural layer. No event text passes here in the clear.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 MAX_TIMESTAMP = 1 << 48
-"""Milliseconds that no event reaches."""
+"""Upper bound of event timestamps, in milliseconds (exclusive)."""
 
 
 class SegmentsError(Exception):
-    """Segments did not do what was asked."""
+    """A segment operation failed."""
 
 
 class SegmentsUnavailable(SegmentsError):
@@ -34,7 +34,7 @@ class SegmentsUnavailable(SegmentsError):
 
 
 class SegmentDamaged(SegmentsError):
-    """What lies in a segment is not what was written there. Other segments are not concerned."""
+    """A segment does not contain what was written to it. Other segments are not affected."""
 
     def __init__(self, segment: str, first_at: int = 0, last_at: int = 0) -> None:
         super().__init__(f"segment {segment} is damaged between {first_at} and {last_at}")
@@ -43,18 +43,18 @@ class SegmentDamaged(SegmentsError):
 
 
 class StoredFrame(NamedTuple):
-    """Where a frame lies."""
+    """Location of a frame."""
 
     frame: Frame
     segment: str
-    """The segment's name; its life ends when the segment is dropped or written anew."""
+    """The segment's name; invalid once the segment is dropped or rewritten."""
     offset: int
-    """Of the sealed events in the segment."""
+    """Offset of the encrypted events in the segment."""
     length: int
 
 
 class StreamSummary(NamedTuple):
-    """What all frames of a stream come to. Times are milliseconds."""
+    """Summary of all frames of a stream. Times are milliseconds."""
 
     first_at: int
     last_at: int
@@ -64,242 +64,242 @@ class StreamSummary(NamedTuple):
 
 
 class FrameQuery(msgspec.Struct, frozen=True):
-    """Frames to find: those that may hold an event with `start <= timestamp < end`."""
+    """Query for the frames that may hold an event with `start <= timestamp < end`."""
 
     start: int = 0
     end: int = MAX_TIMESTAMP
     streams: frozenset[bytes] | None = None
-    """None: of all streams."""
+    """None: all streams."""
     descending: bool = False
 
 
 class DropResult(msgspec.Struct, frozen=True):
-    """What `Segments.drop` removed."""
+    """Number of segments that `Segments.apply_retention` removed and rewrote."""
 
     segments: int = 0
     rewritten: int = 0
 
 
 class Segments(Protocol):
-    """Append-only files of sealed frames, one folder for each group, one writer for each process.
+    """Append-only files of encrypted frames: one folder per group, one writer per process.
 
-    All methods may be called concurrently from one event loop; several processes work on the same folder. What was
-    acknowledged by one process is found by all of them from that moment.
+    All methods may be called concurrently from one event loop; several processes share the folder. A frame that one
+    process has acknowledged is visible to all of them from that moment.
     """
 
     async def append(self, group_id: bytes, frame: Frame, sealed: bytes, data_key: WrappedKey) -> None:
-        """Add a frame, and its data key if the segment does not hold it yet; durable on return.
+        """Append a frame, and its data key if the segment does not hold it yet; durable on return.
 
         Raises `SegmentsUnavailable`: the frame is then in no segment.
         """
         ...
 
     def find(self, group_id: bytes, wanted: FrameQuery) -> Iterator[StoredFrame]:
-        """The frames, by `first_at` (ascending) or by `last_at` (descending); their index is read as one goes.
+        """Iterate over frames, by `first_at` (ascending) or by `last_at` (descending). Reads the index lazily.
 
         Raises `SegmentsUnavailable`.
         """
         ...
 
     async def read(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Sequence[bytes]:
-        """The sealed events of each. Raises `SegmentDamaged`, `SegmentsUnavailable`."""
+        """Return the encrypted events of each frame. Raises `SegmentDamaged`, `SegmentsUnavailable`."""
         ...
 
     def data_key(self, group_id: bytes, stored: StoredFrame) -> WrappedKey:
-        """The data key of a frame. Raises `SegmentDamaged` if its segment does not hold it."""
+        """Return the data key of a frame. Raises `SegmentDamaged` if its segment does not hold it."""
         ...
 
     def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
-        """By stream id, of all streams that have events. Raises `SegmentsUnavailable`."""
+        """Return the summaries of all streams that have events, by stream id. Raises `SegmentsUnavailable`."""
         ...
 
     async def sync(self, group_id: bytes) -> None:
-        """Make durable whatever can be found, also what a process that died had written and not acknowledged.
+        """Make durable every frame that `find` can return, also those that a dead process wrote unacknowledged.
 
         Raises `SegmentsUnavailable`.
         """
         ...
 
     async def delete_group(self, group_id: bytes) -> None:
-        """Remove everything of a group; none there is no error."""
+        """Remove everything of a group. A missing group is no error."""
         ...
 
     async def apply_retention(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> DropResult:
-        """Remove what is older than `before` (milliseconds) and what dead streams left, segment by segment.
+        """Remove events older than `before` (milliseconds) and frames of dead streams, segment by segment.
 
-        Of events that are too old whole frames go, once all of their events are. What is being written to stays.
+        A frame is removed only when all of its events are too old. Segments that are open for writing stay.
         """
         ...
 
     async def maintain(self, now: int) -> None:
-        """Finish the segments of this process that are old enough, and those that dead processes left."""
+        """Finish this process's segments that are old enough, and those that dead processes left."""
         ...
 
     async def put_result(self, query_id: str, content: bytes) -> None:
-        """Keep the sealed result of a query; durable on return. Raises `SegmentsUnavailable`."""
+        """Store the encrypted result of a query; durable on return. Raises `SegmentsUnavailable`."""
         ...
 
     async def get_result(self, query_id: str) -> bytes:
-        """What `put_result` kept. Raises `SegmentDamaged` if it is not there."""
+        """Return what `put_result` stored. Raises `SegmentDamaged` if it is missing."""
         ...
 
     async def delete_result(self, query_id: str) -> None:
-        """Remove it; none there is no error."""
+        """Remove a result. A missing one is no error."""
         ...
 
     async def check(self) -> None:
-        """Prove that there is room to write. Raises `SegmentsUnavailable`."""
+        """Check that there is room to write. Raises `SegmentsUnavailable`."""
         ...
 
     async def close(self) -> None:
-        """Finish what is being written; nothing acknowledged is lost without."""
+        """Finish the open segments. Acknowledged frames survive without it."""
         ...
 
 
 class TrailBatch(msgspec.Struct, frozen=True):
-    """Audit records of one file that follow each other, as they stand in the trail. The sequences are equally long."""
+    """Consecutive audit records of one file, as they are in the trail. The sequences are equally long."""
 
     times: Sequence[int]
-    """`eventTime` of each, in milliseconds."""
+    """`eventTime` of each record, in milliseconds."""
     texts: Sequence[str]
-    """One JSON object each."""
+    """One JSON object per record."""
     ends: Sequence[int]
-    """Bytes of the file up to and with each."""
+    """Offset in the file after each record, in bytes."""
     end: int
     """Bytes of the file that have been read: where the next batch begins."""
     complete: bool
-    """Nothing more can be read in the file at this moment."""
+    """True if nothing more can be read from the file at this moment."""
     lacking: int = 0
-    """How many records the file has less than were to be left out."""
+    """Number of records still to be skipped when the file ended."""
 
 
 class TrailChain(msgspec.Struct, frozen=True):
-    """One writer's files."""
+    """Files of one writer."""
 
     writer: str
     own: bool
-    """This process writes it."""
+    """True if this process writes the chain."""
     files: Sequence[str]
-    """Names, the oldest first; a name is never given to another file."""
+    """File names, oldest first; a name is never reused."""
     mark: int
-    """The same as before: nothing was added to the last file."""
+    """Changes when something is added to the last file."""
 
 
 class AuditTrail(Protocol):
-    """The durable records of the audit trail, for whoever copies them: of each chain one process at a time."""
+    """Durable records of the audit trail, for copying. One process at a time copies each chain."""
 
     async def chains(self) -> Sequence[TrailChain]:
-        """All chains. Raises `AuditUnavailable`."""
+        """Return all chains. Raises `AuditUnavailable`."""
         ...
 
     async def lock_chain(self, writer: str) -> bool:
-        """Become the one who copies this chain; False: another process is. Raises `AuditUnavailable`."""
+        """Acquire the right to copy this chain; False if another process has it. Raises `AuditUnavailable`."""
         ...
 
     def unlock_chain(self, writer: str) -> None:
-        """Leave the chain to others; it happens by itself when the process ends."""
+        """Release the right to copy this chain. The end of the process releases it too."""
         ...
 
     async def read(self, writer: str, file: str, *, begin: int, skip: int) -> TrailBatch:
-        """Records from byte `begin` on, without the first `skip` of them, a bounded number at a time.
+        """Return records from byte `begin` on, without the first `skip` of them, a bounded number at a time.
 
-        Only what is durable, and can never be taken back: of a chain that another process writes nothing, as long as it
-        does. Raises `AuditUnavailable`.
+        Returns only records that are durable and cannot be rolled back. Returns none of a chain as long as another
+        process writes it. Raises `AuditUnavailable`.
         """
         ...
 
 
 class LogReader(Reader, Protocol):
-    """What the store holds, log groups included."""
+    """Read access to the store, including log groups."""
 
     async def log_group(self, account: str, name: str) -> LogGroup | None:
-        """A group by its name."""
+        """Return a group by its name; None if there is none."""
         ...
 
     async def log_groups_after(
         self, account: str, name: str, count: int, *, prefix: str = "", containing: str = ""
     ) -> Sequence[LogGroup]:
-        """At most `count` groups whose names sort after `name`, in that order; filtered, if asked."""
+        """Return at most `count` groups whose names sort after `name`, in that order, optionally filtered."""
         ...
 
     async def log_groups_kept_for_days(self) -> Sequence[LogGroup]:
-        """All groups with a retention."""
+        """Return all groups with a retention."""
         ...
 
     async def count_log_groups(self, account: str) -> int:
-        """How many groups an account has."""
+        """Return the number of groups of an account."""
         ...
 
     async def log_group_tags(self, group_id: bytes) -> Mapping[str, str]:
-        """The tags of a group."""
+        """Return the tags of a group."""
         ...
 
     async def log_stream(self, group_id: bytes, name: str) -> LogStream | None:
-        """A stream by its name."""
+        """Return a stream by its name; None if there is none."""
         ...
 
     async def log_streams_after(
         self, group_id: bytes, name: str, count: int, *, prefix: str = "", descending: bool = False
     ) -> Sequence[LogStream]:
-        """At most `count` streams (-1: all) after `name`, by name; before it, if `descending` and it is not empty."""
+        """Return at most `count` streams (-1: all) after `name`, by name; before a non-empty `name` if `descending`."""
         ...
 
     async def log_stream_names(self, group_id: bytes, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:
-        """The names of streams that exist in a group, by their ids."""
+        """Return the names of a group's existing streams, by id."""
         ...
 
     async def dead_log_groups(self, before: datetime) -> Sequence[bytes]:
-        """Ids of groups that were deleted before an instant and may have left something in segments."""
+        """Return the ids of groups deleted before an instant that may still have data in segments."""
         ...
 
     async def dead_log_streams(self) -> Mapping[bytes, frozenset[bytes]]:
-        """Ids of deleted streams that may have left something in segments, by group."""
+        """Return the ids of deleted streams that may still have data in segments, by group."""
         ...
 
     async def results_key(self, account: str) -> ResultsKey:
-        """The key for query results of an account."""
+        """Return the key for query results of an account."""
         ...
 
     async def log_query(self, query_id: str) -> StoredQuery | None:
-        """A query by its id."""
+        """Return a query by its id; None if there is none."""
         ...
 
     async def log_queries_before(
         self, account: str, position: str, count: int, *, group: str | None = None, status: str | None = None
     ) -> Sequence[StoredQuery]:
-        """At most `count` queries older than `position` (empty: the newest first); filtered, if asked."""
+        """Return at most `count` queries older than `position` (empty: the newest first), optionally filtered."""
         ...
 
     async def old_log_queries(self, before: datetime, count: int) -> Sequence[str]:
-        """Ids of at most `count` queries that were started before an instant."""
+        """Return the ids of at most `count` queries that started before an instant."""
         ...
 
     async def count_running_queries(self, account: str, now: datetime) -> int:
-        """How many queries of an account are under way and not overdue."""
+        """Return the number of an account's running queries that are not overdue."""
         ...
 
 
 class LogTransaction(LogReader, Transaction, Protocol):
-    """Changes of what the store holds, log groups included."""
+    """Transaction on the store, including log groups."""
 
     async def insert_log_group(self, group: LogGroup) -> None:
-        """Raises `StoreConflict` if the name is taken."""
+        """Insert a group. Raises `StoreConflict` if the name is taken."""
         ...
 
     async def update_log_group(self, old: LogGroup, new: LogGroup) -> None:
-        """Replace retention and key; the stored revision must still be that of `old`, and grows by one."""
+        """Replace retention and key. The stored revision must equal that of `old`, and is incremented."""
         ...
 
     async def delete_log_group(self, group: LogGroup, now: datetime) -> None:
-        """With its streams and tags; its id is remembered as dead. Raises `StoreConflict` if it is gone."""
+        """Delete a group with its streams and tags, and keep its id as dead. Raises `StoreConflict` if it is gone."""
         ...
 
     async def purge_dead_log_group(self, group_id: bytes) -> None:
-        """Its segments are removed for good."""
+        """Delete the id of a dead group, whose segments have been removed."""
         ...
 
     async def put_log_group_tags(self, group_id: bytes, tags: Mapping[str, str]) -> None:
-        """Add tags, replacing those of the same keys."""
+        """Add tags, replacing those with the same keys."""
         ...
 
     async def delete_log_group_tags(self, group_id: bytes, tag_keys: Sequence[str]) -> None:
@@ -307,41 +307,41 @@ class LogTransaction(LogReader, Transaction, Protocol):
         ...
 
     async def insert_log_stream(self, stream: LogStream) -> None:
-        """Raises `StoreConflict` if the name is taken."""
+        """Insert a stream. Raises `StoreConflict` if the name is taken."""
         ...
 
     async def delete_log_stream(self, stream: LogStream) -> None:
-        """Its id is remembered as dead. Raises `StoreConflict` if it is gone."""
+        """Delete a stream and keep its id as dead. Raises `StoreConflict` if it is gone."""
         ...
 
     async def purge_dead_log_streams(self, group_id: bytes, stream_ids: Sequence[bytes]) -> None:
-        """What they left in segments is removed for good."""
+        """Delete the ids of dead streams, whose frames have been removed from the segments."""
         ...
 
     async def put_results_key(self, old: ResultsKey, kms_key: str | None) -> None:
-        """Replace the key; the stored revision must still be that of `old`, and grows by one."""
+        """Replace the key. The stored revision must equal that of `old`, and is incremented."""
         ...
 
     async def insert_log_query(self, query: StoredQuery) -> None:
-        """A query that is under way."""
+        """Insert a running query."""
         ...
 
     async def complete_log_query(self, query: StoredQuery) -> bool:
-        """Write down how a query ended, unless it has ended already; whether it was so."""
+        """Record how a query ended, unless it has already ended. True if it was recorded."""
         ...
 
     async def delete_log_query(self, query_id: str) -> None:
-        """None there is no error."""
+        """Delete a query. A missing one is no error."""
         ...
 
 
 class LogStore(Store, Protocol):
-    """A store that also keeps log groups."""
+    """Store that also keeps log groups."""
 
     async def read(self) -> LogReader:
-        """As `kmsd.ports.Store.read`."""
+        """Return a reader, like `kmsd.ports.Store.read`."""
         ...
 
     def write(self) -> AbstractAsyncContextManager[LogTransaction]:
-        """As `kmsd.ports.Store.write`."""
+        """Open a transaction, like `kmsd.ports.Store.write`."""
         ...

@@ -1,4 +1,4 @@
-"""Queries that requests name."""
+"""Lookup of queries named in requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kmsd.operations.declaration import Call
 
 
 async def require_query(call: Call, query_id: str) -> StoredQuery:
-    """The query of this id in the caller's account. Raises ResourceNotFoundException."""
+    """Return the query with this id in the caller's account. Raises ResourceNotFoundException."""
     query = await reader_of(call).log_query(query_id)
     if query is None or query.account != call.caller.account:
         raise ResourceNotFoundException("The specified query does not exist.")

@@ -1,7 +1,7 @@
-"""Regular expressions of callers, matched by RE2 in time that is linear in the text (docs/decisions/0018).
+"""Regular expressions from clients, matched by RE2 in time linear in the text (docs/decisions/0018).
 
-The client that searches brings the expression, and the client that writes brings the text. A backtracking matcher
-would let the two stop a process that also serves keys.
+The searching client supplies the expression and the writing client supplies the text. With a backtracking matcher, the
+two could stall a process that also serves keys.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from functools import cached_property
 import re2
 
 MAX_MEMORY_BYTES = 262_144
-"""Of RE2's states for one expression. The module keeps the 128 expressions that were used last."""
+"""Limit on the bytes of RE2's states for one expression. The module caches the 128 most recently used expressions."""
 MAX_INSTRUCTIONS = 1_000
-"""Of a compiled expression. A matcher that runs out of memory takes a step for each of them, for each byte of text."""
+"""Limit on the instructions of a compiled expression: out of memory, RE2 takes one step per instruction and byte."""
 MAX_LENGTH = 1_000
-"""Of an expression, in characters. Compiling takes RE2 a time that grows faster than the text, on the event loop."""
+"""Limit on the characters of an expression. RE2 compiles it on the event loop, in superlinear time."""
 MAX_EXPRESSIONS = 20
-"""Of one filter pattern or query."""
+"""Limit on the expressions in one filter pattern or query."""
 _SURROGATES = "surrogatepass"
 _REFUSALS = {
     "missing )": "a parenthesis is not closed",
@@ -33,15 +33,15 @@ _REFUSALS = {
     "invalid character class range": "a class or range of characters is not supported",
     "pattern too large - compile failed": "the expression is too large",
 }
-"""By RE2's name of the fault. The rest of its message quotes the expression, and errors stand in the audit trail."""
+"""Messages by RE2's error name. The rest of RE2's text quotes the expression, which must not reach the audit trail."""
 
 
 class BadRegex(ValueError):
-    """The text is no expression, or one that is not supported; the message says why."""
+    """The text is not a supported regular expression; the message says why."""
 
 
 class Regex:
-    """A compiled expression. Raises `BadRegex` for one that is malformed or not supported here."""
+    """Compiled expression. Raises `BadRegex` for one that is malformed or not supported."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -59,15 +59,15 @@ class Regex:
 
     @property
     def instructions(self) -> int:
-        """Steps for each byte of text, at worst."""
+        """Return the worst-case number of steps per byte of text."""
         return int(self._search.programsize)
 
     def found_in(self, text: str) -> bool:
-        """True if it matches anywhere."""
+        """True if the expression matches anywhere."""
         return self._find(self._search, text.encode(errors=_SURROGATES)) is not None
 
     def groups(self, text: str) -> Mapping[str, str] | None:
-        """Return what its named groups matched, the leftmost match counting; None if it does not match."""
+        """Return the text of the named groups in the leftmost match; None if there is no match."""
         content = text.encode(errors=_SURROGATES)
         found = self._find(self._capture, content)
         if found is None:
@@ -76,7 +76,7 @@ class Regex:
         return {name: part.decode(errors=_SURROGATES) for name, part in parts.items()}
 
     def _find(self, regex: re2._Regexp, content: bytes) -> re2._Match | None:
-        """`$` holds at the end, and before a line break that ends the text; RE2 knows the former alone."""
+        """Search with Python's `$`: RE2's matches only at the end, Python's also before a trailing line break."""
         found = regex.search(content)
         if found is None and self._ends_early and content.endswith(b"\n"):
             return regex.search(content[:-1])
@@ -105,7 +105,7 @@ def _compile(text: str, *, captures: bool) -> re2._Regexp:
 
 
 def _has_refused_escape(text: str) -> bool:
-    r"""True if it has `\C`, which would match a part of a character, or `\p`, whose tables take long to compile."""
+    r"""True if `text` has `\C`, which would match part of a character, or `\p`, whose tables take long to compile."""
     at = text.find("\\")
     while at >= 0:
         if text.startswith(("C", "p", "P"), at + 1):

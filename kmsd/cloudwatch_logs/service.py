@@ -1,4 +1,4 @@
-"""What the Logs side of a process works with."""
+"""State of the logs service in one process."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from kmsd.event_loop.tasks import cancel_and_wait
 
 
 class LogsService(msgspec.Struct):
-    """Keys and segments. One for each process."""
+    """Data keys, segments and shared budgets. One instance per process."""
 
     keys: DataKeys
     segments: Segments
     frame_ids: FrameIds = msgspec.field(default_factory=FrameIds)
     opened: OpenedFrames = msgspec.field(default_factory=OpenedFrames)
     pack_seconds: float = 0.0
-    """What is left of the time that compressing may take."""
+    """CPU seconds left that compression may use."""
     packed_at: float = 0.0
-    """When that was worked out; of the monotonic clock."""
+    """Monotonic time when `pack_seconds` was last updated."""
     packed_busy: float = 0.0
-    """The process's time by then."""
+    """CPU seconds that the process had used at `packed_at`."""
     content: bytearray = msgspec.field(default_factory=bytearray)
-    """Where frames are encoded before they are sealed; free at any other time."""
+    """Scratch buffer in which frames are encoded before they are encrypted; free at any other time."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    """The present instant, for what goes on after the call that began it."""
+    """Current time, for work that continues after the call that started it."""
     tasks: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
-    """Queries that are under way."""
+    """Running queries."""
     memory: Budget = msgspec.field(default_factory=lambda: Budget(MAX_PROCESS_BYTES))
-    """Of all queries and searches together."""
+    """Memory budget shared by all queries and searches."""
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
 
     async def close(self) -> None:
-        """Finish what is being written, give up queries, drop all data keys."""
+        """Cancel running queries, drop all data keys and close the segments."""
         await cancel_and_wait(self.tasks)
         self.evaluation.close()
         self.keys.close()

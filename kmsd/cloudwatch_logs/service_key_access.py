@@ -118,7 +118,7 @@ class ServiceKeyAccess:
     async def permitted_association(
         self, reader: Reader, subject: KeyAssociation, now: datetime
     ) -> tuple[Key, Mapping[str, Allowed]]:
-        """Return the key to be associated, and what allows each action on it.
+        """Return the key to be associated, and the decision that allows each action.
 
         Raises InvalidParameterException for a key that is unknown or not enabled. Raises AccessDeniedException if its
         policy does not allow the service both actions.

@@ -1,6 +1,6 @@
-"""The shapes of CloudWatch Logs, from botocore's model of API version 2014-03-28.
+"""Shapes of CloudWatch Logs, from botocore's model of API version 2014-03-28.
 
-Event text, and what is searched for in it, is secret: it never stands in the audit trail or in an error message.
+Event text and search terms are secret: they never appear in the audit trail or in error messages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kmsd.operations.kms.shapes import Constraint
 
 
 class LogShape(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """A structure of the Logs API: `kms_key_id` here is `kmsKeyId` on the wire."""
+    """Structure of the Logs API: `kms_key_id` here is `kmsKeyId` on the wire."""
 
 
 _NAME = Constraint(min_length=1, max_length=512, pattern=r"[\.\-_/#A-Za-z0-9]+")
@@ -61,7 +61,7 @@ ResultToken = Annotated[str, Constraint(max_length=1024)]
 
 
 class InputLogEvent(LogShape, frozen=True, gc=False):
-    """An event on its way in. The decoder itself sees to both constraints; batches have thousands of events."""
+    """Event to store. The decoder checks both constraints itself, as batches have thousands of events."""
 
     timestamp: Annotated[int, msgspec.Meta(ge=0), Constraint(minimum=0)]
     message: Annotated[str, msgspec.Meta(min_length=1), Constraint(min_length=1, secret=True)]
@@ -71,14 +71,14 @@ InputLogEvents = Annotated[list[InputLogEvent], Constraint(min_length=1, max_len
 
 
 class Entity(LogShape, frozen=True):
-    """What an event is about, for correlation across services that are not here."""
+    """Subject of an event, for correlation across services that kmsd does not provide."""
 
     key_attributes: Annotated[dict[str, str], Constraint(min_length=2, max_length=4)] | None = None
     attributes: Annotated[dict[str, str], Constraint(min_length=0, max_length=10)] | None = None
 
 
 class RejectedLogEventsInfo(LogShape, frozen=True):
-    """Which events of a batch were not taken."""
+    """Indexes of the events of a batch that were rejected."""
 
     too_new_log_event_start_index: int | None = None
     too_old_log_event_end_index: int | None = None
@@ -86,13 +86,13 @@ class RejectedLogEventsInfo(LogShape, frozen=True):
 
 
 class RejectedEntityInfo(LogShape, frozen=True):
-    """That the entity of a batch was not taken."""
+    """Reason for which the entity of a batch was rejected."""
 
     error_type: str
 
 
 class OutputLogEvent(LogShape, frozen=True, omit_defaults=False, gc=False):
-    """An event of one stream."""
+    """Event of one stream."""
 
     timestamp: int
     message: str
@@ -100,7 +100,7 @@ class OutputLogEvent(LogShape, frozen=True, omit_defaults=False, gc=False):
 
 
 class FilteredLogEvent(LogShape, frozen=True, omit_defaults=False, gc=False):
-    """An event of any stream of a group."""
+    """Event of any stream of a group."""
 
     log_stream_name: str
     timestamp: int
@@ -110,7 +110,7 @@ class FilteredLogEvent(LogShape, frozen=True, omit_defaults=False, gc=False):
 
 
 class LogGroupEntry(LogShape, frozen=True):
-    """A line of DescribeLogGroups."""
+    """Entry of DescribeLogGroups."""
 
     log_group_name: LogGroupName
     creation_time: Timestamp
@@ -124,7 +124,7 @@ class LogGroupEntry(LogShape, frozen=True):
 
 
 class LogStreamEntry(LogShape, frozen=True):
-    """A line of DescribeLogStreams."""
+    """Entry of DescribeLogStreams."""
 
     log_stream_name: LogStreamName
     creation_time: Timestamp
@@ -137,7 +137,7 @@ class LogStreamEntry(LogShape, frozen=True):
 
 
 class QueryInfo(LogShape, frozen=True):
-    """A line of DescribeQueries."""
+    """Entry of DescribeQueries."""
 
     query_id: QueryId
     query_language: QueryLanguage
@@ -151,14 +151,14 @@ class QueryInfo(LogShape, frozen=True):
 
 
 class ResultField(LogShape, frozen=True, gc=False):
-    """One value of a row of results."""
+    """Value of one field in a result row."""
 
     field: str
     value: str
 
 
 class QueryStatistics(LogShape, frozen=True, omit_defaults=False):
-    """How much a query looked at."""
+    """Amount of data that a query read."""
 
     records_matched: float = 0.0
     records_scanned: float = 0.0

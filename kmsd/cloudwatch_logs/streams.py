@@ -1,4 +1,4 @@
-"""Streams that requests name."""
+"""Lookup of log streams named in requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kmsd.operations.declaration import Call
 
 
 async def require_stream(call: Call, name: str) -> LogStream:
-    """The stream of this name in the call's group. Raises ResourceNotFoundException."""
+    """Return the stream of this name in the call's group. Raises ResourceNotFoundException."""
     stream = await reader_of(call).log_stream(log_group_of(call).group_id, name)
     if stream is None:
         raise ResourceNotFoundException(NO_STREAM)

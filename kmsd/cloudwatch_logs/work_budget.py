@@ -1,25 +1,25 @@
-"""Memory that requests and queries may hold, and work that they may spend on one event."""
+"""Limits on the memory of requests and queries, and on the work spent on one event."""
 
 from __future__ import annotations
 
 from threading import Lock
 
 MAX_QUERY_BYTES = 134_217_728
-"""Of one query, at a time: rows, groups, values, events being read, results."""
+"""Limit on the bytes that one query holds at a time: rows, groups, values, events being read, results."""
 MAX_REQUEST_BYTES = 134_217_728
-"""Of one FilterLogEvents, at a time: events being read. Batches that overlap in time are open at once."""
+"""Limit on the bytes that one FilterLogEvents holds at a time. Batches that overlap in time are open at once."""
 MAX_PROCESS_BYTES = 268_435_456
-"""Of all of them together, in one process."""
+"""Limit on the bytes of all queries and searches in one process."""
 MAX_EVENT_WORK = 16_777_216
-"""Characters and members that may be looked at for one event. The largest event has 1,048,576."""
+"""Limit on the characters and members examined for one event. The largest event has 1,048,576."""
 
 
 class TooLarge(Exception):
-    """More memory is needed than there may be; the message says for what."""
+    """The memory budget is exhausted; the message says by what."""
 
 
 class Budget:
-    """An account of bytes, out of a larger one if it has one. Any thread may use it."""
+    """Byte budget, optionally part of a parent budget. Thread-safe."""
 
     def __init__(self, most: int, parent: Budget | None = None) -> None:
         self._limit = most
@@ -28,7 +28,7 @@ class Budget:
         self.used = 0
 
     def reserve(self, size: int) -> None:
-        """Hold `size` bytes more. Raises `TooLarge`, and then holds what it held before."""
+        """Reserve `size` more bytes. Raises `TooLarge`, and then reserves nothing."""
         with self._lock:
             if self.used + size > self._limit:
                 raise TooLarge(f"more than {self._limit} bytes of memory")
@@ -37,23 +37,23 @@ class Budget:
             self.used += size
 
     def release(self, size: int) -> None:
-        """Hold `size` bytes less."""
+        """Release `size` bytes."""
         with self._lock:
             self.used -= size
             if self._parent is not None:
                 self._parent.release(size)
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Release everything."""
         self.release(self.used)
 
 
 class TooMuchWork(Exception):
-    """The work of one event is used up."""
+    """The work budget of one event is used up."""
 
 
 class Work:
-    """The work that is left for one event."""
+    """Work budget of one event."""
 
     __slots__ = ("left",)
 
@@ -61,25 +61,25 @@ class Work:
         self.left = most
 
     def spend(self, count: int) -> None:
-        """Look at `count` characters or members. Raises `TooMuchWork`."""
+        """Count `count` characters or members as examined. Raises `TooMuchWork`."""
         self.left -= count
         if self.left < 0:
             raise TooMuchWork
 
 
 CONTAINER_WORK = 128
-"""Characters that an object or list counts for when a JSON event is read."""
+"""Cost in characters of an object or list when a JSON event is parsed."""
 MEMBER_WORK = 256
-"""Characters that a member of a JSON event counts for: looking at it takes as long."""
+"""Cost in characters of examining a member of a JSON event."""
 _MATCH_WORK = 1_024
 _INSTRUCTIONS_AT_ONCE = 16
 
 
 def reading_work(message: str) -> int:
-    """Return the work of reading a JSON event."""
+    """Return the work of parsing a JSON event."""
     return len(message) + CONTAINER_WORK * (message.count("[") + message.count("{"))
 
 
 def matching_work(length: int, instructions: int) -> int:
-    """Return the work of matching a regular expression: the text counts once for every 16 instructions."""
+    """Return the work of matching a regular expression: the text counts once per 16 instructions."""
     return _MATCH_WORK + length * (1 + instructions // _INSTRUCTIONS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""The lock of a data directory: one daemon at a time, and none while something is done that none may see half done."""
+"""Exclusive lock on the data directory, held by the daemon and by restore, migrate and init."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kmsd.exit_codes import TryLater
 
 
 class InstanceRunning(TryLater, ConfigError):
-    """Another process works with the data directory."""
+    """Another process holds the lock of the data directory."""
 
 
 def acquire_instance_lock(config: Config) -> IO[bytes]:
-    """Take it; it is held until the file is closed, or the process ends. Raises `InUse`, `ConfigError`."""
+    """Take the lock until the file is closed or the process ends. Raises `InstanceRunning`, `ConfigError`."""
     try:
         handle = (config.data_dir / "daemon.lock").open("ab")
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Sentences for what is wrong in kmsd.toml: an unknown setting, a value of another type."""
+"""Messages for errors in kmsd.toml: an unknown setting, a value of another type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TYPES = {
     "object": "a table",
     "str": "a text in quotes",
 }
-"""By msgspec's name of a type: what an operator writes."""
+"""Words for an operator, by msgspec's name of a type."""
 _OTHER_TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - (?:at|key in) `\$\.?([^`]*)`)?")
 _MISSING = re.compile(r"Object missing required field `([^`]+)`(?: - at `\$\.?([^`]*)`)?")
 _ELSEWHERE = re.compile(r"(.*) - at `\$\.?([^`]*)`", re.DOTALL)
@@ -50,7 +50,7 @@ def _called(name: str, value: object) -> str:
 def _hint(
     name: str, value: object, place: str, here: type[msgspec.Struct], tables: Mapping[str, type[msgspec.Struct]]
 ) -> str:
-    """Where the setting belongs if it is known elsewhere, or else the name that is most like it here."""
+    """Suggest the table that has this setting, or else the most similar name here."""
     if not isinstance(value, dict):
         for table, struct in tables.items():
             if table != place and name in _types(struct) and not _types(struct)[name]:
@@ -60,7 +60,7 @@ def _hint(
 
 
 def _types(struct: type[msgspec.Struct]) -> Mapping[str, list[type[msgspec.Struct]]]:
-    """The members of a struct as they are written, each with the tables that it may be."""
+    """Return the members of a struct by their written names, each with the tables that it may be."""
     return {
         field.encode_name: [
             one
@@ -72,7 +72,7 @@ def _types(struct: type[msgspec.Struct]) -> Mapping[str, list[type[msgspec.Struc
 
 
 def of_validation(text: str) -> str:
-    """Return msgspec's complaint in the words of kmsd.toml."""
+    """Return msgspec's error in the words of kmsd.toml."""
     if found := _OTHER_TYPE.fullmatch(text):
         wanted = " or ".join(_TYPES.get(one.strip(), one.strip()) for one in found[1].split("|"))
         return f"{found[3] or 'the file'} must be {wanted}, and is {_TYPES.get(found[2], found[2])}"

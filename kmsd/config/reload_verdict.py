@@ -1,6 +1,6 @@
-"""What became of a reload, told to whoever asked for it: SIGHUP has no answer, so the daemon writes a file.
+"""Result of a reload, in a file for the process that requested it: SIGHUP has no reply.
 
-The file is in `$RUNTIME_DIRECTORY` (systemd.exec(5)). Without it nobody is told but the log.
+The file is in `$RUNTIME_DIRECTORY` (systemd.exec(5)). Without that variable only the log has the result.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ log = structlog.get_logger()
 
 
 class Outcome(StrEnum):
-    """How a reload ended."""
+    """Result of a reload."""
 
     DONE = "done"
     REFUSED = "refused"
     """Nothing has changed."""
     PARTIAL = "partial"
-    """The new configuration is in force, and some workers still run with the one before."""
+    """The new configuration is in force, but some workers still run with the previous one."""
 
 
 class ReloadVerdict(msgspec.Struct, frozen=True):
@@ -40,13 +40,13 @@ class ReloadVerdict(msgspec.Struct, frozen=True):
 
 
 class Verdict:
-    """Around one reload; writes the file at the end."""
+    """Context manager around one reload; writes the file at the end."""
 
     def __init__(self) -> None:
         self._delivered = ReloadVerdict(now(), Outcome.REFUSED, "it did not come to an end: see the log")
 
     def is_(self, outcome: Outcome, detail: str) -> None:
-        """How the reload ended."""
+        """Set the result of the reload."""
         self._delivered = ReloadVerdict(self._delivered.begun, outcome, detail)
 
     def __enter__(self) -> Self:
@@ -63,24 +63,24 @@ class Verdict:
             made.write_bytes(msgspec.json.encode(self._delivered))
             made.replace(path)
         except OSError as exc:
-            log.warning("the verdict on a reload cannot be written", path=str(path), detail=str(exc))
+            log.warning("reload_verdict_not_written", path=str(path), detail=str(exc))
 
 
 def now() -> int:
-    """Nanoseconds of CLOCK_BOOTTIME, which nobody sets."""
+    """Return nanoseconds of CLOCK_BOOTTIME, which cannot be set."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def verdict_path() -> Path | None:
-    """Where the daemon of this unit writes; None without systemd."""
+    """Return the path to which this unit's daemon writes; None without systemd."""
     folder = os.environ.get("RUNTIME_DIRECTORY")
     return Path(folder) / FILE if folder else None
 
 
 def read_verdict(path: Path, since: int) -> ReloadVerdict | None:
-    """The verdict on a reload that began at `since` or later; None: there is none yet. Raises OSError."""
+    """Return the result of a reload that began at `since` or later; None if there is none yet. Raises OSError."""
     try:
-        told = msgspec.json.decode(path.read_bytes(), type=ReloadVerdict)
+        verdict = msgspec.json.decode(path.read_bytes(), type=ReloadVerdict)
     except FileNotFoundError:
         return None
-    return told if told.begun >= since else None
+    return verdict if verdict.begun >= since else None

@@ -1,4 +1,4 @@
-"""The configuration: one TOML file to one frozen `Config`. Unknown keys are refused, defaults are safe."""
+"""Configuration: one TOML file becomes one frozen `Config`. Unknown keys are refused, defaults are safe."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kmsd.config.messages import of_validation, unknown_settings
 from kmsd.domain.key_import import WrappingAlgorithm
 
 CREDENTIAL = "credential:"
-"""A path that begins so names a systemd credential."""
+"""Prefix of a path that names a systemd credential."""
 RATES = ("cryptographic", "management", "logs", "sts")
-"""The rates of `[rates]`."""
-_EVERY_ADDRESS = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 (to be told from others)
+"""Names of the rates in `[rates]`."""
+_EVERY_ADDRESS = frozenset({"", "*", "0.0.0.0", "::"})  # noqa: S104 (compared, not bound)
 """Hosts of an address that no client can connect to."""
 
 
@@ -29,40 +29,40 @@ class ConfigError(Exception):
 
 
 class Credential(PosixPath):
-    """The path of a systemd credential, written `credential:NAME`. It is looked for when something opens it.
+    """Path of a systemd credential, written `credential:NAME`. It is resolved when it is opened.
 
-    Commands that read neither PIN nor TLS key work without credentials.
+    So commands that read neither PIN nor TLS key work without credentials.
     """
 
     @property
     def credential(self) -> str:
-        """Its name."""
+        """Return the credential's name."""
         return str(self).removeprefix(CREDENTIAL)
 
     def __fspath__(self) -> str:
-        """Return where it lies now. Raises `ConfigError` if it was not passed to this process."""
+        """Return the present location. Raises `ConfigError` if it was not passed to this process."""
         if (fetched := _fetched.get(self.credential)) is not None:
             return f"/proc/self/fd/{fetched}"
         # systemd.exec(5), LoadCredential=
         if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
-            return os.path.join(folder, self.credential)  # noqa: PTH118 (a Path would be made of this one)
+            return os.path.join(folder, self.credential)  # noqa: PTH118 (it must return a string)
         if _started_by_root:
             raise ConfigError(f"systemd passes {self} to the daemon that it starts: systemctl start kmsd")
         raise ConfigError(f"systemd passes {self} to the daemon, and not to this process: {_as_root()}")
 
 
 def _as_root() -> str:
-    """What to type instead."""
+    """Return the command to type instead."""
     return f"run it as root: sudo kmsd {shlex.join(sys.argv[1:])}"
 
 
 _started_by_root = os.getuid() == 0
 _fetched: dict[str, int] = {}
-"""Descriptors of memory files with credentials, by name."""
+"""Descriptors of memory files that hold credentials, by name."""
 
 
 def keep_credential(name: str, content: bytes) -> None:
-    """Have every later look at this credential find `content`, which lies in the memory of this process."""
+    """Make every later open of this credential read `content`, which is kept in the memory of this process."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
@@ -74,30 +74,30 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class TokenConfig(_Section, frozen=True):
-    """`[token]`: where the keys live."""
+    """`[token]`: the token that holds the keys."""
 
     module: Path
     """The PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so."""
     pin_file: Path
     """Holds the user PIN and nothing else; a systemd credential, or a file that only the daemon can read."""
     label: str = ""
-    """The token's label; label, serial or slot must be given, and all that are given must fit one token."""
+    """The token's label. At least one of label, serial and slot is required; all that are given must match."""
     serial: str = ""
-    """The token's serial number, where a label is not unique."""
+    """The token's serial number, if its label is not unique."""
     slot: int | None = None
-    """The slot's number, for modules that number them for good."""
+    """The slot's number, for modules with permanent slot numbers."""
     object_label: str = "kmsd"
-    """CKA_LABEL of all objects that this daemon makes."""
+    """CKA_LABEL of all objects that this daemon creates."""
     init_reserved: str = ""
-    """A string that the module wants at initialisation (NSS softokn)."""
+    """A string that the module needs at initialisation (NSS softokn)."""
     sessions: int = 16
     """PKCS#11 sessions, and threads, of each worker."""
     call_deadline_seconds: float = 5.0
     """A call to the token that takes longer fails with DependencyTimeoutException."""
     inline: Literal["auto", "never", "always"] = "auto"
-    """Where calls to the token run. `auto` measures the token at the start, and runs calls of less than 100
-    microseconds on the event loop, others on threads. A call that hangs on the event loop costs a restart of the
-    worker: `never` has all calls run on threads, at about 80 microseconds each."""
+    """Placement of calls to the token. `auto` measures the token at the start: calls of less than 100 microseconds run
+    on the event loop, others on threads. A call that hangs on the event loop costs a restart of the worker. `never`
+    runs all calls on threads, at about 80 microseconds each."""
     dir_sync: Path | None = None
     """A folder to sync before a new key is acknowledged; SoftHSM never syncs its own (its directories.tokendir)."""
     environment: dict[str, str] = {}
@@ -105,16 +105,16 @@ class TokenConfig(_Section, frozen=True):
 
 
 class ImportConfig(_Section, frozen=True):
-    """`[import]`: how key material may come in."""
+    """`[import]`: import of key material."""
 
     refuse: tuple[WrappingAlgorithm, ...] = ()
-    """Wrapping algorithms that are refused although a token offers them, such as RSAES_PKCS1_V1_5."""
+    """Wrapping algorithms to refuse although a token offers them, such as RSAES_PKCS1_V1_5."""
     stock: int = 2
-    """Wrapping keys that are kept ready of each kind while that kind is in demand."""
+    """Wrapping keys kept ready of each kind while that kind is in demand."""
 
 
 class ListenConfig(_Section, frozen=True):
-    """`[listen]`: where clients come in."""
+    """`[listen]`: address, TLS and time limits for clients."""
 
     address: str = "127.0.0.1:8480"
     """HOST:PORT, or `unix:/path/of/socket`; leave it out under systemd, where kmsd.socket has the address. Plain HTTP
@@ -124,7 +124,7 @@ class ListenConfig(_Section, frozen=True):
     tls_key: Path | None = None
     """PEM file: the private key. A `credential:` is read at the start only, and a new key then needs a restart."""
     tls_client_ca: Path | None = None
-    """PEM file: if given, clients must show a certificate of this authority."""
+    """PEM file: if given, clients must present a certificate of this authority."""
     header_seconds: float = 10.0
     """A request's headers must be complete after this time."""
     body_seconds: float = 10.0
@@ -134,14 +134,14 @@ class ListenConfig(_Section, frozen=True):
     drain_seconds: float = 2.0
     """When the daemon stops, an idle connection may send one last request within this time."""
     connections: int = 12_000
-    """Connections that a worker holds at most."""
+    """Maximum connections of a worker."""
 
 
 class LimitsConfig(_Section, frozen=True):
-    """`[limits]`: resource limits, as AWS has them today."""
+    """`[limits]`: resource limits; the defaults are AWS's of today."""
 
     keys_per_account: int = 100_000
-    """Keys of an account, those pending deletion included."""
+    """Keys of an account, including those pending deletion."""
     aliases_per_key: int = 50
     """Aliases that point to one key."""
     grants_per_key: int = 50_000
@@ -153,7 +153,7 @@ class LimitsConfig(_Section, frozen=True):
 
 
 class RatesConfig(_Section, frozen=True):
-    """`[rates]`: calls a second that one principal may make; 0: as many as it likes (docs/decisions/0014-rates.md)."""
+    """`[rates]`: calls a second that one principal may make; 0: unlimited (docs/decisions/0014-rates.md)."""
 
     cryptographic: float = 0.0
     """Encrypt, Decrypt, ReEncrypt, GenerateDataKey…, GenerateRandom, together."""
@@ -164,28 +164,28 @@ class RatesConfig(_Section, frozen=True):
     sts: float = 0.0
     """All operations of STS, together."""
     burst_seconds: float = 2.0
-    """Calls of this many seconds may come at once."""
+    """Burst: the calls of this many seconds may come at once."""
 
 
 class AuditConfig(_Section, frozen=True):
-    """`[audit]`: the trail of who asked what (docs/audit.md)."""
+    """`[audit]`: the audit trail (docs/audit.md)."""
 
     directory: Path | None = None
     """The folder of the trail; by default `audit` in data_dir."""
     file_bytes: int = 67_108_864
-    """A writer begins a new file when the present one has this size, and each day (UTC)."""
+    """A writer begins a new file when the present one reaches this size, and each day (UTC)."""
     checkpoint_lines: int = 1000
     """The chain is signed in the token after this many lines at the latest."""
     checkpoint_seconds: float = 60.0
     """The chain is signed in the token after this time at the latest, if anything was written."""
     forward: tuple[str, ...] = ()
-    """Where copies go: `journal`, `syslog://HOST:PORT`, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
+    """Destinations of copies: `journal`, `syslog://HOST:PORT`, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
     refusals_per_second: float = 20.0
-    """Unauthenticated requests that a worker records one by one; beyond, they are counted in one record a second."""
+    """Unauthenticated requests that a worker records one by one; more are counted in one record a second."""
 
 
 class MetricsConfig(_Section, frozen=True):
-    """`[metrics]`: figures for Prometheus (docs/monitoring.md)."""
+    """`[metrics]`: metrics for Prometheus (docs/monitoring.md)."""
 
     address: str = ""
     """`unix:/path/of/socket`; or a loopback address such as `127.0.0.1:9480`, which the systemd unit does not permit.
@@ -197,20 +197,21 @@ class Config(_Section, frozen=True):
 
     token: TokenConfig
     data_dir: Path = Path("/var/lib/kmsd")
-    """Database and audit trail."""
+    """Directory of the database, the sealed log events and, by default, the audit trail."""
     region: str = "us-east-1"
-    """The region in ARNs and signatures; fixed once there are keys. A client that ignores its endpoint reaches nobody
-    with a region that AWS does not have, such as eu-example-1."""
+    """The region in ARNs and signatures; fixed once there are keys. With a region that AWS does not have, such as
+    eu-example-1, a client that ignores its endpoint reaches no service at all."""
     partition: str = "aws"
     """The partition in ARNs."""
     account: str = "000000000000"
-    """12 digits: the account in ARNs, which `kmsd init` makes, and the default of the commands."""
+    """12 digits: the account in ARNs, which `kmsd init` creates, and the default of the commands."""
     public_url: str = ""
-    """What clients are told, such as https://kms.example.com:8443. Empty: `[listen] address`, if they can use it."""
+    """URL for clients, such as https://kms.example.com:8443. Empty: `[listen] address`, if clients can use it."""
     workers: int = 2
     """Processes that serve requests."""
     import_token: TokenConfig | None = None
-    """`[import_token]`, as `[token]`: a second token that unwraps what the first cannot, and passes it on wrapped."""
+    """`[import_token]`, with the settings of `[token]`: a second token that unwraps what the first cannot, and passes
+    it on wrapped."""
     import_: ImportConfig = msgspec.field(default=ImportConfig(), name="import")
     listen: ListenConfig = ListenConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -220,7 +221,7 @@ class Config(_Section, frozen=True):
 
     @property
     def client_url(self) -> str | None:
-        """Where clients reach the daemon; None if only the operator can say: see `public_url`."""
+        """Return the URL for clients; None if it cannot be derived and `public_url` is empty."""
         if self.public_url:
             return self.public_url.rstrip("/")
         address = self.listen.address
@@ -230,22 +231,22 @@ class Config(_Section, frozen=True):
 
     @property
     def pins(self) -> list[Path]:
-        """The files of the tokens' PINs."""
+        """Return the paths of the tokens' PIN files."""
         return [token.pin_file for token in (self.token, self.import_token) if token is not None]
 
     @property
     def database(self) -> Path:
-        """The SQLite file."""
+        """Return the path of the SQLite file."""
         return self.data_dir / "kmsd.sqlite"
 
     @property
     def logs_dir(self) -> Path:
-        """The folder of sealed log events."""
+        """Return the folder of sealed log events."""
         return self.data_dir / "logs"
 
     @property
     def audit_dir(self) -> Path:
-        """The folder of the audit trail."""
+        """Return the folder of the audit trail."""
         return self.audit.directory or self.data_dir / "audit"
 
 
@@ -255,7 +256,7 @@ def load(path: Path) -> Config:
 
 
 def read(path: Path) -> str:
-    """The text of the file. Raises `ConfigError`."""
+    """Return the text of the file. Raises `ConfigError`."""
     try:
         return path.read_text()
     except FileNotFoundError as exc:
@@ -269,7 +270,7 @@ def read(path: Path) -> str:
 
 
 def parse(text: str, path: Path) -> Config:
-    """What the text of the file at `path` says. Raises `ConfigError`."""
+    """Parse the text of the file at `path`. Raises `ConfigError`."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -291,7 +292,7 @@ def _decode_path(wanted: type, value: object) -> object:
 
 
 def _credential(text: str) -> Credential:
-    """Raises ValueError for what cannot be the name of a credential."""
+    """Return the credential that `text` names. Raises ValueError if it is not a valid name."""
     name = text.removeprefix(CREDENTIAL)
     if not name or "/" in name or name in {".", ".."}:
         raise ValueError(f"{text} is not the name of a credential")
@@ -299,7 +300,7 @@ def _credential(text: str) -> Credential:
 
 
 def _is_url(text: str) -> bool:
-    """True for scheme, host and port, and nothing that would be lost before a request's own path."""
+    """True for scheme, host and port only: anything more would be lost before a request's own path."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -314,7 +315,7 @@ def _names_a_token(given: TokenConfig) -> bool:
 
 
 def _check(config: Config, path: Path) -> None:
-    """What types alone cannot say."""
+    """Check the constraints that types cannot express. Raises `ConfigError`."""
     complaints = [
         ("account", "must be 12 digits", re.fullmatch(r"[0-9]{12}", config.account)),
         ("region", "must look like us-east-1", re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]+", config.region)),

@@ -1,7 +1,7 @@
-"""The configuration as it was accepted: what every worker runs with until another is, whatever becomes of the files.
+"""Snapshot of the accepted configuration. Every worker runs with it until another one is accepted.
 
-The text of kmsd.toml, the certificate and its key are copied into memory files, which workers inherit. A worker that
-dies while a file is broken, or half written, comes back as it was.
+The text of kmsd.toml, the certificate and its key are copied into memory files, which workers inherit. If a worker
+dies while a file is broken or half written, its replacement starts with the accepted configuration.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ RELOADABLE = (
     "audit.forward",
     "audit.refusals_per_second",
 )
-"""Settings that a running daemon takes over, or tables of them. All others need a restart: the listener is bound once,
-and two workers of one daemon must not differ in where keys lie or what they are called."""
+"""Settings, or tables of them, that a running daemon reloads. All others need a restart: the listener is bound once,
+and two workers of one daemon must agree on the place and the names of keys."""
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class ConfigSnapshot(msgspec.Struct, frozen=True):
-    """One accepted configuration. The descriptors are of this process until `close`."""
+    """One accepted configuration. This process owns the descriptors until `close`."""
 
     config: Config
     text: int
     """Memory file with the text of kmsd.toml."""
     tls: tuple[int, ...] = ()
-    """Memory files: certificate, key, and the clients' authority if there is one; empty: plain HTTP."""
+    """Memory files: certificate, key, and the clients' authority if there is one; empty for plain HTTP."""
 
     @classmethod
     def read(cls, path: Path) -> ConfigSnapshot:
-        """Read and try the file at `path` and what it names. Raises `ConfigError`, and nothing is left open."""
+        """Read and try the file at `path` and the files it names. Raises `ConfigError`; then nothing is left open."""
         text = configuration.read(path)
         config = configuration.parse(text, path)
         opened: list[int] = []
@@ -81,39 +81,39 @@ class ConfigSnapshot(msgspec.Struct, frozen=True):
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """All that a worker inherits."""
+        """Return all descriptors that a worker inherits."""
         return (self.text, *self.tls)
 
     def close(self) -> None:
-        """Give the memory back. Workers that have started keep theirs."""
+        """Release the memory files. Workers that have started keep theirs."""
         for descriptor in self.descriptors:
             os.close(descriptor)
 
 
 def memory_path(descriptor: int) -> Path:
-    """By which this process opens an inherited memory file anew, from its beginning."""
+    """Return a path at which this process opens an inherited memory file again, from its beginning."""
     return Path(f"/proc/self/fd/{descriptor}")
 
 
 def tls_files(descriptors: tuple[int, ...]) -> TlsFiles:
-    """What `Accepted.tls` holds, as files."""
+    """Return the descriptors in `ConfigSnapshot.tls` as file paths."""
     certificate, key, *authority = (memory_path(one) for one in descriptors)
     return TlsFiles(certificate, key, authority[0] if authority else None)
 
 
 def changes(old: Config, new: Config) -> list[str]:
-    """The names of all settings in which two configurations differ, such as `listen.address`."""
+    """Return the names of all settings in which two configurations differ, such as `listen.address`."""
     return sorted(_changes(old, new, ""))
 
 
 def need_restart(old: Config, new: Config) -> list[str]:
-    """Those among the `changes` that a running daemon cannot take over."""
+    """Return the `changes` that a running daemon cannot reload."""
     switched = (old.listen.tls_certificate is None) != (new.listen.tls_certificate is None)
     return [name for name in changes(old, new) if not is_reloadable(name) or (switched and "tls" in name)]
 
 
 def is_reloadable(name: str) -> bool:
-    """True if a running daemon takes over a setting such as `listen.tls_key`."""
+    """True if a running daemon reloads a setting such as `listen.tls_key`."""
     return any(name == known or name.startswith(f"{known}.") for known in RELOADABLE)
 
 
@@ -142,7 +142,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _memory_file(name: str, contents: bytes) -> int:
-    """A file without a place in any file system, which nobody can change any more; its descriptor."""
+    """Create a sealed memory file, which no process can change any more. Return its descriptor."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(contents)
@@ -151,7 +151,7 @@ def _memory_file(name: str, contents: bytes) -> int:
 
 
 def _named(text: str, accepted: ConfigSnapshot) -> str:
-    """The complaint with the files' own names: memory files say nothing to an operator."""
+    """Replace the paths of memory files by the original names, which the operator knows."""
     for descriptor, name in zip(accepted.tls, _tls_names(accepted.config), strict=True):
         text = text.replace(str(memory_path(descriptor)), str(name))
     return text

@@ -12,7 +12,7 @@ from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.errors import IncorrectKeyException, InvalidCiphertextException, KeyUnavailableException
-from kmsd.ports import NotAuthentic, Token
+from kmsd.ports import NotAuthentic, Tokens
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Opened(msgspec.Struct, frozen=True):
     material: Material
 
 
-async def encrypt(token: Token, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
+async def encrypt(tokens: Tokens, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
     """A blob of `plaintext` under the key's current material.
 
     The key's state has been checked. Raises KeyUnavailableException if the material is not at hand, and the token's
@@ -33,10 +33,10 @@ async def encrypt(token: Token, key: Key, now: datetime, plaintext: bytes, conte
         raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
     head = blobs.header(material.algorithm, key.key_id, material.material_id)
     aad = blobs.associated_data(head, context)
-    return head + await token.encrypt(material.material_id, material.algorithm, plaintext, aad)
+    return head + await tokens.of(material).encrypt(material.material_id, material.algorithm, plaintext, aad)
 
 
-async def decrypt(token: Token, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
+async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
     """The plaintext of `blob`, which must have been sealed under `key` with this context.
 
     Raises IncorrectKeyException for a blob of another key, InvalidCiphertextException (without message, as AWS) for one
@@ -53,7 +53,7 @@ async def decrypt(token: Token, key: Key, blob: Blob, context: EncryptionContext
         raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
     aad = blobs.associated_data(blob.head, context)
     try:
-        plaintext = await token.decrypt(material.material_id, material.algorithm, blob.sealed, aad)
+        plaintext = await tokens.of(material).decrypt(material.material_id, material.algorithm, blob.sealed, aad)
     except NotAuthentic as exc:
         raise InvalidCiphertextException(detail="the token did not authenticate it") from exc
     return Opened(plaintext, material)

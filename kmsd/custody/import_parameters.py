@@ -16,24 +16,16 @@ import msgspec
 
 from kmsd.custody import token_objects
 from kmsd.custody.service_sealer import ServiceSealer
-from kmsd.domain.key_import import (
-    MAX_FAILURES,
-    MAX_OUTSTANDING,
-    PARAMETERS_LIFE,
-    TokenName,
-    WrappingAlgorithm,
-    WrappingKey,
-)
-from kmsd.domain.material import MaterialStatus
+from kmsd.domain.key_import import MAX_FAILURES, MAX_OUTSTANDING, PARAMETERS_LIFE, WrappingAlgorithm, WrappingKey
+from kmsd.domain.material import MaterialStatus, TokenName
 from kmsd.errors import (
     ExpiredImportTokenException,
     InvalidImportTokenException,
     LimitExceededException,
     UnsupportedOperationException,
 )
-from kmsd.ports import NotAuthentic, Reader, Store, StoreConflict, StoreError, Token, TokenError, Transaction
+from kmsd.ports import NotAuthentic, Reader, Store, StoreConflict, StoreError, TokenError, Tokens, Transaction
 
-Tokens = Mapping[TokenName, Token]
 """The daemon's tokens; the main one is always there."""
 _PURPOSE = "import-token"
 _VERSION = 1
@@ -68,7 +60,7 @@ class ImportTokenPayload(msgspec.Struct, frozen=True):
 
 async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
     """Where each algorithm is unwrapped: in the main token if it can, else in the import token, which passes it on."""
-    main, helper = await tokens[TokenName.MAIN].import_capabilities(), tokens.get(TokenName.IMPORT)
+    main, helper = await tokens.main.import_capabilities(), tokens.imports
     passed_on = (await helper.import_capabilities()).passes_on if helper is not None and main.receives else frozenset()
     return {
         algorithm: TokenName.MAIN if algorithm in main.imports else TokenName.IMPORT

@@ -18,11 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from kmsd.custody import import_parameters, token_objects
-from kmsd.custody.import_parameters import Tokens
 from kmsd.domain.key import ExpirationModel, Key
-from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingAlgorithm, WrappingKey
+from kmsd.domain.key_import import ImportedMaterial, WrappingAlgorithm, WrappingKey
 from kmsd.domain.key_state import KeyState, Transition
-from kmsd.domain.material import Material, MaterialStatus
+from kmsd.domain.material import Material, MaterialStatus, TokenName
 from kmsd.errors import (
     IncorrectKeyMaterialException,
     InvalidCiphertextException,
@@ -35,6 +34,7 @@ from kmsd.ports import (
     Store,
     StoreConflict,
     Token,
+    Tokens,
     Transaction,
     UnwrapFailed,
     Wrapped,
@@ -81,7 +81,7 @@ async def import_material(
     IncorrectKeyMaterialException, InvalidImportTokenException, each counted against the wrapping key; `StoreConflict`
     while another import into the key is under way.
     """
-    main, mark = tokens[TokenName.MAIN], fingerprint_mark(key.key_id)
+    main, mark = tokens.main, fingerprint_mark(key.key_id)
     known = await (await store.read()).imported_material(key.key_id)
     expected = None if known is None else known.fingerprint
     given = Wrapped(blob, algorithm, wrapping_key.object_id)
@@ -116,7 +116,7 @@ async def _proven(
     begun = perf_counter()
     try:
         wrapped = await _forwarded(tokens, wrapping_key, given)
-        return wrapped, await tokens[TokenName.MAIN].unwrap_key(wrapped, mark, expected=expected)
+        return wrapped, await tokens.main.unwrap_key(wrapped, mark, expected=expected)
     except (UnwrapFailed, InvalidLength, MaterialMismatch) as exc:
         try:
             await import_parameters.count_failure(store, tokens, wrapping_key)
@@ -140,7 +140,7 @@ async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped
     """`wrapped` as the main token can unwrap it."""
     if wrapping_key.token is TokenName.MAIN:
         return wrapped
-    transport_key = await tokens[TokenName.MAIN].transport_key()
+    transport_key = await tokens.main.transport_key()
     return await tokens[wrapping_key.token].rewrap_for(wrapped, transport_key)
 
 
@@ -164,7 +164,7 @@ def refusal(
 async def _rerecord_intent(store: Store, tokens: Tokens, object_id: bytes, key_id: str, now: datetime) -> None:
     """The intent to make an object of an id that there was before. What is left of that is certain to be gone first."""
     found = await (await store.read()).token_object(object_id)
-    main = tokens[TokenName.MAIN]
+    main = tokens.main
     if found is not None and found.status is MaterialStatus.DESTROYING:
         await token_objects.destroy(store, main, object_id)
     elif found is not None and found.status is MaterialStatus.CREATING and found.owner_is_dead:

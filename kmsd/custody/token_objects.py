@@ -11,8 +11,7 @@ from __future__ import annotations
 import secrets
 from datetime import datetime
 
-from kmsd.domain.key_import import TokenName
-from kmsd.domain.material import Algorithm, MaterialStatus
+from kmsd.domain.material import Algorithm, MaterialStatus, TokenName
 from kmsd.errors import UnsupportedOperationException
 from kmsd.ports import Store, Token, TokenObject, Transaction
 

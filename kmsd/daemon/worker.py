@@ -196,11 +196,10 @@ def scheduler_of(components: Components, lines: WorkerSpec) -> Scheduler:
     holder = f"{socket.gethostname()}:{os.getpid()}:{lines.worker_index}"
     return Scheduler(
         components.store,
-        components.token,
+        components.tokens,
         components.pipeline.clock,
         components.record_job,
         holder,
-        lambda: components.import_token,
         components.config.import_.stock,
         components.retention,
         components.watch,

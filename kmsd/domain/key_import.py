@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from kmsd.domain.material import Algorithm
+    from kmsd.domain.material import Algorithm, TokenName
 
 
 class WrappingAlgorithm(StrEnum):
@@ -44,14 +44,6 @@ MAX_FAILURES = 20
 """Failed imports with one import token; with the last of them its wrapping key is destroyed."""
 MAX_OUTSTANDING = 1000
 """Import parameters of one key that are good at the same time."""
-
-
-class TokenName(StrEnum):
-    """Which of the daemon's tokens holds an object."""
-
-    MAIN = "main"
-    IMPORT = "import"
-    """A second token that unwraps what the main token cannot; it holds wrapping keys and nothing else."""
 
 
 class WrappingKey(msgspec.Struct, frozen=True):

@@ -49,6 +49,14 @@ class RotationType(StrEnum):
     ON_DEMAND = "ON_DEMAND"
 
 
+class TokenName(StrEnum):
+    """Which of the daemon's tokens holds an object."""
+
+    MAIN = "main"
+    IMPORT = "import"
+    """A second token that unwraps what the main token cannot; it holds wrapping keys and nothing else."""
+
+
 class Material(msgspec.Struct, frozen=True):
     """One generation of a key: an AES-256 object in the token, found by `material_id` (its CKA_ID)."""
 
@@ -59,6 +67,8 @@ class Material(msgspec.Struct, frozen=True):
     created_at: datetime
     rotation_type: RotationType | None = None
     """How it came to replace the one before; None: it is the first."""
+    token: TokenName = TokenName.MAIN
+    """The token that holds the object."""
 
     @property
     def key_material_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Carry out what ScheduleKeyDeletion promised: after its date a key, its material, aliases and grants are gone."""
+"""Deletion of keys after the date set by ScheduleKeyDeletion, with their material, aliases and grants."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
 class DeletionReport(JobReport):
-    """What one run did."""
+    """Report of one run."""
 
     deleted: list[str] = []
-    """ARNs of keys that no longer exist."""
+    """ARNs of deleted keys."""
 
 
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> DeletionReport:
@@ -33,7 +33,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
 
 
 async def _delete(store: Store, token: Token, key_id: str, now: datetime, record: JobRecorder) -> str:
-    """Delete one key; its ARN, or nothing if it is not due any more."""
+    """Delete one key; return its ARN, or "" if it is no longer due."""
     await token.check()
     async with store.write() as transaction:
         key = await transaction.key(key_id)
@@ -44,7 +44,7 @@ async def _delete(store: Store, token: Token, key_id: str, now: datetime, record
             await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
         await transaction.delete_key(key_id)
         await record("DeleteKey", key, {})
-    # From here on it is certain: what is interrupted is finished by reconcile, which knows the doomed objects.
+    # The deletion is now committed. If it is interrupted, reconcile destroys the objects marked `destroying`.
     for object_id in destroying:
         await token_objects.destroy(store, token, object_id)
     return key.arn

@@ -1,4 +1,4 @@
-"""Carry out ValidTo: imported material that has expired is destroyed in the token."""
+"""Destruction of imported material in the token after its ValidTo."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
 class ExpiryReport(JobReport):
-    """What one run did."""
+    """Report of one run."""
 
     expired: list[str] = []
-    """ARNs of keys whose material is gone."""
+    """ARNs of keys whose material was destroyed."""
 
 
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> ExpiryReport:
@@ -32,7 +32,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
 
 
 async def _expire(store: Store, token: Token, key_id: str, now: datetime, record: JobRecorder) -> str:
-    """Expire one key's material; its ARN, or nothing if it is not due any more."""
+    """Destroy one key's material; return the key's ARN, or "" if it is no longer due."""
     await token.check()
     async with store.write() as transaction:
         key = await transaction.key(key_id)

@@ -1,8 +1,8 @@
-"""Settle what store and token disagree about: intents and destructions unfinished, objects missing.
+"""Reconciliation of store and token: finish interrupted creations and destructions, detect missing objects.
 
-Three rules that are never bent. An object is destroyed only if its own row says that nobody was promised
-it (`creating`) or that it is doomed (`destroying`). Metadata is never deleted because the token lacks an
-object. An object without a row is reported and left alone: it may be another daemon's, or newer than a
+Three rules hold without exception. An object is destroyed only if its own row says that it was never promised to a
+client (`creating`) or that it is marked for destruction (`destroying`). Metadata is never deleted because the token
+lacks an object. An object without a row is reported and left alone: it may belong to another daemon, or be newer than a
 restored database.
 """
 
@@ -13,41 +13,40 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from kmsd.custody import token_objects
-from kmsd.domain.key_import import TokenName
-from kmsd.domain.material import MaterialStatus
+from kmsd.domain.material import MaterialStatus, TokenName
 from kmsd.ports import ObjectReport, Store, StoreConflict, StoreError, Token, TokenError, TokenObject
 from kmsd.ports.jobs import JobReport
 
 INTENT_GRACE = timedelta(minutes=10)
-"""A younger intent may belong to a call that is still under way in another process; unless that has ended."""
+"""Age from which an intent is rolled back. A younger one may belong to a running call, unless its process has ended."""
 
 
 class ReconcileReport(JobReport):
-    """What one run found and did."""
+    """Report of one run."""
 
     undone: list[bytes] = []
-    """Unfinished intents, taken back."""
+    """Unfinished intents that were rolled back."""
     destroyed: list[bytes] = []
-    """Destructions carried out."""
+    """Objects whose interrupted destruction was completed."""
     missing: list[bytes] = []
-    """Objects that a key needs and the token does not hold: its state is Unavailable. An alarm."""
+    """Objects that a key needs and the token does not hold: the key's state is Unavailable. Raises an alarm."""
     returned: list[bytes] = []
-    """Objects that were missing and are there again."""
+    """Objects that were missing and are present again."""
     unknown: list[ObjectReport] = []
-    """Objects of our label that no row names."""
+    """Objects with our label that no row names."""
     malformed: list[ObjectReport] = []
-    """Objects that lack an attribute their role promises."""
+    """Objects without an attribute that their role requires."""
 
 
 async def run_once(
     store: Store, token: Token, now: datetime, *, grace: timedelta = INTENT_GRACE, name: TokenName = TokenName.MAIN
 ) -> ReconcileReport:
-    """One sweep over `token`, which the store knows as `name`. Idempotent; one bad object does not stop it.
+    """Run one sweep over `token`, which the store knows as `name`. Idempotent; one bad object does not stop it.
 
-    Raises `TokenUnavailable` and `StoreUnavailable` if there is nothing to compare: then nothing was changed.
+    Raises `TokenUnavailable` and `StoreUnavailable` if there is nothing to compare; nothing is changed then.
     """
     report = ReconcileReport()
-    # Rows before objects: an object made after the rows were read would else seem unknown, and one destroyed, missing.
+    # Read rows before objects. Otherwise, objects created or destroyed in between would appear unknown or missing.
     reader = await store.read()
     rows = {row.object_id: row for row in await reader.token_objects() if row.token is name}
     present = {found.object_id: found for found in await token.list_objects()}
@@ -91,7 +90,7 @@ async def _resolve(
 
 
 async def _swap(store: Store, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> bool:
-    """Whether the row was still as it was read; another process may have been quicker."""
+    """Change the row's status. False if another process has changed it first."""
     try:
         async with store.write() as transaction:
             await transaction.set_object_status(object_id, old, new)

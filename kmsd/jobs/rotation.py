@@ -1,4 +1,4 @@
-"""Carry out what EnableKeyRotation promised: a new material each period."""
+"""Automatic rotation: new material for keys whose rotation period, or message limit, is reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
 class RotationReport(JobReport):
-    """What one run did."""
+    """Report of one run."""
 
     rotated: list[str] = []
     """ARNs of keys with a new material."""
@@ -23,8 +23,8 @@ class RotationReport(JobReport):
 async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> RotationReport:
     """Rotate every enabled key that is due at `now`, once, however many periods were missed.
 
-    A key whose material has encrypted half as many messages as it may is due as well, whether or not its rotation is
-    on. Idempotent; one bad key does not stop the sweep. A disabled key, or one that awaits deletion, waits.
+    A key whose material has encrypted half of its message limit is due as well, whether or not its rotation is enabled.
+    Idempotent; one bad key does not stop the sweep. Keys that are disabled or pending deletion are skipped.
     """
     report = RotationReport()
     reader = await store.read()
@@ -56,7 +56,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
 
 
 def _due(key: Key, now: datetime, worn: Material | None) -> bool:
-    """Whether a key must be rotated: by its date, or because it still has the worn material."""
+    """True if a key must be rotated: its date has come, or it still has the worn material."""
     if not Usable.ROTATION.allows(key.state):
         return False
     is_worn = worn is not None and key.current_material == worn

@@ -1,7 +1,8 @@
-"""Wrapping keys: those whose 24 hours are over are destroyed, and those in demand are kept in stock.
+"""Wrapping keys: destroy those older than 24 hours, and keep those in demand in stock.
 
-That they are no longer good is decided by the clock, at the instant (`kmsd.custody.import_parameters`); this only ends
-them in the token. A kind is in demand while a key of it is given out and good: who never imports has none lying about.
+The clock decides at the exact time that a wrapping key is no longer valid (`kmsd.custody.import_parameters`). This job
+only destroys it in the token. A kind is in demand while one of its keys is issued and valid, so a user who never
+imports has none.
 """
 
 from __future__ import annotations
@@ -10,25 +11,25 @@ from collections import Counter
 from datetime import datetime
 
 from kmsd.custody import import_parameters, token_objects
-from kmsd.custody.import_parameters import Tokens
-from kmsd.domain.key_import import TokenName, WrappingKey
-from kmsd.ports import Store, StoreError, TokenError
+from kmsd.domain.key_import import WrappingKey
+from kmsd.domain.material import TokenName
+from kmsd.ports import Store, StoreError, TokenError, Tokens
 from kmsd.ports.jobs import JobReport
 
 Kind = tuple[TokenName, int]
 
 
 class WrappingKeyReport(JobReport):
-    """What one run did."""
+    """Report of one run."""
 
     destroyed: list[bytes] = []
-    """Wrapping keys that expired, or that nobody asks for any more."""
+    """Wrapping keys that expired, or whose kind is no longer in demand."""
     created: list[bytes] = []
-    """New ones in stock."""
+    """Wrapping keys added to the stock."""
 
 
 async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> WrappingKeyReport:
-    """One sweep. Idempotent; one bad key does not stop it."""
+    """Run one sweep. Idempotent; one bad key does not stop it."""
     report = WrappingKeyReport()
     known = await (await store.read()).wrapping_keys()
     demanded = {_kind(key) for key in known if key.expires_at is not None and now < key.expires_at}
@@ -54,7 +55,7 @@ async def _destroy(store: Store, tokens: Tokens, key: WrappingKey, report: Wrapp
     try:
         async with store.write() as transaction:
             await import_parameters.mark_destroying(transaction, key.object_id)
-        # From here on it is certain; where the token is away, reconcile carries it out.
+        # The destruction is now committed; if the token is unavailable, reconcile carries it out.
         if key.token in tokens:
             await token_objects.destroy(store, tokens[key.token], key.object_id)
     except (StoreError, TokenError) as exc:

@@ -1,7 +1,7 @@
-"""Prometheus' text format, version 0.0.4: names, help, types, and the figures of all shares added up. No I/O.
+"""Prometheus text format, version 0.0.4: names, help, types, and the sums over all shares. No I/O.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/: a histogram's classes are cumulative and end with
-`le="+Inf"`; label values escape backslash, quote and line feed (none of ours has any: they are known beforehand).
+https://prometheus.io/docs/instrumenting/exposition_formats/: a histogram's buckets are cumulative and end with
+`le="+Inf"`. Label values escape backslash, quote and line feed (ours contain none, as all are known in advance).
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGET
 from kmsd.ports.histogram import BOUNDS
 
 STALE_SECONDS = 30.0
-"""A worker whose heart has not beaten for so long is not counted as ready: its loop hangs, or it does."""
+"""Seconds without a heartbeat after which a worker does not count as ready: its event loop or the process hangs."""
 
 
 class Exposition(msgspec.Struct):
-    """Collects lines."""
+    """Collector of the page's lines."""
 
     _lines: list[str] = []
 
     def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, object], float]]) -> None:
-        """A metric with all its samples; none, and it is left out."""
+        """Add a metric with all its samples. Without samples it is left out."""
         found = [f"{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
         if found:
             self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *found]
 
     def sample(self, name: str, kind: str, text: str, value: float | None) -> None:
-        """A metric without labels."""
+        """Add a metric without labels."""
         self.family(name, kind, text, [] if value is None else [({}, value)])
 
     def histograms(self, name: str, text: str, samples: Iterable[tuple[Mapping[str, object], Sequence[float]]]) -> None:
-        """A histogram; of each sample the places of a share, `HISTOGRAM` of them."""
+        """Add a histogram. Each sample has the `HISTOGRAM` places of a share."""
         lines = []
         for labels, places in samples:
             count = 0.0
@@ -46,7 +46,7 @@ class Exposition(msgspec.Struct):
             self._lines += [f"# HELP {name} {text}", f"# TYPE {name} histogram", *lines]
 
     def text(self) -> bytes:
-        """All of it."""
+        """Return the page."""
         return "".join(f"{line}\n" for line in self._lines).encode()
 
 
@@ -61,30 +61,30 @@ def _number(value: float) -> str:
 
 
 class Aggregate(msgspec.Struct, frozen=True):
-    """All shares together."""
+    """Sums over all shares."""
 
     counted: Sequence[float]
-    """Every place, added up over all that ever counted."""
+    """Every place, summed over all shares ever used."""
     living: Sequence[Sequence[float]]
-    """Of workers that live: gauges are theirs alone."""
+    """Shares of live workers; gauges are taken from these alone."""
 
     @classmethod
     def of(cls, shares: Sequence[tuple[Sequence[float], bool]]) -> Aggregate:
-        """Add up."""
+        """Sum up shares, each given as its figures and True if its worker is alive."""
         counted = [sum(column) for column in zip(*(figures for figures, _ in shares), strict=True)]
         return cls(counted or [0.0] * LAYOUT.size, [figures for figures, lives in shares if lives])
 
     def counter(self, name: str) -> float:
-        """By its name."""
+        """Return a counter by its name."""
         return self.counted[LAYOUT.counters[name]]
 
     def gauge(self, name: str) -> float:
-        """Added up over the living."""
+        """Return a gauge, summed over live workers."""
         place = LAYOUT.gauges[name]
         return sum(figures[place] for figures in self.living)
 
     def ready(self, now: float) -> int:
-        """Workers whose heart beats and whose probes have all succeeded."""
+        """Return the number of workers with a recent heartbeat whose last probes all succeeded."""
         beat, probed = LAYOUT.gauges["heartbeat"], LAYOUT.gauges["probed"]
         failed = [LAYOUT.gauges[f"failed:{probe}"] for probe in PROBES]
         return sum(
@@ -94,7 +94,7 @@ class Aggregate(msgspec.Struct, frozen=True):
 
 
 def write_counts(page: Exposition, total: Aggregate, now: float, workers: int) -> None:
-    """Everything that workers count."""
+    """Write everything that workers count."""
     _requests(page, total)
     _token(page, total)
     _caches(page, total)

@@ -1,8 +1,8 @@
-"""Which figure a worker keeps where in its share of the memory: one flat row of 64-bit floats, alike in all of them.
+"""Layout of a worker's share of the metrics memory: one flat row of 64-bit floats, the same for all workers.
 
-Everything that can be a label is known here beforehand: operations, error codes, token calls, reasons of refusals. What
-a client makes up is counted under `Unknown` or `other`, so nobody can make the number of series grow; and there is no
-place for a key id, an account or a principal.
+All label values are known in advance: operations, error codes, token calls, reasons of refusals. Values that a client
+invents are counted under `Unknown` or `other`, so clients cannot increase the number of series. There is no place for a
+key id, an account or a principal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kmsd.ports.histogram import BOUNDS
 from kmsd.services import OPERATIONS
 
 HISTOGRAM = len(BOUNDS) + 2
-"""Places of a histogram: its classes, and the sum."""
+"""Places of a histogram: its buckets, and the sum."""
 OK, OTHER, UNKNOWN = "OK", "other", "Unknown"
 TOKEN_CALLS = (
     *("random", "seal", "open", "derive", "sign"),
@@ -27,7 +27,7 @@ TOKEN_CALLS = (
 CACHES = ("store", "token_handle", "derived_key")
 PROBES = ("token", "store", "audit", "logs")
 REFUSALS = ("ConnectionLimit", "TlsHandshake")
-"""What the transport refuses without an answer; all else it refuses by the name of an error."""
+"""Refusals by the transport without a response; all other refusals have an error name."""
 COUNTERS = (
     *("starts", "audit_records", "audit_failures", "token_reconnects"),
     *(f"{kind}:{cache}" for kind in ("hits", "misses") for cache in CACHES),
@@ -50,21 +50,21 @@ TARGETS: Mapping[str, tuple[str, str]] = {
     **{operation.target: (operation.service.scope, operation.name) for operation in OPERATIONS},
     "": (UNKNOWN, UNKNOWN),
 }
-"""Service and operation, by what a request's protocol calls its target."""
+"""Service and operation by request target."""
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Places of figures, counted in floats."""
+    """Index of each figure in a share, counted in floats."""
 
     size: int
     fingerprint: float
-    """Differs between releases that keep other figures: an upgrade beneath a running daemon must not mix them."""
+    """Identifies the layout. It differs between releases with other figures, which must not mix during an upgrade."""
     requests: Mapping[str, int]
-    """By target: the first of `len(CODES)` places."""
+    """First of `len(CODES)` places, by target."""
     latencies: Mapping[str, int]
-    """By target: a histogram."""
+    """Histogram, by target."""
     token_calls: Mapping[str, int]
-    """By call: a histogram, and behind it the errors."""
+    """Histogram followed by the number of errors, by call."""
     audit_syncs: int
     refusals: Mapping[str, int]
     counters: Mapping[str, int]
@@ -87,8 +87,8 @@ def _lay_out() -> Layout:
         places.append({name: at + number * width for number, name in enumerate(names)})
         at += len(names) * width
     requests, latencies, token_calls, audit, refused, counters, gauges = places
-    told = repr((CODES, tuple(TARGETS), places)).encode()
-    fingerprint = float(int.from_bytes(sha256(told).digest()[:6], "big") + 1)
+    description = repr((CODES, tuple(TARGETS), places)).encode()
+    fingerprint = float(int.from_bytes(sha256(description).digest()[:6], "big") + 1)
     return Layout(at, fingerprint, requests, latencies, token_calls, audit["audit_syncs"], refused, counters, gauges)
 
 

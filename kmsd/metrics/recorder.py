@@ -1,4 +1,4 @@
-"""What a worker counts: each request as it is answered, and once a second whatever else has its own figures."""
+"""Metrics of a worker: counts each answered request, and copies other components' figures once a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUM = HISTOGRAM - 1
 
 
 class Meter:
-    """Counts requests; implements `kmsd.wire.endpoint.Meter`. One for each worker."""
+    """Counter of requests; implements `kmsd.wire.endpoint.Meter`. One for each worker."""
 
     def __init__(self, values: memoryview[float]) -> None:
         self._figures = values
@@ -29,7 +29,7 @@ class Meter:
         self._other = self._codes[OTHER]
 
     def answered(self, target: str, code: str, seconds: float) -> None:
-        """One request. Half a microsecond: every request pays for this."""
+        """Count one request. Takes half a microsecond, on the path of every request."""
         figures = self._figures
         requests, latencies = self._places.get(target, self._unknown)
         figures[requests + self._codes.get(code, self._other)] += 1.0
@@ -38,41 +38,41 @@ class Meter:
 
 
 class MetricsPublisher:
-    """Carries figures that others keep into the share, so that those who count need not know of it."""
+    """Copies other components' figures into the share, so that they need not know about metrics."""
 
     def __init__(self, values: memoryview[float]) -> None:
         self._figures = values
         self._seen: dict[int, float] = {}
 
     def add(self, place: int, total: float) -> None:
-        """A counter that stands at `total`; one that has begun anew (after a token's return, say) goes on here."""
+        """Add the growth of a counter now at `total`. A source that restarted at zero is added as a whole."""
         seen = self._seen.get(place, 0.0)
         self._figures[place] += total - seen if total >= seen else total
         self._seen[place] = total
 
     def add_histogram(self, place: int, classes: Sequence[int], seconds: float) -> None:
-        """As `add`, for all places of a histogram."""
+        """Do the same as `add` for all places of a histogram."""
         for number, count in enumerate(classes):
             self.add(place + number, count)
         self.add(place + _SUM, seconds)
 
     def set(self, gauge: str, value: float) -> None:
-        """A gauge."""
+        """Set a gauge by its name."""
         self._figures[LAYOUT.gauges[gauge]] = value
 
     def count(self, counter: str, total: float) -> None:
-        """A counter by its name."""
+        """Update a counter by its name."""
         self.add(LAYOUT.counters[counter], total)
 
     def refusals(self, totals: Mapping[str, int]) -> None:
-        """What the transport refused."""
+        """Update the refusals of the transport."""
         for reason, total in totals.items():
             self.add(LAYOUT.refusals.get(reason, LAYOUT.refusals[OTHER]), total)
 
     def token(self, found: TokenCounters) -> None:
-        """What the token's adapter has counted."""
+        """Update the figures of the token adapter."""
         for name, call in found.calls.items():
-            # The method `open` of the adapter is not the call of the data path that bears this name.
+            # A method of the adapter can have the name of a data path call, such as `open`, without being it.
             place = LAYOUT.token_calls[name if name in TOKEN_CALLS else OTHER]
             self.add_histogram(place, call.buckets, call.seconds)
             self.add(place + HISTOGRAM, call.errors)
@@ -88,7 +88,7 @@ class MetricsPublisher:
         self.count("misses:derived_key", found.derived_misses)
 
     def audit(self, found: SyncStatistics, unsigned: int) -> None:
-        """What the trail's writer has counted."""
+        """Update the figures of the trail's writer."""
         self.add_histogram(LAYOUT.audit_syncs, found.buckets, found.seconds)
         self.count("audit_records", found.records)
         self.count("audit_failures", found.failures)
@@ -96,7 +96,7 @@ class MetricsPublisher:
         self.set("audit_unsigned", unsigned)
 
     def probed(self, states: Mapping[str, str]) -> None:
-        """What `/readyz` says of each thing."""
+        """Set the outcome of each `/readyz` probe."""
         for name, state in states.items():
             self.set(f"failed:{name}", float(state != OK))
         self.set("probed", time.time())

@@ -1,6 +1,6 @@
-"""The parent's side of metrics: the memory that workers count in, and a listener of its own for `GET /metrics`.
+"""Metrics in the parent process: the memory that workers count in, and a separate listener for `GET /metrics`.
 
-Workers are not asked: a scrape reads their memory and the database, in a thread, and holds up no request.
+A scrape does not involve the workers. It reads their memory and the database in a thread, and delays no request.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ log = structlog.get_logger()
 async def watched(
     configuration: Callable[[], Config], reloads: Callable[[], Mapping[Outcome, int]], listener: socket.socket
 ) -> AsyncIterator[int]:
-    """Count, and answer on `listener`, during the block; the descriptor of the memory that workers count in.
+    """Serve metrics on `listener` during the block. Yields the descriptor of the memory that workers count in.
 
-    `configuration` is the one in force, `reloads` how many ended in which way. The listener is closed in the end.
-    Raises `ListenerRefused`.
+    `configuration` returns the current configuration, `reloads` the number of reloads by outcome. The listener is
+    closed on exit. Raises `ListenerRefused`.
     """
     board, started_at, hosts = SharedMetrics(), time.time(), hosts_of(listener)
 
@@ -73,10 +73,10 @@ async def watched(
 
 
 def hosts_of(listener: socket.socket) -> frozenset[str] | None:
-    """Hosts that requests to this listener may name; None for a Unix socket, which no browser can reach.
+    """Return the hosts that requests to this listener may name; None for a Unix socket, which no browser can reach.
 
-    A page that a browser on this host has loaded can have its own name resolve to a loopback address (DNS rebinding).
-    Its requests name the page's host.
+    A web page in a browser on this host can make its own name resolve to a loopback address (DNS rebinding). Its
+    requests still name the page's host.
     """
     if listener.family == socket.AF_UNIX:
         return None
@@ -85,7 +85,7 @@ def hosts_of(listener: socket.socket) -> frozenset[str] | None:
 
 
 def _host_in(header: str) -> str:
-    """The host of a Host header (RFC 9110, section 7.2) without its port; empty for what is none."""
+    """Return the host of a Host header (RFC 9110, section 7.2) without its port; "" if the header is malformed."""
     found = _HOST.fullmatch(header.lower())
     return found["host"] if found else ""
 
@@ -121,7 +121,7 @@ def _wrote(page: Exposition, config: Config, name: str, write: Callable[[Exposit
     try:
         write(page, config)
     except (OSError, StoreError, ValueError, msgspec.DecodeError) as exc:
-        log.warning("metrics source failed", source=name, detail=str(exc))
+        log.warning("metrics_source_failed", source=name, detail=str(exc))
         return False
     return True
 

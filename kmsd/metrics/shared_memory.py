@@ -1,7 +1,7 @@
-"""The memory that the daemon's processes count in: made by the parent, a share for each worker.
+"""Shared memory for metrics: created by the parent process, with one share for each worker.
 
-A count is a store of eight aligned bytes, so `kill -9` leaves either the old figure or the new one. A share outlives
-its worker, and the next worker that starts goes on counting in it: counters never go back while the daemon lives.
+A count is one aligned eight-byte store, so `kill -9` leaves either the old value or the new one. A share outlives its
+worker, and the next worker that starts continues counting in it: counters never decrease while the daemon runs.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from kmsd.linux.byte_locks import byte_is_locked, lock_byte
 from kmsd.metrics.layout import LAYOUT
 
 SHARES = 160
-"""More than there are workers at any time: while a configuration is taken over, there are twice as many."""
+"""Limit on the shares; more than there are workers at any time. A reload briefly doubles their number."""
 BYTES = 8 * LAYOUT.size
 
 
 class SlotUnavailable(OSError):
-    """There is no memory to count in; the text says why."""
+    """No metrics memory is available; the text says why."""
 
 
 class SharedMetrics:
-    """The parent's view of all shares."""
+    """Read access of the parent process to all shares."""
 
     def __init__(self) -> None:
-        # Anonymous: nothing of it ever touches a disk, and it goes with the last process that has it open.
+        # Anonymous memory: it is never written to disk, and is freed with the last process that has it open.
         self.descriptor = os.memfd_create("kmsd-metrics", os.MFD_CLOEXEC)
-        """What workers are given."""
+        """File descriptor that workers receive."""
         os.ftruncate(self.descriptor, SHARES * BYTES)
         self._memory = mmap.mmap(self.descriptor, SHARES * BYTES, access=mmap.ACCESS_READ)
 
     def shares(self) -> list[tuple[Sequence[float], bool]]:
-        """The figures of each share that was ever used, and whether its worker lives."""
+        """Return the figures of each share ever used, each with True if its worker is alive."""
         found: list[tuple[Sequence[float], bool]] = []
         for number in range(SHARES):
             start = number * BYTES
@@ -48,18 +48,18 @@ class SharedMetrics:
         return byte_is_locked(self.descriptor, number)
 
     def close(self) -> None:
-        """Let go."""
+        """Unmap the memory and close its descriptor."""
         self._memory.close()
         os.close(self.descriptor)
 
 
 class WorkerSlot:
-    """A worker's part. It is locked as long as the process lives: no two count in one."""
+    """Share of one worker, locked as long as the process lives: two workers never count in the same share."""
 
     def __init__(self, memory: int) -> None:
-        """Take the first share that nobody holds, in the memory of this descriptor. Raises `SlotUnavailable`."""
+        """Acquire the first unlocked share in the memory of this descriptor. Raises `SlotUnavailable`."""
         try:
-            # Opened anew: locks belong to the open file, and processes share the one that they inherit.
+            # Reopen: locks belong to the open file description, which processes share if they inherit it.
             self._descriptor = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
             raise SlotUnavailable(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
@@ -83,4 +83,4 @@ class WorkerSlot:
 
 
 def _other_release() -> SlotUnavailable:
-    return SlotUnavailable("another release keeps its figures here: they go on when the daemon is started anew")
+    return SlotUnavailable("another release keeps its figures here: they go on when the daemon is restarted")

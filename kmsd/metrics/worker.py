@@ -1,4 +1,4 @@
-"""The worker's side of metrics: its share of the memory, and the task that carries the figures of others into it."""
+"""Metrics in a worker: its share of the memory, and the task that copies other components' figures into it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kmsd.wire.readiness import Readiness
 
 PUBLISH_SECONDS = 1.0
 PROBE_SECONDS = 5.0
-"""Between two looks at whether all that a worker needs is there; as `/readyz` does when it is asked."""
+"""Seconds between two probes of everything that a worker needs, the same ones as for `/readyz`."""
 
 log = structlog.get_logger()
 
 
 class WorkerMetrics:
-    """Counts, if the parent has made memory for it; else does nothing, at no cost."""
+    """Counts if the parent process has provided memory for it; otherwise does nothing, at no cost."""
 
     def __init__(self, share: WorkerSlot | None) -> None:
         self._publisher = None if share is None else MetricsPublisher(share.values)
@@ -33,15 +33,15 @@ class WorkerMetrics:
 
     @classmethod
     def start(cls, memory: int | None) -> WorkerMetrics:
-        """In the `memory` that this descriptor is of. A worker that cannot count serves all the same, and says so."""
+        """Count in the memory of this descriptor. A worker that cannot count logs an error and serves nevertheless."""
         try:
             return cls(None if memory is None else WorkerSlot(memory))
         except SlotUnavailable as exc:
-            log.error("metrics are not counted", detail=str(exc))  # noqa: TRY400 (one clear line)
+            log.error("metrics_unavailable", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)
 
     async def run(self, components: Components, server: Server, readiness: Readiness) -> None:
-        """Publish again and again until cancelled, and then once more."""
+        """Publish once a second until cancelled, and then once more."""
         publisher = self._publisher
         if publisher is None:
             return
@@ -54,14 +54,14 @@ class WorkerMetrics:
                 _publish(publisher, components, server)
                 await asyncio.sleep(PUBLISH_SECONDS)
         except Exception:
-            # What was counted stays; that nothing is added any more shows as a heart that does not beat.
-            log.exception("metrics are not published any more")
+            # Existing counts stay. The missing updates show as a missing heartbeat.
+            log.exception("metrics_publishing_failed")
         finally:
             _publish(publisher, components, server)
 
 
 def _publish(publisher: MetricsPublisher, components: Components, server: Server) -> None:
-    """Some hundred additions, once a second."""
+    """Copy all figures into the share: some hundred additions, once a second."""
     publisher.refusals(server.refusals)
     publisher.set("connections", server.connections)
     if isinstance(components.token, Pkcs11Token):

@@ -17,18 +17,17 @@ import msgspec
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.request import Allowed, AuthorizationRequest, Decision
-from kmsd.custody.import_parameters import Tokens
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.ciphertext_blob import Blob
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
-from kmsd.domain.key_import import TokenName, WrappingAlgorithm
+from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.domain.key_state import Usable
 from kmsd.domain.principal import Caller
 from kmsd.domain.quotas import Quotas
 from kmsd.errors import DependencyTimeoutException, KMSInternalException, ServiceError
-from kmsd.ports import Reader, Store, Token, Transaction
+from kmsd.ports import Reader, Store, Token, Tokens, Transaction
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 ResponseT = TypeVar("ResponseT", bound=msgspec.Struct | None)
@@ -156,19 +155,11 @@ class Dependencies(msgspec.Struct):
     arns: ArnScope
     quotas: Quotas
     store: Store
-    token: Token
-    import_token: Token | None = None
-    """Unwraps what `token` cannot, and passes it on. Set when it comes, if it was away at the start."""
+    tokens: Tokens
     refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
     """Wrapping algorithms that the configuration refuses."""
     services: Mapping[type, object] = {}
     """What services beside KMS and STS work with, by its type."""
-
-    @property
-    def tokens(self) -> Tokens:
-        """All tokens by the names that the store has for them."""
-        tokens = {TokenName.MAIN: self.token}
-        return tokens if self.import_token is None else {**tokens, TokenName.IMPORT: self.import_token}
 
 
 class Call(msgspec.Struct, eq=False):
@@ -217,8 +208,13 @@ class Call(msgspec.Struct, eq=False):
 
     @property
     def token(self) -> Token:
-        """The token."""
-        return self.dependencies.token
+        """Return the token that holds the daemon's own keys."""
+        return self.dependencies.tokens.main
+
+    @property
+    def tokens(self) -> Tokens:
+        """Return all tokens."""
+        return self.dependencies.tokens
 
     async def service_sealer(self) -> ServiceSealer:
         """The box for markers and tokens of the API."""

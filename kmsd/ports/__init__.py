@@ -39,6 +39,7 @@ from kmsd.ports.token import (
     UnwrapFailed,
     Wrapped,
 )
+from kmsd.ports.tokens import Tokens
 
 __all__ = [
     "AuditSink",
@@ -72,6 +73,7 @@ __all__ = [
     "TokenObject",
     "TokenTimeout",
     "TokenUnavailable",
+    "Tokens",
     "Transaction",
     "TrustedClock",
     "UnwrapFailed",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kmsd.domain.key_import import TokenName
+from kmsd.domain.material import TokenName
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -1,7 +1,7 @@
-"""The front end: from a whole HTTP request to an answer.
+"""Endpoint of the API: from a complete HTTP request to a response.
 
-Which service is asked follows from `X-Amz-Target`; the signature must be scoped to the same. Nothing is
-done for a request whose signature has not been verified, except to say that the process lives.
+`X-Amz-Target` selects the service; the signature must be scoped to the same one. Before a signature is verified,
+only the probes are answered.
 """
 
 from __future__ import annotations
@@ -45,37 +45,37 @@ RATE_EXCEEDED = "Rate exceeded"
 
 
 class Meter(TypingProtocol):
-    """Counts requests. It is asked for each of them, and must cost next to nothing."""
+    """Counts requests. Called once for each request, so it must cost next to nothing."""
 
     def answered(self, target: str, code: str, seconds: float) -> None:
-        """One request: what it asked for, as the client wrote it; the error's name, or `OK`; how long it took."""
+        """Count one request: its target as the client wrote it, the error's name or `OK`, and its duration."""
         ...
 
 
 class _NoMeter:
     def answered(self, target: str, code: str, seconds: float) -> None:
-        """Nobody wants to know."""
+        """Discard the measurement."""
 
 
 NO_METER: Meter = _NoMeter()
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Answers requests. One for each process."""
+    """Handles the requests of one process."""
 
     pipeline: Pipeline
     credentials: CredentialStore
     readiness: Readiness
-    """What `/readyz` asks."""
+    """Source of the `/readyz` response."""
     refusals: RefusedRequestLog
     meter: Meter = NO_METER
     wall: Clock | None = None
-    """The host's time of day, by which signatures are judged; None: the pipeline's clock, which does not go back."""
+    """The host's wall clock, for judging signatures; None: the pipeline's clock, which never goes back."""
     rates: Throttle | None = None
-    """What one principal may ask; None: as much as it likes."""
+    """Rate limits of principals; None: unlimited."""
 
     async def handle(self, request: Request) -> Response:
-        """The answer to one request; never raises."""
+        """Return the response to one request. Never raises."""
         received = request.received
         if received.method in ("GET", "HEAD") and received.target in readiness.PROBE_TARGETS:
             return await self._probe(received.target)
@@ -88,13 +88,13 @@ class Endpoint(msgspec.Struct, frozen=True):
             code = error.code
             if error.status >= HTTP_INTERNAL:
                 log.error(  # noqa: TRY400 (one line; where it happened is in `detail`)
-                    "call failed", request_id=request_id, code=error.code, detail=error.detail
+                    "call_failed", request_id=request_id, code=error.code, detail=error.detail
                 )
             _break_traceback_cycles(error)
             return protocol.error(error, request_id)
         except Exception as error:
-            # Nothing of it reaches the client; the traceback shows places, not values.
-            log.exception("unforeseen", request_id=request_id)
+            # The client sees nothing of it; the log gets the places of the traceback, not its values.
+            log.exception("unexpected_error", request_id=request_id)
             _break_traceback_cycles(error)
             code = KMSInternalException.__name__
             return protocol.error(KMSInternalException(), request_id)
@@ -110,13 +110,13 @@ class Endpoint(msgspec.Struct, frozen=True):
             if protocol.service is None:
                 raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
             region = self.pipeline.dependencies.arns.region
-            # By the wall clock: one that ran ahead and was set right again must not shut everybody out.
+            # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
             signed = now if self.wall is None else self.wall.now()
             claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
             caller, reader = await self._authenticated(claim, now)
-            question = protocol.route(request)
+            routed = protocol.route(request)
             if self.rates is not None and not self.rates.allow(
-                question.operation, caller.caller.principal_arn, monotonic()
+                routed.operation, caller.caller.principal_arn, monotonic()
             ):
                 raise ThrottlingException(RATE_EXCEEDED)
         except ServiceError as error:
@@ -129,21 +129,21 @@ class Endpoint(msgspec.Struct, frozen=True):
                 access_key_id="" if claim is None else claim.access_key_id,
                 caller=None if caller is None else caller.caller,
             )
-        claim = None  # it has the body too
+        claim = None  # it holds the body too
         await self.pipeline.cohorts.yield_to_cohort()
         response = await self.pipeline.run(
-            question.operation,
-            question.decode,
+            routed.operation,
+            routed.decode,
             caller=caller,
             source=source,
             request_id=request_id,
             reader=reader,
             now=now,
         )
-        return question.render(response, request_id)
+        return routed.render(response, request_id)
 
     async def _authenticated(self, claim: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
-        """Who signed, and the books that say so.
+        """Authenticate the caller. Return it with the reader that its credentials were read from.
 
         Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
         """
@@ -152,7 +152,7 @@ class Endpoint(msgspec.Struct, frozen=True):
             scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
             caller, key = await self.credentials.identify(reader, scope, claim.session_token, now)
         except UnrecognizedClientException:
-            # As much work as for a wrong signature: an access key's existence shows in neither answer nor time.
+            # Spend as much as on a wrong signature: neither answer nor timing shows that an access key exists.
             reject_unknown_key(claim)
         except ServiceError:
             raise
@@ -171,7 +171,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         access_key_id: str,
         caller: Caller | None = None,
     ) -> NoReturn:
-        """Record what was refused before an operation was reached, and raise it."""
+        """Record a request that was refused before it reached an operation, and raise the error."""
         service = protocol.service or KMS
         record = partial(
             audit.record_of_refusal,
@@ -186,7 +186,7 @@ class Endpoint(msgspec.Struct, frozen=True):
             error=error,
         )
         try:
-            # Neither strangers nor a principal beyond its rate shall fill the disk, or keep it busy.
+            # Neither strangers nor a principal beyond its rate may fill the disk or keep it busy.
             if caller is None or isinstance(error, ThrottlingException):
                 await self.refusals.add(error, source, now, record)
             else:
@@ -196,16 +196,15 @@ class Endpoint(msgspec.Struct, frozen=True):
         raise error
 
     async def _probe(self, target: str) -> Response:
-        """`/healthz`: the process answers. `/readyz`: all that it needs is there."""
+        """Answer `/healthz` (the process responds) or `/readyz` (everything it depends on is available)."""
         return readiness.probe_answer(await self.readiness.states() if target == "/readyz" else {})
 
 
 def _break_traceback_cycles(error: BaseException) -> None:
-    """Take apart an error that has been dealt with, and those behind it.
+    """Clear the traceback, cause and context of a handled error, and of those behind it.
 
-    Frames on its way hold the error, and it holds them by its traceback: some kilobytes for each refused call, the
-    request among them, that only a collection would find. A worker collects every few hours, and may be told nonsense
-    a thousand times a second.
+    Frames and error reference each other. Garbage collection runs every few hours, and a client may send 1,000
+    invalid requests a second: each would leak several kilobytes, the request included.
     """
     left = [error]
     while left:
@@ -215,7 +214,7 @@ def _break_traceback_cycles(error: BaseException) -> None:
 
 
 def source_of(request: Request) -> ClientInfo:
-    """Where a request came from, for policies and the record."""
+    """Return the origin of a request, for policies and the audit record."""
     received = request.received
     user_agent, host = received.header("user-agent") or "", received.header("host") or ""
     return _source(request.peer, user_agent[:1024], host[:256], request.tls)
@@ -223,7 +222,7 @@ def source_of(request: Request) -> ClientInfo:
 
 @lru_cache(maxsize=1024)
 def _source(peer: str, user_agent: str, host: str, tls: Tls | None) -> ClientInfo:
-    """The same object for the same client: it says the same in each of its calls."""
+    """Return the same object for the same client, whose calls all say the same."""
     return ClientInfo(
         address=peer,
         user_agent=user_agent,

@@ -1,7 +1,7 @@
-"""Readiness of a worker: one word for each thing that it needs.
+"""Readiness of a worker: one word for each dependency.
 
-Nobody authenticates for `/readyz`. Its words are therefore a fixed list, and the text of an exception, which may name
-paths and modules, goes to the log alone. However many clients ask, one probe runs at a time.
+`/readyz` needs no authentication. Its words are therefore a fixed list; the text of an exception may name paths and
+modules and goes to the log only. One probe runs at a time, however many clients ask.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from kmsd.wire.http.messages import Response
 
 OK = "ok"
 UNAVAILABLE = "unavailable"
-"""The adapter says that what it works with is away, full, read-only or refuses: the log has the reason."""
+"""The adapter reports its resource as unreachable, full, read-only or refusing; the log has the reason."""
 FAILED = "failed"
-"""An error that no adapter foresees: a fault of the program."""
+"""The probe raised an error that no adapter foresees: a fault in the program."""
 PROBE_TARGETS = ("/healthz", "/readyz")
-"""Nobody authenticates for these."""
+"""Targets that need no authentication."""
 REMEMBERED_SECONDS = 1.0
-"""How long an answer is good for."""
+"""Maximum age of a cached answer, in seconds."""
 Probe = Callable[[], Awaitable[None]]
 _KNOWN = (TokenError, StoreError, AuditUnavailable, SegmentsError)
 
@@ -33,23 +33,23 @@ log = structlog.get_logger()
 
 
 class Readiness:
-    """Asks the probes of one process. All methods belong to one event loop."""
+    """Runs the probes of one process. Call all methods on one event loop."""
 
     def __init__(self, probes: Mapping[str, Probe], monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`probes`: name to a check that raises if the thing cannot be used."""
+        """Map each name in `probes` to a check that raises if the resource cannot be used."""
         self._probes = probes
         self._monotonic = monotonic
         self._asked: asyncio.Task[Mapping[str, str]] | None = None
         self._good_until = 0.0
         self._logged: dict[str, str] = {}
-        """What the log was last told of each thing that is not ready."""
+        """The reason last logged for each resource that is not ready."""
 
     async def states(self) -> Mapping[str, str]:
-        """One word for each thing, by its name; at most `REMEMBERED_SECONDS` old."""
+        """Return one word for each resource, by name; at most `REMEMBERED_SECONDS` old."""
         asked = self._asked
         if asked is None or (asked.done() and (asked.cancelled() or self._monotonic() >= self._good_until)):
             asked = self._asked = asyncio.create_task(self._ask())
-        # A client that goes away does not take the answer from the others.
+        # A client that disconnects must not cancel the answer for the others.
         return await asyncio.shield(asked)
 
     async def _ask(self) -> Mapping[str, str]:
@@ -71,7 +71,7 @@ class Readiness:
         return states
 
     def _log(self, name: str, exc: Exception) -> None:
-        """Once for each reason: probes come every few seconds."""
+        """Log each reason once: probes come every few seconds."""
         detail = f"{type(exc).__name__}: {exc}"
         if self._logged.get(name) != detail:
             self._logged[name] = detail
@@ -79,7 +79,7 @@ class Readiness:
 
 
 def probe_answer(states: Mapping[str, str]) -> Response:
-    """200 if every state is `OK`, else 503; the states as JSON."""
+    """Return 200 if every state is `OK`, else 503, with the states as JSON."""
     ready = all(state == OK for state in states.values())
     body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
     return Response(200 if ready else 503, (("Content-Type", "application/json"),), body)

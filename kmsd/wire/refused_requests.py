@@ -1,4 +1,4 @@
-"""Writes down what was refused before anybody was known: one by one, or, in a flood, in one record a second."""
+"""Audit records of refused, unauthenticated requests: one each, or in a flood one summary record a second."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PER_SECOND = 20.0
 
 
 class RefusedRequestLog(msgspec.Struct):
-    """The refusals of one process.
+    """Audit log of the refusals of one process.
 
-    A counted refusal is answered before its record is durable: it had no effect, and to make a flood wait would fill
-    the connections with it. A crash loses the counts of one second at most.
+    A counted refusal is answered before its record is durable. It had no effect, and making a flood wait would fill
+    the connections with it. A crash loses the counts of at most one second.
     """
 
     sink: AuditSink

@@ -12,9 +12,9 @@ from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import import_parameters, token_objects
 from kmsd.domain.key import Key, Origin
-from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingKey
+from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.material import Algorithm, MaterialStatus
+from kmsd.domain.material import Algorithm, MaterialStatus, TokenName
 from kmsd.ports import StoreConflict
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

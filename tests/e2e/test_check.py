@@ -153,9 +153,9 @@ def test_policies(own: Daemon, tmp_path: Path) -> None:
     ghostly = f"statement Ghost names {arn}:user/ghost, who does not exist"
     assert sorted(bad(own)) == sorted(
         [
-            f"warn {locked}: nobody who exists may ever change its policy: it locks everybody out",
+            f"warn {locked}: no existing principal can ever change its policy: it locks everybody out",
             f"warn {everybody}: statement All allows everybody kms:Encrypt",
-            f"warn {haunted}: {ghostly}; whoever gets that name is meant",
+            f"warn {haunted}: {ghostly}; it applies to any later principal of that name",
             f"warn {granted}: grant {grant} is for {arn}:user/ghost, who does not exist",
             f"warn {arn}:role/open: statement #0 allows everybody sts:AssumeRole",
         ]

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kmsd.app import open_components
 from kmsd.config import settings as configuration
-from kmsd.domain.key_import import TokenName
+from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile
 from tests.daemon import Daemon, provisioned
 from tests.imports import external_key, parameters, state_of

@@ -290,7 +290,7 @@ def test_what_goes_wrong_shows(watched: Watched) -> None:
             watched.daemon.client().list_keys()
         request_id = caught.value.response["ResponseMetadata"]["RequestId"]
         told = [json.loads(line) for line in watched.daemon.log().splitlines() if request_id in line]
-        assert [(line["event"], line["request_id"]) for line in told] == [("call failed", request_id)]
+        assert [(line["event"], line["request_id"]) for line in told] == [("call_failed", request_id)]
     finally:
         hidden.rename(folder)
     watched.when("kmsd_ready", 1)

@@ -44,7 +44,7 @@ def test_serve_migrates(tmp_path: Path, level: int) -> None:
         opened = kms.decrypt(CiphertextBlob=blob)
         assert (opened["Plaintext"], opened["KeyId"].endswith(key_id)) == (b"before the upgrade", True)
         kms.close()
-        assert "database migrated" in daemon.log()
+        assert "database_migrated" in daemon.log()
         daemon.cli("check")
 
 

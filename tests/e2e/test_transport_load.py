@@ -247,7 +247,7 @@ async def test_unix_socket(tmp_path: Path) -> None:
     for _ in range(2):
         server = await serve(handle, [Listener(bind_unix(path))], LIMITS)
         assert path.stat().st_mode & 0o777 == 0o600
-        with pytest.raises(ListenerRefused, match="somebody listens there already"):
+        with pytest.raises(ListenerRefused, match="another process already listens there"):
             bind_unix(path)
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")

@@ -152,7 +152,7 @@ def test_a_lease_from_the_future_is_void(house: House) -> None:
     house.clock.set(days=-40)
     components = house.components
     other = Scheduler(
-        components.store, components.token, components.watch, components.record_job, "other", watch=components.watch
+        components.store, components.tokens, components.watch, components.record_job, "other", watch=components.watch
     )
     assert house.run(other._acquire()) is True
 

@@ -14,9 +14,9 @@ from msgspec.structs import force_setattr
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import import_parameters, imported_material, token_objects
-from kmsd.domain.key_import import TokenName
+from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile, wrapping_keys
-from kmsd.ports import StoreUnavailable, TokenTimeout, TokenUnavailable, Transaction
+from kmsd.ports import StoreUnavailable, Tokens, TokenTimeout, TokenUnavailable, Transaction
 from tests.clients import code_of
 from tests.house import House, house
 from tests.imports import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
@@ -79,13 +79,18 @@ class FailingStore(Failing):
 @contextmanager
 def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
     """Let the daemon work with the failing port."""
-    world = house.components.pipeline.dependencies
-    real = getattr(world, member)
-    force_setattr(world, member, failing)
+    holder = holder_of(house, member)
+    real = getattr(holder, member)
+    force_setattr(holder, member, failing)
     try:
         yield failing
     finally:
-        force_setattr(world, member, real)
+        force_setattr(holder, member, real)
+
+
+def holder_of(house: House, member: str) -> Any:
+    """What holds a port: `main` and `imports` are tokens, the rest are dependencies."""
+    return house.components.tokens if member in ("main", "imports") else house.components.pipeline.dependencies
 
 
 def settle(house: House) -> None:
@@ -138,15 +143,15 @@ class Case:
 @pytest.mark.parametrize(
     ("member", "method", "nth"),
     [
-        *(("token", "unwrap_key", nth) for nth in (1, 2)),
-        ("token", "transport_key", 1),
-        ("import_token", "rewrap_for", 1),
+        *(("main", "unwrap_key", nth) for nth in (1, 2)),
+        ("main", "transport_key", 1),
+        ("imports", "rewrap_for", 1),
     ],
 )
 def test_the_token_fails(house: House, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
     """At each of its calls: the import is refused so that it can be tried again, and was none."""
     case = Case(house, "RSAES_OAEP_SHA_256", again=again)
-    failing = Failing(getattr(house.components.pipeline.dependencies, member), method, nth, after=after)
+    failing = Failing(getattr(holder_of(house, member), member), method, nth, after=after)
     with bent(house, member, failing):
         assert case.bring() in RETRIABLE
     assert failing.failed
@@ -260,8 +265,8 @@ def test_a_wrapping_key_cannot_be_made(house: House, algorithm: str, *, after: b
     house.clock.advance(hours=25)
     house.tick()
     key_id = external_key(kms)
-    member = "token" if algorithm == "RSAES_OAEP_SHA_1" else "import_token"
-    failing = Failing(getattr(house.components.pipeline.dependencies, member), "generate_wrapping_key", 1, after=after)
+    member = "main" if algorithm == "RSAES_OAEP_SHA_1" else "imports"
+    failing = Failing(getattr(holder_of(house, member), member), "generate_wrapping_key", 1, after=after)
     want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
     with bent(house, member, failing):
         assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
@@ -331,8 +336,9 @@ def test_the_job_goes_on_when_a_token_fails(house: House) -> None:
     house.tick()
     for algorithm in ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"):
         parameters(kms, external_key(kms), algorithm)
-    tokens = dict(house.components.pipeline.dependencies.tokens)
-    broken = {**tokens, TokenName.IMPORT: Failing(tokens[TokenName.IMPORT], "generate_wrapping_key", 1, after=False)}
+    tokens = house.components.tokens
+    failing: Any = Failing(tokens.imports, "generate_wrapping_key", 1, after=False)
+    broken = Tokens(tokens.main, failing)
     report = house.run(wrapping_keys.run_once(house.components.store, broken, house.clock.now(), stock=3))
     assert (len(report.failed), {key.token for key in house.run(_stock(house))}) == (1, {TokenName.MAIN})
     house.clock.advance(hours=24)

@@ -105,14 +105,14 @@ def test_create_key_leaves_nothing_when_the_token_fails(house: House, *, after: 
     """A refused CreateKey has no effect: no key, no row, and after reconcile no object."""
     reader = house.run(house.components.store.read())
     before, keys = object_ids(house), house.run(reader.count_keys("000000000000"))
-    world = house.components.pipeline.dependencies
-    failing: Any = Failing(world.token, "generate_key", after=after)
-    force_setattr(world, "token", failing)
+    tokens = house.components.tokens
+    failing: Any = Failing(tokens.main, "generate_key", after=after)
+    force_setattr(tokens, "main", failing)
     try:
         with pytest.raises(Exception, match="DependencyTimeoutException"):
             house.client().create_key()
     finally:
-        force_setattr(world, "token", failing._token)
+        force_setattr(tokens, "main", failing._token)
     settle(house)
     assert object_ids(house) == before
     reader = house.run(house.components.store.read())

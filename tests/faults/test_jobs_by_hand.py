@@ -31,7 +31,7 @@ def by_hand(house: House, holder: str = "by hand") -> Scheduler:
     components = house.components
     return Scheduler(
         components.store,
-        components.token,
+        components.tokens,
         components.watch,
         components.record_job,
         holder,

@@ -122,7 +122,9 @@ def test_on_demand_rotation_keeps_the_automatic_dates(house: House) -> None:
 def test_one_process_holds_the_lease(house: House) -> None:
     """Another holder does nothing until the lease has expired, or was given up by a process that ends."""
     house.tick()
-    other = Scheduler(house.components.store, house.components.token, house.clock, house.components.record_job, "other")
+    other = Scheduler(
+        house.components.store, house.components.tokens, house.clock, house.components.record_job, "other"
+    )
     assert house.run(other._acquire()) is False
     house.clock.advance(seconds=91)
     assert house.run(other._acquire()) is True

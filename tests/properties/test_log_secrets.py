@@ -69,19 +69,19 @@ def test_no_secret_is_logged(tmp_path: Path, log: io.StringIO) -> None:
     assert text.count(b"\n") > 10
     assert_none(known, text, "log")
     assert_none(known, json.dumps(answers).encode(), "answers")
-    failed = [json.loads(line) for line in text.splitlines() if b'"call failed"' in line]
+    failed = [json.loads(line) for line in text.splitlines() if b'"call_failed"' in line]
     assert len(failed) >= 4
     assert all("RuntimeError at " in line["detail"] for line in failed)
 
 
 def fail_within(own: House, caller: Caller, known: Secrets) -> list[Any]:
     """Calls that reach the token, which fails with a telling text; the answers."""
-    world, answers = own.components.pipeline.dependencies, []
+    tokens, answers = own.components.tokens, []
     kms = own.client()
     kms.enable_key(KeyId=caller.key)
     sealed = kms.encrypt(KeyId=caller.key, Plaintext=known.mark("plaintext"))
     blob = known.add("blob", sealed["CiphertextBlob"])
-    force_setattr(world, "token", Leaky(world.token))
+    force_setattr(tokens, "main", Leaky(tokens.main))
     try:
         for name, members in (
             ("encrypt", {"KeyId": caller.key, "Plaintext": known.mark("plaintext")}),
@@ -97,7 +97,7 @@ def fail_within(own: House, caller: Caller, known: Secrets) -> list[Any]:
             assert answer["Error"].get("Message", "") == ""
             answers.append(answer["Error"])
     finally:
-        force_setattr(world, "token", world.token._token)
+        force_setattr(tokens, "main", tokens.main._token)
     return answers
 
 
@@ -115,11 +115,11 @@ def test_a_traceback_shows_places_and_no_values(log: io.StringIO) -> None:
         except LookupError as exc:
             raise RuntimeError(secret) from exc
     except RuntimeError:
-        structlog.get_logger().exception("unforeseen", request_id="x")
+        structlog.get_logger().exception("unexpected_error", request_id="x")
     (line,) = log.getvalue().splitlines()
     assert secret not in line
     found = json.loads(line)
-    assert (found["event"], found["request_id"]) == ("unforeseen", "x")
+    assert (found["event"], found["request_id"]) == ("unexpected_error", "x")
     told = " ".join(found["traceback"])
     assert "RuntimeError" in told
     assert "LookupError" in told

@@ -1,4 +1,4 @@
-"""One writer's chain, walked from its first file to its last."""
+"""Verification of one writer's chain, from its first file to its last."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from kmsd.adapters.audit_trail.verification_report import Chain, TrailFinding, V
 UNSIGNED = "the signature of this checkpoint does not hold under the audit key"
 CHUNK = 8 * 1024 * 1024
 SLACK = 10
-"""A chain that was written to and not signed for so many of its intervals is a finding."""
+"""Checkpoint intervals without a signature after which unsigned lines are a finding."""
 _PARTS = 3
 _ABOUT_SIGNING = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
 def opening(line: bytes) -> dict[str, Any] | None:
-    """The members of a file's first line; None if it is not what it must be."""
+    """Return the members of a file's first line; None if it is not a valid `open` line."""
     try:
         members = control_members(split(line)[1])
     except Malformed:
@@ -45,7 +45,7 @@ def opening(line: bytes) -> dict[str, Any] | None:
 
 
 def lines_of(path: Path) -> Iterator[tuple[list[bytes], bytes]]:
-    """The lines of a file in long lists; with the last list, what follows the last newline. Raises OSError."""
+    """Yield the lines of a file in large lists; with the last list, the bytes after the last newline. Raises OSError."""
     rest = b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -56,7 +56,7 @@ def lines_of(path: Path) -> Iterator[tuple[list[bytes], bytes]]:
 
 
 class ChainVerifier:
-    """Follows the chain; whatever does not fit becomes a finding, and the walk goes on with what stands there."""
+    """Verifier of one chain. Each mismatch becomes a finding, and the walk continues from the values in the file."""
 
     def __init__(
         self,
@@ -74,23 +74,23 @@ class ChainVerifier:
         self._archived = archived
         self._name = files[0][0]
         self._line = 0
-        """Lines of this file that were walked."""
+        """Lines of this file walked so far."""
         self._head = Head()
         self._lost = False
-        """The line before cannot be read: what the next one says is believed."""
+        """True if the previous line is unreadable: the next line's number and hash are then accepted."""
         self._start = 0
-        """The line before the first that is here."""
+        """Number of the line before the first one present."""
         self._wanted: dict[int, list[CheckpointEvidence]] = {}
-        """By the number of the line that a checkpoint names."""
+        """Checkpoints by the number of the line that they name."""
         self._pins_key = False
         self._limit = (1000, 60.0)
-        """How often the chain was to be signed: lines, seconds."""
+        """Required signing interval of the chain: lines, seconds."""
         self._unsigned: bytes | None = None
-        """The first record that no checkpoint covers, so far."""
+        """First record that no checkpoint covers, so far."""
         self._last = b""
 
     def run(self, outside: Iterable[CheckpointEvidence]) -> Chain:
-        """Walk all of it, holding it against its own checkpoints and those from `outside`."""
+        """Verify the whole chain against its own checkpoints and those from `outside`."""
         self._want(claim for _, path in self._files for claim in checkpoint_evidence.in_trail(path))
         self._want(outside)
         previous: FileName | None = None
@@ -109,7 +109,7 @@ class ChainVerifier:
         return self._chain
 
     def _want(self, found: Iterable[CheckpointEvidence]) -> None:
-        """Sort claims by the line that they name; those that nobody signed are findings."""
+        """Sort checkpoints by the line that they name; invalid ones become findings."""
         for claim in found:
             checkpoint, where = claim.checkpoint, (claim.place, claim.line, claim.at_sequence)
             if checkpoint.writer != self._chain.writer:
@@ -138,14 +138,14 @@ class ChainVerifier:
             self._lost = True
 
     def _open(self, line: bytes) -> None:
-        """The first line of a file: what it pins must fit its name, the chain so far, and the key."""
+        """Check that the first line of a file matches its name, the chain so far, and the key."""
         members, name = opening(line), self._name
         if members is None:
             self._finding("the first line of a file must say what it is", self._head.sequence + 1)
             return
         sequence, digest = members.get("previousSequence"), members.get("previousHash")
         if self._lost and isinstance(sequence, int) and isinstance(digest, str):
-            # Files are missing before this one; it says itself where it goes on.
+            # Files are missing before this one: take the position in the chain from its first line.
             if self._head.sequence == 0:
                 self._start = sequence
             self._head, self._lost = Head(sequence, digest.encode()), False
@@ -198,9 +198,9 @@ class ChainVerifier:
             self._last = lines[-1]
 
     def _run(self, lines: list[bytes], at: int) -> int:
-        """Follow the chain as long as there is nothing to say: the loop that millions of lines go through.
+        """Verify lines as long as each is ordinary and correct: the fast path for millions of lines.
 
-        The index of the first line that wants a closer look.
+        Return the index of the first line that `_step` must examine.
         """
         if self._lost:
             return at
@@ -222,7 +222,7 @@ class ChainVerifier:
         return at
 
     def _step(self, line: bytes, *, first: bool = False) -> None:
-        """One line, looked at closely. The walk goes on with what stands there, so that one fault is one finding."""
+        """Examine one line. Continue from the values in it, so that one fault is one finding."""
         expected = self._head.sequence + 1
         try:
             printed, record = split(line)
@@ -259,7 +259,7 @@ class ChainVerifier:
             self._finding("the first line of a file stands within one", self._head.sequence)
 
     def _note_restoration(self, members: dict[str, Any]) -> None:
-        """Not a finding: the chain is whole. But what it held after the backup may have been lost with the host."""
+        """Add a note, not a finding: the chain is intact, but its lines after the backup may be lost with the host."""
         text = (
             f"{self._chain.writer}: this chain was restored from a backup of {members.get('snapshotAt')} at "
             f"{members.get('at')} (record {self._head.sequence})"
@@ -269,7 +269,7 @@ class ChainVerifier:
         self._report.notes.append(text)
 
     def _check_evidence(self, record: bytes) -> None:
-        """Whether the line is the one that was signed; and which is the first that is not covered."""
+        """Check that the line is the one that was signed, and track the first line that is not covered."""
         sequence = self._head.sequence
         for claim in self._wanted.pop(sequence, ()):
             if claim.checkpoint.hash.encode() == self._head.digest:
@@ -290,7 +290,7 @@ class ChainVerifier:
     # --- The end ------------------------------------------------------------------------------------
 
     def _check_end(self) -> None:
-        """A tail that was cut off, and one that nobody signed."""
+        """Check for a tail that was cut off, and for one that is not signed."""
         end = self._head.sequence
         beyond = [claim for number, found in self._wanted.items() if number > end for claim in found]
         if beyond:

@@ -1,8 +1,8 @@
-"""Signs where the chain stands, again and again, without anybody waiting for it.
+"""Background signing of checkpoints of one chain.
 
-A checkpoint is due after so many lines or so many seconds, at rotation, and at the end. It is signed in the token
-while records go on being written, and then becomes a line itself. While the token is away the trail says so once,
-and the next checkpoint that succeeds covers everything before it.
+A checkpoint is due after a number of lines or seconds, at rotation, and when the trail closes. The token signs it while
+records are still being written; then it becomes a line itself. While the token is away the trail says so once, and the
+next successful checkpoint covers everything before it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from kmsd.ports import AuditUnavailable, TokenError
 
 RETRY_SECONDS = 5.0
 LAST_SECONDS = 5.0
-"""How long a closing trail waits for its last signature."""
+"""Seconds that a closing trail waits for its last signature."""
 
 log = structlog.get_logger()
 
 
 class Signer(msgspec.Struct, frozen=True):
-    """The audit key."""
+    """Audit key in the token."""
 
     public_key: bytes
     """DER SubjectPublicKeyInfo."""
     token_serial: str
     sign: Callable[[bytes], Awaitable[bytes]]
-    """DER ECDSA signature of a SHA-256 digest. Raises `TokenError`."""
+    """Returns the DER ECDSA signature of a SHA-256 digest. Raises `TokenError`."""
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """When a checkpoint is due."""
+    """Lines or seconds after which a checkpoint is due."""
 
     lines: int = 1000
     seconds: float = 60.0
@@ -48,7 +48,7 @@ Copy = Callable[[bytes], Awaitable[None]]
 
 
 class Checkpointer:
-    """The checkpoints of one writer. All methods belong to one event loop."""
+    """Checkpoints of one writer. All methods run on one event loop."""
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class Checkpointer:
         self._loop = asyncio.get_running_loop()
         self._head = head
         self._covered = head.sequence
-        """The last line that a checkpoint names, or, at first, the last of the process before: its lines are covered
+        """Last line that a checkpoint covers. At first the last line of the previous process: its lines are covered
         together with the first of this one."""
         self._wanted = head.sequence
-        """The last line that wants to be covered: checkpoints do not ask for checkpoints."""
+        """Last line that a checkpoint must cover. Checkpoint lines themselves do not require one."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._delayed = False
@@ -81,11 +81,11 @@ class Checkpointer:
 
     @property
     def unsigned(self) -> int:
-        """Lines that want to be covered by a checkpoint and are not yet."""
+        """Number of lines that a checkpoint must still cover."""
         return max(0, self._wanted - self._covered)
 
     def written(self, head: Head, *, own: bool) -> None:
-        """Lines up to `head` are durable; `own`: they were a checkpoint, or told why there is none."""
+        """Note that lines up to `head` are durable. `own`: they were a checkpoint or an `unsigned` line."""
         self._head = head
         if own:
             return
@@ -98,7 +98,7 @@ class Checkpointer:
             self._timer = self._loop.call_later(self._interval.seconds, self.enable_signing)
 
     def enable_signing(self) -> None:
-        """Sign now, in the background."""
+        """Start signing in the background, unless that is running or nothing is unsigned."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -111,7 +111,7 @@ class Checkpointer:
         except (TokenError, AuditUnavailable) as exc:
             await self._put_off(exc)
         except Exception as exc:
-            log.exception("audit checkpoint failed", writer=self._writer)
+            log.exception("audit_checkpoint_failed", writer=self._writer)
             await self._put_off(exc)
         finally:
             self._task = None
@@ -130,8 +130,8 @@ class Checkpointer:
         self._covered = head.sequence
         if self._delayed:
             self._delayed = False
-            log.info("audit checkpoints go on", writer=self._writer)
-        # One line for the journal: whoever keeps it elsewhere can prove how long the trail was (`verify --anchor`).
+            log.info("audit_checkpoints_resumed", writer=self._writer)
+        # An operator who keeps this line elsewhere can prove the length of the trail (`kmsd audit verify --anchor`).
         log.info(
             "audit checkpoint",
             writer=self._writer,
@@ -143,30 +143,30 @@ class Checkpointer:
         await self._copy(checkpoint.line())
 
     async def _put_off(self, exc: Exception) -> None:
-        """Say once in the trail that lines go unsigned, and try again later."""
+        """Record once in the trail that lines stay unsigned, and retry after `RETRY_SECONDS`."""
         if not self._closing:
             self._timer = self._loop.call_later(RETRY_SECONDS, self.enable_signing)
         if self._delayed:
             return
         self._delayed = True
-        log.warning("audit checkpoint put off", writer=self._writer, detail=str(exc))
+        log.warning("audit_checkpoint_delayed", writer=self._writer, detail=str(exc))
         reason = type(exc).__name__
         try:
             await self._append(
                 control_line("unsigned", self._now(), writer=self._writer, after=self._covered, reason=reason)
             )
-        except AuditUnavailable as gone:
-            log.warning("audit trail cannot be written", writer=self._writer, detail=str(gone))
+        except AuditUnavailable as unavailable:
+            log.warning("audit_trail_unavailable", writer=self._writer, detail=str(unavailable))
 
     async def finish(self) -> None:
-        """Have everything that is durable by now signed, before return; put off, if the token does not sign."""
-        for _ in range(2):  # one signature may be under way that does not cover the last lines
+        """Sign everything that is durable now, before return. Delayed if the token does not sign."""
+        for _ in range(2):  # a running signature may not cover the last lines
             self.enable_signing()
             if self._task is not None:
                 await asyncio.wait([self._task])
 
     async def close(self) -> None:
-        """The last checkpoint, if the token gives it in time."""
+        """Write the last checkpoint, if the token signs it within `LAST_SECONDS`."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -178,4 +178,4 @@ class Checkpointer:
                 if self._wanted > self._covered and self.signer is not None:
                     await self._run()
         except TimeoutError:
-            log.warning("the audit trail ends without a checkpoint", writer=self._writer)
+            log.warning("audit_trail_closed_unsigned", writer=self._writer)

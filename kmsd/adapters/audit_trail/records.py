@@ -1,4 +1,4 @@
-"""The trail's records for a reader: of all writers, in order of time. Nothing is verified here."""
+"""Read the records of all writers of a trail in order of time, without verifying them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PARTS = 3
 
 
 def records(directory: Path, *, containing: bytes = b"", from_day: str = "") -> Iterator[dict[str, Any]]:
-    """Audit records whose text holds `containing`, of files that were written to on `from_day` (`20261122`) or later.
+    """Yield audit records that contain `containing`, from files written to on `from_day` (`20261122`) or later.
 
-    A record of another day may be among them; lines that cannot be read are passed over. Raises OSError.
+    Records of earlier days may be among them. Unreadable lines are skipped. Raises OSError.
     """
     streams = [
         _of_writer([path for name, path in _since(found, from_day)], containing)
@@ -29,7 +29,7 @@ def records(directory: Path, *, containing: bytes = b"", from_day: str = "") -> 
 
 
 def _since(found: list[tuple[Any, Path]], from_day: str) -> list[tuple[Any, Path]]:
-    """The files from the last one that was begun before the day on: it may reach into it."""
+    """Return the files from the last one started before the day on: that file may continue into the day."""
     older = [index for index, (name, _) in enumerate(found) if f"{name.day:%Y%m%d}" < from_day]
     return found[older[-1] if older else 0 :]
 
@@ -49,7 +49,7 @@ def _of_writer(paths: list[Path], containing: bytes) -> Iterator[dict[str, Any]]
 
 
 def checkpoints(directory: Path) -> Iterator[bytes]:
-    """The lines of all checkpoints in the trail, by writer, the oldest first. Raises OSError."""
+    """Yield the lines of all checkpoints in the trail, by writer, oldest first. Raises OSError."""
     for found in files_of(directory).values():
         for _, path in found:
             for lines, _ in lines_of(path):

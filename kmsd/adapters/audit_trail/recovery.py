@@ -1,4 +1,4 @@
-"""How a trail's file ends: the last line that is whole and true, and what a crash left after it."""
+"""Find the end of a trail's file: its last complete line, and the torn bytes that a crash left after it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import msgspec
 from kmsd.adapters.audit_trail.format import Head, Malformed, control_members, digest_of, pinned_key, split
 
 WINDOW = 1024 * 1024
-"""How much of the end is checked when a writer starts; `kmsd audit verify` checks all of it."""
+"""Bytes at the end of a file that are checked when a writer starts; `kmsd audit verify` checks all of it."""
 
 
 class TrailEnd(msgspec.Struct, frozen=True):
-    """What was found."""
+    """End of a trail's file."""
 
     head: Head
-    """The last whole line; sequence 0 if there is none."""
+    """Last complete line; sequence 0 if there is none."""
     durable: int
-    """Bytes up to and with that line."""
+    """Bytes up to and including that line."""
     last_line: bytes
     torn: bytes
-    """What follows it: the beginning of a line that was never acknowledged."""
+    """Bytes after it: the beginning of a line that was never acknowledged."""
     damaged: bool
-    """A whole line within the window does not fit the one before: not a crash's doing."""
+    """True if a complete line within the window does not follow from the previous one. No crash causes that."""
     public_key: bytes | None
-    """The key that the file's first line pins."""
+    """Key that the file's first line pins."""
 
 
 def read(path: Path, window: int = WINDOW) -> TrailEnd:
-    """Look at the end of a file. Raises OSError."""
+    """Examine the last `window` bytes of a file. Raises OSError."""
     with path.open("rb") as file:
         first = file.readline(65536)
         size = file.seek(0, os.SEEK_END)
@@ -48,7 +48,7 @@ def read(path: Path, window: int = WINDOW) -> TrailEnd:
 
 
 def _follow(lines: list[bytes]) -> tuple[Head, bool]:
-    """The head after `lines`, and whether each of them fits the one before it."""
+    """Return the head after `lines`, and True if one of them is malformed or does not follow from the previous one."""
     head, damaged = Head(), False
     known = False
     for line in lines:
@@ -72,14 +72,14 @@ def _pinned(first: bytes) -> bytes | None:
 
 
 def ends_with(path: Path, end: int, last_line: bytes) -> bool:
-    """Whether a file has `last_line` before the byte at `end`. Raises OSError."""
+    """True if the file has `last_line` right before offset `end`. Raises OSError."""
     with path.open("rb") as file:
         file.seek(end - len(last_line))
         return file.read(len(last_line)) == last_line
 
 
 def cut(path: Path, end: int) -> None:
-    """Cut a file to `end` bytes; durable on return. Raises OSError."""
+    """Truncate a file to `end` bytes; durable on return. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         if os.fstat(descriptor).st_size > end:

@@ -1,4 +1,4 @@
-"""What is written beside a trail: the copies of checkpoints, and a probe of the disk."""
+"""Files beside a trail: copies of checkpoints, and a probe of the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def try_to_write(path: Path) -> None:
 
 
 def add_copy(path: Path, line: bytes) -> None:
-    """Add a line. One short write, so that writers do not mix their lines. Raises OSError."""
+    """Append a line in one short write, so that lines of several writers do not mix. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
         size = os.fstat(descriptor).st_size

@@ -1,4 +1,4 @@
-"""The audit trail as files: one chain of lines for each writing process, signed by a key in the token."""
+"""Audit trail in files: one chain of lines for each writing process, signed by a key in the token."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from kmsd.ports import AuditUnavailable
 MAX_WRITERS = 99
 """Commands that may write at the same time."""
 PATIENCE_SECONDS = 30.0
-"""How long a chain that must be had is waited for: who copies what the process before left holds it for a moment, and a
-worker whose parent was killed finishes the calls that it has begun."""
+"""Seconds to wait for the lock of the last candidate chain. The process that copies what a previous process left holds
+it briefly; a worker whose parent was killed holds it until its running calls end."""
 PROBE_SECONDS = 0.5
-"""A positive answer of `check` is good for so long: probes of the outside must not keep the disk busy."""
+"""Seconds for which a successful `check` is cached: health probes must not keep the disk busy."""
 
 
 def _host_now() -> datetime:
@@ -33,24 +33,24 @@ def _host_now() -> datetime:
 
 
 class SinkSettings(msgspec.Struct, frozen=True):
-    """How a trail is kept."""
+    """Settings of a trail."""
 
     file_bytes: int = 64 * 1024 * 1024
     interval: Interval = msgspec.field(default_factory=Interval)
     forward: tuple[str, ...] = ()
-    """Where copies go (`kmsd.adapters.audit_trail.forwarder`)."""
+    """Destinations of copies (`kmsd.adapters.audit_trail.forwarder`)."""
     now: Callable[[], datetime] = _host_now
     ahead_bytes: int = 0
-    """Size of the write-ahead file; 0: none (`kmsd.adapters.audit_trail.write_ahead_log`)."""
+    """Size of the write-ahead log in bytes; 0: none (`kmsd.adapters.audit_trail.write_ahead_log`)."""
     expects_more: Callable[[], bool] = lambda: False
-    """Whether there are calls under way whose records are still to come."""
+    """Returns True if running calls will still write records."""
 
 
 class TrailSink:
     """Implements `kmsd.ports.AuditSink`."""
 
     def __init__(self, writer: TrailWriter, settings: SinkSettings, signer: Signer | None) -> None:
-        """Of `open` alone."""
+        """Called by `open` only."""
         self._writer = writer
         self._settings = settings
         self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
@@ -78,10 +78,10 @@ class TrailSink:
         *,
         shared_writer_name: bool = False,
     ) -> Self:
-        """The chain of `writer` (`worker-0`, `cli`). Nothing is written before the first record.
+        """Open the chain of `writer` (`worker-0`, `cli`). Nothing is written before the first record.
 
-        With `several`, if another process holds that chain, `cli-2` is taken, and so on. Raises `AuditUnavailable`,
-        and `BadTarget` for a place to forward to that cannot be read.
+        With `shared_writer_name`, if another process holds that chain, `cli-2` is opened, and so on. Raises
+        `AuditUnavailable`, and `BadTarget` for an invalid forwarding target.
         """
         given = settings or SinkSettings()
         for target in given.forward:
@@ -104,30 +104,30 @@ class TrailSink:
 
     @property
     def writer(self) -> str:
-        """The name of the chain."""
+        """Name of the chain."""
         return self._writer.writer
 
     @property
     def durable(self) -> int:
-        """The number of the last line that this process knows to be durable; 0 before it has written any."""
+        """Number of the last line that this process knows to be durable; 0 before it has written any."""
         return self._durable
 
     @property
     def signed(self) -> bool:
-        """Whether there is a key to sign with."""
+        """True if there is a signing key."""
         return self._checkpoints.signer is not None
 
     @property
     def statistics(self) -> tuple[SyncStatistics, int]:
-        """For metrics: of the syncs, and how many lines are not signed yet."""
+        """Statistics of the syncs, and the number of unsigned lines, for metrics."""
         return self._commit.statistics, self._checkpoints.unsigned
 
     async def enable_signing(self) -> None:
-        """Write down that this process has taken the chain, before its first record. Raises `AuditUnavailable`."""
+        """Record that this process took over the chain, before its first record. Raises `AuditUnavailable`."""
         head = await self._commit.run(lambda: self._writer.append([]))
         self._durable = max(self._durable, head.sequence)
         self._checkpoints.written(head, own=False)
-        # What the process before left unsigned need not stay so until somebody calls.
+        # Sign the lines that the previous process left unsigned now, not after the first call.
         self._checkpoints.enable_signing()
 
     async def append(self, record: bytes) -> None:
@@ -151,21 +151,21 @@ class TrailSink:
             self._probed = loop.time()
 
     async def start_signing(self, signer: Signer) -> None:
-        """Sign by this key from now on: `kmsd init` has just made it. Raises `AuditUnavailable`."""
+        """Sign with this key from now on: `kmsd init` has just created it. Raises `AuditUnavailable`."""
         settings = replace(self._writer.settings, public_key=signer.public_key, token_serial=signer.token_serial)
         await self._commit.run(lambda: self._writer.resume(settings))
         self._checkpoints.signer = signer
 
     async def sign_now(self) -> None:
-        """Have all that is written signed, if the token signs now."""
+        """Sign everything that is written, if the token can sign now."""
         await self._checkpoints.finish()
 
     async def record_restore(self, **members: object) -> None:
-        """Write that this chain was restored from a backup, and go on after it. Raises `AuditUnavailable`."""
+        """Record that this chain was restored from a backup, and continue it. Raises `AuditUnavailable`."""
         await self._commit.append(control_line("restored", self._settings.now(), writer=self.writer, **members))
 
     async def close(self) -> None:
-        """A last line and a last checkpoint, if anything was written at all."""
+        """Write a last line and a last checkpoint if this process has written anything; close all files."""
         try:
             if self._writer.started:
                 await self._close_chain()
@@ -179,7 +179,7 @@ class TrailSink:
         try:
             await self._commit.append(control_line("stop", self._settings.now(), writer=self.writer))
         except AuditUnavailable:
-            return  # nothing was lost that anybody was told of; the next start finds the chain as it is
+            return  # no acknowledged record is lost; the next start finds the chain as it is
         await self._checkpoints.close()
 
     async def _append_own(self, line: bytes) -> Head:
@@ -189,7 +189,7 @@ class TrailSink:
         await self._commit.run(lambda: self._writer.copy(line))
 
     def _written(self, head: Head, records: Sequence[bytes]) -> None:
-        """On the loop, after each sync."""
+        """Update checkpoints and forwarders. Called on the event loop after each sync."""
         self._durable = head.sequence
         own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
         self._checkpoints.written(head, own=own)
@@ -206,7 +206,7 @@ _CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 def _acquire_chain(
     directory: Path, names: Sequence[str], files: WriterSettings, now: Callable[[], datetime]
 ) -> TrailWriter:
-    """The first chain of `names` that nobody holds; the last of them is waited for. Raises OSError."""
+    """Open the first chain of `names` that no process holds; wait for the last of them. Raises OSError."""
     until = time.monotonic() + PATIENCE_SECONDS
     for name in names:
         if not WRITER.fullmatch(name):
@@ -226,7 +226,7 @@ def _acquire_chain(
 
 
 def _open(writer: TrailWriter, until: float) -> None:
-    """Take a chain; try again until then, on the monotonic clock. Raises OSError."""
+    """Open a chain; retry until `until` on the monotonic clock. Raises OSError."""
     while True:
         try:
             writer.open()
@@ -239,7 +239,7 @@ def _open(writer: TrailWriter, until: float) -> None:
 
 
 def _cancel_later() -> None:
-    """Have the cancellation that was caught raised again at this task's next wait; the count of requests is kept."""
+    """Raise the caught cancellation again at this task's next wait, without changing its count of cancel requests."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""Result of the verification of a trail."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from kmsd.adapters.audit_trail.format import Head
 
 
 class TrailFinding(msgspec.Struct, frozen=True):
-    """Something that must not be."""
+    """One violation of the trail's rules."""
 
     place: str
-    """File."""
+    """Name of the file."""
     line: int
-    """In the file, from 1; 0: the file as a whole."""
+    """Line number in the file, from 1; 0: the file as a whole."""
     sequence: int
-    """Of the writer's chain; 0: none."""
+    """Record number in the writer's chain; 0: none."""
     text: str
 
     def __str__(self) -> str:
@@ -25,29 +25,29 @@ class TrailFinding(msgspec.Struct, frozen=True):
 
 
 class Chain(msgspec.Struct):
-    """What was found of one writer."""
+    """Result for one writer's chain."""
 
     writer: str
     files: int = 0
     lines: int = 0
     head: Head = msgspec.field(default_factory=Head)
     covered: int = 0
-    """The last line that a good checkpoint names."""
+    """Last line that a valid checkpoint names."""
     covered_at: str = ""
-    """When that was signed."""
+    """Time of that checkpoint."""
 
 
 class VerificationReport(msgspec.Struct):
-    """The whole verification."""
+    """Result for the whole trail."""
 
     chains: list[Chain] = []
     findings: list[TrailFinding] = []
     notes: list[str] = []
     public_keys: tuple[bytes, ...] = ()
     pinned: bool = False
-    """The key is what the trail itself says, not what the caller gave."""
+    """True if the key comes from the trail itself, not from the caller."""
 
     @property
     def lines(self) -> int:
-        """Lines of all chains."""
+        """Number of lines in all chains."""
         return sum(chain.lines for chain in self.chains)

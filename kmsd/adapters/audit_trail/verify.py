@@ -1,8 +1,8 @@
-"""Verifies a trail from its files and the public key alone: no token, no PIN, no database.
+"""Verify a trail from its files and the public key alone: no token, no PIN, no database.
 
-What can be found: any edited, removed, inserted or reordered line, lines written by somebody who could not sign,
-missing and swapped files, and a tail cut off before any checkpoint that is still known from the trail itself, from
-the copies beside it, or from an anchor kept elsewhere. What cannot: docs/audit.md says it.
+Detects edited, removed, inserted and reordered lines, lines that the audit key did not sign, and missing or swapped
+files. Detects a tail cut off before any checkpoint that is still known from the trail itself, from the copies beside it
+or from an anchor kept elsewhere. docs/audit.md lists what it cannot detect.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def verify(
 ) -> VerificationReport:
     """Verify every chain in `directory`.
 
-    Without `public_keys` the key that the oldest file pins is believed. `archived`: the oldest files may have been
-    moved away. Raises OSError if the files cannot be read, `BadKey` if the pinned key is none.
+    Without `public_keys`, trust the key that the oldest file pins. With `archived`, the oldest files may have been
+    moved away. Raises OSError if the files cannot be read, `BadKey` if the pinned key is not a P-256 public key.
     """
     report = VerificationReport(public_keys=tuple(public_keys))
-    # Copies and anchors are read before the trail: a line is in the trail before its checkpoint is anywhere.
+    # Read copies and anchors before the trail: a line is in the trail before its checkpoint is anywhere.
     outside = [*_copies(directory, report), *_anchored(anchors, report)]
     files = files_of(directory)
     if not public_keys:
@@ -39,7 +39,7 @@ def verify(
         if claim.checkpoint.writer in files:
             continue
         if not signatures.holds(claim.checkpoint):
-            # Also where the files of a writer may be gone: an edited name is not a writer that was archived.
+            # A finding even with `archived`: an edited writer name must not pass for an archived writer.
             report.findings.append(TrailFinding(claim.place, claim.line, 0, UNSIGNED))
         elif not archived:
             text = f"a checkpoint names the writer {claim.checkpoint.writer}, but all its files are missing"
@@ -74,7 +74,7 @@ def _anchored(anchors: Sequence[Readable], report: VerificationReport) -> list[C
 
 
 def _pinned_keys(files: dict[str, list[tuple[FileName, Path]]]) -> tuple[bytes, ...]:
-    """The key that the oldest file with a key pins."""
+    """Return the key pinned by the oldest file that pins one."""
     oldest = sorted((name.day, name.number, name.writer, path) for found in files.values() for name, path in found)
     for _, _, _, path in oldest:
         with path.open("rb") as file:

@@ -1,15 +1,15 @@
 """Write-ahead log for an audit trail.
 
 A batch is durable once it is in this preallocated file. Syncing the trail itself would also write its new size and
-blocks to the file system's journal, where one sync waits for the other; overwriting an allocated block takes one write,
+blocks to the file system's journal, where one sync waits for the other. Overwriting an allocated block takes one write:
 less than half the time with two writers (docs/decisions/0016-write-ahead-file.md). A batch is appended to the trail,
 which is not synced, and written to `.WRITER.ahead` with O_DIRECT. The trail is synced when this file is full, when the
-trail continues in another file, and when it is closed; then this file is overwritten from its start.
+trail continues in another file, and when it is closed. Then this file is overwritten from its start.
 
 The file holds blocks, each at a multiple of 4096 bytes: a line of ASCII `kmsd-ahead 1 FILE OFFSET LENGTH SEQUENCE HASH`
 (the file and offset of the lines in the trail, and the line of the chain before them), then the lines of the trail. The
-owner of the writer's lock calls `replay` before it opens the trail: lines that a power loss took from the trail are
-written to it again.
+owner of the writer's lock calls `replay` before it opens the trail. `replay` writes lines that the trail lost in a power
+failure to it again.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _MAX_HEAD_BYTES = 256
 
 
 class Block(NamedTuple):
-    """Lines of a trail, and where they belong."""
+    """Lines of a trail, and their position in it."""
 
     file: str
     offset: int
     lines: bytes
     before: Head
-    """The chain's line before them."""
+    """Head of the chain before these lines."""
 
     @property
     def end(self) -> int:
-        """The offset in the trail's file after the lines."""
+        """Offset in the trail's file after the lines."""
         return self.offset + len(self.lines)
 
 
 class WriteAheadLog:
-    """The file of one writer, and what of the trail is durable in it alone. Methods raise OSError."""
+    """Write-ahead log of one writer, and the blocks that are durable only in it. Methods raise OSError."""
 
     def __init__(self, path: Path, size: int) -> None:
         """Create the file at its full size, so that nothing is allocated later.
@@ -61,7 +61,7 @@ class WriteAheadLog:
             _fill(path, size)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC | os.O_CLOEXEC)
             try:
-                # A file system that cannot write past its cache says so here or above.
+                # A file system without O_DIRECT refuses here or in `os.open`.
                 os.pwrite(self._descriptor, memoryview(self._buffer.memory)[:BLOCK_SIZE], 0)
             except OSError:
                 os.close(self._descriptor)
@@ -71,7 +71,7 @@ class WriteAheadLog:
             raise
 
     def begin_write(self, block: Block) -> Write | None:
-        """What is to be written now; None: there is no room, sync the trail and call `reset`."""
+        """Prepare the write of `block`. None if the file is full: sync the trail and call `truncate`."""
         head = b"kmsd-ahead 1 %b %d %d %d %b\n" % (
             block.file.encode(),
             block.offset,
@@ -83,38 +83,38 @@ class WriteAheadLog:
         at, whole = self._at, round_up(length)
         if at + whole > self._size:
             return None
-        # Not cleared up to `whole`: what stands there is of blocks before, and the lengths say that it does not count.
+        # Not cleared up to `whole`: bytes of earlier blocks remain there, and the block's length excludes them.
         self._buffer.memory[at : at + length] = head + block.lines
         return Write(self._descriptor, self._buffer.address + at, whole, at)
 
     def commit(self, block: Block, write: Write) -> None:
-        """The write is done."""
+        """Record that the write is done."""
         self._at = write.offset + write.length
         self._blocks.append(block)
 
     def truncate(self) -> None:
-        """The trail has been synced."""
+        """Start from the beginning: the trail has been synced."""
         self._at = 0
         self._blocks.clear()
 
     def rewrite(self, directory: Path) -> None:
-        """Write to the trail again what is durable here alone, and sync it: a sync of the trail has failed.
+        """Write the blocks that are durable only here to the trail again, sync it, and truncate this log.
 
-        From memory, without a look at what the file seems to hold: pages that the kernel could not write read well.
+        Writes from memory without reading the trail: pages that the kernel failed to write still read correctly.
         """
         if self._blocks:
             _put(directory / self._blocks[0].file, self._blocks)
         self.truncate()
 
     def close(self, *, remove: bool) -> None:
-        """Let go of the file; `remove` it where nothing is durable in it alone."""
+        """Close the file. Pass `remove` only if no block is durable in this file alone."""
         os.close(self._descriptor)
         if remove:
             self._path.unlink(missing_ok=True)
 
 
 def _fill(path: Path, size: int) -> None:
-    """A new file of zeros, written out."""
+    """Create a file of `size` zero bytes and sync it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         write_all(descriptor, bytes(size))
@@ -124,14 +124,15 @@ def _fill(path: Path, size: int) -> None:
 
 
 def path_of(directory: Path, writer: str) -> Path:
-    """The name does not end like a trail's."""
+    """Return the path of a writer's log. Its suffix differs from a trail's."""
     return directory / f".{writer}.ahead"
 
 
 def replay(directory: Path, writer: str) -> None:
-    """Complete a trail from the file that a process left; the writer's lock is held. Durable on return. Raises OSError.
+    """Complete a trail from the log that a process left, then remove the log. Durable on return. Raises OSError.
 
-    A trail that lacks nothing, that is another or was archived is left alone.
+    The caller holds the writer's lock. A complete trail is only synced. A trail that does not continue as the log says,
+    or that was archived, is not changed.
     """
     path = path_of(directory, writer)
     try:
@@ -142,13 +143,13 @@ def replay(directory: Path, writer: str) -> None:
     if blocks:
         trail = directory / blocks[0].file
         if trail.exists() and _continues(trail, blocks[0]):
-            # What it does not lack may be in the page cache alone: its writer did not sync it.
+            # Sync the trail even if it is complete: its last lines may be in the page cache only.
             _put(trail, blocks if _lacks(trail, blocks) else [])
     path.unlink()
 
 
 def _blocks(data: bytes, writer: str) -> Iterator[Block]:
-    """The blocks of the last time that the file was filled: each goes on where the one before it ends."""
+    """Yield the blocks written since the last `truncate`: each continues where the previous one ends."""
     at, expected = 0, None
     while found := _HEAD.match(data, at, at + _MAX_HEAD_BYTES):
         begin, length = found.end(), int(found[3])
@@ -171,7 +172,7 @@ def _is_file_of(writer: str, file: str) -> bool:
 
 
 def _followed(block: Block) -> Head | None:
-    """The chain's head after the block's lines; None, where they are no such lines: the write was torn."""
+    """Return the chain's head after the block's lines; None if they are not valid lines: the write was torn."""
     head = block.before
     if not block.lines.endswith(b"\n"):
         return None
@@ -187,7 +188,7 @@ def _followed(block: Block) -> Head | None:
 
 
 def _continues(trail: Path, block: Block) -> bool:
-    """Whether the trail has, before the block, the line that the block follows."""
+    """True if the trail has, right before the block's offset, the line that the block follows."""
     if block.offset == 0:
         return True
     with trail.open("rb") as file:
@@ -204,7 +205,7 @@ def _continues(trail: Path, block: Block) -> bool:
 
 
 _MAX_LINE_BYTES = 4 * 1024 * 1024
-"""Longer than any request, and so than any record."""
+"""Bytes; longer than any request, and so than any record."""
 
 
 def _lacks(trail: Path, blocks: list[Block]) -> bool:
@@ -214,7 +215,7 @@ def _lacks(trail: Path, blocks: list[Block]) -> bool:
 
 
 def _put(trail: Path, blocks: list[Block]) -> None:
-    """Write blocks where they belong in the trail's file, durably. One that was moved away meanwhile is left alone."""
+    """Write blocks at their offsets in the trail's file, and sync it. Does nothing if the file was moved away."""
     try:
         descriptor = os.open(trail, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:

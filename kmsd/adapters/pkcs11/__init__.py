@@ -1,4 +1,4 @@
-"""The Token port on PKCS#11 modules: `Pkcs11Token.open(TokenSettings(...))`."""
+"""Token port on PKCS#11 modules: `Pkcs11Token.open(TokenSettings(...))`."""
 
 from kmsd.adapters.pkcs11.counters import CallCounter, TokenCounters
 from kmsd.adapters.pkcs11.settings import TokenSettings

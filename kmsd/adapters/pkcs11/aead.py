@@ -1,4 +1,4 @@
-"""Sealing and opening by each algorithm, on one session: the data path."""
+"""Encryption and decryption by each algorithm, on one session: the data path."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def well_formed(algorithm: Algorithm, sealed: bytes, aad: bytes) -> None:
-    """Raise `NotAuthentic` for what no token needs to see. SoftHSM 2.6.1 crashes on empty associated data."""
+    """Raise `NotAuthentic` if the input is too short or has no associated data, on which SoftHSM 2.6.1 crashes."""
     if not aad or len(sealed) < algorithm.nonce_length + TAG_LENGTH:
         raise NotAuthentic("too short to be a sealed text, or without associated data")
 
 
 class Sealing:
-    """Seals and opens with the objects of one connection."""
+    """Encryption and decryption with the objects of one login."""
 
     def __init__(self, raw: RawModule, objects: Objects, derived: DerivedKeys) -> None:
         self._raw = raw
@@ -30,7 +30,7 @@ class Sealing:
         self._derived = derived
 
     def seal(self, session: Session, object_id: bytes, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
-        """Nonce, ciphertext and tag."""
+        """Encrypt. Return nonce, ciphertext and tag, joined."""
         raw, handle, at = self._raw, session.handle, session.scratch
         if algorithm is not Algorithm.XAES_256_GCM:
             return raw.gcm_encrypt(handle, self._objects.entry(session, object_id).handle, None, plaintext, aad, at)
@@ -45,7 +45,7 @@ class Sealing:
             derived.done(key)
 
     def open(self, session: Session, object_id: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
-        """The plaintext of a text that `well_formed` let through."""
+        """Decrypt input that passed `well_formed`."""
         raw, cut = self._raw, algorithm.nonce_length
         iv, text = sealed[cut - 12 : cut], sealed[cut:]
         if algorithm is not Algorithm.XAES_256_GCM:

@@ -1,8 +1,8 @@
-"""The link to the token: the present epoch, what an error means for it, and how it heals.
+"""Circuit breaker for the token: the current login, classification of errors, and reconnection.
 
-Three promises. A call that fails is told apart: bad data, an object that is gone, or a token that is gone; only the
-sentinel can say which, since SoftHSM answers "no such object" in the last two cases. While the token is away every call
-is refused at once. One attempt at a time is made to bring it back, with growing pauses, and nobody has to ask for it.
+A failed call is classified as invalid data, a missing object or a missing token. Reading the sentinel decides between
+the last two, since SoftHSM answers "no such object" in both cases. While the token is away, every call is refused at
+once. Reconnection is automatic: one attempt at a time, with growing pauses.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ T = TypeVar("T")
 
 
 class TokenLink:
-    """Holds the epoch in use. `require`, `perform` and `prove` may be called from any thread."""
+    """Holder of the current login. `require`, `perform` and `verify_token` may be called from any thread."""
 
     def __init__(self, module: Module, settings: TokenSettings, clock: Callable[[], float]) -> None:
         self._module = module
         self._settings = settings
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        # Its own thread, so that calls that hang do not stand in the way of the return. If it hangs itself, nothing
-        # else is begun: C_Finalize beside a C_Login under way is not defined.
+        # Its own thread, so that hanging calls do not block reconnection. If this thread hangs, no other start is
+        # attempted: C_Finalize during a running C_Login is not defined.
         self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, write_off_limit=1)
         self._epoch: Login | None = None
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
@@ -51,33 +51,33 @@ class TokenLink:
         self.reconnects = 0
 
     async def open(self) -> None:
-        """Begin the first epoch. Raises `TokenUnavailable`, `PinRefused`."""
+        """Log in for the first time. Raises `TokenUnavailable`, `PinRefused`."""
         self._epoch = await self._log_in(None, tries=epochs.START_TRIES)
 
     async def _log_in(self, void: int | None, *, tries: int) -> Login:
         begin = partial(epochs.start, self._module, self._settings, self._clock, void, tries=tries)
         return await self._starter.run(begin, deadline=2 * self._settings.start_deadline)
 
-    # --- the present epoch --------------------------------------------------------------------------
+    # --- the current login --------------------------------------------------------------------------
 
     @property
     def login(self) -> Login | None:
-        """The epoch in use, if there is one."""
+        """The current login, or None."""
         return self._epoch
 
     def require(self) -> Login:
-        """The epoch in use. Raises `TokenUnavailable` at once while there is none."""
-        epoch = self._epoch
-        if epoch is None:
+        """Return the current login. Raises `TokenUnavailable` at once while there is none."""
+        login = self._epoch
+        if login is None:
             raise type(self._reason)(str(self._reason))
-        if epoch.connection.retired:
-            # Another user of the module in this process started it anew.
-            self.open_circuit(epoch, "the module was started anew")
+        if login.connection.retired:
+            # Another user of the module in this process restarted it.
+            self.open_circuit(login, "the module was restarted")
             raise TokenUnavailable("the login has ended")
-        return epoch
+        return login
 
     def open_circuit(self, login: Login, reason: str) -> None:
-        """End the epoch: refuse calls from now on, and start to heal."""
+        """End the login: refuse calls from now on, and start to reconnect."""
         if self._epoch is not login or self._closed:
             return
         self._epoch = None
@@ -86,12 +86,12 @@ class TokenLink:
         log.error("token_away", reason=reason, epoch=login.number)
         self._loop.call_soon_threadsafe(self._start_reconnecting, login)
 
-    # --- what an error means ------------------------------------------------------------------------
+    # --- classification of errors -------------------------------------------------------------------
 
     def perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool = False) -> T:
-        """`call` with the present epoch, tried once more where its error allows. Raises the port's errors only.
+        """Run `call` with the current login, and retry once if its error allows. Raises the port's errors only.
 
-        The object is not destroyed meanwhile.
+        The object cannot be destroyed meanwhile.
         """
         self.locks.acquire(object_id, self._settings.deadline)
         try:
@@ -100,31 +100,31 @@ class TokenLink:
             self.locks.release(object_id)
 
     def _perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool) -> T:
-        epoch = self.require()
+        login = self.require()
         try:
-            return call(epoch)
+            return call(login)
         except CkrError as error:
-            if not self.classify_error(epoch, object_id, error, opening=opening):
+            if not self.classify_error(login, object_id, error, opening=opening):
                 raise port_error(error) from error
-        epoch = self.require()
+        login = self.require()
         try:
-            return call(epoch)
+            return call(login)
         except CkrError as error:
-            self.classify_error(epoch, object_id, error, opening=opening)
-            # An object that is found and may not be used (KEY_FUNCTION_NOT_PERMITTED) is broken, not missing.
+            self.classify_error(login, object_id, error, opening=opening)
+            # An object that is found but may not be used (KEY_FUNCTION_NOT_PERMITTED) is broken, not missing.
             if error.rv in (Ckr.KEY_HANDLE_INVALID, Ckr.OBJECT_HANDLE_INVALID) and object_id is not None:
                 raise NoSuchObject(f"the token refuses the object {object_id.hex()}: {error}") from error
             raise port_error(error) from error
 
     def classify_error(self, login: Login, object_id: bytes | None, error: CkrError, *, opening: bool) -> bool:
-        """Whether the call may be tried once more; else raises what is certain, or leaves the error to the caller.
+        """True if the call may be retried once. False leaves the error to the caller.
 
-        The sentinel is asked after the failure, each time: a proof from before says nothing of the present. It is one
-        call that reads one attribute.
+        Raises the port's error where the cause is certain. The sentinel is read after each failure, since an earlier
+        proof says nothing about now: one call that reads one attribute.
         """
         fate = error.error_class
         if fate is ErrorClass.DATA:
-            # Only the last step speaks of the data. A client that is told so of a good text may throw it away.
+            # Only C_Decrypt judges the ciphertext. A client that gets this error for a good one may delete it.
             if opening and error.function == "C_Decrypt":
                 raise NotAuthentic(str(error)) from error
             return False
@@ -151,7 +151,7 @@ class TokenLink:
             raise TokenUnavailable(f"no session can be opened: {error}") from error
 
     def verify_token(self, login: Login) -> None:
-        """Return if the token is well; else end the epoch and raise `TokenUnavailable`."""
+        """Prove that the token is present and logged in; else end the login and raise `TokenUnavailable`."""
         try:
             try:
                 login.connection.run(login.verify)
@@ -164,7 +164,7 @@ class TokenLink:
             self.open_circuit(login, f"the sentinel fails with {name_of(error.rv)}")
             raise TokenUnavailable(f"the token is away: {error}") from error
 
-    # --- healing ------------------------------------------------------------------------------------
+    # --- reconnection -------------------------------------------------------------------------------
 
     def _start_reconnecting(self, ended: Login) -> None:
         if not self._closed and (self._healing is None or self._healing.done()):
@@ -176,13 +176,13 @@ class TokenLink:
             try:
                 self._epoch = await self._log_in(void, tries=1)
             except PinRefused as error:
-                # One refusal is the operator's to resolve: offering it again may lock the token.
+                # The operator must resolve a refusal: offering the PIN again may lock the token.
                 self._reason = error
                 log.critical("token_pin_refused")
                 return
             except Exception as error:
                 if not isinstance(error, TokenError):
-                    # A mistake of ours must not end the healing.
+                    # A bug in kmsd must not end the reconnection.
                     log.exception("token_heal_failed")
                 log.warning("token_still_away", reason=str(error), next_attempt_in=pause)
                 await asyncio.sleep(pause)
@@ -190,27 +190,28 @@ class TokenLink:
             else:
                 self.reconnects += 1
                 log.info("token_back", epoch=self._epoch.number)
-                # What ended refers to itself, buffers and all, and so do the errors that ended it. The next collection
-                # may be hours away, and a token that comes and goes would fill them.
+                # The old login and its errors form reference cycles holding large buffers. Collect now: the next
+                # automatic collection may be hours away.
                 del ended
                 gc.collect()
                 return
 
     async def close(self, *, finished: bool) -> None:
-        """End the epoch; `finished` says that no call is inside the module. Then the module is released."""
+        """End the login and release the module. `finished` is True if no call is inside the module."""
         if self._closed:
             return
         self._closed = True
         if self._healing is not None:
             self._healing.cancel()
             await asyncio.wait([self._healing])
-        epoch, self._epoch = self._epoch, None
+        login, self._epoch = self._epoch, None
         self._reason = TokenUnavailable("the token is closed")
         try:
-            finish = partial(self._finish, epoch, finished)
+            finish = partial(self._finish, login, finished)
             await self._starter.run(finish, deadline=self._settings.start_deadline)
         except TokenUnavailable as error:
-            # A call hangs inside the module: C_Finalize beside it is not defined. The process must end to be rid of it.
+            # A call hangs inside the module, and C_Finalize during it is not defined. Only the end of the process
+            # releases the token.
             log.error("token_not_released", reason=str(error))  # noqa: TRY400 (the reason says it all)
         await self._starter.close(within=self._settings.deadline)
 
@@ -221,7 +222,7 @@ class TokenLink:
                 login.connection.discard()
                 login.close()
         except CkrError as error:
-            # C_Finalize, which follows, ends what could not be ended singly.
+            # C_Finalize follows and closes the sessions that could not be closed one by one.
             log.warning("token_sessions_left", reason=str(error))
         finally:
             self._module.release(finalize=drained)

@@ -1,4 +1,4 @@
-"""Figures about the use of the token, for metrics."""
+"""Counters of the use of the token, for metrics."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from kmsd.ports.histogram import LatencyHistogram
 
 
 class CallCounter(LatencyHistogram):
-    """One kind of call, and how long its calls took, waiting for a thread included."""
+    """Counters and latencies of one kind of call; the wait for a thread is included."""
 
     calls: int = 0
-    """Calls that were begun, whatever came of them."""
+    """Calls started, failed ones included."""
     errors: int = 0
     """Calls that raised."""
 
 
 class TokenCounters(msgspec.Struct, frozen=True):
-    """A snapshot."""
+    """Snapshot of one token's counters."""
 
     calls: dict[str, CallCounter] = {}
-    """By method of the port."""
+    """Counters by kind of call (`seal`, `open`, `generate_key`)."""
     sessions_in_use: int = 0
     sessions_free: int = 0
     waiting: int = 0
@@ -37,4 +37,4 @@ class TokenCounters(msgspec.Struct, frozen=True):
     """Initialisations of the module so far; 0 while the token is away."""
     reconnects: int = 0
     pace: dict[str, float] = {}
-    """Seconds that a call of each kind took when the token was opened."""
+    """Seconds that a call of each kind took when it was measured at start."""

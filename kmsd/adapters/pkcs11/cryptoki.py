@@ -1,12 +1,12 @@
 """PKCS#11 functions called directly, with their real return codes: the data path, searches and attributes.
 
-Why not python-pkcs11 for these: it calls C_Encrypt twice and hands over the queried length, so that NSS cannot encrypt
-by GCM through it at all; its exceptions lose the return code, on which every decision here rests; and its searches
-build an object per hit and raise in the middle when one of them is malformed. Handles are
-plain integers, valid in every session of the process.
+python-pkcs11 is not used for these. It calls C_Encrypt twice and passes the queried length, so NSS cannot encrypt with
+GCM through it. Its exceptions lose the return code, on which every decision here depends. Its searches build an object
+per hit and raise half-way when one of them is malformed. Handles are plain integers, valid in every session of the
+process.
 
-ctypes lets go of the interpreter lock during a call. No function here is safe for two threads on one session; whoever
-calls holds the session alone (`kmsd.adapters.pkcs11.session_pool`).
+ctypes releases the interpreter lock during a call. No function here is safe for two threads on one session: the caller
+must hold the session exclusively (`kmsd.adapters.pkcs11.session_pool`).
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _CKU_USER = 1
 _CKZ_DATA_SPECIFIED = 1
 _PARTIAL = (Ckr.OK, Ckr.ATTRIBUTE_SENSITIVE, Ckr.ATTRIBUTE_TYPE_INVALID, Ckr.BUFFER_TOO_SMALL)
 _ROOM = 257
-"""Bytes offered per attribute at first; all that the adapter reads are shorter."""
+"""Bytes of the first buffer for each attribute. Every attribute that the adapter reads is shorter."""
 _WRAPPED_ROOM = 1024
-"""Longer than anything that is wrapped here: 512 bytes under an RSA key of 4096 bits."""
+"""Bytes for a wrapped key. The longest is 512 bytes, under an RSA key of 4096 bits."""
 _Handles = c_ulong * 256
 _SPARE = 64
-"""Room beyond the plaintext for tag and padding, so that one call is enough."""
+"""Bytes of output space beyond the plaintext, for tag and padding, so that one call is enough."""
 
 
 class WrapMechanism(NamedTuple):
@@ -59,14 +59,14 @@ class WrapMechanism(NamedTuple):
 
     mechanism: int
     oaep: tuple[int, int] | None = None
-    """CKM_… of the hash and CKG_… of the mask, for CKM_RSA_PKCS_OAEP."""
+    """CKM_… of the hash and CKG_… of the mask generation function, for CKM_RSA_PKCS_OAEP."""
 
 
 class RawModule:
-    """The functions of one loaded module. Every method raises `CkrError` with the module's own code."""
+    """Functions of one loaded module. Every method raises `CkrError` with the module's own code."""
 
     def __init__(self, path: str) -> None:
-        # dlopen counts: this is the same copy of the module that the binding loaded.
+        # dlopen counts references: this is the same copy of the module that the binding loads.
         self._library = ctypes.CDLL(path)
         get_list = self._library.C_GetFunctionList
         get_list.argtypes, get_list.restype = (c_void_p,), c_ulong
@@ -89,34 +89,34 @@ class RawModule:
     # --- module and login ---------------------------------------------------------------------------
 
     def initialize(self, reserved: bytes | None) -> None:
-        """C_Initialize with CKF_OS_LOCKING_OK: without it, two threads crash inside SoftHSM."""
+        """Call C_Initialize with CKF_OS_LOCKING_OK: without it, two threads crash inside SoftHSM."""
         arguments = CkInitializeArgs(flags=_CKF_OS_LOCKING_OK, pReserved=reserved)
         self._do("C_Initialize", byref(arguments))
 
     def finalize(self) -> None:
-        """C_Finalize. All sessions and handles are void afterwards."""
+        """Call C_Finalize. All sessions and handles are invalid afterwards."""
         self._do("C_Finalize", None)
 
     def login(self, session: int, pin: bytes) -> None:
-        """C_Login as the user. Each call is one attempt that the token may count."""
+        """Call C_Login as CKU_USER. The token may count each call as one attempt."""
         self._do("C_Login", session, _CKU_USER, pin, len(pin))
 
     def session_state(self, session: int) -> int:
-        """CK_STATE of the session: 3 is a read-write session of the logged-in user."""
+        """Return CK_STATE of the session: 3 is a read-write session of the logged-in user."""
         info = CkSessionInfo()
         self._do("C_GetSessionInfo", session, byref(info))
         return int(info.state)
 
     def token_identity(self, slot: int) -> tuple[str, str]:
-        """Label and serial number of the token in the slot, at this moment."""
+        """Return label and serial number of the token that is in the slot now."""
         info = CkTokenInfo()
         self._do("C_GetTokenInfo", slot, byref(info))
         return _text(bytes(info.label)), _text(bytes(info.serialNumber))
 
     def max_sessions(self, slot: int) -> int | None:
-        """How many sessions the token has for one application; None: it does not say, or there is no limit.
+        """Return the number of sessions that the token allows one application; None if unlimited or not stated.
 
-        PKCS#11 v2.40 section 3.2: ulMaxSessionCount may be CK_EFFECTIVELY_INFINITE (0) or CK_UNAVAILABLE_INFORMATION.
+        ulMaxSessionCount may be CK_EFFECTIVELY_INFINITE (0) or CK_UNAVAILABLE_INFORMATION (PKCS#11 v2.40 section 3.2).
         """
         info = CkTokenInfo()
         self._do("C_GetTokenInfo", slot, byref(info))
@@ -126,7 +126,7 @@ class RawModule:
     # --- objects ------------------------------------------------------------------------------------
 
     def find(self, session: int, template: Mapping[int, Value]) -> list[int]:
-        """Handles of all objects that match; the search is ended whatever happens."""
+        """Return the handles of all objects that match. C_FindObjectsFinal is called on errors too."""
         array, _alive = pack(template)
         self._do("C_FindObjectsInit", session, array, len(array))
         found: list[int] = []
@@ -141,11 +141,11 @@ class RawModule:
             self._call["C_FindObjectsFinal"](session)
 
     def attributes(self, session: int, handle: int, kinds: Iterable[int]) -> dict[int, bytes]:
-        """The attributes that the object has and shows, as bytes. Others are left out."""
+        """Return the attributes that the object has and reveals, as bytes. Others are left out."""
         wanted = list(kinds)
         array, buffers = room(wanted, _ROOM)
-        # C_GetAttributeValue works through the whole template and answers with one of these codes when some attribute
-        # could not be given (PKCS#11 v2.40 section 5.7): its length then says which.
+        # C_GetAttributeValue processes the whole template. It returns one of these codes if it could not return some
+        # attribute, whose length then is CK_UNAVAILABLE_INFORMATION (PKCS#11 v2.40 section 5.7).
         rv = self._get_attribute_value(session, handle, array, len(array))
         if rv not in _PARTIAL:
             raise CkrError(rv, "C_GetAttributeValue")
@@ -154,7 +154,7 @@ class RawModule:
             if attribute.ulValueLen < _ROOM:
                 values[attribute.type] = buffer.raw[: attribute.ulValueLen]
             elif rv:
-                # Too long for the buffer, or the token stopped at the first attribute that it could not give.
+                # Too long for the buffer, or the token stopped at the first attribute that it could not return.
                 values.update(self._attribute_alone(session, handle, attribute.type))
         return values
 
@@ -171,27 +171,27 @@ class RawModule:
         return {kind: buffers[0].raw[:length]}
 
     def touch(self, session: int, handle: int) -> None:
-        """Read one attribute that every object has: the cheapest proof that the object is there."""
+        """Read CKA_CLASS, which every object has: the cheapest proof that the object exists."""
         value = c_ulong(0)
         attribute = CkAttribute(int(Attribute.CLASS), ctypes.addressof(value), sizeof(value))
         _check(self._get_attribute_value(session, handle, byref(attribute), 1), "C_GetAttributeValue")
 
     def create(self, session: int, template: Mapping[int, Value]) -> int:
-        """C_CreateObject: only for keys with published test values and public keys; no key of the KMS is known here."""
+        """Call C_CreateObject. Only for keys with published test values and for public keys."""
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_CreateObject", session, array, len(array), byref(handle))
         return handle.value
 
     def copy(self, session: int, handle: int, template: Mapping[int, Value]) -> int:
-        """C_CopyObject: a further object of the same value, with these attributes changed."""
+        """Call C_CopyObject: create another object with the same value and these attributes changed."""
         array, _alive = pack(template)
-        made = c_ulong(0)
-        self._do("C_CopyObject", session, handle, array, len(array), byref(made))
-        return made.value
+        copied = c_ulong(0)
+        self._do("C_CopyObject", session, handle, array, len(array), byref(copied))
+        return copied.value
 
     def generate(self, session: int, mechanism: int, template: Mapping[int, Value]) -> int:
-        """C_GenerateKey, by a mechanism without parameter."""
+        """Call C_GenerateKey with a mechanism without parameter."""
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_GenerateKey", session, byref(CkMechanism(mechanism, None, 0)), array, len(array), byref(handle))
@@ -200,7 +200,7 @@ class RawModule:
     def generate_pair(
         self, session: int, mechanism: int, public: Mapping[int, Value], private: Mapping[int, Value]
     ) -> tuple[int, int]:
-        """C_GenerateKeyPair, by a mechanism without parameter: the private and the public half."""
+        """Call C_GenerateKeyPair with a mechanism without parameter. Return the private and the public handle."""
         public_array, _alive = pack(public)
         private_array, _alive_too = pack(private)
         handles = (c_ulong(0), c_ulong(0))
@@ -210,13 +210,13 @@ class RawModule:
         return handles[1].value, handles[0].value
 
     def destroy(self, session: int, handle: int) -> None:
-        """C_DestroyObject."""
+        """Call C_DestroyObject."""
         self._do("C_DestroyObject", session, handle)
 
     # --- cryptography -------------------------------------------------------------------------------
 
     def derive_by_ecb(self, session: int, base: int, data: bytes, template: Mapping[int, Value]) -> int:
-        """C_DeriveKey by CKM_AES_ECB_ENCRYPT_DATA: the new object's value is AES-ECB of `data` under `base`."""
+        """Call C_DeriveKey with CKM_AES_ECB_ENCRYPT_DATA: the new object's value is AES-ECB of `data` under `base`."""
         array, _alive = pack(template)
         parameter = CkDerivationData(data, len(data))
         mechanism = CkMechanism(int(Mechanism.AES_ECB_ENCRYPT_DATA), ctypes.addressof(parameter), sizeof(parameter))
@@ -225,7 +225,7 @@ class RawModule:
         return handle.value
 
     def wrap(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> bytes:
-        """C_WrapKey: the value of `key`, encrypted under `wrapping`."""
+        """Call C_WrapKey. Return the value of `key`, wrapped under `wrapping`."""
         mechanism, _alive = _mechanism(way)
         out, length = buffer_of(_WRAPPED_ROOM), c_ulong(_WRAPPED_ROOM)
         self._do("C_WrapKey", session, byref(mechanism), wrapping, key, out, byref(length))
@@ -234,7 +234,7 @@ class RawModule:
     def unwrap(
         self, session: int, way: WrapMechanism, wrapping: int, blob: bytes, template: Mapping[int, Value]
     ) -> int:
-        """C_UnwrapKey: a new object whose value was encrypted under `wrapping`. The value itself stays in the token."""
+        """Call C_UnwrapKey: create an object from a value wrapped under `wrapping`. The value stays in the token."""
         mechanism, _alive = _mechanism(way)
         array, _alive_too = pack(template)
         handle = c_ulong(0)
@@ -243,18 +243,18 @@ class RawModule:
         return handle.value
 
     def random(self, session: int, count: int) -> bytes:
-        """`count` bytes from the token's generator."""
-        buffer = buffer_of(1 << count.bit_length())  # few sizes, so that their types are kept
+        """Return `count` bytes from the token's random generator."""
+        buffer = buffer_of(1 << count.bit_length())  # few sizes, so that the type cache holds them
         _check(self._generate_random(session, buffer, count), "C_GenerateRandom")
         return buffer.raw[:count]
 
     def gcm_encrypt(  # noqa: PLR0917 (positional, for speed)
         self, session: int, key: int, iv: bytes | None, plaintext: bytes, aad: bytes, at: Scratch
     ) -> bytes:
-        """The IV that was used, ciphertext and tag, joined. `iv` None: random from the token.
+        """Encrypt. Return the IV that was used, ciphertext and tag, joined. `iv` None: random from the token.
 
-        The IV is read back from the parameter after the call: a token that insists on making it itself (as FIPS
-        140-3 IG C.H asks for) has written its own there.
+        The IV is read back from the parameter after the call: a token that generates the IV itself (FIPS 140-3 IG C.H)
+        has written its own there.
         """
         # SoftHSM 2.6.1 crashes on CKM_AES_GCM with empty associated data.
         if not aad:
@@ -276,7 +276,7 @@ class RawModule:
         return at.view[: IV_LENGTH + at.out_length.value].tobytes()
 
     def _draw_ivs(self, session: int, at: Scratch) -> bytes:
-        """A random IV, and more for the calls to come: one call to the generator for many costs as much as for one."""
+        """Return a random IV and store more for later calls: one call to the generator costs the same for many."""
         drawn = self.random(session, IV_LENGTH * IV_BATCH)
         at.ivs.extend(drawn[start : start + IV_LENGTH] for start in range(0, len(drawn), IV_LENGTH))
         return at.ivs.pop()
@@ -284,7 +284,7 @@ class RawModule:
     def gcm_decrypt(  # noqa: PLR0917 (positional, for speed)
         self, session: int, key: int, iv: bytes, ciphertext: bytes, aad: bytes, at: Scratch
     ) -> bytes:
-        """The plaintext. The buffer that held it is wiped."""
+        """Decrypt. Return the plaintext and wipe the buffer that held it."""
         if not aad:
             raise ValueError("associated data must not be empty")
         gcm, length = at.gcm, len(ciphertext)
@@ -304,7 +304,7 @@ class RawModule:
         return plaintext
 
     def sign(self, session: int, key: int, mechanism: int, data: bytes) -> bytes:
-        """One signature, by a mechanism without parameter."""
+        """Sign `data` with a mechanism without parameter."""
         chosen = CkMechanism(mechanism, None, 0)
         out, length = buffer_of(1024), c_ulong(1024)
         self._do("C_SignInit", session, byref(chosen), key)
@@ -313,7 +313,7 @@ class RawModule:
 
 
 def _mechanism(way: WrapMechanism) -> tuple[CkMechanism, CkOaepParams | None]:
-    """The mechanism, and what must stay alive while it is used."""
+    """Return the mechanism, and the parameter that must stay alive while it is used."""
     if way.oaep is None:
         return CkMechanism(way.mechanism, None, 0), None
     digest, mask = way.oaep

@@ -1,4 +1,4 @@
-"""The C side of PKCS#11 as ctypes sees it: structures, function signatures, templates and the values read from them."""
+"""ctypes declarations of PKCS#11: structures, function signatures, templates and the values read from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 UNAVAILABLE = c_ulong(-1).value
-"""CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not show."""
+"""CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not reveal."""
 IV_LENGTH = 12
-"""Bytes of an initialisation vector of GCM."""
+"""Bytes of a GCM initialisation vector."""
 IV_BATCH = 64
-"""How many are drawn from the token at once."""
+"""Initialisation vectors drawn from the token at once."""
 _GCM_MECHANISM = int(Mechanism.AES_GCM)
 
 
@@ -53,7 +53,7 @@ class CkMechanism(Structure):
 
 
 class CkGcmParams(Structure):
-    """CK_GCM_PARAMS, with ulIvBits: the text of PKCS#11 v2.40 lacks it, the headers of modules do not."""
+    """CK_GCM_PARAMS, with ulIvBits: the text of PKCS#11 v2.40 lacks it, the headers of modules have it."""
 
     _fields_ = (
         ("pIv", c_void_p),
@@ -90,7 +90,7 @@ class CkSessionInfo(Structure):
 
 
 class CkTokenInfo(Structure):
-    """CK_TOKEN_INFO; of the ten counts of sessions and memory the first is ulMaxSessionCount."""
+    """CK_TOKEN_INFO. `counters` holds its ten session and memory counts; the first is ulMaxSessionCount."""
 
     _fields_ = (
         ("label", c_ubyte * 32),
@@ -156,9 +156,9 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 Value = bool | int | bytes | tuple[int, ...]
 
 
-# A ctypes array type refers to itself, and what `cast` returns refers to what it was made from and back. What
-# is made for one call would be garbage that only the collector finds, some kilobytes of it, and a worker collects every
-# few hours. So types are kept (their sizes are few), and addresses taken.
+# A ctypes array type refers to itself, and the result of `cast` and its source refer to each other. Types and casts
+# made for each call would be kilobytes of garbage that only the collector frees, and a worker collects every few hours.
+# So types are cached (few sizes occur), and `addressof` is used instead of `cast`.
 KEPT_TYPES = 256
 
 
@@ -173,12 +173,15 @@ def _bytes(size: int) -> type[ctypes.Array[c_char]]:
 
 
 def buffer_of(size: int) -> ctypes.Array[c_char]:
-    """So many zero bytes that a call may write to."""
+    """Return a buffer of `size` zero bytes that a call may write to."""
     return _bytes(size)()
 
 
 def pack(template: Mapping[int, Value]) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
-    """A CK_ATTRIBUTE array, and what must stay alive while it is used. Only the four types of `Value` pass."""
+    """Return a CK_ATTRIBUTE array, and the buffers that must stay alive while it is used.
+
+    Raises `TypeError` for a value that has none of the four types of `Value`.
+    """
     array = _attributes(len(template))()
     alive: list[Any] = []
     for index, (kind, value) in enumerate(template.items()):
@@ -204,7 +207,7 @@ def _packed(value: Value) -> bytes:
 
 
 def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
-    """An array that asks for these attributes, each with a buffer of `size` bytes (none if 0)."""
+    """Return an array that requests these attributes, each with a buffer of `size` bytes (none if 0)."""
     array = _attributes(len(kinds))()
     buffers = [buffer_of(size) if size else None for _ in kinds]
     for index, (kind, buffer) in enumerate(zip(kinds, buffers, strict=True)):
@@ -214,9 +217,9 @@ def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], li
 
 
 class Scratch:
-    """Parameter and output buffers that belong to one session, made once: building them costs more than the call.
+    """Parameter and output buffers of one session, created once: building them costs more than the call.
 
-    The initialisation vector lies just before the text, so that a sealed text is taken out in one piece.
+    The initialisation vector lies just before the text, so that IV and ciphertext are copied out in one piece.
     """
 
     __slots__ = (
@@ -234,7 +237,7 @@ class Scratch:
 
     def __init__(self, capacity: int = 8192) -> None:
         self.ivs: list[bytes] = []
-        """Random initialisation vectors from the token that are still to be used."""
+        """Unused random initialisation vectors from the token."""
         self.gcm = CkGcmParams(None, IV_LENGTH, 8 * IV_LENGTH, None, 0, 128)
         self.mechanism = CkMechanism(_GCM_MECHANISM, ctypes.addressof(self.gcm), sizeof(self.gcm))
         self.mechanism_ref = byref(self.mechanism)
@@ -243,41 +246,41 @@ class Scratch:
         self.reserve(capacity)
 
     def reserve(self, capacity: int) -> None:
-        """Make the room for the text at least this large."""
+        """Replace the buffer by one for a text of `capacity` bytes."""
         self.capacity = capacity
         buffer = buffer_of(IV_LENGTH + capacity)
         self.view = memoryview(buffer).cast("B")
-        """The vector and the text; keeps the buffer alive."""
+        """Initialisation vector and text; keeps the buffer alive."""
         self.iv_address = ctypes.addressof(buffer)
         self.text_address = self.iv_address + IV_LENGTH
         self.gcm.pIv = self.iv_address
 
 
 def flag(values: Mapping[int, bytes], kind: int) -> bool | None:
-    """A CK_BBOOL among what `RawModule.attributes` read; None if it is not there."""
+    """Return a CK_BBOOL from the result of `RawModule.attributes`; None if it is missing."""
     value = values.get(kind)
     return None if value is None or len(value) != 1 else value != b"\x00"
 
 
 def number(values: Mapping[int, bytes], kind: int) -> int | None:
-    """A CK_ULONG among what `RawModule.attributes` read; None if it is not there."""
+    """Return a CK_ULONG from the result of `RawModule.attributes`; None if it is missing."""
     value = values.get(kind)
     return None if value is None or len(value) != sizeof(c_ulong) else c_ulong.from_buffer_copy(value).value
 
 
 def numbers(value: bytes) -> Sequence[int]:
-    """The CK_ULONGs of an array attribute."""
+    """Return the CK_ULONGs of an array attribute."""
     width = sizeof(c_ulong)
     return [c_ulong.from_buffer_copy(value[i : i + width]).value for i in range(0, len(value) - width + 1, width)]
 
 
 def pack_numbers(values: Iterable[int]) -> bytes:
-    """An array of CK_ULONG."""
+    """Encode an array of CK_ULONG."""
     return b"".join(bytes(c_ulong(value)) for value in values)
 
 
 def attribute_name(kind: int) -> str:
-    """`CKA_…`, or the number of an attribute that the binding does not know."""
+    """Return `CKA_…`, or the number of an attribute that the binding does not know."""
     try:
         return f"CKA_{Attribute(kind).name}"
     except ValueError:

@@ -1,11 +1,11 @@
-"""Threads that make calls into the module, each with a deadline.
+"""Thread pool for calls into the module, each with a deadline.
 
-A call that is past its deadline cannot be stopped: its thread is written off, and another takes its place until
-`write_off_limit` of them hang. When a thread comes back late, its result is dropped and it ends.
+A call past its deadline cannot be stopped. Its thread is written off, and another replaces it until `write_off_limit`
+threads hang. When a written-off thread returns, its result is dropped and the thread ends.
 
-Threads and the event loop share one interpreter lock, and each time that one takes it from another costs both of them
-more than the call's own Python. So threads start as they are needed, do not interrupt the loop when they wake from the
-module, and while calls queue up, the loop is woken for several results at once (docs/decisions/0017-slow-tokens.md).
+Threads and the event loop share one interpreter lock. Each handover costs both more than the call's own Python. So
+threads start only when needed and do not interrupt the loop when they return from the module. While calls queue up, the
+loop is woken once for several results (docs/decisions/0017-slow-tokens.md).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_IDLE_POLLS = 8
-"""Results that wake the loop, also while calls queue up."""
+"""Finished results that wake the loop even while calls queue up."""
 _TICK = 0.01
-"""Seconds that a result waits at most for others, while calls queue up."""
+"""Seconds that a result waits at most for others while calls queue up."""
 _LOOK = 0.05
-"""Seconds between two looks for calls that are past their deadlines."""
+"""Seconds between two checks for calls past their deadlines."""
 
 
 class _Job:
@@ -49,7 +49,7 @@ class _Job:
 class DeadlineThreadPool:
     """Bounded pool of daemon threads whose calls have deadlines. Used from one event loop.
 
-    With `low_priority` its threads do not interrupt others when they wake; nor do threads that a module starts in them.
+    With `low_priority` its threads, and threads that a module starts in them, do not preempt others when they wake.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class DeadlineThreadPool:
         self._write_off_limit = write_off_limit
         self._lock = threading.Lock()
         self._started = 0
-        """Threads, without those written off."""
+        """Threads, not counting those written off."""
         self._idle = 0
-        """Threads that have nothing to do."""
+        """Threads without a call."""
         self._finished: deque[_Job] = deque()
         self._woken = False
         self._gathering = False
-        """Several calls are under way, and `_poll` comes soon: results may wait for it."""
+        """True while several calls are running and `_poll` is due soon: results may wait for it."""
         self._ticking = False
         self._look_at = 0.0
         self._closed = False
@@ -79,10 +79,11 @@ class DeadlineThreadPool:
         self.abandoned = 0
 
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
-        """The result of `work`, called in a thread.
+        """Call `work` on a thread and return its result.
 
-        Raises `TokenBusy` if it was not begun, `TokenTimeout` if it was begun and did not end in time, and what `work`
-        raises. When the waiting task is cancelled, a call that was not begun is dropped; one under way goes on.
+        Raises `TokenBusy` if the call did not start, `TokenTimeout` if it started and did not end in time,
+        `TokenUnavailable` if the pool is closed or too many calls hang, and what `work` raises. If the waiting task is
+        cancelled, a call that has not started is dropped; a running one continues.
         """
         if self._closed:
             raise TokenUnavailable("the token is closed")
@@ -107,12 +108,12 @@ class DeadlineThreadPool:
         with self._lock:
             self._started += 1
             self._idle += 1
-        # Daemon threads: one that hangs in a dead module must not keep the process from ending.
+        # Daemon threads: one that hangs in a dead module must not keep the process from exiting.
         threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
     def _poll(self) -> None:
-        """Hand over what waits, and give up what is too late; as long as there is anything under way."""
-        # From here on a finishing thread wakes the loop itself: the timer is not guaranteed to fire again.
+        """Deliver results and expire late calls. Reschedules itself while calls are running."""
+        # From here on a finishing thread wakes the loop itself: the timer may not fire again.
         self._gathering = False
         if self._finished:
             self._deliver()
@@ -144,36 +145,36 @@ class DeadlineThreadPool:
 
     def _serve(self) -> None:
         if self._gives_way:
-            # Where the system does not allow it, threads interrupt the loop as all do. SCHED_RESET_ON_FORK is left out:
-            # systemd's RestrictRealtime= takes it for a policy beyond those that it allows.
+            # If the system refuses, threads preempt the loop as usual. SCHED_RESET_ON_FORK is left out: systemd's
+            # RestrictRealtime= treats a policy with that flag as forbidden.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         while (job := self._queue.get()) is not None:
             with self._lock:
                 self._idle -= 1
                 self.waiting -= 1
-                # A task that no longer waits wants nothing begun in its name.
+                # The waiting task was cancelled: do not start its call.
                 job.abandoned = job.abandoned or job.future.cancelled()
                 job.started = begin = not job.abandoned and self.abandoned < self._write_off_limit
             if begin:
                 try:
                     job.result = job.work()
-                except BaseException as error:  # noqa: BLE001 (carried to the waiting task, whatever it is)
+                except BaseException as error:  # noqa: BLE001 (raised again in the waiting task)
                     job.error = error
             else:
                 job.error = TokenUnavailable("too many calls hang in the token")
             if not self._submit(job):
                 return
-            del job  # with the login that it may have failed in: the next one may be long in coming
+            del job  # its error may hold an ended login, and the next job may be long in coming
 
     def _submit(self, job: _Job) -> bool:
-        """Have the loop take a result; whether this thread goes on."""
+        """Queue a result for the event loop. True if this thread continues."""
         with self._lock:
             goes_on = not (job.started and job.abandoned)
             if goes_on:
                 self._idle += 1
             self._finished.append(job)
-            # More is to come soon, so that the loop is not woken for this one.
+            # More results will come soon: do not wake the loop for this one.
             holds = (
                 self._gathering and self.waiting and len(self._finished) < min(_MAX_IDLE_POLLS, len(self._under_way))
             )
@@ -183,14 +184,14 @@ class DeadlineThreadPool:
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:
-                # The loop has been closed: nobody waits any more.
+                # The event loop is closed: no task waits any more.
                 return False
         return goes_on
 
     # --- in the loop --------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        """Hand over all that has finished: one wake-up for many calls."""
+        """Resolve the futures of all finished calls: one wake-up for many."""
         with self._lock:
             self._woken = False
             jobs = list(self._finished)
@@ -206,10 +207,10 @@ class DeadlineThreadPool:
                     job.future.set_result(job.result)
 
     async def close(self, *, within: float) -> bool:
-        """Take no more work, wait for what is under way, and end the threads. Whether all of it came back."""
+        """Refuse new calls, wait `within` seconds for running ones, and end the threads. True if all returned."""
         self._closed = True
         end = self._loop.time() + within
-        while self._under_way and self._loop.time() < end:  # noqa: ASYNC110 (once in a life; calls are many)
+        while self._under_way and self._loop.time() < end:  # noqa: ASYNC110 (runs once; an event would cost each call)
             await asyncio.sleep(0.002)
         for _ in range(self._threads):
             self._queue.put(None)

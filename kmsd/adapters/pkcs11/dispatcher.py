@@ -1,4 +1,4 @@
-"""How a call of the port is made: on the event loop or in a thread, counted, and judged when it fails."""
+"""Dispatch calls of the port to the event loop or to a thread, count them, and classify their errors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _INLINE_LIMIT = 16_384
-"""Bytes beyond which a call goes to a thread, however fast the token is with small ones."""
+"""Bytes above which a call runs on a thread, however fast the token handles small ones."""
 
 
 class CallDispatcher:
-    """Makes calls over one link, from one event loop."""
+    """Dispatcher of calls over one circuit breaker, used from one event loop."""
 
     def __init__(self, settings: TokenSettings, link: TokenLink) -> None:
         self._settings = settings
@@ -54,27 +54,27 @@ class CallDispatcher:
         algorithm: Algorithm | None = None,
         prefix: bytes | None = None,
     ) -> bytes:
-        """One call of the data path, inline or in a thread."""
+        """Make one call of the data path, inline or on a thread."""
         counter = self.counters.get(kind) or self._counter(kind)
         counter.calls += 1
         start = perf_counter()
-        # XAES works with derived keys, which outlive what holds them; everything else with the object itself.
+        # XAES uses derived keys, which `DerivedKeys` keeps alive while a call holds them; other calls use the object.
         held = None if algorithm is Algorithm.XAES_256_GCM else object_id
         try:
-            epoch = self._link.require()
+            login = self._link.require()
             if (
                 size > _INLINE_LIMIT
                 or not self.inline_policy.inline(kind)
-                or not epoch.ready(object_id, algorithm, prefix)
+                or not login.ready(object_id, algorithm, prefix)
                 or (held is not None and not self._link.locks.try_acquire(held))
             ):
                 result = await self._in_thread(kind, object_id, call)
                 counter.observe(perf_counter() - start)
                 return result
             try:
-                result = self._inline(epoch, held, call)
+                result = self._inline(login, held, call)
             except CkrError as error:
-                result = await self._recovered(epoch, kind, object_id, call, error)
+                result = await self._recovered(login, kind, object_id, call, error)
                 counter.observe(perf_counter() - start)
                 return result
             took = perf_counter() - start
@@ -87,7 +87,7 @@ class CallDispatcher:
         return result
 
     def _inline(self, login: Login, held: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
-        """Make a call on the event loop, with a session of its own; then let go of the object that it works with."""
+        """Make a call on the event loop with a session of its own, then release the object's lock."""
         connection = login.connection
         try:
             session = connection.acquire()
@@ -109,10 +109,10 @@ class CallDispatcher:
         call: Callable[[Login, Session], bytes],
         error: CkrError,
     ) -> bytes:
-        """What follows an inline call that failed: bad data are judged here, the rest in a thread."""
+        """Handle a failed inline call: refuse invalid data here, continue with anything else on a thread."""
         opening = kind == "open"
         if opening and error.error_class in (ErrorClass.DATA, ErrorClass.SUSPECT):
-            # The sentinel is one call as fast as this one was: a flood of bad texts costs no thread.
+            # Reading the sentinel is as fast as this call was: a flood of invalid ciphertexts occupies no thread.
             self._link.classify_error(login, object_id, error, opening=True)
 
         def again() -> bytes:
@@ -132,7 +132,7 @@ class CallDispatcher:
     async def on_thread(
         self, name: str, object_id: bytes | None, call: Callable[[Login], T], *, deadline: float | None = None
     ) -> T:
-        """A call that never runs on the event loop."""
+        """Run a call that never runs on the event loop."""
         counter = self.counters.get(name) or self._counter(name)
         counter.calls += 1
         start = perf_counter()

@@ -1,4 +1,4 @@
-"""ECDSA on P-256: what PKCS#11 gives, put into the encodings that everybody else reads."""
+"""ECDSA on P-256: convert PKCS#11's encodings of signatures and public keys to DER."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPKI_HEAD = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200
 
 
 def der_signature(signature: bytes) -> bytes:
-    """PKCS#11's r and s, each of the order's length, as the SEQUENCE of RFC 3279."""
+    """Encode PKCS#11's r and s, each of the order's length, as the SEQUENCE of RFC 3279. Raises `TokenError`."""
     if len(signature) != 2 * _COORDINATE:
         raise TokenError(f"the token made a P-256 signature of {len(signature)} bytes")
     r, s = signature[:_COORDINATE], signature[_COORDINATE:]
@@ -25,10 +25,10 @@ def der_signature(signature: bytes) -> bytes:
 
 
 def spki_of_ec_point(ec_point: bytes) -> bytes:
-    """DER SubjectPublicKeyInfo of CKA_EC_POINT.
+    """Return the DER SubjectPublicKeyInfo of CKA_EC_POINT. Raises `TokenError`.
 
-    "DER-encoding of ANSI X9.62 ECPoint value Q" (PKCS#11 v2.40 section 2.3.3), an OCTET STRING; some modules give the
-    point bare.
+    CKA_EC_POINT is the "DER-encoding of ANSI X9.62 ECPoint value Q" (PKCS#11 v2.40 section 2.3.3), an OCTET STRING.
+    Some modules return the point without it.
     """
     point = ec_point[2:] if ec_point[:2] == bytes((4, _POINT_LENGTH)) else ec_point
     if len(point) != _POINT_LENGTH or point[0] != _UNCOMPRESSED:

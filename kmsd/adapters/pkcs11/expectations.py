@@ -1,13 +1,13 @@
-"""What a probe of a mechanism says of its result."""
+"""Check of a self-test's result."""
 
 from __future__ import annotations
 
 
 class WrongAnswer(Exception):
-    """The mechanism works, and gives another result than it must."""
+    """The mechanism works but returns a wrong result."""
 
 
 def expect(actual: object, expected: object) -> None:
-    """Raise `WrongAnswer` unless they are equal."""
+    """Raise `WrongAnswer` unless both values are equal."""
     if actual != expected:
         raise WrongAnswer

@@ -1,9 +1,8 @@
-"""The handles of the daemon's objects in the token, found by CKA_ID and remembered.
+"""Cache of the handles of the daemon's objects in the token, found by CKA_ID.
 
-Handles are remembered per connection. The memory is filled by one listing when the connection is made, by a search for
-the id on a miss (C_FindObjects is linear in SoftHSM: 18 ms at 1,000 objects), and by another listing when misses come
-close together. An entry ends with the connection, by `forget`, and when the token calls the handle invalid; what was
-not found is not remembered.
+Each login has its own cache. It is filled by one listing at login, by a search for the id on a miss (C_FindObjects is
+linear in SoftHSM: 18 ms at 1,000 objects), and by another listing when misses come close together. An entry ends with
+the login, by `invalidate`, and when the token calls the handle invalid. A search that finds nothing is not cached.
 """
 
 from __future__ import annotations
@@ -28,29 +27,29 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
 
 _RESEARCH_INTERVAL_SECONDS = 5.0
-"""Two misses within this time: another process has made more than one key, and all are learnt together."""
+"""Seconds between two misses below which a listing follows: another process has created several keys."""
 
 
 class NotFound(CkrError):
-    """No object has this CKA_ID, as far as the token says."""
+    """The token found no object with this CKA_ID."""
 
     def __init__(self, what: str) -> None:
         super().__init__(Ckr.OBJECT_HANDLE_INVALID, f"search by CKA_ID for {what}")
 
 
 class Entry(msgspec.Struct):
-    """What is remembered of one object id."""
+    """Cache entry of one object id."""
 
     handle: int = 0
-    """The secret or private object; 0 if unknown."""
+    """Handle of the secret or private object; 0 if unknown."""
     public: int = 0
-    """The public half of a pair; 0 if unknown."""
+    """Handle of the public half of a pair; 0 if unknown."""
     subkey: bytes | None = None
-    """XAES-256-GCM's K1 of this object, once it was derived."""
+    """XAES-256-GCM's K1 of this object, once derived."""
 
 
 class Handles:
-    """The handles of one connection's objects that carry the daemon's label."""
+    """Handles, valid in one login, of the objects that carry the daemon's label."""
 
     def __init__(self, connection: SessionPool, label: str, generation: SoftHsmGeneration, *, patience: float) -> None:
         self._connection = connection
@@ -68,26 +67,29 @@ class Handles:
         return self._connection.module.catalogue(self._patience)
 
     def _find(self, session: Session, template: Mapping[int, Value]) -> Sequence[int]:
-        """The handles that fit; if there are none, those found by another look. The catalogue is held."""
+        """Return the matching handles; if none match, have SoftHSM reread its folder and search again.
+
+        The caller holds `Module.catalogue`.
+        """
         found = self._raw.find(session.handle, template)
         if not found and self._generation.bump():
             found = self._raw.find(session.handle, template)
         return found
 
     def fill(self, session: Session) -> None:
-        """Learn the handles of all well-formed objects of the label, by one listing."""
+        """Cache the handles of all well-formed objects of the label, by one listing."""
         with self._search_lock():
             self._entries = self._find_all(session, frozenset())
 
     def _index(self, session: Session) -> None:
-        """Learn what other processes have made since: one listing costs as much as one search."""
+        """Add the objects that other processes have created since: one listing costs as much as one search."""
         with self._search_lock():
             known = frozenset(handle for entry in self._entries.values() for handle in (entry.handle, entry.public))
             for object_id, entry in self._find_all(session, known).items():
                 self._entries.setdefault(object_id, entry)
 
     def _find_all(self, session: Session, known: frozenset[int]) -> dict[bytes, Entry]:
-        """The objects of the label whose handles are not known, by id."""
+        """Return the objects of the label whose handles are not known, by id."""
         seen: dict[bytes, Entry] = {}
         doubtful: set[bytes] = set()
         for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
@@ -104,11 +106,11 @@ class Handles:
             else:
                 doubtful.update({object_id} if entry.handle else ())
                 entry.handle = handle
-        # Two objects of one id: left to `entry`, which searches and raises.
+        # Leave ids with two objects of a kind to `entry`, which searches and raises.
         return {object_id: entry for object_id, entry in seen.items() if object_id not in doubtful}
 
     def _read(self, session: Session, handle: int, kinds: Sequence[Attribute]) -> dict[int, bytes]:
-        """Attributes of an object that may be half-written or gone meanwhile: then none."""
+        """Return attributes of an object; none if it is half-written or has been destroyed meanwhile."""
         try:
             return self._raw.attributes(session.handle, handle, kinds)
         except CkrError as error:
@@ -117,11 +119,11 @@ class Handles:
             raise
 
     def known(self, object_id: bytes) -> Entry | None:
-        """What is remembered of the id, without asking the token."""
+        """Return the cached entry of the id, without asking the token."""
         return self._entries.get(object_id)
 
     def entry(self, session: Session, object_id: bytes) -> Entry:
-        """The handles of an id that has a secret or private object. Raises `NotFound`."""
+        """Return the handles of an id that has a secret or private object. Raises `NotFound`."""
         entry = self._entries.get(object_id)
         if entry is not None and entry.handle:
             self.hits += 1
@@ -153,5 +155,5 @@ class Handles:
             return entry
 
     def invalidate(self, object_id: bytes) -> None:
-        """Drop what is remembered of the id."""
+        """Drop the cached entry of the id."""
         self._entries.pop(object_id, None)

@@ -1,4 +1,4 @@
-"""The part of the Token port that brings key material in: calls, and what their errors mean."""
+"""Import methods of the Token port, and the classification of their errors."""
 
 from __future__ import annotations
 
@@ -25,41 +25,39 @@ if TYPE_CHECKING:
 
 
 RECHECK_SECONDS = 60.0
-"""What was found lacking may have been a passing trouble of the token: after this time it is tried anew."""
+"""Seconds after which missing algorithms are tested again: the token may have had a temporary fault."""
 
 
 class Imports(msgspec.Struct):
-    """Imports into one token. All methods may be called concurrently."""
+    """Import methods of one token, specified in `kmsd.ports.Token`. All may be called concurrently."""
 
     settings: TokenSettings
     calls: CallDispatcher
     link: TokenLink
     clock: Callable[[], float]
-    _skills: ProbedCapabilities | None = None
+    _proven: ProbedCapabilities | None = None
     _probed_at: float = 0.0
     _probing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     async def capabilities(self) -> ProbedCapabilities:
-        """What the token is able to, probed by the first who asks. Raises `TokenError`."""
-        known = self._skills
+        """Return what the token can import; the first call runs the self-tests. Raises `TokenError`."""
+        known = self._proven
         if known is not None and (known.complete or self.clock() - self._probed_at < RECHECK_SECONDS):
             return known
         async with self._probing:
-            if self._skills is known or self._skills is None:
+            if self._proven is known or self._proven is None:
                 deadline = self.settings.start_deadline
                 found = await self.calls.on_thread("probe_imports", None, self._probe, deadline=deadline)
-                self._skills, self._probed_at = found if known is None else known.and_of(found), self.clock()
-            return self._skills
+                self._proven, self._probed_at = found if known is None else known.and_of(found), self.clock()
+            return self._proven
 
     def _probe(self, login: Login) -> ProbedCapabilities:
-        skills = probe_imports(login)
-        # A token that went away lacks nothing.
+        proven = probe_imports(login)
+        # A token that went away fails every test without lacking anything.
         self.link.verify_token(login)
-        return skills
+        return proven
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
-        """As `kmsd.ports.Token`."""
-
         def make(login: Login) -> bytes:
             public = login.connection.run(lambda session: login.objects.create_wrapping_pair(session, object_id, bits))
             sync_folder(self.settings.token_dir_sync)
@@ -68,25 +66,23 @@ class Imports(msgspec.Struct):
         return await self.calls.on_thread("generate_wrapping_key", object_id, make)
 
     async def transport_key(self) -> bytes:
-        """As `kmsd.ports.Token`."""
         if TRANSPORT not in (await self.capabilities()).imports:
-            raise MechanismMissing(f"{TRANSPORT.value}, by which it would receive what the import token unwraps")
-        return await self.calls.on_thread("transport_key", None, lambda epoch: epoch.transport_key().public_key)
+            raise MechanismMissing(f"{TRANSPORT.value}, under which it would receive what the import token unwraps")
+        return await self.calls.on_thread("transport_key", None, lambda login: login.transport_key().public_key)
 
     async def unwrap_key(
         self, wrapped: Wrapped, mac_message: bytes, expected: bytes | None, into: tuple[bytes, Algorithm] | None
     ) -> bytes:
-        """As `kmsd.ports.Token`."""
-        skills = await self.capabilities()
-        if wrapped.algorithm not in skills.imports:
+        proven = await self.capabilities()
+        if wrapped.algorithm not in proven.imports:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
 
         def unwrap(login: Login) -> bytes:
             def work(_: object) -> bytes:
-                with import_session(login.connection, skills.padded_wrap) as guest:
-                    return self._unwrapped(login, guest, wrapped, mac_message, expected, into)
+                with import_session(login.connection, proven.padded_wrap) as session:
+                    return self._unwrapped(login, session, wrapped, mac_message, expected, into)
 
-            # Lent beside the visit's own session, so that the module is not finalised meanwhile.
+            # Borrow a pool session in addition to the import session, so that the module is not finalised meanwhile.
             return login.connection.run(work)
 
         return await self.calls.on_thread("unwrap_key", wrapped.wrapping_key, unwrap)
@@ -103,7 +99,7 @@ class Imports(msgspec.Struct):
         proven = session.verify(self._key(login, session, wrapped), wrapped.algorithm, wrapped.blob, mac_message)
         failure = wrapped.failure or proven.failure
         if failure is not None:
-            # Only a token that is well can say that the blob is bad.
+            # The blob is invalid only if the token is present and working.
             self.link.verify_token(login)
             raise failure
         if expected is not None and not compare_digest(expected, proven.fingerprint):
@@ -116,7 +112,7 @@ class Imports(msgspec.Struct):
 
     @staticmethod
     def _key(login: Login, session: ImportSession, wrapped: Wrapped) -> int:
-        """Handle of the private key that opens it."""
+        """Return the handle of the private key that unwraps the blob."""
         if wrapped.wrapping_key is not None:
             return login.objects.entry(session.session, wrapped.wrapping_key).handle
         transport = login.transport_key()
@@ -125,20 +121,19 @@ class Imports(msgspec.Struct):
         return transport.handle
 
     async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
-        """As `kmsd.ports.Token`."""
-        skills = await self.capabilities()
-        if wrapped.algorithm not in skills.passes_on or wrapped.wrapping_key is None:
+        proven = await self.capabilities()
+        if wrapped.algorithm not in proven.passes_on or wrapped.wrapping_key is None:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
         wrapping_key = wrapped.wrapping_key
 
         def rewrap(login: Login) -> Wrapped:
             def work(_: object) -> Wrapped:
-                with import_session(login.connection, skills.padded_wrap) as guest:
-                    key = login.objects.entry(guest.session, wrapping_key).handle
-                    blob, trouble = guest.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
-                if trouble is not None:
+                with import_session(login.connection, proven.padded_wrap) as session:
+                    key = login.objects.entry(session.session, wrapping_key).handle
+                    blob, failure = session.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
+                if failure is not None:
                     self.link.verify_token(login)
-                return Wrapped(blob, TRANSPORT, None, transport_key, trouble)
+                return Wrapped(blob, TRANSPORT, None, transport_key, failure)
 
             return login.connection.run(work)
 

@@ -1,8 +1,8 @@
-"""Which ways to wrap key material the token unwraps, proven at start by known answers.
+"""Self-tests of the wrapping algorithms: a known answer for each.
 
-A published RSA key and published material go the way that an import goes: wrapped in software, unwrapped in the token
-and proven there. What is passed on to another token is unwrapped in software. Lengths that are not 256 bits must be
-noticed. The mechanism list alone proves nothing: SoftHSM 2.6.1 lists OAEP, and refuses it with SHA-256.
+A published RSA key and published material take the path of an import: wrapped in software, unwrapped in the token and
+verified there. Material rewrapped for another token is unwrapped in software. Material whose length is not 256 bits
+must be detected. The mechanism list alone proves nothing: SoftHSM 2.6.1 lists OAEP, but refuses it with SHA-256.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _BITS = 2048
-# No secret: an RSA key for this probe alone, made for it and published here.
+# Not a secret: an RSA key generated for this self-test only, and published here.
 _P = int(
     "ef91c9201eed89e2704524ab4f8211135d7f70d1e9f3e67ecc237168d937a6fe7c96fbaaaae3f9dcaae302d988126c3c"
     "42a164a70ec51c15ee45fd8e6b91017165d8296cc66059964aad1db2ea21e450458d81255eb8d24f73dab711ee5bd332"
@@ -64,28 +64,28 @@ _SHA_1 = hashes.SHA1()  # noqa: S303 (as the API has it)
 
 
 class ProbedCapabilities(msgspec.Struct, frozen=True):
-    """What the probes proved."""
+    """Result of the self-tests."""
 
     imports: frozenset[WrappingAlgorithm]
-    """Ways to wrap that the token unwraps, proves and takes in."""
+    """Algorithms that the token can unwrap, verify and store."""
     passes_on: frozenset[WrappingAlgorithm]
-    """Ways to wrap that the token unwraps and wraps again for another token."""
+    """Algorithms that the token can unwrap and rewrap for another token."""
     padded_wrap: WrapMechanism | None
-    """By which number the token does RFC 5649."""
+    """Mechanism under which the token implements RFC 5649; None if it does not."""
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is lacking."""
+        """True if every algorithm works for both."""
         return len(self.imports) == len(self.passes_on) == len(WrappingAlgorithm)
 
     def and_of(self, later: ProbedCapabilities) -> ProbedCapabilities:
-        """What was proven then or later."""
+        """Return the union of both results."""
         imports, passes_on = self.imports | later.imports, self.passes_on | later.passes_on
         return ProbedCapabilities(imports, passes_on, self.padded_wrap or later.padded_wrap)
 
 
 def probe_imports(login: Login) -> ProbedCapabilities:
-    """Try every way on throw-away session objects. Raises `TokenUnavailable` only if the token fails as a whole."""
+    """Test every algorithm on temporary session objects. Raises `TokenUnavailable` if the module was finalised."""
     imports: dict[WrappingAlgorithm, None] = {}
     passes_on: dict[WrappingAlgorithm, None] = {}
     padded: WrapMechanism | None = None
@@ -101,8 +101,8 @@ def probe_imports(login: Login) -> ProbedCapabilities:
 
 def _works(login: Login, what: str, algorithm: WrappingAlgorithm, padded: WrapMechanism | None, prove: _Prove) -> bool:
     try:
-        with import_session(login.connection, padded) as guest:
-            prove(guest, algorithm)
+        with import_session(login.connection, padded) as session:
+            prove(session, algorithm)
     except (CkrError, WrongAnswer) as error:
         if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
             raise TokenUnavailable(str(error)) from error
@@ -132,7 +132,7 @@ def _padding_of(algorithm: WrappingAlgorithm) -> padding.AsymmetricPadding:
 
 
 def _wrapped(material: bytes, algorithm: WrappingAlgorithm, key: rsa.RSAPublicKey) -> bytes:
-    """As a client wraps it."""
+    """Wrap `material` in software, as a client does."""
     way = _padding_of(algorithm)
     if algorithm not in HYBRID:
         return key.encrypt(material, way)
@@ -149,7 +149,7 @@ def _cmac(material: bytes) -> bytes:
 
 
 def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
-    """A private key in the token, and its public half: the published one, or a new one where keys cannot be given."""
+    """Return a private key in the token and its public half: the published pair, or a new one if that is refused."""
     numbers = _test_key().private_numbers()
     components = {
         Attribute.MODULUS: numbers.public_numbers.n,
@@ -183,7 +183,7 @@ def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
 
 
 def _import(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
-    """Unwrapped, measured, wrapped again and unwrapped again it is still what it was; wrong ones are noticed."""
+    """Check that material survives unwrapping, rewrapping and unwrapping, and that invalid blobs are detected."""
     key, public = _wrapping_key(session)
     good = session.verify(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
     expect((good.failure, good.fingerprint), (None, _cmac(_MATERIAL)))
@@ -200,11 +200,11 @@ def _import(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
 
 
 def _rewrap(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
-    """What is wrapped for another token is what was unwrapped."""
+    """Check that the material wrapped for another token is the material that was unwrapped."""
     key, public = _wrapping_key(session)
     recipient = _test_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    blob, trouble = session.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
-    expect(trouble, None)
+    blob, failure = session.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
+    expect(failure, None)
     try:
         received = _test_key().decrypt(blob, _padding_of(TRANSPORT))
     except ValueError as error:

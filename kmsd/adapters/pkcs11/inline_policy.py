@@ -1,4 +1,4 @@
-"""The decision whether a call into the module runs on the event loop or on a thread."""
+"""Decision to run a call into the module on the event loop or on a thread."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class InlinePolicy:
     """Decide for each kind of call where it runs.
 
     A hop to a thread costs about 80 us. A call that takes less is cheaper on the event loop; a call that takes much
-    longer would block the loop. `auto` measures each kind when the token is opened. A kind that turns out slow later
+    longer would block the loop. `auto` measures each kind when the token is opened. A kind that becomes slow later
     moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took too long. A busy machine
-    interrupts one call in fifty for milliseconds, and never so many of so few.
+    interrupts one call in fifty for milliseconds, which never reaches that threshold.
     """
 
     __slots__ = ("_below", "_calls", "_inline", "_mode", "_seconds", "_slow")
@@ -32,12 +32,12 @@ class InlinePolicy:
         self._mode = mode
         self._below = below
         self._inline: set[Kind] = set()
-        """The kinds that run on the event loop in mode `auto`."""
+        """Kinds that run on the event loop in mode `auto`."""
         self._seconds: dict[Kind, float] = {}
         self._calls: dict[Kind, int] = {}
-        """Calls of the present window."""
+        """Calls in the current window."""
         self._slow: dict[Kind, int] = {}
-        """How many of them were slow."""
+        """Slow calls in the current window."""
 
     def inline(self, kind: Kind) -> bool:
         """True if the next call of this kind may run on the event loop. In mode `auto`, unmeasured kinds may not."""
@@ -57,7 +57,7 @@ class InlinePolicy:
             self._calls[kind] = self._slow[kind] = 0
 
     def measure(self, kind: Kind, call: Callable[[], object], times: int = 5) -> None:
-        """Decide for a kind by calling a few times now. The shortest time counts."""
+        """Decide for a kind by running `call` `times` times now. The shortest time counts."""
         best = 1.0
         for _ in range(times):
             start = perf_counter()
@@ -68,5 +68,5 @@ class InlinePolicy:
             self._inline.add(kind)
 
     def snapshot(self) -> dict[str, float]:
-        """Seconds that a call of each kind took when it was measured."""
+        """Return the seconds that a call of each kind took when it was measured."""
         return {str(kind): seconds for kind, seconds in self._seconds.items()}

@@ -1,13 +1,13 @@
-"""Key material from outside: unwrapped, proven, passed on and taken in, without its value ever leaving the token.
+"""Import of key material: unwrap, verify, rewrap and store it. Its value never leaves the token.
 
-An unwrapped object is at first a *carrier*: a session object, sensitive, that may be wrapped again. What attributes say
-of it is no proof (SoftHSM shows CKA_VALUE_LEN 0 after C_UnwrapKey, and takes 128 bits, or 31 bytes, for an AES key). So
-its length is measured by wrapping it under a key of the session by RFC 3394, whose output is 8 bytes longer than its
-input: 40 bytes, and by AES-CMAC, which refuses the odd lengths that SoftHSM pads when it wraps. Then the wrapped form
-becomes the lasting object, and all else is destroyed. The MAC is the material's fingerprint.
+An unwrapped object is at first a *carrier*: a sensitive session object that may be wrapped again. Its attributes prove
+nothing: SoftHSM shows CKA_VALUE_LEN 0 after C_UnwrapKey, and accepts 128 bits, or 31 bytes, as an AES key. So its
+length is measured in two ways. RFC 3394 wrapping under a session key must give 40 bytes, 8 more than its input.
+AES-CMAC must work: it refuses the odd lengths that SoftHSM pads when it wraps. Then the wrapped form becomes the token
+object, and everything else is destroyed. The MAC is the material's fingerprint.
 
-Kinds of bad blobs must not be told apart, not by time either: what cannot be unwrapped is replaced by a decoy, a random
-key that was made beforehand in every case, and goes the same way to the same refusal.
+A client must not be able to distinguish kinds of invalid blobs, not even by time. A blob that cannot be unwrapped is
+replaced by a dummy: a random key, generated beforehand in every case, that takes the same path to the same refusal.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ LENGTH = MATERIAL_BITS // 8
 TRANSPORT_BITS = 2048
 _BLOCK = 8
 _WRAPPED_LENGTH = LENGTH + _BLOCK
-"""RFC 3394: "the wrapped key data is n+1 64-bit values"."""
+"""Bytes of wrapped material: "the wrapped key data is n+1 64-bit values" (RFC 3394)."""
 _AES_KEY, _CMAC, _RSA_PAIR = (
     int(mechanism) for mechanism in (Mechanism.AES_KEY_GEN, Mechanism.AES_CMAC, Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 )
 _WRAPPER = session_key(KeyType.AES, LENGTH, (Attribute.WRAP, Attribute.UNWRAP))
 _KEK = {k: v for k, v in session_key(KeyType.AES, LENGTH, (Attribute.UNWRAP,)).items() if k != Attribute.VALUE_LEN}
 TO_PROVE = transfer_template(KeyType.AES, (Attribute.SIGN,))
-"""The template of a carrier that is measured."""
+"""Template of a carrier whose length is measured."""
 _TO_PASS_ON = transfer_template(KeyType.GENERIC_SECRET)
 _PUBLIC = {
     int(Attribute.CLASS): int(ObjectClass.PUBLIC_KEY),
@@ -61,17 +61,17 @@ _PUBLIC = {
 
 
 class UnwrappedKey(msgspec.Struct, frozen=True):
-    """What was established of a carrier, whether or not the blob was good."""
+    """Result of `ImportSession.verify`, for a valid or an invalid blob."""
 
     fingerprint: bytes
     kek: int
     wrapped: bytes
-    """The material under `kek`, a key that ends with the visit."""
+    """The material wrapped under `kek`, a key that ends with the import session."""
     failure: UnwrapFailed | InvalidLength | None
 
 
 class Transport(msgspec.Struct, frozen=True):
-    """The RSA pair of a login by which it receives material from another token."""
+    """RSA pair of a login, under which another token wraps material for this one."""
 
     session: Session
     handle: int
@@ -80,30 +80,30 @@ class Transport(msgspec.Struct, frozen=True):
 
 @contextmanager
 def import_session(connection: SessionPool, padded_wrap: WrapMechanism | None) -> Iterator[ImportSession]:
-    """A session that is closed in the end, with every object that was made in it."""
+    """Open a session; on exit destroy every object created in it, and close it."""
     session = connection.open_session()
-    made: list[int] = []
+    created: list[int] = []
     try:
-        yield ImportSession(connection.raw, session, padded_wrap, made)
+        yield ImportSession(connection.raw, session, padded_wrap, created)
     finally:
-        for handle in reversed(made):
-            # What cannot be destroyed singly, the end of the session destroys.
+        for handle in reversed(created):
+            # Closing the session destroys what could not be destroyed here.
             with suppress(CkrError):
                 connection.raw.destroy(session.handle, handle)
         session.close()
 
 
 class ImportSession:
-    """One piece of key material on its way. Methods raise `CkrError` where it is not the blob that is bad."""
+    """Import of one piece of key material. Methods raise `CkrError` for errors that are not the blob's."""
 
-    def __init__(self, raw: RawModule, session: Session, padded_wrap: WrapMechanism | None, made: list[int]) -> None:
+    def __init__(self, raw: RawModule, session: Session, padded_wrap: WrapMechanism | None, created: list[int]) -> None:
         self.raw = raw
         self.session = session
         self._padded_wrap = padded_wrap
-        self._made = made
+        self._created = created
 
     def verify(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mac_message: bytes) -> UnwrappedKey:
-        """Unwrap a blob and measure what came out of it; a decoy, if nothing did."""
+        """Unwrap a blob and measure the result, or a dummy key if it cannot be unwrapped."""
         dummy_key = self._generated(TO_PROVE)
         kek = self._generated(_WRAPPER, fixed=True)
         found = self._unwrapped(key, algorithm, blob, TO_PROVE)
@@ -119,7 +119,7 @@ class ImportSession:
     def rewrap_for(
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, transport_key: bytes
     ) -> tuple[bytes, UnwrapFailed | InvalidLength | None]:
-        """What a blob holds, wrapped under the transport key of another token; a decoy, if it holds nothing good."""
+        """Unwrap a blob and wrap the result under another token's transport key; a dummy key if the blob is invalid."""
         dummy_key = self._generated(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
         modulus, exponent = modulus_and_exponent(transport_key)
         public: dict[int, Value] = {**_PUBLIC, Attribute.MODULUS: modulus, Attribute.PUBLIC_EXPONENT: exponent}
@@ -137,14 +137,14 @@ class ImportSession:
         except CkrError as error:
             if subject == dummy_key or error.error_class in _NOT_OF_THE_KEY:
                 raise
-            # Longer than the transport key can carry, of a token that shows no lengths.
+            # The token does not reveal the length, and the material is too long for the transport key.
             return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, dummy_key), _wrong_length()
 
     # --- steps --------------------------------------------------------------------------------------
 
     def kept(self, handle: int) -> int:
-        """`handle`, of an object that ends with the visit."""
-        self._made.append(handle)
+        """Register an object, so that it is destroyed with the import session. Return its handle."""
+        self._created.append(handle)
         return handle
 
     def _generated(self, template: dict[int, Value], *, by: int = _AES_KEY, fixed: bool = False) -> int:
@@ -152,7 +152,7 @@ class ImportSession:
         return self.kept(self.raw.generate(self.session.handle, by, given))
 
     def _unwrapped(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, template: dict[int, Value]) -> int | None:
-        """The carrier of what `blob` holds; None if it cannot be unwrapped."""
+        """Unwrap `blob` into a carrier; None if it cannot be unwrapped."""
         shown = self.raw.attributes(self.session.handle, key, (Attribute.MODULUS,))
         size = len(shown.get(Attribute.MODULUS, b"").lstrip(b"\0"))
         if not size:
@@ -164,7 +164,7 @@ class ImportSession:
         if self._padded_wrap is None:
             raise CkrError(Ckr.MECHANISM_INVALID, "key wrap with padding")
         rest = blob[size:]
-        # RFC 5649 section 4.1: at least two blocks of 8 bytes.
+        # Padded key wrap has at least two blocks of 8 bytes (RFC 5649 section 4.1).
         whole = len(rest) >= 2 * _BLOCK and len(rest) % _BLOCK == 0
         wrapped = rest if whole else bytes(_WRAPPED_LENGTH)
         found = self._tried(self._padded_wrap, dummy_key if kek is None else kek, wrapped, template)
@@ -173,7 +173,7 @@ class ImportSession:
     def _rsa_unwrapped(
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, size: int, template: dict[int, Value]
     ) -> int | None:
-        # A blob of a length that cannot be right costs the same decryption as the others.
+        # A blob of a wrong length costs the same decryption as any other.
         fitting = blob if len(blob) == size else blob[:size].rjust(size, b"\1")
         found = self._tried(RSA_STEP[algorithm], key, fitting, template)
         return found if fitting is blob else None
@@ -198,7 +198,7 @@ class ImportSession:
         try:
             return self.raw.sign(self.session.handle, subject, _CMAC, mac_message)
         except CkrError as error:
-            # SoftHSM says MECHANISM_INVALID of an AES key of 31 bytes; that it has the mechanism has been probed.
+            # SoftHSM returns MECHANISM_INVALID for an AES key of 31 bytes. The self-test proved that it has AES-CMAC.
             if error.error_class in _NOT_OF_THE_KEY:
                 raise
             return b""
@@ -213,16 +213,16 @@ def _wrong_length() -> InvalidLength:
 
 
 def speaks_of_the_blob(error: CkrError) -> bool:
-    """Whether an error of C_UnwrapKey may mean that the blob is bad; then the sentinel says whether the token is well.
+    """True if an error of C_UnwrapKey may mean that the blob is invalid; reading the sentinel then checks the token.
 
-    SoftHSM says GENERAL_ERROR, and MECHANISM_INVALID where an AES key has no size of AES; that it has the mechanism has
-    been probed. NSS says ARGUMENTS_BAD of a number not below the modulus, and KEY_SIZE_RANGE.
+    SoftHSM returns GENERAL_ERROR, or MECHANISM_INVALID if the key has no AES length (the self-test proved that it has
+    the mechanism). NSS returns ARGUMENTS_BAD for a number not below the modulus, and KEY_SIZE_RANGE.
     """
     return error.error_class not in _NOT_OF_THE_BLOB and error.rv not in (Ckr.HOST_MEMORY, Ckr.DEVICE_MEMORY)
 
 
 def new_transport(connection: SessionPool) -> Transport:
-    """A transport key that lives as long as its session, which is its own."""
+    """Generate a transport key in a session of its own; it ends with that session."""
     session = connection.open_session()
     try:
         public, private = wrapping_pair(TRANSPORT_BITS)

@@ -1,4 +1,4 @@
-"""An epoch: one login and what hangs on it. How it begins, with the patience that starting a token needs."""
+"""One login to the token, everything that is valid only with it, and its start with retries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PAUSE = 0.05
 
 
 class Login(msgspec.Struct):
-    """A login, with its handles and derived keys. When the login ends, all of it is void."""
+    """A login, with its handles and derived keys. All of them are invalid when it ends."""
 
     connection: SessionPool
     objects: Objects
@@ -50,25 +50,25 @@ class Login(msgspec.Struct):
     """Handle of the sentinel; 0 if there is none."""
     renewing: threading.Lock = msgspec.field(default_factory=threading.Lock)
     transport: Transport | None = None
-    """Made when it is first asked for; ends with its session."""
+    """Created at the first use; ends with its session."""
     transporting: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     @property
     def number(self) -> int:
-        """Which initialisation of the module it belongs to."""
+        """Number of the module's initialisation that this login belongs to."""
         return self.connection.epoch
 
     def verify(self, session: Session) -> None:
-        """Prove that the token is there and logged in, by two cheap calls. Raises `CkrError`."""
+        """Prove that the token is present and logged in, with two cheap calls. Raises `CkrError`."""
         if self.sentinel:
             self.connection.raw.touch(session.handle, self.sentinel)
         else:
             self.connection.verify_identity()
-        # NSS shows the attributes of private objects after a logout too.
+        # NSS reveals the attributes of private objects even after a logout.
         self.connection.verify_login(session)
 
     def exercise(self, session: Session, sentinel: bytes) -> None:
-        """Work with the sentinel: seal by whatever algorithm its one role allows. Raises `CkrError`."""
+        """Encrypt with the sentinel, by the algorithm that its role allows. Raises `CkrError`."""
         role = role_of(self.objects.read(session, sentinel))
         algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
         if algorithm is None:
@@ -79,7 +79,7 @@ class Login(msgspec.Struct):
         self.derived.destroy_retired()
 
     def ready(self, object_id: bytes | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
-        """Whether a call finds its handle or derived key in memory, so that it is one short call into the token."""
+        """True if the handle or derived key is cached, so that the operation is one short call into the token."""
         if object_id is None:
             return True
         if algorithm is Algorithm.XAES_256_GCM:
@@ -87,14 +87,14 @@ class Login(msgspec.Struct):
         return self.objects.known(object_id) is not None
 
     def transport_key(self) -> Transport:
-        """The RSA pair by which this login receives key material from another token. Raises `CkrError`."""
+        """Return the RSA pair under which another token wraps key material for this login. Raises `CkrError`."""
         with self.transporting:
             if self.transport is None:
                 self.transport = new_transport(self.connection)
             return self.transport
 
     def renew_sessions(self) -> None:
-        """Take no session of before any more, since one was found dead; derived keys go with theirs."""
+        """Replace all free sessions, after one was found dead. Derived keys end with their session."""
         with self.renewing:
             self.connection.discard_free_sessions()
             fresh = self.connection.open_session()
@@ -107,12 +107,12 @@ class Login(msgspec.Struct):
             transport.session.close()
 
     def invalidate(self, object_id: bytes) -> None:
-        """Drop the handle of the object, and take its derived keys out of use."""
+        """Forget the handle of the object, and retire its derived keys."""
         self.objects.invalidate(object_id)
         self.derived.invalidate(object_id)
 
     def close(self) -> None:
-        """Destroy the derived keys, close every session and log out. No call may be under way."""
+        """Destroy the derived keys, close every session and log out. No call may be running."""
         self.derived.retire_all()
         self.derived.destroy_retired()
         self.derive_session.close()
@@ -124,11 +124,11 @@ class Login(msgspec.Struct):
 def start(
     module: Module, settings: TokenSettings, clock: Callable[[], float], void: int | None, *, tries: int
 ) -> Login:
-    """Initialise the module (anew, if epoch `void` is still the present one), find the token, and log in.
+    """Initialise the module, find the token, and log in. Finalises first if initialisation `void` is still current.
 
-    One process at a time, and with retries: SoftHSM rewrites its token object at each login, and fails a tenth of
-    parallel starts. A token that was missed is found only after C_Finalize and C_Initialize. The
-    PIN is offered once: a refusal ends the attempts.
+    Runs in one process at a time, with retries: SoftHSM rewrites its token object at each login, and a tenth of
+    parallel starts fail. A token that was missed is found only after C_Finalize and C_Initialize. The PIN is offered
+    once: a refusal ends the attempts.
     """
     end = time.monotonic() + settings.start_deadline
     last: Exception = TokenUnavailable("the token was not tried")
@@ -152,7 +152,7 @@ def start(
 
 
 class SentinelMissing(TokenUnavailable):
-    """The token is there, and does not hold the sentinel: it is another token, or not all of it."""
+    """The token is present but does not hold the sentinel: it is another token, or objects are missing."""
 
 
 def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Login:
@@ -166,7 +166,7 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
             raise
         but = _remembered(settings, serial, error)
         raise PinRefused(f"{port_error(error)}; it is not offered again{but}") from error
-    with suppress(OSError):  # the PIN was right: whatever stands there is of another one
+    with suppress(OSError):  # the token accepted the PIN: the file is about another PIN or token
         refused_pin.clear(settings.refused_pin)
     try:
         _keep_token(settings)
@@ -179,7 +179,7 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
 
 
 def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
-    """Remember the refusal, if the token itself was asked; what to say if that is not possible."""
+    """Record the refusal if the token itself was asked. Return a text for the error message if that fails."""
     if error.function != "C_Login":
         return ""
     try:
@@ -190,7 +190,10 @@ def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
 
 
 def _keep_token(settings: TokenSettings) -> None:
-    """SoftHSM has emptied its token object and written it anew; a power loss before that is on disk ends the token."""
+    """Sync the token folder after login.
+
+    SoftHSM truncates and rewrites its token object at login; a power loss before that is on disk destroys the token.
+    """
     try:
         sync_folder(settings.token_dir_sync)
     except TokenError as error:

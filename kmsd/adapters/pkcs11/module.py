@@ -1,11 +1,11 @@
-"""The PKCS#11 module: loaded once per process, initialised with locking, one process at a time.
+"""PKCS#11 module: loaded once per process, initialised with locking, by one process at a time.
 
-python-pkcs11 loads the module, finds slots and tokens, opens sessions and makes keys. Its C_Initialize is replaced: it
-passes NULL ("this is a single-threaded application") and yet lets go of the interpreter lock in every call, upon which
-SoftHSM switches its mutexes off and two threads crash it.
+python-pkcs11 loads the module, finds slots and tokens, opens sessions and creates keys. Its C_Initialize is replaced.
+It passes NULL ("this is a single-threaded application") but releases the interpreter lock in every call. SoftHSM then
+switches its mutexes off, and two threads crash it.
 
-A process must not fork after C_Initialize: NSS would give parent and child the same random bytes (finding 10). A child
-that was forked all the same finds every connection retired. Starting a program (fork and exec at once) is no matter.
+A process must not fork after C_Initialize: with NSS, parent and child would get the same random bytes (finding 10). A
+child that is forked anyway finds every connection retired. Fork followed at once by exec is safe.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class _LockingLibrary(_pkcs11.lib):
-    """The binding's library, with C_Initialize and C_Finalize done by the raw layer."""
+    """The binding's library, with C_Initialize and C_Finalize called by the raw layer."""
 
     def __new__(cls, path: str, raw: RawModule, reserved: bytes | None) -> Self:  # noqa: ARG004 (for __init__)
         # The extension type's constructor takes the path alone.
@@ -52,7 +52,7 @@ class _LockingLibrary(_pkcs11.lib):
         self.raw.finalize()
 
     def reinitialize(self) -> None:
-        # The binding finalises first and fails for good if the module was finalised beneath it.
+        # The binding finalises first, and fails permanently if something else has finalised the module.
         try:
             self.finalize()
         except CkrError as error:
@@ -62,12 +62,12 @@ class _LockingLibrary(_pkcs11.lib):
 
 
 class LoggedIn(Protocol):
-    """What holds a login of the module, which ends when the module is started anew."""
+    """A login of the module. It ends when the module is restarted."""
 
     retired: bool
 
     def discard(self) -> None:
-        """Begin no call any more."""
+        """Refuse new calls."""
         ...
 
     def drained(self, *, timeout: float) -> bool:
@@ -76,7 +76,10 @@ class LoggedIn(Protocol):
 
 
 class Module:
-    """One PKCS#11 module in this process. `epoch` counts its initialisations: what an earlier epoch gave is void."""
+    """One PKCS#11 module in this process.
+
+    `epoch` counts its initialisations. Sessions and handles of an earlier initialisation are invalid.
+    """
 
     _loaded: ClassVar[dict[str, Module]] = {}
     _loading: ClassVar[threading.Lock] = threading.Lock()
@@ -99,7 +102,7 @@ class Module:
 
     @classmethod
     def acquire(cls, path: Path, init_reserved: str | None) -> Module:
-        """The process's one copy of the module; each `acquire` wants its `release`."""
+        """Return the process's only copy of the module. Pair each `acquire` with one `release`."""
         name = os.path.realpath(path)
         with cls._loading:
             try:
@@ -119,23 +122,23 @@ class Module:
         self._users += 1
 
     def release(self, *, finalize: bool) -> None:
-        """Give the module back; the last user finalises it, unless calls still hang inside."""
+        """Release the module. The last user finalises it if `finalize`; pass False while calls hang inside."""
         with self._lock:
             self._users -= 1
             if self._users == 0 and self.initialized and finalize:
                 self._finalize()
 
     def ensure_initialized(self) -> None:
-        """C_Initialize, if nobody in this process has called it yet."""
+        """Call C_Initialize unless this process has already done so."""
         with self._lock:
             if not self.initialized:
                 self._initialize()
 
     def restart(self, seen_epoch: int) -> None:
-        """C_Finalize and C_Initialize, unless that has happened since `seen_epoch`.
+        """Call C_Finalize and C_Initialize, unless that has happened since `seen_epoch`.
 
-        All connections of the module are retired, and their calls awaited: PKCS#11 does not define C_Finalize
-        while other threads are inside (v2.40 section 5.4). Raises `TokenUnavailable` if they do not come back.
+        First retires all connections of the module and waits up to 1 s for the calls of each: PKCS#11 does not define
+        C_Finalize while other threads are inside (v2.40 section 5.4). Raises `TokenUnavailable` if they do not return.
         """
         with self._lock:
             if self.initialized and self.epoch != seen_epoch:
@@ -143,7 +146,7 @@ class Module:
             for connection in list(self._connections):
                 connection.discard()
             if not all(connection.drained(timeout=1.0) for connection in list(self._connections)):
-                raise TokenUnavailable("calls hang inside the module; it cannot be started anew until they return")
+                raise TokenUnavailable("calls hang inside the module; it cannot be restarted until they return")
             self._finalize()
             self._initialize()
 
@@ -152,7 +155,7 @@ class Module:
             try:
                 self._library = _LockingLibrary(self.path, self.raw, self._reserved)
             except PKCS11Error:
-                # C_Initialize worked, what the binding asked next did not.
+                # C_Initialize succeeded; the binding's next call failed.
                 self.raw.finalize()
                 raise
         else:
@@ -177,11 +180,12 @@ class Module:
 
     @contextmanager
     def catalogue(self, timeout: float) -> Iterator[None]:
-        """Hold the right to search, make and destroy objects, which one thread of the process may do at a time.
+        """Hold the lock for searching, creating and destroying objects: one thread of the process at a time.
 
-        SoftHSM 2.6.1 makes objects that lack attributes (CKA_COPYABLE, even CKA_ID) and fails with GENERAL_ERROR when
-        another thread searches or creates meanwhile: 9 of 10 creations, with two threads. Its cryptographic functions
-        do not mind, unless their own key goes (`in_use`), and its processes do not disturb each other.
+        When another thread searches or creates at the same time, SoftHSM 2.6.1 creates objects that lack attributes
+        (CKA_COPYABLE, even CKA_ID) and fails with GENERAL_ERROR: 9 of 10 creations, with two threads. Its cryptographic
+        functions are not affected unless their own key is destroyed (`object_locks`). Its processes do not disturb each
+        other.
         """
         if not self._search_lock.acquire(timeout=timeout):
             raise TokenBusy("another call searches, makes or destroys objects")
@@ -193,7 +197,7 @@ class Module:
     # --- tokens and login ---------------------------------------------------------------------------
 
     def find_token(self, settings: TokenSettings) -> pkcs11.Token:
-        """The one token that fits label, serial and slot. Raises `TokenUnavailable`."""
+        """Return the only token that matches label, serial and slot. Raises `TokenUnavailable`."""
         if self._library is None:
             raise TokenUnavailable("the module is not initialised")
         fitting = []
@@ -213,7 +217,10 @@ class Module:
         return fitting[0]
 
     def login(self, session: int, slot: int, pin: bytes) -> None:
-        """Log the process in. A PIN that another user of the module has proven here is compared, not offered again."""
+        """Log the process in.
+
+        If the process is already logged in, compare the PIN with the one that the token accepted.
+        """
         with self._lock:
             known = self._accepted_pins.get(slot)
             try:
@@ -226,13 +233,13 @@ class Module:
             self._accepted_pins[slot] = pin
 
     def enlist(self, connection: LoggedIn) -> None:
-        """Remember a connection, so that it is retired before the module is finalised."""
+        """Register a connection, so that it is retired before the module is finalised."""
         self._connections.add(connection)
 
 
 @contextmanager
 def start_lock(path: Path | None, timeout: float) -> Iterator[None]:
-    """Hold the file lock that lets one process at a time initialise and log in."""
+    """Hold the file lock that lets one process at a time initialise and log in. Raises `TokenUnavailable`."""
     if path is None:
         yield
         return

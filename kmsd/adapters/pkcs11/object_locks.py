@@ -1,7 +1,8 @@
-"""An object is not destroyed while a call of this process works with it.
+"""Locks that keep an object from being destroyed while a call of this process uses it.
 
-PKCS#11 leaves open what becomes of a call whose key is destroyed beside it, and SoftHSM 2.6.1 has been seen to crash,
-with every key that the process serves: a wrapping key is destroyed after its last failure, while others are trying.
+PKCS#11 does not define what happens to a call whose key another thread destroys. SoftHSM 2.6.1 crashes the process,
+which serves every key. kmsd does destroy keys in use: a wrapping key is destroyed after its last failed import while
+other imports still use it.
 """
 
 from __future__ import annotations
@@ -14,34 +15,34 @@ from kmsd.ports import TokenBusy
 
 
 class ObjectLocks:
-    """Of one process; for calls that run in threads. What waits raises `TokenBusy` after `timeout` seconds."""
+    """Object locks of one process, for calls that run on threads. Waits raise `TokenBusy` after `timeout` seconds."""
 
     def __init__(self) -> None:
-        # Taken as it is where nobody waits: the condition's own methods are Python.
+        # Used directly where no thread waits: the condition's methods are Python, and slow.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._users: dict[bytes, int] = {}
-        self._doomed: set[bytes] = set()
+        self._destroying: set[bytes] = set()
 
     def acquire(self, object_id: bytes | None, timeout: float) -> None:
-        """Work with an object (None: with none) until `end`; first let one be destroyed whose end has begun."""
+        """Use an object (None: none) until `release`. Waits if the object is being destroyed."""
         if object_id is None:
             return
         with self._lock:
-            if self._doomed:
-                self._wait_until_spared(object_id, timeout)
+            if self._destroying:
+                self._wait_while_destroying(object_id, timeout)
             self._users[object_id] = self._users.get(object_id, 0) + 1
 
     def try_acquire(self, object_id: bytes) -> bool:
-        """Work with an object until `end`, unless its destruction has begun: then return False, without waiting."""
+        """Use an object until `release`. Return False, without waiting, if it is being destroyed."""
         with self._lock:
-            if object_id in self._doomed:
+            if object_id in self._destroying:
                 return False
             self._users[object_id] = self._users.get(object_id, 0) + 1
             return True
 
     def release(self, object_id: bytes | None) -> None:
-        """Work with it no more."""
+        """End a use that `acquire` or `try_acquire` began."""
         if object_id is None:
             return
         with self._lock:
@@ -50,15 +51,15 @@ class ObjectLocks:
                 self._users[object_id] = users
             else:
                 del self._users[object_id]
-                if self._doomed:
+                if self._destroying:
                     self._changed.notify_all()
 
     @contextmanager
     def destroying(self, object_id: bytes, timeout: float) -> Iterator[None]:
-        """Let nobody begin to work with an object, and wait for those who do."""
+        """Refuse new uses of an object, and wait for the present ones to end."""
         with self._changed:
-            self._wait_until_spared(object_id, timeout)
-            self._doomed.add(object_id)
+            self._wait_while_destroying(object_id, timeout)
+            self._destroying.add(object_id)
         try:
             with self._changed:
                 if not self._changed.wait_for(lambda: object_id not in self._users, timeout):
@@ -66,9 +67,9 @@ class ObjectLocks:
             yield
         finally:
             with self._changed:
-                self._doomed.discard(object_id)
+                self._destroying.discard(object_id)
                 self._changed.notify_all()
 
-    def _wait_until_spared(self, object_id: bytes, timeout: float) -> None:
-        if not self._changed.wait_for(lambda: object_id not in self._doomed, timeout):
+    def _wait_while_destroying(self, object_id: bytes, timeout: float) -> None:
+        if not self._changed.wait_for(lambda: object_id not in self._destroying, timeout):
             raise TokenBusy("the object is being destroyed")

@@ -1,4 +1,4 @@
-"""The daemon's objects in the token: made, proven, listed and destroyed."""
+"""Creation, verification, listing and destruction of the daemon's objects in the token."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# What modules answer to an attribute that they do not take: NSS says GENERAL_ERROR of CKA_COPYABLE on a token object.
+# Return codes for an attribute that the module does not accept. NSS: GENERAL_ERROR for CKA_COPYABLE on a token object.
 _REFUSALS = frozenset(
     {
         Ckr.ATTRIBUTE_TYPE_INVALID,
@@ -61,23 +61,23 @@ _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 
 
 class AttributeMismatch(TokenError):
-    """An object that was made lacks an attribute that its role promises; it has been destroyed."""
+    """A created object lacks an attribute that its role requires; it has been destroyed."""
 
 
 class Objects(Handles):
-    """The objects of one connection that carry the daemon's label."""
+    """Objects that carry the daemon's label, with handles valid in one login."""
 
     def __init__(self, connection: SessionPool, label: str, generation: SoftHsmGeneration, *, patience: float) -> None:
         super().__init__(connection, label, generation, patience=patience)
         self._extras_refused = False
         self._copies_refused = False
-        self._tried: set[bytes] = set()
-        """Ids whose making was begun and is not known to have ended well; few: the core takes a new id each time."""
+        self._unfinished: set[bytes] = set()
+        """Ids whose creation started and is not known to have succeeded. Few: the core chooses a new id each time."""
 
-    # --- making -------------------------------------------------------------------------------------
+    # --- creating -----------------------------------------------------------------------------------
 
     def create_encryption_key(self, session: Session, object_id: bytes, algorithm: Algorithm) -> None:
-        """Generate and prove an AES-256 object. Raises `TokenError` if it falls short; then it is destroyed."""
+        """Generate and verify an AES-256 object. If its attributes differ from its role, destroy it and raise."""
         role = SEALING[algorithm]
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
@@ -93,10 +93,10 @@ class Objects(Handles):
             )
             return Entry(handle=key.handle or 0)
 
-        self._entries[object_id] = self._made(session, object_id, (role,), generate, new_id=True)
+        self._entries[object_id] = self._create_verified(session, object_id, (role,), generate, new_id=True)
 
     def create_signing_pair(self, session: Session, object_id: bytes) -> None:
-        """Generate and prove an ECDSA P-256 pair, as `create_encryption_key` does."""
+        """Generate and verify an ECDSA P-256 pair, as `create_encryption_key` does."""
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
             public_extras = {kind: value for kind, value in extras.items() if kind in SIGNING_PUBLIC.where_allowed}
@@ -111,30 +111,31 @@ class Objects(Handles):
             )
             return Entry(handle=private.handle or 0, public=public.handle or 0)
 
-        self._entries[object_id] = self._made(session, object_id, (SIGNING_PRIVATE, SIGNING_PUBLIC), generate)
+        profiles = (SIGNING_PRIVATE, SIGNING_PUBLIC)
+        self._entries[object_id] = self._create_verified(session, object_id, profiles, generate)
 
     def create_wrapping_pair(self, session: Session, object_id: bytes, bits: int) -> bytes:
-        """Generate and prove an RSA pair that unwraps. Its public key, DER SubjectPublicKeyInfo."""
+        """Generate and verify an RSA wrapping pair. Return its public key, DER SubjectPublicKeyInfo."""
         entry = None if self._copies_refused else self._copied_pair(session, object_id, bits)
         if entry is None:
             generate = self._generated_pair(session, object_id, bits)
-            entry = self._made(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), generate)
+            entry = self._create_verified(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), generate)
         self._entries[object_id] = entry
         return public_key_of(self._raw, session.handle, entry.public, bits)
 
     def _copied_pair(self, session: Session, object_id: bytes, bits: int) -> Entry | None:
-        """A pair made as session objects and then copied; None if the token's copies are of no use.
+        """Generate a pair of session objects and copy them to the token; None if the token's copies are not usable.
 
-        Finding the primes takes seconds, in which others may use the catalogue.
+        Finding the primes takes seconds. During that time other threads may hold `Module.catalogue`.
         """
         draft = self._draft_of_pair(session, bits)
         try:
             copy = self._copied(session, object_id, draft)
-            return self._made(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), copy)
+            return self._create_verified(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), copy)
         except (CkrError, AttributeMismatch) as error:
             if isinstance(error, CkrError) and error.rv not in _REFUSALS:
                 raise
-            # NSS forgets CKA_ALWAYS_SENSITIVE in copies; others refuse them.
+            # NSS loses CKA_ALWAYS_SENSITIVE in copies; other modules refuse to copy.
             log.info("token_copies_refused", reason=str(error))
             self._copies_refused = True
             return None
@@ -173,7 +174,7 @@ class Objects(Handles):
         return generate
 
     def unwrap(self, session: Session, object_id: bytes, algorithm: Algorithm, kek: int, wrapped: bytes) -> None:
-        """Make a sealing key of material that is wrapped under the session's key `kek`; proven as the others are."""
+        """Create an encryption key from material wrapped under session key `kek`, and verify it."""
         role = IMPORTED[algorithm]
 
         def unwrap(extras: Mapping[Attribute, Value]) -> Entry:
@@ -183,16 +184,16 @@ class Objects(Handles):
                 int(Attribute.KEY_TYPE): int(role.key_type),
                 **{int(kind): value for kind, value in (*role.template.items(), *extras.items())},
             }
-            # Last: SoftHSM 2.6.1 takes the attributes one by one, and lets none be set after this one.
+            # CKA_MODIFIABLE last: SoftHSM 2.6.1 sets attributes one by one, and refuses any after this one.
             template[Attribute.MODIFIABLE] = template.pop(Attribute.MODIFIABLE)
             return Entry(handle=self._raw.unwrap(session.handle, KEY_WRAP, kek, wrapped, template))
 
-        self._entries[object_id] = self._made(session, object_id, (role,), unwrap)
+        self._entries[object_id] = self._create_verified(session, object_id, (role,), unwrap)
 
     def _names(self, object_id: bytes) -> dict[int, Value]:
         return {Attribute.ID: object_id, Attribute.LABEL: self._label_bytes}
 
-    def _made(
+    def _create_verified(
         self,
         session: Session,
         object_id: bytes,
@@ -204,12 +205,12 @@ class Objects(Handles):
         with self._search_lock():
             if len(object_id) != OBJECT_ID_LENGTH or type(object_id) is not bytes:
                 raise TokenError("an object id is 16 bytes")
-            # A caller that tries again after a timeout must not make a second object of the id, nor destroy the first.
-            # Ids are 16 random bytes: one never tried here needs no search, which costs SoftHSM 14 us an object.
-            is_known = object_id in self._tried or object_id in self._entries
+            # A caller that retries after a timeout must not create a second object of the id, nor destroy the first.
+            # Ids are 16 random bytes: a new one needs no search, which takes SoftHSM 14 us per object.
+            is_known = object_id in self._unfinished or object_id in self._entries
             if (is_known or not new_id) and self._find(session, {Attribute.ID: object_id}):
                 raise TokenError(f"an object has the id {object_id.hex()} already")
-            self._tried.add(object_id)
+            self._unfinished.add(object_id)
             extras = {} if self._extras_refused else roles[0].where_allowed
             try:
                 try:
@@ -217,18 +218,18 @@ class Objects(Handles):
                 except CkrError as error:
                     if not extras or error.rv not in _REFUSALS:
                         raise
-                    self._sweep(session, object_id)
-                    entry = self._plainer(session, object_id, roles, generate, error)
+                    self._destroy_leftovers(session, object_id)
+                    entry = self._create_without_extras(session, object_id, roles, generate, error)
                 else:
                     self._verify(session, object_id, roles, entry)
             except BaseException:
-                # Also where the module made the object and failed afterwards: nobody was promised it.
-                self._sweep(session, object_id)
+                # The module may have created the object and failed afterwards; no caller knows of it.
+                self._destroy_leftovers(session, object_id)
                 raise
-            self._tried.discard(object_id)
+            self._unfinished.discard(object_id)
             return entry
 
-    def _plainer(
+    def _create_without_extras(
         self,
         session: Session,
         object_id: bytes,
@@ -236,9 +237,10 @@ class Objects(Handles):
         generate: _Generate,
         refusal: CkrError,
     ) -> Entry:
-        """A proven object without the attributes that were refused. Raises `refusal` if it falls short for their want.
+        """Create and verify an object without the optional attributes that the token refused.
 
-        Then it was not they that the token minded that time, and the next object is to have them.
+        Raises `refusal` if the object differs from its role. The refusal then had another cause, and the next object is
+        created with the optional attributes again.
         """
         entry = self._generated(generate, {})
         try:
@@ -262,18 +264,18 @@ class Objects(Handles):
             if short := attribute_mismatches(role, object_id, self._label, values):
                 raise AttributeMismatch(f"the token made a {role.name} object that falls short: {'; '.join(short)}")
 
-    def _sweep(self, session: Session, object_id: bytes) -> None:
+    def _destroy_leftovers(self, session: Session, object_id: bytes) -> None:
         try:
             for handle in self._raw.find(session.handle, {Attribute.ID: object_id}):
                 self._raw.destroy(session.handle, handle)
         except CkrError:
-            # The error that led here is the one to tell; reconcile destroys what a `creating` row left behind.
+            # The caller raises the original error. Reconcile destroys the objects of `creating` rows.
             return
 
     # --- destroying, listing, reading ---------------------------------------------------------------
 
     def destroy(self, session: Session, object_id: bytes) -> None:
-        """Destroy every object of the id, and see in a fresh session that none is left. None there is no error."""
+        """Destroy every object of the id, and verify in a new session that none is left. No error if none exists."""
         with self._search_lock():
             self.invalidate(object_id)
             for _ in range(_DESTROY_CHECKS):
@@ -283,7 +285,7 @@ class Objects(Handles):
                     except CkrError as error:
                         if error.rv != Ckr.OBJECT_HANDLE_INVALID:
                             raise
-                # SoftHSM drops the handle before it unlinks the file: only another session's search is a proof.
+                # SoftHSM drops the handle before it unlinks the file: only a search in another session is proof.
                 fresh = self._connection.open_session()
                 try:
                     if not self._raw.find(fresh.handle, {Attribute.ID: object_id}):
@@ -294,7 +296,7 @@ class Objects(Handles):
             raise TokenError(f"the object {object_id.hex()} is still there after it was destroyed")
 
     def report(self, session: Session) -> list[ObjectReport]:
-        """All objects of the label; what is wrong with each."""
+        """Return all objects of the label, each with its problem if it has one."""
         with self._search_lock():
             found: list[tuple[bytes, str, str, bool]] = []
             self._generation.bump()
@@ -304,11 +306,11 @@ class Objects(Handles):
                 kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
                 imported = role_of(values) in IMPORTED.values()
                 found.append((object_id, kind, self._problem(object_id, kind, values), imported))
-            company: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
+            kinds: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
             for object_id, kind, _, _ in found:
-                company[object_id][kind] += 1
+                kinds[object_id][kind] += 1
             return [
-                ObjectReport(object_id, kind, problem or _mismatch(kind, company[object_id]), imported)
+                ObjectReport(object_id, kind, problem or _mismatch(kind, kinds[object_id]), imported)
                 for object_id, kind, problem, imported in found
             ]
 
@@ -323,11 +325,11 @@ class Objects(Handles):
         return "; ".join(attribute_mismatches(role, object_id, self._label, values))
 
     def read(self, session: Session, object_id: bytes) -> dict[int, bytes]:
-        """Every attribute that a role could promise, of the secret or private object."""
+        """Return the `READ_BACK` attributes of the secret or private object. Raises `NotFound`."""
         return self._raw.attributes(session.handle, self.entry(session, object_id).handle, READ_BACK)
 
     def point(self, session: Session, object_id: bytes) -> bytes:
-        """CKA_EC_POINT of a pair's public half. Raises `NotFound`."""
+        """Return CKA_EC_POINT of a pair's public half. Raises `NotFound`."""
         entry = self.known(object_id) or self._search(session, object_id)
         if not entry.public:
             raise NotFound(f"the public half of {object_id.hex()}")
@@ -335,10 +337,10 @@ class Objects(Handles):
         return self._raw.attributes(session.handle, entry.public, (Attribute.EC_POINT,)).get(Attribute.EC_POINT, b"")
 
 
-def _mismatch(kind: str, company: Counter[str]) -> str:
-    """What is wrong with an object in the company of the others of its id."""
-    if company[kind] > 1:
+def _mismatch(kind: str, kinds: Counter[str]) -> str:
+    """Return the problem of an object of `kind`, given the kinds of all objects of its id; empty if none."""
+    if kinds[kind] > 1:
         return "another object of this kind has the same CKA_ID"
-    if set(company) in ({"private"}, {"public"}):
+    if set(kinds) in ({"private"}, {"public"}):
         return "the other half of the pair is missing"
-    return "" if set(company) in ({"secret"}, {"private", "public"}) else "objects of other kinds have the same CKA_ID"
+    return "" if set(kinds) in ({"secret"}, {"private", "public"}) else "objects of other kinds have the same CKA_ID"

@@ -1,9 +1,9 @@
-"""Memory of a PIN that the token refused, so that no process offers it again.
+"""Record of a PIN that the token refused, so that no process offers it again.
 
-Tokens lock after a few wrong PINs. A service manager restarts a daemon, a client's connection activates its socket, an
-operator runs a command: each would be one more attempt. The file beside the database names the token and holds a salted
-hash of the PIN. It is written by whoever met the refusal, before they let go of the start lock, and removed after a
-login that worked, or by `kmsd pin retry`. A PIN of another hash, or a token of another serial number, is offered.
+Tokens lock after a few wrong PINs. A restart by the service manager, a connection to an activated socket or a command
+of the operator would each be one more attempt. The file beside the database holds the token's serial number and a
+salted hash of the PIN. The process that was refused writes it before it releases the start lock. A successful login or
+`kmsd pin retry` removes it. A PIN with another hash is offered, and any PIN to a token with another serial number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SCRYPT_N = 2**14
 
 
 class PinRefusal(msgspec.Struct, frozen=True):
-    """The content of the file."""
+    """Content of the file."""
 
     serial: str
     salt: bytes
@@ -32,11 +32,11 @@ class PinRefusal(msgspec.Struct, frozen=True):
     """scrypt of the PIN."""
     refused_at: datetime
     reason: str
-    """`CKR_PIN_INCORRECT`."""
+    """Name of the return code, such as `CKR_PIN_INCORRECT`."""
 
 
 def check(path: Path | None, serial: str, pin: bytes) -> None:
-    """Raise `PinRefused` if this token refused this PIN before, or if the file cannot be read."""
+    """Raise `PinRefused` if this token has refused this PIN, or if the file cannot be read."""
     if path is None:
         return
     try:
@@ -58,13 +58,13 @@ def record(path: Path | None, serial: str, pin: bytes, reason: str) -> None:
         return
     salt = secrets.token_bytes(16)
     refusal = PinRefusal(serial, salt, _digest(pin, salt), datetime.now(UTC), reason)
-    made = path.with_name(f"{path.name}.new")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    new = path.with_name(f"{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.encode(refusal))
         file.flush()
         os.fsync(file.fileno())
-    made.replace(path)
+    new.replace(path)
     sync_folder(path.parent)
 
 

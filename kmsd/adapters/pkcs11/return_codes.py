@@ -1,4 +1,4 @@
-"""What the token's return codes mean: each CKR, and the one table that says what is to be done about it."""
+"""PKCS#11 return codes, and the one table that maps each to what the adapter does about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kmsd import ports
 
 
 class Ckr(IntEnum):
-    """The return codes that the adapter tells apart (PKCS#11 v2.40 section 3.3)."""
+    """Return codes that the adapter distinguishes (PKCS#11 v2.40 section 3.3)."""
 
     OK = 0x00
     CANCEL = 0x01
@@ -78,24 +78,24 @@ class Ckr(IntEnum):
 
 
 class ErrorClass(Enum):
-    """What a return code decides about the call, the session, the handle and the login."""
+    """Consequence of a return code for the call, the session, the handle and the login."""
 
     DATA = auto()
-    """The data are bad; the token, the session and the handle are well."""
+    """The data are invalid; token, session and handle are good."""
     SUSPECT = auto()
-    """Either the data or the token are bad: the sentinel decides."""
+    """Either the data or the token are bad: reading the sentinel decides."""
     HANDLE = auto()
-    """The object is not there under this handle: the sentinel decides whether it or the token is gone."""
+    """No object has this handle: reading the sentinel decides whether the object or the token is gone."""
     SESSION = auto()
-    """The session is of no use: take another one, and try once more."""
+    """The session is unusable: retry once with another one."""
     LOGIN = auto()
-    """The login, the token or the module is lost: start anew."""
+    """The login, the token or the module is lost: log in again."""
     PIN = auto()
-    """The PIN is refused: stop, and never offer it again."""
+    """The token refused the PIN: stop, and never offer it again."""
     MECHANISM = auto()
-    """The token does not do this."""
+    """The token does not support the mechanism or function."""
     OTHER = auto()
-    """Anything else: the call failed; the session is given up, and the sentinel is asked."""
+    """Anything else: the call failed. Close the session and read the sentinel."""
 
 
 CLASS_OF_CODE: dict[int, ErrorClass] = {
@@ -108,7 +108,7 @@ CLASS_OF_CODE: dict[int, ErrorClass] = {
     Ckr.SIGNATURE_LEN_RANGE: ErrorClass.DATA,
     Ckr.WRAPPED_KEY_INVALID: ErrorClass.DATA,
     Ckr.WRAPPED_KEY_LEN_RANGE: ErrorClass.DATA,
-    # SoftHSM 2.6.1 answers a wrong GCM tag with GENERAL_ERROR, opencryptoki a short text with BUFFER_TOO_SMALL.
+    # SoftHSM 2.6.1 returns GENERAL_ERROR for a wrong GCM tag, opencryptoki BUFFER_TOO_SMALL for a short text.
     Ckr.GENERAL_ERROR: ErrorClass.SUSPECT,
     Ckr.FUNCTION_FAILED: ErrorClass.SUSPECT,
     Ckr.BUFFER_TOO_SMALL: ErrorClass.SUSPECT,
@@ -116,7 +116,7 @@ CLASS_OF_CODE: dict[int, ErrorClass] = {
     Ckr.OBJECT_HANDLE_INVALID: ErrorClass.HANDLE,
     Ckr.UNWRAPPING_KEY_HANDLE_INVALID: ErrorClass.HANDLE,
     Ckr.WRAPPING_KEY_HANDLE_INVALID: ErrorClass.HANDLE,
-    # SoftHSM 2.6.1 says this of an object whose file was overwritten with rubbish.
+    # SoftHSM 2.6.1 returns this for an object whose file was overwritten with garbage.
     Ckr.KEY_FUNCTION_NOT_PERMITTED: ErrorClass.HANDLE,
     Ckr.SESSION_CLOSED: ErrorClass.SESSION,
     Ckr.SESSION_HANDLE_INVALID: ErrorClass.SESSION,
@@ -153,7 +153,7 @@ _PORT_ERRORS: dict[ErrorClass, type[ports.TokenError]] = {
 
 
 class CkrError(Exception):
-    """A PKCS#11 function answered with something other than CKR_OK. Never leaves the adapter."""
+    """A PKCS#11 function returned a code other than CKR_OK. Never leaves the adapter."""
 
     def __init__(self, rv: int, function: str) -> None:
         super().__init__(rv, function)
@@ -165,12 +165,12 @@ class CkrError(Exception):
 
     @property
     def error_class(self) -> ErrorClass:
-        """What the code decides."""
+        """Consequence of the code; `OTHER` for a code that is not in the table."""
         return CLASS_OF_CODE.get(self.rv, ErrorClass.OTHER)
 
 
 def name_of(rv: int) -> str:
-    """`CKR_…` if the code is known, else its number."""
+    """Return `CKR_…` if the code is known, else its number."""
     try:
         return f"CKR_{Ckr(rv).name}"
     except ValueError:
@@ -178,11 +178,11 @@ def name_of(rv: int) -> str:
 
 
 def port_error(error: CkrError) -> ports.TokenError:
-    """The error of the port that says the same as this code, where nothing more is known."""
+    """Return the port's error for this code, when only the code is known."""
     return _PORT_ERRORS[error.error_class](str(error))
 
 
-# python-pkcs11 raises a class per code and does not keep the code itself.
+# python-pkcs11 raises one exception class per code and does not keep the code itself.
 _BINDING: dict[type[binding.PKCS11Error], Ckr] = {
     binding.ArgumentsBad: Ckr.ARGUMENTS_BAD,
     binding.AttributeReadOnly: Ckr.ATTRIBUTE_READ_ONLY,
@@ -215,7 +215,7 @@ _UNMAPPED = re.compile(r"0x([0-9a-fA-F]+)")
 
 
 def of_binding(error: binding.PKCS11Error) -> CkrError:
-    """The code behind an exception of python-pkcs11 (0.10.1 has no attribute for it)."""
+    """Return the code behind an exception of python-pkcs11 (0.10.1 has no attribute for it)."""
     text = str(error)
     if (code := _BINDING.get(type(error))) is not None:
         return CkrError(code, "python-pkcs11")
@@ -223,5 +223,5 @@ def of_binding(error: binding.PKCS11Error) -> CkrError:
         return CkrError(Ckr.CRYPTOKI_NOT_INITIALIZED, "python-pkcs11")
     if (found := _UNMAPPED.search(text)) is not None:
         return CkrError(int(found[1], 16), "python-pkcs11")
-    # An unknown class is treated as GENERAL_ERROR: the sentinel then decides whether the token is well.
+    # Treat an unknown class as GENERAL_ERROR: reading the sentinel then decides whether the token is present.
     return CkrError(Ckr.GENERAL_ERROR, f"python-pkcs11 {type(error).__name__}")

@@ -1,7 +1,7 @@
-"""What the token can do, proven at start by a known answer for each mechanism.
+"""Self-tests at start: a known answer for each mechanism that kmsd uses.
 
-The mechanism list proves nothing: SoftHSM lists OAEP, and refuses it with SHA-256. To add a probe, write a function
-that raises if the answer is wrong, and a row in `PROBES`.
+The mechanism list proves nothing: SoftHSM lists OAEP, but refuses it with SHA-256. To add a probe, write a function
+that raises if the answer is wrong, and add a row to `PROBES`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One mechanism, how it is proven, and what the API loses without it."""
+    """One mechanism, its self-test, and what the API loses without it."""
 
     mechanism: str
     loses: str
@@ -58,7 +58,7 @@ _GCM_SEALED = bytes.fromhex(
     "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
     "76fc6ece0f4e1768cddf8853bb2d551b"
 )
-# C2SP XAES-256-GCM, second test vector: this one has associated data, and a subkey whose doubling carries.
+# C2SP XAES-256-GCM, second test vector: it has associated data, and its subkey's doubling carries.
 _XAES_KEY = bytes([3]) * 32
 _XAES_NONCE = b"ABCDEFGHIJKLMNOPQRSTUVWX"
 _XAES_TEXT = b"XAES-256-GCM"
@@ -67,7 +67,7 @@ _XAES_SEALED = bytes.fromhex("986ec1832593df5443a179437fd083bf3fdb41abd740a21f71
 
 
 def _test_key(login: Login, session: Session, value: bytes, *roles: Attribute) -> int:
-    """A session object with a published value. Tokens that refuse keys in the clear answer with a `CkrError`."""
+    """Create a session object with a published value. Tokens that refuse plaintext keys raise `CkrError`."""
     template: dict[int, Value] = {**session_key(KeyType.AES, len(value), roles), Attribute.VALUE: value}
     # "CKA_VALUE_LEN … must not be specified when creating an object by C_CreateObject" (PKCS#11 v2.40, table 8).
     del template[Attribute.VALUE_LEN]
@@ -75,7 +75,7 @@ def _test_key(login: Login, session: Session, value: bytes, *roles: Attribute) -
 
 
 def _check_refusal(login: Login, session: Session, key: int) -> None:
-    """A changed text must be refused, by whatever code."""
+    """Check that a changed ciphertext is refused, with any code of class `DATA` or `SUSPECT`."""
     tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
     try:
         login.connection.raw.gcm_decrypt(session.handle, key, _GCM_IV, tampered, _GCM_AAD, session.scratch)
@@ -94,7 +94,7 @@ def _gcm(login: Login, session: Session) -> None:
         if sealed[:12] == _GCM_IV:
             expect(sealed[12:], _GCM_SEALED)
         else:
-            # The token made the nonce itself: then opening proves the rest, and two nonces must differ.
+            # The token generated the nonce itself: two nonces must differ, and decryption proves the rest.
             again = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
             expect(again[:12] != sealed[:12], True)
             expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
@@ -131,7 +131,7 @@ def _random(login: Login, session: Session) -> None:
 
 
 def _ecdsa(login: Login, session: Session) -> None:
-    """A signature by a pair that lives as long as the session, verified in software."""
+    """Sign with a pair of session objects, and verify the signature in software."""
     raw = login.connection.raw
     try:
         domain = session.binding.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256}, local=True)
@@ -174,10 +174,10 @@ PROBES: tuple[Probe, ...] = (
 
 
 def probe(login: Login) -> Capabilities:
-    """Try every mechanism on throw-away session objects. Raises `CkrError` only if the token fails as a whole."""
+    """Test every mechanism on temporary session objects. Raises `TokenUnavailable` if the module was finalised."""
     passed: set[str] = set()
     algorithms: set[Algorithm] = set()
-    lacking: list[tuple[str, str]] = []
+    missing: list[tuple[str, str]] = []
     for row in PROBES:
         try:
             login.connection.run(lambda session, row=row: row.run(login, session))  # type: ignore[misc]
@@ -185,21 +185,21 @@ def probe(login: Login) -> Capabilities:
             if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
                 raise TokenUnavailable(str(error)) from error
             log.warning("token_mechanism_lacking", mechanism=row.mechanism, loses=row.loses, reason=str(error))
-            lacking.append((row.mechanism, row.loses))
+            missing.append((row.mechanism, row.loses))
         else:
             passed.add(row.mechanism)
             algorithms.update({row.algorithm} if row.algorithm else ())
-    return Capabilities(frozenset(algorithms), frozenset(passed), tuple(lacking))
+    return Capabilities(frozenset(algorithms), frozenset(passed), tuple(missing))
 
 
 def measure(login: Login, session: Session, policy: InlinePolicy) -> None:
-    """Measure the calls of the data path, on a throw-away session object."""
+    """Measure the calls of the data path, on a temporary session object."""
     raw, at, handle = login.connection.raw, session.scratch, session.handle
     policy.measure("random", lambda: raw.random(handle, 32))
     try:
         key = _test_key(login, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
     except CkrError as error:
-        # The calls run on threads.
+        # Unmeasured calls run on threads.
         log.info("token_pace_unknown", reason=str(error))
         return
     try:

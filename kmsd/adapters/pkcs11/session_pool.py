@@ -1,8 +1,8 @@
-"""A connection: all that one login gives. Sessions, handles and derived keys are void together when it ends.
+"""Session pool of one login. Sessions, handles and derived keys become invalid together when the login ends.
 
-Login is a matter of the process. One session, the keeper, logs in and is never lent nor closed while the connection
-lives; the others open without PIN, and closing them logs nobody out. A session that met an error other than plain bad
-data is closed, not lent again: some modules leave the failed operation active.
+Login applies to the whole process. One session, the keeper, logs in; it is never lent, nor closed while the login
+lasts. The others open without PIN, and closing them does not log out. After any error other than invalid data a session
+is closed, not lent again: some modules leave the failed operation active.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Session:
         self.scratch = Scratch()
 
     def close(self) -> None:
-        """Close it; one that the token has closed already is no error."""
+        """Close the session. No error if the token has closed it already."""
         with suppress(PKCS11Error):
             self.binding.close()
 
 
 class SessionPool:
-    """A logged-in token. `run` may be called from any thread; each call has a session of its own."""
+    """Sessions of a logged-in token. `run` may be called from any thread; each call has a session of its own."""
 
     def __init__(self, module: Module, token: pkcs11.Token, pin: bytes) -> None:
         self.module = module
@@ -71,9 +71,9 @@ class SessionPool:
         self.retired = False
         self._token = token
         self._mapper = AttributeMapper()
-        # The binding cannot pack this attribute by itself, and corrupts the heap when asked to.
+        # python-pkcs11 cannot pack this attribute itself, and corrupts the heap when it tries.
         self._mapper.register_handler(Attribute.ALLOWED_MECHANISMS, pack_numbers, numbers)
-        # Taken as it is where nobody waits or is woken: the condition's own methods are Python, and cost four calls.
+        # Used directly where no thread waits or is notified: the condition's methods are Python and cost four calls.
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._free: list[Session] = []
@@ -83,7 +83,7 @@ class SessionPool:
         module.login(self.keeper.handle, self.slot, pin)
 
     def open_session(self) -> Session:
-        """A new read-write session that nobody else has; the caller closes it."""
+        """Open a read-write session outside the pool; the caller closes it."""
         try:
             return Session(self._token.open(rw=True, attribute_mapper=self._mapper))
         except PKCS11Error as error:
@@ -92,7 +92,7 @@ class SessionPool:
     # --- lending ------------------------------------------------------------------------------------
 
     def run(self, work: Callable[[Session], T]) -> T:
-        """Call `work` with a session that it has for itself."""
+        """Call `work` with a session that no other call uses."""
         session = self.acquire()
         try:
             result = work(session)
@@ -103,7 +103,7 @@ class SessionPool:
         return result
 
     def acquire(self) -> Session:
-        """Lend a session; it comes back by `release` or `give_back`. `run` does both; this is for the shortest way."""
+        """Lend a session; the caller returns it by `release` or `release_after`. `run` does both, at a higher cost."""
         with self._lock:
             if self.retired:
                 raise TokenUnavailable("the login has ended")
@@ -119,7 +119,7 @@ class SessionPool:
             raise
 
     def release(self, session: Session) -> None:
-        """Take back a session that is fit for the next call."""
+        """Return a session that the next call may use."""
         with self._lock:
             self._free.append(session)
             self._lent -= 1
@@ -127,7 +127,7 @@ class SessionPool:
                 self._idle.notify_all()
 
     def release_after(self, session: Session, error: BaseException) -> None:
-        """Take back a session after a failed call: fit for the next only if nothing but the data was bad."""
+        """Return a session after a failed call: kept only if the error is about invalid data, else closed."""
         if isinstance(error, CkrError) and error.error_class is ErrorClass.DATA:
             self.release(session)
             return
@@ -140,7 +140,7 @@ class SessionPool:
             self._idle.notify_all()
 
     def discard_free_sessions(self) -> None:
-        """Close all sessions that are not in use: one was found dead, so the others are not trusted either."""
+        """Close all sessions that are not in use. Called when one was found dead: the others may be dead too."""
         with self._idle:
             dropped, self._free = self._free, []
         for session in dropped:
@@ -148,23 +148,23 @@ class SessionPool:
 
     @property
     def sessions(self) -> tuple[int, int]:
-        """Sessions in use and sessions free."""
+        """Number of sessions in use, and of free sessions."""
         return self._lent, len(self._free)
 
     # --- end ----------------------------------------------------------------------------------------
 
     def discard(self) -> None:
-        """Lend no more sessions. Calls under way go on."""
+        """Lend no more sessions. Running calls continue."""
         with self._idle:
             self.retired = True
 
     def drained(self, *, timeout: float) -> bool:
-        """Wait for the calls under way; whether all have come back."""
+        """Wait at most `timeout` seconds for running calls. True if all have returned."""
         with self._idle:
             return self._idle.wait_for(lambda: self._lent == 0, timeout)
 
     def close(self) -> None:
-        """Close every session, the keeper last: that logs the process out where nobody else is logged in."""
+        """Close every session, the keeper last: closing a process's last session logs it out."""
         self.discard_free_sessions()
         self.keeper.close()
 

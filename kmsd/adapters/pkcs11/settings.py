@@ -1,4 +1,4 @@
-"""How to reach the token, and the limits of its use."""
+"""Settings of the token adapter: the module, the token, and limits."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """Everything that the adapter must be told. Label, serial and slot name the token; all that are given must fit."""
+    """Settings of the adapter. Label, serial and slot identify the token; all that are given must match."""
 
     module: Path
-    """The PKCS#11 module, a shared library."""
+    """Path of the PKCS#11 module, a shared library."""
     pin: bytes = field(repr=False)
-    """The user PIN, as read from its file; kept in memory for the return of a token that was away."""
+    """User PIN, as read from its file; kept in memory for reconnection."""
     label: str | None = None
-    """CKA label of the token."""
+    """Label of the token."""
     serial: str | None = None
-    """Its serial number."""
+    """Serial number of the token."""
     slot: int | None = None
-    """Its slot, for modules that number them for good."""
+    """Slot id of the token, for modules whose slot ids never change."""
     object_label: str = "kmsd"
-    """CKA_LABEL of every object that the daemon makes; ASCII."""
+    """CKA_LABEL of every object that the daemon creates; ASCII."""
     sentinel: bytes | None = None
-    """Object id of the key that proves that the token is there; None only while `kmsd init` makes it."""
+    """Object id of the key that proves that the token is present; None only until `kmsd init` has created it."""
     init_reserved: str | None = None
-    """What the module wants as pReserved of C_Initialize (NSS: its configuration string)."""
+    """String for pReserved of C_Initialize, if the module requires one (NSS: its configuration)."""
     start_lock: Path | None = None
     """File that processes lock to initialise and log in one at a time; None if there is only one process."""
     refused_pin: Path | None = None
-    """File that remembers a PIN which the token refused; None: nothing is remembered."""
+    """File that records a PIN that the token refused; None: nothing is recorded."""
     token_dir_sync: Path | None = None
     """Folder on whose file system syncfs is called before a new or destroyed object is acknowledged (SoftHSM)."""
     sessions: int = 8
-    """Calls that may be inside the module at once, each on a thread and a session of its own."""
+    """Calls that may run inside the module at once, each on a thread and a session of its own."""
     queue_limit: int = 256
-    """Calls that may wait for a thread; beyond it `TokenBusy`."""
+    """Calls that may wait for a thread; above it a call raises `TokenBusy`."""
     deadline: float = 5.0
-    """Seconds after which a call on the request path is given up."""
+    """Seconds after which a call on the request path is abandoned."""
     slow_deadline: float = 60.0
-    """Seconds for making, destroying and listing objects."""
+    """Seconds for creating, destroying and listing objects."""
     start_deadline: float = 60.0
     """Seconds for the start: the lock, retries, login and the listing of all objects."""
     abandoned_limit: int = 8
-    """Threads that may hang in the module past their deadline; beyond it every call fails at once."""
+    """Threads that may hang in the module past their deadline; at this number every call fails at once."""
     inline: Mode = "auto"
-    """Where calls of the data path run: `auto` puts the fast ones on the event loop."""
+    """Where calls of the data path run: `auto` runs the fast ones on the event loop."""
     inline_below: float = 100e-6
     """Seconds per call below which `auto` runs a call inline."""
     seal_messages: int = 2**20
-    """Messages sealed under one derived key of XAES-256-GCM before a new nonce prefix is drawn."""
+    """Messages encrypted under one derived key of XAES-256-GCM before a new nonce prefix is drawn."""
     derived_key_age: float = 300.0
-    """Seconds that a derived key is kept, for sealing and for opening."""
+    """Seconds that a derived key is kept, for encryption and for decryption."""
     derived_keys: int = 4096
     """Derived keys that are kept at once."""
     sentinel_operation_interval: float = 30.0
-    """`check` reads the sentinel each time, and works with it at most this often: SoftHSM leaks on each derivation."""
+    """Minimum seconds between two encryptions by `check`, which otherwise reads: SoftHSM leaks on each derivation."""
     reconnect_first: float = 0.05
     """Seconds between the first two attempts to reach a token that is away; doubled each time."""
     reconnect_longest: float = 1.0
-    """The longest pause between two attempts."""
+    """Longest pause between two attempts, in seconds."""
 
     def __post_init__(self) -> None:
         if self.label is None and self.serial is None and self.slot is None:

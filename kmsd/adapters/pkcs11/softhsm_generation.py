@@ -1,9 +1,9 @@
-"""Making SoftHSM2 look at its folder again.
+"""Force SoftHSM2 to reread its token folder.
 
-A SoftHSM process keeps an index of its token's files. It reads the folder anew when the number in the token's file
-`generation` is not the one that it remembers. When it changes something itself it raises the number and remembers the
-result, so that what another process has changed since the last look is passed over for good: a key that one worker
-made was missing in another that had made one, too. Raising the number from outside makes the next search look.
+A SoftHSM process keeps an index of its token's files. It rereads the folder when the number in the token's file
+`generation` differs from the one it remembers. When it changes an object itself, it increments the number and remembers
+the result. It then never sees what another process changed since its last reading: a key that one worker created was
+missing in another worker that had created one too. Incrementing the number from outside makes the next search reread.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _LENGTH = 8
 
 
 class SoftHsmGeneration:
-    """The file `generation` of one SoftHSM2 token; of any other token there is none, and nothing is done."""
+    """File `generation` of one SoftHSM2 token. Other tokens have none; `bump` then does nothing."""
 
     def __init__(self, manufacturer: str, serial: str, folder: Path | None) -> None:
-        """`folder` holds the tokens of the host (`directories.tokendir`); a token's own bears its serial number."""
+        """`folder` holds all tokens of the host (`directories.tokendir`); each subfolder's name ends with a serial."""
         self._file: Path | None = None
         if folder is None or not manufacturer.startswith("SoftHSM"):
             return
@@ -33,9 +33,10 @@ class SoftHsmGeneration:
             log.warning("token_generation_unknown", folder=str(folder), found=len(own))
 
     def bump(self) -> bool:
-        """Have every process search anew; whether that can be had.
+        """Make the next search of every process reread the folder. False if that is not possible.
 
-        Nobody else in this process may be changing objects meanwhile: closing the file frees all locks on it.
+        No other thread of this process may change objects meanwhile: closing the file releases all the process's locks
+        on it.
         """
         if self._file is None:
             return False

@@ -1,7 +1,7 @@
-"""Bringing what a module wrote to a folder onto the disk.
+"""Sync the folder to which a module writes its objects.
 
-SoftHSM never calls fsync: after a power loss whole objects were empty although the store had their rows. syncfs(2) on
-the token folder, before anything is acknowledged, lost nothing.
+SoftHSM never calls fsync: after a power loss whole objects were empty although the store had their rows. With syncfs(2)
+on the token folder before each acknowledgement, nothing was lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sync_folder(folder: Path | None) -> None:
-    """Return when everything written to the folder's file system lies on the disk. Raises `TokenError`."""
+    """Flush the folder's file system to disk. Does nothing for None. Raises `TokenError`."""
     if folder is None:
         return
     try:

@@ -1,8 +1,8 @@
-"""The attributes of every object that the adapter makes: one table, one role per object.
+"""Attributes of every object that the adapter creates: one table, one role per object.
 
-Every role that an object does not have is explicitly False: modules differ in what they assume when it is left out, and
-the binding's own defaults grant all roles. Only values made here reach a template, of the types that the attribute has:
-python-pkcs11 0.10.1 corrupts the heap when packing fails.
+Every role that an object does not have is explicitly False: modules differ in their defaults, and python-pkcs11's
+defaults grant all roles. Only values from this module, of the attribute's type, may reach a template: python-pkcs11
+0.10.1 corrupts the heap when packing fails.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _GENERATED_IN_TOKEN: dict[Attribute, Value] = {A.ALWAYS_SENSITIVE: True, A.NEVER
 
 
 class ObjectProfile(msgspec.Struct, frozen=True):
-    """What one kind of object is for, what it is made with, and what it must show afterwards."""
+    """Role of one kind of object: its creation template, and the attributes that it must show afterwards."""
 
     name: str
     object_class: ObjectClass
     key_type: KeyType
     template: Mapping[Attribute, Value]
-    """Given at creation, and read back."""
+    """Set at creation, and checked afterwards."""
     where_allowed: Mapping[Attribute, Value]
-    """Given too, unless the token refuses the attribute; if the token shows it, it must have this value."""
+    """Set at creation unless the token refuses the attribute. If the token shows it, it must have this value."""
     proofs: Mapping[Attribute, Value]
-    """Not given; read back."""
+    """Not set at creation; checked afterwards."""
 
     @property
     def kind(self) -> str:
@@ -97,13 +97,13 @@ SIGNING_PUBLIC = ObjectProfile(
     where_allowed={A.COPYABLE: False},
     proofs={A.EC_PARAMS: P256},
 )
-# What C_UnwrapKey makes has CKA_LOCAL, CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE False (PKCS#11 v2.40 section
-# 5.13), and in SoftHSM CKA_VALUE_LEN 0: its length is proven otherwise (kmsd.adapters.pkcs11.key_import).
+# Objects from C_UnwrapKey have CKA_LOCAL, CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE False (PKCS#11 v2.40 section
+# 5.13), and in SoftHSM CKA_VALUE_LEN 0. `kmsd.adapters.pkcs11.key_import` measures their length instead.
 IMPORTED: Mapping[Algorithm, ObjectProfile] = {
     algorithm: replace(role, name=f"{role.name} (imported)", proofs={}) for algorithm, role in SEALING.items()
 }
 _UNWRAPS = (int(Mechanism.RSA_PKCS), int(Mechanism.RSA_PKCS_OAEP))
-# They are copies where the token makes copies (`Objects.create_wrapping_pair`), so CKA_COPYABLE stays as it is.
+# Wrapping pairs are copies if the token can copy (`Objects.create_wrapping_pair`), so CKA_COPYABLE is not set.
 WRAPPING_PRIVATE = ObjectProfile(
     name="wrapping",
     object_class=ObjectClass.PRIVATE_KEY,
@@ -133,15 +133,15 @@ READ_BACK: tuple[Attribute, ...] = tuple(
         )
     )
 )
-"""Every attribute that some role promises."""
+"""Every attribute that some role requires."""
 INTEGER_ATTRIBUTES = frozenset({A.CLASS, A.KEY_TYPE, A.VALUE_LEN})
-"""Those of them whose value is a CK_ULONG."""
+"""The attributes of `READ_BACK` whose value is a CK_ULONG."""
 
 
 def session_key(
     key_type: KeyType, length: int, roles: tuple[Attribute, ...], *, readable: bool = False
 ) -> dict[int, Value]:
-    """The template of a key that lives as long as its session: derived keys, and keys of probes."""
+    """Return the template of a session object: derived keys, and keys of self-tests."""
     return {
         A.CLASS: int(ObjectClass.SECRET_KEY),
         A.KEY_TYPE: int(key_type),
@@ -155,9 +155,9 @@ def session_key(
 
 
 def transfer_template(key_type: KeyType, roles: tuple[Attribute, ...] = ()) -> dict[int, Value]:
-    """The template of key material on its way: for the length of one call, never readable, to be wrapped again.
+    """Return the template of imported material before it is stored: a session object that may be wrapped, never read.
 
-    Without a length: SoftHSM refuses CKA_VALUE_LEN in C_UnwrapKey, and NSS cuts longer values to it.
+    It has no length: SoftHSM refuses CKA_VALUE_LEN in C_UnwrapKey, and NSS truncates longer values to it.
     """
     template = {**session_key(key_type, 0, roles), A.EXTRACTABLE: True}
     del template[A.VALUE_LEN]
@@ -165,17 +165,17 @@ def transfer_template(key_type: KeyType, roles: tuple[Attribute, ...] = ()) -> d
 
 
 def wrapping_pair(bits: int) -> tuple[dict[int, Value], dict[int, Value]]:
-    """The templates of an RSA pair that unwraps and lives as long as its session: public half, private half."""
+    """Return the public and the private template of an RSA wrapping pair of session objects."""
     public = {**WRAPPING_PUBLIC.template, A.TOKEN: False, A.MODULUS_BITS: bits, A.PUBLIC_EXPONENT: b"\x01\x00\x01"}
     private = {**WRAPPING_PRIVATE.template, A.TOKEN: False}
     return {int(kind): value for kind, value in public.items()}, {int(kind): value for kind, value in private.items()}
 
 
 def attribute_mismatches(role: ObjectProfile, object_id: bytes, label: str, values: Mapping[int, bytes]) -> list[str]:
-    """Where an object, as read back, falls short of what its role promises; empty if nowhere.
+    """Return the attributes of an object that differ from its role; empty if none does.
 
-    CKA_LOCAL False is accepted beside CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE both True: NSS 3.87 says so of
-    every token object, and the other two already exclude an import ("C_UnwrapKey … CKA_ALWAYS_SENSITIVE … CKA_FALSE",
+    CKA_LOCAL is not checked: NSS 3.87 shows False for every token object. CKA_ALWAYS_SENSITIVE and
+    CKA_NEVER_EXTRACTABLE, both True, already exclude an import ("C_UnwrapKey … CKA_ALWAYS_SENSITIVE … CKA_FALSE",
     PKCS#11 v2.40 section 5.13).
     """
     short = []
@@ -189,14 +189,14 @@ def attribute_mismatches(role: ObjectProfile, object_id: bytes, label: str, valu
         if not _shows(values, kind, promised):
             short.append(f"CKA_{kind.name} is not {_shown(promised)}")
     for kind, promised in role.where_allowed.items():
-        # SoftHSM shows an empty CKA_ALLOWED_MECHANISMS on an object that was made without it.
+        # SoftHSM shows an empty CKA_ALLOWED_MECHANISMS on an object created without it.
         if values.get(kind) and not _shows(values, kind, promised):
             short.append(f"CKA_{kind.name} is not {_shown(promised)}")
     return short
 
 
 def role_of(values: Mapping[int, bytes]) -> ObjectProfile | None:
-    """The role whose template an object fits best: class, key type and the roles it has been given."""
+    """Return the role that matches the object's class, key type and usage attributes; None if none does."""
     for role in ROLES:
         given = {kind: value for kind, value in role.template.items() if kind in _SECRET_ROLES + _PRIVATE_ROLES}
         if (
@@ -209,7 +209,7 @@ def role_of(values: Mapping[int, bytes]) -> ObjectProfile | None:
 
 
 def _of_origin(role: ObjectProfile, values: Mapping[int, bytes]) -> ObjectProfile:
-    """The imported kind of a sealing role, for an object that says that its value came from outside."""
+    """Return the imported variant of an encryption role if the object's attributes say that its value was imported."""
     algorithm = next((algorithm for algorithm, sealing in SEALING.items() if sealing is role), None)
     from_outside = flag(values, A.ALWAYS_SENSITIVE) is False and flag(values, A.NEVER_EXTRACTABLE) is False
     return IMPORTED[algorithm] if algorithm is not None and from_outside else role
@@ -218,7 +218,7 @@ def _of_origin(role: ObjectProfile, values: Mapping[int, bytes]) -> ObjectProfil
 def _shows(values: Mapping[int, bytes], kind: Attribute, promised: Value) -> bool:
     if isinstance(promised, bool):
         shown = flag(values, kind)
-        # A role that the object class does not know is a role that the object does not have.
+        # A usage attribute that the object class does not have counts as False.
         return shown is promised or (shown is None and promised is False and kind in _OPTIONAL_ROLES)
     if isinstance(promised, bytes):
         return values.get(kind) == promised

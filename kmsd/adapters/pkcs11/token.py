@@ -1,7 +1,8 @@
-"""The Token port on a PKCS#11 module.
+"""Token port on a PKCS#11 module.
 
-The data path (random, encrypt, decrypt, sign) runs on the event loop while the token is fast, else in threads; what it
-finds missing or broken goes to a thread in any case. Making, destroying and listing objects always do.
+The data path (random, encrypt, decrypt, sign) runs on the event loop while the token is fast, else on threads. A call
+whose handle is missing, or that fails, continues on a thread. Creating, destroying and listing objects always run on
+threads.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _ECDSA = int(Mechanism.ECDSA)
 
 
 class Pkcs11Token:
-    """A token behind a PKCS#11 module; `open` makes one, `close` ends it. Implements `kmsd.ports.Token`."""
+    """Token behind a PKCS#11 module. Created by `open`, ended by `close`. Implements `kmsd.ports.Token`."""
 
     def __init__(self, settings: TokenSettings, module: Module, link: TokenLink, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -63,10 +64,10 @@ class Pkcs11Token:
 
     @classmethod
     async def open(cls, settings: TokenSettings, *, clock: Callable[[], float] = time.monotonic) -> Self:
-        """Load the module, log in with the PIN (one attempt), learn the objects, and probe the mechanisms.
+        """Load the module, log in with the PIN (one attempt), list the objects, and probe the mechanisms.
 
-        Raises `PinRefused` if the token refuses the PIN, else `TokenUnavailable`. `clock` is what the age of derived
-        keys is measured by.
+        Raises `PinRefused` if the token refuses the PIN, else `TokenUnavailable`. `clock` measures the age of derived
+        keys.
         """
         module = Module.acquire(settings.module, settings.init_reserved)
         link = TokenLink(module, settings, clock)
@@ -84,11 +85,11 @@ class Pkcs11Token:
         return token
 
     async def _probe(self) -> None:
-        epoch = self._last_epoch = self._link.require()
+        login = self._last_epoch = self._link.require()
 
         def learn(_: Login) -> Capabilities:
-            capabilities = probe(epoch)
-            epoch.connection.run(lambda session: measure(epoch, session, self._calls.inline_policy))
+            capabilities = probe(login)
+            login.connection.run(lambda session: measure(login, session, self._calls.inline_policy))
             return capabilities
 
         deadline = self._settings.start_deadline
@@ -100,38 +101,36 @@ class Pkcs11Token:
         )
 
     def count_messages_by(self, count: Callable[[bytes], Awaitable[None]]) -> None:
-        """Have `count` called, with the object's id, before each message under AES-256-GCM with a random nonce."""
+        """Register `count`, called with the object's id before each AES-256-GCM message with a random nonce."""
         self._count_message = count
 
     # --- the port: facts ----------------------------------------------------------------------------
 
     @property
     def info(self) -> TokenInfo:
-        """Which token this is."""
         return self._last_epoch.connection.info
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do, probed when it was opened."""
         return self._capabilities
 
     @property
     def counters(self) -> TokenCounters:
-        """Figures for metrics, as of now."""
-        epoch = self._link.login
-        in_use, free = epoch.connection.sessions if epoch else (0, 0)
+        """Return a snapshot for metrics."""
+        login = self._link.login
+        in_use, free = login.connection.sessions if login else (0, 0)
         return TokenCounters(
             calls={name: replace(one, classes=list(one.buckets)) for name, one in self._calls.counters.items()},
             sessions_in_use=in_use,
             sessions_free=free,
             waiting=self._calls.workers.waiting,
             abandoned=self._calls.workers.abandoned,
-            derived_keys=len(epoch.derived) if epoch else 0,
-            derived_hits=epoch.derived.hits if epoch else 0,
-            derived_misses=epoch.derived.misses if epoch else 0,
-            handle_hits=epoch.objects.hits if epoch else 0,
-            handle_misses=epoch.objects.misses if epoch else 0,
-            epoch=epoch.number if epoch else 0,
+            derived_keys=len(login.derived) if login else 0,
+            derived_hits=login.derived.hits if login else 0,
+            derived_misses=login.derived.misses if login else 0,
+            handle_hits=login.objects.hits if login else 0,
+            handle_misses=login.objects.misses if login else 0,
+            epoch=login.number if login else 0,
             reconnects=self._link.reconnects,
             pace=self._calls.inline_policy.snapshot(),
         )
@@ -139,12 +138,12 @@ class Pkcs11Token:
     # --- the port: data path ------------------------------------------------------------------------
 
     async def import_capabilities(self) -> ImportCapabilities:
-        """How key material may come in."""
-        skills = await self._imports.capabilities()
-        return ImportCapabilities(skills.imports, skills.passes_on, TRANSPORT in skills.imports)
+        """Return the wrapping algorithms that work for imports, probed at the first call."""
+        proven = await self._imports.capabilities()
+        return ImportCapabilities(proven.imports, proven.passes_on, TRANSPORT in proven.imports)
 
     async def random(self, count: int) -> bytes:
-        """`count` random bytes from the token's generator."""
+        """Return `count` random bytes from the token's generator."""
         if not 1 <= count <= _RANDOM_LIMIT:
             raise ValueError(f"between 1 and {_RANDOM_LIMIT} random bytes, not {count}")
 
@@ -154,7 +153,7 @@ class Pkcs11Token:
         return await self._calls.data("random", None, call, size=count)
 
     async def encrypt(self, object_id: bytes, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
-        """Nonce, ciphertext and tag, joined."""
+        """Encrypt. Return nonce, ciphertext and tag, joined."""
         self._require_algorithm(algorithm)
         if not aad:
             raise ValueError("associated data must not be empty")
@@ -167,7 +166,7 @@ class Pkcs11Token:
         return await self._calls.data("seal", object_id, call, size=len(plaintext), algorithm=algorithm)
 
     async def decrypt(self, object_id: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
-        """The plaintext of what `encrypt` returned."""
+        """Decrypt what `encrypt` returned. Raises `NotAuthentic`."""
         self._require_algorithm(algorithm)
         well_formed(algorithm, sealed, aad)
 
@@ -178,7 +177,7 @@ class Pkcs11Token:
         return await self._calls.data("open", object_id, call, size=len(sealed), algorithm=algorithm, prefix=prefix)
 
     async def sign(self, object_id: bytes, digest: bytes) -> bytes:
-        """ECDSA signature of a SHA-256 `digest`, DER-encoded."""
+        """Return the DER-encoded ECDSA signature of a SHA-256 `digest`."""
         if len(digest) != DIGEST_LENGTH:
             raise ValueError(f"a SHA-256 digest has {DIGEST_LENGTH} bytes, not {len(digest)}")
 
@@ -195,7 +194,7 @@ class Pkcs11Token:
     # --- the port: objects --------------------------------------------------------------------------
 
     async def generate_key(self, object_id: bytes, algorithm: Algorithm) -> None:
-        """Make an AES-256 object for sealing; durable and proven on return."""
+        """Create an AES-256 object for encryption; durable and verified on return."""
         self._require_algorithm(algorithm)
         _check_id(object_id)
 
@@ -206,7 +205,7 @@ class Pkcs11Token:
         await self._calls.on_thread("generate_key", object_id, make)
 
     async def generate_signing_key(self, object_id: bytes) -> bytes:
-        """Make an ECDSA P-256 pair; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
+        """Create an ECDSA P-256 pair, durable and verified on return. Return its DER SubjectPublicKeyInfo."""
         _check_id(object_id)
         if "CKM_ECDSA" not in self._capabilities.mechanisms:
             raise MechanismMissing("the token does not offer CKM_ECDSA")
@@ -219,7 +218,7 @@ class Pkcs11Token:
         return spki_of_ec_point(await self._calls.on_thread("generate_signing_key", object_id, make))
 
     async def public_key(self, object_id: bytes) -> bytes:
-        """DER SubjectPublicKeyInfo of a pair."""
+        """Return the DER SubjectPublicKeyInfo of a pair."""
 
         def read(login: Login) -> bytes:
             return login.connection.run(lambda session: login.objects.point(session, object_id))
@@ -227,7 +226,7 @@ class Pkcs11Token:
         return spki_of_ec_point(await self._calls.on_thread("public_key", object_id, read))
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
-        """Make an RSA pair that unwraps; durable and proven on return. Its public key, DER SubjectPublicKeyInfo."""
+        """Create an RSA wrapping pair, durable and verified on return. Return its DER SubjectPublicKeyInfo."""
         _check_id(object_id)
         return await self._imports.generate_wrapping_key(object_id, bits)
 
@@ -239,22 +238,22 @@ class Pkcs11Token:
         expected: bytes | None = None,
         into: tuple[bytes, Algorithm] | None = None,
     ) -> bytes:
-        """Unwrap key material, prove it, and take it in. Its fingerprint."""
+        """Unwrap key material, verify it, and store it as object `into` if given. Return its fingerprint."""
         if into is not None:
             _check_id(into[0])
             self._require_algorithm(into[1])
         return await self._imports.unwrap_key(wrapped, mac_message, expected, into)
 
     async def transport_key(self) -> bytes:
-        """The public key for which another token wraps what it passes on to this one."""
+        """Return the public key under which another token rewraps key material for this one."""
         return await self._imports.transport_key()
 
     async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
-        """Unwrap key material, and wrap it for the token of this transport key."""
+        """Unwrap key material, and wrap it under the transport key of another token."""
         return await self._imports.rewrap_for(wrapped, transport_key)
 
     async def destroy(self, object_id: bytes) -> None:
-        """Destroy all objects of this id; durable, and looked up again, on return. The sentinel is refused."""
+        """Destroy all objects of this id; on return their absence is verified and durable. Refuses the sentinel."""
         _check_id(object_id)
         if object_id == self._settings.sentinel:
             raise TokenError("the sentinel is not destroyed while it is what proves the token's presence")
@@ -264,14 +263,14 @@ class Pkcs11Token:
                 login.invalidate(object_id)
                 login.derived.destroy_retired()
                 login.connection.run(lambda session: login.objects.destroy(session, object_id))
-            # A token that is away shows no objects either.
+            # A token that is away also shows no objects: verify that it is present.
             self._link.verify_token(login)
             sync_folder(self._settings.token_dir_sync)
 
         await self._calls.on_thread("destroy", None, destroy)
 
     async def list_objects(self) -> Sequence[ObjectReport]:
-        """All objects that carry the daemon's label, malformed ones too."""
+        """Return all objects that carry the daemon's label, malformed ones included."""
 
         def look(login: Login) -> list[ObjectReport]:
             reports = login.connection.run(login.objects.report)
@@ -281,7 +280,7 @@ class Pkcs11Token:
         return await self._calls.on_thread("list_objects", None, look)
 
     async def attributes(self, object_id: bytes) -> dict[str, bool | bytes | int]:
-        """What the secret or private object of this id shows of itself, by `CKA_…`. Raises `NoSuchObject`."""
+        """Return the readable attributes of the secret or private object, by `CKA_…`. Raises `NoSuchObject`."""
 
         def read(login: Login) -> dict[int, bytes]:
             return login.connection.run(lambda session: login.objects.read(session, object_id))
@@ -292,15 +291,15 @@ class Pkcs11Token:
     # --- the port: life -----------------------------------------------------------------------------
 
     def invalidate(self, object_id: bytes) -> None:
-        """Drop every handle and derived key of this object from memory, now; the token destroys them at once after."""
-        epoch = self._link.login
-        if epoch is not None:
-            epoch.invalidate(object_id)
-            if epoch.derived.retired_count:
-                self._chore(self._destroy_retired(epoch))
+        """Forget every handle and derived key of this object now. A task then destroys its derived keys."""
+        login = self._link.login
+        if login is not None:
+            login.invalidate(object_id)
+            if login.derived.retired_count:
+                self._chore(self._destroy_retired(login))
 
     async def check(self) -> None:
-        """Prove that the token is there and logged in: read the sentinel, and now and then work with it."""
+        """Prove that the token is present and logged in: read the sentinel, and at intervals encrypt with it."""
         sentinel, now = self._settings.sentinel, self._clock()
         work = sentinel is not None and now - self._operated_at >= self._settings.sentinel_operation_interval
 
@@ -314,7 +313,7 @@ class Pkcs11Token:
             self._operated_at = now
 
     async def close(self) -> None:
-        """End all sessions and release the module. Calls under way are finished first."""
+        """Wait for running calls (at most `slow_deadline`), close all sessions and release the module."""
         for task in self._chores:
             task.cancel()
         finished = await self._calls.workers.close(within=self._settings.slow_deadline)
@@ -331,17 +330,17 @@ class Pkcs11Token:
         try:
             await self._calls.workers.run(login.derived.destroy_retired, deadline=self._settings.deadline)
         except (CkrError, TokenError) as error:
-            # They cannot be used any more in any case; the end of the session destroys them.
+            # No call can use them any more; closing the session destroys them.
             log.warning("token_derived_keys_left", count=login.derived.retired_count, reason=str(error))
 
     async def _sweep_derived_keys(self) -> None:
         while True:
             await asyncio.sleep(max(1.0, self._settings.derived_key_age / 4))
-            epoch = self._link.login
-            if epoch is not None:
-                epoch.derived.sweep()
-                if epoch.derived.retired_count:
-                    await self._destroy_retired(epoch)
+            login = self._link.login
+            if login is not None:
+                login.derived.sweep()
+                if login.derived.retired_count:
+                    await self._destroy_retired(login)
 
 
 def _check_id(object_id: bytes) -> None:

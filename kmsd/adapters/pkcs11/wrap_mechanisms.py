@@ -1,4 +1,4 @@
-"""How key material is wrapped: the mechanisms behind the API's wrapping algorithms, and RSA public keys in DER."""
+"""PKCS#11 mechanisms for the API's wrapping algorithms, and RSA public keys in DER."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ RSA_STEP: Mapping[WrappingAlgorithm, WrapMechanism] = {
     WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1: _OAEP_SHA_1,
     WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256: _OAEP_SHA_256,
 }
-"""What the wrapping key itself does."""
+"""Mechanism of the RSA step of each wrapping algorithm."""
 HYBRID = frozenset({WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256})
-"""The wrapping key unwraps an AES key, and that the material.
+"""Algorithms in which the RSA key unwraps an AES key, and the AES key unwraps the material.
 
-CKM_RSA_AES_KEY_WRAP does both at once, but neither SoftHSM 2.6.1 nor NSS 3.87 have it.
+CKM_RSA_AES_KEY_WRAP does both at once, but neither SoftHSM 2.6.1 nor NSS 3.87 has it.
 """
 TRANSPORT = WrappingAlgorithm.RSAES_OAEP_SHA_1
-"""From token to token: the only OAEP that SoftHSM 2.6.1 has. OAEP asks nothing of its hash that SHA-1 lacks (RFC 8017
-section 7.1)."""
+"""Wrapping algorithm between tokens: the only OAEP that SoftHSM 2.6.1 has. OAEP requires no property of its hash that
+SHA-1 lacks (RFC 8017 section 7.1)."""
 KEY_WRAP = WrapMechanism(int(Mechanism.AES_KEY_WRAP))
-"""RFC 3394: exactly 8 bytes longer than what it wraps."""
+"""RFC 3394: its output is exactly 8 bytes longer than its input."""
 PADDED_KEY_WRAPS = (
     WrapMechanism(int(Mechanism.AES_KEY_WRAP_KWP)),
     WrapMechanism(int(Mechanism.AES_KEY_WRAP_PAD)),
 )
-"""RFC 5649 has two numbers: SoftHSM does it as the second, by which NSS means another padding."""
+"""RFC 5649 has two mechanism numbers. SoftHSM implements it as the second, under which NSS has another padding."""
 
 
 def spki_of_rsa(modulus: bytes, exponent: bytes) -> bytes:
-    """DER SubjectPublicKeyInfo of CKA_MODULUS and CKA_PUBLIC_EXPONENT. Raises `TokenError`."""
+    """Return the DER SubjectPublicKeyInfo of CKA_MODULUS and CKA_PUBLIC_EXPONENT. Raises `TokenError`."""
     try:
         numbers = RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big"))
         return numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -54,7 +54,7 @@ def spki_of_rsa(modulus: bytes, exponent: bytes) -> bytes:
 
 
 def modulus_and_exponent(key_info: bytes) -> tuple[bytes, bytes]:
-    """The inverse."""
+    """Return CKA_MODULUS and CKA_PUBLIC_EXPONENT of a DER SubjectPublicKeyInfo."""
     key = load_der_public_key(key_info)
     if not isinstance(key, RSAPublicKey):
         raise TypeError("not an RSA public key")
@@ -63,7 +63,7 @@ def modulus_and_exponent(key_info: bytes) -> tuple[bytes, bytes]:
 
 
 def public_key_of(raw: RawModule, session: int, public: int, bits: int) -> bytes:
-    """DER SubjectPublicKeyInfo of an RSA public key object, which must have this many bits. Raises `TokenError`."""
+    """Return the DER SubjectPublicKeyInfo of an RSA key object, which must have `bits` bits. Raises `TokenError`."""
     shown = raw.attributes(session, public, (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT))
     modulus = shown.get(Attribute.MODULUS, b"")
     if int.from_bytes(modulus, "big").bit_length() != bits:

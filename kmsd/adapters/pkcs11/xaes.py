@@ -1,18 +1,18 @@
-"""XAES-256-GCM (C2SP) computed in the token, and the life of its derived keys.
+"""XAES-256-GCM (C2SP) computed in the token, and the cache of its derived keys.
 
-The construction: with L = AES-256 of 16 zero bytes under the key, K1 is L doubled in GF(2^128); the message key is
-AES(K1 xor (00 01 58 00 || N[:12])) || AES(K1 xor (00 02 58 00 || N[:12])); the text is sealed by AES-256-GCM under the
-message key with nonce N[12:]. Both uses of AES are C_DeriveKey by CKM_AES_ECB_ENCRYPT_DATA, so the key itself needs
-DERIVE and no other role. L comes as a 16-byte session secret that can be read, and is destroyed at once; the message
-key is a session object, SENSITIVE and not EXTRACTABLE.
+Construction: with L = AES-256 of 16 zero bytes under the key, K1 is L doubled in GF(2^128). The message key is
+AES(K1 xor (00 01 58 00 || N[:12])) || AES(K1 xor (00 02 58 00 || N[:12])). The text is encrypted by AES-256-GCM under
+the message key with nonce N[12:]. Both uses of AES are C_DeriveKey with CKM_AES_ECB_ENCRYPT_DATA, so the key itself
+needs DERIVE and no other role. L is a readable 16-byte session secret that is destroyed at once. The message key is a
+session object, SENSITIVE and not EXTRACTABLE.
 
-The rule for derived keys. Sealing draws 12 random bytes N[:12] from the token per process and object, and keeps the
-derived key for at most `seal_messages` messages and `derived_key_age` seconds; N[12:] is random for each message, so
-two messages share a nonce with probability below 2^-57 per prefix. Opening keeps the most recently used derived keys,
-at most `derived_keys` of them and each for at most `derived_key_age` seconds after it was derived. A derived key ends
-by that rule, by `forget` (the object is destroyed, or its handle was found invalid), and with the connection. One that
-ends while a call uses it is destroyed when that call is done. The objects belong to a session of their own, which stays
-open as long as the connection.
+Lifetime of derived keys: encryption draws 12 random bytes N[:12] from the token per process and object. It keeps the
+derived key for at most `seal_messages` messages and `derived_key_age` seconds. N[12:] is random for each message, so
+two messages share a nonce with probability below 2^-57 per prefix. Decryption keeps the most recently used derived
+keys: at most `derived_keys`, each for at most `derived_key_age` seconds after it was derived. A derived key also ends
+by `invalidate` (the object is destroyed, or its handle was found invalid) and with the login. One that ends while a
+call uses it is destroyed when that call is done. The key objects belong to a session of their own, which stays open
+until the login ends.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _MESSAGE_KEY_TEMPLATE = session_key(KeyType.AES, 32, (Attribute.ENCRYPT, Attribu
 
 
 class DerivedKey:
-    """A message key in the token. Held from `DerivedKeys.for_…` until `DerivedKeys.done`."""
+    """Message key in the token. Held from `DerivedKeys.for_…` or `derive` until `DerivedKeys.done`."""
 
     __slots__ = ("derived_at", "handle", "messages", "object_id", "prefix", "retired", "users")
 
-    def __init__(self, object_id: bytes, prefix: bytes, handle: int, born: float) -> None:
+    def __init__(self, object_id: bytes, prefix: bytes, handle: int, derived_at: float) -> None:
         self.object_id = object_id
         self.prefix = prefix
         self.handle = handle
-        self.derived_at = born
+        self.derived_at = derived_at
         self.messages = 0
         self.users = 0
         self.retired = False
 
 
 class DerivedKeys:
-    """The derived keys of one connection. May be used from several threads; the lock is never held over a call."""
+    """Derived keys of one login. Safe for several threads; `_lock` is never held during a call into the module."""
 
     def __init__(
         self, raw: RawModule, session: Session, *, messages: int, age: float, count: int, clock: Callable[[], float]
@@ -78,7 +78,7 @@ class DerivedKeys:
         return len(self._opening)
 
     def has(self, object_id: bytes, prefix: bytes | None) -> bool:
-        """Whether a key is kept to open this prefix, or to seal (`prefix` None). Its time may end before it is used."""
+        """True if a key is kept to decrypt this prefix, or to encrypt (`prefix` None). It may expire before its use."""
         if prefix is None:
             key = self._sealing.get(object_id)
             return key is not None and key.messages < self._messages
@@ -87,7 +87,7 @@ class DerivedKeys:
     # --- using --------------------------------------------------------------------------------------
 
     def for_sealing(self, object_id: bytes) -> DerivedKey | None:
-        """The key to seal the next message of this object with, held; None if one must be derived."""
+        """Return the key for the next message of this object, held; None if one must be derived."""
         with self._lock:
             key = self._sealing.get(object_id)
             if key is None:
@@ -104,7 +104,7 @@ class DerivedKeys:
             return key
 
     def for_opening(self, object_id: bytes, prefix: bytes) -> DerivedKey | None:
-        """The key that opens messages with this nonce prefix, held; None if it must be derived."""
+        """Return the key that decrypts messages with this nonce prefix, held; None if it must be derived."""
         with self._lock:
             key = self._opening.get((object_id, prefix))
             if key is None:
@@ -120,12 +120,12 @@ class DerivedKeys:
             return key
 
     def _used(self, key: DerivedKey) -> None:
-        # As long as half of the room is free, nobody asks for the order: what is not used from then on goes first.
+        # Keep LRU order only above half of the capacity: keys that are not used from then on are evicted first.
         if 2 * len(self._opening) > self._count:
             self._opening.move_to_end((key.object_id, key.prefix))
 
     def done(self, key: DerivedKey) -> None:
-        """Let go of a held key."""
+        """Release a held key."""
         with self._lock:
             key.users -= 1
             if key.retired and key.users == 0:
@@ -138,8 +138,8 @@ class DerivedKeys:
     ) -> DerivedKey:
         """Derive the message key for a nonce prefix and keep it; it is held on return. Raises `CkrError`.
 
-        `on_trial`: it is kept only if `keep` is called while it is held. A text that is not authentic must not evict
-        the derived key of one that is.
+        With `on_trial` the key is kept only if the caller calls `keep` while it holds the key: a ciphertext that is not
+        authentic must not evict the derived key of one that is.
         """
         with self._deriving:
             if entry.subkey is None:
@@ -165,7 +165,7 @@ class DerivedKeys:
     def _keep(self, key: DerivedKey, *, to_seal: bool) -> None:
         twin = self._opening.get((key.object_id, key.prefix))
         if twin is not None:
-            # Another thread derived the same key meanwhile; whoever holds it may finish with it.
+            # Another thread derived the same key meanwhile. A call that holds it can still finish.
             self._retire(twin)
         self._opening[key.object_id, key.prefix] = key
         if to_seal:
@@ -185,7 +185,7 @@ class DerivedKeys:
     # --- ending -------------------------------------------------------------------------------------
 
     def _retire(self, key: DerivedKey) -> None:
-        """Take a key out of use. The lock is held."""
+        """Retire a key, so that no new call gets it. The caller holds `_lock`."""
         self._opening.pop((key.object_id, key.prefix), None)
         if self._sealing.get(key.object_id) is key:
             del self._sealing[key.object_id]
@@ -195,26 +195,26 @@ class DerivedKeys:
                 self._retired.append(key)
 
     def invalidate(self, object_id: bytes) -> None:
-        """Take every derived key of the object out of use, now. `destroy_retired` destroys them."""
+        """Retire every derived key of the object. `destroy_retired` destroys them."""
         with self._lock:
             for key in [key for key in self._opening.values() if key.object_id == object_id]:
                 self._retire(key)
 
     def sweep(self) -> None:
-        """Take every key out of use whose time is over."""
+        """Retire every key that is older than `age`."""
         with self._lock:
             now = self._clock()
             for key in [key for key in self._opening.values() if now - key.derived_at >= self._age]:
                 self._retire(key)
 
     def retire_all(self) -> None:
-        """Take every key out of use."""
+        """Retire every key."""
         with self._lock:
             for key in list(self._opening.values()):
                 self._retire(key)
 
     def renew(self, session: Session) -> None:
-        """Go on with another session, since this one may be dead, and every key with it."""
+        """Derive in another session from now on. The old one may be dead, and with it every key."""
         self.retire_all()
         with self._deriving:
             self._session = session
@@ -222,11 +222,11 @@ class DerivedKeys:
 
     @property
     def retired_count(self) -> int:
-        """Keys out of use that still lie in the token."""
+        """Number of retired keys still in the token and not held by a call."""
         return len(self._retired)
 
     def destroy_retired(self) -> None:
-        """Destroy in the token the keys that are out of use and that no call holds."""
+        """Destroy in the token the retired keys that no call holds. Raises `CkrError`."""
         while self._retired:
             try:
                 key = self._retired.popleft()
@@ -236,13 +236,13 @@ class DerivedKeys:
                 try:
                     self._raw.destroy(self._session.handle, key.handle)
                 except CkrError as error:
-                    # Gone already, with its session or its login: that is what was wanted.
+                    # The key is gone already, with its session or its login.
                     if error.error_class not in (ErrorClass.HANDLE, ErrorClass.SESSION, ErrorClass.LOGIN):
                         raise
 
 
 def double(block: bytes) -> bytes:
-    """`block` times x in GF(2^128), as CMAC makes its first subkey (NIST SP 800-38B section 6.1)."""
+    """Multiply `block` by x in GF(2^128), as for CMAC's first subkey (NIST SP 800-38B section 6.1)."""
     value = int.from_bytes(block, "big") << 1
     if value >> 128:
         value = (value & ((1 << 128) - 1)) ^ 0x87

@@ -58,7 +58,7 @@ class SqliteReader(LogGroupQueries):
 
     def _materials(self, key_id: str) -> list[Row]:
         return self._all(
-            "SELECT material_id, algorithm, status, material.created_at, rotation_type FROM material "
+            "SELECT material_id, algorithm, status, material.created_at, rotation_type, token FROM material "
             "JOIN token_object ON object_id = material_id "
             "WHERE key_id = ? AND status IN ('ready', 'missing') ORDER BY material.created_at, material_id",
             key_id,

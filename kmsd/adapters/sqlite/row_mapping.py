@@ -12,9 +12,9 @@ from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import ExpirationModel, Key, Origin
-from kmsd.domain.key_import import ImportedMaterial, TokenName, WrappingKey
+from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType
+from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType, TokenName
 from kmsd.domain.trusted_time import ClockSample, Uptime
 from kmsd.ports import ServiceKey, TokenObject
 
@@ -98,13 +98,14 @@ def key_values(new: Key) -> tuple[Any, ...]:
 
 
 def material(row: Row) -> Material:
-    """(material_id, algorithm, status, created_at, rotation_type)."""
+    """(material_id, algorithm, status, created_at, rotation_type, token)."""
     return Material(
         material_id=row[0],
         algorithm=Algorithm(row[1]),
         status=MaterialStatus(row[2]),
         created_at=instant(row[3]),
         rotation_type=None if row[4] is None else RotationType(row[4]),
+        token=TokenName(row[5]),
     )
 
 

@@ -1,4 +1,4 @@
-"""How a new access key reaches the operator: printed once, or written to a file that only its owner may read."""
+"""Output of a new access key: printed once, or written to a file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kmsd.exit_codes import TryLater
 _GUARD = """# For the aws CLI from 1.29 or 2.13, boto3 from 1.28: older ones ignore AWS_ENDPOINT_URL and talk to AWS.
 unset AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS
 unset AWS_ENDPOINT_URL_KMS AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"""
-"""Begins an env file: no variable of before sends a client elsewhere (docs/decisions/0033-endpoint-guard.md)."""
+"""First lines of an env file: earlier variables must not redirect a client (docs/decisions/0033-endpoint-guard.md)."""
 
 
 def add_output(command: argparse.ArgumentParser) -> None:
-    """Add the options that say in which form, and where to."""
+    """Add the options for format and destination."""
     command.add_argument(
         "--format",
         choices=("text", "env", "json"),
@@ -36,14 +36,14 @@ def add_output(command: argparse.ArgumentParser) -> None:
 
 
 def access_key_elements(made: NewAccessKey) -> dict[str, Any]:
-    """What the audit trail tells of a new credential, as IAM's CreateAccessKey has it; not the secret."""
+    """Return the audit record's elements for a new credential, as in IAM's CreateAccessKey; without the secret."""
     return {"accessKey": {"userName": made.user.name, "accessKeyId": made.access_key_id, "status": "Active"}}
 
 
 def require_client_url(config: Config, options: argparse.Namespace) -> None:
-    """Raise `ConfigError` if an env file would name no endpoint: a client that sources it would talk to AWS.
+    """Raise `ConfigError` if an env file would name no endpoint: a client that sources it would connect to AWS.
 
-    Before anything is made.
+    Call it before anything is created.
     """
     if options.format == "env" and config.client_url is None:
         raise ConfigError(
@@ -53,7 +53,7 @@ def require_client_url(config: Config, options: argparse.Namespace) -> None:
 
 
 def hand_over(made: NewAccessKey, config: Config, options: argparse.Namespace) -> None:
-    """Show a new credential, once. Raises `TryLater` if the file cannot be written; the secret is lost then."""
+    """Print or write a new credential, once. Raises `TryLater` if the file cannot be written; the secret is lost."""
     text = _shown(made, config, options.format)
     output: SecretFile | None = options.output
     if output is None:

@@ -1,4 +1,4 @@
-"""`kmsd audit`: prove the trail, read it, and take its checkpoints elsewhere. All but `public-key` need files alone."""
+"""`kmsd audit`: verify the trail, read it, and export its checkpoints. All but `public-key` need only files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
 
 EXIT_FOUND = 1
 MAX_SHOWN = 200
-"""Findings that are printed; a trail that is broken throughout has one for each line."""
+"""Maximum findings printed; a trail that is broken throughout has one for each line."""
 
 
 def add_to(commands: Any) -> None:
-    """Declare the commands. Those with `offline` need files alone, and no configuration if DIR is given."""
+    """Declare the commands. Those with `offline` need only files, and no configuration if DIR is given."""
     audit = commands.add_parser("audit", help="verify and read the audit trail").add_subparsers(
         dest="act", required=True
     )
@@ -75,7 +75,7 @@ def _add_directory(command: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _readable(directory: Path) -> Iterator[None]:
-    """Raises `NotFound` for a trail that cannot be read."""
+    """Raise `NotFound` for a trail that cannot be read."""
     try:
         yield
     except BrokenPipeError:
@@ -85,7 +85,7 @@ def _readable(directory: Path) -> Iterator[None]:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """`kmsd audit verify`: status 0 if the trail is whole, 1 if something was found. Raises `CommandError`."""
+    """`kmsd audit verify`: return 0 if the trail is intact, 1 if something was found. Raises `CommandError`."""
     keys = [_public_key(file) for file in options.public_key]
     started = time.monotonic()
     try:
@@ -98,7 +98,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def _public_key(file: InputFile) -> bytes:
-    """Raises `NotFound`, `InputRefused`."""
+    """Return the key in a file. Raises `NotFound`, `InputRefused`."""
     try:
         return public_key_of(file.read_bytes())
     except BadKey as exc:
@@ -113,8 +113,8 @@ def _print(report: VerificationReport, seconds: float) -> None:
     for note in report.notes:
         print(f"note {note}")
     for key in report.public_keys:
-        said = "pinned by the trail itself: compare it with `kmsd audit public-key`" if report.pinned else "given"
-        print(f"key  {fingerprint(key)} ({said})")
+        source = "pinned by the trail itself: compare it with `kmsd audit public-key`" if report.pinned else "given"
+        print(f"key  {fingerprint(key)} ({source})")
     for chain in report.chains:
         signed = f"signed up to record {chain.covered}, at {chain.covered_at}" if chain.covered else "not signed"
         print(f"     {chain.writer}: {chain.lines} lines in {chain.files} files, up to {chain.head.sequence}; {signed}")
@@ -136,13 +136,13 @@ def run_show(options: argparse.Namespace) -> int:
                     print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
             sys.stdout.flush()
     except BrokenPipeError:
-        # `| head`: whoever read has seen enough. Nothing more is to be written when the process ends, either.
+        # The reader (`| head`) has seen enough. Prevent another write when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def run_checkpoints(options: argparse.Namespace) -> int:
-    """`kmsd audit checkpoints`: what `verify --anchor` takes."""
+    """`kmsd audit checkpoints`: print the input of `verify --anchor`."""
     with _readable(options.directory):
         for line in records.checkpoints(options.directory):
             print(line.decode())

@@ -1,4 +1,4 @@
-"""Which records `kmsd audit show` prints, and how a record looks as one line for people."""
+"""Filters of `kmsd audit show`, and the one-line form of a record."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 class BadFilter(ValueError):
-    """A time that cannot be read."""
+    """A time that cannot be parsed."""
 
 
 class RecordFilter(msgspec.Struct, frozen=True):
-    """What a record must be. Empty: anything."""
+    """Criteria for a record. An empty one matches anything."""
 
     key: str
     principal: str
     operation: str
     error: str
     since: str
-    """As `eventTime` is written, so that text compares as time."""
+    """In the format of `eventTime`, so that text compares as time."""
     until: str
 
     @property
     def containing(self) -> bytes:
-        """What the text of a record that fits must hold: most are passed over without being decoded."""
+        """Return bytes that the text of every match contains: most records are skipped without being decoded."""
         if self.operation:
             return f'"eventName":"{self.operation}"'.encode()
         return self.key.rpartition("key/")[2].encode() or self.principal.encode()
 
     @property
     def from_day(self) -> str:
-        """`20261122`; empty: from the beginning."""
+        """Return the first day, as `20261122`; empty for the beginning."""
         return self.since[:10].replace("-", "")
 
     def fits(self, record: dict[str, Any]) -> bool:
-        """Whether the record is wanted."""
+        """True if the record matches."""
         at = str(record.get("eventTime", ""))
         return (
             (not self.since or at >= self.since)
@@ -55,7 +55,7 @@ class RecordFilter(msgspec.Struct, frozen=True):
 
 
 def filter_of(options: argparse.Namespace, now: datetime) -> RecordFilter:
-    """The filter that the command line asks for. Raises `BadFilter`."""
+    """Return the filter that the command line asks for. Raises `BadFilter`."""
     return RecordFilter(
         key=options.key or "",
         principal=options.principal or "",
@@ -102,7 +102,7 @@ def _is_by(record: dict[str, Any], principal: str) -> bool:
 
 
 def row(record: dict[str, Any]) -> str:
-    """Time, operation, outcome, principal, address and key: tab-separated, control characters made visible."""
+    """Return time, operation, outcome, principal, address and key: tab-separated, control characters escaped."""
     identity = record.get("userIdentity") or {}
     who = identity.get("arn") or identity.get("userName") or identity.get("accessKeyId") or identity.get("invokedBy")
     resources = " ".join(str(resource.get("ARN")) for resource in record.get("resources") or ())

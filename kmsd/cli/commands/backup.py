@@ -1,4 +1,4 @@
-"""`kmsd backup`: one file with database, log segments and audit trail, made while the daemon serves."""
+"""`kmsd backup`: write database, log segments and audit trail to one file, while the daemon serves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
 
 
 def create_folder(config: Config, options: argparse.Namespace) -> None:
-    """Make the folder that is named and missing, for the user that the data belong to. Raises `CommandError`."""
+    """Create a missing target folder, for the user that owns the data. Raises `CommandError`."""
     target = Path(options.target).absolute()
     if target.exists() or (target.suffix and not options.target.endswith("/")):
         return
@@ -53,7 +53,7 @@ def create_folder(config: Config, options: argparse.Namespace) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """One line on what was made. Raises `CommandError`, OSError, and there is no backup."""
+    """Write the backup and print one line on it. Raises `CommandError`, OSError; then there is no backup."""
     started = time.monotonic()
     target = _target(Path(options.target), SystemClock().now())
     async with open_components(config, "cli") as components:
@@ -77,17 +77,17 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     parts = len(made.manifest.parts)
     print(f"{target}: {parts} parts, {made.size} bytes, of {made.manifest.snapshot_at}, {seconds:.1f} s")
     if token_folder is not None:
-        print("It holds the SoftHSM2 token: whoever has it and the PIN has the keys.")
+        print("It holds the SoftHSM2 token: anyone who has it and the PIN has the keys.")
     return 0
 
 
 def name_of_backup(now: datetime) -> str:
-    """Return the name that a backup gets in a folder. It has milliseconds: backups may follow each other quickly."""
+    """Return the name of a backup in a folder. It has milliseconds: backups may follow each other quickly."""
     return f"kmsd-{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z.backup"
 
 
 def _target(given: Path, now: datetime) -> Path:
-    """Raises `CommandError`."""
+    """Return the path of the backup. Raises `CommandError`."""
     target = (given / name_of_backup(now) if given.is_dir() else given).absolute()
     folder = target.parent
     if target.exists():
@@ -102,7 +102,7 @@ def _target(given: Path, now: datetime) -> Path:
 
 
 def _token_folder(components: Components) -> Path | None:
-    """SoftHSM2's, if that is the token. Raises `ConfigError` if it is, and its folder is not found."""
+    """Return SoftHSM2's folder, if that is the token. Raises `ConfigError` if it is, and the folder is not found."""
     info = components.token.info
     folder = softhsm.token_folder(components.config.token, info)
     if folder is None and info.manufacturer.strip() == softhsm.MANUFACTURER:

@@ -1,4 +1,4 @@
-"""`kmsd check`: is everything there, does it fit, is it safe; one line each, exit status for monitoring."""
+"""`kmsd check`: check that everything exists, fits and is safe. One line each; the exit status is for monitoring."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kmsd.cli.commands.check_findings import FAIL, OK, Finding, as_json, as_text
 from kmsd.config.settings import Config
 from kmsd.ports import StoreError
 
-EXPLANATION = """exit status: 0 all is well; 1 somebody should act; 2 something does not work or is not safe (as Nagios
-reads them); 64 the command line is wrong; 78 the configuration cannot be read. Each run
+EXPLANATION = """exit status: 0 all is well; 1 the operator should act; 2 something does not work or is not safe (as
+Nagios reads them); 64 the command line is wrong; 78 the configuration cannot be read. Each run
 offers the PIN once: for monitoring every few minutes take --no-token, and ask the daemon itself (GET /readyz), which is
 logged in."""
 
@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """Print what was found; 0, 1 or 2."""
+    """Print the findings. Return 0, 1 or 2."""
     findings = [finding async for finding in _findings(config, options)]
     print(as_json(findings) if options.json else as_text(findings))
     return status_of(findings)

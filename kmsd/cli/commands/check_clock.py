@@ -1,4 +1,4 @@
-"""`kmsd check`: whether the clock is believed, or destructive jobs are held because of it."""
+"""`kmsd check`: report if the clock is trusted, or if destructive jobs are held because of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kmsd.ports import Reader
 
 
 async def findings(reader: Reader) -> AsyncIterator[Finding]:
-    """One line. Raises `StoreUnavailable`."""
+    """Yield one finding. Raises `StoreUnavailable`."""
     uptime = Uptime(boot_clock.boot_id(), boot_clock.uptime())
     judgement = assess(await reader.clock_reading(), SystemClock().now(), uptime)
     seconds = judgement.skew.total_seconds()

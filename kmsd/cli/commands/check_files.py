@@ -1,4 +1,4 @@
-"""`kmsd check`: who may read and write what the daemon reads and writes."""
+"""`kmsd check`: permissions of the files that the daemon reads and writes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kmsd.config.settings import Config, Credential
 
 TOPIC = "files"
 _MAX_LISTED = 5
-"""Files that are named of many that have the same fault."""
+"""Files listed by name when many have the same fault."""
 
 
 def findings(config: Config, path: Path) -> Iterator[Finding]:
-    """Configuration, secrets, data."""
+    """Yield the findings on configuration, secrets and data."""
     yield _configuration(path)
     for secret in (*config.pins, config.listen.tls_key):
-        # Where credentials come from is looked at as root (`check_unit`); what is passed is systemd's own.
+        # `check_unit` checks the sources of credentials as root; systemd protects the copies that it passes.
         if secret is not None and not isinstance(secret, Credential):
             yield _secret(secret)
     for own in (config.data_dir, config.database, config.audit_dir):
@@ -29,7 +29,7 @@ def findings(config: Config, path: Path) -> Iterator[Finding]:
 
 
 def _configuration(path: Path) -> Finding:
-    """Whoever may write it, or replace it, decides which token is used and where records go."""
+    """Check the configuration file: a user who can write or replace it decides on the token and the audit trail."""
     try:
         found = path.stat()
         folder = path.resolve().parent.stat()
@@ -46,7 +46,7 @@ def _configuration(path: Path) -> Finding:
 
 
 def _secret(path: Path) -> Finding:
-    """A PIN or a private key: its owner's alone, or root's for the daemon's group."""
+    """Check a PIN or private key file: readable by its owner only, or root's for the daemon's group."""
     try:
         found = path.stat()
     except OSError as exc:
@@ -56,7 +56,7 @@ def _secret(path: Path) -> Finding:
         return Finding(FAIL, TOPIC, f"{path} is open to everybody (mode {mode:04o})")
     if mode & 0o020:
         return Finding(FAIL, TOPIC, f"{path} can be written by its group (mode {mode:04o})")
-    # Root's file for the daemon's own group is one that the daemon reads and cannot change.
+    # The daemon can read, but not change, root's file for the daemon's own group.
     for_daemon = found.st_uid == 0 and found.st_gid == os.getegid() != 0
     if mode & 0o040 and not for_daemon:
         return Finding(WARN, TOPIC, f"{path} can be read by its group (mode {mode:04o})")
@@ -64,7 +64,7 @@ def _secret(path: Path) -> Finding:
 
 
 def _own(path: Path) -> Finding:
-    """The daemon's own data."""
+    """Check the daemon's own data."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as exc:
@@ -77,7 +77,7 @@ def _own(path: Path) -> Finding:
 
 
 def _owners(config: Config) -> Iterator[Finding]:
-    """A command that was run as root leaves files that the daemon cannot write: it fails later, in the night."""
+    """Find files that a command run as root left behind: the daemon cannot write them, and fails later."""
     try:
         owner = config.data_dir.stat().st_uid
         strangers = sorted(

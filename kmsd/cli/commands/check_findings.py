@@ -1,4 +1,4 @@
-"""What `kmsd check` finds, and how it tells it: words for people, JSON for machines, an exit status for monitoring."""
+"""Findings of `kmsd check`, and their output: text for people, JSON for machines, an exit status for monitoring."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from msgspec.structs import asdict
 
 
 class Severity(StrEnum):
-    """How bad it is; in rising order."""
+    """Severity of a finding; in rising order."""
 
     OK = "ok"
     NOTE = "note"
-    """A fact about this installation that costs something, and that nobody needs to act on."""
+    """A property of this installation that has a cost and needs no action."""
     WARN = "warn"
-    """Somebody should act before it becomes worse."""
+    """The operator should act before it becomes worse."""
     FAIL = "FAIL"
     """Something does not work, or is not safe."""
 
@@ -29,22 +29,22 @@ _NAMES = ("OK", "WARNING", "CRITICAL")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line."""
+    """One line of output."""
 
     severity: Severity
     topic: str
-    """What it is about: `version`, `configuration`, `files`, `unit`, `clock`, `entropy`, `tls`, `token`, `import`,
-    `database`, `audit` or `policies`."""
+    """Subject of the finding: `version`, `configuration`, `files`, `unit`, `clock`, `entropy`, `tls`, `token`,
+    `import`, `database`, `audit` or `policies`."""
     text: str
 
 
 def status_of(findings: Sequence[Finding]) -> int:
-    """0, 1 or 2, by the worst."""
+    """Return the exit status of the worst finding: 0, 1 or 2."""
     return max((STATUS[found.severity] for found in findings), default=0)
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """One line each; the last one sums up."""
+    """Return one line for each finding, and a summary as the last line."""
     counts = [sum(STATUS[one.severity] == status for one in findings) for status in range(3)]
     status = status_of(findings)
     lines = [f"{found.severity:5}{found.text}" for found in findings]
@@ -52,7 +52,7 @@ def as_text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """One object: `status`, `exit`, `findings`."""
+    """Return one JSON object with `status`, `exit` and `findings`."""
     status = status_of(findings)
     shown = {"status": _NAMES[status], "exit": status, "findings": [asdict(found) for found in findings]}
     return json.dumps(shown, indent=2)

@@ -1,4 +1,4 @@
-"""`kmsd check`: what the daemon takes from its host: the time of day, and random numbers."""
+"""`kmsd check`: the host's clock and random number generator."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
 CLOCK = "clock"
 RTC = Path("/sys/class/rtc/rtc0/since_epoch")
 RTC_SECONDS = 60
-"""By how much the hardware clock may differ: it drifts by seconds a day, and is set every 11 minutes."""
+"""Maximum difference from the hardware clock: it drifts by seconds a day, and is set every 11 minutes."""
 QUARTER = 900
-"""Seconds: zones of time differ by multiples."""
+"""Seconds in a quarter of an hour: time zones differ by multiples of it."""
 _TIME_ERROR = 5
 """adjtimex(2): "The system clock is not synchronized to a reliable server"."""
 
 
 class _Timex(ctypes.Structure):
-    """struct timex of adjtimex(2)."""
+    """`struct timex` of adjtimex(2)."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -37,26 +37,27 @@ class _Timex(ctypes.Structure):
 
 
 def findings() -> Iterator[Finding]:
-    """Clock and entropy."""
+    """Yield the findings on clock and entropy."""
     yield synchronised()
     yield against_rtc(RTC, time.time())
     yield _entropy()
 
 
 def synchronised() -> Finding:
-    """What the kernel was told by the time service. Signatures are good for 15 minutes, and deletions fall due."""
+    """Check that the kernel's clock is synchronised: signatures are valid for 15 minutes, and deletions fall due."""
     timex = _Timex()
     state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
     if state < 0:
-        # A sandbox may forbid the call (ProtectClock= allows this reading of it).
+        # A sandbox may forbid the call (ProtectClock= allows this use, which only reads).
         return Finding(NOTE, CLOCK, f"the kernel does not say whether it is synchronised: {_why(ctypes.get_errno())}")
     if state == _TIME_ERROR:
-        return Finding(WARN, CLOCK, "the clock is not synchronised: no time service has told the kernel that it is")
+        text = "the clock is not synchronised: no time service has reported to the kernel that it is"
+        return Finding(WARN, CLOCK, text)
     return Finding(OK, CLOCK, f"the clock is synchronised, within {timex.maxerror / 1e6:.3f} s")
 
 
 def against_rtc(rtc: Path, now: float) -> Finding:
-    """The hardware clock runs on its own: a difference means that somebody has set one of the two."""
+    """Compare with the hardware clock, which runs on its own: a difference means that one of the two was set."""
     try:
         hardware = int(rtc.read_text())
     except (OSError, ValueError):

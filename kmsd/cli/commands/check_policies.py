@@ -1,6 +1,6 @@
-"""`kmsd check`: key policies, grants, roles and users that say something that nobody can have meant.
+"""`kmsd check`: mistakes in key policies, grants, roles and users.
 
-Policies are judged once each, however many keys have them: most keys of an account have its default policy.
+Each policy is checked once, however many keys have it: most keys of an account have its default policy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLOCK_SLACK = timedelta(minutes=1)
 
 
 class _Principals(msgspec.Struct):
-    """Who exists."""
+    """The existing users and roles."""
 
     users: list[User]
     roles: list[Role]
@@ -39,7 +39,7 @@ class _Principals(msgspec.Struct):
 
     @classmethod
     def of(cls, users: list[User], roles: list[Role]) -> Self:
-        """All of them."""
+        """Collect ARNs, accounts and callers."""
         everyone: list[User | Role] = [*users, *roles]
         return cls(
             users=users,
@@ -50,7 +50,7 @@ class _Principals(msgspec.Struct):
         )
 
     def know(self, arn: str) -> bool:
-        """Whether a principal that a policy or grant names is there. Services and sessions of existing roles are."""
+        """True if a principal in a policy or grant exists. True for services, and for sessions of existing roles."""
         account = account_of(arn)
         if not account or arn.endswith(":root"):
             return not account or account in self.accounts
@@ -61,7 +61,7 @@ class _Principals(msgspec.Struct):
 
 
 class _Group(msgspec.Struct):
-    """Keys that have one policy."""
+    """Keys that share one policy."""
 
     first: Key
     count: int = 1
@@ -71,7 +71,7 @@ class _Group(msgspec.Struct):
 
 
 async def findings(reader: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
-    """All of them; one `ok` line if there are none. `account` is looked at even if it has no users."""
+    """Yield all findings; one `ok` line if there are none. `account` is checked even if it has no users."""
     people = _Principals.of(list(await reader.users()), list(await reader.roles()))
     found = list(_account(account, people))
     groups: dict[tuple[str, str], _Group] = {}
@@ -100,7 +100,7 @@ async def findings(reader: Reader, account: str, now: datetime) -> AsyncIterator
 
 
 def _account(account: str, people: _Principals) -> Iterator[Finding]:
-    """Users of another account than the configuration's: somebody has changed it."""
+    """Warn if all users belong to another account than the configuration's: it was probably changed."""
     if people.users and account not in {user.account for user in people.users}:
         others = ", ".join(sorted({user.account for user in people.users}))
         text = f"account is {account} in the configuration, and all users belong to {others}: was it changed?"
@@ -108,7 +108,7 @@ def _account(account: str, people: _Principals) -> Iterator[Finding]:
 
 
 async def all_keys(reader: Reader, accounts: set[str], now: datetime) -> AsyncIterator[Key]:
-    """The keys of these accounts."""
+    """Yield the keys of these accounts."""
     for account in sorted(accounts):
         after = ""
         while names := await reader.key_names_after(account, after, PAGE, now):
@@ -143,12 +143,12 @@ def _key_policy(group: _Group, people: _Principals) -> Iterator[Finding]:
         if _may_change(key, root):
             text = "no user or role may change its policy: allow one kms:PutKeyPolicy"
         else:
-            text = "nobody who exists may ever change its policy: it locks everybody out"
+            text = "no existing principal can ever change its policy: it locks everybody out"
         yield Finding(WARN, TOPIC, f"{group}: {text}")
 
 
 def _objections(subject: str, policy: Policy) -> Iterator[Finding]:
-    """Report what would be refused in a new policy: a Deny that never applies, above all; and misspelt actions."""
+    """Report misspelt actions, and all that a new policy may not say: above all a Deny that never applies."""
     for sentence, place, problem in new_policy.objections(policy):
         yield Finding(WARN, TOPIC, f"{subject}: {sentence} ({place} {problem})")
     for place, complaint in actions.complaints(policy):
@@ -156,7 +156,7 @@ def _objections(subject: str, policy: Policy) -> Iterator[Finding]:
 
 
 def _identity(subject: User | Role) -> Iterator[Finding]:
-    """Report the policies that are attached to a user or role."""
+    """Check the policies that are attached to a user or role."""
     for name, text in subject.policies.items():
         place = f"{subject.arn}: policy {name}"
         try:
@@ -190,7 +190,7 @@ def _statements(subject: str, policy: Policy, people: _Principals) -> Iterator[F
         for arn in statement.principals.entities:
             if not people.know(arn):
                 text = f"{subject}: statement {statement.label} names {arn}, who does not exist"
-                yield Finding(WARN, TOPIC, f"{text}; whoever gets that name is meant")
+                yield Finding(WARN, TOPIC, f"{text}; it applies to any later principal of that name")
         for account in statement.principals.accounts:
             number = account_of(account) or account
             if number not in people.accounts:
@@ -199,7 +199,7 @@ def _statements(subject: str, policy: Policy, people: _Principals) -> Iterator[F
 
 
 def _to_everybody(statement: Statement) -> bool:
-    """Every principal of every account, under no condition."""
+    """True if the statement applies to every principal of every account, without a condition."""
     principals = statement.principals
     open_to_all = principals is not None and (principals.everyone or statement.excludes_principals)
     return open_to_all and not statement.conditions

@@ -21,7 +21,7 @@ MIN_RSA_BITS = 2048
 
 
 def findings(config: Config, now: datetime) -> Iterator[Finding]:
-    """Nothing to be said of plain HTTP but that it is."""
+    """Yield the findings on the configured files; for plain HTTP, only a note."""
     given = config.listen
     if given.tls_certificate is None or given.tls_key is None:
         yield Finding(NOTE, TOPIC, "plain HTTP: loopback addresses and Unix sockets only")

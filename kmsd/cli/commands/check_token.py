@@ -1,4 +1,4 @@
-"""`kmsd check`: the token, what it can do, and what follows for the API."""
+"""`kmsd check`: the token, its mechanisms, and what the API cannot do without them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
 from kmsd.config.settings import Config, ConfigError
 from kmsd.custody import import_parameters
 from kmsd.custody.message_counts import MAX_MESSAGES, ROTATE_AT_MESSAGES
-from kmsd.domain.key_import import TokenName, WrappingAlgorithm
+from kmsd.domain.key_import import WrappingAlgorithm
+from kmsd.domain.material import TokenName
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
 
 _HAS_ANOTHER_WAY = frozenset({"CKM_AES_ECB_ENCRYPT_DATA"})
-"""Mechanisms without which the daemon does everything, by other means."""
+"""Mechanisms that the daemon replaces by other means without any loss."""
 
 
 async def findings(config: Config) -> AsyncIterator[Finding]:
-    """Opens the token with its PIN: one attempt."""
+    """Open the token with its PIN, in one attempt, and yield the findings."""
     try:
         async with open_components(config, "check") as components:
             for finding in (*_token(components), _sessions(config, components)):
@@ -49,7 +50,7 @@ def _token(components: Components) -> Iterator[Finding]:
 
 
 def _sessions(config: Config, components: Components) -> Finding:
-    """A worker has one that stays logged in, and those that work; at a reload there are twice as many workers."""
+    """Compare the sessions needed: each worker has one to stay logged in and its pool; a reload doubles the workers."""
     needed = 2 * config.workers * (config.token.sessions + 1)
     most = components.token.info.max_sessions
     if most is None:
@@ -61,7 +62,7 @@ def _sessions(config: Config, components: Components) -> Finding:
 
 
 async def _imports(config: Config, components: Components) -> AsyncIterator[Finding]:
-    """How key material may come in, and which ways are lacking, refused or unwise."""
+    """Yield the wrapping algorithms for imports that work, are missing, refused or weak."""
     if config.import_token is not None:
         if components.import_token is None:
             yield Finding(FAIL, "import", "the import token is away")
@@ -95,7 +96,7 @@ async def _works(components: Components) -> AsyncIterator[Finding]:
 
 
 async def _messages(components: Components) -> AsyncIterator[Finding]:
-    """Material that nears the bound of AES-GCM with random nonces."""
+    """Find key material that nears the bound of AES-GCM with random nonces."""
     for object_id, owner, messages in await (await components.store.read()).counted_messages(ROTATE_AT_MESSAGES):
         text = f"object {object_id.hex()} of {owner} has encrypted {messages} of {MAX_MESSAGES} messages"
         yield Finding(WARN, "token", f"{text}: rotate the key, or import new material into another one")

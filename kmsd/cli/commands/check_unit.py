@@ -1,4 +1,4 @@
-"""`kmsd check`: whether systemd's units and the configuration say the same, and who may read what systemd passes on."""
+"""`kmsd check`: systemd units that contradict the configuration, and permissions of systemd's credential files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FILES, UNIT = "files", "unit"
 
 
 def look_as_root(config: Config, options: argparse.Namespace) -> None:
-    """Find what only the caller can see, before the process becomes the daemon's user, and fetch credentials.
+    """Collect what only the invoking user can see, before the change of user, and fetch credentials.
 
-    `options.seen` has the findings. A credential that cannot be fetched is a finding, and the check goes on.
+    Puts the findings into `options.seen`. A credential that cannot be fetched is a finding, and the check goes on.
     """
     options.seen = list(_seen(config, options))
 
@@ -33,7 +33,7 @@ def _seen(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
         yield from _sources(named)
     for path in named:
         if options.no_token and path in config.pins:
-            continue  # it is not read
+            continue  # it is not used
         try:
             fetch_credentials([path])
         except ConfigError as exc:
@@ -42,7 +42,7 @@ def _seen(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _sources(wanted: Iterable[Credential]) -> Iterator[Finding]:
-    """Who may read the files that systemd takes credentials from. What it cannot say is told when one is fetched."""
+    """Check the permissions of systemd's credential files. Errors of systemd are reported when one is fetched."""
     try:
         sources = systemd_units.credential_sources()
     except systemd_units.UnitError:
@@ -70,7 +70,7 @@ def _source(path: Credential, source: systemd_units.Source) -> Finding:
 
 
 def _address(config: Config, path: Path) -> Iterator[Finding]:
-    """One listener has one address: with kmsd.socket, that of the unit."""
+    """Check that the configured address is kmsd.socket's, which counts if the unit has one."""
     try:
         addresses = systemd_units.socket_addresses() if systemd_units.starts_with(path) else []
     except systemd_units.UnitError:

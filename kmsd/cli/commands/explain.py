@@ -1,4 +1,4 @@
-"""`kmsd explain`: why a principal may or may not do something to a key, statement by statement.
+"""`kmsd explain`: show statement by statement why a principal may or may not perform an action on a key.
 
 Needs the database only: neither token nor PIN.
 """
@@ -44,7 +44,7 @@ def add_to(commands: Any) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """Print the decision and what led to it; status 0 if allowed, 1 if denied."""
+    """Print the decision and the statements considered. Return 0 if allowed, 1 if denied."""
     complaint = actions.complaint(options.action)
     if complaint is not None:
         print(f"kmsd: warning: {complaint}", file=sys.stderr)
@@ -95,7 +95,7 @@ def _pairs(given: list[str]) -> dict[str, str]:
 
 
 async def _caller(reader: Reader, arn: str) -> Caller:
-    """The principal with the policies that it has now. Raises `NotFound` for one that does not exist, `WrongUsage`."""
+    """Return the principal with its present policies. Raises `NotFound` if it does not exist, `WrongUsage`."""
     if found := _ROOT.fullmatch(arn):
         return Caller(PrincipalType.ACCOUNT, arn, found[1], found[1])
     if found := _USER.fullmatch(arn):

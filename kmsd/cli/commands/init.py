@@ -1,4 +1,4 @@
-"""`kmsd init`: the daemon's own token objects, the database, the first administrator."""
+"""`kmsd init`: create the daemon's own token objects, the database, and the first administrator."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def add_to(commands: Any) -> None:
 
 
 def create_data_dir(config: Config, options: argparse.Namespace) -> None:
-    """As root, make a missing data directory for the user of kmsd.service, if that reads this configuration.
+    """Create a missing data directory, if run by root, for the user of a kmsd.service that reads this configuration.
 
-    Everything else is then made as that user. Raises `ConfigError`, `CommandError`.
+    Everything else is then created as that user. Raises `ConfigError`, `CommandError`.
     """
     if os.geteuid() != 0 or config.data_dir.exists():
         return
     try:
         name = systemd_units.user() if systemd_units.starts_with(options.config) else ""
     except systemd_units.UnitError:
-        return  # no systemd: the folder is for the user who runs this
+        return  # no systemd: the folder is for the invoking user
     if name:
         try:
             config.data_dir.mkdir(mode=0o700)
@@ -72,14 +72,14 @@ def create_data_dir(config: Config, options: argparse.Namespace) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """Make what is missing; what is there stays. The administrator's secret is shown once."""
+    """Create what is missing and keep what exists. The administrator's secret is shown once."""
     if options.administrator is not None:
         check_name(options.administrator)
     require_client_url(config, options)
     _create_folders(config)
     if not config.database.exists():
         if not options.beside:
-            await _require_token_of_nobody(config)
+            await _require_unused_token(config)
         connection.create(config.database)
     migrate_unless_served(config)
     parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR}
@@ -90,14 +90,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     if made is not None:
         hand_over(made, config, options)
     else:
-        # On standard error: standard output is the access key's.
+        # On standard error: standard output is for the access key.
         done = "made the keys that were missing" if made_keys else "nothing to do: everything is there"
         print(f"kmsd: {done}; no access key was made", file=sys.stderr)
     return 0
 
 
 def _create_folders(config: Config) -> None:
-    """Raises `ConfigError`."""
+    """Create the missing folders. Raises `ConfigError`."""
     for folder, mode in ((config.data_dir, 0o700), (config.audit_dir, 0o750)):
         try:
             folder.mkdir(mode=mode, parents=folder == config.data_dir, exist_ok=True)
@@ -105,8 +105,8 @@ def _create_folders(config: Config) -> None:
             raise ConfigError(f"the folder {folder} cannot be made: {exc.strerror}") from exc
 
 
-async def _require_token_of_nobody(config: Config) -> None:
-    """Raise `ExistsAlready` if the token holds objects of ours: the database that knows them is elsewhere."""
+async def _require_unused_token(config: Config) -> None:
+    """Raise `ExistsAlready` if the token holds objects of kmsd: their database is elsewhere."""
     set_module_environment(config)
     token = await Pkcs11Token.open(token_settings(config, None))
     try:
@@ -123,7 +123,7 @@ async def _require_token_of_nobody(config: Config) -> None:
 async def _provision(
     components: Components, config: Config, options: argparse.Namespace
 ) -> tuple[bool, NewAccessKey | None]:
-    """Make what is missing: whether keys were, and the access key if one was made. Raises `ExistsAlready`."""
+    """Create what is missing. Return True if keys were, and the new access key if any. Raises `ExistsAlready`."""
     if not components.token.capabilities.algorithms:
         raise ConfigError("the token can hold no keys of this API: it lacks CKM_AES_GCM (see `kmsd check`)")
     reader, now = await components.store.read(), SystemClock().now()
@@ -142,7 +142,7 @@ async def _provision(
 
 
 async def _administrator(reader: Reader, config: Config, options: argparse.Namespace) -> tuple[User | None, str]:
-    """The user that is wanted, if there is one, and the name. Raises `ExistsAlready` if there is another."""
+    """Return the user if they exist, and their name. Raises `ExistsAlready` if there is another administrator."""
     users = [user for user in await reader.users() if user.account == config.account]
     others = [user for user in users if ADMINISTRATOR_POLICY_NAME in user.policies]
     if options.administrator is None and others:

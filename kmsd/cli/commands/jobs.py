@@ -1,4 +1,4 @@
-"""`kmsd jobs run NAME`: carry out a job now."""
+"""`kmsd jobs`: run a job now, or confirm the clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLES = {
     "expired": "key material expired",
     "deleted": "deleted",
     "removed": "log events removed from group",
-    "rewritten": "segments written anew in group",
+    "rewritten": "segments rewritten in group",
     "queries": "query forgotten",
     "undone": "unfinished intent taken back",
     "destroyed": "destruction carried out",
@@ -31,11 +31,11 @@ TITLES = {
     "malformed": "malformed",
     "failed": "FAILED",
 }
-"""By the member of a report: what is printed before each of its entries."""
+"""Text printed before each entry, by member of a report."""
 FOUND = ("unknown", "malformed", "failed")
-"""Members that tell what was found and left alone; the record of the command has the others."""
+"""Members for objects that were found and left alone; the command's audit record has the other members."""
 MAX_RECORDED = 100
-"""Names of each kind in the record of the command. What the job did to a key has a record of its own."""
+"""Maximum names of each kind in the command's audit record. Each change of a key has its own record."""
 ALARMS = ("missing", "malformed", "failed")
 """Members that need the operator."""
 
@@ -51,7 +51,7 @@ def add_to(commands: Any) -> None:
 
 
 async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
-    """Believe the clock as it is now; a running daemon does within 15 seconds. Recorded, with what it was before."""
+    """Trust the clock as it is now; a running daemon follows within 15 seconds. Recorded with the previous skew."""
     async with acting(config, "ConfirmClock", {}, source=KMSD) as (components, act):
         async with components.store.write() as transaction:
             uptime, wall = Uptime(boot_clock.boot_id(), boot_clock.uptime()), SystemClock().now()
@@ -66,7 +66,7 @@ async def confirm_clock(config: Config, _: argparse.Namespace) -> int:
 
 
 async def run_job(config: Config, options: argparse.Namespace) -> int:
-    """Print what was found and done; status 1 if something needs the operator."""
+    """Run the job and print its report. Return 1 if something needs the operator."""
     try:
         async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (components, act):
             report = await _scheduler(components).run_now(Job(options.job))
@@ -86,11 +86,10 @@ async def run_job(config: Config, options: argparse.Namespace) -> int:
 def _scheduler(components: Components) -> Scheduler:
     return Scheduler(
         components.store,
-        components.token,
+        components.tokens,
         components.pipeline.clock,
         components.record_job,
         f"{socket.gethostname()}:{os.getpid()}:cli",
-        lambda: components.import_token,
         retention=components.retention,
         watch=components.watch,
     )

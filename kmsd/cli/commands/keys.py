@@ -1,7 +1,7 @@
-"""`kmsd key`: look at keys, and stop or free one, on the host and without an access key.
+"""`kmsd key`: list and show keys, and disable or enable one, on the host and without an access key.
 
-For emergencies: what a command changes, a running daemon obeys at once, as if a client had asked for it. Key policies
-are not asked; the audit trail is written first.
+For emergencies. A running daemon obeys a change at once, as if a client had made it. Key policies are not checked;
+the audit record is written first.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ def _time(instant: datetime) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a client wrote must not move the operator's cursor."""
+    """Escape control characters: text from a client must not move the operator's cursor."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 async def disable_key(config: Config, options: argparse.Namespace) -> int:
-    """`kmsd key disable`: no worker uses it once this has returned."""
+    """`kmsd key disable`: once this returns, no worker uses the key."""
     return await _move(config, options.key, "DisableKey", Transition.DISABLE, KeyState.DISABLED)
 
 
@@ -127,7 +127,7 @@ async def enable_key(config: Config, options: argparse.Namespace) -> int:
 
 
 async def _move(config: Config, name: str, event_name: str, event: Transition, wanted: KeyState) -> int:
-    """Have `event` happen to a key; DisableKey and EnableKey work in the same states here as for clients."""
+    """Apply `event` to a key, in the key states in which clients may call DisableKey or EnableKey."""
     async with open_components(config, "cli") as components:
         key = await _found(components, name)
         before = key.state_at(_now(components))
@@ -145,7 +145,7 @@ async def _move(config: Config, name: str, event_name: str, event: Transition, w
 
 
 async def reset_policy(config: Config, options: argparse.Namespace) -> int:
-    """`kmsd key policy reset`: the account decides by its identity policies again. The policy before is printed."""
+    """`kmsd key policy reset`: let identity policies of the account decide again. Prints the previous policy."""
     async with open_components(config, "cli") as components:
         key = await _found(components, options.key)
         policy = default_key_policy(key.account, config.partition)
@@ -169,7 +169,7 @@ def _now(components: Components) -> datetime:
 
 
 async def _found(components: Components, name: str) -> Key:
-    """Raises `NotFound`."""
+    """Return the key with this name. Raises `NotFound`."""
     return await key_named(await components.store.read(), components.config, name, _now(components))
 
 
@@ -177,7 +177,7 @@ async def _found(components: Components, name: str) -> Key:
 async def _changed(
     components: Components, key: Key, event_name: str, parameters: Mapping[str, Any]
 ) -> AsyncIterator[tuple[Transaction, Key]]:
-    """A transaction within a recorded act on a key, and the key as it stands there."""
+    """Open a transaction within a recorded action on a key; yield it with the key as it is there."""
     async with (
         administrative_act(
             components,

@@ -1,4 +1,4 @@
-"""`kmsd migrate`: bring the database of an older release up to date. `kmsd serve` does so too, when it starts."""
+"""`kmsd migrate`: bring the database of an older release up to date. `kmsd serve` does the same when it starts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def add_to(commands: Any) -> None:
 
 
 async def run(config: Config, _: argparse.Namespace) -> int:
-    """Take the steps that are left. Raises `ConfigError` while a daemon runs, `StoreUnavailable` if it is too new."""
+    """Run the remaining migrations. Raises `ConfigError` while a daemon runs, `StoreUnavailable` if it is too new."""
     with acquire_instance_lock(config):
         before = connection.schema(config.database)
-        taken = connection.migrate(config.database)
+        migrated = connection.migrate(config.database)
         after = connection.schema(config.database)
-    if taken:
+    if migrated:
         print(f"{config.database}: from schema version {before} to {after}")
     else:
         print(f"{config.database}: schema version {after}, nothing to do")
@@ -32,7 +32,7 @@ async def run(config: Config, _: argparse.Namespace) -> int:
 
 
 def migrate_unless_served(config: Config) -> None:
-    """For `kmsd init`: as `run`, but a database that needs nothing may be in use. Raises as `run`."""
+    """Migrate for `kmsd init`; an up-to-date database may be in use. Raises as `run`."""
     if connection.schema(config.database) != connection.newest():
         with acquire_instance_lock(config):
             connection.migrate(config.database)

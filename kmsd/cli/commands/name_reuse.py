@@ -1,7 +1,7 @@
-"""Who is made under a name may do what was allowed to that name: the operator is told at that moment.
+"""Warn when a new user or role reuses a name that grants or key policies already mention.
 
-AWS binds grants and key policies to the unique id of a user or role, which ends with it. Here they name an ARN: whoever
-gets the name of somebody who was deleted gets what was left to him.
+AWS binds grants and key policies to the unique id of a user or role, which is never reused. kmsd identifies principals
+by ARN, so a recreated user or role inherits what was granted to the deleted one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_LISTED = 10
 
 
 async def warn_of_references(reader: Reader, arn: str, account: str, now: datetime) -> None:
-    """One line on standard error for each grant, and each key whose policy names `arn`, up to a bound."""
+    """Print a line on standard error for each grant to `arn` and each key whose policy names it, up to a bound."""
     found = [line async for line in _naming(reader, arn, account, now)]
     for line in found[:MAX_LISTED]:
         print(f"kmsd: note: {line}", file=sys.stderr)
@@ -45,5 +45,5 @@ def _names(policy: str, arn: str) -> bool:
     try:
         statements = policy_document.parse(policy, kind=PolicyKind.KEY).statements
     except MalformedPolicyDocumentException:
-        return False  # `kmsd check` tells of it
+        return False  # `kmsd check` reports it
     return any(one.principals is not None and arn in one.principals.entities for one in statements)

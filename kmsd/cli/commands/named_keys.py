@@ -1,4 +1,4 @@
-"""The key that an operator names on the command line: by id, ARN or alias."""
+"""Look up the key that the command line names by id, ARN or alias."""
 
 from __future__ import annotations
 

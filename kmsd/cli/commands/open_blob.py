@@ -1,4 +1,4 @@
-"""`kmsd open-blob`: open a ciphertext blob with token, PIN and database only, without the daemon."""
+"""`kmsd open-blob`: decrypt a ciphertext blob with token, PIN and database only, without the daemon."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def add_to(commands: Any) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """The plaintext on standard output. The operator's way in a disaster: key state and policies are not asked."""
+    """Write the plaintext to standard output. For disaster recovery: key state and policies are not checked."""
     try:
-        # Tools break the lines of base64, and end it with one.
+        # Tools break base64 into lines and end it with a line break.
         blob = blobs.parse(canonical_base64.decode(b"".join(options.blob.read_bytes().split())))
     except (ValueError, blobs.MalformedBlob) as exc:
         raise InputRefused(f"{options.blob}: this is no ciphertext blob: {exc}") from exc
@@ -56,7 +56,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
                 account=key.account,
                 resources=((key.arn, key.account, KEY),),
             ):
-                opened = await encryption.decrypt(components.token, key, blob, context)
+                opened = await encryption.decrypt(components.tokens, key, blob, context)
         except ServiceError as exc:
             reason = exc.message or exc.detail
             raise InputRefused(
@@ -67,7 +67,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 
 
 def _context(given: list[str]) -> Mapping[str, str]:
-    """Raises `WrongUsage`."""
+    """Parse NAME=VALUE pairs. Raises `WrongUsage`."""
     if any("=" not in pair for pair in given):
         raise WrongUsage("an encryption context is written NAME=VALUE")
     return dict(pair.split("=", 1) for pair in given)

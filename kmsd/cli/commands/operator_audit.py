@@ -1,4 +1,4 @@
-"""What an operator does on the host goes into the same trail as what clients ask for."""
+"""Audit records for commands on the host, in the same trail as those of clients' calls."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from kmsd.config.settings import Config
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, Reader
 
 IAM = "iam.amazonaws.com"
-"""`eventSource` of acts on users, access keys and roles, by the names that IAM gives them."""
+"""`eventSource` of actions on users, access keys and roles, under IAM's names."""
 KMS = "kms.amazonaws.com"
-"""`eventSource` of acts on keys, by the names that KMS gives them."""
+"""`eventSource` of actions on keys, under KMS's names."""
 KMSD = "kmsd.local"
-"""`eventSource` of acts that AWS does not have."""
+"""`eventSource` of actions that AWS does not have."""
 INTENT, OUTCOME = "intent", "outcome"
 _LOGINUID_UNSET = 2**32 - 1
 
 
 class Act(msgspec.Struct):
-    """An act under way."""
+    """An action in progress."""
 
     elements: dict[str, Any] = {}
-    """What came of it: `responseElements` of the outcome's record. Never a secret."""
+    """Result: `responseElements` of the outcome's record. Never a secret."""
 
 
 @asynccontextmanager
@@ -48,11 +48,11 @@ async def administrative_act(
     account: str = "",
     resources: tuple[tuple[str, str, str], ...] = (),
 ) -> AsyncIterator[Act]:
-    """Around every act of a command that changes or opens something.
+    """Record an action of a command that changes or decrypts something.
 
-    The intent is durable before the block begins: raises `AuditUnavailable`, and nothing has happened. The outcome is
-    recorded when the block ends. A command that prints after the block reports nothing that is not recorded. An act
-    whose process dies within has an intent and no outcome.
+    The intent is durable before the block begins; on `AuditUnavailable` nothing has happened. The outcome is recorded
+    when the block ends, so a command that prints after the block reports nothing that is not recorded. If the process
+    dies inside the block, there is an intent without an outcome.
     """
     async with recorded_act(
         components.config,
@@ -79,7 +79,7 @@ async def recorded_act(
     account: str = "",
     resources: tuple[tuple[str, str, str], ...] = (),
 ) -> AsyncIterator[Act]:
-    """As `administrative_act`, for a command that has not opened all rooms."""
+    """Record an action like `administrative_act`, for a command that has not opened all components."""
     record = partial(
         record_of_administration,
         arns=arn_scope_of(config),
@@ -96,7 +96,7 @@ async def recorded_act(
     try:
         yield act
     except Exception as exc:
-        # The act has failed already, and that is what the operator must read.
+        # The operator must see the error of the action, not one of its record.
         with suppress(AuditUnavailable):
             await sink.append(record(now=clock.now(), phase=OUTCOME, error=exc))
         raise
@@ -107,7 +107,7 @@ async def recorded_act(
 async def acting(
     config: Config, event_name: str, parameters: Mapping[str, Any], *, source: str = IAM, account: str = ""
 ) -> AsyncIterator[tuple[Components, Act]]:
-    """Rooms, opened for one recorded act; by default one on users, access keys or roles."""
+    """Open the components for one recorded action, by default one on users, access keys or roles."""
     async with (
         open_components(config, "cli") as components,
         administrative_act(components, event_name, parameters, source=source, account=account) as act,
@@ -117,7 +117,7 @@ async def acting(
 
 @asynccontextmanager
 async def reading(config: Config) -> AsyncIterator[Reader]:
-    """The database alone, for a command that needs neither token nor PIN. Raises `StoreUnavailable`."""
+    """Open only the database, for a command that needs neither token nor PIN. Raises `StoreUnavailable`."""
     store = SqliteStore(config.database)
     try:
         yield await store.read()
@@ -126,7 +126,7 @@ async def reading(config: Config) -> AsyncIterator[Reader]:
 
 
 def actor() -> Actor:
-    """Who started this process, by the operating system's word: root, also where it has become another user."""
+    """Return the user who started this process, root even after the change of user, as the operating system says."""
     uid = data_owner.caller_uid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -136,7 +136,7 @@ def actor() -> Actor:
 
 
 def _login_uid() -> int | None:
-    """The kernel's audit login uid; None where it is not kept, or nobody logged in."""
+    """Return the kernel's audit login uid; None if it is not kept, or no user logged in."""
     try:
         found = int(Path("/proc/self/loginuid").read_text())
     except (OSError, ValueError):

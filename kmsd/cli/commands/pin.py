@@ -1,4 +1,4 @@
-"""`kmsd pin retry`: let a PIN that the token refused be offered once more."""
+"""`kmsd pin retry`: permit one more login with a PIN that the token refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies that a command reads from files, and what is odd about them."""
+"""Policies that a command reads from files, and warnings about them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def add_trust(command: argparse.ArgumentParser) -> None:
 
 
 def read_policy(file: InputFile, kind: PolicyKind = PolicyKind.IDENTITY) -> str:
-    """Return a policy from a file, of identities by default; misspelt actions are told on standard error.
+    """Return a policy from a file, by default an identity policy. Misspelt actions are reported on standard error.
 
-    Raises `NotFound`, and `InputRefused`, naming the place, if it is no policy.
+    Raises `NotFound`, or `InputRefused`, naming the place, if the text is not a policy.
     """
     text = file.read_text()
     try:

@@ -1,4 +1,4 @@
-"""`kmsd reload`: have the daemon of this unit take over its configuration, and tell whether it did (ExecReload=)."""
+"""`kmsd reload`: make the unit's daemon reload its configuration, and report if it succeeded (ExecReload=)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kmsd.config.reload_verdict import Outcome, ReloadVerdict, now, read_verdict
 from kmsd.exit_codes import EXIT_CONFIG
 
 PATIENCE_SECONDS = 110.0
-"""Less than TimeoutStartSec= of the unit, which bounds a reload too."""
+"""Less than the unit's TimeoutStartSec=, which also limits a reload."""
 LOOK_SECONDS = 0.05
 
 
@@ -25,28 +25,28 @@ def add_to(commands: Any) -> None:
 
 
 def reload(_: argparse.Namespace) -> int:
-    """0 if the new configuration is in force in all workers. The daemon reads it, not this process."""
+    """Return 0 if the new configuration is in force in all workers. The daemon reads it, not this process."""
     main, path = os.environ.get("MAINPID", ""), verdict_path()
     if not main.isdecimal() or path is None:
         print("kmsd: `kmsd reload` is for the unit: run `systemctl reload kmsd.service`", file=sys.stderr)
         return EXIT_CONFIG
     since = now()
     os.kill(int(main), signal.SIGHUP)
-    told = _verdict(int(main), path, since)
-    if told is not None and told.outcome is Outcome.DONE:
+    verdict = _verdict(int(main), path, since)
+    if verdict is not None and verdict.outcome is Outcome.DONE:
         return 0
-    detail = "the daemon did not answer in time: see its log" if told is None else told.detail
-    print(f"kmsd: reload {told.outcome.value if told else 'failed'}: {detail}", file=sys.stderr)
+    detail = "the daemon did not answer in time: see its log" if verdict is None else verdict.detail
+    print(f"kmsd: reload {verdict.outcome.value if verdict else 'failed'}: {detail}", file=sys.stderr)
     return 1
 
 
 def _verdict(main: int, path: Path, since: int) -> ReloadVerdict | None:
-    """The daemon's word; None if it has ended, or says nothing in time."""
+    """Return the daemon's verdict; None if the daemon has ended or does not answer in time."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
-        told = read_verdict(path, since)
-        if told is not None:
-            return told
+        verdict = read_verdict(path, since)
+        if verdict is not None:
+            return verdict
         try:
             os.kill(main, 0)
         except ProcessLookupError:

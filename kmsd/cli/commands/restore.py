@@ -1,4 +1,4 @@
-"""`kmsd restore`: put a backup back while the daemon is stopped, and say what it lacks, revives and loses."""
+"""`kmsd restore`: put a backup back while the daemon is stopped, and report what is missing, revived and lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROLLED_BACK = (
     "or accept it"
 )
 UNPROVED = (
-    "nothing proves that the token in this backup is yours: an earlier release made it, or somebody changed it.\n"
+    "nothing proves that the token in this backup is yours: an earlier release made it, or it was changed.\n"
     "Name the audit key that you kept elsewhere with --audit-key, or accept it with --accept-unproved"
 )
 REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
@@ -52,17 +52,17 @@ class Refused(InputRefused):
 
 
 class Occupied(Refused):
-    """As above: something is in the place of what is to be restored."""
+    """Nothing was changed: the place to restore to is occupied."""
 
     status = EXIT_EXISTS
 
 
 class Checked(Exception):
-    """All that could be said without changing anything has been said."""
+    """Ends a check: everything that can be found without a change has been reported."""
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """Findings that the operator must know before going on."""
+    """Findings that the operator must know before the restore goes on."""
 
     manifest: Manifest
     compared: TokenComparison
@@ -86,12 +86,12 @@ def add_to(commands: Any) -> None:
     command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
     command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
     command.add_argument("--accept-unproved", action="store_true", help="although nothing proves whose token is in it")
-    command.add_argument("--accept-rollback", action="store_true", help="although nobody knows what was done since")
+    command.add_argument("--accept-rollback", action="store_true", help="although no record says what was done since")
     command.set_defaults(run=run)
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """Print what was found. Raises `Refused` if nothing was restored, OSError."""
+    """Restore, and print the findings. Raises `Refused` if nothing was restored, OSError."""
     set_module_environment(config)
     try:
         with _alone(config, options) as stage:
@@ -111,7 +111,7 @@ async def run(config: Config, options: argparse.Namespace) -> int:
 
 @contextmanager
 def _alone(config: Config, options: argparse.Namespace) -> Iterator[Path]:
-    """A folder to unpack into, and no daemon beside, unless nothing is to be changed. Raises `ConfigError`."""
+    """Yield a folder to unpack into. Except for a check, no daemon may run. Raises `ConfigError`."""
     if options.check:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="checking-", dir=config.data_dir) as folder:
@@ -122,7 +122,7 @@ def _alone(config: Config, options: argparse.Namespace) -> Iterator[Path]:
 
 
 def _require_key(options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
-    """Hold the key that signed the backup against what else names the audit key. Raises `Refused`, OSError."""
+    """Compare the key that signed the backup with the other evidence of the audit key. Raises `Refused`, OSError."""
     signed_by = fingerprint(manifest.audit_key)
     if options.audit_key is not None:
         try:
@@ -138,7 +138,7 @@ def _require_key(options: argparse.Namespace, manifest: Manifest, stage: Path) -
 
 
 def _require_proof(config: Config, options: argparse.Namespace, manifest: Manifest) -> None:
-    """The token's files must be the operator's: by a key that they kept, or by the PIN. Raises `Refused`."""
+    """Require proof that the token's files are the operator's: a key that they kept, or the PIN. Raises `Refused`."""
     if options.audit_key is not None:
         return
     if manifest.token_proof is not None:
@@ -161,7 +161,7 @@ def _require_room(config: Config, options: argparse.Namespace) -> None:
 
 @contextmanager
 def _stage(config: Config) -> Iterator[Path]:
-    """An empty folder in the data directory; what a restoration that was cut short left there is removed."""
+    """Create an empty folder in the data directory, after removing that of an interrupted restore."""
     stage = config.data_dir / install.STAGE
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(mode=0o700)
@@ -172,7 +172,7 @@ def _stage(config: Config) -> Iterator[Path]:
 
 
 def _token_root(config: Config, manifest: Manifest) -> Path:
-    """Where SoftHSM2's files go. Raises `Refused`."""
+    """Return the destination of SoftHSM2's files. Raises `Refused`."""
     root = softhsm.token_root(config.token)
     if root is None:
         raise Refused("[token] names no SoftHSM2 with a folder to put the token's files into")
@@ -183,19 +183,19 @@ def _token_root(config: Config, manifest: Manifest) -> Path:
 
 @contextmanager
 def _token_files(root: Path, stage: Path) -> Iterator[None]:
-    """SoftHSM2's files, put in place for the block; removed again if nothing comes of it. Raises OSError."""
+    """Put SoftHSM2's files in place; remove them again if the block fails. Raises OSError."""
     folder = install.place_token(stage, root)
     try:
         yield
     except BaseException:
-        # Unless the database has left the stage: then it is in place, and needs its token.
+        # Once the database has left the stage it is in place, and needs its token.
         if (stage / DATABASE).exists():
             shutil.rmtree(folder)
         raise
 
 
 async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
-    """Compare, judge, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
+    """Compare, check, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
     intents = len(snapshot.prepare(stage / DATABASE))
     if not options.with_token:
         async with _open_token(config) as token:
@@ -209,14 +209,14 @@ async def _restore(config: Config, options: argparse.Namespace, manifest: Manife
     findings = _checked(config, options, stage, manifest, compared, intents=intents)
     with _token_files(root, stage):
         async with _open_token(config) as token:
-            # The configuration may name another token than the one that was tried.
+            # The configuration may name another token than the one tried.
             await token_match.compare(stage / DATABASE, token, manifest)
             await _put_in_place(config, options, stage, findings, token)
 
 
 @asynccontextmanager
 async def _open_token(config: Config) -> AsyncIterator[Pkcs11Token]:
-    """The token, without the sentinel: whether it is the right one is what is to be found out. Raises `TokenError`."""
+    """Open the token without the sentinel, for this is the test that it is the right one. Raises `TokenError`."""
     token = await Pkcs11Token.open(token_settings(config, None))
     try:
         yield token
@@ -233,16 +233,16 @@ def _checked(
     *,
     intents: int,
 ) -> Findings:
-    """What was found, told to the operator and accepted by them. Raises `Refused`, `Checked`, OSError."""
+    """Report the findings, and return them if the operator accepts them. Raises `Refused`, `Checked`, OSError."""
     if not options.check:
-        # A check changes nothing. After a loss of power it may miss the newest lines, which the restoration then finds.
+        # A check changes nothing. After a loss of power it may miss the newest lines; the restore then finds them.
         complete(config.audit_dir)
     found = trails.compare(stage / "audit", config.audit_dir)
-    taken = []
+    revoked = []
     if found.goes_further:
         since = datetime.fromisoformat(manifest.snapshot_at)
-        taken = trails.revocations_since(config.audit_dir, since, compared.key_ids)
-    findings = Findings(manifest, compared, found, taken)
+        revoked = trails.revocations_since(config.audit_dir, since, compared.key_ids)
+    findings = Findings(manifest, compared, found, revoked)
     _report(findings, intents)
     _check(config, options, findings)
     if options.check:
@@ -272,7 +272,7 @@ def _list(verdict: str, texts: list[str]) -> None:
 
 
 def _check(config: Config, options: argparse.Namespace, findings: Findings) -> None:
-    """Raises `Refused` for what was not accepted."""
+    """Raise `Refused` for findings that were not accepted."""
     if findings.compared.unfit and options.with_token:
         raise Refused("the token in this backup holds objects that the daemon did not make so (FAIL, above)")
     wanted = []
@@ -298,7 +298,7 @@ def _check(config: Config, options: argparse.Namespace, findings: Findings) -> N
 
 
 async def _finish_database(stage: Path, findings: Findings, token: Pkcs11Token) -> Signer:
-    """Have the staged database say which objects are missing; who signs the trail. Raises `ConfigError`."""
+    """Mark the missing objects in the staged database. Return the signer of the trail. Raises `ConfigError`."""
     store = SqliteStore(stage / DATABASE)
     try:
         signer = await audit_signer(store, token, needed=True)
@@ -313,7 +313,10 @@ async def _finish_database(stage: Path, findings: Findings, token: Pkcs11Token) 
 async def _put_in_place(
     config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Pkcs11Token
 ) -> None:
-    """The trail first, so that all that follows is recorded; the database last. Raises OSError, `AuditUnavailable`."""
+    """Place the trail first, so that all later steps are recorded; the database last.
+
+    Raises OSError, `AuditUnavailable`.
+    """
     clock, manifest = SystemClock(), findings.manifest
     signer = await _finish_database(stage, findings, token)
     aside: list[Path | None] = []
@@ -347,9 +350,9 @@ async def _put_in_place(
 
 
 async def _report_trails(config: Config, signer: Signer, manifest: Manifest, *, lost: bool) -> None:
-    """A signed line in every chain. Raises `AuditUnavailable`.
+    """Append a signed line to every chain. Raises `AuditUnavailable`.
 
-    What it had after the backup is no longer in it, if `lost`; checkpoints of that time, kept elsewhere, tell of it.
+    If `lost`, the chain no longer has its records from after the backup; checkpoints kept elsewhere may prove them.
     """
     for writer in files_of(config.audit_dir):
         sink = await open_trail(config, writer, signer, SystemClock())

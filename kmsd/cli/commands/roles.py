@@ -1,4 +1,4 @@
-"""`kmsd role`: what users and roles may become for a time, through AssumeRole."""
+"""`kmsd role`: roles that users and roles assume for a limited time, through AssumeRole."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
     put.add_argument("name")
     add_policy(put, "identity policy", required=True)
     put.set_defaults(run=put_policy)
-    trust = role.add_parser("put-trust", help="replace its trust policy; sessions that there are go on")
+    trust = role.add_parser("put-trust", help="replace its trust policy; existing sessions go on")
     trust.add_argument("name")
     add_trust(trust)
     trust.set_defaults(run=put_trust)
@@ -50,7 +50,7 @@ def add_to(commands: Any) -> None:
 
 
 async def _require_role(reader: Reader, account: str, name: str) -> None:
-    """Raises `NotFound`."""
+    """Raise `NotFound` if there is no such role."""
     if await reader.role(account, name) is None:
         raise NotFound(f"there is no role {name} in account {account}")
 
@@ -90,7 +90,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
 
 
 async def put_policy(config: Config, options: argparse.Namespace) -> int:
-    """`kmsd role put-policy`: holds for running sessions too."""
+    """`kmsd role put-policy`; applies to running sessions too."""
     policies = read_policies(options.policy)
     account, parameters = account_of(config, options), {"roleName": options.name, "policies": policies}
     async with (

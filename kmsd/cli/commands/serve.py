@@ -1,4 +1,4 @@
-"""`kmsd serve`."""
+"""`kmsd serve`: run the daemon in the foreground."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
 
 
 async def serve(_: Config, options: argparse.Namespace) -> int:
-    """Bind, start the workers, and stay until a signal. The exit status. Raises `ConfigError`."""
+    """Bind, start the workers, and run until a signal. Return the exit status. Raises `ConfigError`."""
     set_up("supervisor")
     with ExitStack() as stack:
         accepted = ConfigSnapshot.read(options.config)
@@ -42,7 +42,7 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
         if for_metrics is None:
             return await daemon.run()
-        # Half of what the parent would have to import, for those who want it.
+        # Import only if metrics are wanted: this is half of what the parent process would import.
         from kmsd.metrics.server import watched  # noqa: PLC0415
 
         async with watched(lambda: pool.snapshot.config, lambda: daemon.reloads, for_metrics) as pool.metrics:
@@ -50,7 +50,7 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
 
 
 def _listener_of(config: Config) -> socket.socket:
-    """The socket that systemd passed, or else one of our own. Raises `ConfigError`."""
+    """Return the socket that systemd passed, or else one bound here. Raises `ConfigError`."""
     tls = config.listen.tls_certificate is not None
     passed = systemd.passed_sockets()
     if not passed:
@@ -64,12 +64,12 @@ def _listener_of(config: Config) -> socket.socket:
         raise ConfigError(f"kmsd.socket: {exc}") from exc
     written, bound = config.listen.address, address_of(listener)
     if written not in (ListenConfig().address, bound):
-        log.warning("[listen] address is not used", address=written, kmsd_socket=bound, remedy="remove the line")
+        log.warning("listen_address_ignored", address=written, kmsd_socket=bound, remedy="remove the line")
     return listener
 
 
 def _bound(address: str, *, tls: bool) -> socket.socket:
-    """The listening socket for `HOST:PORT` or `unix:PATH`. Raises `ConfigError`."""
+    """Return a listening socket for `HOST:PORT` or `unix:PATH`. Raises `ConfigError`."""
     try:
         if address.startswith("unix:"):
             listener = bind_unix(Path(address.removeprefix("unix:")))
@@ -83,15 +83,15 @@ def _bound(address: str, *, tls: bool) -> socket.socket:
 
 
 def _prepare(config: Config, held: ExitStack) -> None:
-    """Take the lock of the data folder, until `held` ends, and bring the database up to date.
+    """Take the lock of the data directory, until `held` ends, and migrate the database.
 
-    Not before there is a database: a file system that is mounted late would hide the lock. Raises `ConfigError` if
+    Call it only once the database exists: a file system mounted later would hide the lock. Raises `ConfigError` if
     another kmsd has the lock, `StoreUnavailable`.
     """
     before = connection.schema(config.database)
-    with ExitStack() as taken:
-        taken.enter_context(acquire_instance_lock(config))
+    with ExitStack() as lock:
+        lock.enter_context(acquire_instance_lock(config))
         if connection.migrate(config.database):
-            log.info("database migrated", before=before, after=connection.newest())
+            log.info("database_migrated", before=before, after=connection.newest())
         connection.date_older_sessions(config.database, datetime.now(UTC))
-        held.push(taken.pop_all())
+        held.push(lock.pop_all())

@@ -1,4 +1,4 @@
-"""`kmsd user` and `kmsd access-key`: who may sign requests."""
+"""`kmsd user` and `kmsd access-key`: users, and the access keys with which they sign requests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _add_access_keys_to(commands: Any) -> None:
 
 
 def add_account(command: argparse.ArgumentParser) -> None:
-    """The option by which commands name an account."""
+    """Add the option that names an account."""
     command.add_argument("--account", metavar="ID", help="12 digits; default: the configuration's")
 
 
@@ -98,13 +98,13 @@ def tags_of(options: argparse.Namespace) -> Mapping[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raises `WrongUsage` for what cannot be the name of a user or role."""
+    """Raise `WrongUsage` unless `name` can be the name of a user or role."""
     if not _NAME.fullmatch(name):
         raise WrongUsage(f"a name has 1 to 64 letters, digits or _+=,.@-, unlike {name!r}")
 
 
 def account_of(config: Config, options: argparse.Namespace) -> str:
-    """The account that a command is about. Raises `WrongUsage`."""
+    """Return the account that a command applies to. Raises `WrongUsage`."""
     account: str = options.account or config.account
     if not re.fullmatch(r"[0-9]{12}", account):
         raise WrongUsage(f"an account is 12 digits, not {account!r}")
@@ -112,7 +112,7 @@ def account_of(config: Config, options: argparse.Namespace) -> str:
 
 
 async def _user(reader: Reader, account: str, name: str) -> User:
-    """Raises `NotFound`."""
+    """Return the user. Raises `NotFound`."""
     user = await reader.user(account, name)
     if user is None:
         raise NotFound(f"there is no user {name} in account {account}")
@@ -139,7 +139,7 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
 
 
 async def put_policy(config: Config, options: argparse.Namespace) -> int:
-    """`kmsd user put-policy`: every worker decides by the new one once this has returned."""
+    """`kmsd user put-policy`: once this returns, every worker decides by the new policy."""
     policies = read_policies(options.policy)
     account = account_of(config, options)
     parameters = {"userName": options.name, "policies": policies}
@@ -195,7 +195,7 @@ async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
 
 
 async def _require_access_key(reader: Reader, access_key_id: str) -> None:
-    """Raises `NotFound`."""
+    """Raise `NotFound` if there is no such access key."""
     if await reader.access_key(access_key_id) is None:
         raise NotFound(f"there is no access key {access_key_id}")
 
@@ -212,7 +212,7 @@ async def _set_status(config: Config, access_key_id: str, status: AccessKeyStatu
 
 
 async def disable_access_key(config: Config, options: argparse.Namespace) -> int:
-    """`kmsd access-key disable`: no worker accepts it once this has returned."""
+    """`kmsd access-key disable`: once this returns, no worker accepts the key."""
     return await _set_status(config, options.access_key_id, AccessKeyStatus.INACTIVE)
 
 

@@ -1,4 +1,4 @@
-"""Values in filter patterns, and how a member of an event compares with them."""
+"""Values in filter patterns, and their comparison with members of an event."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from kmsd.errors import InvalidParameterException
 _REGEX_SIGNS = re.compile(r"[A-Za-z0-9:_#=@/;,\-^$?\[\]{}|\\*+.<>'\"& ~`!]*", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 MAX_NUMBER_LENGTH = 1_000
-"""Longer texts are no numbers."""
+"""Limit on the characters of a number; longer texts are not numbers."""
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 
 class Expression(msgspec.Struct, frozen=True):
-    """A regular expression of a filter pattern."""
+    """Regular expression of a filter pattern."""
 
     regex: Regex
 
@@ -36,14 +36,14 @@ class Expression(msgspec.Struct, frozen=True):
 
 
 class Expressions:
-    """The regular expressions of one filter pattern."""
+    """Regular expressions of one filter pattern."""
 
     def __init__(self) -> None:
         self._count = 0
         self.instructions = 0
 
     def add(self, text: str) -> Expression:
-        """Compile what stands between two `%`. Raises InvalidParameterException."""
+        """Compile the text between two `%`. Raises InvalidParameterException."""
         if not text or _REGEX_SIGNS.fullmatch(text) is None:
             raise InvalidParameterException(
                 "Invalid filter pattern: a regular expression has a sign that is not supported."
@@ -62,14 +62,14 @@ class Expressions:
 
 
 def number_of(text: str) -> float | None:
-    """The number that `text` is; None: it is none."""
+    """Return the number in `text`; None if it is not one."""
     if len(text) > MAX_NUMBER_LENGTH or _DECIMAL.fullmatch(text) is None:
         return None
     return finite(float(text))
 
 
 def finite(value: float) -> float | None:
-    """A number as a float; None if no float is as large."""
+    """Return a number as a finite float; None if it is too large for one."""
     try:
         number = float(value)
     except OverflowError:
@@ -78,17 +78,17 @@ def finite(value: float) -> float | None:
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """`OPERATOR VALUE`; what it says of a member that is there."""
+    """Comparison `OPERATOR VALUE` with an existing member of an event."""
 
     operator: str
     text: str
     expression: Expression | None = None
     parts: tuple[str, ...] = ()
-    """What stands between the stars of `text*`."""
+    """Parts of `text*` between the stars."""
     number: float | None = None
 
     def holds(self, value: object, work: Work) -> bool:
-        """Whether it is true of `value`: text, number, boolean or null. Objects and lists compare with nothing.
+        """True if it holds for `value`: text, number, boolean or null. False for objects and lists.
 
         Raises `TooMuchWork`.
         """
@@ -116,7 +116,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def _is_like(text: str, parts: tuple[str, ...]) -> bool:
-    """True if `text` is these parts with anything in between. Each is taken at its first place: one pass."""
+    """True if `text` consists of the parts with anything in between. One pass: each part at its first occurrence."""
     first, *middle, last = parts
     if not text.startswith(first):
         return False
@@ -130,7 +130,7 @@ def _is_like(text: str, parts: tuple[str, ...]) -> bool:
 
 
 def text_of(value: object) -> str:
-    """A value as it is compared with text."""
+    """Return a value in the form in which it is compared with text."""
     match value:
         case str():
             return value
@@ -145,7 +145,7 @@ def text_of(value: object) -> str:
 
 
 def comparison(operator: str, raw: str, expressions: Expressions) -> Comparison:
-    """Of an operator and a value as written: `"text"`, `text*`, `5`, `%regex%`. Raises InvalidParameterException."""
+    """Parse a value as written: `"text"`, `text*`, `5` or `%regex%`. Raises InvalidParameterException."""
     if raw.startswith("%") and raw.endswith("%") and len(raw) > 1:
         if operator not in ("=", "!="):
             raise InvalidParameterException("Invalid filter pattern: a regular expression goes with = and != only.")

@@ -1,7 +1,7 @@
 """Filter patterns of FilterLogEvents: terms, JSON selectors, space-delimited fields.
 
 "Filter pattern syntax for metric filters, subscription filters, filter log events, and Live Tail" (CloudWatch
-Logs User Guide). A compiled pattern raises nothing, whatever the message: one event must not hide another.
+Logs User Guide). A compiled pattern never raises, whatever the message: one event must not hide another.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _BARE = re.compile(r'[^\s"%]+')
 
 
 class Pattern(msgspec.Struct, frozen=True):
-    """A compiled filter pattern."""
+    """Compiled filter pattern."""
 
     matches: Matches
     instructions: int = 0
-    """Steps that its regular expressions may take for each byte of a message."""
+    """Steps that its regular expressions may take per byte of a message."""
 
     def __call__(self, message: str) -> bool:
-        """True if it matches. A message that takes more than `MAX_EVENT_WORK` does not."""
+        """True if the message matches. A message that takes more than `MAX_EVENT_WORK` does not match."""
         try:
             return self.matches(message, Work())
         except TooMuchWork:
@@ -36,7 +36,7 @@ class Pattern(msgspec.Struct, frozen=True):
 
 
 def compile_pattern(pattern: str) -> Pattern:
-    """Raises InvalidParameterException."""
+    """Compile a filter pattern. Raises InvalidParameterException."""
     text, expressions = pattern.strip(), Expressions()
     if not text:
         return Pattern(lambda _, __: True)
@@ -50,9 +50,9 @@ def compile_pattern(pattern: str) -> Pattern:
 
 
 def _compile_terms(text: str, expressions: Expressions) -> Matches:
-    """All plain terms, none of those after `-`; or, if there are none, any of those after `?`.
+    """Match all plain terms and none after `-`; if there are neither, match any of those after `?`.
 
-    "Filter patterns are case sensitive"; a term is found within words too: `ERROR` in `ERRORCODE: -1`.
+    "Filter patterns are case sensitive". A term also matches inside words: `ERROR` in `ERRORCODE: -1`.
     """
     wanted: list[Matches] = []
     excluded: list[Matches] = []
@@ -72,7 +72,7 @@ def _compile_terms(text: str, expressions: Expressions) -> Matches:
 
 
 def _term(text: str, at: int, expressions: Expressions) -> tuple[Matches, int]:
-    """The term that begins at a place, and where it ends."""
+    """Return the term that begins at `at`, and its end."""
     if text.startswith("%", at):
         end = text.find("%", at + 1)
         if end >= 0:

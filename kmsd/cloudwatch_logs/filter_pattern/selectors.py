@@ -1,4 +1,4 @@
-"""Filter patterns that look into an event: `{ $.level = "error" }` and `[ip, user, status = 4*]`."""
+"""Filter patterns that parse events: `{ $.level = "error" }` and `[ip, user, status = 4*]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Matches = Callable[[str, Work], bool]
 Test = Callable[[Any, Work], bool]
 MAX_DEPTH = 50
 MAX_FIELDS = 50_000
-"""Fields of a message that a pattern with `...` looks at. One with more matches no such pattern."""
+"""Limit on the fields of a message for a pattern with `...`; a message with more does not match."""
 _SPACE = re.compile(r"\s*")
 _MARK = re.compile(r"&&|\|\||[()]")
 _OPERATOR = re.compile(r"!=|<=|>=|=|<|>")
@@ -51,7 +51,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _token(text: str, at: int) -> tuple[str, int]:
-    """The kind of the token at a place, and where it ends; it ends where it begins if there is none."""
+    """Return kind and end of the token at `at`; an end not after `at` means that there is none."""
     match text[at]:
         case '"':
             return "quoted", closing(text, at + 1, '"') + 1
@@ -68,7 +68,7 @@ def _token(text: str, at: int) -> tuple[str, int]:
 
 
 class _Conditions:
-    """`A && (B || C)`; what A is, is read by `leaf`."""
+    """Parser of `A && (B || C)`; `leaf` parses the single conditions."""
 
     def __init__(self, tokens: list[_Token], leaf: Callable[[_Conditions], Test]) -> None:
         self._tokens = tokens
@@ -76,11 +76,11 @@ class _Conditions:
         self.at = 0
 
     def ahead(self) -> _Token:
-        """The next token; of kind "" at the end."""
+        """Return the next token; its kind is "" at the end."""
         return self._tokens[self.at] if self.at < len(self._tokens) else _Token("", "")
 
     def take(self, *kinds: str) -> str:
-        """The next token's text. Raises InvalidParameterException unless it is of these kinds."""
+        """Consume the next token and return its text. Raises InvalidParameterException unless it is of these kinds."""
         token = self.ahead()
         if token.kind not in kinds:
             raise _invalid(f"a {' or '.join(kinds)} is expected")
@@ -88,7 +88,7 @@ class _Conditions:
         return token.text
 
     def read(self) -> Test:
-        """All of it."""
+        """Parse all conditions."""
         test = self._or(0)
         if self.ahead().kind:
             raise _invalid("&& or || is expected")
@@ -124,7 +124,7 @@ class _Conditions:
 
 
 def compile_json(text: str, expressions: Expressions) -> Matches:
-    """Of what stands between the braces."""
+    """Compile the text between the braces."""
     test = _Conditions(_tokens(text), lambda conditions: _json_condition(conditions, expressions)).read()
 
     def matches(message: str, work: Work) -> bool:
@@ -141,7 +141,7 @@ def compile_json(text: str, expressions: Expressions) -> Matches:
 
 
 def _json_condition(conditions: _Conditions, expressions: Expressions) -> Test:
-    """`$.a.b = 5`, `$.a IS NULL`, `$.a NOT EXISTS`."""
+    """Parse `$.a.b = 5`, `$.a IS NULL` or `$.a NOT EXISTS`."""
     steps = _steps(conditions.take("word"))
     if conditions.ahead().kind == "operator":
         operator = conditions.take("operator")
@@ -168,7 +168,7 @@ _EVERY = -1
 
 
 def _steps(selector: str) -> tuple[str | int, ...]:
-    """`$.a[0]['b c']` as ("a", 0, "b c"); -1 stands for `[*]`."""
+    """Parse `$.a[0]['b c']` into ("a", 0, "b c"); -1 stands for `[*]`."""
     if not selector.startswith("$"):
         raise _invalid("a selector begins with $")
     steps: list[str | int] = []
@@ -187,7 +187,7 @@ def _steps(selector: str) -> tuple[str | int, ...]:
 
 
 def _values(event: Any, steps: tuple[str | int, ...], work: Work) -> Iterator[Any]:
-    """What a selector points to. Raises `TooMuchWork`."""
+    """Yield the values that a selector points to. Raises `TooMuchWork`."""
     pending: list[tuple[Iterator[Any], int]] = [(iter((event,)), 0)]
     while pending:
         items, first = pending[-1]
@@ -206,7 +206,7 @@ def _values(event: Any, steps: tuple[str | int, ...], work: Work) -> Iterator[An
 
 
 def _follow(value: Any, steps: tuple[str | int, ...], first: int) -> tuple[int, Any]:
-    """Go from a value along the steps, up to the next `[*]` or the end: where that is, and what is there."""
+    """Follow the steps from `value` to the next `[*]` or the end; return the index reached and the value there."""
     for place in range(first, len(steps)):
         step = steps[place]
         if isinstance(step, str):
@@ -226,7 +226,7 @@ def _follow(value: Any, steps: tuple[str | int, ...], first: int) -> tuple[int, 
 
 
 def compile_fields(text: str, expressions: Expressions) -> Matches:
-    """Of what stands between the brackets: names in the order of the fields, some with conditions; `...` for any."""
+    """Compile the text between the brackets: names in field order, some with conditions; `...` for any fields."""
     columns = [column.strip() for column in _columns(text)]
     dots = columns.index("...") if "..." in columns else None
     names = [column for column in columns if column != "..."]
@@ -249,7 +249,7 @@ def compile_fields(text: str, expressions: Expressions) -> Matches:
 
 
 def _fields(message: str) -> Iterator[str]:
-    """Words, `[…]` and `"…"`. Behind the last `]` no bracket is looked for: each would be, up to the end."""
+    """Yield words, `[…]` and `"…"`. Beyond the last `]`, no `[` is tried: each would be searched to the end."""
     begin, last = 0, message.rfind("]")
     for found in _FIELD.finditer(message):
         begin = found.start()
@@ -263,7 +263,7 @@ def _fields(message: str) -> Iterator[str]:
 
 
 def _columns(text: str) -> list[str]:
-    """Split at commas that are in no quotation, expression or parenthesis."""
+    """Split at commas outside of quotations, expressions and parentheses."""
     parts, depth, start = [], 0, 0
     inside = ""
     for at, sign in enumerate(text):
@@ -280,7 +280,7 @@ def _columns(text: str) -> list[str]:
 
 
 def _column_test(column: str, expressions: Expressions) -> Test:
-    """`name`, or conditions of one name: `status = 4* || status = 5*`."""
+    """Compile `name`, or conditions on one name: `status = 4* || status = 5*`."""
     tokens = _tokens(column)
     if not tokens:
         raise _invalid("a field has no name")

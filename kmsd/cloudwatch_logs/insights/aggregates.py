@@ -1,4 +1,4 @@
-"""`stats`: what rows come to, group by group, within the query's budget of memory."""
+"""Aggregate functions of `stats`: one value per group of rows, within the query's memory budget."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from kmsd.cloudwatch_logs.insights.values import Value, number, order, text
 from kmsd.cloudwatch_logs.work_budget import Budget
 
 _VALUE_BYTES = 40
-"""What a number takes in a list."""
+"""Memory of a number in a list, in bytes."""
 _FIRST_SORT = 4_096
 
 
 class Aggregate(ABC):
-    """One result of one group."""
+    """Aggregate of one group of rows."""
 
     @abstractmethod
     def add(self, row: Record) -> None:
-        """Take a row in."""
+        """Include a row."""
 
     @abstractmethod
     def result(self) -> Value:
-        """What all come to."""
+        """Return the value for all rows so far."""
 
 
 class _Count(Aggregate):
@@ -58,7 +58,7 @@ class _Distinct(Aggregate):
 
 
 class _Moments(Aggregate):
-    """sum, avg, stddev: by Welford, so that nothing cancels out."""
+    """sum, avg, stddev; uses Welford's algorithm, to avoid cancellation."""
 
     def __init__(self, of: Evaluator, kind: str) -> None:
         self._of = of
@@ -129,7 +129,7 @@ class _Percentile(Aggregate):
             self._budget.reserve(_VALUE_BYTES)
             self._values.append(float(value))
             if len(self._values) >= self._sort_at:
-                # Little by little: what is sorted already is merged, and no single sort takes long.
+                # Sort in increments: the sorted part is only merged, so no single sort takes long.
                 self._values.sort()
                 self._sort_at = len(self._values) + max(_FIRST_SORT, len(self._values) // 16)
 
@@ -171,7 +171,7 @@ _ONE_FIELD: Mapping[str, Callable[[Evaluator], AggregateFactory]] = {
 
 
 def aggregate(name: str, of: Evaluator | None, percent: float | None) -> AggregateFactory:
-    """What makes an aggregate for each group; `of` None: `count(*)`. Raises `MalformedQuery`."""
+    """Return the factory of an aggregate; `of` None: `count(*)`. Raises `MalformedQuery`."""
     lowered = name.lower()
     if lowered in ("pct", "percentile"):
         if of is None or percent is None or not 0 <= percent <= 100:  # noqa: PLR2004 (per cent)

@@ -1,4 +1,4 @@
-"""A query at work: rows pass from command to command; those that have to wait for others count in its budget."""
+"""Commands of a query as stages that rows pass through. Rows that a stage holds back count in the query's budget."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from kmsd.cloudwatch_logs.regex import Regex
 from kmsd.cloudwatch_logs.work_budget import Budget, TooLarge, matching_work
 
 MAX_ROWS = 10_000
-"""Rows of a result without a limit."""
+"""Limit on the rows of a result if the query sets none."""
 MAX_UNSORTED = 1_000
-"""Rows that wait to be sorted: so few are sorted, and merged with the others, in a few milliseconds."""
+"""Number of unsorted rows at which they are sorted and merged with the others: that takes a few milliseconds."""
 _GROUP_BYTES = 1_000
 _AGGREGATE_BYTES = 300
 
 
 class Stage(ABC):
-    """One command."""
+    """One command of a query."""
 
     done = False
-    """No row that comes after will pass."""
+    """True if the stage will pass no further row."""
 
     @abstractmethod
     def feed(self, row: Record) -> Iterable[Record]:
-        """What passes on when `row` comes."""
+        """Process a row and return the rows to pass on."""
 
     def end(self) -> Iterable[Record]:
-        """What passes on when no more rows come."""
+        """Return the rows to pass on after the last row."""
         return ()
 
 
 class Compute(Stage):
-    """`fields` with expressions: each that is not a plain field is worked out and kept by its name."""
+    """`fields` with expressions: evaluates each and stores its value under its name."""
 
     def __init__(self, columns: Sequence[tuple[str, Evaluator]]) -> None:
         self._columns = columns
@@ -51,7 +51,7 @@ class Compute(Stage):
 
 
 class Filter(Stage):
-    """`filter`."""
+    """`filter`: passes rows for which the condition is true."""
 
     def __init__(self, condition: Evaluator) -> None:
         self._condition = condition
@@ -61,7 +61,7 @@ class Filter(Stage):
 
 
 class ParseGlob(Stage):
-    """`parse @message "user=*, id=*" as user, id`: each star takes as little as it can."""
+    """`parse @message "user=*, id=*" as user, id`: each star matches as little as possible."""
 
     def __init__(self, of: Evaluator, glob: str, names: Sequence[str]) -> None:
         self._of = of
@@ -76,7 +76,7 @@ class ParseGlob(Stage):
         return (row,)
 
     def _match(self, value: str) -> list[str] | None:
-        """One pass: the first part anywhere, each other one at its next place; an open end takes the rest."""
+        """Match in one pass: each part at its next occurrence. A star at the end matches the rest."""
         first, *rest = self._parts
         at = value.find(first)
         if at < 0:
@@ -94,7 +94,7 @@ class ParseGlob(Stage):
 
 
 class ParseRegex(Stage):
-    r"""`parse @message /user=(?<user>\w+)/`."""
+    r"""`parse @message /user=(?<user>\w+)/`: adds the named groups as fields."""
 
     def __init__(self, of: Evaluator, regex: Regex) -> None:
         self._of = of
@@ -114,7 +114,7 @@ class ParseRegex(Stage):
 
 
 class Stats(Stage):
-    """`stats count(*) as n by bin(5m)`: a row for each group."""
+    """`stats count(*) as n by bin(5m)`: one row for each group."""
 
     def __init__(
         self, results: Sequence[tuple[str, AggregateFactory]], by: Sequence[Expression], budget: Budget
@@ -147,14 +147,14 @@ class Stats(Stage):
 
 
 class SortKey(NamedTuple):
-    """One of the things to sort by."""
+    """Expression to sort by, and its direction."""
 
     evaluate: Evaluator
     descending: bool
 
 
 class Sort(Stage):
-    """`sort`: of all rows only as many are kept as can be asked for."""
+    """`sort`: keeps only as many rows as the result can contain."""
 
     def __init__(self, keys: Sequence[SortKey], most: int, budget: Budget) -> None:
         self._keys = keys
@@ -199,7 +199,7 @@ _INVERTED = bytes(range(255, -1, -1))
 
 
 def _place(value: Value, *, descending: bool) -> bytes:
-    """Return bytes that sort as values do: comparing them is fast. No place begins another."""
+    """Return bytes that sort like the values and compare fast. No place is a prefix of another."""
     kind, known, shown = order(value)
     place = bytes((kind,))
     if kind == _IS_NUMBER:
@@ -212,7 +212,7 @@ def _place(value: Value, *, descending: bool) -> bytes:
 
 
 class Limit(Stage):
-    """`limit`."""
+    """`limit`: passes the first `most` rows."""
 
     def __init__(self, most: int) -> None:
         self._left = most
@@ -224,7 +224,7 @@ class Limit(Stage):
 
 
 class Dedup(Stage):
-    """`dedup`: the first row of each combination of values."""
+    """`dedup`: passes the first row of each combination of values."""
 
     def __init__(self, columns: Sequence[Evaluator], budget: Budget) -> None:
         self._columns = columns

@@ -1,7 +1,7 @@
-"""The query language, read: commands and expressions (CloudWatch Logs Insights query syntax).
+"""Parser of the query language: commands and expressions (CloudWatch Logs Insights query syntax).
 
-What is read is compiled on the way: an expression to a function of a row. What is not supported is refused by
-name (`MalformedQuery`).
+Compiles while it parses: an expression becomes a function of a row. Unsupported syntax is refused by name
+(`MalformedQuery`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kmsd.cloudwatch_logs.work_budget import matching_work
 
 MAX_DEPTH = 50
 MAX_OPERANDS = 2_000
-"""Fields, numbers and texts of a query: reading them is one turn of the event loop."""
+"""Limit on the fields, numbers and texts of a query: all are parsed in one turn of the event loop."""
 _SPACE = re.compile(r"\s+|#[^\n]*")
 _SPACES = re.compile(r"\s+")
 _NAME = re.compile(r"@?[A-Za-z_][\w.@]*|`[^`]+`", re.ASCII)
@@ -34,24 +34,24 @@ Evaluator = Callable[[Record], Value]
 
 
 class Expression(NamedTuple):
-    """An expression, as it was written and as it works."""
+    """Expression with its source text."""
 
     text: str
     evaluate: Evaluator
 
 
 class Parser:
-    """Reads a query from left to right; one method for each level of the language."""
+    """Parser that reads a query from left to right, with one method per precedence level."""
 
     def __init__(self, query: str) -> None:
         self.query = query
         self.at = 0
         self.expressions = 0
-        """Regular expressions that were read."""
+        """Number of regular expressions read."""
         self.instructions = 0
-        """Of all of them."""
+        """Instructions of all regular expressions read."""
         self.grows = False
-        """Whether a function was read that may make a value longer than the event."""
+        """True if the query calls a function whose result can be longer than the event."""
         self._operands = 0
         self._skip()
 
@@ -62,15 +62,15 @@ class Parser:
             self.at = found.end()
 
     def fail(self, why: str) -> NoReturn:
-        """Raise `MalformedQuery`, with the place. The query is not quoted: errors stand in the audit trail."""
+        """Raise `MalformedQuery` with the position. Does not quote the query: errors appear in the audit trail."""
         raise MalformedQuery(f"{why}, at " + ("the end" if self.has_ended() else f"character {self.at + 1}"))
 
     def has_ended(self) -> bool:
-        """Whether all has been read."""
+        """True if the whole query has been read."""
         return self.at >= len(self.query)
 
     def accept(self, wanted: str) -> bool:
-        """Take a sign, if it comes next."""
+        """Consume `wanted` if it comes next; True if it did."""
         if not self.query.startswith(wanted, self.at):
             return False
         self.at += len(wanted)
@@ -78,12 +78,12 @@ class Parser:
         return True
 
     def expect(self, wanted: str) -> None:
-        """Take a sign that must come next."""
+        """Consume `wanted`. Raises `MalformedQuery` if it does not come next."""
         if not self.accept(wanted):
             self.fail(f"{wanted!r} is expected")
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Take what matches, if it comes next."""
+        """Consume a match of `pattern` if it comes next."""
         found = pattern.match(self.query, self.at)
         if found is not None:
             self.at = found.end()
@@ -91,7 +91,7 @@ class Parser:
         return found
 
     def keyword(self, *wanted: str) -> str:
-        """Take one of some words, in any case, if it comes next; else nothing."""
+        """Consume one of the words, in any case, and return it; return "" if none comes next."""
         if not self.query[self.at : self.at + 1].isalpha():
             return ""
         found = _NAME.match(self.query, self.at)
@@ -102,7 +102,7 @@ class Parser:
         return found[0].lower()
 
     def identifier(self, what: str = "a field") -> str:
-        """Take a name. Raises `MalformedQuery`."""
+        """Consume a name. Raises `MalformedQuery`."""
         found = _NAME.match(self.query, self.at)
         if found is None or found[0].lower() in _WORDS:
             self.fail(f"{what} is expected")
@@ -111,7 +111,7 @@ class Parser:
         return found[0].strip("`")
 
     def _quotation(self, mark: str) -> str | None:
-        """Take what stands between two marks, if it comes next."""
+        """Consume and return the text between two marks; None if it does not come next."""
         if not self.query.startswith(mark, self.at):
             return None
         begin = self.at + 1
@@ -123,14 +123,14 @@ class Parser:
         return self.query[begin:end]
 
     def string(self) -> str | None:
-        """Take a quoted text, if it comes next."""
+        """Consume and return a quoted text; None if it does not come next."""
         quoted = self._quotation('"')
         if quoted is None:
             quoted = self._quotation("'")
         return None if quoted is None else unescaped(quoted)
 
     def regex(self) -> Regex | None:
-        """Take `/expression/`, if it comes next."""
+        """Consume and compile `/expression/`; None if it does not come next."""
         text = self._quotation("/")
         if text is None:
             return None
@@ -145,19 +145,19 @@ class Parser:
         return regex
 
     def source_from(self, start: int) -> str:
-        """What was read since a place, as it was written."""
+        """Return the source text from `start` to the current position, with spaces normalised."""
         return _SPACES.sub(" ", self.query[start : self.at].rstrip(" \t\r\n"))
 
     # --- Expressions ----------------------------------------------------------------------------------
 
     def expression(self) -> Expression:
-        """Take an expression. Raises `MalformedQuery`."""
+        """Consume an expression. Raises `MalformedQuery`."""
         start = self.at
         evaluate = self._or(0)
         return Expression(self.source_from(start), evaluate)
 
     def _or(self, depth: int) -> Evaluator:
-        """`or` binds least."""
+        """Parse `or`, which has the lowest precedence."""
         if depth > MAX_DEPTH:
             self.fail("too many parentheses within each other")
         found = [self._and(depth)]
@@ -220,7 +220,7 @@ class Parser:
         return self._calculation(self._power, "*/%", depth)
 
     def _calculation(self, part: Callable[[int], Evaluator], operators: str, depth: int) -> Evaluator:
-        """Parts with operators in between, from left to right."""
+        """Parse operands with left-associative operators."""
         first, others = part(depth), list[tuple[str, Evaluator]]()
         while not self.has_ended() and (operator := self.query[self.at]) in operators:
             self.accept(operator)
@@ -273,7 +273,7 @@ class Parser:
         return _application(call(name, len(arguments)), arguments)
 
     def _bin(self, name: str, depth: int) -> Evaluator:
-        """`bin(5m)` of @timestamp; `datefloor(field, 1h)` and `dateceil`."""
+        """Parse `bin(5m)` of @timestamp, or `datefloor(field, 1h)` and `dateceil`."""
         of: Evaluator = lambda row: row.get("@timestamp")  # noqa: E731
         if name != "bin":
             of = self._sum(depth + 1)
@@ -299,7 +299,7 @@ _constants: dict[str, Evaluator] = {"true": lambda _: True, "false": lambda _: F
 
 def _any(conditions: list[Evaluator]) -> Evaluator:
     def holds(row: Record) -> bool:
-        for condition in conditions:  # noqa: SIM110 (any() would take a frame more, and time)
+        for condition in conditions:  # noqa: SIM110 (any() takes an additional frame, and time)
             if truth(condition(row)):
                 return True
         return False
@@ -366,5 +366,5 @@ def _application(act: Callable[..., Value], arguments: list[Evaluator]) -> Evalu
 
 
 def default_field() -> Evaluator:
-    """@message."""
+    """Return an evaluator of @message."""
     return lambda row: row.get(MESSAGE)

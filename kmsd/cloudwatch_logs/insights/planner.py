@@ -1,4 +1,4 @@
-"""From a query's text to a plan, and from the plan to one run of it."""
+"""Compilation of a query's text to a plan, and execution of the plan."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget
 MAX_LIMIT = 100_000
 MAX_COMMANDS = 50
 Result = list[tuple[str, str]]
-"""A row as it is shown: (field, value)."""
+"""Row as it is shown: (field, value)."""
 
 
 class Plan(msgspec.Struct):
-    """A query that was read."""
+    """Compiled query."""
 
     stages: list[MakeStage] = []
     columns: dict[str, None] = {}
-    """What is shown, in this order."""
+    """Names of the shown columns, in this order."""
     chosen: bool = False
-    """Whether `display` has said what is shown."""
+    """True if `display` determined the columns."""
     aggregated: bool = False
     sorted: bool = False
     limited: bool = False
     most: int = 0
-    """The largest limit in the query."""
+    """Largest limit in the query."""
     instructions: int = 0
-    """Steps that its regular expressions may take for each byte of text."""
+    """Steps that its regular expressions may take per byte of text."""
     grows: bool = False
-    """Whether a function may make a value that is longer than the event."""
+    """True if a function may return a value that is longer than the event."""
 
     def run(self, most: int, *, multiple_groups: bool, budget: Budget | None = None) -> Run:
-        """One run; `several` groups do not come in one order of time, unless they are sorted."""
+        """Start a run. Events of several groups do not arrive in order of time, so they are sorted by default."""
         if not self.limited:
             self.most = max(self.most, most)
         budget = budget or Budget(MAX_QUERY_BYTES)
@@ -65,26 +65,26 @@ class Plan(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """A plan at work."""
+    """Execution of a plan."""
 
     stages: Sequence[Stage]
     columns: Sequence[str]
     budget: Budget
     pointers: bool
-    """Whether each row is an event, so that it has a pointer to it."""
+    """True if each row is an event, with a pointer to it."""
     matched: int = 0
-    """Events that came through all conditions before anything was put together."""
+    """Events that passed all conditions before any aggregation."""
     results: list[Result] = []
     held: int = 0
-    """Bytes that `results` take."""
+    """Bytes of `results`."""
 
     @property
     def done(self) -> bool:
-        """Whether no further event can change anything."""
+        """True if no further event can change the result."""
         return any(stage.done for stage in self.stages)
 
     def feed(self, row: Record) -> None:
-        """An event. Raises `TooLarge`."""
+        """Process an event. Raises `TooLarge`."""
         self._pass(row, 0)
 
     def _pass(self, row: Record, index: int) -> None:
@@ -103,12 +103,12 @@ class Run(msgspec.Struct):
         self._show(row)
 
     def end(self) -> None:
-        """No more events: what waits comes out. Raises `TooLarge`."""
+        """Finish after the last event: rows that stages held back are passed on. Raises `TooLarge`."""
         for _ in self.ending():
             pass
 
     def ending(self) -> Iterator[None]:
-        """The same, row by row."""
+        """Do the work of `end`, row by row."""
         for index, stage in enumerate(self.stages):
             matched = self.matched
             for row in stage.end():
@@ -117,7 +117,7 @@ class Run(msgspec.Struct):
             self.matched = matched
 
     def drain(self) -> list[Result]:
-        """Take the rows that are there out of the budget and the results."""
+        """Remove the finished rows from the results and the budget, and return them."""
         drained = self.results[:]
         self.results.clear()
         self.budget.release(self.held)
@@ -135,7 +135,7 @@ class Run(msgspec.Struct):
 
 
 def plan(query: str) -> Plan:
-    """Read a query. Raises `MalformedQuery`."""
+    """Compile a query. Raises `MalformedQuery`."""
     reader, found = Parser(query), Plan()
     if reader.has_ended():
         raise MalformedQuery("the query is empty")
@@ -153,7 +153,7 @@ def plan(query: str) -> Plan:
 
 
 def _columns(reader: Parser) -> list[tuple[str, Expression]]:
-    """`a, b + 1 as c`: names and what they are."""
+    """Parse `a, b + 1 as c` into names and expressions."""
     found = []
     while True:
         expression = reader.expression()
@@ -253,7 +253,7 @@ def _aggregate(reader: Parser) -> tuple[str, AggregateFactory]:
 def _sort(reader: Parser, found: Plan) -> None:
     keys = []
     while True:
-        # A column of stats has the name by which it was written: `sort count(*) desc`.
+        # A column of stats is named after its source text: `sort count(*) desc`.
         start = reader.at
         evaluate = _sorted_by(reader, found, start)
         keys.append(SortKey(evaluate, descending=reader.keyword("asc", "desc") == "desc"))

@@ -1,4 +1,4 @@
-"""Results of queries at rest: compressed, then sealed under the key that the account has for them, or the daemon's."""
+"""Stored query results: compressed, then encrypted under the account's key for results or the daemon's own key."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_rows = msgspec.msgpack.Decoder(list[list[tuple[str, str]]]).decode
 _VERSION = 2
 _VERSION_OF_ONE_CHUNK = 1
-"""Earlier results are one array of rows."""
+"""Format of earlier results: one array of rows."""
 COPIES = 3
-"""Of rows that exist while they are sealed: packed, compressed, sealed."""
+"""Copies of the rows in memory while they are encrypted: encoded, compressed, encrypted."""
 
 
 class Chunk(NamedTuple):
-    """Some rows, encoded."""
+    """Encoded rows."""
 
     number: int
-    """Of rows."""
+    """Number of rows."""
     rows: bytes
 
     def decoded(self) -> list[list[tuple[str, str]]]:
-        """The inverse of `packed`."""
+        """Decode the rows; the inverse of `packed`."""
         return _decode_rows(self.rows)
 
 
@@ -65,14 +65,14 @@ _decode = msgspec.msgpack.Decoder(_Stored).decode
 
 
 def subject_of(arns: ArnScope, key: ResultsKey) -> KeyAssociation:
-    """What data keys for results are made for."""
+    """Return the owner of the data keys for results."""
     return KeyAssociation(key.account.encode(), key.account, results_arn(arns, key.account), key.kms_key)
 
 
 async def seal_rows(
     logs: LogsService, reader: Reader, subject: KeyAssociation, query_id: str, chunks: Sequence[Chunk], *, now: datetime
 ) -> bytes:
-    """Rows as they may be stored. Compressing and sealing let go of the interpreter, and are done in a thread."""
+    """Compress and encrypt rows for storage. Both release the GIL and run in a thread."""
     content = await asyncio.to_thread(lambda: zlib.compress(_encode(chunks), 1))
     data_key = await logs.keys.encryption_key(reader, subject, len(content), now)
     frame_id = logs.frame_ids.next(int(now.timestamp() * 1_000_000))
@@ -87,7 +87,7 @@ async def seal_rows(
 async def open_rows(
     logs: LogsService, reader: Reader, subject: KeyAssociation, query_id: str, stored: bytes, *, now: datetime
 ) -> list[Chunk]:
-    """The rows. Raises AccessDeniedException if their key cannot be used, `SegmentDamaged`."""
+    """Decrypt rows. Raises AccessDeniedException if their key cannot be used, and `SegmentDamaged`."""
     damaged = SegmentDamaged(f"result {query_id}")
     try:
         found = _decode(stored)
@@ -110,19 +110,19 @@ async def open_rows(
 
 
 def chunks_of(content: bytes, version: int) -> list[Chunk]:
-    """The rows of a result of either version."""
+    """Decode the rows of a result of either version."""
     if version == _VERSION_OF_ONE_CHUNK:
         return [Chunk(len(_decode_rows(content)), content)]
     return _decode_chunks(content)
 
 
 async def seal_text(reader: Reader, token: Token, query_id: str, query: str) -> bytes:
-    """The query's text: it may quote events."""
+    """Encrypt the query's text, which may quote events."""
     sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
     return await sealer.encrypt(_PURPOSE, query_id, query.encode())
 
 
 async def open_text(reader: Reader, token: Token, query_id: str, sealed: bytes) -> str:
-    """The inverse of `seal_text`."""
+    """Decrypt a query's text; the inverse of `seal_text`."""
     sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
     return (await sealer.decrypt(_PURPOSE, query_id, sealed)).decode()

@@ -1,4 +1,4 @@
-"""Rows of a query: an event, and what the query's commands have added to it."""
+"""Rows of a query: an event and the fields that the query's commands added."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TIMESTAMP = "@timestamp"
 MESSAGE = "@message"
 PTR = "@ptr"
 _ROW_BYTES = 700
-"""What a row takes beside its values: objects, a table of fields."""
+"""Memory of a row in bytes, in addition to its values: objects, and the dict of fields."""
 _FIELD_BYTES = 100
 _UNREAD = object()
 _decode = msgspec.json.Decoder().decode
 
 
 class Record:
-    """A row; what is not asked for is not worked out."""
+    """Row of a query. Fields are computed only when they are read."""
 
     __slots__ = ("_event", "_json", "_left", "_log", "_members", "_stream", "fields")
 
@@ -34,10 +34,10 @@ class Record:
         self._members: dict[str, Value] = {}
         self._left = MAX_EVENT_WORK
         self.fields: dict[str, Value] = {}
-        """What `fields`, `parse` and `stats` have made."""
+        """Fields added by `fields`, `parse` and `stats`."""
 
     def get(self, name: str) -> Value:
-        """A field; None: it is not there."""
+        """Return a field's value; None if the row does not have it."""
         if name in self.fields:
             return self.fields[name]
         event = self._event
@@ -60,18 +60,18 @@ class Record:
                 return None if name.startswith("@") else self._member(name)
 
     def affords(self, count: int) -> bool:
-        """Spend the work of looking at so many characters. False if it is used up: what is asked for has no value."""
+        """Spend the work of examining `count` characters. False if the budget is used up: the field has no value."""
         self._left -= count
         return self._left >= 0
 
     def rest(self) -> int:
-        """Keep no more than the row cannot be without. Returns the bytes that it takes from now on."""
+        """Drop everything that can be recomputed. Returns the bytes that the row takes from now on."""
         self._json, self._members = _UNREAD, {}
         message = 0 if self._event is None else getsizeof(self._event.message)
         return _ROW_BYTES + message + sum(map(weight, self.fields.values()))
 
     def _member(self, name: str) -> Value:
-        """A field that was discovered in a JSON event."""
+        """Return a field discovered in a JSON event."""
         if name not in self._members:
             self._members[name] = self._shown(self._find(name))
         return self._members[name]
@@ -94,7 +94,7 @@ class Record:
             return None
 
     def _shown(self, value: object) -> Value:
-        """Objects and lists as JSON."""
+        """Return a scalar unchanged, an object or list as JSON."""
         if isinstance(value, str | int | float | bool):
             return value
         if value is None or not self.affords(0):
@@ -107,10 +107,10 @@ class Record:
 
     @property
     def position(self) -> int:
-        """Of its event; 0: it stands for several."""
+        """Return the position of its event; 0 for an aggregated row."""
         return 0 if self._event is None else self._event.position
 
 
 def weight(value: Value) -> int:
-    """Bytes that a value takes as a field of a row."""
+    """Return the bytes that a value takes as a field of a row."""
     return _FIELD_BYTES + (getsizeof(value) if isinstance(value, str) else 0)

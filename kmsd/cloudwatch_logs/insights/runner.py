@@ -1,7 +1,7 @@
-"""Carrying out a query: in the background of the process that was asked, in turns with everything else.
+"""Execution of queries, in the background of the process that received StartQuery, interleaved with other work.
 
-A query that has failed, was stopped, or lost its process leaves no result. Why it failed stands in the audit
-trail where a key was refused, and is told as the query's status.
+A query that failed, was stopped or lost its process leaves no result. The query's status shows the failure. If a key
+was refused, the audit trail says why.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from kmsd.errors import ServiceError
 from kmsd.ports import AuditUnavailable, StoreError, TokenError
 
 QUERY_SECONDS = 300
-"""A query that takes longer ends as `Timeout`."""
+"""Limit on the seconds of a query; a longer one ends as `Timeout`."""
 CANCEL_CHECK_INTERVAL = 100
-"""Slices between two looks at whether the query was stopped."""
+"""Number of slices between two checks for StopQuery."""
 SLOW_SLICES = 10
-"""A slice that took so many times its time was too long for the event loop: what follows is done in a thread."""
+"""Overrun factor of a slice from which the rest of the query runs in a thread: it was too long for the event loop."""
 ROWS_A_CHUNK = 500
 BYTES_A_CHUNK = 1_048_576
 _EXPECTED = (ServiceError, StoreError, TokenError, SegmentsError, AuditUnavailable, TooLarge)
 
 
 class QueryTask(msgspec.Struct, frozen=True):
-    """A query and what it is asked of."""
+    """Query with the groups and frames that it reads."""
 
     query: StoredQuery
     plan: Plan
@@ -58,12 +58,12 @@ class _Cancelled(Exception):
 
 
 class _Progress(msgspec.Struct):
-    """One run of a query, so far."""
+    """Progress of one run of a query."""
 
     run: Run
     budget: Budget
     in_thread: bool
-    """All of it; else only what is long."""
+    """True if all slices run in a thread; otherwise only the long ones do."""
     chunks: list[Chunk] = []
     records: int = 0
     scanned: int = 0
@@ -71,7 +71,7 @@ class _Progress(msgspec.Struct):
 
 
 class QueryRunner(msgspec.Struct):
-    """Carries out queries. One for each process."""
+    """Runner of queries. One for each process."""
 
     logs: LogsService
     store: LogStore
@@ -79,7 +79,7 @@ class QueryRunner(msgspec.Struct):
     now: Callable[[], datetime]
 
     async def run(self, task: QueryTask) -> None:
-        """Carry out one query and write down how it ended, whatever was raised."""
+        """Run one query and record how it ended, whatever was raised."""
         budget = Budget(MAX_QUERY_BYTES, self.logs.memory)
         run = task.plan.run(task.most, multiple_groups=len(task.groups) > 1, budget=budget)
         progress = _Progress(run, budget, in_thread=task.plan.grows and task.plan.instructions > 0)
@@ -88,29 +88,29 @@ class QueryRunner(msgspec.Struct):
         except asyncio.CancelledError:
             await self._complete(task, progress, FAILED)
             raise
-        except Exception as exc:  # noqa: BLE001 (the results cannot be sealed or stored: then there are none)
+        except Exception as exc:  # noqa: BLE001 (the results cannot be encrypted or stored, so the query has none)
             _report(exc)
             await self._complete(task, progress, FAILED)
         finally:
             budget.close()
 
     async def _carry_out(self, task: QueryTask, progress: _Progress) -> str:
-        """Carry out the query. Returns the status with which it ends."""
+        """Run the query and return its final status."""
         try:
             async with asyncio.timeout(QUERY_SECONDS):
-                await self._check_cancelled(task, progress)
+                await self._read_events(task, progress)
                 await self._in_slices(task, progress, progress.run.ending())
         except TimeoutError:
             return TIMEOUT
         except _Cancelled:
             return CANCELLED
-        except Exception as exc:  # noqa: BLE001 (a query that nobody ends is shown as running, and counts as one)
+        except Exception as exc:  # noqa: BLE001 (an unended query would be shown, and counted, as running)
             _report(exc)
             return FAILED
         return COMPLETE
 
-    async def _check_cancelled(self, task: QueryTask, progress: _Progress) -> None:
-        """Show the query all events, the newest first."""
+    async def _read_events(self, task: QueryTask, progress: _Progress) -> None:
+        """Feed all events to the query, newest first."""
         for group in task.groups:
             reading = EventReader(self.logs, self.store, group, self.now(), budget=progress.budget)
             log = f"{group.account}:{group.name}"
@@ -130,7 +130,7 @@ class QueryRunner(msgspec.Struct):
     async def _in_slices(
         self, task: QueryTask, progress: _Progress, steps: Iterator[None], *, long: bool = False
     ) -> None:
-        """Take steps, giving others their turn; pack the rows that come out."""
+        """Run steps in slices, yielding to other work, and encode the resulting rows."""
         more = True
         while more:
             act = partial(_slice, progress, steps)
@@ -138,10 +138,10 @@ class QueryRunner(msgspec.Struct):
             _pack(progress, at_least=ROWS_A_CHUNK)
             progress.slices += 1
             if progress.slices % CANCEL_CHECK_INTERVAL == 0:
-                await self._check(task)
+                await self._check_cancelled(task)
             await asyncio.sleep(0)
 
-    async def _check(self, task: QueryTask) -> None:
+    async def _check_cancelled(self, task: QueryTask) -> None:
         known = await (await self.store.read()).log_query(task.query.query_id)
         if known is None or known.status != RUNNING:
             raise _Cancelled
@@ -170,14 +170,14 @@ class QueryRunner(msgspec.Struct):
 
 
 def _report(exc: Exception) -> None:
-    """Hand an error that nobody expects to the loop, which logs it."""
+    """Pass an unexpected error to the event loop's exception handler, which logs it."""
     if not isinstance(exc, _EXPECTED):
         context = {"message": "a query failed unexpectedly", "exception": exc}
         asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _fed(progress: _Progress, rows: Iterator[Record]) -> Iterator[None]:
-    """Show the query rows, one for each step, until it has enough."""
+    """Feed rows to the query, one per step, until it has enough."""
     for row in rows:
         progress.records += 1
         progress.run.feed(row)
@@ -187,7 +187,7 @@ def _fed(progress: _Progress, rows: Iterator[Record]) -> Iterator[None]:
 
 
 def _slice(progress: _Progress, steps: Iterator[None]) -> bool:
-    """Take steps for a slice of time; False when there are no more."""
+    """Run steps for the length of a slice; False if there are no more."""
     began = time.perf_counter()
     until = began + SLICE_SECONDS
     more = any(time.perf_counter() >= until for _ in steps)
@@ -196,7 +196,7 @@ def _slice(progress: _Progress, steps: Iterator[None]) -> bool:
 
 
 def _pack(progress: _Progress, *, at_least: int) -> None:
-    """Encode the rows that have come out, if there are so many, or if they are large."""
+    """Encode the result rows if there are at least `at_least` of them, or if they are large."""
     run = progress.run
     if len(run.results) < at_least and run.held < BYTES_A_CHUNK:
         return

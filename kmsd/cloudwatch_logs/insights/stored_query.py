@@ -1,4 +1,4 @@
-"""A query as a noun: what was asked, by whom, and how it ended."""
+"""Query record: text, caller, and how the query ended."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ TIMEOUT = "Timeout"
 
 
 class MalformedQuery(ValueError):
-    """The text is no query, or one that is not supported; the message says why."""
+    """The text is not a supported query; the message says why."""
 
 
 class StoredQuery(msgspec.Struct, frozen=True):
-    """A query as the store holds it."""
+    """Query as the store holds it."""
 
     query_id: str
     account: str
     group_name: str
-    """The first group it was asked of."""
+    """First group that the query reads."""
     principal: str
-    """ARN of who asked."""
+    """ARN of the caller who started it."""
     created_at: datetime
     deadline_at: datetime
-    """When whoever runs it gives up; one that is still running then has lost its process."""
+    """Time at which its runner gives up. A query that is still running later has lost its process."""
     sealed_text: bytes
     status: str
     statistics: QueryStatistics
     ended_at: datetime | None = None
     kms_key: str | None = None
-    """ARN of the key that its results are sealed under; None: the daemon's own."""
+    """ARN of the key that encrypts its results; None: the daemon's own key."""
 
     def status_at(self, now: datetime) -> str:
-        """What a client is told."""
+        """Return the status shown to clients."""
         return TIMEOUT if self.status == RUNNING and now >= self.deadline_at else self.status

@@ -1,4 +1,4 @@
-"""Values in queries, how they compare, and the functions over them."""
+"""Values in queries, their comparison, and the functions on them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from kmsd.cloudwatch_logs.filter_pattern.comparisons import finite, number_of
 from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 
 Value = str | int | float | bool | None
-"""What an expression comes to; None: there is no such field."""
+"""Value of an expression; None: the field does not exist."""
 MAX_DIGITS = 15
 MAX_EXACT = 2**63
-"""Integers beyond are calculated with as floats."""
+"""Bound of exact integers; larger ones are calculated with as floats."""
 MAX_TEXT_LENGTH = 1_048_576
-"""Of a value, in characters; the largest event is as long. A function that would make a longer one has no value."""
+"""Limit on the characters of a value, the size of the largest event. A function with a longer result has no value."""
 _INDEX = re.compile(r"[0-9]{1,9}")
 _FIRST_INSTANT = -62_135_596_800_000
 _LAST_INSTANT = 253_402_300_799_999
-"""The years 1 and 9999: there are no others in Python."""
+"""Last millisecond of the year 9999; Python's dates range from year 1 to year 9999."""
 
 
 class Instant(int):
-    """Milliseconds that are shown as a date; made by `instant`."""
+    """Milliseconds since 1970 that are shown as a date; created by `instant`."""
 
 
 def instant(value: float | None) -> Instant | None:
-    """Milliseconds as a date; None if there is no such date."""
+    """Return milliseconds as a date; None if there is no such date."""
     return None if value is None or not _FIRST_INSTANT <= value <= _LAST_INSTANT else Instant(value)
 
 
 def number(value: Value) -> float | int | None:
-    """A value as a number; None: it is none."""
+    """Return a value as a number; None if it is not one."""
     match value:
         case bool():
             return int(value)
@@ -50,7 +50,7 @@ def number(value: Value) -> float | int | None:
 
 
 def text(value: Value) -> str:
-    """A value as it is shown."""
+    """Return a value as it is shown."""
     match value:
         case None:
             return ""
@@ -66,7 +66,7 @@ def text(value: Value) -> str:
 
 
 def truth(value: Value) -> bool:
-    """A value as a condition."""
+    """Return a value as a condition."""
     match value:
         case str():
             return value.lower() not in ("", "0", "false")
@@ -75,7 +75,7 @@ def truth(value: Value) -> bool:
 
 
 def order(value: Value) -> tuple[int, float, str]:
-    """What values sort by: nothing, numbers, text."""
+    """Return the sort key of a value: missing values first, then numbers, then text."""
     if value is None:
         return (0, 0.0, "")
     known = number(value)
@@ -83,7 +83,7 @@ def order(value: Value) -> tuple[int, float, str]:
 
 
 def compare(left: Value, operator: str, right: Value) -> bool:
-    """`left OPERATOR right`: as numbers if both are, else as text. What is not there differs from everything."""
+    """Evaluate `left OPERATOR right`, as numbers if both are, else as text. A missing value differs from everything."""
     if left is None or right is None:
         return operator == "!=" and left is not right
     one, other = number(left), number(right)
@@ -103,7 +103,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def arithmetic(left: Value, operator: str, right: Value) -> Value:
-    """`left OPERATOR right`; nothing, where one is no number or the result is none."""
+    """Evaluate `left OPERATOR right`; None if an operand or the result is not a number."""
     one, other = number(left), number(right)
     if one is None or other is None:
         return None
@@ -199,11 +199,11 @@ FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Value]]] = {
     "tomillis": (1, 1, lambda value: None if number(value) is None else int(number(value) or 0)),
     "frommillis": (1, 1, lambda value: instant(number(value))),
 }
-"""By name in small letters: fewest and most arguments, and what it does."""
+"""Functions by lower-case name: minimum and maximum number of arguments, and implementation."""
 
 
 def call(name: str, count: int) -> Callable[..., Value]:
-    """The function of a name. Raises `MalformedQuery`."""
+    """Return the function of a name. Raises `MalformedQuery`."""
     known = FUNCTIONS.get(name.lower())
     if known is None:
         raise MalformedQuery(f"the function {name} is not supported")
@@ -214,7 +214,7 @@ def call(name: str, count: int) -> Callable[..., Value]:
 
 
 def walk(value: object, name: str) -> object:
-    """The member of a decoded JSON event that `a.b.0` names; None: there is none."""
+    """Return the member of a decoded JSON event at a path such as `a.b.0`; None if there is none."""
     for step in name.split("."):
         match value:
             case dict() if step in value:

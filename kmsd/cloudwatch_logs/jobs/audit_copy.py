@@ -1,13 +1,12 @@
-"""Copies the records of the audit trail into the log group `/kmsd/audit`, sealed as all log events are.
+"""Copy of the audit trail in the log group `/kmsd/audit`, encrypted like all log events.
 
-The trail stays the record; the copy is for reading, and can be made anew at any time. Each file of the trail is a
-stream, and how many of a file's records its stream holds says how far the copy has come: so there is no position to
-keep beside the copy, and nothing that a crash could make disagree with it. A chain is copied by one process at a time,
-which has claimed it: the worker that writes it, as long as it lives, and else any. Locks see to that, not the lease of
-the jobs, which outlives its holder.
+The trail remains the record; the copy is for reading and can be recreated at any time. Each file of the trail is a
+stream. The number of records in the stream is the position of the copy, so a crash cannot leave a stored position that
+disagrees with the copy. One process at a time copies a chain and holds its lock: the worker that writes the chain while
+it lives, any process after that. Locks are used rather than the jobs' lease, which outlives its holder.
 
-The copy leaves no trace in the trail. The group lies under the daemon's own key, whose use is not recorded; a key of a
-customer's would be used, recorded, copied, and used again.
+The copy leaves no records in the trail. The group uses the daemon's own key, whose use is not recorded. With a
+customer's key, each copy would use the key, record the use, copy that record, and use the key again.
 """
 
 from __future__ import annotations
@@ -31,46 +30,46 @@ from kmsd.ports import AuditUnavailable, StoreConflict, StoreError, TokenError
 
 SECOND = 1_000
 POLL_OFFSET_SECONDS = 0.1
-"""Seconds after each full one at which all processes copy: see `_due`."""
+"""Seconds after each full second at which all processes copy (see `_due`)."""
 YIELD_SECONDS = 0.01
-"""Seconds between two batches: a process that has much to copy serves its callers meanwhile."""
+"""Pause in seconds between two batches, so that a process with a large backlog still serves its callers."""
 CLOCK_STEP = 5_000
-"""Milliseconds: records that are further ahead than this were written by a clock that has been set back since."""
+"""Milliseconds. Records further ahead of the clock than this were written before the clock was set back."""
 
 log = structlog.get_logger()
 
 
 class _Cursor(msgspec.Struct):
-    """How far one chain has been copied."""
+    """Position of the copy in one chain."""
 
     file: str
     records: int
-    """Of this file."""
+    """Records of this file that have been copied."""
     end: int = 0
-    """Bytes of the file that hold them; 0: they are still to be counted."""
+    """Offset in the file after those records, in bytes; 0: not yet counted."""
     ends: dict[int, int] = {}
-    """The same by number of records, before and after the last batch."""
+    """Offset by number of records, before and after the last batch."""
     confirmed: bool = True
-    """Nothing is under way. Whether a batch that failed is in the copy has to be looked up."""
+    """False while a batch is in progress or failed: look up whether it is in the copy."""
 
 
 class AuditCopy(msgspec.Struct):
-    """The copying of one process. It belongs to one event loop."""
+    """Copier of one process. Must be used from one event loop."""
 
     trail: AuditTrail
     store: LogStore
     logs: LogsService
     arns: ArnScope
     account: str
-    """The operator's: its principals may be allowed to read."""
+    """The operator's account: its principals may be allowed to read."""
     _group: LogGroup | None = None
     _reached: dict[str, _Cursor] = {}
     _processed: dict[str, tuple[str, int]] = {}
-    """By writer: the file and mark at which nothing was left to copy."""
+    """File and mark at which a chain was completely copied, by writer."""
     _last_logged: str = ""
 
     async def run(self) -> None:
-        """Copy what is durable, every second, until it is cancelled: what is left then is for the next start."""
+        """Copy durable records every second until cancelled. The next start copies the rest."""
         while True:
             try:
                 await self.run_once()
@@ -78,20 +77,20 @@ class AuditCopy(msgspec.Struct):
             except (StoreError, TokenError, SegmentsError, AuditUnavailable) as exc:
                 self._log_once(f"{type(exc).__name__}: {exc}")
             except Exception:
-                # A fault here must not end the copying for good; nothing is lost meanwhile, the trail has it.
-                log.exception("copy of the audit trail failed")
+                # An unexpected error must not stop the copying. Nothing is lost: the trail still has the records.
+                log.exception("audit_copy_failed")
             await asyncio.sleep(1 - self.logs.now().timestamp() % 1 + POLL_OFFSET_SECONDS)
 
     def _log_once(self, problem: str) -> None:
-        """Once, not every second."""
+        """Log a problem once, not every second."""
         if problem != self._last_logged:
-            log.warning("copy of the audit trail put off", detail=problem)
+            log.warning("audit_copy_delayed", detail=problem)
             self._last_logged = problem
 
     async def run_once(self) -> int:
-        """Copy what is due in all chains of this process; how many records. One bad chain does not stop the others.
+        """Copy the due records of all chains; return their number. One bad chain does not stop the others.
 
-        Raises what the first one that failed did.
+        Raises the error of the first chain that failed.
         """
         copied, failed, group = 0, None, await self._ensured_group()
         for chain in await self.trail.chains():
@@ -115,7 +114,7 @@ class AuditCopy(msgspec.Struct):
         if reached is None or not known or not (chain.own or self._is_still(group, reached)):
             found = await self._look_up(group, chain.files)
             if reached is not None and reached.file == found.file:
-                # After a batch that failed the file need not be read from its beginning.
+                # After a failed batch, the file need not be read from its beginning.
                 found.ends, found.end = reached.ends, reached.ends.get(found.records, 0)
             reached = self._reached[chain.writer] = found
         reached.confirmed = False
@@ -132,10 +131,8 @@ class AuditCopy(msgspec.Struct):
                 skip = reached.records if reached.end == 0 else 0
                 batch = await self.trail.read(chain.writer, file, begin=reached.end, skip=skip)
                 if batch.lacking:
-                    # A chain of the trail only grows. What was copied of it is still there to be compared with.
-                    log.error(
-                        "the trail has fewer records than its copy: it was set back", file=file, lacking=batch.lacking
-                    )
+                    # A chain only grows, so the trail was set back. The copy still has the missing records.
+                    log.error("audit_trail_shorter_than_copy", file=file, missing=batch.lacking)
                 count, due = len(batch.times), self._due(batch.times)
                 if due:
                     reached.ends = {reached.records: reached.end, reached.records + due: batch.ends[due - 1]}
@@ -153,14 +150,14 @@ class AuditCopy(msgspec.Struct):
         return copied
 
     def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
-        """Whether no other process has copied this chain meanwhile."""
+        """True if no other process has copied this chain in the meantime."""
         found = self.logs.segments.summaries(group.group_id).get(_stream_id(group, reached.file))
         return (0 if found is None else found.events) == reached.records
 
     async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Cursor:
-        """Where a process that has just claimed a chain goes on: in the last file of which anything has been copied.
+        """Find where to continue a newly locked chain: in the last file with copied records.
 
-        What is counted must not be gone with the power: a process that died may have left a batch that was not synced.
+        Syncs first: a process that died may have left an unsynced batch, which a power failure could still remove.
         """
         await self.logs.segments.sync(group.group_id)
         summaries = self.logs.segments.summaries(group.group_id)
@@ -171,7 +168,7 @@ class AuditCopy(msgspec.Struct):
         return _Cursor(files[0], 0)
 
     def _due(self, times: Sequence[int]) -> int:
-        """How many records there are up to the first of a second that has not ended.
+        """Return the number of records before the first one in the current, unfinished second.
 
         Every process copies complete seconds only, right after they end. A client that polls with startTime = its
         newest timestamp would otherwise miss records that another process adds to that second later.
@@ -184,17 +181,17 @@ class AuditCopy(msgspec.Struct):
         return len(times)
 
     async def _append(self, group: LogGroup, file: str, records: TrailBatch, due: int) -> None:
-        """Seal and store the first `due` records as one batch; durable on return, as a whole or not at all."""
+        """Encrypt and store the first `due` records as one batch; durable on return, completely or not at all."""
         stream = await self._ensured_stream(group, file)
         times, texts = records.times[:due], records.texts[:due]
-        # A call is recorded when it ends, with the time at which it began.
+        # A call is recorded when it ends, with its start time, so records may be out of order.
         in_order = sorted(times)
         if times != in_order:
             texts = [texts[index] for index in sorted(range(due), key=times.__getitem__)]
         batch = Batch(in_order, texts, size_of(texts))
         now = self.logs.now()
         reader = await self.store.read()
-        # Records resemble each other so much that compressing costs less than to seal and store them as they are.
+        # Records are so similar that compressing them costs less than encrypting and storing them uncompressed.
         sealed = await frame_codec.seal(self.logs, reader, group, stream, batch, now=now, compress=True)
         await self.logs.segments.append(group.group_id, sealed.frame, sealed.content, sealed.data_key)
 
@@ -210,7 +207,7 @@ class AuditCopy(msgspec.Struct):
                     await transaction.insert_account(self.account, now)
                     await transaction.insert_log_group(self._new_group(now))
             except StoreConflict:
-                log.debug("another process was first", group=AUDIT_GROUP)
+                log.debug("audit_group_exists", group=AUDIT_GROUP)
             self._group = await (await self.store.read()).log_group(self.account, AUDIT_GROUP)
         if self._group is None:
             raise StoreError(f"the log group {AUDIT_GROUP} was not stored")
@@ -230,5 +227,5 @@ class AuditCopy(msgspec.Struct):
 
 
 def _stream_id(group: LogGroup, file: str) -> bytes:
-    """The same for the same file, also after the store was restored from a time before the stream."""
+    """Return the same id for the same file, even after a restore of the store to a time before the stream existed."""
     return sha256(group.group_id + file.encode()).digest()[:16]

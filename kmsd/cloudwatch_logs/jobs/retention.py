@@ -1,4 +1,4 @@
-"""Carry out what PutRetentionPolicy, DeleteLogGroup and DeleteLogStream promised: what is too old or deleted goes."""
+"""Removal of expired and deleted events, as promised by PutRetentionPolicy, DeleteLogGroup and DeleteLogStream."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from kmsd.ports import StoreError
 from kmsd.ports.jobs import JobFailed, JobReport
 
 LATE_WRITERS = timedelta(hours=1)
-"""A batch that was under way when its group was deleted may still make a folder for it; not after this time."""
+"""Grace period after a group's deletion. A batch then in progress may still create a folder for it, but no later."""
 RESULTS_KEPT = timedelta(days=7)
 """CloudWatch Logs quotas: "Query results availability: 7 days"."""
 BATCH = 1_000
 
 
 class RetentionReport(JobReport):
-    """What one run did."""
+    """Report of one run."""
 
     removed: list[str] = []
     """Groups that lost segments, by id."""
     rewritten: list[str] = []
-    """Groups of which segments were written anew, without what is too old or deleted."""
+    """Groups whose segments were rewritten without expired and deleted events, by id."""
     queries: list[str] = []
-    """Queries that are forgotten, with their results."""
+    """Queries that were deleted with their results."""
 
 
 class LogRetention(msgspec.Struct):
@@ -43,7 +43,7 @@ class LogRetention(msgspec.Struct):
             raise JobFailed(str(exc)) from exc
 
     async def sweep(self, now: datetime) -> RetentionReport:
-        """As `run_once`. Raises `JobFailed`, `StoreError`."""
+        """Call `run_once`. Raises `JobFailed`, `StoreError`."""
         try:
             return await run_once(self.store, self.segments, now)
         except SegmentsError as exc:
@@ -51,7 +51,7 @@ class LogRetention(msgspec.Struct):
 
 
 async def run_once(store: LogStore, segments: Segments, now: datetime) -> RetentionReport:
-    """Remove from disk what nobody can read any more. Idempotent; one bad group does not stop the sweep."""
+    """Remove from disk what clients can no longer read. Idempotent; one bad group does not stop the sweep."""
     report = RetentionReport()
     reader = await store.read()
     dead_streams = await reader.dead_log_streams()

@@ -1,4 +1,4 @@
-"""AssociateKmsKey: from now on a group's events, or all query results of the account, are sealed under this key."""
+"""AssociateKmsKey: encrypt a group's new events, or all new query results of the account, under a customer's key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def prepare(request: Request, call: WriteCall) -> tuple[str, LogGroup | ResultsKey]:
-    """The key's ARN, and what the store said of the target when it was examined."""
+    """Verify the key; return its ARN, and the target as it was stored at that time."""
     target = call.targets[0]
     group = group_in(target)
     if group is None:
@@ -33,7 +33,7 @@ async def prepare(request: Request, call: WriteCall) -> tuple[str, LogGroup | Re
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """Override whatever was associated. What was sealed before stays as it is."""
+    """Replace the association. Existing data stays encrypted as it is."""
     kms_key, examined = call.prepared
     await key_association.check_still(call, kms_key)
     if isinstance(examined, ResultsKey):

@@ -1,4 +1,4 @@
-"""CreateLogGroup: a new group, optionally with a key of the customer from the beginning."""
+"""CreateLogGroup: create a group, optionally with a customer's key from the start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def prepare(request: Request, call: WriteCall) -> str | None:
-    """Prove that the group could work with the key. Its ARN."""
+    """Verify that the group can use the key, and return the key's ARN."""
     _check(request)
     if request.kms_key_id is None:
         return None
@@ -41,7 +41,7 @@ async def prepare(request: Request, call: WriteCall) -> str | None:
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Write it down."""
+    """Store the group."""
     account, name, tx = call.caller.account, request.log_group_name, transaction_of(call)
     if group_in(call.targets[0]) is not None:
         raise ResourceAlreadyExistsException("The specified log group already exists")
@@ -85,7 +85,7 @@ OPERATION = Operation(
     handle,
     access=(
         OnLogGroup(must_exist=False),
-        # CreateLogGroup: whoever gives tags needs "the logs:TagResource permission as well".
+        # CreateLogGroup: a request with tags needs "the logs:TagResource permission as well".
         OnLogGroup(must_exist=False, action="TagResource", when="tags"),
     ),
     raises=(

@@ -1,4 +1,4 @@
-"""CreateLogStream: a new stream of a group."""
+"""CreateLogStream: create a stream in a group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Write it down."""
+    """Store the stream."""
     group = log_group_of(call)
     if await reader_of(call).log_stream(group.group_id, request.log_stream_name) is not None:
         raise ResourceAlreadyExistsException("The specified log stream already exists")

@@ -1,4 +1,4 @@
-"""DeleteLogGroup: the group, its streams, and all its events."""
+"""DeleteLogGroup: delete a group, its streams, and all its events."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """Nobody finds it from the commit on; then its segments go."""
+    """Delete the group, which is invisible from the commit on, and then remove its segments."""
     group = log_group_of(call)
     await transaction_of(call).delete_log_group(group, call.now)
 
     async def remove() -> None:
-        # It is deleted already: what cannot be removed now is for `kmsd.cloudwatch_logs.jobs.retention`.
+        # The group is deleted already: `kmsd.cloudwatch_logs.jobs.retention` removes the rest if this fails.
         with suppress(SegmentsError):
             await service_of(call).segments.delete_group(group.group_id)
 

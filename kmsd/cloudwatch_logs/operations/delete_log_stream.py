@@ -1,4 +1,4 @@
-"""DeleteLogStream: the stream and its events."""
+"""DeleteLogStream: delete a stream and its events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Nobody finds its events from the commit on; the job writes the segments anew without them."""
+    """Delete the stream. Its events are invisible from the commit on; the job rewrites the segments without them."""
     stream = await require_stream(call, request.log_stream_name)
     await transaction_of(call).delete_log_stream(stream)
 

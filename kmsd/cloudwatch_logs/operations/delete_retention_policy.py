@@ -1,4 +1,4 @@
-"""DeleteRetentionPolicy: events no longer expire."""
+"""DeleteRetentionPolicy: keep a group's events forever."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """Write it down."""
+    """Store the change."""
     group = log_group_of(call)
     await transaction_of(call).update_log_group(group, replace(group, retention_days=None))
 

@@ -1,4 +1,4 @@
-"""DescribeLogGroups: groups by name, in pages."""
+"""DescribeLogGroups: list groups by name, in pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page; those of another class than asked for are left out of it."""
+    """Return a page. Groups of other classes are filtered out of it, so it may be shorter than the limit."""
     _check(request, call)
     if request.log_group_identifiers is not None:
         found = await _named(request.log_group_identifiers, call)
@@ -58,7 +58,7 @@ def _check(request: Request, call: Call) -> None:
         raise InvalidParameterException(
             "LogGroup name prefix and LogGroup name pattern are mutually exclusive parameters."
         )
-    # There are no linked accounts here: to include them changes nothing, to ask for others' groups is refused by name.
+    # There are no linked accounts: including them changes nothing, and requests for others' groups are refused by name.
     if set(request.account_identifiers or ()) - {call.caller.account}:
         raise InvalidParameterException("accountIdentifiers of other accounts are not supported.")
 

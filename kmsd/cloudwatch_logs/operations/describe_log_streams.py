@@ -1,4 +1,4 @@
-"""DescribeLogStreams: streams of a group, by name or by their last event, in pages."""
+"""DescribeLogStreams: list streams of a group, by name or by their last event, in pages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page."""
+    """Return a page of streams."""
     if request.order_by == BY_TIME and request.log_stream_name_prefix is not None:
         raise InvalidParameterException("Cannot order by LastEventTime with a logStreamNamePrefix.")
     group = log_group_of(call)
@@ -65,7 +65,7 @@ async def handle(request: Request, call: Call) -> Response:
 async def _by_time(
     request: Request, call: Call, pager: Pager, after: str, summaries: Mapping[bytes, StreamSummary]
 ) -> Page[LogStream]:
-    """Streams without events come before all others."""
+    """Return a page ordered by the last event; streams without events sort first."""
     streams = await reader_of(call).log_streams_after(log_group_of(call).group_id, "", -1)
 
     def place(stream: LogStream) -> str:

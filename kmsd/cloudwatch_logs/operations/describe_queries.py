@@ -1,4 +1,4 @@
-"""DescribeQueries: the account's queries of the last days, the newest first."""
+"""DescribeQueries: list the account's recent queries, newest first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page."""
+    """Return a page of queries."""
     if request.query_language not in (None, "CWLI"):
         return Response([])
     account = call.caller.account

@@ -1,4 +1,4 @@
-"""DisassociateKmsKey: from now on the daemon's own key; what was sealed under the customer's stays under it."""
+"""DisassociateKmsKey: encrypt new data under the daemon's own key; existing data stays under the customer's key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """Without an association nothing changes, and that is no error."""
+    """Remove the association. Without one, nothing changes, and that is no error."""
     group = group_in(call.targets[0])
     if group is not None:
         await transaction_of(call).update_log_group(group, replace(group, kms_key=None))

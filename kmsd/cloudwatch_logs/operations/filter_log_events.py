@@ -1,4 +1,4 @@
-"""FilterLogEvents: the events of a group, of all or some of its streams, that match a pattern."""
+"""FilterLogEvents: return the events of a group, of all or some of its streams, that match a pattern."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kmsd.errors import AccessDeniedException, InvalidParameterException, Servic
 from kmsd.operations.declaration import Call, Operation
 
 WORK_SECONDS = 1.0
-"""A page that finds little ends after this time, with a token to go on: one call must not hold up all others."""
+"""Seconds after which a page ends early, with a token to continue: one call must not hold up all others."""
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -48,7 +48,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 class SearchedLogStream(shapes.LogShape, frozen=True):
-    """Of old, how far each stream had been searched."""
+    """Search state of a stream, in the older form of the response."""
 
     log_stream_name: shapes.LogStreamName
     searched_completely: bool
@@ -58,13 +58,13 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
     """botocore: FilterLogEventsResponse."""
 
     events: list[shapes.FilteredLogEvent]
-    # Of this one AWS says that "this parameter returns an empty list", since May 2020.
+    # AWS about this member: "this parameter returns an empty list", since May 2020.
     searched_log_streams: list[SearchedLogStream]
     next_token: shapes.Token | None = None
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page. Always interleaved, as AWS does it since 2019."""
+    """Return a page. Results are always interleaved, as in AWS since 2019."""
     pattern = log_filter.compile_pattern(request.filter_pattern)
     budget = Budget(MAX_REQUEST_BYTES, service_of(call).memory)
     try:
@@ -115,18 +115,18 @@ async def _page(request: Request, call: Call, pattern: Pattern, budget: Budget) 
 
 
 class _Search(msgspec.Struct):
-    """A pattern at work."""
+    """Search for a pattern, within the time limit of one page."""
 
     pattern: Pattern
     evaluation: Evaluation
     until: float
-    """When the page has taken long enough; of the monotonic clock."""
+    """Monotonic time at which the page ends."""
     is_over: bool = False
     errors: list[Exception] = []
-    """What nobody expects of a pattern. Such an event does not match, and hides no other."""
+    """Unexpected errors of the pattern. Such an event does not match, and hides no other."""
 
     async def look(self, run: Sequence[LogEvent]) -> tuple[list[LogEvent], LogEvent]:
-        """The events of a run that match, and the last that was looked at."""
+        """Return the events of a run that match, and the last event that was examined."""
         found: list[LogEvent] = []
         at = 0
         while at < len(run) and not self.is_over:
@@ -137,7 +137,7 @@ class _Search(msgspec.Struct):
         return found, run[at - 1]
 
     def _report(self) -> None:
-        """Hand errors to the loop, which logs them."""
+        """Pass errors to the event loop's exception handler, which logs them."""
         while self.errors:
             context = {"message": "a filter pattern failed unexpectedly", "exception": self.errors.pop()}
             asyncio.get_running_loop().call_exception_handler(context)
@@ -146,7 +146,7 @@ class _Search(msgspec.Struct):
         return log_evaluation.is_long(len(event.message), self.pattern.instructions)
 
     def _slice(self, run: Sequence[LogEvent], begin: int, found: list[LogEvent]) -> int:
-        """Look at events for a slice of time, all long or all short; where it ends."""
+        """Examine events for one slice, all long or all short; return the index of the next event."""
         until, long = time.perf_counter() + log_evaluation.SLICE_SECONDS, self._is_long(run[begin])
         for at in range(begin, len(run)):
             if self._is_long(run[at]) != long:
@@ -162,7 +162,7 @@ class _Search(msgspec.Struct):
 
 
 def _from(request: Request) -> tuple[bool, int | None]:
-    """(whether backwards, from which position)."""
+    """Return the direction (True: backwards) and the position to start from."""
     if request.next_token is None:
         return request.start_from_head is False, None
     # "If you provide both nextToken and startFromHead, the direction of the nextToken is used."
@@ -173,7 +173,7 @@ def _from(request: Request) -> tuple[bool, int | None]:
 
 
 async def _streams(request: Request, call: Call) -> frozenset[bytes] | None:
-    """The streams to search; None: all."""
+    """Return the ids of the streams to search; None: all."""
     names, prefix = request.log_stream_names, request.log_stream_name_prefix
     if names is not None and prefix is not None:
         raise InvalidParameterException("logStreamNames and logStreamNamePrefix cannot both be given.")

@@ -1,4 +1,4 @@
-"""GetLogEvents: the events of one stream, forwards or backwards, in pages."""
+"""GetLogEvents: return the events of one stream, forwards or backwards, in pages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page. In either direction its events are in the order of time."""
+    """Return a page. Its events are in order of time in either direction."""
     stream = await require_stream(call, request.log_stream_name)
     backwards, after, before = _from(request)
     until = MAX_TIMESTAMP if request.end_time is None else request.end_time
@@ -58,13 +58,13 @@ async def handle(request: Request, call: Call) -> Response:
         if not page.add(run):
             break
     events = page.events[::-1] if backwards else page.events
-    # Each has been rendered when its frame was opened: what the declaration says is what its text holds.
+    # Each event was rendered when its frame was opened: the JSON text holds what the declared type describes.
     shown = cast("list[shapes.OutputLogEvent]", [event.shown for event in events])
     return Response(shown, *_tokens(request, events))
 
 
 def _from(request: Request) -> tuple[bool, int, int | None]:
-    """(whether backwards, after which position, before which)."""
+    """Return the direction (True: backwards), the position to read after, and the one to read before."""
     if request.next_token is None:
         return not request.start_from_head, -1, None
     found = PAGE_TOKEN.fullmatch(request.next_token)
@@ -79,7 +79,7 @@ def _millis(position: int) -> int:
 
 
 def _tokens(request: Request, events: list[LogEvent]) -> tuple[str, str]:
-    """Where this page ends, both ways; from an empty page one comes to where it was looked for."""
+    """Return the tokens for both directions. An empty page returns the position that was asked for."""
     if events:
         return f"f/{position_text(events[-1].position)}", f"b/{position_text(events[0].position)}"
     # "If you have reached the end of the stream, it returns the same token" as was passed in (GetLogEvents).
@@ -95,7 +95,7 @@ OPERATION = Operation(
     handle,
     access=(
         OnLogGroup(identifier="log_group_identifier", stream="log_stream_name"),
-        # GetLogEvents, unmask: whoever sets it must have "the logs:Unmask permission".
+        # GetLogEvents, unmask: a request that sets it needs "the logs:Unmask permission".
         OnLogGroup(identifier="log_group_identifier", stream="log_stream_name", action="Unmask", when="unmask"),
     ),
     raises=(AccessDeniedException,),

@@ -1,4 +1,4 @@
-"""GetQueryResults: how a query stands, and what it has found."""
+"""GetQueryResults: return the status of a query, and its results."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Response(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Results of a query that is complete; of others there are none."""
+    """Return a page of results. Only a complete query has any."""
     query = await require_query(call, request.query_id)
-    # AWS gives results to everybody who may call this, of any group; the audit trail is not for everybody.
+    # AWS gives the results of any group to every caller who may use this operation. The audit trail is more restricted.
     if query.group_name.startswith(RESERVED) and query.principal != call.caller.arn:
         raise AccessDeniedException(f"Results of a query on {query.group_name} are for the principal that started it.")
     status = query.status_at(call.now)
@@ -78,13 +78,13 @@ async def _page(request: Request, call: Call, query: StoredQuery, budget: Budget
     begin = int(await pager.start(request.next_token or None) or 0)
     rows = await _shown(chunks, begin, begin + limit + 1, budget)
     page = await pager.cut(list(enumerate(rows, begin + 1)), lambda item: str(item[0]))
-    # Each is encoded already: what the declaration says is what its text holds.
+    # The rows are encoded already: the JSON text holds what the declared type describes.
     shown = cast("list[list[shapes.ResultField]]", [row for _, row in page.items])
     return Response("CWLI", shown, query.statistics, query.status, query.kms_key, page.next_marker)
 
 
 async def _shown(chunks: Sequence[Chunk], begin: int, end: int, budget: Budget) -> list[msgspec.Raw]:
-    """Rows from one number to another, encoded chunk by chunk; others have their turn in between."""
+    """Encode rows `begin` to `end`, chunk by chunk, yielding to other work in between."""
     found: list[msgspec.Raw] = []
     first = 0
     for chunk in chunks:

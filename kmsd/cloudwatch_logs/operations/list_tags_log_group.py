@@ -1,4 +1,4 @@
-"""ListTagsLogGroup: the older form of ListTagsForResource."""
+"""ListTagsLogGroup: older form of ListTagsForResource."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Response(shapes.LogShape, frozen=True, omit_defaults=False):
 
 
 async def handle(_: Request, call: Call) -> Response:
-    """All of them."""
+    """Return all tags."""
     return Response(dict(await reader_of(call).log_group_tags(log_group_of(call).group_id)))
 
 

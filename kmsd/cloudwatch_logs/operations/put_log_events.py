@@ -1,4 +1,4 @@
-"""PutLogEvents: a batch of events, sealed, and durable before the answer."""
+"""PutLogEvents: store a batch of events, encrypted, and durable before the response."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Response(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Seal what can be taken; it is appended once the call is recorded."""
+    """Encrypt the accepted events; they are appended once the call is recorded."""
     group, now = log_group_of(call), millis(call.now)
     stream = await require_stream(call, request.log_stream_name)
     batch = events.check(request.log_events, now, group.oldest(call.now))
@@ -43,14 +43,15 @@ async def handle(request: Request, call: Call) -> Response:
         sealed = await frame_codec.seal(logs, reader_of(call), group, stream, batch, now=call.now)
         append = partial(logs.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
         call.after_commit.append(append)
-    # Sealed or left out, and not in the record: their memory, while it is warm, is for the next one's.
+        # Free the decoded events now. They are encrypted or rejected, and the audit record does not contain them. The
+        # next request can then reuse their memory while it is in the processor's caches.
     request.log_events.clear()
     del batch
     return Response(
-        # "The sequence token is now ignored in PutLogEvents actions": any will do, and any will be accepted.
+        # "The sequence token is now ignored in PutLogEvents actions": any token will do, and any is accepted.
         next_sequence_token=events.position_text(now),
         rejected_log_events_info=rejected,
-        # Nothing here correlates telemetry: said in the way that the API has for it, and the events are taken.
+        # kmsd does not correlate telemetry. The response says so in the form that the API has; the events are stored.
         rejected_entity_info=None if request.entity is None else shapes.RejectedEntityInfo("UnsupportedLogGroupType"),
     )
 

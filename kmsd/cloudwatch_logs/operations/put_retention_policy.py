@@ -1,4 +1,4 @@
-"""PutRetentionPolicy: events older than so many days are no longer shown, and soon no longer there."""
+"""PutRetentionPolicy: hide events older than a number of days at once, and remove them soon after."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Write it down: reading obeys it at once, the job removes what is too old."""
+    """Store the retention. Reads obey it at once; the job removes expired events."""
     if request.retention_in_days not in RETENTION_DAYS:
         allowed = ", ".join(str(days) for days in RETENTION_DAYS)
         raise InvalidParameterException(

@@ -1,4 +1,4 @@
-"""StartQuery: a query over groups, carried out in the background."""
+"""StartQuery: start a query over log groups in the background."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from kmsd.operations.declaration import Call, Operation, WriteCall
 
 MAX_GROUPS = 50
 MAX_RUNNING = 30
-"""Queries of an account that run at the same time."""
+"""Limit on an account's running queries."""
 _MILLIS_FROM = 100_000_000_000
-"""Seconds of the year 5138: larger numbers must be milliseconds."""
+"""Seconds in the year 5138: larger timestamps must be milliseconds."""
 
 
 class Request(shapes.LogShape, frozen=True):
@@ -51,7 +51,7 @@ class Response(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """Write the query down; it begins once that is durable."""
+    """Store the query; it starts once that is durable."""
     if request.query_language not in (None, "CWLI"):
         raise InvalidParameterException(f"queryLanguage {request.query_language} is not supported.")
     wanted = _span(request)
@@ -67,11 +67,11 @@ async def handle(request: Request, call: WriteCall) -> Response:
     query = StoredQuery(
         query_id=query_id,
         account=account,
-        # Of several the one whose results are for whoever asked alone (GetQueryResults).
+        # Of several groups, name the reserved one: its results are for the principal alone (GetQueryResults).
         group_name=next((group.name for group in groups if group.reserved), groups[0].name),
         principal=call.caller.arn,
         created_at=call.now,
-        # A little later than whoever runs it gives up by itself.
+        # A little later than the runner's own time limit.
         deadline_at=call.now + timedelta(seconds=QUERY_SECONDS + 30),
         sealed_text=await results.seal_text(reader, call.token, query_id, request.query_string),
         status=RUNNING,
@@ -91,7 +91,7 @@ async def handle(request: Request, call: WriteCall) -> Response:
 
 
 def _groups(call: Call) -> list[LogGroup]:
-    """The groups that were found and permitted; each once."""
+    """Return the groups that were found and permitted, each once."""
     found = [group for target in call.targets if (group := group_in(target)) is not None]
     if len(found) > MAX_GROUPS:
         raise InvalidParameterException(f"A query can be asked of {MAX_GROUPS} log groups.")
@@ -99,7 +99,7 @@ def _groups(call: Call) -> list[LogGroup]:
 
 
 def _span(request: Request) -> FrameQuery:
-    """Both ends are included."""
+    """Return the time range, in milliseconds; both ends are included."""
     start, end = (
         time if time >= _MILLIS_FROM else time * 1000 + more
         for time, more in ((request.start_time, 0), (request.end_time, 999))

@@ -1,4 +1,4 @@
-"""StopQuery: end a query that is under way; it leaves no results."""
+"""StopQuery: cancel a running query, which then leaves no results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Response(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """Write it down; whoever runs it sees that within a moment."""
+    """Store the cancellation; the query's runner notices it within moments."""
     query = await require_query(call, request.query_id)
     ended = replace(query, status=CANCELLED, ended_at=call.now)
     if query.status_at(call.now) != RUNNING or not await transaction_of(call).complete_log_query(ended):

@@ -1,4 +1,4 @@
-"""TagLogGroup: the older form of TagResource."""
+"""TagLogGroup: older form of TagResource."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Write them down."""
+    """Store the tags."""
     await group_tags.put(call, request.tags)
 
 

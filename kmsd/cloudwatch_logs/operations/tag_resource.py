@@ -17,7 +17,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Write them down."""
+    """Store the tags."""
     await group_tags.put(call, request.tags)
 
 

@@ -17,7 +17,7 @@ class Request(shapes.LogShape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Absent tags are no error."""
+    """Remove tags. Absent ones are no error."""
     await transaction_of(call).delete_log_group_tags(log_group_of(call).group_id, request.tag_keys)
 
 

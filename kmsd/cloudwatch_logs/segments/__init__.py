@@ -1,1 +1,1 @@
-"""Sealed events in files: one folder for each log group, append-only segments in it, an index beside each."""
+"""Encrypted events in files: one folder per log group, append-only segments in it, an index for each."""

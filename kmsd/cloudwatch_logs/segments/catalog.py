@@ -1,10 +1,10 @@
-"""What a process knows of the segments of one group, and how it keeps that true.
+"""Catalog of a group's segments in one process, refreshed before each use.
 
-Asked before each use: the folder's list, unless its time of change is older than the last look at it by
-more than the clock's grain; the size of each segment that is still being written to, and what was added to
-it. Of finished segments only the summary stays in memory; their frames are read from the index when they
-are needed, and the least used go first (`Frames`). Of the others frames are kept from the first search on: a process
-that only asks for summaries, as the copy of the audit trail does, keeps none.
+A refresh lists the folder, unless its modification time is older than the last listing by more than the clock's
+granularity. It also checks the size of each unfinished segment and reads what was appended. Of finished segments only
+the summary stays in memory. Their frames are read from the index when needed and evicted least recently used first
+(`Frames`). Frames of unfinished segments are kept from the first search on: a process that only reads summaries, such
+as for the copy of the audit trail, keeps none.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 
 MAX_ENTRIES = 200_000
-"""Frames and data keys of finished segments that a process keeps; 40 MB of frames at most."""
+"""Limit on the frames and data keys of finished segments that a process caches; at most 40 MB of frames."""
 _GRAIN = 1_000_000_000
-"""Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
+"""Nanoseconds. A folder that changed this shortly before it was listed may have changed again in the same tick."""
 
 log = structlog.get_logger()
 
 
 class Frames:
-    """What finished segments hold, read from their indexes when needed; bounded, the least used go first."""
+    """LRU cache of the contents of finished segments, read from their indexes when needed."""
 
     def __init__(self) -> None:
         self._cached: OrderedDict[tuple[bytes, str], Contents] = OrderedDict()
         self._count = 0
 
     def of(self, segment: Segment) -> Contents:
-        """The frames and data keys of one segment."""
+        """Return the frames and data keys of one segment."""
         place = (segment.group_id, segment.name)
         held = self._cached.get(place)
         if held is None:
@@ -59,7 +59,7 @@ def _weight(contents: Contents) -> int:
 
 
 class Segment:
-    """One segment of a group."""
+    """Segment of a group."""
 
     __slots__ = ("contents", "finished", "folder", "group_id", "name", "searched", "streams")
 
@@ -69,20 +69,20 @@ class Segment:
         self.name = name
         self.finished = False
         self.searched = False
-        """Whether frames are kept as long as it is not finished."""
+        """True if frames are kept while the segment is unfinished."""
         self.contents = Contents()
         self.streams: dict[bytes, StreamSummary] = {}
 
     @property
     def path(self) -> Path:
-        """Of the segment itself."""
+        """Return the path of the segment file."""
         return self.folder / (self.name + files.SEGMENT)
 
     def grow(self) -> None:
-        """Take in what was appended. Raises OSError."""
+        """Read what was appended. Raises OSError."""
         size = self.path.stat().st_size
         if size < self.contents.end:
-            # Its writer could not sync what it had written and took it back.
+            # Its writer failed to sync the last write and cut it off.
             self.contents, self.streams = Contents(), {}
         known, damaged = self.contents.frames, self.contents.damaged
         if size > self.contents.end:
@@ -97,53 +97,53 @@ class Segment:
                 known += self.contents.frames
             self.contents.frames = known
             if self.contents.damaged > damaged:
-                log.error("log segment damaged", segment=str(self.path), bytes=self.contents.damaged)
+                log.error("log_segment_damaged", segment=str(self.path), bytes=self.contents.damaged)
 
     def frames(self) -> list[Placed]:
-        """Of a segment that is still being written to. Raises `SegmentsUnavailable`."""
+        """Return the frames of an unfinished segment. Raises `SegmentsUnavailable`."""
         if not self.searched:
             self.searched, self.contents, self.streams = True, Contents(), {}
             try:
                 self.grow()
             except FileNotFoundError:
-                return []  # dropped since; the next look at the folder does not find it
+                return []  # removed in the meantime; the next listing of the folder omits it
             except OSError as exc:
                 self.searched = False
                 raise SegmentsUnavailable(exc.strerror or str(exc)) from exc
         return self.contents.frames
 
     def sync(self) -> None:
-        """It has been finished: from now on its index speaks for it, or, if that is damaged, itself."""
+        """Switch to the index of a segment that is now finished; if that is damaged, keep reading the segment."""
         self.finished = True
         try:
             self.contents, self.streams = files.read_summary(self.folder, self.name, self.group_id)
-            self.contents.keys = {}  # one for each ten seconds: `Frames` has them when they are needed
+            self.contents.keys = {}  # there is one every ten seconds; `Frames` loads them when they are needed
         except (OSError, NotASegment):
-            log.exception("log index damaged; the segment is read instead", segment=str(self.path))
+            log.exception("log_index_damaged", segment=str(self.path))
             self.finished = False
             self.grow()
 
     def load(self) -> Contents:
-        """All that the index of a finished segment tells. Raises `SegmentDamaged`."""
+        """Return all contents of a finished segment's index. Raises `SegmentDamaged`."""
         try:
             return files.read_index(self.folder, self.name, self.group_id)
         except FileNotFoundError:
-            return Contents()  # replaced or dropped since; the next look at the folder finds its successor
+            return Contents()  # replaced or removed in the meantime; the next listing finds its successor
         except (OSError, NotASegment) as exc:
             raise SegmentDamaged(self.name, self.first_at, self.last_at) from exc
 
     @property
     def first_at(self) -> int:
-        """Of its oldest event."""
+        """Return the timestamp of its oldest event; 0 if it has none."""
         return min((stream.first_at for stream in self.streams.values()), default=0)
 
     @property
     def last_at(self) -> int:
-        """Of its newest event."""
+        """Return the timestamp of its newest event; 0 if it has none."""
         return max((stream.last_at for stream in self.streams.values()), default=0)
 
     def bounds(self, wanted: FrameQuery) -> tuple[int, int] | None:
-        """First and last time among the wanted streams, if they can hold what is wanted."""
+        """Return first and last time of the wanted streams; None if the segment cannot hold what is wanted."""
         names = self.streams.keys() if wanted.streams is None else self.streams.keys() & wanted.streams
         found = [self.streams[name] for name in names]
         if not found:
@@ -153,7 +153,7 @@ class Segment:
 
 
 class Catalog:
-    """The segments of one group."""
+    """Segments of one group."""
 
     def __init__(self, folder: Path, group_id: bytes, frames: Frames) -> None:
         self._folder = folder
@@ -161,10 +161,10 @@ class Catalog:
         self._frames = frames
         self._segments: dict[str, Segment] = {}
         self._listed: tuple[int, int] = (-1, 0)
-        """When the folder had changed, and when that was read."""
+        """Modification time of the folder, and when it was listed, both in nanoseconds."""
 
     def refresh(self) -> None:
-        """See what is there now. Raises OSError."""
+        """Update the catalog from the disk. Raises OSError."""
         try:
             changed = self._folder.stat().st_mtime_ns
         except FileNotFoundError:
@@ -193,15 +193,15 @@ class Catalog:
                 segment.sync()
 
     def segments(self) -> list[Segment]:
-        """As of the last `refresh`."""
+        """Return the segments found by the last `refresh`."""
         return list(self._segments.values())
 
     def frames_of(self, segment: Segment) -> list[Placed]:
-        """Its frames, in the order in which they were written."""
+        """Return the segment's frames in the order in which they were written."""
         return self._frames.of(segment).frames if segment.finished else segment.frames()
 
     def key(self, stored: StoredFrame) -> WrappedKey:
-        """As `Segments.data_key`."""
+        """Implement `Segments.data_key`."""
         segment = self._segments.get(stored.segment)
         if segment is None:
             raise SegmentsUnavailable("a segment was replaced while it was read")
@@ -214,7 +214,7 @@ class Catalog:
         return found
 
     def summaries(self) -> Mapping[bytes, StreamSummary]:
-        """As `Segments.summaries`."""
+        """Implement `Segments.summaries`."""
         found: dict[bytes, StreamSummary] = {}
         for segment in self._segments.values():
             for stream_id, summary in segment.streams.items():
@@ -223,7 +223,7 @@ class Catalog:
         return found
 
     def find(self, wanted: FrameQuery) -> Iterator[StoredFrame]:
-        """As `Segments.find`: segments are opened when the order reaches them."""
+        """Implement `Segments.find`: segments are opened only when the order reaches them."""
         reachable = []
         for segment in self._segments.values():
             bounds = segment.bounds(wanted)
@@ -255,7 +255,7 @@ class Catalog:
 
 
 def read_frames(folder: Path, stored: list[StoredFrame]) -> list[bytes]:
-    """The sealed events of frames, in their order; blocking. Raises `SegmentDamaged`, OSError."""
+    """Return the encrypted events of frames, in their order. Blocking. Raises `SegmentDamaged`, OSError."""
     found: list[bytes] = []
     descriptors: dict[str, int] = {}
     try:

@@ -1,7 +1,7 @@
-"""Background maintenance of segments: finish what dead processes left open, remove what is past its retention.
+"""Background maintenance of segments: finish those that dead processes left open, remove expired events.
 
-Blocking; called in threads. Only finished segments are replaced or removed, and readers that hold an older
-list find what replaced them at their next look.
+Blocking; called in threads. Only finished segments are replaced or removed. A reader with an older list finds the
+replacement when it lists the folder again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kmsd.cloudwatch_logs.segments.catalog import Catalog
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 
 MIN_RECLAIM_RATIO = 0.25
-"""A segment is written anew when this part of it is too old …"""
+"""Share of expired data from which a segment is rewritten."""
 MAX_EXPIRED_AGE_MS = 86_400_000
-"""… or when anything in it has been too old for so many milliseconds."""
+"""Milliseconds since expiry from which a segment is rewritten even for a smaller share."""
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ def _finish(folder: Path, name: str, group_id: bytes) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        return  # its writer lives
+        return  # its writer is alive
     try:
         if (folder / (name + files.INDEX)).exists():
             return  # it was finished between the list and the lock
@@ -51,16 +51,16 @@ def _finish(folder: Path, name: str, group_id: bytes) -> None:
         try:
             files.scan_file(path, contents, group_id)
         except NotASegment:
-            log.exception("not a log segment", segment=str(path))
+            log.exception("log_segment_invalid", segment=str(path))
             return
         torn = len(_after(descriptor, contents.end).rstrip(b"\0"))
         if torn > 0 or contents.damaged:
-            # A torn end was never acknowledged; a damaged spot before whole records was.
-            log.warning("log segment recovered", segment=str(path), torn=torn, damaged=contents.damaged)
+            # A torn end was never acknowledged. A damaged spot before complete records was.
+            log.warning("log_segment_recovered", segment=str(path), torn=torn, damaged=contents.damaged)
         else:
-            # What a block has left of zeros, and what the file system keeps for a writer that is gone.
+            # Cut off the zeros of the last block and the space reserved for the dead writer.
             os.truncate(path, contents.end)
-        # The last frame may be whole and never have been synced: what an index names must not be gone with the power.
+        # The last frame may be complete but unsynced. Sync before the index names it: a power failure must not lose it.
         os.fdatasync(descriptor)
         files.write_index(folder, name, contents, group_id)
     finally:
@@ -68,14 +68,14 @@ def _finish(folder: Path, name: str, group_id: bytes) -> None:
 
 
 def _after(descriptor: int, end: int) -> bytes:
-    """What follows the last whole record."""
+    """Return the bytes after the last complete record."""
     return os.pread(descriptor, max(os.fstat(descriptor).st_size - end, 0), end)
 
 
 def apply_retention(
     folder: Path, group_id: bytes, catalog: Catalog, before: int, dead_streams: frozenset[bytes]
 ) -> DropResult:
-    """As `Segments.drop`."""
+    """Implement `Segments.apply_retention` for one group."""
     removed = rewritten = 0
     for segment in catalog.segments():
         if not segment.finished:
@@ -95,7 +95,7 @@ def apply_retention(
 
 
 def _worth_it(frames: list[Placed], keep: list[Placed], before: int, dead_streams: frozenset[bytes]) -> bool:
-    """A stream that was deleted goes at once; what is merely old may wait until it is much, or very old."""
+    """True if a segment should be rewritten: at once for deleted streams, for expired events if many or very old."""
     if len(keep) == len(frames):
         return False
     if any(one.frame.stream_id in dead_streams or one.frame.last_at < before - MAX_EXPIRED_AGE_MS for one in frames):

@@ -1,12 +1,12 @@
-"""A file that grows past the page cache: what is appended goes from our memory to the disk, and is durable then.
+"""Append-only file written past the page cache: data goes from process memory to the disk and is durable then.
 
-Copying into the page cache was a sixth of what a batch of log events cost, and writing it out from there took as long
-again (docs/decisions/0008-logs.md). Such writes begin and end at multiples of a disk's block: the last, unfinished
-block is kept and written again with what follows it, as the page cache would do, and zeros fill the new last block. So
-the file may be longer than what it holds, by less than a block, or while a write is under way by that write.
+Copying into the page cache took a sixth of the time of a batch of log events, and writing it out from there as long
+again (docs/decisions/0008-logs.md). Direct writes begin and end at multiples of a disk's block. The last, unfinished
+block is kept in memory and rewritten with the data that follows, as the page cache would do; zeros fill the new last
+block. So the file may be longer than its content: by less than a block, or by a write in progress.
 
-Blocks are reserved ahead of the end and the size is set before each write: only then does the kernel write while the
-loop goes on. Where a file system has no such writes, the page cache and fdatasync do. Blocking, apart from `stage`.
+Blocks are reserved ahead of the end, and the size is set before each write. Only then does the kernel write
+asynchronously. File systems without direct writes get the page cache and fdatasync. Methods block, except `stage`.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from kmsd.linux.files import reserve, write_at
 
 MIN_AHEAD_BYTES = 65_536
 MAX_AHEAD_BYTES = 8_388_608
-"""Bytes reserved at a time: as much again as there is, within these."""
+"""Limits on the bytes reserved at a time; between them, as much again as is reserved already."""
 
 
 class DirectAppendFile:
-    """Locked (flock) as long as it is open. Methods raise OSError; after that, `cut` and `close` it."""
+    """Append-only file, locked (flock) while open. Methods raise OSError; after an error, `cut` and `close` it."""
 
     def __init__(self, path: Path, head: bytes) -> None:
-        """Make the file, which must not exist, and write how it begins."""
+        """Create the file, which must not exist, and write its first bytes."""
         self._reserved = 0
         self._reserves = True
         self._last = b""
-        """What the unfinished block at the end holds."""
+        """Content of the unfinished last block."""
         self.end = 0
-        """Of what is durable."""
+        """End of the durable content."""
         self.is_direct = True
         try:
             self._open(path, os.O_EXCL | os.O_DIRECT | os.O_DSYNC, head)
         except OSError as exc:
             if exc.errno != errno.EINVAL:
                 raise
-            # The file system has no writes past its cache; asked for them, it may have made the file all the same.
+            # The file system does not support O_DIRECT; the failed open may have created the file nevertheless.
             self.is_direct = False
             self._open(path, 0, head)
 
@@ -57,15 +57,15 @@ class DirectAppendFile:
 
     @property
     def is_linked(self) -> bool:
-        """Whether the file still has a name."""
+        """True if the file still has a name."""
         return os.fstat(self._descriptor).st_nlink > 0
 
     def room(self, length: int) -> int:
-        """Bytes of a buffer that `stage` needs for so many new ones."""
+        """Return the buffer size that `stage` needs for `length` new bytes."""
         return round_up(len(self._last) + length)
 
     def stage(self, parts: Iterable[bytes], buffer: Buffer) -> Write:
-        """What has to be written so that `parts` stand at the end; the buffer is big enough."""
+        """Return the write that appends `parts`. The buffer must be large enough (`room`)."""
         memory, at = buffer.memory, len(self._last)
         memory[:at] = self._last
         for part in parts:
@@ -94,14 +94,14 @@ class DirectAppendFile:
         self._reserved += more
 
     def sync(self, length: int, buffer: Buffer) -> None:
-        """What was staged, of so many new bytes, is written."""
+        """Count a staged write of `length` new bytes as complete and durable."""
         held = len(self._last) + length
         whole = held - held % BLOCK_SIZE
         self._last = buffer.memory[whole:held]
         self.end += length
 
     def append(self, parts: list[bytes]) -> None:
-        """Durable on return."""
+        """Append parts; durable on return."""
         length = sum(map(len, parts))
         if not length:
             return
@@ -113,10 +113,10 @@ class DirectAppendFile:
         self.sync(length, buffer)
 
     def cut(self) -> None:
-        """Let the file end where what is durable ends, and give back what was reserved."""
+        """Truncate the file to its durable content and release the reserved blocks."""
         os.ftruncate(self._descriptor, self.end)
         self._reserved = round_up(self.end)
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Close the file, which releases its lock."""
         os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""Ways to the disk that writers share: one for each that is writing at the moment, up to a bound."""
+"""Pool of direct writers: one for each write in progress, up to a limit."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import structlog
 from kmsd.linux.aio import AioContext, Buffer, Write
 
 MAX_WRITERS = 16
-"""Writes under way at once; whoever finds none free writes on a thread."""
+"""Limit on direct writes in progress; beyond it, writes go through threads."""
 LANE_BYTES = 4_194_304
-"""What one write may have; more is for a thread."""
+"""Limit on the bytes of one direct write; larger writes go through threads."""
 
 log = structlog.get_logger()
 
 
 class DirectWriter(msgspec.Struct, frozen=True):
-    """The kernel's writes of one writer at a time, and the memory that they are made from."""
+    """Kernel AIO context of one write at a time, with its buffer."""
 
     kernel: AioContext
     buffer: Buffer = msgspec.field(default_factory=lambda: Buffer(LANE_BYTES))
-    """Takes real memory where it has been used. The lane that was used last goes first, so mostly one has."""
+    """Pages become resident when first used. Writers are reused in LIFO order, so usually one buffer is resident."""
 
 
 class DirectWriterPool:
-    """All methods belong to one event loop."""
+    """Pool of direct writers. All methods must be called from one event loop."""
 
     def __init__(self) -> None:
         self._free: list[DirectWriter] = []
         self._made: list[DirectWriter] = []
         self._refused = False
-        """The kernel, or a filter of system calls, does not let us."""
+        """True if the kernel or a seccomp filter refuses asynchronous I/O."""
 
     def acquire(self) -> DirectWriter | None:
-        """One for `write` or `give_back`; None: there is none."""
+        """Return a free writer for `write`, to be given to `release`; None if there is none."""
         if self._free:
             return self._free.pop()
         if self._refused or len(self._made) >= MAX_WRITERS:
@@ -44,19 +44,19 @@ class DirectWriterPool:
             made = DirectWriter(kernel_sync())
         except OSError as exc:
             self._refused = True
-            log.info("log segments are written on threads", reason=str(exc))
+            log.info("log_direct_writes_unavailable", reason=str(exc))
             return None
         self._made.append(made)
         return made
 
     def release(self, lane: DirectWriter) -> None:
-        """It is free again."""
+        """Return a writer to the pool."""
         self._free.append(lane)
 
     async def write(self, lane: DirectWriter, write: Write) -> None:
-        """Write durably from the lane's buffer. Raises OSError.
+        """Write durably from the writer's buffer. Raises OSError.
 
-        A lane whose caller is cancelled stays taken: the kernel goes on reading its buffer.
+        If the caller is cancelled, the writer is released only after the write, as the kernel still reads its buffer.
         """
         done: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
 
@@ -72,7 +72,7 @@ class DirectWriterPool:
             raise error
 
     def close(self) -> None:
-        """Let go of the kernel's resources; nothing may be under way."""
+        """Release the kernel's resources. No write may be in progress."""
         for lane in self._made:
             lane.kernel.close()
         self._made.clear()
@@ -80,5 +80,5 @@ class DirectWriterPool:
 
 
 def kernel_sync() -> AioContext:
-    """On the running loop. Raises OSError if the kernel refuses."""
+    """Return an AIO context on the running loop. Raises OSError if the kernel refuses."""
     return AioContext()

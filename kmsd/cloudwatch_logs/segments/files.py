@@ -1,4 +1,4 @@
-"""Files of segments: their names, and how one is finished, read and replaced. Blocking; called in threads."""
+"""Segment files: naming, finishing, reading and replacing. Blocking; called in threads."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ SEGMENT = ".seg"
 INDEX = ".idx"
 TEMPORARY = ".tmp"
 MAX_BUNDLE_BYTES = LANE_BYTES + 2_097_152
-"""Bytes: no writer has more under way than what a lane takes, or one frame."""
+"""Limit on the bytes that a writer has in flight: one direct write, or one frame."""
 MAX_WRITE_SECONDS = 10.0
-"""Seconds from the last change of a segment's size, after which what cannot be read is taken for damage."""
+"""Seconds after the last change of a segment's size; unreadable data then counts as damage, not as being written."""
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{20})-([0-9]+)\.seg")
 _GROUP_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Listed(NamedTuple):
-    """A segment in a folder."""
+    """Segment in a folder."""
 
     name: str
     finished: bool
-    """Has an index: nobody writes to it any more."""
+    """True if it has an index: no process writes to it any more."""
 
 
 def listing(folder: Path) -> list[Listed]:
-    """The segments of a group, the oldest first; of one that is being replaced, the newer."""
+    """List a group's segments, oldest first. Of a segment that is being replaced, list only the newer one."""
     try:
         names = {entry.name for entry in os.scandir(folder)}
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def listing(folder: Path) -> list[Listed]:
 
 
 def groups(root: Path) -> list[Path]:
-    """The folders of groups; what else lies there is somebody else's."""
+    """Return the folders of groups; other entries of the root are ignored."""
     try:
         return [Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and _GROUP_NAME.fullmatch(entry.name)]
     except FileNotFoundError:
@@ -60,13 +60,13 @@ def groups(root: Path) -> list[Path]:
 
 
 def next_generation(name: str) -> str:
-    """The name of what replaces a segment."""
+    """Return the name of the segment that replaces `name`."""
     base, _, generation = name.partition("-")
     return f"{base}-{int(generation) + 1}"
 
 
 def sync_segments(paths: list[Path]) -> None:
-    """Make contents durable; of segments that were finished and replaced meanwhile there is nothing to do."""
+    """Make contents durable. Segments that were finished and replaced in the meantime are skipped."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -77,7 +77,7 @@ def sync_segments(paths: list[Path]) -> None:
 
 
 def write_durably(path: Path, write: Callable[[int], None]) -> None:
-    """A whole new file, or none. The folder is not synced."""
+    """Create a complete file or none. The folder is not synced."""
     temporary = path.with_name(path.name + TEMPORARY)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -89,14 +89,14 @@ def write_durably(path: Path, write: Callable[[int], None]) -> None:
 
 
 def write_index(folder: Path, name: str, contents: Contents, group_id: bytes) -> None:
-    """Finish a segment."""
+    """Finish a segment by writing its index."""
     data = fmt.index(contents, group_id)
     write_durably(folder / (name + INDEX), lambda descriptor: write_all(descriptor, data))
     sync_folder(folder)
 
 
 def read_summary(folder: Path, name: str, group_id: bytes) -> tuple[Contents, dict[bytes, StreamSummary]]:
-    """Of a finished segment: keys and streams. Raises `NotASegment`, OSError."""
+    """Return keys and streams of a finished segment. Raises `NotASegment`, OSError."""
     with (folder / (name + INDEX)).open("rb") as file:
         start = file.read(fmt.INDEX_START)
         summary, _ = fmt.index_lengths(start, group_id)
@@ -104,7 +104,7 @@ def read_summary(folder: Path, name: str, group_id: bytes) -> tuple[Contents, di
 
 
 def read_index(folder: Path, name: str, group_id: bytes) -> Contents:
-    """Of a finished segment: all. Raises `NotASegment`, OSError."""
+    """Return all contents of a finished segment. Raises `NotASegment`, OSError."""
     with (folder / (name + INDEX)).open("rb") as file:
         start = file.read(fmt.INDEX_START)
         summary, entries = fmt.index_lengths(start, group_id)
@@ -114,10 +114,10 @@ def read_index(folder: Path, name: str, group_id: bytes) -> Contents:
 
 
 def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool = False, growing: bool = False) -> None:
-    """Read on in an unfinished segment from `contents.end`. Raises `NotASegment`, OSError.
+    """Continue reading an unfinished segment from `contents.end`. Raises `NotASegment`, OSError.
 
-    `synced`: all of it is known to be on the disk, so that no frame is looked through for what never came there.
-    `growing`: somebody may be writing to it at this moment.
+    `synced`: all of it is known to be on disk, so frames are not searched for unwritten sectors.
+    `growing`: another process may be writing to it now.
     """
     at_first = contents.end == fmt.HEADER_LENGTH
     with path.open("rb") as file:
@@ -133,15 +133,15 @@ def scan_file(path: Path, contents: Contents, group_id: bytes, *, synced: bool =
         data = WindowedFile(file.fileno())
         head = data.part(0, fmt.HEADER_LENGTH)
         if size < fmt.HEADER_LENGTH or (not any(head) and data.is_blank(size)):
-            return  # its writer has just made it
+            return  # its writer has just created it
         fmt.check_header(head, group_id)
         fmt.scan(data, contents, size, is_coming if growing else None)
         if at_first and not synced and not (growing and _has_writer(file.fileno())):
-            fmt.leave_out_torn(data, contents)  # what a loss of power took; none has come since a writer that lives
+            fmt.leave_out_torn(data, contents)  # a power failure may have torn frames, but not of a live writer
 
 
 def _has_writer(descriptor: int) -> bool:
-    """Whether a process holds the segment's lock."""
+    """True if a process holds the segment's lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,14 +151,14 @@ def _has_writer(descriptor: int) -> bool:
 
 
 def remove(folder: Path, name: str) -> None:
-    """The segment first: an index without a segment is nothing."""
+    """Remove a segment and then its index: an index without a segment is ignored."""
     for suffix in (SEGMENT, INDEX):
         with contextlib.suppress(FileNotFoundError):
             (folder / (name + suffix)).unlink()
 
 
 def rewrite(folder: Path, name: str, group_id: bytes, keep: list[Placed], contents: Contents) -> None:
-    """Replace a finished segment by one that holds only the frames `keep`, as they are: no key is needed for that."""
+    """Replace a finished segment by one with only the frames `keep`, copied as they are: this needs no data key."""
     fresh = Contents(damaged=contents.damaged)
     new_name = next_generation(name)
     used = {placed.frame.data_key_id for placed in keep}
@@ -177,7 +177,7 @@ def rewrite(folder: Path, name: str, group_id: bytes, keep: list[Placed], conten
                 fresh.end += fmt.AROUND + len(sealed)
 
         temporary = folder / (new_name + SEGMENT)
-        # The index first: a new segment is complete from the moment it has its name.
+        # Write the index first: the new segment must be complete as soon as it has its name.
         staged = folder / (new_name + ".staged")
         write_durably(staged, copy)
         write_index(folder, new_name, fresh, group_id)

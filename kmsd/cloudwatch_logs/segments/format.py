@@ -1,8 +1,8 @@
-"""The bytes of segments and of their indexes (docs/logs.md). No I/O.
+"""Binary format of segments and their indexes (docs/logs.md). No I/O.
 
-A segment is a header and then records: data keys (wrapped) and frames (sealed). Each record begins and ends
-with a marker, and its head has a checksum, so that a torn end is known for what it is and a damaged spot costs
-no more than the records in it. An index repeats the heads of one finished segment, a summary of them first.
+A segment is a header followed by records: data keys (wrapped) and frames (encrypted). Each record begins and ends with
+a marker, and its head has a checksum. So a torn end is recognised, and damage costs only the records that it touches.
+An index repeats the heads of one finished segment, after a summary of them.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ _decode_key = msgspec.msgpack.Decoder(tuple[bytes, str, str, bytes]).decode
 
 
 class NotASegment(Exception):
-    """The file does not begin as a segment or an index of the expected group does."""
+    """The file does not begin like a segment or index of the expected group."""
 
 
 class ByteSource(Protocol):
-    """Where a segment is read from."""
+    """Random access to the bytes of a segment."""
 
     def part(self, begin: int, end: int) -> bytes:
-        """These bytes, or as many as there are."""
+        """Return bytes `begin` to `end`, or as many of them as exist."""
 
     def find(self, wanted: bytes, begin: int, end: int) -> int:
-        """Where `wanted` lies first, wholly within these bytes; -1: nowhere."""
+        """Return the first offset of `wanted`, wholly between `begin` and `end`; -1 if it is not there."""
 
 
 class Placed(NamedTuple):
-    """A frame and where its sealed events lie."""
+    """Frame and the location of its encrypted events."""
 
     frame: Frame
     offset: int
@@ -59,14 +59,14 @@ class Placed(NamedTuple):
 
 
 class Contents(msgspec.Struct):
-    """What a scan of a segment, or its index, tells."""
+    """Contents of a segment, from a scan or from its index."""
 
     frames: list[Placed] = []
     keys: dict[bytes, WrappedKey] = {}
     end: int = HEADER_LENGTH
-    """Everything before has been looked at."""
+    """End of the part that has been scanned."""
     damaged: int = 0
-    """Bytes that were skipped because no record could be read there, although later ones could."""
+    """Bytes skipped because no record could be read there, although later ones could."""
 
 
 class _Summary(msgspec.Struct, array_like=True):
@@ -78,12 +78,12 @@ class _Summary(msgspec.Struct, array_like=True):
 
 
 def header(group_id: bytes) -> bytes:
-    """How a segment begins."""
+    """Return the first bytes of a segment."""
     return MAGIC + group_id
 
 
 def check_header(data: bytes, group_id: bytes) -> None:
-    """Raises `NotASegment`."""
+    """Check the first bytes of a segment. Raises `NotASegment`."""
     if data[:HEADER_LENGTH] != header(group_id):
         raise NotASegment
 
@@ -94,31 +94,31 @@ def _before(kind: int, head: bytes, length: int) -> bytes:
 
 
 def key_record(key: WrappedKey) -> bytes:
-    """A data key."""
+    """Encode the record of a data key."""
     return _before(KEY, _encode(tuple(key)), 0) + END
 
 
 def before_frame(frame: Frame, length: int) -> bytes:
-    """What precedes `length` sealed bytes of a frame; `END` follows them."""
+    """Return the bytes before `length` encrypted bytes of a frame; `END` follows them."""
     return _before(FRAME, frame.encode(), length)
 
 
 def body_offset(head_length: int) -> int:
-    """Where a record's body begins, counted from the record."""
+    """Return the offset of a record's body from the start of the record."""
     return _BODY_GAP + head_length
 
 
 FRAME_BODY = body_offset(log_frame.LENGTH)
-"""That of a frame."""
+"""Offset of a frame's body from the start of its record."""
 AROUND = FRAME_BODY + len(END)
-"""What a frame's record has beside its sealed events."""
+"""Bytes of a frame's record in addition to its encrypted events."""
 
 
 def scan(data: ByteSource, contents: Contents, size: int, is_coming: Callable[[int], bool] | None = None) -> None:
-    """Read on from `contents.end` to the last whole record before `size`.
+    """Scan from `contents.end` to the last complete record before `size`.
 
-    What cannot be read is passed over where whole records follow, unless `is_coming` says that the writer has only
-    begun to write there: of one write, the disk may show what is behind before what is in front.
+    Unreadable bytes are skipped if complete records follow, unless `is_coming` is true for their position: the writer
+    may still be writing there. The disk may show the end of a write before its beginning.
     """
     position = contents.end
     while True:
@@ -141,10 +141,10 @@ def scan(data: ByteSource, contents: Contents, size: int, is_coming: Callable[[i
 
 
 def leave_out_torn(data: ByteSource, contents: Contents) -> None:
-    """Of a segment whose writer may have lost power: leave out frames of which sectors were never written.
+    """Drop frames with unwritten sectors from a segment whose writer may have lost power.
 
-    What a disk has not written of a file that grew reads as zeros; sealed text does not hold sixteen of them. Such a
-    frame was not acknowledged.
+    Sectors not yet written when a file grew read as zeros. Encrypted events do not contain sixteen zero bytes. Such a
+    frame was never acknowledged.
     """
     whole = [one for one in contents.frames if data.find(_UNWRITTEN, one.offset, one.offset + one.length) < 0]
     contents.damaged += sum(one.length for one in contents.frames) - sum(one.length for one in whole)
@@ -155,7 +155,7 @@ _UNWRITTEN = bytes(16)
 
 
 def _head_at(data: ByteSource, position: int, size: int) -> tuple[int, bytes, int, int] | None:
-    """(kind, head, body's offset, body's length) of the whole record at `position`; None: there is none."""
+    """Return kind, head, body offset and body length of the complete record at `position`; None if there is none."""
     begun = data.part(position, position + _HEAD_AT + _HEAD.size)
     if len(begun) < _HEAD_AT + _HEAD.size or not begun.startswith(MARK):
         return None
@@ -172,7 +172,7 @@ def _head_at(data: ByteSource, position: int, size: int) -> tuple[int, bytes, in
 
 
 def _resume(data: ByteSource, position: int, size: int) -> int | None:
-    """The next whole record after a spot where there is none; None: that spot is the end, torn or not."""
+    """Return the next complete record after an unreadable spot; None if that spot is the end, torn or not."""
     while (position := data.find(MARK, position + 1, size)) >= 0:
         if _head_at(data, position, size) is not None:
             return position
@@ -182,7 +182,7 @@ def _resume(data: ByteSource, position: int, size: int) -> int | None:
 def summarize(
     frames: Sequence[Placed], into: Mapping[bytes, StreamSummary] | None = None
 ) -> dict[bytes, StreamSummary]:
-    """By stream id."""
+    """Summarise frames by stream id, optionally merged into earlier summaries."""
     found = dict(into or {})
     for placed in frames:
         frame = placed.frame
@@ -193,7 +193,7 @@ def summarize(
 
 
 def join(one: StreamSummary, other: StreamSummary) -> StreamSummary:
-    """What two parts of a stream come to."""
+    """Merge the summaries of two parts of a stream."""
     return StreamSummary(
         min(one.first_at, other.first_at),
         max(one.last_at, other.last_at),
@@ -204,7 +204,7 @@ def join(one: StreamSummary, other: StreamSummary) -> StreamSummary:
 
 
 def index(contents: Contents, group_id: bytes) -> bytes:
-    """The index of a finished segment."""
+    """Encode the index of a finished segment."""
     summary = _encode(
         _Summary(
             end=contents.end,
@@ -220,16 +220,16 @@ def index(contents: Contents, group_id: bytes) -> bytes:
 
 
 def entry(placed: Placed) -> bytes:
-    """A frame in an index."""
+    """Encode the index entry of a frame."""
     return placed.frame.encode() + _PLACE.pack(placed.offset, placed.length)
 
 
 INDEX_START = len(INDEX_MAGIC) + 16 + _INDEX_HEAD.size
-"""Bytes of an index that say how long its parts are."""
+"""Bytes at the start of an index up to and including the lengths of its parts."""
 
 
 def index_lengths(start: bytes, group_id: bytes) -> tuple[int, int]:
-    """Lengths of summary and entries. Raises `NotASegment`."""
+    """Return the lengths of summary and entries. Raises `NotASegment`."""
     if len(start) < INDEX_START or start[: len(INDEX_MAGIC) + 16] != INDEX_MAGIC + group_id:
         raise NotASegment
     summary, _, entries, _ = _INDEX_HEAD.unpack_from(start, len(INDEX_MAGIC) + 16)
@@ -237,7 +237,7 @@ def index_lengths(start: bytes, group_id: bytes) -> tuple[int, int]:
 
 
 def read_summary(start: bytes, data: bytes) -> tuple[Contents, dict[bytes, StreamSummary]]:
-    """Keys and streams of an index, without its frames. Raises `NotASegment` if it is damaged."""
+    """Return keys and streams of an index, without its frames. Raises `NotASegment` if it is damaged."""
     _, checksum, _, _ = _INDEX_HEAD.unpack_from(start, len(INDEX_MAGIC) + 16)
     if zlib.crc32(data) != checksum:
         raise NotASegment
@@ -251,7 +251,7 @@ def read_summary(start: bytes, data: bytes) -> tuple[Contents, dict[bytes, Strea
 
 
 def read_entries(start: bytes, data: bytes) -> list[Placed]:
-    """The frames of an index. Raises `NotASegment` if it is damaged."""
+    """Return the frames of an index. Raises `NotASegment` if it is damaged."""
     _, _, _, checksum = _INDEX_HEAD.unpack_from(start, len(INDEX_MAGIC) + 16)
     if zlib.crc32(data) != checksum or len(data) % _ENTRY:
         raise NotASegment
@@ -259,7 +259,7 @@ def read_entries(start: bytes, data: bytes) -> list[Placed]:
 
 
 def placed_in(entries: bytes | bytearray) -> list[Placed]:
-    """The frames of an index's entries."""
+    """Decode the entries of an index."""
     return [
         Placed(log_frame.decode(entries, at), *_PLACE.unpack_from(entries, at + log_frame.LENGTH))
         for at in range(0, len(entries), _ENTRY)

@@ -1,4 +1,4 @@
-"""What a writer remembers of the segment that it writes, so that an index of it needs no look at the disk."""
+"""Buffered index entries of the segment being written, so that finishing it needs no read from disk."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from kmsd.cloudwatch_logs.segments.format import Contents, Placed
 
 MAX_BYTES = 65_536
 MAX_KEYS = 64
-"""Of more, nothing is remembered, and the segment is read when it is finished: a busy group writes a hundred thousand
-small frames into one segment, and a process has 256 groups. Of frames that are long there are few."""
+"""Limits of a buffer, in bytes and data keys. Beyond them it is dropped, and the finished segment is read instead.
+A busy group writes a hundred thousand small frames into one segment, and a process has 256 groups. A segment holds only
+few large frames."""
 
 
 class IndexBuffer:
-    """Of one segment."""
+    """Index entries and data keys of one segment."""
 
     def __init__(self) -> None:
         self._entries: bytearray | None = bytearray()
         self._keys: dict[bytes, WrappedKey] = {}
 
     def add(self, placed: Sequence[Placed], keys: Sequence[WrappedKey]) -> None:
-        """Frames and data keys that have been written."""
+        """Add frames and data keys that have been written."""
         entries = self._entries
         if entries is None:
             return
@@ -34,7 +35,7 @@ class IndexBuffer:
             self._keys.clear()
 
     def contents(self, end: int) -> Contents | None:
-        """All that the segment holds up to `end`; None: it was too much."""
+        """Return the segment's contents up to `end`; None if they exceeded the limits."""
         if self._entries is None:
             return None
         return Contents(fmt.placed_in(self._entries), dict(self._keys), end)

@@ -30,7 +30,7 @@ from kmsd.cloudwatch_logs.segments.writer import Writer
 from kmsd.linux.files import sync_folder, write_all
 
 MAX_WRITERS = 256
-"""Groups that a process has an open segment for; the least used is finished when another is needed."""
+"""Limit on the groups with an open segment in a process; beyond it, the least recently used one is finished."""
 MAX_CATALOGS = 1_000
 LEFTOVERS_EVERY = 600_000
 """Milliseconds between two searches for segments that dead processes left unfinished."""
@@ -43,7 +43,7 @@ _Arguments = TypeVarTuple("_Arguments")
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """The system's errors as the port's."""
+    """Translate OSError to `SegmentsUnavailable`."""
     try:
         yield
     except OSError as exc:
@@ -54,9 +54,9 @@ class FileSegments:
     """Implements `kmsd.cloudwatch_logs.ports.Segments`."""
 
     def __init__(self, folder: Path) -> None:
-        """The folder is made, readable by its owner alone, when something is written or `check` asks.
+        """Create nothing yet: the folder is created, readable by its owner alone, on the first write or `check`.
 
-        Not here: commands that an administrator runs as another user open the rooms too.
+        An administrator may run commands that open the segments as another user.
         """
         self._folder = folder
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="segments")
@@ -87,15 +87,15 @@ class FileSegments:
         await writer.append(frame, sealed, data_key)
 
     async def _finish(self, group_id: bytes) -> None:
-        """Finish a group's segment; whatever is appended from now on goes into another."""
+        """Finish a group's segment; later frames go into a new one."""
         writer = self._writers.pop(group_id, None)
         if writer is None:
             return
         try:
             await writer.finish()
         except OSError as exc:
-            # Its events are durable all the same: `maintain` finishes what has no index.
-            log.warning("log segment left unfinished", group=group_id.hex(), detail=str(exc))
+            # Its events are durable nevertheless: `maintain` finishes segments without an index.
+            log.warning("log_segment_unfinished", group=group_id.hex(), detail=str(exc))
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class FileSegments:
     async def check(self) -> None:
         with translated():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # `access` believes in a file system that the kernel has given up for its errors; this changes its time.
+            # `access` succeeds on a file system that the kernel has made read-only after errors; `utime` fails there.
             os.utime(self._folder)
         if not os.access(self._folder, os.W_OK) or os.statvfs(self._folder).f_bavail == 0:
             raise SegmentsUnavailable(f"{self._folder} cannot be written")

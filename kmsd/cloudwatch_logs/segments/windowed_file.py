@@ -1,7 +1,7 @@
-"""A file read where it is looked at.
+"""File reader that reads only the parts looked at.
 
-Not mapped into memory: a mapped page that the disk cannot give, or that was cut off meanwhile, ends the process by a
-signal, and `mmap.find` of Python before 3.11.4 looks at a byte behind the mapping.
+The file is not mapped into memory. Access to a mapped page that the disk cannot read, or that was truncated, kills the
+process with a signal. Also, `mmap.find` of Python before 3.11.4 reads one byte beyond the mapping.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 
 WINDOW = 4096
-"""Bytes read at once: the end of a record, the head of the next, and, of small ones, those after it."""
+"""Bytes read at once: the end of a record, the head of the next, and following records if they are small."""
 CHUNK = 262_144
 """Bytes searched at once."""
 
 
 class WindowedFile:
-    """Methods raise OSError. What lies behind the file's end is missing from what they return."""
+    """Windowed reader of a file. Methods raise OSError. Results omit bytes beyond the file's end."""
 
     __slots__ = ("_begin", "_descriptor", "_window")
 
@@ -25,7 +25,7 @@ class WindowedFile:
         self._window = b""
 
     def part(self, begin: int, end: int) -> bytes:
-        """These bytes of the file."""
+        """Return bytes `begin` to `end` of the file."""
         at = begin - self._begin
         if at < 0 or end - self._begin > len(self._window):
             self._window = os.pread(self._descriptor, max(end - begin, WINDOW), begin)
@@ -33,7 +33,7 @@ class WindowedFile:
         return self._window[at : at + end - begin]
 
     def find(self, wanted: bytes, begin: int, end: int) -> int:
-        """Where `wanted` lies first, wholly within these bytes; -1: nowhere."""
+        """Return the first offset of `wanted`, wholly between `begin` and `end`; -1 if it is not there."""
         while end - begin >= len(wanted):
             chunk = os.pread(self._descriptor, min(CHUNK, end - begin), begin)
             found = chunk.find(wanted)
@@ -45,5 +45,5 @@ class WindowedFile:
         return -1
 
     def is_blank(self, end: int) -> bool:
-        """Whether there is nothing but zeros up to here."""
+        """True if the file contains only zeros up to `end`."""
         return all(not self.part(at, min(at + CHUNK, end)).strip(b"\0") for at in range(0, end, CHUNK))

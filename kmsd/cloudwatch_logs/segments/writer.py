@@ -1,11 +1,11 @@
-"""The writing end of one group in one process: a segment that only this process appends to.
+"""Writer of one group in one process: appends to a segment that belongs to this process alone.
 
-The schedule is that of the audit trail's journal: a frame that arrives when nothing is being written is
-written at once; frames that arrive meanwhile gather, and the next write takes them all. The kernel writes past the
-page cache while the loop goes on (`growing`, `lanes`); a new segment, much at once, and writes where the kernel cannot
-be asked are for a thread.
+Uses group commit like the audit trail: a frame that arrives while no write is in progress is written at once. Frames
+that arrive during a write are collected, and the next write takes them all. The kernel writes past the page cache while
+the event loop continues (`direct_append_file`, `direct_writers`). A thread creates new segments, and does large writes
+and those for which no direct writer is available.
 
-Of what it has written it remembers little (`heads`): where that was much, an index is made from the segment itself.
+The writer remembers little of what it wrote (`index_buffer`); for a large segment, the index is made by reading it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from kmsd.linux.files import sync_folder
 
 SEGMENT_BYTES = 33_554_432
 SEGMENT_MILLIS = 3_600_000
-"""A segment is finished when it has this size or age: retention removes whole segments."""
+"""Limits on a segment's bytes and age in milliseconds, after which it is finished: retention removes whole segments."""
 KNOWN_KEYS = 8
-"""Data keys that a segment is known to hold. Each is used for seconds; one that is written once more does no harm."""
+"""Number of data keys remembered as present in the segment. Each is used for seconds; a duplicate does no harm."""
 
 log = structlog.get_logger()
 
@@ -47,18 +47,18 @@ class _Waiting(NamedTuple):
 
 
 class _Laid(NamedTuple):
-    """What a batch adds to the segment."""
+    """Bytes and records that a batch adds to the segment."""
 
     parts: list[bytes]
     keys: list[WrappedKey]
-    """Those that are new."""
+    """Data keys that are new in the segment."""
     placed: list[Placed]
     length: int
-    """Of all parts."""
+    """Bytes of all parts."""
 
 
 class Writer:
-    """All methods belong to one event loop; what begins with `_write` runs in a thread, one call at a time."""
+    """Writer of one group. Call from one event loop; `_write…` methods run in a thread, one call at a time."""
 
     def __init__(
         self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, lanes: DirectWriterPool
@@ -78,15 +78,15 @@ class Writer:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """True if no write is in progress or waiting."""
         return self._flushing is None and not self._waiting
 
     def is_old(self, now: int) -> bool:
-        """Whether its segment should be finished at `now` (milliseconds)."""
+        """True if its segment should be finished at `now` (milliseconds)."""
         return self._file is not None and now - self._began_at >= SEGMENT_MILLIS
 
     async def append(self, frame: Frame, sealed: bytes, data_key: WrappedKey) -> None:
-        """As `Segments.append`."""
+        """Implement `Segments.append`."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(frame, sealed, data_key, done))
         if self._flushing is None:
@@ -107,7 +107,7 @@ class Writer:
             self._flushing = None
 
     def _next(self) -> list[_Waiting]:
-        """Take the first, and as many after it as a lane has room for; readers rely on the bound."""
+        """Take the first frame, and as many after it as fit one direct write; readers rely on this limit."""
         room = LANE_BYTES
         for count, waiting in enumerate(self._waiting):
             room -= len(waiting.sealed) + fmt.AROUND
@@ -118,7 +118,7 @@ class Writer:
         return batch
 
     async def _put(self, batch: list[_Waiting]) -> None:
-        """Write durably. After a failure the segment is left as it was, and never written to again. Raises OSError."""
+        """Write durably. After a failure, the segment is never written to again. Raises OSError."""
         file = self._file
         if file is None or not file.is_direct or self._is_full(batch):
             await self._put_on_thread(batch)
@@ -146,7 +146,7 @@ class Writer:
         return file is None or file.end >= SEGMENT_BYTES or self.is_old(batch[-1].frame.ingested_at)
 
     def _lay_out(self, batch: list[_Waiting], begin: int) -> _Laid:
-        """What is written for a batch from byte `begin` of the segment on."""
+        """Lay out a batch from byte `begin` of the segment on."""
         laid = _Laid([], [], [], 0)
         new: dict[bytes, WrappedKey] = {}
         parts, end = laid.parts, begin
@@ -167,7 +167,7 @@ class Writer:
         self._heads.add(laid.placed, laid.keys)
 
     def _write(self, batch: list[_Waiting]) -> None:
-        """As `_put`, on a thread; makes a new segment if need be."""
+        """Do the work of `_put` on a thread; create a new segment if necessary."""
         if self._is_full(batch):
             self._write_end()
         file = self._file or self._write_start(batch[-1].frame.ingested_at)
@@ -180,7 +180,7 @@ class Writer:
         self._next_bundle(laid)
 
     def _write_start(self, now: int) -> DirectAppendFile:
-        """A new segment, locked as long as this process lives."""
+        """Create a segment, locked as long as this process lives."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(self._folder.parent)
         self._name = f"{self._names.next(now * 1000).hex()}-0"
@@ -196,14 +196,14 @@ class Writer:
         return file
 
     def _write_off(self, file: DirectAppendFile) -> None:
-        """A file whose write failed is not to be trusted again. What is durable stays; `maintain` finishes it."""
+        """Abandon a file after a failed write. Its durable content stays; `maintain` finishes it."""
         with contextlib.suppress(OSError):
             file.cut()
         self._file = None
         file.close()
 
     def _write_end(self) -> None:
-        """Finish the segment, unless its group has been deleted meanwhile."""
+        """Finish the segment, unless its group has been deleted in the meantime."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -217,18 +217,18 @@ class Writer:
             file.close()
 
     def _read(self) -> Contents:
-        """All of the segment. Raises OSError."""
+        """Read the whole segment. Raises OSError."""
         contents = Contents()
         try:
             files.scan_file(self._folder / (self._name + files.SEGMENT), contents, self._group_id, synced=True)
         except NotASegment as exc:
             raise OSError(errno.EIO, "a log segment does not begin as it was written") from exc
         if contents.damaged:
-            log.error("log segment damaged", segment=self._name, bytes=contents.damaged)
+            log.error("log_segment_damaged", segment=self._name, bytes=contents.damaged)
         return contents
 
     async def finish(self) -> None:
-        """Write what waits, finish the segment. Nothing may be appended any more. Raises OSError."""
+        """Write waiting frames and finish the segment. Nothing may be appended afterwards. Raises OSError."""
         while self._flushing is not None:
             await asyncio.wait([self._flushing])
         await asyncio.get_running_loop().run_in_executor(self._threads, self._write_end)

@@ -43,7 +43,7 @@ async def handle(request: Request, call: Call) -> Response:
     """Open the blob."""
     refuse(request, "recipient", "dry_run_modifiers")
     key = call.key
-    opened = await encryption.decrypt(call.token, key, call.blob_at(0), request.encryption_context)
+    opened = await encryption.decrypt(call.tokens, key, call.blob_at(0), request.encryption_context)
     return Response(
         key_id=key.arn,
         plaintext=opened.plaintext,

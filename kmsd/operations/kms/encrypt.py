@@ -33,7 +33,7 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Seal under the key's current material."""
     key = call.key
-    blob = await encryption.encrypt(call.token, key, call.now, request.plaintext, request.encryption_context)
+    blob = await encryption.encrypt(call.tokens, key, call.now, request.plaintext, request.encryption_context)
     return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
 
 

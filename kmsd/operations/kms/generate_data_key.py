@@ -38,7 +38,7 @@ async def handle(request: Request, call: Call) -> Response:
     refuse(request, "recipient")
     length = data_key_length(request.key_spec, request.number_of_bytes)
     data_key = await call.token.random(length)
-    blob = await encryption.encrypt(call.token, call.key, call.now, data_key, request.encryption_context)
+    blob = await encryption.encrypt(call.tokens, call.key, call.now, data_key, request.encryption_context)
     return Response(
         ciphertext_blob=blob,
         plaintext=data_key,

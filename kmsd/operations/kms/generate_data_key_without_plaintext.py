@@ -35,7 +35,7 @@ async def handle(request: Request, call: Call) -> Response:
     """A blob of random bytes of the token."""
     length = data_key_length(request.key_spec, request.number_of_bytes)
     data_key = await call.token.random(length)
-    blob = await encryption.encrypt(call.token, call.key, call.now, data_key, request.encryption_context)
+    blob = await encryption.encrypt(call.tokens, call.key, call.now, data_key, request.encryption_context)
     return Response(
         ciphertext_blob=blob,
         key_id=call.key.arn,

@@ -48,9 +48,9 @@ async def handle(request: Request, call: Call) -> Response:
     """Open under the source, seal under the destination."""
     refuse(request, "dry_run_modifiers")
     source, destination = call.key_at(0), call.key_at(1)
-    opened = await encryption.decrypt(call.token, source, call.blob_at(0), request.source_encryption_context)
+    opened = await encryption.decrypt(call.tokens, source, call.blob_at(0), request.source_encryption_context)
     blob = await encryption.encrypt(
-        call.token, destination, call.now, opened.plaintext, request.destination_encryption_context
+        call.tokens, destination, call.now, opened.plaintext, request.destination_encryption_context
     )
     return Response(
         ciphertext_blob=blob,

@@ -1,11 +1,11 @@
-"""One client's connection: bytes to requests by aiohttp's parser, requests to the handler, answers to bytes.
+"""One client's connection: aiohttp's parser makes requests of bytes, the handler responses, rendering bytes again.
 
-    OPENING ──first whole request──▶ BUSY ──answered──▶ IDLE ──first byte──▶ OPENING
-       │ head complete, body not        ▲                 │
-       └──────────▶ BODY ───────────────┘                 └── keep-alive over ──▶ closed
+    OPENING ──first complete request──▶ BUSY ──answered──▶ IDLE ──first byte──▶ OPENING
+       │ head complete, body not           ▲                 │
+       └──────────▶ BODY ──────────────────┘                 └── keep-alive over ──▶ closed
     any state ──refused──▶ LINGERING (answer sent, input discarded) ──client closes, or time──▶ closed
 
-Of aiohttp this takes the compiled parser and nothing above it (docs/decisions/0004-http-front.md).
+Uses aiohttp's compiled parser and nothing above it (docs/decisions/0004-http-front.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ NEVER = math.inf
 
 
 class Connection(asyncio.Protocol):
-    """Reads requests, has them handled one after the other, and writes their answers in order."""
+    """Reads requests, has them handled one after the other, and writes the responses in order.
+
+    "A server … MUST send the corresponding responses in the same order that the requests were received" (RFC 9112,
+    section 9.3.2).
+    """
 
     __slots__ = (
         "_body",
@@ -64,11 +68,11 @@ class Connection(asyncio.Protocol):
         self._tls: Tls | None = None
         self.state = State.OPENING
         self.deadline = NEVER
-        """When the server's sweep calls `expire`."""
+        """Time at which the server's sweep calls `expire`."""
         self.task: asyncio.Task[None] | None = None
-        """Runs while there are requests to answer."""
+        """The task that answers requests, while there are any."""
         self._queue: list[tuple[Any, bytes] | ServiceError] = []
-        """Whole requests in order; a refusal can only be the last."""
+        """Complete requests in order; only the last entry can be a refusal."""
         self._message: Any = None
         self._payload: Any = None
         self._body: bytes | bytearray = b""
@@ -76,13 +80,13 @@ class Connection(asyncio.Protocol):
         self._continue_pending = self._flooded = self._eof = False
         self._reading = True
         self._drained: asyncio.Future[None] | None = None
-        """Set while the client reads answers more slowly than they are made."""
+        """Set while the client reads responses more slowly than they are written."""
 
     # --- What the event loop calls ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the connection, or turn it away."""
-        # Stream servers make nothing else, though uvloop's do not say that they are one.
+        """Admit the connection, or refuse it."""
+        # Stream servers create only transports of this type, though uvloop's do not declare it.
         self._transport = cast("asyncio.Transport", transport)
         if not self._server.admit(self):
             self.state = State.LINGERING
@@ -101,7 +105,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self._loop.time() + (self._server.keep_alive_seconds if draining else limits.header_seconds)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; start on what is whole."""
+        """Parse the received bytes; start on requests that are complete."""
         if self.state is State.LINGERING:
             return
         try:
@@ -110,7 +114,7 @@ class Connection(asyncio.Protocol):
             self._refuse(parse_refusal(error))
             return
         if self._message is not None:
-            # What is parsed behind a body is parsed after its end.
+            # The parser goes on to the next head only after the end of this body.
             self._continue_body()
         elif not messages:
             self._continue_head(len(data))
@@ -120,23 +124,23 @@ class Connection(asyncio.Protocol):
             self._start_request(message, payload, len(data))
 
     def eof_received(self) -> bool:
-        """Close, unless a request is being answered: a client may end its side and wait for the answer."""
+        """Close, unless a request is being answered: a client may shut down its side and wait for the answer."""
         self._eof = True
         return self.task is not None and self._tls is None
 
     def pause_writing(self) -> None:
-        """The client does not read: answer no more until it does."""
+        """Stop answering until the client reads again."""
         self._drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Resume answering: the client reads again."""
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection. A request under way is still finished: it may have changed something."""
-        del exc  # a reset is as good as a close
+        """Release the connection. A request in flight is still finished: it may have changed something."""
+        del exc  # a reset is treated like a close
         self._transport = None
         self._parser = None
         self.state = State.LINGERING
@@ -150,18 +154,18 @@ class Connection(asyncio.Protocol):
     # --- What aiohttp's stream calls ----------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        """The stream holds more pieces than any honest body has."""
+        """Note that the stream holds more pieces than any honest body has."""
         self._flooded = True
 
     def resume_reading(self, *, resume_parser: bool = True) -> None:
-        """The stream is at its end. Nothing was paused for it."""
+        """Do nothing at the end of the stream: nothing was paused for it."""
 
     # --- What the server calls ----------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
-        """The deadline is over: say so if a request had begun, and close."""
+        """Handle a passed deadline: answer with a timeout if a request had begun, and close."""
         if self.state is State.LINGERING or self.state is State.BUSY:
-            # Refused or closed, and the client keeps its side open; or it does not read its answer.
+            # The client was refused and keeps its side open, or does not read its answer.
             self.abort()
         elif self.state is State.BODY or self._head_bytes:
             self._refuse(RequestTimeoutException("The request did not arrive in time."))
@@ -171,12 +175,12 @@ class Connection(asyncio.Protocol):
             self.deadline = NEVER
 
     def abort(self) -> None:
-        """Close now; what was not sent is dropped."""
+        """Close now; unsent bytes are dropped."""
         if self._transport is not None:
             self._transport.abort()
 
     def drain(self, rest: float) -> None:
-        """The server stops: unless a request has begun, close when `rest` seconds have brought none."""
+        """Close after `rest` seconds without a request, unless one has begun. Called when the server stops."""
         if self.state is State.IDLE or (self.state is State.OPENING and not self._head_bytes):
             if rest > 0:
                 self.deadline = min(self.deadline, self._loop.time() + rest)
@@ -186,7 +190,7 @@ class Connection(asyncio.Protocol):
     # --- Reading ------------------------------------------------------------------------------------
 
     def _continue_head(self, count: int) -> None:
-        """More of a head that is not whole yet."""
+        """Count more bytes of an incomplete head."""
         if self.state is State.IDLE:
             self._set_state(State.OPENING, self._server.limits.header_seconds)
         self._head_bytes += count
@@ -197,7 +201,7 @@ class Connection(asyncio.Protocol):
         return self.state is State.LINGERING
 
     def _start_request(self, message: Any, payload: Any, count: int) -> None:
-        """A head is whole, and perhaps its body."""
+        """Start on a request whose head is complete, and perhaps its body."""
         limits = self._server.limits
         if self._head_bytes + count > limits.header_bytes and head_size(message) > limits.header_bytes:
             self._refuse(head_too_long())
@@ -224,15 +228,17 @@ class Connection(asyncio.Protocol):
         self._message, self._payload = message, payload
         if self.task is None:
             self._set_state(State.BODY, self._server.limits.body_seconds)
+        # RFC 9110, section 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST
+        # ignore that expectation."
         self._continue_pending = expectation is not None and message.version[1] == 1
         self._continue_body()
         self._send_continue()
 
     def _continue_body(self) -> None:
-        """Take what the stream holds of the body; enqueue the request when it is whole."""
+        """Take what the stream holds of the body; enqueue the request when it is complete."""
         piece, whole = self._payload.read_nowait(), self._payload.is_eof()
         if self._body and not whole and isinstance(self._body, bytes):
-            # A body of many pieces is gathered; two, which are more usual, are put together once.
+            # Gather many pieces in a bytearray. Two pieces, the usual case, are joined once.
             self._body = bytearray(self._body)
         self._body += piece
         server = self._server
@@ -249,7 +255,7 @@ class Connection(asyncio.Protocol):
             self._refuse(ThrottlingException("Rate exceeded", detail="too many bytes of unfinished bodies"))
 
     def _send_continue(self) -> None:
-        """Send `100 Continue` when no answer must go before it, and the body has not come unasked."""
+        """Send `100 Continue` unless another answer goes first or the body has arrived unasked."""
         if self._continue_pending and self.task is None and self._message is not None and self._transport is not None:
             self._continue_pending = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -264,16 +270,16 @@ class Connection(asyncio.Protocol):
         self._queue.append((message, body))
         if self.task is None:
             self._set_state(State.BUSY, NEVER)
-            # Now, and not when the task begins: then those that are to go along would not be known yet.
+            # Count now, not when the task starts: the other requests of this cohort would not be counted yet.
             self._server.cohorts.in_flight += 1
             self.task = self._loop.create_task(self._answer_all())
         elif self._reading and self._transport is not None:
-            # One waits already: let the client's send buffer hold the rest.
+            # A request is already waiting: leave the rest in the client's send buffer.
             self._reading = False
             self._transport.pause_reading()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer the request now being read with `error`, after those before it; read no more."""
+        """Answer the current request with `error`, after those before it, and read no more."""
         self._drop_body()
         self.state = State.LINGERING
         self._server.on_state_change(self, State.LINGERING)
@@ -285,7 +291,7 @@ class Connection(asyncio.Protocol):
     # --- Answering ----------------------------------------------------------------------------------
 
     async def _answer_all(self) -> None:
-        """Handle what is queued, in order, until there is none or the connection is to be closed."""
+        """Handle queued requests in order until the queue is empty or the connection must close."""
         try:
             while self._queue:
                 if not await self._answer_next():
@@ -301,7 +307,7 @@ class Connection(asyncio.Protocol):
                 self._rest()
 
     async def _answer_next(self) -> bool:
-        """Handle the next request and write its answer; whether the connection stays open."""
+        """Handle the next request and write its response. Return True if the connection stays open."""
         item = self._queue.pop(0)
         if isinstance(item, ServiceError):
             self._finish(item)
@@ -310,16 +316,17 @@ class Connection(asyncio.Protocol):
         message, body = item
         version = "1.1" if message.version[1] else "1.0"
         received = RawRequest(message.method, message.path, tuple(message.headers.items()), body)
-        del item, body  # whoever reads it lets go of it: a call waits for the disk, and a batch of log events is long
+        # Drop our references: the decoder frees the body, while the call still waits for the disk.
+        del item, body
         server = self._server
         request = Request(received, self._peer, self._tls, version, self._loop.time())
-        # aiohttp 3.14 adds the last trailer of a chunked body to the headers of the request after it.
+        # Close after a chunked body: aiohttp 3.14 adds its last trailer to the headers of the next request.
         close = bool(message.should_close or message.chunked or version == "1.0")
         try:
             answer = await server.handler(request)
             close = close or ((server.draining or self._eof) and not self._queue)
             pieces = rendered_pieces(answer, server.common, close=close, head_only=message.method == "HEAD")
-        except Exception as error:  # noqa: BLE001  # the last fence: a client gets an answer, and not the cause
+        except Exception as error:  # noqa: BLE001  # the last resort: the client gets an answer, but not the cause
             server.report("a request could not be handled", error, self)
             close = True
             pieces = [rendered(error_answer(KMSInternalException(), new_request_id()), server.common, close=True)]
@@ -336,14 +343,14 @@ class Connection(asyncio.Protocol):
         return not close
 
     def _read_again(self) -> None:
-        """Parse what the parser kept back while requests waited; then let the socket be read."""
+        """Parse what the parser held back while requests waited; then resume reading the socket."""
         self.data_received(b"")
         if not self._queue and self._transport is not None and not self._transport.is_closing():
             self._reading = True
             self._transport.resume_reading()
 
     def _rest(self) -> None:
-        """Nothing to answer: wait for the rest of a body, of a head, or for the next request."""
+        """Wait for the rest of a body, for the rest of a head, or for the next request."""
         limits = self._server.limits
         if self._message is not None:
             self._set_state(State.BODY, limits.body_seconds)
@@ -354,7 +361,11 @@ class Connection(asyncio.Protocol):
             self._set_state(State.IDLE, self._server.keep_alive_seconds)
 
     def _finish(self, error: ServiceError) -> None:
-        """Send a refusal, and give the client time to read it: closing on unread input would reset the connection."""
+        """Send a refusal and keep reading for a while, so that the client can read it.
+
+        "If a server performs an immediate close of a TCP connection, there is a significant risk that the client will
+        not be able to read the last HTTP response" (RFC 9112, section 9.6).
+        """
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -365,14 +376,14 @@ class Connection(asyncio.Protocol):
             self._reading = True
             transport.resume_reading()
         if self._eof or self._server.draining or isinstance(error, RequestTimeoutException):
-            # Nothing more comes, or comes so slowly that the deadline goes before the courtesy: a client that drips on
-            # may find a reset connection instead of the answer.
+            # No more input comes, or it comes too slowly to wait for it. A client that still trickles bytes may see a
+            # reset connection instead of the answer.
             transport.close()
         elif transport.can_write_eof():
             transport.write_eof()
 
     def _close(self) -> None:
-        """Close when what was written is sent; by force if the client does not take it."""
+        """Close when all output is sent; abort if the client does not take it."""
         self._set_state(State.LINGERING, self._server.limits.linger_seconds)
         if self._transport is not None:
             self._transport.close()

@@ -1,4 +1,4 @@
-"""Sockets to listen on, and which of them may do without TLS."""
+"""Listening sockets, and the rule for those that may do without TLS."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 
 BACKLOG = 1_024
-"""Connections that the kernel completes before they are accepted."""
+"""Completed connections that the kernel queues until they are accepted."""
 
 
 class ListenerRefused(RuntimeError):
-    """The server must not, or cannot, listen there; the text says why and what to do."""
+    """The server must not, or cannot, listen on this socket; the text says why and what to do."""
 
 
 def listener_permitted(sock: socket.socket, *, tls: bool) -> None:
-    """Raise unless `sock` is protected: by TLS, by being reachable from this host alone, or by the file system.
+    """Raise ListenerRefused unless `sock` uses TLS, is reachable from this host only, or is a Unix socket.
 
-    The bound address is what is judged, not a name that somebody wrote down for it.
+    Judges the address that the socket is bound to, not the configured name.
     """
     if tls or sock.family == socket.AF_UNIX:
         return
@@ -37,7 +37,7 @@ def listener_permitted(sock: socket.socket, *, tls: bool) -> None:
 
 
 def address_of(sock: socket.socket) -> str:
-    """Where it is bound, as `[listen] address` has it: `127.0.0.1:8480`, `[::1]:8480`, `unix:/run/kmsd.sock`."""
+    """Return the bound address as `[listen] address` has it: `127.0.0.1:8480`, `[::1]:8480`, `unix:/run/kmsd.sock`."""
     if sock.family == socket.AF_UNIX:
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
@@ -45,14 +45,14 @@ def address_of(sock: socket.socket) -> str:
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
-    """A listening socket on exactly one address; `host` may be a name if it has only one. Port 0 takes a free one."""
+    """Listen on exactly one address. If `host` is a name, prefer its IPv4 address. Port 0 takes a free port."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ListenerRefused(f"cannot listen on {host}: {error.strerror}") from error
-    # `localhost` is often both ::1 and 127.0.0.1; the older one is what clients try in any case.
+    # `localhost` is often both ::1 and 127.0.0.1; every client tries the latter.
     family, kind, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    # With the protocol named: asyncio turns Nagle's algorithm off only on sockets that say they are TCP.
+    # Name the protocol: asyncio turns Nagle's algorithm off only on sockets that say they are TCP.
     try:
         sock = socket.socket(family, kind, socket.IPPROTO_TCP)
     except OSError as error:
@@ -72,9 +72,9 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
-    """A listening Unix socket at `path`, which only those whom `mode` names can connect to, from the first instant.
+    """Listen on a Unix socket at `path`. From its creation on, only users that `mode` permits can connect.
 
-    A socket that nobody listens on any more is replaced; any other file there is not.
+    A socket that no process listens on any more is replaced; any other existing file is an error.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -92,14 +92,14 @@ def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
 
 
 def inherited(descriptor: int) -> socket.socket:
-    """The listening socket that the parent process, or systemd, left open as `descriptor`."""
+    """Return the listening socket that the parent process or systemd passed as `descriptor`."""
     try:
         sock = socket.socket(fileno=descriptor)
         listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise ListenerRefused(f"descriptor {descriptor} is no socket: {error.strerror}") from error
     if not listening:
-        sock.detach()  # it stays the property of whoever opened it
+        sock.detach()  # it belongs to the process that opened it
         raise ListenerRefused(f"descriptor {descriptor} is a socket that does not listen")
     return _prepared(sock)
 
@@ -114,15 +114,15 @@ def _remove_dead(path: Path) -> None:
             except ConnectionRefusedError:
                 path.unlink()
                 return
-        raise OSError("somebody listens there already")
+        raise OSError("another process already listens there")
 
 
 def _prepared(sock: socket.socket) -> socket.socket:
-    """Non-blocking; on TCP, what Linux hands down to each accepted connection."""
+    """Make the socket non-blocking; on TCP, set the options that Linux copies to each accepted connection."""
     sock.setblocking(False)
     if sock.family != socket.AF_UNIX:
-        # Without it answers wait up to 40 ms for the client's acknowledgement. uvloop and asyncio set it too, but
-        # asyncio not on sockets that were inherited without their protocol number.
+        # Without TCP_NODELAY answers wait up to 40 ms for the client's acknowledgement. uvloop and asyncio set it too,
+        # but asyncio does not on sockets that were inherited without their protocol number.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return sock

@@ -1,4 +1,4 @@
-"""What passes between the transport and the front end, and how an answer is written. No I/O."""
+"""Requests and responses as transport and endpoint exchange them, and rendering of responses. No I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """How a connection is protected."""
+    """TLS version and cipher of a connection."""
 
     version: str
     """`TLSv1.3`."""
@@ -35,7 +35,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A whole request, and how it came."""
+    """A complete request, and the connection it came on."""
 
     received: RawRequest
     peer: str
@@ -44,11 +44,11 @@ class Request(msgspec.Struct, frozen=True):
     http_version: str
     """`1.1` or `1.0`."""
     arrived: float
-    """The event loop's clock when the last byte of the body was there; for durations."""
+    """The event loop's clock at the last byte of the body; for durations."""
 
 
 class Response(msgspec.Struct, frozen=True):
-    """What to send back. The transport adds Content-Length, Date, Server and Connection."""
+    """A response. The transport adds Content-Length, Date, Server and Connection."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -57,13 +57,13 @@ class Response(msgspec.Struct, frozen=True):
 
 
 _random: list[str] = []
-"""Random numbers of 16 bytes, in hexadecimal, that are still to be used: a system call for each would cost more."""
+"""Unused random numbers of 16 bytes, in hexadecimal. One system call for each id would cost more."""
 _POOL_SIZE = 256
 os.register_at_fork(after_in_child=_random.clear)
 
 
 def new_request_id() -> str:
-    """A random (version 4) UUID, at a fifth of the price of `uuid.uuid4`."""
+    """Return a random (version 4) UUID, at a fifth of the cost of `uuid.uuid4`."""
     if not _random:
         drawn = os.urandom(16 * _POOL_SIZE).hex()
         _random.extend(drawn[at : at + 32] for at in range(0, len(drawn), 32))
@@ -72,24 +72,26 @@ def new_request_id() -> str:
 
 
 def error_answer(error: ServiceError, request_id: str) -> Response:
-    """An error in the form that AWS's JSON services give it: bare class name, JSON, request id."""
+    """Render an error as AWS's JSON services do: bare class name, JSON, request id."""
     body = {"__type": error.code, "message": error.message} if error.message else {"__type": error.code}
     return Response(
         error.status,
         (("Content-Type", JSON), ("x-amzn-RequestId", request_id)),
-        # A message may quote what a client sent, and what cannot be written as UTF-8 must not break the answer.
+        # A message may quote the client; characters that UTF-8 cannot encode must not break the answer.
         msgspec.json.encode({name: text.encode("utf-8", "replace").decode() for name, text in body.items()}),
     )
 
 
 def rendered(response: Response, common: str, *, close: bool, head_only: bool = False) -> bytes:
-    """The bytes of an answer; `head_only` answers a HEAD request. Otherwise as `rendered_head`."""
+    """Return the bytes of a response; `head_only` answers a HEAD request. `common` and errors: see `rendered_head`."""
+    # "The HEAD method is identical to GET except that the server MUST NOT send content in the response" (RFC 9110,
+    # section 9.3.2).
     head = rendered_head(response, common, close=close)
     return head if head_only else head + response.body
 
 
 def rendered_pieces(response: Response, common: str, *, close: bool, head_only: bool) -> list[bytes]:
-    """As `rendered`. A long body is not copied once more only to stand behind its head in one piece."""
+    """Return the pieces of `rendered`, without copying a long body only to join it to its head."""
     if head_only or len(response.body) < _MIN_SEPARATE_BODY_BYTES:
         return [rendered(response, common, close=close, head_only=head_only)]
     return [rendered_head(response, common, close=close), response.body]
@@ -99,10 +101,11 @@ _MIN_SEPARATE_BODY_BYTES = 65_536
 
 
 def rendered_head(response: Response, common: str, *, close: bool) -> bytes:
-    """What precedes an answer's body. `common` is header lines that every answer has.
+    """Return the status line and headers of a response. `common`: the header lines that every response has.
 
-    Raises `ValueError` for a header that would break out of its line: it never reaches the client.
+    Raises `ValueError` for a header that holds a line break; it never reaches the client.
     """
+    # "Field values containing CR, LF, or NUL characters are invalid and dangerous" (RFC 9110, section 5.5).
     lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
     if lines.count("\n") != len(response.headers) or lines.count("\r") != len(response.headers):
         raise ValueError("an answer's header holds a line break")

@@ -1,4 +1,4 @@
-"""What a connection and the server that accepted it know of each other."""
+"""Interface between a connection and the server that accepted it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
 
 
 class State(Enum):
-    """Where a connection stands; see the picture in `kmsd.wire.http.connection`."""
+    """State of a connection; see the diagram in `kmsd.wire.http.connection`."""
 
     OPENING = "opening"
     BODY = "body"
@@ -27,7 +27,7 @@ class State(Enum):
 
 
 class Owner(Protocol[ConnectionT_contra]):
-    """What a connection needs of the server that accepted it."""
+    """The part of the server that a connection uses."""
 
     handler: Callable[[Request], Awaitable[Response]]
     limits: TransportLimits
@@ -39,17 +39,17 @@ class Owner(Protocol[ConnectionT_contra]):
     common: str
 
     def admit(self, connection: ConnectionT_contra) -> bool:
-        """Take a new connection in; False: there is no room."""
+        """Register a new connection. Return False if the server is full."""
         ...
 
     def on_state_change(self, connection: ConnectionT_contra, state: State) -> None:
-        """Note what a connection is doing."""
+        """Record the new state of a connection."""
         ...
 
     def remove(self, connection: ConnectionT_contra) -> None:
-        """A connection is gone, and nothing runs for it any more."""
+        """Forget a connection that is closed and has no task running."""
         ...
 
     def report(self, what: str, error: BaseException, connection: ConnectionT_contra) -> None:
-        """Tell of a failure that no client may see."""
+        """Report a failure that no client may see."""
         ...

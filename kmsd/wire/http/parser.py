@@ -1,4 +1,4 @@
-"""aiohttp's compiled HTTP parser (llhttp), and nothing else of aiohttp; the only module that imports it."""
+"""aiohttp's compiled HTTP parser (llhttp) and nothing else of aiohttp. The only module that imports it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from kmsd.errors import MalformedHttpRequestException
 from kmsd.wire.http.partial_import import modules_of
 
-# The package itself would import a client and a framework: a fifth of what a worker reads at its start.
+# The package itself would import a client and a framework: a fifth of everything that a worker reads at its start.
 with modules_of("aiohttp"):
     from aiohttp.http_exceptions import HttpProcessingError as NotHttp
     from aiohttp.http_exceptions import LineTooLong
@@ -17,37 +17,37 @@ with modules_of("aiohttp"):
 __all__ = ["PIPELINED", "CParserMissing", "NotHttp", "new_parser", "parse_refusal", "require_c_parser"]
 
 READ_SIZE = 262_144
-"""What a body's stream may hold before it asks for a pause. It is emptied after each read of the socket, so that only
-a body cut into more than a sixteenth of this many chunks within one read ever reaches it."""
+"""Bytes that a body's stream may hold before it asks for a pause. The stream is emptied after each read of the socket,
+so only a body cut into more than a sixteenth of this many chunks within one read reaches it."""
 PIPELINED = 16
-"""Whole requests that may wait on one connection: the parser stops there until `message_consumed`."""
+"""Complete requests that may wait on one connection: the parser stops there until `message_consumed`."""
 
 
 class CParserMissing(RuntimeError):
-    """aiohttp was installed without its C parser, or told not to use it."""
+    """aiohttp was installed without its C parser, or the environment disables it."""
 
 
 class ParserLimits(Protocol):
-    """What the parser asks of the limits."""
+    """Limits that the parser enforces."""
 
     @property
     def request_line_bytes(self) -> int:
-        """Of the target."""
+        """Maximum length of the target."""
         ...
 
     @property
     def header_line_bytes(self) -> int:
-        """Of one header."""
+        """Maximum length of one header."""
         ...
 
     @property
     def header_lines(self) -> int:
-        """Headers of one request."""
+        """Maximum number of headers of one request."""
         ...
 
 
 def require_c_parser() -> None:
-    """Raise unless aiohttp's compiled parser is in use: the pure-Python one accepts forms that smuggle requests."""
+    """Raise CParserMissing unless aiohttp uses its compiled parser: the pure-Python one lets requests be smuggled."""
     if HttpRequestParser.__module__ != "aiohttp._http_parser":
         raise CParserMissing(
             "aiohttp runs without its C parser, and the pure-Python one accepts ambiguous requests: install aiohttp's "
@@ -56,7 +56,7 @@ def require_c_parser() -> None:
 
 
 def new_parser(protocol: Any, loop: asyncio.AbstractEventLoop, sizes: ParserLimits) -> Any:
-    """A parser for one connection. Of `protocol` its streams call `pause_reading` and `resume_reading` alone."""
+    """Create the parser of one connection. Its streams call only `pause_reading` and `resume_reading` of `protocol`."""
     return HttpRequestParser(
         protocol,
         loop,
@@ -70,7 +70,7 @@ def new_parser(protocol: Any, loop: asyncio.AbstractEventLoop, sizes: ParserLimi
 
 
 def parse_refusal(error: NotHttp) -> MalformedHttpRequestException:
-    """What a client hears of what the parser raised: its own bytes are not sent back to it."""
+    """Return the client's error for a parser error, without quoting the client's own bytes."""
     if isinstance(error, LineTooLong):
         return MalformedHttpRequestException("The request line or a header line is too long.")
     return MalformedHttpRequestException("The request is not well-formed HTTP.", detail=error.message)

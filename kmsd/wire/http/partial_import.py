@@ -1,4 +1,4 @@
-"""How modules of a package are imported without the package's own `__init__`."""
+"""Import modules of a package without running the package's own `__init__`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from importlib.util import find_spec, module_from_spec
 
 @contextmanager
 def modules_of(package: str) -> Iterator[None]:
-    """Within the block, import only what is asked for of the package, and what that imports in turn.
+    """Within the block, import only the named modules of the package, and what those import in turn.
 
-    Whoever imports the package itself afterwards gets the whole of it. Nothing is different if somebody has before.
+    A later import of the package itself loads all of it. Nothing changes if the package is already imported.
     """
     spec = None if package in sys.modules else find_spec(package)
     if spec is None:

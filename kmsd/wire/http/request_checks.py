@@ -1,4 +1,4 @@
-"""What the HTTP parser lets pass and this server does not take; pure."""
+"""Checks of requests that the HTTP parser accepts and this server refuses. No I/O."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from kmsd.errors import MalformedHttpRequestException, RequestEntityTooLargeExce
 
 
 def check_head(message: Any, body_bytes: int) -> ServiceError | None:
-    """Why a request is refused for its head alone, before any of its body is kept; None: it is not."""
+    """Return the reason to refuse a request for its head, before any of its body is kept; None to accept it."""
     if message.upgrade:
         return MalformedHttpRequestException("Upgrading the connection is not supported.")
     if message.version not in {(1, 1), (1, 0)}:
         return MalformedHttpRequestException("Only HTTP/1.1 and HTTP/1.0 are supported.")
+    # "When making a request directly to an origin server … a client MUST send only the absolute path and query
+    # components of the target URI as the request-target" (RFC 9112, section 3.2.1).
     if not message.path.startswith("/"):
         return MalformedHttpRequestException("The request's target must be a path.")
     if message.chunked:
@@ -26,22 +28,23 @@ def check_head(message: Any, body_bytes: int) -> ServiceError | None:
 
 
 def expectation_refusal(expectation: str | None) -> ServiceError | None:
-    """Why a request is refused for its Expect header: `100-continue` is all that can be expected."""
+    """Return the reason to refuse a request for its Expect header; None to accept it."""
+    # "The only expectation defined by this specification is "100-continue"" (RFC 9110, section 10.1.1).
     if expectation is None or expectation.lower() == "100-continue":
         return None
     return MalformedHttpRequestException("The request's Expect header asks for what is not offered.")
 
 
 def head_size(message: Any) -> int:
-    """Bytes of a request's header lines."""
+    """Return the size of a request's header lines in bytes."""
     return sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
 
 
 def head_too_long() -> ServiceError:
-    """The refusal of a request whose headers are too many bytes together."""
+    """Return the refusal of a request whose headers are too long together."""
     return MalformedHttpRequestException("The request's headers are too long.")
 
 
 def too_large(limit: int) -> ServiceError:
-    """The refusal of a request whose body is longer than `limit`."""
+    """Return the refusal of a request whose body is longer than `limit` bytes."""
     return RequestEntityTooLargeException(f"The request body is larger than {limit} bytes.")

@@ -1,4 +1,4 @@
-"""The HTTP server: listeners, limits, deadlines, and the end of it all. Requests go up whole, answers come back.
+"""HTTP server: listeners, limits, deadlines and shutdown. Handlers get complete requests and return responses.
 
 Everything here runs on one event loop, asyncio's or uvloop's.
 """
@@ -47,7 +47,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Listener(msgspec.Struct):
-    """A bound socket to accept on."""
+    """A bound socket to accept on, with its TLS context."""
 
     sock: socket.socket
     tls: ssl.SSLContext | None = None
@@ -60,12 +60,12 @@ async def serve(
     limits: TransportLimits | None = None,
     cohorts: CohortScheduler | None = None,
 ) -> Server:
-    """Start serving; on return every listener accepts. End it with `Server.stop`.
+    """Start serving; on return every listener accepts. Stop with `Server.stop`.
 
-    `handler` is awaited once for each whole request; calls for one connection never overlap, others do. It
-    is not cancelled when its client goes away. What it raises is answered 500 and reported to the loop's
-    exception handler. `cohorts` is told how many are under way. Raises `CParserMissing` or `ListenerRefused`
-    before anything is accepted.
+    `handler` is awaited once for each complete request. Calls for one connection never overlap; calls for different
+    connections do. It is not cancelled when its client disconnects. An exception from it is answered 500 and reported
+    to the loop's exception handler. `cohorts` counts the requests in flight. Raises `CParserMissing` or
+    `ListenerRefused` before anything is accepted.
     """
     require_c_parser()
     for listener in listeners:
@@ -84,31 +84,31 @@ class Server:
         self.cohorts = cohorts
         self.draining = False
         self.keep_alive_seconds = limits.keep_alive_seconds
-        """How long a connection may rest. While draining: how long it may still bring its last request."""
+        """Maximum idle time of a connection. While draining: the time in which it may still send its last request."""
         self.buffered = 0
         """Bytes of unfinished bodies."""
         self.refusals: Counter[str] = Counter()
-        """Requests that the transport refused by itself, by the name sent; for metrics."""
+        """Requests that the transport itself refused, by error name; for metrics."""
         self.common = ""
-        """Header lines of every answer; the sweep keeps the date fresh."""
+        """Header lines of every response; the sweep keeps the date fresh."""
         self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
         self._resting: OrderedDict[Connection, None] = OrderedDict()
         self._unfinished: OrderedDict[Connection, None] = OrderedDict()
         self._handshakes = 0
         self._arriving: set[asyncio.Future[None]] = set()
-        """Accepted, and about to become connections."""
+        """Accepted sockets that are about to become connections."""
         self._empty = asyncio.Event()
         self._listeners: Sequence[Listener] = ()
         self._tasks: set[asyncio.Future[None]] = set()
 
     @property
     def connections(self) -> int:
-        """How many are open, handshakes included; for metrics."""
+        """Return the number of open connections, handshakes included; for metrics."""
         return len(self._connections) + self._handshakes
 
     async def start(self, listeners: Sequence[Listener]) -> None:
-        """Accept on `listeners`; for `serve`."""
+        """Accept on `listeners`. Called by `serve`."""
         self._listeners = listeners
         self._refresh_date()
         self._start(self._sweep())
@@ -118,13 +118,13 @@ class Server:
             self._loop.add_reader(listener.sock, self._accept, listener)
 
     async def stop(self, grace: float, rest: float = 0.0) -> int:
-        """Accept no more, let requests under way finish for `grace` seconds, close; how many had to be cut off.
+        """Stop accepting, wait `grace` seconds for requests in flight, close. Return the number of requests cut off.
 
-        A connection that rests may bring one more request within `rest` seconds, which is answered with
-        `Connection: close`: closed at once, it would meet the request that its client is just sending. A handler that
-        is cut off is cancelled where it waits.
+        An idle connection may send one more request within `rest` seconds, which is answered with
+        `Connection: close`. Closed at once, it would collide with a request that its client is just sending. A
+        handler that is cut off is cancelled at its current await.
         """
-        # Connections that were accepted a moment ago look at both when they are made.
+        # Connections accepted a moment ago read both when they are created.
         self.draining, self.keep_alive_seconds = True, rest
         await self._stop_accepting()
         self.drain(rest)
@@ -134,20 +134,20 @@ class Server:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
-            # What is left is cut off below, and counted.
+            # The remaining requests are cut off below, and counted.
             pass
         await cancel_and_wait(self._tasks)
         return await self._cut_off()
 
     def drain(self, rest: float) -> None:
-        """Give resting connections `rest` seconds from now. Does nothing unless `stop` runs, whose own it replaces."""
+        """Give idle connections `rest` seconds from now, replacing `stop`'s own. Does nothing unless `stop` runs."""
         if self.draining:
             self.keep_alive_seconds = rest
             for connection in list(self._connections):
                 connection.drain(rest)
 
     async def _stop_accepting(self) -> None:
-        """On return everybody who was accepted is a connection, or shakes hands."""
+        """Close the listeners. On return every accepted socket is a connection or in its handshake."""
         listeners, self._listeners = self._listeners, ()
         for listener in listeners:
             self._loop.remove_reader(listener.sock)
@@ -167,7 +167,7 @@ class Server:
     # --- What connections call ----------------------------------------------------------------------
 
     def admit(self, connection: Connection) -> bool:
-        """Take a new connection in, at the cost of one that does nothing if need be; False: there is no room."""
+        """Register a new connection, closing an idle one if necessary. Return False if the server is full."""
         if not self._evict_idle():
             return False
         self._connections.add(connection)
@@ -175,7 +175,7 @@ class Server:
         return True
 
     def on_state_change(self, connection: Connection, state: State) -> None:
-        """Note what a connection is doing: it says which is closed first when room is needed."""
+        """Record the state of a connection: it decides which one is closed first when the server is full."""
         self._resting.pop(connection, None)
         self._unfinished.pop(connection, None)
         if state is State.IDLE:
@@ -184,14 +184,14 @@ class Server:
             self._unfinished[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """A connection is gone, and nothing runs for it any more."""
+        """Forget a connection that is closed and has no task running."""
         self.on_state_change(connection, State.LINGERING)
         self._connections.discard(connection)
         if not self.connections:
             self._empty.set()
 
     def report(self, what: str, error: BaseException, connection: Connection) -> None:
-        """Tell the loop's exception handler of a failure that no client may see."""
+        """Report to the loop's exception handler a failure that no client may see."""
         self._loop.call_exception_handler({"message": what, "exception": error, "protocol": connection})
 
     # --- Accepting ----------------------------------------------------------------------------------
@@ -211,11 +211,11 @@ class Server:
         return False
 
     def _accept(self, listener: Listener) -> None:
-        """Accept one, and let the other workers have the next.
+        """Accept one connection, and leave the next to the other workers.
 
-        Not by the loop's own server: it takes all that come at once, so that of a client's pool of connections one
-        worker gets every one and the others none; it counts no handshakes and keeps one context. Nor by its
-        `sock_accept`: cancelled at the wrong instant that drops the connection that it has just accepted.
+        Not through the loop's own server: it takes every connection that is waiting, so one worker would get all of a
+        client's pool and the others none. It also counts no handshakes and keeps one context. Nor through the loop's
+        `sock_accept`: cancelled at the wrong instant, it drops the connection that it has just accepted.
         """
         try:
             sock, _ = listener.sock.accept()
@@ -223,7 +223,7 @@ class Server:
             # Another worker was faster.
             return
         except OSError as error:
-            # No descriptors left, or the client was gone again: the listener itself is well.
+            # The process is out of descriptors, or the client disconnected: the listener itself is fine.
             self._loop.call_exception_handler({"message": "accepting a connection failed", "exception": error})
             self._loop.remove_reader(listener.sock)
             self._loop.call_later(0.1, self._accept_again, listener)
@@ -246,11 +246,11 @@ class Server:
             self._loop.add_reader(listener.sock, self._accept, listener)
 
     async def _admit(self, sock: socket.socket) -> None:
-        """Make it a connection, a few turns of the loop later."""
+        """Make the socket a connection, a few loop iterations later."""
         try:
             await self._loop.connect_accepted_socket(self._connection, sock)
         except OSError:
-            # It went away again.
+            # The client disconnected.
             sock.close()
 
     async def _handshake(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
@@ -263,7 +263,7 @@ class Server:
                 ssl_shutdown_timeout=self.limits.linger_seconds,
             )
         except (OSError, ssl.SSLError, TimeoutError):
-            # The client's doing: plain HTTP, an old protocol, no certificate, silence, or it went away.
+            # Caused by the client: plain HTTP, an old protocol, no certificate, silence, or it disconnected.
             self.refusals["TlsHandshake"] += 1
             sock.close()
 
@@ -277,9 +277,9 @@ class Server:
     # --- Time ---------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
-        """Call `expire` on each connection whose deadline is over.
+        """Call `expire` on each connection whose deadline has passed.
 
-        One pass over all connections (60 µs for 1 000) instead of a timer for each request (1 µs and more each).
+        One pass over all connections (60 µs for 1,000) replaces a timer for each request (1 µs or more each).
         """
         limits = self.limits
         shortest = min(limits.header_seconds, limits.body_seconds, limits.keep_alive_seconds, limits.linger_seconds)
@@ -291,7 +291,7 @@ class Server:
                 connection.expire(now)
 
     def _refresh_date(self) -> None:
-        # No version: it would tell an attacker which holes to try. SDKs correct their clocks by Date.
+        # Send no version: it would tell an attacker which holes to try. SDKs correct their clocks by Date.
         self.common = f"Server: kmsd\r\nDate: {formatdate(usegmt=True)}\r\n"
 
     def _start(self, work: Awaitable[None]) -> asyncio.Future[None]:
@@ -301,7 +301,7 @@ class Server:
         return task
 
     def _on_listener_closed(self, task: asyncio.Future[None]) -> None:
-        """Report a task that failed: without its sweep, say, the server would look well and keep no deadline."""
+        """Report a task that failed: without its sweep, the server would look healthy and enforce no deadline."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:

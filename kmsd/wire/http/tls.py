@@ -1,4 +1,4 @@
-"""TLS as this server speaks it: forward secrecy and authenticated encryption, or nothing."""
+"""TLS configuration: only cipher suites with forward secrecy and authenticated encryption."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
     "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
-"""Of TLS 1.2. Those of TLS 1.3 all have both properties, and OpenSSL offers its default of them."""
+"""Cipher suites of TLS 1.2. All of TLS 1.3 have both properties; OpenSSL offers its default list of those."""
 
 
 class TlsFiles(NamedTuple):
-    """PEM files; each is read when a context is made, and not again."""
+    """PEM files. Each is read once, when a context is created."""
 
     certificate: Path
     """The certificate, followed by its chain."""
@@ -25,20 +25,20 @@ class TlsFiles(NamedTuple):
 
 
 class CertificateUnusable(RuntimeError):
-    """Certificate, key or client authority cannot be used; the text names the file."""
+    """The certificate, key or client authority cannot be used; the text names the file."""
 
 
 def tls_context(certificate: Path, key: Path, client_authority: Path | None = None) -> ssl.SSLContext:
-    """A server's context: TLS 1.2 and 1.3, ALPN `http/1.1`. With `client_authority`, clients need its certificates.
+    """Create a server context: TLS 1.2 and 1.3, ALPN `http/1.1`. `client_authority` makes client certificates required.
 
-    To reload, make a new one and hand it to `Listener.tls`: nothing half-loaded is ever in use, and an
-    authority that is gone from the file is gone. Raises `CertificateUnusable`.
+    To reload, create a new context and assign it to `Listener.tls`. No half-loaded context is ever in use, and an
+    authority removed from the file is no longer trusted. Raises `CertificateUnusable`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
-    # Tickets would be sealed under a key that lives as long as the process, and whoever gets it reads every session
-    # resumed with it: RFC 5077 section 5.5 and the end of forward secrecy. A full handshake costs a millisecond.
+    # OpenSSL would seal tickets under a key that lives as long as the process. An attacker who gets it reads every
+    # resumed session: no forward secrecy (RFC 5077, section 5.5). A full handshake costs a millisecond.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 0
@@ -62,7 +62,7 @@ def tls_context(certificate: Path, key: Path, client_authority: Path | None = No
 
 def refuse_expired(certificate: Path, now: datetime) -> None:
     """Raise `CertificateUnusable` if the first certificate in the file has expired: every client would refuse it."""
-    # Only those who have a certificate pay for the import: it is a quarter of the parent's.
+    # Import only when there is a certificate: this module is a quarter of the parent process's imports.
     from cryptography import x509  # noqa: PLC0415
 
     try:
@@ -77,7 +77,7 @@ def refuse_expired(certificate: Path, now: datetime) -> None:
 
 
 def _sentence(error: ssl.SSLError) -> str:
-    """What OpenSSL objects to, in words."""
+    """Return OpenSSL's objection in words."""
     reason = getattr(error, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the key is not the one of the certificate"
@@ -87,5 +87,5 @@ def _sentence(error: ssl.SSLError) -> str:
 
 
 def _no_password() -> str:
-    """Fail instead of asking at a terminal that is not there."""
+    """Fail instead of prompting at a terminal that does not exist."""
     raise ssl.SSLError("the key is encrypted; the daemon takes unencrypted keys that only it can read")

@@ -1,4 +1,4 @@
-"""What a request asks: which service and operation, in which of the two protocols, and how its answer looks."""
+"""Routing: find the protocol, service and operation of a request, and how to render its response."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _PREFIXES = tuple((service.target_prefix, service) for service in SERVICES if se
 
 
 class RoutedRequest(msgspec.Struct, frozen=True):
-    """An operation that exists, asked for with a signature that holds."""
+    """A request with a valid signature for an operation that exists."""
 
     operation: AnyOperation
     decode: Callable[[], msgspec.Struct]
     render: Callable[[msgspec.Struct | None, str], Response]
-    """Of the response and the request id."""
+    """Takes the response and the request id."""
 
 
 class JsonProtocol:
-    """JSON 1.1: KMS and CloudWatch Logs. The operation is named by `X-Amz-Target`."""
+    """JSON 1.1, for KMS and CloudWatch Logs. `X-Amz-Target` names the operation."""
 
     __slots__ = ("service", "target")
 
@@ -40,15 +40,15 @@ class JsonProtocol:
         self.service: Service | None = next(
             (service for prefix, service in _PREFIXES if target.startswith(prefix)), None
         )
-        """The service that the target speaks to."""
+        """The service that the target's prefix names; None if there is none."""
 
     @property
     def name(self) -> str:
-        """What the operation is called, whether there is one or not."""
+        """Return the operation's name as the target states it, even if there is no such operation."""
         return self.target.rpartition(".")[2][:128]
 
     def route(self, request: Request) -> RoutedRequest:
-        """Raises UnknownOperationException."""
+        """Find the operation. Raises UnknownOperationException."""
         received = request.received
         if received.target != "/" or received.method != "POST":
             _check_route(received, ("POST",))
@@ -58,19 +58,19 @@ class JsonProtocol:
         return RoutedRequest(operation, partial(_decode, received, operation.request), _json_answer)
 
     def error(self, error: ServiceError, request_id: str) -> Response:
-        """The error as JSON."""
+        """Render the error as JSON."""
         return error_answer(error, request_id)
 
 
 def _check_route(received: RawRequest, methods: tuple[str, ...]) -> None:
-    """Raises UnknownOperationException for another method, or another path than `/`; a query may hold a signature."""
+    """Raise UnknownOperationException for another method or path than `/`. A query may hold a signature."""
     if received.method not in methods or (received.target != "/" and not received.target.startswith("/?")):
         line = f"{received.method[:20]} {received.target[:100]!r}"
         raise UnknownOperationException(detail=line, status=HTTP_NOT_FOUND)
 
 
 def _decode(received: RawRequest, shape_of: type[msgspec.Struct]) -> msgspec.Struct:
-    """The request; its body is not kept: its memory, while it is warm in the processor's caches, is for others."""
+    """Decode the request and release its body at once, so that its warm memory is reused."""
     body = received.body
     msgspec.structs.force_setattr(received, "body", b"")
     return shape.decode(body, shape_of)
@@ -82,20 +82,20 @@ def _json_answer(response: msgspec.Struct | None, request_id: str) -> Response:
 
 
 class QueryProtocol(msgspec.Struct):
-    """Forms and XML: STS. The operation is named by the parameter `Action`."""
+    """Forms and XML, for STS. The parameter `Action` names the operation."""
 
     is_form: bool
     service: Service = STS
     target: str = ""
-    """Of the operation, once `question` has found it."""
+    """Target of the operation, once `route` has found it."""
 
     @property
     def name(self) -> str:
-        """Unknown before the signature holds and the form is read."""
+        """Return an empty name: the operation is unknown until the signature is verified and the form is read."""
         return ""
 
     def route(self, request: Request) -> RoutedRequest:
-        """Raises UnknownOperationException, ValidationException."""
+        """Find the operation. Raises UnknownOperationException, ValidationException."""
         received = request.received
         # "The AWS STS API supports GET and POST requests for all actions."
         _check_route(received, ("GET", "POST"))
@@ -111,7 +111,7 @@ class QueryProtocol(msgspec.Struct):
         return RoutedRequest(operation, partial(query.decode, fields, operation.request), render)
 
     def error(self, error: ServiceError, request_id: str) -> Response:
-        """The error as XML, by its name there."""
+        """Render the error as XML, under its Query protocol name."""
         return query.error_answer(error, request_id)
 
 
@@ -120,7 +120,7 @@ _BY_TARGET = {target: JsonProtocol(target) for target in BY_TARGET}
 
 
 def protocol_of(request: Request) -> Protocol:
-    """Which protocol a request speaks; JSON, if it speaks none."""
+    """Return the protocol of a request; JSON if it matches none."""
     received = request.received
     target = received.header("x-amz-target")
     known = _BY_TARGET.get(target or "")

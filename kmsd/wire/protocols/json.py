@@ -1,8 +1,7 @@
-"""JSON 1.1 to requests and back, with AWS's wording of what is wrong.
+"""Decoding of JSON 1.1 requests and encoding of responses, with AWS's wording of validation errors.
 
-A body that fits its declaration is decoded in one step. Only when it does not, it is looked at member by
-member: a wrong JSON type is a SerializationException; everything else that breaks a constraint is
-collected, all of it, into one ValidationException.
+A body that fits its declaration is decoded in one step. One that does not is then checked member by member. A wrong
+JSON type is a SerializationException; all other violated constraints are collected into one ValidationException.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from kmsd.operations.kms.shapes import Constraint, camel
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 _MAX_ECHO_LENGTH = 2048
-"""Characters of a value that an error message repeats."""
+"""Characters of a value that an error message quotes at most."""
 
 encode = msgspec.json.encode
-"""A response as JSON: absent members left out, blobs in base64."""
+"""Encode a response as JSON: absent members left out, blobs in base64."""
 
 
 def decode(body: bytes, request: type[RequestT]) -> RequestT:
-    """The request that `body` holds. Raises SerializationException, ValidationException."""
+    """Return the request that `body` holds. Raises SerializationException, ValidationException."""
     decoder, forget_empty, check = _plan(request)
     try:
         decoded: RequestT = decoder(body or b"{}")
@@ -45,7 +44,7 @@ def decode(body: bytes, request: type[RequestT]) -> RequestT:
 
 
 def _decode_reporting(body: bytes, request: type[RequestT]) -> RequestT:
-    """Find out what does not fit: null and absent members, wrong types, and then all broken constraints."""
+    """Find the violations: null and absent members, wrong types, and then all broken constraints."""
     try:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -54,7 +53,7 @@ def _decode_reporting(body: bytes, request: type[RequestT]) -> RequestT:
 
 
 def validate(raw: Any, request: type[RequestT]) -> RequestT:
-    """The request that decoded JSON (or a form) holds. Raises SerializationException, ValidationException."""
+    """Return the request that decoded JSON (or a form) holds. Raises SerializationException, ValidationException."""
     violations: list[str] = []
     cleaned = _clean(raw, request, "", violations)
     _refuse(violations)
@@ -71,7 +70,7 @@ def _refuse(violations: list[str]) -> None:
         raise ValidationException(f"{len(violations)} validation error{plural} detected: {'; '.join(violations)}")
 
 
-# --- Declarations to plans, once for each ------------------------------------------------------------
+# --- Declarations to plans, once for each request type -------------------------------------------------
 
 Check = Callable[[Any, str, list[str]], None]
 Change = Callable[[Any], None]
@@ -88,7 +87,7 @@ def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Change
 
 @cache
 def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], ...]:
-    """(attribute, wire name, type, required) of each member."""
+    """Return (attribute, wire name, type, required) of each member."""
     hints = get_type_hints(struct, include_extras=True)
     fields = msgspec.structs.fields(struct)
     return tuple((field.name, field.encode_name, hints[field.name], field.required) for field in fields)
@@ -96,10 +95,10 @@ def members(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any, bool], .
 
 @cache
 def _drop_empty(struct: type[msgspec.Struct]) -> Change | None:
-    """Make optional lists and maps that are empty absent, in place; None: there is nothing to do for this structure.
+    """Return a function that makes empty optional lists and maps absent, in place; None if the structure has none.
 
     Clients send an empty list or map for a member that was never set: Terraform, for a grant with one constraint, sends
-    the other one as `{}`. An empty list or map is refused, and not absent, where the API gives it a minimum length:
+    the other one as `{}`. Where the API gives it a minimum length, an empty one is refused instead:
     `Value '{}' at 'tags' failed to satisfy constraint: Member must have length greater than or equal to 1`.
     """
     emptiable = tuple(
@@ -127,9 +126,9 @@ def _drop_empty(struct: type[msgspec.Struct]) -> Change | None:
 
 
 def _may_be_empty(hint: Any) -> bool:
-    """True for a list or map without minimum length that is None where it is absent.
+    """True for a list or map without minimum length whose default is None.
 
-    Others have an empty default, which means the same as absence.
+    Others default to empty, which means the same as absent.
     """
     if type(None) not in get_args(hint):
         return False
@@ -163,13 +162,13 @@ def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
 
 
 def _nothing_to_check(value: Any, path: str, violations: list[str]) -> None:
-    """For a request without constraints."""
+    """Check nothing: the request has no constraints."""
 
 
 def _check_of(hint: Any) -> Check | None:
-    """What to check of a value of this type; None: nothing."""
+    """Return the check for values of this type; None if there is nothing to check."""
     if any(isinstance(part, msgspec.Meta) for part in getattr(hint, "__metadata__", ())):
-        return None  # the decoder has checked it; where it refuses, `validate` finds the words
+        return None  # the decoder has checked it; if it refuses the value, `validate` finds the wording
     hint, constraint = bare(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _struct_check(hint)
@@ -186,13 +185,13 @@ def _check_of(hint: Any) -> Check | None:
 
 
 def _test_of(hint: Any) -> Callable[[Any], Any] | None:
-    """Something quick that is true only of values that break nothing; None: there is nothing so quick.
+    """Return a quick test that is true only for valid values; None if there is none.
 
-    Nearly every value is fine; for those that are not the checks find the words.
+    Nearly every value is valid. For the others the full check finds the wording.
     """
     hint, constraint = bare(hint)
     if get_origin(hint) is list:
-        # An absent list is an empty one, which has no items to check.
+        # An empty list has no items to check; an absent one is empty.
         return None if constraint is not None and constraint.min_length else operator.not_
     if constraint is None or constraint.minimum is not None or constraint.maximum is not None:
         return None
@@ -208,7 +207,7 @@ def _test_of(hint: Any) -> Callable[[Any], Any] | None:
 
 
 def bare(hint: Any) -> tuple[Any, Constraint | None]:
-    """A type without `Annotated` and `| None`, and its constraint."""
+    """Return a type without `Annotated` and `| None`, and its constraint."""
     constraint: Constraint | None = None
     while True:
         if get_origin(hint) is Annotated:
@@ -243,7 +242,7 @@ def _violations(value: Any, constraint: Constraint) -> str:
 
 
 def _broken(value: Any, constraint: Constraint) -> list[str]:
-    """AWS's words for each part of `constraint` that `value` breaks."""
+    """Return AWS's wording for each part of `constraint` that `value` violates."""
     words: list[str] = []
     if isinstance(value, int | float):
         if constraint.minimum is not None and value < constraint.minimum:
@@ -264,7 +263,7 @@ def _broken(value: Any, constraint: Constraint) -> list[str]:
 
 def _violation(value: Any, path: str, broken: str, *, secret: bool) -> str:
     if secret:
-        # AWS shows nothing in its place.
+        # AWS's message has nothing in place of the value.
         return f"Value at '{path}' failed to satisfy constraint: {broken}"
     if isinstance(value, bytes):
         shown = f"java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]"
@@ -275,13 +274,13 @@ def _violation(value: Any, path: str, broken: str, *, secret: bool) -> str:
     return f"Value '{shown[:_MAX_ECHO_LENGTH]}' at '{path}' failed to satisfy constraint: {broken}"
 
 
-# --- The slow way -------------------------------------------------------------------------------------
+# --- The slow path --------------------------------------------------------------------------------------
 
 _JSON_NAMES = {str: "STRING_VALUE", bool: "a Boolean", int: "NUMBER_VALUE", float: "NUMBER_VALUE"}
 
 
 def _clean(raw: Any, hint: Any, path: str, violations: list[str]) -> Any:
-    """`raw` as `msgspec.convert` takes it: nulls dropped, whole floats as integers; notes violations on its way.
+    """Convert `raw` for `msgspec.convert`: drop nulls, turn whole floats into integers. Collects violations.
 
     Raises SerializationException for a value of another JSON type.
     """

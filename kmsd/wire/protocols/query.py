@@ -1,4 +1,4 @@
-"""AWS's Query protocol, which STS speaks: forms in, XML out, and the names that its errors have there."""
+"""AWS's Query protocol, which STS speaks: form fields in, XML out, and its own error names."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ CODES: Mapping[str, tuple[str, int]] = {
     "UnsupportedOperationException": ("ValidationError", 400),
     "ValidationException": ("ValidationError", 400),
 }
-"""The reference's "Common Errors" are these names; the JSON protocol has others for the same (docs/divergences.md)."""
+"""Error names of the API reference's "Common Errors"; JSON has other names for the same (docs/divergences.md)."""
 
 
 def fields_of(body: bytes, query: str, *, is_form: bool) -> Mapping[str, str]:
-    """The form's fields: of the body if it is one, else of the query string. Raises ValidationException."""
+    """Return the form's fields, from the body if `is_form`, else from the query string. Raises ValidationException."""
     try:
         text = body.decode() if is_form else query
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=_MAX_FIELDS)
@@ -55,7 +55,7 @@ def fields_of(body: bytes, query: str, *, is_form: bool) -> Mapping[str, str]:
 
 
 def decode(fields: Mapping[str, str], request: type[RequestT]) -> RequestT:
-    """The request that the form holds. Raises ValidationException, with every violation."""
+    """Return the request that the form holds. Raises ValidationException, with every violation."""
     return validate(_structure(fields, "", request), request)
 
 
@@ -69,7 +69,7 @@ def _structure(fields: Mapping[str, str], prefix: str, struct: type[msgspec.Stru
 
 
 def _value(fields: Mapping[str, str], name: str, hint: Any) -> Any:
-    """A member from its dotted fields: `Tags.member.1.Key`."""
+    """Build a member from its dotted fields: `Tags.member.1.Key`."""
     if get_origin(hint) is list:
         (item,) = get_args(hint)
         items: list[Any] = []
@@ -88,7 +88,7 @@ def _value(fields: Mapping[str, str], name: str, hint: Any) -> Any:
 
 
 def answer(action: str, response: msgspec.Struct | None, request_id: str) -> Response:
-    """A success in XML."""
+    """Render a successful response as XML."""
     result = "" if response is None else f"<{action}Result>{_xml(msgspec.to_builtins(response))}</{action}Result>"
     body = (
         f'<{action}Response xmlns="{_NAMESPACE}">{result}'
@@ -98,7 +98,7 @@ def answer(action: str, response: msgspec.Struct | None, request_id: str) -> Res
 
 
 def error_answer(error: ServiceError, request_id: str) -> Response:
-    """An error in XML, by the Query protocol's name for it."""
+    """Render an error as XML, under its Query protocol name."""
     code, status = CODES.get(error.code, (error.code.removesuffix("Exception"), error.status))
     fault = "Receiver" if status >= 500 else "Sender"  # noqa: PLR2004 (HTTP's own bound)
     body = (
@@ -119,5 +119,5 @@ def _xml(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, and without the control characters that XML 1.0 has no way to write."""
+    """Escape the text, and drop the control characters that XML 1.0 cannot represent."""
     return escape("".join(character for character in text if character >= " " or character in "\t\n\r"))

@@ -1,7 +1,7 @@
-"""The canonical form of a request's path, query and header values, as Signature Version 4 wants it.
+"""Canonical form of a request's path, query and header values, for Signature Version 4. No I/O.
 
-Pure text work. The forms are those of every service but S3: the path is normalised and encoded once
-more ("URI-encode each path segment twice", IAM User Guide, "Create a signed AWS API request").
+The rules are those of every service but S3: the path is normalised and encoded once more ("URI-encode each path
+segment twice", IAM User Guide, "Create a signed AWS API request").
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from urllib.parse import quote, unquote_to_bytes
 
 _BLANKS = re.compile("[ \t]+")
 _UNRESERVED = "-_.~"
-"""Besides letters and digits: "Do not URI-encode any of the unreserved characters that RFC 3986 defines"."""
+"""Unreserved besides letters and digits: "Do not URI-encode any of the unreserved characters that RFC 3986 defines"."""
 
 
 def path(raw: str) -> str:
-    """The canonical URI of `raw`, the path as it stood in the request line."""
+    """Return the canonical URI of `raw`, the path as received in the request line."""
     kept: list[str] = []
     for segment in raw.split("/"):
         if segment == "..":
@@ -27,15 +27,15 @@ def path(raw: str) -> str:
     if not kept:
         return "/"
     slash = "/" if raw.endswith("/") else ""
-    # The percent sign itself is encoded here: this is the second encoding.
+    # Encode the percent sign itself: this is the second encoding.
     return "/" + quote("/".join(kept), safe=_UNRESERVED + "/", errors="surrogateescape") + slash
 
 
 def query_pairs(raw: str) -> list[tuple[str, str]]:
-    """Name and value of each parameter, encoded canonically, in the order received.
+    """Return name and value of each parameter, encoded canonically, in the order received.
 
-    "Create the canonical query string by URI-encoding each parameter name and value." What arrives is
-    encoded already, perhaps otherwise (`%7e` for `~`), so it is decoded first. A `+` is a plus, no blank.
+    "Create the canonical query string by URI-encoding each parameter name and value." The client's own encoding may
+    differ (`%7e` for `~`), so the text is decoded first. A `+` is a plus, not a space.
     """
     pairs = []
     for part in raw.split("&"):
@@ -46,17 +46,18 @@ def query_pairs(raw: str) -> list[tuple[str, str]]:
 
 
 def decoded(value: str) -> str:
-    """The text behind one canonically encoded value; bytes that are no UTF-8 become surrogates."""
+    """Return the text of one canonically encoded value; bytes that are not UTF-8 become surrogates."""
     return unquote_to_bytes(value).decode("utf-8", "surrogateescape")
 
 
 def query(pairs: Iterable[tuple[str, str]]) -> str:
-    """The canonical query string: sorted by encoded name, then by encoded value."""
+    """Return the canonical query string: sorted by encoded name, then by encoded value."""
     return "&".join(f"{name}={value}" for name, value in sorted(pairs))
 
 
 def header_value(value: str) -> str:
-    """A header's value without blanks around it, and with one space for each run of blanks inside."""
+    """Return a header's value without spaces around it, and with one space for each run of spaces and tabs inside."""
+    # "For the values, trim any leading or trailing spaces, convert sequential spaces to a single space."
     return _BLANKS.sub(" ", value).strip(" ")
 
 

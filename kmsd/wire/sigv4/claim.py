@@ -1,6 +1,6 @@
-"""What a request claims about who signed it, when and over what; and whether a signing key agrees.
+"""A request's claimed signer, time and scope, and verification of its signature with a signing key.
 
-`kmsd.wire.sigv4.parse` makes claims; nothing here decides whether a claim is well formed.
+`kmsd.wire.sigv4.parse` creates signed requests and checks their form; nothing here does.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from kmsd.errors import InvalidSignatureException, UnrecognizedClientException
 ALGORITHM = "AWS4-HMAC-SHA256"
 TERMINATOR = "aws4_request"
 SIGNATURE_LENGTH = 64
-"""Lower-case hexadecimal digits of an HMAC-SHA256."""
+"""Length of an HMAC-SHA256 in lower-case hexadecimal digits."""
 
 MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
     "and signing method. Consult the service documentation for details."
 )
-"""AWS goes on with the canonical string it expected; we do not: that would hand an attacker a debugger."""
+"""AWS appends the canonical string it expected. kmsd does not: that would hand an attacker a debugger."""
 
 _MAX_CACHED_NAMES = 64
-"""Headers of a request whose names are worth remembering."""
+"""Maximum number of headers of a request whose names are cached."""
 
 
 @lru_cache(maxsize=1024)
 def first_positions(names: tuple[str, ...]) -> dict[str, int]:
-    """Where the first header of each lower-case name stands. Clients send the same names in the same order."""
+    """Return the first position of each lower-case name. Clients send the same names in the same order."""
     return {name.lower(): position for position, name in reversed(tuple(enumerate(names)))}
 
 
-_NOBODY = secrets.token_bytes(32)
-"""The signing key of a secret that nobody has; all workers of one zygote have the same."""
+_UNMATCHED_KEY = secrets.token_bytes(32)
+"""A signing key that no secret has. The same in all workers of one fork server."""
 
 
 class RawRequest(msgspec.Struct, frozen=True):
-    """A request as it came off the wire; nothing normalised, nothing lost."""
+    """A request as received: not normalised, nothing dropped."""
 
     method: str
     target: str
     """Path and query of the request line, still encoded."""
     headers: tuple[tuple[str, str], ...]
-    """In the order received, duplicates kept; bytes as UTF-8 with surrogate escapes, so that they can be had back."""
+    """In the order received, with duplicates; bytes as UTF-8 with surrogate escapes, so that they can be restored."""
     body: bytes
     names: tuple[str, ...] = ()
-    """Of the headers; follows from them, as the next does."""
+    """Header names in order; derived from `headers`, like the two fields below."""
     values: tuple[str, ...] = ()
     first: dict[str, int] = {}
-    """Where the first header of each lower-case name stands."""
+    """Position of the first header of each lower-case name."""
 
     def __post_init__(self) -> None:
-        """Part names and values once: all that reads headers reads them so."""
+        """Split names and values once, for all code that reads headers."""
         if self.headers:
             names, values = zip(*self.headers, strict=True)
             first = first_positions(names) if len(names) <= _MAX_CACHED_NAMES else first_positions.__wrapped__(names)
@@ -68,20 +68,20 @@ class RawRequest(msgspec.Struct, frozen=True):
             set_field(self, "first", first)
 
     def header(self, name: str) -> str | None:
-        """The first value of the header with this lower-case name."""
+        """Return the first value of the header with this lower-case name."""
         position = self.first.get(name)
         return None if position is None else self.values[position]
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
-    """A signature and what it is said to cover: well formed, in time and in scope, but **not yet proven**.
+    """A signature and what it covers: well formed, fresh and in scope, but **not yet verified**.
 
-    Only what `verify` has accepted may be acted upon.
+    Act only on what `verify` has accepted.
     """
 
     access_key_id: str
     date: str
-    """`yyyymmdd`, of the credential scope; equal to the timestamp's."""
+    """`yyyymmdd`, of the credential scope; equal to the date of the timestamp."""
     region: str
     service: str
     timestamp: datetime
@@ -90,30 +90,30 @@ class SignedRequest(msgspec.Struct, frozen=True):
     signature: str
     """64 ASCII characters."""
     query_form: bool
-    """Whether the signature stood in the query string (a presigned request), not in the Authorization header."""
+    """True if the signature was in the query string (a presigned request), not in the Authorization header."""
     _stamp: str
     _canonical_front: str
-    """Method, path, query, headers and signed-header list, each with its line end: all but the body's hash."""
+    """Method, path, query, headers and signed-header list, each with its line end: everything but the body's hash."""
     _body: bytes
     _values: tuple[str, ...]
     _first: dict[str, int]
     _body_hash: str = ""
-    """In lower-case hexadecimal, if it is known: bodies of log events are worth hashing once."""
+    """The body's hash in lower-case hexadecimal, if known: bodies of log events are large, so hash them only once."""
 
     def header(self, name: str) -> str | None:
-        """The first value of the header with this lower-case name; X-Amz-* and Host are there at most once."""
+        """Return the first value of this lower-case name; X-Amz-* and Host occur at most once."""
         position = self._first.get(name)
         return None if position is None else self._values[position]
 
     @property
     def canonical_request(self) -> bytes:
-        """The text whose hash was signed. Computed on each access."""
+        """Return the text whose hash was signed. Computed on each access."""
         text = self._canonical_front + (self._body_hash or sha256(self._body).hexdigest())
         return text.encode("utf-8", "surrogateescape")
 
     @property
     def string_to_sign(self) -> bytes:
-        """What the signing key was applied to. Computed on each access."""
+        """Return the text that the signing key was applied to. Computed on each access."""
         return (
             f"{ALGORITHM}\n{self._stamp}\n{self.date}/{self.region}/{self.service}/{TERMINATOR}\n"
             f"{sha256(self.canonical_request).hexdigest()}"
@@ -121,7 +121,7 @@ class SignedRequest(msgspec.Struct, frozen=True):
 
 
 def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
-    """The key that `secret` signs with on this day, in this region, for this service; it reveals no other."""
+    """Derive the key that `secret` signs with on this day, in this region, for this service. It reveals no other."""
     key = f"AWS4{secret}".encode()
     for part in (date, region, service, TERMINATOR):
         key = hmac.digest(key, part.encode(), "sha256")
@@ -129,14 +129,14 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
 
 
 def verify(claim: SignedRequest, key: bytes) -> None:
-    """Raise `InvalidSignatureException` unless `key` made the claim's signature. The comparison takes constant time."""
+    """Raise `InvalidSignatureException` unless `key` made the signature. The comparison takes constant time."""
     expected = hmac.digest(key, claim.string_to_sign, "sha256").hex()
     if not hmac.compare_digest(expected, claim.signature):
         raise InvalidSignatureException(MISMATCH)
 
 
 def authenticate(claim: SignedRequest, key: bytes, caller: Caller) -> AuthenticatedCaller:
-    """`caller`, to whom the claim's access key belongs, once `key` is shown to have signed.
+    """Return `caller`, the owner of the access key, authenticated: `key` must have made the signature.
 
     Raises InvalidSignatureException.
     """
@@ -145,10 +145,10 @@ def authenticate(claim: SignedRequest, key: bytes, caller: Caller) -> Authentica
 
 
 def reject_unknown_key(claim: SignedRequest) -> NoReturn:
-    """Refuse a claim whose access key is unknown or disabled, after the same work as a wrong signature costs."""
+    """Refuse an unknown or disabled access key, after the same work as for a wrong signature."""
     try:
-        verify(claim, _NOBODY)
+        verify(claim, _UNMATCHED_KEY)
     except InvalidSignatureException:
-        # Expected always; the point is the time that it took.
+        # Always raised; the call is made for the time that it takes.
         raise UnrecognizedClientException("The security token included in the request is invalid.") from None
     raise UnrecognizedClientException("The security token included in the request is invalid.")

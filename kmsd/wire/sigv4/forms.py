@@ -1,6 +1,6 @@
-"""The two forms in which a request can carry a signature, and what each says; nothing is judged but form.
+"""The two forms in which a request carries a signature, the header form and the query form. Checks only their form.
 
-The header form is what SDKs send; the query form ("presigned") is what a client can hand to another.
+SDKs send the header form. The query form ("presigned") is for a request that a client passes on to another.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kmsd.wire.sigv4 import canonical
 from kmsd.wire.sigv4.claim import MISMATCH, SIGNATURE_LENGTH
 
 MAX_EXPIRES = 604_800
-"""Seconds; "the maximum is 604800 (seven days)" of X-Amz-Expires."""
+"""Maximum of X-Amz-Expires in seconds: "the maximum is 604800 (seven days)"."""
 MAX_PARAMETERS = 4_096
-"""Characters of an Authorization header, or of one parameter of the query form but the token."""
+"""Characters of an Authorization header, or of one parameter of the query form except the token."""
 MAX_SESSION_TOKEN = 8_192
 MAX_DATE = 40
-"""Characters; the longest date that RFC 5322 can write has 37."""
+"""Characters of a date; the longest that RFC 5322 permits has 37."""
 
 _STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _EXPIRES = re.compile(r"[1-9][0-9]{0,5}")
@@ -40,11 +40,11 @@ _IN_QUERY = (
     "X-Amz-Expires",
 )
 _PRESIGNED = frozenset(_IN_QUERY[:3])
-"""One of these makes a request a presigned one."""
+"""One of these parameters makes a request a presigned one."""
 
 
 class SigV4Fields(msgspec.Struct, frozen=True):
-    """What a signature says of itself, whichever form it came in."""
+    """The parameters of a signature, from either form."""
 
     algorithm: str
     credential: str
@@ -57,13 +57,13 @@ class SigV4Fields(msgspec.Struct, frozen=True):
     query: str
     """The canonical query string, without the signature itself."""
     expires: timedelta | None
-    """How long after the timestamp the request may be used; None in the header form."""
+    """Period after the timestamp in which the request is valid; None in the header form."""
 
 
 def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> SigV4Fields:
-    """Read the Authorization header or the query string, whichever there is; both at once are refused.
+    """Read the signature from the Authorization header or the query string; both at once are refused.
 
-    `first` tells where in `values` the first header of each lower-case name stands.
+    `first` maps each lower-case header name to the position of its first value in `values`.
     """
     query = canonical.query_pairs(target.partition("?")[2]) if "?" in target else []
     presigned = bool(query) and any(name in _PRESIGNED for name, _ in query)
@@ -83,7 +83,7 @@ def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> SigV4Fi
 def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], query: str) -> SigV4Fields:
     signature = header[-SIGNATURE_LENGTH:]
     if signature.isalnum() and header.endswith("Signature=", 0, -SIGNATURE_LENGTH):
-        # The signature comes last, as every SDK writes it. What precedes it hardly changes from call to call.
+        # The signature comes last, as every SDK writes it. The text before it hardly changes from call to call.
         algorithm, credential, signed_headers, _, faults = _authorization(header[:-SIGNATURE_LENGTH] + "-")
     else:
         algorithm, credential, signed_headers, signature, faults = _authorization(header)
@@ -113,12 +113,12 @@ def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], qu
 
 @lru_cache(maxsize=1024)
 def _authorization(header: str) -> tuple[str, str, str, str, str]:
-    """Algorithm, Credential, SignedHeaders and Signature of an Authorization header, and what it lacks.
+    """Return Algorithm, Credential, SignedHeaders and Signature of an Authorization header, and its faults.
 
-    The parameters may stand in any order, with or without blanks around commas.
+    The parameters may come in any order, with or without spaces around commas.
     """
     if not header.lstrip().startswith("AWS4-"):
-        # Basic, Bearer and the signatures before version 4 do not authenticate here at all.
+        # Basic, Bearer and the signatures before version 4 are no authentication here.
         raise MissingAuthenticationTokenException("Missing Authentication Token")
     if len(header) > MAX_PARAMETERS or not header.isascii() or not header.isprintable():
         raise IncompleteSignatureException("The Authorization header is too long or not printable ASCII.")
@@ -178,11 +178,11 @@ def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fie
     )
 
 
-# --- Their parts ------------------------------------------------------------------------------------
+# --- Parts of both forms ----------------------------------------------------------------------------
 
 
 def _checked_signature(signature: str) -> str:
-    # A signature of another length is a wrong one, and is called so.
+    # A signature of another length is reported like any wrong one.
     if len(signature) != SIGNATURE_LENGTH or not signature.isascii():
         raise InvalidSignatureException(MISMATCH)
     return signature
@@ -203,7 +203,7 @@ def _no_date(text: str) -> IncompleteSignatureException:
 
 @lru_cache(maxsize=64)
 def _instant(text: str) -> tuple[datetime, str]:
-    """The instant of an X-Amz-Date, and the text itself: `20150830T123600Z` and no other form."""
+    """Return the time of an X-Amz-Date, and the text itself: `20150830T123600Z` and no other form."""
     if not _STAMP.fullmatch(text):
         raise _no_date(text)
     try:
@@ -214,7 +214,7 @@ def _instant(text: str) -> tuple[datetime, str]:
 
 @lru_cache(maxsize=64)
 def _http_date(text: str) -> tuple[datetime, str]:
-    """The instant of a Date header, in either form, and its ISO basic form."""
+    """Return the time of a Date header, in either form, and its ISO basic form."""
     if _STAMP.fullmatch(text):
         return _instant(text)
     if len(text) > MAX_DATE or not text.isascii():
@@ -222,7 +222,7 @@ def _http_date(text: str) -> tuple[datetime, str]:
     try:
         instant = parsedate_to_datetime(text)
         # "-0000" comes back naive: "the time was generated on a system that may be in a local time zone" (RFC 5322,
-        # section 3.3), yet botocore writes its UTC so.
+        # section 3.3). But botocore writes its UTC that way.
         instant = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
     except (ValueError, OverflowError, TypeError, IndexError) as error:
         raise _no_date(text) from error

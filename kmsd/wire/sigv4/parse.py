@@ -1,12 +1,11 @@
-"""Signature Version 4: from a request as received to a claim that a signing key can prove. No I/O.
+"""Signature Version 4: from a received request to one whose signature a signing key can verify. No I/O.
 
-Checks run in the order in which AWS's JSON services were seen to run them, so that a request with two
-faults is refused by the same name: form, date, signed headers, algorithm, credential, scope. The caller
-then finds the access key and calls `verify`, or `reject_unknown_key`.
+Checks run in the order observed in AWS's JSON services, so that a request with two faults gets the same error: form,
+date, signed headers, algorithm, credential, scope. The caller then finds the access key and calls `verify`, or
+`reject_unknown_key`.
 
-What a client sends in every call (the header names, the credential, the list of signed headers) is
-worked out once and kept in bounded caches. Their entries depend on nothing but their keys, so none is
-ever out of date; the least recently used goes first.
+Header names, credential and list of signed headers are the same in every call of a client. Their parsed forms are kept
+in bounded LRU caches. An entry depends on nothing but its key, so it is never out of date.
 """
 
 from __future__ import annotations
@@ -43,32 +42,32 @@ from kmsd.wire.sigv4.forms import SigV4Fields, read
 __all__ = ["RawRequest", "SignedRequest", "parse", "reject_unknown_key", "signing_key", "verify"]
 
 SKEW = timedelta(minutes=15)
-"""How far a client's clock may differ, either way."""
+"""Maximum difference of a client's clock, in either direction."""
 DATE_LENGTH = len("20150830")
-"""The date of a timestamp, which the credential scope must repeat: a signing key is good for one day."""
+"""Length of a timestamp's date, which the credential scope must repeat: a signing key is valid for one day."""
 MAX_HEADERS = 64
 MAX_NAME = 128
 """Characters of a header's name."""
 
 ONCE = ("authorization", "date", "host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-target")
-"""Headers that mean something to us: were one given twice, we might act on the one that nobody looked at."""
+"""Headers that kmsd acts on. Given twice, the one acted on might not be the one that was checked."""
 
 _ACCESS_KEY_ID = re.compile(r"[A-Za-z0-9_]{1,128}")
 _SCOPE_ELEMENTS = 5
 
 
 class _HeaderLayout(msgspec.Struct, frozen=True):
-    """Where each header stands, for one sequence of header names."""
+    """Positions of the headers, for one sequence of header names."""
 
     positions: dict[str, list[int]]
-    """By lower-case name."""
+    """Positions by lower-case name."""
     first: dict[str, int]
     ours: tuple[str, ...]
-    """The names that begin with `x-amz-`."""
+    """Names that begin with `x-amz-`."""
 
 
 class _HeaderPlan(msgspec.Struct, frozen=True):
-    """All that follows from the header names and a signature's constant parameters, whatever the values are."""
+    """Everything that depends only on the header names and a signature's constant parameters, not on header values."""
 
     access_key_id: str
     date: str
@@ -79,16 +78,16 @@ class _HeaderPlan(msgspec.Struct, frozen=True):
     template: str
     """Canonical headers and their list, with one `%s` for each signed header's value."""
     take: Callable[[tuple[str, ...]], Any]
-    """The signed headers' first values; a bare one if there is but one."""
+    """Takes the first values of the signed headers; returns a bare string if there is only one."""
     repeated: tuple[tuple[int, list[int]], ...]
-    """Signed headers that were given more than once: which of the values taken, and where they all stand."""
+    """Signed headers that occur more than once: index among the values taken, and all positions."""
 
 
 def parse(received: RawRequest, *, region: str, services: Collection[str], now: datetime) -> SignedRequest:
-    """Read the signature of a request. The claim is well formed, fresh and in scope, but **not proven**.
+    """Read the signature of a request. The result is well formed, fresh and in scope, but **not verified**.
 
-    Raises `MissingAuthenticationTokenException`, `IncompleteSignatureException` or
-    `InvalidSignatureException`, and nothing else, whatever the request holds.
+    Raises only `MissingAuthenticationTokenException`, `IncompleteSignatureException` or `InvalidSignatureException`,
+    whatever the request holds.
     """
     if not received.headers:
         raise MissingAuthenticationTokenException("Missing Authentication Token")
@@ -99,6 +98,8 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     given = read(target, first, values)
     _check_time(given, now)
     plan = _plan(names, given.algorithm, given.credential, given.signed_headers, given.expires is not None)
+    # "If the credential scope does not specify the same date as the x-amz-date header, the signature verification step
+    # fails"; so for region and service (IAM User Guide, "Troubleshoot signed requests for AWS APIs").
     if (
         plan.region != region
         or plan.service not in services
@@ -109,7 +110,7 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     body_hash = ""
     if "x-amz-content-sha256" in first:
         body_hash = _check_body(values[first["x-amz-content-sha256"]], received.body)
-    # `/` is what every SDK sends.
+    # Every SDK sends `/`.
     path = "/" if target == "/" else canonical.path(target.partition("?")[0])
     return SignedRequest(
         plan.access_key_id,
@@ -131,9 +132,11 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
 
 
 def _check_time(given: SigV4Fields, now: datetime) -> None:
+    # The wording is AWS's: "Signature expired: date is now earlier than date", "Signature not yet
+    # current: date is still later than date" (IAM User Guide, "Troubleshoot signed requests for AWS APIs").
     timestamp = given.timestamp
     if given.expires is not None:
-        # Counted from now, not from the timestamp, which may stand at the end of the calendar.
+        # Subtract from now, not add to the timestamp, which may be at the end of the calendar.
         if timestamp <= now - given.expires:
             end = f"{timestamp + given.expires:%Y%m%dT%H%M%SZ}"
             raise InvalidSignatureException(f"Signature expired: {end} is now earlier than {now:%Y%m%dT%H%M%SZ}")
@@ -167,9 +170,9 @@ def _scope_faults(plan: _HeaderPlan, stamp: str, region: str, services: Collecti
 
 
 def _check_body(stated: str, body: bytes) -> str:
-    """The body's hash, which must be the stated one."""
+    """Return the body's hash, which must equal the stated one."""
     found = hashlib.sha256(body).hexdigest()
-    # UNSIGNED-PAYLOAD and STREAMING-… are S3's: here a signature always covers the body.
+    # UNSIGNED-PAYLOAD and STREAMING-… are for S3: here a signature always covers the body.
     if not stated.isascii() or not hmac.compare_digest(stated, found):
         raise InvalidSignatureException(
             "The value of 'x-amz-content-sha256' is not the SHA-256 of the body; unsigned and streaming payloads are "
@@ -193,8 +196,10 @@ def _canonical_headers(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
 
 
 def _canonical_headers_general(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
-    """As above, for values that need trimming, stand more than once, or are not to be trusted to be one line."""
+    """Slow path: trim values, join repeated headers, refuse line breaks."""
     taken = plan.take(values)
+    # "… and separate the values for a multi-value header using commas" (IAM User Guide, "Create a signed AWS API
+    # request").
     parts = [taken] if isinstance(taken, str) else list(taken)
     for number, positions in plan.repeated:
         parts[number] = ",".join(canonical.header_value(values[position]) for position in positions)
@@ -205,7 +210,7 @@ def _canonical_headers_general(plan: _HeaderPlan, values: tuple[str, ...]) -> st
     return plan.template % tuple(parts)
 
 
-# --- What is worked out once ------------------------------------------------------------------------
+# --- Cached -------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
@@ -232,7 +237,7 @@ def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, 
     _check_signed_headers(layout, listed, in_query=in_query)
     if algorithm != ALGORITHM:
         raise IncompleteSignatureException(f"Unsupported AWS 'algorithm': '{algorithm}' (only {ALGORITHM} for now). ")
-    # AWS was seen to ignore slashes at the end.
+    # AWS was observed to ignore trailing slashes.
     elements = credential.rstrip("/").split("/")
     if len(elements) != _SCOPE_ELEMENTS:
         raise IncompleteSignatureException(
@@ -256,6 +261,7 @@ def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, 
 
 
 def _check_signed_headers(layout: _HeaderLayout, listed: list[str], *, in_query: bool) -> None:
+    # "Only the host and any x-amz-* headers are required" (IAM User Guide, "Create a signed AWS API request").
     demanded = ["host", *layout.ours]
     if not in_query and "x-amz-date" not in layout.first:
         demanded.append("date")
@@ -263,8 +269,9 @@ def _check_signed_headers(layout: _HeaderLayout, listed: list[str], *, in_query:
         if name not in listed:
             what = "'Host' or ':authority'" if name == "host" else f"'{name}'"
             raise InvalidSignatureException(f"{what} must be a 'SignedHeader' in the AWS Authorization.")
+    # "Header names must use lowercase characters and must appear in alphabetical order" (the same page).
     if listed != sorted(set(listed)):
-        # Upper case is caught below: header names are looked up in lower case.
+        # Upper case fails below: header names are looked up in lower case.
         raise IncompleteSignatureException("SignedHeaders must be sorted, and name each header once.")
     for name in listed:
         if name not in layout.first:

@@ -138,21 +138,24 @@ def test_first_imports_at_the_same_time(house: House, kms: Any) -> None:
 
 def test_algorithms_that_are_refused_or_lacking(house: House, kms: Any) -> None:
     """By name, when parameters are fetched and when they are used."""
-    world, key_id = house.components.pipeline.dependencies, external_key(kms)
+    components, key_id = house.components, external_key(kms)
     by_pkcs1 = parameters(kms, key_id, "RSAES_PKCS1_V1_5").members(b"k" * 32)
     through_nss = parameters(kms, key_id, "RSAES_OAEP_SHA_256").members(b"k" * 32)
-    bent = {"refused_wrapping": frozenset({WrappingAlgorithm.RSAES_PKCS1_V1_5}), "import_token": None}
-    kept = {name: getattr(world, name) for name in bent}
+    bent = (
+        (components.pipeline.dependencies, "refused_wrapping", frozenset({WrappingAlgorithm.RSAES_PKCS1_V1_5})),
+        (components.tokens, "imports", None),
+    )
+    kept = [(holder, name, getattr(holder, name)) for holder, name, _ in bent]
     try:
-        for name, value in bent.items():
-            force_setattr(world, name, value)
+        for holder, name, value in bent:
+            force_setattr(holder, name, value)
         for algorithm, members in (("RSAES_PKCS1_V1_5", by_pkcs1), ("RSAES_OAEP_SHA_256", through_nss)):
             want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
             assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) == "UnsupportedOperationException"
             assert code_of(kms.import_key_material, **members) == "UnsupportedOperationException"
     finally:
-        for name, value in kept.items():
-            force_setattr(world, name, value)
+        for holder, name, value in kept:
+            force_setattr(holder, name, value)
     kms.import_key_material(**through_nss)
 
 
