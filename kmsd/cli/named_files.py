@@ -35,7 +35,7 @@ class InputFile:
 
     @property
     def stem(self) -> str:
-        """The file's name without folder and suffix; `policy` for standard input."""
+        """Return the file's name without folder and suffix; `policy` for standard input."""
         return self._path.stem if self._path is not None else "policy"
 
     @property

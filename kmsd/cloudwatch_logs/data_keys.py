@@ -123,8 +123,8 @@ class DataKeys:
         Raises the errors of `ServiceKeyAccess.permitted_association`, and the token's errors.
         """
         key, decisions = await self._access.permitted_association(reader, subject, now)
-        made = await self._generate(reader, subject, key, decisions["GenerateDataKey"], now)
-        await self._unwrap(reader, subject, key, made.wrapped)
+        generated = await self._generate(reader, subject, key, decisions["GenerateDataKey"], now)
+        await self._unwrap(reader, subject, key, generated.wrapped)
         await self._access.record("Decrypt", subject, key, now, decisions["Decrypt"])
         return key
 

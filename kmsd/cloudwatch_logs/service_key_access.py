@@ -173,10 +173,10 @@ class ServiceKeyAccess:
         caller = self._caller(subject)
         grants = await reader.grants_to(key.key_id, (caller.arn,))
         aliases, tags = await resource_facts.of_key(reader, key, (key.policy,), now)
-        asked = (key.policy, key.arn, key.origin, action, subject.arn, subject.account, aliases, tuple(tags.items()))
-        known = None if grants else self._decisions.get(asked)
-        if known is not None:
-            return known
+        inputs = (key.policy, key.arn, key.origin, action, subject.arn, subject.account, aliases, tuple(tags.items()))
+        cached = None if grants else self._decisions.get(inputs)
+        if cached is not None:
+            return cached
         circumstances = Circumstances(
             now=now,
             region=self._region,
@@ -202,7 +202,7 @@ class ServiceKeyAccess:
         if not grants and not mentions(key.policy, *ABOUT_THE_TIME):
             if len(self._decisions) >= MAX_DECISIONS:
                 del self._decisions[next(iter(self._decisions))]
-            self._decisions[asked] = decision
+            self._decisions[inputs] = decision
         return decision
 
     def _caller(self, subject: KeyAssociation) -> Caller:

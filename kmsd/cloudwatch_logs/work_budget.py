@@ -15,7 +15,7 @@ MAX_EVENT_WORK = 16_777_216
 
 
 class TooLarge(Exception):
-    """The memory budget is exhausted; the message says by what."""
+    """The memory budget is exhausted; the message has the limit."""
 
 
 class Budget:

@@ -38,13 +38,13 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
             continue
         created: list[bytes] = []
         try:
-            made = await rotation.create(store, token, key, now, RotationType.AUTOMATIC, created=created)
+            created_material = await rotation.create(store, token, key, now, RotationType.AUTOMATIC, created=created)
             async with store.write() as transaction:
                 current = await transaction.key(key_id)
                 if current is not None and _due(current, now, material):
                     next_at = rotation.next_rotation(current, now)
-                    await rotation.make_current(transaction, current, made, next_at=next_at)
-                    await record("RotateKey", current, {"rotationType": made.rotation_type})
+                    await rotation.make_current(transaction, current, created_material, next_at=next_at)
+                    await record("RotateKey", current, {"rotationType": created_material.rotation_type})
                     created.clear()
             await _discard(store, token, created)
         except (StoreError, TokenError, AuditUnavailable) as exc:

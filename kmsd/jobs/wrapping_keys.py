@@ -70,8 +70,8 @@ async def _create(
     name, bits = kind
     for _ in range(count):
         try:
-            made = await import_parameters.create_wrapping_key(store, tokens, name, bits, now)
+            wrapping_key = await import_parameters.create_wrapping_key(store, tokens, name, bits, now)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"RSA_{bits} in the {name.value} token: {exc}")
             return
-        report.created.append(made.object_id)
+        report.created.append(wrapping_key.object_id)

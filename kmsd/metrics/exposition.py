@@ -108,8 +108,8 @@ def write_counts(page: Exposition, total: Aggregate, now: float, workers: int) -
     states = {"configured": workers, "alive": len(total.living), "ready": total.ready(now)}
     page.family("kmsd_workers", "gauge", "Workers by state.", [({"state": name}, n) for name, n in states.items()])
     failed = [({"probe": probe}, total.gauge(f"failed:{probe}")) for probe in PROBES]
-    page.family("kmsd_probe_failed_workers", "gauge", "Workers whose last probe of this failed.", failed)
-    page.sample("kmsd_ready", "gauge", "Whether at least one worker can do everything.", float(total.ready(now) > 0))
+    page.family("kmsd_probe_failed_workers", "gauge", "Workers whose last run of this probe failed.", failed)
+    page.sample("kmsd_ready", "gauge", "1 if at least one worker is ready.", float(total.ready(now) > 0))
 
 
 def _requests(page: Exposition, total: Aggregate) -> None:
@@ -149,7 +149,7 @@ def _token(page: Exposition, total: Aggregate) -> None:
     page.sample("kmsd_token_threads_lost", "gauge", "Threads that hang in the module.", total.gauge("threads_lost"))
     page.sample("kmsd_token_derived_keys", "gauge", "Derived keys in memory.", total.gauge("derived_keys"))
     reconnects = total.counter("token_reconnects")
-    page.sample("kmsd_token_reconnects_total", "counter", "Times that a lost token came back.", reconnects)
+    page.sample("kmsd_token_reconnects_total", "counter", "Recoveries of a lost token.", reconnects)
 
 
 def _caches(page: Exposition, total: Aggregate) -> None:

@@ -93,8 +93,8 @@ def _host_in(header: str) -> str:
 def _page(board: SharedMetrics, config: Config, started_at: float, reloads: Mapping[Outcome, int]) -> bytes:
     page, now = Exposition(), time.time()
     write_counts(page, Aggregate.of(board.shares()), now, config.workers)
-    page.family("kmsd_build_info", "gauge", "Which release runs.", [({"version": __version__}, 1)])
-    page.sample("kmsd_start_time_seconds", "gauge", "When the daemon was started.", started_at)
+    page.family("kmsd_build_info", "gauge", "Release of the daemon.", [({"version": __version__}, 1)])
+    page.sample("kmsd_start_time_seconds", "gauge", "Start time of the daemon.", started_at)
     page.family(
         "kmsd_reloads_total",
         "counter",
@@ -111,8 +111,8 @@ def _page(board: SharedMetrics, config: Config, started_at: float, reloads: Mapp
     page.family(
         "kmsd_source_failed",
         "gauge",
-        "Whether this could not be read for this page.",
-        [({"source": name}, float(sad)) for name, sad in failed.items()],
+        "1 if this source could not be read for this page.",
+        [({"source": name}, float(is_failed)) for name, is_failed in failed.items()],
     )
     return page.text()
 
@@ -134,28 +134,31 @@ def _database(page: Exposition, config: Config) -> None:
     page.family(
         "kmsd_token_objects",
         "gauge",
-        "Objects that the database knows, by status; missing: the token has lost key material.",
+        "Token objects in the database, by status; missing: the token has lost key material.",
         [({"status": name}, number) for name, number in objects.items()],
     )
     page.family(
         "kmsd_next_due_timestamp_seconds",
         "gauge",
-        "When a job is next due for any key.",
+        "Time when a job is next due for any key.",
         [({"job": name}, at) for name, at in found.due.items()],
     )
     uptime = Uptime(boot_clock.boot_id(), boot_clock.uptime())
     judgement = assess(found.clock, datetime.now(UTC), uptime)
     page.sample(
-        "kmsd_jobs_held", "gauge", "Whether destructive jobs are held: see the clock.", float(judgement.suspended)
+        "kmsd_jobs_held",
+        "gauge",
+        "1 if destructive jobs are suspended because of the clock.",
+        float(judgement.suspended),
     )
     ahead = judgement.skew.total_seconds()
-    page.sample("kmsd_clock_ahead_seconds", "gauge", "How far the clock is from what is believed of the time.", ahead)
+    page.sample("kmsd_clock_ahead_seconds", "gauge", "Seconds that the clock is ahead of the trusted time.", ahead)
 
 
 def _disk(page: Exposition, config: Config) -> None:
     places = {"data": config.data_dir, "audit": config.audit_dir}
     free = [({"of": name}, shutil.disk_usage(path).free) for name, path in places.items()]
-    page.family("kmsd_disk_free_bytes", "gauge", "Room for the data directory and the trail.", free)
+    page.family("kmsd_disk_free_bytes", "gauge", "Free space for the data directory and the trail.", free)
 
 
 def _backup(page: Exposition, config: Config) -> None:
@@ -164,8 +167,8 @@ def _backup(page: Exposition, config: Config) -> None:
         return
     last = msgspec.json.decode(path.read_bytes(), type=LastBackup)
     at = datetime.fromisoformat(last.snapshot_at).timestamp()
-    page.sample("kmsd_last_backup_timestamp_seconds", "gauge", "Of which time the last backup is.", at)
-    page.sample("kmsd_last_backup_bytes", "gauge", "How large it is.", last.size)
+    page.sample("kmsd_last_backup_timestamp_seconds", "gauge", "Time of the last backup.", at)
+    page.sample("kmsd_last_backup_bytes", "gauge", "Size of the last backup.", last.size)
 
 
 def _certificate(page: Exposition, config: Config) -> None:
@@ -173,4 +176,4 @@ def _certificate(page: Exposition, config: Config) -> None:
     if path is None:
         return
     ends_at = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
-    page.sample("kmsd_certificate_not_after_timestamp_seconds", "gauge", "When the TLS certificate ends.", ends_at)
+    page.sample("kmsd_certificate_not_after_timestamp_seconds", "gauge", "Expiry of the TLS certificate.", ends_at)

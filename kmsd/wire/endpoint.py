@@ -104,16 +104,18 @@ class Endpoint(msgspec.Struct, frozen=True):
     async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Response:
         source = source_of(request)
         now = self.pipeline.clock.now()
-        claim: SignedRequest | None = None
+        signed_request: SignedRequest | None = None
         caller: AuthenticatedCaller | None = None
         try:
             if protocol.service is None:
                 raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
             region = self.pipeline.dependencies.arns.region
             # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
-            signed = now if self.wall is None else self.wall.now()
-            claim = sigv4.parse(request.received, region=region, services=(protocol.service.scope,), now=signed)
-            caller, reader = await self._authenticated(claim, now)
+            signing_time = now if self.wall is None else self.wall.now()
+            signed_request = sigv4.parse(
+                request.received, region=region, services=(protocol.service.scope,), now=signing_time
+            )
+            caller, reader = await self._authenticated(signed_request, now)
             routed = protocol.route(request)
             if self.rates is not None and not self.rates.allow(
                 routed.operation, caller.caller.principal_arn, monotonic()
@@ -126,10 +128,10 @@ class Endpoint(msgspec.Struct, frozen=True):
                 source=source,
                 now=now,
                 protocol=protocol,
-                access_key_id="" if claim is None else claim.access_key_id,
+                access_key_id="" if signed_request is None else signed_request.access_key_id,
                 caller=None if caller is None else caller.caller,
             )
-        claim = None  # it holds the body too
+        signed_request = None  # it holds the body too
         await self.pipeline.cohorts.yield_to_cohort()
         response = await self.pipeline.run(
             routed.operation,
@@ -142,23 +144,25 @@ class Endpoint(msgspec.Struct, frozen=True):
         )
         return routed.render(response, request_id)
 
-    async def _authenticated(self, claim: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
+    async def _authenticated(self, signed_request: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
         """Authenticate the caller. Return it with the reader that its credentials were read from.
 
         Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
         """
         try:
             reader = await self.pipeline.dependencies.store.read()
-            scope = Scope(claim.access_key_id, claim.date, claim.region, claim.service)
-            caller, key = await self.credentials.identify(reader, scope, claim.session_token, now)
+            scope = Scope(
+                signed_request.access_key_id, signed_request.date, signed_request.region, signed_request.service
+            )
+            caller, key = await self.credentials.identify(reader, scope, signed_request.session_token, now)
         except UnrecognizedClientException:
             # Spend as much as on a wrong signature: neither answer nor timing shows that an access key exists.
-            reject_unknown_key(claim)
+            reject_unknown_key(signed_request)
         except ServiceError:
             raise
         except Exception as exc:
             raise as_service_error(exc) from exc
-        return authenticate(claim, key, caller), reader
+        return authenticate(signed_request, key, caller), reader
 
     async def _refused(
         self,

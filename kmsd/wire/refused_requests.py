@@ -31,10 +31,10 @@ class RefusedRequestLog(msgspec.Struct):
     _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
     _failing: str = ""
-    """Why the last tally could not be written; while it says something, nothing is refused uncounted either."""
+    """Reason that the last counts were not written. While set, counted refusals raise `AuditUnavailable` too."""
 
     async def add(self, error: ServiceError, source: ClientInfo, now: datetime, record: Callable[[], bytes]) -> None:
-        """One refusal; `record` makes its own record. Raises `AuditUnavailable`."""
+        """Record or count one refusal; `record` builds its own record. Raises `AuditUnavailable`."""
         loop = asyncio.get_running_loop()
         if self.book.drain(loop.time()):
             await self.sink.append(record())
@@ -63,7 +63,7 @@ class RefusedRequestLog(msgspec.Struct):
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._start_timer)
 
     async def close(self) -> None:
-        """Write what is still counted; the process ends."""
+        """Write the remaining counts before the process ends."""
         if self._task is not None:
             await self._task
         if self.book.tally is not None:

@@ -131,7 +131,7 @@ async def test_a_hanging_call_is_given_up(shim_place: TokenPlace, shim: Shim) ->
 
 async def test_the_number_of_hanging_calls_is_bounded(shim_place: TokenPlace, shim: Shim) -> None:
     """Beyond the limit every call fails at once, until a hanging one returns."""
-    async with shim_place.open(inline="never", deadline=0.1, sessions=2, write_off_limit=3) as token:
+    async with shim_place.open(inline="never", deadline=0.1, sessions=2, abandoned_limit=3) as token:
         key = await key_of(token)
         shim.hang(Function.ENCRYPT, on=True)
         results = await asyncio.gather(

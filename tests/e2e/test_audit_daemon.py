@@ -290,4 +290,4 @@ def test_copies_go_to_syslog(tmp_path: Path) -> None:
             assert b'"eventName":"ListKeys"' in record or b'"kmsd":"checkpoint"' in b"{" + record
             length, _, rest = framed.partition(b" ")
             assert rest[: int(length)].endswith(b"}")
-            assert "audit copies dropped" in own.log()
+            assert "audit_copies_dropped" in own.log()

@@ -138,7 +138,7 @@ def _as_before(house: House) -> Credentials:
 
     class OlderBox(SessionSealer):
         async def seal(self, access_key_id: str, content: bytes) -> str:
-            return base64.b64encode(await self.box.encrypt(session_sealer.PURPOSE, access_key_id, content)).decode()
+            return base64.b64encode(await self.sealer.encrypt(session_sealer.PURPOSE, access_key_id, content)).decode()
 
     async def issue() -> Credentials:
         reader = await house.components.store.read()

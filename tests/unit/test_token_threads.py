@@ -20,11 +20,11 @@ NAME = "kmsd-test-threads"
 
 @asynccontextmanager
 async def workers(
-    threads: int, *, queue_limit: int = 1000, write_off_limit: int = 8
+    threads: int, *, queue_limit: int = 1000, abandoned_limit: int = 8
 ) -> AsyncIterator[DeadlineThreadPool]:
     """Some, which are gone afterwards."""
     found = DeadlineThreadPool(
-        NAME, threads=threads, queue_limit=queue_limit, write_off_limit=write_off_limit, low_priority=True
+        NAME, threads=threads, queue_limit=queue_limit, abandoned_limit=abandoned_limit, low_priority=True
     )
     yield found
     assert await found.close(within=10)
@@ -94,7 +94,7 @@ async def test_each_call_is_answered_once(seed: int) -> None:
 
         return work
 
-    async with workers(5, write_off_limit=400) as found:
+    async with workers(5, abandoned_limit=400) as found:
         answers: list[int | BaseException] = []
         for group in range(5):
             await asyncio.sleep(chance.choice([0, 0.003, 0.06]))

@@ -45,7 +45,7 @@ def opening(line: bytes) -> dict[str, Any] | None:
 
 
 def lines_of(path: Path) -> Iterator[tuple[list[bytes], bytes]]:
-    """Yield the lines of a file in large lists; with the last list, the bytes after the last newline. Raises OSError."""
+    """Yield a file's lines in large lists; with the last list, the bytes after the last newline. Raises OSError."""
     rest = b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

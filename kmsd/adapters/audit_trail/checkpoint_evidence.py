@@ -1,4 +1,4 @@
-"""Checkpoints as evidence: where each was found, and whether the audit key signed it."""
+"""Checkpoints as evidence: the place of each, and the verification of its signature."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class BadKey(ValueError):
 
 
 class CheckpointEvidence(msgspec.Struct, frozen=True):
-    """A checkpoint, and where it stands."""
+    """A checkpoint, and the place where it was found."""
 
     checkpoint: Checkpoint
     place: str
     line: int = 0
     at_sequence: int = 0
-    """The number of its own line, if it stands in the trail."""
+    """Number of its own line, if it was found in the trail."""
 
 
 def public_key_of(data: bytes) -> bytes:
-    """DER SubjectPublicKeyInfo of a P-256 key in PEM or DER. Raises `BadKey`."""
+    """Return the DER SubjectPublicKeyInfo of a P-256 key in PEM or DER. Raises `BadKey`."""
     try:
         pem = b"-----BEGIN" in data
         key = serialization.load_pem_public_key(data) if pem else serialization.load_der_public_key(data)
@@ -43,20 +43,20 @@ def public_key_of(data: bytes) -> bytes:
 
 
 def pem_of(public_key: bytes) -> str:
-    """PEM of a DER SubjectPublicKeyInfo."""
+    """Convert a DER SubjectPublicKeyInfo to PEM."""
     key = serialization.load_der_public_key(public_key)
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 class Signatures:
-    """Verifies checkpoints under the keys that are trusted. One signature is verified once."""
+    """Verifier of checkpoints under the trusted keys. Results are cached."""
 
     def __init__(self, public_keys: Iterable[bytes]) -> None:
         self._keys = [serialization.load_der_public_key(key) for key in public_keys]
         self._known: dict[Checkpoint, bool] = {}
 
     def holds(self, checkpoint: Checkpoint) -> bool:
-        """Whether one of the keys signed it."""
+        """True if one of the keys signed it."""
         known = self._known.get(checkpoint)
         if known is None:
             known = self._known[checkpoint] = self._verify(checkpoint)
@@ -79,7 +79,7 @@ class Signatures:
 
 
 def in_trail(path: Path) -> Iterator[CheckpointEvidence]:
-    """The checkpoints within one file of a trail; what is damaged there is for the chain to tell. Raises OSError."""
+    """Yield the checkpoints in a file of a trail. Skips damaged lines: `ChainVerifier` reports them. Raises OSError."""
     with path.open("rb") as file:
         for line in file:
             claim = _claim_in(line[:-1], path.name) if _MARK in line and line.endswith(b"\n") else None
@@ -88,7 +88,7 @@ def in_trail(path: Path) -> Iterator[CheckpointEvidence]:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether it is the beginning of a checkpoint; a whole one that has lost its last byte to something else is not."""
+    """True for the beginning of a checkpoint; False for a complete one whose last byte was changed."""
     _, _, behind = line.rstrip(b"\n").partition(b'"signature":"')
     return line.startswith(_MARK[1:]) and b"}" not in line and not behind.partition(b'"')[2]
 
@@ -103,23 +103,20 @@ def _claim_in(line: bytes, place: str) -> CheckpointEvidence | None:
 
 
 class Readable(Protocol):
-    """A file, of which nothing is asked but its name and its content."""
+    """A file with a name and a content."""
 
     @property
     def name(self) -> str:
-        """As it is told to the operator."""
+        """Name in messages to the operator."""
         ...
 
     def open(self, mode: Literal["rb"], /) -> BinaryIO:
-        """Raises OSError."""
+        """Open the file for reading. Raises OSError."""
         ...
 
 
 def in_anchor(path: Readable) -> Iterator[CheckpointEvidence]:
-    """The checkpoints of an anchor, whatever stands before and between them: the journal's output will do.
-
-    Raises OSError.
-    """
+    """Yield the checkpoints of an anchor. Skips other text, so the journal's output can be used. Raises OSError."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -130,9 +127,9 @@ def in_anchor(path: Readable) -> Iterator[CheckpointEvidence]:
 
 
 def in_copies(path: Path) -> Iterator[CheckpointEvidence | tuple[int, str]]:
-    """The checkpoints of the copies beside a trail, or (line, what is wrong). Raises OSError.
+    """Yield the checkpoints of the copies beside a trail, or (line number, problem). Raises OSError.
 
-    The beginning of a checkpoint is a crash's work, and passed over: copies are not synced.
+    Skips the beginning of a checkpoint: copies are not synced, so a crash may leave it.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

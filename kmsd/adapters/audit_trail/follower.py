@@ -1,11 +1,11 @@
-"""The trail for the process that copies its records into a log group.
+"""Reader of the trail for the process that copies its records into a log group.
 
 Implements `kmsd.cloudwatch_logs.ports.AuditTrail`.
 
-What counts as written is what can never be taken back. Of its own chain a process knows the last durable line.
-Of a chain that is left (by commands; by workers that were stopped or killed) it reads while it holds the writer's lock:
-then nobody writes, and whoever opens the chain next goes on after the last whole line. Who copies a chain holds another
-lock, from the first look at the copy until the last batch is in it.
+Only records that can never be taken back are read. For its own chain a process knows the last durable line. A chain
+without a process (of a command, or of a worker that was stopped or killed) is read under the writer's lock: no process
+writes to it then, and the next one continues after the last complete line. The process that copies a chain holds a
+second lock from its first look at the copy until its last batch is stored.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from kmsd.cloudwatch_logs.ports import TrailBatch, TrailChain
 from kmsd.ports import AuditUnavailable
 
 WINDOW = 1_048_576
-"""Bytes of a file that are read at a time. A batch has the records that begin and end in one."""
+"""Bytes of a file that are read at a time. A batch has the records that begin and end in one window."""
 LINES_A_TURN = 250
-"""So many are read before the process's event loop has its turn: a fifth of a millisecond."""
+"""Lines read before yielding to the event loop: a fifth of a millisecond."""
 _GRAIN = 1_000_000_000
-"""Nanoseconds: a folder that changed so shortly before it was listed may have changed again within the same tick."""
+"""Nanoseconds. A folder changed less than this before it was listed may have changed again within the same tick."""
 
 
 class OwnChain(Protocol):
-    """The chain of this process."""
+    """Chain of this process."""
 
     @property
     def writer(self) -> str:
-        """Its name."""
+        """Name of the chain."""
         ...
 
     @property
     def durable(self) -> int:
-        """The number of its last line that is durable; 0: none is known to be."""
+        """Number of the last line known to be durable; 0 if none is."""
         ...
 
 
@@ -66,15 +66,15 @@ class TrailFollower:
     """Implements `kmsd.cloudwatch_logs.ports.AuditTrail`."""
 
     def __init__(self, directory: Path, own: OwnChain) -> None:
-        """Of one process; nothing is read or locked yet."""
+        """Create the follower of one process. Reads and locks nothing yet."""
         self._directory = directory
         self._own = own
         self._files: dict[str, list[FileName]] = {}
         self._listed = (-1, 0)
-        """When the folder had changed, and when that was read."""
+        """Modification time of the folder, and the time of its last listing, in nanoseconds."""
         self._synced: set[str] = set()
         self._claims: dict[str, int] = {}
-        """By writer: the descriptor that holds the lock of who copies."""
+        """Descriptors of the copy locks held, by writer."""
 
     async def chains(self) -> Sequence[TrailChain]:
         with _translated():
@@ -125,13 +125,13 @@ class TrailFollower:
             end = found.end
             position = found.collect(window, 0, end, last)
             while position > 0:
-                await asyncio.sleep(0)  # others have their turn
+                await asyncio.sleep(0)  # yield to the event loop
                 position = found.collect(window, position, end, last)
             if found.times or complete or position == _RETRY_LATER:
                 return found.batch(complete=complete or position == _RETRY_LATER)
 
     def _window(self, writer: str, file: str, begin: int, last: int | None) -> tuple[bytes, bool] | None:
-        """As `_whole_lines`; None: another process writes this chain."""
+        """Read like `_whole_lines`; None if another process writes this chain."""
         lock = None if last is not None else _lock(self._directory / f".{writer}.lock")
         if lock == _LOCKED:
             return None
@@ -141,7 +141,7 @@ class TrailFollower:
             descriptor = os.open(self._directory / (file + SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if lock is not None or file not in self._synced:
-                    # What a process that died had not synced is in the file, and would be gone with the power.
+                    # A process that died may have left unsynced lines, which a power loss would take.
                     os.fdatasync(descriptor)
                     self._synced.add(file)
                 return _whole_lines(descriptor, begin)
@@ -156,7 +156,7 @@ _LOCKED = -1
 
 
 def _lock(path: Path) -> int:
-    """A descriptor that holds a lock; `_LOCKED` if another process does. Raises OSError."""
+    """Return a descriptor that holds the lock; `_LOCKED` if another process holds it. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,7 +167,7 @@ def _lock(path: Path) -> int:
 
 
 def complete(directory: Path) -> None:
-    """Complete the chains that processes left whom a loss of power ended. Raises OSError."""
+    """Replay the write-ahead logs of all chains that no process holds, as after a power loss. Raises OSError."""
     for path in directory.glob(path_of(Path(), "*").name) if directory.exists() else ():
         writer = path.name.removeprefix(".").removesuffix(".ahead")
         lock = _lock(directory / f".{writer}.lock")
@@ -179,7 +179,7 @@ def complete(directory: Path) -> None:
 
 
 def _whole_lines(descriptor: int, begin: int) -> tuple[bytes, bool]:
-    """A window of the file from byte `begin` on, in which a line ends, if one does; whether it is the file's last."""
+    """Read from byte `begin` on until a line ends in the window. Return it, and True if it reaches the file's end."""
     window = WINDOW
     while True:
         data = os.pread(descriptor, window, begin)
@@ -194,27 +194,27 @@ _RETRY_LATER = -1
 
 
 class _Found(msgspec.Struct):
-    """What a batch has so far."""
+    """Records collected for a batch."""
 
     end: int
     """Bytes of the file that have been read."""
     skip: int
-    """Records still to be left out."""
+    """Records still to skip."""
     times: list[int] = []
     texts: list[str] = []
     ends: list[int] = []
 
     def collect(self, window: bytes, position: int, begin: int, last: int | None) -> int:
-        """Take in records of the window, which lies at `begin` in the file, up to line `last` of the chain.
+        """Collect records of the window, which starts at `begin` in the file, up to line `last` of the chain.
 
-        Start at `position` and stop after one turn. Return where to go on; `_ALL`: no other line ends in the window;
-        `_RETRY_LATER`: the next line is after the last.
+        Start at `position` and stop after one turn. Return the next position; `_ALL` if no further line ends in the
+        window; `_RETRY_LATER` if the next line comes after `last`.
         """
         for _ in range(LINES_A_TURN):
             stop = window.find(b"\n", position)
             if stop < 0:
                 return _ALL
-            # What a line is depends on its bytes alone: records are counted to know how far the copy has come.
+            # Classify a line by its bytes alone: the position of the copy is a count of records.
             parts = window[position:stop].split(b" ", _PARTS - 1)
             if len(parts) == _PARTS and parts[0].isdigit():
                 if last is not None and int(parts[0]) > last:
@@ -226,8 +226,8 @@ class _Found(msgspec.Struct):
         return position
 
     def _add(self, record: bytes, end: int) -> None:
-        """Add a record, unless it cannot be read or is one of those to be left out."""
-        # In records of ours nothing before it can hold this text: within strings quotes are escaped.
+        """Add a record, unless it is unreadable or to be skipped."""
+        # In kmsd's records nothing before the member can contain this text: quotes within strings are escaped.
         begin = record.find(_EVENT_TIME) + len(_EVENT_TIME)
         try:
             at = _millis(record[begin : begin + _TIME_LENGTH])
@@ -244,15 +244,15 @@ class _Found(msgspec.Struct):
         self.ends.append(end)
 
     def batch(self, *, complete: bool) -> TrailBatch:
-        """All of it. Where nothing more can be read, records to be left out are lacking."""
+        """Return the batch. If `complete`, records still to skip are reported as lacking."""
         return TrailBatch(self.times, self.texts, self.ends, self.end, complete, lacking=self.skip if complete else 0)
 
 
 @lru_cache(maxsize=64)
 def _millis(found: bytes) -> int | None:
-    """Milliseconds of a record's time; None if it is written in another way. Many records have the same.
+    """Return the milliseconds of a record's time; None if it has another format. Cached: many records share a time.
 
-    Raises `ValueError` for what looks like a time and is none.
+    Raises `ValueError` for text that has the format but is not a valid time.
     """
     return _millis_of(found.decode()) if _TIME.fullmatch(found) else None
 

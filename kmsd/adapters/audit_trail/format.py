@@ -1,8 +1,8 @@
-"""The form of the trail: chained lines, file names, the daemon's own lines, and what a checkpoint signs. No I/O.
+"""Format of the trail: chained lines, file names, control lines, and the message that a checkpoint signs. No I/O.
 
 A line is `SEQUENCE HASH RECORD`: a decimal number that counts the writer's lines from 1, 64 hexadecimal digits, and
-one JSON object. HASH is SHA-256 over the HASH of the line before (64 zeros before the first), one blank, and RECORD;
-so each line commits to all before it, across files. The format is append-only: docs/audit.md publishes it.
+one JSON object. HASH is SHA-256 over the HASH of the previous line (64 zeros for the first), one blank, and RECORD. So
+each line commits to all lines before it, across files. The format is append-only: docs/audit.md publishes it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from kmsd.domain import canonical_base64
 
 FORMAT = 1
 GENESIS = b"0" * 64
-"""What the first line of a writer commits to."""
+"""Previous hash of a writer's first line."""
 SUFFIX = ".trail"
 COPIES = "checkpoints.jsonl"
-"""A second copy of every checkpoint, of all writers, beside the trail: a tail cut off by mistake or in haste shows."""
+"""File beside the trail with a copy of every writer's checkpoints. It reveals a tail cut off by mistake or in haste."""
 OWN = b'{"kmsd":'
-"""How the daemon's own lines begin; no audit record does."""
+"""Prefix of control lines. No audit record begins with it."""
 WRITER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _NAME = re.compile(r"(?P<writer>[a-z][a-z0-9-]{0,31})\.(?P<number>[0-9]{8})\.(?P<day>[0-9]{8})\.trail")
 _HASH_LENGTH = 64
@@ -32,31 +32,31 @@ _LINE = re.compile(rb"([1-9][0-9]{0,18}) ([0-9a-f]{64}) (\{.*\})", re.DOTALL)
 
 
 class Malformed(Exception):
-    """Not a line, or not a checkpoint, of this format."""
+    """The input is not a line or a checkpoint of this format."""
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Where a chain stands: its last line."""
+    """Last line of a chain: its number and hash."""
 
     sequence: int = 0
     digest: bytes = GENESIS
 
 
 class FileName(msgspec.Struct, frozen=True, order=True):
-    """`worker-0.00000003.20261122.trail`: sorts by writer, then by age."""
+    """Name of a trail's file, such as `worker-0.00000003.20261122.trail`. Sorts by writer, then by age."""
 
     writer: str
     number: int
-    """Counts the writer's files from 1."""
+    """Number of the file among the writer's files, from 1."""
     day: date
-    """UTC; on which it was begun."""
+    """Day (UTC) on which it was started."""
 
     def __str__(self) -> str:
         return f"{self.writer}.{self.number:08}.{self.day:%Y%m%d}{SUFFIX}"
 
     @classmethod
     def parse(cls, name: str) -> FileName | None:
-        """None: the file is not part of a trail."""
+        """Parse a file name; None if the file is not part of a trail."""
         found = _NAME.fullmatch(name)
         if found is None:
             return None
@@ -68,7 +68,7 @@ class FileName(msgspec.Struct, frozen=True, order=True):
 
 
 def files_of(directory: Path) -> dict[str, list[tuple[FileName, Path]]]:
-    """The trail's files by writer, each writer's in order. Raises OSError."""
+    """Return the trail's files by writer, each writer's in order. Raises OSError."""
     found: dict[str, list[tuple[FileName, Path]]] = {}
     for path in directory.iterdir():
         name = FileName.parse(path.name)
@@ -78,12 +78,12 @@ def files_of(directory: Path) -> dict[str, list[tuple[FileName, Path]]]:
 
 
 def digest_of(previous: bytes, record: bytes) -> bytes:
-    """The HASH of a line."""
+    """Return the HASH of a line."""
     return sha256(b"%b %b" % (previous, record)).hexdigest().encode()
 
 
 def chained(head: Head, records: list[bytes]) -> tuple[bytes, Head]:
-    """The lines of `records` after `head`, and the new head."""
+    """Return the lines of `records` after `head`, and the new head."""
     sequence, digest = head.sequence, head.digest
     lines = []
     for record in records:
@@ -94,23 +94,23 @@ def chained(head: Head, records: list[bytes]) -> tuple[bytes, Head]:
 
 
 def split(line: bytes) -> tuple[Head, bytes]:
-    """Sequence and hash of a line (without its newline) as they stand there, and the record. Raises `Malformed`."""
+    """Split a line (without its newline) into its stated sequence and hash, and the record. Raises `Malformed`."""
     found = _LINE.fullmatch(line)
     if found is None:
         raise Malformed("this is no line of a trail")
     return Head(int(found[1]), found[2]), found[3]
 
 
-# --- The daemon's own lines ---------------------------------------------------------------------------
+# --- Control lines ------------------------------------------------------------------------------------
 
 
 def control_line(kind: str, at: datetime, **members: Any) -> bytes:
-    """A line about the trail itself: `open`, `start`, `checkpoint`, `unsigned`, `recovered`, `stop`."""
+    """Encode a line about the trail itself: `open`, `start`, `checkpoint`, `unsigned`, `recovered`, `stop`."""
     return msgspec.json.encode({"kmsd": kind, "at": instant(at), **members})
 
 
 def control_members(record: bytes) -> dict[str, Any] | None:
-    """The members of one of the daemon's own lines; None for an audit record. Raises `Malformed`."""
+    """Return the members of a control line; None for an audit record. Raises `Malformed`."""
     if not record.startswith(OWN):
         return None
     try:
@@ -121,7 +121,7 @@ def control_members(record: bytes) -> dict[str, Any] | None:
 
 
 def pinned_key(members: dict[str, Any]) -> bytes | None:
-    """The DER public key that the first line of a file pins; None if it pins none. Raises `Malformed`."""
+    """Return the DER public key that the first line of a file pins; None if it pins none. Raises `Malformed`."""
     key = members.get("publicKey")
     if key is None:
         return None
@@ -132,12 +132,12 @@ def pinned_key(members: dict[str, Any]) -> bytes | None:
 
 
 def instant(at: datetime) -> str:
-    """`2026-11-22T06:30:00.123456Z`."""
+    """Format a time as `2026-11-22T06:30:00.123456Z`."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def fingerprint(public_key: bytes) -> str:
-    """How people compare public keys: `SHA256:` and the hexadecimal hash of the DER SubjectPublicKeyInfo."""
+    """Return `SHA256:` and the hexadecimal hash of the DER SubjectPublicKeyInfo, for people to compare."""
     return f"SHA256:{sha256(public_key).hexdigest()}"
 
 
@@ -145,7 +145,7 @@ def fingerprint(public_key: bytes) -> str:
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A signed statement: this line, with this hash, is in this writer's chain, and so is all that it commits to."""
+    """Signed statement that a line with this hash is in the writer's chain, with all lines that it commits to."""
 
     writer: str
     sequence: int
@@ -156,28 +156,28 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     @staticmethod
     def message(writer: str, sequence: int, digest: str, at: str) -> bytes:
-        """What is signed."""
+        """Return the message to sign."""
         return f"kmsd audit checkpoint {FORMAT}\n{writer}\n{sequence}\n{digest}\n{at}\n".encode()
 
     @property
     def signed(self) -> bytes:
-        """What its signature must fit."""
+        """Message that the signature must verify against."""
         return self.message(self.writer, self.sequence, self.hash, self.at)
 
     def signature_bytes(self) -> bytes:
-        """DER. Raises `Malformed`, also for base64 that says the same in other letters."""
+        """Return the DER signature. Raises `Malformed`, also for base64 that is not canonical."""
         try:
             return canonical_base64.decode(self.signature)
         except ValueError as exc:
             raise Malformed("the signature is not canonical base64") from exc
 
     def line(self) -> bytes:
-        """As it stands in the trail, in the copies and in an anchor."""
+        """Return the JSON text as it is in the trail, in the copies and in an anchor."""
         return msgspec.json.encode({"kmsd": "checkpoint", **msgspec.structs.asdict(self)})
 
 
 def checkpoint_of(members: dict[str, Any]) -> Checkpoint:
-    """A checkpoint from the members of its line, or of a log event that holds them. Raises `Malformed`."""
+    """Return the checkpoint in the members of its line, or of a log event that has them. Raises `Malformed`."""
     wanted = {name: members.get(name) for name in Checkpoint.__struct_fields__}
     try:
         found = msgspec.convert(wanted, Checkpoint)

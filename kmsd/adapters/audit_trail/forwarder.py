@@ -1,7 +1,7 @@
-"""Copies of the trail for hosts that ship their logs: to the journal, or to syslog (RFC 5424).
+"""Forward copies of the trail to the journal or to syslog (RFC 5424), for hosts that ship their logs.
 
-Best effort, and only ever a copy: what is handed in is durable already, nobody waits here, and when a receiver is
-slow or away records are dropped, counted, and the number is logged.
+Best effort: the records are already durable in the trail, and no call waits for a receiver. If a receiver is slow or
+away, records are dropped and counted, and the number is logged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import structlog
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 MAX_QUEUE = 10_000
-"""Records that wait for a receiver; what comes beyond is dropped."""
+"""Records that wait for a receiver; further ones are dropped."""
 WARN_INTERVAL_SECONDS = 10.0
-"""Between two log lines about dropped records."""
+"""Seconds between two log events about dropped records."""
 PAUSE_SECONDS = 1.0
-"""Between two attempts to reach a receiver."""
+"""Seconds between two attempts to reach a receiver."""
 CONNECT_SECONDS = 3.0
 CLOSE_SECONDS = 1.0
 # RFC 5424 section 6.2.1: facility 13 (log audit), severity 6 (informational): 13 * 8 + 6.
@@ -38,11 +38,11 @@ log = structlog.get_logger()
 
 
 class BadTarget(ValueError):
-    """A place to forward to that cannot be read."""
+    """Invalid forwarding target in the configuration."""
 
 
 class Destination:
-    """Somewhere to send records to. `send` raises OSError; then `open` is tried again."""
+    """Receiver of records. If `send` raises OSError, the forwarder closes it and calls `open` again."""
 
     def __init__(self, target: str, writer: str) -> None:
         self.target = target
@@ -59,7 +59,7 @@ class Destination:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection, if there is one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -71,17 +71,17 @@ class Destination:
 
 
 class JournalDestination(Destination):
-    """systemd's journal by its native protocol; without its socket, lines on standard error, which it reads too."""
+    """systemd's journal by its native protocol. Without its socket, lines on standard error, which it reads too."""
 
     def open(self) -> None:
-        """Connect, if the socket is there."""
+        """Connect, if the socket exists."""
         if JOURNAL_SOCKET.exists():
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.settimeout(CONNECT_SECONDS)
             self._socket.connect(str(JOURNAL_SOCKET))
 
     def send(self, record: bytes) -> None:
-        """One entry; its message is the record."""
+        """Send one entry whose message is the record."""
         if self._socket is None:
             sys.stderr.buffer.write(record + b"\n")
             sys.stderr.buffer.flush()
@@ -91,7 +91,7 @@ class JournalDestination(Destination):
 
 
 class SyslogDestination(Destination):
-    """A syslog daemon: `syslog://HOST:PORT` by UDP, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
+    """Syslog daemon: `syslog://HOST:PORT` by UDP, `syslog+tcp://HOST:PORT`, `syslog+unix:///dev/log`."""
 
     def open(self) -> None:
         """Connect."""
@@ -111,7 +111,7 @@ class SyslogDestination(Destination):
         self._socket.connect(address)
 
     def send(self, record: bytes) -> None:
-        """One message; over TCP with its length in front (RFC 6587 section 3.4.1, octet counting)."""
+        """Send one message; over TCP prefixed with its length (octet counting, RFC 6587 section 3.4.1)."""
         message = self.message(record)
         if self.target.startswith("syslog+tcp:"):
             self._connected().sendall(b"%d %b" % (len(message), message))
@@ -119,14 +119,14 @@ class SyslogDestination(Destination):
             self._connected().send(message)
 
     def message(self, record: bytes) -> bytes:
-        """RFC 5424 section 6: HEADER SP STRUCTURED-DATA SP MSG. The writer is the MSGID."""
+        """Return HEADER SP STRUCTURED-DATA SP MSG (RFC 5424 section 6). The writer is the MSGID."""
         at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         head = f"<{PRIORITY}>1 {at} {self._host} kmsd-audit {self._process} {self.writer} - "
         return head.encode() + record
 
 
 def destination_for(target: str, writer: str) -> Destination:
-    """The receiver that a line of `[audit] forward` names. Raises `BadTarget`."""
+    """Return the receiver for an entry of `[audit] forward`. Raises `BadTarget`."""
     if target == "journal":
         return JournalDestination(target, writer)
     try:
@@ -142,7 +142,7 @@ def destination_for(target: str, writer: str) -> Destination:
 
 
 class Forwarder:
-    """A bounded queue in front of one receiver, and the thread that empties it."""
+    """Bounded queue for one receiver, and the thread that empties it."""
 
     def __init__(self, receiver: Destination) -> None:
         self.dropped = 0
@@ -158,11 +158,11 @@ class Forwarder:
 
     @classmethod
     def to(cls, target: str, writer: str) -> Forwarder:
-        """For one line of `[audit] forward`. Raises `BadTarget`."""
+        """Create a forwarder for one entry of `[audit] forward`. Raises `BadTarget`."""
         return cls(destination_for(target, writer))
 
     def offer(self, records: Sequence[bytes]) -> None:
-        """Queue what there is room for. Never waits for the receiver."""
+        """Queue as many records as there is room for; drop the rest. Never waits for the receiver."""
         with self._lock:
             room = max(0, MAX_QUEUE - len(self._records))
             self._records.extend(records[:room])
@@ -170,7 +170,7 @@ class Forwarder:
             self._lock.notify()
 
     def close(self) -> None:
-        """Give the receiver a last moment, then drop what is left."""
+        """Send for at most `CLOSE_SECONDS` more, then drop what is left."""
         self._deadline = time.monotonic() + CLOSE_SECONDS
         self._stopping.set()
         with self._lock:
@@ -189,14 +189,14 @@ class Forwarder:
         self._receiver.close()
 
     def _wait(self) -> bool:
-        """Until there is something to send; False: there is nothing more to come."""
+        """Wait for records. False if the queue is empty and the forwarder is closing."""
         with self._lock:
             while not self._records and not self._stopping.is_set():
                 self._lock.wait()
             return bool(self._records)
 
     def _send(self, *, is_open: bool) -> bool:
-        """Send all that waits; whether the receiver is still there."""
+        """Send all queued records. True if the receiver is still connected."""
         with self._lock:
             batch = list(self._records)
         sent = too_long = 0
@@ -208,8 +208,8 @@ class Forwarder:
                 sent += 1
         except OSError:
             self._receiver.close()
-            # What could not be sent may be what the receiver cannot take: it goes, so that others follow. The rest
-            # waits in its place, within the bound.
+            # The receiver may be unable to accept the record that failed: drop it, so that others follow. The rest
+            # stays queued, within the bound.
             self._discard(sent + 1, dropped=too_long + 1)
             self._stopping.wait(PAUSE_SECONDS)
             return False
@@ -219,8 +219,8 @@ class Forwarder:
     def _fits(self, record: bytes) -> bool:
         """Send one record; False if it is too long for a datagram.
 
-        The receiver is as well as before, so nothing pauses: who may send large encryption contexts must not be able to
-        hold up the copies of everybody's records.
+        The receiver still works then, so sending does not pause: a client that sends large encryption contexts must not
+        delay the copies of other clients' records.
         """
         try:
             self._receiver.send(record)
@@ -239,5 +239,5 @@ class Forwarder:
     def _warn(self, *, always: bool) -> None:
         now = time.monotonic()
         if self.dropped > self._last_warned and (always or now - self._warned_at >= WARN_INTERVAL_SECONDS):
-            log.warning("audit copies dropped", target=self._receiver.target, dropped=self.dropped - self._last_warned)
+            log.warning("audit_copies_dropped", target=self._receiver.target, dropped=self.dropped - self._last_warned)
             self._last_warned, self._warned_at = self.dropped, now

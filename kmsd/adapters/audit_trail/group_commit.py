@@ -1,11 +1,11 @@
-"""Group commit: one sync serves all that wait.
+"""Group commit: one sync for all waiting records.
 
-While calls are in flight whose records are still to come, records are collected: at most `MAX_BATCH` of them, for at
-most `MAX_DELAY_SECONDS`. Then they are written together, and the kernel syncs them (`kmsd.linux.aio`). The event loop
-goes on meanwhile; a record that arrives before the sync has ended belongs to the next batch. A lone request waits for
-one sync and nothing else. Under load the batches grow, which saves more than syncs: a process that sleeps and wakes for
-each request loses the processor's caches. A thread does what is not plain writing (the next file, recovery from an
-error, the check of the disk), and the syncs where the kernel offers no asynchronous ones.
+While calls are running whose records are still to come, records are collected: at most `MAX_BATCH`, for at most
+`MAX_DELAY_SECONDS`. Then they are written together, and the kernel syncs them (`kmsd.linux.aio`). The event loop
+continues meanwhile; a record that arrives before the sync ends belongs to the next batch. A lone request waits for one
+sync only. Under load the batches grow, which saves more than syncs: a process that sleeps and wakes for each request
+loses the processor's caches. A thread does everything but plain writing (the next file, recovery from an error, the
+check of the disk), and the syncs if the kernel offers no asynchronous ones.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from kmsd.ports import AuditUnavailable
 from kmsd.ports.histogram import LatencyHistogram
 
 DEADLINE = 10.0
-"""A disk that has not answered after this time is reported as unusable; what was handed to it still waits."""
+"""Seconds after which the disk is reported as not answering. Submitted writes still wait for it."""
 
 MAX_BATCH = 16
-"""Records of a batch that do not wait for more: the shares of a sync that each of them pays are small."""
+"""Records at which a batch is written at once: each then pays only a small share of the sync."""
 IDLE_TURNS = 3
-"""Turns of the loop without a record after which no more is waited for calls that are under way: from its beginning to
-its record a call pauses as often (`kmsd.event_loop.cohorts`), unless it waits for the token or the disk."""
+"""Turns of the event loop without a new record after which a batch stops waiting for running calls. A call pauses that
+many times before its record (`kmsd.event_loop.cohorts`), unless it waits for the token or the disk."""
 MAX_DELAY_SECONDS = 0.002
-"""Seconds that a record waits at most for others, while the loop is busy with their requests."""
+"""Seconds that a record waits at most for others while the loop is busy with their requests."""
 
 T = TypeVar("T")
 Written = Callable[[Head, list[bytes]], None]
@@ -44,21 +44,21 @@ log = structlog.get_logger()
 
 
 class Uncancellable(asyncio.Future[Head]):
-    """Of a record: whoever waits for it learns what became of it, also if they are cancelled meanwhile."""
+    """Future of a record's commit. A cancelled task still waits for the result."""
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 (the base's parameter)
-        """Refuse. The task that waits is cancelled as soon as this is done."""
+        """Refuse. The waiting task is cancelled once the future is done."""
         return False
 
 
 class SyncStatistics(LatencyHistogram):
-    """For metrics: how long batches took to write and sync.
+    """Time that batches took to write and sync, for metrics.
 
-    Written by whoever writes at the moment, and read by the loop: at worst one batch too early.
+    Updated by the loop or the thread, whichever writes, and read by the loop: a reading may miss the latest batch.
     """
 
     records: int = 0
-    """Durable ones."""
+    """Durable records."""
     failures: int = 0
     """Batches that could not be written."""
     waiting: int = 0
@@ -66,31 +66,34 @@ class SyncStatistics(LatencyHistogram):
 
 
 class GroupCommit:
-    """Owns a writer and a thread. All methods belong to one event loop; the writer to one of the two at a time."""
+    """Owner of a writer and a thread.
+
+    All methods run on one event loop. Only one of loop and thread uses the writer at a time.
+    """
 
     def __init__(self, writer: TrailWriter, written: Written, expects_more: Callable[[], bool]) -> None:
         self._writer = writer
         self._more = expects_more
-        """Whether there are calls whose records are still to come."""
+        """Returns True if running calls will still write records."""
         self._written = written
         """Called on the loop with the new head and the records that it covers, after each sync."""
         self._loop = asyncio.get_running_loop()
         self._records: list[bytes] = []
         self._waiting: list[asyncio.Future[Head]] = []
         self._gathering = False
-        """The next batch will be handed over by itself."""
+        """True if the next batch is already scheduled."""
         self._seen = 0
-        """Records that had gathered a turn of the loop ago."""
+        """Records in the batch one turn of the loop ago."""
         self._turns = 0
-        """Turns that have brought none."""
+        """Consecutive turns without a new record."""
         self._since = 0.0
-        """When gathering began, by the loop's clock."""
+        """Start of the batch, by the loop's clock."""
         self._outstanding = 0
-        """Jobs that the thread has not finished: while there are any, the writer is not touched by the loop."""
+        """Jobs that the thread has not finished. While there are any, the loop does not use the writer."""
         self._syncing = False
-        """The kernel syncs: while it does, the writer is not touched by the thread."""
+        """True while the kernel syncs. Until it is done, the thread does not use the writer."""
         self._put_off: list[_Job] = []
-        """Jobs for the thread that came meanwhile."""
+        """Jobs for the thread that were submitted during a kernel sync."""
         self._kernel = kernel_sync()
         self._figures = SyncStatistics()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -98,9 +101,9 @@ class GroupCommit:
         self._thread.start()
 
     def append(self, record: bytes, done: asyncio.Future[Head] | None = None) -> asyncio.Future[Head]:
-        """Add one record. It is durable when the future is done, in the chain up to the head that is its result.
+        """Add one record. The record is durable when the future is done; the result is a head that covers it.
 
-        The future is `done`, if one is given. It raises `AuditUnavailable`: then the record is not in the trail.
+        Returns `done`, if given. If the future raises `AuditUnavailable`, the record is not in the trail.
         """
         if done is None:
             done = self._loop.create_future()
@@ -116,7 +119,7 @@ class GroupCommit:
         self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Hand over when no more is to come soon, or what there is is enough, or has waited enough."""
+        """Write the batch if no more records are expected, or it is full, or it has waited long enough."""
         count = len(self._records)
         if count == self._seen:
             self._turns += 1
@@ -133,7 +136,7 @@ class GroupCommit:
             self._loop.call_soon(self._gather)
 
     def _hand_over(self) -> None:
-        """Write what has gathered: here, or on the thread."""
+        """Write the collected records, here or on the thread."""
         records, self._records = self._records, []
         waiting, self._waiting = self._waiting, []
         if self._kernel is not None and not self._outstanding and self._writer.is_plain:
@@ -142,7 +145,7 @@ class GroupCommit:
             self._submit(lambda: self._write(records), lambda result: self._batch_done(result, records, waiting))
 
     def _write_here(self, kernel: AioContext, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        """Write to the page cache, and ask the kernel to sync."""
+        """Write to the page cache, and submit the sync to the kernel."""
         writer, begun = self._writer, time.perf_counter()
 
         def synced(error: OSError | None) -> None:
@@ -164,7 +167,7 @@ class GroupCommit:
 
         try:
             staged: Staged = writer.begin_write(records)
-        except Exception as exc:  # noqa: BLE001 (whatever it was, nobody may go on waiting; it becomes AuditUnavailable)
+        except Exception as exc:  # noqa: BLE001 (no call may wait forever; any error becomes AuditUnavailable)
             failed(exc)
             return
         try:
@@ -178,7 +181,7 @@ class GroupCommit:
             failed(exc)
 
     def _write(self, records: list[bytes]) -> Head | Exception:
-        """One batch, on the thread, and how long it took."""
+        """Write one batch on the thread, and count it."""
         begun = time.perf_counter()
         try:
             head = self._writer.append(records)
@@ -198,7 +201,7 @@ class GroupCommit:
 
     def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
         if len(self._records) >= MAX_BATCH:
-            # First, for the disk is the slower of the two.
+            # Start the next write before answering calls: the disk is slower than the loop.
             self._hand_over()
         elif self._records:
             self._start_batch()
@@ -219,7 +222,7 @@ class GroupCommit:
 
     @property
     def statistics(self) -> SyncStatistics:
-        """As of now."""
+        """Statistics of this writer, updated on each read."""
         self._figures.waiting = len(self._waiting)
         return self._figures
 
@@ -249,7 +252,7 @@ class GroupCommit:
             raise AuditUnavailable("the disk does not answer") from exc
 
     def _submit(self, job: Callable[[], T], settle: Callable[[T], None]) -> None:
-        """`job` on the thread, then `settle` on the loop."""
+        """Run `job` on the thread, then `settle` on the loop."""
 
         def finish(result: T) -> None:
             self._outstanding -= 1
@@ -265,7 +268,7 @@ class GroupCommit:
             self._jobs.put(work)
 
     async def close(self) -> None:
-        """Let the thread finish what it was given, and end it. Nothing may be appended any more."""
+        """Wait for the thread's jobs, and end it. Do not call `append` after this."""
         try:
             await self.run(lambda: None)
         finally:
@@ -280,17 +283,17 @@ class GroupCommit:
 
 
 def kernel_sync() -> AioContext | None:
-    """On the running loop; None: the kernel, or a filter of system calls, does not let us."""
+    """Return an asynchronous I/O context on the running loop; None if the kernel or a seccomp filter refuses."""
     try:
         return AioContext()
     except OSError as exc:
-        log.info("audit syncs on a thread", reason=str(exc))
+        log.info("audit_syncs_on_thread", reason=str(exc))
         return None
 
 
 def unavailable(exc: Exception) -> AuditUnavailable:
-    """An adapter's exception as the port has it."""
-    told = getattr(exc, "strerror", None) or exc
-    error = AuditUnavailable(f"{type(exc).__name__}: {told}")
+    """Convert an exception of the adapter to the port's `AuditUnavailable`."""
+    reason = getattr(exc, "strerror", None) or exc
+    error = AuditUnavailable(f"{type(exc).__name__}: {reason}")
     error.__cause__ = exc
     return error

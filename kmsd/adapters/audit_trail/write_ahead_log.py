@@ -8,8 +8,8 @@ trail continues in another file, and when it is closed. Then this file is overwr
 
 The file holds blocks, each at a multiple of 4096 bytes: a line of ASCII `kmsd-ahead 1 FILE OFFSET LENGTH SEQUENCE HASH`
 (the file and offset of the lines in the trail, and the line of the chain before them), then the lines of the trail. The
-owner of the writer's lock calls `replay` before it opens the trail. `replay` writes lines that the trail lost in a power
-failure to it again.
+owner of the writer's lock calls `replay` before it opens the trail: it restores lines that the trail lost in a power
+failure.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""One writer's files: lines appended, chained and synced; what was torn or not acknowledged is cut off again.
+"""Files of one writer: append, chain and sync lines; cut off what was torn or not acknowledged.
 
-Synchronous, and owned by one thread at a time. The rules: nothing counts as written before the sync that follows
-it has succeeded, or the write to the file beside the trail that stands for it (`write_ahead_log`); after a failure the
-descriptor is closed, the file reopened, compared with what is known to be in it, and cut to the last durable byte;
-after a failed *sync* the file is not written to any more at all, because nobody knows which of its pages the kernel
-gave up.
+Synchronous, and used by one thread at a time. A line counts as written only after its sync, or its write to the
+write-ahead log (`write_ahead_log`), has succeeded. After a failure the descriptor is closed. The file is reopened,
+compared with its known content, and cut to the last durable byte. After a failed *sync* the file is never written
+again: the kernel may have dropped any of its unwritten pages.
 """
 
 from __future__ import annotations
@@ -44,55 +43,55 @@ class WriterBusy(OSError):
 
 
 class SyncFailed(OSError):
-    """fdatasync failed: nobody knows which pages the kernel gave up."""
+    """fdatasync failed: the kernel may have dropped any unwritten page."""
 
 
 class WriterSettings(msgspec.Struct, frozen=True):
-    """How files are kept."""
+    """Settings of one writer's files."""
 
     file_bytes: int = 64 * 1024 * 1024
-    """A new file is begun when this size is passed, and each day (UTC)."""
+    """Bytes after which a new file is started; one is also started each day (UTC)."""
     checkpoint_lines: int = 1000
     checkpoint_seconds: float = 60.0
-    """How often the chain is to be signed; each file says so, for those who verify it."""
+    """Signing interval of the chain. Each file states it, for verification."""
     public_key: bytes | None = None
-    """DER SubjectPublicKeyInfo of the audit key; None: `kmsd init` has not made it yet."""
+    """DER SubjectPublicKeyInfo of the audit key; None until `kmsd init` has created it."""
     token_serial: str = ""
     ahead_bytes: int = 0
-    """Size of the write-ahead file; 0: none, every batch is synced in the trail. For processes that write much."""
+    """Bytes of the write-ahead log, for processes that write much; 0: none, each batch is synced in the trail."""
 
 
 class _Failure(msgspec.Struct):
-    """Why nothing can be written."""
+    """Failure after which nothing can be written until `_recover`."""
 
     reason: str
     since: datetime
     in_sync: bool = False
     refused: int = 0
-    """Records that were not written since."""
+    """Records refused since then."""
 
 
 class Staged(NamedTuple):
-    """Lines that are written and not yet durable."""
+    """Lines that are written but not yet durable."""
 
     descriptor: int
     block: Block
     head: Head
-    """Of the chain with them."""
+    """Head of the chain after these lines."""
     last_line: bytes
     write: Write | None
-    """What makes them durable; None: a sync of the descriptor."""
+    """Write to the write-ahead log that makes them durable; None: a sync of the descriptor does."""
 
 
 class TrailWriter:
-    """The chain of one writer. `open` comes first; all methods raise OSError."""
+    """Chain of one writer. Call `open` first. All methods raise OSError."""
 
     def __init__(self, directory: Path, writer: str, settings: WriterSettings, now: Callable[[], datetime]) -> None:
         self.directory = directory
         self.writer = writer
         self.settings = settings
         self.head = Head()
-        """The last durable line."""
+        """Last durable line."""
         self._now = now
         self._lock: int | None = None
         self._descriptor: int | None = None
@@ -101,30 +100,30 @@ class TrailWriter:
         """Path and name of the open file."""
         self._ahead: WriteAheadLog | None = None
         self._try_ahead = True
-        """Whether it may be made; it is tried once for each file."""
+        """False after a failed attempt to create the log; each file gets one attempt."""
         self._last: FileName | None = None
-        """The last file with a durable line."""
+        """Last file with a durable line."""
         self._close = 0
         """Durable bytes of the file."""
         self._last_line = b""
-        """The last durable line of the file, to know the file again."""
+        """Last durable line of the file, used to recognise the file."""
         self._preface: list[bytes] = []
-        """Own lines that go before the next record."""
+        """Control lines to write before the next record."""
         self._fresh_file = True
-        """The next record begins a new file."""
+        """True if the next record starts a new file."""
         self._failure: _Failure | None = None
         self.started = False
-        """Whether this process has written anything."""
+        """True if this process has written anything."""
 
     @property
     def path(self) -> Path | None:
-        """The file that is written to."""
+        """Path of the current file."""
         return None if self._name is None else self.directory / str(self._name)
 
     # --- Start and end ------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the chain, and find its end. Nothing is written before the first record. Raises `WriterBusy`."""
+        """Lock the chain and find its end. Nothing is written before the first record. Raises `WriterBusy`."""
         self._acquire_lock()
         replay(self.directory, self.writer)
         files = files_of(self.directory).get(self.writer, [])
@@ -135,7 +134,7 @@ class TrailWriter:
             if end.torn:
                 found["cut"] = {"bytes": len(end.torn), "text": end.torn[:2048].decode("utf-8", "replace")}
             if end.durable == 0:
-                continue  # a process died between making this file and its first line: it is made anew
+                continue  # a process died between creating this file and its first line: it is created again
             self._name = self._last = name
             self.head, self._close, self._last_line = end.head, end.durable, end.last_line
             self._fresh_file = end.damaged or end.public_key != self.settings.public_key
@@ -145,7 +144,7 @@ class TrailWriter:
         self._preface = [control_line("start", self._now(), writer=self.writer, pid=os.getpid(), **found)]
 
     def _acquire_lock(self) -> None:
-        """One process for each chain, for as long as it lives; a lock removed with its directory is none."""
+        """Lock the chain for this process until it ends. A lock file that was removed is locked again."""
         path = self.directory / f".{self.writer}.lock"
         if self._lock is not None:
             if path.exists() and path.stat().st_ino == os.fstat(self._lock).st_ino:
@@ -161,7 +160,7 @@ class TrailWriter:
         self._lock = descriptor
 
     def close(self) -> None:
-        """Let go of files and lock; what was not written is lost, and nobody was told that it was."""
+        """Close files and release the lock. Records that are not written are lost; none of them was acknowledged."""
         self._close_write_ahead_log()
         for descriptor in (self._descriptor, self._lock):
             if descriptor is not None:
@@ -169,14 +168,14 @@ class TrailWriter:
         self._descriptor = self._lock = None
 
     def resume(self, settings: WriterSettings) -> None:
-        """Go on under another audit key: in a new file, whose first line pins it."""
+        """Continue under another audit key, in a new file whose first line pins it."""
         self.settings = settings
         self._fresh_file = True
 
     # --- Writing ------------------------------------------------------------------------------------
 
     def append(self, records: Sequence[bytes]) -> Head:
-        """Write `records`; durable on return. If it raises, none of them is in the trail."""
+        """Write `records`, durable on return. If it raises, none of them is in the trail."""
         try:
             self._open_for_writing()
             staged = self._stage(records)
@@ -190,14 +189,14 @@ class TrailWriter:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the next records only have to be written: the file is open, and nothing has failed."""
+        """True if the file is open, not due for rotation, and nothing has failed: records need only be written."""
         return self._failure is None and self._descriptor is not None and not self._must_rotate()
 
     def begin_write(self, records: Sequence[bytes]) -> Staged:
-        """Write `records` where that `is_plain`.
+        """Write `records` without making them durable. Requires `is_plain`.
 
-        They are in the trail once their descriptor is synced, or their `write` done, and `settle` has been called, or
-        else are taken out again by `fail`. Nothing else may be written meanwhile.
+        Sync the descriptor, or do the staged `write`, then call `complete`; the records are in the trail then. On an
+        error call `fail`: it takes them out again. Write nothing else meanwhile.
         """
         try:
             return self._stage(records, self._ahead)
@@ -206,7 +205,7 @@ class TrailWriter:
             raise
 
     def complete(self, staged: Staged) -> None:
-        """What was staged is durable."""
+        """Record that the staged lines are durable."""
         length = len(staged.block.lines)
         if not length:
             return
@@ -232,12 +231,12 @@ class TrailWriter:
             self._open_write_ahead_log()
 
     def _open_write_ahead_log(self) -> None:
-        """Without it each batch is synced in the trail, which takes longer and is as good."""
+        """Open the write-ahead log if possible. Without it each batch is synced in the trail: as safe, but slower."""
         try:
             self._ahead = WriteAheadLog(path_of(self.directory, self.writer), self.settings.ahead_bytes)
         except OSError as exc:
             self._try_ahead = False
-            log.info("audit without a write-ahead file", writer=self.writer, reason=str(exc))
+            log.info("audit_without_write_ahead_log", writer=self.writer, reason=str(exc))
 
     def _close_write_ahead_log(self) -> None:
         ahead, self._ahead = self._ahead, None
@@ -246,8 +245,8 @@ class TrailWriter:
         try:
             ahead.rewrite(self.directory)
         except OSError as exc:
-            # Whoever opens the chain next finds it.
-            log.error("audit trail not synced", writer=self.writer, reason=str(exc))  # noqa: TRY400 (one line)
+            # Keep the log: the next process that opens the chain replays it.
+            log.error("audit_trail_not_synced", writer=self.writer, reason=str(exc))  # noqa: TRY400 (one line)
             ahead.close(remove=False)
         else:
             ahead.close(remove=True)
@@ -264,7 +263,7 @@ class TrailWriter:
         return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
 
     def _write(self, descriptor: int, data: bytes) -> None:
-        # A file that was removed or moved away takes writes for ever, and nobody would find them.
+        # A file that was removed or moved away still accepts writes, but those records would be lost.
         if os.stat(self._path).st_ino != os.fstat(descriptor).st_ino:  # noqa: PTH116 (a hot path)
             raise FileNotFoundError(f"{self._path} is not the file that was opened")
         write_all(descriptor, data)
@@ -285,14 +284,14 @@ class TrailWriter:
         )
 
     def _start_file(self) -> None:
-        """A new file; its first line pins format, writer, key and what it follows; durable with the next write."""
+        """Start a new file. Its first line pins format, writer, key and predecessor; durable with the next write."""
         if self._ahead is not None:
             self._ahead.rewrite(self.directory)
         now, before = self._now(), self._last
         name = FileName(self.writer, 1 if before is None else before.number + 1, now.date())
         path = self.directory / str(name)
         if path.exists() and recovery.read(path).durable == 0:
-            path.unlink()  # left by a process, or an attempt, that failed before its first line was durable
+            path.unlink()  # left by a process or attempt that failed before its first line was durable
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -324,12 +323,12 @@ class TrailWriter:
         )
 
     def _reopen(self) -> None:
-        """The file that the last process, or the last failure, left: cut to what is durable in it."""
+        """Reopen the file after a start or a failure, cut to its durable bytes."""
         path = self.path
         if path is None or not path.exists():
             self._fresh_file = True
         elif not recovery.ends_with(path, self._close, self._last_line):
-            # Not the file that we know: what is in it is for `kmsd audit verify` to say; we do not touch it.
+            # The file has been changed. Leave it for `kmsd audit verify`, and start a new one.
             self._fresh_file = True
         else:
             recovery.cut(path, self._close)
@@ -337,31 +336,31 @@ class TrailWriter:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 self._path, self.file = str(path), path.name
 
-    # --- Failing and coming back --------------------------------------------------------------------
+    # --- Failure and recovery -----------------------------------------------------------------------
 
     def fail(self, exc: Exception, records: int) -> None:
-        """Close what is not to be trusted any more, and remember why."""
+        """Close the file, which is no longer trusted, and keep the reason for the trail."""
         if self._failure is None:
-            told = getattr(exc, "strerror", None) or exc
-            self._failure = _Failure(f"{type(exc).__name__}: {told}", self._now())
+            reason = getattr(exc, "strerror", None) or exc
+            self._failure = _Failure(f"{type(exc).__name__}: {reason}", self._now())
         self._failure.in_sync = self._failure.in_sync or isinstance(exc, SyncFailed)
         self._failure.refused += records
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            # The kernel may report the same fault once more here; the failure that counts is already known.
+            # The kernel may report the same error again here; it is already recorded.
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
     def _recover(self, failure: _Failure) -> None:
-        """Before the next attempt: our lock, our file without what was not acknowledged, and a line that tells it."""
+        """Prepare the next attempt: check the lock, rewrite the trail after a failed sync, add a `recovered` line."""
         self._acquire_lock()
         if failure.in_sync and self._ahead is not None:
-            # Nobody knows what of the batches before is still in the trail.
+            # Batches that only the log makes durable may be missing in the trail.
             self._ahead.rewrite(self.directory)
             self._ahead.close(remove=True)
             self._ahead = None
         self._fresh_file = self._fresh_file or failure.in_sync
-        told = control_line(
+        recovered = control_line(
             "recovered",
             self._now(),
             writer=self.writer,
@@ -369,16 +368,16 @@ class TrailWriter:
             since=instant(failure.since),
             refused=failure.refused,
         )
-        self._preface = [*self._preface_without(b"recovered"), told]
+        self._preface = [*self._preface_without(b"recovered"), recovered]
 
     # --- Beside the trail ---------------------------------------------------------------------------
 
     def probe(self) -> None:
-        """Prove that there is room and permission to write. The trail is left alone, unless it had failed."""
+        """Prove that there is space and permission to write. Writes to the trail only if it had failed."""
         sidecar_files.try_to_write(self.directory / f".{self.writer}.probe")
         if self._failure is not None:
             self.append([])
 
     def copy(self, line: bytes) -> None:
-        """Add a checkpoint to the copies."""
+        """Append a checkpoint to the copies."""
         sidecar_files.add_copy(self.directory / COPIES, line)

@@ -1,4 +1,4 @@
-"""Watches the wall clock against the host's uptime, and says whether what time brings about may be carried out."""
+"""Watch the wall clock against the host's uptime, and decide whether jobs that depend on time may run."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from kmsd.domain.trusted_time import ClockAssessment, Uptime, assess
 from kmsd.ports import Clock, Reader, Store, Transaction
 
 REMIND_SECONDS = 3600.0
-"""How often the log says again what it has said already."""
+"""Seconds after which an unchanged problem is logged again."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 log = structlog.get_logger()
 
 
 class WatchedClock(msgspec.Struct):
-    """The clock of one process, which does not go back (`kmsd.ports.Clock`), and the judgement on the host's."""
+    """Clock of one process, which never goes back (`kmsd.ports.Clock`), and the assessment of the host's clock."""
 
     wall: Clock
     boot: str
-    """Which start of the host this is."""
+    """Identifier of the host's current boot."""
     uptime: Callable[[], float]
-    """Seconds since then; nobody can set it."""
+    """Returns the seconds since that boot. No process can set this clock."""
     judgement: ClockAssessment | None = None
-    """Of the last look; None: there was none yet."""
+    """Last assessment; None before the first."""
     _boot_at: float = -math.inf
-    """Unix time at which the uptime was 0, by the trusted instant of the last look."""
+    """Unix time at which the uptime was 0, by the trusted time of the last assessment."""
     _latest: datetime = _EPOCH
-    """What `now` said last, or the trusted instant of the last look if that was later."""
+    """Last result of `now`, or the trusted time of the last assessment if that was later."""
     _last_logged: tuple[bool, bool] = (False, False)
     _logged_at: float = -math.inf
 
     @classmethod
     async def start(cls, store: Store, wall: Clock, boot: str, uptime: Callable[[], float]) -> WatchedClock:
-        """A watch that knows what the books remember. Raises `StoreUnavailable`."""
+        """Create a clock from the reading in the store. Raises `StoreUnavailable`."""
         watch = cls(wall, boot, uptime)
         await watch.refresh(await store.read())
         return watch
 
     def now(self) -> datetime:
-        """The host's time of day, or the trusted instant if that is later: a clock set back revives nothing."""
+        """Return the host's time, or the trusted time if that is later: a clock set back must not revive anything."""
         now = self.wall.now()
         if now < self._latest:
-            # Only a clock that goes back is worth more than a comparison: each call asks.
+            # Each request calls this: compute the trusted time only if the clock went back.
             now = max(now, self.trusted_now())
         self._latest = now
         return now
 
     def trusted_now(self) -> datetime:
-        """What is believed of the time of day, whatever becomes of the wall clock since the last look."""
+        """Return the trusted time: the last assessment plus elapsed uptime, whatever the wall clock shows."""
         return _EPOCH + timedelta(seconds=self._boot_at + self.uptime())
 
     async def refresh(self, reader: Reader) -> ClockAssessment:
-        """Judge the clock anew by what the books remember. Raises `StoreUnavailable`."""
+        """Assess the clock again from the reading in the store. Raises `StoreUnavailable`."""
         uptime = Uptime(self.boot, self.uptime())
         judgement = assess(await reader.clock_reading(), self.wall.now(), uptime)
         self.judgement = judgement
@@ -67,7 +67,7 @@ class WatchedClock(msgspec.Struct):
         return judgement
 
     async def persist(self, transaction: Transaction) -> ClockAssessment:
-        """Judge, and have the books remember. Raises `StoreUnavailable`."""
+        """Assess the clock, and store the reading. Raises `StoreUnavailable`."""
         judgement = await self.refresh(transaction)
         await transaction.put_clock_reading(judgement.reading)
         return judgement
@@ -80,16 +80,16 @@ class WatchedClock(msgspec.Struct):
         seconds = round(judgement.skew.total_seconds())
         if judgement.suspended:
             log.error(
-                "destructive jobs are held",
+                "destructive_jobs_suspended",
                 clock_ahead_seconds=seconds,
                 remedy="set the clock right, or tell that it is: kmsd jobs confirm-clock",
             )
         elif judgement.behind:
             log.error(
-                "the clock was set back",
+                "clock_set_back",
                 clock_ahead_seconds=seconds,
                 consequence="time goes on from the latest trusted instant",
                 remedy="set the clock right, or tell that it is: kmsd jobs confirm-clock",
             )
         else:
-            log.info("the clock is trusted again")
+            log.info("clock_trusted_again")

@@ -42,7 +42,7 @@ class TokenLink:
         self._loop = asyncio.get_running_loop()
         # Its own thread, so that hanging calls do not block reconnection. If this thread hangs, no other start is
         # attempted: C_Finalize during a running C_Login is not defined.
-        self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, write_off_limit=1)
+        self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, abandoned_limit=1)
         self._epoch: Login | None = None
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
         self._healing: asyncio.Task[None] | None = None

@@ -1,6 +1,6 @@
 """Thread pool for calls into the module, each with a deadline.
 
-A call past its deadline cannot be stopped. Its thread is written off, and another replaces it until `write_off_limit`
+A call past its deadline cannot be stopped. Its thread is written off, and another replaces it until `abandoned_limit`
 threads hang. When a written-off thread returns, its result is dropped and the thread ends.
 
 Threads and the event loop share one interpreter lock. Each handover costs both more than the call's own Python. So
@@ -53,7 +53,7 @@ class DeadlineThreadPool:
     """
 
     def __init__(
-        self, name: str, *, threads: int, queue_limit: int, write_off_limit: int, low_priority: bool = False
+        self, name: str, *, threads: int, queue_limit: int, abandoned_limit: int, low_priority: bool = False
     ) -> None:
         self._name = name
         self._gives_way = low_priority
@@ -61,7 +61,7 @@ class DeadlineThreadPool:
         self._loop = asyncio.get_running_loop()
         self._threads = threads
         self._queue_limit = queue_limit
-        self._write_off_limit = write_off_limit
+        self._abandoned_limit = abandoned_limit
         self._lock = threading.Lock()
         self._started = 0
         """Threads, not counting those written off."""
@@ -87,7 +87,7 @@ class DeadlineThreadPool:
         """
         if self._closed:
             raise TokenUnavailable("the token is closed")
-        if self.abandoned >= self._write_off_limit:
+        if self.abandoned >= self._abandoned_limit:
             raise TokenUnavailable(f"{self.abandoned} calls hang in the token")
         if self.waiting >= self._queue_limit:
             raise TokenBusy(f"{self.waiting} calls wait for the token")
@@ -155,7 +155,7 @@ class DeadlineThreadPool:
                 self.waiting -= 1
                 # The waiting task was cancelled: do not start its call.
                 job.abandoned = job.abandoned or job.future.cancelled()
-                job.started = begin = not job.abandoned and self.abandoned < self._write_off_limit
+                job.started = begin = not job.abandoned and self.abandoned < self._abandoned_limit
             if begin:
                 try:
                     job.result = job.work()

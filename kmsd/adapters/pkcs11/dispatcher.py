@@ -38,7 +38,7 @@ class CallDispatcher:
             "kmsd-token",
             threads=settings.sessions,
             queue_limit=settings.queue_limit,
-            write_off_limit=settings.abandoned_limit,
+            abandoned_limit=settings.abandoned_limit,
             low_priority=True,
         )
         self.inline_policy = InlinePolicy(settings.inline, settings.inline_below)

@@ -120,7 +120,7 @@ class Pkcs11Token:
         login = self._link.login
         in_use, free = login.connection.sessions if login else (0, 0)
         return TokenCounters(
-            calls={name: replace(one, classes=list(one.buckets)) for name, one in self._calls.counters.items()},
+            calls={name: replace(one, buckets=list(one.buckets)) for name, one in self._calls.counters.items()},
             sessions_in_use=in_use,
             sessions_free=free,
             waiting=self._calls.workers.waiting,

@@ -2,11 +2,18 @@
 
 Before each request the process reads the WAL index and, if it differs, asks `PRAGMA data_version`. If any other
 connection has committed since (this process's own writing connection included), the new rows of the table `change`,
-which triggers fill, name what is invalid: a key id (the key, its grants and tags), `alias` (all aliases), `identity`
-(all credentials, users and roles), `service` (the service keys), `logs` (all log groups and streams), `object:<id>` (a
-token object that is being destroyed: `on_object_destroying` is called, so that keys derived from it are invalidated
-too). If rows were trimmed before they were read, everything is invalid. Absent rows are not cached. Each kind is
-bounded; the oldest entry is evicted first.
+which triggers fill, name what is invalid:
+
+    a key id       the key, its grants and tags
+    alias          all aliases
+    identity       all credentials, users and roles
+    service        the service keys
+    logs           all log groups and streams
+    object:<id>    a token object that is being destroyed: `on_object_destroying` is called, so that keys derived from
+                   it are invalidated too
+
+If rows were trimmed before they were read, everything is invalid. Absent rows are not cached. Each kind is bounded; the
+oldest entry is evicted first.
 """
 
 from __future__ import annotations
@@ -56,8 +63,8 @@ class CachedReader(SqliteReader):
         self.misses = 0
 
     def refresh(self) -> None:
-        """Forget what was changed since the last call."""
-        header = self._wal_index.header()  # before anything is read: what is committed from here on shows next time
+        """Invalidate everything that was changed since the last call."""
+        header = self._wal_index.header()  # before any read: later commits are then noticed by the next call
         if header is not None and header == self._header:
             return
         self._catch_up()
@@ -96,8 +103,8 @@ class CachedReader(SqliteReader):
             case "logs":
                 self._log_groups.clear()
                 self._log_streams.clear()
-            case doomed if doomed.startswith("object:"):
-                self.on_object_destroying(bytes.fromhex(doomed.removeprefix("object:")))
+            case destroying if destroying.startswith("object:"):
+                self.on_object_destroying(bytes.fromhex(destroying.removeprefix("object:")))
             case key_id:
                 self._keys.pop(key_id, None)
                 self._grants_by_key.pop(key_id, None)

@@ -1,11 +1,11 @@
-"""Whether anything was committed, for the price of comparing 48 bytes.
+"""Detect commits to the database by comparing 48 bytes.
 
-In WAL mode every process that has the database open shares the WAL index, a memory-mapped file beside it. Its
-header changes with each commit, before COMMIT returns to the writer ("WAL-mode File Format", section 2.2, of
-SQLite's documentation: iChange, mxFrame, salts and checksums). `PRAGMA data_version` compares the same bytes, but
-takes and frees file locks to do so, which costs as much as all else that a request asks of the store.
+In WAL mode every process that has the database open shares the WAL index, a memory-mapped file beside it. Its header
+changes with each commit, before COMMIT returns to the writer (SQLite's "WAL-mode File Format", section 2.2: iChange,
+mxFrame, salts and checksums). `PRAGMA data_version` compares the same bytes, but acquires and releases file locks. That
+costs as much as everything else that a request needs from the store.
 
-A copy torn by a writer differs from the one before, as does any change: the answer can only be "perhaps" too often.
+A copy torn by a concurrent writer differs from the previous one, so the only possible error is a false positive.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ FORMAT = 3007000
 
 
 class WalIndex:
-    """The mapped header, for reading alone.
+    """Read-only mapping of the header.
 
-    POSIX frees all locks that a process has on a file as soon as it closes any descriptor of it, SQLite's among them.
-    So: open this after the process's connections to the database, and close it after them. Several for one database
-    share a descriptor, which the last closes.
+    POSIX releases all locks of a process on a file, SQLite's included, when the process closes any descriptor of it.
+    So open this after the process's connections to the database, and close it after them. All instances for one
+    database share a descriptor, which the last one closes.
     """
 
     def __init__(self, database: Path) -> None:
-        """Map the index of an open database. Where there is none in the known format, `header` says so."""
+        """Map the index of an open database. Without an index in the known format, `header` returns None."""
         self._name = f"{database}-shm"
         self._shared = _open.get(self._name) or _Shared(self._name)
         self._shared.users += 1
         _open[self._name] = self._shared
 
     def header(self) -> bytes | None:
-        """What to compare with an earlier answer; None: ask SQLite."""
+        """Return the bytes to compare with an earlier result; None: ask SQLite."""
         mapped = self._shared.mapped
         return None if mapped is None else mapped[:HEADER_LENGTH]
 
     def close(self) -> None:
-        """Let go of the file. This user's connections have been closed before."""
+        """Close the file. Close the connections of this process first."""
         self._shared.users -= 1
         if not self._shared.users:
             _open.pop(self._name, None)
@@ -49,7 +49,7 @@ class WalIndex:
 
 
 class _Shared:
-    """One descriptor and its mapping."""
+    """Descriptor and mapping, shared by all users of one database in the process."""
 
     def __init__(self, name: str) -> None:
         self.users = 0
@@ -59,7 +59,7 @@ class _Shared:
             self._descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
             mapped = mmap.mmap(self._descriptor, HEADER_LENGTH, prot=mmap.PROT_READ)
         except (OSError, ValueError):
-            return  # another journal mode, or an empty file: the slow way is right there
+            return  # another journal mode, or an empty file: SQLite is asked instead
         if FORMAT in (int.from_bytes(mapped[:4], "little"), int.from_bytes(mapped[:4], "big")):
             self.mapped = mapped
         else:
@@ -73,4 +73,4 @@ class _Shared:
 
 
 _open: dict[str, _Shared] = {}
-"""By the file's name; of this process."""
+"""Open mappings of this process, by file name."""

@@ -1,4 +1,4 @@
-"""How a connection to the database is opened, and how its schema comes about."""
+"""Open, create and migrate the database."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kmsd.linux.files import sync_folder
 from kmsd.ports import StoreConflict, StoreMissing, StoreTimeout, StoreUnavailable, StoreUnfit
 
 APPLICATION_ID = 0x6B6D7364
-"""`kmsd` in ASCII; SQLite keeps it in the file's header, so that no other program's database is taken for ours."""
+"""`kmsd` in ASCII, stored in the file's header: no other program's database is taken for kmsd's."""
 
 CACHE_KIB = 512
-"""Of pages that a connection keeps. What requests need is kept decoded (`kmsd.adapters.sqlite.cached_reader`), and the
-kernel has the file's pages: SQLite's own choice, 2 MiB for each connection of each process, only takes memory."""
+"""KiB of page cache per connection. `kmsd.adapters.sqlite.cached_reader` caches decoded rows, and the kernel caches the
+file: SQLite's default of 2 MiB for each connection of each process would only cost memory."""
 
 MAX_SESSION = timedelta(hours=36)
-"""GetSessionToken, DurationSeconds: at most 129,600."""
+"""Longest life of a session (GetSessionToken, DurationSeconds: at most 129,600)."""
 
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
 
@@ -32,17 +32,21 @@ _SENTENCES = {
     sqlite3.SQLITE_CANTOPEN: "the database cannot be opened",
     sqlite3.SQLITE_PERM: "this user may not use the database",
 }
-"""By SQLite's primary result code: what may come back."""
+"""Messages of errors that may be temporary, by SQLite's primary result code."""
 _UNFIT = {
     sqlite3.SQLITE_CORRUPT: "the database is damaged: restore a backup",
     sqlite3.SQLITE_NOTADB: "the file is no database, or is damaged",
 }
-"""As above: what needs a human."""
+"""Messages of errors that an operator must resolve, by the same code."""
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """SQLite's exceptions as the port's. A broken constraint is a conflict; all else is an unavailable store."""
+    """Translate SQLite's exceptions to the port's.
+
+    A violated constraint becomes `StoreConflict`, a damaged file `StoreUnfit`, a lock held too long `StoreTimeout`, and
+    anything else `StoreUnavailable`.
+    """
     try:
         yield
     except sqlite3.IntegrityError as exc:
@@ -59,15 +63,15 @@ def translated() -> Iterator[None]:
 
 
 def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
-    """Open an existing database. Raises `StoreMissing`, and `StoreUnfit` if it is not ours or not this user's."""
+    """Open an existing database. Raises `StoreMissing`, and `StoreUnfit` if it is not kmsd's or not this user's."""
     _require(path)
     with translated():
         connection = sqlite3.connect(
             f"file:{path}?mode=rw",
             uri=True,
             timeout=busy_seconds,
-            isolation_level=None,  # transactions are begun and ended by name
-            check_same_thread=False,  # BEGIN and COMMIT run in a thread, one at a time (store.py)
+            isolation_level=None,  # BEGIN and COMMIT are explicit
+            check_same_thread=False,  # BEGIN and COMMIT run on a thread, one at a time (store.py)
             cached_statements=256,
         )
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -82,7 +86,7 @@ def connect(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
 
 
 def _require(path: Path) -> None:
-    """Say in words what SQLite calls "unable to open database file". Raises `StoreMissing`, `StoreUnfit`."""
+    """Explain what SQLite calls "unable to open database file". Raises `StoreMissing`, `StoreUnfit`."""
     try:
         path.stat()
     except FileNotFoundError as exc:
@@ -95,25 +99,25 @@ def _require(path: Path) -> None:
 
 
 def create(path: Path) -> None:
-    """Make a new, empty database, readable by its owner alone. Raises `StoreConflict` if the file exists.
+    """Create a new, empty database, readable by its owner only. Raises `StoreConflict` if the file exists.
 
-    It has its name from the moment in which it is complete: whoever dies on the way can begin anew.
+    The file gets its name only when it is complete: after a crash, simply call this again.
     """
-    made = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        _remove(made)  # what a process of the same number has left
-        made.touch(mode=0o600, exist_ok=False)
+        _remove(new)  # left by an earlier process with the same id
+        new.touch(mode=0o600, exist_ok=False)
         with translated():
-            connection = sqlite3.connect(made, isolation_level=None)
+            connection = sqlite3.connect(new, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.close()
-        migrate(made)
-        os.link(made, path)  # never over another
+        migrate(new)
+        os.link(new, path)  # never replaces an existing file
     except FileExistsError as exc:
         raise StoreConflict(f"{path} exists already") from exc
     finally:
-        _remove(made)
+        _remove(new)
     sync_folder(path.parent)
 
 
@@ -123,24 +127,24 @@ def _remove(database: Path) -> None:
 
 
 def migrations() -> list[tuple[int, str]]:
-    """All migrations, as (version, SQL), in order."""
+    """Return all migrations as (version, SQL), in order."""
     files = sorted((entry.name, entry) for entry in MIGRATIONS.iterdir() if entry.name.endswith(".sql"))
     return [(int(name[:4]), entry.read_text()) for name, entry in files]
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """The schema version that the file has."""
+    """Return the schema version of an open database."""
     (number,) = connection.execute("PRAGMA user_version").fetchone()
     return int(number)
 
 
 def newest() -> int:
-    """The schema version that this release writes."""
+    """Return the schema version that this release writes."""
     return migrations()[-1][0]
 
 
 def schema(path: Path) -> int:
-    """The schema version of the database at `path`. Raises `StoreUnavailable`."""
+    """Return the schema version of the database at `path`. Raises `StoreUnavailable`."""
     connection = connect(path, busy_seconds=5)
     try:
         with translated():
@@ -150,13 +154,13 @@ def schema(path: Path) -> int:
 
 
 def migrate(path: Path) -> int:
-    """Bring the schema up to date, each step in a transaction of its own; the number of steps taken.
+    """Bring the schema up to date, each step in a transaction of its own. Return the number of steps applied.
 
     Raises `StoreUnfit` for a database that a newer kmsd has written, else `StoreUnavailable`.
     """
     steps = migrations()
     connection = connect(path, busy_seconds=30)
-    taken = 0
+    applied = 0
     try:
         with translated():
             for number, script in steps:
@@ -171,15 +175,15 @@ def migrate(path: Path) -> int:
                 if present < number:
                     _run_script(connection, script)
                     connection.execute(f"PRAGMA user_version = {number}")
-                    taken += 1
+                    applied += 1
                 connection.execute("COMMIT")
     finally:
         connection.close()
-    return taken
+    return applied
 
 
 def date_older_sessions(path: Path, now: datetime) -> None:
-    """Once after an upgrade: accept session tokens without MAC for as long as sessions last that were issued before.
+    """Set, once after an upgrade, until when session tokens without MAC are accepted: the longest life of a session.
 
     Raises `StoreUnavailable`.
     """
@@ -193,7 +197,7 @@ def date_older_sessions(path: Path, now: datetime) -> None:
 
 
 def _run_script(connection: sqlite3.Connection, script: str) -> None:
-    """Run every statement within the open transaction (`executescript` would commit it first)."""
+    """Run every statement in the open transaction (`executescript` would commit it first)."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

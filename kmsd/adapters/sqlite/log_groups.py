@@ -1,4 +1,4 @@
-"""The SQL of the Logs side: log groups, streams, queries."""
+"""SQL of CloudWatch Logs: log groups, streams and queries."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _query(row: Row) -> StoredQuery:
 
 
 class LogGroupQueries:
-    """Implements `kmsd.cloudwatch_logs.ports.LogReader`; a part of `SqliteReader`."""
+    """Implements `kmsd.cloudwatch_logs.ports.LogReader`; part of `SqliteReader`."""
 
     _connection: sqlite3.Connection
 

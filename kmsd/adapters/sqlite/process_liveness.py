@@ -1,8 +1,8 @@
-"""Which processes that wrote to the database are alive.
+"""Liveness locks of the processes that write to the database.
 
-Each process that has the database open holds a lock on one byte of a file beside it, at a place that it chose at
-random; rows that announce an object name that place. The kernel lets go of the lock when the process ends, however it
-ends, so an intent whose maker is gone can be settled at once instead of after a period of grace.
+Each process that has the database open locks one byte, chosen at random, of a file beside it. Rows that announce a
+token object name that byte. The kernel releases the lock when the process ends, however it ends. So `reconcile` can
+settle the unfinished intents of a dead process at once instead of after a grace period.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PLACES = 2**62
 
 
 class LivenessLocks:
-    """The lock of this process, and a look at those of others. Locks belong to the open file, not to the thread."""
+    """Lock of this process, and check of other processes' locks. Locks belong to the open file, not to the thread."""
 
     def __init__(self, database: Path) -> None:
         try:
@@ -37,11 +37,11 @@ class LivenessLocks:
             self.token = secrets.randbelow(_PLACES)
 
     def is_gone(self, owner: int | None) -> bool:
-        """Whether the process of this place is certain to have ended. Of none nothing is certain."""
+        """True if the process that locked this byte has certainly ended. False for None: nothing is known then."""
         if owner is None or owner == self.token:
             return False
         return not byte_is_locked(self._descriptor, owner)
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""Reading: SQL on one connection, nothing remembered."""
+"""Reader of the store: SQL on one connection, without a cache."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ DUE = {
     DueKind.EXPIRY: ("valid_to", "current_material IS NOT NULL"),
     DueKind.ROTATION: ("next_rotation_at", "state = 'Enabled'"),
 }
-"""Column and further condition of each job."""
+"""Due column and further condition of each job."""
 
 CLOCK_READING = "SELECT trusted_at, boot, uptime_micros, taken_on_micros FROM clock_reading"
 
 _EXISTS = "(key.deletion_at IS NULL OR key.deletion_at > ?)"
-"""Of keys whose deletion is not due at the instant that is bound there."""
+"""Condition for keys whose deletion is not due at the bound instant."""
 
 
 def _prefixed(table: str, columns: str) -> str:
@@ -39,7 +39,7 @@ def _prefixed(table: str, columns: str) -> str:
 
 
 class SqliteReader(LogGroupQueries):
-    """Implements `kmsd.ports.Reader`. Statements are short and run where they are called."""
+    """Implements `kmsd.ports.Reader`. Statements are short and run on the calling thread."""
 
     def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
         self._connection = connection
@@ -117,7 +117,7 @@ class SqliteReader(LogGroupQueries):
     ) -> Sequence[Alias]:
         where, values = "alias.account = ?", [account]
         if key_id is not None:
-            # By the index of the key: `+` keeps the account out of the choice.
+            # Use the index of the key: `+` keeps SQLite from choosing the account's.
             where, values = "alias.key_id = ? AND +alias.account = ?", [key_id, account]
         found = self._all(
             f"SELECT {_prefixed('alias', row_mapping.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "

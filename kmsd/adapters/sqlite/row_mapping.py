@@ -1,4 +1,4 @@
-"""Rows to domain objects and back."""
+"""Conversion of rows to domain objects and back."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ ALIAS_COLUMNS = "account, name, key_id, created_at, updated_at"
 
 
 def micros(instant: datetime | None) -> int | None:
-    """Microseconds since 1970, exact."""
+    """Convert to microseconds since 1970, exactly."""
     return None if instant is None else (instant - EPOCH) // timedelta(microseconds=1)
 
 
 def instant(number: int) -> datetime:
-    """The inverse of `micros`."""
+    """Convert microseconds since 1970 to a time."""
     return EPOCH + timedelta(microseconds=number)
 
 
 def maybe_instant(number: int | None) -> datetime | None:
-    """As `instant`, for columns that may be NULL."""
+    """Convert like `instant`, for columns that may be NULL."""
     return None if number is None else instant(number)
 
 
 def clock_reading(row: Row) -> ClockSample:
-    """trusted_at, boot, uptime_micros, taken_on_micros."""
+    """Convert a row (trusted_at, boot, uptime_micros, taken_on_micros)."""
     return ClockSample(instant(row[0]), Uptime(row[1], row[2] / 1e6), timedelta(microseconds=row[3]))
 
 
 def key(row: Row, material_rows: Iterable[Row]) -> Key:
-    """KEY_COLUMNS and, for each material, what `material` takes."""
+    """Convert a row of KEY_COLUMNS and, for each material, a row as `material` expects it."""
     materials = {found[0]: material(found) for found in material_rows}
     return Key(
         key_id=row[0],
-        # Most keys of a process have one account and one policy.
+        # Most keys of a process share one account and one policy.
         account=sys.intern(row[1]),
         arn=row[2],
         description=row[3],
@@ -77,7 +77,7 @@ def key(row: Row, material_rows: Iterable[Row]) -> Key:
 
 
 def key_values(new: Key) -> tuple[Any, ...]:
-    """The values of KEY_COLUMNS."""
+    """Return the values of KEY_COLUMNS."""
     return (
         new.key_id,
         new.account,
@@ -98,7 +98,7 @@ def key_values(new: Key) -> tuple[Any, ...]:
 
 
 def material(row: Row) -> Material:
-    """(material_id, algorithm, status, created_at, rotation_type, token)."""
+    """Convert a row (material_id, algorithm, status, created_at, rotation_type, token)."""
     return Material(
         material_id=row[0],
         algorithm=Algorithm(row[1]),
@@ -110,12 +110,12 @@ def material(row: Row) -> Material:
 
 
 def alias(row: Row) -> Alias:
-    """ALIAS_COLUMNS."""
+    """Convert a row of ALIAS_COLUMNS."""
     return Alias(account=row[0], name=row[1], key_id=row[2], created_at=instant(row[3]), updated_at=instant(row[4]))
 
 
 def grant(row: Row) -> Grant:
-    """GRANT_COLUMNS."""
+    """Convert a row of GRANT_COLUMNS."""
     return Grant(
         grant_id=row[0],
         key_id=row[1],
@@ -132,7 +132,7 @@ def grant(row: Row) -> Grant:
 
 
 def grant_values(new: Grant) -> tuple[Any, ...]:
-    """The values of GRANT_COLUMNS."""
+    """Return the values of GRANT_COLUMNS."""
     equals, subset = new.encryption_context_equals, new.encryption_context_subset
     return (
         new.grant_id,
@@ -150,7 +150,7 @@ def grant_values(new: Grant) -> tuple[Any, ...]:
 
 
 def user(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> User:
-    """(account, name, user_id, arn, created_at), (name, document)…, (tag_key, tag_value)…"""
+    """Convert rows (account, name, user_id, arn, created_at), (name, document)…, (tag_key, tag_value)…"""
     return User(
         account=row[0],
         name=row[1],
@@ -163,7 +163,7 @@ def user(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> User:
 
 
 def role(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> Role:
-    """(account, name, role_id, arn, trust_policy, max_session_seconds, created_at), then as `user`."""
+    """Convert a row (account, name, role_id, arn, trust_policy, max_session_seconds, created_at), then as `user`."""
     return Role(
         account=row[0],
         name=row[1],
@@ -178,7 +178,7 @@ def role(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> Role:
 
 
 def access_key(row: Row, owner: User) -> AccessKey:
-    """(access_key_id, sealed_secret, status, created_at)."""
+    """Convert a row (access_key_id, sealed_secret, status, created_at)."""
     return AccessKey(
         access_key_id=row[0],
         user=owner,
@@ -189,7 +189,7 @@ def access_key(row: Row, owner: User) -> AccessKey:
 
 
 def token_object(row: Row, *, orphaned: bool) -> TokenObject:
-    """(object_id, owner, status, created_at, token)."""
+    """Convert a row (object_id, owner, status, created_at, token)."""
     return TokenObject(
         object_id=row[0],
         owner=row[1],
@@ -201,7 +201,7 @@ def token_object(row: Row, *, orphaned: bool) -> TokenObject:
 
 
 def wrapping_key(row: Row) -> WrappingKey:
-    """(object_id, token, bits, public_key, created_at, key_id, expires_at, failures)."""
+    """Convert a row (object_id, token, bits, public_key, created_at, key_id, expires_at, failures)."""
     return WrappingKey(
         object_id=row[0],
         token=TokenName(row[1]),
@@ -215,10 +215,10 @@ def wrapping_key(row: Row) -> WrappingKey:
 
 
 def imported_material(row: Row) -> ImportedMaterial:
-    """(material_id, algorithm, fingerprint, description)."""
+    """Convert a row (material_id, algorithm, fingerprint, description)."""
     return ImportedMaterial(material_id=row[0], algorithm=Algorithm(row[1]), fingerprint=row[2], description=row[3])
 
 
 def service_key(row: Row) -> ServiceKey:
-    """(purpose, object_id, algorithm)."""
+    """Convert a row (purpose, object_id, algorithm)."""
     return ServiceKey(purpose=row[0], object_id=row[1], algorithm=None if row[2] is None else Algorithm(row[2]))

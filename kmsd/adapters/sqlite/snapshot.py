@@ -1,4 +1,4 @@
-"""The database as one file at one instant, and what is done to such a file before it serves again."""
+"""Snapshot of the database in one file, and its preparation before it is used again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from kmsd.ports import StoreUnfit
 def take(source: Path, target: Path) -> None:
     """Copy the database at `source`, while others write to it, to the new file `target`; durable on return.
 
-    One read transaction sees one instant, and hinders no writer (WAL). `VACUUM INTO` leaves out what was deleted: a
-    page that is free in the file does not go into a backup. Raises `StoreUnavailable`, also for a copy that is not
-    sound.
+    The copy is one read transaction, which blocks no writer (WAL). `VACUUM INTO` leaves out deleted data: free pages of
+    the file do not get into a backup. Raises `StoreUnavailable`, also for a damaged copy.
     """
     target.touch(mode=0o600, exist_ok=False)
     connection = connections.connect(source, busy_seconds=30)
@@ -33,7 +32,7 @@ def take(source: Path, target: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Raises `StoreUnavailable` unless the file is a sound database of kmsd."""
+    """Check the integrity of a kmsd database. Raises `StoreUnavailable`."""
     connection = connections.connect(path, busy_seconds=5)
     try:
         with translated():
@@ -46,10 +45,10 @@ def check(path: Path) -> None:
 
 
 def prepare(path: Path) -> list[bytes]:
-    """Let a copy serve: bring its schema up to date, and drop the intents in it. Their object ids.
+    """Prepare a copy for use: bring its schema up to date, and delete its intents and leases. Return the intents' ids.
 
-    An intent may have become a key after the copy was made. Were its row still here, reconcile would destroy the
-    object; without it the object is one that the database does not know, and those are left alone. Raises
+    An intent may have become a key after the copy was made. If its row stayed, reconcile would destroy the object.
+    Without the row the object is unknown to the database, and reconcile leaves unknown objects alone. Raises
     `StoreUnavailable`.
     """
     check(path)

@@ -1,4 +1,4 @@
-"""What the database holds, counted for those who watch; read beside the daemon, on a connection of its own."""
+"""Statistics of the database, for metrics, read on a separate connection."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _KEYS = """
         ELSE key.state END AS shown, count(*)
     FROM key LEFT JOIN token_object AS object ON object.object_id = key.current_material
     WHERE key.deletion_at IS NULL OR key.deletion_at > :now GROUP BY shown"""
-"""As `Key.state_at` and `Key.exists_at` have it."""
+"""Counts keys by state, with the rules of `Key.state_at` and `Key.exists_at`."""
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """At one instant."""
+    """Statistics at one instant."""
 
     keys: Mapping[str, int]
-    """By state; every state that occurs."""
+    """Keys by state; only states that occur."""
     objects: Mapping[str, int]
-    """Token objects by status, `missing` above all."""
+    """Token objects by status. `missing` matters most."""
     due: Mapping[str, float]
-    """Unix time at which deletion, expiry, rotation is next due; nothing, if none is."""
+    """Unix time at which deletion, expiry and rotation are next due; a job that is not due is left out."""
     clock: ClockSample | None
-    """What is believed of the time of day."""
+    """Last trusted reading of the clock."""
 
 
 def read(path: Path, now: datetime) -> Statistics:
-    """Some milliseconds for ten thousand keys. Raises `StoreUnavailable`."""
+    """Read the statistics: some milliseconds for ten thousand keys. Raises `StoreUnavailable`."""
     connection = connections.connect(path, busy_seconds=1)
     try:
         with translated():

@@ -1,8 +1,8 @@
-"""The embedded store: SQLite in WAL mode, every commit synced (`synchronous=FULL`).
+"""Embedded store: SQLite in WAL mode, every commit synced (`synchronous=FULL`).
 
-Two connections a process. Reads run on one, where they are called: they take microseconds. Writes go
-through the other, one at a time: BEGIN IMMEDIATE and COMMIT may wait (for another process's lock, for
-the disk) and run in a thread; the statements between them do not.
+Each process has two connections. Reads use one, on the event loop: they take microseconds. Writes use the other, one at
+a time. BEGIN IMMEDIATE and COMMIT may wait for another process's lock or the disk, so they run on a thread; the
+statements between them do not.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreUnfit
 
 BUSY_SECONDS = 5.0
-"""How long a write waits for another process's."""
+"""Seconds that a write waits for another process's write."""
 
 PROBE_SECONDS = 1.0
-"""A positive answer of `check` is good for so long: probes of the outside must not keep the disk busy."""
+"""Seconds for which a successful `check` is cached: health probes must not keep the disk busy."""
 
 _Result = TypeVar("_Result")
 
@@ -39,7 +39,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         """Open the database at `path`. Raises `StoreMissing` if there is none.
 
-        Raises `StoreUnfit` if it is not ours, or has another schema version.
+        Raises `StoreUnfit` if it is not kmsd's, or has another schema version.
         """
         self.path = path
         self._reading = connections.connect(path, busy_seconds=1.0)
@@ -61,13 +61,13 @@ class SqliteStore:
             )
         return present
 
-    def on_object_destroying(self, tell: Callable[[bytes], None]) -> None:
-        """Have `tell` called with the id of each token object that any process has doomed, before the next request."""
-        self._reader.on_object_destroying = tell
+    def on_object_destroying(self, notify: Callable[[bytes], None]) -> None:
+        """Register `notify`, called before the next request with the id of each object that any process destroys."""
+        self._reader.on_object_destroying = notify
 
     @property
     def cache_use(self) -> tuple[int, int]:
-        """How often what was asked for was in memory, and how often it was not; for metrics."""
+        """Cache hits and misses, for metrics."""
         return self._reader.hits, self._reader.misses
 
     async def read(self) -> LogReader:
@@ -90,7 +90,7 @@ class SqliteStore:
             self._writing.execute("ROLLBACK")
 
     async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
-        """Run `act` to its end in the writing thread, even if the caller is cancelled meanwhile."""
+        """Run `act` to its end on the writing thread, even if the caller is cancelled meanwhile."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, act)
         try:
             with translated():
@@ -103,7 +103,7 @@ class SqliteStore:
         if time.monotonic() - self._proved_at < PROBE_SECONDS:
             return
         async with self.write():
-            # A transaction that changes nothing commits on a read-only file system as well. This changes a page.
+            # A transaction that changes nothing also commits on a read-only file system. This one changes a page.
             await self._in_thread(lambda: self._writing.execute(f"PRAGMA user_version = {self._version}"))
         self._proved_at = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Writing: one transaction on the writing connection."""
+"""Transaction of the store, on the writing connection."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
 class SqliteTransaction(SqliteReader, LogGroupStatements):
-    """Implements `kmsd.ports.Transaction`; begun and ended by the store."""
+    """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
     def _run(self, sql: str, *values: object) -> int:
         with translated():
             return self._connection.execute(sql, values).rowcount
 
     def _swap(self, what: str, sql: str, *values: object) -> None:
-        """A statement that must change exactly one row."""
+        """Run a statement that must change exactly one row. Raises `StoreConflict`."""
         if self._run(sql, *values) != 1:
             raise StoreConflict(f"{what} is not what it was")
 
@@ -318,7 +318,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
         self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, self._holder(holder))
 
     def _holder(self, holder: str) -> str:
-        """The holder as the row names it: with the place of this process's liveness lock."""
+        """Return the holder's name in the row: with the byte of this process's liveness lock."""
         return f"{holder} {self._makers.token}"
 
     async def put_clock_reading(self, reading: ClockSample) -> None:
@@ -347,6 +347,6 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
 
 
 def _maker_in(holder: str) -> int | None:
-    """The place of the liveness lock of a lease's holder; None in rows of earlier releases."""
+    """Return the byte of the liveness lock of a lease's holder; None in rows of earlier releases."""
     place = holder.rpartition(" ")[2]
     return int(place) if place.isdecimal() and place != holder else None

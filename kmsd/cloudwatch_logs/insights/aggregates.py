@@ -106,9 +106,9 @@ class _Extreme(Aggregate):
             return
         place = order(row.get("@timestamp") if self._by_time else value)
         if self._best is None or (place > self._best[0] if self._largest else place < self._best[0]):
-            weighs = weight(value) + weight(place[2])
-            self._budget.reserve(weighs - self._weight)
-            self._weight = weighs
+            size = weight(value) + weight(place[2])
+            self._budget.reserve(size - self._weight)
+            self._weight = size
             self._best = (place, value)
 
     def result(self) -> Value:

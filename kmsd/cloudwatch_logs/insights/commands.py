@@ -130,9 +130,9 @@ class Stats(Stage):
         known = self._groups.get(key)
         if known is None:
             self._budget.reserve(_GROUP_BYTES + _AGGREGATE_BYTES * len(self._results) + 2 * sum(map(weight, key)))
-            made = Record()
-            made.fields.update(zip((column.text for column in self._by), values, strict=True))
-            known = self._groups[key] = (made, [make(self._budget) for _, make in self._results])
+            record = Record()
+            record.fields.update(zip((column.text for column in self._by), values, strict=True))
+            known = self._groups[key] = (record, [make(self._budget) for _, make in self._results])
         for aggregate in known[1]:
             aggregate.add(row)
         return ()
@@ -165,13 +165,13 @@ class Sort(Stage):
 
     def feed(self, row: Record) -> Iterable[Record]:
         key = b"".join([_place(one.evaluate(row), descending=one.descending) for one in self._keys])
-        weighs = len(key) + row.rest()
+        size = len(key) + row.rest()
         try:
-            self._budget.reserve(weighs)
+            self._budget.reserve(size)
         except TooLarge:
             self._cut()
-            self._budget.reserve(weighs)
-        self._rows.append((key, row, weighs))
+            self._budget.reserve(size)
+        self._rows.append((key, row, size))
         self._unsorted += 1
         if self._unsorted >= MAX_UNSORTED:
             self._cut()
@@ -179,7 +179,7 @@ class Sort(Stage):
 
     def _cut(self) -> None:
         self._rows.sort(key=itemgetter(0))
-        self._budget.release(sum(weighs for _, _, weighs in self._rows[self._most :]))
+        self._budget.release(sum(size for _, _, size in self._rows[self._most :]))
         del self._rows[self._most :]
         self._unsorted = 0
 
@@ -187,8 +187,8 @@ class Sort(Stage):
         self._cut()
         self._rows.reverse()
         while self._rows:
-            _, row, weighs = self._rows.pop()
-            self._budget.release(weighs)
+            _, row, size = self._rows.pop()
+            self._budget.release(size)
             yield row
 
 

@@ -128,9 +128,9 @@ class Run(msgspec.Struct):
         shown = [(name, text(value)) for name in self.columns if (value := row.get(name)) is not None]
         if self.pointers and PTR not in self.columns:
             shown.append((PTR, text(row.get(PTR))))
-        weighs = weight("") + sum(weight(value) for _, value in shown)
-        self.budget.reserve(weighs)
-        self.held += weighs
+        size = weight("") + sum(weight(value) for _, value in shown)
+        self.budget.reserve(size)
+        self.held += size
         self.results.append(shown)
 
 

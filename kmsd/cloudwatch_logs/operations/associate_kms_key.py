@@ -41,7 +41,7 @@ async def handle(_: Request, call: WriteCall) -> None:
         await transaction_of(call).put_results_key(examined, kms_key)
         return
     if log_group_of(call).group_id != examined.group_id:
-        raise OperationAbortedException(ABORTED, detail="the group was made anew meanwhile")
+        raise OperationAbortedException(ABORTED, detail="the group was recreated meanwhile")
     # Compare and swap: "Multiple concurrent requests to update the same resource were in conflict."
     await transaction_of(call).update_log_group(examined, replace(log_group_of(call), kms_key=kms_key))
 

@@ -30,7 +30,7 @@ class DirectWriterPool:
 
     def __init__(self) -> None:
         self._free: list[DirectWriter] = []
-        self._made: list[DirectWriter] = []
+        self._writers: list[DirectWriter] = []
         self._refused = False
         """True if the kernel or a seccomp filter refuses asynchronous I/O."""
 
@@ -38,16 +38,16 @@ class DirectWriterPool:
         """Return a free writer for `write`, to be given to `release`; None if there is none."""
         if self._free:
             return self._free.pop()
-        if self._refused or len(self._made) >= MAX_WRITERS:
+        if self._refused or len(self._writers) >= MAX_WRITERS:
             return None
         try:
-            made = DirectWriter(kernel_sync())
+            writer = DirectWriter(kernel_sync())
         except OSError as exc:
             self._refused = True
             log.info("log_direct_writes_unavailable", reason=str(exc))
             return None
-        self._made.append(made)
-        return made
+        self._writers.append(writer)
+        return writer
 
     def release(self, lane: DirectWriter) -> None:
         """Return a writer to the pool."""
@@ -73,9 +73,9 @@ class DirectWriterPool:
 
     def close(self) -> None:
         """Release the kernel's resources. No write may be in progress."""
-        for lane in self._made:
+        for lane in self._writers:
             lane.kernel.close()
-        self._made.clear()
+        self._writers.clear()
         self._free.clear()
 
 

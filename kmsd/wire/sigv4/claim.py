@@ -128,26 +128,26 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
     return key
 
 
-def verify(claim: SignedRequest, key: bytes) -> None:
+def verify(signed_request: SignedRequest, key: bytes) -> None:
     """Raise `InvalidSignatureException` unless `key` made the signature. The comparison takes constant time."""
-    expected = hmac.digest(key, claim.string_to_sign, "sha256").hex()
-    if not hmac.compare_digest(expected, claim.signature):
+    expected = hmac.digest(key, signed_request.string_to_sign, "sha256").hex()
+    if not hmac.compare_digest(expected, signed_request.signature):
         raise InvalidSignatureException(MISMATCH)
 
 
-def authenticate(claim: SignedRequest, key: bytes, caller: Caller) -> AuthenticatedCaller:
+def authenticate(signed_request: SignedRequest, key: bytes, caller: Caller) -> AuthenticatedCaller:
     """Return `caller`, the owner of the access key, authenticated: `key` must have made the signature.
 
     Raises InvalidSignatureException.
     """
-    verify(claim, key)
+    verify(signed_request, key)
     return AuthenticatedCaller(caller)
 
 
-def reject_unknown_key(claim: SignedRequest) -> NoReturn:
+def reject_unknown_key(signed_request: SignedRequest) -> NoReturn:
     """Refuse an unknown or disabled access key, after the same work as for a wrong signature."""
     try:
-        verify(claim, _UNMATCHED_KEY)
+        verify(signed_request, _UNMATCHED_KEY)
     except InvalidSignatureException:
         # Always raised; the call is made for the time that it takes.
         raise UnrecognizedClientException("The security token included in the request is invalid.") from None

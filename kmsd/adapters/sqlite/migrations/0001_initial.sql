@@ -72,7 +72,7 @@ CREATE TABLE role_tag (
     FOREIGN KEY (account, role_name) REFERENCES role ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 
--- Every object in the token that this daemon made, from the intent to the doom (docs/ciphertext.md names the ids).
+-- Every object in the token that this daemon created, from the intent to its destruction (ids: docs/ciphertext.md).
 CREATE TABLE token_object (
     object_id BLOB NOT NULL PRIMARY KEY CHECK (length(object_id) = 16),
     owner TEXT NOT NULL,
@@ -109,7 +109,7 @@ CREATE INDEX key_deletion ON key (deletion_at) WHERE deletion_at IS NOT NULL;
 CREATE INDEX key_expiry ON key (valid_to) WHERE valid_to IS NOT NULL;
 CREATE INDEX key_rotation ON key (next_rotation_at) WHERE next_rotation_at IS NOT NULL;
 
--- How many keys each account has: CreateKey asks, and counting 100 000 rows is not cheap.
+-- Number of keys of each account: CreateKey needs it, and counting 100 000 rows is not cheap.
 CREATE TABLE key_count (
     account TEXT NOT NULL PRIMARY KEY REFERENCES account,
     keys INTEGER NOT NULL
@@ -183,8 +183,8 @@ CREATE TABLE lease (
     expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What was changed, so that each process drops just that from its memory (kmsd/adapters/sqlite/cache.py).
--- Triggers write it, so that no statement can forget to.
+-- Changes that each process must invalidate in its cache (kmsd/adapters/sqlite/cached_reader.py).
+-- Written by triggers, so that no statement can omit it.
 CREATE TABLE change (
     seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     subject TEXT NOT NULL
@@ -198,7 +198,7 @@ CREATE TRIGGER change_material_update AFTER UPDATE ON material BEGIN INSERT INTO
 CREATE TRIGGER change_material_delete AFTER DELETE ON material BEGIN INSERT INTO change (subject) VALUES (old.key_id); END;
 CREATE TRIGGER change_object_update AFTER UPDATE ON token_object
     BEGIN INSERT INTO change (subject) SELECT key_id FROM material WHERE material_id = new.object_id; END;
--- A doomed object: whoever holds a key derived from it drops that too.
+-- An object being destroyed: each process invalidates the keys derived from it too.
 CREATE TRIGGER change_object_doomed AFTER UPDATE ON token_object WHEN new.status = 'destroying'
     BEGIN INSERT INTO change (subject) VALUES ('object:' || lower(hex(new.object_id))); END;
 CREATE TRIGGER change_alias_insert AFTER INSERT ON alias BEGIN INSERT INTO change (subject) VALUES ('alias'); END;
@@ -229,6 +229,6 @@ CREATE TRIGGER change_role_policy_delete AFTER DELETE ON role_policy BEGIN INSER
 CREATE TRIGGER change_role_tag_insert AFTER INSERT ON role_tag BEGIN INSERT INTO change (subject) VALUES ('identity'); END;
 CREATE TRIGGER change_role_tag_delete AFTER DELETE ON role_tag BEGIN INSERT INTO change (subject) VALUES ('identity'); END;
 CREATE TRIGGER change_service_key_insert AFTER INSERT ON service_key BEGIN INSERT INTO change (subject) VALUES ('service'); END;
--- Old news is dropped; a process that was asleep longer drops its whole memory.
+-- Old rows are deleted. A process that has not read them invalidates its whole cache.
 CREATE TRIGGER change_trimmed AFTER INSERT ON change WHEN new.seq % 1024 = 0
     BEGIN DELETE FROM change WHERE seq <= new.seq - 4096; END;

@@ -1,10 +1,11 @@
--- Import: wrapping keys, what was imported, and objects in a second token.
+-- Import: wrapping keys, imported material, and objects in a second token.
 
--- Which token holds the object, and which process wrote the row (kmsd/adapters/sqlite/makers.py; NULL: an older release).
+-- Token that holds the object, and liveness lock of the process that wrote the row (kmsd/adapters/sqlite/
+-- process_liveness.py; NULL: an older release).
 ALTER TABLE token_object ADD COLUMN token TEXT NOT NULL DEFAULT 'main' CHECK (token IN ('main', 'import'));
 ALTER TABLE token_object ADD COLUMN maker INTEGER;
 
--- RSA pairs in a token: in stock (key_id IS NULL), or given out for one key until expires_at.
+-- RSA pairs in a token: in stock (key_id IS NULL), or assigned to one key until expires_at.
 CREATE TABLE wrapping_key (
     object_id BLOB NOT NULL PRIMARY KEY REFERENCES token_object,
     bits INTEGER NOT NULL,
@@ -15,7 +16,7 @@ CREATE TABLE wrapping_key (
     failures INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- What was first imported into a key: it outlives deletion and expiry of the material, and ends with the key.
+-- Material that was first imported into a key. The row outlives deletion and expiry of the material.
 CREATE TABLE imported_material (
     key_id TEXT NOT NULL PRIMARY KEY REFERENCES key ON DELETE CASCADE,
     material_id BLOB NOT NULL UNIQUE CHECK (length(material_id) = 16),

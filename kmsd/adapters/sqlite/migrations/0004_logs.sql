@@ -1,4 +1,4 @@
--- CloudWatch Logs: names, retention and keys of groups. Events lie in segments, sealed; none of them is here.
+-- CloudWatch Logs: names, retention and keys of groups. Events are in encrypted segments, not here.
 
 CREATE TABLE log_group (
     group_id BLOB NOT NULL PRIMARY KEY CHECK (length(group_id) = 16),
@@ -29,7 +29,7 @@ CREATE TABLE log_stream (
     UNIQUE (group_id, name)
 ) STRICT, WITHOUT ROWID;
 
--- What was deleted here and may still have something in segments; the job removes it and then the row.
+-- Deleted groups and streams that may still have events in segments. A job removes those, then the row.
 CREATE TABLE log_dead_group (
     group_id BLOB NOT NULL PRIMARY KEY,
     deleted_at INTEGER NOT NULL
@@ -40,14 +40,14 @@ CREATE TABLE log_dead_stream (
     PRIMARY KEY (group_id, stream_id)
 ) STRICT, WITHOUT ROWID;
 
--- The key for query results; no row: the daemon's own.
+-- Key for query results; without a row the daemon's own.
 CREATE TABLE log_results_key (
     account TEXT NOT NULL PRIMARY KEY REFERENCES account,
     kms_key TEXT,
     revision INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The query's text is sealed; its results lie beside the segments, sealed too.
+-- The query's text is encrypted. Its results are beside the segments, also encrypted.
 CREATE TABLE log_query (
     query_id TEXT NOT NULL PRIMARY KEY,
     account TEXT NOT NULL REFERENCES account,
@@ -65,7 +65,7 @@ CREATE INDEX log_query_account ON log_query (account, created_at, query_id);
 CREATE INDEX log_query_age ON log_query (created_at);
 CREATE INDEX log_query_running ON log_query (account) WHERE status = 'Running';
 
--- As in 0001: what each process drops from its memory.
+-- As in 0001: changes that each process must invalidate in its cache.
 CREATE TRIGGER change_log_group_update AFTER UPDATE ON log_group BEGIN INSERT INTO change (subject) VALUES ('logs'); END;
 CREATE TRIGGER change_log_group_delete AFTER DELETE ON log_group BEGIN INSERT INTO change (subject) VALUES ('logs'); END;
 CREATE TRIGGER change_log_stream_update AFTER UPDATE ON log_stream BEGIN INSERT INTO change (subject) VALUES ('logs'); END;

@@ -1,4 +1,4 @@
--- What is believed of the time of day (kmsd/domain/trusted_time.py): at most one row.
+-- Last trusted reading of the clock (kmsd/domain/trusted_time.py): at most one row.
 CREATE TABLE clock_reading (
     id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     trusted_at INTEGER NOT NULL,

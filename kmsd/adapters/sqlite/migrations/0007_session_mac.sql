@@ -1,5 +1,5 @@
--- The key that authenticates session tokens before the token is asked (kmsd/custody/session_box.py): exactly one row.
--- older_until: session tokens without MAC are accepted before this instant. NULL: the start of the daemon decides it.
+-- Key that authenticates session tokens before the HSM is asked (kmsd/custody/session_box.py): exactly one row.
+-- older_until: session tokens without MAC are accepted before this instant. NULL: the daemon sets it at its next start.
 CREATE TABLE session_mac (
     id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     sealed BLOB,
