@@ -270,6 +270,26 @@ def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> 
 
 
 @asynccontextmanager
+async def open_store(database: Path) -> AsyncIterator[LogStore]:
+    """Open the store alone. Raises `StoreUnavailable`."""
+    store = SqliteStore(database)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_token(settings: TokenSettings) -> AsyncIterator[Token]:
+    """Open a token alone. Raises `TokenError` (`PinRefused`)."""
+    token = await Pkcs11Token.open(settings)
+    try:
+        yield token
+    finally:
+        await token.close()
+
+
+@asynccontextmanager
 async def open_components(
     config: Config, writer: str, clock: Clock | None = None, uptime: Callable[[], float] = boot_clock.uptime
 ) -> AsyncIterator[Components]:
@@ -279,8 +299,7 @@ async def open_components(
     """
     set_module_environment(config)
     async with AsyncExitStack() as stack:
-        store = SqliteStore(config.database)
-        stack.push_async_callback(store.close)
+        store = await stack.enter_async_context(open_store(config.database))
         sentinel = (await (await store.read()).service_keys()).get(SENTINEL)
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)

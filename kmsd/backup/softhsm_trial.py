@@ -16,8 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kmsd.adapters.pkcs11.token import Pkcs11Token
-from kmsd.app import set_module_environment, token_settings
+from kmsd.app import open_token, set_module_environment, token_settings
 from kmsd.backup import softhsm, token_match
 from kmsd.backup.manifest import DATABASE, Manifest
 from kmsd.backup.token_match import TokenComparison, TokenMismatch
@@ -81,8 +80,5 @@ async def _opened(config: Config, stage: Path, manifest: Manifest) -> TokenCompa
     given = token_settings(config, None)
     # A PIN refused by the token of a backup must not count for the daemon's own token.
     settings = replace(given, token_dir_sync=folder, start_lock=folder / "token.lock", refused_pin=None)
-    token = await Pkcs11Token.open(settings)
-    try:
+    async with open_token(settings) as token:
         return await token_match.compare(stage / DATABASE, token, manifest)
-    finally:
-        await token.close()

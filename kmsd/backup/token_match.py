@@ -11,7 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.app import open_store
 from kmsd.backup.manifest import Manifest, holds
 from kmsd.custody.provisioning import AUDIT
 from kmsd.domain.material import MaterialStatus, TokenName
@@ -44,16 +44,13 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
     audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
     token proves nothing: SoftHSM2 keeps it in the clear.
     """
-    store = SqliteStore(database)
-    try:
+    async with open_store(database) as store:
         reader = await store.read()
         rows = {row.object_id: row for row in await reader.token_objects() if row.token is TokenName.MAIN}
         listed = await token.list_objects()
         present = {found.object_id: found for found in listed}
         own = await reader.service_keys()
         await _belong_together(own, present.keys(), token, manifest)
-    finally:
-        await store.close()
     promised = (MaterialStatus.READY, MaterialStatus.MISSING)
     return TokenComparison(
         tuple(row for row in rows.values() if row.status in promised and row.object_id not in present),

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         status, text = explain_failure(exc)
         if options.command == "serve":
             # Log it, with its priority.
-            log.critical("cannot_start", detail=text)
+            log.critical("start_failed", detail=text)
             return status if status in _OF_SERVE else EXIT_CONFIG
         print(f"kmsd: {text}", file=sys.stderr)
         if isinstance(exc, BrokenPipeError):

@@ -1,15 +1,15 @@
-"""The process that workers are forked from: it has imported what they need, and holds nothing else.
+"""Fork server: the process that workers are forked from. It has imported their modules, and holds nothing else.
 
-It has no configuration, no PIN, no token, no database, no event loop and one thread, so that a fork of it is a process
-like any other, in which nothing has happened yet but reading Python. What was read is in memory once, for all workers.
-C_Initialize comes after the fork, in the worker (docs/decisions/0015-zygote.md).
+It has no configuration, PIN, token, database or event loop, and one thread. A fork of it is a process that has only
+imported Python modules; workers share the memory of those. C_Initialize is called in the worker, after the fork
+(docs/decisions/0015-zygote.md).
 
-    kmsd serve ──fork──▶ zygote ──fork──▶ (ends at once) ──fork──▶ worker
+    kmsd serve ──fork──▶ fork server ──fork──▶ (ends at once) ──fork──▶ worker
 
-The first zygote is forked before `kmsd serve` has read its own Python, and holds nothing either; one that replaces it
-is a program of its own (execve). The process between ends when it has forked, and the kernel hands the worker to
-`kmsd serve`, which learns how it ends (`kmsd.daemon.worker_processes`). So no worker hangs on the zygote's life. The
-zygote ends when `kmsd serve` does.
+The first fork server is forked before `kmsd serve` imports its own modules, so it holds nothing either. A replacement
+is started as a program (execve). The intermediate process ends after its fork. The kernel then makes `kmsd serve` the
+worker's parent, which receives its exit status (`kmsd.daemon.worker_processes`). So workers do not depend on the fork
+server's life. The fork server ends when `kmsd serve` does.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ from kmsd.linux.prctl import name_process
 from kmsd.linux.process_hardening import harden_process
 
 CHANNEL = 3
-"""The descriptor by which orders come: a socket of AF_UNIX and SOCK_SEQPACKET, so that each is one message."""
+"""Descriptor of the channel for requests: AF_UNIX and SOCK_SEQPACKET, so that each request is one message."""
 NAME = "kmsd-zygote"
 _MAX_BYTES = 4096
-"""Of an order."""
+"""Bytes of a request."""
 _MAX_DESCRIPTORS = 16
-"""Of an order: SCM_MAX_FD is 253."""
+"""Descriptors passed with a request. SCM_MAX_FD is 253."""
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
-"""A terminal sends these to every process that it has; the zygote waits for `kmsd serve`."""
+"""A terminal sends these to all its processes. The fork server ignores them and waits for `kmsd serve`."""
 _TERMINAL_PACKAGES = ("rich", "colorama")
-"""structlog takes these, wherever they are installed, to print tracebacks; kmsd prints none (`kmsd.logging_setup`)."""
+"""structlog imports these, if installed, to print tracebacks; kmsd prints none (`kmsd.logging_setup`)."""
 _POLL_SECONDS = 0.0002
 
 
 class SpawnRequest(NamedTuple):
-    """One worker that is wanted."""
+    """Request for one worker."""
 
     text: bytes
-    """What kind of worker (`kmsd.daemon.worker_spec`); of no concern here."""
+    """Encoded worker spec (`kmsd.daemon.worker_spec`), which the fork server does not read."""
     descriptors: tuple[int, ...]
-    """What it is to have."""
+    """Descriptors for the worker."""
 
 
 class ForkServer:
-    """The parent's side: one that was started, and the channel to it."""
+    """A fork server as its parent sees it: its process id, and the channel to it."""
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
-        """Of `forked` and `spawned`: it takes orders at once, and carries them out when it has read Python."""
+        """Called by `forked` and `spawned`. Requests can be sent at once; they run when the imports are done."""
         self.started = time.monotonic()
         self.pid = pid
         self._channel = channel
 
     @classmethod
     def forked(cls) -> Self | None:
-        """Start one as a fork of this process, which has opened nothing yet and has one thread. Raises OSError.
+        """Start one as a fork of this process, which must have opened nothing and have one thread. Raises OSError.
 
-        Also returns in the zygote, with None: `main` is all that is left to do there.
+        Also returns in the fork server, with None: call `main` there.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -72,7 +72,7 @@ class ForkServer:
                 return cls(pid, ours)
             number, other = theirs.detach(), ours.detach()
             if other != CHANNEL:
-                os.close(other)  # with it open, the zygote would not learn of the daemon's end
+                os.close(other)  # if it stayed open, the fork server would not notice the daemon's end
             if number != CHANNEL:
                 os.dup2(number, CHANNEL, inheritable=False)
                 os.close(number)
@@ -80,7 +80,7 @@ class ForkServer:
 
     @classmethod
     def spawned(cls) -> Self:
-        """Start one as a program of its own. Raises OSError."""
+        """Start one as a new program. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "kmsd.daemon.fork_server"]
@@ -88,23 +88,23 @@ class ForkServer:
             return cls(os.posix_spawn(sys.executable, command, os.environ, file_actions=passed), ours)
 
     def order(self, order: SpawnRequest) -> None:
-        """Have a worker forked. The descriptors may be closed afterwards. Raises OSError: nobody takes it."""
+        """Request a worker. The descriptors may be closed afterwards. Raises OSError if the request is not accepted."""
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", order.descriptors))]
         self._channel.sendmsg([order.text], passed, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def stop(self) -> None:
-        """End it, if that was not done; it holds nothing. Whoever started it learns of its end as of any child's."""
+        """Kill the fork server, unless `stop` or `exited` was called before. It has no state to lose."""
         if self._channel.fileno() >= 0:
             self._channel.close()
             os.kill(self.pid, signal.SIGKILL)
 
     def exited(self) -> None:
-        """It has ended, and its number may be another's by now."""
+        """Note that the fork server has ended. Another process may have its process id now."""
         self._channel.close()
 
 
 def receive_request(channel: socket.socket) -> SpawnRequest | None:
-    """The next order; None: whoever gave them is gone."""
+    """Return the next request; None if the parent has closed the channel."""
     passed = array("i")
     room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * passed.itemsize)
     text, ancillary, _, _ = channel.recvmsg(_MAX_BYTES, room, socket.MSG_CMSG_CLOEXEC)
@@ -115,7 +115,7 @@ def receive_request(channel: socket.socket) -> SpawnRequest | None:
 
 
 def main() -> int:
-    """Fork workers as they are ordered. The exit status of this process, or of the worker that it became."""
+    """Fork a worker for each request. Return the exit status of this process, or of the worker that it became."""
     harden_process()
     name_process(NAME)
     os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
@@ -132,13 +132,13 @@ def main() -> int:
 
 
 def skip_optional_imports() -> None:
-    """Have this process import nothing that it has no use for, before it imports structlog."""
+    """Keep structlog from importing packages that kmsd does not use. Call before structlog is imported."""
     for name in _TERMINAL_PACKAGES:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # what import then says is that there is none
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # import then raises ModuleNotFoundError
 
 
 def preload_modules() -> None:
-    """Import all that a worker needs, and have the collector leave it alone: memory that it writes to is not shared."""
+    """Import all that a worker needs, and freeze it: memory that the garbage collector writes to is not shared."""
     gc.disable()
     skip_optional_imports()
     import_module("kmsd.daemon.worker")
@@ -148,7 +148,7 @@ def preload_modules() -> None:
 
 
 def _serve() -> SpawnRequest | None:
-    """Returns in each worker, with its order; and in the zygote when it is wanted no more, with None."""
+    """Serve requests. Returns the request in each worker, and None in the fork server when the parent is gone."""
     with socket.socket(fileno=CHANNEL) as channel:
         while (order := receive_request(channel)) is not None:
             if _fork():
@@ -162,7 +162,7 @@ def _serve() -> SpawnRequest | None:
 
 
 def _fork() -> bool:
-    """Whether this is the worker."""
+    """Fork a worker by way of an intermediate process. True in the worker."""
     if between := os.fork():
         os.waitpid(between, 0)
         return False
@@ -170,7 +170,7 @@ def _fork() -> bool:
     if os.fork():
         os._exit(0)
     while os.getppid() == between:
-        # Until `kmsd serve` is the parent: it must be the one that hears of this process's end.
+        # Wait until `kmsd serve` is the parent: it must receive this process's exit status.
         time.sleep(_POLL_SECONDS)
     return True
 

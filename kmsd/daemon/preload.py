@@ -1,6 +1,6 @@
-"""What is done before workers are forked, so that each finds it done and all share the memory that it takes.
+"""Initialisation before workers are forked, so that they share its memory.
 
-Nothing here draws a random number, opens a file that stays open, or starts a thread: a fork would copy them.
+Nothing here may draw a random number, leave a file open or start a thread: a fork would copy them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kmsd.adapters.pkcs11.ecdsa import SIGNATURE_HASH, der_signature, spki_of_ec
 from kmsd.adapters.sqlite import connection
 from kmsd.config import settings as configuration
 
-# FIPS 186-4 D.1.2.3: the base point of P-256; a public key whose private key is 1, and of no use to anybody.
+# Base point of P-256 (FIPS 186-4 D.1.2.3): a public key whose private key is 1, so it is not a secret.
 _P256_BASE_POINT = bytes.fromhex(
     "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
     "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
@@ -25,7 +25,7 @@ _P256_BASE_POINT = bytes.fromhex(
 
 
 def preload() -> None:
-    """Have libraries set themselves up that do so at their first use."""
+    """Trigger the initialisation that libraries do at their first use."""
     import_module("_strptime")
     connection.migrations()
     with suppress(configuration.ConfigError):

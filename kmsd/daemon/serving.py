@@ -1,4 +1,4 @@
-"""What a worker and a stand-in have in common: the listener, its limits, and the word that it serves."""
+"""Functions shared by worker and stand-in: the listener, its limits, and the ready report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kmsd.wire.http.tls import tls_context
 
 
 def listener_of(lines: WorkerSpec) -> Listener:
-    """The socket that the parent bound, with TLS if it has a certificate."""
+    """Return the socket that the parent bound, with TLS if it has a certificate."""
     return Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
 
 
 def limits_of(config: Config) -> TransportLimits:
-    """The transport's limits."""
+    """Return the limits of the HTTP transport."""
     given = config.listen
     return TransportLimits(
         header_seconds=given.header_seconds,
@@ -31,7 +31,7 @@ def limits_of(config: Config) -> TransportLimits:
 
 
 def report_ready(descriptor: int, end: Callable[[], None]) -> None:
-    """Tell the parent, and close the descriptor; `end` is called if it has given up waiting."""
+    """Write `READY` to the parent and close the descriptor. Calls `end` if the parent has stopped waiting."""
     try:
         os.write(descriptor, READY)
     except BrokenPipeError:
@@ -40,7 +40,7 @@ def report_ready(descriptor: int, end: Callable[[], None]) -> None:
 
 
 def allow_descriptors() -> None:
-    """Raise the limit of open files to what the host lets a process have: each connection is one."""
+    """Raise the limit of open files to the hard limit: each connection is one file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError):  # a system call filter may forbid it; the unit has then set what is allowed
+    with suppress(OSError):  # a seccomp filter may forbid it; the unit has then set the limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,7 +1,7 @@
-"""A stand-in: the process that answers while no worker can, because token, database or disk are away.
+"""Stand-in process: answers while no worker can, because token, database or disk are away.
 
-It holds no secret, opens nothing and authenticates nobody. `/healthz` says that the daemon lives, `/readyz` names what
-is missing, and every call is refused with an error that SDKs try again.
+It holds no secret, opens nothing and authenticates no client. `/healthz` says that the daemon is alive, `/readyz` names
+the missing component, and every call is refused with an error that SDKs retry.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from kmsd.wire.protocols.dispatch import protocol_of
 from kmsd.wire.readiness import PROBE_TARGETS, UNAVAILABLE, probe_answer
 
 NAME = "kmsd-stand-in"
-"""As the kernel has it."""
+"""Process name."""
 GRACE_SECONDS = 5.0
-"""How long it takes for answers under way, once a worker serves."""
+"""Seconds to finish running answers before a worker takes over."""
 UNREACHABLE = "The service cannot be reached now. Try again later."
 
 
 async def run(lines: WorkerSpec) -> int:
-    """Answer until a signal, or until the parent is gone. The exit status."""
+    """Answer until a signal, or until the parent is gone. Return the exit status."""
     if lines.missing is None:
-        raise ValueError("a stand-in is told what is missing")
+        raise ValueError("a stand-in needs the descriptor `missing`")
     missing, ended = lines.missing, asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -53,7 +53,7 @@ async def run(lines: WorkerSpec) -> int:
 
 
 def answer(request: Request, missing: str) -> Response:
-    """The answer to any request while the daemon waits for `missing`."""
+    """Answer any request while the daemon waits for `missing`."""
     received = request.received
     if received.method in ("GET", "HEAD") and received.target in PROBE_TARGETS:
         return probe_answer({missing: UNAVAILABLE} if received.target == "/readyz" else {})
@@ -62,5 +62,5 @@ def answer(request: Request, missing: str) -> Response:
 
 
 def _refusal(service: Service | None) -> ServiceError:
-    """The error that the service's documentation names for this."""
+    """Return the error that the service documents for an unreachable dependency."""
     return (service or KMS).translate_error(DependencyTimeoutException(UNREACHABLE), None)

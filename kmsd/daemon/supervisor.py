@@ -1,11 +1,12 @@
-"""The parent of the workers: has the first come up, watches them, replaces them at a reload, stops them.
+"""Supervisor of the workers: starts and watches them, replaces them at a reload, stops them.
 
-It never touches the token, so nothing that a PKCS#11 module does can take it down. The first worker is
-started alone: if the token refuses the PIN, nobody offers it a second time. While token, database or disk are away, a
-stand-in answers, and the first worker is tried again and again.
+It never uses the token, so no fault of a PKCS#11 module can end it. The first worker is started alone: if the token
+refuses the PIN, no other worker offers it again. While token, database or disk are away, a stand-in answers, and the
+first worker is retried until it starts.
 
-    SIGHUP: the configuration is read and tried. Then, one after the other, a new worker starts; when it serves, an old
-    one accepts no more connections, answers the next request of each that it has with `Connection: close`, and ends.
+    SIGHUP: read the configuration and try it out. Then replace the workers one by one. When a new worker serves, an old
+    one accepts no more connections, answers the next request of each open connection with `Connection: close`, and
+    ends.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from kmsd.ports import StoreUnavailable
 from kmsd.wire.http.listeners import address_of
 
 REPLACE_ATTEMPTS = 3
-"""How often a worker is started in another's place, once one has shown that the new configuration works."""
+"""Attempts to start a replacement worker, after one worker has shown that the new configuration works."""
 
 log = structlog.get_logger()
 
 
 class Supervisor(msgspec.Struct):
-    """Runs `config.workers` workers on one socket until it is told to stop."""
+    """Supervisor of `config.workers` workers on one socket. Runs until SIGTERM or SIGINT."""
 
     pool: WorkerPool
     config_path: Path
     prepare: Callable[[], None]
-    """Take the data folder and bring the database up to date. Raises `ConfigError`, `StoreUnavailable`."""
+    """Locks the data folder and migrates the database. Raises `ConfigError`, `StoreUnavailable`."""
     reloads: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
-    """How many reloads ended so."""
+    """Number of reloads by outcome."""
     _prepared: bool = False
     _reload_wanted: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     async def run(self) -> int:
-        """The exit status of the daemon."""
+        """Run the daemon. Return its exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.pool.stopping.set)
@@ -68,36 +69,36 @@ class Supervisor(msgspec.Struct):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await self.pool.stop_all()  # one that a reload had just started
+            await self.pool.stop_all()  # again, for a worker that a reload had just started
             self.pool.close()
         log.info("stopped", version=__version__, status=self.pool.failed)
         return self.pool.failed
 
     def _report(self, failure: StartFailed) -> None:
-        """Why the daemon ends before it serves; unless it was told to stop meanwhile."""
-        told = failure.reported
+        """Log why the daemon ends before it serves, unless it is stopping anyway."""
+        report = failure.reported
         if self.pool.stopping.is_set():
             return
-        self.pool.failed = told.status
-        if told.status != EXIT_RESTORE_REFUSED:  # the pool has told of that
-            log.critical("cannot start", missing=told.missing, detail=told.detail)
+        self.pool.failed = report.status
+        if report.status != EXIT_RESTORE_REFUSED:  # the pool has logged that
+            log.critical("start_failed", missing=report.missing, detail=report.detail)
 
     def _report_ready(self, addition: str = "") -> None:
-        # While the daemon waits, the status says what for.
+        # While the daemon waits, keep the status that says what is missing.
         status = () if self.pool.waiting.lasted else (f"STATUS={self.pool.serving} workers serve{addition}",)
         systemd.notify("READY=1", *status)
 
     async def _notify_watchdog(self) -> None:
-        """Tell systemd that this process lives; what a worker does that hangs is the token adapter's care."""
+        """Notify systemd that this process is alive. Hanging workers are the concern of their own watchdog."""
         seconds = systemd.watchdog_seconds()
         while seconds is not None:
             systemd.notify("WATCHDOG=1")
             await asyncio.sleep(seconds / 3)
 
-    # --- Coming up ----------------------------------------------------------------------------------
+    # --- Start --------------------------------------------------------------------------------------
 
     async def _come_up(self) -> None:
-        """Start the workers, as often as it takes. Raises `StartFailed` for what only a human can mend."""
+        """Start the workers, and retry until they serve. Raises `StartFailed` for errors that an operator must fix."""
         pause = BACKOFF_INITIAL_SECONDS
         while True:
             try:
@@ -123,9 +124,9 @@ class Supervisor(msgspec.Struct):
         self._report_ready()
 
     async def _start(self) -> None:
-        """One attempt. Raises `StartFailed`.
+        """Make one attempt. Raises `StartFailed`.
 
-        The first worker serves before the others begin: if the token refuses the PIN, nobody offers it a second time.
+        The others start once the first worker serves: if the token refuses the PIN, no other worker offers it again.
         """
         try:
             if not self._prepared:
@@ -137,7 +138,7 @@ class Supervisor(msgspec.Struct):
         await self.pool.start_others()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not longer than until somebody wants a stop, or a reload, which is carried out."""
+        """Wait, at most until a stop or a reload is requested; do the reload."""
         wanted = [asyncio.create_task(one.wait()) for one in (self.pool.stopping, self._reload_wanted)]
         try:
             await asyncio.wait(wanted, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -147,7 +148,7 @@ class Supervisor(msgspec.Struct):
         if self._reload_wanted.is_set():
             await self._carry_out_reload()
 
-    # --- Reloading ----------------------------------------------------------------------------------
+    # --- Reload -------------------------------------------------------------------------------------
 
     async def _reload_when_asked(self) -> None:
         while True:
@@ -161,12 +162,12 @@ class Supervisor(msgspec.Struct):
             with Verdict() as verdict:
                 await self._reload(verdict)
         except Exception:
-            # What runs goes on; a reload that is broken must be the log's loudest line, and not the daemon's end.
-            log.exception("reload failed")
+            # The present workers continue: a bug in the reload must not end the daemon.
+            log.exception("reload_failed")
             self._report_ready("; the last reload failed, see the log")
 
     async def _reload(self, verdict: Verdict) -> None:
-        """Take the configuration over as it is now, or leave everything as it was."""
+        """Apply the present configuration file, or leave everything as it was."""
         try:
             accepted = self._reread()
         except ConfigError as exc:
@@ -175,7 +176,7 @@ class Supervisor(msgspec.Struct):
         changed = changes(self.pool.snapshot.config, accepted.config)
         old = [worker for worker in self.pool.workers if not worker.draining]
         if not old:
-            # No worker has served yet: the next attempt to start one tries the configuration out.
+            # No worker has served yet: the next attempt to start one tries the new configuration.
             self.pool.snapshot.close()
             self.pool.snapshot = accepted
             self._reloaded(verdict, changed, 0)
@@ -189,7 +190,10 @@ class Supervisor(msgspec.Struct):
         self._reloaded(verdict, changed, await self._replace(old))
 
     async def _start_canary(self, accepted: ConfigSnapshot) -> None:
-        """Start a first worker with it; then it is in force. Raises `StartFailed`, and all is as before."""
+        """Start a first worker with the new configuration, which is then in force.
+
+        Raises `StartFailed`; the old configuration then stays in force.
+        """
         pool = self.pool
         before, pool.pin_refused = pool.snapshot, False
         pool.reload_idle.clear()
@@ -206,7 +210,7 @@ class Supervisor(msgspec.Struct):
         before.close()
 
     def _reread(self) -> ConfigSnapshot:
-        """Raises `ConfigError` for what is broken, and for what cannot be changed under a running daemon."""
+        """Read the configuration. Raises `ConfigError` if it is invalid, or changes a setting that needs a restart."""
         accepted = ConfigSnapshot.read(self.config_path)
         fixed = need_restart(self.pool.snapshot.config, accepted.config)
         if fixed:
@@ -218,19 +222,19 @@ class Supervisor(msgspec.Struct):
         outcome = Outcome.PARTIAL if left else Outcome.DONE
         self.reloads[outcome] += 1
         unreplaced = f"{left} workers could not be replaced, and run with the configuration before" if left else ""
-        tell = log.error if left else log.info
-        tell("reloaded", changed=changed, workers=self.pool.serving, unreplaced=left)
+        write_log = log.error if left else log.info
+        write_log("reloaded", changed=changed, workers=self.pool.serving, unreplaced=left)
         verdict.is_(outcome, unreplaced)
         self._report_ready(f"; {left} could not be replaced at the last reload" if left else "")
 
     def _refuse_reload(self, verdict: Verdict, detail: str) -> None:
         self.reloads[Outcome.REFUSED] += 1
-        log.error("reload refused", detail=detail, consequence="the configuration before it stays in force")
+        log.error("reload_refused", detail=detail, consequence="the previous configuration stays in force")
         verdict.is_(Outcome.REFUSED, detail)
         self._report_ready("; the last reload was refused, see the log")
 
     async def _replace(self, old: list[Worker]) -> int:
-        """Have new workers, the first of which serves, take over from the `old`; how many of those had to stay."""
+        """Replace the `old` workers; the first new one serves already. Return how many old ones could not be replaced."""
         for place in range(self.pool.snapshot.config.workers):
             if place > 0 and not await self._replace_with_retries():
                 return len(old)
@@ -241,7 +245,7 @@ class Supervisor(msgspec.Struct):
         return 0
 
     async def _replace_with_retries(self) -> bool:
-        """One more worker, after some attempts; False: there is none."""
+        """Start one more worker, in at most `REPLACE_ATTEMPTS`. False if none started."""
         for attempt in range(1, REPLACE_ATTEMPTS + 1):
             try:
                 await self.pool.take_over()
@@ -249,7 +253,7 @@ class Supervisor(msgspec.Struct):
                 if self.pool.stopping.is_set() or exc.reported.status == EXIT_RESTORE_REFUSED:
                     self.pool.pin_refused = exc.reported.status == EXIT_RESTORE_REFUSED
                     break
-                log.error("worker did not start", detail=str(exc), attempt=attempt)  # noqa: TRY400 (no traceback wanted)
+                log.error("worker_start_failed", detail=str(exc), attempt=attempt)  # noqa: TRY400 (no traceback wanted)
             else:
                 return True
         return False

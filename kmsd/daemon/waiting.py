@@ -1,4 +1,4 @@
-"""What the daemon does while no worker can serve: a stand-in answers, and the log and systemd say what is missing."""
+"""Wait while no worker can serve: a stand-in answers, and the log and systemd say what is missing."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from kmsd.daemon.worker_spec import NAME_BYTES, NotReady
 from kmsd.linux import systemd
 
 REMIND_SECONDS = 600.0
-"""Between two lines of the log about the same reason."""
+"""Seconds between two log events about the same reason."""
 _MAX_STATUS = 300
 
 log = structlog.get_logger()
 
 
 class Waiting(msgspec.Struct):
-    """The daemon's wait for something that is away. `begin` may be called at each failed attempt."""
+    """The daemon's wait for a missing component. Call `start` at each failed attempt."""
 
     spawn: Callable[[int], Awaitable[Process]]
-    """Start a stand-in that reads what is missing from this descriptor. Raises `StartFailed`."""
+    """Starts a stand-in that reads the name of the missing component from this descriptor. Raises `StartFailed`."""
     is_needed: Callable[[], bool]
-    """True if no worker serves, or is about to."""
+    """Returns True if no worker serves or is about to."""
     _turn: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
-    """Whoever starts or ends the stand-in."""
+    """Held while the stand-in is started or ended."""
     _missing: int = -1
-    """Memory file with the name of what is missing; kept until the process ends."""
+    """Memory file with the name of the missing component; kept until the process ends."""
     _stand_in: Process | None = None
     _reason: str = ""
     _since: float = 0.0
@@ -39,7 +39,7 @@ class Waiting(msgspec.Struct):
     _attempts: int = 0
 
     async def start(self, failure: NotReady) -> None:
-        """Say what is missing, and have a stand-in answer. Raises `StartFailed` if there is none."""
+        """Report what is missing, and start a stand-in. Raises `StartFailed` if it does not start."""
         self._log(failure)
         if self._missing < 0:
             self._missing = os.memfd_create("missing", os.MFD_CLOEXEC)
@@ -52,7 +52,7 @@ class Waiting(msgspec.Struct):
         systemd.notify("READY=1", f"STATUS=waiting for {failure.missing}: {failure.detail[:_MAX_STATUS]}")
 
     def _log(self, failure: NotReady) -> None:
-        """One line when the reason changes, and a reminder from time to time."""
+        """Log when the reason changes, and every `REMIND_SECONDS`."""
         now = time.monotonic()
         self._since = self._since or now
         self._attempts += 1
@@ -70,18 +70,18 @@ class Waiting(msgspec.Struct):
 
     @property
     def lasted(self) -> float:
-        """Seconds since the wait began; 0 if there is none."""
+        """Seconds since the wait began; 0 if the daemon is not waiting."""
         return time.monotonic() - self._since if self._since else 0.0
 
     async def stop_answering(self) -> None:
-        """End the stand-in, if there is one: a worker is about to accept connections, or the daemon stops."""
+        """End the stand-in, if there is one. Called before a worker accepts connections, and when the daemon stops."""
         async with self._turn:
             stand_in, self._stand_in = self._stand_in, None
             if stand_in is not None:
                 await kill(stand_in)
 
     def stop(self) -> None:
-        """A worker serves."""
+        """End the wait: a worker serves."""
         if self._since:
             systemd.notify("STATUS=workers serve again")
         self._reason, self._since, self._last_logged, self._attempts = "", 0.0, 0.0, 0

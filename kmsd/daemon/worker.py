@@ -1,4 +1,4 @@
-"""A worker: one process, one event loop, one PKCS#11 login; serves the socket that its parent bound."""
+"""Worker process: one event loop, one PKCS#11 login. Serves the socket that its parent bound."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ from kmsd.wire.sigv4.claim import signing_key
 from kmsd.wire.throttling import RateClass, Throttle
 
 NAME = "kmsd-worker"
-"""As the kernel has it; the worker's number follows."""
+"""Process name; the worker's number is appended."""
 
 GRACE_SECONDS = 20.0
-"""How long a stopping worker waits for the calls that it has begun."""
+"""Seconds that a stopping worker waits for running calls."""
 STUCK_DEADLINES = 4
-"""So many deadlines of a token call the event loop may stand still before the process is given up."""
+"""Deadlines of a token call for which the event loop may block before the process ends itself."""
 JOB_SECONDS = 1.0
-"""How long a stopping worker waits for a job under way."""
+"""Seconds that a stopping worker waits for a running job."""
 DRAIN_IDLE_SECONDS = 10.0
-"""How long a resting connection may bring one more request, when another worker has taken over."""
+"""Seconds in which an idle connection may send one more request after another worker has taken over."""
 
 GC_THRESHOLD = 20_000
-"""Containers that a worker may have made since the last collection. A request makes some hundred, and leaves none."""
+"""Containers allocated between garbage collections. A request allocates some hundred, and leaves none."""
 
 log = structlog.get_logger()
 
 
 def main(order: SpawnRequest) -> int:
-    """What the process does that was forked for this order; its exit status."""
+    """Run a worker or a stand-in for this request. Return the exit status."""
     lines = WorkerSpec.of(order)
     stands_in = lines.missing is not None
     name_process(stand_in.NAME if stands_in else f"{NAME}-{lines.worker_index}")
@@ -69,13 +69,13 @@ def main(order: SpawnRequest) -> int:
     try:
         os.write(lines.ready_fd, b"%d\n" % os.getpid())
     except BrokenPipeError:
-        return 0  # the parent has given up waiting, or is gone
+        return 0  # the parent has stopped waiting, or is gone
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(stand_in.run(lines) if stands_in else run(lines))
 
 
 async def run(lines: WorkerSpec) -> int:
-    """Serve until a signal, or until the parent is gone. The exit status."""
+    """Serve until a signal, or until the parent is gone. Return the exit status."""
     _defer_termination()
     try:
         config = configuration.load(memory_path(lines.config_fd))
@@ -83,42 +83,42 @@ async def run(lines: WorkerSpec) -> int:
             await _wait_for_signal(lines.ready_fd)
             return await _serve(config, lines, components)
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
-        told = not_ready(exc)
-        told.write(lines.ready_fd)
-        return told.status
+        report = not_ready(exc)
+        report.write(lines.ready_fd)
+        return report.status
     except asyncio.CancelledError:
-        # The token is closed. What else is under way waits for others (for the audit chain, half a minute).
+        # The token is closed. Do not wait for other threads: one may wait half a minute for the audit chain.
         os._exit(0)
 
 
 async def _wait_for_signal(ready: int) -> None:
-    """Say that all is open, and wait for the parent's word."""
-    told, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, told.set)
+    """Report `OPENED`, and wait for the parent's SIGUSR1."""
+    signalled, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, signalled.set)
     os.write(ready, OPENED)
-    await told.wait()
+    await signalled.wait()
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
 def _defer_termination() -> None:
-    """Whoever is told to end while it starts ends its call into the token first.
+    """Let a call into the token finish before a termination signal ends this process during its start.
 
-    SoftHSM empties its token's file at each login and writes it anew: a process that ends between costs the token.
+    SoftHSM truncates and rewrites its token's file at each login: a process that ends in between destroys the token.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    told = False
+    cancelled = False
 
     def end() -> None:
-        nonlocal told
-        if task is not None and not told:
-            told = task.cancel()
+        nonlocal cancelled
+        if task is not None and not cancelled:
+            cancelled = task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, end)
 
 
 def readiness_of(components: Components) -> Readiness:
-    """What `/readyz` asks."""
+    """Return the probes of `/readyz`."""
     probes: dict[str, Probe] = {
         "token": components.token.check,
         "store": components.store.check,
@@ -152,7 +152,7 @@ async def _serve(config: Config, lines: WorkerSpec, components: Components) -> i
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_reader(lines.parent_pipe, end)
-    # Another has taken over, and nobody waits for the end of this one.
+    # On SIGHUP a replacement is serving; finish in our own time.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     freeze_gc()
     report_ready(lines.ready_fd, end)
@@ -172,27 +172,27 @@ async def _serve(config: Config, lines: WorkerSpec, components: Components) -> i
 
 
 async def _stop_jobs(jobs: asyncio.Task[None]) -> None:
-    """Let the job under way come to its end, if that is near; else leave the rest of it to the next process.
+    """Wait `JOB_SECONDS` for a running job, then cancel it; the next process that holds the lease continues it.
 
-    Whoever is started in this one's place waits for its audit chain. A job can be cut anywhere, as it can be killed.
+    The worker that replaces this one waits for its audit chain. A job tolerates cancellation, and a kill, at any point.
     """
     done, _ = await asyncio.wait([jobs], timeout=JOB_SECONDS)
     if done:
         await jobs
         return
     await cancel_and_wait((jobs,))
-    log.info("job cut short", consequence="the next process that holds the lease goes on with it")
+    log.info("job_interrupted", consequence="the next process that holds the lease continues it")
 
 
 def freeze_gc() -> None:
-    """What there is now stays: the collector need not look through it again, 10 ms each time, while callers wait."""
+    """Exclude all present objects from garbage collection: traversing them takes 10 ms each time, while calls wait."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
 
 def scheduler_of(components: Components, lines: WorkerSpec) -> Scheduler:
-    """The jobs: every worker offers itself, the lease picks one."""
+    """Return the scheduler of jobs. Every worker runs one; a lease decides which of them runs jobs."""
     holder = f"{socket.gethostname()}:{os.getpid()}:{lines.worker_index}"
     return Scheduler(
         components.store,
@@ -207,14 +207,14 @@ def scheduler_of(components: Components, lines: WorkerSpec) -> Scheduler:
 
 
 def audit_copy_of(components: Components) -> AuditCopy:
-    """Every worker copies the chain that it writes, and what others have left."""
+    """Return the copier of the audit trail. Every worker copies its own chain, and chains without a process."""
     dependencies = components.pipeline.dependencies
     trail = TrailFollower(components.config.audit_dir, components.sink)
     return AuditCopy(trail, components.store, components.logs, dependencies.arns, components.config.account)
 
 
 def rates_of(config: Config) -> Throttle | None:
-    """What one principal may ask of this worker; None: nothing is limited."""
+    """Return the rate limits of one principal in this worker; None if nothing is limited."""
     given = config.rates
     rates = Throttle({name: getattr(given, name.value) for name in RateClass}, given.burst_seconds, config.workers)
     return rates if rates.limits_anything else None

@@ -1,7 +1,8 @@
-"""The processes of `kmsd serve`: the zygote, which it runs, and the workers, which the zygote forks for it.
+"""Child processes of `kmsd serve`: the fork server, and the workers that it forks.
 
-Workers are children of this process and not of the zygote's: PR_SET_CHILD_SUBREAPER (prctl(2)) has the kernel hand over
-whoever loses the parent between. The zygote may be killed at any time: only the next worker needs another.
+Workers are children of this process, not of the fork server: with PR_SET_CHILD_SUBREAPER (prctl(2)) the kernel makes
+this process the parent when the intermediate process ends. The fork server may be killed at any time: only the next
+worker needs a new one.
 """
 
 from __future__ import annotations
@@ -21,60 +22,61 @@ from kmsd.daemon.fork_server import ForkServer, SpawnRequest
 from kmsd.linux.prctl import adopt_orphans
 
 SPAWN_TIMEOUT_SECONDS = 60.0
-"""How long a zygote may take for a worker, its own start included. One that takes longer is replaced."""
+"""Seconds in which a fork server must start a worker, its own start included. A slower one is replaced."""
 ATTEMPTS = 3
-"""How many zygotes are asked for one worker."""
+"""Fork servers tried for one worker."""
 FIT_SECONDS = 5.0
-"""A zygote that lived so long and died is replaced at once; else with the next worker, whose attempts are paced."""
+"""Seconds after which a fork server that exits is replaced at once. A younger one is replaced with the next worker,
+whose attempts have pauses."""
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 30.0
-"""How long a process may take to end that was told to."""
+"""Seconds in which a process must end after SIGTERM or SIGHUP, before SIGKILL."""
 _MAX_PIPE_BYTES = 4096
-"""That a process writes at once (pipe(7), PIPE_BUF)."""
+"""Bytes that a process writes at once (pipe(7), PIPE_BUF)."""
 MAX_UNCLAIMED = 64
-"""Ends that are remembered of processes which nobody has claimed yet."""
+"""Exit statuses kept of processes whose process id has not been reported yet."""
 
 log = structlog.get_logger()
 
 
 class SpawnFailed(Exception):
-    """No zygote brought the worker forth."""
+    """No fork server started the worker."""
 
 
 class Process(msgspec.Struct, eq=False):
-    """A worker process. Its number is its own until it is known here that it has ended."""
+    """Worker process. Its process id is not reused before its end is known here."""
 
     pid: int
     returncode: int | None = None
-    """As `subprocess` has it: negative for a signal; None while it runs."""
+    """Exit status as in `subprocess`: negative for a signal; None while it runs."""
     _exited: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     async def wait(self) -> int:
-        """How it ended, once it has."""
+        """Wait for the end of the process. Return its exit status."""
         await self._exited.wait()
         return self.returncode or 0
 
     def exited(self, status: int) -> None:
-        """Of `WorkerProcesses` alone."""
+        """Set the exit status and wake waiters. Called by `WorkerProcesses`."""
         self.returncode = status
         self._exited.set()
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens if it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 class PipeReader(msgspec.Struct):
-    """What a process writes to its end of a pipe."""
+    """Reading end of a pipe to which a process writes."""
 
     _reader: asyncio.StreamReader
     _transport: asyncio.ReadTransport
@@ -89,45 +91,45 @@ class PipeReader(msgspec.Struct):
         return cls(reader, transport)
 
     async def line(self) -> bytes:
-        """Up to a line's end; less, or nothing, if it says no more."""
+        """Read a line; less, or nothing, if the process closes the pipe."""
         return await self._reader.readline()
 
     async def rest(self) -> bytes:
-        """Whatever comes next; nothing if it says no more."""
+        """Read what comes next; nothing if the process closes the pipe."""
         return await self._reader.read(_MAX_PIPE_BYTES)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the pipe."""
         self._transport.close()
 
 
 class WorkerProcesses:
-    """All of them. Belongs to one event loop, from `begin` to `end`."""
+    """All child processes. Used on one event loop, from `start` to `stop`."""
 
     def __init__(self, first: ForkServer) -> None:
         self._zygote: ForkServer | None = first
         self._known: dict[int, Process] = {}
         self._watched: dict[int, int] = {}
-        """By process id: a descriptor that can be read when the process has ended (pidfd_open(2))."""
+        """Descriptors by process id; each becomes readable when its process ends (pidfd_open(2))."""
         self._unclaimed: dict[int, tuple[float, int]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._no_more = False
 
     def start(self) -> None:
-        """Hear of every process that ends from now on, or has ended."""
+        """Adopt orphans, and start to collect the exit status of every child."""
         adopt_orphans()
         if self._zygote is not None:
             self._watch(self._zygote.pid)
         self._sweep()
 
     def stop_spawning(self) -> None:
-        """Start no more workers. A start under way ends soon, with a worker or `SpawnFailed`."""
+        """Start no more workers. A running start ends soon, with a worker or `SpawnFailed`."""
         self._no_more = True
         if self._zygote is not None:
             self._zygote.stop()
 
     def stop(self) -> None:
-        """End the zygote, which holds nothing, and watch nobody any more."""
+        """End the fork server, which holds nothing, and stop watching all processes."""
         self.stop_spawning()
         for pid in list(self._watched):
             self._unwatch(pid)
@@ -136,7 +138,7 @@ class WorkerProcesses:
 
     def _watch(self, pid: int) -> None:
         self._watched[pid] = os.pidfd_open(pid)
-        # uvloop keeps SIGCHLD to itself.
+        # Not by SIGCHLD: uvloop keeps that for itself.
         asyncio.get_running_loop().add_reader(self._watched[pid], self._reap)
 
     def _unwatch(self, pid: int) -> None:
@@ -146,43 +148,43 @@ class WorkerProcesses:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Nobody watches strangers."""
+        """Collect adopted processes that are not watched, every `SWEEP_SECONDS`."""
         self._reap()
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     async def worker(self, request_with: Callable[[int], SpawnRequest]) -> tuple[Process, PipeReader]:
-        """A new worker, and what it writes to the descriptor that its order is made with. Raises `SpawnFailed`."""
+        """Start a worker. Return it, and the pipe whose writing end its request has. Raises `SpawnFailed`."""
         for _ in range(ATTEMPTS):
             if self._no_more:
                 break
             try:
-                child, words = await self._attempt(request_with)
+                child, reports = await self._attempt(request_with)
             except OSError as exc:
-                log.error("zygote does not take orders", detail=str(exc))  # noqa: TRY400 (one clear line)
+                log.error("fork_server_unresponsive", detail=str(exc))  # noqa: TRY400 (one clear line)
                 self._remove()
             else:
                 if child is not None:
-                    return child, words
-                words.close()
+                    return child, reports
+                reports.close()
         raise SpawnFailed
 
     async def _attempt(self, request_with: Callable[[int], SpawnRequest]) -> tuple[Process | None, PipeReader]:
-        """One order. Raises OSError if nobody takes it, or nothing comes of it in time (TimeoutError)."""
+        """Send one request. Raises OSError if it is not accepted, TimeoutError if no worker starts in time."""
         since = time.monotonic()
         reading, writing = os.pipe()
-        words = await PipeReader.at(reading)
+        reports = await PipeReader.at(reading)
         try:
             try:
-                present = self._zygote or self._new()
-                present.order(request_with(writing))
+                server = self._zygote or self._new()
+                server.order(request_with(writing))
             finally:
                 os.close(writing)
             async with asyncio.timeout(SPAWN_TIMEOUT_SECONDS):
-                said = await words.line()
+                line = await reports.line()
         except BaseException:
-            words.close()  # a worker that starts after all finds the pipe closed, and ends
+            reports.close()  # a worker that starts late finds the pipe closed, and ends
             raise
-        return self._claim(int(said), since) if said.endswith(b"\n") else None, words
+        return self._claim(int(line), since) if line.endswith(b"\n") else None, reports
 
     def _new(self) -> ForkServer:
         self._zygote = ForkServer.spawned()
@@ -190,7 +192,7 @@ class WorkerProcesses:
         return self._zygote
 
     def _remove(self) -> None:
-        """Whoever asks next has another zygote."""
+        """Stop the fork server. The next request starts another."""
         old, self._zygote = self._zygote, None
         if old is not None:
             old.stop()
@@ -206,7 +208,7 @@ class WorkerProcesses:
         return child
 
     def _reap(self) -> None:
-        """Take note of all that have ended."""
+        """Collect the exit statuses of all children that have ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -224,7 +226,7 @@ class WorkerProcesses:
         elif self._zygote is not None and pid == self._zygote.pid:
             self._on_fork_server_exit(self._zygote, status)
         else:
-            # A worker whose number is still on its way here, or a process of a module's that outlived its worker.
+            # A worker whose process id has not been read yet, or a PKCS#11 module's process that outlived its worker.
             self._unclaimed[pid] = time.monotonic(), status
             if len(self._unclaimed) > MAX_UNCLAIMED:
                 del self._unclaimed[next(iter(self._unclaimed))]
@@ -234,20 +236,20 @@ class WorkerProcesses:
         self._zygote = None
         if self._no_more:
             return
-        log.error("zygote died", status=status)
+        log.error("fork_server_exited", status=status)
         if time.monotonic() - old.started > FIT_SECONDS:
-            with suppress(OSError):  # the next worker's attempt says what it is
+            with suppress(OSError):  # the next worker's attempt reports the error
                 self._new()
 
 
 def insist(process: Process) -> None:
-    """Kill it, unless it has ended."""
+    """Kill a process, unless it has ended."""
     if process.returncode is None:
         process.kill()
 
 
 async def kill(process: Process) -> None:
-    """Ask a process to finish what it has begun; insist after a while."""
+    """Send SIGTERM, and SIGKILL after `STOP_SECONDS`. Returns when the process has ended."""
     if process.returncode is None:
         process.terminate()
         try:

@@ -1,6 +1,6 @@
-"""What a worker has from its parent, and what it answers.
+"""Descriptors and parameters that a worker gets from its parent, and its replies.
 
-The zygote passes the order on unread: descriptors, and a few words of JSON.
+The fork server passes the request on unread: descriptors, and a short JSON text.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from kmsd.ports import (
 )
 
 READY = b"ready"
-"""What a worker writes once requests are answered."""
+"""Written by a worker once it answers requests."""
 OPENED = b"opened"
-"""What a worker writes before it accepts connections. SIGUSR1 lets it go on: a stand-in may have to end first."""
+"""Written by a worker before it accepts connections. It continues on SIGUSR1: a stand-in may have to end first."""
 MAX_REPORT_BYTES = 4096
-"""Of a `NotReady`: a write of so much to a pipe is in one piece (pipe(7), PIPE_BUF)."""
+"""Bytes of a `NotReady`: writes to a pipe up to this size are atomic (pipe(7), PIPE_BUF)."""
 _MAX_DETAIL = 2000
 NAME_BYTES = 16
-"""Of the name in `Lines.missing`, padded with spaces: one write changes it whole."""
+"""Bytes of the name in `WorkerSpec.missing`, padded with spaces: one write replaces all of it."""
 
 
 class NotReady(msgspec.Struct, frozen=True):
-    """What a worker writes instead of `READY`, before it ends."""
+    """Written by a worker instead of `READY`, before it ends."""
 
     status: int
-    """The exit status that follows."""
+    """Exit status that follows."""
     missing: str
-    """Why: `token`, `store`, `audit`, `logs`, `configuration`; `worker` if it could not say."""
+    """Cause: `token`, `store`, `audit`, `logs`, `configuration`; `worker` if the worker reported none."""
     detail: str
 
     def write(self, descriptor: int) -> None:
-        """Tell the parent, unless it has gone."""
-        told = msgspec.structs.replace(self, detail=self.detail[:_MAX_DETAIL])
+        """Write the report to the parent, unless the parent has ended."""
+        report = msgspec.structs.replace(self, detail=self.detail[:_MAX_DETAIL])
         try:
-            os.write(descriptor, msgspec.json.encode(told))
+            os.write(descriptor, msgspec.json.encode(report))
         except BrokenPipeError:
             return
 
 
 def not_ready(exc: Exception) -> NotReady:
-    """Say of an error that keeps the daemon from serving what is missing, and if waiting helps."""
+    """Classify an error that keeps the daemon from serving: the missing component, and whether waiting may help."""
     match exc:
         case PinRefused():
             return NotReady(EXIT_RESTORE_REFUSED, "token", str(exc))
@@ -72,7 +72,7 @@ def not_ready(exc: Exception) -> NotReady:
 
 
 class _Text(msgspec.Struct, frozen=True):
-    """What stands in the order; the descriptors come beside it, one after the other."""
+    """Text of the request. The descriptors are passed with it, in a fixed order."""
 
     number: int
     metrics: bool
@@ -80,28 +80,28 @@ class _Text(msgspec.Struct, frozen=True):
 
 
 class WorkerSpec(NamedTuple):
-    """Descriptors, by what they are for; of whichever process looks."""
+    """File descriptors inherited by a worker. The numbers are valid in the process that holds the tuple."""
 
     worker_index: int
-    """Names its audit chain."""
+    """Index of the worker, which names its audit chain."""
     listener: int
-    """The listening socket."""
+    """Listening socket."""
     ready_fd: int
-    """To write to: the process id on a line, and `READY` or a `NotReady` in the end."""
+    """Pipe to the parent. The worker writes its process id on a line, `OPENED`, then `READY` or a `NotReady`."""
     parent_pipe: int
-    """Reads end-of-file when the parent is gone."""
+    """Pipe that reads end-of-file when the parent has ended."""
     config_fd: int
     """Memory file with the configuration (`kmsd.config.snapshot`)."""
     metrics: int | None = None
-    """Memory to count in, if anybody wants the figures."""
+    """Shared memory for metrics, if they are enabled."""
     tls: tuple[int, ...] = ()
-    """Memory files: certificate and key as the parent has read them; empty: plain HTTP."""
+    """Memory files of certificate and key, as the parent has read them; empty: plain HTTP."""
     missing: int | None = None
-    """Of a stand-in: memory file with the name of what the daemon waits for. None: a worker is wanted."""
+    """For a stand-in: memory file with the name of the component that the daemon waits for. None for a worker."""
 
     @property
     def order(self) -> SpawnRequest:
-        """As the zygote takes it."""
+        """Encode this spec as a request to the fork server."""
         optional = [one for one in (self.metrics, self.missing) if one is not None]
         descriptors = (self.listener, self.ready_fd, self.parent_pipe, self.config_fd, *optional, *self.tls)
         text = _Text(self.worker_index, self.metrics is not None, self.missing is not None)
@@ -109,7 +109,7 @@ class WorkerSpec(NamedTuple):
 
     @classmethod
     def of(cls, order: SpawnRequest) -> Self:
-        """As the worker has them."""
+        """Decode the request in the worker."""
         text = msgspec.json.decode(order.text, type=_Text)
         listener, ready, life, configuration, *rest = order.descriptors
         metrics = rest.pop(0) if text.metrics else None

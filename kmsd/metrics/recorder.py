@@ -13,7 +13,7 @@ from kmsd.wire.readiness import OK
 
 if TYPE_CHECKING:
     from kmsd.adapters.audit_trail.group_commit import SyncStatistics
-    from kmsd.adapters.pkcs11.counters import TokenCounters
+    from kmsd.ports.counters import TokenCounters
 
 _SUM = HISTOGRAM - 1
 

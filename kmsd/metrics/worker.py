@@ -7,8 +7,6 @@ import time
 
 import structlog
 
-from kmsd.adapters.pkcs11.token import Pkcs11Token
-from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.app import Components
 from kmsd.metrics.recorder import Meter, MetricsPublisher
 from kmsd.metrics.shared_memory import SlotUnavailable, WorkerSlot
@@ -64,11 +62,9 @@ def _publish(publisher: MetricsPublisher, components: Components, server: Server
     """Copy all figures into the share: some hundred additions, once a second."""
     publisher.refusals(server.refusals)
     publisher.set("connections", server.connections)
-    if isinstance(components.token, Pkcs11Token):
-        publisher.token(components.token.counters)
-    if isinstance(components.store, SqliteStore):
-        hits, misses = components.store.cache_use
-        publisher.count("hits:store", hits)
-        publisher.count("misses:store", misses)
+    publisher.token(components.token.counters)
+    hits, misses = components.store.cache_use
+    publisher.count("hits:store", hits)
+    publisher.count("misses:store", misses)
     publisher.audit(*components.sink.statistics)
     publisher.set("heartbeat", time.time())

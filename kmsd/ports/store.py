@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -331,7 +331,23 @@ class Transaction(Reader, Protocol):
 
 
 class Store(Protocol):
-    """The daemon's books. Durable and consistent across processes; one writer at a time."""
+    """The daemon's records. Durable and consistent across processes; one writer at a time.
+
+    A reader returns the same `Key`, `User`, `Role` and `AccessKey` object until the row changes, and never changes an
+    object that it has returned: callers cache by identity (`kmsd.operations.decision_cache`).
+    """
+
+    def on_object_destroying(self, notify: Callable[[bytes], None]) -> None:
+        """Have `notify` called with the id of each token object that any process marks as being destroyed.
+
+        It is called before the `read` that first sees the mark returns: keys derived from the object must be gone then.
+        """
+        ...
+
+    @property
+    def cache_use(self) -> tuple[int, int]:
+        """Return the hits and misses of the cache, for metrics."""
+        ...
 
     async def read(self) -> Reader:
         """What is committed, by whichever process: never older than the moment of this call."""

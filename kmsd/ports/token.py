@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from kmsd.domain.key_import import WrappingAlgorithm
     from kmsd.domain.material import Algorithm
+    from kmsd.ports.counters import TokenCounters
 
 
 class TokenError(Exception):
@@ -135,6 +136,11 @@ class Token(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it can do, probed at start."""
+        ...
+
+    @property
+    def counters(self) -> TokenCounters:
+        """Return the counters of its use, for metrics."""
         ...
 
     async def import_capabilities(self) -> ImportCapabilities:

@@ -9,6 +9,7 @@ import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from tests import shim as shims
+from tests.contract.stores import STORES, Pair
 from tests.tokens import PLACES, TokenPlace, available, softhsm
 
 
@@ -57,3 +58,10 @@ def shim_place(shim: shims.Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with softhsm(tmp_path, module=shim.path) as place:
         monkeypatch.setenv("KMSD_SHIM_MODULE", "/usr/lib/softhsm/libsofthsm2.so")
         yield place
+
+
+@pytest.fixture(name="stores", params=STORES)
+async def _stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    """One store of each adapter as two processes have it open."""
+    async with STORES[request.param](tmp_path) as opened:
+        yield opened

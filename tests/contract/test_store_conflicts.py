@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from kmsd.adapters.sqlite import connection
-from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import token_objects
 from kmsd.domain.material import MaterialStatus
-from kmsd.ports import StoreConflict, TokenObject
+from kmsd.ports import Store, StoreConflict, TokenObject
+from tests.contract.stores import Pair
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
-
-
-@pytest.fixture(name="stores")
-async def _stores(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, SqliteStore]]:
-    """One database as two processes have it open."""
-    connection.create(tmp_path / "kmsd.sqlite")
-    opened = SqliteStore(tmp_path / "kmsd.sqlite"), SqliteStore(tmp_path / "kmsd.sqlite")
-    yield opened
-    for store in opened:
-        await store.close()
 
 
 def intent() -> TokenObject:
@@ -34,7 +21,7 @@ def intent() -> TokenObject:
     return TokenObject(secrets.token_bytes(16), "key:x", MaterialStatus.CREATING, NOW)
 
 
-async def test_transactions_run_one_after_the_other(stores: tuple[SqliteStore, SqliteStore]) -> None:
+async def test_transactions_run_one_after_the_other(stores: Pair) -> None:
     """The second one begins when the first has ended, and reads what it has written."""
     first, second = stores
     row, has_begun = intent(), asyncio.Event()
@@ -54,7 +41,7 @@ async def test_transactions_run_one_after_the_other(stores: tuple[SqliteStore, S
     assert await following is not None
 
 
-async def test_the_method_that_meets_a_conflict_raises_it(stores: tuple[SqliteStore, SqliteStore]) -> None:
+async def test_the_method_that_meets_a_conflict_raises_it(stores: Pair) -> None:
     """Not the end of the transaction; and nothing is kept of what was written before it."""
     first, second = stores
     known, fresh = await token_objects.record_intent(first, "key:x", NOW), intent()
@@ -77,12 +64,12 @@ async def test_the_method_that_meets_a_conflict_raises_it(stores: tuple[SqliteSt
     assert found.status is MaterialStatus.CREATING
 
 
-async def test_of_two_changes_of_one_state_the_second_conflicts(stores: tuple[SqliteStore, SqliteStore]) -> None:
+async def test_of_two_changes_of_one_state_the_second_conflicts(stores: Pair) -> None:
     """Both have read the same: compare and swap lets one through."""
     first, second = stores
     known = await token_objects.record_intent(first, "key:x", NOW)
 
-    async def promise(store: SqliteStore) -> str:
+    async def promise(store: Store) -> str:
         try:
             async with store.write() as transaction:
                 await transaction.set_object_status(known, MaterialStatus.CREATING, MaterialStatus.READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import grimp
 import pytest
 
+import kmsd
+
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(kmsd.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,15 @@ def test_no_circle_between_files() -> None:
         left = {module: imported for module, imported in left.items() if module not in free}
     # What is left imports, or is imported by, a circle.
     assert sorted(left) == []
+
+
+def test_stores_and_tokens_are_opened_in_one_place() -> None:
+    """Only adapters and the composition root name a concrete store or token: all else takes a port."""
+    named = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "adapters" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.alias) and node.name in {"SqliteStore", "Pkcs11Token"}
+    }
+    assert named == {"app.py"}

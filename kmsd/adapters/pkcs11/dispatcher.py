@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from kmsd.adapters.pkcs11.counters import CallCounter
 from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.adapters.pkcs11.inline_policy import InlinePolicy, Kind
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.domain.material import Algorithm
+from kmsd.ports.counters import CallCounter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,6 @@ from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.aead import well_formed
 from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
-from kmsd.adapters.pkcs11.counters import TokenCounters
 from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
 from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
 from kmsd.adapters.pkcs11.ecdsa import DIGEST_LENGTH, der_signature, spki_of_ec_point
@@ -31,6 +30,7 @@ from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import Algorithm
 from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
+from kmsd.ports.counters import TokenCounters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

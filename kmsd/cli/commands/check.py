@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from kmsd import __version__
-from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import SystemClock
+from kmsd.app import SystemClock, open_store
 from kmsd.cli.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token, check_unit
 from kmsd.cli.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
 from kmsd.config.settings import Config
@@ -54,16 +53,10 @@ async def _findings(config: Config, options: argparse.Namespace) -> AsyncIterato
 
 async def _policies(config: Config) -> AsyncIterator[Finding]:
     try:
-        store = SqliteStore(config.database)
+        async with open_store(config.database) as store:
+            async for finding in check_clock.findings(await store.read()):
+                yield finding
+            async for finding in check_policies.findings(await store.read(), config.account, SystemClock().now()):
+                yield finding
     except StoreError as exc:
         yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")
-        return
-    try:
-        async for finding in check_clock.findings(await store.read()):
-            yield finding
-        async for finding in check_policies.findings(await store.read(), config.account, SystemClock().now()):
-            yield finding
-    except StoreError as exc:
-        yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")
-    finally:
-        await store.close()

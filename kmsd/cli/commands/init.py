@@ -9,9 +9,8 @@ import shutil
 import sys
 from typing import Any
 
-from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import connection
-from kmsd.app import Components, SystemClock, arn_scope_of, set_module_environment, token_settings
+from kmsd.app import Components, SystemClock, arn_scope_of, open_token, set_module_environment, token_settings
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
 from kmsd.cli.commands.migrate import migrate_unless_served
 from kmsd.cli.commands.operator_audit import KMSD, acting
@@ -108,11 +107,8 @@ def _create_folders(config: Config) -> None:
 async def _require_unused_token(config: Config) -> None:
     """Raise `ExistsAlready` if the token holds objects of kmsd: their database is elsewhere."""
     set_module_environment(config)
-    token = await Pkcs11Token.open(token_settings(config, None))
-    try:
+    async with open_token(token_settings(config, None)) as token:
         found = await token.list_objects()
-    finally:
-        await token.close()
     if found:
         raise ExistsAlready(
             f"the token holds {len(found)} objects of kmsd, and there is no database at {config.database}. Is its disk "

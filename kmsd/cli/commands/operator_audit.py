@@ -14,8 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
-from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import Components, arn_scope_of, open_components
+from kmsd.app import Components, arn_scope_of, open_components, open_store
 from kmsd.audit import Actor, record_of_administration
 from kmsd.cli import data_owner
 from kmsd.config.settings import Config
@@ -118,11 +117,8 @@ async def acting(
 @asynccontextmanager
 async def reading(config: Config) -> AsyncIterator[Reader]:
     """Open only the database, for a command that needs neither token nor PIN. Raises `StoreUnavailable`."""
-    store = SqliteStore(config.database)
-    try:
+    async with open_store(config.database) as store:
         yield await store.read()
-    finally:
-        await store.close()
 
 
 def actor() -> Actor:

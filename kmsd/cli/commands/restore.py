@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from hmac import compare_digest
 from pathlib import Path
@@ -18,10 +18,17 @@ from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, public_key_of
 from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.follower import complete
 from kmsd.adapters.audit_trail.format import files_of, fingerprint
-from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite import snapshot
-from kmsd.adapters.sqlite.store import SqliteStore
-from kmsd.app import SystemClock, audit_signer, open_trail, read_pin, set_module_environment, token_settings
+from kmsd.app import (
+    SystemClock,
+    audit_signer,
+    open_store,
+    open_token,
+    open_trail,
+    read_pin,
+    set_module_environment,
+    token_settings,
+)
 from kmsd.backup import install, softhsm, softhsm_trial, token_match
 from kmsd.backup import trail_comparison as trails
 from kmsd.backup.archive import CorruptArchive
@@ -33,6 +40,7 @@ from kmsd.cli.commands.operator_audit import recorded_act
 from kmsd.cli.named_files import InputFile
 from kmsd.config.settings import Config, ConfigError
 from kmsd.exit_codes import EXIT_EXISTS, InputRefused
+from kmsd.ports import Token
 
 MAX_SHOWN = 50
 ROLLED_BACK = (
@@ -198,7 +206,7 @@ async def _restore(config: Config, options: argparse.Namespace, manifest: Manife
     """Compare, check, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
     intents = len(snapshot.prepare(stage / DATABASE))
     if not options.with_token:
-        async with _open_token(config) as token:
+        async with open_token(token_settings(config, None)) as token:
             compared = await token_match.compare(stage / DATABASE, token, manifest)
             findings = _checked(config, options, stage, manifest, compared, intents=intents)
             await _put_in_place(config, options, stage, findings, token)
@@ -208,20 +216,10 @@ async def _restore(config: Config, options: argparse.Namespace, manifest: Manife
     compared = await softhsm_trial.compare(config, stage, manifest)
     findings = _checked(config, options, stage, manifest, compared, intents=intents)
     with _token_files(root, stage):
-        async with _open_token(config) as token:
+        async with open_token(token_settings(config, None)) as token:
             # The configuration may name another token than the one tried.
             await token_match.compare(stage / DATABASE, token, manifest)
             await _put_in_place(config, options, stage, findings, token)
-
-
-@asynccontextmanager
-async def _open_token(config: Config) -> AsyncIterator[Pkcs11Token]:
-    """Open the token without the sentinel, for this is the test that it is the right one. Raises `TokenError`."""
-    token = await Pkcs11Token.open(token_settings(config, None))
-    try:
-        yield token
-    finally:
-        await token.close()
 
 
 def _checked(
@@ -297,21 +295,18 @@ def _check(config: Config, options: argparse.Namespace, findings: Findings) -> N
         print(f"note {text}")
 
 
-async def _finish_database(stage: Path, findings: Findings, token: Pkcs11Token) -> Signer:
+async def _finish_database(stage: Path, findings: Findings, token: Token) -> Signer:
     """Mark the missing objects in the staged database. Return the signer of the trail. Raises `ConfigError`."""
-    store = SqliteStore(stage / DATABASE)
-    try:
+    async with open_store(stage / DATABASE) as store:
         signer = await audit_signer(store, token, needed=True)
         if signer is None:
             raise ConfigError("the database names no audit key")
         await token_match.mark_missing(store, findings.compared.missing)
-    finally:
-        await store.close()
     return signer
 
 
 async def _put_in_place(
-    config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Pkcs11Token
+    config: Config, options: argparse.Namespace, stage: Path, findings: Findings, token: Token
 ) -> None:
     """Place the trail first, so that all later steps are recorded; the database last.
 

@@ -1,4 +1,4 @@
-"""One client's connection: aiohttp's parser makes requests of bytes, the handler responses, rendering bytes again.
+"""One client's connection: parse bytes into requests, await the handler for each, and write the responses.
 
     OPENING ──first complete request──▶ BUSY ──answered──▶ IDLE ──first byte──▶ OPENING
        │ head complete, body not           ▲                 │
@@ -33,8 +33,8 @@ NEVER = math.inf
 class Connection(asyncio.Protocol):
     """Reads requests, has them handled one after the other, and writes the responses in order.
 
-    "A server … MUST send the corresponding responses in the same order that the requests were received" (RFC 9112,
-    section 9.3.2).
+    For pipelined requests, "it MUST send the corresponding responses in the same order that the requests were received"
+    (RFC 9112, section 9.3.2).
     """
 
     __slots__ = (
@@ -316,7 +316,8 @@ class Connection(asyncio.Protocol):
         message, body = item
         version = "1.1" if message.version[1] else "1.0"
         received = RawRequest(message.method, message.path, tuple(message.headers.items()), body)
-        # Drop our references: the decoder frees the body, while the call still waits for the disk.
+        # Drop our references: the decoder frees the body (batches of log events are large) while the call waits for
+        # the disk.
         del item, body
         server = self._server
         request = Request(received, self._peer, self._tls, version, self._loop.time())

@@ -204,6 +204,8 @@ def _no_date(text: str) -> IncompleteSignatureException:
 @lru_cache(maxsize=64)
 def _instant(text: str) -> tuple[datetime, str]:
     """Return the time of an X-Amz-Date, and the text itself: `20150830T123600Z` and no other form."""
+    # "The time stamp must be in UTC and in the following ISO 8601 format: YYYYMMDD'T'HHMMSS'Z'" (AWS General Reference,
+    # "Handling dates in Signature Version 4").
     if not _STAMP.fullmatch(text):
         raise _no_date(text)
     try:

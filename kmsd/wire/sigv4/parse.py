@@ -237,7 +237,8 @@ def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, 
     _check_signed_headers(layout, listed, in_query=in_query)
     if algorithm != ALGORITHM:
         raise IncompleteSignatureException(f"Unsupported AWS 'algorithm': '{algorithm}' (only {ALGORITHM} for now). ")
-    # AWS was observed to ignore trailing slashes.
+    # The access key id, then the credential scope: "YYYYMMDD/region/service/aws4_request". AWS was observed to ignore
+    # trailing slashes.
     elements = credential.rstrip("/").split("/")
     if len(elements) != _SCOPE_ELEMENTS:
         raise IncompleteSignatureException(

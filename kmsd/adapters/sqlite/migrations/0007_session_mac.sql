@@ -1,4 +1,4 @@
--- Key that authenticates session tokens before the HSM is asked (kmsd/custody/session_box.py): exactly one row.
+-- Key that authenticates session tokens before the HSM is asked (kmsd/custody/session_sealer.py): exactly one row.
 -- older_until: session tokens without MAC are accepted before this instant. NULL: the daemon sets it at its next start.
 CREATE TABLE session_mac (
     id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),

@@ -1,0 +1,179 @@
+"""The promises of `kmsd.ports.Store`, on every adapter."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from kmsd.custody import token_objects
+from kmsd.domain.grant import Grant
+from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_state import KeyState, Transition
+from kmsd.domain.material import Algorithm, Material, MaterialStatus
+from kmsd.ports import Store, StoreConflict
+from tests.contract.stores import Pair
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+KEY_ID = "11111111-2222-4333-8444-555555555555"
+ACCOUNT = "000000000000"
+
+
+async def a_key(store: Store, key_id: str = KEY_ID) -> Key:
+    """An enabled key with material, in the store."""
+    material_id = await token_objects.record_intent(store, f"key:{key_id}", NOW)
+    material = Material(material_id, Algorithm.XAES_256_GCM, MaterialStatus.READY, NOW)
+    key = Key(
+        key_id=key_id,
+        account=ACCOUNT,
+        arn=f"arn:aws:kms:us-local-1:{ACCOUNT}:key/{key_id}",
+        description="",
+        origin=Origin.AWS_KMS,
+        state=KeyState.ENABLED,
+        policy="{}",
+        created_at=NOW,
+        current_material=material,
+    )
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+        await transaction.insert_key(key)
+        await token_objects.mark_ready(transaction, material_id)
+        await transaction.insert_material(key_id, material)
+    return key
+
+
+async def found(store: Store, key_id: str = KEY_ID) -> Key:
+    """The key, as a new request reads it."""
+    key = await (await store.read()).key(key_id)
+    assert key is not None
+    return key
+
+
+async def test_what_is_committed_is_read_at_once(stores: Pair) -> None:
+    """By the process that wrote and by another: a disabled key is disabled in the next request of both."""
+    first, second = stores
+    await a_key(first)
+    before = await found(second)
+    async with first.write() as transaction:
+        key = await transaction.key(KEY_ID)
+        assert key is not None
+        await transaction.update_key(key, key.after(Transition.DISABLE))
+    assert (await found(first)).state is (await found(second)).state is KeyState.DISABLED
+    assert before.state is KeyState.ENABLED
+
+
+async def test_an_object_is_the_same_until_its_row_changes(stores: Pair) -> None:
+    """Decisions are cached by identity: an unchanged key is the same object, a changed one is another."""
+    first, second = stores
+    await a_key(first)
+    await a_key(first, "99999999-2222-4333-8444-555555555555")
+    kept = await found(second)
+    async with first.write() as transaction:
+        other = await transaction.key("99999999-2222-4333-8444-555555555555")
+        assert other is not None
+        await transaction.update_key(other, replace(other, description="changed"))
+    assert await found(second) is kept
+    async with first.write() as transaction:
+        key = await transaction.key(KEY_ID)
+        assert key is not None
+        await transaction.update_key(key, replace(key, description="changed"))
+    changed = await found(second)
+    assert changed is not kept
+    assert (kept.description, changed.description) == ("", "changed")
+
+
+async def test_a_grant_and_its_revocation_change_what_is_read(stores: Pair) -> None:
+    """Grants follow their rows as keys do."""
+    first, second = stores
+    await a_key(first)
+    user = f"arn:aws:iam::{ACCOUNT}:user/u"
+    grant = Grant(
+        grant_id=secrets.token_hex(32),
+        key_id=KEY_ID,
+        name=None,
+        grantee_principal=user,
+        retiring_principal=None,
+        encryption_context_equals=None,
+        encryption_context_subset=None,
+        issuing_account=ACCOUNT,
+        issuing_principal=user,
+        operations=("Encrypt",),
+        created_at=NOW,
+    )
+    assert list(await (await second.read()).grants_to(KEY_ID, (user,))) == []
+    async with first.write() as transaction:
+        await transaction.insert_grant(grant)
+    assert [one.grant_id for one in await (await second.read()).grants_to(KEY_ID, (user,))] == [grant.grant_id]
+    async with first.write() as transaction:
+        await transaction.delete_grant(grant.grant_id)
+    assert list(await (await second.read()).grants_to(KEY_ID, (user,))) == []
+
+
+async def test_a_block_that_raises_changes_nothing(stores: Pair) -> None:
+    """Neither for others nor for the next transaction."""
+    first, second = stores
+    key = await a_key(first)
+
+    async def fail() -> None:
+        async with first.write() as transaction:
+            await transaction.update_key(key, replace(key, description="lost"))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
+    assert (await found(first)).description == (await found(second)).description == ""
+    async with second.write() as transaction:
+        again = await transaction.key(KEY_ID)
+    assert again is not None
+    assert again.description == ""
+
+
+async def test_a_change_of_an_old_state_conflicts(stores: Pair) -> None:
+    """Compare and swap: a key that another process has changed is not overwritten."""
+    first, second = stores
+    old = await a_key(first)
+    async with second.write() as transaction:
+        await transaction.update_key(old, old.after(Transition.DISABLE))
+    with pytest.raises(StoreConflict):
+        async with first.write() as transaction:
+            await transaction.update_key(old, replace(old, description="stale"))
+    key = await found(first)
+    assert (key.state, key.description) == (KeyState.DISABLED, "")
+
+
+async def test_the_destruction_of_an_object_is_announced(stores: Pair) -> None:
+    """Each process hears of it, whichever marked it, before the read returns that shows it."""
+    first, second = stores
+    key = await a_key(first)
+    material = key.current_material
+    assert material is not None
+    heard: dict[str, list[bytes]] = {"first": [], "second": []}
+    first.on_object_destroying(heard["first"].append)
+    second.on_object_destroying(heard["second"].append)
+    await first.read()
+    await second.read()
+    async with first.write() as transaction:
+        await transaction.set_object_status(material.material_id, MaterialStatus.READY, MaterialStatus.DESTROYING)
+    await first.read()
+    await second.read()
+    assert heard == {"first": [material.material_id], "second": [material.material_id]}
+
+
+async def test_one_holder_has_a_lease(stores: Pair) -> None:
+    """Until it expires or is released; the holder can renew it."""
+    first, second = stores
+
+    async def acquire(store: Store, holder: str, now: datetime) -> bool:
+        async with store.write() as transaction:
+            return await transaction.acquire_lease("jobs", holder, now, now + timedelta(seconds=90))
+
+    assert await acquire(first, "a", NOW)
+    assert not await acquire(second, "b", NOW + timedelta(seconds=1))
+    assert await acquire(first, "a", NOW + timedelta(seconds=80))
+    assert not await acquire(second, "b", NOW + timedelta(seconds=95))
+    async with first.write() as transaction:
+        await transaction.release_lease("jobs", "a")
+    assert await acquire(second, "b", NOW + timedelta(seconds=96))
+    assert await acquire(first, "a", NOW + timedelta(seconds=187))
