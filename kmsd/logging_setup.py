@@ -84,8 +84,8 @@ def _show_places(_logger: object, _method: str, event: EventDict) -> EventDict:
 
     Leave out texts and variables: the text of an unexpected error may quote a plaintext, and a frame may hold one.
     """
-    given = event.pop("exc_info", None)
-    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
+    exc_info = event.pop("exc_info", None)
+    error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1] if exc_info else None
     if error is not None:
         places: list[str] = []
         while error is not None and len(places) < _MAX_PLACES:

@@ -174,7 +174,7 @@ def judge(daemon: Daemon, found: Found, workers: list[int]) -> None:
     assert found.wrong == [], found.wrong[:3]
     assert daemon.workers() == workers, "a worker was lost"
     log = daemon.log()
-    for words in ("unexpected_error", "worker died", "Traceback"):
+    for words in ("unexpected_error", "worker_exited", "Traceback"):
         assert words not in log, log[log.index(words) - 2000 : log.index(words) + 2000]
     assert daemon.get("/readyz")[0] == 200
 

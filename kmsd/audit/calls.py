@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -28,7 +29,6 @@ from kmsd.audit.record import (
 )
 from kmsd.audit.redaction import redact
 from kmsd.domain.arn import ArnScope
-from kmsd.domain.key import Key
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
 from kmsd.operations.declaration import Call, ClientInfo, Kind, Operation, Target
@@ -74,7 +74,7 @@ def record_of_call(
             call.request_id,
             new_event_id(),
             not writes,
-            _encoded_resources(call),
+            resources_of(_resources(call)),
             API_CALL,
             True,
             caller.account,
@@ -85,37 +85,10 @@ def record_of_call(
     )
 
 
-# Caches keyed by object identity: an entry is valid only for the object it was computed from. Cleared at `CACHED`
-# entries. The endpoint has one `ClientInfo` for all calls of a client, the store one `Key` until it changes.
-_sources: dict[int, tuple[ClientInfo, tuple[str, str, msgspec.Raw | UnsetType]]] = {}
-_keys: dict[str, tuple[Key, msgspec.Raw | UnsetType]] = {}
-
-
+@lru_cache(maxsize=CACHED)
 def _shown_source(source: ClientInfo) -> tuple[str, str, msgspec.Raw | UnsetType]:
     """Return `sourceIPAddress`, `userAgent` and `tlsDetails`."""
-    known = _sources.get(id(source))
-    if known is not None and known[0] is source:
-        return known[1]
-    if len(_sources) >= CACHED:
-        _sources.clear()
-    shown = address_of(source), clean(source.user_agent), tls_details(source)
-    _sources[id(source)] = source, shown
-    return shown
-
-
-def _encoded_resources(call: Call) -> msgspec.Raw | UnsetType:
-    """Return `resources`: every resource that was found, even if the call was refused after that."""
-    targets = call.targets
-    if len(targets) != 1 or call.response_keys or (key := targets[0].key) is None:
-        return resources_of(_resources(call))
-    known = _keys.get(key.key_id)
-    if known is not None and known[0] is key:
-        return known[1]
-    if len(_keys) >= CACHED:
-        _keys.clear()
-    encoded = resources_of(((key.arn, key.account, KEY),))
-    _keys[key.key_id] = key, encoded
-    return encoded
+    return address_of(source), clean(source.user_agent), tls_details(source)
 
 
 def _message(error: ServiceError) -> str | UnsetType:
@@ -123,7 +96,10 @@ def _message(error: ServiceError) -> str | UnsetType:
 
 
 def _resources(call: Call) -> tuple[Resource, ...]:
-    targets, made = call.targets, call.response_keys
+    """Return every resource that was found, even if the call was refused after that."""
+    targets, created = call.targets, call.response_keys
+    if len(targets) == 1 and not created and (key := targets[0].key) is not None:
+        return ((key.arn, key.account, KEY),)
     if _names_two_keys(targets):
         # ReEncrypt "specifies two AWS KMS keys, the source KMS key and the destination KMS key, in that order".
         return tuple((target.key.arn, target.key.account, KEY) for target in targets if target.key is not None)
@@ -135,7 +111,7 @@ def _resources(call: Call) -> tuple[Resource, ...]:
         # `*` and `key/*` mean that there is no resource, or none yet.
         if target.key is not None or not (target.arn == "*" or target.arn.endswith(":key/*"))
     ]
-    found += [(arn, arn.split(":")[4], KEY) for arn in made]
+    found += [(arn, arn.split(":")[4], KEY) for arn in created]
     return tuple(dict.fromkeys(found))
 
 

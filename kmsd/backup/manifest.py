@@ -108,13 +108,13 @@ def parse(manifest: bytes, signature: bytes, found: list[Part]) -> Manifest:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CorruptArchive(f"the part {MANIFEST} names no audit key")
     try:
-        made = canonical_base64.decode(signature.removesuffix(b"\n"))
+        decoded = canonical_base64.decode(signature.removesuffix(b"\n"))
     except ValueError as exc:
         raise CorruptArchive(f"the part {SIGNATURE} is damaged") from exc
-    if signature != signature_text(made):
+    if signature != signature_text(decoded):
         raise CorruptArchive(f"the part {SIGNATURE} is damaged")
     # The token signs `signed_digest`; here the library hashes the same text itself.
-    if not holds(key, made, b"kmsd backup manifest 1\n" + manifest):
+    if not holds(key, decoded, b"kmsd backup manifest 1\n" + manifest):
         raise CorruptArchive(
             f"the part {MANIFEST} or the part {SIGNATURE} is damaged: this is not what the audit key signed"
         )

@@ -48,11 +48,11 @@ async def compare(config: Config, stage: Path, manifest: Manifest) -> TokenCompa
     return answer
 
 
-def _ask(*given: Any) -> TokenComparison | Exception:
+def _ask(*arguments: Any) -> TokenComparison | Exception:
     """Compare in a separate process. Return its result or its exception. Raises EOFError if it ended without one."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, *given))
+    process = context.Process(target=_answer, args=(sender, *arguments))
     with receiver:
         with sender:
             process.start()
@@ -77,8 +77,8 @@ def _answer(sender: Connection, config: Config, stage: Path, manifest: Manifest)
 
 async def _opened(config: Config, stage: Path, manifest: Manifest) -> TokenComparison:
     folder = stage / _FOLDER
-    given = token_settings(config, None)
+    configured = token_settings(config, None)
     # A PIN refused by the token of a backup must not count for the daemon's own token.
-    settings = replace(given, token_dir_sync=folder, start_lock=folder / "token.lock", refused_pin=None)
+    settings = replace(configured, token_dir_sync=folder, start_lock=folder / "token.lock", refused_pin=None)
     async with open_token(settings) as token:
         return await token_match.compare(stage / DATABASE, token, manifest)

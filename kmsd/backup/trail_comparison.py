@@ -184,11 +184,11 @@ def _key_id(record: Mapping[str, Any]) -> str:
 
 def _subject(record: Mapping[str, Any]) -> str:
     arns = [str(resource.get("ARN")) for resource in record.get("resources") or ()]
-    given = record.get("requestParameters") or {}
+    parameters = record.get("requestParameters") or {}
     named = [
-        str(given[name])
+        str(parameters[name])
         for name in ("userName", "roleName", "accessKeyId", "status", "grantId", "logGroupName")
-        if given.get(name)
+        if parameters.get(name)
     ]
     return " ".join([*arns, *named]) or "(nothing named)"
 

@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the console script and return its exit status. Exits for a wrong command line, and after help."""
     harden_process()
     skip_optional_imports()
-    path, given = config_and_command(sys.argv[1:] if arguments is None else arguments)
-    command = given[0] if given else ""
+    path, words = config_and_command(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words else ""
     zygote = None
     if command == "serve":
         if os.geteuid() == 0:
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             return main_of_zygote()
     try:
         module = MODULES.get(command)
-        options = (parser() if module is None else parser([module])).parse_args(given, argparse.Namespace(config=path))
+        options = (parser() if module is None else parser([module])).parse_args(words, argparse.Namespace(config=path))
         options.zygote = zygote
         status: int = import_module("kmsd.cli.runner").run(options)
         return status

@@ -89,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    for given in inputs_of(options):
-        given.acquire()
+    for file in inputs_of(options):
+        file.acquire()
     if hasattr(options, "offline"):
         # Commands for users who have the files and nothing else: not even a configuration.
         if getattr(options, "directory", "") is None:
@@ -114,13 +114,13 @@ def _run(options: argparse.Namespace) -> int:
 @contextmanager
 def _outputs(options: argparse.Namespace) -> Iterator[None]:
     """Create the output files. Those that were not written to are removed at the end."""
-    made = list(outputs_of(options))
+    files = list(outputs_of(options))
     try:
-        for one in made:
+        for one in files:
             one.create()
         yield
     finally:
-        for one in made:
+        for one in files:
             one.close()
 
 

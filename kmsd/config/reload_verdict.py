@@ -58,10 +58,10 @@ class Verdict:
         path = verdict_path()
         if path is None:
             return
-        made = path.with_suffix(".new")
+        temporary = path.with_suffix(".new")
         try:
-            made.write_bytes(msgspec.json.encode(self._delivered))
-            made.replace(path)
+            temporary.write_bytes(msgspec.json.encode(self._delivered))
+            temporary.replace(path)
         except OSError as exc:
             log.warning("reload_verdict_not_written", path=str(path), detail=str(exc))
 

@@ -310,8 +310,8 @@ def _is_url(text: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and plain and text.isprintable()
 
 
-def _names_a_token(given: TokenConfig) -> bool:
-    return bool(given.label or given.serial or given.slot is not None)
+def _names_a_token(token: TokenConfig) -> bool:
+    return bool(token.label or token.serial or token.slot is not None)
 
 
 def _check(config: Config, path: Path) -> None:

@@ -129,9 +129,9 @@ def _changes(old: msgspec.Struct, new: msgspec.Struct, prefix: str) -> list[str]
 
 
 def _tls_names(config: Config) -> list[Path]:
-    given = config.listen
-    names = (given.tls_certificate, given.tls_key, given.tls_client_ca)
-    return [name for name in names if name is not None] if given.tls_certificate is not None else []
+    listen = config.listen
+    names = (listen.tls_certificate, listen.tls_key, listen.tls_client_ca)
+    return [name for name in names if name is not None] if listen.tls_certificate is not None else []
 
 
 def _contents(path: Path) -> bytes:

@@ -89,7 +89,7 @@ class Supervisor(msgspec.Struct):
         systemd.notify("READY=1", *status)
 
     async def _notify_watchdog(self) -> None:
-        """Notify systemd that this process is alive. Hanging workers are the concern of their own watchdog."""
+        """Notify systemd that this process is alive. The token adapter handles calls that hang in a worker."""
         seconds = systemd.watchdog_seconds()
         while seconds is not None:
             systemd.notify("WATCHDOG=1")
@@ -234,7 +234,7 @@ class Supervisor(msgspec.Struct):
         self._report_ready("; the last reload was refused, see the log")
 
     async def _replace(self, old: list[Worker]) -> int:
-        """Replace the `old` workers; the first new one serves already. Return how many old ones could not be replaced."""
+        """Replace the `old` workers; the first new one serves already. Return the number that were not replaced."""
         for place in range(self.pool.snapshot.config.workers):
             if place > 0 and not await self._replace_with_retries():
                 return len(old)

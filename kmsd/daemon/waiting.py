@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Waiting(msgspec.Struct):
-    """The daemon's wait for a missing component. Call `start` at each failed attempt."""
+    """Wait of the daemon for a missing component. Call `start` at each failed attempt."""
 
     spawn: Callable[[int], Awaitable[Process]]
     """Starts a stand-in that reads the name of the missing component from this descriptor. Raises `StartFailed`."""

@@ -174,7 +174,8 @@ class WorkerPool(msgspec.Struct):
             raise StartFailed.of_worker(f"it ended with status {status} before it was ready")
         failure = StartFailed(msgspec.json.decode(report, type=NotReady))
         if failure.reported.status == EXIT_RESTORE_REFUSED:
-            log.critical("token_pin_refused", detail=failure.reported.detail)
+            consequence = "it is not offered again"
+            log.critical("token_pin_refused", detail=failure.reported.detail, consequence=consequence)
         raise failure
 
     async def _start_accepting(self, child: Process, reports: PipeReader) -> bytes:

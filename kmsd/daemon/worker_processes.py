@@ -104,7 +104,7 @@ class PipeReader(msgspec.Struct):
 
 
 class WorkerProcesses:
-    """All child processes. Used on one event loop, from `start` to `stop`."""
+    """Child processes of the daemon. Used on one event loop, from `start` to `stop`."""
 
     def __init__(self, first: ForkServer) -> None:
         self._zygote: ForkServer | None = first

@@ -1,4 +1,4 @@
-"""How tasks are ended that nobody waits for any more."""
+"""Cancellation of background tasks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel these tasks; on return they have ended, however they did."""
-    all_of_them = list(tasks)
-    for task in all_of_them:
+    """Cancel tasks, and wait until all have ended. Their results and exceptions are ignored."""
+    cancelled = list(tasks)
+    for task in cancelled:
         task.cancel()
-    await asyncio.gather(*all_of_them, return_exceptions=True)
+    await asyncio.gather(*cancelled, return_exceptions=True)

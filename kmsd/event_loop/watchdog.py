@@ -1,8 +1,8 @@
-"""Ends a process whose event loop stands still, so that its parent starts another.
+"""Watchdog that ends a process whose event loop is blocked, so that its parent starts another.
 
-A fast token is called on the event loop itself. Should such a call never return, nothing on the loop can notice, and
-every client of the worker waits. A thread does: calls into the module let go of the interpreter. What the process has
-acknowledged is durable, so that it may end at any point.
+A fast token is called on the event loop itself. If such a call never returns, nothing on the loop can notice it, and
+every client of the worker waits. A thread notices it, since calls into the module release the interpreter lock. All
+that the process has acknowledged is durable, so it may end at any point.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import structlog
 log = structlog.get_logger()
 
 EXIT_WATCHDOG = 70
-"""EX_SOFTWARE. Any status has the supervisor start another worker, unless it says that the PIN was refused."""
+"""EX_SOFTWARE. The supervisor starts another worker after any status except the one for a refused PIN."""
 _CHECKS = 10
-"""Looks that must all find the loop at a standstill: a process that was itself paused has then had time to go on."""
+"""Consecutive checks that must find the loop blocked. A process that was itself paused then has time to continue."""
 
 
 class EventLoopWatchdog:
-    """Watches the running loop from `start` until `stop`."""
+    """Watchdog of the running loop, from `start` until `stop`."""
 
     def __init__(self, seconds: float) -> None:
         self._pause = seconds / _CHECKS
@@ -34,12 +34,12 @@ class EventLoopWatchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the heartbeat and the watching thread."""
         self._heartbeat()
         threading.Thread(target=self._watch, name="kmsd-loop-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._over.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -54,6 +54,6 @@ class EventLoopWatchdog:
             missed = missed + 1 if self._beats == seen else 0
             seen = self._beats
             if missed >= _CHECKS:
-                log.critical("the event loop stands still", consequence="this process ends; another is started")
+                log.critical("event_loop_blocked", consequence="this process ends; another is started")
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
                 os._exit(EXIT_WATCHDOG)

@@ -1,9 +1,9 @@
-"""fdatasync, and durable writes, that nobody waits in: the kernel does them, and tells the event loop when it is done.
+"""Asynchronous fdatasync and durable writes: the kernel does them, and notifies the event loop.
 
-A thread that waits in fdatasync has to come by the interpreter's lock again when it returns; on a busy loop that costs
-more than the sync, and takes as long. Linux's asynchronous I/O has an operation for it (IOCB_CMD_FDSYNC, io_submit(2))
-and reports by an eventfd(2), which the loop watches like any socket. The library functions are not in the C library,
-so the system calls are made by number.
+A thread that returns from fdatasync must acquire the interpreter lock again. On a busy loop that costs more than the
+sync, and takes as long. Linux's asynchronous I/O has an operation for it (IOCB_CMD_FDSYNC, io_submit(2)). It reports by
+an eventfd(2), which the loop watches like any socket. The C library has no functions for it, so the system calls are
+made by number.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _FDSYNC = 3
 _RESFD = 1
 _ONE = c_long(1)
 _DEPTH = 4
-"""Operations that may be under way in one context; only one ever is."""
+"""Operations that one context may run at once; only one ever runs."""
 BLOCK_SIZE = 4096
-"""Bytes: what is written past the page cache begins and ends at multiples of a disk's blocks, which are no longer."""
+"""Bytes. O_DIRECT writes begin and end at multiples of the disk's block size, which is at most this."""
 
 
 def round_up(length: int) -> int:
-    """The next multiple of `BLOCK_SIZE`."""
+    """Round up to a multiple of `BLOCK_SIZE`."""
     return -(-length // BLOCK_SIZE) * BLOCK_SIZE
 
 
 class SyscallNumbers(NamedTuple):
-    """Of the four system calls, on one kind of machine."""
+    """Numbers of the four system calls on one architecture."""
 
     setup: int
     destroy: int
@@ -46,7 +46,7 @@ SYSTEM_CALLS = {"x86_64": SyscallNumbers(206, 207, 208, 209), "aarch64": Syscall
 
 
 class _Control(Structure):
-    """struct iocb, of linux/aio_abi.h, for little-endian machines."""
+    """struct iocb of linux/aio_abi.h, for little-endian machines."""
 
     _fields_ = (
         ("data", c_uint64),
@@ -71,7 +71,7 @@ class _Event(Structure):
 
 
 class Write(NamedTuple):
-    """`length` bytes at `address`, to go to `offset` of `descriptor`; all multiples of a disk's block."""
+    """Write of `length` bytes at `address` to `offset` of `descriptor`. All three are multiples of the block size."""
 
     descriptor: int
     address: int
@@ -80,7 +80,7 @@ class Write(NamedTuple):
 
 
 class Buffer:
-    """Memory at a page's beginning, as writes past the page cache need it. It must outlive them."""
+    """Page-aligned memory, as O_DIRECT writes need it. It must outlive them."""
 
     def __init__(self, size: int) -> None:
         self.memory = mmap.mmap(-1, size)
@@ -88,9 +88,9 @@ class Buffer:
 
 
 class AioContext:
-    """One sync or write at a time, on one event loop.
+    """Context for one sync or write at a time, on one event loop.
 
-    Raises OSError if the kernel, or a filter of system calls, refuses.
+    Raises OSError if the kernel or a seccomp filter refuses.
     """
 
     def __init__(self) -> None:
@@ -121,16 +121,17 @@ class AioContext:
         return result
 
     def submit(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
-        """Sync the data of a file; `then` is called on the loop, with the error if it failed.
+        """Start to sync the data of a file. `then` is called on the loop, with the error or None.
 
-        Raises OSError if it was not begun; then nothing is called. What was begun last must have ended.
+        Raises OSError if the operation did not start; `then` is not called in that case. The previous operation must
+        have ended.
         """
         control = self._control
         control.opcode, control.buffer, control.length, control.offset = _FDSYNC, 0, 0, 0
         self._submit(descriptor, then)
 
     def write(self, write: Write, then: Callable[[OSError | None], None]) -> None:
-        """Write past the page cache, to a descriptor opened with O_DIRECT and O_DSYNC; else as `begin`."""
+        """Start a write to a descriptor opened with O_DIRECT and O_DSYNC. Otherwise like `submit`."""
         control = self._control
         control.opcode, control.buffer = _PWRITE, write.address
         control.length, control.offset = write.length, write.offset
@@ -158,7 +159,7 @@ class AioContext:
             then(None)
 
     def close(self) -> None:
-        """Let go of the kernel's resources; waits for a sync that is under way, whose `then` is not called."""
+        """Release the kernel's resources. Waits for a running operation, whose `then` is not called."""
         self._loop.remove_reader(self._event_descriptor)
         self._do(self._numbers.destroy, self._context)
         os.close(self._event_descriptor)

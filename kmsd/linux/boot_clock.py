@@ -1,4 +1,4 @@
-"""The uptime of the host: unlike the time of day nobody can set it."""
+"""Uptime and boot id of the host. Unlike the time of day, no process can set them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """Which start of the host this is.
+    """Return the identifier of the host's current boot.
 
-    Empty where it is hidden (ProcSubset=pid): a shorter uptime then tells another start, and one that is longer already
-    is judged as if the host had run on, which holds more and never less.
+    Empty where it is hidden (ProcSubset=pid). Then a shorter uptime reveals a reboot. A longer uptime is treated as if
+    the host had not rebooted, which can only suspend more jobs.
     """
     try:
         return BOOT_ID.read_text().strip()
@@ -21,5 +21,5 @@ def boot_id() -> str:
 
 
 def uptime() -> float:
-    """Seconds since the host was started, suspension included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    """Return the seconds since the host booted, suspension included (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

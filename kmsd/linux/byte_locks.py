@@ -1,4 +1,4 @@
-"""Locks on bytes of a file that belong to the open file, not to the process or thread (fcntl(2), F_OFD_SETLK).
+"""Locks on single bytes of a file, owned by the open file, not by the process or thread (fcntl(2), F_OFD_SETLK).
 
 The kernel releases them when the last descriptor of the open file is closed, however its process ends.
 """
@@ -26,5 +26,5 @@ def byte_is_locked(descriptor: int, place: int) -> bool:
 
 
 def flock(kind: int, start: int, length: int) -> bytes:
-    """`struct flock`: l_type, l_whence, l_start, l_len (0: up to the end), l_pid (must be 0), padding."""
+    """Encode `struct flock`: l_type, l_whence, l_start, l_len (0: up to the end), l_pid (must be 0), padding."""
     return struct.pack("@hhqqi4x", kind, os.SEEK_SET, start, length, 0)

@@ -1,4 +1,4 @@
-"""What every adapter that writes files needs: all of it written, and names that last. Functions raise OSError."""
+"""Complete writes and durable file names, for adapters that write files. Functions raise OSError."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """All of `data`, however many writes it takes."""
+    """Write all of `data`, in as many writes as it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """All of `data` at an offset, however many writes it takes."""
+    """Write all of `data` at an offset, in as many writes as it takes."""
     view = memoryview(data)
     while view:
         done = os.pwrite(descriptor, view, offset)
@@ -32,7 +32,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def reserve(descriptor: int, offset: int, length: int) -> None:
-    """Have a file system keep blocks for a part of a file without making the file longer (fallocate(2))."""
+    """Allocate blocks for a part of a file without changing its size (fallocate(2), FALLOC_FL_KEEP_SIZE)."""
     if _fallocate(descriptor, _KEEP_SIZE, offset, length) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -1,4 +1,4 @@
-"""What systemd knows of kmsd's units: where the service's credentials come from, and where the socket listens."""
+"""Query systemd about kmsd's units: the sources of the service's credentials, and the socket's addresses."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ SERVICE = "kmsd.service"
 SOCKET = "kmsd.socket"
 _SECONDS = 20
 _SETTINGS = {"LoadCredential": False, "LoadCredentialEncrypted": True}
-"""By the setting's name: whether what it names is encrypted."""
+"""Settings that name a credential, and True if its file is encrypted."""
 _SPECIFIERS = {"%": "%", "E": "/etc", "S": "/var/lib", "t": "/run", "n": SERVICE, "N": "kmsd", "p": "kmsd"}
-"""systemd.unit(5), SPECIFIERS: those that a path of a credential may need."""
+"""Specifiers that a path of a credential may need (systemd.unit(5), SPECIFIERS)."""
 _COMMENTS = ("#", ";")
 
 
 class UnitError(Exception):
-    """systemd cannot be asked, or does not know; the text says why."""
+    """systemd cannot be queried, or has no answer; the text says why."""
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where the service manager takes a credential from."""
+    """File from which the service manager takes a credential."""
 
     path: Path
     encrypted: bool
-    """By `systemd-creds encrypt`."""
+    """True if the file was written by `systemd-creds encrypt`."""
 
     def read(self, name: str) -> bytes:
-        """Return the credential of this name in clear. Raises `UnitError`."""
+        """Return the decrypted credential of this name. Raises `UnitError`."""
         if not self.path.is_absolute():
             raise UnitError(f"{SERVICE} takes the credential {name} from {self.path}, which is not the path of a file")
         if self.encrypted:
@@ -54,7 +54,7 @@ def credential_sources() -> Mapping[str, Source]:
         if encrypted is None:
             continue
         if not value:
-            # systemd.exec(5): an empty assignment ends what was assigned before, of both settings.
+            # An empty assignment clears earlier assignments of both settings (systemd.exec(5)).
             sources.clear()
             continue
         credential_name, _, path = value.partition(":")
@@ -71,9 +71,9 @@ def credential(name: str) -> bytes:
 
 
 def socket_addresses() -> list[str]:
-    """Return where kmsd.socket listens, such as `127.0.0.1:8480`; none if there is no such unit. Raises `UnitError`."""
+    """Return the addresses of kmsd.socket, such as `127.0.0.1:8480`; empty without the unit. Raises `UnitError`."""
     printed = _output("systemctl", "show", SOCKET, "-p", "Listen").decode(errors="replace")
-    # `Listen=127.0.0.1:8480 (Stream)`, a line for each.
+    # One line for each: `Listen=127.0.0.1:8480 (Stream)`.
     return re.findall(r"^Listen=(\S+) \(Stream\)$", printed, re.MULTILINE)
 
 
@@ -84,7 +84,7 @@ def starts_with(configuration: Path) -> bool:
 
 
 def user() -> str:
-    """Return the user that the service runs as; empty: root, or there is no such unit. Raises `UnitError`."""
+    """Return the user that the service runs as; empty for root, or without the unit. Raises `UnitError`."""
     printed = _output("systemctl", "show", SERVICE, "-p", "User").decode(errors="replace")
     return printed.strip().removeprefix("User=")
 
@@ -107,7 +107,7 @@ def _settings(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _expanded(path: str) -> str:
-    """Replace specifiers. Raises `UnitError` for one that is not known here."""
+    """Replace specifiers. Raises `UnitError` for one that is not in `_SPECIFIERS`."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in _SPECIFIERS:
@@ -118,7 +118,7 @@ def _expanded(path: str) -> str:
 
 
 def _output(program: str, *arguments: str) -> bytes:
-    """Raises `UnitError` if the program is not there, does not end, or fails."""
+    """Return a program's output. Raises `UnitError` if it is not installed, does not end, or fails."""
     try:
         done = subprocess.run([program, *arguments], capture_output=True, check=False, timeout=_SECONDS)
     except FileNotFoundError as exc:
@@ -126,6 +126,6 @@ def _output(program: str, *arguments: str) -> bytes:
     except subprocess.TimeoutExpired as exc:
         raise UnitError(f"{program} did not answer within {_SECONDS} s") from exc
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.returncode}"]
-        raise UnitError(f"{program} {arguments[0]} failed: {said[-1]}")
+        errors = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.returncode}"]
+        raise UnitError(f"{program} {arguments[0]} failed: {errors[-1]}")
     return done.stdout

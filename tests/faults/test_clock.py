@@ -213,7 +213,7 @@ def test_a_real_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         daemon.stop()
         set_clock(daemon, 40 * DAY)
         daemon.start()
-        wait_for(daemon, "destructive jobs are held")
+        wait_for(daemon, "destructive_jobs_suspended")
         assert b"destructive jobs are held: the clock was set 3456" in daemon.cli("check", "--no-token").stdout
         daemon.stop()
         assert b'"eventName":"DeleteKey"' not in b"".join(p.read_bytes() for p in daemon.data.glob("audit/*.trail"))

@@ -113,7 +113,7 @@ def struck(scene: Scene, shim: Shim, name: str, where: tuple[Function, int], *, 
         acknowledged = True
     died = not acknowledged
     shim.reset()
-    if died and daemon.log().count('"event": "worker died"') % 2 == 0:
+    if died and daemon.log().count('"event": "worker_exited"') % 2 == 0:
         # Who dies again and again is started anew after longer and longer pauses.
         daemon.stop()
         daemon.start()

@@ -44,5 +44,5 @@ def test_a_worker_without_parent_makes_way(tmp_path: Path) -> None:
         time.sleep(0.3)  # the old worker is still at it
         daemon.start()
         shim.reset()
-        assert "job cut short" in daemon.log()
+        assert "job_interrupted" in daemon.log()
         daemon.stop()

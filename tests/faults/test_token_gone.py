@@ -121,7 +121,7 @@ def test_the_token_is_unplugged_under_load(tmp_path: Path) -> None:
             caller.join()
         assert [wrong for caller in callers for wrong in caller.wrong] == []
         assert daemon.workers() == workers
-        assert "worker died" not in daemon.log()
+        assert "worker_exited" not in daemon.log()
         judge([answer for caller in callers for answer in caller.answers], gone, back)
         # The PIN was offered once by each worker.
         assert shim.calls(Function.LOGIN) - logins == 2
@@ -171,7 +171,7 @@ def test_a_token_that_hangs(tmp_path: Path) -> None:
         while timed(kms, key_id)[0]:
             assert time.monotonic() < end
         shim.reset()
-        assert "worker died" not in daemon.log()
+        assert "worker_exited" not in daemon.log()
 
 
 def timed(kms: Any, key_id: str) -> tuple[str, float]:

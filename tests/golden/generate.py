@@ -15,6 +15,7 @@ from kmsd.domain.key_state import KeyState
 from kmsd.operations.declaration import Operation
 from kmsd.operations.description import errors_of, members, reaches, state_row
 from kmsd.services import OPERATIONS
+from tests.golden import caches
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "operations.md"
@@ -126,7 +127,7 @@ def matrix() -> str:
 def main() -> int:
     """Write them, or with --check compare them."""
     stale = 0
-    for path, text in ((PAGE, page()), (KEYS_PAGE, keys_page()), (MATRIX, matrix())):
+    for path, text in ((PAGE, page()), (KEYS_PAGE, keys_page()), (MATRIX, matrix()), (caches.PAGE, caches.page())):
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:
                 sys.stderr.write(f"{path.relative_to(ROOT)} is not current: run scripts/operation-table\n")

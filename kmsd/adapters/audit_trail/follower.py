@@ -2,10 +2,10 @@
 
 Implements `kmsd.cloudwatch_logs.ports.AuditTrail`.
 
-Only records that can never be taken back are read. For its own chain a process knows the last durable line. A chain
-without a process (of a command, or of a worker that was stopped or killed) is read under the writer's lock: no process
-writes to it then, and the next one continues after the last complete line. The process that copies a chain holds a
-second lock from its first look at the copy until its last batch is stored.
+Only records that can never be taken back are read. For its own chain a process knows the last durable line. Other
+chains are those of commands, and of workers that were stopped or killed. They are read under the writer's lock: no
+process writes to them then, and the next one continues after the last complete line. The process that copies a chain
+holds a second lock from its first look at the copy until its last batch is stored.
 """
 
 from __future__ import annotations

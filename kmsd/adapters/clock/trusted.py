@@ -82,14 +82,14 @@ class WatchedClock(msgspec.Struct):
             log.error(
                 "destructive_jobs_suspended",
                 clock_ahead_seconds=seconds,
-                remedy="set the clock right, or tell that it is: kmsd jobs confirm-clock",
+                remedy="set the clock, or confirm that it is right: kmsd jobs confirm-clock",
             )
         elif judgement.behind:
             log.error(
                 "clock_set_back",
                 clock_ahead_seconds=seconds,
-                consequence="time goes on from the latest trusted instant",
-                remedy="set the clock right, or tell that it is: kmsd jobs confirm-clock",
+                consequence="time continues from the latest trusted instant",
+                remedy="set the clock, or confirm that it is right: kmsd jobs confirm-clock",
             )
         else:
             log.info("clock_trusted_again")

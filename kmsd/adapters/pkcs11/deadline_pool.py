@@ -81,7 +81,7 @@ class DeadlineThreadPool:
     async def run(self, work: Callable[[], T], *, deadline: float) -> T:
         """Call `work` on a thread and return its result.
 
-        Raises `TokenBusy` if the call did not start, `TokenTimeout` if it started and did not end in time,
+        Raises `TokenBusy` if the call did not start, and `TokenTimeout` if it started and did not end in time. Raises
         `TokenUnavailable` if the pool is closed or too many calls hang, and what `work` raises. If the waiting task is
         cancelled, a call that has not started is dropped; a running one continues.
         """

@@ -138,7 +138,7 @@ class DerivedKeys:
     ) -> DerivedKey:
         """Derive the message key for a nonce prefix and keep it; it is held on return. Raises `CkrError`.
 
-        With `on_trial` the key is kept only if the caller calls `keep` while it holds the key: a ciphertext that is not
+        With `on_trial` the key is kept only if the caller calls `keep` while it holds the key. A ciphertext that is not
         authentic must not evict the derived key of one that is.
         """
         with self._deriving:

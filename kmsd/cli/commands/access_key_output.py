@@ -35,9 +35,9 @@ def add_output(command: argparse.ArgumentParser) -> None:
     )
 
 
-def access_key_elements(made: NewAccessKey) -> dict[str, Any]:
+def access_key_elements(new_key: NewAccessKey) -> dict[str, Any]:
     """Return the audit record's elements for a new credential, as in IAM's CreateAccessKey; without the secret."""
-    return {"accessKey": {"userName": made.user.name, "accessKeyId": made.access_key_id, "status": "Active"}}
+    return {"accessKey": {"userName": new_key.user.name, "accessKeyId": new_key.access_key_id, "status": "Active"}}
 
 
 def require_client_url(config: Config, options: argparse.Namespace) -> None:
@@ -52,9 +52,9 @@ def require_client_url(config: Config, options: argparse.Namespace) -> None:
         )
 
 
-def hand_over(made: NewAccessKey, config: Config, options: argparse.Namespace) -> None:
+def hand_over(new_key: NewAccessKey, config: Config, options: argparse.Namespace) -> None:
     """Print or write a new credential, once. Raises `TryLater` if the file cannot be written; the secret is lost."""
-    text = _shown(made, config, options.format)
+    text = _shown(new_key, config, options.format)
     output: SecretFile | None = options.output
     if output is None:
         print(text)
@@ -62,26 +62,26 @@ def hand_over(made: NewAccessKey, config: Config, options: argparse.Namespace) -
     try:
         output.write(f"{text}\n")
     except OSError as exc:
-        remedy = f"delete it (kmsd access-key delete {made.access_key_id}) and create another"
-        raise TryLater(f"{output}: {exc.strerror}; the secret of {made.access_key_id} is lost: {remedy}") from exc
-    print(f"access key {made.access_key_id} of {made.user.arn}: the secret is in {output}")
+        remedy = f"delete it (kmsd access-key delete {new_key.access_key_id}) and create another"
+        raise TryLater(f"{output}: {exc.strerror}; the secret of {new_key.access_key_id} is lost: {remedy}") from exc
+    print(f"access key {new_key.access_key_id} of {new_key.user.arn}: the secret is in {output}")
 
 
-def _shown(made: NewAccessKey, config: Config, form: str) -> str:
+def _shown(new_key: NewAccessKey, config: Config, form: str) -> str:
     if form == "env":
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in _variables(made, config).items()]
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in _variables(new_key, config).items()]
         return "\n".join([_GUARD, *exports])
     if form == "json":
-        fields = {"UserName": made.user.name, "Arn": made.user.arn, "AccessKeyId": made.access_key_id}
-        return json.dumps({**fields, "SecretAccessKey": made.secret}, indent=2)
-    return f"User: {made.user.arn}\nAccessKeyId: {made.access_key_id}\nSecretAccessKey: {made.secret}"
+        fields = {"UserName": new_key.user.name, "Arn": new_key.user.arn, "AccessKeyId": new_key.access_key_id}
+        return json.dumps({**fields, "SecretAccessKey": new_key.secret}, indent=2)
+    return f"User: {new_key.user.arn}\nAccessKeyId: {new_key.access_key_id}\nSecretAccessKey: {new_key.secret}"
 
 
-def _variables(made: NewAccessKey, config: Config) -> Mapping[str, str]:
+def _variables(new_key: NewAccessKey, config: Config) -> Mapping[str, str]:
     return {
         "AWS_ENDPOINT_URL": config.client_url or "",
-        "AWS_ACCESS_KEY_ID": made.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": made.secret,
+        "AWS_ACCESS_KEY_ID": new_key.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": new_key.secret,
         "AWS_REGION": config.region,
         "AWS_DEFAULT_REGION": config.region,
     }

@@ -64,18 +64,18 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         parameters = {"path": str(target), "withToken": token_folder is not None}
         try:
             async with administrative_act(components, "CreateBackup", parameters) as act:
-                made = await create.create(components, signer, target, token_folder)
+                result = await create.create(components, signer, target, token_folder)
                 act.elements = {
-                    "backupId": made.manifest.backup_id,
-                    "snapshotAt": made.manifest.snapshot_at,
-                    "parts": len(made.manifest.parts),
-                    "size": made.size,
+                    "backupId": result.manifest.backup_id,
+                    "snapshotAt": result.manifest.snapshot_at,
+                    "parts": len(result.manifest.parts),
+                    "size": result.size,
                 }
         except OSError as exc:
             raise (in_words(exc, "no backup was made") or exc) from exc
     seconds = time.monotonic() - started
-    parts = len(made.manifest.parts)
-    print(f"{target}: {parts} parts, {made.size} bytes, of {made.manifest.snapshot_at}, {seconds:.1f} s")
+    parts = len(result.manifest.parts)
+    print(f"{target}: {parts} parts, {result.size} bytes, of {result.manifest.snapshot_at}, {seconds:.1f} s")
     if token_folder is not None:
         print("It holds the SoftHSM2 token: anyone who has it and the PIN has the keys.")
     return 0
@@ -86,9 +86,9 @@ def name_of_backup(now: datetime) -> str:
     return f"kmsd-{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z.backup"
 
 
-def _target(given: Path, now: datetime) -> Path:
+def _target(named: Path, now: datetime) -> Path:
     """Return the path of the backup. Raises `CommandError`."""
-    target = (given / name_of_backup(now) if given.is_dir() else given).absolute()
+    target = (named / name_of_backup(now) if named.is_dir() else named).absolute()
     folder = target.parent
     if target.exists():
         raise ExistsAlready(f"{target} exists already")

@@ -22,19 +22,19 @@ MIN_RSA_BITS = 2048
 
 def findings(config: Config, now: datetime) -> Iterator[Finding]:
     """Yield the findings on the configured files; for plain HTTP, only a note."""
-    given = config.listen
-    if given.tls_certificate is None or given.tls_key is None:
+    listen = config.listen
+    if listen.tls_certificate is None or listen.tls_key is None:
         yield Finding(NOTE, TOPIC, "plain HTTP: loopback addresses and Unix sockets only")
         return
     try:
-        tls_context(given.tls_certificate, given.tls_key, given.tls_client_ca)
+        tls_context(listen.tls_certificate, listen.tls_key, listen.tls_client_ca)
     except (CertificateUnusable, ConfigError) as exc:
         yield Finding(FAIL, TOPIC, str(exc))
     else:
-        yield Finding(OK, TOPIC, f"{given.tls_key} fits {given.tls_certificate}")
-    for path in (given.tls_certificate, given.tls_client_ca):
+        yield Finding(OK, TOPIC, f"{listen.tls_key} fits {listen.tls_certificate}")
+    for path in (listen.tls_certificate, listen.tls_client_ca):
         if path is not None:
-            yield from _file(path, now, is_server=path == given.tls_certificate)
+            yield from _file(path, now, is_server=path == listen.tls_certificate)
 
 
 def _file(path: Path, now: datetime, *, is_server: bool) -> Iterator[Finding]:

@@ -88,10 +88,10 @@ async def _query(config: Config, reader: Reader, caller: Caller, options: argpar
     )
 
 
-def _pairs(given: list[str]) -> dict[str, str]:
-    if any("=" not in pair for pair in given):
+def _pairs(pairs: list[str]) -> dict[str, str]:
+    if any("=" not in pair for pair in pairs):
         raise WrongUsage("a pair is written NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in given)
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 async def _caller(reader: Reader, arn: str) -> Caller:

@@ -83,14 +83,14 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     migrate_unless_served(config)
     parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR}
     async with acting(config, "Initialize", parameters, source=KMSD) as (components, act):
-        made_keys, made = await _provision(components, config, options)
-        if made is not None:
-            act.elements = access_key_elements(made)
-    if made is not None:
-        hand_over(made, config, options)
+        keys_created, access_key = await _provision(components, config, options)
+        if access_key is not None:
+            act.elements = access_key_elements(access_key)
+    if access_key is not None:
+        hand_over(access_key, config, options)
     else:
         # On standard error: standard output is for the access key.
-        done = "made the keys that were missing" if made_keys else "nothing to do: everything is there"
+        done = "made the keys that were missing" if keys_created else "nothing to do: everything is there"
         print(f"kmsd: {done}; no access key was made", file=sys.stderr)
     return 0
 
@@ -127,14 +127,14 @@ async def _provision(
     before = len(await reader.service_keys())
     await provisioning.create_service_keys(components.store, components.token, now, [SERVICE_KEY])
     await components.enable_signing()
-    made_keys = len(await (await components.store.read()).service_keys()) > before
+    keys_created = len(await (await components.store.read()).service_keys()) > before
     if user is None:
         policies = {ADMINISTRATOR_POLICY_NAME: provisioning.ADMINISTRATOR_POLICY}
         user = provisioning.new_user(arn_scope_of(config), config.account, name, policies, now)
         await provisioning.create_user(components.store, user, now)
     elif await reader.access_keys_of(config.account, name):
-        return made_keys, None
-    return made_keys, await provisioning.create_access_key(components.store, components.token, user, now)
+        return keys_created, None
+    return keys_created, await provisioning.create_access_key(components.store, components.token, user, now)
 
 
 async def _administrator(reader: Reader, config: Config, options: argparse.Namespace) -> tuple[User | None, str]:

@@ -66,8 +66,8 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-def _context(given: list[str]) -> Mapping[str, str]:
+def _context(pairs: list[str]) -> Mapping[str, str]:
     """Parse NAME=VALUE pairs. Raises `WrongUsage`."""
-    if any("=" not in pair for pair in given):
+    if any("=" not in pair for pair in pairs):
         raise WrongUsage("an encryption context is written NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in given)
+    return dict(pair.split("=", 1) for pair in pairs)

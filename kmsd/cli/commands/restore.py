@@ -134,11 +134,11 @@ def _require_key(options: argparse.Namespace, manifest: Manifest, stage: Path) -
     signed_by = fingerprint(manifest.audit_key)
     if options.audit_key is not None:
         try:
-            given = public_key_of(options.audit_key.read_bytes())
+            audit_key = public_key_of(options.audit_key.read_bytes())
         except BadKey as exc:
             raise Refused(f"{options.audit_key}: {exc}") from exc
-        if given != manifest.audit_key:
-            raise Refused(f"this backup was signed by {signed_by}, and {options.audit_key} is {fingerprint(given)}")
+        if audit_key != manifest.audit_key:
+            raise Refused(f"this backup was signed by {signed_by}, and {options.audit_key} is {fingerprint(audit_key)}")
     pinned = trails.pinned_key(stage / "audit")
     if pinned != manifest.audit_key:
         named = "no key" if pinned is None else fingerprint(pinned)

@@ -61,7 +61,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
     if not MIN_SESSION_SECONDS <= options.max_session_seconds <= MAX_SESSION_SECONDS:
         raise WrongUsage(f"--max-session-seconds must be {MIN_SESSION_SECONDS} to {MAX_SESSION_SECONDS}")
     policies = read_policies(options.policy)
-    now, given = SystemClock().now(), tags_of(options)
+    now, tags = SystemClock().now(), tags_of(options)
     role = provisioning.new_role(
         arn_scope_of(config),
         account_of(config, options),
@@ -70,14 +70,14 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
         policies=policies,
         seconds=options.max_session_seconds,
         now=now,
-        tags=given,
+        tags=tags,
     )
     parameters = {
         "roleName": options.name,
         "assumeRolePolicyDocument": role.trust_policy,
         "policies": policies,
         "maxSessionDuration": options.max_session_seconds,
-        "tags": dict(given) or None,
+        "tags": dict(tags) or None,
     }
     async with acting(config, "CreateRole", parameters, account=role.account) as (components, act):
         if await (await components.store.read()).role(role.account, role.name) is not None:

@@ -124,17 +124,17 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
     account, now = account_of(config, options), SystemClock().now()
     check_name(options.name)
     require_client_url(config, options)
-    policies, given = read_policies(options.policy), tags_of(options)
-    user = provisioning.new_user(arn_scope_of(config), account, options.name, policies, now, tags=given)
-    parameters = {"userName": options.name, "policies": policies, "tags": dict(given) or None}
+    policies, tags = read_policies(options.policy), tags_of(options)
+    user = provisioning.new_user(arn_scope_of(config), account, options.name, policies, now, tags=tags)
+    parameters = {"userName": options.name, "policies": policies, "tags": dict(tags) or None}
     async with acting(config, "CreateUser", parameters, account=account) as (components, act):
         if await (await components.store.read()).user(account, options.name) is not None:
             raise ExistsAlready(f"there is a user {options.name} in account {account} already")
         await provisioning.create_user(components.store, user, now)
-        made = await provisioning.create_access_key(components.store, components.token, user, now)
-        act.elements = access_key_elements(made)
+        access_key = await provisioning.create_access_key(components.store, components.token, user, now)
+        act.elements = access_key_elements(access_key)
         await warn_of_references(await components.store.read(), user.arn, account, now)
-    hand_over(made, config, options)
+    hand_over(access_key, config, options)
     return 0
 
 
@@ -178,9 +178,9 @@ async def create_access_key(config: Config, options: argparse.Namespace) -> int:
     require_client_url(config, options)
     async with acting(config, "CreateAccessKey", {"userName": options.user}, account=account) as (components, act):
         user = await _user(await components.store.read(), account, options.user)
-        made = await provisioning.create_access_key(components.store, components.token, user, SystemClock().now())
-        act.elements = access_key_elements(made)
-    hand_over(made, config, options)
+        access_key = await provisioning.create_access_key(components.store, components.token, user, SystemClock().now())
+        act.elements = access_key_elements(access_key)
+    hand_over(access_key, config, options)
     return 0
 
 

@@ -12,7 +12,7 @@ from kmsd.ports import StoreError
 from kmsd.ports.jobs import JobFailed, JobReport
 
 LATE_WRITERS = timedelta(hours=1)
-"""Grace period after a group's deletion. A batch then in progress may still create a folder for it, but no later."""
+"""Grace period after a group's deletion, within which a batch in progress may still recreate the group's folder."""
 RESULTS_KEPT = timedelta(days=7)
 """CloudWatch Logs quotas: "Query results availability: 7 days"."""
 BATCH = 1_000

@@ -123,52 +123,52 @@ def _authorization(header: str) -> tuple[str, str, str, str, str]:
     if len(header) > MAX_PARAMETERS or not header.isascii() or not header.isprintable():
         raise IncompleteSignatureException("The Authorization header is too long or not printable ASCII.")
     algorithm, _, rest = header.strip().partition(" ")
-    given: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for part in rest.split(",") if rest.strip() else []:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise IncompleteSignatureException(
                 f"'{name}' not a valid key=value pair (missing equal-sign) in Authorization header."
             )
-        if name in given or name not in _IN_HEADER:
+        if name in fields or name not in _IN_HEADER:
             raise IncompleteSignatureException(f"Authorization header has '{name}' twice, or should not have it.")
-        given[name] = value
+        fields[name] = value
     faults = "".join(
-        f"Authorization header requires '{name}' parameter. " for name in _IN_HEADER if not given.get(name)
+        f"Authorization header requires '{name}' parameter. " for name in _IN_HEADER if not fields.get(name)
     )
-    return algorithm, given.get("Credential", ""), given.get("SignedHeaders", ""), given.get("Signature", ""), faults
+    return algorithm, fields.get("Credential", ""), fields.get("SignedHeaders", ""), fields.get("Signature", ""), faults
 
 
 # --- The query form ---------------------------------------------------------------------------------
 
 
 def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fields:
-    given: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for name, value in pairs:
         if name.startswith("X-Amz-"):
-            if name in given:
+            if name in fields:
                 raise IncompleteSignatureException(f"The query-string parameter '{name}' is given more than once.")
-            given[name] = canonical.decoded(value)
-    missing = [name for name in _IN_QUERY if not given.get(name)]
+            fields[name] = canonical.decoded(value)
+    missing = [name for name in _IN_QUERY if not fields.get(name)]
     if missing:
         sentences = " ".join(f"AWS query-string parameters must include '{name}'." for name in missing)
         raise IncompleteSignatureException(f"{sentences} Re-examine the query-string parameters.")
     for name in _IN_QUERY:
-        if len(given[name]) > MAX_PARAMETERS or not given[name].isascii() or not given[name].isprintable():
+        if len(fields[name]) > MAX_PARAMETERS or not fields[name].isascii() or not fields[name].isprintable():
             raise IncompleteSignatureException(f"'{name}' is too long or not printable ASCII.")
     for header in ("x-amz-date", "x-amz-security-token"):
         if header in first:
             raise InvalidSignatureException(f"'{header}' is given as a header of a request that its query signs.")
-    expires = given["X-Amz-Expires"]
+    expires = fields["X-Amz-Expires"]
     if not _EXPIRES.fullmatch(expires) or int(expires) > MAX_EXPIRES:
         raise IncompleteSignatureException(f"X-Amz-Expires must be a number from 1 to {MAX_EXPIRES}.")
-    timestamp, stamp = _instant(given["X-Amz-Date"])
-    token = given.get("X-Amz-Security-Token")
+    timestamp, stamp = _instant(fields["X-Amz-Date"])
+    token = fields.get("X-Amz-Security-Token")
     return SigV4Fields(
-        given["X-Amz-Algorithm"],
-        given["X-Amz-Credential"],
-        given["X-Amz-SignedHeaders"],
-        _checked_signature(given["X-Amz-Signature"]),
+        fields["X-Amz-Algorithm"],
+        fields["X-Amz-Credential"],
+        fields["X-Amz-SignedHeaders"],
+        _checked_signature(fields["X-Amz-Signature"]),
         timestamp,
         stamp,
         None if token is None else _checked_token(token),

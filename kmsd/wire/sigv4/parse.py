@@ -95,18 +95,18 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     layout = _layout(names)
     first = layout.first
     target = received.target
-    given = read(target, first, values)
-    _check_time(given, now)
-    plan = _plan(names, given.algorithm, given.credential, given.signed_headers, given.expires is not None)
+    fields = read(target, first, values)
+    _check_time(fields, now)
+    plan = _plan(names, fields.algorithm, fields.credential, fields.signed_headers, fields.expires is not None)
     # "If the credential scope does not specify the same date as the x-amz-date header, the signature verification step
     # fails"; so for region and service (IAM User Guide, "Troubleshoot signed requests for AWS APIs").
     if (
         plan.region != region
         or plan.service not in services
         or plan.terminator != TERMINATOR
-        or plan.date != given.stamp[:DATE_LENGTH]
+        or plan.date != fields.stamp[:DATE_LENGTH]
     ):
-        raise InvalidSignatureException(_scope_faults(plan, given.stamp, region, services))
+        raise InvalidSignatureException(_scope_faults(plan, fields.stamp, region, services))
     body_hash = ""
     if "x-amz-content-sha256" in first:
         body_hash = _check_body(values[first["x-amz-content-sha256"]], received.body)
@@ -117,13 +117,13 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
         plan.date,
         region,
         plan.service,
-        given.timestamp,
-        given.session_token,
+        fields.timestamp,
+        fields.session_token,
         plan.signed_headers,
-        given.signature,
-        given.expires is not None,
-        given.stamp,
-        f"{received.method}\n{path}\n{given.query}\n{_canonical_headers(plan, values)}\n",
+        fields.signature,
+        fields.expires is not None,
+        fields.stamp,
+        f"{received.method}\n{path}\n{fields.query}\n{_canonical_headers(plan, values)}\n",
         received.body,
         values,
         first,
@@ -131,23 +131,23 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     )
 
 
-def _check_time(given: SigV4Fields, now: datetime) -> None:
+def _check_time(fields: SigV4Fields, now: datetime) -> None:
     # The wording is AWS's: "Signature expired: date is now earlier than date", "Signature not yet
     # current: date is still later than date" (IAM User Guide, "Troubleshoot signed requests for AWS APIs").
-    timestamp = given.timestamp
-    if given.expires is not None:
+    timestamp = fields.timestamp
+    if fields.expires is not None:
         # Subtract from now, not add to the timestamp, which may be at the end of the calendar.
-        if timestamp <= now - given.expires:
-            end = f"{timestamp + given.expires:%Y%m%dT%H%M%SZ}"
+        if timestamp <= now - fields.expires:
+            end = f"{timestamp + fields.expires:%Y%m%dT%H%M%SZ}"
             raise InvalidSignatureException(f"Signature expired: {end} is now earlier than {now:%Y%m%dT%H%M%SZ}")
     elif timestamp < now - SKEW:
         raise InvalidSignatureException(
-            f"Signature expired: {given.stamp} is now earlier than {now - SKEW:%Y%m%dT%H%M%SZ} "
+            f"Signature expired: {fields.stamp} is now earlier than {now - SKEW:%Y%m%dT%H%M%SZ} "
             f"({now:%Y%m%dT%H%M%SZ} - 15 min.)"
         )
     if timestamp > now + SKEW:
         raise InvalidSignatureException(
-            f"Signature not yet current: {given.stamp} is still later than {now + SKEW:%Y%m%dT%H%M%SZ} "
+            f"Signature not yet current: {fields.stamp} is still later than {now + SKEW:%Y%m%dT%H%M%SZ} "
             f"({now:%Y%m%dT%H%M%SZ} + 15 min.)"
         )
 
