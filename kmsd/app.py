@@ -261,12 +261,12 @@ async def open_trail(
 
 def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> LogsService:
     """What the Logs side works with. Raises `SegmentsUnavailable`."""
-    place = arn_scope_of(config)
+    arns = arn_scope_of(config)
 
     async def record(use: KeyUse) -> None:
-        await sink.append(record_of_key_use(use, place))
+        await sink.append(record_of_key_use(use, arns))
 
-    return LogsService(DataKeys(tokens, place, record), FileSegments(config.logs_dir), now=clock.now)
+    return LogsService(DataKeys(tokens, arns, record), FileSegments(config.logs_dir), now=clock.now)
 
 
 @asynccontextmanager

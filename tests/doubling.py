@@ -320,8 +320,8 @@ def _form(body: bytes) -> object:
 
 
 def _key_name(text: str) -> object:
-    place = arn.ArnScope("aws", "us-east-1")
-    return arn.parse_key_name(text, caller_account="000000000000", arns=place, aliases=True)
+    arns = arn.ArnScope("aws", "us-east-1")
+    return arn.parse_key_name(text, caller_account="000000000000", arns=arns, aliases=True)
 
 
 # --- Measuring -----------------------------------------------------------------------------------------

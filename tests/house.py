@@ -167,9 +167,9 @@ class House:
         try:
             await _provision(self.config)
             async with open_components(self.config, "house", self.clock, self.clock.uptime) as components:
-                place = components.pipeline.dependencies.arns
-                refusals = RefusedRequestLog(components.sink, place)
-                credentials = KnownCredentials(components.token, place, signing_key)
+                arns = components.pipeline.dependencies.arns
+                refusals = RefusedRequestLog(components.sink, arns)
+                credentials = KnownCredentials(components.token, arns, signing_key)
                 front = Endpoint(components.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)], cohorts=components.pipeline.cohorts)

@@ -69,7 +69,7 @@ class CompiledPrincipals:
         self._services = frozenset(principals.services)
         self.names = self._accounts | self._entities | self._services
 
-    def reach(self, principal_view: PrincipalView) -> PrincipalMatch:
+    def match(self, principal_view: PrincipalView) -> PrincipalMatch:
         """How a statement that allows reaches `asker`."""
         if not self.excluded:
             return self._named(principal_view)
@@ -170,7 +170,7 @@ class CompiledStatement:
         if self.who is None:
             return PrincipalMatch.EXACT
         if self.allows:
-            return self.who.reach(principal_view)
+            return self.who.match(principal_view)
         return PrincipalMatch.EXACT if self.who.denies(principal_view) else PrincipalMatch.NONE
 
     def covers_action(self, action: str) -> bool:
@@ -279,7 +279,7 @@ class PolicyCache:
             self._policies[kind, text] = found
         return found
 
-    def held_bytes(self, text: str, kind: PolicyKind) -> str:
+    def interned(self, text: str, kind: PolicyKind) -> str:
         """The equal text that is kept here anyway, or `text` itself."""
         found = self._policies.get((kind, text))
         return text if found is None else found.text

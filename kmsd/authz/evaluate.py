@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kmsd.authz.compiled_policy import CompiledPolicy, CompiledStatement
     from kmsd.authz.request import AuthorizationRequest, Decision
 
-CACHED_CASES = 4096
+MAX_PARTIAL_DECISIONS = 4096
 
 # "Cross-account permission is effective only for the following operations … If you give a user in a different account
 # permission for other operations, those permissions have no effect" (KMS Developer Guide, Allowing users in other
@@ -81,7 +81,7 @@ POLICY_TYPES = {
 class PartialDecision(msgspec.Struct):
     """All that policies, caller, action and resource decide by themselves."""
 
-    layer: PolicyType
+    policy_type: PolicyType
     """What the resource's policy is called."""
     same_account: bool
     principal_view: PrincipalView
@@ -95,7 +95,7 @@ class PartialDecision(msgspec.Struct):
     """None: no session policy bounds the caller."""
     denials: list[tuple[PolicyType, str, CompiledStatement]]
     """Deny statements that apply if their conditions hold."""
-    ended: Denied | None = None
+    denied: Denied | None = None
     """A Deny without conditions applies, or a policy cannot be read."""
     unreadable: bool = False
     unconditional: Decision | None = None
@@ -108,7 +108,7 @@ _policies = PolicyCache()
 class PartialDecisionCache:
     """Cases by all that goes into them, the policies by their text: an entry is never wrong.
 
-    All end when there are `CACHED_CASES`, and when the compiled policies end, which they would keep alive.
+    All end when there are `MAX_PARTIAL_DECISIONS`, and when the compiled policies end, which they would keep alive.
     """
 
     __slots__ = ("generation", "known")
@@ -117,24 +117,24 @@ class PartialDecisionCache:
         self.generation = 0
         self.known: dict[Hashable, PartialDecision] = {}
 
-    def put(self, key: Hashable, case: PartialDecision) -> None:
+    def put(self, key: Hashable, partial: PartialDecision) -> None:
         """Keep `case`."""
-        if len(self.known) >= CACHED_CASES or _policies.generation != self.generation:
+        if len(self.known) >= MAX_PARTIAL_DECISIONS or _policies.generation != self.generation:
             self.known.clear()
             self.generation = _policies.generation
-        self.known[key] = case
+        self.known[key] = partial
 
 
-_cases = PartialDecisionCache()
+_partial_decisions = PartialDecisionCache()
 
 
 def authorize(request: AuthorizationRequest) -> Decision:
     """Whether `query` is allowed, and by what; or why not. Never raises: what cannot be read allows nothing."""
-    case = _partial_decision_of(request)
-    settled = case.unconditional
-    if settled is not None and (not request.grants or case.ended is not None or type(settled) is Allowed):
+    partial = _partial_decision_of(request)
+    settled = partial.unconditional
+    if settled is not None and (not request.grants or partial.denied is not None or type(settled) is Allowed):
         return settled
-    return decide(case, request)
+    return decide(partial, request)
 
 
 def is_unconditional(request: AuthorizationRequest, decision: Decision) -> bool:
@@ -160,35 +160,35 @@ def _partial_decision_of(request: AuthorizationRequest) -> PartialDecision:
         kind is PrincipalType.SERVICE,
         kind is PrincipalType.ACCOUNT,
     )
-    case = _cases.known.get(key)
-    if case is None:
-        case = partially_evaluate(request)
-        if not case.unreadable:
+    partial = _partial_decisions.known.get(key)
+    if partial is None:
+        partial = partially_evaluate(request)
+        if not partial.unreadable:
             # The texts that the compiled policies hold, not the query's: equal texts are kept once.
-            _cases.put((*key[:3], *_cached_texts(request, case.layer), *key[6:]), case)
-    return case
+            _partial_decisions.put((*key[:3], *_cached_texts(request, partial.policy_type), *key[6:]), partial)
+    return partial
 
 
-def decide(case: PartialDecision, request: AuthorizationRequest) -> Decision:
+def decide(partial: PartialDecision, request: AuthorizationRequest) -> Decision:
     """The decision of a case for the conditions and grants of one request."""
     request_context = RequestContext(request)
-    if (denied := explicit_denial(case, request, request_context)) is not None:
+    if (denied := explicit_denial(partial, request, request_context)) is not None:
         return denied
-    by_policy = _weigh(case, request, request_context)
-    if isinstance(by_policy, Allowed) or not request.grants or case.operation is None:
+    by_policy = _weigh(partial, request, request_context)
+    if isinstance(by_policy, Allowed) or not request.grants or partial.operation is None:
         return by_policy
-    return _by_grant(case, request, request_context) or by_policy
+    return _by_grant(partial, request, request_context) or by_policy
 
 
 def explicit_denial(
-    case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext
+    partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext
 ) -> Denied | None:
     """The Deny that applies, or that must be supposed in a policy that cannot be read."""
-    if case.ended is not None:
-        return case.ended
-    for layer, label, statement in case.denials:
+    if partial.denied is not None:
+        return partial.denied
+    for policy_type, label, statement in partial.denials:
         if statement.holds(request.resource, request_context):
-            return denial_messages.denied(request, layer, f"{label} denies")
+            return denial_messages.denied(request, policy_type, f"{label} denies")
     return None
 
 
@@ -198,8 +198,8 @@ def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
     principal_view = PrincipalView(caller)
     trust = request.action.startswith("sts:")
     same_account = not principal_view.is_service and caller.account == request.resource_account
-    case = PartialDecision(
-        layer=PolicyType.TRUST if trust else PolicyType.RESOURCE,
+    partial = PartialDecision(
+        policy_type=PolicyType.TRUST if trust else PolicyType.RESOURCE,
         same_account=same_account,
         principal_view=principal_view,
         grantees=caller.grantee_names,
@@ -213,119 +213,129 @@ def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
     )
     if request.resource_policy is None:
         # Resources without a policy are their account's to give.
-        case.account.unconditional = "account" if same_account else None
+        partial.account.unconditional = "account" if same_account else None
     else:
         by_reach = {
-            PrincipalMatch.EXACT: case.own,
-            PrincipalMatch.ENTITY: case.entity,
-            PrincipalMatch.ACCOUNT: case.account,
+            PrincipalMatch.EXACT: partial.own,
+            PrincipalMatch.ENTITY: partial.entity,
+            PrincipalMatch.ACCOUNT: partial.account,
         }
         kind = PolicyKind.TRUST if trust else PolicyKind.KEY
-        _read(case, request, (request.resource_policy,), kind, by_reach)
+        _read(partial, request, (request.resource_policy,), kind, by_reach)
     if principal_view.is_root:
         # "… with the exception of the AWS account root user, which has full access": to what is its account's to give.
-        case.identity.unconditional = "account-root"
+        partial.identity.unconditional = "account-root"
     if not principal_view.is_service:
-        _read(case, request, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: case.identity})
-    if case.session is not None:
-        _read(case, request, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: case.session})
-    _without_conditions(case, request)
-    return case
+        _read(partial, request, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: partial.identity})
+    if partial.session is not None:
+        _read(
+            partial, request, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: partial.session}
+        )
+    _without_conditions(partial, request)
+    return partial
 
 
 def _read(
-    case: PartialDecision,
+    partial: PartialDecision,
     request: AuthorizationRequest,
     texts: tuple[str, ...],
     kind: PolicyKind,
     by_reach: dict[PrincipalMatch, AllowStatements],
 ) -> None:
     """Sort the statements of one kind of policy that can apply into the case."""
-    layer = POLICY_TYPES[kind]
+    policy_type = POLICY_TYPES[kind]
     for text in texts:
-        policy = _compiled(case, request, layer, text, kind)
+        policy = _compiled(partial, request, policy_type, text, kind)
         if policy is None:
             return
-        for statement, reach in policy.candidates(case.principal_view, request.action.lower(), request.resource):
+        for statement, reach in policy.candidates(partial.principal_view, request.action.lower(), request.resource):
             label = f"{kind.value}:{statement.source.label}"
             if statement.allows:
                 by_reach[reach].add(label, statement)
             elif not statement.unconditional:
-                case.denials.append((layer, label, statement))
-            elif case.ended is None:
-                case.ended = denial_messages.denied(request, layer, f"{label} denies")
+                partial.denials.append((policy_type, label, statement))
+            elif partial.denied is None:
+                partial.denied = denial_messages.denied(request, policy_type, f"{label} denies")
 
 
 def _compiled(
-    case: PartialDecision, request: AuthorizationRequest, layer: PolicyType, text: str, kind: PolicyKind
+    partial: PartialDecision, request: AuthorizationRequest, policy_type: PolicyType, text: str, kind: PolicyKind
 ) -> CompiledPolicy | None:
     try:
         return _policies.get(text, kind)
     except MalformedPolicyDocumentException as error:
         # Policies are parsed before they are stored. One that cannot be read may hold a Deny: nothing is allowed.
-        case.ended = denial_messages.not_allowed(request, layer, f"{kind.value} cannot be read: {error.message}")
-        case.unreadable = True
+        partial.denied = denial_messages.not_allowed(
+            request, policy_type, f"{kind.value} cannot be read: {error.message}"
+        )
+        partial.unreadable = True
         return None
 
 
-def _weigh(case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None) -> Decision:
+def _weigh(partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None) -> Decision:
     """What the Allow statements come to, no Deny having applied. `facts=None`: under any conditions."""
     resource = request.resource
-    if not case.same_account and not case.principal_view.is_service:
-        return _weigh_across(case, request, request_context)
-    own = case.own.by(resource, request_context)
+    if not partial.same_account and not partial.principal_view.is_service:
+        return _weigh_across(partial, request, request_context)
+    own = partial.own.by(resource, request_context)
     if own is not None:
         return Allowed(own)
-    bounded = case.entity.by(resource, request_context)
-    delegated = case.account.by(resource, request_context)
+    bounded = partial.entity.by(resource, request_context)
+    delegated = partial.account.by(resource, request_context)
     if bounded is None and delegated is not None:
-        bounded = case.identity.by(resource, request_context)
+        bounded = partial.identity.by(resource, request_context)
         if bounded is None:
             return denial_messages.not_allowed(
                 request, PolicyType.IDENTITY, f"{delegated} delegates, no identity-policy allows"
             )
     if bounded is None:
-        return denial_messages.not_allowed(request, case.layer, "no resource-based policy allows")
-    if case.session is not None and case.session.by(resource, request_context) is None:
+        return denial_messages.not_allowed(request, partial.policy_type, "no resource-based policy allows")
+    if partial.session is not None and partial.session.by(resource, request_context) is None:
         return denial_messages.not_allowed(request, PolicyType.SESSION, f"{bounded} allows, no session-policy does")
     return Allowed(bounded)
 
 
 def _weigh_across(
-    case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None
+    partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None
 ) -> Decision:
     # "The request is allowed only if both evaluations return a decision of Allow" (Cross-account policy evaluation
     # logic): the exemption of sessions that are named themselves is for the same account.
     resource = request.resource
     theirs = (
-        case.own.by(resource, request_context)
-        or case.entity.by(resource, request_context)
-        or case.account.by(resource, request_context)
+        partial.own.by(resource, request_context)
+        or partial.entity.by(resource, request_context)
+        or partial.account.by(resource, request_context)
     )
     if theirs is None:
-        return denial_messages.not_allowed(request, case.layer, "no resource-based policy allows, from another account")
+        return denial_messages.not_allowed(
+            request, partial.policy_type, "no resource-based policy allows, from another account"
+        )
     if request.action.startswith("kms:") and request.action not in CROSS_ACCOUNT_OPERATIONS:
-        return denial_messages.not_allowed(request, case.layer, "this action is not for other accounts")
-    ours = case.identity.by(resource, request_context)
+        return denial_messages.not_allowed(request, partial.policy_type, "this action is not for other accounts")
+    ours = partial.identity.by(resource, request_context)
     if ours is None:
         return denial_messages.not_allowed(request, PolicyType.IDENTITY, f"{theirs} allows, no identity-policy does")
-    if case.session is not None and case.session.by(resource, request_context) is None:
+    if partial.session is not None and partial.session.by(resource, request_context) is None:
         return denial_messages.not_allowed(
             request, PolicyType.SESSION, f"{theirs} and {ours} allow, no session-policy does"
         )
     return Allowed(f"{theirs}+{ours}")
 
 
-def _by_grant(case: PartialDecision, request: AuthorizationRequest, request_context: RequestContext) -> Decision | None:
+def _by_grant(
+    partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext
+) -> Decision | None:
     """What the grants come to; None: none of them fits."""
-    operation = case.operation or ""
-    fits = grants.fitting(request.grants, case.grantees, operation, request.encryption_context, request.resource)
-    within = case.session is None or case.session.by(request.resource, request_context) is not None
+    operation = partial.operation or ""
+    fits = grants.fitting(request.grants, partial.grantees, operation, request.encryption_context, request.resource)
+    within = partial.session is None or partial.session.by(request.resource, request_context) is not None
     held, blocked = list[str](), None
     for grant in fits:
         # As in a key policy, a session is bounded unless it is itself the grantee, in its own account.
         if within or (
-            case.same_account and case.principal_view.is_session and grant.grantee_principal == case.principal_view.arn
+            partial.same_account
+            and partial.principal_view.is_session
+            and grant.grantee_principal == partial.principal_view.arn
         ):
             held.append(grant.grant_id)
             if operation != "CreateGrant":
@@ -341,27 +351,29 @@ def _by_grant(case: PartialDecision, request: AuthorizationRequest, request_cont
     return None
 
 
-def _without_conditions(case: PartialDecision, request: AuthorizationRequest) -> None:
+def _without_conditions(partial: PartialDecision, request: AuthorizationRequest) -> None:
     """Decide the case, if the request's conditions cannot change it."""
-    if case.ended is not None:
-        case.unconditional = case.ended
-    elif not case.denials:
-        certain = _weigh(case, request, None)
-        layers = (case.own, case.entity, case.account, case.identity, case.session)
+    if partial.denied is not None:
+        partial.unconditional = partial.denied
+    elif not partial.denials:
+        certain = _weigh(partial, request, None)
+        layers = (partial.own, partial.entity, partial.account, partial.identity, partial.session)
         # More conditions met only allow more: an Allow without them stands; a refusal does if there are none.
-        if isinstance(certain, Allowed) or not any(layer is not None and layer.conditional for layer in layers):
-            case.unconditional = certain
+        if isinstance(certain, Allowed) or not any(
+            policy_type is not None and policy_type.conditional for policy_type in layers
+        ):
+            partial.unconditional = certain
 
 
 def _cached_texts(
-    request: AuthorizationRequest, layer: PolicyType
+    request: AuthorizationRequest, policy_type: PolicyType
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
     """Resource, identity and session policies of the query, as the cache of compiled policies holds them."""
-    caller, kind = request.caller, PolicyKind.TRUST if layer is PolicyType.TRUST else PolicyKind.KEY
+    caller, kind = request.caller, PolicyKind.TRUST if policy_type is PolicyType.TRUST else PolicyKind.KEY
     policy = request.resource_policy
     sessions = caller.session_policies
     return (
-        None if policy is None else _policies.held_bytes(policy, kind),
-        tuple(_policies.held_bytes(text, PolicyKind.IDENTITY) for text in caller.identity_policies),
-        None if sessions is None else tuple(_policies.held_bytes(text, PolicyKind.SESSION) for text in sessions),
+        None if policy is None else _policies.interned(policy, kind),
+        tuple(_policies.interned(text, PolicyKind.IDENTITY) for text in caller.identity_policies),
+        None if sessions is None else tuple(_policies.interned(text, PolicyKind.SESSION) for text in sessions),
     )

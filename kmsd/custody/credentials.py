@@ -24,9 +24,9 @@ from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import Reader, Token
 
 ACCESS_KEY_PURPOSE = "access-key"
-MAX_DERIVED_KEYS = 10_000
+MAX_CACHED = 10_000
 DATE_FORMAT = "%Y%m%d"
-PRESIGNED_AT_MOST = timedelta(days=8)
+MAX_PRESIGNED_AGE = timedelta(days=8)
 """How old a signature may be: a presigned request is good for seven days, and clocks may differ."""
 
 Derive = Callable[[str, str, str, str], bytes]
@@ -52,7 +52,7 @@ class CredentialStore:
 
     def __init__(self, token: Token, arns: ArnScope, derive: Derive) -> None:
         self._token = token
-        self._place = arns
+        self._arns = arns
         self._derive = derive
         self._derived: dict[Scope, tuple[bytes, bytes]] = {}
         self._callers: dict[str, tuple[AccessKey, Caller]] = {}
@@ -79,11 +79,11 @@ class CredentialStore:
         known = self._sessions.get((scope.access_key_id, token))
         if known is None:
             known = session_tokens.decode(await self._opener.open(reader, scope.access_key_id, token, now))
-            if len(self._sessions) >= MAX_DERIVED_KEYS:
+            if len(self._sessions) >= MAX_CACHED:
                 del self._sessions[next(iter(self._sessions))]
             self._sessions[scope.access_key_id, token] = known
         session_tokens.check_time(known, now)
-        caller = await session_tokens.caller_of(known, scope.access_key_id, reader, self._place)
+        caller = await session_tokens.caller_of(known, scope.access_key_id, reader, self._arns)
         key = self._derive(known.secret, scope.date, scope.region, scope.service)
         return caller, key
 
@@ -105,10 +105,10 @@ class CredentialStore:
         """
         mine = [held for held in self._derived if held.access_key_id == scope.access_key_id]
         newest = max(held.date for held in (*mine, scope))
-        oldest = datetime.strptime(newest, DATE_FORMAT).replace(tzinfo=UTC) - PRESIGNED_AT_MOST
+        oldest = datetime.strptime(newest, DATE_FORMAT).replace(tzinfo=UTC) - MAX_PRESIGNED_AGE
         for held in [held for held in mine if held.date < oldest.strftime(DATE_FORMAT)]:
             del self._derived[held]
-        if len(self._derived) >= MAX_DERIVED_KEYS:
+        if len(self._derived) >= MAX_CACHED:
             del self._derived[next(iter(self._derived))]
 
     def _caller(self, access_key: AccessKey) -> Caller:
@@ -127,7 +127,7 @@ class CredentialStore:
             tags=user.tags,
             identity_policies=tuple(user.policies.values()),
         )
-        if len(self._callers) >= MAX_DERIVED_KEYS:
+        if len(self._callers) >= MAX_CACHED:
             del self._callers[next(iter(self._callers))]
         self._callers[access_key.access_key_id] = (access_key, caller)
         return caller

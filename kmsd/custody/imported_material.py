@@ -222,7 +222,7 @@ def _without_expired(key: Key, now: datetime) -> Key:
     return key
 
 
-async def lose(transaction: Transaction, key: Key) -> bytes | None:
+async def delete(transaction: Transaction, key: Key) -> bytes | None:
     """Take its material from a key. The object is then marked for destruction: `token_objects.destroy` follows."""
     material = key.current_material
     if material is None:

@@ -14,9 +14,9 @@ from kmsd.wire.http.server import Listener, TransportLimits, inherited
 from kmsd.wire.http.tls import tls_context
 
 
-def listener_of(lines: WorkerSpec) -> Listener:
+def listener_of(spec: WorkerSpec) -> Listener:
     """Return the socket that the parent bound, with TLS if it has a certificate."""
-    return Listener(inherited(lines.listener), tls_context(*tls_files(lines.tls)) if lines.tls else None)
+    return Listener(inherited(spec.listener), tls_context(*tls_files(spec.tls)) if spec.tls else None)
 
 
 def limits_of(config: Config) -> TransportLimits:

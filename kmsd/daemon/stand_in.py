@@ -30,23 +30,23 @@ GRACE_SECONDS = 5.0
 UNREACHABLE = "The service cannot be reached now. Try again later."
 
 
-async def run(lines: WorkerSpec) -> int:
+async def run(spec: WorkerSpec) -> int:
     """Answer until a signal, or until the parent is gone. Return the exit status."""
-    if lines.missing is None:
+    if spec.missing is None:
         raise ValueError("a stand-in needs the descriptor `missing`")
-    missing, ended = lines.missing, asyncio.Event()
+    missing, ended = spec.missing, asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, ended.set)
-    loop.add_reader(lines.parent_pipe, ended.set)
+    loop.add_reader(spec.parent_pipe, ended.set)
     allow_descriptors()
 
     async def handle(request: Request) -> Response:
         return answer(request, os.pread(missing, NAME_BYTES, 0).decode().rstrip())
 
-    limits = limits_of(configuration.load(memory_path(lines.config_fd)))
-    server = await serve(handle, [listener_of(lines)], msgspec.structs.replace(limits, keep_alive_seconds=1.0))
-    report_ready(lines.ready_fd, ended.set)
+    limits = limits_of(configuration.load(memory_path(spec.config_fd)))
+    server = await serve(handle, [listener_of(spec)], msgspec.structs.replace(limits, keep_alive_seconds=1.0))
+    report_ready(spec.ready_fd, ended.set)
     await ended.wait()
     await server.stop(GRACE_SECONDS)
     return 0

@@ -62,29 +62,29 @@ log = structlog.get_logger()
 
 def main(order: SpawnRequest) -> int:
     """Run a worker or a stand-in for this request. Return the exit status."""
-    lines = WorkerSpec.of(order)
-    stands_in = lines.missing is not None
-    name_process(stand_in.NAME if stands_in else f"{NAME}-{lines.worker_index}")
-    set_up("stand-in" if stands_in else f"worker-{lines.worker_index}")
+    spec = WorkerSpec.of(order)
+    stands_in = spec.missing is not None
+    name_process(stand_in.NAME if stands_in else f"{NAME}-{spec.worker_index}")
+    set_up("stand-in" if stands_in else f"worker-{spec.worker_index}")
     try:
-        os.write(lines.ready_fd, b"%d\n" % os.getpid())
+        os.write(spec.ready_fd, b"%d\n" % os.getpid())
     except BrokenPipeError:
         return 0  # the parent has stopped waiting, or is gone
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(stand_in.run(lines) if stands_in else run(lines))
+        return runner.run(stand_in.run(spec) if stands_in else run(spec))
 
 
-async def run(lines: WorkerSpec) -> int:
+async def run(spec: WorkerSpec) -> int:
     """Serve until a signal, or until the parent is gone. Return the exit status."""
     _defer_termination()
     try:
-        config = configuration.load(memory_path(lines.config_fd))
-        async with open_components(config, f"worker-{lines.worker_index}") as components:
-            await _wait_for_signal(lines.ready_fd)
-            return await _serve(config, lines, components)
+        config = configuration.load(memory_path(spec.config_fd))
+        async with open_components(config, f"worker-{spec.worker_index}") as components:
+            await _wait_for_signal(spec.ready_fd)
+            return await _serve(config, spec, components)
     except (ConfigError, StoreError, TokenError, AuditUnavailable, SegmentsError) as exc:
         report = not_ready(exc)
-        report.write(lines.ready_fd)
+        report.write(spec.ready_fd)
         return report.status
     except asyncio.CancelledError:
         # The token is closed. Do not wait for other threads: one may wait half a minute for the audit chain.
@@ -128,20 +128,20 @@ def readiness_of(components: Components) -> Readiness:
     return Readiness(probes)
 
 
-async def _serve(config: Config, lines: WorkerSpec, components: Components) -> int:
+async def _serve(config: Config, spec: WorkerSpec, components: Components) -> int:
     allow_descriptors()
     stopping = asyncio.Event()
     rest = DRAIN_IDLE_SECONDS
     loop = asyncio.get_running_loop()
     readiness = readiness_of(components)
-    place = components.pipeline.dependencies.arns
-    refusals = RefusedRequestLog(components.sink, place, RefusalSampler(config.audit.refusals_per_second))
-    counting = WorkerMetrics.start(lines.metrics)
-    credentials = CredentialStore(components.token, place, signing_key)
+    arns = components.pipeline.dependencies.arns
+    refusals = RefusedRequestLog(components.sink, arns, RefusalSampler(config.audit.refusals_per_second))
+    counting = WorkerMetrics.start(spec.metrics)
+    credentials = CredentialStore(components.token, arns, signing_key)
     front = Endpoint(
         components.pipeline, credentials, readiness, refusals, counting.meter, components.watch.wall, rates_of(config)
     )
-    server = await serve(front.handle, [listener_of(lines)], limits_of(config), components.pipeline.cohorts)
+    server = await serve(front.handle, [listener_of(spec)], limits_of(config), components.pipeline.cohorts)
 
     def end() -> None:
         nonlocal rest
@@ -151,12 +151,12 @@ async def _serve(config: Config, lines: WorkerSpec, components: Components) -> i
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    loop.add_reader(lines.parent_pipe, end)
+    loop.add_reader(spec.parent_pipe, end)
     # On SIGHUP a replacement is serving; finish in our own time.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
     freeze_gc()
-    report_ready(lines.ready_fd, end)
-    jobs = asyncio.create_task(scheduler_of(components, lines).run(stopping))
+    report_ready(spec.ready_fd, end)
+    jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
     copying = asyncio.create_task(audit_copy_of(components).run())
     publishing = asyncio.create_task(counting.run(components, server, readiness))
     seeking = asyncio.create_task(components.seek_import_token())
@@ -191,9 +191,9 @@ def freeze_gc() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
-def scheduler_of(components: Components, lines: WorkerSpec) -> Scheduler:
+def scheduler_of(components: Components, spec: WorkerSpec) -> Scheduler:
     """Return the scheduler of jobs. Every worker runs one; a lease decides which of them runs jobs."""
-    holder = f"{socket.gethostname()}:{os.getpid()}:{lines.worker_index}"
+    holder = f"{socket.gethostname()}:{os.getpid()}:{spec.worker_index}"
     return Scheduler(
         components.store,
         components.tokens,

@@ -143,9 +143,9 @@ class WorkerPool(msgspec.Struct):
             index, self.listener.fileno(), ready, self._parent_pipe[0], accepted.text, self.metrics, accepted.tls
         )
 
-    async def _spawn(self, lines_with: Callable[[int], WorkerSpec]) -> Process:
+    async def _spawn(self, spec_with: Callable[[int], WorkerSpec]) -> Process:
         """Start a process and wait until it is ready. Raises `StartFailed`."""
-        spawning = asyncio.create_task(self.processes.worker(lambda ready: lines_with(ready).order))
+        spawning = asyncio.create_task(self.processes.worker(lambda ready: spec_with(ready).order))
         try:
             await self._until_stopping(spawning)
             if self.stopping.is_set():

@@ -38,7 +38,7 @@ async def _expire(store: Store, token: Token, key_id: str, now: datetime, record
         key = await transaction.key(key_id)
         if key is None or key.current_material is None or key.valid_to is None or now < key.valid_to:
             return ""
-        destroying = await imported_material.lose(transaction, key)
+        destroying = await imported_material.delete(transaction, key)
         await record("DeleteExpiredKeyMaterial", key, {"keyMaterialId": key.current_material.key_material_id})
     if destroying is not None:
         await token_objects.destroy(store, token, destroying)

@@ -117,7 +117,7 @@ class OnCiphertext(_OfKey, frozen=True):
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
         """Raises InvalidCiphertextException, NotFoundException, InvalidArnException."""
-        return (await _find_sealing_key(self, request, call),)
+        return (await _find_encryption_key(self, request, call),)
 
 
 class OnAlias(Access, frozen=True):
@@ -200,15 +200,15 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
 
     Of another account nothing is told: what is not there is found as `absent`, and refused like what is forbidden.
     """
-    place = call.dependencies.arns
-    name = parse_key_name(text, caller_account=call.caller.account, arns=place, aliases=aliases)
+    arns = call.dependencies.arns
+    name = parse_key_name(text, caller_account=call.caller.account, arns=arns, aliases=aliases)
     if name.alias:
         return await _find_alias_key(name, call)
     key = await _key_of(name.key_id, call, account=name.account)
     if name.account != call.caller.account:
-        return _foreign(place.key(name.account, name.key_id), name, key, call)
+        return _foreign(arns.key(name.account, name.key_id), name, key, call)
     if key is None:
-        raise NotFoundException(f"Key '{place.key(name.account, name.key_id)}' does not exist")
+        raise NotFoundException(f"Key '{arns.key(name.account, name.key_id)}' does not exist")
     return Target(key.arn, key)
 
 
@@ -220,7 +220,7 @@ async def _key_of(key_id: str, call: Call, *, account: str | None = None) -> Key
     return key
 
 
-async def _find_sealing_key(access: OnCiphertext, request: msgspec.Struct, call: Call) -> Target:
+async def _find_encryption_key(access: OnCiphertext, request: msgspec.Struct, call: Call) -> Target:
     """The key that the request names, or else the one that the blob names."""
     try:
         blob = blobs.parse(getattr(request, access.member))
@@ -261,15 +261,15 @@ def _stand_in(account: str, call: Call) -> Key:
 
     Always by the same id: whoever makes up ids fills no cache.
     """
-    place = call.dependencies.arns
+    arns = call.dependencies.arns
     return Key(
         key_id=_NO_KEY,
         account=account,
-        arn=place.key(account, _NO_KEY),
+        arn=arns.key(account, _NO_KEY),
         description="",
         origin=Origin.AWS_KMS,
         state=KeyState.ENABLED,
-        policy=default_key_policy(account, place.partition),
+        policy=default_key_policy(account, arns.partition),
         created_at=call.now,
         current_material=None,
     )

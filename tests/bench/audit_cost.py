@@ -69,9 +69,9 @@ async def questions(pipe: Pipe) -> AsyncIterator[None]:
 async def _serve(path: Path, writer: str, pipe: Pipe, *, audited: bool) -> None:
     async with open_components(configuration.load(path), writer) as components:
         pipeline = components.pipeline if audited else replace(components.pipeline, sink=NoSink())
-        place = pipeline.dependencies.arns
-        refusals = RefusedRequestLog(pipeline.sink, place)
-        front = Endpoint(pipeline, CredentialStore(components.token, place, signing_key), Readiness({}), refusals)
+        arns = pipeline.dependencies.arns
+        refusals = RefusedRequestLog(pipeline.sink, arns)
+        front = Endpoint(pipeline, CredentialStore(components.token, arns, signing_key), Readiness({}), refusals)
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], cohorts=pipeline.cohorts)
         pipe.send(sock.getsockname()[1])

@@ -155,12 +155,12 @@ async def measure(daemon: Daemon, key_id: str) -> dict[str, Any]:
     """Of one daemon's data."""
     async with open_components(configuration.load(daemon.config), "layers") as components:
         pipeline = replace(components.pipeline, sink=NoSink())
-        place = pipeline.dependencies.arns
+        arns = pipeline.dependencies.arns
         front = Endpoint(
             pipeline,
-            CredentialStore(components.token, place, signing_key),
+            CredentialStore(components.token, arns, signing_key),
             Readiness({}),
-            RefusedRequestLog(pipeline.sink, place),
+            RefusedRequestLog(pipeline.sink, arns),
         )
         replay = wrk.signed(daemon.endpoint, daemon.admin, "Encrypt", {"KeyId": key_id, "Plaintext": servers.PLAINTEXT})
         headers = tuple({"Host": daemon.endpoint.removeprefix("http://"), **dict(replay.headers)}.items())

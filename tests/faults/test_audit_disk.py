@@ -150,7 +150,7 @@ async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     await sink.append(record(0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (sink._writer._close + 100, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sink._writer._durable_bytes + 100, hard))
         with pytest.raises(AuditUnavailable):
             await sink.append(record(1, padding="x" * 500))
     finally:

@@ -301,7 +301,7 @@ def test_the_material_is_deleted_while_it_is_imported_again(house: House) -> Non
     async def delete(transaction: Transaction) -> None:
         key = await transaction.key(case.key_id)
         assert key is not None
-        await imported_material.lose(transaction, key)
+        await imported_material.delete(transaction, key)
 
     with bent(house, "store", Meanwhile(house.components.store, 1, delete)) as meanwhile:
         assert case.bring() == ""

@@ -99,7 +99,7 @@ GROUPS = (
                 "unit/test_authz_caches.py",
             ),
             Cache(
-                "authz/evaluate:_cases",
+                "authz/evaluate:_partial_decisions",
                 "caller, action, resource and the texts of all policies",
                 "the decision as far as it follows from policies alone",
                 "4096, then all go; all go with the compiled policies",

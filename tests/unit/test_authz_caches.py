@@ -106,13 +106,13 @@ def test_kinds_are_not_confused() -> None:
 
 def test_cases_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many are kept, and none that was made from compiled policies that are gone."""
-    monkeypatch.setattr(evaluate, "CACHED_CASES", 10)
+    monkeypatch.setattr(evaluate, "MAX_PARTIAL_DECISIONS", 10)
     for number in range(50):
         authorize(ask(user(f"u{number}", MAY_ALL)))
-        assert len(evaluate._cases.known) <= 10
+        assert len(evaluate._partial_decisions.known) <= 10
     evaluate._policies.generation += 1
     authorize(ask(user("last", MAY_ALL)))
-    assert len(evaluate._cases.known) == 1
+    assert len(evaluate._partial_decisions.known) == 1
 
 
 def test_actions_of_a_policy_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_texts_are_kept_once() -> None:
     assert one is not other
     authorize(ask(user(), one))
     authorize(ask(user(), other, "Decrypt"))
-    held = [key[3] for key in evaluate._cases.known if isinstance(key, tuple) and key[3] == one]
+    held = [key[3] for key in evaluate._partial_decisions.known if isinstance(key, tuple) and key[3] == one]
     assert len(held) == 2
     assert held[0] is held[1]
 
@@ -138,7 +138,7 @@ def test_texts_are_kept_once() -> None:
 def test_unreadable_policies_are_not_remembered() -> None:
     """They are refused anew each time, for a service without regard to identity policies."""
     query = ask(user("alice", MAY_ALL, "{"), policy(allow(ALICE)))
-    before = len(evaluate._cases.known)
+    before = len(evaluate._partial_decisions.known)
     assert isinstance(authorize(query), Denied)
     assert isinstance(authorize(query), Denied)
-    assert len(evaluate._cases.known) == before
+    assert len(evaluate._partial_decisions.known) == before

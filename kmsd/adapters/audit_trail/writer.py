@@ -103,7 +103,7 @@ class TrailWriter:
         """False after a failed attempt to create the log; each file gets one attempt."""
         self._last: FileName | None = None
         """Last file with a durable line."""
-        self._close = 0
+        self._durable_bytes = 0
         """Durable bytes of the file."""
         self._last_line = b""
         """Last durable line of the file, used to recognise the file."""
@@ -136,7 +136,7 @@ class TrailWriter:
             if end.durable == 0:
                 continue  # a process died between creating this file and its first line: it is created again
             self._name = self._last = name
-            self.head, self._close, self._last_line = end.head, end.durable, end.last_line
+            self.head, self._durable_bytes, self._last_line = end.head, end.durable, end.last_line
             self._fresh_file = end.damaged or end.public_key != self.settings.public_key
             if end.damaged:
                 found["damaged"] = str(name)
@@ -215,7 +215,7 @@ class TrailWriter:
             else:
                 self._ahead.commit(staged.block, staged.write)
         self.head, self._last, self.started = staged.head, self._name, True
-        self._close += length
+        self._durable_bytes += length
         self._last_line = staged.last_line
         self._preface.clear()
         self._failure = None
@@ -258,7 +258,7 @@ class TrailWriter:
         lines, head = chained(self.head, [*self._preface, *records])
         if lines:
             self._write(descriptor, lines)
-        block = Block(self.file, self._close, lines, self.head)
+        block = Block(self.file, self._durable_bytes, lines, self.head)
         write = None if ahead is None else ahead.begin_write(block)
         return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
 
@@ -279,7 +279,7 @@ class TrailWriter:
         return (
             self._fresh_file
             or self._name is None
-            or self._close >= self.settings.file_bytes
+            or self._durable_bytes >= self.settings.file_bytes
             or self._name.day != self._now().date()
         )
 
@@ -295,7 +295,7 @@ class TrailWriter:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
         if self._descriptor is not None:
             os.close(self._descriptor)
-        self._descriptor, self._name, self._close, self._last_line = descriptor, name, 0, b""
+        self._descriptor, self._name, self._durable_bytes, self._last_line = descriptor, name, 0, b""
         self._path, self.file, self._try_ahead = str(path), str(name), True
         sync_folder(self.directory)
         self._fresh_file = False
@@ -327,11 +327,11 @@ class TrailWriter:
         path = self.path
         if path is None or not path.exists():
             self._fresh_file = True
-        elif not recovery.ends_with(path, self._close, self._last_line):
+        elif not recovery.ends_with(path, self._durable_bytes, self._last_line):
             # The file has been changed. Leave it for `kmsd audit verify`, and start a new one.
             self._fresh_file = True
         else:
-            recovery.cut(path, self._close)
+            recovery.cut(path, self._durable_bytes)
             if not self._fresh_file:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 self._path, self.file = str(path), path.name

@@ -43,7 +43,7 @@ class TokenLink:
         # Its own thread, so that hanging calls do not block reconnection. If this thread hangs, no other start is
         # attempted: C_Finalize during a running C_Login is not defined.
         self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, abandoned_limit=1)
-        self._epoch: Login | None = None
+        self._login: Login | None = None
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
         self._healing: asyncio.Task[None] | None = None
         self._closed = False
@@ -52,7 +52,7 @@ class TokenLink:
 
     async def open(self) -> None:
         """Log in for the first time. Raises `TokenUnavailable`, `PinRefused`."""
-        self._epoch = await self._log_in(None, tries=epochs.START_TRIES)
+        self._login = await self._log_in(None, tries=epochs.START_TRIES)
 
     async def _log_in(self, void: int | None, *, tries: int) -> Login:
         begin = partial(epochs.start, self._module, self._settings, self._clock, void, tries=tries)
@@ -63,11 +63,11 @@ class TokenLink:
     @property
     def login(self) -> Login | None:
         """The current login, or None."""
-        return self._epoch
+        return self._login
 
     def require(self) -> Login:
         """Return the current login. Raises `TokenUnavailable` at once while there is none."""
-        login = self._epoch
+        login = self._login
         if login is None:
             raise type(self._reason)(str(self._reason))
         if login.connection.retired:
@@ -78,9 +78,9 @@ class TokenLink:
 
     def open_circuit(self, login: Login, reason: str) -> None:
         """End the login: refuse calls from now on, and start to reconnect."""
-        if self._epoch is not login or self._closed:
+        if self._login is not login or self._closed:
             return
-        self._epoch = None
+        self._login = None
         self._reason = TokenUnavailable(f"the token is away: {reason}")
         login.connection.discard()
         log.error("token_away", reason=reason, epoch=login.number)
@@ -122,24 +122,24 @@ class TokenLink:
         Raises the port's error where the cause is certain. The sentinel is read after each failure, since an earlier
         proof says nothing about now: one call that reads one attribute.
         """
-        fate = error.error_class
-        if fate is ErrorClass.DATA:
+        error_class = error.error_class
+        if error_class is ErrorClass.DATA:
             # Only C_Decrypt judges the ciphertext. A client that gets this error for a good one may delete it.
             if opening and error.function == "C_Decrypt":
                 raise NotAuthentic(str(error)) from error
             return False
-        if fate is ErrorClass.PIN:
+        if error_class is ErrorClass.PIN:
             raise PinRefused(str(error)) from error
-        if fate is ErrorClass.SESSION:
+        if error_class is ErrorClass.SESSION:
             self._renew(login)
             return True
         self.verify_token(login)
         if isinstance(error, NotFound):
             raise NoSuchObject(str(error)) from error
-        if fate is ErrorClass.HANDLE and object_id is not None:
+        if error_class is ErrorClass.HANDLE and object_id is not None:
             login.invalidate(object_id)
             return True
-        if fate is ErrorClass.SUSPECT and opening and error.function == "C_Decrypt":
+        if error_class is ErrorClass.SUSPECT and opening and error.function == "C_Decrypt":
             raise NotAuthentic(f"{error}, and the token is well") from error
         return False
 
@@ -174,7 +174,7 @@ class TokenLink:
         pause, void = self._settings.reconnect_first, ended.number
         while True:
             try:
-                self._epoch = await self._log_in(void, tries=1)
+                self._login = await self._log_in(void, tries=1)
             except PinRefused as error:
                 # The operator must resolve a refusal: offering the PIN again may lock the token.
                 self._reason = error
@@ -189,7 +189,7 @@ class TokenLink:
                 pause, void = min(2 * pause, self._settings.reconnect_longest), self._module.epoch
             else:
                 self.reconnects += 1
-                log.info("token_back", epoch=self._epoch.number)
+                log.info("token_back", epoch=self._login.number)
                 # The old login and its errors form reference cycles holding large buffers. Collect now: the next
                 # automatic collection may be hours away.
                 del ended
@@ -204,7 +204,7 @@ class TokenLink:
         if self._healing is not None:
             self._healing.cancel()
             await asyncio.wait([self._healing])
-        login, self._epoch = self._epoch, None
+        login, self._login = self._login, None
         self._reason = TokenUnavailable("the token is closed")
         try:
             finish = partial(self._finish, login, finished)

@@ -29,7 +29,7 @@ _MAX_IDLE_POLLS = 8
 """Finished results that wake the loop even while calls queue up."""
 _TICK = 0.01
 """Seconds that a result waits at most for others while calls queue up."""
-_LOOK = 0.05
+_CHECK_INTERVAL = 0.05
 """Seconds between two checks for calls past their deadlines."""
 
 
@@ -56,7 +56,7 @@ class DeadlineThreadPool:
         self, name: str, *, threads: int, queue_limit: int, abandoned_limit: int, low_priority: bool = False
     ) -> None:
         self._name = name
-        self._gives_way = low_priority
+        self._low_priority = low_priority
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._threads = threads
@@ -72,7 +72,7 @@ class DeadlineThreadPool:
         self._gathering = False
         """True while several calls are running and `_poll` is due soon: results may wait for it."""
         self._ticking = False
-        self._look_at = 0.0
+        self._next_check = 0.0
         self._closed = False
         self._under_way: set[_Job] = set()
         self.waiting = 0
@@ -94,14 +94,14 @@ class DeadlineThreadPool:
         job = _Job(work, self._loop.create_future(), self._loop.time() + deadline)
         with self._lock:
             self.waiting += 1
-            lacking = self.waiting > self._idle and self._started < self._threads
-        if lacking:
+            needs_thread = self.waiting > self._idle and self._started < self._threads
+        if needs_thread:
             self._start_thread()
         self._under_way.add(job)
         self._queue.put(job)
         if not self._ticking:
             self._ticking = True
-            self._loop.call_later(min(_LOOK, deadline), self._poll)
+            self._loop.call_later(min(_CHECK_INTERVAL, deadline), self._poll)
         return cast("T", await job.future)
 
     def _start_thread(self) -> None:
@@ -118,14 +118,14 @@ class DeadlineThreadPool:
         if self._finished:
             self._deliver()
         now = self._loop.time()
-        if now >= self._look_at:
-            self._look_at = now + _LOOK
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_INTERVAL
             for job in [job for job in self._under_way if job.deadline <= now]:
                 self._expire(job)
         self._ticking = bool(self._under_way)
         if self._ticking:
             self._gathering = len(self._under_way) > 1
-            self._loop.call_later(_TICK if self._gathering else _LOOK, self._poll)
+            self._loop.call_later(_TICK if self._gathering else _CHECK_INTERVAL, self._poll)
 
     def _expire(self, job: _Job) -> None:
         if job.future.done():
@@ -144,7 +144,7 @@ class DeadlineThreadPool:
     # --- in the threads -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        if self._gives_way:
+        if self._low_priority:
             # If the system refuses, threads preempt the loop as usual. SCHED_RESET_ON_FORK is left out: systemd's
             # RestrictRealtime= treats a policy with that flag as forbidden.
             with suppress(OSError):
@@ -170,15 +170,15 @@ class DeadlineThreadPool:
     def _submit(self, job: _Job) -> bool:
         """Queue a result for the event loop. True if this thread continues."""
         with self._lock:
-            goes_on = not (job.started and job.abandoned)
-            if goes_on:
+            continues = not (job.started and job.abandoned)
+            if continues:
                 self._idle += 1
             self._finished.append(job)
             # More results will come soon: do not wake the loop for this one.
-            holds = (
+            waits = (
                 self._gathering and self.waiting and len(self._finished) < min(_MAX_IDLE_POLLS, len(self._under_way))
             )
-            wake = not holds and not self._woken
+            wake = not waits and not self._woken
             self._woken = self._woken or wake
         if wake:
             try:
@@ -186,7 +186,7 @@ class DeadlineThreadPool:
             except RuntimeError:
                 # The event loop is closed: no task waits any more.
                 return False
-        return goes_on
+        return continues
 
     # --- in the loop --------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class CallDispatcher:
             try:
                 result = self._inline(login, held, call)
             except CkrError as error:
-                result = await self._recovered(login, kind, object_id, call, error)
+                result = await self._handle_error(login, kind, object_id, call, error)
                 counter.observe(perf_counter() - start)
                 return result
             took = perf_counter() - start
@@ -101,7 +101,7 @@ class CallDispatcher:
             self._link.locks.release(held)
         return result
 
-    async def _recovered(
+    async def _handle_error(
         self,
         login: Login,
         kind: Kind,
@@ -115,12 +115,12 @@ class CallDispatcher:
             # Reading the sentinel is as fast as this call was: a flood of invalid ciphertexts occupies no thread.
             self._link.classify_error(login, object_id, error, opening=True)
 
-        def again() -> bytes:
+        def retry_call() -> bytes:
             retry = self._link.classify_error(login, object_id, error, opening=opening)
             log.info("token_call_again", kind=kind, reason=str(error), retry=retry)
             return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
 
-        return await self.workers.run(again, deadline=self._settings.deadline)
+        return await self.workers.run(retry_call, deadline=self._settings.deadline)
 
     async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
         def run(login: Login) -> bytes:

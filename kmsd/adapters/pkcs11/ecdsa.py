@@ -18,6 +18,8 @@ _SPKI_HEAD = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200
 
 def der_signature(signature: bytes) -> bytes:
     """Encode PKCS#11's r and s, each of the order's length, as the SEQUENCE of RFC 3279. Raises `TokenError`."""
+    # "an octet string of even length which is at most two times nLen octets, where nLen is the length in octets of the
+    # base point order n" (PKCS#11 v2.40 mechanisms, ECDSA). Shorter signatures are refused.
     if len(signature) != 2 * _COORDINATE:
         raise TokenError(f"the token made a P-256 signature of {len(signature)} bytes")
     r, s = signature[:_COORDINATE], signature[_COORDINATE:]

@@ -87,7 +87,8 @@ def import_session(connection: SessionPool, padded_wrap: WrapMechanism | None) -
         yield ImportSession(connection.raw, session, padded_wrap, created)
     finally:
         for handle in reversed(created):
-            # Closing the session destroys what could not be destroyed here.
+            # C_CloseSession destroys the rest: "all session objects created by the session are destroyed automatically"
+            # (PKCS#11 v2.40).
             with suppress(CkrError):
                 connection.raw.destroy(session.handle, handle)
         session.close()
@@ -104,11 +105,11 @@ class ImportSession:
 
     def verify(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mac_message: bytes) -> UnwrappedKey:
         """Unwrap a blob and measure the result, or a dummy key if it cannot be unwrapped."""
-        dummy_key = self._generated(TO_PROVE)
-        kek = self._generated(_WRAPPER, fixed=True)
-        found = self._unwrapped(key, algorithm, blob, TO_PROVE)
+        dummy_key = self._generate(TO_PROVE)
+        kek = self._generate(_WRAPPER, fixed=True)
+        found = self._unwrap(key, algorithm, blob, TO_PROVE)
         subject = dummy_key if found is None else found
-        wrapped, fingerprint = self._measured(kek, subject), self._mac(subject, mac_message)
+        wrapped, fingerprint = self._wrap_to_measure(kek, subject), self._mac(subject, mac_message)
         failure: UnwrapFailed | InvalidLength | None = None
         if found is None:
             failure = UnwrapFailed("the token does not unwrap it")
@@ -120,11 +121,11 @@ class ImportSession:
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, transport_key: bytes
     ) -> tuple[bytes, UnwrapFailed | InvalidLength | None]:
         """Unwrap a blob and wrap the result under another token's transport key; a dummy key if the blob is invalid."""
-        dummy_key = self._generated(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
+        dummy_key = self._generate(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
         modulus, exponent = modulus_and_exponent(transport_key)
         public: dict[int, Value] = {**_PUBLIC, Attribute.MODULUS: modulus, Attribute.PUBLIC_EXPONENT: exponent}
         recipient = self.kept(self.raw.create(self.session.handle, public))
-        found = self._unwrapped(key, algorithm, blob, _TO_PASS_ON)
+        found = self._unwrap(key, algorithm, blob, _TO_PASS_ON)
         subject = dummy_key if found is None else found
         shown = number(self.raw.attributes(self.session.handle, subject, (Attribute.VALUE_LEN,)), Attribute.VALUE_LEN)
         failure: UnwrapFailed | InvalidLength | None = None
@@ -147,38 +148,38 @@ class ImportSession:
         self._created.append(handle)
         return handle
 
-    def _generated(self, template: dict[int, Value], *, by: int = _AES_KEY, fixed: bool = False) -> int:
+    def _generate(self, template: dict[int, Value], *, by: int = _AES_KEY, fixed: bool = False) -> int:
         given = template if fixed else {**template, int(Attribute.VALUE_LEN): LENGTH}
         return self.kept(self.raw.generate(self.session.handle, by, given))
 
-    def _unwrapped(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, template: dict[int, Value]) -> int | None:
+    def _unwrap(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, template: dict[int, Value]) -> int | None:
         """Unwrap `blob` into a carrier; None if it cannot be unwrapped."""
         shown = self.raw.attributes(self.session.handle, key, (Attribute.MODULUS,))
         size = len(shown.get(Attribute.MODULUS, b"").lstrip(b"\0"))
         if not size:
             raise CkrError(Ckr.KEY_HANDLE_INVALID, "CKA_MODULUS of the wrapping key")
         if algorithm not in HYBRID:
-            return self._rsa_unwrapped(key, algorithm, blob, size, template)
-        kek = self._rsa_unwrapped(key, algorithm, blob[:size], size, _KEK)
-        dummy_key = self._generated(_KEK)
+            return self._rsa_unwrap(key, algorithm, blob, size, template)
+        kek = self._rsa_unwrap(key, algorithm, blob[:size], size, _KEK)
+        dummy_key = self._generate(_KEK)
         if self._padded_wrap is None:
             raise CkrError(Ckr.MECHANISM_INVALID, "key wrap with padding")
         rest = blob[size:]
         # Padded key wrap has at least two blocks of 8 bytes (RFC 5649 section 4.1).
         whole = len(rest) >= 2 * _BLOCK and len(rest) % _BLOCK == 0
         wrapped = rest if whole else bytes(_WRAPPED_LENGTH)
-        found = self._tried(self._padded_wrap, dummy_key if kek is None else kek, wrapped, template)
+        found = self._try_unwrap(self._padded_wrap, dummy_key if kek is None else kek, wrapped, template)
         return found if kek is not None and whole else None
 
-    def _rsa_unwrapped(
+    def _rsa_unwrap(
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, size: int, template: dict[int, Value]
     ) -> int | None:
         # A blob of a wrong length costs the same decryption as any other.
-        fitting = blob if len(blob) == size else blob[:size].rjust(size, b"\1")
-        found = self._tried(RSA_STEP[algorithm], key, fitting, template)
-        return found if fitting is blob else None
+        padded = blob if len(blob) == size else blob[:size].rjust(size, b"\1")
+        found = self._try_unwrap(RSA_STEP[algorithm], key, padded, template)
+        return found if padded is blob else None
 
-    def _tried(self, way: WrapMechanism, key: int, blob: bytes, template: dict[int, Value]) -> int | None:
+    def _try_unwrap(self, way: WrapMechanism, key: int, blob: bytes, template: dict[int, Value]) -> int | None:
         try:
             return self.kept(self.raw.unwrap(self.session.handle, way, key, blob, template))
         except CkrError as error:
@@ -186,7 +187,7 @@ class ImportSession:
                 raise
             return None
 
-    def _measured(self, kek: int, subject: int) -> bytes:
+    def _wrap_to_measure(self, kek: int, subject: int) -> bytes:
         try:
             return self.raw.wrap(self.session.handle, KEY_WRAP, kek, subject)
         except CkrError as error:

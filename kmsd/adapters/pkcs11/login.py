@@ -164,12 +164,12 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
     except CkrError as error:
         if error.error_class is not ErrorClass.PIN:
             raise
-        but = _remembered(settings, serial, error)
-        raise PinRefused(f"{port_error(error)}; it is not offered again{but}") from error
+        addition = _record_refusal(settings, serial, error)
+        raise PinRefused(f"{port_error(error)}; it is not offered again{addition}") from error
     with suppress(OSError):  # the token accepted the PIN: the file is about another PIN or token
         refused_pin.clear(settings.refused_pin)
     try:
-        _keep_token(settings)
+        _sync_token_folder(settings)
         return _build(connection, settings, clock)
     except BaseException:
         connection.discard()
@@ -178,7 +178,7 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
         raise
 
 
-def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
+def _record_refusal(settings: TokenSettings, serial: str, error: CkrError) -> str:
     """Record the refusal if the token itself was asked. Return a text for the error message if that fails."""
     if error.function != "C_Login":
         return ""
@@ -189,7 +189,7 @@ def _remembered(settings: TokenSettings, serial: str, error: CkrError) -> str:
     return ""
 
 
-def _keep_token(settings: TokenSettings) -> None:
+def _sync_token_folder(settings: TokenSettings) -> None:
     """Sync the token folder after login.
 
     SoftHSM truncates and rewrites its token object at login; a power loss before that is on disk destroys the token.

@@ -4,8 +4,9 @@ python-pkcs11 loads the module, finds slots and tokens, opens sessions and creat
 It passes NULL ("this is a single-threaded application") but releases the interpreter lock in every call. SoftHSM then
 switches its mutexes off, and two threads crash it.
 
-A process must not fork after C_Initialize: with NSS, parent and child would get the same random bytes (finding 10). A
-child that is forked anyway finds every connection retired. Fork followed at once by exec is safe.
+A process must not fork after C_Initialize: with NSS, parent and child would get the same random bytes
+(docs/hsm/nss-softokn.md). A child that is forked anyway finds every connection retired. Fork followed at once by exec
+is safe.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ class Module:
         """Return the only token that matches label, serial and slot. Raises `TokenUnavailable`."""
         if self._library is None:
             raise TokenUnavailable("the module is not initialised")
-        fitting = []
+        matching = []
         try:
             for slot in self._library.get_slots(token_present=True):
                 if settings.slot is not None and slot.slot_id != settings.slot:
@@ -208,19 +209,21 @@ class Module:
                 token = slot.get_token()
                 serial = token.serial.decode("utf-8", "replace").rstrip(" \0")
                 if settings.label in (None, token.label) and settings.serial in (None, serial):
-                    fitting.append(token)
+                    matching.append(token)
         except PKCS11Error as error:
             raise of_binding(error) from error
         wanted = f"label {settings.label!r}, serial {settings.serial!r}, slot {settings.slot!r}"
-        if len(fitting) != 1:
-            raise TokenUnavailable(f"{len(fitting) or 'no'} tokens with {wanted}")
-        return fitting[0]
+        if len(matching) != 1:
+            raise TokenUnavailable(f"{len(matching) or 'no'} tokens with {wanted}")
+        return matching[0]
 
     def login(self, session: int, slot: int, pin: bytes) -> None:
         """Log the process in.
 
         If the process is already logged in, compare the PIN with the one that the token accepted.
         """
+        # "all sessions that an application has with a token must have the same login/logout status" (PKCS#11 v2.20
+        # section 6.7.4).
         with self._lock:
             known = self._accepted_pins.get(slot)
             try:

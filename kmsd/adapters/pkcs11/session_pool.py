@@ -164,7 +164,11 @@ class SessionPool:
             return self._idle.wait_for(lambda: self._lent == 0, timeout)
 
     def close(self) -> None:
-        """Close every session, the keeper last: closing a process's last session logs it out."""
+        """Close every session, the keeper last, which logs the process out.
+
+        "If this function … closes the last session between the application and the token, the login state of the token
+        for the application returns to public sessions" (PKCS#11 v2.40, C_CloseSession).
+        """
         self.discard_free_sessions()
         self.keeper.close()
 

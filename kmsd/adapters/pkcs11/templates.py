@@ -178,21 +178,21 @@ def attribute_mismatches(role: ObjectProfile, object_id: bytes, label: str, valu
     CKA_NEVER_EXTRACTABLE, both True, already exclude an import ("C_UnwrapKey … CKA_ALWAYS_SENSITIVE … CKA_FALSE",
     PKCS#11 v2.40 section 5.13).
     """
-    short = []
+    mismatches = []
     if values.get(A.ID) != object_id:
-        short.append("CKA_ID differs")
+        mismatches.append("CKA_ID differs")
     if values.get(A.LABEL) != label.encode("ascii"):
-        short.append("CKA_LABEL differs")
+        mismatches.append("CKA_LABEL differs")
     if number(values, A.CLASS) != role.object_class or number(values, A.KEY_TYPE) != role.key_type:
-        short.append("CKA_CLASS or CKA_KEY_TYPE differs")
+        mismatches.append("CKA_CLASS or CKA_KEY_TYPE differs")
     for kind, promised in (*role.template.items(), *role.proofs.items()):
         if not _shows(values, kind, promised):
-            short.append(f"CKA_{kind.name} is not {_shown(promised)}")
+            mismatches.append(f"CKA_{kind.name} is not {_shown(promised)}")
     for kind, promised in role.where_allowed.items():
         # SoftHSM shows an empty CKA_ALLOWED_MECHANISMS on an object created without it.
         if values.get(kind) and not _shows(values, kind, promised):
-            short.append(f"CKA_{kind.name} is not {_shown(promised)}")
-    return short
+            mismatches.append(f"CKA_{kind.name} is not {_shown(promised)}")
+    return mismatches
 
 
 def role_of(values: Mapping[int, bytes]) -> ObjectProfile | None:

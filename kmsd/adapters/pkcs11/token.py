@@ -55,7 +55,7 @@ class Pkcs11Token:
         self._link = link
         self._clock = clock
         self._calls = CallDispatcher(settings, link)
-        self._last_epoch: Login
+        self._last_login: Login
         self._capabilities: Capabilities
         self._imports: Imports
         self._operated_at = -settings.sentinel_operation_interval
@@ -85,7 +85,7 @@ class Pkcs11Token:
         return token
 
     async def _probe(self) -> None:
-        login = self._last_epoch = self._link.require()
+        login = self._last_login = self._link.require()
 
         def learn(_: Login) -> Capabilities:
             capabilities = probe(login)
@@ -108,7 +108,7 @@ class Pkcs11Token:
 
     @property
     def info(self) -> TokenInfo:
-        return self._last_epoch.connection.info
+        return self._last_login.connection.info
 
     @property
     def capabilities(self) -> Capabilities:

@@ -22,7 +22,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from kmsd.adapters.sqlite.change_detector import WalIndex
+from kmsd.adapters.sqlite.change_detector import ChangeDetector
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.cloudwatch_logs.groups import LogGroup, LogStream
@@ -42,9 +42,9 @@ _Thing = TypeVar("_Thing")
 class CachedReader(SqliteReader):
     """Implements `kmsd.ports.Reader` on the reading connection of a process."""
 
-    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks, wal_index: WalIndex) -> None:
+    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks, wal_index: ChangeDetector) -> None:
         super().__init__(connection, makers)
-        self._wal_index = wal_index
+        self._change_detector = wal_index
         self._header: bytes | None = None
         self._version: int | None = None
         self._seen = 0
@@ -64,7 +64,7 @@ class CachedReader(SqliteReader):
 
     def refresh(self) -> None:
         """Invalidate everything that was changed since the last call."""
-        header = self._wal_index.header()  # before any read: later commits are then noticed by the next call
+        header = self._change_detector.header()  # before any read: later commits are then noticed by the next call
         if header is not None and header == self._header:
             return
         self._catch_up()

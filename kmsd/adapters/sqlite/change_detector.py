@@ -20,7 +20,7 @@ FORMAT = 3007000
 """`iVersion`, the first field, in the machine's byte order."""
 
 
-class WalIndex:
+class ChangeDetector:
     """Read-only mapping of the header.
 
     POSIX releases all locks of a process on a file, SQLite's included, when the process closes any descriptor of it.

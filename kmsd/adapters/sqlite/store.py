@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.cached_reader import CachedReader
-from kmsd.adapters.sqlite.change_detector import WalIndex
+from kmsd.adapters.sqlite.change_detector import ChangeDetector
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.transaction import SqliteTransaction
@@ -46,7 +46,7 @@ class SqliteStore:
         self._writing = connections.connect(path, busy_seconds=BUSY_SECONDS)
         self._version = self._required_version()
         self._makers = LivenessLocks(path)
-        self._wal_index = WalIndex(path)
+        self._wal_index = ChangeDetector(path)
         self._reader = CachedReader(self._reading, self._makers, self._wal_index)
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")

@@ -41,7 +41,7 @@ async def handle(request: Request, call: WriteCall) -> Response:
     named = None if imported is None else key_material_id(imported.material_id)
     if request.key_material_id not in (None, named):
         raise NotFoundException(f"KeyMaterialId {request.key_material_id} is not that of {call.key.arn}.")
-    destroying = await imported_material.lose(call.transaction, call.key)
+    destroying = await imported_material.delete(call.transaction, call.key)
     if destroying is None and imported is not None:
         left = await call.reader.token_object(imported.material_id)
         destroying = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
