@@ -45,7 +45,7 @@ class TokenLink:
         self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, abandoned_limit=1)
         self._login: Login | None = None
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
-        self._healing: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
         self.locks = ObjectLocks()
         self.reconnects = 0
@@ -167,8 +167,8 @@ class TokenLink:
     # --- reconnection -------------------------------------------------------------------------------
 
     def _start_reconnecting(self, ended: Login) -> None:
-        if not self._closed and (self._healing is None or self._healing.done()):
-            self._healing = self._loop.create_task(self._reconnect(ended), name="kmsd-token-heal")
+        if not self._closed and (self._reconnecting is None or self._reconnecting.done()):
+            self._reconnecting = self._loop.create_task(self._reconnect(ended), name="kmsd-token-reconnect")
 
     async def _reconnect(self, ended: Login) -> None:
         pause, void = self._settings.reconnect_first, ended.number
@@ -183,13 +183,13 @@ class TokenLink:
             except Exception as error:
                 if not isinstance(error, TokenError):
                     # A bug in kmsd must not end the reconnection.
-                    log.exception("token_heal_failed")
-                log.warning("token_still_away", reason=str(error), next_attempt_in=pause)
+                    log.exception("token_reconnect_failed")
+                log.warning("token_unavailable", reason=str(error), next_attempt_in=pause)
                 await asyncio.sleep(pause)
                 pause, void = min(2 * pause, self._settings.reconnect_longest), self._module.epoch
             else:
                 self.reconnects += 1
-                log.info("token_back", epoch=self._login.number)
+                log.info("token_reconnected", epoch=self._login.number)
                 # The old login and its errors form reference cycles holding large buffers. Collect now: the next
                 # automatic collection may be hours away.
                 del ended
@@ -201,9 +201,9 @@ class TokenLink:
         if self._closed:
             return
         self._closed = True
-        if self._healing is not None:
-            self._healing.cancel()
-            await asyncio.wait([self._healing])
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.wait([self._reconnecting])
         login, self._login = self._login, None
         self._reason = TokenUnavailable("the token is closed")
         try:

@@ -177,7 +177,7 @@ class RawModule:
         _check(self._get_attribute_value(session, handle, byref(attribute), 1), "C_GetAttributeValue")
 
     def create(self, session: int, template: Mapping[int, Value]) -> int:
-        """Call C_CreateObject. Only for keys with published test values and for public keys."""
+        """Call C_CreateObject, only for public keys and published test values: kmsd knows no other key's value."""
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_CreateObject", session, array, len(array), byref(handle))

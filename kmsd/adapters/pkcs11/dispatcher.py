@@ -117,7 +117,7 @@ class CallDispatcher:
 
         def retry_call() -> bytes:
             retry = self._link.classify_error(login, object_id, error, opening=opening)
-            log.info("token_call_again", kind=kind, reason=str(error), retry=retry)
+            log.info("token_call_retried", kind=kind, reason=str(error), retry=retry)
             return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
 
         return await self.workers.run(retry_call, deadline=self._settings.deadline)

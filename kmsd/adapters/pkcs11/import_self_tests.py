@@ -106,7 +106,7 @@ def _works(login: Login, what: str, algorithm: WrappingAlgorithm, padded: WrapMe
     except (CkrError, WrongAnswer) as error:
         if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
             raise TokenUnavailable(str(error)) from error
-        log.debug("token_import_lacking", what=what, algorithm=algorithm.value, reason=str(error))
+        log.debug("token_import_unsupported", what=what, algorithm=algorithm.value, reason=str(error))
         return False
     return True
 
@@ -174,7 +174,7 @@ def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
     except CkrError as error:
         if error.error_class in (ErrorClass.SESSION, ErrorClass.LOGIN):
             raise
-        log.info("token_takes_no_known_keys", reason=str(error))
+        log.info("token_refuses_known_keys", reason=str(error))
     key, half = (session.kept(made) for made in raw.generate_pair(handle, _RSA_PAIR, public, private))
     shown = load_der_public_key(public_key_of(raw, handle, half, _BITS))
     if not isinstance(shown, rsa.RSAPublicKey):

@@ -77,7 +77,7 @@ class Objects(Handles):
     # --- creating -----------------------------------------------------------------------------------
 
     def create_encryption_key(self, session: Session, object_id: bytes, algorithm: Algorithm) -> None:
-        """Generate and verify an AES-256 object. If its attributes differ from its role, destroy it and raise."""
+        """Generate and verify an AES-256 object. Raises `TokenError` if it differs from its role; it is then destroyed."""
         role = SEALING[algorithm]
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:

@@ -184,7 +184,7 @@ def probe(login: Login) -> Capabilities:
         except (CkrError, WrongAnswer, KeyError) as error:
             if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
                 raise TokenUnavailable(str(error)) from error
-            log.warning("token_mechanism_lacking", mechanism=row.mechanism, loses=row.loses, reason=str(error))
+            log.warning("token_mechanism_missing", mechanism=row.mechanism, loses=row.loses, reason=str(error))
             missing.append((row.mechanism, row.loses))
         else:
             passed.add(row.mechanism)

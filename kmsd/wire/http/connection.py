@@ -1,11 +1,7 @@
 """One client's connection: parse bytes into requests, await the handler for each, and write the responses.
 
-    OPENING ──first complete request──▶ BUSY ──answered──▶ IDLE ──first byte──▶ OPENING
-       │ head complete, body not           ▲                 │
-       └──────────▶ BODY ──────────────────┘                 └── keep-alive over ──▶ closed
-    any state ──refused──▶ LINGERING (answer sent, input discarded) ──client closes, or time──▶ closed
-
-Uses aiohttp's compiled parser and nothing above it (docs/decisions/0004-http-front.md).
+`connection_state.TRANSITIONS` has its states. Of aiohttp it uses the compiled parser alone
+(docs/decisions/0004-http-front.md).
 """
 
 from __future__ import annotations
@@ -21,8 +17,9 @@ from kmsd.errors import (
     ServiceError,
     ThrottlingException,
 )
+from kmsd.wire.http.connection_state import TRANSITIONS, Event, State
 from kmsd.wire.http.messages import Request, Tls, error_answer, new_request_id, rendered, rendered_pieces
-from kmsd.wire.http.owner import Owner, State
+from kmsd.wire.http.owner import Owner
 from kmsd.wire.http.parser import NotHttp, new_parser, parse_refusal
 from kmsd.wire.http.request_checks import check_head, expectation_refusal, head_size, head_too_long, too_large
 from kmsd.wire.sigv4.claim import RawRequest
@@ -192,7 +189,7 @@ class Connection(asyncio.Protocol):
     def _continue_head(self, count: int) -> None:
         """Count more bytes of an incomplete head."""
         if self.state is State.IDLE:
-            self._set_state(State.OPENING, self._server.limits.header_seconds)
+            self._enter(Event.FIRST_BYTES, self._server.limits.header_seconds)
         self._head_bytes += count
         if self._head_bytes > self._server.limits.header_bytes:
             self._refuse(head_too_long())
@@ -227,7 +224,7 @@ class Connection(asyncio.Protocol):
             return
         self._message, self._payload = message, payload
         if self.task is None:
-            self._set_state(State.BODY, self._server.limits.body_seconds)
+            self._enter(Event.HEAD, self._server.limits.body_seconds)
         # RFC 9110, section 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST
         # ignore that expectation."
         self._continue_pending = expectation is not None and message.version[1] == 1
@@ -269,7 +266,7 @@ class Connection(asyncio.Protocol):
     def _enqueue(self, message: Any, body: bytes) -> None:
         self._queue.append((message, body))
         if self.task is None:
-            self._set_state(State.BUSY, NEVER)
+            self._enter(Event.REQUEST, NEVER)
             # Count now, not when the task starts: the other requests of this cohort would not be counted yet.
             self._server.cohorts.in_flight += 1
             self.task = self._loop.create_task(self._answer_all())
@@ -281,8 +278,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer the current request with `error`, after those before it, and read no more."""
         self._drop_body()
-        self.state = State.LINGERING
-        self._server.on_state_change(self, State.LINGERING)
+        # The deadline stays: an answer on its way keeps its own.
+        self.state = TRANSITIONS[self.state][Event.LAST]
+        self._server.on_state_change(self, self.state)
         if self.task is None:
             self._finish(error)
         else:
@@ -354,12 +352,12 @@ class Connection(asyncio.Protocol):
         """Wait for the rest of a body, for the rest of a head, or for the next request."""
         limits = self._server.limits
         if self._message is not None:
-            self._set_state(State.BODY, limits.body_seconds)
+            self._enter(Event.ANSWERED_IN_BODY, limits.body_seconds)
             self._send_continue()
         elif self._head_bytes:
-            self._set_state(State.OPENING, limits.header_seconds)
+            self._enter(Event.ANSWERED_IN_HEAD, limits.header_seconds)
         else:
-            self._set_state(State.IDLE, self._server.keep_alive_seconds)
+            self._enter(Event.ANSWERED, self._server.keep_alive_seconds)
 
     def _finish(self, error: ServiceError) -> None:
         """Send a refusal and keep reading for a while, so that the client can read it.
@@ -385,7 +383,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when all output is sent; abort if the client does not take it."""
-        self._set_state(State.LINGERING, self._server.limits.linger_seconds)
+        self._enter(Event.LAST, self._server.limits.linger_seconds)
         if self._transport is not None:
             self._transport.close()
 
@@ -393,7 +391,8 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(rendered(error_answer(error, new_request_id()), self._server.common, close=True))
 
-    def _set_state(self, state: State, seconds: float) -> None:
-        self.state = state
+    def _enter(self, event: Event, seconds: float) -> None:
+        """Change the state, in which the connection may stay for `seconds`."""
+        state = self.state = TRANSITIONS[self.state][event]
         self.deadline = self._loop.time() + seconds
         self._server.on_state_change(self, state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -10,20 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kmsd.event_loop.cohorts import CohortScheduler
+    from kmsd.wire.http.connection_state import State
     from kmsd.wire.http.limits import TransportLimits
     from kmsd.wire.http.messages import Request, Response
 
 ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
-
-
-class State(Enum):
-    """State of a connection; see the diagram in `kmsd.wire.http.connection`."""
-
-    OPENING = "opening"
-    BODY = "body"
-    BUSY = "busy"
-    IDLE = "idle"
-    LINGERING = "deaf"
 
 
 class Owner(Protocol[ConnectionT_contra]):

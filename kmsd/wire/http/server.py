@@ -17,10 +17,10 @@ import msgspec
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.wire.http.connection import Connection
+from kmsd.wire.http.connection_state import State
 from kmsd.wire.http.limits import TransportLimits
 from kmsd.wire.http.listeners import BACKLOG, ListenerRefused, bind_tcp, bind_unix, inherited, listener_permitted
 from kmsd.wire.http.messages import Request, Response, Tls, error_answer, new_request_id
-from kmsd.wire.http.owner import State
 from kmsd.wire.http.parser import CParserMissing, require_c_parser
 from kmsd.wire.http.tls import tls_context
 
