@@ -26,11 +26,11 @@ EXIT_EXISTS = 73
 """EX_CANTCREAT."""
 EXIT_UNAVAILABLE = 75
 """EX_TEMPFAIL: the same command may succeed later. If a worker ends with it, the supervisor starts another."""
-EXIT_RESTORE_REFUSED = 77
+EXIT_PIN_REFUSED = 77
 """EX_NOPERM: the token refused the PIN. A restart would try the PIN again; only a human may do that."""
 EXIT_CONFIG = 78
 """EX_CONFIG: configuration, database or token are not fit to serve, and waiting does not help."""
-FINAL = frozenset({EXIT_RESTORE_REFUSED, EXIT_CONFIG})
+FINAL = frozenset({EXIT_PIN_REFUSED, EXIT_CONFIG})
 """Statuses of a worker that end the daemon. Its unit then stops the socket too (systemd/kmsd.service)."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as in shells."""

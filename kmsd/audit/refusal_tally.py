@@ -69,7 +69,7 @@ class RefusalSampler:
         self._at: float | None = None
         self.tally: RefusalCounts | None = None
 
-    def drain(self, clock: float) -> bool:
+    def allow(self, clock: float) -> bool:
         """Take a permit. True if a refusal at `clock` (monotonic, in seconds) is to have its own record."""
         if self._at is not None:
             self._permits = min(self._limit, self._permits + max(0.0, clock - self._at) * self._per_second)
@@ -80,12 +80,12 @@ class RefusalSampler:
         return True
 
     def count(self, now: datetime, code: str, source: ClientInfo) -> None:
-        """Count a refusal for which `drain` had no permit."""
+        """Count a refusal for which `allow` had no permit."""
         if self.tally is None:
             self.tally = RefusalCounts(now, now)
         self.tally.add(now, code, source.address or UNIX_SOCKET)
 
-    def hand_over(self) -> RefusalCounts | None:
+    def drain(self) -> RefusalCounts | None:
         """Return the counts so far, and start from zero. None: there is nothing to record."""
         tally, self.tally = self.tally, None
         return tally

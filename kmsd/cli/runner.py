@@ -29,7 +29,7 @@ from kmsd.exit_codes import (
     EXIT_CONFIG,
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
-    EXIT_RESTORE_REFUSED,
+    EXIT_PIN_REFUSED,
     EXIT_UNAVAILABLE,
     CommandError,
 )
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (PinRefused, EXIT_RESTORE_REFUSED),
+    (PinRefused, EXIT_PIN_REFUSED),
     (ConfigError, EXIT_CONFIG),
     (StoreMissing, EXIT_CONFIG),
     (StoreUnfit, EXIT_CONFIG),
@@ -63,7 +63,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (JobFailed, EXIT_UNAVAILABLE),
 )
 """Exit statuses of errors whose text is for the operator. The first match decides."""
-_OF_SERVE = (EXIT_RESTORE_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
+_OF_SERVE = (EXIT_PIN_REFUSED, EXIT_CONFIG, EXIT_INTERNAL)
 """Exit statuses that `kmsd serve` may end with; systemd decides by them."""
 
 

@@ -25,7 +25,7 @@ from kmsd.config.settings import ConfigError
 from kmsd.config.snapshot import ConfigSnapshot, changes, need_restart
 from kmsd.daemon.worker_pool import BACKOFF_INITIAL_SECONDS, BACKOFF_MAX_SECONDS, StartFailed, Worker, WorkerPool
 from kmsd.daemon.worker_spec import not_ready
-from kmsd.exit_codes import EXIT_RESTORE_REFUSED
+from kmsd.exit_codes import EXIT_PIN_REFUSED
 from kmsd.linux import systemd
 from kmsd.ports import StoreUnavailable
 from kmsd.wire.http.listeners import address_of
@@ -80,7 +80,7 @@ class Supervisor(msgspec.Struct):
         if self.pool.stopping.is_set():
             return
         self.pool.failed = report.status
-        if report.status != EXIT_RESTORE_REFUSED:  # the pool has logged that
+        if report.status != EXIT_PIN_REFUSED:  # the pool has logged that
             log.critical("start_failed", missing=report.missing, detail=report.detail)
 
     def _report_ready(self, addition: str = "") -> None:
@@ -201,7 +201,7 @@ class Supervisor(msgspec.Struct):
             pool.snapshot = accepted
             await pool.take_over()
         except StartFailed as exc:
-            pool.pin_refused = exc.reported.status == EXIT_RESTORE_REFUSED
+            pool.pin_refused = exc.reported.status == EXIT_PIN_REFUSED
             pool.snapshot = before
             accepted.close()
             raise
@@ -250,8 +250,8 @@ class Supervisor(msgspec.Struct):
             try:
                 await self.pool.take_over()
             except StartFailed as exc:
-                if self.pool.stopping.is_set() or exc.reported.status == EXIT_RESTORE_REFUSED:
-                    self.pool.pin_refused = exc.reported.status == EXIT_RESTORE_REFUSED
+                if self.pool.stopping.is_set() or exc.reported.status == EXIT_PIN_REFUSED:
+                    self.pool.pin_refused = exc.reported.status == EXIT_PIN_REFUSED
                     break
                 log.error("worker_start_failed", detail=str(exc), attempt=attempt)  # noqa: TRY400 (no traceback wanted)
             else:

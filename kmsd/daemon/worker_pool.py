@@ -17,7 +17,7 @@ from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.waiting import Waiting
 from kmsd.daemon.worker_processes import STOP_SECONDS, PipeReader, Process, SpawnFailed, WorkerProcesses, insist, kill
 from kmsd.daemon.worker_spec import OPENED, READY, NotReady, WorkerSpec
-from kmsd.exit_codes import EXIT_RESTORE_REFUSED, EXIT_UNAVAILABLE, FINAL
+from kmsd.exit_codes import EXIT_PIN_REFUSED, EXIT_UNAVAILABLE, FINAL
 
 START_SECONDS = 90.0
 BACKOFF_INITIAL_SECONDS = 0.1
@@ -173,7 +173,7 @@ class WorkerPool(msgspec.Struct):
         if not report:
             raise StartFailed.of_worker(f"it ended with status {status} before it was ready")
         failure = StartFailed(msgspec.json.decode(report, type=NotReady))
-        if failure.reported.status == EXIT_RESTORE_REFUSED:
+        if failure.reported.status == EXIT_PIN_REFUSED:
             consequence = "it is not offered again"
             log.critical("token_pin_refused", detail=failure.reported.detail, consequence=consequence)
         raise failure
@@ -219,7 +219,7 @@ class WorkerPool(msgspec.Struct):
                 break
             if worker.process.pid != NO_PROCESS:
                 log.error("worker_exited", worker=worker.index, status=status)
-            if status == EXIT_RESTORE_REFUSED:
+            if status == EXIT_PIN_REFUSED:
                 self.fail(status)
                 break
             lived = asyncio.get_running_loop().time() - worker.started
@@ -251,8 +251,8 @@ class WorkerPool(msgspec.Struct):
         """Handle a failed restart: log it if other workers serve, else have a stand-in answer."""
         if self.stopping.is_set():
             return
-        if failure.reported.status == EXIT_RESTORE_REFUSED:
-            self.fail(EXIT_RESTORE_REFUSED)
+        if failure.reported.status == EXIT_PIN_REFUSED:
+            self.fail(EXIT_PIN_REFUSED)
         elif not self._lacks_workers():
             log.error("worker_start_failed", worker=worker.index, detail=str(failure))
         else:
@@ -279,7 +279,7 @@ class WorkerPool(msgspec.Struct):
         reason = "the token refused the PIN at the last reload"
         log.error("worker_not_started", worker=worker.index, reason=reason)
         if all(other.draining for other in self.workers):
-            self.fail(EXIT_RESTORE_REFUSED)
+            self.fail(EXIT_PIN_REFUSED)
 
     # --- Replace and stop ---------------------------------------------------------------------------
 

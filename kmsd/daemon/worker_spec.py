@@ -12,7 +12,7 @@ import msgspec
 
 from kmsd.cloudwatch_logs.ports import SegmentsError, SegmentsUnavailable
 from kmsd.daemon.fork_server import SpawnRequest
-from kmsd.exit_codes import EXIT_CONFIG, EXIT_RESTORE_REFUSED, EXIT_UNAVAILABLE
+from kmsd.exit_codes import EXIT_CONFIG, EXIT_PIN_REFUSED, EXIT_UNAVAILABLE
 from kmsd.ports import (
     AuditUnavailable,
     ModuleUnusable,
@@ -56,7 +56,7 @@ def not_ready(exc: Exception) -> NotReady:
     """Classify an error that keeps the daemon from serving: the missing component, and whether waiting may help."""
     match exc:
         case PinRefused():
-            return NotReady(EXIT_RESTORE_REFUSED, "token", str(exc))
+            return NotReady(EXIT_PIN_REFUSED, "token", str(exc))
         case TokenUnavailable() if not isinstance(exc, ModuleUnusable):
             return NotReady(EXIT_UNAVAILABLE, "token", str(exc))
         case TokenError():

@@ -21,12 +21,8 @@ class KeySpec(StrEnum):
     SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
     """AES-256: XAES-256-GCM where the token can derive keys, else AES-256-GCM."""
 
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """The algorithms of its keys, by their names in the API."""
-        return _ALGORITHMS[self]
-
 
 SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
 """The only encryption algorithm of symmetric keys, and the default of every request that may name one."""
-_ALGORITHMS: Mapping[KeySpec, tuple[str, ...]] = {KeySpec.SYMMETRIC_DEFAULT: (SYMMETRIC_DEFAULT,)}
+ALGORITHMS: Mapping[KeySpec, tuple[str, ...]] = {KeySpec.SYMMETRIC_DEFAULT: (SYMMETRIC_DEFAULT,)}
+"""The algorithms of the keys of each spec, by their names in the API."""

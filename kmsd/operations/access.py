@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -12,7 +12,7 @@ from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.alias import check_prefix
 from kmsd.domain.arn import KeyName, parse_key_name
 from kmsd.domain.key import Key, Origin
-from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, KeyUsage
+from kmsd.domain.key_spec import ALGORITHMS, SYMMETRIC_DEFAULT, KeyUsage
 from kmsd.domain.key_state import KeyState, StateRule, Usable
 from kmsd.errors import (
     InvalidArnException,
@@ -69,7 +69,7 @@ class _OfKey(Access, frozen=True):
             )
         if self.algorithm is not None:
             algorithm = getattr(request, self.algorithm) or SYMMETRIC_DEFAULT
-            if algorithm not in key.spec.algorithms:
+            if algorithm not in ALGORITHMS[key.spec]:
                 raise InvalidKeyUsageException(
                     f"You cannot use algorithm {algorithm} with {key.arn}: its key spec is {key.spec}."
                 )
@@ -185,10 +185,7 @@ class Unrestricted(Access, frozen=True):
 
     reason: str
 
-    @property
-    def asks_permission(self) -> bool:
-        """False."""
-        return False
+    asks_permission: ClassVar[bool] = False
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
         """Return `*`, which stands for no resource."""

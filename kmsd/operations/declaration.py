@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -70,10 +70,10 @@ class Kind(Enum):
 class Access(msgspec.Struct, frozen=True):
     """One thing that an operation reaches. Each kind finds its own targets and says what must hold of them."""
 
-    @property
-    def asks_permission(self) -> bool:
-        """True if admission authorises the targets."""
-        return True
+    asks_permission: ClassVar[bool] = True
+    """True if admission authorises the targets."""
+    has_own_rule: ClassVar[bool] = False
+    """True if `decide` asks more than policies and grants: its answers are not cached."""
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
@@ -88,11 +88,6 @@ class Access(msgspec.Struct, frozen=True):
     def words(self) -> str:
         """Say what is reached, for the page on operations."""
         return "no resource"
-
-    @property
-    def has_own_rule(self) -> bool:
-        """True if `decide` asks more than policies and grants: its answers are not remembered."""
-        return False
 
     def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
         """Decide by policies and grants. Return the final question and the decision."""

@@ -25,7 +25,7 @@ class Tokens(msgspec.Struct):
 
     def of(self, material: Material) -> Token:
         """Return the token that holds a material. Raises `TokenUnavailable`."""
-        return self[material.token]
+        return self.main if material.token is TokenName.MAIN else self[material.token]
 
     def __getitem__(self, name: TokenName) -> Token:
         """Raise `TokenUnavailable` for the import token while it is away or not configured."""

@@ -36,7 +36,7 @@ class RefusedRequestLog(msgspec.Struct):
     async def add(self, error: ServiceError, source: ClientInfo, now: datetime, record: Callable[[], bytes]) -> None:
         """Record or count one refusal; `record` builds its own record. Raises `AuditUnavailable`."""
         loop = asyncio.get_running_loop()
-        if self.book.drain(loop.time()):
+        if self.book.allow(loop.time()):
             await self.sink.append(record())
             return
         self.book.count(now, error.code, source)
@@ -50,7 +50,7 @@ class RefusedRequestLog(msgspec.Struct):
         self._task = asyncio.create_task(self._flush())
 
     async def _flush(self) -> None:
-        tally = self.book.hand_over()
+        tally = self.book.drain()
         if tally is not None:
             try:
                 await self.sink.append(record_of_refusals(arns=self.arns, tally=tally))

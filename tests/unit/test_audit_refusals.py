@@ -29,10 +29,10 @@ def source(address: str) -> ClientInfo:
 def test_a_bucket_of_permits() -> None:
     """A burst, then the rate, whatever the clock does."""
     book = RefusalSampler(10)
-    assert sum(book.drain(0.0) for _ in range(200)) == 50
-    assert sum(book.drain(1.0) for _ in range(200)) == 10
-    assert sum(book.drain(0.5) for _ in range(200)) == 0
-    assert sum(book.drain(1000.0) for _ in range(200)) == 50
+    assert sum(book.allow(0.0) for _ in range(200)) == 50
+    assert sum(book.allow(1.0) for _ in range(200)) == 10
+    assert sum(book.allow(0.5) for _ in range(200)) == 0
+    assert sum(book.allow(1000.0) for _ in range(200)) == 50
 
 
 def test_the_tally_counts_codes_and_names_the_busiest_addresses() -> None:
@@ -42,7 +42,7 @@ def test_the_tally_counts_codes_and_names_the_busiest_addresses() -> None:
         busy = number % 2 == 0
         address = "192.0.2.1" if busy else f"10.0.{number // 256}.{number % 256}"
         book.count(NOW + timedelta(seconds=number / 5000), "A" if busy else "B", source(address))
-    tally = book.hand_over()
+    tally = book.drain()
     assert tally is not None
     assert len(tally.addresses) <= 1001
     record = json.loads(record_of_refusals(arns=PLACE, tally=tally))
@@ -52,7 +52,7 @@ def test_the_tally_counts_codes_and_names_the_busiest_addresses() -> None:
     assert shown["sourceIPAddresses"]["192.0.2.1"] == 2500
     assert sum(shown["sourceIPAddresses"].values()) == 5000
     assert len(shown["sourceIPAddresses"]) <= 21
-    assert book.hand_over() is None
+    assert book.drain() is None
 
 
 class Ledgers:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from kmsd.adapters.pkcs11 import login as epochs
+from kmsd.adapters.pkcs11 import login as logins
 from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.adapters.pkcs11.handle_cache import NotFound
 from kmsd.adapters.pkcs11.object_locks import ObjectLocks
@@ -52,10 +52,10 @@ class TokenLink:
 
     async def open(self) -> None:
         """Log in for the first time. Raises `TokenUnavailable`, `PinRefused`."""
-        self._login = await self._log_in(None, tries=epochs.START_TRIES)
+        self._login = await self._log_in(None, tries=logins.START_TRIES)
 
     async def _log_in(self, void: int | None, *, tries: int) -> Login:
-        begin = partial(epochs.start, self._module, self._settings, self._clock, void, tries=tries)
+        begin = partial(logins.start, self._module, self._settings, self._clock, void, tries=tries)
         return await self._starter.run(begin, deadline=2 * self._settings.start_deadline)
 
     # --- the current login --------------------------------------------------------------------------

@@ -98,7 +98,8 @@ class CallDispatcher:
                 raise
             connection.release(session)
         finally:
-            self._link.locks.release(held)
+            if held is not None:
+                self._link.locks.release(held)
         return result
 
     async def _handle_error(

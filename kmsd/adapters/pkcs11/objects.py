@@ -77,7 +77,7 @@ class Objects(Handles):
     # --- creating -----------------------------------------------------------------------------------
 
     def create_encryption_key(self, session: Session, object_id: bytes, algorithm: Algorithm) -> None:
-        """Generate and verify an AES-256 object. Raises `TokenError` if it differs from its role; it is then destroyed."""
+        """Generate and verify an AES-256 object. Destroys it and raises `TokenError` if it differs from its role."""
         role = SEALING[algorithm]
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from kmsd.domain.key import Key
+from kmsd.domain.key_spec import ALGORITHMS
 from kmsd.domain.key_state import KeyState
 from kmsd.operations.kms.shapes import KeyMetadata
 
@@ -29,7 +30,7 @@ def key_metadata(key: Key, now: datetime) -> KeyMetadata:
         key_manager="CUSTOMER",
         customer_master_key_spec=key.spec,
         key_spec=key.spec,
-        encryption_algorithms=list(key.spec.algorithms),
+        encryption_algorithms=list(ALGORITHMS[key.spec]),
         multi_region=False,
         current_key_material_id=(
             None if key.current_material is None or expired else key.current_material.key_material_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
@@ -64,10 +64,7 @@ async def _find(request: Request, call: Call) -> Grant:
 class OnGrant(Access, frozen=True):
     """The grant that the request names, and its key. The grant says who may retire it, not the key's policy."""
 
-    @property
-    def has_own_rule(self) -> bool:
-        """True: `may_retire`."""
-        return True
+    has_own_rule: ClassVar[bool] = True
 
     def words(self) -> str:
         """Say how it is named."""

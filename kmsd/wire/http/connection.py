@@ -218,8 +218,7 @@ class Connection(asyncio.Protocol):
 
     def _start_body(self, message: Any, payload: Any) -> None:
         expectation = message.headers.get("Expect")
-        refusal = expectation_refusal(expectation)
-        if refusal is not None:
+        if expectation is not None and (refusal := expectation_refusal(expectation)) is not None:
             self._refuse(refusal)
             return
         self._message, self._payload = message, payload
@@ -229,7 +228,8 @@ class Connection(asyncio.Protocol):
         # ignore that expectation."
         self._continue_pending = expectation is not None and message.version[1] == 1
         self._continue_body()
-        self._send_continue()
+        if self._continue_pending:
+            self._send_continue()
 
     def _continue_body(self) -> None:
         """Take what the stream holds of the body; enqueue the request when it is complete."""

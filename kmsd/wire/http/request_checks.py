@@ -27,10 +27,10 @@ def check_head(message: Any, body_bytes: int) -> ServiceError | None:
     return None
 
 
-def expectation_refusal(expectation: str | None) -> ServiceError | None:
+def expectation_refusal(expectation: str) -> ServiceError | None:
     """Return the reason to refuse a request for its Expect header; None to accept it."""
     # "The only expectation defined by this specification is "100-continue"" (RFC 9110, section 10.1.1).
-    if expectation is None or expectation.lower() == "100-continue":
+    if expectation.lower() == "100-continue":
         return None
     return MalformedHttpRequestException("The request's Expect header asks for what is not offered.")
 

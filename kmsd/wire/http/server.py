@@ -297,10 +297,10 @@ class Server:
     def _start(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._on_listener_closed)
+        task.add_done_callback(self._on_task_done)
         return task
 
-    def _on_listener_closed(self, task: asyncio.Future[None]) -> None:
+    def _on_task_done(self, task: asyncio.Future[None]) -> None:
         """Report a task that failed: without its sweep, the server would look healthy and enforce no deadline."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()

@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -39,7 +39,8 @@ def decode(body: bytes, request: type[RequestT]) -> RequestT:
         forget_empty(decoded)
     violations: list[str] = []
     check(decoded, "", violations)
-    _refuse(violations)
+    if violations:
+        _refuse(violations)
     return decoded
 
 
@@ -56,7 +57,8 @@ def validate(raw: Any, request: type[RequestT]) -> RequestT:
     """Return the request that decoded JSON (or a form) holds. Raises SerializationException, ValidationException."""
     violations: list[str] = []
     cleaned = _clean(raw, request, "", violations)
-    _refuse(violations)
+    if violations:
+        _refuse(violations)
     converted = msgspec.convert(cleaned, request)
     forget_empty = _drop_empty(request)
     if forget_empty is not None:
@@ -64,10 +66,9 @@ def validate(raw: Any, request: type[RequestT]) -> RequestT:
     return converted
 
 
-def _refuse(violations: list[str]) -> None:
-    if violations:
-        plural = "" if len(violations) == 1 else "s"
-        raise ValidationException(f"{len(violations)} validation error{plural} detected: {'; '.join(violations)}")
+def _refuse(violations: list[str]) -> NoReturn:
+    plural = "" if len(violations) == 1 else "s"
+    raise ValidationException(f"{len(violations)} validation error{plural} detected: {'; '.join(violations)}")
 
 
 # --- Declarations to plans, once for each request type -------------------------------------------------
