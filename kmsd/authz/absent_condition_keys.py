@@ -1,4 +1,4 @@
-"""The condition keys that AWS documents and the daemon never provides, each with the reason."""
+"""Condition keys that AWS documents and the daemon never provides, each with the reason."""
 
 from __future__ import annotations
 
@@ -75,4 +75,4 @@ NOT_PROVIDED: dict[str, str] = {
         _FEDERATED,
     ),
 }
-"""The reason why a Deny on it could never apply, by the key's name as AWS writes it."""
+"""Reason why a Deny on a condition key could never apply, by the key's name as AWS writes it."""

@@ -1,7 +1,7 @@
-"""The actions that AWS has, so that a misspelt one in a policy is told to whoever wrote it.
+"""AWS's actions of KMS, CloudWatch Logs and STS, to report misspelt actions to the author of a policy.
 
-An action that no service has allows and denies nothing, in silence. Those that AWS has and kmsd does not offer are no
-mistake: a policy may have been written for both.
+An action that no service has silently allows and denies nothing. An action that AWS has and kmsd does not offer is
+accepted: a policy may be written for both.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ _NAMES = {
     """,
 }
 ACTIONS = {service: tuple(names.split()) for service, names in _NAMES.items()}
-"""By the prefix of their service."""
+"""Action names by service prefix."""
 
 
 def complaint(action: str) -> str | None:
-    """Return what is wrong with an action of a policy, which may have wildcards; None if some service may have it.
+    """Return what is wrong with an action of a policy, or None if some service has it. The action may have wildcards.
 
-    Services other than those that kmsd speaks for are not judged.
+    Actions of services other than KMS, CloudWatch Logs and STS are not checked.
     """
     service, _, name = action.partition(":")
     if service == "*":

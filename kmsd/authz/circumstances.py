@@ -1,4 +1,4 @@
-"""The circumstances of a request: what condition keys that do not follow from the caller take their values from."""
+"""The circumstances of a request: the source of the condition keys that do not follow from the caller."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from kmsd.domain.key import Key
 
 Values = str | tuple[str, ...]
-"""The values of one condition key. A tuple: the key can have several values at once."""
+"""The values of one condition key. A tuple means that the key can have several values at once."""
 
 
 class AmbiguousValues(tuple[str, ...]):
-    """Values of names that differ in case alone: `{"AppName": "a", "appname": "b"}`.
+    """Values of names that differ only in case: `{"AppName": "a", "appname": "b"}`.
 
-    Condition keys are compared without regard to case, so the policy's author cannot have meant one of them. A
-    condition on such a key holds for Allow only if it holds for each value, for Deny if it holds for any.
+    Condition keys are compared without regard to case, so a policy cannot select one of them. In an Allow, a condition
+    on such a key holds only if it holds for each value. In a Deny, it holds if it holds for any value.
     """
 
     __slots__ = ()
 
 
 def named(pairs: Mapping[str, str], name: str) -> Values | None:
-    """Return the value whose name is `name` (folded) but for case; `AmbiguousValues` if there are several."""
+    """Return the value whose name folds to `name`; `AmbiguousValues` if there are several; None if there is none."""
     found = [value for written, value in pairs.items() if fold(written) == name]
     if len(found) > 1:
         return AmbiguousValues(found)
@@ -38,22 +38,22 @@ def named(pairs: Mapping[str, str], name: str) -> Values | None:
 
 
 class Circumstances(msgspec.Struct, frozen=True):
-    """Everything about one request on one resource that is known beside caller, action and encryption context."""
+    """Attributes of one request and its resource, apart from caller, action and encryption context."""
 
     now: datetime | None = None
     region: str = ""
     address: str = ""
-    """IP address of the client; empty for a Unix socket, and for a service of the daemon."""
+    """IP address of the client. Empty for a Unix socket and for a service of the daemon."""
     user_agent: str = ""
     is_secure: bool | None = None
-    """True for TLS, and for a service of the daemon, whose requests cross no network."""
+    """True for TLS and for a service of the daemon, whose requests cross no network."""
     source_arn: str = ""
-    """ARN of the resource for which a service of the daemon acts."""
+    """ARN of the resource on whose behalf a service of the daemon acts."""
     request: msgspec.Struct | None = None
-    """The decoded request; None where a service of the daemon acts."""
+    """The decoded request; None if a service of the daemon acts."""
     key: Key | None = None
     alias: str = ""
-    """The alias by which the request names the key."""
+    """The alias in the request that names the key."""
     aliases: tuple[str, ...] = ()
     """All aliases of the key."""
     tags: Mapping[str, str] = {}
@@ -61,9 +61,9 @@ class Circumstances(msgspec.Struct, frozen=True):
     grant: Grant | None = None
     """The grant that RetireGrant ends."""
     creates: bool = False
-    """True if the request makes the resource: its attributes and tags are those that the request asks for."""
+    """True if the request creates the resource. Its attributes and tags are then those in the request."""
     reencrypts_on_same_key: bool | None = None
-    """None: the operation is not ReEncrypt."""
+    """None if the operation is not ReEncrypt."""
 
 
 UNKNOWN = Circumstances()

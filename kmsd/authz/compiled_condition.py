@@ -14,17 +14,16 @@ if TYPE_CHECKING:
 
 
 class CompiledCondition:
-    """Whether a request meets a condition of a statement that allows, or of one that denies.
+    """A condition of a statement, ready to be compared with requests.
 
-    Where AWS leaves open what a comparison means (a policy variable without value, a request's value that is not
-    of the operator's type), the statement that allows does not apply, and the one that denies by a negated
-    operator does.
+    AWS leaves some comparisons undefined: a policy variable without value, a request's value that is not of the
+    operator's type. An Allow then does not apply. A Deny with a negated operator applies.
     """
 
     __slots__ = ("_if_exists", "_key", "_negated", "_null", "_quantifier", "_test", "source")
 
     def __init__(self, condition: Condition, *, variables: bool) -> None:
-        """Raises `ValueError` if the operator is unknown or a value is not of its type."""
+        """Compile `condition`. Raises `ValueError` if the operator is unknown or a value is not of its type."""
         self.source = condition
         operator = Operator.named(condition.operator)
         self._key = fold(condition.key)
@@ -35,7 +34,7 @@ class CompiledCondition:
         self._test = operator.test(condition.values, variables=variables)
 
     def holds(self, request_context: RequestContext, *, allows: bool) -> bool:
-        """Whether the condition is met; `allows`: the statement's effect is Allow."""
+        """True if the condition is met. `allows`: the statement's effect is Allow."""
         values = request_context.values(self._key)
         if self._null:
             return self._is_null(values, request_context)
@@ -49,7 +48,7 @@ class CompiledCondition:
         return self._compare(values, request_context, allows=allows)
 
     def actual(self, request_context: RequestContext) -> tuple[str, ...] | None:
-        """The request's values for the key; None: it has none."""
+        """Return the request's values for the key; None if it has none."""
         return request_context.values(self._key)
 
     def _is_null(self, values: tuple[str, ...] | None, request_context: RequestContext) -> bool:

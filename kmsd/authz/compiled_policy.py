@@ -1,6 +1,6 @@
-"""Policies compiled for evaluation: the one place that says whether a statement applies to a request.
+"""Policies compiled for evaluation. Only this module decides whether a statement applies to a request.
 
-`kmsd.authz.evaluate` asks it for the decision, `kmsd.authz.explain` for the reasons.
+`kmsd.authz.evaluate` uses it for the decision, `kmsd.authz.explain` for the reasons.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from kmsd.domain.principal import Caller
 
 CACHED_CHARACTERS = 4 * 1024 * 1024
-"""How much policy text stays compiled; compiled it takes about twelve times the room."""
+"""Characters of policy text that stay compiled. The compiled form takes about twelve times the memory of the text."""
 CACHED_ACTIONS = 256
-"""For how many actions a policy remembers which statements name them."""
+"""Actions for which a policy caches the statements that cover them."""
 
 
 class PrincipalMatch(IntEnum):
-    """How a statement that allows reaches its caller; more is stronger."""
+    """The way in which an Allow statement names the caller. A higher value is stronger."""
 
     NONE = 0
     ACCOUNT = 1
     """It names the caller's account: the account's identity policies then decide."""
     ENTITY = 2
-    """It names the user or role; the policies of a session bound it."""
+    """It names the user or role: session policies limit it."""
     EXACT = 3
-    """It names this very session, or everyone; no identity or session policy bounds it."""
+    """It names this very session, or everyone: neither identity nor session policies limit it."""
 
 
 class PrincipalView:
-    """The caller as statements see it."""
+    """The attributes of a caller that statements are compared with."""
 
     __slots__ = ("accounts", "arn", "has_bound", "is_root", "is_service", "is_session", "names", "role_arn")
 
@@ -51,7 +51,7 @@ class PrincipalView:
         self.is_session = caller.principal_type is PrincipalType.ASSUMED_ROLE
         self.has_bound = caller.session_policies is not None
         partition = caller.arn.split(":", 2)[1] if caller.arn.startswith("arn:") else "aws"
-        # A service acts for an account and is nobody in it: account principals do not mean it.
+        # A service acts for an account and is no principal of it: account principals do not include it.
         self.accounts = () if self.is_service else (caller.account, f"arn:{partition}:iam::{caller.account}:root")
         self.names = (self.arn, *self.accounts) if self.role_arn is None else (self.arn, self.role_arn, *self.accounts)
 
@@ -70,16 +70,16 @@ class CompiledPrincipals:
         self.names = self._accounts | self._entities | self._services
 
     def match(self, principal_view: PrincipalView) -> PrincipalMatch:
-        """How a statement that allows reaches `asker`."""
+        """Return the way in which an Allow statement names the caller."""
         if not self.excluded:
             return self._named(principal_view)
         if self.everyone or self._named(principal_view):
             return PrincipalMatch.NONE
-        # Nothing documents that NotPrincipal names a session, so its session policies bound it.
+        # AWS does not document that NotPrincipal names a session, so session policies limit it.
         return PrincipalMatch.ENTITY
 
     def denies(self, principal_view: PrincipalView) -> bool:
-        """Whether a statement that denies reaches `asker`."""
+        """True if a Deny statement applies to the caller."""
         return (
             not self._excepted(principal_view)
             if self.excluded
@@ -92,8 +92,8 @@ class CompiledPrincipals:
         if principal_view.is_service:
             return PrincipalMatch.EXACT if principal_view.arn in self._services else PrincipalMatch.NONE
         if principal_view.arn in self._entities:
-            # "Permissions granted directly to a session are not limited by an implicit deny in … a session policy";
-            # an IAM user's ARN that stands for a session with policies of its own does not name that session.
+            # "Permissions granted directly to a session are not limited by an implicit deny in … a session policy".
+            # A session of an IAM user has the user's ARN; a statement with this ARN does not name the session itself.
             return (
                 PrincipalMatch.EXACT
                 if principal_view.is_session or not principal_view.has_bound
@@ -108,7 +108,7 @@ class CompiledPrincipals:
 
     def _excepted(self, principal_view: PrincipalView) -> bool:
         # "When you use NotPrincipal with Deny, you must also specify the account ARN of the not-denied principal";
-        # for a session, session, role and account are each looked for (IAM User Guide, NotPrincipal with Deny).
+        # a session must be listed with its role and its account (IAM User Guide, NotPrincipal with Deny).
         if self.everyone:
             return True
         if principal_view.is_service:
@@ -126,7 +126,7 @@ class CompiledPrincipals:
 
 
 class CompiledStatement:
-    """One statement."""
+    """One compiled statement."""
 
     __slots__ = (
         "_actions",
@@ -149,7 +149,7 @@ class CompiledStatement:
             else CompiledPrincipals(statement.principals, excluded=statement.excludes_principals)
         )
         # "If the required Resource element is missing from a key policy statement, the policy statement has no
-        # effect"; a trust policy has none and speaks of its role.
+        # effect". A trust policy has no Resource and applies to its role.
         self.effective = statement.actions is not None and (
             statement.resources is not None or policy.kind is PolicyKind.TRUST
         )
@@ -163,10 +163,10 @@ class CompiledStatement:
         )
         self._varies = any(pattern.varies for pattern in self._resources)
         self.unconditional = not self.conditions and not self._varies
-        """Whether caller, action and resource alone decide if it applies."""
+        """True if caller, action and resource alone decide whether it applies."""
 
     def reaches(self, principal_view: PrincipalView) -> PrincipalMatch:
-        """How it reaches `asker`, by its own effect's rules."""
+        """Return the way in which it names the caller, by the rules of its effect."""
         if self.who is None:
             return PrincipalMatch.EXACT
         if self.allows:
@@ -174,18 +174,18 @@ class CompiledStatement:
         return PrincipalMatch.EXACT if self.who.denies(principal_view) else PrincipalMatch.NONE
 
     def covers_action(self, action: str) -> bool:
-        """Whether it is about `action`, given in lower case."""
+        """True if it covers `action`, which must be in lower case."""
         return any(pattern.matches(action) for pattern in self._actions) is not self.source.excludes_actions
 
     def may_cover(self, resource: str) -> bool:
-        """Whether it is about `resource`, as far as that can be said before variables have values."""
+        """True if it covers `resource`, or may do so once its variables have values."""
         return self._varies or self.covers(resource, None)
 
     def covers(self, resource: str, request_context: RequestContext | None) -> bool:
-        """Whether it is about `resource`.
+        """True if it covers `resource`.
 
-        A pattern whose variable has no value matches nothing; with NotResource that would widen a statement that
-        allows, which therefore does not apply.
+        A pattern whose variable has no value matches nothing. With NotResource this would widen an Allow, so an Allow
+        with such a NotResource does not apply.
         """
         matched = any(pattern.matches(resource, request_context) for pattern in self._resources)
         if not self.source.excludes_resources:
@@ -199,7 +199,7 @@ class CompiledStatement:
         return not matched
 
     def holds(self, resource: str, request_context: RequestContext) -> bool:
-        """Whether resource and conditions fit, for a statement that fits caller and action and may fit the resource."""
+        """True if resource and conditions match. Only for statements that `CompiledPolicy.candidates` yields."""
         if self._varies and not self.covers(resource, request_context):
             return False
         for condition in self.conditions:  # a loop: this is on the path of every request  # noqa: SIM110
@@ -209,7 +209,7 @@ class CompiledStatement:
 
 
 class CompiledPolicy:
-    """A document, with its statements indexed by principal and by action."""
+    """A policy document with its statements indexed by principal and by action."""
 
     __slots__ = ("_by_action", "_by_name", "_unnamed", "statements", "text")
 
@@ -230,7 +230,10 @@ class CompiledPolicy:
     def candidates(
         self, principal_view: PrincipalView, action: str, resource: str
     ) -> Iterator[tuple[CompiledStatement, PrincipalMatch]]:
-        """The statements that fit caller and action (in lower case), and may fit `resource`; in document order."""
+        """Yield, in document order, the statements that match caller and action and may match `resource`.
+
+        `action` is in lower case.
+        """
         numbers = set(self._unnamed)
         for name in principal_view.names:
             numbers.update(self._by_name.get(name, ()))
@@ -256,8 +259,8 @@ class CompiledPolicy:
 class PolicyCache:
     """Compiled policies by kind and text.
 
-    A compiled policy follows from its text alone, so an entry is never wrong. It ends when the texts held exceed
-    `limit` characters: then all go, and `generation` counts up, which tells holders of what was made from them.
+    A compiled policy depends on its text alone, so an entry is never stale. All entries are evicted when the texts
+    would exceed `limit` characters. `generation` then counts up, so that other caches drop what refers to them.
     """
 
     def __init__(self, limit: int = CACHED_CHARACTERS) -> None:
@@ -267,7 +270,7 @@ class PolicyCache:
         self.generation = 0
 
     def get(self, text: str, kind: PolicyKind) -> CompiledPolicy:
-        """The compiled policy. Raises `MalformedPolicyDocumentException`; such texts are not remembered."""
+        """Return the compiled policy. Raises `MalformedPolicyDocumentException`; failures are not cached."""
         found = self._policies.get((kind, text))
         if found is None:
             found = CompiledPolicy(text, policy_document.parse(text, kind=kind))
@@ -280,6 +283,6 @@ class PolicyCache:
         return found
 
     def interned(self, text: str, kind: PolicyKind) -> str:
-        """The equal text that is kept here anyway, or `text` itself."""
+        """Return the equal text that the cache holds, or `text` itself."""
         found = self._policies.get((kind, text))
         return text if found is None else found.text

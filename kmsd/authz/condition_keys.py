@@ -1,8 +1,8 @@
-"""The condition keys that the daemon provides: for which actions, and from where.
+"""Condition keys that the daemon provides, with their actions and the sources of their values.
 
-This is the one declaration of them. Evaluation looks values up here, `kmsd.authz.new_policy` refuses a Deny on any
-other key, and docs/condition-keys.md is generated from it. Sources: IAM User Guide, AWS global condition context keys;
-KMS Developer Guide, AWS KMS condition keys; Service Authorization Reference.
+This is their only declaration. Evaluation looks values up here, `kmsd.authz.new_policy` refuses a Deny on any other
+key, and docs/condition-keys.md is generated from it. Sources: IAM User Guide, AWS global condition context keys; KMS
+Developer Guide, AWS KMS condition keys; Service Authorization Reference.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class ConditionKey(msgspec.Struct, frozen=True):
     """A condition key that the daemon provides."""
 
     name: str
-    """As AWS writes it; `${…}` at its end stands for a name of the request's or the resource's own."""
+    """Name as AWS writes it. `${…}` at its end is a name that the request or the resource supplies."""
     value: values.Getter
     source: str
-    """Where the value comes from: a sentence for docs/condition-keys.md."""
+    """The origin of the value: a sentence for docs/condition-keys.md."""
     actions: frozenset[str] = frozenset()
-    """The actions that have it; empty: all whose request or resource has such a value."""
+    """The actions that have the key. Empty: every action whose request or resource has such a value."""
     is_fixed: bool = False
-    """True if it follows from the caller or the encryption context: no given value replaces it."""
+    """True if it follows from the caller or the encryption context. Values given by hand cannot replace it."""
 
     @property
     def prefix(self) -> str | None:
@@ -284,9 +284,9 @@ _BY_NAME = {fold(key.name): key for key in PROVIDED if key.prefix is None}
 _BY_PREFIX = tuple((key.prefix, key) for key in PROVIDED if key.prefix is not None)
 
 
-@lru_cache(maxsize=4096)  # names recur in policies; an entry is never wrong, and the least used is evicted
+@lru_cache(maxsize=4096)  # names recur in policies; an entry is never stale, and the least recently used is evicted
 def find(folded: str) -> tuple[ConditionKey, str] | None:
-    """Return the provided key of that folded name, and what follows its prefix. None: it is never provided."""
+    """Return the key with this folded name, and the part after its prefix. None if the daemon never provides it."""
     key = _BY_NAME.get(folded)
     if key is not None:
         return key, ""
@@ -297,7 +297,7 @@ def find(folded: str) -> tuple[ConditionKey, str] | None:
 
 
 def why_absent(folded: str) -> str:
-    """Return the reason why a key that `find` does not know is never provided."""
+    """Return the reason why a key for which `find` returns None is never provided."""
     for name, reason in NOT_PROVIDED.items():
         start, opening, _ = name.partition("${")
         if folded == fold(name) or (opening and folded.startswith(fold(start))):
@@ -305,11 +305,12 @@ def why_absent(folded: str) -> str:
     return "AWS documents no such condition key for KMS, CloudWatch Logs or STS"
 
 
-@lru_cache(maxsize=4096)  # by the policy's text; an entry is never wrong, and the least used is evicted
+@lru_cache(maxsize=4096)  # by the policy's text; an entry is never stale, and the least recently used is evicted
 def mentions(policy: str, *fragments: str) -> bool:
-    """True if a policy may ask for a condition key that holds one of `fragments` (folded). False alarms are harmless.
+    """True if a policy may use a condition key that contains one of `fragments` (folded). False positives are harmless.
 
-    The text is written anew first: a JSON escape must not hide a condition key, or a Deny on it would never apply.
+    The text is decoded and encoded again first. Otherwise a JSON escape could hide a condition key, and a Deny on it
+    would never apply.
     """
     try:
         plain = msgspec.json.encode(msgspec.json.decode(policy)).decode().lower()
@@ -319,5 +320,5 @@ def mentions(policy: str, *fragments: str) -> bool:
 
 
 ABOUT_THE_RESOURCE = ("resourcealiases", "resourcetag/")
-"""Fragments of the keys whose values only the store can tell: aliases and tags."""
+"""Fragments of the condition keys whose values come from the store: aliases and tags."""
 ABOUT_THE_TIME = ("currenttime", "epochtime")

@@ -1,4 +1,4 @@
-"""Condition operators: what each compares, and what a missing key means to it."""
+"""Condition operators: comparison, negation, set operators and IfExists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Quantifier(Enum):
-    """How the several values of a request's key are regarded together."""
+    """Set operator: the rule that combines several values of a request's key."""
 
     NONE = ""
     FOR_ALL = "ForAllValues:"
@@ -35,11 +35,11 @@ class Test(Protocol):
     """Compares one value of the request with all values that the policy lists for the key."""
 
     def matches(self, value: str, request_context: RequestContext) -> bool | None:
-        """Whether any listed value matches; None: `value` is nothing that this operator can compare."""
+        """True if any listed value matches. None if `value` is not of the operator's type."""
         ...
 
     def unresolved(self, request_context: RequestContext) -> bool:
-        """Whether a listed value holds a variable that this request does not fill."""
+        """True if a listed value has a variable without value in this request."""
         ...
 
 
@@ -93,7 +93,7 @@ class _PatternTest:
 
 
 class _ReadTest:
-    """Numbers, dates, booleans, addresses and binary: both sides are read, then compared."""
+    """Numbers, dates, booleans, addresses and binary values: both sides are parsed, then compared."""
 
     __slots__ = ("_compare", "_listed", "_read")
 
@@ -108,7 +108,7 @@ class _ReadTest:
         self._listed = tuple((read_listed or read)(value) for value in values)
         self._compare = compare
 
-    def matches(self, value: str, request_context: RequestContext) -> bool | None:  # noqa: ARG002  # variables are not for these
+    def matches(self, value: str, request_context: RequestContext) -> bool | None:  # noqa: ARG002  # no variables here
         try:
             given = self._read(value)
         except ValueError:
@@ -123,7 +123,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,32}(?:\.[0-9]{1,32})?(?:[eE][+-]?[0-9]{1,3})
 
 
 def read_number(text: str) -> Decimal:
-    """An integer or decimal number. Raises `ValueError`."""
+    """Parse an integer or decimal number. Raises `ValueError`."""
     if not _NUMBER.fullmatch(text):
         msg = "is not a number"
         raise ValueError(msg)
@@ -140,9 +140,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def read_date(text: str) -> int:
-    """Microseconds since 1970 of a date in W3C's form of ISO 8601, or in seconds of UNIX time. Raises `ValueError`.
+    """Return the microseconds since 1970 of a date: W3C's profile of ISO 8601, or UNIX time in seconds.
 
-    Four digits are a year; a time without zone is in UTC.
+    Four digits are a year. A time without zone is in UTC. Raises `ValueError`.
     """
     found = _DATE.fullmatch(text)
     if found is None:
@@ -177,7 +177,7 @@ def _offset(zone: str | None) -> int:
 
 
 def read_bool(text: str) -> bool:
-    """`true` or `false`, in any case. Raises `ValueError`."""
+    """Parse `true` or `false`, in any case. Raises `ValueError`."""
     lower = text.lower()
     if lower not in ("true", "false"):
         msg = "is neither true nor false"
@@ -186,7 +186,7 @@ def read_bool(text: str) -> bool:
 
 
 def read_binary(text: str) -> bytes:
-    """What the base64 text stands for; another text for the same bytes is no base64. Raises `ValueError`."""
+    """Decode canonical base64: a second text for the same bytes is refused. Raises `ValueError`."""
     try:
         return canonical_base64.decode(text)
     except ValueError as exc:
@@ -195,11 +195,11 @@ def read_binary(text: str) -> bytes:
 
 
 _Network = tuple[int, int, int]
-"""IP version, first address, mask."""
+"""IP version, first address, network mask."""
 
 
 def read_network(text: str) -> _Network:
-    """An address or a range in CIDR form. Raises `ValueError`."""
+    """Parse an address or a range in CIDR form. Raises `ValueError`."""
     network = ipaddress.ip_network(text, strict=False)
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:  # noqa: PLR2004  # ::ffff:0:0/96
         mapped = network.network_address.ipv4_mapped
@@ -209,7 +209,7 @@ def read_network(text: str) -> _Network:
 
 
 def read_address(text: str) -> tuple[int, int]:
-    """IP version and address; an IPv4 address in IPv6 clothes counts as IPv4. Raises `ValueError`."""
+    """Return IP version and address. An IPv4-mapped IPv6 address counts as IPv4. Raises `ValueError`."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -233,7 +233,7 @@ def _like(values: Sequence[str], *, variables: bool) -> Test:
 
 
 def _arn(values: Sequence[str], *, variables: bool) -> Test:
-    # "Each of the six colon-delimited components of the ARN is checked separately": fewer could never match.
+    # "Each of the six colon-delimited components of the ARN is checked separately": a shorter one could never match.
     patterns = [ArnTemplate(policy_variables.parse(value, variables=variables)) for value in values]
     if any(pattern.length < ARN_PARTS for pattern in patterns):
         msg = "is not an ARN of six parts"
@@ -281,11 +281,11 @@ _BUILDERS: dict[str, tuple[Callable[..., Test], bool]] = {
     "IpAddress": (_ADDRESS, False),
     "NotIpAddress": (_ADDRESS, True),
 }
-"""Name without quantifier and IfExists: how to build its test, and whether it asks for the contrary."""
+"""By name without quantifier and IfExists: the function that builds the test, and True if the operator is negated."""
 
 
 class Operator(msgspec.Struct, frozen=True):
-    """The name of an operator, taken apart."""
+    """The parsed name of an operator."""
 
     quantifier: Quantifier
     base: str
@@ -293,12 +293,12 @@ class Operator(msgspec.Struct, frozen=True):
 
     @property
     def negated(self) -> bool:
-        """Whether it holds where nothing matches."""
+        """True if it holds where nothing matches."""
         return self.base != "Null" and _BUILDERS[self.base][1]
 
     @classmethod
     def named(cls, name: str) -> Operator:
-        """Raises `ValueError` if there is no such operator."""
+        """Parse the name of an operator. Raises `ValueError` if there is no such operator."""
         base, quantifier = name, Quantifier.NONE
         for candidate in (Quantifier.FOR_ALL, Quantifier.FOR_ANY):
             if base.startswith(candidate.value):
@@ -314,7 +314,7 @@ class Operator(msgspec.Struct, frozen=True):
         return cls(quantifier, plain, if_exists=plain != base)
 
     def test(self, values: Sequence[str], *, variables: bool) -> Test:
-        """Its comparison with `values`. Raises `ValueError` if one of them is not of its type."""
+        """Return its comparison with `values`. Raises `ValueError` if one of them is not of its type."""
         if self.base == "Null":
             return _ReadTest(values, read_bool, operator.eq)
         return _BUILDERS[self.base][0](values, variables=variables)

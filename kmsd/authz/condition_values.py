@@ -1,4 +1,4 @@
-"""Functions that find the values of condition keys in a query."""
+"""Functions that find the values of condition keys in an authorization request."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from kmsd.authz.request import AuthorizationRequest
 
 Getter = Callable[["AuthorizationRequest", str], Values | None]
-"""Return the value for a query; the second argument is what follows the prefix of a key such as `aws:ResourceTag/…`."""
+"""Return the value for a request. The second argument is the part after the prefix, as in `aws:ResourceTag/…`."""
 
 # --- Values that follow from the caller -----------------------------------------------------------------------------
 
 
 def of_caller(value: Callable[[Caller], Values | None]) -> Getter:
-    """Take the value from the caller."""
+    """Return a getter that takes the value from the caller."""
     return lambda request, _: value(request.caller)
 
 
 def of_person(value: Callable[[Caller], Values | None]) -> Getter:
-    """Return the value for a user, role session or root; a service of the daemon has none."""
+    """Return a getter for users, role sessions and root; a service of the daemon has no value."""
     return lambda request, _: None if is_service(request.caller) else value(request.caller)
 
 
 def is_service(caller: Caller) -> bool:
-    """True if a service of the daemon acts, not a person."""
+    """True if the caller is a service of the daemon."""
     return caller.principal_type is PrincipalType.SERVICE
 
 
@@ -50,7 +50,7 @@ def service_names(caller: Caller) -> tuple[str, ...] | None:
 
 
 def member(*names: str) -> Getter:
-    """Return the first member of the request that is present, or else its default."""
+    """Return a getter for the first of these members of the request that is not None (a default counts)."""
 
     def value(request: AuthorizationRequest, _: str) -> Values | None:
         for name in names:
@@ -73,7 +73,7 @@ def _text(value: Any) -> Values | None:
 
 
 def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str) -> Getter:
-    """Return an attribute of the key that the request names, or, for CreateKey, of the key that it asks for."""
+    """Return a getter for an attribute of the key that the request names, or, in CreateKey, of the requested key."""
 
     def value(request: AuthorizationRequest, name: str) -> Values | None:
         key = request.circumstances.key
@@ -86,7 +86,7 @@ def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str)
 
 def rotation_period(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the period that EnableKeyRotation sets, in days."""
-    # As EnableKeyRotation has it: asked again without a period, a key keeps the one that it has.
+    # EnableKeyRotation on a key that rotates, without a period, keeps the key's period.
     days = getattr(request.circumstances.request, "rotation_period_in_days", None)
     key = request.circumstances.key
     if days is None and key is not None:
@@ -101,7 +101,7 @@ def valid_to(request: AuthorizationRequest, _: str) -> Values | None:
 
 
 def constraint_type(request: AuthorizationRequest, _: str) -> Values | None:
-    """Return the kind of constraint of the grant that is made or retired."""
+    """Return the kind of constraint of the grant that is created or retired."""
     grant = request.circumstances.grant
     if grant is not None:
         equals, subset = grant.encryption_context_equals, grant.encryption_context_subset
@@ -118,13 +118,13 @@ def constraint_type(request: AuthorizationRequest, _: str) -> Values | None:
 def request_tags(request: AuthorizationRequest) -> dict[str, str]:
     """Return the tags in the request."""
     tags = getattr(request.circumstances.request, "tags", None) or ()
-    if isinstance(tags, dict):  # as Logs has them
+    if isinstance(tags, dict):  # CloudWatch Logs has a map of tags
         return tags
     return {tag.tag_key: tag.tag_value for tag in tags}
 
 
 def tag_keys(request: AuthorizationRequest, _: str) -> Values | None:
-    """Return the tag keys in the request, with or without values."""
+    """Return the tag keys in the request, from TagKeys or from the tags."""
     keys = getattr(request.circumstances.request, "tag_keys", None)
     return tuple(request_tags(request) if keys is None else keys)
 
@@ -149,5 +149,5 @@ def epoch_time(request: AuthorizationRequest, _: str) -> Values | None:
 
 
 def circumstance(name: str) -> Getter:
-    """Take a field of the circumstances."""
+    """Return a getter that takes a field of the circumstances."""
     return lambda request, _: getattr(request.circumstances, name) or None

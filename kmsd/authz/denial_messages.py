@@ -1,4 +1,4 @@
-"""AWS's sentences for refusals (IAM User Guide, Troubleshoot access denied error messages)."""
+"""AWS's messages for refusals (IAM User Guide, Troubleshoot access denied error messages)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class PolicyType(Enum):
-    """A sort of policy, as the sentences name it: where it lacks an Allow, and where it has a Deny."""
+    """A type of policy, as messages name it: for a missing Allow, and for an explicit Deny."""
 
     RESOURCE = ("resource-based policy", "a resource-based policy")
     TRUST = ("role trust policy", "the role trust policy")
@@ -20,14 +20,14 @@ class PolicyType(Enum):
     SESSION = ("session policy", "a session policy")
 
 
-def not_allowed(request: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
-    """Refused because nothing in `layer` allows it."""
-    return Denied(reason, f"{_opening(request)} because no {layer.value[0]} allows the {request.action} action")
+def not_allowed(request: AuthorizationRequest, policy_type: PolicyType, reason: str) -> Denied:
+    """Return the refusal of a request that no policy of `policy_type` allows."""
+    return Denied(reason, f"{_opening(request)} because no {policy_type.value[0]} allows the {request.action} action")
 
 
-def denied(request: AuthorizationRequest, layer: PolicyType, reason: str) -> Denied:
-    """Refused by a Deny statement in `layer`."""
-    return Denied(reason, f"{_opening(request)} with an explicit deny in {layer.value[1]}")
+def denied(request: AuthorizationRequest, policy_type: PolicyType, reason: str) -> Denied:
+    """Return the refusal of a request by a Deny statement in a policy of `policy_type`."""
+    return Denied(reason, f"{_opening(request)} with an explicit deny in {policy_type.value[1]}")
 
 
 def _opening(request: AuthorizationRequest) -> str:

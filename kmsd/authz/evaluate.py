@@ -1,15 +1,15 @@
-"""The decision: may this caller do this, now?
+"""Authorization decision: policies and grants of one request evaluated to Allowed or Denied.
 
-1. A Deny that applies, in the resource's policy, the caller's identity policies or its session's, ends it.
-2. Within the resource's account it is allowed by the resource's policy if that names the caller; or by a grant; or
-   by an identity policy, if the resource's policy delegates to the account. Session policies bound all three,
-   unless the session itself is named (or everyone is).
-3. From another account the resource's policy and an identity policy must both allow it, within the session
-   policies; or a grant must.
-4. A service is allowed by the resource's policy, or by a grant, alone.
+1. An applicable Deny in the resource's policy, the identity policies or the session policies refuses the request.
+2. Within the resource's account, one of three allows it: the resource's policy, if it names the caller; a grant; an
+   identity policy, if the resource's policy delegates to the account. Session policies limit all three, unless the
+   resource's policy or the grant names the session itself (or the policy everyone).
+3. From another account, the resource's policy and an identity policy must both allow it, or a grant must. Session
+   policies limit both.
+4. A service needs only the resource's policy or a grant.
 
-What depends only on policies, caller, action and resource is worked out once (a *case*) and remembered; conditions
-and grants are looked at on every call.
+The part that depends only on policies, caller, action and resource is evaluated once and cached (a *partial
+decision*). Conditions and grants are evaluated on every call.
 """
 
 from __future__ import annotations
@@ -45,24 +45,27 @@ CROSS_ACCOUNT_OPERATIONS = frozenset(
 
 
 class AllowStatements:
-    """The statements of one layer that can allow a request."""
+    """The Allow statements of one type of policy that can apply to a request."""
 
     __slots__ = ("conditional", "unconditional")
 
     def __init__(self) -> None:
         self.unconditional: str | None = None
-        """The first that does, whatever the request's conditions."""
+        """Label of the first statement that allows the request under any conditions."""
         self.conditional: list[tuple[str, CompiledStatement]] = []
 
     def add(self, label: str, statement: CompiledStatement) -> None:
-        """Count `statement`, which fits caller and action, and may fit the resource."""
+        """Add `statement`, which matches caller and action and may match the resource."""
         if statement.unconditional:
             self.unconditional = self.unconditional or label
         else:
             self.conditional.append((label, statement))
 
     def by(self, resource: str, request_context: RequestContext | None) -> str | None:
-        """What allows; None: nothing does. Without facts, only what does so under any conditions."""
+        """Return the label of the statement that allows the request, or None.
+
+        Without a context, only statements count that allow it under any conditions.
+        """
         if self.unconditional is not None or request_context is None:
             return self.unconditional
         return next(
@@ -79,10 +82,10 @@ POLICY_TYPES = {
 
 
 class PartialDecision(msgspec.Struct):
-    """All that policies, caller, action and resource decide by themselves."""
+    """The part of a decision that policies, caller, action and resource determine."""
 
     policy_type: PolicyType
-    """What the resource's policy is called."""
+    """Type of the resource's policy."""
     same_account: bool
     principal_view: PrincipalView
     grantees: tuple[str, ...]
@@ -92,23 +95,24 @@ class PartialDecision(msgspec.Struct):
     account: AllowStatements
     identity: AllowStatements
     session: AllowStatements | None
-    """None: no session policy bounds the caller."""
+    """None if no session policy limits the caller."""
     denials: list[tuple[PolicyType, str, CompiledStatement]]
     """Deny statements that apply if their conditions hold."""
     denied: Denied | None = None
-    """A Deny without conditions applies, or a policy cannot be read."""
+    """Set if a Deny without conditions applies or a policy cannot be read."""
     unreadable: bool = False
     unconditional: Decision | None = None
-    """The decision, where neither conditions nor (if it is a refusal) grants can change it."""
+    """The decision, if conditions cannot change it. A grant can still change a refusal, unless `denied` is set."""
 
 
 _policies = PolicyCache()
 
 
 class PartialDecisionCache:
-    """Cases by all that goes into them, the policies by their text: an entry is never wrong.
+    """Partial decisions by all their inputs, policies by their text: an entry is never stale.
 
-    All end when there are `MAX_PARTIAL_DECISIONS`, and when the compiled policies end, which they would keep alive.
+    All entries are evicted when there are `MAX_PARTIAL_DECISIONS`. They are also evicted with the compiled policies,
+    which they would otherwise keep alive.
     """
 
     __slots__ = ("generation", "known")
@@ -118,7 +122,7 @@ class PartialDecisionCache:
         self.known: dict[Hashable, PartialDecision] = {}
 
     def put(self, key: Hashable, partial: PartialDecision) -> None:
-        """Keep `case`."""
+        """Cache `partial` under `key`."""
         if len(self.known) >= MAX_PARTIAL_DECISIONS or _policies.generation != self.generation:
             self.known.clear()
             self.generation = _policies.generation
@@ -129,16 +133,16 @@ _partial_decisions = PartialDecisionCache()
 
 
 def authorize(request: AuthorizationRequest) -> Decision:
-    """Whether `query` is allowed, and by what; or why not. Never raises: what cannot be read allows nothing."""
+    """Return Allowed with its source, or Denied with the reason. Never raises: an unreadable policy allows nothing."""
     partial = _partial_decision_of(request)
-    settled = partial.unconditional
-    if settled is not None and (not request.grants or partial.denied is not None or type(settled) is Allowed):
-        return settled
+    decision = partial.unconditional
+    if decision is not None and (not request.grants or partial.denied is not None or type(decision) is Allowed):
+        return decision
     return decide(partial, request)
 
 
 def is_unconditional(request: AuthorizationRequest, decision: Decision) -> bool:
-    """Whether `decision` follows from policies, caller, action and resource alone, whatever else a request brings."""
+    """True if `decision` depends on policies, caller, action and resource alone."""
     return decision is _partial_decision_of(request).unconditional
 
 
@@ -155,7 +159,7 @@ def _partial_decision_of(request: AuthorizationRequest) -> PartialDecision:
         caller.role_arn,
         caller.account,
         request.resource_account,
-        # Enum members hash slowly; these are what a case distinguishes.
+        # Enum members hash slowly; a partial decision distinguishes only these types.
         kind is PrincipalType.ASSUMED_ROLE,
         kind is PrincipalType.SERVICE,
         kind is PrincipalType.ACCOUNT,
@@ -164,13 +168,13 @@ def _partial_decision_of(request: AuthorizationRequest) -> PartialDecision:
     if partial is None:
         partial = partially_evaluate(request)
         if not partial.unreadable:
-            # The texts that the compiled policies hold, not the query's: equal texts are kept once.
+            # Store the texts that the compiled policies hold, not the request's, so that equal texts are kept once.
             _partial_decisions.put((*key[:3], *_cached_texts(request, partial.policy_type), *key[6:]), partial)
     return partial
 
 
 def decide(partial: PartialDecision, request: AuthorizationRequest) -> Decision:
-    """The decision of a case for the conditions and grants of one request."""
+    """Complete a partial decision with the conditions and grants of one request."""
     request_context = RequestContext(request)
     if (denied := explicit_denial(partial, request, request_context)) is not None:
         return denied
@@ -183,7 +187,7 @@ def decide(partial: PartialDecision, request: AuthorizationRequest) -> Decision:
 def explicit_denial(
     partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext
 ) -> Denied | None:
-    """The Deny that applies, or that must be supposed in a policy that cannot be read."""
+    """Return the refusal by an applicable Deny or by an unreadable policy, which may hold a Deny; None if neither."""
     if partial.denied is not None:
         return partial.denied
     for policy_type, label, statement in partial.denials:
@@ -193,7 +197,7 @@ def explicit_denial(
 
 
 def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
-    """Work out the case of a query, with nothing remembered but the compiled policies."""
+    """Compute the partial decision of a request without the cache of partial decisions."""
     caller = request.caller
     principal_view = PrincipalView(caller)
     trust = request.action.startswith("sts:")
@@ -212,7 +216,7 @@ def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
         denials=[],
     )
     if request.resource_policy is None:
-        # Resources without a policy are their account's to give.
+        # Without a resource policy, the identity policies of the resource's account decide.
         partial.account.unconditional = "account" if same_account else None
     else:
         by_reach = {
@@ -223,7 +227,7 @@ def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
         kind = PolicyKind.TRUST if trust else PolicyKind.KEY
         _read(partial, request, (request.resource_policy,), kind, by_reach)
     if principal_view.is_root:
-        # "… with the exception of the AWS account root user, which has full access": to what is its account's to give.
+        # "… with the exception of the AWS account root user, which has full access": root needs no identity policy.
         partial.identity.unconditional = "account-root"
     if not principal_view.is_service:
         _read(partial, request, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: partial.identity})
@@ -242,7 +246,7 @@ def _read(
     kind: PolicyKind,
     by_reach: dict[PrincipalMatch, AllowStatements],
 ) -> None:
-    """Sort the statements of one kind of policy that can apply into the case."""
+    """Add the statements of one kind of policy that can apply to the partial decision."""
     policy_type = POLICY_TYPES[kind]
     for text in texts:
         policy = _compiled(partial, request, policy_type, text, kind)
@@ -273,7 +277,7 @@ def _compiled(
 
 
 def _weigh(partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None) -> Decision:
-    """What the Allow statements come to, no Deny having applied. `facts=None`: under any conditions."""
+    """Return the decision of the Allow statements, if no Deny applies. `request_context=None`: under any conditions."""
     resource = request.resource
     if not partial.same_account and not partial.principal_view.is_service:
         return _weigh_across(partial, request, request_context)
@@ -299,7 +303,7 @@ def _weigh_across(
     partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext | None
 ) -> Decision:
     # "The request is allowed only if both evaluations return a decision of Allow" (Cross-account policy evaluation
-    # logic): the exemption of sessions that are named themselves is for the same account.
+    # logic). The exemption of a session that is named itself holds only within the same account.
     resource = request.resource
     theirs = (
         partial.own.by(resource, request_context)
@@ -325,13 +329,13 @@ def _weigh_across(
 def _by_grant(
     partial: PartialDecision, request: AuthorizationRequest, request_context: RequestContext
 ) -> Decision | None:
-    """What the grants come to; None: none of them fits."""
+    """Return the decision of the grants; None if none of them matches."""
     operation = partial.operation or ""
     fits = grants.fitting(request.grants, partial.grantees, operation, request.encryption_context, request.resource)
     within = partial.session is None or partial.session.by(request.resource, request_context) is not None
     held, blocked = list[str](), None
     for grant in fits:
-        # As in a key policy, a session is bounded unless it is itself the grantee, in its own account.
+        # As with a key policy, session policies limit a session unless it is itself the grantee, in its own account.
         if within or (
             partial.same_account
             and partial.principal_view.is_session
@@ -339,7 +343,7 @@ def _by_grant(
         ):
             held.append(grant.grant_id)
             if operation != "CreateGrant":
-                break  # only delegation needs to know them all
+                break  # only delegation needs all of them
         else:
             blocked = grant.grant_id
     if held:
@@ -352,23 +356,22 @@ def _by_grant(
 
 
 def _without_conditions(partial: PartialDecision, request: AuthorizationRequest) -> None:
-    """Decide the case, if the request's conditions cannot change it."""
+    """Set the unconditional decision, if the request's conditions cannot change it."""
     if partial.denied is not None:
         partial.unconditional = partial.denied
     elif not partial.denials:
         certain = _weigh(partial, request, None)
-        layers = (partial.own, partial.entity, partial.account, partial.identity, partial.session)
-        # More conditions met only allow more: an Allow without them stands; a refusal does if there are none.
-        if isinstance(certain, Allowed) or not any(
-            policy_type is not None and policy_type.conditional for policy_type in layers
-        ):
+        sources = (partial.own, partial.entity, partial.account, partial.identity, partial.session)
+        # Further conditions that hold can only allow more. So an Allow is final, and a refusal is final if no
+        # statement has conditions.
+        if isinstance(certain, Allowed) or not any(source is not None and source.conditional for source in sources):
             partial.unconditional = certain
 
 
 def _cached_texts(
     request: AuthorizationRequest, policy_type: PolicyType
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...] | None]:
-    """Resource, identity and session policies of the query, as the cache of compiled policies holds them."""
+    """Return the texts of the request's policies as the cache of compiled policies holds them."""
     caller, kind = request.caller, PolicyKind.TRUST if policy_type is PolicyType.TRUST else PolicyKind.KEY
     policy = request.resource_policy
     sessions = caller.session_policies

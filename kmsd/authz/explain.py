@@ -1,4 +1,4 @@
-"""Why a request is allowed or denied: every statement and grant, and where each fails to fit."""
+"""Explanation of a decision: every statement and grant with the elements that do not match the request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Mismatch(msgspec.Struct, frozen=True):
-    """One element that does not fit the request."""
+    """One element that does not match the request."""
 
     element: str
     """`Principal`, `Action`, `Resource`, `Condition.StringEquals.kms:ViaService`, `Operations`, `Constraints`, …"""
@@ -33,28 +33,28 @@ class Mismatch(msgspec.Struct, frozen=True):
 
 
 class StatementTrace(msgspec.Struct, frozen=True):
-    """One statement or grant, and how it fits the request."""
+    """One statement or grant, compared with the request."""
 
     source: str
     """`key-policy:Sid`, `identity-policy:Sid`, `session-policy:#2`, `grant:<id>`, …"""
     effect: str
     """`Allow` or `Deny`."""
     matched: bool
-    """It applies. An Allow that applies may still not suffice: see `note`."""
+    """True if it applies. An Allow that applies may still not suffice: see `note`."""
     misses: tuple[Mismatch, ...] = ()
-    """Each element that does not fit; one alone: it almost matched."""
+    """Every element that does not match. A single one is a near miss."""
     note: str = ""
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """The decision, as `authorize` makes it, and all that was considered."""
+    """The decision of `authorize`, and all statements and grants that were considered."""
 
     decision: Decision
     considered: tuple[StatementTrace, ...]
 
 
 def explain(request: AuthorizationRequest) -> Explanation:
-    """The decision on `query`, and for each statement and grant where it fits and where not. Never raises."""
+    """Return the decision, and for each statement and grant the elements that do not match. Never raises."""
     return Explanation(authorize(request), (*_policies(request), *(_grant(request, grant) for grant in request.grants)))
 
 

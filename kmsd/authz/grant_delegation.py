@@ -1,4 +1,4 @@
-"""Handing on by CreateGrant what is itself held by a grant: never wider."""
+"""Delegation: CreateGrant by a caller that is itself allowed by a grant. The new grant must not be wider."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def may_delegate(request: AuthorizationRequest, granted: Allowed, child: Grant) -> Decision:
-    """Whether the caller of CreateGrant, to whom `authorize(query)` answered `granted`, may create `child`.
+    """Return the decision on creating `child`, for a CreateGrant that `authorize(request)` allowed with `granted`.
 
-    If a policy gave the right, any grant may be created. If grants gave it, one of them alone must cover the child:
-    what several hold between them is not joined. `query.grants` must still hold those grants.
+    If a policy allowed CreateGrant, any grant may be created. If grants allowed it, one of them alone must cover the
+    child; the permissions of several grants are not combined. `request.grants` must contain those grants.
     """
     if not granted.grant_ids:
         return granted
@@ -30,11 +30,11 @@ def may_delegate(request: AuthorizationRequest, granted: Allowed, child: Grant) 
 
 
 def covers(parent: Grant, child: Grant) -> bool:
-    """Whether everything that `child` allows is within `parent`, which must give CreateGrant.
+    """True if `parent` allows CreateGrant and everything that `child` allows.
 
     "The grantee principal can only create grants that allow some or all of the operations in the parent grant. The
     grant constraints … must be at least as strict as those in the parent grant" (KMS Developer Guide, Granting
-    CreateGrant permission). The constraint counts whatever the operations, those that do not look at it too.
+    CreateGrant permission). The constraints are compared even if no operation of the child uses an encryption context.
     """
     return (
         "CreateGrant" in parent.operations
@@ -45,9 +45,9 @@ def covers(parent: Grant, child: Grant) -> bool:
 
 
 def _as_strict(parent: Grant, child: Grant) -> bool:
-    """Whether each context that the child admits is one that the parent admits."""
+    """True if the parent admits every encryption context that the child admits."""
     if parent.encryption_context_equals is not None:
-        # Anything but the same Equals would admit another context.
+        # Only the same Equals admits no other context.
         return child.encryption_context_equals is not None and dict(child.encryption_context_equals) == dict(
             parent.encryption_context_equals
         )

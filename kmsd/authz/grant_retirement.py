@@ -1,4 +1,4 @@
-"""Who may retire a grant: the grant itself says it, not the key's policy."""
+"""Authorization of RetireGrant: the grant itself decides, not the key policy."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def may_retire(request: AuthorizationRequest, grant: Grant) -> Decision:
-    """Whether the caller may retire `grant`; `query.action` is `kms:RetireGrant`, `query.resource` the key's ARN.
+    """Return the decision on retiring `grant`. The action is `kms:RetireGrant`, the resource the key's ARN.
 
-    - A Deny in a policy ends it: "To deny permission to retire a grant, you can use a Deny action with the
+    - A Deny in a policy refuses it: "To deny permission to retire a grant, you can use a Deny action with the
       kms:RetireGrant permission."
     - "Principals specified in the grant can retire a grant without the kms:RetireGrant permission": the retiring
       principal, and the grantee if RetireGrant is among the grant's operations.
-    - The account that created the grant, and the account that is the retiring principal: its root user, and those
-      of its principals whom an identity policy allows kms:RetireGrant.
+    - The account that created the grant, and an account that is the retiring principal, may retire it: the root user,
+      and principals with kms:RetireGrant in an identity policy.
     - "The kms:RetireGrant permission is not effective in a key policy."
-    (KMS Developer Guide, Retiring and revoking grants.) Session policies bound as they do elsewhere.
+    (KMS Developer Guide, Retiring and revoking grants.) Session policies limit sessions as elsewhere.
     """
-    case = evaluate.partially_evaluate(request)
+    partial = evaluate.partially_evaluate(request)
     request_context = RequestContext(request)
-    if (denied := evaluate.explicit_denial(case, request, request_context)) is not None:
+    if (denied := evaluate.explicit_denial(partial, request, request_context)) is not None:
         return denied
     caller = request.caller
     name = _named(grant, caller)
@@ -38,10 +38,10 @@ def may_retire(request: AuthorizationRequest, grant: Grant) -> Decision:
         return denial_messages.not_allowed(
             request, PolicyType.RESOURCE, f"grant:{grant.grant_id} does not name the caller"
         )
-    by = case.identity.by(request.resource, request_context) if name is None else f"grant:{grant.grant_id}"
+    by = partial.identity.by(request.resource, request_context) if name is None else f"grant:{grant.grant_id}"
     if by is None:
         return denial_messages.not_allowed(request, PolicyType.IDENTITY, "no identity-policy allows")
-    bound = case.session
+    bound = partial.session
     if (
         bound is not None
         and not _is_session_itself(caller, name, request)
@@ -52,7 +52,7 @@ def may_retire(request: AuthorizationRequest, grant: Grant) -> Decision:
 
 
 def _named(grant: Grant, caller: Caller) -> str | None:
-    """The name by which the grant itself lets the caller retire it."""
+    """Return the caller's name in the grant that permits retiring it; None if there is none."""
     for name in caller.grantee_names:
         if name == grant.retiring_principal:
             return name
@@ -70,7 +70,7 @@ def _is_session_itself(caller: Caller, name: str | None, request: AuthorizationR
 
 
 def _has_account(grant: Grant, caller: Caller) -> bool:
-    """Whether the caller's account is one that may retire the grant."""
+    """True if the caller's account may retire the grant."""
     if caller.principal_type is PrincipalType.SERVICE:
         return False
     partition = caller.arn.split(":", 2)[1]

@@ -1,4 +1,4 @@
-"""What grants give: which operations, to whom, with which encryption context."""
+"""Matching of grants: operation, grantee and encryption context."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ USABLE = CRYPTOGRAPHIC | {
     *("Sign", "Verify", "GenerateMac", "VerifyMac", "GetPublicKey", "DeriveSharedSecret"),
     *("CreateGrant", "DescribeKey"),
 }
-"""Operations that a grant can allow on its key. RetireGrant is not here: it is about the grant that has it among its
-operations, and about no other (`kmsd.authz.grant_retirement`)."""
+"""Operations that a grant can allow on its key. RetireGrant is not among them: it only allows to retire the grant that
+lists it (`kmsd.authz.grant_retirement`)."""
 
 INDEXED_FROM = 16
-"""Grants in one sequence from which an index pays."""
+"""Grants in one sequence from which on an index is used."""
 INDEXES = 64
-"""Sequences of grants whose index is kept."""
+"""Sequences of grants whose indexes are cached."""
 
 
 def operation_of(action: str) -> str | None:
-    """The grant operation that an action is, or None if no grant can allow it."""
+    """Return the grant operation of an action; None if no grant can allow it."""
     service, _, name = action.partition(":")
     return name if service == "kms" and name in USABLE else None
 
 
 def is_on(grant: Grant, resource: str) -> bool:
-    """Whether the grant is on the key with ARN `resource`: one on another key never counts, even if it was passed."""
+    """True if the grant is on the key with ARN `resource`. A grant on another key never counts."""
     return resource == grant.key_id or resource.endswith(f":key/{grant.key_id}")
 
 
 def admits(grant: Grant, operation: str, context: Mapping[str, str]) -> bool:
-    """Whether the grant's constraint admits this operation with this encryption context."""
+    """True if the grant's constraint admits this operation with this encryption context."""
     return operation not in CRYPTOGRAPHIC or grant.admits_context(context)
 
 
 def fitting(
     grants: Sequence[Grant], grantees: tuple[str, ...], operation: str, context: Mapping[str, str], resource: str
 ) -> Iterator[Grant]:
-    """The grants that allow `operation`, in order of `grants`; `grantees`: the caller's names."""
+    """Yield the grants that allow `operation`, in the order of `grants`. `grantees` are the caller's names."""
     candidates = grants if len(grants) < INDEXED_FROM else _candidates(grants, grantees, operation, context)
     for grant in candidates:
         if (
@@ -64,10 +64,10 @@ def fitting(
 
 
 class _Index:
-    """Where in one sequence of grants those stand that can fit a request.
+    """Index of one sequence of grants by grantee, operation and constraint.
 
-    A grant with a constraint stands under one thing that a context must have to be admitted: the whole context for
-    Equals, one pair for Subset. The index only narrows the search; `fitting` decides.
+    A grant with a constraint is filed under one necessary part of an admitted context: the whole context for Equals,
+    one pair for Subset. The index only narrows the search; `fitting` decides.
     """
 
     __slots__ = ("_equals", "_free", "_subset")
@@ -77,7 +77,7 @@ class _Index:
         self._equals: dict[tuple[str, str], dict[frozenset[tuple[str, str]], list[int]]] = {}
         self._subset: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
         for number, grant in enumerate(grants):
-            for operation in frozenset(grant.operations):  # one may stand there twice
+            for operation in frozenset(grant.operations):  # an operation may be listed twice
                 self._add(number, grant, operation)
 
     def _add(self, number: int, grant: Grant, operation: str) -> None:
@@ -92,7 +92,7 @@ class _Index:
             self._free.setdefault(key, []).append(number)
 
     def numbers(self, grantees: tuple[str, ...], operation: str, context: Mapping[str, str]) -> list[int]:
-        """Places of the grants that can fit, in order."""
+        """Return the positions of the grants that can match, in order."""
         found: list[int] = []
         for grantee in grantees:
             key = grantee, operation
@@ -107,8 +107,8 @@ class _Index:
 
 
 _indexes: dict[int, tuple[Sequence[Grant], _Index | None]] = {}
-"""By identity of a tuple of grants, which it keeps alive, so that the number cannot come to mean another. Made when
-a tuple is seen for the second time; all are dropped when there are `INDEXES` of them."""
+"""Indexes by id() of a tuple of grants. An entry keeps its tuple alive, so the id cannot be reused. An index is built
+when a tuple is seen for the second time; all are evicted when there are `INDEXES` entries."""
 
 
 def _candidates(
@@ -122,7 +122,7 @@ def _candidates(
 
 def _index(grants: Sequence[Grant]) -> _Index | None:
     if type(grants) is not tuple:
-        return None  # it could change while its index is kept
+        return None  # a list could change while its index is cached
     kept = _indexes.get(id(grants))
     if kept is None:
         if len(_indexes) >= INDEXES:

@@ -1,4 +1,4 @@
-"""The key policy that a key has by default, and the check that a new one does not lock its author out."""
+"""Default key policy, and the policy lockout safety check for new key policies."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def check(request: AuthorizationRequest, new_policy: str, *, bypass: bool = False) -> None:
-    """Refuse a policy under which the caller of `query` could not make the next PutKeyPolicy on the key.
+    """Refuse a policy under which the caller could not make the next PutKeyPolicy on the key.
 
-    `query` is that of the CreateKey or PutKeyPolicy in hand; its resource, if it is `*`, must be replaced by the ARN
-    that the new key will have. `bypass` is the request's BypassPolicyLockoutSafetyCheck.
-    Raises `MalformedPolicyDocumentException`, with KMS's sentence.
+    `request` is that of the current CreateKey or PutKeyPolicy. A resource `*` must already be replaced by the ARN of
+    the new key. `bypass` is the member BypassPolicyLockoutSafetyCheck. Raises `MalformedPolicyDocumentException` with
+    KMS's message.
     """
     if bypass:
         return
@@ -32,7 +32,7 @@ def check(request: AuthorizationRequest, new_policy: str, *, bypass: bool = Fals
 
 
 def default_key_policy(account: str, partition: str) -> str:
-    """What CreateKey stores when it is given no policy: the account may give permissions by identity policies.
+    """Return the policy that CreateKey stores if the request has none: it lets identity policies grant permissions.
 
     Text and layout are AWS's (KMS API Reference, GetKeyPolicy, example).
     """

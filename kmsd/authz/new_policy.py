@@ -1,6 +1,7 @@
-"""What a policy must satisfy to be stored, beyond being readable: no Deny in it may fail to apply in silence.
+"""Additional checks before a policy is stored: no Deny in it may silently fail to apply.
 
-Stored policies are evaluated as they are, also those that an earlier release accepted; `kmsd check` reports them.
+Stored policies are evaluated without these checks, including those that an earlier release accepted. `kmsd check`
+reports them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from kmsd.domain.policy import Effect, Policy, PolicyKind, Statement
 
 
 def parse_new(text: str, *, kind: PolicyKind) -> Policy:
-    """Return the policy that `text` is. Raises `MalformedPolicyDocumentException` if it must not be stored."""
+    """Parse a policy that is to be stored. Raises `MalformedPolicyDocumentException` if it must not be."""
     policy = parse(text, kind=kind)
     for sentence, place, problem in objections(policy):
         refuse(sentence, place, problem)
@@ -22,7 +23,7 @@ def parse_new(text: str, *, kind: PolicyKind) -> Policy:
 
 
 def objections(policy: Policy) -> Iterator[tuple[str, str, str]]:
-    """Yield what a readable policy must not have: AWS's sentence, the place, and what is wrong there."""
+    """Yield the objections to storing a readable policy: AWS's message, the place, and the problem there."""
     for statement in policy.statements:
         place = f"Statement[{statement.number}]"
         denies = statement.effect is Effect.DENY
@@ -35,7 +36,7 @@ def objections(policy: Policy) -> Iterator[tuple[str, str, str]]:
 
 
 def _absent_keys(statement: Statement, place: str, *, variables: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield the condition keys and policy variables of a Deny that no request ever brings."""
+    """Yield an objection for each condition key and policy variable of a Deny that no request ever has."""
     for condition in statement.conditions:
         at = f"{place}.Condition.{condition.operator[:64]}.{condition.key[:64]}"
         yield from _absent(condition.key, at)

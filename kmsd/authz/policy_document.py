@@ -1,4 +1,4 @@
-"""From the JSON text of a policy to its nouns; whatever is no policy is refused, with its place named."""
+"""Parser for policy documents. Refusals name the place of the error."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from kmsd.domain.policy import Condition, Effect, Policy, PolicyKind, Principals
 from kmsd.errors import MalformedPolicyDocumentException
 
 MAX_LENGTH = 131_072
-"""Characters; the API's own outer limit. The limit that a caller enforces is lower."""
+"""Characters of a document: the limit of the API's type. Callers enforce lower limits."""
 MAX_DEPTH = 8
-"""Brackets within brackets; a policy needs six."""
+"""Nesting depth of brackets. A policy needs six."""
 MAX_VALUES = 16_384
-"""Strings, numbers and booleans in one document, the elements' names included."""
+"""Strings, numbers and booleans in one document, including element names."""
 
 MAX_MESSAGE = 400
-"""Characters of a refusal: parts of the document stand in it."""
+"""Characters of a refusal's message, which quotes parts of the document."""
 
 VERSIONS = ("2008-10-17", "2012-10-17")
 DEFAULT_VERSION = "2008-10-17"
-"""What a document without Version is."""
+"""Version of a document without the element Version."""
 
 _SYNTAX = "Syntax errors in policy."
 _INVALID_JSON = "This policy contains invalid Json"
 # "Printable ASCII characters, printable characters in the Basic Latin and Latin-1 Supplement character set, the tab,
 # line feed, and carriage return" (KMS Developer Guide, Key policy format). Others can be written as JSON escapes.
 _CHARACTERS = re.compile(r"[\t\n\r\x20-\xff]*")
-# The closing quote is optional so that an open string is read once, to the end of the text.
+# The closing quote is optional, so an unterminated string is read once, to the end of the text.
 _BRACKETS_AND_VALUES = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^\s"\[\]{},:]+', re.DOTALL)
 _SID_OF_IAM = re.compile(r"[0-9A-Za-z]*")
 _SID_OF_KEY = re.compile(r"[\x20-\x7e\xa0-\xff]*")
@@ -50,17 +50,17 @@ _ON_IDENTITIES = (PolicyKind.IDENTITY, PolicyKind.SESSION)
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object with its pairs in order, so that duplicate names can still be seen."""
+    """A JSON object as a list of pairs, so that duplicate names can be detected."""
 
 
 class _Number(str):
-    """A JSON number, as its text: no precision is lost and no large integer is computed."""
+    """A JSON number as its text: keeps the precision and computes no large integer."""
 
     __slots__ = ()
 
 
 def parse(text: str, *, kind: PolicyKind) -> Policy:
-    """The policy that `text` is. Raises `MalformedPolicyDocumentException` and nothing else."""
+    """Parse a policy document. Raises `MalformedPolicyDocumentException` and nothing else."""
     document = _object(_json(text), "", _POLICY_ELEMENTS)
     version = document.get("Version", DEFAULT_VERSION)
     if version not in VERSIONS:
@@ -69,7 +69,7 @@ def parse(text: str, *, kind: PolicyKind) -> Policy:
     if "Id" in document:
         policy_id = _string(document["Id"], "Id")
         if kind in _ON_IDENTITIES:
-            # The Id: "it must not be included in identity-based policies" (Grammar of the IAM JSON policy language).
+            # Id: "it must not be included in identity-based policies" (Grammar of the IAM JSON policy language).
             refuse("Has prohibited field Id", "Id")
     if "Statement" not in document:
         refuse(_SYNTAX, "Statement", "is missing")
@@ -114,7 +114,7 @@ class _Reader:
             return None
         place = f"{place}.Sid"
         sid = _string(elements["Sid"], place)
-        # KMS Developer Guide, Key policy format: the Sid can include spaces there, unlike in IAM.
+        # In a key policy the Sid can include spaces, unlike in IAM (KMS Developer Guide, Key policy format).
         if self._kind is PolicyKind.KEY:
             if not _SID_OF_KEY.fullmatch(sid):
                 refuse(_SYNTAX, place, "has characters that cannot be printed")
@@ -208,7 +208,7 @@ class _Reader:
             refuse(str(error), place)
         single = fold(condition.key).startswith(("kms:encryptioncontext:", "aws:requesttag/"))
         if self._kind is PolicyKind.KEY and quantifier is Quantifier.FOR_ALL and single:
-            # KMS Developer Guide, AWS KMS condition keys, Warning: the sentence that KMS answers.
+            # KMS's error message (KMS Developer Guide, AWS KMS condition keys, Warning).
             refuse(
                 "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key "
                 "matches requests without the specified [encryption context or tag] or with an unspecified "
@@ -263,7 +263,7 @@ def _object(written: Any, place: str, allowed: frozenset[str] | None = None) -> 
 
 
 def _either(elements: dict[str, Any], name: str, place: str) -> tuple[Any, bool]:
-    """The value of `name` or of its `Not…` form, and whether it is the latter."""
+    """Return the value of `name` or of its `Not…` form, and True if it is the latter."""
     if name in elements and f"Not{name}" in elements:
         refuse(_SYNTAX, place, f"cannot have both {name} and Not{name}")
     for present, excluded in ((name, False), (f"Not{name}", True)):
@@ -284,7 +284,7 @@ def _list(written: Any, place: str) -> list[Any]:
 
 
 def _strings(written: Any, place: str, *, scalars: bool = False) -> tuple[str, ...]:
-    """One string or a list of them; `scalars`: numbers and booleans too, as their text."""
+    """Read one string or a list of strings. `scalars`: accept numbers and booleans too, as their text."""
     if isinstance(written, list) and not isinstance(written, _Object):
         listed = _list(written, place)
         return tuple(_string(one, f"{place}[{position}]", scalars=scalars) for position, one in enumerate(listed))
@@ -302,7 +302,7 @@ def _string(written: Any, place: str, *, scalars: bool = False) -> str:
 
 
 def refuse(sentence: str, place: str, problem: str = "") -> NoReturn:
-    """Raise with AWS's sentence, then the place and what is wrong there, in printable characters."""
+    """Raise with AWS's message, the place and the problem there, in printable ASCII."""
     where = " ".join(part for part in (place, problem) if part)
     message = f"{sentence} ({where})" if where else sentence
     printable = message.encode("unicode_escape").decode("ascii")

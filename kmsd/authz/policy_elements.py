@@ -1,4 +1,4 @@
-"""The syntax of single values in policy documents: principals, actions, resources, condition keys."""
+"""Syntax of single values in policy documents: principals, actions, resources, condition keys."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ NO_VENDOR = "Actions/Conditions must be prefaced by a vendor, e.g., iam, sdb, ec
 
 
 def check_principal(kind: str, value: str) -> None:
-    """Whether `value` can stand under `kind` (`AWS`, `Service`, …). Raises `ValueError`."""
+    """Check that `value` is a principal of `kind` (`AWS`, `Service`, …). Raises `ValueError`."""
     if not any(form.fullmatch(value) for form in _FORMS[kind]):
         raise ValueError(INVALID_PRINCIPALS)
 
 
 def principals(named: Mapping[str, Sequence[str]]) -> Principals:
-    """The principals of a map such as `{"AWS": [...], "Service": [...]}`, each checked before."""
+    """Return the principals of a map such as `{"AWS": [...], "Service": [...]}` of checked values."""
     aws = named.get("AWS", ())
     return Principals(
         everyone="*" in aws,
@@ -64,23 +64,23 @@ def principals(named: Mapping[str, Sequence[str]]) -> Principals:
 
 @lru_cache(maxsize=1024)  # as `resource`
 def action(text: str) -> Pattern:
-    """The pattern of an action that was checked; to be compared with an action in lower case."""
+    """Return the pattern of a checked action. Compare it with an action in lower case."""
     return Pattern.of(text.lower())
 
 
 def check_action(text: str) -> None:
-    """`*`, or a service's prefix without wildcard, a colon, and a name. Raises `ValueError`."""
+    """Check for `*`, or a service prefix without wildcard, a colon and a name. Raises `ValueError`."""
     if not _ACTION.fullmatch(text):
         raise ValueError(NO_VENDOR)
 
 
-@lru_cache(maxsize=1024)  # policies repeat their resources; an entry is never wrong, and the least used end
+@lru_cache(maxsize=1024)  # policies repeat resources; an entry is never stale, and the least recently used is evicted
 def resource(text: str, *, variables: bool) -> ArnTemplate:
-    """`*`, or an ARN with wildcards. Raises `ValueError`.
+    """Parse `*` or an ARN with wildcards. Raises `ValueError`.
 
-    Fewer than six parts must end in `*`: "if a * wildcard is the last character of a resource ARN segment, it can
-    expand to match beyond the colon boundaries". In the middle of an ARN that would let an alias of one account
-    pass for that of another; there a `*` stays within its part.
+    An ARN of fewer than six parts must end in `*`: "if a * wildcard is the last character of a resource ARN segment,
+    it can expand to match beyond the colon boundaries". Elsewhere a `*` stays within its part: otherwise a pattern for
+    an alias of one account could match that of another.
     """
     malformed = f'Resource {text[:64]} must be in ARN format or "*".'
     if not _RESOURCE.fullmatch(text) or (text != "*" and not text.startswith("arn:")):
@@ -98,6 +98,6 @@ def resource(text: str, *, variables: bool) -> ArnTemplate:
 
 
 def check_key(key: str) -> None:
-    """A condition key has a service's prefix. Raises `ValueError`."""
+    """Check that a condition key has a service prefix. Raises `ValueError`."""
     if not _KEY.fullmatch(key):
         raise ValueError(NO_VENDOR)

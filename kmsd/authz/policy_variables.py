@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from kmsd.authz.request_context import RequestContext
 
 ARN_PARTS = 6
-"""`arn:partition:service:region:account:resource`; the resource may hold colons of its own."""
+"""Parts of an ARN: `arn:partition:service:region:account:resource`. The resource may contain colons."""
 
 _OPENING = re.compile(r"\$\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9.-]+:[^,']+")
 _WITH_DEFAULT = re.compile(r"([^,]+?) ?, ?'(.*)'", re.DOTALL)
 _SPECIAL = {"*": "*", "?": "?", "$": "$"}
-"""`${*}`, `${?}` and `${$}` write the characters that would mean something else."""
+"""Escapes: `${*}`, `${?}` and `${$}` are the literal characters."""
 
 
 class Variable(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class Variable(msgspec.Struct, frozen=True):
     default: str | None
 
     def resolve(self, request_context: RequestContext) -> str | None:
-        """Its value for this request; None: it has none."""
+        """Return its value for this request; None if it has none."""
         value = request_context.single(self.key)
         return self.default if value is None else value
 
@@ -41,9 +41,9 @@ TemplateToken = Token | Variable
 
 
 def parse(text: str, *, variables: bool, wildcards: bool = True) -> tuple[TemplateToken, ...]:
-    """The tokens of `text`. Raises `ValueError` where `${` opens something that is no variable.
+    """Split `text` into tokens. Raises `ValueError` if `${` does not start a valid variable.
 
-    `variables=False`: `${` is plain text, as in policies of version 2008-10-17.
+    With `variables=False`, `${` is plain text, as in policies of version 2008-10-17.
     """
     plain = tokens if wildcards else _plain
     if not variables or "${" not in text:
@@ -82,9 +82,9 @@ def _variable(inside: str) -> TemplateToken:
 
 
 def resolved(parts: Sequence[TemplateToken], request_context: RequestContext) -> list[Token] | None:
-    """`parts` with values in place of variables; None: a variable has none.
+    """Replace variables by their values; None if a variable has no value.
 
-    A value is plain text, whatever characters it holds: a tag with `*` in it opens nothing.
+    A value is plain text: a `*` in the value of a tag is no wildcard.
     """
     result: list[Token] = []
     for part in parts:
@@ -99,7 +99,7 @@ def resolved(parts: Sequence[TemplateToken], request_context: RequestContext) ->
 
 
 class Template:
-    """A pattern that may hold variables."""
+    """A pattern that may contain variables."""
 
     __slots__ = ("_parts", "_pattern")
 
@@ -109,17 +109,17 @@ class Template:
 
     @property
     def varies(self) -> bool:
-        """Whether it holds a variable."""
+        """True if it contains a variable."""
         return any(isinstance(part, Variable) for part in self._parts)
 
     def unresolved(self, request_context: RequestContext) -> bool:
-        """Whether one of its variables has no value in this request."""
+        """True if one of its variables has no value in this request."""
         return self._pattern is None and resolved(self._parts, request_context) is None
 
     def matches(self, text: str, request_context: RequestContext | None) -> bool:
-        """Whether the whole of `text` fits. A template with a variable that has no value fits nothing.
+        """True if the whole of `text` matches. A template with a variable that has no value matches nothing.
 
-        `facts=None` is for templates that do not vary.
+        `request_context=None` is for templates without variables.
         """
         if self._pattern is not None:
             return self._pattern.matches(text)
@@ -128,16 +128,16 @@ class Template:
 
 
 class ArnTemplate:
-    """An ARN pattern, each part between colons compared with the same part of the text.
+    """An ARN pattern. Each part between colons is compared with the same part of the text.
 
-    So no wildcard and no variable reaches from one account into another. Only a `*` that ends the pattern goes
-    beyond a colon.
+    Therefore no wildcard and no variable matches across accounts. Only a `*` at the end of the pattern matches beyond
+    a colon.
     """
 
     __slots__ = ("_parts", "varies")
 
     def __init__(self, parts: Sequence[TemplateToken]) -> None:
-        """Raises `ValueError` unless there are six parts, or fewer and a `*` at the very end."""
+        """Compile the pattern. Raises `ValueError` unless there are six parts, or fewer and a `*` at the very end."""
         split = _split(parts)
         if len(split) < ARN_PARTS and not (parts and parts[-1] is Wild.ANY):
             msg = "is not an ARN"
@@ -147,20 +147,20 @@ class ArnTemplate:
 
     @property
     def length(self) -> int:
-        """How many parts it names."""
+        """Return the number of parts in the pattern."""
         return len(self._parts)
 
     @property
     def varies_early(self) -> bool:
-        """Whether a variable stands before the fifth colon, where AWS does not allow one."""
+        """True if there is a variable before the fifth colon, where AWS does not allow one."""
         return any(part.varies for part in self._parts[: ARN_PARTS - 1])
 
     def unresolved(self, request_context: RequestContext) -> bool:
-        """Whether one of its variables has no value in this request."""
+        """True if one of its variables has no value in this request."""
         return self.varies and any(part.unresolved(request_context) for part in self._parts)
 
     def matches(self, text: str, request_context: RequestContext | None) -> bool:
-        """Whether `text` is an ARN that fits."""
+        """True if `text` is an ARN that matches."""
         split = text.split(":", len(self._parts) - 1)
         return len(split) == len(self._parts) and all(
             part.matches(piece, request_context) for part, piece in zip(self._parts, split, strict=True)
@@ -168,7 +168,7 @@ class ArnTemplate:
 
 
 def _split(parts: Sequence[TemplateToken]) -> list[list[TemplateToken]]:
-    """`parts` cut at the first five colons that are written in the pattern itself."""
+    """Split `parts` at the first five colons of the pattern's own text."""
     split: list[list[TemplateToken]] = [[]]
     for part in parts:
         if not isinstance(part, str):

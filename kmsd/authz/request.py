@@ -1,4 +1,4 @@
-"""The question that authorisation answers, and the forms of its answer."""
+"""Input and output of an authorization decision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AuthorizationRequest(msgspec.Struct, frozen=True):
-    """May `caller` do `action` on `resource`?"""
+    """A request of `caller` for `action` on `resource`."""
 
     caller: Caller
     action: str
@@ -24,36 +24,37 @@ class AuthorizationRequest(msgspec.Struct, frozen=True):
     resource: str
     """ARN of a key, alias, log group or role; `*` for actions that have none, such as `kms:ListKeys`."""
     resource_account: str
-    """12 digits: who owns the resource."""
+    """Account that owns the resource, 12 digits."""
     resource_policy: str | None = None
-    """The key policy (or a role's trust policy) as JSON text; None: the resource has none, and the identity policies
+    """The key policy (or a role's trust policy) as JSON text. None: the resource has none, and the identity policies
     of its own account decide alone."""
     grants: Sequence[Grant] = ()
     """Grants on this key whose grantee is the caller (or its role), and those named by grant tokens."""
     encryption_context: Mapping[str, str] = {}
-    """Of this request; for `kms:EncryptionContext:*` and grant constraints."""
+    """Encryption context of the request, for `kms:EncryptionContext:*` and grant constraints. Empty if the action has
+    none."""
     conditions: Mapping[str, str | tuple[str, ...]] = {}
-    """Condition values that are given by hand (`kmsd explain --condition`), by full key name. They replace what the
-    circumstances say, but not what follows from the caller or the encryption context."""
+    """Condition values given by hand (`kmsd explain --condition`), by full key name. They replace the values from the
+    circumstances, but not those that follow from the caller or the encryption context."""
     circumstances: Circumstances = UNKNOWN
-    """What condition keys take their values from (`kmsd.authz.condition_keys`)."""
+    """Source of the other condition values (`kmsd.authz.condition_keys`)."""
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """Yes, and by what."""
+    """The request is allowed."""
 
     by: str
-    """For the audit record: `key-policy:Sid`, `identity-policy:Sid`, `grant:<id>` (`#n` where there is no Sid)."""
+    """Source for the audit record: `key-policy:Sid`, `identity-policy:Sid`, `grant:<id>` (`#n` if there is no Sid)."""
     grant_ids: tuple[str, ...] = ()
 
 
 class Denied(msgspec.Struct, frozen=True):
-    """No, and why."""
+    """The request is refused."""
 
     reason: str
-    """For log and audit record: the statement that denied, or what was missing."""
+    """Reason for log and audit record: the statement that denied, or the missing Allow."""
     message: str
-    """AWS's sentence for the client: `User: … is not authorized to perform: … on resource: … because …`."""
+    """AWS's message for the client: `User: … is not authorized to perform: … on resource: … because …`."""
 
 
 Decision = Allowed | Denied

@@ -16,37 +16,37 @@ if TYPE_CHECKING:
 
 
 class RequestContext:
-    """What is known of a request, looked up by folded condition key, and worked out key by key: most need few.
+    """Condition values of one request, by folded key. Values are computed on demand: most requests need few.
 
-    What follows from the caller and the encryption context cannot be overridden by given conditions.
+    Conditions given by hand cannot replace values that follow from the caller or the encryption context.
     """
 
-    __slots__ = ("_given", "_query")
+    __slots__ = ("_given", "_request")
 
     def __init__(self, request: AuthorizationRequest) -> None:
-        self._query = request
+        self._request = request
         self._given: dict[str, Values] | None = None
 
     def values(self, key: str) -> tuple[str, ...] | None:
-        """All values of the folded `key`; None: it is not in the request. Never an empty tuple."""
+        """Return all values of the folded `key`; None if it is not in the request. Never an empty tuple."""
         found = self._find(key)
         if found is None:
             return None
         return (found,) if isinstance(found, str) else found or None
 
     def single(self, key: str) -> str | None:
-        """The value of the folded `key`, for a policy variable.
+        """Return the value of the folded `key` for a policy variable.
 
-        None: it is not in the request, or it can have several values ("you cannot use a multivalued context key
-        as a policy variable", IAM User Guide, Single-valued vs. multivalued context keys).
+        None if it is not in the request or can have several values ("you cannot use a multivalued context key as a
+        policy variable", IAM User Guide, Single-valued vs. multivalued context keys).
         """
         found = self._find(key)
         return found if isinstance(found, str) else None
 
     def _find(self, key: str) -> Values | None:
-        # The key name, the part after the prefix included, is not case sensitive; the values are compared as the
-        # operator says (KMS Developer Guide, kms:EncryptionContext:context-key; IAM User Guide, Condition).
-        request = self._query
+        # The key name, including the part after the prefix, is not case sensitive. The operator decides this for
+        # values (KMS Developer Guide, kms:EncryptionContext:context-key; IAM User Guide, Condition).
+        request = self._request
         provided = condition_keys.find(key)
         if request.conditions and (provided is None or not provided[0].is_fixed):
             if self._given is None:
@@ -56,14 +56,15 @@ class RequestContext:
         if provided is None:
             return None
         declared, name = provided
-        # The encryption context of a query is empty where the action has none.
+        # Fixed keys need no check of the action: the encryption context is empty if the action has none.
         if not declared.is_fixed and declared.actions and request.action not in declared.actions:
             return None
         return declared.value(request, name)
 
 
 _fold_key = lru_cache(maxsize=1024)(fold)
-"""Names of condition keys recur on every request. An entry is never wrong; the least used end."""
+"""`fold`, cached: names of condition keys recur on every request. An entry is never stale; the least recently used is
+evicted."""
 
 
 def _merged(conditions: Mapping[str, Values]) -> dict[str, Values]:

@@ -1,8 +1,8 @@
-"""Wildcards of the policy language: `*` for any characters, `?` for one; matched in linear time.
+"""Wildcards of the policy language, matched in linear time: `*` for any characters, `?` for one.
 
-A pattern is cut at its `*` into pieces. The first piece must stand at the start of the text, the last at its
-end, and each piece between is looked for once, from where the one before it ended: finding each as far left as
-possible is right for such patterns, so nothing is ever tried again.
+A pattern is split at each `*` into pieces. The first piece must be at the start of the text, the last at its end. Each
+piece between is searched for once, from the end of the previous one. The leftmost match is always right for such
+patterns, so there is no backtracking.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KELVIN_SIGN = "\u212a"
 
 
 class Wild(Enum):
-    """A wildcard, as opposed to the character that stands for it."""
+    """A wildcard, as opposed to the plain character."""
 
     ANY = "*"
     ONE = "?"
@@ -29,14 +29,14 @@ Token = str | Wild
 
 
 def tokens(text: str) -> list[Token]:
-    """`text` with its `*` and `?` told apart from plain text."""
+    """Split `text` into wildcards and plain text."""
     return [Wild(part) if part in ("*", "?") else part for part in _MARKS.split(text) if part]
 
 
 def fold(text: str) -> str:
-    """`text` for comparison without regard to case.
+    """Return `text` in lower case, for comparison without regard to case.
 
-    No character outside ASCII becomes one inside it: the Kelvin sign, whose lower case is the letter k, stays.
+    No character outside ASCII becomes an ASCII one: the Kelvin sign, whose lower case is the letter k, is kept.
     """
     if text.isascii():
         return text.lower()
@@ -53,18 +53,18 @@ class _Literal:
         self.length = len(text)
 
     def at(self, text: str, position: int) -> bool:
-        """Whether `text` has this piece at `position`."""
+        """True if `text` has this piece at `position`."""
         return text.startswith(self.text, position)
 
     def find(self, text: str, start: int, end: int) -> int:
-        """Where this piece first stands within text[start:end]; -1: nowhere."""
+        """Return the first position of this piece in text[start:end]; -1 if it is not there."""
         return text.find(self.text, start, end)
 
 
 class _Gapped:
-    """A piece with `?`, found by one pass over the text (Shift-And).
+    """A piece with `?`, found in one pass over the text (Shift-And algorithm).
 
-    Bit i of the state says that the last i+1 characters read fit the first i+1 of the piece.
+    Bit i of the state is set if the last i+1 characters read match the first i+1 of the piece.
     """
 
     __slots__ = ("_gaps", "_last", "_masks", "_parts", "length")
@@ -87,13 +87,13 @@ class _Gapped:
         self.length = position
 
     def at(self, text: str, position: int) -> bool:
-        """Whether `text` has this piece at `position`."""
+        """True if `text` has this piece at `position`."""
         return position + self.length <= len(text) and all(
             text.startswith(part, position + offset) for offset, part in self._parts
         )
 
     def find(self, text: str, start: int, end: int) -> int:
-        """Where this piece first stands within text[start:end]; -1: nowhere."""
+        """Return the first position of this piece in text[start:end]; -1 if it is not there."""
         state, last, masks, gaps = 0, self._last, self._masks, self._gaps
         for position in range(start, end):
             state = (state << 1 | 1) & masks.get(text[position], gaps)
@@ -109,7 +109,7 @@ def _piece(parts: Sequence[Token]) -> _Literal | _Gapped:
 
 
 class Pattern:
-    """A compiled pattern. Comparison is by code point and regards case; fold both sides to disregard it."""
+    """A compiled pattern. Comparison is by code point and case-sensitive; fold both sides to ignore case."""
 
     __slots__ = ("_head", "_middle", "_tail", "_whole")
 
@@ -127,11 +127,11 @@ class Pattern:
 
     @classmethod
     def of(cls, text: str) -> Pattern:
-        """The pattern that `text` writes."""
+        """Compile the pattern `text`."""
         return cls(tokens(text))
 
     def matches(self, text: str) -> bool:
-        """Whether the whole of `text` fits."""
+        """True if the whole of `text` matches."""
         head, tail = self._head, self._tail
         if self._whole:
             return len(text) == head.length and head.at(text, 0)

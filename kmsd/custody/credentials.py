@@ -1,9 +1,9 @@
-"""From an access key to the caller behind it, and to the key that must have signed the request.
+"""Look up the caller and the signing key of an access key.
 
-SigV4 needs the secret itself. Secrets are sealed by a service key in the token; a process keeps only the
-keys derived from them for one day, region and service. The rule for their end: they are dropped when they
-are eight days older than the newest of the access key, when the sealed secret changes, or when 10 000 are held, the
-oldest first. Whether an access key is active is read from the store on every request.
+SigV4 needs the secret itself. Secrets are sealed by a service key in the token. A process caches only the signing keys
+derived from them, each for one day, region and service. A signing key is evicted when it is eight days older than the
+newest of its access key, when the sealed secret changes, or, oldest first, when 10,000 are cached. The status of an
+access key is read from the store on every request.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ACCESS_KEY_PURPOSE = "access-key"
 MAX_CACHED = 10_000
 DATE_FORMAT = "%Y%m%d"
 MAX_PRESIGNED_AGE = timedelta(days=8)
-"""How old a signature may be: a presigned request is good for seven days, and clocks may differ."""
+"""Maximum age of a signature. A presigned request is valid for seven days, and clocks may differ."""
 
 Derive = Callable[[str, str, str, str], bytes]
 """`signing_key(secret, date, region, service)` of SigV4."""
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """What a signing key is derived for."""
+    """The credential scope of a signing key."""
 
     access_key_id: str
     date: str
@@ -43,12 +43,12 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 async def seal_secret(sealer: ServiceSealer, access_key_id: str, secret: str) -> bytes:
-    """An access key's secret as it may lie in the store."""
+    """Return the sealed form of an access key's secret, for the store."""
     return await sealer.encrypt(ACCESS_KEY_PURPOSE, access_key_id, secret.encode())
 
 
 class CredentialStore:
-    """The credentials that a process has met. `derive` is the wire's; this floor knows no SigV4."""
+    """Credentials with the caches of one process. `derive` comes from `kmsd.wire`; custody does not know SigV4."""
 
     def __init__(self, token: Token, arns: ArnScope, derive: Derive) -> None:
         self._token = token
@@ -62,10 +62,10 @@ class CredentialStore:
     async def identify(
         self, reader: Reader, scope: Scope, session_token: str | None, now: datetime
     ) -> tuple[Caller, bytes]:
-        """Return the caller, and the signing key that the request must be verified with.
+        """Return the caller and the signing key that verifies the request.
 
-        Raises UnrecognizedClientException for an access key that is unknown or disabled, or a session token that is
-        not of this daemon or whose role or user is gone; ExpiredTokenException.
+        Raises UnrecognizedClientException if the access key is unknown or disabled, if the session token is not from
+        this daemon, or if its role or user is deleted. Raises ExpiredTokenException for an expired session token.
         """
         if session_token is not None:
             return await self._session(reader, scope, session_token, now)
@@ -75,7 +75,10 @@ class CredentialStore:
         return self._caller(access_key), await self._signing_key(reader, scope, access_key)
 
     async def _session(self, reader: Reader, scope: Scope, token: str, now: datetime) -> tuple[Caller, bytes]:
-        """Of temporary credentials. What a token holds never changes; what it refers to is read each time."""
+        """Return the caller and the signing key of temporary credentials.
+
+        The content of a session token never changes, so it is cached. The role or user is read on every request.
+        """
         known = self._sessions.get((scope.access_key_id, token))
         if known is None:
             known = session_tokens.decode(await self._opener.open(reader, scope.access_key_id, token, now))
@@ -99,20 +102,21 @@ class CredentialStore:
         return key
 
     def _evict_old_days(self, scope: Scope) -> None:
-        """Evict what no request can be signed with any more. The request in hand is not authenticated yet.
+        """Evict signing keys that no valid request can use any more.
 
-        So it must not evict the key of a day that others use: a presigned request may be of any of the last seven days.
+        The current request is not authenticated yet, so it must not evict keys in use: a presigned request may have
+        any of the last seven days.
         """
-        mine = [held for held in self._derived if held.access_key_id == scope.access_key_id]
-        newest = max(held.date for held in (*mine, scope))
+        same_key = [cached for cached in self._derived if cached.access_key_id == scope.access_key_id]
+        newest = max(cached.date for cached in (*same_key, scope))
         oldest = datetime.strptime(newest, DATE_FORMAT).replace(tzinfo=UTC) - MAX_PRESIGNED_AGE
-        for held in [held for held in mine if held.date < oldest.strftime(DATE_FORMAT)]:
-            del self._derived[held]
+        for cached in [cached for cached in same_key if cached.date < oldest.strftime(DATE_FORMAT)]:
+            del self._derived[cached]
         if len(self._derived) >= MAX_CACHED:
             del self._derived[next(iter(self._derived))]
 
     def _caller(self, access_key: AccessKey) -> Caller:
-        """Built once for each state of the credential: the store returns the same object until something changes."""
+        """Return the caller, cached until the store returns another object: it does so when the credential changes."""
         known = self._callers.get(access_key.access_key_id)
         if known is not None and known[0] is access_key:
             return known[1]

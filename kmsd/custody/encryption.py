@@ -1,4 +1,4 @@
-"""Encrypting and decrypting under a key: blob format, material and token brought together."""
+"""Encrypt and decrypt under a key: combines blob format, key material and token."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kmsd.ports import NotAuthentic, Tokens
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """What a blob held, and under which material."""
+    """The content of a blob, and the key material that decrypted it."""
 
     plaintext: bytes
     material: Material
 
 
 async def encrypt(tokens: Tokens, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
-    """A blob of `plaintext` under the key's current material.
+    """Encrypt `plaintext` under the key's current material and return the blob.
 
-    The key's state has been checked. Raises KeyUnavailableException if the material is not at hand, and the token's
-    errors (`kmsd.ports`).
+    The caller has checked the key's state. Raises KeyUnavailableException if the material is not ready, and the
+    token's errors (`kmsd.ports`).
     """
     material = key.material_at(now)
     if material is None or material.status is not MaterialStatus.READY:
@@ -37,10 +37,10 @@ async def encrypt(tokens: Tokens, key: Key, now: datetime, plaintext: bytes, con
 
 
 async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
-    """The plaintext of `blob`, which must have been sealed under `key` with this context.
+    """Decrypt `blob`, which must be encrypted under `key` with this context.
 
-    Raises IncorrectKeyException for a blob of another key, InvalidCiphertextException (without message, as AWS) for one
-    that was changed or whose context differs, KeyUnavailableException if its material is not at hand.
+    Raises IncorrectKeyException for a blob of another key. Raises InvalidCiphertextException (without message, as AWS)
+    if blob or context were changed, KeyUnavailableException if the material is not ready.
     """
     if blob.key_id != key.key_id:
         raise IncorrectKeyException(

@@ -1,7 +1,7 @@
-"""Grant tokens: proof that a grant was made. Opaque, unforgeable, bound to their grant.
+"""Grant tokens: opaque, unforgeable proofs that a grant was created.
 
-Here every grant holds from the moment CreateGrant has answered, so a token opens nothing that the grant
-does not open by itself; but one that is not ours, or whose grant is gone, is refused as AWS refuses it.
+In kmsd a grant is effective as soon as CreateGrant has returned, so a grant token adds no permission. A token that is
+not from this daemon, or whose grant was retired or revoked, is refused as AWS refuses it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _PURPOSE = "grant-token"
 
 
 async def issue(grant: Grant, sealer: ServiceSealer) -> str:
-    """A new token for a grant; each call returns another, and all are good."""
+    """Return a new token for a grant. Each call returns a different one; all are valid."""
     return base64.urlsafe_b64encode(await sealer.encrypt(_PURPOSE, "", bytes.fromhex(grant.grant_id))).decode()
 
 
 async def grant_of(token: str, reader: Reader, sealer: ServiceSealer) -> Grant:
-    """The grant that a token proves. Raises InvalidGrantTokenException."""
+    """Return the grant of a token. Raises InvalidGrantTokenException."""
     try:
         sealed = canonical_base64.decode(token, altchars=b"-_")
         grant_id = (await sealer.decrypt(_PURPOSE, "", sealed)).hex()
@@ -37,6 +37,6 @@ async def grant_of(token: str, reader: Reader, sealer: ServiceSealer) -> Grant:
 
 
 async def check(tokens: Sequence[str], reader: Reader, sealer: ServiceSealer) -> None:
-    """Refuse a request that carries a token that is not good."""
+    """Check all grant tokens of a request. Raises InvalidGrantTokenException."""
     for token in tokens:
         await grant_of(token, reader, sealer)

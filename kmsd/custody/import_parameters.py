@@ -1,8 +1,8 @@
-"""Wrapping keys and import tokens: what GetParametersForImport hands out, how long it is good, and when it ends.
+"""Wrapping keys and import tokens: the response of GetParametersForImport.
 
-An import token is a sealed statement: which wrapping key, for which key, by which algorithm, until when. Nobody keeps
-it; what is kept is the wrapping key, and it ends 24 hours after it was given out, or with the twentieth failed import.
-RSA keys take long to make, so kinds that are asked for are kept in stock (`kmsd.jobs.wrapping_keys`).
+An import token is a sealed statement of wrapping key, key, algorithm and expiry. The daemon does not store it. It
+stores the wrapping key, which is destroyed 24 hours after it was issued, or after the twentieth failed import. RSA keys
+are slow to generate, so `kmsd.jobs.wrapping_keys` keeps a pool of the lengths in demand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from kmsd.errors import (
 )
 from kmsd.ports import NotAuthentic, Reader, Store, StoreConflict, StoreError, TokenError, Tokens, Transaction
 
-"""The daemon's tokens; the main one is always there."""
 _PURPOSE = "import-token"
 _VERSION = 1
 _ALGORITHMS: Mapping[int, WrappingAlgorithm] = {
@@ -36,13 +35,13 @@ _ALGORITHMS: Mapping[int, WrappingAlgorithm] = {
     4: WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1,
     5: WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256,
 }
-"""Numbers in import tokens: append only."""
+"""Algorithm numbers in import tokens: append only."""
 _NUMBERS = {algorithm: number for number, algorithm in _ALGORITHMS.items()}
 _MICROSECOND = 1_000_000
 
 
 class ImportParameters(msgspec.Struct, frozen=True):
-    """What GetParametersForImport hands out."""
+    """The parameters that GetParametersForImport returns."""
 
     public_key: bytes
     import_token: bytes
@@ -50,7 +49,7 @@ class ImportParameters(msgspec.Struct, frozen=True):
 
 
 class ImportTokenPayload(msgspec.Struct, frozen=True):
-    """What an import token says."""
+    """The content of an import token."""
 
     wrapping_key: bytes
     key_id: str
@@ -59,7 +58,10 @@ class ImportTokenPayload(msgspec.Struct, frozen=True):
 
 
 async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
-    """Where each algorithm is unwrapped: in the main token if it can, else in the import token, which passes it on."""
+    """Return the available algorithms, each with the token that unwraps it.
+
+    That is the main token if it has the mechanisms, else the import token, which rewraps the material for the main one.
+    """
     main, helper = await tokens.main.import_capabilities(), tokens.imports
     passed_on = (await helper.import_capabilities()).passes_on if helper is not None and main.receives else frozenset()
     return {
@@ -70,7 +72,10 @@ async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
 
 
 async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm]) -> WrappingAlgorithm:
-    """The algorithm of this name. Raises UnsupportedOperationException where it is unknown, refused or lacking."""
+    """Return the algorithm of this name.
+
+    Raises UnsupportedOperationException if it is unknown, refused by configuration, or not offered by a token.
+    """
     if algorithm not in _NUMBERS:
         raise UnsupportedOperationException(f"The wrapping algorithm {algorithm} is not supported.")
     known = WrappingAlgorithm(algorithm)
@@ -81,7 +86,7 @@ async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[Wra
     return known
 
 
-# --- giving out -------------------------------------------------------------------------------------
+# --- issuing ----------------------------------------------------------------------------------------
 
 
 async def issue(
@@ -94,30 +99,33 @@ async def issue(
     bits: int,
     now: datetime,
 ) -> ImportParameters:
-    """A wrapping key of this length and its import token, for one key, from `now` on."""
-    # To the second, as the API tells it: what is said there must hold to the microsecond.
+    """Issue a wrapping key of this length and its import token for one key, valid from `now`."""
+    # The API states the expiry in whole seconds, and it must hold to the microsecond.
     expires_at = (now + PARAMETERS_LIFE).replace(microsecond=0)
     name = (await offered(tokens))[algorithm]
-    given = await _from_pool(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
-    if given is None:
-        given = await create_wrapping_key(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)
+    wrapping_key = await _from_pool(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
+    if wrapping_key is None:
+        wrapping_key = await create_wrapping_key(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)
     content = (
         bytes((_VERSION, _NUMBERS[algorithm]))
-        + given.object_id
+        + wrapping_key.object_id
         + UUID(key_id).bytes
         + (int(expires_at.timestamp()) * _MICROSECOND).to_bytes(8, "big")
     )
-    return ImportParameters(given.public_key, await sealer.encrypt(_PURPOSE, "", content), expires_at)
+    return ImportParameters(wrapping_key.public_key, await sealer.encrypt(_PURPOSE, "", content), expires_at)
 
 
 async def _from_pool(
     store: Store, name: TokenName, *, key_id: str, bits: int, now: datetime, expires_at: datetime
 ) -> WrappingKey | None:
-    """The oldest of the kind, given out. Raises LimitExceededException for a key that has too many already."""
+    """Assign the oldest pooled key of this token and length; None if there is none.
+
+    Raises LimitExceededException if the key has `MAX_OUTSTANDING` valid import tokens.
+    """
     async with store.write() as transaction:
         known = await transaction.wrapping_keys()
-        good = [key for key in known if key.key_id == key_id and key.expires_at is not None and now < key.expires_at]
-        if len(good) >= MAX_OUTSTANDING:
+        valid = [key for key in known if key.key_id == key_id and key.expires_at is not None and now < key.expires_at]
+        if len(valid) >= MAX_OUTSTANDING:
             raise LimitExceededException(f"The key has {MAX_OUTSTANDING} import tokens, which is the limit.")
         for key in known:
             if key.key_id is None and (key.token, key.bits) == (name, bits):
@@ -136,28 +144,28 @@ async def create_wrapping_key(
     key_id: str | None = None,
     expires_at: datetime | None = None,
 ) -> WrappingKey:
-    """A new wrapping key: in stock, or given out at once."""
+    """Create a wrapping key, in the pool or (with `key_id` and `expires_at`) assigned to a key at once."""
     token = tokens[name]
     object_id = await token_objects.record_intent(store, f"import:RSA_{bits}", now, token=name)
     try:
         public_key = await token.generate_wrapping_key(object_id, bits)
-        made = WrappingKey(object_id, name, bits, public_key, now, key_id, expires_at)
+        wrapping_key = WrappingKey(object_id, name, bits, public_key, now, key_id, expires_at)
         async with store.write() as transaction:
             await token_objects.mark_ready(transaction, object_id)
-            await transaction.insert_wrapping_key(made)
+            await transaction.insert_wrapping_key(wrapping_key)
     except (StoreError, TokenError):
-        # The first error is the one to tell; an intent that cannot be taken back now is settled by reconcile.
+        # Report the first error. If the intent cannot be rolled back now, reconcile does so later.
         with suppress(StoreError, TokenError):
             await token_objects.roll_back(store, token, object_id)
         raise
-    return made
+    return wrapping_key
 
 
-# --- taking back ------------------------------------------------------------------------------------
+# --- redeeming --------------------------------------------------------------------------------------
 
 
 async def open_token(sealer: ServiceSealer, import_token: bytes, key_id: str, now: datetime) -> ImportTokenPayload:
-    """What an import token says. Raises InvalidImportTokenException, ExpiredImportTokenException."""
+    """Decrypt and check an import token. Raises InvalidImportTokenException, ExpiredImportTokenException."""
     try:
         content = await sealer.decrypt(_PURPOSE, "", import_token)
     except NotAuthentic as exc:
@@ -175,13 +183,13 @@ async def open_token(sealer: ServiceSealer, import_token: bytes, key_id: str, no
 
 
 def refuse_expired(claim: ImportTokenPayload, now: datetime) -> None:
-    """Raises ExpiredImportTokenException from the instant on at which the parameters end."""
+    """Check that the parameters have not expired. Raises ExpiredImportTokenException from `expires_at` on."""
     if now >= claim.expires_at:
         raise ExpiredImportTokenException
 
 
 async def wrapping_key_of(reader: Reader, claim: ImportTokenPayload) -> WrappingKey:
-    """The wrapping key that an import token speaks of. Raises InvalidImportTokenException if it is no more."""
+    """Return the wrapping key of an import token. Raises InvalidImportTokenException if it no longer exists."""
     found = await reader.wrapping_key(claim.wrapping_key)
     if found is None or found.failures >= MAX_FAILURES:
         raise InvalidImportTokenException(detail="the wrapping key was destroyed after too many failed imports")
@@ -189,10 +197,10 @@ async def wrapping_key_of(reader: Reader, claim: ImportTokenPayload) -> Wrapping
 
 
 async def count_failure(store: Store, tokens: Tokens, wrapping_key: WrappingKey) -> None:
-    """Note a failed import; the last one that is allowed ends the wrapping key.
+    """Count a failed import, and destroy the wrapping key with failure number `MAX_FAILURES`.
 
-    Raises InvalidImportTokenException for a failure beyond that, of calls that run at the same time: what it was about
-    is not told.
+    Raises InvalidImportTokenException if a concurrent call has destroyed the key: the client then does not learn the
+    reason of its failure.
     """
     async with store.write() as transaction:
         try:
@@ -206,9 +214,9 @@ async def count_failure(store: Store, tokens: Tokens, wrapping_key: WrappingKey)
 
 
 async def mark_destroying(transaction: Transaction, object_id: bytes) -> None:
-    """End a wrapping key: nobody can use it from the commit on. Then `token_objects.destroy`."""
+    """Invalidate a wrapping key: it cannot be used after the commit. The caller then calls `token_objects.destroy`."""
     known = await transaction.token_object(object_id)
     await transaction.delete_wrapping_key(object_id)
-    # Also one that the token lost (`missing`): then there is only the row to end.
+    # The object may be `missing` from the token; then only its row is left to delete.
     status = MaterialStatus.READY if known is None else known.status
     await transaction.set_object_status(object_id, status, MaterialStatus.DESTROYING)

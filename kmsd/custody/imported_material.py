@@ -1,8 +1,8 @@
-"""Imported material: brought in and proven by the token, adopted by a key, lost again, and known when it returns.
+"""Imported key material: unwrapped and verified by the token, attached to a key, deleted, and recognised on reimport.
 
-The fingerprint is an AES-CMAC under the material that the token computes over a constant and the key's id: it tells
-whether material is the same, tells nothing else of it, and differs between two keys with the same material. It stays
-when the material goes. So does the material id: the object that is made anew has the same CKA_ID, and old blobs open.
+The fingerprint is an AES-CMAC under the material, computed by the token over a constant and the key id. It shows if
+material is the same, reveals nothing else, and differs between two keys with the same material. Fingerprint and
+material id outlive the deletion of the material. A reimported object gets the same CKA_ID, so old blobs decrypt again.
 """
 
 from __future__ import annotations
@@ -42,26 +42,27 @@ from kmsd.ports import (
 
 _MARK = b"kmsd imported material 1"
 REFUSAL_QUANTUM_SECONDS = 0.1
-"""Seconds. A blob is refused a whole number of them after its unwrapping began."""
+"""Seconds. A blob is refused at a multiple of this time after its unwrapping started."""
 OTHER = "The key material is not the key material that was imported into this key before."
 
 
 class ProvenMaterial(msgspec.Struct, frozen=True):
-    """Material that was proven, and what there is of it in the token."""
+    """Material that the token has verified, and the state of its object in the token."""
 
     imported: ImportedMaterial
     made: bool = False
-    """Whether an object was made for it; else the key had it already."""
+    """True if an object was created for it. Otherwise the key had one already."""
     recreate: Callable[[], Awaitable[None]] | None = None
-    """Makes the object that the token has lost; `adopt` calls it, so that nobody else makes it as well."""
+    """Creates the object that the token has lost. `make_current` calls it in its transaction, so that it runs once."""
 
 
 def fingerprint_mark(key_id: str) -> bytes:
-    """What the token computes the fingerprint of. Longer than a block, unlike what XAES-256-GCM derives keys from."""
+    """Return the message for the fingerprint's CMAC. It is longer than a block, unlike XAES-256-GCM's derivation input.
+    """
     return _MARK + UUID(key_id).bytes
 
 
-# --- bringing in ------------------------------------------------------------------------------------
+# --- importing --------------------------------------------------------------------------------------
 
 
 async def import_material(
@@ -75,11 +76,11 @@ async def import_material(
     now: datetime,
     created: list[bytes],
 ) -> ProvenMaterial:
-    """Have the token unwrap and prove `blob`, and make its object if the key has none.
+    """Let the token unwrap and verify `blob`, and create its object if the key has none.
 
-    `created` is told of an object before it can exist; `adopt` promises it. Raises InvalidCiphertextException,
-    IncorrectKeyMaterialException, InvalidImportTokenException, each counted against the wrapping key; `StoreConflict`
-    while another import into the key is under way.
+    The id of an object is appended to `created` before it can exist; `make_current` attaches it to the key. Raises
+    InvalidCiphertextException and IncorrectKeyMaterialException, both counted against the wrapping key;
+    InvalidImportTokenException if the wrapping key is gone; `StoreConflict` during another import into the key.
     """
     main, mark = tokens.main, fingerprint_mark(key.key_id)
     known = await (await store.read()).imported_material(key.key_id)
@@ -90,7 +91,7 @@ async def import_material(
     if present is not None and known is not None:
         if present.status is MaterialStatus.READY:
             return ProvenMaterial(known)
-        # A missing object's row stays as it is: only what was proven to be the same is made under its id.
+        # The row of a missing object stays: only material that was verified to be the same is created under its id.
         created.append(known.material_id)
         return ProvenMaterial(known, recreate=partial(_recreate, main, wrapped, mark, known))
     if known is None:
@@ -104,7 +105,7 @@ async def import_material(
 
 
 async def _recreate(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
-    """Make a missing object, and none beside it that another attempt has left."""
+    """Create a missing object, after destroying one that an earlier attempt may have left."""
     await main.destroy(known.material_id)
     await main.unwrap_key(wrapped, mark, expected=known.fingerprint, into=(known.material_id, known.algorithm))
 
@@ -112,8 +113,8 @@ async def _recreate(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedM
 async def _proven(
     store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, mark: bytes, expected: bytes | None
 ) -> tuple[Wrapped, bytes]:
-    """What the main token unwraps, and the fingerprint of what is in it. Raises as `import_material`."""
-    begun = perf_counter()
+    """Return the blob for the main token, and the fingerprint of the material in it. Raises like `import_material`."""
+    started = perf_counter()
     try:
         wrapped = await _forwarded(tokens, wrapping_key, given)
         return wrapped, await tokens.main.unwrap_key(wrapped, mark, expected=expected)
@@ -121,23 +122,23 @@ async def _proven(
         try:
             await import_parameters.count_failure(store, tokens, wrapping_key)
         finally:
-            await _quantize_latency(begun)
+            await _quantize_latency(started)
         raise refusal(exc, given.algorithm) from exc
     except NoSuchObject as exc:
         raise InvalidImportTokenException(detail=str(exc)) from exc
 
 
-async def _quantize_latency(begun: float) -> None:
-    """Wait for the next beat: what the token did cannot be read off the time of the answer.
+async def _quantize_latency(started: float) -> None:
+    """Wait for the next multiple of the quantum, so that the time of the response does not reveal the token's work.
 
-    Decoys make the work the same, but a module may still take 20 us longer over one kind of bad padding than over
-    another, and an HSM more.
+    Decoys equalise the work, but a module may still take 20 us longer over one kind of bad padding than over another,
+    and an HSM more.
     """
-    await sleep(REFUSAL_QUANTUM_SECONDS - (perf_counter() - begun) % REFUSAL_QUANTUM_SECONDS)
+    await sleep(REFUSAL_QUANTUM_SECONDS - (perf_counter() - started) % REFUSAL_QUANTUM_SECONDS)
 
 
 async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped) -> Wrapped:
-    """`wrapped` as the main token can unwrap it."""
+    """Return `wrapped` in a form that the main token can unwrap."""
     if wrapping_key.token is TokenName.MAIN:
         return wrapped
     transport_key = await tokens.main.transport_key()
@@ -147,12 +148,12 @@ async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped
 def refusal(
     exc: UnwrapFailed | InvalidLength | MaterialMismatch, algorithm: WrappingAlgorithm
 ) -> InvalidCiphertextException | IncorrectKeyMaterialException:
-    """What the client is told.
+    """Return the error for the client.
 
     "IncorrectKeyMaterialException: the provided key material is invalid or is not the same key material that was
     previously imported"; "InvalidCiphertextException: the specified ciphertext has been corrupted or is otherwise
-    invalid" (reference, ImportKeyMaterial). A wrong length of what a blob without integrity seems to hold is told from
-    bad padding in no way.
+    invalid" (reference, ImportKeyMaterial). Without integrity protection, a wrong length and bad padding give the same
+    error.
     """
     if isinstance(exc, MaterialMismatch):
         return IncorrectKeyMaterialException(OTHER)
@@ -162,7 +163,7 @@ def refusal(
 
 
 async def _rerecord_intent(store: Store, tokens: Tokens, object_id: bytes, key_id: str, now: datetime) -> None:
-    """The intent to make an object of an id that there was before. What is left of that is certain to be gone first."""
+    """Record the intent to create an object with an id that was in use before, once its remains are destroyed."""
     found = await (await store.read()).token_object(object_id)
     main = tokens.main
     if found is not None and found.status is MaterialStatus.DESTROYING:
@@ -174,7 +175,7 @@ async def _rerecord_intent(store: Store, tokens: Tokens, object_id: bytes, key_i
     await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key_id}", now, object_id=object_id)
 
 
-# --- adopting and losing ----------------------------------------------------------------------------
+# --- attaching and deleting -------------------------------------------------------------------------
 
 
 async def make_current(
@@ -186,9 +187,9 @@ async def make_current(
     valid_to: datetime | None,
     description: str | None,
 ) -> Key:
-    """Make proven material the key's, in the transaction that answers for it. The key as it then is.
+    """Make verified material the key's current material, and return the changed key.
 
-    Raises `StoreConflict` if the key has changed meanwhile.
+    Raises `StoreConflict` if the key has changed in the meantime.
     """
     imported, present = arrival.imported, key.current_material
     material = present or Material(imported.material_id, imported.algorithm, MaterialStatus.READY, now)
@@ -216,14 +217,17 @@ async def make_current(
 
 
 def _without_expired(key: Key, now: datetime) -> Key:
-    """The key as it would be if the job had run at the instant at which its material expired."""
+    """Return the key as if the expiry job had run at the instant at which its material expired."""
     if key.valid_to is not None and now >= key.valid_to and key.state is not KeyState.PENDING_IMPORT:
         return key.after(Transition.LOSE_MATERIAL)
     return key
 
 
 async def delete(transaction: Transaction, key: Key) -> bytes | None:
-    """Take its material from a key. The object is then marked for destruction: `token_objects.destroy` follows."""
+    """Delete the material of a key and return its id, or None if it has none.
+
+    The object is marked `destroying`; the caller then calls `token_objects.destroy`.
+    """
     material = key.current_material
     if material is None:
         return None

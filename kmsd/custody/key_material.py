@@ -10,10 +10,10 @@ from kmsd.ports import Store, Token
 
 
 async def generate(store: Store, token: Token, key_id: str, now: datetime, created: list[bytes]) -> Material:
-    """A new material for a key: made in the token under an intent, durable, and not yet promised to anybody.
+    """Generate key material in the token under an intent. On return it is durable and belongs to no key yet.
 
-    `created` is told of the object before it can exist, so that whoever called can undo it. The caller makes it
-    `ready` with `objects.promise` in the transaction that gives it to the key.
+    The object id is appended to `created` before the object can exist, so that the caller can roll it back. The caller
+    marks it `ready` (`token_objects.mark_ready`) in the transaction that adds it to the key.
     """
     algorithm = token_objects.algorithm_for(token)
     object_id = await token_objects.record_intent(store, f"key:{key_id}", now)

@@ -1,9 +1,9 @@
-"""Count of messages that are encrypted by AES-256-GCM with random nonces, for tokens that cannot derive keys.
+"""Count of messages encrypted by AES-256-GCM with random nonces, for tokens that cannot derive keys.
 
 With random 96-bit nonces a key may encrypt at most 2^32 messages (NIST SP 800-38D, section 8.3). A process reserves
-messages in the store before it uses them up, so that no crash loses count; what it does not use is lost. The job that
-rotates keys gives a key new material at half the bound. Material that cannot be rotated is refused at the bound.
-XAES-256-GCM needs no count: its nonces have 192 bits.
+messages in the store before it uses them, so that a crash does not lose count; unused ones are lost. The rotation job
+rotates a key at half the bound. Material that cannot be rotated is refused at the bound. XAES-256-GCM needs no count:
+its nonces have 192 bits.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from kmsd.ports import Store
 MAX_MESSAGES = 2**32
 ROTATE_AT_MESSAGES = MAX_MESSAGES // 2
 RESERVED_MESSAGES = 65_536
-"""Messages that a process reserves at a time: one write to the store for so many."""
+"""Messages that a process reserves with one write to the store."""
 AHEAD_MESSAGES = 4_096
-"""Messages that may be encrypted while a reservation is being written. A crash in that time does not count them."""
+"""Messages that may be encrypted before and while a reservation is written. A crash in that time loses their count."""
 EXHAUSTED = (
     "The key material has encrypted as many messages as AES-GCM with random nonces allows. "
     "Rotate the key, or import new material into another one."
 )
 SERVICE = "service:"
-"""Beginning of the owner of an object that is the daemon's own. It is reported by `kmsd check`, and not refused."""
+"""Prefix of the owner of the daemon's own objects. At the bound `kmsd check` reports them, and they keep working."""
 
 
 class MessageCounts:
@@ -33,7 +33,7 @@ class MessageCounts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._left: dict[bytes, int] = {}
-        """Messages that may be encrypted before the next reservation is needed; below 0: it is waited for."""
+        """Messages left of the reservations. May become negative, down to -`AHEAD_MESSAGES`, while one is written."""
         self._reserving: dict[bytes, asyncio.Task[None]] = {}
         self._exhausted: set[bytes] = set()
 
@@ -46,7 +46,7 @@ class MessageCounts:
             task = self._reserving.get(object_id)
             if task is None:
                 task = self._reserving[object_id] = asyncio.create_task(self._reserve(object_id))
-                # Who does not wait for it sees its error at the next reservation.
+                # Retrieve its error here. A call that does not wait sees the error of the next reservation.
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
             if left <= -AHEAD_MESSAGES:
                 await asyncio.shield(task)
@@ -65,5 +65,5 @@ class MessageCounts:
         self._left[object_id] = self._left.get(object_id, 0) + RESERVED_MESSAGES
 
     async def close(self) -> None:
-        """Wait for the reservations under way."""
+        """Wait for the reservations in progress."""
         await asyncio.gather(*self._reserving.values(), return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Lists in pages: markers that continue exactly where a page ended, and that nobody else can make or use.
+"""Pagination of lists, with markers that other accounts can neither forge nor use.
 
-A marker is the last item's position, sealed for one operation, caller's account and set of filters. Pages
-are cut by position (keyset), not by number: what is inserted or deleted meanwhile shifts nothing.
+A marker is the last item's position, sealed for one operation, the caller's account and the filters. Pagination is by
+position (keyset), not by offset: insertions and deletions in the meantime shift nothing.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from kmsd.errors import InvalidMarkerException
 from kmsd.ports import NotAuthentic
 
 MAX_PAGE = 100
-"""Most lists: the shape admits a limit of 1000, the text says that a page holds at most 100."""
+"""Items on a page of most lists. AWS's model admits a limit of 1000, its text says that a page has at most 100."""
 _PURPOSE = "marker"
 _Item = TypeVar("_Item")
 
 
 class Page(msgspec.Struct, Generic[_Item], frozen=True):
-    """A page, and how to go on."""
+    """A page, and the marker of the next one."""
 
     items: Sequence[_Item]
     next_marker: str | None
 
     @property
     def truncated(self) -> bool:
-        """Whether there is more."""
+        """True if there are more items."""
         return self.next_marker is not None
 
 
 class Pager(msgspec.Struct, frozen=True):
-    """Pages of one list, as one request asks for it."""
+    """Pagination of one list for one request."""
 
     sealer: ServiceSealer
     listing: str
-    """What a marker is bound to beside the filters: operation and account."""
+    """Operation and account that a marker is bound to, in addition to the filters."""
     filters: dict[str, str]
     limit: int
 
@@ -49,7 +49,7 @@ class Pager(msgspec.Struct, frozen=True):
         return encryption_context.canonical({"listing": self.listing, **self.filters}).hex()
 
     async def start(self, marker: str | None) -> str:
-        """The position after which the page begins. Raises InvalidMarkerException."""
+        """Return the position after which the page begins. Raises InvalidMarkerException."""
         if marker is None:
             return ""
         try:
@@ -59,7 +59,7 @@ class Pager(msgspec.Struct, frozen=True):
             raise InvalidMarkerException("The marker is not valid for this request.") from exc
 
     async def cut(self, found: Sequence[_Item], position: Callable[[_Item], str]) -> Page[_Item]:
-        """A page of `found`, of which one more than `limit` was asked for."""
+        """Return a page of `found`, which the caller has read with a limit of `limit` + 1."""
         if len(found) <= self.limit:
             return Page(found, None)
         items = found[: self.limit]

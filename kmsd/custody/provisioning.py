@@ -1,4 +1,4 @@
-"""The daemon's own keys, and the first administrator: what `kmsd init` and `kmsd user create` make."""
+"""Creation of the daemon's service keys, of users, roles and access keys (`kmsd init`, `kmsd user create`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADMINISTRATOR_POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allo
 
 
 class NewAccessKey(msgspec.Struct, frozen=True):
-    """A credential, with the secret that is shown once and kept only sealed."""
+    """An access key with its secret, which is shown once and stored only sealed."""
 
     access_key_id: str
     secret: str
@@ -30,7 +30,7 @@ class NewAccessKey(msgspec.Struct, frozen=True):
 
 
 async def create_service_key(store: Store, token: Token, purpose: str, now: datetime) -> bytes:
-    """The daemon's own token object for `purpose`: made if the store does not name one. Its object id."""
+    """Return the object id of the service key for `purpose`; create the key if the store names none."""
     known = (await (await store.read()).service_keys()).get(purpose)
     if known is not None:
         return known.object_id
@@ -48,7 +48,7 @@ async def create_service_key(store: Store, token: Token, purpose: str, now: date
 
 
 async def create_service_keys(store: Store, token: Token, now: datetime, further: Sequence[str] = ()) -> None:
-    """Make sentinel, sealing key, audit key, and the `further` ones of other services, as far as they are missing."""
+    """Create the sentinel, the sealing key, the audit key and `further` service keys, as far as they are missing."""
     for purpose in (SENTINEL, SEALING, AUDIT, *further):
         await create_service_key(store, token, purpose, now)
 
@@ -62,7 +62,7 @@ def new_user(
     *,
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> User:
-    """A user that the store does not know yet."""
+    """Return a user that is not in the store yet."""
     return User(
         account=account,
         name=name,
@@ -85,7 +85,7 @@ def new_role(
     now: datetime,
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Role:
-    """A role that the store does not know yet."""
+    """Return a role that is not in the store yet."""
     return Role(
         account=account,
         name=name,
@@ -100,21 +100,21 @@ def new_role(
 
 
 async def create_role(store: Store, role: Role, now: datetime) -> None:
-    """Raises `StoreConflict` if the name is taken."""
+    """Store a role, and its account if it is new. Raises `StoreConflict` if the name is taken."""
     async with store.write() as transaction:
         await transaction.insert_account(role.account, now)
         await transaction.insert_role(role)
 
 
 async def create_user(store: Store, user: User, now: datetime) -> None:
-    """Raises `StoreConflict` if the name is taken."""
+    """Store a user, and its account if it is new. Raises `StoreConflict` if the name is taken."""
     async with store.write() as transaction:
         await transaction.insert_account(user.account, now)
         await transaction.insert_user(user)
 
 
 async def create_access_key(store: Store, token: Token, user: User, now: datetime) -> NewAccessKey:
-    """A new credential of `user`. The secret leaves the process only through the return value."""
+    """Create an access key of `user`. The secret leaves the process only in the return value."""
     access_key_id = "AKIA" + random_text(ID_ALPHABET, 16)
     secret = random_text(SECRET_ALPHABET, 40)
     sealer = await ServiceSealer.of(await store.read(), token)

@@ -1,4 +1,4 @@
-"""What policies may ask of a key that only the store can tell: its aliases and tags."""
+"""Aliases and tags of a key for condition keys, read from the store on demand."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kmsd.domain.key import Key
 from kmsd.ports import Reader
 
 EVERY = 2**31
-"""Aliases that are read: all. One that was left out might be the one that a Deny names."""
+"""Limit for reading aliases: all of them. An alias that was left out might be the one that a Deny names."""
 
 
 async def of_key(
     reader: Reader, key: Key | None, policies: Iterable[str], now: datetime
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """Return the names of a key's aliases, and its tags; both empty where none of `policies` may ask for them."""
+    """Return the names of a key's aliases, and its tags. Both are empty if none of `policies` may use them."""
     if key is None or not any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
         return (), {}
     aliases = await reader.aliases_after(key.account, "", EVERY, key_id=key.key_id, now=now)

@@ -1,4 +1,4 @@
-"""Rotation: a key gets a further material; those that it had go on opening what they sealed."""
+"""Rotation: a key gets new current material. Earlier materials still decrypt what they encrypted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kmsd.ports import Store, Token, Transaction
 async def create(
     store: Store, token: Token, key: Key, now: datetime, rotation_type: RotationType, *, created: list[bytes]
 ) -> Material:
-    """A material for `key`, in the token and under an intent (`custody.material.generate`)."""
-    made = await key_material.generate(store, token, key.key_id, now, created)
-    return replace(made, rotation_type=rotation_type)
+    """Create material for `key` in the token, under an intent (`key_material.generate`)."""
+    material = await key_material.generate(store, token, key.key_id, now, created)
+    return replace(material, rotation_type=rotation_type)
 
 
 async def make_current(transaction: Transaction, key: Key, made: Material, *, next_at: datetime | None = None) -> None:
-    """Make `made` the key's current material; `next_at` is the next automatic rotation, if that changes."""
+    """Make `made` the key's current material. `next_at` is the next automatic rotation, if it changes."""
     await token_objects.mark_ready(transaction, made.material_id)
     await transaction.insert_material(key.key_id, made)
     changed = replace(key, current_material=made, next_rotation_at=next_at or key.next_rotation_at)
@@ -29,5 +29,5 @@ async def make_current(transaction: Transaction, key: Key, made: Material, *, ne
 
 
 def next_rotation(key: Key, now: datetime) -> datetime | None:
-    """When a key that is rotated at `now` is due again: a period later, however long the daemon was down."""
+    """Return the next rotation of a key that is rotated at `now`: one period later, regardless of downtime."""
     return None if key.rotation_period_days is None else now + timedelta(days=key.rotation_period_days)

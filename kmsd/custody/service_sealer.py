@@ -1,8 +1,7 @@
-"""Small secrets of the daemon's own, sealed by a service key in the token.
+"""Authenticated encryption of the daemon's own small secrets, by a service key in the token.
 
-Access keys' secrets at rest, and everything opaque that the API hands out and takes back: grant tokens,
-markers, import tokens, session tokens. Sealing authenticates as well, so nothing of it can be forged or
-used for another purpose.
+Used for access keys' secrets at rest and for all opaque values of the API: grant tokens, markers, import tokens,
+session tokens. Encryption is authenticated, so none of them can be forged or used for another purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _VERSION = b"\x01"
 
 
 class ServiceSealer(msgspec.Struct, frozen=True):
-    """Seals and opens under the daemon's sealing key."""
+    """Encrypts and decrypts under the daemon's sealing key."""
 
     token: Token
     object_id: bytes
@@ -27,20 +26,20 @@ class ServiceSealer(msgspec.Struct, frozen=True):
 
     @classmethod
     async def of(cls, reader: Reader, token: Token, key: str = PURPOSE) -> ServiceSealer:
-        """The box whose key the store names. Raises `StoreUnavailable` if `kmsd init` has not been run."""
+        """Return the sealer for a service key. Raises `StoreUnavailable` if `kmsd init` has not been run."""
         service_key = (await reader.service_keys()).get(key)
         if service_key is None or service_key.algorithm is None:
             raise StoreUnavailable(f"the store names no {key} key: run `kmsd init`")
         return cls(token, service_key.object_id, service_key.algorithm)
 
     async def encrypt(self, purpose: str, subject: str, content: bytes) -> bytes:
-        """`content`, bound to a purpose (`access-key`) and a subject (the access key id)."""
+        """Encrypt `content`, bound to a purpose (`access-key`) and a subject (the access key id)."""
         head = _VERSION + bytes((self.algorithm,))
         aad = head + encryption_context.canonical({"purpose": purpose, "subject": subject})
         return head + await self.token.encrypt(self.object_id, self.algorithm, content, aad)
 
     async def decrypt(self, purpose: str, subject: str, sealed: bytes) -> bytes:
-        """The content. Raises `NotAuthentic` for anything that was not sealed here for this purpose and subject."""
+        """Return the content. Raises `NotAuthentic` unless it was sealed by this daemon for this purpose and subject."""
         head, rest = sealed[:2], sealed[2:]
         if head != _VERSION + bytes((self.algorithm,)) or len(rest) < self.algorithm.nonce_length + TAG_LENGTH:
             raise NotAuthentic("not a sealed text of this daemon")

@@ -1,12 +1,12 @@
-"""Session tokens as clients hold them: sealed under the token's key, inside a MAC that needs no token.
+"""Session tokens: sealed under a service key, inside a MAC that is verified without the token.
 
-Everybody may send a session token; who sent it is known only when it is open. So a process first verifies a MAC with a
-key of its own. What fails costs the token nothing. The key is random, made with the first session, stored sealed under
-the service key, and unsealed once by each process. It opens nothing: a stolen MAC key lets others waste the token's
-time, as without it.
+Anyone may send a session token, and the sender is known only after it is decrypted. Therefore a process first verifies
+a MAC with its own copy of a key, so that forged session tokens cost the HSM token nothing. The MAC key is random,
+created with the first session, stored sealed under the service key, and unsealed once by each process. It decrypts
+nothing: a stolen MAC key only lets others waste the token's time, as they could without a MAC.
 
 Format: base64 of version 2, HMAC-SHA-256 over access key id and sealed text, sealed text. Version 1 was the sealed text
-alone. It is accepted for as long as sessions last that were issued before the upgrade.
+alone. It is accepted until the sessions issued before the upgrade have expired.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _VERSION = b"\x02"
 
 
 class SessionSealer(msgspec.Struct, frozen=True):
-    """Seals and opens session tokens."""
+    """Seals and verifies session tokens."""
 
     sealer: ServiceSealer
     mac_key: bytes
 
     @classmethod
     async def of(cls, reader: Reader, token: Token, stored: SessionMac) -> SessionSealer | None:
-        """Return the box for the stored key; None before the first session was issued. Raises the token's errors."""
+        """Return the sealer for the stored key; None before the first session. Raises the token's errors."""
         if stored.sealed is None:
             return None
         sealer = await ServiceSealer.of(reader, token)
@@ -47,7 +47,7 @@ class SessionSealer(msgspec.Struct, frozen=True):
 
     @classmethod
     async def made(cls, store: Store, token: Token) -> SessionSealer:
-        """Return the box, whose key is made if there is none. Raises the store's and the token's errors."""
+        """Return the sealer, creating its key if there is none. Raises the store's and the token's errors."""
         reader = await store.read()
         found = await cls.of(reader, token, await reader.session_mac())
         if found is not None:
@@ -59,7 +59,7 @@ class SessionSealer(msgspec.Struct, frozen=True):
             async with store.write() as transaction:
                 await transaction.set_session_mac(sealed)
         except StoreConflict:
-            # Another process made it meanwhile.
+            # Another process created it in the meantime.
             reader = await store.read()
             found = await cls.of(reader, token, await reader.session_mac())
             if found is None:
@@ -73,7 +73,7 @@ class SessionSealer(msgspec.Struct, frozen=True):
         return base64.b64encode(_VERSION + self._mac(access_key_id, sealed) + sealed).decode()
 
     def verified(self, access_key_id: str, given: bytes) -> bytes:
-        """Return the sealed text within a token of version 2. Raises `NotAuthentic`; the token is not asked."""
+        """Return the sealed text in a session token of version 2. Raises `NotAuthentic`. Does not use the HSM token."""
         mac, sealed = given[1 : 1 + _MAC_BYTES], given[1 + _MAC_BYTES :]
         if not hmac.compare_digest(mac, self._mac(access_key_id, sealed)):
             raise NotAuthentic("not a session token of this daemon")
@@ -85,18 +85,18 @@ class SessionSealer(msgspec.Struct, frozen=True):
 
 
 class SessionOpener:
-    """Opens the session tokens that clients send to one process."""
+    """Verifies and decrypts the session tokens that clients send to one process."""
 
     def __init__(self, token: Token) -> None:
         self._token = token
         self._kept: tuple[SessionMac, SessionSealer | None] | None = None
-        """The box for the row of the store; replaced when the row changes."""
+        """The sealer for the row in the store. Replaced when the row changes."""
 
     async def open(self, reader: Reader, access_key_id: str, text: str, now: datetime) -> bytes:
-        """Return what a session token holds.
+        """Return the content of a session token.
 
-        Raises UnrecognizedClientException if it was not issued here for this access key id. Then the token was not
-        asked, unless the text has the form of version 1 while that is accepted.
+        Raises UnrecognizedClientException if this daemon did not issue it for this access key id. This does not use
+        the HSM token, unless version 1 is still accepted and the text has its form.
         """
         try:
             return await self._open(reader, access_key_id, canonical_base64.decode(text), now)

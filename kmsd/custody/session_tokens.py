@@ -1,7 +1,7 @@
 """Temporary credentials: stateless, sealed by the daemon's key, checked against the store on every request.
 
-A session token holds its own secret, so that every process and every restart can verify it; what may
-change (the role, its policies, the user's key) is read from the store each time.
+A session token contains its own secret, so every process can verify it, also after a restart. Role, policies and the
+user's access key may change and are read from the store each time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _decode = msgspec.msgpack.Decoder(SessionTokenPayload).decode
 
 
 class TemporaryCredentials(msgspec.Struct, frozen=True):
-    """What STS hands out. The secret leaves the process only with the answer."""
+    """The credentials that STS returns. The secret leaves the process only in the response."""
 
     access_key_id: str
     secret: str
@@ -36,7 +36,7 @@ class TemporaryCredentials(msgspec.Struct, frozen=True):
 
 
 def random_text(alphabet: str, length: int) -> str:
-    """Unguessable characters of an alphabet."""
+    """Return a random string from an alphabet, by a secure generator."""
     return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
@@ -49,7 +49,7 @@ async def for_role(
     seconds: int,
     policies: tuple[str, ...] | None,
 ) -> TemporaryCredentials:
-    """A session of a role, as AssumeRole makes it."""
+    """Issue credentials for a session of a role (AssumeRole)."""
     session = SessionTokenPayload(
         secret=random_text(SECRET_ALPHABET, 40),
         account=role.account,
@@ -66,7 +66,7 @@ async def for_role(
 async def for_user(
     sealer: SessionSealer, user: User, access_key_id: str, now: datetime, seconds: int
 ) -> TemporaryCredentials:
-    """A session of a user, as GetSessionToken makes it; it ends with the access key that asked for it."""
+    """Issue credentials for a session of a user (GetSessionToken). It ends with the access key that requested it."""
     session = SessionTokenPayload(
         secret=random_text(SECRET_ALPHABET, 40),
         account=user.account,
@@ -87,18 +87,21 @@ async def _issue(sealer: SessionSealer, session: SessionTokenPayload) -> Tempora
 
 
 def decode(content: bytes) -> SessionTokenPayload:
-    """Return the session that an opened session token holds."""
+    """Decode the content of a decrypted session token."""
     return _decode(content)
 
 
 def check_time(session: SessionTokenPayload, now: datetime) -> None:
-    """Raises ExpiredTokenException."""
+    """Check that the session has not expired. Raises ExpiredTokenException."""
     if now >= datetime.fromtimestamp(session.expires_at, UTC):
         raise ExpiredTokenException("The security token included in the request is expired")
 
 
 async def caller_of(session: SessionTokenPayload, access_key_id: str, reader: Reader, arns: ArnScope) -> Caller:
-    """Who a session acts as, with the policies of this moment. Raises UnrecognizedClientException if that is gone."""
+    """Return the caller of a session with its current policies.
+
+    Raises UnrecognizedClientException if the role or user is deleted, or the user's access key is disabled.
+    """
     if session.session_name:
         return await _role_session(session, access_key_id, reader, arns)
     long_term = await reader.access_key(session.access_key_id)

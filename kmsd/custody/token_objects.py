@@ -1,9 +1,9 @@
-"""Making and destroying objects in the token so that the store always knows of them.
+"""Create and destroy token objects so that the store always has a row for them.
 
-Store and token share no transaction. An object is made like this: intent (`creating`) committed, object
-made and durable, then `ready` in the transaction that promises it to somebody. It is destroyed the other
-way round: `destroying` committed, object destroyed and looked up again, then the row. Whatever is left
-in between is settled by `kmsd.jobs.reconcile`.
+Store and token share no transaction. Creation: the intent (`creating`) is committed, the object is created and durable,
+then the transaction that uses the object sets `ready`. Destruction is the reverse: `destroying` is committed, the
+object is destroyed and looked up again, then the row is deleted. `kmsd.jobs.reconcile` completes what a crash
+interrupts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from kmsd.errors import UnsupportedOperationException
 from kmsd.ports import Store, Token, TokenObject, Transaction
 
 IMPORTED = "imported:"
-"""What the owner of imported material begins with. Its objects alone are made anew under the same id."""
+"""Prefix of the owner of imported material. Only its objects are recreated under the same id."""
 PREFERRED = (Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM)
 
 
 def algorithm_for(token: Token) -> Algorithm:
-    """The best algorithm that the token proved. Raises UnsupportedOperationException if it has none."""
+    """Return the preferred algorithm among those verified on the token. Raises UnsupportedOperationException if none.
+    """
     for algorithm in PREFERRED:
         if algorithm in token.capabilities.algorithms:
             return algorithm
@@ -33,7 +34,7 @@ def algorithm_for(token: Token) -> Algorithm:
 async def record_intent(
     store: Store, owner: str, now: datetime, *, object_id: bytes | None = None, token: TokenName = TokenName.MAIN
 ) -> bytes:
-    """A new object id, or the one that is given, with its intent committed. Raises `StoreConflict` if it is known."""
+    """Commit an intent and return its object id: a new one, or `object_id`. Raises `StoreConflict` if the id exists."""
     object_id = object_id or secrets.token_bytes(16)
     async with store.write() as tx:
         await tx.insert_token_object(TokenObject(object_id, owner, MaterialStatus.CREATING, now, token))
@@ -41,15 +42,15 @@ async def record_intent(
 
 
 async def mark_ready(transaction: Transaction, object_id: bytes) -> None:
-    """`creating` becomes `ready`, together with whatever else the transaction says."""
+    """Change the status from `creating` to `ready`, atomically with the rest of the transaction."""
     await transaction.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.READY)
 
 
 async def roll_back(store: Store, token: Token, object_id: bytes) -> None:
-    """Undo an intent, and the object if it was made: nobody was promised it. If somebody was, nothing is done.
+    """Undo an intent, and destroy the object if it was created. Does nothing if the object is in use (`ready`).
 
-    The row decides, and is doomed first: a commit may have worked although it was reported to have failed. What is made
-    anew for a `missing` one is destroyed, and its row stays.
+    The row is authoritative and is set to `destroying` first: a commit that was reported as failed may have succeeded.
+    An object recreated for a `missing` row is destroyed; the row stays.
     """
     async with store.write() as tx:
         known = await tx.token_object(object_id)
@@ -61,9 +62,9 @@ async def roll_back(store: Store, token: Token, object_id: bytes) -> None:
 
 
 async def destroy(store: Store, token: Token, object_id: bytes) -> None:
-    """Destroy an object whose row says `destroying` or that has none, then drop the row. Idempotent.
+    """Destroy an object whose row is `destroying` or that has no row, then delete the row. Idempotent.
 
-    The token looks the object up again before it answers (SoftHSM drops the handle before the file).
+    The token looks the object up again before it returns (SoftHSM drops the handle before the file).
     """
     known = await (await store.read()).token_object(object_id)
     if known is None or known.owner.startswith(IMPORTED):
@@ -76,10 +77,10 @@ async def destroy(store: Store, token: Token, object_id: bytes) -> None:
 
 
 async def _destroy_alone(store: Store, token: Token, object_id: bytes) -> None:
-    """As above, while nobody else writes.
+    """Destroy an object within one write transaction, so that no other process writes in the meantime.
 
-    The same material may be made anew under the same id, but not before the row is gone; and whoever comes late finds
-    another row, and does not destroy what was made anew.
+    The same material may be recreated under the same id, but only after the row is deleted. A late caller then finds
+    another row and does not destroy the recreated object.
     """
     async with store.write() as tx:
         known = await tx.token_object(object_id)

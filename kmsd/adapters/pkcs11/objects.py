@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import structlog
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
-from pkcs11.exceptions import PKCS11Error
+from pkcs11 import Attribute, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.cryptoki_types import number
 from kmsd.adapters.pkcs11.handle_cache import Entry, Handles, NotFound
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, of_binding
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 from kmsd.adapters.pkcs11.templates import (
     IMPORTED,
     KINDS,
@@ -57,6 +56,8 @@ _REFUSALS = frozenset(
     }
 )
 _DESTROY_CHECKS = 50
+_AES_KEY = int(Mechanism.AES_KEY_GEN)
+_EC_PAIR = int(Mechanism.EC_KEY_PAIR_GEN)
 _RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 
 
@@ -81,17 +82,8 @@ class Objects(Handles):
         role = SEALING[algorithm]
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
-            template = {**role.template, **extras}
-            key = session.binding.generate_key(
-                KeyType.AES,
-                256,
-                id=object_id,
-                label=self._label,
-                store=True,
-                capabilities=MechanismFlag(0),
-                template=template,
-            )
-            return Entry(handle=key.handle or 0)
+            template = {**self._names(object_id), int(Attribute.VALUE_LEN): 32, **_numbered(role.template, extras)}
+            return Entry(handle=self._raw.generate(session.handle, _AES_KEY, template))
 
         self._entries[object_id] = self._create_verified(session, object_id, (role,), generate, new_id=True)
 
@@ -99,17 +91,12 @@ class Objects(Handles):
         """Generate and verify an ECDSA P-256 pair, as `create_encryption_key` does."""
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
+            names = self._names(object_id)
             public_extras = {kind: value for kind, value in extras.items() if kind in SIGNING_PUBLIC.where_allowed}
-            domain = session.binding.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256}, local=True)
-            public, private = domain.generate_keypair(
-                id=object_id,
-                label=self._label,
-                store=True,
-                capabilities=MechanismFlag(0),
-                public_template={**SIGNING_PUBLIC.template, **public_extras},
-                private_template={**SIGNING_PRIVATE.template, **extras},
-            )
-            return Entry(handle=private.handle or 0, public=public.handle or 0)
+            public = {**names, int(Attribute.EC_PARAMS): P256, **_numbered(SIGNING_PUBLIC.template, public_extras)}
+            private = {**names, **_numbered(SIGNING_PRIVATE.template, extras)}
+            handles = self._raw.generate_pair(session.handle, _EC_PAIR, public, private)
+            return Entry(handle=handles[0], public=handles[1])
 
         profiles = (SIGNING_PRIVATE, SIGNING_PUBLIC)
         self._entries[object_id] = self._create_verified(session, object_id, profiles, generate)
@@ -167,7 +154,7 @@ class Objects(Handles):
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
             public, private = wrapping_pair(bits)
             lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True}
-            narrow = {int(kind): value for kind, value in extras.items()}
+            narrow = _numbered(extras)
             halves = self._raw.generate_pair(session.handle, _RSA_PAIR, public | lasting, private | lasting | narrow)
             return Entry(handle=halves[0], public=halves[1])
 
@@ -182,7 +169,7 @@ class Objects(Handles):
                 **self._names(object_id),
                 int(Attribute.CLASS): int(role.object_class),
                 int(Attribute.KEY_TYPE): int(role.key_type),
-                **{int(kind): value for kind, value in (*role.template.items(), *extras.items())},
+                **_numbered(role.template, extras),
             }
             # CKA_MODIFIABLE last: SoftHSM 2.6.1 sets attributes one by one, and refuses any after this one.
             template[Attribute.MODIFIABLE] = template.pop(Attribute.MODIFIABLE)
@@ -214,7 +201,7 @@ class Objects(Handles):
             extras = {} if self._extras_refused else roles[0].where_allowed
             try:
                 try:
-                    entry = self._generated(generate, extras)
+                    entry = generate(extras)
                 except CkrError as error:
                     if not extras or error.rv not in _REFUSALS:
                         raise
@@ -242,20 +229,13 @@ class Objects(Handles):
         Raises `refusal` if the object differs from its role. The refusal then had another cause, and the next object is
         created with the optional attributes again.
         """
-        entry = self._generated(generate, {})
+        entry = generate({})
         try:
             self._verify(session, object_id, roles, entry)
         except AttributeMismatch as error:
             raise refusal from error
         self._extras_refused = True
         return entry
-
-    @staticmethod
-    def _generated(generate: _Generate, extras: Mapping[Attribute, Value]) -> Entry:
-        try:
-            return generate(extras)
-        except PKCS11Error as error:
-            raise of_binding(error) from error
 
     def _verify(self, session: Session, object_id: bytes, roles: tuple[ObjectProfile, ...], entry: Entry) -> None:
         for role in roles:
@@ -344,3 +324,8 @@ def _mismatch(kind: str, kinds: Counter[str]) -> str:
     if set(kinds) in ({"private"}, {"public"}):
         return "the other half of the pair is missing"
     return "" if set(kinds) in ({"secret"}, {"private", "public"}) else "objects of other kinds have the same CKA_ID"
+
+
+def _numbered(*parts: Mapping[Attribute, Value]) -> dict[int, Value]:
+    """Return one template with attributes by number."""
+    return {int(kind): value for part in parts for kind, value in part.items()}

@@ -13,14 +13,13 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag
-from pkcs11.exceptions import PKCS11Error
+from pkcs11 import Attribute, KeyType, Mechanism
 
 from kmsd.adapters.pkcs11.cryptoki_types import flag
 from kmsd.adapters.pkcs11.ecdsa import SIGNATURE_HASH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.handle_cache import Entry
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, of_binding
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
 from kmsd.adapters.pkcs11.templates import P256, session_key
 from kmsd.domain.material import Algorithm
 from kmsd.ports import Capabilities, TokenUnavailable
@@ -133,18 +132,12 @@ def _random(login: Login, session: Session) -> None:
 def _ecdsa(login: Login, session: Session) -> None:
     """Sign with a pair of session objects, and verify the signature in software."""
     raw = login.connection.raw
-    try:
-        domain = session.binding.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: P256}, local=True)
-        private_template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True}
-        pair = domain.generate_keypair(
-            store=False,
-            capabilities=MechanismFlag(0),
-            public_template={Attribute.VERIFY: True},
-            private_template=private_template,
-        )
-    except PKCS11Error as error:
-        raise of_binding(error) from error
-    public, private = (half.handle or 0 for half in pair)
+    private, public = raw.generate_pair(
+        session.handle,
+        int(Mechanism.EC_KEY_PAIR_GEN),
+        {Attribute.EC_PARAMS: P256, Attribute.TOKEN: False, Attribute.VERIFY: True},
+        {Attribute.TOKEN: False, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True},
+    )
     try:
         digest = bytes(range(32))
         signature = der_signature(raw.sign(session.handle, private, int(Mechanism.ECDSA), digest))
