@@ -45,7 +45,7 @@ def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None
         own.opened.loop.call_soon_threadsafe(room_of(own).keys.close)
         assert refusal(lambda **_: put(logs, "/g", "without a key"))[0] == UNAVAILABLE
         assert refusal(logs.filter_log_events, logGroupName="/g")[0] == UNAVAILABLE
-        assert room_of(own).keys.held == 0
+        assert room_of(own).keys.cached == 0
     put(logs, "/g", "after")
     assert filtered(logs, "/g") == ["before", "after"]
 
