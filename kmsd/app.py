@@ -92,11 +92,11 @@ class Components(msgspec.Struct, frozen=True):
             except (TokenError, ConfigError) as exc:
                 if str(exc) != failed:
                     failed = str(exc)
-                    log.warning("import_token_still_away", detail=failed)
+                    log.warning("import_token_unavailable", detail=failed)
                 continue
             self._stack.push_async_callback(token.close)
             self.tokens.imports = token
-            log.info("import_token_back", label=token.info.label, serial=token.info.serial)
+            log.info("import_token_available", label=token.info.label, serial=token.info.serial)
 
     async def enable_signing(self) -> None:
         """Sign the trail from now on, once `kmsd init` has made the key. Raises `AuditUnavailable`."""

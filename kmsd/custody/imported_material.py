@@ -57,8 +57,7 @@ class ProvenMaterial(msgspec.Struct, frozen=True):
 
 
 def fingerprint_mark(key_id: str) -> bytes:
-    """Return the message for the fingerprint's CMAC. It is longer than a block, unlike XAES-256-GCM's derivation input.
-    """
+    """Return the message for the fingerprint's CMAC: longer than a block, unlike XAES-256-GCM's derivation input."""
     return _MARK + UUID(key_id).bytes
 
 

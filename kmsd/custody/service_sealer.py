@@ -39,7 +39,7 @@ class ServiceSealer(msgspec.Struct, frozen=True):
         return head + await self.token.encrypt(self.object_id, self.algorithm, content, aad)
 
     async def decrypt(self, purpose: str, subject: str, sealed: bytes) -> bytes:
-        """Return the content. Raises `NotAuthentic` unless it was sealed by this daemon for this purpose and subject."""
+        """Return the content. Raises `NotAuthentic` unless this daemon sealed it for this purpose and subject."""
         head, rest = sealed[:2], sealed[2:]
         if head != _VERSION + bytes((self.algorithm,)) or len(rest) < self.algorithm.nonce_length + TAG_LENGTH:
             raise NotAuthentic("not a sealed text of this daemon")

@@ -21,8 +21,7 @@ PREFERRED = (Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM)
 
 
 def algorithm_for(token: Token) -> Algorithm:
-    """Return the preferred algorithm among those verified on the token. Raises UnsupportedOperationException if none.
-    """
+    """Return the best algorithm verified on the token. Raises UnsupportedOperationException if there is none."""
     for algorithm in PREFERRED:
         if algorithm in token.capabilities.algorithms:
             return algorithm

@@ -1,4 +1,4 @@
-"""Aliases: names for keys, one namespace an account."""
+"""Aliases: names for keys, with one namespace per account."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Alias(msgspec.Struct, frozen=True):
-    """One alias."""
+    """An alias of a key."""
 
     account: str
     name: str
-    """With its prefix `alias/`."""
+    """Name with the prefix `alias/`."""
     key_id: str
     created_at: datetime
     updated_at: datetime
@@ -29,7 +29,7 @@ _NAME = re.compile(r"alias/[a-zA-Z0-9/_-]+")
 
 
 def check_prefix(name: str) -> None:
-    """Raises ValidationException for what is no name of an alias at all."""
+    """Check that a name has the prefix of aliases. Raises ValidationException."""
     if not name.startswith(PREFIX):
         raise ValidationException(
             f'Alias must start with the prefix "{PREFIX}". Please see '
@@ -38,10 +38,9 @@ def check_prefix(name: str) -> None:
 
 
 def check_new_name(name: str) -> None:
-    """Raises unless a client may make an alias of this name.
+    """Check that a client may create an alias of this name.
 
-    ValidationException for a name of other characters, InvalidAliasNameException for one below `alias/aws/`, which is
-    reserved.
+    Raises ValidationException for invalid characters, InvalidAliasNameException for the reserved prefix `alias/aws/`.
     """
     check_prefix(name)
     if not _NAME.fullmatch(name):

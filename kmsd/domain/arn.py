@@ -1,4 +1,4 @@
-"""Names of resources: Amazon Resource Names, and the forms in which a client may name a key."""
+"""Amazon Resource Names, and the forms in which a client may name a key."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ _ARN_PARTS = 6
 
 
 class ArnScope(msgspec.Struct, frozen=True):
-    """Where this daemon stands: the partition and region that all its ARNs carry."""
+    """Partition and region of all ARNs of this daemon."""
 
     partition: str
     region: str
 
     def key(self, account: str, key_id: str) -> str:
-        """ARN of a key."""
+        """Return the ARN of a key."""
         return f"arn:{self.partition}:kms:{self.region}:{account}:key/{key_id}"
 
     def alias(self, account: str, name: str) -> str:
-        """ARN of an alias; `name` begins with `alias/`."""
+        """Return the ARN of an alias. `name` includes the prefix `alias/`."""
         return f"arn:{self.partition}:kms:{self.region}:{account}:{name}"
 
     def root(self, account: str) -> str:
-        """ARN of an account's root principal."""
+        """Return the ARN of an account's root principal."""
         return f"arn:{self.partition}:iam::{account}:root"
 
     def user(self, account: str, name: str) -> str:
-        """ARN of a user."""
+        """Return the ARN of a user."""
         return f"arn:{self.partition}:iam::{account}:user/{name}"
 
     def role(self, account: str, name: str) -> str:
-        """ARN of a role."""
+        """Return the ARN of a role."""
         return f"arn:{self.partition}:iam::{account}:role/{name}"
 
     def assumed_role(self, account: str, role: str, session: str) -> str:
-        """ARN of a session of a role."""
+        """Return the ARN of a session of a role."""
         return f"arn:{self.partition}:sts::{account}:assumed-role/{role}/{session}"
 
 
 class KeyName(msgspec.Struct, frozen=True):
-    """A key as a client named it: by id or by alias, in `account`."""
+    """A key in `account`, named by id or by alias."""
 
     account: str
     key_id: str = ""
     alias: str = ""
-    """`alias/…`; empty where the key is named by its id."""
+    """`alias/…`; empty if the key is named by its id."""
 
 
 def parse_key_name(text: str, *, caller_account: str, arns: ArnScope, aliases: bool) -> KeyName:
-    """Read a `KeyId` member: key id, key ARN and, where `aliases`, alias name and alias ARN.
+    """Parse a `KeyId` member: key id or key ARN, and with `aliases` also alias name or alias ARN.
 
-    Raises `InvalidArnException` for an ARN of another partition, service or shape, `NotFoundException` for another
-    region (`Invalid arn <region>`) and for what cannot be a key (`Invalid keyId '<x>'`), as AWS does.
+    As in AWS, raises `InvalidArnException` for an ARN of another partition, service or form, and `NotFoundException`
+    for another region (`Invalid arn <region>`) and for text that cannot name a key (`Invalid keyId '<x>'`).
     """
     account, resource = caller_account, text
     if text.startswith("arn:"):
@@ -74,7 +74,7 @@ def parse_key_name(text: str, *, caller_account: str, arns: ArnScope, aliases: b
 
 
 def _parse_arn(text: str, arns: ArnScope) -> tuple[str, str]:
-    """Account and resource of a KMS ARN of this place."""
+    """Return account and resource of a KMS ARN in this partition and region."""
     parts = text.split(":", _ARN_PARTS - 1)
     if len(parts) != _ARN_PARTS:
         raise InvalidArnException(f"Invalid arn {text}")

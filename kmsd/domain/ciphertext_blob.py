@@ -1,4 +1,4 @@
-"""The ciphertext blob: what `Encrypt` returns and `Decrypt` takes (docs/ciphertext.md)."""
+"""Format of ciphertext blobs, which `Encrypt` returns and `Decrypt` accepts (docs/ciphertext.md)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.material import TAG_LENGTH, Algorithm
 
 VERSION = 1
-"""The first byte of every blob. Append only: a number is never given another meaning."""
+"""First byte of every blob. Append only: a number never changes its meaning."""
 
 HEADER_LENGTH = 34
 _ALGORITHMS = {int(algorithm): algorithm for algorithm in Algorithm}
 
 
 class MalformedBlob(ValueError):
-    """The bytes are no blob of any version that was ever released."""
+    """The bytes are not a blob of any released version."""
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """A parsed blob; nothing in it is trusted before the token has authenticated it."""
+    """A parsed blob. Nothing in it is trusted before the token has authenticated it."""
 
     head: bytes
-    """As `header` makes it of what follows."""
+    """The header as bytes, see `header`."""
 
     algorithm: Algorithm
     key_id: str
@@ -32,26 +32,26 @@ class Blob(msgspec.Struct, frozen=True):
     """Nonce, ciphertext, tag."""
 
     def encode(self) -> bytes:
-        """The bytes of the blob."""
+        """Return the bytes of the blob."""
         return self.head + self.sealed
 
 
 def header(algorithm: Algorithm, key_id: str, material_id: bytes) -> bytes:
-    """Version, algorithm, key id (16 bytes of the UUID), material id (16 bytes)."""
+    """Return the header: version, algorithm, key id (16 bytes of the UUID), material id (16 bytes)."""
     return bytes((VERSION, algorithm)) + bytes.fromhex(key_id.replace("-", "")) + material_id
 
 
 def associated_data(head: bytes, context: EncryptionContext) -> bytes:
-    """What the tag authenticates beside the ciphertext: the header and the canonical encryption context.
+    """Return the additional authenticated data: the header and the canonical encryption context.
 
-    The nonce follows the header but is not repeated here: GCM (and XAES, whose derived key depends on its first half)
-    authenticates the nonce by construction, and a token that makes the nonce itself tells it only afterwards.
+    The nonce follows the header but is not included here. GCM authenticates the nonce by construction (so does XAES,
+    whose derived key depends on its first half), and a token that generates the nonce returns it only afterwards.
     """
     return head + encryption_context.canonical(context)
 
 
 def parse(data: bytes) -> Blob:
-    """Read a blob. Raises `MalformedBlob`."""
+    """Parse a blob. Raises `MalformedBlob`."""
     if len(data) < HEADER_LENGTH or data[0] != VERSION:
         raise MalformedBlob("not a blob of a known version")
     algorithm = _ALGORITHMS.get(data[1])

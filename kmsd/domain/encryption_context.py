@@ -1,4 +1,4 @@
-"""The encryption context: pairs that are authenticated with a ciphertext and never stored in it."""
+"""Encryption context: pairs that are authenticated with a ciphertext and never stored in it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ EncryptionContext = Mapping[str, str]
 
 
 def canonical(context: EncryptionContext) -> bytes:
-    """The one byte string that stands for `context` (docs/ciphertext.md, "Encryption context").
+    """Return the canonical bytes of `context` (docs/ciphertext.md, "Encryption context").
 
-    Pairs sorted by the UTF-8 bytes of their names; count and each part preceded by its length, four
-    bytes, big endian; so that `{"a": "bc"}` and `{"ab": "c"}` differ. Raises UnicodeEncodeError for text
-    that is not Unicode (lone surrogates); the wire refuses such text beforehand.
+    The pairs are sorted by the UTF-8 bytes of their names. The number of pairs comes first, and the length of each part
+    before it: four bytes, big endian. So `{"a": "bc"}` and `{"ab": "c"}` differ. Raises UnicodeEncodeError for lone
+    surrogates, which the request parser refuses beforehand.
     """
     if not context:
         return b"\x00\x00\x00\x00"

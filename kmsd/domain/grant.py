@@ -1,4 +1,4 @@
-"""Grants: permissions on one key for one principal, given by a principal that holds them."""
+"""Grants: permissions on one key for one principal, given by a principal that has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """One grant. At most one of the two constraints is set; both None: no constraint."""
+    """A grant. At most one of the two constraints is set; if both are None there is no constraint."""
 
     grant_id: str
     """64 hexadecimal characters."""
@@ -27,17 +27,17 @@ class Grant(msgspec.Struct, frozen=True):
     """Names without prefix, as in the API: `Encrypt`, `RetireGrant`, `CreateGrant`, `DescribeKey`, …"""
     encryption_context_equals: Mapping[str, str] | None
     encryption_context_subset: Mapping[str, str] | None
-    """The request's context must CONTAIN every pair of this, and may have more. (The reference's sentence says the
-    reverse.)"""
+    """The request's context must CONTAIN every pair of this, and may have more. (The API reference states the reverse.)
+    """
     issuing_account: str
-    """12 digits: the account under which the grant was issued."""
+    """Account under which the grant was issued, 12 digits."""
     issuing_principal: str
     """ARN of the principal that called CreateGrant."""
     created_at: datetime
 
     @property
     def terms(self) -> tuple[object, ...]:
-        """All that the request for it said: equal for requests with identical parameters."""
+        """Parameters of its CreateGrant request: equal for requests with identical parameters."""
         return (
             self.key_id,
             self.name,
@@ -50,7 +50,7 @@ class Grant(msgspec.Struct, frozen=True):
         )
 
     def admits_context(self, context: Mapping[str, str]) -> bool:
-        """Whether a cryptographic operation with this encryption context is within the grant's constraint."""
+        """True if the grant's constraint admits a cryptographic operation with this encryption context."""
         if self.encryption_context_equals is not None:
             return dict(context) == dict(self.encryption_context_equals)
         if self.encryption_context_subset is not None:
@@ -62,6 +62,6 @@ _GRANT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def check_grant_id(text: str) -> None:
-    """Raises InvalidGrantIdException for what cannot be the id of any grant."""
+    """Check the form of a grant id. Raises InvalidGrantIdException."""
     if not _GRANT_ID.fullmatch(text):
         raise InvalidGrantIdException(f"Invalid grant ID {text}")

@@ -1,4 +1,4 @@
-"""Accounts, users, roles and their credentials as the store holds them."""
+"""Users, roles and access keys as the store holds them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AccessKeyStatus(StrEnum):
-    """IAM's words."""
+    """Status of an access key, in IAM's words."""
 
     ACTIVE = "Active"
     INACTIVE = "Inactive"

@@ -1,4 +1,4 @@
-"""A key: what a client sees of it, and the materials that stand behind it."""
+"""A key: its attributes in the API, and its key materials."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 DEFAULT_ROTATION_DAYS = 365
-"""Days between two rotations where EnableKeyRotation names no period."""
+"""Days between two rotations if EnableKeyRotation names no period."""
 
 
 class Origin(StrEnum):
-    """Where a key's material comes from."""
+    """Origin of a key's material."""
 
     AWS_KMS = "AWS_KMS"
-    """Generated in the token. (The wire's word; it means this daemon.)"""
+    """Generated in the token. (The API's word; here it means kmsd.)"""
     EXTERNAL = "EXTERNAL"
     """Imported by the client, unwrapped in the token."""
 
 
 class ExpirationModel(StrEnum):
-    """Whether imported material has an end."""
+    """Expiration of imported material."""
 
     EXPIRES = "KEY_MATERIAL_EXPIRES"
     DOES_NOT_EXPIRE = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 
 
 class Key(msgspec.Struct, frozen=True):
-    """One key as the store holds it. Instants are aware and in UTC."""
+    """A key as the store holds it. Times are aware and in UTC."""
 
     key_id: str
     """UUID in lower case."""
@@ -47,11 +47,11 @@ class Key(msgspec.Struct, frozen=True):
     description: str
     origin: Origin
     state: KeyState
-    """As stored; what counts is `state_at`."""
+    """Stored state. `state_at` gives the effective one."""
     policy: str
     created_at: datetime
     current_material: Material | None
-    """What new blobs are sealed under; None: nothing imported yet, or it was deleted."""
+    """Material that encrypts new blobs. None: nothing imported yet, or it was deleted."""
     materials: Mapping[bytes, Material] = {}
     """All materials that are not destroyed, by material id."""
     deletion_at: datetime | None = None
@@ -59,17 +59,17 @@ class Key(msgspec.Struct, frozen=True):
     valid_to: datetime | None = None
     expiration_model: ExpirationModel | None = None
     rotation_period_days: int | None = None
-    """None: rotation is off."""
+    """None if automatic rotation is off."""
     next_rotation_at: datetime | None = None
     spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
     usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
 
     def exists_at(self, now: datetime) -> bool:
-        """False from the instant at which the deletion is due, whether or not the job has run."""
+        """False from the instant at which the deletion is due, even before the job has run."""
         return self.deletion_at is None or now < self.deletion_at
 
     def state_at(self, now: datetime) -> KeyState:
-        """The state at `now`: expired material behaves as deleted from the instant `valid_to`."""
+        """Return the state at `now`. Expired material counts as deleted from the instant `valid_to`."""
         if self.state is KeyState.PENDING_DELETION:
             return self.state
         if self.valid_to is not None and now >= self.valid_to:
@@ -80,11 +80,11 @@ class Key(msgspec.Struct, frozen=True):
         return self.state
 
     def material_at(self, now: datetime) -> Material | None:
-        """What to seal under at `now`."""
+        """Return the material that encrypts at `now`; None if it has expired or there is none."""
         if self.valid_to is not None and now >= self.valid_to:
             return None
         return self.current_material
 
     def after(self, event: Transition) -> Key:
-        """The key once `event` has happened to its state. The table refused impossible events before."""
+        """Return the key in its state after `event`. `Usable` has refused impossible events before."""
         return replace(self, state=TRANSITIONS[self.state][event])

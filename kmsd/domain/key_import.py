@@ -1,4 +1,4 @@
-"""Import: how key material may be wrapped on its way in, and what is remembered of it."""
+"""Import of key material: wrapping algorithms, wrapping keys, and the stored record of imported material."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ class WrappingAlgorithm(StrEnum):
     RSAES_OAEP_SHA_1 = "RSAES_OAEP_SHA_1"
     RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
     RSA_AES_KEY_WRAP_SHA_1 = "RSA_AES_KEY_WRAP_SHA_1"
-    """An AES key by RSAES-OAEP, followed by the material by AES key wrap with padding (RFC 5649) under that key."""
+    """An AES key wrapped by RSAES-OAEP, then the material wrapped under it by AES key wrap with padding (RFC 5649)."""
     RSA_AES_KEY_WRAP_SHA_256 = "RSA_AES_KEY_WRAP_SHA_256"
 
     @property
     def has_integrity(self) -> bool:
-        """Whether nobody can make a blob that unwraps without knowing what it holds.
+        """True if only someone who knows the content can create a blob that unwraps.
 
-        Of RSAES-PKCS1-v1_5 every answer that depends on what came out is an oracle (Bleichenbacher, 1998).
+        With RSAES-PKCS1-v1_5, any response that depends on the unwrapped content is an oracle (Bleichenbacher, 1998).
         """
         return self is not WrappingAlgorithm.RSAES_PKCS1_V1_5
 
 
 WRAPPING_KEY_BITS: Mapping[str, int] = {"RSA_2048": 2048, "RSA_3072": 3072, "RSA_4096": 4096}
-"""`WrappingKeySpec`."""
+"""Bits of the RSA key by `WrappingKeySpec`."""
 MATERIAL_BITS = 256
-"""Of a symmetric key, no more and no less."""
+"""Bits of a symmetric key's material."""
 PARAMETERS_LIFE = timedelta(hours=24)
 """"These items are valid for 24 hours" (reference, GetParametersForImport)."""
 MAX_FAILURES = 20
-"""Failed imports with one import token; with the last of them its wrapping key is destroyed."""
+"""Failed imports with one import token. The last one destroys its wrapping key."""
 MAX_OUTSTANDING = 1000
-"""Import parameters of one key that are good at the same time."""
+"""Import parameters of one key that are valid at the same time."""
 
 
 class WrappingKey(msgspec.Struct, frozen=True):
-    """An RSA pair in a token: in stock, or given out with an import token."""
+    """An RSA key pair in a token: in the pool, or assigned to a key with an import token."""
 
     object_id: bytes
     token: TokenName
@@ -56,16 +56,16 @@ class WrappingKey(msgspec.Struct, frozen=True):
     """DER SubjectPublicKeyInfo."""
     created_at: datetime
     key_id: str | None = None
-    """The key into which it may bring material; None: in stock."""
+    """The key into which it imports material; None: in the pool."""
     expires_at: datetime | None = None
     failures: int = 0
 
 
 class ImportedMaterial(msgspec.Struct, frozen=True):
-    """What outlives the deletion and expiry of imported material, so that only the same can be imported again."""
+    """Record of imported material. It outlives deletion and expiry, so that only the same can be imported again."""
 
     material_id: bytes
-    """Of the material, and CKA_ID of its object whenever there is one: old blobs open again."""
+    """Material id, and CKA_ID of the object whenever there is one. So old blobs decrypt again after a reimport."""
     algorithm: Algorithm
     fingerprint: bytes
     """AES-CMAC under the material, computed in the token."""

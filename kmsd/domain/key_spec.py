@@ -1,4 +1,4 @@
-"""Key specs and key usages: which algorithms a key serves (KMS API reference, KeyMetadata)."""
+"""Key specs, key usages and their algorithms (KMS API reference, KeyMetadata)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class KeySpec(StrEnum):
     """The kind of key material."""
 
     SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
-    """AES-256: XAES-256-GCM where the token can derive keys, else AES-256-GCM."""
+    """AES-256: XAES-256-GCM if the token can derive keys, else AES-256-GCM."""
 
 
 SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
-"""The only encryption algorithm of symmetric keys, and the default of every request that may name one."""
+"""The only encryption algorithm of symmetric keys, and the default of requests that may name one."""
 ALGORITHMS: Mapping[KeySpec, tuple[str, ...]] = {KeySpec.SYMMETRIC_DEFAULT: (SYMMETRIC_DEFAULT,)}
-"""The algorithms of the keys of each spec, by their names in the API."""
+"""API names of the algorithms of each key spec."""

@@ -1,8 +1,8 @@
-"""The life of a key: its states, what moves it between them, and which operation works in which.
+"""Key states: transitions between them, and the operations that work in each.
 
-Which state a key is in, and which operation works in it, is decided here. The log service asks for an enabled key by
-itself (`cloudwatch_logs.data_keys`, `cloudwatch_logs.key_association`). The table is that of "Key states of AWS KMS
-keys" (Developer Guide); the matrix of all operations is printed to tests/golden/key_state_matrix.txt.
+The states in which an operation works are decided here alone. The log service itself requires an enabled key
+(`cloudwatch_logs.data_keys`, `cloudwatch_logs.key_association`). Source: table "Key states of AWS KMS keys" (Developer
+Guide). The matrix of all operations is in tests/golden/key_state_matrix.txt.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class KeyState(StrEnum):
     PENDING_DELETION = "PendingDeletion"
     PENDING_IMPORT = "PendingImport"
     UNAVAILABLE = "Unavailable"
-    """The store says that the key has material, and the token does not hold it."""
+    """The key has material according to the store, but the token does not hold it."""
 
 
 class Transition(Enum):
-    """What happens to a key."""
+    """An event that changes a key's state."""
 
     ENABLE = auto()
     DISABLE = auto()
@@ -43,7 +43,7 @@ class Transition(Enum):
     CANCEL_DELETION_WITHOUT_MATERIAL = auto()
     IMPORT_MATERIAL = auto()
     LOSE_MATERIAL = auto()
-    """Imported material was deleted, or expired."""
+    """Imported material was deleted or has expired."""
 
 
 _S, _E = KeyState, Transition
@@ -69,18 +69,18 @@ TRANSITIONS: Mapping[KeyState, Mapping[Transition, KeyState]] = {
         _E.LOSE_MATERIAL: _S.PENDING_IMPORT,
     },
     _S.PENDING_DELETION: {
-        # The table: Y, then Disabled; a key without material, then PendingImport.
+        # AWS's table: Y, then Disabled, or PendingImport for a key without material.
         _E.CANCEL_DELETION: _S.DISABLED,
         _E.CANCEL_DELETION_WITHOUT_MATERIAL: _S.PENDING_IMPORT,
-        # The table: Y, and the state stays.
+        # AWS's table: Y, and the state stays.
         _E.LOSE_MATERIAL: _S.PENDING_DELETION,
     },
 }
-"""`TRANSITIONS[state][event]` is the next state; a missing entry cannot happen, because `Usable` refused it before."""
+"""`TRANSITIONS[state][event]` is the next state. `Usable` refuses the missing entries beforehand."""
 
 
 class StateRule(StrEnum):
-    """The letters of the table, with the sentence that AWS sends."""
+    """Letters of the table, each with AWS's error message."""
 
     YES = "Y"
     DISABLED = "D"
@@ -91,7 +91,7 @@ class StateRule(StrEnum):
     UNAVAILABLE = "X"
 
     def error(self, arn: str) -> ServiceError:
-        """The error for a key of this ARN. Not for `YES`."""
+        """Return the error for a key of this ARN. Not for `YES`."""
         match self:
             case StateRule.DISABLED:
                 return DisabledException(f"{arn} is disabled.")
@@ -110,12 +110,12 @@ class StateRule(StrEnum):
 
 
 class Usable(Enum):
-    """In which states an operation works: Enabled, Disabled, PendingDeletion, PendingImport, Unavailable."""
+    """Rule per key state for an operation: Enabled, Disabled, PendingDeletion, PendingImport, Unavailable."""
 
     ANY = ("YYYYY", "")
     ENABLED = ("YDPIX", "")
     GRANTABLE = ("YDPIY", "")
-    """As ENABLED, for what needs no material: CreateGrant."""
+    """Like ENABLED, but works without material in the token: CreateGrant."""
     WITH_MATERIAL = ("YYPIY", "")
     NOT_PENDING_DELETION = ("YYPYY", "")
     PENDING_DELETION = ("NNYNN", "")
@@ -129,14 +129,14 @@ class Usable(Enum):
             state: StateRule(letter) for state, letter in zip(KeyState, row, strict=True)
         }
         self.origin = origin
-        """The only origin that the operation accepts; empty: every one."""
+        """The only origin that the operation accepts; empty: any."""
 
     def allows(self, state: KeyState) -> bool:
         """True if the operation works on a key in `state`."""
         return self.row[state] is StateRule.YES
 
     def refuse(self, state: KeyState, origin: str, arn: str) -> None:
-        """Raise what the table says for a key in `state`; return if the operation works."""
+        """Raise the table's error for a key in `state`; return if the operation works."""
         if self.origin and origin != self.origin:
             raise UnsupportedOperationException(f"{arn} origin is {origin} which is not valid for this operation.")
         refusal = self.row[state]

@@ -1,4 +1,4 @@
-"""What key material is: the objects in the token that stand behind a key."""
+"""Key material: the token objects of a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Algorithm(IntEnum):
-    """How a blob is sealed. The number stands in every blob: append only, never reuse one (docs/ciphertext.md)."""
+    """Encryption algorithm of a blob. Every blob contains the number: append only, never reuse (docs/ciphertext.md)."""
 
     XAES_256_GCM = 1
     """C2SP XAES-256-GCM, 24-byte nonce; the token derives the message key."""
@@ -28,16 +28,16 @@ class Algorithm(IntEnum):
 
 
 TAG_LENGTH = 16
-"""Bytes of the GCM tag that ends every sealed text."""
+"""Bytes of the GCM tag at the end of every ciphertext."""
 
 
 class MaterialStatus(StrEnum):
-    """Where a material stands between store and token."""
+    """Status of a token object."""
 
     CREATING = "creating"
     READY = "ready"
     MISSING = "missing"
-    """Was ready, and reconcile did not find its object in a token that is well: an alarm, and nothing is deleted."""
+    """Was ready, but reconcile did not find the object in a healthy token. Raises an alarm; nothing is deleted."""
     DESTROYING = "destroying"
     DESTROYED = "destroyed"
 
@@ -50,11 +50,11 @@ class RotationType(StrEnum):
 
 
 class TokenName(StrEnum):
-    """Which of the daemon's tokens holds an object."""
+    """One of the daemon's tokens."""
 
     MAIN = "main"
     IMPORT = "import"
-    """A second token that unwraps what the main token cannot; it holds wrapping keys and nothing else."""
+    """A second token, for wrapping algorithms that the main token lacks. It holds wrapping keys and nothing else."""
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -66,17 +66,17 @@ class Material(msgspec.Struct, frozen=True):
     status: MaterialStatus
     created_at: datetime
     rotation_type: RotationType | None = None
-    """How it came to replace the one before; None: it is the first."""
+    """The rotation that created it; None for a key's first material."""
     token: TokenName = TokenName.MAIN
     """The token that holds the object."""
 
     @property
     def key_material_id(self) -> str:
-        """The `KeyMaterialId` of the API."""
+        """`KeyMaterialId` of the API."""
         return key_material_id(self.material_id)
 
 
 @lru_cache(maxsize=4096)
 def key_material_id(material_id: bytes) -> str:
-    """The `KeyMaterialId` of the API: 64 hexadecimal characters that tell nothing of the material."""
+    """Return the `KeyMaterialId` of the API: 64 hexadecimal characters that reveal nothing of the material."""
     return sha256(b"kmsd KeyMaterialId" + material_id).hexdigest()

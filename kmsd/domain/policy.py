@@ -1,7 +1,6 @@
-"""Policy documents as nouns: what a key policy, identity policy, trust policy or session policy says.
+"""Parsed policy documents: key policies, identity policies, trust policies and session policies.
 
-These hold the text of the document's elements, checked and ordered; `kmsd.authz` reads, compiles and
-evaluates them.
+These types hold the checked text of the document's elements. `kmsd.authz` parses, compiles and evaluates them.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ import msgspec
 
 
 class PolicyKind(Enum):
-    """What a policy is attached to, which decides the elements that it must and must not have."""
+    """Kind of a policy: decides which elements are required and which are forbidden."""
 
     KEY = "key-policy"
-    """On a key: Principal required; a statement without Action or Resource is kept and has no effect."""
+    """On a key: Principal required. A statement without Action or Resource is kept and has no effect."""
     IDENTITY = "identity-policy"
     """On a user or role: Principal forbidden."""
     TRUST = "trust-policy"
-    """On a role, who may assume it: Principal required, Resource forbidden."""
+    """On a role, for the principals that may assume it: Principal required, Resource forbidden."""
     SESSION = "session-policy"
-    """Passed to AssumeRole: as IDENTITY."""
+    """Passed to AssumeRole: same elements as IDENTITY."""
 
 
 class Effect(StrEnum):
-    """What a statement does to the requests that it describes."""
+    """Effect of a statement on matching requests."""
 
     ALLOW = "Allow"
     DENY = "Deny"
@@ -35,38 +34,38 @@ class Principals(msgspec.Struct, frozen=True):
     """The value of Principal or NotPrincipal."""
 
     everyone: bool = False
-    """`"*"` or `{"AWS": "*"}`; the documentation says that they are equivalent."""
+    """`"*"` or `{"AWS": "*"}`, which are equivalent according to AWS's documentation."""
     accounts: tuple[str, ...] = ()
-    """Account principals as written: 12 digits, or the ARN that ends in `:root`."""
+    """Account principals as written: 12 digits, or an ARN that ends in `:root`."""
     entities: tuple[str, ...] = ()
     """ARNs of users, roles and assumed-role sessions. Never with wildcards."""
     services: tuple[str, ...] = ()
     """Service principals, such as `logs.us-east-1.amazonaws.com`."""
     unmatched: tuple[str, ...] = ()
-    """Federated users, identity providers, canonical users: accepted, and nobody here is one."""
+    """Federated users, identity providers, canonical users: accepted, but they match no caller of kmsd."""
 
 
 class Condition(msgspec.Struct, frozen=True):
     """One operator applied to one condition key. A statement's conditions must all hold."""
 
     operator: str
-    """As written: `ForAnyValue:StringLikeIfExists`."""
+    """Operator as written: `ForAnyValue:StringLikeIfExists`."""
     key: str
-    """As written; compared without regard to case."""
+    """Condition key as written. Compared without regard to case."""
     values: tuple[str, ...]
-    """At least one; JSON numbers and booleans as their text."""
+    """At least one value. JSON numbers and booleans as their text."""
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """One statement. Of each element and its `Not…` form at most one is present; None: neither is."""
+    """A statement. At most one of an element and its `Not…` form is present; None: neither is."""
 
     number: int
-    """Its place in the document, from 0."""
+    """Position in the document, from 0."""
     sid: str | None
     effect: Effect
     principals: Principals | None = None
     excludes_principals: bool = False
-    """`principals` is the value of NotPrincipal."""
+    """True if `principals` is the value of NotPrincipal."""
     actions: tuple[str, ...] | None = None
     excludes_actions: bool = False
     resources: tuple[str, ...] | None = None
@@ -75,7 +74,7 @@ class Statement(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The Sid, or `#n` where there is none; for audit records and explanations."""
+        """The Sid, or `#n` if there is none; for audit records and explanations."""
         return self.sid or f"#{self.number}"
 
 
@@ -89,5 +88,5 @@ class Policy(msgspec.Struct, frozen=True):
 
     @property
     def has_variables(self) -> bool:
-        """Whether `${…}` is a policy variable: only since version 2012-10-17; earlier it is plain text."""
+        """True if `${…}` is a policy variable. Before version 2012-10-17 it is plain text."""
         return self.version == "2012-10-17"

@@ -1,4 +1,4 @@
-"""Who asks: principals as IAM names them, and the caller of one request."""
+"""Principals as IAM names them, and the caller of one request."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class PrincipalType(StrEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The principal that a request is judged as, with the policies that are attached to it."""
+    """The principal that a request is authorized as, with its policies."""
 
     principal_type: PrincipalType
     arn: str
-    """Who CloudTrail would name: `arn:aws:iam::A:user/N`, `arn:aws:sts::A:assumed-role/R/S`, `arn:aws:iam::A:root`,
-    or, for a service of the daemon, `logs.us-east-1.amazonaws.com`."""
+    """ARN as in CloudTrail: `arn:aws:iam::A:user/N`, `arn:aws:sts::A:assumed-role/R/S`, `arn:aws:iam::A:root`, or, for
+    a service of the daemon, `logs.us-east-1.amazonaws.com`."""
     account: str
     """12 digits; for a service, the account on whose behalf it acts."""
     principal_id: str
@@ -39,19 +39,20 @@ class Caller(msgspec.Struct, frozen=True):
     user_name: str | None = None
     """`aws:username`; users only."""
     role_arn: str | None = None
-    """`arn:aws:iam::A:role/R` behind an assumed-role session; `aws:PrincipalArn` is this then."""
+    """`arn:aws:iam::A:role/R` of an assumed-role session; it is then the value of `aws:PrincipalArn`."""
     issued_at: datetime | None = None
-    """When the temporary credentials were issued (`aws:TokenIssueTime`); None for long-term ones."""
+    """Time when the temporary credentials were issued (`aws:TokenIssueTime`); None for long-term ones."""
     tags: Mapping[str, str] = {}
     """`aws:PrincipalTag/*`."""
     identity_policies: tuple[str, ...] = ()
     """Policy documents (JSON) attached to the user or role."""
     session_policies: tuple[str, ...] | None = None
-    """Policy documents passed to AssumeRole; None: the session has no such bound. An empty tuple allows nothing."""
+    """Policy documents passed to AssumeRole. None: no session policy limits the caller. An empty tuple allows nothing.
+    """
 
     @property
     def grantee_names(self) -> tuple[str, ...]:
-        """The principals by which a grant may name this caller."""
+        """ARNs that may name this caller as a grantee."""
         return (self.arn,) if self.role_arn is None else (self.arn, self.role_arn)
 
     @property
@@ -61,9 +62,9 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class AuthenticatedCaller(msgspec.Struct, frozen=True):
-    """A caller whose signature was verified. The pipeline takes no other.
+    """A caller whose signature was verified. The pipeline accepts no other.
 
-    Only `kmsd.wire.sigv4.claim.authenticate` makes one, which tests/unit/test_key_paths.py shows.
+    Only `kmsd.wire.sigv4.claim.authenticate` creates one; tests/unit/test_key_paths.py checks this.
     """
 
     caller: Caller
@@ -79,9 +80,9 @@ _SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.amazonaws\.com(\.cn)?")
 
 
 def check_principal(text: str, partition: str) -> None:
-    """Raises InvalidArnException unless `text` is the ARN of an account's root, user, role or session, or a service.
+    """Check that `text` is a service or the ARN of a root, user, role or session. Raises InvalidArnException.
 
-    Whether such a principal exists is not asked: it may be made later (docs/divergences.md).
+    The principal need not exist: it may be created later (docs/divergences.md).
     """
     found = _PRINCIPAL.fullmatch(text)
     if (found is None or found["partition"] != partition) and not _SERVICE.fullmatch(text):
@@ -89,6 +90,6 @@ def check_principal(text: str, partition: str) -> None:
 
 
 def account_of(text: str) -> str:
-    """The account of a principal's ARN; empty for a service."""
+    """Return the account of a principal's ARN; empty for a service."""
     found = _PRINCIPAL.fullmatch(text)
     return "" if found is None else found["account"] or found["session_account"]

@@ -1,4 +1,4 @@
-"""Temporary credentials: what a session token holds. It is sealed, so nothing of it can be read or forged."""
+"""Temporary credentials: the content of a session token, which is sealed and can be neither read nor forged."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import msgspec
 
 
 class SessionTokenPayload(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The content of a session token. Names are short: the token travels with every request."""
+    """The content of a session token. It is kept small, because the token is sent with every request."""
 
     secret: str
-    """The secret access key that goes with it."""
+    """The secret access key of the temporary credentials."""
     account: str
     name: str
-    """Of the role or user."""
+    """Name of the role or user."""
     entity_id: str
-    """`AROA…` or `AIDA…`: a role or user made anew under the same name is another one."""
+    """`AROA…` or `AIDA…`: a role or user recreated under the same name has another id."""
     issued_at: int
     """Seconds since 1970."""
     expires_at: int
     session_name: str = ""
-    """Of an assumed role; empty: the session of a user."""
+    """Session name of an assumed role; empty for the session of a user."""
     access_key_id: str = ""
-    """The long-term key by which a user got it; the session ends when that key is disabled."""
+    """The user's long-term access key that requested it. Disabling that key ends the session."""
     policies: tuple[str, ...] | None = None
-    """Session policies; None: no bound."""
+    """Session policies; None: no limit."""

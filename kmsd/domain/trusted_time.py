@@ -1,9 +1,9 @@
-"""What is believed of the time of day: a clock that was set is told from time that has passed.
+"""Decide how far to trust the wall clock: distinguishes a clock that was set from time that has passed.
 
-Beside the wall clock there is the uptime of the host, which nobody can set. The books keep one *reading* of both, and
-an instant that is trusted: what the wall clock said when it was last believed, plus the uptime since. A wall clock that
-runs ahead of that is believed for a bounded amount, and beyond it not until the operator confirms. One that falls
-behind is not believed at all: time goes on from the trusted instant.
+The reference is the uptime of the host, which cannot be set. The store keeps one *sample* of both and a trusted time:
+the wall clock when it was last accepted, plus the uptime since. A wall clock ahead of the trusted time is accepted up
+to a bounded skew; beyond it the operator must confirm. A wall clock behind is never accepted: the trusted time
+continues.
 """
 
 from __future__ import annotations
@@ -13,72 +13,72 @@ from datetime import datetime, timedelta
 import msgspec
 
 MAX_SKEW = timedelta(hours=1)
-"""By how much the wall clock may be set forward in all while the host runs."""
+"""Total amount by which the wall clock may be set forward while the host runs."""
 MAX_SKEW_AFTER_BOOT = timedelta(days=1)
-"""How long the host may have been off; while it is, nothing but the wall clock tells how long."""
+"""Maximum time for which the host may have been off. Only the wall clock measures that time."""
 MARGIN_BEHIND = timedelta(minutes=1)
-"""Time services step the clock back by less than this without anybody being told."""
+"""Steps back by less than this are not reported: time services make them."""
 
 
 class Uptime(msgspec.Struct, frozen=True):
-    """How long the host has been running, by a clock that counts suspension too and cannot be set."""
+    """Uptime of the host, from a clock that includes suspension and cannot be set."""
 
     boot_id: str
-    """Differs from one start of the host to the next; empty: the process cannot know."""
+    """Differs between boots of the host. Empty if the process cannot read it."""
     seconds: float
 
 
 class ClockSample(msgspec.Struct, frozen=True):
-    """What the books remember."""
+    """The sample of the clocks in the store."""
 
     trusted_at: datetime
     uptime: Uptime
-    """At that instant."""
+    """Uptime at the instant `trusted_at`."""
     accepted_skew: timedelta
-    """How much the wall clock was believed beyond the uptime, in all, since the host started or it was confirmed."""
+    """Total skew that was accepted beyond the uptime since the host started or the operator confirmed the clock."""
 
 
 class ClockAssessment(msgspec.Struct, frozen=True):
-    """What a look at the clocks says."""
+    """Result of comparing the clocks."""
 
     reading: ClockSample
-    """To be remembered in place of the one before."""
+    """The sample that replaces the previous one in the store."""
     skew: timedelta
-    """By how much the wall clock is ahead of what is believed; negative: behind."""
+    """Amount by which the wall clock is ahead of the trusted time; negative: behind."""
 
     @property
     def suspended(self) -> bool:
-        """Whether the wall clock is ahead by more than can be believed: nothing may be destroyed because of it."""
+        """True if the wall clock is ahead by more than is accepted. Then nothing may be destroyed because of it."""
         return self.skew > timedelta(0)
 
     @property
     def behind(self) -> bool:
-        """Whether the wall clock was set back; what has expired stays expired."""
+        """True if the wall clock was set back. What has expired stays expired."""
         return self.skew < -MARGIN_BEHIND
 
 
 def confirmed(wall: datetime, uptime: Uptime) -> ClockSample:
-    """The operator, or the very first look, says that the wall clock is right."""
+    """Return a sample that accepts the wall clock: on confirmation by the operator, and at the very first check."""
     return ClockSample(wall, uptime, timedelta(0))
 
 
 def assess(before: ClockSample | None, wall: datetime, uptime: Uptime) -> ClockAssessment:
-    """Compare the clocks with the reading before; pure."""
+    """Compare the clocks with the previous sample. Pure function."""
     if before is None:
         return ClockAssessment(confirmed(wall, uptime), timedelta(0))
-    # A shorter uptime is another start, also where a sandbox hides which one it is.
+    # A shorter uptime means another boot, even if a sandbox hides the boot id.
     known = bool(before.uptime.boot_id and uptime.boot_id)
     same_boot = uptime.seconds >= before.uptime.seconds and not (known and before.uptime.boot_id != uptime.boot_id)
-    # After a start of the host at least its present uptime has passed since any reading of an earlier one.
+    # After a reboot, at least the current uptime has passed since any sample of an earlier boot.
     passed = timedelta(seconds=uptime.seconds - before.uptime.seconds if same_boot else uptime.seconds)
     trusted = before.trusted_at + max(passed, timedelta(0))
     skew = wall - trusted
     if same_boot:
-        believed = timedelta(0) < skew <= MAX_SKEW - before.accepted_skew
-        accepted_skew = before.accepted_skew + skew if believed else before.accepted_skew
+        accepted = timedelta(0) < skew <= MAX_SKEW - before.accepted_skew
+        accepted_skew = before.accepted_skew + skew if accepted else before.accepted_skew
     else:
-        believed = timedelta(0) < skew <= MAX_SKEW_AFTER_BOOT
+        accepted = timedelta(0) < skew <= MAX_SKEW_AFTER_BOOT
         accepted_skew = timedelta(0)
-    if believed:
+    if accepted:
         return ClockAssessment(ClockSample(wall, uptime, accepted_skew), timedelta(0))
     return ClockAssessment(ClockSample(trusted, uptime, accepted_skew), skew)
