@@ -11,11 +11,9 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from pkcs11.attributes import AttributeMapper
-from pkcs11.constants import Attribute
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11.cryptoki_types import Scratch, numbers, pack_numbers
+from kmsd.adapters.pkcs11.cryptoki_types import Scratch
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, of_binding
 from kmsd.ports import TokenBusy, TokenInfo, TokenUnavailable
 
@@ -70,9 +68,6 @@ class SessionPool:
         )
         self.retired = False
         self._token = token
-        self._mapper = AttributeMapper()
-        # python-pkcs11 cannot pack this attribute itself, and corrupts the heap when it tries.
-        self._mapper.register_handler(Attribute.ALLOWED_MECHANISMS, pack_numbers, numbers)
         # Used directly where no thread waits or is notified: the condition's methods are Python and cost four calls.
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -85,7 +80,7 @@ class SessionPool:
     def open_session(self) -> Session:
         """Open a read-write session outside the pool; the caller closes it."""
         try:
-            return Session(self._token.open(rw=True, attribute_mapper=self._mapper))
+            return Session(self._token.open(rw=True))
         except PKCS11Error as error:
             raise of_binding(error) from error
 
