@@ -266,7 +266,8 @@ def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> 
     async def record(use: KeyUse) -> None:
         await sink.append(record_of_key_use(use, arns))
 
-    return LogsService(DataKeys(tokens, arns, record), FileSegments(config.logs_dir), now=clock.now)
+    segments = FileSegments(config.logs_dir)
+    return LogsService(DataKeys(tokens, arns, record), segments, compress=config.logs.compress, now=clock.now)
 
 
 @asynccontextmanager

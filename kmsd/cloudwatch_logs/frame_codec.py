@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -24,13 +23,6 @@ from kmsd.ports import Reader
 PIECES_A_TURN = 2
 """Pieces compressed before other calls get a turn: at most half a millisecond. A thread would cost more, waiting for
 the GIL."""
-SHARE = 0.02
-"""Share of a process's idle time that compression may use. Compression costs as much CPU as all other work on a batch.
-Beyond this share, batches are stored uncompressed (still encrypted): a burst of events then costs disk space instead
-of the CPU time of other calls."""
-MAX_SAVED = 0.02
-"""Limit on the seconds of compression time that a process can save up."""
-
 
 class Sealed(NamedTuple):
     """Encrypted frame, ready to be appended."""
@@ -57,10 +49,10 @@ async def seal(
 ) -> Sealed:
     """Encrypt a batch under the key that is associated now. Raises the same errors as `DataKeys.encryption_key`.
 
-    With `compress`, compress it even if the compression budget is used up.
+    With `compress`, compress it even if `logs.compress` is off.
     """
     data_key = await logs.keys.encryption_key(reader, subject_of(group), batch.size, now)
-    packing, packed = await _packed(logs, batch, compress=compress)
+    packing, packed = await _packed(logs, batch, compress=compress or logs.compress)
     frame = Frame(
         stream.stream_id,
         data_key.wrapped.data_key_id,
@@ -79,31 +71,17 @@ async def seal(
 
 async def _packed(logs: LogsService, batch: Batch, *, compress: bool) -> tuple[int, bytes | bytearray]:
     """Encode and perhaps compress a batch. The result is valid only until the next await."""
-    if not compress and _seconds_to_spend(logs) <= 0:
+    if not compress:
         events.encode(batch, logs.content)
         return log_frame.PLAIN, logs.content
     content, parts = bytearray(), list[bytes]()
     events.encode(batch, content)
-    spent, began = 0.0, time.thread_time()
     for number, part in enumerate(events.deflated(content), 1):
         parts.append(part)
         if number % PIECES_A_TURN == 0:
-            spent += time.thread_time() - began
             await asyncio.sleep(0)
-            began = time.thread_time()
-    if not compress:
-        logs.pack_seconds -= spent + time.thread_time() - began
     packed = b"".join(parts)
     return (log_frame.DEFLATE, packed) if len(packed) < len(content) else (log_frame.PLAIN, content)
-
-
-def _seconds_to_spend(logs: LogsService) -> float:
-    """Add earned idle time to the compression budget, and return it in seconds."""
-    now, busy = time.monotonic(), time.process_time()
-    idle = (now - logs.packed_at) - (busy - logs.packed_busy)
-    logs.pack_seconds = min(logs.pack_seconds + max(idle, 0.0) * SHARE, MAX_SAVED)
-    logs.packed_at, logs.packed_busy = now, busy
-    return logs.pack_seconds
 
 
 def open_frames(

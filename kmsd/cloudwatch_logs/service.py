@@ -24,12 +24,8 @@ class LogsService(msgspec.Struct):
     segments: Segments
     frame_ids: FrameIds = msgspec.field(default_factory=FrameIds)
     opened: OpenedFrames = msgspec.field(default_factory=OpenedFrames)
-    pack_seconds: float = 0.0
-    """CPU seconds left that compression may use."""
-    packed_at: float = 0.0
-    """Monotonic time when `pack_seconds` was last updated."""
-    packed_busy: float = 0.0
-    """CPU seconds that the process had used at `packed_at`."""
+    compress: bool = False
+    """True if batches of clients are compressed; the copy of the audit trail always is."""
     content: bytearray = msgspec.field(default_factory=bytearray)
     """Scratch buffer in which frames are encoded before they are encrypted; free at any other time."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 MAX_SKEW = timedelta(hours=1)
-"""Total amount by which the wall clock may be set forward while the host runs."""
+"""Maximum total forward skew of the wall clock that is accepted while the host runs."""
 MAX_SKEW_AFTER_BOOT = timedelta(days=1)
 """Maximum time for which the host may have been off. Only the wall clock measures that time."""
 MARGIN_BEHIND = timedelta(minutes=1)
@@ -44,7 +44,7 @@ class ClockAssessment(msgspec.Struct, frozen=True):
     reading: ClockSample
     """The sample that replaces the previous one in the store."""
     skew: timedelta
-    """Amount by which the wall clock is ahead of the trusted time; negative: behind."""
+    """Lead of the wall clock over the trusted time; negative: behind."""
 
     @property
     def suspended(self) -> bool:

@@ -1,7 +1,7 @@
-"""What the core asks of the world: a token, a store, an audit sink, a clock.
+"""Interfaces between the core and its adapters: token, store, audit sink, clock.
 
-Each port is an interface whose promises stand in its docstrings; tests/contract holds every adapter
-to them. Errors of ports are not errors of the API: `kmsd.pipeline` says what a client sees of them.
+The docstrings of each port state its promises; tests/contract checks every adapter against them. Errors of ports are
+not errors of the API: `kmsd.pipeline` translates them.
 """
 
 from kmsd.ports.audit import AuditSink, AuditUnavailable

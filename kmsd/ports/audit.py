@@ -6,24 +6,24 @@ from typing import Protocol
 
 
 class AuditUnavailable(Exception):
-    """The record could not be made durable; the call must fail."""
+    """The record could not be made durable. The call must fail."""
 
 
 class AuditSink(Protocol):
-    """Where audit records go."""
+    """Destination of audit records."""
 
     async def append(self, record: bytes) -> None:
         """Add one record, a JSON object on one line. Durable on return. Raises `AuditUnavailable`.
 
-        Whoever is cancelled while the record is written is told so at their next wait, if the record is durable. So
-        what is recorded is committed, and not taken back.
+        If the task is cancelled during the write and the record becomes durable, this returns normally and the
+        cancellation takes effect at the task's next await. So what is recorded is also committed.
         """
         ...
 
     async def check(self) -> None:
-        """Prove that records can be written. Raises `AuditUnavailable`."""
+        """Verify that records can be written. Raises `AuditUnavailable`."""
         ...
 
     async def close(self) -> None:
-        """Write what is pending and close."""
+        """Write pending records and close."""
         ...

@@ -1,4 +1,4 @@
-"""The time of day, as the core asks for it."""
+"""Clocks of the core."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """The time of day."""
+    """Source of the current time."""
 
     def now(self) -> datetime:
-        """The present instant, aware, in UTC."""
+        """Return the current time, aware, in UTC."""
         ...
 
 
 class TrustedClock(Clock, Protocol):
-    """A clock that judges the host's: whether what it says may end things."""
+    """A clock that checks the host's wall clock before expiry and destruction rely on it (`domain.trusted_time`)."""
 
     @property
     def judgement(self) -> ClockAssessment | None:
-        """Of the last look; None: there was none yet."""
+        """Result of the last check; None before the first one."""
         ...
 
     def trusted_now(self) -> datetime:
-        """What is believed of the time of day, whatever becomes of the wall clock since the last look."""
+        """Return the trusted time. Changes of the wall clock since the last check do not affect it."""
         ...
 
     async def refresh(self, reader: Reader) -> ClockAssessment:
-        """Judge the clock by what the store remembers. Raises `StoreUnavailable`."""
+        """Compare the clock with the sample in the store. Raises `StoreUnavailable`."""
         ...
 
     async def persist(self, transaction: Transaction) -> ClockAssessment:
-        """Judge the clock, and note the judgement for all processes. Raises `StoreUnavailable`."""
+        """Compare the clock with the sample, and store the new sample for all processes. Raises `StoreUnavailable`."""
         ...

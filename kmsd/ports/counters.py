@@ -1,4 +1,4 @@
-"""Counters of the use of the token, for metrics."""
+"""Counters of token use, for metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from kmsd.ports.histogram import LatencyHistogram
 
 
 class CallCounter(LatencyHistogram):
-    """Counters and latencies of one kind of call; the wait for a thread is included."""
+    """Counters and latencies of one kind of call. Latencies include the wait for a thread."""
 
     calls: int = 0
-    """Calls started, failed ones included."""
+    """Calls started, including failed ones."""
     errors: int = 0
     """Calls that raised."""
 
@@ -24,9 +24,9 @@ class TokenCounters(msgspec.Struct, frozen=True):
     sessions_in_use: int = 0
     sessions_free: int = 0
     waiting: int = 0
-    """Calls that wait for a thread."""
+    """Calls waiting for a thread."""
     abandoned: int = 0
-    """Threads that hang in the module past their deadline."""
+    """Threads blocked in the module past their deadline."""
     derived_keys: int = 0
     """Derived keys in memory."""
     derived_hits: int = 0
@@ -34,7 +34,7 @@ class TokenCounters(msgspec.Struct, frozen=True):
     handle_hits: int = 0
     handle_misses: int = 0
     epoch: int = 0
-    """Initialisations of the module so far; 0 while the token is away."""
+    """Initialisations of the module so far; 0 while the token is unavailable."""
     reconnects: int = 0
     pace: dict[str, float] = {}
-    """Seconds that a call of each kind took when it was measured at start."""
+    """Seconds of a call of each kind, measured at start."""

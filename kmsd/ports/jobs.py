@@ -1,4 +1,4 @@
-"""What the jobs share: how many keys a run takes on, and how it tells the audit trail."""
+"""Interfaces of background jobs: batch size, reports, audit records."""
 
 from __future__ import annotations
 
@@ -11,44 +11,47 @@ import msgspec
 from kmsd.domain.key import Key
 
 BATCH = 100
-"""Keys that one run takes on; a longer queue is worked off by the runs that follow at once."""
+"""Keys that one run processes. Further runs follow immediately while there are more."""
 
 
 class JobReport(msgspec.Struct):
-    """What one run of a job did: lists, one for each kind of thing that was done."""
+    """Result of one run of a job: one list for each kind of action."""
 
     failed: list[str] = []
-    """What could not be done now; the next run tries again."""
+    """Actions that failed. The next run retries them."""
 
     def add(self, other: JobReport) -> None:
-        """Include what a further run of the same job found and did."""
+        """Append the report of a further run of the same job."""
         for name in self.__struct_fields__:
             getattr(self, name).extend(getattr(other, name))
 
     def counts(self) -> dict[str, int]:
-        """How many of each; the audit trail has the names."""
+        """Return the length of each list. The audit trail has the names."""
         return {name: len(getattr(self, name)) for name in self.__struct_fields__}
 
 
 class JobRecorder(Protocol):
-    """Writes the record of a job's act; durable on return. Called before the transaction commits."""
+    """Writes the audit record of a job's action. Durable on return. Called before the transaction commits."""
 
     async def __call__(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
-        """Raises `AuditUnavailable`: then the act must not happen."""
+        """Write the record. Raises `AuditUnavailable`: then the action must not happen."""
         ...
 
 
 class JobFailed(Exception):
-    """A job of another service could not be carried out now; the text says why."""
+    """A job of another service failed. The text gives the reason."""
 
 
 class RetentionJob(Protocol):
-    """Removes what another service keeps in files and has promised to remove."""
+    """Applies the retention of another service to its files."""
 
     async def maintain(self, now: datetime) -> None:
-        """Finish this process's own files. Called at each look. Raises `JobFailed`."""
+        """Finish this process's own files. Called at each check of the scheduler. Raises `JobFailed`."""
         ...
 
     async def sweep(self, now: datetime) -> JobReport:
-        """Remove what is too old or deleted. Called while this process holds the lease. Raises `JobFailed`."""
+        """Remove data that is past its retention or deleted. Called while this process holds the lease.
+
+        Raises `JobFailed`.
+        """
         ...

@@ -1,4 +1,4 @@
-"""The store: what reading and writing promise."""
+"""Port of the store: promises of reading and writing."""
 
 from __future__ import annotations
 
@@ -20,108 +20,114 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """What the store holds. A reader is used for one request and thrown away.
+    """Read access to the store. A reader is used for one request and then discarded.
 
     Every method raises `StoreUnavailable` if the store cannot be read.
     """
 
     async def key(self, key_id: str) -> Key | None:
-        """A key with its materials, also one whose deletion is due and not yet carried out."""
+        """Return a key with its materials, also if its deletion is due and not yet performed."""
         ...
 
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
-        """(key id, ARN) of at most `count` keys of an account that exist at `now`, after `key_id`, in that order."""
+        """Return (key id, ARN) of at most `count` keys of an account, sorted by key id, after `key_id`.
+
+        Only keys that exist at `now`.
+        """
         ...
 
     async def count_keys(self, account: str) -> int:
-        """How many keys an account has, those pending deletion included."""
+        """Return the number of keys of an account, including those pending deletion."""
         ...
 
     async def alias(self, account: str, name: str) -> Alias | None:
-        """An alias by its name (with prefix)."""
+        """Return an alias by its name (with prefix)."""
         ...
 
     async def aliases_after(
         self, account: str, name: str, count: int, *, now: datetime, key_id: str | None = None
     ) -> Sequence[Alias]:
-        """At most `count` aliases of an account that sort after `name`, in that order; of one key only, if given.
+        """Return at most `count` aliases of an account, sorted by name, after `name`; of one key only, if given.
 
-        Of keys that exist at `now`.
+        Only aliases of keys that exist at `now`.
         """
         ...
 
     async def count_aliases(self, key_id: str) -> int:
-        """How many aliases point to a key."""
+        """Return the number of aliases of a key."""
         ...
 
     async def tags_of(self, key_id: str) -> Mapping[str, str]:
-        """The tags of a key."""
+        """Return the tags of a key."""
         ...
 
     async def grant(self, grant_id: str) -> Grant | None:
-        """A grant by its id."""
+        """Return a grant by its id."""
         ...
 
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
-        """The grants on a key that name one of `grantees`."""
+        """Return the grants on a key with one of `grantees` as grantee principal."""
         ...
 
     async def grants_of(
         self, key_id: str, after: str, count: int, *, grant_id: str | None = None, grantee: str | None = None
     ) -> Sequence[Grant]:
-        """At most `count` grants on a key whose ids sort after `after`, in that order; filtered, if asked."""
+        """Return at most `count` grants on a key, sorted by id, after `after`. Optionally only of an id or a grantee."""
         ...
 
     async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
-        """The grants on a key that carry this name."""
+        """Return the grants on a key that have this name."""
         ...
 
     async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
-        """At most `count` grants, on keys that exist at `now`, that name `principal` as retiring; after `after`."""
+        """Return at most `count` grants with `principal` as retiring principal, after `after`.
+
+        Only grants on keys that exist at `now`.
+        """
         ...
 
     async def count_grants(self, key_id: str) -> int:
-        """How many grants a key has."""
+        """Return the number of grants on a key."""
         ...
 
     async def rotations_of(self, key_id: str) -> Sequence[Material]:
-        """The key's materials that are not destroyed, the oldest first."""
+        """Return the key's materials that are not destroyed, oldest first."""
         ...
 
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
-        """Ids of at most `count` keys for which `job` is due at `now`, the longest due first."""
+        """Return the ids of at most `count` keys for which `job` is due at `now`, longest due first."""
         ...
 
     async def next_due(self, job: DueKind) -> datetime | None:
-        """When `job` is next due for any key."""
+        """Return the time at which `job` is next due for any key."""
         ...
 
     async def access_key(self, access_key_id: str) -> AccessKey | None:
-        """A long-term credential with its user and the user's policies."""
+        """Return an access key with its user and the user's policies."""
         ...
 
     async def user(self, account: str, name: str) -> User | None:
-        """A user with its policies."""
+        """Return a user with its policies."""
         ...
 
     async def users(self) -> Sequence[User]:
-        """All users, by account and name."""
+        """Return all users, sorted by account and name."""
         ...
 
     async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
-        """The credentials of one user."""
+        """Return the access keys of a user."""
         ...
 
     async def role(self, account: str, name: str) -> Role | None:
-        """A role with its policies."""
+        """Return a role with its policies."""
         ...
 
     async def roles(self) -> Sequence[Role]:
-        """All roles, by account and name."""
+        """Return all roles, sorted by account and name."""
         ...
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:
-        """The daemon's own token objects, by purpose."""
+        """Return the daemon's own token objects, by purpose."""
         ...
 
     async def session_mac(self) -> SessionMac:
@@ -129,60 +135,59 @@ class Reader(Protocol):
         ...
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
-        """What the store knows of one object."""
+        """Return the row of a token object."""
         ...
 
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
-        """All token objects of these statuses; of every status, if none is given."""
+        """Return all token objects with these statuses; with any status, if none is given."""
         ...
 
     async def worn_keys(self, messages: int) -> Sequence[str]:
-        """Ids of enabled keys with generated material for whose current material so many messages were counted."""
+        """Return the ids of enabled keys with generated material whose current material has counted `messages`."""
         ...
 
     async def counted_messages(self, at_least: int) -> Sequence[tuple[bytes, str, int]]:
-        """Object id, owner and count of all objects for which so many messages were counted."""
+        """Return object id, owner and count of all objects with at least so many messages."""
         ...
 
     async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
-        """A wrapping key that is promised to somebody or in stock; None once it is doomed."""
+        """Return a wrapping key, issued or in the pool; None once it is marked for destruction."""
         ...
 
     async def wrapping_keys(self) -> Sequence[WrappingKey]:
-        """All of them, the oldest first."""
+        """Return all wrapping keys, oldest first."""
         ...
 
     async def imported_material(self, key_id: str) -> ImportedMaterial | None:
-        """What was imported into a key first, whether or not it is there now."""
+        """Return the record of the material first imported into a key, even if it is deleted now."""
         ...
 
     async def clock_reading(self) -> ClockSample | None:
-        """What is believed of the time of day; None: nobody has looked yet."""
+        """Return the stored clock sample; None before the first check."""
         ...
 
 
 class Transaction(Reader, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
-    Each change of a state names the old one and raises `StoreConflict` if that is not what the store holds. What is
-    inserted or deleted conflicts in the same way. A conflict is raised by the method that meets it and never by the end
-    of the transaction, because the record of the call is written in between. Nothing is kept of a transaction in which
-    a method has raised.
+    Each change of a state names the old state and raises `StoreConflict` if the store holds another. Insertions and
+    deletions conflict in the same way. The method itself raises the conflict, never the commit, because the audit
+    record of the call is written in between. A transaction in which a method has raised is rolled back.
 
-    Transactions of all processes run one after the other: what one has read cannot be changed by another before it
-    ends. An adapter whose database does not lock on reading (READ COMMITTED) takes the one writer's row first.
+    Transactions of all processes are serialised: rows that one has read cannot be changed by another before it ends. An
+    adapter whose database does not lock on reading (READ COMMITTED) first locks the single writer's row.
     """
 
     async def insert_account(self, account: str, now: datetime) -> None:
-        """Note an account; one that exists is left as it is."""
+        """Insert an account, unless it exists."""
         ...
 
     async def insert_user(self, user: User) -> None:
-        """Raises `StoreConflict` if the name is taken."""
+        """Insert a user. Raises `StoreConflict` if the name is taken."""
         ...
 
     async def delete_user(self, account: str, name: str) -> None:
-        """With its access keys and policies. Raises `StoreConflict` if there is none."""
+        """Delete a user with its access keys and policies. Raises `StoreConflict` if there is none."""
         ...
 
     async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
@@ -190,7 +195,7 @@ class Transaction(Reader, Protocol):
         ...
 
     async def insert_role(self, role: Role) -> None:
-        """Raises `StoreConflict` if the name is taken."""
+        """Insert a role. Raises `StoreConflict` if the name is taken."""
         ...
 
     async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
@@ -198,31 +203,31 @@ class Transaction(Reader, Protocol):
         ...
 
     async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
-        """Raises `StoreConflict` if there is no such role."""
+        """Replace the trust policy of a role. Raises `StoreConflict` if there is none."""
         ...
 
     async def delete_role(self, account: str, name: str) -> None:
-        """With its policies; its sessions end. Raises `StoreConflict` if there is none."""
+        """Delete a role with its policies, which ends its sessions. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_access_key(self, access_key: AccessKey) -> None:
-        """Raises `StoreConflict` if the id is taken."""
+        """Insert an access key. Raises `StoreConflict` if the id is taken."""
         ...
 
     async def set_access_key_status(self, access_key_id: str, status: AccessKeyStatus) -> None:
-        """Raises `StoreConflict` if there is none."""
+        """Activate or disable an access key. Raises `StoreConflict` if there is none."""
         ...
 
     async def delete_access_key(self, access_key_id: str) -> None:
-        """Raises `StoreConflict` if there is none."""
+        """Delete an access key. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_token_object(self, token_object: TokenObject) -> None:
-        """An intent. Raises `StoreConflict` if the id is known."""
+        """Insert the row of a token object: the intent. Raises `StoreConflict` if the id is known."""
         ...
 
     async def set_object_status(self, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> None:
-        """Compare and swap."""
+        """Change the status from `old` to `new` (compare-and-swap)."""
         ...
 
     async def reserve_messages(self, object_id: bytes, count: int) -> int:
@@ -230,19 +235,19 @@ class Transaction(Reader, Protocol):
         ...
 
     async def delete_token_object(self, object_id: bytes, old: MaterialStatus) -> None:
-        """Drop the row of an object that is gone or was never promised. Compare and swap on its status."""
+        """Delete the row of an object that is destroyed or was never used (compare-and-swap on its status)."""
         ...
 
     async def insert_service_key(self, service_key: ServiceKey) -> None:
-        """Its object must be known. Raises `StoreConflict` if the purpose is taken."""
+        """Insert a service key; its object must be known. Raises `StoreConflict` if the purpose is taken."""
         ...
 
     async def set_session_mac(self, sealed: bytes) -> None:
-        """Store the sealed key. Raises `StoreConflict` if there is one."""
+        """Store the sealed MAC key. Raises `StoreConflict` if there is one."""
         ...
 
     async def insert_key(self, key: Key) -> None:
-        """A new key, without its materials. Raises `StoreConflict` if the id is taken."""
+        """Insert a key without its materials. Raises `StoreConflict` if the id is taken."""
         ...
 
     async def update_key(self, old: Key, new: Key) -> None:
@@ -250,75 +255,78 @@ class Transaction(Reader, Protocol):
         ...
 
     async def insert_material(self, key_id: str, material: Material) -> None:
-        """A material of an existing key; its object must be known."""
+        """Insert a material of an existing key; its object must be known."""
         ...
 
     async def delete_key(self, key_id: str) -> None:
-        """With its materials' rows, aliases, grants and tags; its token objects' rows stay. `StoreConflict` if gone."""
+        """Delete a key with its materials' rows, aliases, grants and tags. The rows of its token objects stay.
+
+        Raises `StoreConflict` if there is none.
+        """
         ...
 
     async def delete_material(self, material_id: bytes) -> None:
-        """Drop the row of a material; its token object's row stays."""
+        """Delete the row of a material. The row of its token object stays."""
         ...
 
     async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
-        """Remember what was imported into a key; its material never becomes another.
+        """Store the record of a key's imported material, which never changes to other material.
 
         Raises `StoreConflict` if the key has other material.
         """
         ...
 
     async def insert_wrapping_key(self, wrapping_key: WrappingKey) -> None:
-        """Its object must be known."""
+        """Insert a wrapping key; its object must be known."""
         ...
 
     async def assign_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
-        """Give out a wrapping key that is in stock. Raises `StoreConflict` if it is not."""
+        """Assign a wrapping key from the pool. Raises `StoreConflict` if it is not in the pool."""
         ...
 
     async def count_import_failure(self, object_id: bytes) -> int:
-        """One more failed import; how many there are now. Raises `StoreConflict` if the wrapping key is doomed."""
+        """Count a failed import and return the total. Raises `StoreConflict` if the wrapping key is being destroyed."""
         ...
 
     async def delete_wrapping_key(self, object_id: bytes) -> None:
-        """Drop the row of a wrapping key; its token object's row stays. Raises `StoreConflict` if there is none."""
+        """Delete the row of a wrapping key. The row of its token object stays. Raises `StoreConflict` if there is none.
+        """
         ...
 
     async def insert_alias(self, alias: Alias) -> None:
-        """Raises `StoreConflict` if the name is taken."""
+        """Insert an alias. Raises `StoreConflict` if the name is taken."""
         ...
 
     async def point_alias(self, alias: Alias, key_id: str, now: datetime) -> None:
-        """Let an alias name another key; it must still name the one of `alias`."""
+        """Point an alias to another key. It must still point to the key in `alias`."""
         ...
 
     async def delete_alias(self, alias: Alias) -> None:
-        """Raises `StoreConflict` if there is none."""
+        """Delete an alias. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_grant(self, grant: Grant) -> None:
-        """Raises `StoreConflict` if the id is taken."""
+        """Insert a grant. Raises `StoreConflict` if the id is taken."""
         ...
 
     async def delete_grant(self, grant_id: str) -> None:
-        """Raises `StoreConflict` if there is none."""
+        """Delete a grant. Raises `StoreConflict` if there is none."""
         ...
 
     async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
-        """Hold `name` until an instant: if it is free, expired at `now`, or held by `holder` already. Whether it is.
+        """Acquire or renew the lease `name` for `holder`. Return True if `holder` has it.
 
-        The lease of a process that has ended is free, where the store can tell that it has.
-        A lease that ends later than any that could be taken now was taken by a clock that has been set back since: it
-        is free.
+        A lease is free if it has expired at `now`, or if its holder has exited and the store can detect this. A lease
+        that ends later than any that could be acquired now is also free: the clock has been set back since.
         """
         ...
 
     async def release_lease(self, name: str, holder: str) -> None:
-        """Free `name`, if `holder` holds it."""
+        """Release the lease `name`, if `holder` has it."""
         ...
 
     async def put_clock_reading(self, reading: ClockSample) -> None:
-        """Replace what is believed of the time of day."""
+        """Replace the stored clock sample."""
         ...
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
@@ -326,44 +334,45 @@ class Transaction(Reader, Protocol):
         ...
 
     async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
-        """Remove tags from a key; absent ones are no error."""
+        """Remove tags from a key. Absent tags are no error."""
         ...
 
 
 class Store(Protocol):
-    """The daemon's records. Durable and consistent across processes; one writer at a time.
+    """The daemon's database. Durable and consistent across processes, with one writer at a time.
 
     A reader returns the same `Key`, `User`, `Role` and `AccessKey` object until the row changes, and never changes an
     object that it has returned: callers cache by identity (`kmsd.operations.decision_cache`).
     """
 
     def on_object_destroying(self, notify: Callable[[bytes], None]) -> None:
-        """Have `notify` called with the id of each token object that any process marks as being destroyed.
+        """Register `notify`, to be called with the id of each token object that any process marks as `destroying`.
 
-        It is called before the `read` that first sees the mark returns: keys derived from the object must be gone then.
+        It is called before the first `read` that sees the mark returns: derived keys of the object must be evicted by
+        then.
         """
         ...
 
     @property
     def cache_use(self) -> tuple[int, int]:
-        """Return the hits and misses of the cache, for metrics."""
+        """Hits and misses of the cache, for metrics."""
         ...
 
     async def read(self) -> Reader:
-        """What is committed, by whichever process: never older than the moment of this call."""
+        """Return a reader of what all processes have committed, never older than this call."""
         ...
 
     def write(self) -> AbstractAsyncContextManager[Transaction]:
-        """A transaction: committed, and durable, when the block ends; rolled back if it raises.
+        """Start a transaction: committed and durable when the block ends, rolled back if it raises.
 
-        Raises `StoreUnavailable` if the store cannot be locked or written; at its end never `StoreConflict`.
+        Raises `StoreUnavailable` if the store cannot be locked or written. The commit never raises `StoreConflict`.
         """
         ...
 
     async def check(self) -> None:
-        """Prove that the store can be written. Raises `StoreUnavailable`."""
+        """Verify that the store can be written. Raises `StoreUnavailable`."""
         ...
 
     async def close(self) -> None:
-        """Close it; what is committed stays."""
+        """Close the store. Committed changes stay."""
         ...

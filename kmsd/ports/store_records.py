@@ -1,4 +1,4 @@
-"""Errors of the store, and the records that it keeps for the daemon itself."""
+"""Errors of the store, and its records for the daemon itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """The store did not do what was asked; nothing was changed."""
+    """The store did not perform the operation. Nothing was changed."""
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be read or written now; it may come back."""
+    """The store cannot be read or written now. It may recover."""
 
 
 class StoreMissing(StoreUnavailable):
@@ -28,36 +28,36 @@ class StoreMissing(StoreUnavailable):
 
 
 class StoreUnfit(StoreUnavailable):
-    """The database is damaged, another program's, or of another release. Waiting does not help."""
+    """The database is damaged, belongs to another program, or has another release's schema. Waiting does not help."""
 
 
 class StoreTimeout(StoreUnavailable):
-    """Somebody else held the store for too long; trying again will do."""
+    """Another process held the store's lock for too long. A retry will succeed."""
 
 
 class StoreConflict(StoreError):
-    """What was to be changed is no longer what it was when it was read; or the new thing exists already.
+    """A row to be changed is no longer as it was read, or a row to be inserted exists already.
 
-    The whole of what was read and decided may be repeated: the pipeline does so, a bounded number of times.
+    The caller may repeat everything from the first read. The pipeline does so, a bounded number of times.
     """
 
 
 class TokenObject(msgspec.Struct, frozen=True):
-    """What the store knows of an object in the token: the intent, the promise, or the doom."""
+    """The store's row of a token object and its status: creating, ready, missing or destroying."""
 
     object_id: bytes
     owner: str
-    """For log and report: `key:<id>`, `imported:<key id>`, `import:<key spec>`, `service:<purpose>`."""
+    """Owner, for logs and reports: `key:<id>`, `imported:<key id>`, `import:<key spec>`, `service:<purpose>`."""
     status: MaterialStatus
     created_at: datetime
     token: TokenName = TokenName.MAIN
-    """Which token holds it."""
+    """The token that holds it."""
     owner_is_dead: bool = False
-    """Whether the process that wrote the row is certain to have ended."""
+    """True if the process that wrote the row is certain to have exited."""
 
 
 class ServiceKey(msgspec.Struct, frozen=True):
-    """A token object of the daemon's own."""
+    """A token object of the daemon itself."""
 
     purpose: str
     """`sentinel`, `sealing`, `audit`; unique."""
@@ -67,20 +67,20 @@ class ServiceKey(msgspec.Struct, frozen=True):
 
 
 class SessionMac(msgspec.Struct, frozen=True):
-    """The key that authenticates session tokens, and until when those without a MAC are accepted."""
+    """The MAC key of session tokens, and the end of acceptance of session tokens without MAC."""
 
     sealed: bytes | None
-    """Sealed under the service key; None: no session was issued yet."""
+    """MAC key, sealed under the service key. None: no session was issued yet."""
     older_until: datetime | None
-    """Session tokens of releases that made none are accepted before this instant; None: they are not."""
+    """Session tokens of releases without the MAC are accepted before this instant. None: never."""
 
 
 class DueKind(StrEnum):
-    """What time brings about."""
+    """Kind of scheduled event of a key."""
 
     DELETION = "deletion"
     """A key's waiting period is over."""
     EXPIRY = "expiry"
     """Imported material is past its ValidTo."""
     ROTATION = "rotation"
-    """An enabled key wants a new material."""
+    """An enabled key is due for automatic rotation."""

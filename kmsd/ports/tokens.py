@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Tokens(msgspec.Struct):
-    """The tokens of a process, by the names that the store has for them."""
+    """The tokens of a process, by the names that the store uses."""
 
     main: Token
     """Holds all keys."""
     imports: Token | None = None
-    """Unwraps what `main` cannot, and rewraps it for `main`. Set later if it is away at the start."""
+    """Unwraps what `main` cannot, and rewraps it for `main`. Set later if it is unavailable at the start."""
 
     def of(self, material: Material) -> Token:
         """Return the token that holds a material. Raises `TokenUnavailable`."""
         return self.main if material.token is TokenName.MAIN else self[material.token]
 
     def __getitem__(self, name: TokenName) -> Token:
-        """Raise `TokenUnavailable` for the import token while it is away or not configured."""
+        """Return the token. Raises `TokenUnavailable` while the import token is unavailable or not configured."""
         token = self.main if name is TokenName.MAIN else self.imports
         if token is None:
             raise TokenUnavailable("the import token is not open")

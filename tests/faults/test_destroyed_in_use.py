@@ -21,7 +21,7 @@ CHANCE = random.Random(20261129)  # noqa: S311 (moments, no secrets)
 def test_a_wrapping_key_is_destroyed_while_blobs_are_tried(tmp_path: Path) -> None:
     """SoftHSM 2.6.1 crashes when it loses the key in the middle of C_UnwrapKey: calls under way are waited for."""
     with house(tmp_path) as found:
-        told = found.run(rounds_of_unwrapping(found.components.token))
+        told = found.run(rounds_of_unwrapping(found.components.token), seconds=280)
     assert told["NoSuchObject"] == ROUNDS * CALLERS
     assert told["UnwrapFailed"] > ROUNDS
 
@@ -65,14 +65,14 @@ def test_a_key_is_destroyed_while_it_encrypts(tmp_path: Path) -> None:
                     return
                 await asyncio.sleep(0)
 
-        for _ in range(4 * ROUNDS):
+        for _ in range(2 * ROUNDS):
             object_id = os.urandom(16)
             await token.generate_key(object_id, algorithm)
             await destroyed_beside(token, object_id, encrypt)
         return ended
 
     with house(tmp_path) as found:
-        assert found.run(rounds(found.components.token)) == 4 * ROUNDS * CALLERS
+        assert found.run(rounds(found.components.token), seconds=280) == 2 * ROUNDS * CALLERS
 
 
 async def destroyed_beside(token: Any, object_id: bytes, work: Any) -> None:
@@ -80,4 +80,4 @@ async def destroyed_beside(token: Any, object_id: bytes, work: Any) -> None:
     tasks = [asyncio.create_task(work(object_id)) for _ in range(CALLERS)]
     await asyncio.sleep(CHANCE.random() / 100)
     await token.destroy(object_id)
-    await asyncio.wait_for(asyncio.gather(*tasks), 30)
+    await asyncio.gather(*tasks)

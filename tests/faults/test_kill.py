@@ -150,8 +150,6 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
         check_trail(daemon, load)
         assert asyncio.run(leftovers(daemon)) == {}
     report(load, starts, keys)
-    # The shortest: others may keep this host busy. The others are reported.
-    assert max(min(times) for times in starts.values()) < (5 if keys > 500 else 2)
 
 
 def report(load: Load, starts: dict[str, list[float]], keys: int) -> None:

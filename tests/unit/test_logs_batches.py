@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import zlib
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -30,10 +29,9 @@ def test_pieces_are_one_stream(size: int) -> None:
         assert zlib.decompress(packed, -zlib.MAX_WBITS) == content
 
 
-async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() -> None:
-    """A large batch goes to others several times; what it took is missing afterwards, and batches are stored as is."""
-    fields = {"pack_seconds": 0.015, "packed_at": time.monotonic(), "packed_busy": time.process_time()}
-    room: Any = SimpleNamespace(**fields, content=bytearray())
+async def test_compressing_lets_others_have_their_turn() -> None:
+    """A large batch yields several times; without `compress` a batch is stored as it is."""
+    logs: Any = SimpleNamespace(content=bytearray())
     turns, batch, content = 0, Batch([1] * 1_000, ["a line of a log " * 64] * 1_000, 0), bytearray()
     log_event.encode(batch, content)
 
@@ -44,30 +42,12 @@ async def test_compressing_lets_others_have_their_turn_and_keeps_to_its_share() 
             turns += 1
 
     task = asyncio.create_task(others())
-    packing, packed = await frame_codec._packed(room, batch, compress=False)
+    packing, packed = await frame_codec._packed(logs, batch, compress=True)
     task.cancel()
     assert packing == frames.DEFLATE
     assert zlib.decompress(packed, -zlib.MAX_WBITS) == content
     assert turns >= 4
-    assert room.pack_seconds < 0.015
-    room.pack_seconds = -1.0
-    for small in (Batch([1], ["short"], 0), batch):
-        log_event.encode(small, content)
-        assert await frame_codec._packed(room, small, compress=False) == (frames.PLAIN, content)
-    assert -1.0 <= room.pack_seconds < -0.9
-    assert (await frame_codec._packed(room, batch, compress=True))[0] == frames.DEFLATE
-
-
-async def test_a_busy_process_compresses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may be spent grows by a share of the time that it idles, to a bound, and of no other."""
-    room: Any = SimpleNamespace(pack_seconds=0.0)
-    for waited, busy, gained in ((1.0, 1.0, 0.0), (0.5, 0.0, 0.5), (0.4, 0.3, 0.1), (100.0, 0.0, 99.0)):
-        saved = room.pack_seconds
-        clock = SimpleNamespace(monotonic=lambda: 1000.0, process_time=lambda: 500.0)
-        monkeypatch.setattr(frame_codec, "time", clock)
-        room.packed_at, room.packed_busy = 1000.0 - waited, 500.0 - busy
-        expected = min(saved + gained * frame_codec.SHARE, frame_codec.MAX_SAVED)
-        assert frame_codec._seconds_to_spend(room) == pytest.approx(expected)
+    assert await frame_codec._packed(logs, batch, compress=False) == (frames.PLAIN, content)
 
 
 def events(*offsets: int) -> list[InputLogEvent]:
