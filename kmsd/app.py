@@ -1,4 +1,4 @@
-"""Put together what a process works with: store, token, audit trail, log events, and the pipeline over them."""
+"""Assemble the components of a process: store, token, audit trail, log store and the pipeline."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ from kmsd.pipeline import Pipeline
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError, Tokens
 
 IMPORT_TOKEN_SECONDS = 2.0
-"""Between two attempts to open an import token that is away."""
+"""Seconds between two attempts to open an unavailable import token."""
 
 log = structlog.get_logger()
 
 
 class SystemClock:
-    """The host's time of day."""
+    """The host's wall clock."""
 
     def now(self) -> datetime:
-        """The present instant in UTC."""
+        """Return the current time in UTC."""
         return datetime.now(UTC)
 
 
 class Components(msgspec.Struct, frozen=True):
-    """What a process has opened."""
+    """The open components of a process."""
 
     config: Config
     store: LogStore
@@ -65,27 +65,27 @@ class Components(msgspec.Struct, frozen=True):
     sink: TrailSink
     pipeline: Pipeline
     watch: WatchedClock
-    """Judges the host's clock, and is the one of the pipeline."""
+    """Checks the host's clock. It is also the clock of the pipeline."""
     _stack: AsyncExitStack
-    """What is closed in the end."""
+    """Closes the components."""
 
     @property
     def import_token(self) -> Token | None:
-        """The second token, if there is one and it is open."""
+        """The import token, if it is configured and open."""
         return self.tokens.imports
 
     @property
     def tokens(self) -> Tokens:
-        """Return all tokens."""
+        """All tokens."""
         return self.pipeline.dependencies.tokens
 
     async def seek_import_token(self) -> None:
-        """Open the import token as soon as it is there, if it was away at the start."""
-        given, failed = self.config.import_token, ""
-        while given is not None and self.import_token is None:
+        """Open the import token as soon as it is available, if it was not at the start."""
+        config, failed = self.config.import_token, ""
+        while config is not None and self.import_token is None:
             await asyncio.sleep(IMPORT_TOKEN_SECONDS)
             try:
-                token = await Pkcs11Token.open(import_token_settings(self.config, given))
+                token = await Pkcs11Token.open(import_token_settings(self.config, config))
             except PinRefused as exc:
                 log.critical("import_token_pin_refused", detail=str(exc))
                 return
@@ -99,28 +99,28 @@ class Components(msgspec.Struct, frozen=True):
             log.info("import_token_available", label=token.info.label, serial=token.info.serial)
 
     async def enable_signing(self) -> None:
-        """Sign the trail from now on, once `kmsd init` has made the key. Raises `AuditUnavailable`."""
+        """Start signing the trail, if `kmsd init` has created the key. Raises `AuditUnavailable`."""
         signer = await audit_signer(self.store, self.token)
         if signer is not None and not self.sink.signed:
             await self.sink.start_signing(signer)
 
     @property
     def logs(self) -> LogsService:
-        """What the log service works with."""
+        """Dependencies of the log service."""
         return service_in(self.pipeline.dependencies)
 
     @property
     def retention(self) -> LogRetention:
-        """What removes the log events that are too old."""
+        """The job that removes log events past their retention."""
         return LogRetention(self.store, self.segments)
 
     @property
     def segments(self) -> Segments:
-        """Where the log service keeps sealed events."""
+        """The log service's store of sealed events."""
         return self.logs.segments
 
     async def record_job(self, event_name: str, key: Key, details: Mapping[str, object]) -> None:
-        """The record of a job's act on a key (`kmsd.ports.jobs.JobRecorder`)."""
+        """Write the audit record of a job's action on a key (`kmsd.ports.jobs.JobRecorder`)."""
         record = audit.record_of_service_event(
             now=self.pipeline.clock.now(),
             arns=arn_scope_of(self.config),
@@ -132,41 +132,41 @@ class Components(msgspec.Struct, frozen=True):
 
 
 def arn_scope_of(config: Config) -> ArnScope:
-    """Where this daemon stands."""
+    """Return the configured partition and region."""
     return ArnScope(config.partition, config.region)
 
 
 def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
-    """The adapter's settings. Raises `ConfigError` if the PIN cannot be read."""
+    """Return the settings of the main token. Raises `ConfigError` if the PIN cannot be read."""
     return _settings_of(config, config.token, sentinel, "token")
 
 
 def refused_pin_file(config: Config, name: str) -> Path:
-    """Where it is remembered that `token` or `import-token` refused its PIN."""
+    """Return the path of the file which records that `token` or `import-token` refused its PIN."""
     return config.data_dir / f"{name}.refused-pin"
 
 
-def _settings_of(config: Config, given: TokenConfig, sentinel: bytes | None, name: str) -> TokenSettings:
+def _settings_of(config: Config, token_config: TokenConfig, sentinel: bytes | None, name: str) -> TokenSettings:
     return TokenSettings(
-        module=given.module,
-        pin=read_pin(given.pin_file),
-        label=given.label or None,
-        serial=given.serial or None,
-        slot=given.slot,
-        object_label=given.object_label,
+        module=token_config.module,
+        pin=read_pin(token_config.pin_file),
+        label=token_config.label or None,
+        serial=token_config.serial or None,
+        slot=token_config.slot,
+        object_label=token_config.object_label,
         sentinel=sentinel,
-        init_reserved=given.init_reserved or None,
+        init_reserved=token_config.init_reserved or None,
         start_lock=config.data_dir / f"{name}.lock",
         refused_pin=refused_pin_file(config, name),
-        token_dir_sync=given.dir_sync,
-        sessions=given.sessions,
-        deadline=given.call_deadline_seconds,
-        inline=given.inline,
+        token_dir_sync=token_config.dir_sync,
+        sessions=token_config.sessions,
+        deadline=token_config.call_deadline_seconds,
+        inline=token_config.inline,
     )
 
 
 def read_pin(path: Path) -> bytes:
-    """The PIN, without the newline that editors add. Raises `ConfigError`."""
+    """Read a PIN, without the newline that editors add. Raises `ConfigError`."""
     try:
         pin = path.read_bytes().rstrip(b"\r\n")
     except OSError as exc:
@@ -177,17 +177,17 @@ def read_pin(path: Path) -> bytes:
 
 
 def set_module_environment(config: Config) -> None:
-    """What the PKCS#11 module reads from the environment; before it is loaded."""
+    """Set the environment variables of the PKCS#11 module. Call this before the module is loaded."""
     os.environ.update(config.token.environment)
     if config.import_token is not None:
         os.environ.update(config.import_token.environment)
 
 
 async def open_import_token(config: Config) -> Pkcs11Token | None:
-    """The import token, if there is one. Raises `PinRefused`.
+    """Open the import token, if one is configured. Raises `PinRefused`.
 
-    One that is away does not keep the daemon from serving: what it alone unwraps is refused by name until it is there,
-    and `kmsd check` says so.
+    The daemon also serves while it is unavailable. Wrapping algorithms that only this token unwraps are then refused by
+    name, and `kmsd check` reports it.
     """
     if config.import_token is None:
         return None
@@ -196,25 +196,25 @@ async def open_import_token(config: Config) -> Pkcs11Token | None:
     except PinRefused:
         raise
     except TokenError as exc:
-        log.error("import_token_away", detail=str(exc))  # noqa: TRY400 (the reason says it all)
+        log.error("import_token_unavailable", detail=str(exc))  # noqa: TRY400 (the text suffices)
         return None
 
 
-def import_token_settings(config: Config, given: TokenConfig) -> TokenSettings:
-    """The adapter's settings for the import token. Raises `ConfigError` if the PIN cannot be read."""
-    return _settings_of(config, given, None, "import-token")
+def import_token_settings(config: Config, token_config: TokenConfig) -> TokenSettings:
+    """Return the settings of the import token. Raises `ConfigError` if the PIN cannot be read."""
+    return _settings_of(config, token_config, None, "import-token")
 
 
 def is_worker(writer: str) -> bool:
-    """Whether this is a worker: a chain of its own, that no other process takes, and never without the audit key."""
+    """True for a worker. A worker has a chain of its own, and never runs without an existing audit key."""
     return writer.startswith("worker-")
 
 
 async def audit_signer(store: Store, token: Token, *, needed: bool = False) -> Signer | None:
-    """The audit key; None before `kmsd init` has made it.
+    """Return the signer with the audit key; None before `kmsd init` has created it.
 
-    One that the token has lost is an error where it is `needed`: a worker does not serve without. A command may be the
-    operator's way out of that very disaster.
+    If the token has lost the key, this raises `NoSuchObject` if it is `needed`: a worker does not serve without it.
+    Otherwise it returns None, because the operator may need the command to recover from the loss.
     """
     known = (await (await store.read()).service_keys()).get(AUDIT)
     if known is None:
@@ -229,19 +229,18 @@ async def audit_signer(store: Store, token: Token, *, needed: bool = False) -> S
 
 
 AHEAD_BYTES = 512 * 1024
-"""Of a worker's write-ahead file: at the end of each the trail is synced, in as long as a few batches take."""
+"""Bytes of a worker's write-ahead log. When it is full, the trail is synced, which takes as long as a few batches."""
 
 
 async def open_trail(
     config: Config, writer: str, signer: Signer | None, clock: Clock, cohorts: CohortScheduler | None = None
 ) -> TrailSink:
-    """The audit trail, for one process whose calls `cohorts` counts. Raises `AuditUnavailable`, `ConfigError`."""
+    """Open the audit trail of a process whose calls `cohorts` counts. Raises `AuditUnavailable`, `ConfigError`."""
     calls = cohorts or CohortScheduler()
-    given = config.audit
     settings = SinkSettings(
-        file_bytes=given.file_bytes,
-        interval=Interval(given.checkpoint_lines, given.checkpoint_seconds),
-        forward=given.forward,
+        file_bytes=config.audit.file_bytes,
+        interval=Interval(config.audit.checkpoint_lines, config.audit.checkpoint_seconds),
+        forward=config.audit.forward,
         now=clock.now,
         ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0,
         expects_more=lambda: calls.in_flight > 0,
@@ -253,14 +252,14 @@ async def open_trail(
     except BadTarget as exc:
         raise ConfigError(f"audit.forward: {exc}") from exc
     if is_worker(writer):
-        # That a worker has started is told before anybody asks it; if it cannot be told now, `/readyz` says so.
+        # Record the start of the worker before its first request. If that fails now, `/readyz` reports it.
         with contextlib.suppress(AuditUnavailable):
             await sink.enable_signing()
     return sink
 
 
 def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> LogsService:
-    """What the Logs side works with. Raises `SegmentsUnavailable`."""
+    """Open the log service. Raises `SegmentsUnavailable`."""
     arns = arn_scope_of(config)
 
     async def record(use: KeyUse) -> None:
@@ -272,7 +271,7 @@ def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> 
 
 @asynccontextmanager
 async def open_store(database: Path) -> AsyncIterator[LogStore]:
-    """Open the store alone. Raises `StoreUnavailable`."""
+    """Open only the store. Raises `StoreUnavailable`."""
     store = SqliteStore(database)
     try:
         yield store
@@ -282,7 +281,7 @@ async def open_store(database: Path) -> AsyncIterator[LogStore]:
 
 @asynccontextmanager
 async def open_token(settings: TokenSettings) -> AsyncIterator[Token]:
-    """Open a token alone. Raises `TokenError` (`PinRefused`)."""
+    """Open only a token. Raises `TokenError` (`PinRefused`)."""
     token = await Pkcs11Token.open(settings)
     try:
         yield token
@@ -294,7 +293,7 @@ async def open_token(settings: TokenSettings) -> AsyncIterator[Token]:
 async def open_components(
     config: Config, writer: str, clock: Clock | None = None, uptime: Callable[[], float] = boot_clock.uptime
 ) -> AsyncIterator[Components]:
-    """Store, token and audit trail, opened for one process and closed in the end; its clocks are the host's by default.
+    """Open all components of one process, and close them at the end of the block. Default clocks are the host's.
 
     Raises `StoreUnavailable`, `TokenUnavailable` (`PinRefused`), `AuditUnavailable`, `ConfigError`.
     """

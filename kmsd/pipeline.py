@@ -1,16 +1,16 @@
-"""The journey of one call: decode, find, authorise, check the key's state, handle, record, commit, answer.
+"""Pipeline of one call: decode, find, authorise, check key state, handle, record, commit, respond.
 
-Every path to a key, and what stands on it:
+All paths to a key, with their checks:
 
-    | who              | authenticated by               | authorised, state checked by | recorded by              |
+    | actor            | authentication                 | authorisation, key state     | audit record             |
     |------------------|--------------------------------|------------------------------|--------------------------|
-    | an API caller    | `wire.endpoint`, by signature  | `operations.admission`       | this module              |
-    | the Logs service | (it acts for a log group)      | `cloudwatch_logs.data_keys`  | `cloudwatch_logs`        |
-    | the jobs         | (they destroy and rotate only) | `state_at`, by the clock     | `Rooms.record_job`       |
-    | the operator     | the operating system           | (owner of host and PIN)      | `operator_audit`         |
+    | API caller       | `wire.endpoint`, by signature  | `operations.admission`       | this module              |
+    | Logs service     | (acts for a log group)         | `cloudwatch_logs.data_keys`  | `cloudwatch_logs`        |
+    | jobs             | (destroy and rotate only)      | `state_at`, by the clock     | `Components.record_job`  |
+    | operator         | the operating system           | (owner of host and PIN)      | `operator_audit`         |
 
-Requests of the API reach a key by this module alone. Whatever happens, one record is durable before the answer
-leaves; if it cannot be written, the call fails and has no effect.
+API requests reach a key only through this module. One audit record of every call, failed ones included, is durable
+before the response. If the record cannot be written, the call fails and has no effect.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ from kmsd.ports import (
 AnyOperation = Operation[Any, Any]
 
 MAX_ATTEMPTS = 12
-"""Attempts at one call, before its client is told of the conflict."""
+"""Attempts at one call before the client gets the conflict as an error."""
 MIN_PAUSE_MICROS = 2_500
 MAX_PAUSE_MICROS = 250_000
-"""Bounds of what a call waits at most before it is tried again; the pause doubles with each attempt."""
+"""Bounds of the maximum pause before a retry. The maximum doubles with each attempt; the pause is random below it."""
 CROWDED = "Other requests are changing the same resource. Reduce the frequency of your calls."
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """Carries calls through. One for each process."""
+    """Runs calls. One instance per process."""
 
     dependencies: Dependencies
     clock: Clock
@@ -88,10 +88,10 @@ class Pipeline(msgspec.Struct, frozen=True):
         reader: Reader,
         now: datetime,
     ) -> msgspec.Struct | None:
-        """The response of one authenticated call. Raises `ServiceError`, and nothing else; the record is durable.
+        """Run one authenticated call and return its response. Raises `ServiceError` and nothing else.
 
-        `books` are those by which the caller was authenticated, and `now` when: the store is asked once a request
-        whether they hold.
+        The audit record is durable on return. `reader` is the snapshot that authenticated the caller, `now` the time of
+        that check. One snapshot serves the whole request, so the store is checked for changes only once.
         """
         kind = WriteCall if operation.writes else Call
         call = kind(self.dependencies, caller.caller, source, request_id, now, reader)
@@ -107,27 +107,27 @@ class Pipeline(msgspec.Struct, frozen=True):
             await self._record(operation, request, call, Outcome(error=error, reason=error.detail))
             raise error from exc
         finally:
-            # They lead back to the call, which so would wait, with its request, for the garbage collector: 300 MB of
-            # bodies in a rush of log events.
+            # Break the reference cycle from the targets to the call. Otherwise the request body lives until the next
+            # garbage collection: 300 MB under a burst of log events.
             call.targets.clear()
 
     async def _retry(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
-        """Carry a call out, and again as a whole where others changed meanwhile what it was about to change.
+        """Run a call, and retry it as a whole if another call has changed the same rows in the meantime.
 
-        Raises `StoreConflict` for the last attempt, or the first where a call cannot be repeated.
+        Raises `StoreConflict` of the last attempt, or of the first if the call is not repeatable.
         """
-        carry_out = partial(self._write, call=call) if isinstance(call, WriteCall) else partial(self._read, call=call)
+        execute = partial(self._write, call=call) if isinstance(call, WriteCall) else partial(self._read, call=call)
         for attempt in range(1, MAX_ATTEMPTS):
             try:
-                return await carry_out(operation, request)
+                return await execute(operation, request)
             except StoreConflict:
                 if call.is_recorded or not _is_repeatable(operation):
                     raise
             await self._prepare_retry(call, attempt)
-        return await carry_out(operation, request)
+        return await execute(operation, request)
 
     async def _prepare_retry(self, call: Call, attempt: int) -> None:
-        """Undo what a failed attempt has made and found, and wait: a random time, so that not all come back at once."""
+        """Undo a failed attempt and pause. The pause is random, so that conflicting calls do not retry together."""
         await self._discard(call)
         call.targets.clear()
         call.after_commit.clear()
@@ -161,7 +161,7 @@ class Pipeline(msgspec.Struct, frozen=True):
             await admit(operation, request, call)
             response: msgspec.Struct | None = await operation.handle(request, call)
             _refuse_dry_run(request)
-            # The record first: what is committed without one would have happened unrecorded.
+            # The record is written before the commit, so that no change is committed without a record.
             await self._record(operation, request, call, Outcome(response=response))
         call.created.clear()
         for act in call.after_commit:
@@ -169,9 +169,9 @@ class Pipeline(msgspec.Struct, frozen=True):
         return response
 
     async def _discard(self, call: Call) -> str:
-        """Undo what `prepare` made. What cannot be undone now is settled by reconcile: its intent is in the store.
+        """Roll back the token objects that `prepare` created. Return a note for the record if that fails.
 
-        That is then said, for the record.
+        The intent is in the store, so reconcile later destroys what cannot be rolled back now.
         """
         left, store, token = "", self.dependencies.store, self.dependencies.tokens.main
         while call.created:
@@ -198,14 +198,14 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 
 class _Unrecorded(Exception):
-    """The record of a success could not be written; there is no use in trying to record that."""
+    """The record of a successful call could not be written. Recording this failure would fail as well."""
 
 
 def _is_repeatable(operation: AnyOperation) -> bool:
-    """True if a conflict is the daemon's to resolve.
+    """True if the daemon retries the operation after a conflict.
 
-    CloudWatch Logs tells the client of a conflict where the operation declares OperationAbortedException. What appends
-    gives its events away as it seals them.
+    CloudWatch Logs reports a conflict to the client if the operation declares OperationAbortedException. An operation
+    that appends releases its events when it seals them, so it cannot run twice.
     """
     return OperationAbortedException not in operation.raises and not operation.appends
 
@@ -216,12 +216,12 @@ def _refuse_dry_run(request: msgspec.Struct) -> None:
 
 
 def _unrecorded(operation: AnyOperation, cause: BaseException | None) -> ServiceError:
-    """The refusal of a call whose record cannot be written."""
+    """Return the error for a call whose record cannot be written."""
     return operation.service.translate_error(KMSInternalException(detail=f"audit: {cause}"), None)
 
 
 def as_service_error(exc: Exception, operation: AnyOperation | None = None) -> ServiceError:
-    """What a client sees of an exception: the table of ports' errors. The unknown ones lose their text."""
+    """Translate an exception to the error for the client. Unknown exceptions lose their text."""
     error = _translated(exc, operation)
     return error if operation is None else operation.service.translate_error(error, exc)
 
@@ -247,14 +247,14 @@ def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:
         case StoreError() | TokenError():
             return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
         case _:
-            # The text of an unforeseen exception may quote what it stumbled over; its place is enough to find it.
+            # The text of an unexpected exception may quote secret data. Its location is enough to find the fault.
             frames = traceback.extract_tb(exc.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
             return KMSInternalException(detail=f"{type(exc).__name__} at {where}")
 
 
 def _conflict(exc: StoreConflict, operation: AnyOperation | None) -> ServiceError:
-    """What the last conflict of a call is told as."""
+    """Translate the last conflict of a call."""
     detail = f"StoreConflict: {exc}"
     if operation is not None and OperationAbortedException in operation.raises:
         return OperationAbortedException(ABORTED, detail=detail)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.daemon import Daemon, provisioned
-from tests.house import House, house
+from tests.support.daemon import Daemon, provisioned
+from tests.support.harness import House, house
 
 QUICK = Path(__file__).parent / "unit"
 """Tests that need no token and no daemon."""

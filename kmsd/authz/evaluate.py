@@ -1,4 +1,4 @@
-"""Authorization decision: policies and grants of one request evaluated to Allowed or Denied.
+"""Authorisation decision: policies and grants of one request evaluated to Allowed or Denied.
 
 1. An applicable Deny in the resource's policy, the identity policies or the session policies refuses the request.
 2. Within the resource's account, one of three allows it: the resource's policy, if it names the caller; a grant; an

@@ -1,4 +1,4 @@
-"""Input and output of an authorization decision."""
+"""Input and output of an authorisation decision."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class PrincipalType(StrEnum):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The principal that a request is authorized as, with its policies."""
+    """The principal that a request is authorised as, with its policies."""
 
     principal_type: PrincipalType
     arn: str

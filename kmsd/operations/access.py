@@ -1,4 +1,4 @@
-"""What operations of KMS and STS reach, and how it is found: keys by id, ARN or alias, and by the blob they sealed."""
+"""Access declarations of KMS and STS: find keys by id, ARN, alias or ciphertext blob, and check their state."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from kmsd.errors import (
 from kmsd.operations.declaration import Access, Call, Operation, Target
 
 _NO_KEY = "00000000-0000-4000-8000-000000000000"
-"""No key's id: it stands for that of a key which is not there."""
+"""Placeholder for the id of a key that does not exist. No key has it."""
 
 
 class _OfKey(Access, frozen=True):
-    """A key, whose state decides."""
+    """A key whose state is checked."""
 
     member: str
-    """Names it."""
+    """The member that names the key."""
     usable: Usable
-    """In which states and of which origin it may be."""
+    """States and origin in which the operation works."""
     usage: KeyUsage | None = None
     """The usage that the key must have; None: any."""
     algorithm: str | None = None
-    """The member that names an algorithm of the key; absent, it means `SYMMETRIC_DEFAULT`."""
+    """The member that names an algorithm of the key. If it is absent, `SYMMETRIC_DEFAULT` applies."""
     context: str | None = None
     """The member with the encryption context."""
     action: str | None = None
@@ -46,19 +46,19 @@ class _OfKey(Access, frozen=True):
 
     @property
     def states(self) -> Usable | None:
-        """As the base has it."""
+        """States in which the operation works."""
         return self.usable
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """What the key's state and origin may be refused with."""
+        """Errors for the key's state, origin and usage."""
         refusals = tuple(type(one.error("")) for one in self.usable.row.values() if one is not StateRule.YES)
         origin = (UnsupportedOperationException,) if self.usable.origin else ()
         usage = (InvalidKeyUsageException,) if self.algorithm else ()
         return (*refusals, *origin, *usage)
 
     def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
-        """Raise what the key's state, origin, usage or spec is refused with."""
+        """Check the key's state, origin, usage and algorithm. Raises the error for the first that does not fit."""
         key = target.key
         if key is None:
             return
@@ -85,15 +85,15 @@ class OnKey(_OfKey, frozen=True):
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """Also of a name that leads to no key."""
+        """Errors for the key, and for a name without key."""
         return (*super().errors, NotFoundException, InvalidArnException)
 
     def words(self) -> str:
-        """The key by its member."""
+        """Describe the key by its member."""
         return f"key `{self.member}`" + (" or its alias" if self.aliases else "")
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Raises NotFoundException, InvalidArnException."""
+        """Find the key. Raises NotFoundException, InvalidArnException."""
         text = getattr(request, self.member)
         if text is None and self.optional:
             return ()
@@ -101,101 +101,102 @@ class OnKey(_OfKey, frozen=True):
 
 
 class OnCiphertext(_OfKey, frozen=True):
-    """The key under which the blob in `member` was sealed, or that the request names as such."""
+    """The key that encrypted the blob in `member`, or the key that the request names for it."""
 
     key_member: str = "key_id"
-    """Names the key the caller expects; custody refuses a blob of another (IncorrectKeyException)."""
+    """The member that names the expected key. Custody refuses a blob of another key (IncorrectKeyException)."""
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """Also of a blob that is none, and a name that leads to no key."""
+        """Errors for the key, for a malformed blob, and for a name without key."""
         return (*super().errors, NotFoundException, InvalidArnException, InvalidCiphertextException)
 
     def words(self) -> str:
-        """The key by the blob's member."""
+        """Describe the key by the blob's member."""
         return f"key of `{self.member}`"
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Raises InvalidCiphertextException, NotFoundException, InvalidArnException."""
+        """Find the key. Raises InvalidCiphertextException, NotFoundException, InvalidArnException."""
         return (await _find_encryption_key(self, request, call),)
 
 
 class OnAlias(Access, frozen=True):
-    """An alias of the caller's account; identity policies decide (an alias has no policy of its own)."""
+    """An alias of the caller's account. It has no policy of its own, so identity policies decide."""
 
     member: str
 
     def words(self) -> str:
-        """The alias by its member."""
+        """Describe the alias by its member."""
         return f"alias `{self.member}`"
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Raises ValidationException for a name without the prefix."""
+        """Return the alias's ARN. Raises ValidationException for a name without the prefix."""
         name = getattr(request, self.member)
         check_prefix(name)
         return (Target(arn=call.dependencies.arns.alias(call.caller.account, name)),)
 
 
 class OnAliasKey(_OfKey, frozen=True):
-    """The key that an alias of the caller's account names now."""
+    """The key to which an alias of the caller's account points."""
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """Also of an alias that does not exist."""
+        """Errors for the key, and for an alias that does not exist."""
         return (*super().errors, NotFoundException)
 
     def words(self) -> str:
-        """The key behind the alias."""
+        """Describe the key."""
         return "the alias's key"
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Raises NotFoundException."""
+        """Find the key. Raises NotFoundException."""
         return (await _find_alias_key(KeyName(call.caller.account, alias=getattr(request, self.member)), call),)
 
 
 class OnAccount(Access, frozen=True):
-    """No resource: identity policies of the caller decide, on `*`."""
+    """No resource: the caller's identity policies decide, on `*`."""
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Return `*`, which stands for all resources."""
+        """Return `*`."""
         return (Target(arn="*"),)
 
 
 class OnNewKey(Access, frozen=True):
-    """The key that the request makes: it has no policy yet, so identity policies decide, on `key/*` of the account."""
+    """The key that the request creates. It has no policy yet: identity policies decide, on `key/*` of the account."""
 
     action: str
     """The action to authorise."""
     when: str
-    """The member without which nothing is asked."""
+    """The member whose presence requires the action."""
 
     def words(self) -> str:
-        """The action, and when it is asked."""
+        """Describe the action, and when it is authorised."""
         return f"the new key for kms:{self.action}, if the request has `{self.when}`"
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Return `key/*`, which stands for the key that is still to be made."""
+        """Return `key/*` for the key that does not exist yet; nothing if the member is absent."""
         if not getattr(request, self.when):
             return ()
         return (Target(arn=call.dependencies.arns.key(call.caller.account, "*")),)
 
 
 class Unrestricted(Access, frozen=True):
-    """Nothing is authorised before the handler; it says why, and does so itself."""
+    """No authorisation before the handler. `reason` says why."""
 
     reason: str
 
     asks_permission: ClassVar[bool] = False
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """Return `*`, which stands for no resource."""
+        """Return `*`: there is no resource."""
         return (Target(arn="*"),)
 
 
 async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
-    """The key that `text` names.
+    """Find the key that `text` names.
 
-    Of another account nothing is told: what is not there is found as `absent`, and refused like what is forbidden.
+    Nothing about another account's keys is revealed: a key that does not exist there is returned as `absent`, and
+    refused like a forbidden one.
     """
     arns = call.dependencies.arns
     name = parse_key_name(text, caller_account=call.caller.account, arns=arns, aliases=aliases)
@@ -210,7 +211,7 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
 
 
 async def _key_of(key_id: str, call: Call, *, account: str | None = None) -> Key | None:
-    """A key that exists now; of this account only, if one is given."""
+    """Return a key that exists at the time of the call; only of `account`, if given."""
     key = await call.reader.key(key_id)
     if key is None or account not in (None, key.account) or not key.exists_at(call.now):
         return None
@@ -218,7 +219,7 @@ async def _key_of(key_id: str, call: Call, *, account: str | None = None) -> Key
 
 
 async def _find_encryption_key(access: OnCiphertext, request: msgspec.Struct, call: Call) -> Target:
-    """The key that the request names, or else the one that the blob names."""
+    """Find the key that the request names, or else the one that the blob names."""
     try:
         blob = blobs.parse(getattr(request, access.member))
     except blobs.MalformedBlob as exc:
@@ -236,7 +237,7 @@ async def _find_encryption_key(access: OnCiphertext, request: msgspec.Struct, ca
 
 
 async def _find_alias_key(name: KeyName, call: Call) -> Target:
-    """The key behind an alias."""
+    """Find the key of an alias."""
     arn = call.dependencies.arns.alias(name.account, name.alias)
     alias = await call.reader.alias(name.account, name.alias)
     key = None if alias is None else await _key_of(alias.key_id, call, account=name.account)
@@ -248,15 +249,15 @@ async def _find_alias_key(name: KeyName, call: Call) -> Target:
 
 
 def _foreign(arn: str, name: KeyName, key: Key | None, call: Call) -> Target:
-    """What a client calls `arn`, of another account: a refusal names that, and tells nothing of what is behind it."""
+    """Return the target for a name in another account. A refusal shows only `arn`, the client's own name for it."""
     found = key or _stand_in(name.account, call)
     return Target(arn=found.arn, key=found, alias=name.alias, named=arn, absent=key is None)
 
 
 def _stand_in(account: str, call: Call) -> Key:
-    """Stand for a key that is not there, so that its refusal takes the same work as that of one that is.
+    """Return a placeholder for a key that does not exist, so that its refusal takes the same work as for one that does.
 
-    Always by the same id: whoever makes up ids fills no cache.
+    The id is always the same, so that clients cannot fill caches with invented ids.
     """
     arns = call.dependencies.arns
     return Key(

@@ -1,4 +1,4 @@
-"""What must hold before a handler runs: everything it reaches is found, permitted, and in a fit state."""
+"""Admission of a call before its handler runs: find the targets, authorise them, check their state."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ UNKNOWN_CIPHERTEXT = (
 
 
 async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: Call) -> None:
-    """Find, authorise and check the state of everything that the operation reaches; fills `call.targets`.
+    """Find, authorise and check the state of everything that the operation accesses; fills `call.targets`.
 
-    Nothing is told of a key's state to a caller who may not use it: all is authorised first.
+    All targets are authorised before any state is checked, so a caller without permission learns nothing of a key's
+    state.
     """
     tokens = getattr(request, "grant_tokens", None)
     if tokens:
@@ -43,40 +44,42 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
 async def _permit(
     operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
 ) -> None:
-    """Note in `target` what allows it. Raises AccessDeniedException."""
+    """Authorise one target and set its decision. Raises AccessDeniedException."""
     key, caller = target.key, call.caller
     remembers = not access.has_own_rule
     if key is not None and remembers and not operation.delegates:
         target.decision = decision_cache.get(action_of(operation, access), key, caller)
         if target.decision is not None:
             return
-    query, decision = access.decide(await authorization_request(operation, access, target, request, call), target)
+    auth_request, decision = access.decide(
+        await authorization_request(operation, access, target, request, call), target
+    )
     if target.absent:
-        raise _absent(target, query)
+        raise _absent(target, auth_request)
     if isinstance(decision, Denied):
-        raise AccessDeniedException(_concealed(target, query) or decision.message, detail=decision.reason)
-    if key is not None and remembers and is_unconditional(query, decision):
-        decision_cache.put(query.action, key, caller, decision)
-    target.decision, target.authorization_request = decision, query
+        raise AccessDeniedException(_concealed(target, auth_request) or decision.message, detail=decision.reason)
+    if key is not None and remembers and is_unconditional(auth_request, decision):
+        decision_cache.put(auth_request.action, key, caller, decision)
+    target.decision, target.authorization_request = decision, auth_request
 
 
-def _absent(target: Target, query: AuthorizationRequest) -> AccessDeniedException:
-    """The refusal of what is not there. The record does not name the key that stood for it."""
+def _absent(target: Target, auth_request: AuthorizationRequest) -> AccessDeniedException:
+    """Return the refusal for a target that does not exist. The audit record does not name its placeholder key."""
     named = target.named or ("" if target.blob is None else f"the key {target.blob.key_id} of the blob")
     reason = f"{named} does not exist"
     target.key, target.arn = None, target.named or "*"
-    return AccessDeniedException(_concealed(target, query), detail=reason)
+    return AccessDeniedException(_concealed(target, auth_request), detail=reason)
 
 
-def _concealed(target: Target, query: AuthorizationRequest) -> str:
-    """AWS's sentence where a refusal must not tell whether the key exists; empty where the reason may be told."""
+def _concealed(target: Target, auth_request: AuthorizationRequest) -> str:
+    """Return AWS's message for a refusal that must not reveal if the key exists; empty if the reason may be shown."""
     if target.by_blob:
         return UNKNOWN_CIPHERTEXT
     if target.named:
         return (
-            f"User: {query.caller.arn} is not authorized to perform: {query.action} on resource: {target.named} "
-            "because the resource does not exist in this Region, no resource-based policies allow access, or a "
-            "resource-based policy explicitly denies access"
+            f"User: {auth_request.caller.arn} is not authorized to perform: {auth_request.action} on resource: "
+            f"{target.named} because the resource does not exist in this Region, no resource-based policies allow "
+            "access, or a resource-based policy explicitly denies access"
         )
     return ""
 
@@ -84,7 +87,7 @@ def _concealed(target: Target, query: AuthorizationRequest) -> str:
 async def authorization_request(
     operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
 ) -> AuthorizationRequest:
-    """What authorisation is asked about one target."""
+    """Return the authorization request for one target."""
     caller, key = call.caller, target.key
     policies = policies_of(caller)
     if key is None:
@@ -108,6 +111,6 @@ async def authorization_request(
 
 
 def action_of(operation: Operation[Any, Any], access: Access) -> str:
-    """The action that one access of an operation is authorised as."""
+    """Return the action that authorises one access of an operation."""
     action = getattr(access, "action", None)
     return operation.action if action is None else f"{operation.service.scope}:{action}"

@@ -1,4 +1,4 @@
-"""The circumstances of a call, from which policies take the values of condition keys."""
+"""Circumstances of a call: the source of condition values in policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kmsd.operations.declaration import Call, Operation, Target
 async def circumstances_of(
     operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call, policies: tuple[str, ...]
 ) -> Circumstances:
-    """Return what is known of one target of a call. Aliases and tags are looked up if one of `policies` may ask."""
+    """Return the circumstances for one target. Aliases and tags are read only if one of `policies` may use them."""
     key, source = target.key, call.source
     aliases, tags = await resource_facts.of_key(call.reader, key, policies, call.now)
     if target.resource_tags is not None and any(mentions(text, *ABOUT_THE_RESOURCE) for text in policies):
@@ -38,7 +38,7 @@ async def circumstances_of(
 
 
 def policies_of(caller: Caller) -> tuple[str, ...]:
-    """Return all policies that are attached to the caller or bound its session."""
+    """Return the identity policies and session policies of the caller."""
     return (*caller.identity_policies, *(caller.session_policies or ()))
 
 

@@ -1,9 +1,8 @@
-"""Decisions that need not be worked out again: those that follow from the key, the caller and the action alone.
+"""Cache of decisions that depend on key, caller and action alone.
 
-The rule for their end: an entry holds for the very objects that it was made with. The store hands out the same `Key`
-until anything of it changes (its policy, its state), and the same credential until anything of that or of its user's
-policies does; a new object is a new question. What depends on a request's conditions or on grants is never kept here.
-All entries go when there are `MAX_DECISIONS`.
+An entry is valid only for the `Key` and `Caller` objects that it was computed from. The store returns the same `Key`
+until its row changes (policy or state), and the same credential until it or its user's policies change. Decisions that
+depend on conditions or grants are never cached here. All entries are evicted when there are `MAX_DECISIONS`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from kmsd.domain.principal import Caller
 MAX_DECISIONS = 10_000
 
 _allowed: dict[tuple[str, str, str], tuple[Key, Caller, Allowed]] = {}
-"""By action, key id and access key id."""
+"""Decisions by action, key id and access key id."""
 
 
 def get(action: str, key: Key, caller: Caller) -> Allowed | None:
-    """What allows this, if that is known; None says nothing."""
+    """Return the cached decision. None means that it is not cached, not that it is a refusal."""
     known = _allowed.get((action, key.key_id, caller.access_key_id))
     if known is not None and known[0] is key and known[1] is caller:
         return known[2]
@@ -27,7 +26,7 @@ def get(action: str, key: Key, caller: Caller) -> Allowed | None:
 
 
 def put(action: str, key: Key, caller: Caller, allowed: Allowed) -> None:
-    """Keep a decision that no condition and no grant can change."""
+    """Cache a decision that no condition and no grant can change."""
     if len(_allowed) >= MAX_DECISIONS:
         _allowed.clear()
     _allowed[action, key.key_id, caller.access_key_id] = (key, caller, allowed)

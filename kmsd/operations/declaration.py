@@ -1,8 +1,7 @@
-"""What an operation is: one declaration, from which all else is derived.
+"""Declaration of operations. Everything else about an operation is derived from its declaration.
 
-From a declaration follow its target header, wire names, validation, which keys are found and how, the
-actions that are authorised, key-state refusals, what an audit record shows, whether it writes, and its
-line in docs/operations.md. A handler starts when all that has been checked.
+Derived are: target header, wire names, validation, lookup of keys, authorised actions, refusals by key state, contents
+of the audit record, read or write, and the section in docs/operations.md. A handler runs after all checks have passed.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ def _unchanged(error: ServiceError, _: Exception | None = None) -> ServiceError:
 
 
 class Service(msgspec.Struct, frozen=True, eq=False):
-    """One of the services that a listener answers for."""
+    """An AWS service that the daemon offers."""
 
     scope: str
     """The service name in the credential scope, and the prefix of its actions."""
     target_prefix: str
-    """What X-Amz-Target begins with; empty for a service that is asked by forms."""
+    """Prefix of X-Amz-Target; empty for a service with form-encoded requests."""
     event_source: str
     """The name in audit records."""
     translate_error: Callable[[ServiceError, Exception | None], ServiceError] = _unchanged
-    """An error of the core by the service's own name. The exception is what the error was made from, if any."""
+    """Translates an error of the core to the service's own error. The exception is the cause of the error, if any."""
     common_errors: tuple[type[ServiceError], ...] = (DependencyTimeoutException, KMSInternalException)
-    """What every operation may answer."""
+    """Errors that every operation may return."""
 
 
 KMS = Service("kms", "TrentService.", "kms.amazonaws.com")
@@ -57,80 +56,80 @@ STS = Service("sts", "", "sts.amazonaws.com")
 
 
 class Kind(Enum):
-    """A kind of operation: request quotas, audit records and errors differ."""
+    """Kind of operation. Request quotas, audit records and errors depend on it."""
 
     CRYPTOGRAPHIC = "cryptographic"
-    """Uses key material, or the token's random numbers."""
+    """Uses key material or the token's random numbers."""
     MANAGEMENT = "management"
 
 
-# --- What a call reaches ----------------------------------------------------------------------------
+# --- Resources of a call ----------------------------------------------------------------------------
 
 
 class Access(msgspec.Struct, frozen=True):
-    """One thing that an operation reaches. Each kind finds its own targets and says what must hold of them."""
+    """A resource that an operation accesses. Each subclass finds its own targets and checks them."""
 
     asks_permission: ClassVar[bool] = True
     """True if admission authorises the targets."""
     has_own_rule: ClassVar[bool] = False
-    """True if `decide` asks more than policies and grants: its answers are not cached."""
+    """True if `decide` uses more than policies and grants. Its decisions are not cached."""
 
     @property
     def errors(self) -> tuple[type[ServiceError], ...]:
-        """What finding and checking may answer, for the page on operations."""
+        """Errors that `find` and `check` may raise, for docs/operations.md."""
         return ()
 
     @property
     def states(self) -> Usable | None:
-        """In which states of a key the operation works; None: it asks for no key."""
+        """Key states in which the operation works; None if it accesses no key."""
         return None
 
     def words(self) -> str:
-        """Say what is reached, for the page on operations."""
+        """Describe the resource, for docs/operations.md."""
         return "no resource"
 
-    def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
-        """Decide by policies and grants. Return the final question and the decision."""
+    def decide(self, auth_request: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
+        """Decide by policies and grants. Return the final authorization request and the decision."""
         del target
-        return query, authorize(query)
+        return auth_request, authorize(auth_request)
 
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
-        """The targets: one, none where an optional member is absent, or several. Raises `ServiceError`."""
+        """Return the targets: one, none if an optional member is absent, or several. Raises `ServiceError`."""
         raise NotImplementedError
 
     def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
-        """Raise `ServiceError` unless a target that the caller may reach is fit for the operation."""
+        """Check that an authorised target is in a state in which the operation works. Raises `ServiceError`."""
 
 
 class Target(msgspec.Struct):
-    """What one `Access` found; `admit` adds what allows it. (A struct, as `Call`: they are made for every call.)"""
+    """A resource found by an `Access`; `admit` adds the decision. (A struct for speed: every call creates some.)"""
 
     arn: str
     key: Key | None = None
     blob: Blob | None = None
     alias: str = ""
-    """The alias by which the request named the key (`kms:RequestAlias`)."""
+    """The alias in the request that names the key (`kms:RequestAlias`)."""
     named: str = ""
-    """The ARN that the request gives a key or alias of another account; a refusal names nothing else."""
+    """The ARN in the request of another account's key or alias. A refusal shows nothing else."""
     by_blob: bool = False
-    """Whether the blob alone names the key."""
+    """True if only the blob names the key."""
     absent: bool = False
-    """Whether `key` only stands for one that is not there: nothing permits it, and admission takes it away."""
+    """True if `key` is a placeholder for a key that does not exist. Admission refuses it and removes `key`."""
     decision: Allowed | None = None
-    """The statement or grant that allows it."""
+    """The decision, with the statement or grant that allows the access."""
     authorization_request: AuthorizationRequest | None = None
-    """What that decision answers; None where the decision was remembered (`kmsd.operations.decision_cache`)."""
+    """The request of that decision; None if the decision was cached (`kmsd.operations.decision_cache`)."""
     resource: object | None = None
-    """What was found, if it is no key."""
+    """The resource, if it is not a key."""
     resource_tags: Callable[[], Awaitable[Mapping[str, str]]] | None = None
-    """Reads the tags of what was found, if it is no key; policies may ask."""
+    """Reads the tags of a resource that is not a key, for policies."""
 
 
 # --- A call -----------------------------------------------------------------------------------------
 
 
 class ClientInfo(msgspec.Struct, frozen=True):
-    """Where a request came from."""
+    """Origin of a request."""
 
     address: str
     """IP address; empty for a Unix socket."""
@@ -141,11 +140,11 @@ class ClientInfo(msgspec.Struct, frozen=True):
     host: str = ""
     """The Host header."""
     via_service: str = ""
-    """`logs.us-east-1.amazonaws.com` where a service of the daemon acts for the caller (`kms:ViaService`)."""
+    """`logs.us-east-1.amazonaws.com` if a service of the daemon acts for the caller (`kms:ViaService`)."""
 
 
 class Dependencies(msgspec.Struct):
-    """What every call of this process shares."""
+    """Dependencies shared by all calls of a process."""
 
     arns: ArnScope
     quotas: Quotas
@@ -154,11 +153,11 @@ class Dependencies(msgspec.Struct):
     refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
     """Wrapping algorithms that the configuration refuses."""
     services: Mapping[type, object] = {}
-    """What services beside KMS and STS work with, by its type."""
+    """Dependencies of services other than KMS and STS, by type."""
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call: who asks, when, and what was found for it."""
+    """A call: caller, time, and the targets found for it."""
 
     dependencies: Dependencies
     caller: Caller
@@ -166,36 +165,36 @@ class Call(msgspec.Struct, eq=False):
     request_id: str
     now: datetime
     reader: Reader
-    """What to read; within a writing operation, the transaction."""
+    """Snapshot of the store; within a writing operation, the transaction."""
     targets: list[Target] = []
     prepared: Any = None
-    """What the operation's `prepare` returned."""
+    """Result of the operation's `prepare`."""
     created: list[bytes] = []
-    """Token objects that `prepare` made under an intent; discarded unless the transaction commits."""
+    """Token objects that `prepare` created under an intent. They are rolled back unless the transaction commits."""
     after_commit: list[Callable[[], Awaitable[None]]] = []
-    """What the handler wants done once its changes are durable, before the answer."""
+    """Functions to run once the handler's changes are durable, before the response."""
     response_keys: tuple[str, ...] = ()
-    """ARNs for the record that no target names (CreateKey's new key)."""
+    """ARNs for the audit record that no target has (CreateKey's new key)."""
     grant_id: str = ""
-    """For the record: the grant that the call is about, where the request may not name it (RetireGrant)."""
+    """Grant for the audit record, if the request may not name it (RetireGrant)."""
     is_recorded: bool = False
-    """Whether a record of the call was handed to the sink: from then on it is not repeated."""
+    """True once an audit record was passed to the sink. From then on the call is not retried."""
 
     @property
     def key(self) -> Key:
-        """The first target's key."""
+        """Key of the first target."""
         key = self.targets[0].key
         return self.key_at(0) if key is None else key
 
     def key_at(self, index: int) -> Key:
-        """The key of one target."""
+        """Return the key of a target. Raises LookupError if it has none."""
         key = self.targets[index].key
         if key is None:
             raise LookupError("this operation has no key there")
         return key
 
     def blob_at(self, index: int) -> Blob:
-        """The parsed blob of one target."""
+        """Return the parsed blob of a target. Raises LookupError if it has none."""
         blob = self.targets[index].blob
         if blob is None:
             raise LookupError("this operation has no blob there")
@@ -203,21 +202,21 @@ class Call(msgspec.Struct, eq=False):
 
     @property
     def token(self) -> Token:
-        """Return the token that holds the daemon's own keys."""
+        """The main token, which holds all keys."""
         return self.dependencies.tokens.main
 
     @property
     def tokens(self) -> Tokens:
-        """Return all tokens."""
+        """All tokens."""
         return self.dependencies.tokens
 
     async def service_sealer(self) -> ServiceSealer:
-        """The box for markers and tokens of the API."""
+        """Return the sealer for markers and tokens of the API."""
         return await ServiceSealer.of(self.reader, self.token)
 
 
 class WriteCall(Call, eq=False):
-    """A call of an operation that writes. While its handler runs, `reader` is the transaction too."""
+    """A call of an operation that writes. While its handler runs, `reader` is the transaction."""
 
     _transaction: Transaction | None = None
 
@@ -232,13 +231,13 @@ class WriteCall(Call, eq=False):
         """Continue within a transaction."""
         self._transaction = self.reader = transaction
         self.now = now
-        # Not earlier: what was found for `prepare` is in the record, should the store not open a transaction.
+        # Not earlier: if the store cannot open a transaction, the audit record shows the targets found for `prepare`.
         self.targets.clear()
 
 
 Handler = Callable[[RequestT, Call], Awaitable[ResponseT]]
 WriteHandler = Callable[[RequestT, WriteCall], Awaitable[ResponseT]]
-"""Of an operation that `writes`."""
+"""Handler of an operation with `writes`."""
 
 
 class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=False, dict=True):
@@ -251,22 +250,23 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     handle: Handler[RequestT, ResponseT] | WriteHandler[RequestT, ResponseT]
     access: tuple[Access, ...]
     raises: tuple[type[ServiceError], ...] = ()
-    """Errors that are its own, beside those that follow from its access and shapes."""
+    """Errors of its own, in addition to those that follow from its access and shapes."""
     kind: Kind = Kind.MANAGEMENT
     writes: bool = False
-    """Runs in a transaction; the record is durable before it commits."""
+    """True if it runs in a transaction. The audit record is durable before the commit."""
     creates: bool = False
-    """Makes the resource that it is authorised on: attributes and tags in conditions are those of the request."""
+    """True if it creates the resource that it is authorised on. Conditions then see the request's attributes and tags.
+    """
     appends: bool = False
-    """Changes nothing in the store: what it does, it does in `Call.after_commit`, once its record is durable."""
+    """True if it changes nothing in the store and acts only in `Call.after_commit`, once its record is durable."""
     delegates: bool = False
-    """The handler needs `Target.query`: what was asked, not the answer alone."""
+    """True if the handler needs `Target.authorization_request`, not only the decision."""
     prepare: Callable[[RequestT, WriteCall], Awaitable[Any]] | None = None
-    """Acts on the token before the transaction (under an intent); its result is in `Call.prepared`."""
+    """Acts on the token before the transaction (under an intent). Its result is in `Call.prepared`."""
 
     @cached_property
     def action(self) -> str:
-        """`kms:Encrypt`."""
+        """Action in policies: `kms:Encrypt`."""
         return f"{self.service.scope}:{self.name}"
 
     @property
@@ -276,7 +276,7 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
 
 
 def context_of(access: Access, request: msgspec.Struct) -> EncryptionContext:
-    """The encryption context that `access` speaks of; for CreateGrant, the pairs of the grant's constraint."""
+    """Return the encryption context of an access; for CreateGrant, the pairs of the grant's constraint."""
     member = getattr(access, "context", None)
     if member is not None:
         context: EncryptionContext = getattr(request, member)

@@ -1,4 +1,4 @@
-"""What follows from a declaration, for documentation and tests: members, errors, states."""
+"""Members, errors and states of an operation, derived from its declaration for documentation and tests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ AnyOperation = Operation[Any, Any]
 
 
 def members(struct: Any) -> tuple[str, ...]:
-    """Wire names of a request's or response's members."""
+    """Return the wire names of the members of a request or response."""
     return () if struct is None else tuple(struct.__struct_encode_fields__)
 
 
 def errors_of(operation: AnyOperation) -> tuple[str, ...]:
-    """The names of all errors of its own that an operation may answer, sorted."""
+    """Return the sorted names of all errors that an operation declares or that follow from its declaration."""
     found: set[type[ServiceError]] = {*operation.raises, *operation.service.common_errors}
     if "dry_run" in operation.request.__struct_fields__:
         found.add(errors.DryRunOperationException)
@@ -30,7 +30,7 @@ def errors_of(operation: AnyOperation) -> tuple[str, ...]:
 
 
 def state_row(operation: AnyOperation) -> str:
-    """A letter for each state of `KeyState`; for several keys, the strictest."""
+    """Return a letter for each `KeyState`; with several keys, the first refusal."""
     rows = [access.states.row for access in operation.access if access.states is not None]
     if not rows:
         return ""
@@ -42,5 +42,5 @@ def state_row(operation: AnyOperation) -> str:
 
 
 def reaches(operation: AnyOperation) -> str:
-    """What it reaches, in words, for the page."""
+    """Describe the resources that an operation accesses, for docs/operations.md."""
     return ", ".join(access.words() for access in operation.access)

@@ -72,7 +72,7 @@ class Reader(Protocol):
     async def grants_of(
         self, key_id: str, after: str, count: int, *, grant_id: str | None = None, grantee: str | None = None
     ) -> Sequence[Grant]:
-        """Return at most `count` grants on a key, sorted by id, after `after`. Optionally only of an id or a grantee."""
+        """Return at most `count` grants on a key, sorted by id, after `after`; only of an id or grantee, if given."""
         ...
 
     async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
@@ -289,8 +289,7 @@ class Transaction(Reader, Protocol):
         ...
 
     async def delete_wrapping_key(self, object_id: bytes) -> None:
-        """Delete the row of a wrapping key. The row of its token object stays. Raises `StoreConflict` if there is none.
-        """
+        """Delete a wrapping key's row. The row of its token object stays. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_alias(self, alias: Alias) -> None:

@@ -36,7 +36,7 @@ from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import load, wrk
-from tests.daemon import Daemon, provisioned
+from tests.support.daemon import Daemon, provisioned
 
 SIDES = ("audited", "nothing")
 

@@ -27,8 +27,8 @@ from kmsd.domain.material import Algorithm, Material, MaterialStatus
 from kmsd.domain.principal import Caller, PrincipalType
 from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Target
 from kmsd.operations.kms import encrypt
-from tests.tokens import softhsm
-from tests.trail import make_signer
+from tests.support.audit_trail import make_signer
+from tests.support.tokens import softhsm
 
 ACCOUNT, KEY_ID = "111122223333", "1234abcd-12ab-34cd-56ef-1234567890ab"
 BATCH = 64

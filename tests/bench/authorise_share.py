@@ -23,8 +23,8 @@ from kmsd.operations.declaration import Call, ClientInfo
 from kmsd.operations.kms import encrypt
 from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import wrk
-from tests.clients import ACCOUNT
-from tests.house import House, house
+from tests.support.clients import ACCOUNT
+from tests.support.harness import House, house
 
 STATEMENTS = 150
 GRANTS = 1000

@@ -20,9 +20,9 @@ from kmsd.authz import evaluate
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.lockout import default_key_policy
 from tests.authz_cases.support import ALICE, CLOSED, MAY_ALL, A, allow, ask, grant, policy, user
-from tests.authz_naive import verdict
-from tests.authz_random import question
-from tests.unit.test_authz_table import sort_of
+from tests.support.decision_kind import sort_of
+from tests.support.naive_evaluator import verdict
+from tests.support.random_requests import question
 
 if TYPE_CHECKING:
     from kmsd.authz.request import AuthorizationRequest

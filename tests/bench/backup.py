@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.daemon import Daemon, provisioned
+from tests.support.daemon import Daemon, provisioned
 
 
 def filled(daemon: Daemon, keys: int, megabytes: int) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from tests.bench import load
-from tests.daemon import Daemon, provisioned
-from tests.logs import millis, stream_for
+from tests.support.daemon import Daemon, provisioned
+from tests.support.log_service import millis, stream_for
 
 GROUP = "/hostile"
 NINETY_NINE = ",".join(["@message"] * 99)

@@ -23,8 +23,8 @@ from typing import Any
 from kmsd.custody import import_parameters, imported_material
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.ports import InvalidLength, UnwrapFailed, Wrapped
-from tests.house import House, house
-from tests.imports import external_key, parameters, raw_encrypt, wrap
+from tests.support.harness import House, house
+from tests.support.key_import import external_key, parameters, raw_encrypt, wrap
 
 SIZE = 256
 BOUNDS = (0.35, 0.65)

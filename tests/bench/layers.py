@@ -42,7 +42,7 @@ from kmsd.wire.sigv4 import parse as sigv4
 from kmsd.wire.sigv4.claim import RawRequest, signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import NoSink
-from tests.daemon import Daemon, provisioned
+from tests.support.daemon import Daemon, provisioned
 
 RUNS = 400
 A_RUN = 30

@@ -22,7 +22,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
-from tests.clients import REGION, Credentials
+from tests.support.clients import REGION, Credentials
 
 _REQUEST_ID = b"x-amzn-RequestId: "
 _LENGTH = b"Content-Length: "

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import wrk
-from tests.clients import Credentials, client
-from tests.daemon import free_port, provisioned
-from tests.logs import arn_of, key_policy
+from tests.support.clients import Credentials, client
+from tests.support.daemon import free_port, provisioned
+from tests.support.log_service import arn_of, key_policy
 
 EVENTS, SIZE = 100, 1024
 BATCHES_READ = 200

@@ -15,7 +15,7 @@ from types import FrameType
 
 import kmsd
 from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
-from tests.house import house
+from tests.support.harness import house
 
 PACKAGE = str(Path(kmsd.__file__).parent)
 WARM, COUNTED = 300, 50

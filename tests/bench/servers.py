@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kmsd as package
-from tests import shim
 from tests.bench import wrk
-from tests.daemon import Daemon, free_port, provisioned
+from tests.support import shim
+from tests.support.daemon import Daemon, free_port, provisioned
 
 PLAINTEXT = base64.b64encode(b"x" * 32).decode()
 

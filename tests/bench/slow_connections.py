@@ -25,8 +25,8 @@ from typing import cast
 import uvloop
 
 from tests.bench import wrk
-from tests.daemon import Daemon, provisioned
-from tests.fuzz import memory_of
+from tests.support.daemon import Daemon, provisioned
+from tests.support.fuzz import memory_of
 
 DEADLINE = 20.0
 """Seconds that headers and bodies may take: longer than by default, so that there is time to measure."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import servers
-from tests.daemon import Daemon, provisioned
+from tests.support.daemon import Daemon, provisioned
 
 
 def cpu_seconds(daemon: Daemon) -> float:

@@ -24,8 +24,8 @@ from typing import Any
 from tests.bench import layers, peers, servers, turns, wrk
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
-from tests.clients import ACCOUNT
-from tests.e2e.test_daemon_tls import self_signed
+from tests.support.certificates import self_signed
+from tests.support.clients import ACCOUNT
 
 Report = dict[str, Any]
 

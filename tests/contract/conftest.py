@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
-from tests import shim as shims
 from tests.contract.stores import STORES, Pair
-from tests.tokens import PLACES, TokenPlace, available, softhsm
+from tests.support import shim as shims
+from tests.support.tokens import PLACES, TokenPlace, available, softhsm
 
 
 @pytest.fixture(params=available())

@@ -2,7 +2,7 @@
  *
  * Beside the library lies a file of its name with `.real` added, which names the real module; what was returned is
  * appended to the one with `.out`: function, length, bytes. Every function of CK_FUNCTION_LIST that gives data other
- * than handles and descriptions of slots is watched. Built by tests/recorder.py. */
+ * than handles and descriptions of slots is watched. Built by tests/support/call_recorder.py. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,6 +1,6 @@
 /* A PKCS#11 module for tests: hands every call on to the module that KMSD_SHIM_MODULE names, and fails, waits, lies,
  * goes away or kills its process where a test asks for it. A call that fails has worked before, which is the harder
- * case, unless the test asks for one that does not. Built by tests/shim.py.
+ * case, unless the test asks for one that does not. Built by tests/support/shim.py.
  *
  * With KMSD_SHIM_CONTROL=FILE the state lies in that file, mapped: all processes that name it are bent together, by a
  * test that need not be one of them. */

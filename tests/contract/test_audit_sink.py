@@ -24,8 +24,9 @@ from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.domain.trusted_time import Uptime, confirmed
 from kmsd.ports import AuditUnavailable, TokenTimeout, TokenUnavailable
-from tests.tokens import softhsm
-from tests.trail import make_signer, own_lines, record, trail_lines, trail_records
+from tests.support.audit_trail import make_signer, own_lines, record, trail_lines, trail_records
+from tests.support.polling import until_async
+from tests.support.tokens import softhsm
 
 OFTEN = SinkSettings(interval=Interval(lines=10, seconds=600))
 SELDOM = SinkSettings(interval=Interval(lines=10_000, seconds=600))
@@ -103,13 +104,6 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.trail"))
 
 
-async def settled(condition: Any, seconds: float = 60.0) -> None:
-    """Let the loop run until something is so."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (what is waited for shows in files)
-            await asyncio.sleep(0.005)
-
-
 async def test_a_record_is_in_the_file_when_append_returns(folder: Path, signer: Signer, schedule: str) -> None:
     """Durable on return, in the order of the calls, once."""
     sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
@@ -127,7 +121,7 @@ async def test_many_waiting_records_share_a_sync(
     """Sixty-four that arrive together cost a handful of syncs, not sixty-four."""
     sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
     await sink.append(record(0))
-    await settled((folder / COPIES).exists)
+    await until_async((folder / COPIES).exists)
     batches: list[int] = []
     way = "begin_write" if schedule == "kernel" else "append"
     write = getattr(sink._writer, way)
@@ -151,7 +145,7 @@ async def test_a_checkpoint_after_so_many_lines(folder: Path, signer: Signer) ->
     for number in range(35):
         await sink.append(record(number))
         await asyncio.sleep(0.002)
-    await settled(lambda: len(own_lines(folder, "checkpoint")) >= 3)
+    await until_async(lambda: len(own_lines(folder, "checkpoint")) >= 3)
     await sink.close()
     found = own_lines(folder, "checkpoint")
     copies = [json.loads(line) for line in copies_in(folder)]
@@ -164,9 +158,9 @@ async def test_a_checkpoint_after_so_much_time(folder: Path, signer: Signer) -> 
     """A few records do not stay unsigned for long; and where nothing is written, nothing is signed."""
     sink = await TrailSink.open(folder, "worker-0", signer, SinkSettings(interval=Interval(lines=1000, seconds=0.05)))
     await sink.enable_signing()
-    await settled(lambda: len(own_lines(folder, "checkpoint")) == 1)
+    await until_async(lambda: len(own_lines(folder, "checkpoint")) == 1)
     await sink.append(record(1))
-    await settled(lambda: len(own_lines(folder, "checkpoint")) == 2)
+    await until_async(lambda: len(own_lines(folder, "checkpoint")) == 2)
     await asyncio.sleep(0.2)
     assert len(own_lines(folder, "checkpoint")) == 2
     await sink.close()
@@ -178,10 +172,10 @@ async def test_a_checkpoint_at_rotation_and_at_the_end(folder: Path, signer: Sig
     clock = {"now": datetime(2026, 11, 22, 23, 59, tzinfo=UTC)}
     sink = await TrailSink.open(folder, "worker-0", signer, replace(SELDOM, now=lambda: clock["now"]))
     await sink.append(record(1))
-    await settled(lambda: len(own_lines(folder, "checkpoint")) == 1)
+    await until_async(lambda: len(own_lines(folder, "checkpoint")) == 1)
     clock["now"] += timedelta(hours=1)
     await sink.append(record(2))
-    await settled(lambda: len(own_lines(folder, "checkpoint")) == 2)
+    await until_async(lambda: len(own_lines(folder, "checkpoint")) == 2)
     await sink.append(record(3))
     await sink.close()
     first, second = files_in(folder)
@@ -207,7 +201,7 @@ async def test_signing_keeps_nobody_waiting(folder: Path, signer: Signer) -> Non
             await sink.append(record(number))
     assert own_lines(folder, "checkpoint") == []
     release.set()
-    await settled(lambda: own_lines(folder, "checkpoint") != [])
+    await until_async(lambda: own_lines(folder, "checkpoint") != [])
     await sink.close()
     assert_sound(folder, signer)
 
@@ -225,14 +219,14 @@ async def test_the_trail_survives_the_token(folder: Path, signer: Signer, monkey
     sink = await TrailSink.open(folder, "worker-0", replace(signer, sign=sign), OFTEN)
     for number in range(40):
         await sink.append(record(number))
-    await settled(lambda: own_lines(folder, "unsigned") != [])
+    await until_async(lambda: own_lines(folder, "unsigned") != [])
     assert own_lines(folder, "checkpoint") == []
     (told,) = own_lines(folder, "unsigned")
     assert told["reason"] == "TokenUnavailable"
     report = verify(folder, [signer.public_key])
     assert "nothing in this chain is signed" in str(report.findings[0])
     away["token"] = False
-    await settled(lambda: own_lines(folder, "checkpoint") != [])
+    await until_async(lambda: own_lines(folder, "checkpoint") != [])
     await sink.append(record(41))
     await sink.close()
     assert len(own_lines(folder, "unsigned")) == 1
@@ -251,7 +245,7 @@ async def test_a_token_that_is_away_at_the_end(folder: Path, signer: Signer) -> 
     assert own_lines(folder, "checkpoint") == []
     sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
     await sink.enable_signing()
-    await settled(lambda: own_lines(folder, "checkpoint") != [])
+    await until_async(lambda: own_lines(folder, "checkpoint") != [])
     await sink.close()
     assert_sound(folder, signer)
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.domain.material import Algorithm
 from kmsd.ports import MechanismMissing, NoSuchObject, NotAuthentic, ObjectReport, TokenError, TokenUnavailable
-from tests.tokens import TokenPlace
+from tests.support.tokens import TokenPlace
 
 AAD = b"header and context"
 BOTH = pytest.mark.parametrize("algorithm", list(Algorithm), ids=lambda a: a.name)

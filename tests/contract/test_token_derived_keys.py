@@ -12,7 +12,7 @@ from pkcs11 import Attribute
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.domain.material import Algorithm
 from kmsd.ports import NotAuthentic
-from tests.tokens import TokenPlace
+from tests.support.tokens import TokenPlace
 
 AAD = b"associated"
 XAES = Algorithm.XAES_256_GCM

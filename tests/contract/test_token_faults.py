@@ -24,8 +24,8 @@ from kmsd.ports import (
     TokenError,
     TokenUnavailable,
 )
-from tests.shim import Function, Shim
-from tests.tokens import PIN, TokenPlace, softhsm
+from tests.support.shim import Function, Shim
+from tests.support.tokens import PIN, TokenPlace, softhsm
 
 AAD = b"associated"
 XAES, GCM = Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM

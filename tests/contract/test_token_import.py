@@ -25,9 +25,9 @@ from kmsd.ports import (
     UnwrapFailed,
     Wrapped,
 )
-from tests.imports import oaep, raw_encrypt, rsa_key, wrap
-from tests.shim import Function, Shim
-from tests.tokens import TokenPlace, available, nss, softhsm
+from tests.support.key_import import oaep, raw_encrypt, rsa_key, wrap
+from tests.support.shim import Function, Shim
+from tests.support.tokens import TokenPlace, available, nss, softhsm
 
 MARK = b"a mark that is longer than one block of AES"
 IN_SOFTHSM = {"RSAES_PKCS1_V1_5", "RSAES_OAEP_SHA_1", "RSA_AES_KEY_WRAP_SHA_1"}

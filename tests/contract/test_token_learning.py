@@ -7,7 +7,7 @@ import os
 import sys
 
 from kmsd.domain.material import Algorithm
-from tests.tokens import TokenPlace
+from tests.support.tokens import TokenPlace
 
 AES = Algorithm.AES_256_GCM
 MAKER = """
@@ -15,7 +15,7 @@ import asyncio, sys
 from pathlib import Path
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.domain.material import Algorithm
-from tests.tokens import TokenPlace
+from tests.support.tokens import TokenPlace
 
 module, folder, objects = map(Path, sys.argv[1:4])
 place = TokenPlace("softhsm", module, "kmsd-test", sys.argv[4].encode(), folder, objects)

@@ -16,8 +16,9 @@ from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
 from kmsd.adapters.pkcs11.return_codes import Ckr
 from kmsd.domain.material import Algorithm
 from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
-from tests.shim import Function, Shim
-from tests.tokens import TokenPlace
+from tests.support.polling import until_async
+from tests.support.shim import Function, Shim
+from tests.support.tokens import TokenPlace
 
 AAD = b"associated"
 XAES = Algorithm.XAES_256_GCM
@@ -28,14 +29,6 @@ async def key_of(token: Pkcs11Token) -> bytes:
     object_id = secrets.token_bytes(16)
     await token.generate_key(object_id, XAES)
     return object_id
-
-
-async def settled(condition: Callable[[], bool], within: float = 60.0) -> None:
-    """Wait for other threads."""
-    end = asyncio.get_running_loop().time() + within
-    while not condition():
-        assert asyncio.get_running_loop().time() < end
-        await asyncio.sleep(0.005)
 
 
 def test_a_measured_kind_runs_inline() -> None:
@@ -106,7 +99,7 @@ async def test_a_token_that_turns_slow_leaves_the_loop_alone(shim_place: TokenPl
         shim.hang(Function.ENCRYPT, on=True)
         calls = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(40)]
         # The loop goes on while they hang, and several are in the token at once.
-        await settled(lambda: shim.hung >= 2)
+        await until_async(lambda: shim.hung >= 2)
         assert not any(call.done() for call in calls)
         shim.hang(Function.ENCRYPT, on=False)
         await asyncio.gather(*calls)
@@ -123,7 +116,7 @@ async def test_a_hanging_call_is_given_up(shim_place: TokenPlace, shim: Shim) ->
         assert token.counters.abandoned == 1
         assert len(await token.random(16)) == 16
         shim.reset()
-        await settled(lambda: token.counters.abandoned == 0)
+        await until_async(lambda: token.counters.abandoned == 0)
         assert shim.hung == 0
         await token.encrypt(key, XAES, b"text", AAD)
         assert token.counters.sessions_in_use == 0
@@ -145,7 +138,7 @@ async def test_the_number_of_hanging_calls_is_bounded(shim_place: TokenPlace, sh
         with pytest.raises(TokenUnavailable, match="hang in the token"):
             await token.random(16)
         shim.reset()
-        await settled(lambda: token.counters.abandoned == 0)
+        await until_async(lambda: token.counters.abandoned == 0)
         assert len(await token.random(16)) == 16
         await token.encrypt(key, XAES, b"text", AAD)
 
@@ -157,7 +150,7 @@ async def test_the_queue_is_bounded(shim_place: TokenPlace, shim: Shim) -> None:
         await token.encrypt(key, XAES, b"text", AAD)
         shim.hang(Function.ENCRYPT, on=True)
         calls = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(20)]
-        await settled(lambda: sum(call.done() for call in calls) >= 13)
+        await until_async(lambda: sum(call.done() for call in calls) >= 13)
         shim.hang(Function.ENCRYPT, on=False)
         results = await asyncio.gather(*calls, return_exceptions=True)
         served = [result for result in results if isinstance(result, bytes)]
@@ -174,7 +167,7 @@ async def test_a_cancelled_caller_leaves_nothing_behind(shim_place: TokenPlace, 
         shim.reset()
         shim.hang(Function.ENCRYPT, on=True)
         tasks = [asyncio.create_task(token.encrypt(key, XAES, b"text", AAD)) for _ in range(5)]
-        await settled(lambda: shim.hung == 1)
+        await until_async(lambda: shim.hung == 1)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -210,7 +203,7 @@ async def test_the_breaker_answers_at_once(shim_place: TokenPlace, shim: Shim) -
             with pytest.raises(TokenUnavailable):
                 await token.encrypt(key, XAES, b"text", AAD)
         assert shim.calls(Function.ENCRYPT) == 0
-        await settled(lambda: shim.calls(Function.LOGIN) >= 3)
+        await until_async(lambda: shim.calls(Function.LOGIN) >= 3)
         shim.reset()
 
         async def well() -> bool:

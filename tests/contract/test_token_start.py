@@ -17,7 +17,7 @@ from kmsd.adapters.pkcs11 import Pkcs11Token, TokenSettings
 from kmsd.adapters.pkcs11.return_codes import ErrorClass, of_binding
 from kmsd.domain.material import Algorithm
 from kmsd.ports import NotAuthentic, TokenUnavailable
-from tests.tokens import TokenPlace
+from tests.support.tokens import TokenPlace
 
 AAD = b"associated"
 XAES = Algorithm.XAES_256_GCM

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from kmsd.wire.http.server import Listener, TransportLimits, bind_tcp, serve
-from tests.transport_site import LIMITS, Site, Start
+from tests.support.transport_site import LIMITS, Site, Start
 
 
 def pytest_asyncio_loop_factories(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import ACCOUNT
-from tests.daemon import Daemon, credentials_of, provisioned
+from tests.support.clients import ACCOUNT
+from tests.support.daemon import Daemon, credentials_of, provisioned
 
 NOBODY = 65534
 POLICY = json.dumps({"Statement": [{"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*"}]})

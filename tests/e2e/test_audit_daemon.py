@@ -9,8 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +19,11 @@ from botocore.exceptions import ClientError
 
 from kmsd.adapters.audit_trail.format import COPIES
 from tests.bench import load
-from tests.daemon import WELL, Daemon, eventually, provisioned
-from tests.faults.test_audit_disk import small_disk
-from tests.schema import violations
-from tests.trail import own_lines
+from tests.support.audit_trail import own_lines
+from tests.support.daemon import WELL, Daemon, eventually, provisioned
+from tests.support.json_schema import violations
+from tests.support.small_disk import small_disk
+from tests.support.unsigned import ask_unsigned
 
 KILLS = int(os.environ.get("KMSD_AUDIT_KILLS", "5"))
 """Set it to 100 for the long run."""
@@ -234,16 +233,6 @@ def test_a_full_disk_stops_calls_and_readiness_until_there_is_room(tmp_path: Pat
             done = kmsd("audit", "verify", disk)
             assert done.returncode == 0, done.stdout
             assert own_lines(disk, "recovered") != []
-
-
-def ask_unsigned(endpoint: str, operation: str, agent: str = "x") -> str:
-    """The error that a request without a signature gets."""
-    headers = {"X-Amz-Target": f"TrentService.{operation}", "User-Agent": agent}
-    request = urllib.request.Request(endpoint, data=b"{}", headers=headers)  # noqa: S310 (our own endpoint)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=10)  # noqa: S310 (as above)
-    with caught.value as answer:
-        return str(json.load(answer)["__type"])
 
 
 def test_a_flood_of_strangers_is_counted(tmp_path: Path) -> None:

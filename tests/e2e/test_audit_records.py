@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials
-from tests.e2e.test_audit_daemon import ask_unsigned
-from tests.house import House
-from tests.operations.test_sts import allow, assume, make_role, trust
-from tests.schema import violations
+from tests.support.clients import Credentials
+from tests.support.harness import House
+from tests.support.json_schema import violations
+from tests.support.roles import allow, assume, make_role, trust
+from tests.support.unsigned import ask_unsigned
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import code_of
-from tests.daemon import WELL, Daemon, eventually, provisioned
+from tests.support.clients import code_of
+from tests.support.daemon import WELL, Daemon, eventually, provisioned
 
 
 @pytest.fixture(name="daemon")

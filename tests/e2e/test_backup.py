@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from kmsd.backup import archive
-from tests.daemon import Daemon, provisioned
-from tests.trail import own_lines
+from tests.support.audit_trail import own_lines
+from tests.support.daemon import Daemon, provisioned
 
 KILLS = int(os.environ.get("KMSD_BACKUP_KILLS", "2"))
 

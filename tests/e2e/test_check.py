@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 
 from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding, as_json, as_text, status_of
 from kmsd.cli.commands.check_host import against_rtc
-from tests.clients import ACCOUNT
-from tests.daemon import Daemon, provisioned
+from tests.support.clients import ACCOUNT
+from tests.support.daemon import Daemon, provisioned
 
 EVERYBODY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}'
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import code_of
-from tests.daemon import Daemon
+from tests.support.clients import code_of
+from tests.support.daemon import Daemon
 
 ACCOUNT = "000000000000"
 

@@ -20,8 +20,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials, signing_clock
-from tests.daemon import WELL, Daemon, eventually, free_port, provisioned
+from tests.support.clients import Credentials, signing_clock
+from tests.support.daemon import WELL, Daemon, eventually, free_port, provisioned
 
 AWS = str(Path(sys.executable).parent / "aws")
 

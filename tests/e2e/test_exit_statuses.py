@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import ACCOUNT
-from tests.daemon import Daemon, credentials_of, provisioned
-from tests.faults.test_audit_disk import small_disk
+from tests.support.clients import ACCOUNT
+from tests.support.daemon import Daemon, credentials_of, provisioned
+from tests.support.small_disk import small_disk
 
 POLICY = {"Statement": [{"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*"}]}
 

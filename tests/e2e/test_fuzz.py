@@ -1,12 +1,15 @@
-"""Hostile and confused requests over the wire; `KMSD_TEST_FUZZ` says how many. By hand: `python -m tests.fuzz`."""
+"""Hostile and confused requests over the wire; `KMSD_TEST_FUZZ` says how many.
+
+By hand: `python -m tests.support.fuzz`.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tests import fuzz
-from tests.daemon import provisioned
+from tests.support import fuzz
+from tests.support.daemon import provisioned
 
 COUNT = int(os.environ.get("KMSD_TEST_FUZZ", "10000"))
 SEED = 20261122

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import recorder
-from tests.daemon import Daemon, provisioned
-from tests.imports import ALGORITHMS, external_key, parameters, state_of
-from tests.recorder import Recorder
-from tests.shim import compiler
-from tests.tokens import SOFTHSM, available, nss_module
+from tests.support import call_recorder as recorder
+from tests.support.call_recorder import Recorder
+from tests.support.daemon import Daemon, provisioned
+from tests.support.key_import import ALGORITHMS, external_key, parameters, state_of
+from tests.support.shim import compiler
+from tests.support.tokens import SOFTHSM, available, nss_module
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "import.md"

@@ -20,8 +20,8 @@ from kmsd.app import open_components
 from kmsd.config import settings as configuration
 from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile
-from tests.daemon import Daemon, provisioned
-from tests.imports import external_key, parameters, state_of
+from tests.support.daemon import Daemon, provisioned
+from tests.support.key_import import external_key, parameters, state_of
 
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "6"))
 """200 take ten minutes."""

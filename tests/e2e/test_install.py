@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.sqlite import connection
-from tests.clients import REGION, Credentials, client
-from tests.daemon import free_port
-from tests.older import set_back
-from tests.units import Unit
+from tests.support.clients import REGION, Credentials, client
+from tests.support.daemon import free_port
+from tests.support.fake_systemd import Unit
+from tests.support.previous_release import set_back
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [

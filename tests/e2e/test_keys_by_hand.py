@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.clients import ACCOUNT, code_of
-from tests.daemon import Daemon
-from tests.schema import violations
+from tests.support.clients import ACCOUNT, code_of
+from tests.support.daemon import Daemon
+from tests.support.json_schema import violations
 
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 

@@ -6,24 +6,32 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import watchtower
 
-from tests.clients import ACCOUNT, REGION
-from tests.daemon import Daemon, provisioned
-from tests.e2e.test_readme import commands
-from tests.logs import RESULTS, arn_of, files_with, filtered, key_policy, messages, millis, put, query, rows, stream_for
+from tests.support.aws_cli import AWS, AWS_2, aws, environment, start_all
+from tests.support.clients import ACCOUNT, REGION
+from tests.support.daemon import Daemon, provisioned
+from tests.support.log_service import (
+    RESULTS,
+    arn_of,
+    files_with,
+    filtered,
+    key_policy,
+    messages,
+    millis,
+    put,
+    query,
+    rows,
+    stream_for,
+)
+from tests.support.page_commands import commands
 
-AWS = Path(sys.executable).with_name("aws")
-AWS_2 = Path("/usr/bin/aws")
-"""Version 2, which alone has `logs tail`: Debian's package awscli."""
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "5"))
 """How often a daemon is killed during ingestion; 100 by hand."""
 
@@ -45,31 +53,6 @@ def _single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with provisioned(tmp_path_factory.mktemp("story")) as found:
         found.start()
         yield found
-
-
-def environment(daemon: Daemon) -> dict[str, str]:
-    """What `client.env` exports."""
-    return {
-        **os.environ,
-        "AWS_ENDPOINT_URL": daemon.endpoint,
-        "AWS_ACCESS_KEY_ID": daemon.admin.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": daemon.admin.secret,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_PAGER": "",
-    }
-
-
-def aws(daemon: Daemon, *arguments: str, ok: bool = True) -> Any:
-    """What the aws CLI prints, as JSON; of one that must fail, what it complains of."""
-    done = subprocess.run(
-        [str(AWS), *arguments], env=environment(daemon), capture_output=True, text=True, timeout=60, check=False
-    )
-    if not ok:
-        assert done.returncode != 0, done.stdout
-        return done.stderr
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) if done.stdout.strip() else None
 
 
 def test_the_whole_story_by_the_cli(single: Daemon, tmp_path: Path) -> None:
@@ -256,20 +239,6 @@ class Source(threading.Thread):
                 self.doubtful += batch
                 return
             self.acknowledged += batch
-
-
-def start_all(daemon: Daemon) -> None:
-    """Start, and wait for every worker.
-
-    SoftHSM writes its token.object anew at each login, in place: a kill at that moment costs the whole token, and that
-    is not what is tested here.
-    """
-    before = daemon.log().count('"event": "ready"')
-    daemon.start()
-    deadline = time.monotonic() + 30
-    while daemon.log().count('"event": "ready"') == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_kill_during_ingestion_loses_and_doubles_nothing(tmp_path: Path) -> None:

@@ -7,23 +7,22 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
-from tests.clients import Credentials
-from tests.daemon import Daemon, provisioned
-from tests.e2e.test_logs import AWS, AWS_2, aws, environment, start_all
-from tests.e2e.test_readme import commands
-from tests.logs import arn_of, files_with, filtered, query, refusal, rows
+from tests.support.aws_cli import AWS, AWS_2, aws, environment, start_all
+from tests.support.clients import Credentials
+from tests.support.daemon import Daemon, provisioned
+from tests.support.log_service import arn_of, files_with, filtered, query, refusal, rows
+from tests.support.page_commands import commands
+from tests.support.polling import until
 
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "4"))
 """How often a daemon is killed while its trail is copied; 100 by hand."""
-LAG = 6.0
-"""Seconds after which a record must be there: its second has to end, and a copy takes a moment; on a busy host more."""
 
 
 @pytest.fixture(scope="module", name="daemon")
@@ -36,14 +35,6 @@ def _daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def copied(daemon: Daemon) -> list[dict[str, Any]]:
     """Every record that the group shows."""
     return [json.loads(message) for message in filtered(daemon.client("logs"), AUDIT_GROUP)]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = LAG) -> None:
-    """Until it holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_records_of_all_writers_appear(daemon: Daemon) -> None:
@@ -60,13 +51,13 @@ def test_records_of_all_writers_appear(daemon: Daemon) -> None:
         streams = logs.describe_log_streams(logGroupName=AUDIT_GROUP)["logStreams"]
         return {stream["logStreamName"].split(".")[0] for stream in streams}
 
-    wait_for(lambda: writers() >= {"worker-0", "worker-1", "cli"}, 30)
+    until(lambda: writers() >= {"worker-0", "worker-1", "cli"})
     written = {record["eventID"] for record in daemon.audit_records()}
 
     def complete() -> bool:
         return written <= {record["eventID"] for record in copied(daemon)}
 
-    wait_for(complete)
+    until(complete)
     found = copied(daemon)
     assert len({record["eventID"] for record in found}) == len(found)
     times = [record["eventTime"] for record in found]
@@ -88,7 +79,7 @@ def test_aws_logs_tail(daemon: Daemon) -> None:
     kms = daemon.client()
     kms.create_key(Description="before")
     pattern = '{ $.eventName = "CreateKey" }'
-    wait_for(lambda: len(filtered(daemon.client("logs"), AUDIT_GROUP, pattern)) == 1)
+    until(lambda: len(filtered(daemon.client("logs"), AUDIT_GROUP, pattern)) == 1)
     (line,) = tail("--since", "10m", "--format", "short", "--filter-pattern", pattern)
     assert json.loads(line.partition(" ")[2])["requestParameters"]["description"] == "before"
     (line,) = tail("--filter-pattern", pattern)
@@ -116,7 +107,7 @@ def test_who_decrypted_by_the_cli(daemon: Daemon, tmp_path: Path) -> None:
     blob = kms.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
     daemon.client("kms", dave).decrypt(CiphertextBlob=blob)
     decrypted = f'{{ $.eventName = "Decrypt" && $.resources[0].ARN = "{key}" }}'
-    wait_for(lambda: len(filtered(daemon.client("logs"), AUDIT_GROUP, decrypted)) == 1)
+    until(lambda: len(filtered(daemon.client("logs"), AUDIT_GROUP, decrypted)) == 1)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"KEY={key}\n{commands('docs/logs.md', 'who-decrypted')}"],
         env={**environment(daemon), "PATH": f"{AWS.parent}:{os.environ['PATH']}"},
@@ -200,7 +191,7 @@ def test_kill_while_the_trail_is_copied_loses_and_doubles_nothing(tmp_path: Path
         def complete() -> bool:
             return recorded <= {record["eventID"] for record in copied(daemon)}
 
-        wait_for(complete, 20)
+        until(complete)
         found = [record["eventID"] for record in copied(daemon)]
         assert len(found) == len(set(found))
         assert set(found) <= {record["eventID"] for record in daemon.audit_records()}

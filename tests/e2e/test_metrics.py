@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.daemon import Daemon, eventually, free_port, provisioned
+from tests.support.daemon import Daemon, eventually, free_port, provisioned
 
 DOCS = Path(__file__).parents[2] / "docs"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

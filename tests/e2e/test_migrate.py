@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kmsd.adapters.sqlite import connection
-from tests.daemon import Daemon, provisioned
-from tests.older import mark, set_back
+from tests.support.daemon import Daemon, provisioned
+from tests.support.previous_release import mark, set_back
 
 LEVELS = range(1, len(connection.migrations())) if "KMSD_TEST_LEVELS" in os.environ else (1,)
 """Of which databases are brought up to date; the last step is taken by all of them."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import credentials_of, write_config
-from tests.e2e.test_readme import commands
-from tests.tokens import PLACES, TokenPlace, available, softhsm
+from tests.support.daemon import credentials_of, write_config
+from tests.support.page_commands import commands
+from tests.support.tokens import PLACES, TokenPlace, available, softhsm
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials
-from tests.daemon import Daemon, provisioned
+from tests.support.clients import Credentials
+from tests.support.daemon import Daemon, provisioned
 
 ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
 RATE, BURST_SECONDS = 10, 0.5

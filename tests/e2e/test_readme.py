@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import time
 import tomllib
@@ -15,16 +14,8 @@ from pathlib import Path
 import botocore.session
 import pytest
 
-from tests.daemon import free_port
-
-ROOT = Path(__file__).parents[2]
-
-
-def commands(page: str, name: str) -> str:
-    """The code block of a page that is marked `<!-- test: name -->`."""
-    found = re.search(rf"<!-- test: {name} -->\n```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert found is not None, f"{page} has no block {name}"
-    return found[1]
+from tests.support.daemon import free_port
+from tests.support.page_commands import ROOT, commands
 
 
 @dataclass(frozen=True)

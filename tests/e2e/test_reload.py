@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 
 from tests.bench import load
-from tests.daemon import Daemon, eventually, provisioned
-from tests.e2e.test_daemon_tls import self_signed
-from tests.polite import Account, Load, Plan
-from tests.units import Unit
+from tests.support.certificates import self_signed
+from tests.support.daemon import Daemon, eventually, provisioned
+from tests.support.fake_systemd import Unit
+from tests.support.http_load import Account, Load, Plan
 
 RELOADS = int(os.environ.get("KMSD_TEST_RELOADS", "2"))
 RELOADS_OVER_TLS = int(os.environ.get("KMSD_TEST_RELOADS", "1"))

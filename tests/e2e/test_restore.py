@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import token_objects
 from kmsd.domain.material import Algorithm
-from tests.daemon import Daemon, provisioned
-from tests.house import House, house
+from tests.support.daemon import Daemon, provisioned
+from tests.support.harness import House, house
 
 CUTS = int(os.environ.get("KMSD_RESTORE_KILLS", "2"))
 

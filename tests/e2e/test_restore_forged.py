@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kmsd.adapters.pkcs11.templates import P256
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody.provisioning import AUDIT
-from tests.daemon import Daemon, provisioned
-from tests.forged_backups import CKA_ID, CKA_PRIVATE, CKA_VALUE, PRIVATE, SECRET, Forgery, public, signing
-from tests.trail import own_lines
+from tests.support.audit_trail import own_lines
+from tests.support.daemon import Daemon, provisioned
+from tests.support.forged_backups import CKA_ID, CKA_PRIVATE, CKA_VALUE, PRIVATE, SECRET, Forgery, public, signing
 
 KEY = ec.derive_private_key(0xC0FFEE, ec.SECP256R1())
 """The forger's."""

@@ -101,7 +101,7 @@ def test_no_core_is_dumped() -> None:
 
 def test_workers_have_no_cores_either(tmp_path: Path) -> None:
     """The limit is the kernel's word for a worker that serves."""
-    from tests.daemon import provisioned  # noqa: PLC0415
+    from tests.support.daemon import provisioned  # noqa: PLC0415
 
     with provisioned(tmp_path) as daemon:
         daemon.start()

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from kmsd.wire.http.server import Response
-from tests.transport_site import GET, LIMITS, PATIENT, POST, UUID4, Start, parts, refused
+from tests.support.transport_site import GET, LIMITS, PATIENT, POST, UUID4, Start, parts, refused
 
 # --- Requests and answers ---------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from kmsd.wire.http.server import (
     new_request_id,
     serve,
 )
-from tests.transport_site import GET, LIMITS, PATIENT, POST, UUID4, Site, Start, parts, refused
+from tests.support.transport_site import GET, LIMITS, PATIENT, POST, UUID4, Site, Start, parts, refused
 
 # --- How many ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from kmsd.wire.http.server import Response
-from tests.transport_site import GET, LIMITS, PATIENT, POST, Site, Start, parts, refused
+from tests.support.transport_site import GET, LIMITS, PATIENT, POST, Site, Start, parts, refused
 
 # --- What is refused --------------------------------------------------------------------------------
 

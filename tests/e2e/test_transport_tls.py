@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from kmsd.wire.http.server import Listener, bind_tcp, serve, tls_context
 from kmsd.wire.http.tls import CertificateUnusable
-from tests.transport_site import LIMITS, Site, parts
+from tests.support.transport_site import LIMITS, Site, parts
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from kmsd.daemon import fork_server
-from tests.daemon import Daemon, eventually, name_of, provisioned
-from tests.faults.bent import bent_daemon
-from tests.shim import Function, compiler
+from tests.support.daemon import Daemon, eventually, name_of, provisioned
+from tests.support.faulty_token import bent_daemon
+from tests.support.shim import Function, compiler
 
 
 @pytest.fixture(name="daemon")

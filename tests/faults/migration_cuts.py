@@ -19,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 from kmsd.adapters.sqlite import connection
-from tests.faults.dying import Moment, arm, writes
+from tests.support.write_cuts import Moment, arm, writes
 
 FILES = ("", "-wal", "-shm")
 

@@ -9,8 +9,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,26 +16,9 @@ import pytest
 from kmsd.adapters.audit_trail.format import Head, digest_of, split
 from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.ports import AuditUnavailable
-from tests.disks import preloadable
-from tests.trail import own_lines, record, trail_lines, trail_records
-
-MIB = 1024 * 1024
-
-
-@contextmanager
-def small_disk(folder: Path, size: int = MIB) -> Iterator[Path]:
-    """A file system of its own; skips where mounting is not permitted."""
-    place = folder / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting is not permitted here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+from tests.support.audit_trail import own_lines, record, trail_lines, trail_records
+from tests.support.file_systems import preloadable
+from tests.support.small_disk import MIB, small_disk
 
 
 def remount(disk: Path, how: str) -> None:
@@ -220,7 +201,7 @@ import asyncio, sys
 from pathlib import Path
 from kmsd.adapters.audit_trail.sink import TrailSink, SinkSettings
 from kmsd.ports import AuditUnavailable
-from tests.trail import record
+from tests.support.audit_trail import record
 
 async def main():
     folder, flag = Path(sys.argv[1]), Path(sys.argv[2])

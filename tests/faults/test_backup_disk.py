@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from tests.daemon import provisioned
-from tests.faults.test_audit_disk import small_disk
+from tests.support.daemon import provisioned
+from tests.support.small_disk import small_disk
 
 
 def test_no_room_for_a_backup(tmp_path: Path) -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kmsd.jobs.scheduler import Scheduler
-from tests.clients import code_of
-from tests.daemon import Daemon, provisioned
-from tests.house import House, house
-from tests.imports import external_key, parameters, wrap
-from tests.operations.test_time import object_ids
-from tests.shim import compiler
+from tests.support.clients import code_of
+from tests.support.daemon import Daemon, eventually, provisioned
+from tests.support.dated_keys import doomed_key, import_until
+from tests.support.harness import House, house
+from tests.support.shim import compiler
+from tests.support.token_objects import object_ids
 
 
 @pytest.fixture(name="house")
@@ -28,30 +25,6 @@ def _house(tmp_path: Path) -> Iterator[House]:
     with house(tmp_path) as found:
         found.tick()
         yield found
-
-
-def import_until(house: House, **delta: float) -> str:
-    """A key with imported material that expires so much later."""
-    kms = house.client()
-    key_id = external_key(kms)
-    given = parameters(kms, key_id)
-    kms.import_key_material(
-        KeyId=key_id,
-        ImportToken=given.answer["ImportToken"],
-        EncryptedKeyMaterial=wrap(os.urandom(32), given.algorithm, given.public_key),
-        ExpirationModel="KEY_MATERIAL_EXPIRES",
-        ValidTo=house.clock.now() + timedelta(**delta),
-    )
-    return key_id
-
-
-def doomed_key(house: House) -> tuple[str, bytes]:
-    """A key that is to be deleted in seven days, and a blob of it."""
-    kms = house.client()
-    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
-    blob = kms.encrypt(KeyId=key_id, Plaintext=b"kept")["CiphertextBlob"]
-    kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
-    return key_id, blob
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -189,10 +162,7 @@ def set_clock(daemon: Daemon, seconds: int) -> None:
 
 def wait_for(daemon: Daemon, words: str, count: int = 1) -> None:
     """Until the log says it so often."""
-    deadline = time.monotonic() + 30
-    while daemon.log().count(words) < count:
-        assert time.monotonic() < deadline, daemon.log()
-        time.sleep(0.05)
+    eventually(lambda: daemon.log().count(words) >= count, daemon)
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")

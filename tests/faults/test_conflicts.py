@@ -17,11 +17,11 @@ from kmsd import services
 from kmsd.operations.declaration import Operation
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
-from tests.clients import ACCOUNT
-from tests.daemon import Daemon
-from tests.faults.mixed import policy_of
-from tests.imports import external_key, imported_key, parameters
-from tests.logs import arn_of, key_for
+from tests.support.clients import ACCOUNT
+from tests.support.daemon import Daemon
+from tests.support.key_import import external_key, imported_key, parameters
+from tests.support.log_service import arn_of, key_for
+from tests.support.mixed_load import policy_of
 
 CLIENTS = 20
 WRITING_BY_ITSELF = ("GetParametersForImport",)

@@ -12,7 +12,7 @@ from typing import Any
 from kmsd.custody import token_objects
 from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.ports import NoSuchObject, UnwrapFailed, Wrapped
-from tests.house import house
+from tests.support.harness import house
 
 ROUNDS, CALLERS = 25, 6
 CHANCE = random.Random(20261129)  # noqa: S311 (moments, no secrets)

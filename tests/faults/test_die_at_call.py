@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError
 
-from tests.daemon import Daemon
-from tests.faults.bent import bent_daemon
-from tests.faults.test_kill import leftovers, opened, until
-from tests.imports import external_key, parameters, state_of
-from tests.shim import Function, Shim, compiler
+from tests.support.daemon import Daemon
+from tests.support.daemon_state import leftovers, opened
+from tests.support.faulty_token import bent_daemon
+from tests.support.key_import import external_key, parameters, state_of
+from tests.support.polling import until
+from tests.support.shim import Function, Shim, compiler
 
 WHOLE = "KMSD_TEST_EVERY_CALL" in os.environ
 """Each call of each act: five minutes."""

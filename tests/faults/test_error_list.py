@@ -17,8 +17,8 @@ from kmsd import services
 from kmsd.operations.declaration import Kind
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
-from tests.clients import code_of
-from tests.house import House
+from tests.support.clients import code_of
+from tests.support.harness import House
 
 ME = "arn:aws:iam::000000000000:user/admin"
 ABSENT = "00000000-0000-4000-8000-000000000000"

@@ -17,9 +17,9 @@ from kmsd.custody import import_parameters, imported_material, token_objects
 from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile, wrapping_keys
 from kmsd.ports import StoreUnavailable, Tokens, TokenTimeout, TokenUnavailable, Transaction
-from tests.clients import code_of
-from tests.house import House, house
-from tests.imports import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
+from tests.support.clients import code_of
+from tests.support.harness import House, house
+from tests.support.key_import import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
 
 
 @pytest.fixture(scope="module", name="house")

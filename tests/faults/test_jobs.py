@@ -10,7 +10,7 @@ from msgspec.structs import force_setattr
 
 from kmsd.jobs import deletion, reconcile, rotation
 from kmsd.ports import TokenUnavailable
-from tests.house import House
+from tests.support.harness import House
 
 
 class Failing:

@@ -13,10 +13,10 @@ import pytest
 from kmsd.jobs import scheduler
 from kmsd.jobs.scheduler import LEASE, RUNNING, Job, JobRefused, Scheduler
 from kmsd.ports.jobs import JobReport
-from tests.daemon import Daemon, eventually, provisioned
-from tests.faults.test_clock import doomed_key, import_until
-from tests.house import House, house
-from tests.logs import put, stream_for
+from tests.support.daemon import Daemon, eventually, provisioned
+from tests.support.dated_keys import doomed_key, import_until
+from tests.support.harness import House, house
+from tests.support.log_service import put, stream_for
 
 
 @pytest.fixture(name="house", scope="module")

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import os
 import random
 import signal
-import statistics
 import threading
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from kmsd.app import open_components
-from kmsd.config import settings as configuration
-from kmsd.jobs import reconcile
-from tests.daemon import Daemon, provisioned
-from tests.faults.mixed import KeyActor, Load, load_on
-from tests.polling import until
+from tests.support.daemon import Daemon, provisioned
+from tests.support.daemon_state import leftovers, log, opened, report
+from tests.support.mixed_load import KeyActor, Load, load_on
+from tests.support.polling import until
 
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "2"))
 """500 take half an hour."""
@@ -31,13 +25,6 @@ SECONDS = float(os.environ.get("KMSD_TEST_SECONDS", "3600"))
 AUDIT_EVERY = 50
 SLOW_SECONDS = 2.0
 """A start that takes longer is shown with what the daemon said meanwhile."""
-
-log = logging.getLogger(__name__)
-
-
-def opened(daemon: Daemon) -> int:
-    """How many logins to the token have been completed."""
-    return daemon.log().count('"event": "token_open"')
 
 
 def start_all(daemon: Daemon) -> float:
@@ -74,21 +61,6 @@ def strike(daemon: Daemon, kind: str, chance: random.Random) -> float:
     else:
         daemon.kill()
     return start_all(daemon)
-
-
-async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
-    """What a reconcile finds that has nobody, once an earlier one has settled what it could."""
-    found: dict[str, list[str]] = {}
-    async with open_components(configuration.load(daemon.config), "test") as components:
-        for _ in range(2):
-            report = await reconcile.run_once(components.store, components.token, datetime.now(UTC))
-        for kind in reconcile.ReconcileReport.__slots__:
-            if getattr(report, kind):
-                found[kind] = [str(item) for item in getattr(report, kind)]
-        rows = await (await components.store.read()).token_objects()
-        if unsettled := [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]:
-            found["rows"] = unsettled
-    return found
 
 
 def check_trail(daemon: Daemon, load: Load) -> None:
@@ -150,12 +122,3 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
         check_trail(daemon, load)
         assert asyncio.run(leftovers(daemon)) == {}
     report(load, starts, keys)
-
-
-def report(load: Load, starts: dict[str, list[float]], keys: int) -> None:
-    """The figures; seen with --log-cli-level=INFO."""
-    log.info("%d keys; acknowledged: %s", keys, json.dumps(dict(load.done())))
-    log.info("refused: %s", json.dumps(dict(load.refused())))
-    for kind, times in sorted(starts.items()):
-        middle, longest = statistics.median(times), max(times)
-        log.info("%s: %d kills, answers after %.2f s (median), %.2f s (longest)", kind, len(times), middle, longest)

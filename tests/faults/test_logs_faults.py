@@ -12,8 +12,19 @@ import pytest
 
 from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.ports import AuditUnavailable, TokenUnavailable
-from tests.house import House, house
-from tests.logs import arn_of, fail_syncs, filtered, key_for, messages, millis, put, query, refusal, stream_for
+from tests.support.harness import House, house
+from tests.support.log_service import (
+    arn_of,
+    fail_syncs,
+    filtered,
+    key_for,
+    messages,
+    millis,
+    put,
+    query,
+    refusal,
+    stream_for,
+)
 
 UNAVAILABLE = "ServiceUnavailableException"
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from kmsd.adapters.sqlite import connection
-from tests.daemon import Daemon, provisioned
-from tests.faults.dying import Dying, Moment
-from tests.older import set_back
+from tests.support.daemon import Daemon, provisioned
+from tests.support.previous_release import set_back
+from tests.support.write_cuts import Dying, Moment
 
 EVERY = "KMSD_TEST_EVERY_CUT" in os.environ
 """Every write, from every level; a daemon is started after each tenth. Else some."""

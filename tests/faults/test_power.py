@@ -13,20 +13,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.daemon import Daemon, provisioned
-from tests.disks import ext4, mount
-from tests.workload import Acknowledged, Writers, assert_all_there
-
-LOSSES = int(os.environ.get("KMSD_TEST_POWER_LOSSES", "3"))
-OPTIONS = (("commit=300",), ("commit=300", "noauto_da_alloc"), ("commit=300", "data=writeback", "noauto_da_alloc"))
-"""`commit=300`: the kernel does not write by itself what nobody has asked to be synced, as it would every 5 s.
-`noauto_da_alloc`: nor when a file is replaced (ext4(5)): a program that does not sync loses what it has written."""
+from tests.support.daemon import Daemon, provisioned
+from tests.support.file_systems import ext4
+from tests.support.power_loss import LOSSES, OPTIONS, come_back
+from tests.support.workload import Acknowledged, Writers, assert_all_there
 
 
 def lose_power(daemon: Daemon, writers: Writers, image: Path, copy: Path) -> Acknowledged:
@@ -39,13 +34,6 @@ def lose_power(daemon: Daemon, writers: Writers, image: Path, copy: Path) -> Ack
     daemon.kill()
     writers.stop()
     return done
-
-
-def come_back(image: Path, copy: Path, disk: Path, *options: str) -> None:
-    """The copy in the place of the original."""
-    subprocess.run(["umount", str(disk)], check=True)
-    copy.replace(image)
-    mount(image, disk, *options)
 
 
 @pytest.mark.parametrize("loss", range(LOSSES))

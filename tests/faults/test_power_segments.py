@@ -20,9 +20,9 @@ import pytest
 
 from kmsd.cloudwatch_logs.segments import compaction
 from kmsd.cloudwatch_logs.segments.store import FileSegments
-from tests.disks import ext4
-from tests.faults.test_power import LOSSES, OPTIONS, come_back
-from tests.segments import GROUP, KEY, found, frame
+from tests.support.file_systems import ext4
+from tests.support.log_segments import GROUP, KEY, found, frame
+from tests.support.power_loss import LOSSES, OPTIONS, come_back
 
 SIZES = (10, 4_000, 60_000, 110_000, 900_000)
 TOGETHER = 12

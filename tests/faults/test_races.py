@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.daemon import Daemon
-from tests.faults.mixed import policy_of
-from tests.faults.test_kill import until
+from tests.support.daemon import Daemon
+from tests.support.mixed_load import policy_of
+from tests.support.polling import until
 
 CLIENTS = 8
 ROUNDS = 6

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.clients import code_of
-from tests.daemon import Daemon, provisioned
-from tests.disks import ReadOnly, ext4, mount
-from tests.faults.test_disk_daemon import RETURN, Honest, assert_recorded
-from tests.workload import RETRYABLE, Writers, assert_all_there, seconds_until
+from tests.support.clients import code_of
+from tests.support.daemon import Daemon, provisioned
+from tests.support.disk_faults import RETURN, Honest, assert_recorded
+from tests.support.file_systems import ReadOnly, ext4, mount
+from tests.support.workload import RETRYABLE, Writers, assert_all_there, seconds_until
 
 log = logging.getLogger(__name__)
 ROUNDS = 8

@@ -12,9 +12,9 @@ import pytest
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.config import settings as configuration
 from kmsd.custody import token_objects
-from tests.daemon import Daemon
-from tests.faults.bent import bent_daemon
-from tests.shim import Function, compiler
+from tests.support.daemon import Daemon
+from tests.support.faulty_token import bent_daemon
+from tests.support.shim import Function, compiler
 
 INTENTS = 60
 

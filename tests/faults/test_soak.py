@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.shim import compiler
 from tests.soak.__main__ import failures, options_of, soak
 from tests.soak.slope import blocks, slope
+from tests.support.shim import compiler
 
 
 def series(growth: float, *, minutes: int = 15) -> list[tuple[float, float]]:

@@ -17,12 +17,12 @@ from botocore.exceptions import ClientError
 from kmsd.adapters.pkcs11.return_codes import CLASS_OF_CODE, Ckr, ErrorClass, name_of
 from kmsd.custody.provisioning import AUDIT
 from kmsd.pipeline import as_service_error
-from tests import shim as shims
-from tests.faults.ckr import EVERY
-from tests.house import House, house
-from tests.imports import external_key, parameters, refusals_at_once
-from tests.shim import Function, Shim
-from tests.tokens import SOFTHSM
+from tests.support import shim as shims
+from tests.support.harness import House, house
+from tests.support.key_import import external_key, parameters, refusals_at_once
+from tests.support.return_codes import EVERY
+from tests.support.shim import Function, Shim
+from tests.support.tokens import SOFTHSM
 
 WHOLE = "KMSD_TEST_EVERY_CODE" in os.environ
 """All codes, all calls, all ways to fail: a quarter of an hour."""

@@ -15,10 +15,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.adapters.pkcs11.return_codes import Ckr
-from tests.clients import code_of
-from tests.daemon import Daemon, eventually
-from tests.faults.bent import bent_daemon
-from tests.shim import Function, compiler
+from tests.support.clients import code_of
+from tests.support.daemon import Daemon, eventually
+from tests.support.faulty_token import bent_daemon
+from tests.support.shim import Function, compiler
 
 AWAY = float(os.environ.get("KMSD_TEST_AWAY_SECONDS", "3"))
 """30 by hand."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
-from tests.faults.bent import bent_daemon
-from tests.faults.test_kill import until
-from tests.shim import Function, compiler
+from tests.support.faulty_token import bent_daemon
+from tests.support.polling import until
+from tests.support.shim import Function, compiler
 
 
 @pytest.mark.slow

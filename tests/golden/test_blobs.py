@@ -17,8 +17,8 @@ from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain import encryption_context
 from kmsd.domain.material import Algorithm
 from kmsd.ports import NotAuthentic
-from tests.contract.test_token_cryptography import ROLES, software_open, software_seal
-from tests.tokens import softhsm
+from tests.support.software_cryptography import ROLES, software_open, software_seal
+from tests.support.tokens import softhsm
 
 FOLDER = Path(__file__).parent / "blobs"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ciphertext.md"

@@ -19,7 +19,7 @@ from tests.host.machine import BOOT_SECONDS, Chroot, machine, running
 from tests.host.pages import blocks
 from tests.host.service import Service, installed_service
 from tests.host.shell import login
-from tests.polling import until
+from tests.support.polling import until
 
 HERE = Path(__file__).parent
 

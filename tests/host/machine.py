@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.host.image import UnavailableError
-from tests.polling import until
+from tests.support.polling import until
 
 WHEELS = "/srv/wheels"
 CLONE_NEWNET = 0x40000000

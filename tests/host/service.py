@@ -19,12 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.clients import ACCOUNT, REGION, Credentials, client
-from tests.daemon import credentials_of
 from tests.host.machine import Machine, machine
 from tests.host.site import write
-from tests.polling import until
-from tests.shim import Shim, build
+from tests.support.clients import ACCOUNT, REGION, Credentials, client
+from tests.support.daemon import credentials_of
+from tests.support.polling import until
+from tests.support.shim import Shim, build
 
 HSM = "/srv/hsm"
 """Where the token and its module lie; the unit may write there, as it may reach an HSM."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from tests.host.knocking import CLIENTS, Knocking
 from tests.host.service import CKR_TOKEN_NOT_PRESENT, Service
-from tests.polling import until
+from tests.support.polling import until
 
 AWAY_SECONDS = float(os.environ.get("KMSD_TEST_AWAY_SECONDS", "4"))
 DISK = "/srv/disk"

@@ -15,7 +15,7 @@ from tests.host.machine import Machine, machine
 from tests.host.pages import PAGES, blocks, unmarked, walk
 from tests.host.shell import Shell, login
 from tests.host.site import bring_certificate, bring_hsm, configure, make_token
-from tests.polling import until
+from tests.support.polling import until
 
 MAX_COMMANDS = 15
 """From a bare host to a first encryption over TLS."""

@@ -15,7 +15,7 @@ from tests.host import image
 from tests.host.machine import Chroot, Machine, machine
 from tests.host.pages import Block, blocks, walk
 from tests.host.shell import Shell, login
-from tests.polling import until
+from tests.support.polling import until
 
 SYSTEMD = re.compile(r"\b(systemctl|systemd-\w+|journalctl)\b")
 START = "systemctl enable --now"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from kmsd.cli.main import parser
 from tests.host.service import PIN, PIN_FILE, PORT, WRONG_PIN, Service
 from tests.host.site import write
-from tests.shim import Function
+from tests.support.shim import Function
 
 KEY, ACCESS_KEY = "alias/first", "ACCESS-KEY"
 COMMANDS = (

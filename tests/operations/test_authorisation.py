@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials, code_of
-from tests.house import House
+from tests.support.clients import Credentials, code_of
+from tests.support.harness import House
 
 ACCOUNT = "000000000000"
 OTHER = "111122223333"

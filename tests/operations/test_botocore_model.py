@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
-from botocore.model import Shape
 from botocore.validate import ParamValidator
 
 from kmsd import services
 from kmsd.services import OPERATIONS
-from tests.house import House
-from tests.imports import external_key, parameters
-from tests.models import empty_strings, fitting, members_of_declaration, members_of_model, model
+from tests.support.botocore_models import empty_strings, fitting, members_of_declaration, members_of_model, model
+from tests.support.broken_requests import WRONG_TYPES, breaking
+from tests.support.harness import House
+from tests.support.key_import import external_key, parameters
 
 MODEL = model("kms")
 KMS = [operation.name for operation in OPERATIONS if operation.service is services.KMS]
@@ -29,61 +29,6 @@ REFERENCE = (
     *("UpdateAlias", "UpdateKeyDescription"),
 )
 """The 32 actions of the reference."""
-BAD_PATTERN = ("\u0100", "Ā*", " ", "*", "a b", "{}", "A" * 64)
-
-
-def breaking(shape: Shape) -> Iterator[tuple[str, Any]]:
-    """Values that each break one constraint, with the constraint's name."""
-    limits = shape.metadata
-    if shape.type_name in ("string", "blob"):
-        unit: Any = "a" if shape.type_name == "string" else b"a"
-        if limits.get("min", 0) > 0:
-            yield "min", unit[:0]
-        if "max" in limits:
-            yield "max", unit * (limits["max"] + 1)
-        if "enum" in limits:
-            yield "enum", "NO_SUCH_VALUE"
-        if "pattern" in limits:
-            pattern = re.sub(r"\\u([0-9A-F]{4})", lambda found: chr(int(found[1], 16)), limits["pattern"])
-            bad = next(
-                (
-                    text
-                    for text in BAD_PATTERN
-                    if re.fullmatch(pattern, text, re.ASCII) is None
-                    and limits.get("min", 0) <= len(text) <= limits.get("max", 9999)
-                ),
-                None,
-            )
-            if bad is not None:
-                yield "pattern", bad
-    elif shape.type_name in ("integer", "long"):
-        if "min" in limits:
-            yield "min", limits["min"] - 1
-        if "max" in limits:
-            yield "max", limits["max"] + 1
-    elif shape.type_name == "list":
-        if "max" in limits:
-            yield "max", [fitting(shape.member)] * (limits["max"] + 1)
-        for name, value in breaking(shape.member):
-            yield f"member {name}", [value]
-    elif shape.type_name == "structure":
-        for name, member in shape.members.items():
-            for kind, value in breaking(member):
-                yield f"{name} {kind}", {**fitting(shape), name: value}
-        for name in shape.required_members:
-            yield f"{name} missing", {key: value for key, value in fitting(shape).items() if key != name}
-
-
-WRONG_TYPES = {
-    "string": 5,
-    "blob": "not base64!",
-    "integer": "5",
-    "boolean": "yes",
-    "list": {},
-    "map": [],
-    "structure": [],
-    "timestamp": "tomorrow-ish",
-}
 
 
 def violations() -> Iterator[Any]:

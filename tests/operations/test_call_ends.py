@@ -11,8 +11,8 @@ import pytest
 
 from kmsd.adapters.audit_trail.sink import TrailSink
 from kmsd.operations.declaration import Call
-from tests.house import House
-from tests.logs import millis, stream_for
+from tests.support.harness import House
+from tests.support.log_service import millis, stream_for
 
 
 def test_a_call_ends_with_its_answer(house: House) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials
-from tests.house import House
-from tests.operations.test_names import ALIASED, PLACE, PLAIN, aliased_key
+from tests.support.clients import Credentials
+from tests.support.harness import House
+from tests.support.key_names import ALIASED, PLACE, PLAIN, aliased_key
 
 OTHER = "111122223333"
 ABSENT = "00000000-0000-4000-8000-00000000000a"

@@ -15,9 +15,9 @@ from kmsd.app import arn_scope_of
 from kmsd.authz.condition_keys import PROVIDED
 from kmsd.authz.wildcard import fold
 from kmsd.custody import provisioning
-from tests.clients import ACCOUNT, REGION, Credentials, code_of
-from tests.house import House
-from tests.logs import arn_of
+from tests.support.clients import ACCOUNT, REGION, Credentials, code_of
+from tests.support.harness import House
+from tests.support.log_service import arn_of
 
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 SOMEBODY = f"arn:aws:iam::{ACCOUNT}:user/somebody"

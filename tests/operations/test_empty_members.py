@@ -12,7 +12,7 @@ from botocore.model import Shape, StructureShape
 from kmsd.errors import ValidationException
 from kmsd.services import OPERATIONS
 from kmsd.wire.protocols import json as shape
-from tests.models import fitting, model
+from tests.support.botocore_models import fitting, model
 
 EMPTY: dict[str, Any] = {"list": [], "map": {}}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients import code_of
-from tests.house import House
+from tests.support.clients import code_of
+from tests.support.harness import House
 
 
 @pytest.fixture(name="kms")

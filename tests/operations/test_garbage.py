@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.house import House
+from tests.support.harness import House
 
 
 def test_refused_calls_leave_no_garbage(house: House) -> None:

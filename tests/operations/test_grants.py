@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.house import House
+from tests.support.harness import House
 
 ME = "arn:aws:iam::000000000000:user/admin"
 

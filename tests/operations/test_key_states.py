@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.house import House
-from tests.imports import parameters
+from tests.support.harness import House
+from tests.support.key_import import parameters
 
 ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT = "Enabled", "Disabled", "PendingDeletion", "PendingImport"
 D = ("DisabledException", "is disabled.")

@@ -12,8 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.event_loop.cohorts import MIN_COHORT, CohortScheduler
-from tests.clients import Credentials
-from tests.house import House
+from tests.support.clients import Credentials
+from tests.support.harness import House
 
 
 async def test_stages_are_gone_through_together() -> None:

@@ -12,10 +12,10 @@ from botocore.validate import ParamValidator
 
 from kmsd import services
 from kmsd.services import OPERATIONS
-from tests.house import House
-from tests.logs import RESULTS, arn_of, key_for, key_policy, millis, put, query, refusal, stream_for
-from tests.models import empty_strings, fitting, model
-from tests.operations.test_botocore_model import WRONG_TYPES, breaking
+from tests.support.botocore_models import empty_strings, fitting, model
+from tests.support.broken_requests import WRONG_TYPES, breaking
+from tests.support.harness import House
+from tests.support.log_service import RESULTS, arn_of, key_for, key_policy, millis, put, query, refusal, stream_for
 
 MODEL = model("logs")
 LOGS = [operation.name for operation in OPERATIONS if operation.service is services.LOGS]

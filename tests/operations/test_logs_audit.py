@@ -16,9 +16,10 @@ from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.cloudwatch_logs import events, frame_codec
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
 from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
-from tests.clients import ACCOUNT
-from tests.house import House, house
-from tests.logs import (
+from tests.support.audit_trail import record
+from tests.support.clients import ACCOUNT
+from tests.support.harness import House, house
+from tests.support.log_service import (
     arn_of,
     audit_copy,
     copy_audit,
@@ -31,7 +32,6 @@ from tests.logs import (
     rows,
     stream_for,
 )
-from tests.trail import record
 
 MARK = "marker-of-this-very-context"
 

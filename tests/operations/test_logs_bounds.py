@@ -12,8 +12,8 @@ import pytest
 from kmsd.cloudwatch_logs.filter_pattern import selectors
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.rows import Record
-from tests.house import House
-from tests.logs import filtered, millis, put, query, refusal, rows, stream_for, wait_for
+from tests.support.harness import House
+from tests.support.log_service import filtered, millis, put, query, refusal, rows, stream_for, wait_for
 
 POISON = '{"n":1' + "0" * 400 + "}"
 

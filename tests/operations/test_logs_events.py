@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.house import House
-from tests.logs import arn_of, filtered, messages, millis, pages, put, refusal, stream_for
+from tests.support.harness import House
+from tests.support.log_service import arn_of, filtered, messages, millis, pages, put, refusal, stream_for
 
 HOUR, DAY = 3_600_000, 86_400_000
 

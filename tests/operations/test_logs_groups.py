@@ -10,9 +10,20 @@ from typing import Any
 import pytest
 
 from kmsd.cloudwatch_logs import events
-from tests.clients import ACCOUNT
-from tests.house import House, house
-from tests.logs import arn_of, copy_audit, files_with, filtered, messages, millis, put, query, refusal, stream_for
+from tests.support.clients import ACCOUNT
+from tests.support.harness import House, house
+from tests.support.log_service import (
+    arn_of,
+    copy_audit,
+    files_with,
+    filtered,
+    messages,
+    millis,
+    put,
+    query,
+    refusal,
+    stream_for,
+)
 
 NO_GROUP = ("ResourceNotFoundException", "The specified log group does not exist.")
 NO_STREAM = ("ResourceNotFoundException", "The specified log stream does not exist.")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import ACCOUNT, REGION
-from tests.house import House
-from tests.logs import (
+from tests.support.clients import ACCOUNT, REGION
+from tests.support.harness import House
+from tests.support.log_service import (
     RESULTS,
     arn_of,
     filtered,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.house import House
-from tests.logs import (
+from tests.support.harness import House
+from tests.support.log_service import (
     arn_of,
     filtered,
     key_for,

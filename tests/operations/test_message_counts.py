@@ -15,10 +15,10 @@ from kmsd.custody.message_counts import (
     ROTATE_AT_MESSAGES,
     MessageCounts,
 )
-from tests.clients import code_of
-from tests.house import House
-from tests.house import house as open_house
-from tests.polling import until
+from tests.support.clients import code_of
+from tests.support.harness import House
+from tests.support.harness import house as open_house
+from tests.support.polling import until
 
 
 @pytest.fixture(scope="module", name="house")

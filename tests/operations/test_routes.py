@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.house import House
-from tests.plain import send
+from tests.support.harness import House
+from tests.support.plain_http import send
 
 CREATE = "TrentService.CreateKey"
 IDENTITY = "Action=GetCallerIdentity&Version=2011-06-15"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.house import House
-from tests.plain import send
+from tests.support.harness import House
+from tests.support.plain_http import send
 
 GRANTEE = "arn:aws:iam::000000000000:role/grantee"
 PAGE = 100

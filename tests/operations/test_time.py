@@ -7,15 +7,11 @@ import asyncio
 import pytest
 
 from kmsd.jobs.scheduler import Scheduler
-from tests.clients import code_of
-from tests.house import House
+from tests.support.clients import code_of
+from tests.support.harness import House
+from tests.support.token_objects import object_ids
 
 ME = "arn:aws:iam::000000000000:user/admin"
-
-
-def object_ids(house: House) -> set[bytes]:
-    """What the token holds."""
-    return {found.object_id for found in house.run(house.components.token.list_objects())}
 
 
 def test_deletion_takes_everything_and_frees_the_names(house: House) -> None:

@@ -18,8 +18,8 @@ from kmsd.custody.credentials import Scope
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.custody.session_sealer import SessionSealer
 from kmsd.wire.sigv4.claim import signing_key
-from tests.clients import REGION, Credentials, code_of
-from tests.house import House
+from tests.support.clients import REGION, Credentials, code_of
+from tests.support.harness import House
 
 
 def calls(house: House) -> int:

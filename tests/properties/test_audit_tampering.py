@@ -21,8 +21,8 @@ from kmsd.adapters.audit_trail.format import COPIES, Head, chained, split
 from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.adapters.audit_trail.verification_report import VerificationReport
 from kmsd.adapters.audit_trail.verify import verify
-from tests.tokens import softhsm
-from tests.trail import make_signer, record
+from tests.support.audit_trail import make_signer, record
+from tests.support.tokens import softhsm
 
 RECORDS = 1500
 FLIPS = 2000

@@ -18,9 +18,9 @@ from kmsd.authz.request import Allowed
 from kmsd.authz.wildcard import Pattern, fold
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
-from tests.authz_naive import like, verdict
-from tests.authz_random import question
-from tests.unit.test_authz_table import sort_of
+from tests.support.decision_kind import sort_of
+from tests.support.naive_evaluator import like, verdict
+from tests.support.random_requests import question
 
 TRIPLES = 20_000
 

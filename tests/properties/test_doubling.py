@@ -15,9 +15,9 @@ MAX = 2.5
 
 @pytest.mark.timeout(300)
 def test_work_grows_with_the_input() -> None:
-    """Patterns, queries, events, policies, signatures, contexts, names, bodies, forms, blobs: tests/doubling.py."""
+    """Patterns, queries, events, policies, signatures, contexts, names, bodies, forms, blobs."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.doubling"],
+        [sys.executable, "-m", "tests.support.doubling"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         check=False,

@@ -1,11 +1,11 @@
-"""Hostile patterns, queries and events; `python -m tests.fuzz_logs` tries more, and measures what each costs."""
+"""Hostile patterns, queries and events; `python -m tests.support.fuzz_logs` tries more, and measures each."""
 
 from __future__ import annotations
 
 import math
 import os
 
-from tests import fuzz_logs
+from tests.support import fuzz_logs
 
 COUNT = int(os.environ.get("KMSD_TEST_FUZZ_LOGS", "6000"))
 SEED = 20261129

@@ -17,8 +17,8 @@ from botocore.exceptions import ClientError
 from msgspec.structs import force_setattr
 
 from kmsd.logging_setup import set_up
-from tests.house import House, house
-from tests.properties.test_audit_secrets import Caller, Secrets, files_below
+from tests.support.harness import House, house
+from tests.support.secrets_search import Caller, Secrets, files_below
 
 
 @pytest.fixture(name="log")

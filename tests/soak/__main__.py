@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.adapters.pkcs11.return_codes import Ckr
-from tests.daemon import Daemon, free_port
-from tests.faults.bent import bent_daemon
-from tests.shim import Function, Shim
 from tests.soak import load
 from tests.soak.slope import blocks, slope
+from tests.support.daemon import Daemon, free_port
+from tests.support.faulty_token import bent_daemon
+from tests.support.shim import Function, Shim
 
 MEMORY_LIMIT = 1.0
 """MiB per hour and worker."""

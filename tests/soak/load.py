@@ -16,7 +16,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
-from tests.clients import REGION, Credentials
+from tests.support.clients import REGION, Credentials
 
 _TARGETS = {"kms": "TrentService", "logs": "Logs_20140328"}
 RETRYABLE = {

@@ -16,7 +16,7 @@ from kmsd.adapters.audit_trail.follower import complete
 from kmsd.adapters.audit_trail.format import Head, digest_of, split
 from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.adapters.audit_trail.writer import TrailWriter, WriterSettings
-from tests.trail import own_lines, record, trail_lines, trail_records
+from tests.support.audit_trail import own_lines, record, trail_lines, trail_records
 
 SIZE = 256 * 1024
 WRITER = "worker-0"

@@ -10,7 +10,7 @@ import pytest
 
 from kmsd.adapters.audit_trail import forwarder as forward
 from kmsd.adapters.audit_trail.forwarder import BadTarget, Destination, Forwarder, destination_for
-from tests.polling import until
+from tests.support.polling import until
 
 
 class Kept(Destination):

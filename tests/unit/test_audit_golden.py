@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kmsd.adapters.audit_trail.checkpoint_evidence import public_key_of
 from kmsd.adapters.audit_trail.verify import verify
-from tests.trail import own_lines, trail_records
+from tests.support.audit_trail import own_lines, trail_records
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "audit_trail"
 

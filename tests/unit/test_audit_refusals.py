@@ -15,7 +15,7 @@ from kmsd.operations.declaration import ClientInfo
 from kmsd.ports import AuditUnavailable
 from kmsd.wire import refused_requests
 from kmsd.wire.refused_requests import RefusedRequestLog
-from tests.schema import violations
+from tests.support.json_schema import violations
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PLACE = ArnScope("aws", "us-east-1")

@@ -11,7 +11,7 @@ import pytest
 
 from kmsd.adapters.audit_trail.format import GENESIS, FileName, Head, chained, digest_of, split
 from kmsd.adapters.audit_trail.writer import TrailWriter, WriterBusy, WriterSettings
-from tests.trail import own_lines, record, trail_lines, trail_records
+from tests.support.audit_trail import own_lines, record, trail_lines, trail_records
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SPKI = b"not a key, but bytes that the trail pins"

@@ -29,7 +29,7 @@ from tests.authz_cases.support import (
     session,
     user,
 )
-from tests.unit.test_authz_table import sort_of
+from tests.support.decision_kind import sort_of
 
 BOB = f"arn:aws:iam::{A}:user/bob"
 MAY_RETIRE = policy(allow(None, "kms:RetireGrant"))

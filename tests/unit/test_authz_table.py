@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.explain import explain
-from kmsd.authz.request import Allowed, Decision
+from kmsd.authz.request import Allowed
 from tests.authz_cases import attacks, attacks_by_name, conditions, elements, grants, layers, principals, sets
 from tests.authz_cases.support import Case
-from tests.authz_naive import verdict
+from tests.support.decision_kind import sort_of
+from tests.support.naive_evaluator import verdict
 
 THEMES = {
     "principals": principals.CASES,
@@ -24,18 +23,6 @@ THEMES = {
     "attacks": attacks.CASES,
 }
 TABLE = [pytest.param(case, id=f"{theme}: {case.name}") for theme, cases in THEMES.items() for case in cases]
-LACKS = {"resource-based": "resource", "role": "resource", "identity-based": "identity", "session": "session"}
-
-
-def sort_of(decision: Decision) -> str:
-    """`allow`, `explicit`, or which sort of policy lacks an Allow, read from AWS's sentence."""
-    if isinstance(decision, Allowed):
-        return "allow"
-    if " with an explicit deny in " in decision.message:
-        return "explicit"
-    found = re.search(r" because no (\S+) .*policy allows the (\S+) action$", decision.message)
-    assert found is not None, decision.message
-    return LACKS[found[1]]
 
 
 @pytest.mark.parametrize("case", TABLE)

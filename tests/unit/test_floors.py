@@ -54,3 +54,15 @@ def test_stores_and_tokens_are_opened_in_one_place() -> None:
         if isinstance(node, ast.alias) and node.name in {"SqliteStore", "Pkcs11Token"}
     }
     assert named == {"app.py"}
+
+
+def test_no_test_module_imports_another() -> None:
+    """What tests share is in tests/support."""
+    modules = [path for path in (ROOT / "tests").rglob("*.py") if "bench" not in path.parts]
+    importing = {
+        f"{path.relative_to(ROOT)}: {node.module}"
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").rpartition(".")[2].startswith("test_")
+    }
+    assert importing == set()

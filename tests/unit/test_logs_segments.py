@@ -16,8 +16,8 @@ from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentDamaged, SegmentsUnava
 from kmsd.cloudwatch_logs.segments import compaction, direct_writers, writer
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.linux.aio import AioContext, Write
-from tests.logs import fail_syncs
-from tests.segments import GROUP, KEY, OTHER, found, frame
+from tests.support.log_segments import GROUP, KEY, OTHER, found, frame
+from tests.support.log_service import fail_syncs
 
 
 @pytest.fixture(name="segments", params=["kernel", "thread"])

@@ -11,7 +11,7 @@ from kmsd.cloudwatch_logs.ports import SegmentDamaged
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments import writer
 from kmsd.cloudwatch_logs.segments.store import FileSegments
-from tests.segments import GROUP, KEY, found, frame
+from tests.support.log_segments import GROUP, KEY, found, frame
 
 
 async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> None:

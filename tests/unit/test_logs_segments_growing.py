@@ -16,7 +16,7 @@ from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.segments.windowed_file import WindowedFile
-from tests.segments import GROUP, KEY, found, frame
+from tests.support.log_segments import GROUP, KEY, found, frame
 
 
 async def test_readers_never_miss_what_was_acknowledged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

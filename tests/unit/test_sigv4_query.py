@@ -14,7 +14,7 @@ from kmsd.errors import (
     ServiceError,
 )
 from kmsd.wire.sigv4.parse import RawRequest
-from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, STAMP, ask, presign, replaced, sign
+from tests.support.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, STAMP, ask, presign, replaced, sign
 
 
 def test_query_form() -> None:

@@ -15,7 +15,7 @@ from kmsd.errors import (
 )
 from kmsd.wire.sigv4.claim import MISMATCH
 from kmsd.wire.sigv4.parse import RawRequest, parse, reject_unknown_key, verify
-from tests.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
+from tests.support.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
 
 
 def test_signed_request_is_accepted() -> None:

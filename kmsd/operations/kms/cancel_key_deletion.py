@@ -1,4 +1,4 @@
-"""CancelKeyDeletion: the key stays; it is disabled, or awaits import if it has no material."""
+"""CancelKeyDeletion: keep the key. It is then disabled, or pending import if it has no material."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> Response:
-    """Take the deletion back."""
-    # Rotation that fell due meanwhile is made up for by the job once the key is enabled again.
+    """Clear the deletion date."""
+    # The job performs a rotation that became due in the meantime once the key is enabled again.
     has_material = call.key.material_at(call.now) is not None
     event = Transition.CANCEL_DELETION if has_material else Transition.CANCEL_DELETION_WITHOUT_MATERIAL
     key = replace(call.key.after(event), deletion_at=None, pending_window_days=None)

@@ -1,4 +1,4 @@
-"""CreateAlias: a name for a key of the same account."""
+"""CreateAlias: create an alias for a key of the same account."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """One alias names one key; a key may have several."""
+    """Insert the alias. An alias points to one key; a key may have several aliases."""
     check_new_name(request.alias_name)
     account, name = call.caller.account, request.alias_name
     if await call.reader.alias(account, name) is not None:

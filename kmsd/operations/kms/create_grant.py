@@ -1,4 +1,4 @@
-"""CreateGrant: let a principal use a key, within bounds."""
+"""CreateGrant: let a principal use a key, with optional constraints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SYMMETRIC_OPERATIONS = (
     *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
     *("CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
 )
-"""What a grant on a symmetric key may permit; data key pairs are permitted though not offered yet."""
+"""Operations that a grant on a symmetric key may allow. Those on data key pairs are included but not offered yet."""
 MAX_PAIRS = 8
 MAX_PART_LENGTH = 384
 
@@ -38,7 +38,7 @@ class Request(shapes.Shape, frozen=True):
 
     key_id: shapes.KeyId
     grantee_principal: shapes.Principal
-    # "Required: No" in the reference; a grant that permits nothing has no sense, and today's clients must send it.
+    # "Required: No" in the reference. But a grant without operations is useless, and current clients must send them.
     operations: shapes.GrantOperations
     retiring_principal: shapes.Principal | None = None
     constraints: shapes.GrantConstraints | None = None
@@ -57,7 +57,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """The grant holds for every request that begins after this has been answered."""
+    """Create the grant. It is effective for every request that starts after the response."""
     grant = _grant(request, call)
     _check_delegation(grant, call)
     sealer = await call.service_sealer()
@@ -72,7 +72,7 @@ async def handle(request: Request, call: WriteCall) -> Response:
 
 
 def _grant(request: Request, call: Call) -> Grant:
-    """The grant that is asked for. Raises for members that make no grant."""
+    """Return the requested grant. Raises `ServiceError` for members that do not make a valid grant."""
     refuse(request, "grantee_service_principal", "retiring_service_principal")
     _check_operations(request, call.key)
     constraints = request.constraints or shapes.GrantConstraints()
@@ -115,7 +115,7 @@ def _check_constraint(pairs: Mapping[str, str]) -> None:
 
 
 def _check_delegation(grant: Grant, call: Call) -> None:
-    """A grantee hands on no more than it holds."""
+    """Check that a grantee delegates no more than its own grant allows. Raises AccessDeniedException."""
     target = call.targets[0]
     if target.authorization_request is None or target.decision is None:
         raise AccessDeniedException(detail="CreateGrant was not authorised")
@@ -125,7 +125,7 @@ def _check_delegation(grant: Grant, call: Call) -> None:
 
 
 async def _same(grant: Grant, call: Call) -> Grant | None:
-    """The grant that an identical request made before.
+    """Return the grant that an identical request has created before.
 
     "When this value [Name] is absent, all requests result in a new grant … even if all the supplied parameters are
     identical."

@@ -1,4 +1,4 @@
-"""CreateKey: a new key, generated in the token or awaiting import."""
+"""CreateKey: create a key, generated in the token or pending import."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 async def prepare(request: Request, call: WriteCall) -> _Prepared:
-    """Make the object in the token, once the request is known to be good."""
+    """Check the request, then create the object in the token."""
     key_id = str(uuid4())
     await _check(request, call, key_id)
     if request.origin == Origin.EXTERNAL:
@@ -67,13 +67,13 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """Write the key down; the object becomes its material in the same commit."""
-    account, place, made = call.caller.account, call.dependencies.arns, call.prepared
+    """Insert the key. The object becomes its material in the same transaction."""
+    account, arns, made = call.caller.account, call.dependencies.arns, call.prepared
     await _check_count(call)
     key = Key(
         key_id=made.key_id,
         account=account,
-        arn=place.key(account, made.key_id),
+        arn=arns.key(account, made.key_id),
         description=request.description,
         origin=Origin(request.origin),
         state=KeyState.PENDING_IMPORT if made.material is None else KeyState.ENABLED,
@@ -92,11 +92,11 @@ async def handle(request: Request, call: WriteCall) -> Response:
 
 
 async def _check(request: Request, call: Call, key_id: str) -> None:
-    """Everything that can be refused before the token is troubled."""
+    """Check everything that can be refused without the token."""
     _check_kind(request)
     tags.check_count(tags.as_mapping(request.tags), call.dependencies.quotas.tags_per_key)
     # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request":
-    # the default one is taken as it is.
+    # the default policy needs no check.
     if request.policy is not None:
         target = Target(arn=call.dependencies.arns.key(call.caller.account, key_id))
         await check_new_policy(OPERATION, request.policy, request, call, target)
@@ -114,7 +114,7 @@ def _policy(request: Request, call: Call) -> str:
 
 
 def _check_kind(request: Request) -> None:
-    """Symmetric keys in this region, generated or imported; all else is refused by name."""
+    """Accept symmetric keys in this region, generated or imported. Everything else is refused by name."""
     refuse(request, "custom_key_store_id", "xks_key_id")
     if request.key_spec is not None and request.customer_master_key_spec is not None:
         raise ValidationException(

@@ -1,4 +1,4 @@
-"""Decrypt: open a blob inside the token, under the key that the blob names."""
+"""Decrypt: decrypt a blob in the token, under the key that the blob names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Open the blob."""
+    """Decrypt the blob."""
     refuse(request, "recipient", "dry_run_modifiers")
     key = call.key
     opened = await encryption.decrypt(call.tokens, key, call.blob_at(0), request.encryption_context)

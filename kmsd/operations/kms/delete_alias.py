@@ -1,4 +1,4 @@
-"""DeleteAlias: the name is free again; the key stays."""
+"""DeleteAlias: delete an alias. Its key stays."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Drop the name."""
+    """Delete the alias."""
     alias = await call.reader.alias(call.caller.account, request.alias_name)
-    if alias is not None:  # admission has found it in this transaction
+    if alias is not None:  # admission found it in this transaction
         await call.transaction.delete_alias(alias)
 
 

@@ -1,4 +1,4 @@
-"""DeleteImportedKeyMaterial: the material is destroyed in the token; the same can be imported again."""
+"""DeleteImportedKeyMaterial: destroy the material in the token. The same material can be imported again."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Request(shapes.Shape, frozen=True):
 
 
 class Response(shapes.Shape, frozen=True):
-    """Reference: DeleteImportedKeyMaterial has an empty body; today's clients read these."""
+    """Reference: DeleteImportedKeyMaterial has an empty body; current clients read these."""
 
     key_id: shapes.KeyId
     key_material_id: shapes.KeyMaterialId | None = None
 
 
 async def prepare(_: Request, call: WriteCall) -> None:
-    """Refuse while the token is away: what is answered must have happened there."""
+    """Refuse while the token is unavailable: the object must be destroyed before the response."""
     await call.token.check()
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """The doom is committed with the state; the object is destroyed and looked for again before the answer.
+    """Mark the object `destroying` with the key's new state; destroy it and look it up again before the response.
 
-    Of a key without material nothing changes, but what an earlier call left undone in the token is done.
+    A key without material does not change, but a destruction that an earlier call left unfinished is completed.
     """
     imported = await call.reader.imported_material(call.key.key_id)
     named = None if imported is None else key_material_id(imported.material_id)

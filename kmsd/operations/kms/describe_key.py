@@ -1,4 +1,4 @@
-"""DescribeKey: what is known of a key."""
+"""DescribeKey: return the metadata of a key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: Call) -> Response:
-    """The key as it stands now."""
+    """Return the key's metadata at the time of the call."""
     return Response(key_metadata=key_metadata(call.key, call.now))
 
 

@@ -1,4 +1,4 @@
-"""DisableKeyRotation: no further material by itself; those that there are stay."""
+"""DisableKeyRotation: turn automatic rotation off. Existing materials stay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """Forget the period."""
+    """Clear the rotation period and the next rotation."""
     key = replace(call.key, rotation_period_days=None, next_rotation_at=None)
     await call.transaction.update_key(call.key, key)
 

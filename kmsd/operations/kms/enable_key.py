@@ -1,4 +1,4 @@
-"""EnableKey: let a key be used again."""
+"""EnableKey: allow cryptographic use of a key again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """Every process acts on the new state once this has been answered."""
+    """Enable the key. The new state is effective in every process when the response is sent."""
     await call.transaction.update_key(call.key, call.key.after(Transition.ENABLE))
 
 

@@ -1,4 +1,4 @@
-"""EnableKeyRotation: a new material each period; old ones go on opening old blobs."""
+"""EnableKeyRotation: give a key new material each period. Old materials still decrypt old blobs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """The first period begins now; asking again for the same one changes nothing."""
-    # Asked again without a period, a key keeps the one that it has.
+    """Set the period, which begins now. The same period as before changes nothing."""
+    # Without a period in the request, a key keeps the one that it has.
     days = request.rotation_period_in_days or call.key.rotation_period_days or DEFAULT_ROTATION_DAYS
     if days == call.key.rotation_period_days:
         return

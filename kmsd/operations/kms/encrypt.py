@@ -1,4 +1,4 @@
-"""Encrypt: up to 4096 bytes, inside the token."""
+"""Encrypt: encrypt up to 4096 bytes in the token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Seal under the key's current material."""
+    """Encrypt under the key's current material."""
     key = call.key
     blob = await encryption.encrypt(call.tokens, key, call.now, request.plaintext, request.encryption_context)
     return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)

@@ -1,4 +1,4 @@
-"""GenerateDataKey: a key for the client's own use, plain and sealed."""
+"""GenerateDataKey: generate a data key for the client, in plaintext and encrypted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Random bytes of the token, and a blob of them."""
+    """Return random bytes of the token, and a blob of them."""
     refuse(request, "recipient")
     length = data_key_length(request.key_spec, request.number_of_bytes)
     data_key = await call.token.random(length)

@@ -1,4 +1,4 @@
-"""GenerateDataKeyWithoutPlaintext: a data key for later, sealed only."""
+"""GenerateDataKeyWithoutPlaintext: generate a data key for later use, only encrypted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A blob of random bytes of the token."""
+    """Return a blob of random bytes of the token."""
     length = data_key_length(request.key_spec, request.number_of_bytes)
     data_key = await call.token.random(length)
     blob = await encryption.encrypt(call.tokens, call.key, call.now, data_key, request.encryption_context)

@@ -1,4 +1,4 @@
-"""GenerateRandom: bytes of the token's random number generator."""
+"""GenerateRandom: return bytes of the token's random number generator."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Ask the token."""
+    """Return random bytes of the token."""
     refuse(request, "custom_key_store_id", "recipient")
-    # The reference says "Required: No"; AWS answers this when it is missing.
+    # The reference says "Required: No", but AWS returns this error if it is missing.
     if request.number_of_bytes is None:
         raise ValidationException("NumberOfBytes is required.")
     return Response(plaintext=await call.token.random(request.number_of_bytes))

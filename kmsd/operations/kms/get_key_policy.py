@@ -1,4 +1,4 @@
-"""GetKeyPolicy: the key policy, as it was put."""
+"""GetKeyPolicy: return the key policy, as it was stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """There is one, and its name is `default`."""
+    """Return the only policy of a key. Its name is `default`."""
     check_policy_name(request.policy_name)
     return Response(policy=call.key.policy, policy_name=DEFAULT_NAME)
 

@@ -1,4 +1,4 @@
-"""GetKeyRotationStatus: whether, how often and when next the material is replaced."""
+"""GetKeyRotationStatus: return if automatic rotation is on, its period and its next date."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: Call) -> Response:
-    """As the key stands now."""
+    """Return the rotation status at the time of the call."""
     key = call.key
-    # A key that awaits deletion is not rotated, and says so; cancelling the deletion restores what was.
+    # A key pending deletion is not rotated and shows rotation as off. Cancelling the deletion restores the status.
     if key.rotation_period_days is None or key.state is KeyState.PENDING_DELETION:
         return Response(key_rotation_enabled=False, key_id=key.arn)
     return Response(

@@ -1,4 +1,4 @@
-"""GetParametersForImport: a public key to wrap key material for, and the import token that goes with it."""
+"""GetParametersForImport: return a public key to wrap key material for, and its import token."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Nothing of the key changes. That a wrapping key is given out is durable before the answer."""
+    """Issue a wrapping key and its import token. The key does not change. Durable before the response."""
     dependencies = call.dependencies
-    asked, refused = request.wrapping_algorithm, dependencies.refused_wrapping
-    algorithm = await import_parameters.check_algorithm(asked, dependencies.tokens, refused)
+    algorithm = await import_parameters.check_algorithm(
+        request.wrapping_algorithm, dependencies.tokens, dependencies.refused_wrapping
+    )
     bits = WRAPPING_KEY_BITS.get(request.wrapping_key_spec)
     if bits is None:
         raise UnsupportedOperationException(f"The wrapping key spec {request.wrapping_key_spec} is not supported.")

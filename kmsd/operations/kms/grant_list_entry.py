@@ -1,4 +1,4 @@
-"""GrantListEntry: what the two lists tell of a grant."""
+"""GrantListEntry: a grant in ListGrants and ListRetirableGrants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kmsd.operations.kms.shapes import GrantConstraints, GrantListEntry
 
 
 def grant_list_entry(grant: Grant, key_arn: str, arns: ArnScope) -> GrantListEntry:
-    """One line of a list."""
+    """Convert a grant to an entry of a list."""
     equals, subset = grant.encryption_context_equals, grant.encryption_context_subset
     constraints = None
     if equals is not None or subset is not None:

@@ -1,4 +1,4 @@
-"""ImportKeyMaterial: material that the client has wrapped, unwrapped in the token."""
+"""ImportKeyMaterial: unwrap key material from the client in the token."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 class Response(shapes.Shape, frozen=True):
-    """Reference: ImportKeyMaterial has an empty body; today's clients read these."""
+    """Reference: ImportKeyMaterial has an empty body; current clients read these."""
 
     key_id: shapes.KeyId
     key_material_id: shapes.KeyMaterialId
@@ -52,7 +52,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 async def prepare(request: Request, call: WriteCall) -> _Prepared:
-    """Unwrap and prove the material in the token, once all that needs no token has been checked."""
+    """Check everything that does not need the token, then unwrap and verify the material in the token."""
     dependencies = call.dependencies
     _valid_to(request, call.now)
     _check_material(request, await call.reader.imported_material(call.key.key_id), call.key.arn)
@@ -74,7 +74,7 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """The material becomes the key's, or its ValidTo is set anew; the import token must still be good."""
+    """Make the material current, or set a new ValidTo for it. The import token must still be valid."""
     claim, arrival = call.prepared.claim, call.prepared.arrival
     import_parameters.refuse_expired(claim, call.now)
     await import_parameters.wrapping_key_of(call.reader, claim)
@@ -90,7 +90,7 @@ async def handle(request: Request, call: WriteCall) -> Response:
 
 
 def _valid_to(request: Request, now: datetime) -> datetime | None:
-    """When the material is to expire. Raises ValidationException."""
+    """Return the time at which the material expires; None for never. Raises ValidationException."""
     if request.expiration_model == ExpirationModel.DOES_NOT_EXPIRE:
         if request.valid_to is not None:
             raise ValidationException(
@@ -106,7 +106,7 @@ def _valid_to(request: Request, now: datetime) -> datetime | None:
 
 
 def _check_material(request: Request, imported: ImportedMaterial | None, arn: str) -> None:
-    """What the request says of the material before anybody has seen it. A key has one imported material, for good."""
+    """Check ImportType and KeyMaterialId before unwrapping. A key's imported material can never be replaced."""
     if request.import_type == "NEW_KEY_MATERIAL":
         if request.key_material_id is not None:
             raise ValidationException("KeyMaterialId cannot be set if the ImportType is NEW_KEY_MATERIAL.")

@@ -1,4 +1,4 @@
-"""KeyMetadata: what CreateKey and DescribeKey tell of a key."""
+"""KeyMetadata: description of a key in CreateKey and DescribeKey."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kmsd.operations.kms.shapes import KeyMetadata
 
 
 def key_metadata(key: Key, now: datetime) -> KeyMetadata:
-    """The key as it stands at `now`."""
+    """Return the metadata of a key at `now`."""
     state = key.state_at(now)
     expired = key.valid_to is not None and now >= key.valid_to
     return KeyMetadata(

@@ -1,4 +1,4 @@
-"""ListAliases: the aliases of the caller's account, or of one key."""
+"""ListAliases: list the aliases of the caller's account, or of one key."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of names. A key of another account has none here, whether or not it exists."""
-    account, place = call.caller.account, call.dependencies.arns
+    """Return a page, sorted by name. It is empty for a key of another account, even if that key exists."""
+    account, arns = call.caller.account, call.dependencies.arns
     key = None if request.key_id is None else (await find_key(request.key_id, call, aliases=False)).key
     filters = {} if key is None else {"key": key.key_id}
     pager = Pager(await call.service_sealer(), f"ListAliases:{account}", filters, min(request.limit, MAX_PAGE))
@@ -40,7 +40,7 @@ async def handle(request: Request, call: Call) -> Response:
         aliases=[
             shapes.AliasListEntry(
                 alias_name=alias.name,
-                alias_arn=place.alias(alias.account, alias.name),
+                alias_arn=arns.alias(alias.account, alias.name),
                 target_key_id=alias.key_id,
                 creation_date=alias.created_at.timestamp(),
                 last_updated_date=alias.updated_at.timestamp(),

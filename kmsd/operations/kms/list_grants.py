@@ -1,4 +1,4 @@
-"""ListGrants: the grants on a key."""
+"""ListGrants: list the grants on a key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of grant ids."""
+    """Return a page, sorted by grant id."""
     refuse(request, "grantee_service_principal")
     if request.grant_id is not None:
         check_grant_id(request.grant_id)

@@ -1,4 +1,4 @@
-"""ListKeyPolicies: the names of the key's policies: there is one."""
+"""ListKeyPolicies: list the names of a key's policies. There is only one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, _: Call) -> Response:
-    """One page, always."""
+    """Return the only page."""
     if request.marker is not None:
         raise InvalidMarkerException("The marker is not valid for this request.")
     return Response(policy_names=[DEFAULT_NAME], truncated=False)

@@ -1,4 +1,4 @@
-"""ListKeyRotations: when and how the key came to its materials."""
+"""ListKeyRotations: list the rotations of a key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """The oldest first; the first material of all is no rotation."""
+    """Return a page, oldest first. A key's first material is no rotation."""
     every = request.include_key_material == "ALL_KEY_MATERIAL"
     pager = Pager(
         await call.service_sealer(), f"ListKeyRotations:{call.key.key_id}", {"all": str(every)}, request.limit
@@ -49,7 +49,7 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 def _position(material: Material) -> str:
-    """Sorts as the list does."""
+    """Return a material's position, which sorts like the list."""
     return f"{material.created_at.isoformat(timespec='microseconds')} {material.material_id.hex()}"
 
 

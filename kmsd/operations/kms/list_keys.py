@@ -1,4 +1,4 @@
-"""ListKeys: ids and ARNs of all keys of the caller's account."""
+"""ListKeys: list ids and ARNs of all keys of the caller's account."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of key ids. No account shares keys here: of other owners there are none."""
+    """Return a page, sorted by key id. Accounts do not share keys, so other owners have none."""
     if request.resource_owners is not None and SELF not in request.resource_owners:
         return Response(keys=[], truncated=False)
     account = call.caller.account
     pager = Pager(await call.service_sealer(), f"ListKeys:{account}", {}, request.limit)
     after = await pager.start(request.marker)
-    # A key whose deletion is due does not exist any more, though a job may still have to carry it out.
+    # A key whose deletion is due counts as deleted, even if the job has not deleted it yet.
     found = await call.reader.key_names_after(account, after, pager.limit + 1, call.now)
     page = await pager.cut(found, lambda entry: entry[0])
     return Response(

@@ -1,4 +1,4 @@
-"""ListResourceTags: the tags of a key."""
+"""ListResourceTags: list the tags of a key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of tag keys."""
+    """Return a page, sorted by tag key."""
     key_id = call.key.key_id
     pager = Pager(await call.service_sealer(), f"ListResourceTags:{key_id}", {}, min(request.limit, MAX_PAGE))
     after = await pager.start(request.marker)

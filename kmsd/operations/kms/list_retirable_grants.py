@@ -1,4 +1,4 @@
-"""ListRetirableGrants: the grants that name a principal of the caller's account as the one who may retire them."""
+"""ListRetirableGrants: list the grants whose retiring principal is a given principal of the caller's account."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """A page in the order of grant ids.
+    """Return a page, sorted by grant id.
 
-    "You can specify any principal in your AWS account"; of others, nothing is told.
+    "You can specify any principal in your AWS account". Principals of other accounts are refused.
     """
     refuse(request, "retiring_service_principal")
     principal, account = request.retiring_principal, call.caller.account

@@ -1,4 +1,4 @@
-"""What CreateKey and PutKeyPolicy ask of a new key policy."""
+"""Checks of a new key policy in CreateKey and PutKeyPolicy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_NAME = "default"
 
 
 def check_policy_name(name: str) -> None:
-    """Raises NotFoundException for any name but `default` (the reference's "Default" is an error)."""
+    """Check that the name is `default` (the reference's "Default" is an error). Raises NotFoundException."""
     if name != DEFAULT_NAME:
         raise NotFoundException(f"No such policy exists: {name}")
 
@@ -24,16 +24,16 @@ def check_policy_name(name: str) -> None:
 async def check_new_policy(
     operation: Operation[Any, Any], policy: str, request: Any, call: Call, target: Target
 ) -> None:
-    """Check size, language, and that the callers do not lock themselves out (unless they say that they mean to).
+    """Check size and syntax, and (unless bypassed) that the caller does not lock themselves out.
 
-    `target` is the key, which does not exist yet for CreateKey. Raises LimitExceededException for more than 32 KiB
-    (the shape admits more than the limit) and MalformedPolicyDocumentException.
+    `target` is the key, which does not exist yet for CreateKey. Raises LimitExceededException for more than 32 KiB by
+    default (the shape admits more), and MalformedPolicyDocumentException.
     """
     if len(policy.encode()) > call.dependencies.quotas.policy_bytes:
         raise LimitExceededException(f"The key policy is longer than {call.dependencies.quotas.policy_bytes} bytes.")
     parse_new(policy, kind=PolicyKind.KEY)
     caller = call.caller
-    query = AuthorizationRequest(
+    auth_request = AuthorizationRequest(
         caller=caller,
         action="kms:PutKeyPolicy",
         resource=target.arn,
@@ -41,4 +41,4 @@ async def check_new_policy(
         resource_policy=policy,
         circumstances=await circumstances_of(operation, target, request, call, (policy, *policies_of(caller))),
     )
-    lockout.check(query, policy, bypass=request.bypass_policy_lockout_safety_check)
+    lockout.check(auth_request, policy, bypass=request.bypass_policy_lockout_safety_check)

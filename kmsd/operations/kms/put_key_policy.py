@@ -22,7 +22,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Every process decides by the new one once this has been answered."""
+    """Replace the policy. The new one is effective in every process when the response is sent."""
     check_policy_name(request.policy_name)
     key = call.key
     await check_new_policy(OPERATION, request.policy, request, call, call.targets[0])

@@ -1,4 +1,4 @@
-"""ReEncrypt: from one key, or context, to another, without the plaintext leaving the daemon."""
+"""ReEncrypt: re-encrypt under another key or context. The plaintext does not leave the daemon."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """Open under the source, seal under the destination."""
+    """Decrypt under the source key, encrypt under the destination key."""
     refuse(request, "dry_run_modifiers")
     source, destination = call.key_at(0), call.key_at(1)
     opened = await encryption.decrypt(call.tokens, source, call.blob_at(0), request.source_encryption_context)

@@ -1,4 +1,4 @@
-"""RetireGrant: end a grant, by those whom the grant itself names."""
+"""RetireGrant: delete a grant, by principals that the grant itself names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kmsd.operations.kms import shapes
 
 
 class Request(shapes.Shape, frozen=True):
-    """Reference: RetireGrant, Request Parameters: a token, or a key ARN and a grant id."""
+    """Reference: RetireGrant, Request Parameters: a grant token, or a key ARN and a grant id."""
 
     grant_token: shapes.GrantToken | None = None
     key_id: shapes.KeyId | None = None
@@ -33,7 +33,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: WriteCall) -> None:
-    """No process allows anything by the grant once this has been answered. Works in every state of the key."""
+    """Delete the grant. No process uses it after the response. Works in every key state."""
     await call.transaction.delete_grant(_grant_in(call.targets[0]).grant_id)
 
 
@@ -44,7 +44,7 @@ def _grant_in(target: Target) -> Grant:
 
 
 async def _find(request: Request, call: Call) -> Grant:
-    """The grant that the request names one way or the other."""
+    """Find the grant by grant token, or by key and grant id."""
     if request.grant_token is not None:
         if request.key_id is not None or request.grant_id is not None:
             raise ValidationException("Specify either a grant token, or a key ARN and a grant ID.")
@@ -62,16 +62,19 @@ async def _find(request: Request, call: Call) -> Grant:
 
 
 class OnGrant(Access, frozen=True):
-    """The grant that the request names, and its key. The grant says who may retire it, not the key's policy."""
+    """The grant in the request, and its key. The grant decides who may retire it, not the key policy."""
 
     has_own_rule: ClassVar[bool] = True
 
     def words(self) -> str:
-        """Say how it is named."""
+        """Describe the grant by the members of the request."""
         return "the grant that `grant_token`, or `key_id` and `grant_id`, name"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
-        """Raises NotFoundException, InvalidGrantIdException, InvalidGrantTokenException, ValidationException."""
+        """Find the grant and its key.
+
+        Raises NotFoundException, InvalidGrantIdException, InvalidGrantTokenException, ValidationException.
+        """
         grant = await _find(request, call)
         key = await call.reader.key(grant.key_id)
         if key is None or not key.exists_at(call.now):
@@ -79,17 +82,17 @@ class OnGrant(Access, frozen=True):
         call.response_keys, call.grant_id = (key.arn,), grant.grant_id
         return (Target(arn=key.arn, key=key, resource=grant),)
 
-    def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
-        """By the grant; conditions see what is its own."""
+    def decide(self, auth_request: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
+        """Decide by the grant. Conditions see the grant's own constraint."""
         grant = _grant_in(target)
-        # "kms:GrantConstraintType", "kms:EncryptionContext:…" for RetireGrant: those of the grant (Service
+        # In RetireGrant, "kms:GrantConstraintType" and "kms:EncryptionContext:…" are those of the grant (Service
         # Authorization Reference).
-        asked = replace(
-            query,
+        request_for_grant = replace(
+            auth_request,
             encryption_context=grant.encryption_context_equals or grant.encryption_context_subset or {},
-            circumstances=replace(query.circumstances, grant=grant),
+            circumstances=replace(auth_request.circumstances, grant=grant),
         )
-        return asked, may_retire(asked, grant)
+        return request_for_grant, may_retire(request_for_grant, grant)
 
 
 OPERATION: Operation[Request, None] = Operation(

@@ -1,4 +1,4 @@
-"""RevokeGrant: end a grant, by whoever administers the key."""
+"""RevokeGrant: delete a grant, by an administrator of the key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """No process allows anything by the grant once this has been answered."""
+    """Delete the grant. No process uses it after the response."""
     check_grant_id(request.grant_id)
     grant = await call.reader.grant(request.grant_id)
     if grant is None or grant.key_id != call.key.key_id:

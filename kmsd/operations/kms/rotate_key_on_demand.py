@@ -1,4 +1,4 @@
-"""RotateKeyOnDemand: a new material now; the automatic rotation keeps its dates."""
+"""RotateKeyOnDemand: rotate a key now. Automatic rotation keeps its dates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def prepare(_: Request, call: WriteCall) -> Material:
-    """Make the object in the token."""
+    """Create the new material in the token."""
     _check_count(call)
     return await rotation.create(
         call.dependencies.store, call.token, call.key, call.now, RotationType.ON_DEMAND, created=call.created
@@ -40,7 +40,7 @@ def _check_count(call: Call) -> None:
 
 
 async def handle(_: Request, call: WriteCall) -> Response:
-    """The material that `prepare` made becomes the current one."""
+    """Make the material that `prepare` created the current one."""
     _check_count(call)
     await rotation.make_current(call.transaction, call.key, call.prepared)
     return Response(key_id=call.key.arn)

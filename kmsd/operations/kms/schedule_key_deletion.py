@@ -1,4 +1,4 @@
-"""ScheduleKeyDeletion: the key and its material cease to exist after a waiting period."""
+"""ScheduleKeyDeletion: delete a key and its material after a waiting period."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """From now on the key cannot be used; at its date `kmsd.jobs.deletion` destroys it."""
+    """Set the deletion date. The key cannot be used from now on; at the date `kmsd.jobs.deletion` destroys it."""
     days = request.pending_window_in_days
     key = replace(
         call.key.after(Transition.SCHEDULE_DELETION),

@@ -1,8 +1,8 @@
-"""Every shape of the API, once: its type, its limits, and whether it is a secret.
+"""Shapes of the KMS API: type, limits, and if the value is secret.
 
-A shape is `Annotated[type, Constraint(...)]`. The wire checks requests against them and words the
-violations as AWS does; the audit record shows every member that is not `secret`. Limits follow the
-reference and, where the two differ, botocore's model.
+A shape is `Annotated[type, Constraint(...)]`. `kmsd.wire` checks requests against them, with AWS's error messages. The
+audit record shows every member that is not `secret`. Limits follow the reference; where botocore's model differs, they
+follow the model.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import msgspec
 
 
 class Constraint(msgspec.Struct, frozen=True, dict=True):
-    """What a value of a shape must satisfy. Lengths are in characters, bytes (blobs) or items (lists)."""
+    """Constraints on the value of a shape. Lengths are in characters, bytes (blobs) or items (lists)."""
 
     min_length: int | None = None
     max_length: int | None = None
     minimum: int | None = None
     maximum: int | None = None
     pattern: str | None = None
-    """As AWS writes it in its model; the whole value must match."""
+    """Regular expression as in AWS's model. The whole value must match."""
     values: tuple[str, ...] | None = None
-    """Enumeration; the order is the one in which AWS lists it."""
+    """Values of an enumeration, in AWS's order."""
     member: Constraint | None = None
-    """Of each item of a list."""
+    """Constraint on each item of a list."""
     secret: bool = False
-    """Never shown: not in the audit record, not in a log line, not in an error message."""
+    """True if the value must never appear in audit records, log lines and error messages."""
 
     @cached_property
     def regex(self) -> re.Pattern[str] | None:
@@ -48,7 +48,7 @@ class Shape(msgspec.Struct, frozen=True, omit_defaults=True, rename=_pascal):
 
 
 def camel(name: str) -> str:
-    """`KeyId`, `key_id` or `keyId` as `keyId`: how AWS's messages and CloudTrail's records name a member."""
+    """Convert `KeyId`, `key_id` or `keyId` to `keyId`, the name in AWS's messages and CloudTrail's records."""
     pascal = _pascal(name) if "_" in name else name
     return pascal[:1].lower() + pascal[1:]
 
@@ -112,9 +112,9 @@ KeyMaterialId = Annotated[str, Constraint(min_length=64, max_length=64, pattern=
 CustomKeyStoreId = Annotated[str, Constraint(min_length=1, max_length=64)]
 XksKeyId = Annotated[str, Constraint(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9-_.]+$")]
 Timestamp = float
-"""Seconds since 1970-01-01T00:00:00Z; a JSON number."""
+"""Seconds since 1970-01-01T00:00:00Z, a JSON number."""
 ValidTo = Annotated[float, Constraint(minimum=0, maximum=253_402_300_799)]
-"""A `Timestamp` of a request: until the end of the year 9999, beyond which no date can be made of it."""
+"""A `Timestamp` in a request. Its maximum is the end of the year 9999, the last date of Python's datetime."""
 
 IncludeKeyMaterial = Annotated[str, Constraint(values=("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"))]
 ImportType = Annotated[str, Constraint(values=("NEW_KEY_MATERIAL", "EXISTING_KEY_MATERIAL"))]
@@ -153,14 +153,14 @@ class Tag(Shape, frozen=True):
 
 
 class RecipientInfo(Shape, frozen=True):
-    """A Nitro Enclave's attestation; accepted as a shape so that it can be refused by name."""
+    """A Nitro Enclave's attestation. Declared so that it can be refused by name."""
 
     key_encryption_algorithm: Annotated[str, Constraint(values=("RSAES_OAEP_SHA_256",))] | None = None
     attestation_document: Annotated[bytes, Constraint(min_length=1, max_length=262144)] | None = None
 
 
 class KeyMetadata(Shape, frozen=True):
-    """What DescribeKey and CreateKey tell of a key."""
+    """Description of a key in DescribeKey and CreateKey."""
 
     aws_account_id: str
     key_id: KeyId
@@ -184,14 +184,14 @@ class KeyMetadata(Shape, frozen=True):
 
 
 class KeyListEntry(Shape, frozen=True):
-    """A line of ListKeys."""
+    """An entry of ListKeys."""
 
     key_id: KeyId
     key_arn: Arn
 
 
 class AliasListEntry(Shape, frozen=True):
-    """A line of ListAliases."""
+    """An entry of ListAliases."""
 
     alias_name: AliasName
     alias_arn: Arn
@@ -201,7 +201,7 @@ class AliasListEntry(Shape, frozen=True):
 
 
 class GrantConstraints(Shape, frozen=True):
-    """Bounds of a grant."""
+    """Constraints of a grant."""
 
     encryption_context_subset: EncryptionContext | None = None
     encryption_context_equals: EncryptionContext | None = None
@@ -209,7 +209,7 @@ class GrantConstraints(Shape, frozen=True):
 
 
 class GrantListEntry(Shape, frozen=True):
-    """A line of ListGrants."""
+    """An entry of ListGrants."""
 
     key_id: KeyId
     grant_id: GrantId
@@ -223,7 +223,7 @@ class GrantListEntry(Shape, frozen=True):
 
 
 class RotationsListEntry(Shape, frozen=True):
-    """A line of ListKeyRotations."""
+    """An entry of ListKeyRotations."""
 
     key_id: KeyId
     rotation_date: Timestamp | None = None

@@ -1,4 +1,4 @@
-"""What the operations on symmetric keys share: checks of members that only newer kinds of key would give sense."""
+"""Checks shared by operations on symmetric keys: refuse parameters that only apply to other kinds of key."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ BYTES_OF_SPEC = {"AES_128": 16, "AES_256": 32}
 
 
 def refuse(request: msgspec.Struct, *members: str) -> None:
-    """Raises UnsupportedOperationException naming the first of `members` that the request carries.
+    """Refuse a request that has one of `members`. Raises UnsupportedOperationException with its name.
 
-    The number 0 asks for nothing (STS, MinimumSessionTokenSize).
+    The number 0 counts as absent (STS, MinimumSessionTokenSize).
     """
     for member in members:
         if getattr(request, member) not in (None, 0):
@@ -22,12 +22,12 @@ def refuse(request: msgspec.Struct, *members: str) -> None:
 
 
 def data_key_length(key_spec: str | None, number_of_bytes: int | None) -> int:
-    """Length of a data key in bytes, by whichever of the two members is given. Raises ValidationException."""
+    """Return the length of a data key in bytes. Raises ValidationException unless exactly one member is given."""
     if (key_spec is None) == (number_of_bytes is None):
         raise ValidationException("Please specify either number of bytes or key spec.")
     return BYTES_OF_SPEC[key_spec] if key_spec is not None else int(number_of_bytes or 0)
 
 
 def current_material_id(key: Key) -> str | None:
-    """The `KeyMaterialId` that a blob sealed now carries."""
+    """Return the `KeyMaterialId` of the material that encrypts new blobs."""
     return None if key.current_material is None else key.current_material.key_material_id

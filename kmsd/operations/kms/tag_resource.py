@@ -18,10 +18,10 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Tags may permit or deny: policies see them at once."""
-    given = tags.as_mapping(request.tags)
-    tags.check_count({**await call.reader.tags_of(call.key.key_id), **given}, call.dependencies.quotas.tags_per_key)
-    await call.transaction.put_tags(call.key.key_id, given)
+    """Add the tags. Policies that depend on tags see them immediately."""
+    new_tags = tags.as_mapping(request.tags)
+    tags.check_count({**await call.reader.tags_of(call.key.key_id), **new_tags}, call.dependencies.quotas.tags_per_key)
+    await call.transaction.put_tags(call.key.key_id, new_tags)
 
 
 OPERATION = Operation(

@@ -1,4 +1,4 @@
-"""Tags of a key: what may be one."""
+"""Validation of a key's tags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ALLOWED = re.compile(r"[\w\s+\-=.:/@]*")
 
 
 def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
-    """The tags of one request. Raises TagException for a key given twice, reserved, or of characters AWS refuses."""
+    """Return the tags of a request. Raises TagException for duplicate or reserved keys and for invalid characters."""
     found: dict[str, str] = {}
     for tag in tags:
         if tag.tag_key in found:
@@ -25,12 +25,12 @@ def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
 
 
 def check_keys(tag_keys: Iterable[str]) -> None:
-    """Raises TagException for a key that is reserved."""
+    """Check that no key has the reserved prefix `aws:`. Raises TagException."""
     if any(tag_key.lower().startswith("aws:") for tag_key in tag_keys):
         raise TagException("Tags beginning with aws: are reserved")
 
 
 def check_count(tags: Mapping[str, str], most: int) -> None:
-    """Raises TagException for more tags than a key may carry."""
+    """Check the number of tags. Raises TagException."""
     if len(tags) > most:
         raise TagException("Too many tags")

@@ -1,4 +1,4 @@
-"""UntagResource: take tags from a key."""
+"""UntagResource: remove tags from a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Tags that it does not have are no error."""
+    """Remove the tags. Absent tags are no error."""
     tag_rules.check_keys(request.tag_keys)
     await call.transaction.delete_tags(call.key.key_id, request.tag_keys)
 

@@ -1,4 +1,4 @@
-"""UpdateAlias: let a name stand for another key."""
+"""UpdateAlias: point an alias to another key."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Request(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: WriteCall) -> None:
-    """Permission is needed on the alias, on the key that loses it and on the one that gets it."""
+    """Change the key of an alias. Requires permission on the alias and on both keys."""
     target = call.key_at(2)
     alias = await call.reader.alias(call.caller.account, request.alias_name)
-    if alias is None or alias.key_id == target.key_id:  # admission has found it; the same key again changes nothing
+    if alias is None or alias.key_id == target.key_id:  # admission found it; the same key changes nothing
         return
     most = call.dependencies.quotas.aliases_per_key
     if await call.reader.count_aliases(target.key_id) >= most:

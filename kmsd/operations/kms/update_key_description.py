@@ -1,4 +1,4 @@
-"""UpdateKeyDescription: another description."""
+"""UpdateKeyDescription: replace a key's description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AssumeRole: act as a role whose trust policy lets one."""
+"""AssumeRole: issue temporary credentials for a role whose trust policy allows the caller."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kmsd.operations.sts.credentials import credentials
 
 DEFAULT_SECONDS = 3600
 CHAINED_SECONDS = 3600
-"""The longest session of a role that was assumed by another role's session ("role chaining")."""
+"""Maximum session duration of a role that another role's session assumes ("role chaining"), in seconds."""
 _ROLE = re.compile(r"arn:(?P<partition>[a-z-]+):iam::(?P<account>[0-9]{12}):role/(?P<name>[\w+=,.@-]+)", re.ASCII)
 
 
@@ -59,7 +59,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """The session may do what the role may, within the session policy."""
+    """Issue a session with the role's permissions, limited by the session policy."""
     refuse(
         request,
         "policy_arns",
@@ -95,38 +95,40 @@ async def handle(request: Request, call: Call) -> Response:
 
 
 class OnRole(Access, frozen=True):
-    """The role that `role_arn` names. Its trust policy decides, with the caller's identity policies."""
+    """The role in `role_arn`. Its trust policy decides, with the caller's identity policies."""
 
     has_own_rule: ClassVar[bool] = True
 
     def words(self) -> str:
-        """Say how it is named."""
+        """Describe the role by its member."""
         return "role `role_arn`"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
-        """The role, also one that does not exist: it is refused as one that may not be assumed.
+        """Return the role as target, even if it does not exist: it is then refused like a forbidden one.
 
-        Raises ValidationException for what cannot be the ARN of a role.
+        Raises ValidationException for a text that cannot be the ARN of a role.
         """
         named = _ROLE.fullmatch(request.role_arn)
         if named is None or named["partition"] != call.dependencies.arns.partition:
             raise ValidationException(f"{request.role_arn} is invalid")
         return (Target(arn=request.role_arn, resource=await call.reader.role(named["account"], named["name"])),)
 
-    def decide(self, query: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
-        """By the trust policy; conditions see the role's tags."""
-        message = f"User: {query.caller.arn} is not authorized to perform: sts:AssumeRole on resource: {target.arn}"
+    def decide(self, auth_request: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
+        """Decide by the trust policy. Conditions see the role's tags."""
+        message = (
+            f"User: {auth_request.caller.arn} is not authorized to perform: sts:AssumeRole on resource: {target.arn}"
+        )
         role = target.resource
         if not isinstance(role, Role):
-            return query, Denied("the role does not exist", message)
-        asked = replace(
-            query,
+            return auth_request, Denied("the role does not exist", message)
+        request_for_role = replace(
+            auth_request,
             resource_account=role.account,
             resource_policy=role.trust_policy,
-            circumstances=replace(query.circumstances, tags=role.tags),
+            circumstances=replace(auth_request.circumstances, tags=role.tags),
         )
-        decision = authorize(asked)
-        return asked, Denied(decision.reason, message) if isinstance(decision, Denied) else decision
+        decision = authorize(request_for_role)
+        return request_for_role, Denied(decision.reason, message) if isinstance(decision, Denied) else decision
 
 
 def _role_in(target: Target) -> Role:

@@ -1,4 +1,4 @@
-"""Credentials: temporary ones, as STS's answers carry them."""
+"""Credentials: temporary credentials in the responses of STS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kmsd.operations.sts import shapes
 
 
 def credentials(made: TemporaryCredentials) -> shapes.Credentials:
-    """One answer's credentials."""
+    """Convert temporary credentials to the shape of the response."""
     return shapes.Credentials(
         access_key_id=made.access_key_id,
         secret_access_key=made.secret,

@@ -1,4 +1,4 @@
-"""GetCallerIdentity: who the credentials belong to."""
+"""GetCallerIdentity: return the principal of the credentials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: Call) -> Response:
-    """What the signature proved."""
+    """Return the caller that the signature authenticated."""
     return Response(user_id=call.caller.principal_id, account=call.caller.account, arn=call.caller.arn)
 
 

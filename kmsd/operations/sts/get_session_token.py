@@ -1,4 +1,4 @@
-"""GetSessionToken: temporary credentials of the user who asks."""
+"""GetSessionToken: issue temporary credentials for the calling user."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(request: Request, call: Call) -> Response:
-    """They may do what the user may, for a time; and no longer than the access key that asked is active."""
+    """Issue a session with the user's permissions. It ends when it expires or the calling access key is disabled."""
     refuse(request, "serial_number", "token_code", "minimum_session_token_size")
     long_term = await call.reader.access_key(call.caller.access_key_id)
     if long_term is None:
@@ -45,6 +45,6 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(Unrestricted("whoever holds a user's access key may shorten its life"),),
+    access=(Unrestricted("it gives no permission that the user's access key does not have"),),
     raises=(UnsupportedOperationException,),
 )

@@ -1,4 +1,4 @@
-"""The shapes of STS, from botocore's model of API version 2011-06-15."""
+"""Shapes of STS, from botocore's model of API version 2011-06-15."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Secret = Annotated[str, Constraint(secret=True)]
 
 
 class PolicyDescriptor(Shape, frozen=True, rename=None):
-    """A managed policy's ARN; accepted as a shape so that it can be refused by name."""
+    """A managed policy's ARN. Declared so that it can be refused by name."""
 
     arn: str | None = None
 
 
 class SessionTag(Shape, frozen=True):
-    """A session tag; accepted as a shape so that it can be refused by name."""
+    """A session tag. Declared so that it can be refused by name."""
 
     key: str
     value: str
 
 
 class ProvidedContext(Shape, frozen=True):
-    """A trusted context assertion; accepted as a shape so that it can be refused by name."""
+    """A trusted context assertion. Declared so that it can be refused by name."""
 
     provider_arn: str | None = None
     context_assertion: str | None = None

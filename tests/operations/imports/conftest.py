@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.house import House, house
-from tests.imports import refusals_at_once
+from tests.support.harness import House, house
+from tests.support.key_import import refusals_at_once
 
 
 @pytest.fixture(scope="module", name="house")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import code_of
-from tests.house import House
-from tests.imports import (
+from tests.support.clients import code_of
+from tests.support.harness import House
+from tests.support.key_import import (
     ALGORITHMS,
     SPECS,
     external_key,

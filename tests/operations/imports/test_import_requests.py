@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import code_of
-from tests.house import House
-from tests.imports import (
+from tests.support.clients import code_of
+from tests.support.harness import House
+from tests.support.key_import import (
     FOREVER,
     external_key,
     imported_material,

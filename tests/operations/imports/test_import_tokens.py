@@ -11,9 +11,9 @@ import pytest
 from msgspec.structs import force_setattr
 
 from kmsd.domain.key_import import WrappingAlgorithm
-from tests.clients import code_of
-from tests.house import House
-from tests.imports import (
+from tests.support.clients import code_of
+from tests.support.harness import House
+from tests.support.key_import import (
     external_key,
     material_object,
     objects,

@@ -9,9 +9,9 @@ from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 
-from tests.tokens import TokenPlace
+from tests.support.tokens import TokenPlace
 
-SOURCE = Path(__file__).parent / "contract" / "shim.c"
+SOURCE = Path(__file__).parents[1] / "contract" / "shim.c"
 
 
 class Function(IntEnum):

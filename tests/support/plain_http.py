@@ -12,7 +12,7 @@ from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
-from tests.clients import REGION, Credentials
+from tests.support.clients import REGION, Credentials
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.daemon import Daemon, provisioned
-from tests.shim import Shim, bent
-from tests.tokens import TokenPlace
+from tests.support.daemon import Daemon, provisioned
+from tests.support.shim import Shim, bent
+from tests.support.tokens import TokenPlace
 
 
 @contextmanager

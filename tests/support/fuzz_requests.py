@@ -18,7 +18,7 @@ import botocore.session
 
 from kmsd import services
 from kmsd.services import OPERATIONS
-from tests.clients import REGION, Credentials
+from tests.support.clients import REGION, Credentials
 
 MODELS = {name: botocore.session.get_session().get_service_model(name) for name in ("kms", "logs", "sts")}
 RARE = {

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.clients import ACCOUNT
-from tests.daemon import Daemon
-from tests.faults.actors import Actor, Stopped
-from tests.imports import external_key, parameters, state_of
-from tests.logs import messages, millis
+from tests.support.clients import ACCOUNT
+from tests.support.daemon import Daemon
+from tests.support.key_import import external_key, parameters, state_of
+from tests.support.load_actors import Actor, Stopped
+from tests.support.log_service import messages, millis
 
 MAX_ROTATIONS = 4
 MAX_BLOBS = 5

@@ -11,8 +11,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.clients import Credentials
-from tests.daemon import Daemon
+from tests.support.clients import Credentials
+from tests.support.daemon import Daemon
 
 MAX_ROTATIONS = 4
 

@@ -1,4 +1,4 @@
-"""How the work of parsers and filters grows when their input doubles: `python -m tests.doubling` prints it as JSON.
+"""Growth of the work of parsers and filters when their input doubles; `python -m tests.support.doubling` prints JSON.
 
 Run in a process of its own: what is compared is the CPU time of a process that does nothing else.
 """
@@ -41,7 +41,7 @@ from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
 from kmsd.wire.sigv4 import canonical
 from kmsd.wire.sigv4.parse import RawRequest, parse
-from tests.sigv4 import CREDENTIAL, HEADERS, NOW, SERVICES
+from tests.support.sigv4 import CREDENTIAL, HEADERS, NOW, SERVICES
 
 SECONDS = 0.01
 """A case grows until it takes so long, or until its input is as large as it may be."""

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.shim import compiler
+from tests.support.shim import compiler
 
-SOURCE = Path(__file__).parent / "contract" / "recorder.c"
+SOURCE = Path(__file__).parents[1] / "contract" / "recorder.c"
 GET_ATTRIBUTE_VALUE, DECRYPT, SIGN, WRAP_KEY, UNWRAP_KEY, GENERATE_RANDOM = 24, 34, 43, 60, 61, 64
 """Places in CK_FUNCTION_LIST."""
 

@@ -6,7 +6,7 @@ import ctypes
 from enum import IntEnum
 from pathlib import Path
 
-from tests.disks import preloadable
+from tests.support.file_systems import preloadable
 
 SOURCE = r"""
 #define _GNU_SOURCE

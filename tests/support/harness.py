@@ -27,10 +27,10 @@ from kmsd.wire.http.server import Listener, serve
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
-from tests.clients import Credentials, client, signing_clock
-from tests.daemon import import_section, write_config
-from tests.tokens import SOFTHSM, nss, softhsm
-from tests.trail import trail_records
+from tests.support.audit_trail import trail_records
+from tests.support.clients import Credentials, client, signing_clock
+from tests.support.daemon import import_section, write_config
+from tests.support.tokens import SOFTHSM, nss, softhsm
 
 T = TypeVar("T")
 

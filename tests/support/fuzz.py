@@ -1,6 +1,6 @@
-"""Sends what `tests.fuzz_requests` makes to a running daemon, and sees that every request is answered as it may be.
+"""Sends fuzzed requests to a running daemon, and checks that every answer is one that the request may have.
 
-By hand, for as many as time allows: `ulimit -v 8000000; python -m tests.fuzz 1000000 [SEED [SECONDS]]`.
+By hand, for as many as time allows: `ulimit -v 8000000; python -m tests.support.fuzz 1000000 [SEED [SECONDS]]`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from tests.daemon import Daemon, provisioned
-from tests.fuzz_requests import Generator, Pool
+from tests.support.daemon import Daemon, provisioned
+from tests.support.fuzz_requests import Generator, Pool
 
 CONNECTIONS = 24
 PATIENCE = 30.0

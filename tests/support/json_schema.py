@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-SCHEMA: dict[str, Any] = json.loads((Path(__file__).parent.parent / "docs" / "audit-record.schema.json").read_text())
+SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[2] / "docs" / "audit-record.schema.json").read_text())
 _TYPES: dict[str, Any] = {
     "object": dict,
     "array": list,

@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from tests.shim import compiler
+from tests.support.shim import compiler
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 
 RETRYABLE = {
     "DependencyTimeoutException",

@@ -1,7 +1,7 @@
 """Has hostile filter patterns and queries look at hostile events, in bounded memory, and measures what each costs.
 
-By hand: `python -m tests.fuzz_logs --count 1000000 [--seed 1] [--first 0] [--seconds N]`; `--daemon 1000` sends so many
-over a socket as well. A case depends on the seed and its number alone: `--first` goes on, or repeats one.
+By hand: `python -m tests.support.fuzz_logs --count 1000000 [--seed 1] [--first 0] [--seconds N]`; `--daemon 1000`
+sends so many over a socket as well. A case depends on the seed and its number alone: `--first` goes on, or repeats one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from kmsd.cloudwatch_logs.insights.stored_query import MalformedQuery
 from kmsd.cloudwatch_logs.work_budget import MAX_QUERY_BYTES, Budget, TooLarge
 from kmsd.daemon.worker import GC_THRESHOLD
 from kmsd.errors import InvalidParameterException
-from tests.daemon import Daemon, provisioned
-from tests.fuzz_log_texts import Texts
+from tests.support.daemon import Daemon, provisioned
+from tests.support.fuzz_log_texts import Texts
 
 CPU_SECONDS = 0.05
 """What one case may take of the processor, for each MiB of its input that has begun."""

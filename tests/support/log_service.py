@@ -16,8 +16,8 @@ from botocore.exceptions import ClientError
 from kmsd.adapters.audit_trail.follower import TrailFollower
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.linux.aio import AioContext, Write
-from tests.clients import ACCOUNT, REGION, signing_clock
-from tests.house import House
+from tests.support.clients import ACCOUNT, REGION, signing_clock
+from tests.support.harness import House
 
 SERVICE = f"logs.{REGION}.amazonaws.com"
 

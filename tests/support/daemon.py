@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.daemon import worker
-from tests.clients import ACCOUNT, REGION, Credentials, client
-from tests.tokens import TokenPlace, nss, softhsm
-from tests.trail import trail_records
+from tests.support.audit_trail import trail_records
+from tests.support.clients import ACCOUNT, REGION, Credentials, client
+from tests.support.polling import until
+from tests.support.tokens import TokenPlace, nss, softhsm
 
 _reserved: list[socket.socket] = []
 
@@ -198,10 +199,7 @@ class Daemon:
 
 def eventually(holds: Callable[[], bool], daemon: Daemon, seconds: float = 60) -> None:
     """Wait until something holds. Raises AssertionError with the daemon's log if it never does."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, daemon.log()
-        time.sleep(0.01)
+    until(holds, seconds, otherwise=daemon.log)
 
 
 def name_of(pid: int) -> str:

@@ -1,0 +1,59 @@
+"""The aws command line, against a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.clients import REGION
+from tests.support.daemon import Daemon
+
+AWS = Path(sys.executable).with_name("aws")
+
+
+AWS_2 = Path("/usr/bin/aws")
+"""Version 2, which alone has `logs tail`: Debian's package awscli."""
+
+
+def environment(daemon: Daemon) -> dict[str, str]:
+    """What `client.env` exports."""
+    return {
+        **os.environ,
+        "AWS_ENDPOINT_URL": daemon.endpoint,
+        "AWS_ACCESS_KEY_ID": daemon.admin.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": daemon.admin.secret,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_PAGER": "",
+    }
+
+
+def aws(daemon: Daemon, *arguments: str, ok: bool = True) -> Any:
+    """What the aws CLI prints, as JSON; of one that must fail, what it complains of."""
+    done = subprocess.run(
+        [str(AWS), *arguments], env=environment(daemon), capture_output=True, text=True, timeout=60, check=False
+    )
+    if not ok:
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def start_all(daemon: Daemon) -> None:
+    """Start, and wait for every worker.
+
+    SoftHSM writes its token.object anew at each login, in place: a kill at that moment costs the whole token, and that
+    is not what is tested here.
+    """
+    before = daemon.log().count('"event": "ready"')
+    daemon.start()
+    deadline = time.monotonic() + 30
+    while daemon.log().count('"event": "ready"') == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

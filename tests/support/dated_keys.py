@@ -1,0 +1,33 @@
+"""Keys whose time comes."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from tests.support.harness import House
+from tests.support.key_import import external_key, parameters, wrap
+
+
+def import_until(house: House, **delta: float) -> str:
+    """A key with imported material that expires so much later."""
+    kms = house.client()
+    key_id = external_key(kms)
+    given = parameters(kms, key_id)
+    kms.import_key_material(
+        KeyId=key_id,
+        ImportToken=given.answer["ImportToken"],
+        EncryptedKeyMaterial=wrap(os.urandom(32), given.algorithm, given.public_key),
+        ExpirationModel="KEY_MATERIAL_EXPIRES",
+        ValidTo=house.clock.now() + timedelta(**delta),
+    )
+    return key_id
+
+
+def doomed_key(house: House) -> tuple[str, bytes]:
+    """A key that is to be deleted in seven days, and a blob of it."""
+    kms = house.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"kept")["CiphertextBlob"]
+    kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+    return key_id, blob
