@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.daemon import Daemon, provisioned
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 
 QUICK = Path(__file__).parent / "unit"
 """Tests that need no token and no daemon."""
@@ -49,10 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
 
 
-@pytest.fixture(scope="module", name="house")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture(scope="module", name="harness")
+def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """The daemon within this process; shared by a module, whose tests leave it usable."""
-    with house(tmp_path_factory.mktemp("house")) as found:
+    with harness(tmp_path_factory.mktemp("harness")) as found:
         yield found
 
 

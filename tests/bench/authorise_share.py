@@ -24,7 +24,7 @@ from kmsd.operations.kms import encrypt
 from kmsd.wire.sigv4.claim import signing_key
 from tests.bench import wrk
 from tests.support.clients import ACCOUNT
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 
 STATEMENTS = 150
 GRANTS = 1000
@@ -47,7 +47,7 @@ def big_policy(user: str) -> str:
     return text.replace('"Id": ""', f'"Id": "{"x" * (32_700 - len(text))}"')
 
 
-async def query_of(place: House, user: Any, key_id: str) -> AuthorizationRequest:
+async def query_of(place: Harness, user: Any, key_id: str) -> AuthorizationRequest:
     """What the pipeline asks for this request."""
     reader = await place.components.store.read()
     access_key = await reader.access_key(user.access_key_id)
@@ -74,7 +74,7 @@ def decide(query: AuthorizationRequest) -> float:
 
 def main() -> None:
     """Set up, measure in turn, print."""
-    with tempfile.TemporaryDirectory() as folder, house(Path(folder)) as place:
+    with tempfile.TemporaryDirectory() as folder, harness(Path(folder)) as place:
         user, admin = place.user(), place.client()
         key_id = admin.create_key(Policy=big_policy(user.arn))["KeyMetadata"]["KeyId"]
         for number in range(GRANTS):

@@ -23,7 +23,7 @@ from typing import Any
 from kmsd.custody import import_parameters, imported_material
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.ports import InvalidLength, UnwrapFailed, Wrapped
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.key_import import external_key, parameters, raw_encrypt, wrap
 
 SIZE = 256
@@ -134,7 +134,7 @@ def report(where: str, algorithm: str, times: dict[str, list[float]]) -> bool:
     return fine
 
 
-async def at_the_port(found: House, key_id: str, given: Any, blob: bytes) -> float:
+async def at_the_port(found: Harness, key_id: str, given: Any, blob: bytes) -> float:
     """One refusal, from the wrapped blob to the error."""
     tokens, box = found.components.pipeline.dependencies.tokens, await service_box(found)
     claim = await import_parameters.open_token(box, given.answer["ImportToken"], key_id, found.clock.now())
@@ -149,7 +149,7 @@ async def at_the_port(found: House, key_id: str, given: Any, blob: bytes) -> flo
     raise AssertionError("a bad blob was unwrapped")
 
 
-async def service_box(found: House) -> Any:
+async def service_box(found: Harness) -> Any:
     """The daemon's."""
     return await ServiceSealer.of(await found.components.store.read(), found.components.token)
 
@@ -185,7 +185,7 @@ def main() -> int:
     # The count of failures is not what is measured here.
     import_parameters.MAX_FAILURES = 10**9  # type: ignore[misc]
     fine = True
-    with tempfile.TemporaryDirectory() as folder, house(Path(folder), import_token=True) as found:
+    with tempfile.TemporaryDirectory() as folder, harness(Path(folder), import_token=True) as found:
         kms = found.client()
         for algorithm in sys.argv[2:] or KINDS:
             kinds = KINDS[algorithm]

@@ -15,7 +15,7 @@ from types import FrameType
 
 import kmsd
 from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
-from tests.support.harness import house
+from tests.support.harness import harness
 
 PACKAGE = str(Path(kmsd.__file__).parent)
 WARM, COUNTED = 300, 50
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Python calls of one warm Encrypt")
     parser.add_argument("--calls", action="store_true", help="print each call")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, house(Path(folder)) as own:
+    with tempfile.TemporaryDirectory() as folder, harness(Path(folder)) as own:
         # The trace slows calls into the token, which `auto` would take for a slow token.
         own.components.token._calls.inline_policy = InlinePolicy("always", 1.0)  # type: ignore[attr-defined]
         kms, trace = own.client(), Trace()

@@ -1,4 +1,4 @@
-"""What a full house costs: two daemons side by side, one with 100 keys, one with 105 000 and 50 000 grants on one.
+"""What a full daemon costs: two daemons side by side, one with 100 keys, one with 105 000 and 50 000 grants on one.
 
     .venv/bin/python -m tests.bench.scale [--with-material 5000] [--without 100000] [--grants 50000]
 

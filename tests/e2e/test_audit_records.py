@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.clients import Credentials
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.json_schema import violations
 from tests.support.roles import allow, assume, make_role, trust
 from tests.support.unsigned import ask_unsigned
@@ -17,8 +17,8 @@ ACCOUNT, REGION = "000000000000", "us-east-1"
 
 
 @pytest.fixture(name="kms")
-def _kms(house: House) -> Any:
-    return house.client()
+def _kms(harness: Harness) -> Any:
+    return harness.client()
 
 
 @pytest.fixture(name="key_id")
@@ -31,9 +31,9 @@ def arn(key_id: str) -> str:
     return f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{key_id}"
 
 
-def last(house: House, event_name: str) -> dict[str, Any]:
+def last(harness: Harness, event_name: str) -> dict[str, Any]:
     """The latest record of an operation; it fits the schema."""
-    found = next(record for record in reversed(house.records()) if record["eventName"] == event_name)
+    found = next(record for record in reversed(harness.records()) if record["eventName"] == event_name)
     assert violations(found) == []
     return found
 
@@ -45,10 +45,10 @@ def refused(call: Any, **members: Any) -> str:
     return str(caught.value.response["Error"]["Code"])
 
 
-def test_an_encrypt_as_cloudtrail_has_it(house: House, kms: Any, key_id: str) -> None:
+def test_an_encrypt_as_cloudtrail_has_it(harness: Harness, kms: Any, key_id: str) -> None:
     """Field by field, in CloudTrail's order."""
     answer = kms.encrypt(KeyId=key_id, Plaintext=b"x", EncryptionContext={"Department": "Engineering"})
-    found = last(house, "Encrypt")
+    found = last(harness, "Encrypt")
     assert list(found) == [
         *("eventVersion", "userIdentity", "eventTime", "eventSource", "eventName", "awsRegion", "sourceIPAddress"),
         *("userAgent", "requestParameters", "responseElements", "additionalEventData", "requestID", "eventID"),
@@ -57,9 +57,9 @@ def test_an_encrypt_as_cloudtrail_has_it(house: House, kms: Any, key_id: str) ->
     assert found["userIdentity"] == {
         "type": "IAMUser",
         "principalId": found["userIdentity"]["principalId"],
-        "arn": house.admin.arn,
+        "arn": harness.admin.arn,
         "accountId": ACCOUNT,
-        "accessKeyId": house.admin.access_key_id,
+        "accessKeyId": harness.admin.access_key_id,
         "userName": "admin",
     }
     assert found["requestParameters"] == {
@@ -76,25 +76,27 @@ def test_an_encrypt_as_cloudtrail_has_it(house: House, kms: Any, key_id: str) ->
     assert found["additionalEventData"]["decidedBy"] == ["identity-policy:#0"]
 
 
-def test_the_material_that_was_used_is_named(house: House, kms: Any, key_id: str) -> None:
+def test_the_material_that_was_used_is_named(harness: Harness, kms: Any, key_id: str) -> None:
     """The same material sealed and opened; ReEncrypt names both."""
     sealed = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-    first = last(house, "Encrypt")["additionalEventData"]["keyMaterialId"]
+    first = last(harness, "Encrypt")["additionalEventData"]["keyMaterialId"]
     kms.rotate_key_on_demand(KeyId=key_id)
     opened = kms.decrypt(CiphertextBlob=sealed)
-    assert last(house, "Decrypt")["additionalEventData"]["keyMaterialId"] == first == opened["KeyMaterialId"]
+    assert last(harness, "Decrypt")["additionalEventData"]["keyMaterialId"] == first == opened["KeyMaterialId"]
     kms.re_encrypt(CiphertextBlob=sealed, DestinationKeyId=key_id)
-    both = last(house, "ReEncrypt")
+    both = last(harness, "ReEncrypt")
     assert both["additionalEventData"]["sourceKeyMaterialId"] == first
     assert both["additionalEventData"]["destinationKeyMaterialId"] not in (first, None)
     assert [resource["ARN"] for resource in both["resources"]] == [arn(key_id), arn(key_id)]
 
 
-def test_a_refused_call_names_the_key(house: House, key_id: str) -> None:
+def test_a_refused_call_names_the_key(harness: Harness, key_id: str) -> None:
     """Refused for lack of permission: who, on which key, and, for the operator, why."""
-    stranger = house.user()
-    assert refused(house.client(credentials=stranger).encrypt, KeyId=key_id, Plaintext=b"x") == "AccessDeniedException"
-    found = last(house, "Encrypt")
+    stranger = harness.user()
+    assert (
+        refused(harness.client(credentials=stranger).encrypt, KeyId=key_id, Plaintext=b"x") == "AccessDeniedException"
+    )
+    found = last(harness, "Encrypt")
     assert found["errorCode"] == "AccessDeniedException"
     assert "is not authorized to perform: kms:Encrypt" in found["errorMessage"]
     assert found["resources"][0]["ARN"] == arn(key_id)
@@ -103,28 +105,28 @@ def test_a_refused_call_names_the_key(house: House, key_id: str) -> None:
     assert found["requestParameters"]["keyId"] == key_id
 
 
-def test_a_call_refused_for_the_keys_state_names_the_key(house: House, kms: Any, key_id: str) -> None:
+def test_a_call_refused_for_the_keys_state_names_the_key(harness: Harness, kms: Any, key_id: str) -> None:
     """Also for operations that prepare something in the token before their transaction."""
     kms.disable_key(KeyId=key_id)
     assert refused(kms.encrypt, KeyId=key_id, Plaintext=b"x") == "DisabledException"
-    assert last(house, "Encrypt")["resources"][0]["ARN"] == arn(key_id)
+    assert last(harness, "Encrypt")["resources"][0]["ARN"] == arn(key_id)
     assert refused(kms.rotate_key_on_demand, KeyId=key_id) == "DisabledException"
-    found = last(house, "RotateKeyOnDemand")
+    found = last(harness, "RotateKeyOnDemand")
     assert found["resources"][0]["ARN"] == arn(key_id)
     assert found["responseElements"] is None
     assert found["additionalEventData"]["decidedBy"] == ["identity-policy:#0"]
 
 
-def test_a_grant_that_decides_is_named(house: House, kms: Any, key_id: str) -> None:
+def test_a_grant_that_decides_is_named(harness: Harness, kms: Any, key_id: str) -> None:
     """By its id; and CreateGrant's record shows the grant, never its token."""
-    stranger = house.user()
+    stranger = harness.user()
     made = kms.create_grant(
         KeyId=key_id,
         GranteePrincipal=stranger.arn,
         Operations=["Encrypt"],
         Constraints={"EncryptionContextSubset": {"a": "b"}},
     )
-    created = last(house, "CreateGrant")
+    created = last(harness, "CreateGrant")
     assert created["requestParameters"] == {
         "keyId": key_id,
         "granteePrincipal": stranger.arn,
@@ -132,30 +134,30 @@ def test_a_grant_that_decides_is_named(house: House, kms: Any, key_id: str) -> N
         "operations": ["Encrypt"],
     }
     assert created["responseElements"] == {"grantId": made["GrantId"], "keyId": arn(key_id)}
-    house.client(credentials=stranger).encrypt(KeyId=arn(key_id), Plaintext=b"x", EncryptionContext={"a": "b"})
-    found = last(house, "Encrypt")["additionalEventData"]
+    harness.client(credentials=stranger).encrypt(KeyId=arn(key_id), Plaintext=b"x", EncryptionContext={"a": "b"})
+    found = last(harness, "Encrypt")["additionalEventData"]
     assert found["grantIds"] == [made["GrantId"]]
     assert found["decidedBy"] == [f"grant:{made['GrantId']}"]
 
 
-def test_retiring_by_token_names_key_and_grant(house: House, kms: Any, key_id: str) -> None:
+def test_retiring_by_token_names_key_and_grant(harness: Harness, kms: Any, key_id: str) -> None:
     """The request holds a token alone, which is not shown."""
-    me = house.admin.arn
+    me = harness.admin.arn
     made = kms.create_grant(KeyId=key_id, GranteePrincipal=me, RetiringPrincipal=me, Operations=["Encrypt"])
     kms.retire_grant(GrantToken=made["GrantToken"])
-    found = last(house, "RetireGrant")
+    found = last(harness, "RetireGrant")
     assert found["requestParameters"] == {}
     assert found["responseElements"] == {"keyId": arn(key_id)}
     assert found["additionalEventData"]["grantId"] == made["GrantId"]
     assert found["resources"] == [{"accountId": ACCOUNT, "type": "AWS::KMS::Key", "ARN": arn(key_id)}]
 
 
-def test_aliases_are_resources(house: House, kms: Any, key_id: str) -> None:
+def test_aliases_are_resources(harness: Harness, kms: Any, key_id: str) -> None:
     """The alias and the key that it names; `responseElements.keyId` is the key's ARN."""
     kms.create_alias(AliasName="alias/audit", TargetKeyId=key_id)
     kms.delete_alias(AliasName="alias/audit")
     for name in ("CreateAlias", "DeleteAlias"):
-        found = last(house, name)
+        found = last(harness, name)
         assert [resource["ARN"] for resource in found["resources"]] == [
             f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/audit",
             arn(key_id),
@@ -163,10 +165,10 @@ def test_aliases_are_resources(house: House, kms: Any, key_id: str) -> None:
         assert found["responseElements"] == {"keyId": arn(key_id)}
 
 
-def test_dates_and_names_of_a_new_key(house: House, kms: Any) -> None:
+def test_dates_and_names_of_a_new_key(harness: Harness, kms: Any) -> None:
     """CreateKey's metadata as CloudTrail writes it."""
     made = kms.create_key(Description="d", Tags=[{"TagKey": "a", "TagValue": "b"}])["KeyMetadata"]
-    found = last(house, "CreateKey")
+    found = last(harness, "CreateKey")
     shown = found["responseElements"]["keyMetadata"]
     created = made["CreationDate"]
     assert (
@@ -176,60 +178,60 @@ def test_dates_and_names_of_a_new_key(house: House, kms: Any) -> None:
     assert shown["AWSAccountId"] == ACCOUNT
     assert found["requestParameters"]["tags"] == [{"tagKey": "a", "tagValue": "b"}]
     kms.schedule_key_deletion(KeyId=made["KeyId"], PendingWindowInDays=7)
-    assert last(house, "ScheduleKeyDeletion")["responseElements"]["keyId"] == arn(made["KeyId"])
+    assert last(harness, "ScheduleKeyDeletion")["responseElements"]["keyId"] == arn(made["KeyId"])
 
 
-def test_a_role_session_is_told_with_its_role(house: House, key_id: str) -> None:
+def test_a_role_session_is_told_with_its_role(harness: Harness, key_id: str) -> None:
     """`sessionContext` as CloudTrail has it."""
-    role = make_role(house, "auditor", trust(house.admin.arn), allow("kms:*"))
-    session = assume(house, None, role)
-    house.client(credentials=session).describe_key(KeyId=key_id)
-    identity = last(house, "DescribeKey")["userIdentity"]
+    role = make_role(harness, "auditor", trust(harness.admin.arn), allow("kms:*"))
+    session = assume(harness, None, role)
+    harness.client(credentials=session).describe_key(KeyId=key_id)
+    identity = last(harness, "DescribeKey")["userIdentity"]
     assert identity["type"] == "AssumedRole"
     assert identity["arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/auditor/session"
     assert identity["sessionContext"]["sessionIssuer"]["arn"] == role
     assert identity["sessionContext"]["attributes"]["mfaAuthenticated"] == "false"
 
 
-def test_an_unauthenticated_request_is_recorded(house: House) -> None:
+def test_an_unauthenticated_request_is_recorded(harness: Harness) -> None:
     """A wrong signature: the access key it claimed, and nobody's name."""
-    wrong = Credentials(house.admin.access_key_id, "x" * 40)
-    assert refused(house.client(credentials=wrong).list_keys) == "InvalidSignatureException"
-    found = last(house, "ListKeys")
-    assert found["userIdentity"] == {"type": "Unknown", "accessKeyId": house.admin.access_key_id}
+    wrong = Credentials(harness.admin.access_key_id, "x" * 40)
+    assert refused(harness.client(credentials=wrong).list_keys) == "InvalidSignatureException"
+    found = last(harness, "ListKeys")
+    assert found["userIdentity"] == {"type": "Unknown", "accessKeyId": harness.admin.access_key_id}
     assert found["errorCode"] == "InvalidSignatureException"
 
 
 @pytest.mark.parametrize("agent", [b"caf\xe9", b"\xff\xfe", "日本".encode()])
-def test_foreign_bytes_in_headers_break_no_record(house: House, agent: bytes) -> None:
+def test_foreign_bytes_in_headers_break_no_record(harness: Harness, agent: bytes) -> None:
     """What cannot be written as UTF-8 is replaced; the request is refused and recorded as any other."""
-    code = ask_unsigned(house.endpoint, "ListAliases", agent.decode("latin-1"))
+    code = ask_unsigned(harness.endpoint, "ListAliases", agent.decode("latin-1"))
     assert code == "MissingAuthenticationTokenException"
-    assert last(house, "ListAliases")["errorCode"] == "MissingAuthenticationTokenException"
+    assert last(harness, "ListAliases")["errorCode"] == "MissingAuthenticationTokenException"
 
 
-def test_an_unknown_operation_is_the_callers(house: House, kms: Any) -> None:
+def test_an_unknown_operation_is_the_callers(harness: Harness, kms: Any) -> None:
     """The signature held: the record says who asked for what does not exist."""
     assert refused(kms.get_public_key, KeyId="x" * 36) == "UnknownOperationException"
-    found = last(house, "GetPublicKey")
-    assert found["userIdentity"]["arn"] == house.admin.arn
+    found = last(harness, "GetPublicKey")
+    assert found["userIdentity"]["arn"] == harness.admin.arn
     assert found["recipientAccountId"] == ACCOUNT
 
 
-def test_jobs_are_service_events(house: House, kms: Any, key_id: str) -> None:
+def test_jobs_are_service_events(harness: Harness, kms: Any, key_id: str) -> None:
     """Rotation and deletion, as CloudTrail has them."""
     kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
-    house.clock.advance(days=91)
-    house.tick()
-    found = last(house, "RotateKey")
+    harness.clock.advance(days=91)
+    harness.tick()
+    found = last(harness, "RotateKey")
     assert found["eventType"] == "AwsServiceEvent"
     assert found["userIdentity"] == {"accountId": ACCOUNT, "invokedBy": "AWS Internal"}
     assert (found["sourceIPAddress"], found["userAgent"]) == ("AWS Internal", "AWS Internal")
     assert found["serviceEventDetails"] == {"keyId": key_id, "rotationType": "AUTOMATIC"}
     assert "requestID" not in found
-    house.client().schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
-    house.clock.advance(days=8)
-    house.tick()
-    deleted = last(house, "DeleteKey")
+    harness.client().schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+    harness.clock.advance(days=8)
+    harness.tick()
+    deleted = last(harness, "DeleteKey")
     assert deleted["serviceEventDetails"]["keyId"] == key_id
     assert deleted["resources"][0]["ARN"] == arn(key_id)

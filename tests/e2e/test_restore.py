@@ -20,12 +20,12 @@ from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import token_objects
 from kmsd.domain.material import Algorithm
 from tests.support.daemon import Daemon, provisioned
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 
 CUTS = int(os.environ.get("KMSD_RESTORE_KILLS", "2"))
 
 
-def kmsd(place: House | Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+def kmsd(place: Harness | Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line, over a daemon in either form."""
     config = place.config if isinstance(place, Daemon) else place.config.data_dir.parent / "kmsd.toml"
     command = [sys.executable, "-m", "kmsd", "--config", str(config), *arguments]
@@ -41,7 +41,7 @@ def wipe_all_but_the_trail(data: Path) -> None:
 
 def test_a_deleted_key_does_not_come_back_unsaid(tmp_path: Path) -> None:
     """A key deleted after the backup, whose token is restored too: the trail tells, and the operator must accept it."""
-    with house(tmp_path) as found:
+    with harness(tmp_path) as found:
         kms = found.client()
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
         blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]

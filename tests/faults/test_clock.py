@@ -14,45 +14,45 @@ from kmsd.jobs.scheduler import Scheduler
 from tests.support.clients import code_of
 from tests.support.daemon import Daemon, eventually, provisioned
 from tests.support.dated_keys import doomed_key, import_until
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.shim import compiler
 from tests.support.token_objects import object_ids
 
 
-@pytest.fixture(name="house")
-def _house(tmp_path: Path) -> Iterator[House]:
+@pytest.fixture(name="harness")
+def _harness(tmp_path: Path) -> Iterator[Harness]:
     """One for each test: they leave the clock in disorder."""
-    with house(tmp_path) as found:
+    with harness(tmp_path) as found:
         found.tick()
         yield found
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_forty_days_forward_and_back(house: House, *, restart: bool) -> None:
+def test_forty_days_forward_and_back(harness: Harness, *, restart: bool) -> None:
     """Nothing is destroyed while the clock is wrong, and everything is as before when it is right again."""
-    kms = house.client()
-    key_id, blob = doomed_key(house)
-    imported = import_until(house, days=2)
-    before = object_ids(house)
+    kms = harness.client()
+    key_id, blob = doomed_key(harness)
+    imported = import_until(harness, days=2)
+    before = object_ids(harness)
 
     def move(days: int) -> None:
         if restart:
-            house.stop()
-        house.clock.set(days=days)
+            harness.stop()
+        harness.clock.set(days=days)
         if restart:
-            house.start()
+            harness.start()
 
     move(40)
-    kms = house.client()
+    kms = harness.client()
     for _ in range(3):
-        house.tick()
-    assert object_ids(house) == before
+        harness.tick()
+    assert object_ids(harness) == before
     assert code_of(kms.encrypt, KeyId=imported, Plaintext=b"x") == "KMSInvalidStateException"
     assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
     move(-40)
-    kms = house.client()
-    house.tick()
-    assert object_ids(house) >= before  # wrapping keys are kept in stock again
+    kms = harness.client()
+    harness.tick()
+    assert object_ids(harness) >= before  # wrapping keys are kept in stock again
     kms.cancel_key_deletion(KeyId=key_id)
     kms.enable_key(KeyId=key_id)
     assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"kept"
@@ -60,74 +60,74 @@ def test_forty_days_forward_and_back(house: House, *, restart: bool) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_forty_days_back_revives_nothing(house: House, *, restart: bool) -> None:
+def test_forty_days_back_revives_nothing(harness: Harness, *, restart: bool) -> None:
     """Material that has expired and keys that are gone stay so, even while the token has not been told yet."""
-    imported = import_until(house, hours=1)
-    key_id, blob = doomed_key(house)
-    house.clock.advance(days=8)  # no tick: nothing was destroyed yet
+    imported = import_until(harness, hours=1)
+    key_id, blob = doomed_key(harness)
+    harness.clock.advance(days=8)  # no tick: nothing was destroyed yet
     if restart:
-        house.restart()
-    house.run(house.scheduler._acquire())
+        harness.restart()
+    harness.run(harness.scheduler._acquire())
     if restart:
-        house.stop()
-    house.clock.set(days=-40)
+        harness.stop()
+    harness.clock.set(days=-40)
     if restart:
-        house.start()
-    kms = house.client()
+        harness.start()
+    kms = harness.client()
     assert code_of(kms.encrypt, KeyId=imported, Plaintext=b"x") == "KMSInvalidStateException"
     assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
     assert code_of(kms.decrypt, CiphertextBlob=blob) == "AccessDeniedException"
-    house.tick()
-    events = [record["eventName"] for record in house.records()]
+    harness.tick()
+    events = [record["eventName"] for record in harness.records()]
     assert {"DeleteKey", "DeleteExpiredKeyMaterial"} <= set(events), "what is due is destroyed, by the trusted instant"
 
 
-def test_what_is_held_is_done_when_confirmed(house: House) -> None:
+def test_what_is_held_is_done_when_confirmed(harness: Harness) -> None:
     """As after a long stop: the operator says that the clock is right, and what is due goes."""
-    key_id, _ = doomed_key(house)
-    before = object_ids(house)
-    house.clock.set(days=40)
-    house.tick()
-    assert object_ids(house) == before
-    confirm(house)
-    house.tick()
-    assert len(object_ids(house)) == len(before) - 1
-    assert [r["serviceEventDetails"]["keyId"] for r in house.records() if r["eventName"] == "DeleteKey"] == [key_id]
+    key_id, _ = doomed_key(harness)
+    before = object_ids(harness)
+    harness.clock.set(days=40)
+    harness.tick()
+    assert object_ids(harness) == before
+    confirm(harness)
+    harness.tick()
+    assert len(object_ids(harness)) == len(before) - 1
+    assert [r["serviceEventDetails"]["keyId"] for r in harness.records() if r["eventName"] == "DeleteKey"] == [key_id]
 
 
-def confirm(house: House) -> None:
-    """As `kmsd jobs confirm-clock` does, by the house's own clock."""
+def confirm(harness: Harness) -> None:
+    """As `kmsd jobs confirm-clock` does, by the harness's own clock."""
     from kmsd.domain.trusted_time import Uptime, confirmed  # noqa: PLC0415
 
     async def write() -> None:
-        async with house.components.store.write() as transaction:
-            reading = confirmed(house.clock.now(), Uptime(house.components.watch.boot, house.clock.uptime()))
+        async with harness.components.store.write() as transaction:
+            reading = confirmed(harness.clock.now(), Uptime(harness.components.watch.boot, harness.clock.uptime()))
             await transaction.put_clock_reading(reading)
 
-    house.run(write())
+    harness.run(write())
 
 
-def test_creeping_forward(house: House) -> None:
+def test_creeping_forward(harness: Harness) -> None:
     """Half an hour a tick gets as far as one hour."""
-    doomed_key(house)
-    before = object_ids(house)
+    doomed_key(harness)
+    before = object_ids(harness)
     for _ in range(8 * 48):
-        house.clock.set(minutes=30)
-        house.run(house.scheduler._acquire())
-    house.tick()
-    assert object_ids(house) == before
+        harness.clock.set(minutes=30)
+        harness.run(harness.scheduler._acquire())
+    harness.tick()
+    assert object_ids(harness) == before
 
 
-def test_a_lease_from_the_future_is_void(house: House) -> None:
+def test_a_lease_from_the_future_is_void(harness: Harness) -> None:
     """Its holder took it while the clock was ahead, and died: the jobs of others go on when the clock is right."""
-    house.clock.set(days=40)
-    house.tick()
-    house.clock.set(days=-40)
-    components = house.components
+    harness.clock.set(days=40)
+    harness.tick()
+    harness.clock.set(days=-40)
+    components = harness.components
     other = Scheduler(
         components.store, components.tokens, components.watch, components.record_job, "other", watch=components.watch
     )
-    assert house.run(other._acquire()) is True
+    assert harness.run(other._acquire()) is True
 
 
 SHIM = """

@@ -12,7 +12,7 @@ from typing import Any
 from kmsd.custody import token_objects
 from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.ports import NoSuchObject, UnwrapFailed, Wrapped
-from tests.support.harness import house
+from tests.support.harness import harness
 
 ROUNDS, CALLERS = 25, 6
 CHANCE = random.Random(20261129)  # noqa: S311 (moments, no secrets)
@@ -20,7 +20,7 @@ CHANCE = random.Random(20261129)  # noqa: S311 (moments, no secrets)
 
 def test_a_wrapping_key_is_destroyed_while_blobs_are_tried(tmp_path: Path) -> None:
     """SoftHSM 2.6.1 crashes when it loses the key in the middle of C_UnwrapKey: calls under way are waited for."""
-    with house(tmp_path) as found:
+    with harness(tmp_path) as found:
         told = found.run(rounds_of_unwrapping(found.components.token), seconds=280)
     assert told["NoSuchObject"] == ROUNDS * CALLERS
     assert told["UnwrapFailed"] > ROUNDS
@@ -71,7 +71,7 @@ def test_a_key_is_destroyed_while_it_encrypts(tmp_path: Path) -> None:
             await destroyed_beside(token, object_id, encrypt)
         return ended
 
-    with house(tmp_path) as found:
+    with harness(tmp_path) as found:
         assert found.run(rounds(found.components.token), seconds=280) == 2 * ROUNDS * CALLERS
 
 

@@ -18,7 +18,7 @@ from kmsd.operations.declaration import Kind
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
 from tests.support.clients import code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 ME = "arn:aws:iam::000000000000:user/admin"
 ABSENT = "00000000-0000-4000-8000-000000000000"
@@ -31,14 +31,14 @@ KMS = {one.name: one for one in OPERATIONS if one.service is services.KMS and on
 class Scene:
     """A key with all that a request may need, and the request for one operation."""
 
-    house: House
+    harness: Harness
     operation: str
     kms: Any = field(init=False)
     key_id: str = ""
     request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.kms = self.house.client(parameter_validation=False)
+        self.kms = self.harness.client(parameter_validation=False)
         self.key_id = self.new_key()
         self.request = self._request()
 
@@ -94,11 +94,11 @@ class Scene:
 
 
 @contextmanager
-def locked(house: House) -> Iterator[None]:
+def locked(harness: Harness) -> Iterator[None]:
     """Another process writes, and does not come to an end."""
-    store: Any = house.components.store
+    store: Any = harness.components.store
     store._writing.execute("PRAGMA busy_timeout = 20")
-    other = sqlite3.connect(house.config.database, isolation_level=None)
+    other = sqlite3.connect(harness.config.database, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -109,25 +109,25 @@ def locked(house: House) -> Iterator[None]:
 
 
 @contextmanager
-def no_trail(house: House) -> Iterator[None]:
+def no_trail(harness: Harness) -> Iterator[None]:
     """The audit trail's folder is gone."""
-    away = house.config.audit_dir.with_name("away")
-    house.config.audit_dir.rename(away)
+    away = harness.config.audit_dir.with_name("away")
+    harness.config.audit_dir.rename(away)
     try:
         yield
     finally:
-        away.rename(house.config.audit_dir)
+        away.rename(harness.config.audit_dir)
 
 
 def without_material(scene: Scene) -> str:
     """The token has lost the key's object."""
-    reader = scene.house.run(scene.house.components.store.read())
-    key = scene.house.run(
+    reader = scene.harness.run(scene.harness.components.store.read())
+    key = scene.harness.run(
         reader.key(scene.request.get("KeyId") or scene.request.get("DestinationKeyId") or scene.key_id)
     )
     assert key is not None
     assert key.current_material is not None
-    scene.house.run(scene.house.components.token.destroy(key.current_material.material_id))
+    scene.harness.run(scene.harness.components.token.destroy(key.current_material.material_id))
     return scene.code()
 
 
@@ -143,13 +143,13 @@ def in_state(scene: Scene, state: str) -> str:
 
 def timed_out(scene: Scene) -> str:
     """The store does not answer in time; or, for what only reads, the token does not."""
-    with locked(scene.house):
+    with locked(scene.harness):
         return scene.code()
 
 
 def unrecorded(scene: Scene) -> str:
     """The record cannot be written."""
-    with no_trail(scene.house):
+    with no_trail(scene.harness):
         return scene.code()
 
 
@@ -288,13 +288,13 @@ CASES = [(name, error) for name, one in KMS.items() for error in errors_of(one) 
 
 
 @pytest.mark.parametrize(("name", "error"), CASES, ids=str)
-def test_each_declared_error_is_produced(house: House, name: str, error: str) -> None:
+def test_each_declared_error_is_produced(harness: Harness, name: str, error: str) -> None:
     """The request that succeeds, changed in one respect, answers with this error."""
-    scene = Scene(house, name)
+    scene = Scene(harness, name)
     assert PRODUCE[error](scene) == error
 
 
 @pytest.mark.parametrize("name", KMS)
-def test_the_unchanged_request_succeeds(house: House, name: str) -> None:
+def test_the_unchanged_request_succeeds(harness: Harness, name: str) -> None:
     """So that the errors above are those of the change."""
-    assert Scene(house, name).code() == ""
+    assert Scene(harness, name).code() == ""

@@ -18,14 +18,14 @@ from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile, wrapping_keys
 from kmsd.ports import StoreUnavailable, Tokens, TokenTimeout, TokenUnavailable, Transaction
 from tests.support.clients import code_of
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.key_import import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
 
 
-@pytest.fixture(scope="module", name="house")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture(scope="module", name="harness")
+def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """With an import token."""
-    with house(tmp_path_factory.mktemp("house"), import_token=True) as found, refusals_at_once():
+    with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found, refusals_at_once():
         yield found
 
 
@@ -77,9 +77,9 @@ class FailingStore(Failing):
 
 
 @contextmanager
-def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
+def bent(harness: Harness, member: str, failing: Failing) -> Iterator[Failing]:
     """Let the daemon work with the failing port."""
-    holder = holder_of(house, member)
+    holder = holder_of(harness, member)
     real = getattr(holder, member)
     force_setattr(holder, member, failing)
     try:
@@ -88,19 +88,19 @@ def bent(house: House, member: str, failing: Failing) -> Iterator[Failing]:
         force_setattr(holder, member, real)
 
 
-def holder_of(house: House, member: str) -> Any:
+def holder_of(harness: Harness, member: str) -> Any:
     """What holds a port: `main` and `imports` are tokens, the rest are dependencies."""
-    return house.components.tokens if member in ("main", "imports") else house.components.pipeline.dependencies
+    return harness.components.tokens if member in ("main", "imports") else harness.components.pipeline.dependencies
 
 
-def settle(house: House) -> None:
+def settle(harness: Harness) -> None:
     """Reconcile without grace; then store and tokens must agree to the object, and nothing is missing."""
-    components = house.components
+    components = harness.components
     assert components.import_token is not None
     for name, token in ((TokenName.MAIN, components.token), (TokenName.IMPORT, components.import_token)):
-        house.run(reconcile.run_once(components.store, token, house.clock.now(), grace=timedelta(0), name=name))
-        report = house.run(
-            reconcile.run_once(components.store, token, house.clock.now(), grace=timedelta(0), name=name)
+        harness.run(reconcile.run_once(components.store, token, harness.clock.now(), grace=timedelta(0), name=name))
+        report = harness.run(
+            reconcile.run_once(components.store, token, harness.clock.now(), grace=timedelta(0), name=name)
         )
         assert report == reconcile.ReconcileReport()
 
@@ -112,8 +112,8 @@ RETRIABLE = {"KeyUnavailableException", "DependencyTimeoutException", "KMSIntern
 class Case:
     """A key whose old blob must open whatever happens, and fresh import parameters."""
 
-    def __init__(self, house: House, algorithm: str, *, again: bool) -> None:
-        self.kms = house.client()
+    def __init__(self, harness: Harness, algorithm: str, *, again: bool) -> None:
+        self.kms = harness.client()
         self.material, self.again = os.urandom(32), again
         self.key_id = imported_key(self.kms, self.material) if again else external_key(self.kms)
         self.blob = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"old")["CiphertextBlob"] if again else b""
@@ -125,17 +125,17 @@ class Case:
         """Import."""
         return code_of(self.kms.import_key_material, **self.given.members(self.material))
 
-    def check(self, house: House, state: str) -> None:
+    def check(self, harness: Harness, state: str) -> None:
         """The key is in that state; after reconcile, the import works, and what was sealed opens."""
         assert state_of(self.kms, self.key_id) == state
-        settle(house)
+        settle(harness)
         assert state_of(self.kms, self.key_id) == state
         assert self.bring() == ""
         fresh = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"new")["CiphertextBlob"]
         for blob, text in ((self.blob, b"old"), (fresh, b"new")):
             if blob:
                 assert self.kms.decrypt(CiphertextBlob=blob)["Plaintext"] == text
-        settle(house)
+        settle(harness)
 
 
 @AFTER
@@ -148,129 +148,129 @@ class Case:
         ("imports", "rewrap_for", 1),
     ],
 )
-def test_the_token_fails(house: House, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
+def test_the_token_fails(harness: Harness, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
     """At each of its calls: the import is refused so that it can be tried again, and was none."""
-    case = Case(house, "RSAES_OAEP_SHA_256", again=again)
-    failing = Failing(getattr(holder_of(house, member), member), method, nth, after=after)
-    with bent(house, member, failing):
+    case = Case(harness, "RSAES_OAEP_SHA_256", again=again)
+    failing = Failing(getattr(holder_of(harness, member), member), method, nth, after=after)
+    with bent(harness, member, failing):
         assert case.bring() in RETRIABLE
     assert failing.failed
-    case.check(house, "PendingImport")
+    case.check(harness, "PendingImport")
 
 
 @AFTER
 @pytest.mark.parametrize("again", [False, True], ids=["first import", "import again"])
 @pytest.mark.parametrize("nth", [1, 2])
-def test_the_store_fails(house: House, nth: int, *, again: bool, after: bool) -> None:
+def test_the_store_fails(harness: Harness, nth: int, *, again: bool, after: bool) -> None:
     """At each transaction: the intent, and the one that gives the material to the key."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=again)
-    with bent(house, "store", FailingStore(house.components.store, nth, after=after)) as failing:
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=again)
+    with bent(harness, "store", FailingStore(harness.components.store, nth, after=after)) as failing:
         assert case.bring() in RETRIABLE
     assert failing.failed
     # A commit of which nobody hears has happened all the same.
-    case.check(house, "Enabled" if (nth, after) == (2, True) else "PendingImport")
+    case.check(harness, "Enabled" if (nth, after) == (2, True) else "PendingImport")
 
 
 @AFTER
-def test_undoing_fails_too(house: House, *, after: bool) -> None:
+def test_undoing_fails_too(harness: Harness, *, after: bool) -> None:
     """Then the doom stands in the store: the next import of the same carries it out and goes on."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
-    real = house.components.token
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
+    real = harness.components.token
     failing = Failing(Failing(real, "unwrap_key", 2, after=True), "destroy", 1, after=after)
-    with bent(house, "token", failing):
+    with bent(harness, "main", failing):
         assert case.bring() in RETRIABLE
     assert failing.failed
     assert case.bring() == ""
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
 @pytest.mark.parametrize("alive", [False, True], ids=["ended", "alive"])
-def test_an_intent_of_another_process(house: House, *, alive: bool) -> None:
+def test_an_intent_of_another_process(harness: Harness, *, alive: bool) -> None:
     """One that is alive is left alone, and the import put off; what an ended one left is settled at once."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
-    imported = house.run(_imported(house, case.key_id))
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
+    imported = harness.run(_imported(harness, case.key_id))
 
     async def intend_elsewhere() -> SqliteStore:
-        store = SqliteStore(house.config.database)
+        store = SqliteStore(harness.config.database)
         await token_objects.record_intent(
-            store, f"imported:{case.key_id}", house.clock.now(), object_id=imported.material_id
+            store, f"imported:{case.key_id}", harness.clock.now(), object_id=imported.material_id
         )
-        await house.components.token.generate_key(imported.material_id, imported.algorithm)
+        await harness.components.token.generate_key(imported.material_id, imported.algorithm)
         return store
 
-    other = house.run(intend_elsewhere())
+    other = harness.run(intend_elsewhere())
     if alive:
-        before = len(house.records())
+        before = len(harness.records())
         assert case.bring() == "ThrottlingException"
-        (record,) = [one for one in house.records()[before:] if one["eventName"] == "ImportKeyMaterial"]
+        (record,) = [one for one in harness.records()[before:] if one["eventName"] == "ImportKeyMaterial"]
         assert record["errorCode"] == "ThrottlingException"
         assert "another import into this key is under way" in record["additionalEventData"]["reason"]
         assert state_of(case.kms, case.key_id) == "PendingImport"
-    house.run(other.close())
+    harness.run(other.close())
     assert case.bring() == ""
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
-def test_reconcile_knows_whose_intents_are_orphaned(house: House) -> None:
+def test_reconcile_knows_whose_intents_are_orphaned(harness: Harness) -> None:
     """Those of an ended process are settled without grace; those of a live one are not."""
-    store, token, now = house.components.store, house.components.token, house.clock.now()
+    store, token, now = harness.components.store, harness.components.token, harness.clock.now()
 
     async def intend_elsewhere() -> bytes:
-        other = SqliteStore(house.config.database)
+        other = SqliteStore(harness.config.database)
         try:
             return await token_objects.record_intent(other, "key:nobody", now)
         finally:
             await other.close()
 
-    orphan = house.run(intend_elsewhere())
-    mine = house.run(token_objects.record_intent(store, "key:nobody", now))
-    report = house.run(reconcile.run_once(store, token, now))
+    orphan = harness.run(intend_elsewhere())
+    mine = harness.run(token_objects.record_intent(store, "key:nobody", now))
+    report = harness.run(reconcile.run_once(store, token, now))
     assert (orphan in report.undone, mine in report.undone) == (True, False)
-    house.run(token_objects.roll_back(store, token, mine))
+    harness.run(token_objects.roll_back(store, token, mine))
 
 
 @AFTER
-def test_deletion_fails(house: House, *, after: bool) -> None:
+def test_deletion_fails(harness: Harness, *, after: bool) -> None:
     """Before the commit nothing happens; after it the doom is certain: another call or reconcile carries it out."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    with bent(house, "token", Failing(house.components.token, "check", 1, after=after)):
+    with bent(harness, "main", Failing(harness.components.token, "check", 1, after=after)):
         assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
     assert state_of(case.kms, case.key_id) == "Enabled"
-    with bent(house, "token", Failing(house.components.token, "destroy", 1, after=after)):
+    with bent(harness, "main", Failing(harness.components.token, "destroy", 1, after=after)):
         assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) in RETRIABLE
     assert state_of(case.kms, case.key_id) == "PendingImport"
     assert code_of(case.kms.delete_imported_key_material, KeyId=case.key_id) == ""
-    case.check(house, "PendingImport")
+    case.check(harness, "PendingImport")
 
 
-def test_an_unfinished_deletion_does_not_stop_the_import(house: House) -> None:
+def test_an_unfinished_deletion_does_not_stop_the_import(harness: Harness) -> None:
     """It is carried out first."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    with bent(house, "token", Failing(house.components.token, "destroy", 1, after=False)):
+    with bent(harness, "main", Failing(harness.components.token, "destroy", 1, after=False)):
         code_of(case.kms.delete_imported_key_material, KeyId=case.key_id)
     assert case.bring() == ""
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
 @AFTER
 @pytest.mark.parametrize("algorithm", ["RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"])
-def test_a_wrapping_key_cannot_be_made(house: House, algorithm: str, *, after: bool) -> None:
+def test_a_wrapping_key_cannot_be_made(harness: Harness, algorithm: str, *, after: bool) -> None:
     """GetParametersForImport is refused so that it can be tried again, and leaves nothing in either token."""
-    kms = house.client()
-    house.clock.advance(hours=25)
-    house.tick()
+    kms = harness.client()
+    harness.clock.advance(hours=25)
+    harness.tick()
     key_id = external_key(kms)
     member = "main" if algorithm == "RSAES_OAEP_SHA_1" else "imports"
-    failing = Failing(getattr(holder_of(house, member), member), "generate_wrapping_key", 1, after=after)
+    failing = Failing(getattr(holder_of(harness, member), member), "generate_wrapping_key", 1, after=after)
     want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
-    with bent(house, member, failing):
+    with bent(harness, member, failing):
         assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
-    settle(house)
+    settle(harness)
     assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) == ""
 
 
@@ -293,9 +293,9 @@ class Meanwhile(FailingStore):
             yield transaction
 
 
-def test_the_material_is_deleted_while_it_is_imported_again(house: House) -> None:
+def test_the_material_is_deleted_while_it_is_imported_again(harness: Harness) -> None:
     """What was proven to be there is no longer: the call is carried out again, and makes it anew."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
 
     async def delete(transaction: Transaction) -> None:
@@ -303,82 +303,83 @@ def test_the_material_is_deleted_while_it_is_imported_again(house: House) -> Non
         assert key is not None
         await imported_material.delete(transaction, key)
 
-    with bent(house, "store", Meanwhile(house.components.store, 1, delete)) as meanwhile:
+    with bent(harness, "store", Meanwhile(harness.components.store, 1, delete)) as meanwhile:
         assert case.bring() == ""
     assert meanwhile.failed
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
-def test_the_parameters_end_while_they_are_used(house: House) -> None:
+def test_the_parameters_end_while_they_are_used(harness: Harness) -> None:
     """By the clock, or by failures of others: then the import was none."""
     for end, error in (("failures", "InvalidImportTokenException"), ("clock", "ExpiredImportTokenException")):
-        case = Case(house, "RSAES_OAEP_SHA_1", again=False)
+        case = Case(harness, "RSAES_OAEP_SHA_1", again=False)
 
         async def doom(transaction: Transaction, case: Case = case, end: str = end) -> None:
             if end == "clock":
-                house.clock.advance(hours=24)
+                harness.clock.advance(hours=24)
                 return
             for key in await transaction.wrapping_keys():
                 if key.key_id == case.key_id:
                     await import_parameters.mark_destroying(transaction, key.object_id)
 
-        with bent(house, "store", Meanwhile(house.components.store, 2, doom)) as meanwhile:
+        with bent(harness, "store", Meanwhile(harness.components.store, 2, doom)) as meanwhile:
             assert case.bring() == error
         assert meanwhile.failed
         assert state_of(case.kms, case.key_id) == "PendingImport"
-        settle(house)
+        settle(harness)
 
 
-def test_the_job_goes_on_when_a_token_fails(house: House) -> None:
+def test_the_job_goes_on_when_a_token_fails(harness: Harness) -> None:
     """One wrapping key that cannot be destroyed or made does not stop the others; the next run does what is left."""
-    kms = house.client()
-    house.tick()
+    kms = harness.client()
+    harness.tick()
     for algorithm in ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"):
         parameters(kms, external_key(kms), algorithm)
-    tokens = house.components.tokens
+    tokens = harness.components.tokens
     failing: Any = Failing(tokens.imports, "generate_wrapping_key", 1, after=False)
     broken = Tokens(tokens.main, failing)
-    report = house.run(wrapping_keys.run_once(house.components.store, broken, house.clock.now(), stock=3))
-    assert (len(report.failed), {key.token for key in house.run(_stock(house))}) == (1, {TokenName.MAIN})
-    house.clock.advance(hours=24)
-    broken = {**tokens, TokenName.MAIN: Failing(tokens[TokenName.MAIN], "destroy", 1, after=False)}
-    report = house.run(wrapping_keys.run_once(house.components.store, broken, house.clock.now(), stock=3))
+    report = harness.run(wrapping_keys.run_once(harness.components.store, broken, harness.clock.now(), stock=3))
+    assert (len(report.failed), {key.token for key in harness.run(_stock(harness))}) == (1, {TokenName.MAIN})
+    harness.clock.advance(hours=24)
+    failing_main: Any = Failing(tokens.main, "destroy", 1, after=False)
+    broken = Tokens(failing_main, tokens.imports)
+    report = harness.run(wrapping_keys.run_once(harness.components.store, broken, harness.clock.now(), stock=3))
     assert len(report.failed) == 1
-    assert house.run(_stock(house)) == []
-    settle(house)
+    assert harness.run(_stock(harness)) == []
+    settle(harness)
 
 
-async def _stock(house: House) -> Any:
-    return [key for key in await (await house.components.store.read()).wrapping_keys() if key.key_id is None]
+async def _stock(harness: Harness) -> Any:
+    return [key for key in await (await harness.components.store.read()).wrapping_keys() if key.key_id is None]
 
 
-def test_a_late_destruction_spares_what_was_made_anew(house: House) -> None:
+def test_a_late_destruction_spares_what_was_made_anew(harness: Harness) -> None:
     """Whoever comes to carry out a destruction that another has carried out already finds material of the same id."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    imported = house.run(_imported(house, case.key_id))
-    house.run(token_objects.destroy(house.components.store, house.components.token, imported.material_id))
+    imported = harness.run(_imported(harness, case.key_id))
+    harness.run(token_objects.destroy(harness.components.store, harness.components.token, imported.material_id))
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
-def with_lost_material(house: House) -> tuple[Case, bytes]:
+def with_lost_material(harness: Harness) -> tuple[Case, bytes]:
     """A key whose imported material the token has lost, and the object's id."""
-    case = Case(house, "RSAES_OAEP_SHA_1", again=True)
+    case = Case(harness, "RSAES_OAEP_SHA_1", again=True)
     assert case.bring() == ""
-    components = house.components
-    imported = house.run(_imported(house, case.key_id))
-    house.run(components.token.destroy(imported.material_id))
-    report = house.run(reconcile.run_once(components.store, components.token, house.clock.now()))
+    components = harness.components
+    imported = harness.run(_imported(harness, case.key_id))
+    harness.run(components.token.destroy(imported.material_id))
+    report = harness.run(reconcile.run_once(components.store, components.token, harness.clock.now()))
     assert imported.material_id in report.missing
     assert state_of(case.kms, case.key_id) == "Unavailable"
     return case, bytes(imported.material_id)
 
 
-def test_lost_material_is_made_once(house: House) -> None:
+def test_lost_material_is_made_once(harness: Harness) -> None:
     """However many bring it back at the same instant: all succeed, and the token has one object of its id."""
-    case, object_id = with_lost_material(house)
+    case, object_id = with_lost_material(harness)
     answers: list[str] = []
     threads = [threading.Thread(target=lambda: answers.append(case.bring())) for _ in range(8)]
     for thread in threads:
@@ -386,26 +387,26 @@ def test_lost_material_is_made_once(house: House) -> None:
     for thread in threads:
         thread.join()
     assert answers == [""] * 8
-    present = [found.object_id for found in house.run(house.components.token.list_objects())]
+    present = [found.object_id for found in harness.run(harness.components.token.list_objects())]
     assert present.count(object_id) == 1
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
-def test_lost_material_comes_back(house: House) -> None:
+def test_lost_material_comes_back(harness: Harness) -> None:
     """A key that is Unavailable, because the token lost its object, takes the same material, and no other."""
-    case, _ = with_lost_material(house)
-    components = house.components
+    case, _ = with_lost_material(harness)
+    components = harness.components
     other = case.given.members(os.urandom(32))
     assert code_of(case.kms.import_key_material, **other) == "IncorrectKeyMaterialException"
-    with bent(house, "store", FailingStore(components.store, 1, after=False)) as failing:
+    with bent(harness, "store", FailingStore(components.store, 1, after=False)) as failing:
         assert case.bring() == "KMSInternalException"
     assert failing.failed
     assert state_of(case.kms, case.key_id) == "Unavailable"
     assert case.bring() == ""
     assert case.kms.decrypt(CiphertextBlob=case.blob)["Plaintext"] == b"old"
-    settle(house)
+    settle(harness)
 
 
-async def _imported(house: House, key_id: str) -> Any:
-    return await (await house.components.store.read()).imported_material(key_id)
+async def _imported(harness: Harness, key_id: str) -> Any:
+    return await (await harness.components.store.read()).imported_material(key_id)

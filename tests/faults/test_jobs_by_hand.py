@@ -15,20 +15,20 @@ from kmsd.jobs.scheduler import LEASE, RUNNING, Job, JobRefused, Scheduler
 from kmsd.ports.jobs import JobReport
 from tests.support.daemon import Daemon, eventually, provisioned
 from tests.support.dated_keys import doomed_key, import_until
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.log_service import put, stream_for
 
 
-@pytest.fixture(name="house", scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("house")) as found:
+@pytest.fixture(name="harness", scope="module")
+def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    with harness(tmp_path_factory.mktemp("harness")) as found:
         found.tick()
         yield found
 
 
-def by_hand(house: House, holder: str = "by hand") -> Scheduler:
+def by_hand(harness: Harness, holder: str = "by hand") -> Scheduler:
     """What the command makes."""
-    components = house.components
+    components = harness.components
     return Scheduler(
         components.store,
         components.tokens,
@@ -40,87 +40,87 @@ def by_hand(house: House, holder: str = "by hand") -> Scheduler:
     )
 
 
-def run(house: House, job: Job) -> JobReport:
+def run(harness: Harness, job: Job) -> JobReport:
     """Run a job as the command does."""
-    return house.run(by_hand(house).run_now(job))
+    return harness.run(by_hand(harness).run_now(job))
 
 
-def rotating(house: House) -> str:
+def rotating(harness: Harness) -> str:
     """A key that is to be rotated in ninety days."""
-    kms = house.client()
+    kms = harness.client()
     key_id: str = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
     return key_id
 
 
-MAKERS: dict[Job, tuple[Callable[[House], str], int, str, str]] = {
+MAKERS: dict[Job, tuple[Callable[[Harness], str], int, str, str]] = {
     Job.ROTATION: (rotating, 91, "rotated", "RotateKey"),
-    Job.DELETION: (lambda house: doomed_key(house)[0], 8, "deleted", "DeleteKey"),
-    Job.EXPIRY: (lambda house: import_until(house, hours=1), 1, "expired", "DeleteExpiredKeyMaterial"),
+    Job.DELETION: (lambda harness: doomed_key(harness)[0], 8, "deleted", "DeleteKey"),
+    Job.EXPIRY: (lambda harness: import_until(harness, hours=1), 1, "expired", "DeleteExpiredKeyMaterial"),
 }
 """How to make a key for a job, after how many days it is due, and how report and record name what is done."""
 
 
 @pytest.mark.parametrize("job", MAKERS)
-def test_what_is_due_is_done_and_recorded(house: House, job: Job) -> None:
+def test_what_is_due_is_done_and_recorded(harness: Harness, job: Job) -> None:
     """More keys than one run takes on; as the scheduled job records it; a second time there is nothing to do."""
     make, days, member, event = MAKERS[job]
     with patch(f"kmsd.jobs.{job.value}.BATCH", 1):
-        keys = {make(house) for _ in range(3)}
-        run(house, job)
-        house.clock.advance(days=days)
-        done = getattr(run(house, job), member)
+        keys = {make(harness) for _ in range(3)}
+        run(harness, job)
+        harness.clock.advance(days=days)
+        done = getattr(run(harness, job), member)
     assert {arn.rpartition("/")[2] for arn in done} == keys
-    recorded = [record for record in house.records() if record["eventName"] == event]
+    recorded = [record for record in harness.records() if record["eventName"] == event]
     assert {record["serviceEventDetails"]["keyId"] for record in recorded} >= keys
-    assert not any(run(house, job).counts().values())
+    assert not any(run(harness, job).counts().values())
 
 
-def test_retention_by_hand(house: House) -> None:
+def test_retention_by_hand(harness: Harness) -> None:
     """What nobody can read any more leaves the disk."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/by/hand")
-    now = round(house.clock.now().timestamp() * 1000)
+    now = round(harness.clock.now().timestamp() * 1000)
     put(logs, "/by/hand", "old", at=now)
     logs.put_retention_policy(logGroupName="/by/hand", retentionInDays=1)
-    house.clock.advance(days=2)
-    house.run(house.components.segments.maintain(round(house.clock.now().timestamp() * 1000)))
-    report = run(house, Job.RETENTION)
+    harness.clock.advance(days=2)
+    harness.run(harness.components.segments.maintain(round(harness.clock.now().timestamp() * 1000)))
+    report = run(harness, Job.RETENTION)
     assert report.counts()["removed"] + report.counts()["rewritten"] > 0
-    assert not any(run(house, Job.RETENTION).counts().values())
+    assert not any(run(harness, Job.RETENTION).counts().values())
 
 
-def test_reconcile_by_hand(house: House) -> None:
+def test_reconcile_by_hand(harness: Harness) -> None:
     """A healthy token has nothing to settle."""
-    assert not any(run(house, Job.RECONCILE).counts().values())
+    assert not any(run(harness, Job.RECONCILE).counts().values())
 
 
-def test_a_doubtful_clock_holds_what_destroys(house: House) -> None:
+def test_a_doubtful_clock_holds_what_destroys(harness: Harness) -> None:
     """As it holds the scheduler; rotation goes on."""
-    key_id, _ = doomed_key(house)
-    house.clock.set(days=40)
+    key_id, _ = doomed_key(harness)
+    harness.clock.set(days=40)
     try:
         for job in (Job.DELETION, Job.EXPIRY, Job.RETENTION):
             with pytest.raises(JobRefused, match="confirm-clock"):
-                run(house, job)
-        run(house, Job.ROTATION)
+                run(harness, job)
+        run(harness, Job.ROTATION)
     finally:
-        house.clock.set(days=-40)
-    assert run(house, Job.DELETION).counts()["deleted"] == 0
-    house.client().cancel_key_deletion(KeyId=key_id)
+        harness.clock.set(days=-40)
+    assert run(harness, Job.DELETION).counts()["deleted"] == 0
+    harness.client().cancel_key_deletion(KeyId=key_id)
 
 
-def test_scheduler_and_command_wait_for_each_other(house: House) -> None:
+def test_scheduler_and_command_wait_for_each_other(harness: Harness) -> None:
     """While one of them runs jobs, the other runs none."""
-    key_id, _ = doomed_key(house)
-    house.clock.advance(days=8)
-    first = by_hand(house, "first")
-    assert house.run(first._run_turn())
-    house.tick()
+    key_id, _ = doomed_key(harness)
+    harness.clock.advance(days=8)
+    first = by_hand(harness, "first")
+    assert harness.run(first._run_turn())
+    harness.tick()
     with patch.object(scheduler, "PATIENCE_SECONDS", 0.3), pytest.raises(JobRefused, match="another process"):
-        run(house, Job.DELETION)
-    house.run(first._release(RUNNING))
-    (deleted,) = run(house, Job.DELETION).deleted  # type: ignore[attr-defined]
+        run(harness, Job.DELETION)
+    harness.run(first._release(RUNNING))
+    (deleted,) = run(harness, Job.DELETION).deleted  # type: ignore[attr-defined]
     assert deleted.endswith(key_id)
 
 
@@ -146,7 +146,7 @@ asyncio.run(main())
 
 def test_the_lease_of_a_process_that_ended_is_free(tmp_path: Path) -> None:
     """At once, however it ended; that of one which lives is not."""
-    with house(tmp_path) as found:
+    with harness(tmp_path) as found:
         command = [sys.executable, "-c", HOLD, str(found.config.database), "0", LEASE, RUNNING]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None

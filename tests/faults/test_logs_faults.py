@@ -12,7 +12,7 @@ import pytest
 
 from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.ports import AuditUnavailable, TokenUnavailable
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.log_service import (
     arn_of,
     fail_syncs,
@@ -30,17 +30,17 @@ UNAVAILABLE = "ServiceUnavailableException"
 
 
 @pytest.fixture(name="own")
-def _own(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as found:
+def _own(tmp_path: Path) -> Iterator[Harness]:
+    with harness(tmp_path) as found:
         yield found
 
 
-def room_of(own: House) -> Any:
+def room_of(own: Harness) -> Any:
     """What the Logs side works with."""
     return own.components.logs
 
 
-def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_record_no_event(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event whose call cannot be recorded is not stored; a data key whose use cannot be is not made."""
     logs, kms = own.client("logs"), own.client()
     key = key_for(kms, arn_of("/g"))
@@ -62,7 +62,7 @@ def test_no_record_no_event(own: House, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("what", ["write", "room"])
-def test_a_disk_that_fails_acknowledges_nothing(own: House, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_a_disk_that_fails_acknowledges_nothing(own: Harness, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The client is told to try again; when it does, the event is there once."""
     logs = own.client("logs")
     stream_for(logs, "/g")
@@ -88,7 +88,7 @@ def test_a_disk_that_fails_acknowledges_nothing(own: House, monkeypatch: pytest.
     assert filtered(own.client("logs"), "/g") == ["before", "again"]
 
 
-def test_a_token_that_is_away(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_away(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is stored in the clear for want of a key; what needs no token goes on."""
     logs = own.client("logs")
     stream_for(logs, "/g")
@@ -105,7 +105,7 @@ def test_a_token_that_is_away(own: House, monkeypatch: pytest.MonkeyPatch) -> No
     assert filtered(logs, "/g") == ["y"]
 
 
-def test_damage_is_told_and_costs_what_it_hit(own: House) -> None:
+def test_damage_is_told_and_costs_what_it_hit(own: Harness) -> None:
     """A flipped bit in sealed events: an error that names the time; everything else can be read."""
     logs, now = own.client("logs"), millis() - 10_000
     stream_for(logs, "/g")
@@ -127,7 +127,7 @@ def test_damage_is_told_and_costs_what_it_hit(own: House) -> None:
     assert messages(logs, "/g", startTime=now + 2001) == ["event 3"]
 
 
-def test_frames_of_another_group_or_stream_are_not_taken(own: House) -> None:
+def test_frames_of_another_group_or_stream_are_not_taken(own: Harness) -> None:
     """Who can write to the disk cannot pass one group's events off as another's, nor change a header."""
     logs = own.client("logs")
     for group in ("/a", "/b"):
@@ -161,7 +161,7 @@ def test_frames_of_another_group_or_stream_are_not_taken(own: House) -> None:
     assert code == UNAVAILABLE
 
 
-def test_results_that_cannot_be_stored_fail_the_query(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_cannot_be_stored_fail_the_query(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not stay running."""
     logs = own.client("logs")
     stream_for(logs, "/g")
@@ -176,7 +176,7 @@ def test_results_that_cannot_be_stored_fail_the_query(own: House, monkeypatch: p
     assert query(logs, "limit 1", "/g")["status"] == "Complete"
 
 
-def test_stopping_a_query(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_a_query(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves no results, and cannot be stopped twice."""
     monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.CANCEL_CHECK_INTERVAL", 1)
     monkeypatch.setattr("kmsd.cloudwatch_logs.insights.runner.SLICE_SECONDS", 0.0)

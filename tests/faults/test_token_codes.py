@@ -18,7 +18,7 @@ from kmsd.adapters.pkcs11.return_codes import CLASS_OF_CODE, Ckr, ErrorClass, na
 from kmsd.custody.provisioning import AUDIT
 from kmsd.pipeline import as_service_error
 from tests.support import shim as shims
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.key_import import external_key, parameters, refusals_at_once
 from tests.support.return_codes import EVERY
 from tests.support.shim import Function, Shim
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Site:
-    """A house behind the shim, and what its scenarios work with."""
+    """A harness behind the shim, and what its scenarios work with."""
 
-    house: House
+    harness: Harness
     shim: Shim
     kms: Any = None
     key_id: str = ""
@@ -58,17 +58,17 @@ class Site:
 
     def prepare(self) -> None:
         """Also after a restart."""
-        self.kms = self.house.client()
+        self.kms = self.harness.client()
         if not self.key_id:
             self.key_id = self.kms.create_key()["KeyMetadata"]["KeyId"]
             self.blob = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"text")["CiphertextBlob"]
-        reader = self.house.run(self.house.components.store.read())
-        self.audit_key = self.house.run(reader.service_keys())[AUDIT].object_id
+        reader = self.harness.run(self.harness.components.store.read())
+        self.audit_key = self.harness.run(reader.service_keys())[AUDIT].object_id
 
     @property
     def token(self) -> Any:
         """The adapter."""
-        return self.house.components.token
+        return self.harness.components.token
 
     def asked(self, act: Callable[..., Any], **members: Any) -> str:
         """The name of the error that a client gets; empty if none. All but named refusals are HTTP 500."""
@@ -84,7 +84,7 @@ class Site:
     def tried(self, act: Coroutine[Any, Any, Any]) -> str:
         """The same of what no client asks for by itself."""
         try:
-            self.house.run(act)
+            self.harness.run(act)
         except Exception as error:  # noqa: BLE001 (what it is, is the question)
             return as_service_error(error).code
         return ""
@@ -97,7 +97,7 @@ class Site:
             with suppress(Exception):
                 self.token._link.require().connection.discard_free_sessions()
 
-        self.house.run(forget())
+        self.harness.run(forget())
 
     # --- what is done while a call fails --------------------------------------------------------------
 
@@ -175,7 +175,7 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     shim = Shim(shims.build(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KMSD_SHIM_MODULE", str(SOFTHSM))
-        with house(folder, module=shim.path, extra="[limits]\nkeys_per_account = 1000000\n") as found:
+        with harness(folder, module=shim.path, extra="[limits]\nkeys_per_account = 1000000\n") as found:
             site = Site(found, shim)
             site.prepare()
             yield site
@@ -271,7 +271,7 @@ def test_every_code_from_every_call(site: Site, name: str) -> None:
                 longest = max(longest, again(site, act))
             except AssertionError as error:
                 wrong.append(f"{where}: then {error}")
-                site.house.restart()
+                site.harness.restart()
                 site.prepare()
             if left := still_busy(site):
                 wrong.append(f"{where}: {left}")
@@ -293,7 +293,7 @@ def heal(site: Site, function: Function | None = None, rv: int = 0, *, unworked:
     site.shim.reset()
     if function is not None:
         site.shim.fail(function, rv, times=1, unworked=unworked)
-    site.house.run(_trip(site))
+    site.harness.run(_trip(site))
     return again(site, Site.encrypt, fate=CLASS_OF_CODE.get(rv, ErrorClass.OTHER))
 
 
@@ -316,7 +316,7 @@ def test_every_code_while_the_token_comes_back(site: Site) -> None:
                         heal(site, function, rv, unworked=way == "unworked")
                     assert site.shim.calls(Function.LOGIN) == 1
                     refused.append(name_of(rv))
-                    site.house.restart()
+                    site.harness.restart()
                     site.prepare()
                     continue
                 longest = max(longest, heal(site, function, rv, unworked=way == "unworked"))

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.clients import Credentials, code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 ACCOUNT = "000000000000"
 OTHER = "111122223333"
@@ -36,16 +36,16 @@ def key_policy(*statements: dict[str, Any], delegates: bool = True) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [first, *statements]})
 
 
-def new_key(house: House, policy: str | None = None) -> str:
+def new_key(harness: Harness, policy: str | None = None) -> str:
     """A key of the administrator."""
     members = {} if policy is None else {"Policy": policy}
-    return str(house.client().create_key(**members)["KeyMetadata"]["KeyId"])
+    return str(harness.client().create_key(**members)["KeyMetadata"]["KeyId"])
 
 
-def may(house: House, who: Credentials, key: str) -> set[str]:
+def may(harness: Harness, who: Credentials, key: str) -> set[str]:
     """What `who` can do to a key, tried out."""
-    kms = house.client("kms", who)
-    admin = house.client()
+    kms = harness.client("kms", who)
+    admin = harness.client()
     blob = admin.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
     tries: dict[str, Callable[[], Any]] = {
         "Encrypt": lambda: kms.encrypt(KeyId=key, Plaintext=b"x"),
@@ -69,61 +69,62 @@ def may(house: House, who: Credentials, key: str) -> set[str]:
     return done
 
 
-def test_identity_policies_work_only_where_the_key_delegates(house: House) -> None:
+def test_identity_policies_work_only_where_the_key_delegates(harness: Harness) -> None:
     """The default policy delegates to the account; without that, an identity policy alone opens nothing."""
-    user = house.user(allow("kms:Encrypt", "kms:DescribeKey"))
-    assert may(house, user, new_key(house)) == {"Encrypt", "DescribeKey"}
-    assert may(house, user, new_key(house, key_policy(delegates=False))) == set()
+    user = harness.user(allow("kms:Encrypt", "kms:DescribeKey"))
+    assert may(harness, user, new_key(harness)) == {"Encrypt", "DescribeKey"}
+    assert may(harness, user, new_key(harness, key_policy(delegates=False))) == set()
 
 
-def test_a_key_policy_alone_is_enough_within_the_account(house: House) -> None:
+def test_a_key_policy_alone_is_enough_within_the_account(harness: Harness) -> None:
     """A user without any policy may do what the key's policy says he may."""
-    user = house.user()
-    key = new_key(house, key_policy(statement(user.arn, "kms:Decrypt", "kms:GenerateDataKey*")))
-    assert may(house, user, key) == {"Decrypt", "GenerateDataKey"}
+    user = harness.user()
+    key = new_key(harness, key_policy(statement(user.arn, "kms:Decrypt", "kms:GenerateDataKey*")))
+    assert may(harness, user, key) == {"Decrypt", "GenerateDataKey"}
 
 
-def test_an_explicit_deny_wins_wherever_it_stands(house: House) -> None:
+def test_an_explicit_deny_wins_wherever_it_stands(harness: Harness) -> None:
     """In the key policy over an identity policy, in an identity policy over the key policy, over grants."""
-    user = house.user(allow("kms:*"))
-    key = new_key(house, key_policy(statement(user.arn, "kms:Encrypt", effect="Deny")))
-    kms, admin = house.client("kms", user), house.client()
+    user = harness.user(allow("kms:*"))
+    key = new_key(harness, key_policy(statement(user.arn, "kms:Encrypt", effect="Deny")))
+    kms, admin = harness.client("kms", user), harness.client()
     with pytest.raises(ClientError) as denied:
         kms.encrypt(KeyId=key, Plaintext=b"x")
     assert denied.value.response["Error"]["Message"].endswith("with an explicit deny in a resource-based policy")
     admin.create_grant(KeyId=key, GranteePrincipal=user.arn, Operations=["Encrypt"])
     assert code_of(lambda: kms.encrypt(KeyId=key, Plaintext=b"x")) == "AccessDeniedException"
     deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "kms:Decrypt", "Resource": "*"}]}
-    other = house.user(deny)
-    key = new_key(house, key_policy(statement(other.arn, "kms:*")))
-    assert "Decrypt" not in may(house, other, key)
+    other = harness.user(deny)
+    key = new_key(harness, key_policy(statement(other.arn, "kms:*")))
+    assert "Decrypt" not in may(harness, other, key)
 
 
-def test_across_accounts_both_must_allow(house: House) -> None:
+def test_across_accounts_both_must_allow(harness: Harness) -> None:
     """Key policy and identity policy; and only the operations that cross accounts at all."""
-    stranger = house.user(allow("kms:*"), account=OTHER)
-    unprivileged = house.user(account=OTHER)
-    key = new_key(house, key_policy(statement(f"arn:aws:iam::{OTHER}:root", "kms:*")))
+    stranger = harness.user(allow("kms:*"), account=OTHER)
+    unprivileged = harness.user(account=OTHER)
+    key = new_key(harness, key_policy(statement(f"arn:aws:iam::{OTHER}:root", "kms:*")))
     arn = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{key}"
-    kms = house.client("kms", stranger)
+    kms = harness.client("kms", stranger)
     blob = kms.encrypt(KeyId=arn, Plaintext=b"x")["CiphertextBlob"]
     assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
     assert (
-        code_of(lambda: house.client("kms", unprivileged).encrypt(KeyId=arn, Plaintext=b"x")) == "AccessDeniedException"
+        code_of(lambda: harness.client("kms", unprivileged).encrypt(KeyId=arn, Plaintext=b"x"))
+        == "AccessDeniedException"
     )
     for act in (kms.disable_key, kms.get_key_policy, kms.schedule_key_deletion, kms.list_resource_tags):
         assert code_of(lambda act=act: act(KeyId=arn)) == "AccessDeniedException"
     # By its bare id a key is looked for in the caller's own account.
     assert code_of(lambda: kms.describe_key(KeyId=key)) == "NotFoundException"
-    closed = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{new_key(house)}"
+    closed = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{new_key(harness)}"
     assert code_of(lambda: kms.encrypt(KeyId=closed, Plaintext=b"x")) == "AccessDeniedException"
 
 
-def test_grants_are_enforced_with_their_constraints(house: House) -> None:
+def test_grants_are_enforced_with_their_constraints(harness: Harness) -> None:
     """Operations, Equals and Subset in the right direction; usable at once; gone once revoked."""
-    user = house.user()
-    admin, kms = house.client(), house.client("kms", user)
-    key = new_key(house)
+    user = harness.user()
+    admin, kms = harness.client(), harness.client("kms", user)
+    key = new_key(harness)
 
     def encrypts(context: dict[str, str]) -> bool:
         return not code_of(lambda: kms.encrypt(KeyId=key, Plaintext=b"x", EncryptionContext=context))
@@ -154,11 +155,11 @@ def test_grants_are_enforced_with_their_constraints(house: House) -> None:
     assert not encrypts({"tenant": "a", "more": "b"})
 
 
-def test_delegation_is_never_wider_than_what_is_held(house: House) -> None:
+def test_delegation_is_never_wider_than_what_is_held(harness: Harness) -> None:
     """A grantee with CreateGrant hands on some of its operations, under its constraint or a stricter one."""
-    holder, friend = house.user(), house.user()
-    admin, kms = house.client(), house.client("kms", holder)
-    key = new_key(house)
+    holder, friend = harness.user(), harness.user()
+    admin, kms = harness.client(), harness.client("kms", holder)
+    key = new_key(harness)
     admin.create_grant(
         KeyId=key,
         GranteePrincipal=holder.arn,
@@ -183,14 +184,14 @@ def test_delegation_is_never_wider_than_what_is_held(house: House) -> None:
     assert hands_on() == ""
     assert hands_on(Constraints={"EncryptionContextEquals": {"tenant": "a"}}) == ""
     blob = admin.encrypt(KeyId=key, Plaintext=b"x", EncryptionContext={"tenant": "a"})["CiphertextBlob"]
-    opened = house.client("kms", friend).decrypt(CiphertextBlob=blob, EncryptionContext={"tenant": "a"})
+    opened = harness.client("kms", friend).decrypt(CiphertextBlob=blob, EncryptionContext={"tenant": "a"})
     assert opened["Plaintext"] == b"x"
 
 
-def test_who_may_retire(house: House) -> None:
+def test_who_may_retire(harness: Harness) -> None:
     """The retiring principal, or the grantee if RetireGrant is among its operations; nobody else by policy alone."""
-    grantee, retiring, stranger = house.user(), house.user(), house.user(account=OTHER)
-    key, admin = new_key(house), house.client()
+    grantee, retiring, stranger = harness.user(), harness.user(), harness.user(account=OTHER)
+    key, admin = new_key(harness), harness.client()
 
     def made(*operations: str) -> str:
         grant = admin.create_grant(
@@ -201,18 +202,19 @@ def test_who_may_retire(house: House) -> None:
     token = made("Decrypt")
     for who in (grantee, stranger):
         assert (
-            code_of(lambda who=who: house.client("kms", who).retire_grant(GrantToken=token)) == "AccessDeniedException"
+            code_of(lambda who=who: harness.client("kms", who).retire_grant(GrantToken=token))
+            == "AccessDeniedException"
         )
-    house.client("kms", retiring).retire_grant(GrantToken=token)
-    house.client("kms", grantee).retire_grant(GrantToken=made("Decrypt", "RetireGrant"))
+    harness.client("kms", retiring).retire_grant(GrantToken=token)
+    harness.client("kms", grantee).retire_grant(GrantToken=made("Decrypt", "RetireGrant"))
 
 
-def test_an_alias_re_pointed_between_two_calls_gives_no_more(house: House) -> None:
+def test_an_alias_re_pointed_between_two_calls_gives_no_more(harness: Harness) -> None:
     """What counts is the key behind the alias at the call: permission on one key does not follow the name."""
-    admin = house.client()
-    first, second = new_key(house), new_key(house)
-    user = house.user(allow("kms:Encrypt", resource=f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{first}"))
-    kms = house.client("kms", user)
+    admin = harness.client()
+    first, second = new_key(harness), new_key(harness)
+    user = harness.user(allow("kms:Encrypt", resource=f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{first}"))
+    kms = harness.client("kms", user)
     admin.create_alias(AliasName="alias/pointed", TargetKeyId=first)
     kms.encrypt(KeyId="alias/pointed", Plaintext=b"x")
     admin.update_alias(AliasName="alias/pointed", TargetKeyId=second)
@@ -221,19 +223,19 @@ def test_an_alias_re_pointed_between_two_calls_gives_no_more(house: House) -> No
     assert code_of(lambda: kms.update_alias(AliasName="alias/pointed", TargetKeyId=first)) == "AccessDeniedException"
 
 
-def test_alias_and_tag_conditions_follow_the_store(house: House) -> None:
+def test_alias_and_tag_conditions_follow_the_store(harness: Harness) -> None:
     """kms:ResourceAliases, kms:RequestAlias and aws:ResourceTag decide by what the store says at the call."""
-    admin = house.client()
-    key = new_key(house)
-    by_tag = house.user(allow("kms:Encrypt", Condition={"StringEquals": {"aws:ResourceTag/team": "blue"}}))
-    by_alias = house.user(
+    admin = harness.client()
+    key = new_key(harness)
+    by_tag = harness.user(allow("kms:Encrypt", Condition={"StringEquals": {"aws:ResourceTag/team": "blue"}}))
+    by_alias = harness.user(
         allow("kms:Encrypt", Condition={"ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/blue"}})
     )
-    by_request = house.user(allow("kms:Encrypt", Condition={"StringEquals": {"kms:RequestAlias": "alias/blue"}}))
-    escaped = house.user(json.loads(json.dumps(allow("kms:Encrypt"))))
+    by_request = harness.user(allow("kms:Encrypt", Condition={"StringEquals": {"kms:RequestAlias": "alias/blue"}}))
+    escaped = harness.user(json.loads(json.dumps(allow("kms:Encrypt"))))
 
     def encrypts(who: Credentials, name: str = key) -> bool:
-        return not code_of(lambda: house.client("kms", who).encrypt(KeyId=name, Plaintext=b"x"))
+        return not code_of(lambda: harness.client("kms", who).encrypt(KeyId=name, Plaintext=b"x"))
 
     assert not encrypts(by_tag)
     assert not encrypts(by_alias)
@@ -251,23 +253,23 @@ def test_alias_and_tag_conditions_follow_the_store(house: House) -> None:
     assert encrypts(escaped)
 
 
-def test_a_json_escape_does_not_hide_a_condition(house: House) -> None:
+def test_a_json_escape_does_not_hide_a_condition(harness: Harness) -> None:
     r"""A Deny on `aws:Resource\u0054ag/x` fires: the policy is read, not searched."""
-    admin = house.client()
-    user = house.user(allow("kms:Encrypt"))
+    admin = harness.client()
+    user = harness.user(allow("kms:Encrypt"))
     text = key_policy(
         statement(user.arn, "kms:Encrypt", effect="Deny", Condition={"StringEquals": {"aws:ResourceTag/locked": "yes"}})
     ).replace("ResourceTag", "Resource\\u0054ag")
-    key = new_key(house, text)
-    kms = house.client("kms", user)
+    key = new_key(harness, text)
+    kms = harness.client("kms", user)
     kms.encrypt(KeyId=key, Plaintext=b"x")
     admin.tag_resource(KeyId=key, Tags=[{"TagKey": "locked", "TagValue": "yes"}])
     assert code_of(lambda: kms.encrypt(KeyId=key, Plaintext=b"x")) == "AccessDeniedException"
 
 
-def test_the_lockout_check(house: House) -> None:
+def test_the_lockout_check(harness: Harness) -> None:
     """A policy under which its author could never change it again is refused, unless he says that he means it."""
-    admin, key = house.client(), new_key(house)
+    admin, key = harness.client(), new_key(harness)
     nobody = json.dumps({"Version": "2012-10-17", "Statement": [statement(f"arn:aws:iam::{OTHER}:root", "kms:*")]})
     for call in (
         lambda **more: admin.put_key_policy(KeyId=key, Policy=nobody, **more),
@@ -278,25 +280,25 @@ def test_the_lockout_check(house: House) -> None:
     assert code_of(lambda: admin.get_key_policy(KeyId=key)) == "AccessDeniedException"
 
 
-def test_create_key_asks_for_put_key_policy_where_a_policy_is_given(house: House) -> None:
+def test_create_key_asks_for_put_key_policy_where_a_policy_is_given(harness: Harness) -> None:
     """Whoever may only create keys gets the default policy; a policy that is given must leave it to its author."""
     default = json.dumps({"Version": "2012-10-17", "Statement": [statement(ROOT, "kms:*")]})
-    creator = house.client("kms", house.user(allow("kms:CreateKey")))
+    creator = harness.client("kms", harness.user(allow("kms:CreateKey")))
     assert code_of(creator.create_key) == ""
     assert code_of(creator.create_key, Policy=default) == "MalformedPolicyDocumentException"
     assert code_of(creator.create_key, Policy=default, BypassPolicyLockoutSafetyCheck=True) == ""
-    author = house.client("kms", house.user(allow("kms:CreateKey", "kms:PutKeyPolicy")))
+    author = harness.client("kms", harness.user(allow("kms:CreateKey", "kms:PutKeyPolicy")))
     assert code_of(author.create_key, Policy=default) == ""
 
 
-def test_re_encrypt_is_authorised_twice(house: House) -> None:
+def test_re_encrypt_is_authorised_twice(harness: Harness) -> None:
     """From on the source, to on the destination; each may be missing."""
-    source, destination = new_key(house), new_key(house)
-    blob = house.client().encrypt(KeyId=source, Plaintext=b"x")["CiphertextBlob"]
+    source, destination = new_key(harness), new_key(harness)
+    blob = harness.client().encrypt(KeyId=source, Plaintext=b"x")["CiphertextBlob"]
 
     def moves(*statements: dict[str, Any]) -> bool:
-        user = house.user({"Version": "2012-10-17", "Statement": list(statements)})
-        kms = house.client("kms", user)
+        user = harness.user({"Version": "2012-10-17", "Statement": list(statements)})
+        kms = harness.client("kms", user)
         return not code_of(lambda: kms.re_encrypt(CiphertextBlob=blob, DestinationKeyId=destination))
 
     arn = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/"
@@ -308,12 +310,12 @@ def test_re_encrypt_is_authorised_twice(house: House) -> None:
     assert not moves({**from_source, "Resource": arn + destination}, {**to_destination, "Resource": arn + source})
 
 
-def test_the_context_is_a_condition(house: House) -> None:
+def test_the_context_is_a_condition(harness: Harness) -> None:
     """kms:EncryptionContext:… in a key policy, on every cryptographic operation."""
-    user = house.user()
+    user = harness.user()
     condition = {"StringEquals": {"kms:EncryptionContext:tenant": "a"}}
-    key = new_key(house, key_policy(statement(user.arn, "kms:Encrypt", "kms:Decrypt", Condition=condition)))
-    kms = house.client("kms", user)
+    key = new_key(harness, key_policy(statement(user.arn, "kms:Encrypt", "kms:Decrypt", Condition=condition)))
+    kms = harness.client("kms", user)
     blob = kms.encrypt(KeyId=key, Plaintext=b"x", EncryptionContext={"tenant": "a"})["CiphertextBlob"]
     assert kms.decrypt(CiphertextBlob=blob, EncryptionContext={"tenant": "a"})["Plaintext"] == b"x"
     assert (
@@ -323,15 +325,15 @@ def test_the_context_is_a_condition(house: House) -> None:
     assert code_of(lambda: kms.encrypt(KeyId=key, Plaintext=b"x")) == "AccessDeniedException"
 
 
-def test_the_trail_names_who_decided(house: House) -> None:
+def test_the_trail_names_who_decided(harness: Harness) -> None:
     """Statement or grant for what was allowed; the reason for what was not; the client is not told."""
-    user = house.user()
-    key = new_key(house)
-    made = house.client().create_grant(KeyId=key, GranteePrincipal=user.arn, Operations=["Encrypt"])
-    kms = house.client("kms", user)
+    user = harness.user()
+    key = new_key(harness)
+    made = harness.client().create_grant(KeyId=key, GranteePrincipal=user.arn, Operations=["Encrypt"])
+    kms = harness.client("kms", user)
     kms.encrypt(KeyId=key, Plaintext=b"x")
     assert code_of(lambda: kms.describe_key(KeyId=key)) == "AccessDeniedException"
-    records = house.records()
+    records = harness.records()
     encrypted = next(one for one in reversed(records) if one["eventName"] == "Encrypt")
     assert made["GrantId"] in json.dumps(encrypted["additionalEventData"])
     refused = next(one for one in reversed(records) if one["eventName"] == "DescribeKey")

@@ -15,7 +15,7 @@ from kmsd import services
 from kmsd.services import OPERATIONS
 from tests.support.botocore_models import empty_strings, fitting, members_of_declaration, members_of_model, model
 from tests.support.broken_requests import WRONG_TYPES, breaking
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import external_key, parameters
 
 MODEL = model("kms")
@@ -51,8 +51,8 @@ def call(client: Any, name: str, request: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(name="client", scope="module")
-def _client(house: House) -> Any:
-    return house.client(parameter_validation=False)
+def _client(harness: Harness) -> Any:
+    return harness.client(parameter_validation=False)
 
 
 @pytest.mark.parametrize(("name", "request_"), list(violations()))
@@ -96,9 +96,9 @@ def test_no_member_is_ignored_in_silence(operation: Any) -> None:
 
 
 @pytest.mark.parametrize("name", KMS)
-def test_a_wrong_json_type_is_a_serialization_error(house: House, name: str) -> None:
+def test_a_wrong_json_type_is_a_serialization_error(harness: Harness, name: str) -> None:
     """Each member with another JSON type: 400 and SerializationException, never a 500."""
-    client = house.client(parameter_validation=False)
+    client = harness.client(parameter_validation=False)
     shape = MODEL.operation_model(name).input_shape
     bodies = []
 
@@ -118,9 +118,9 @@ def test_a_wrong_json_type_is_a_serialization_error(house: House, name: str) -> 
         ), member
 
 
-def test_successful_responses_fit_the_model(house: House) -> None:
+def test_successful_responses_fit_the_model(harness: Harness) -> None:
     """Every response that the story produces validates against botocore's output shape, and holds no empty string."""
-    client = house.client()
+    client = harness.client()
     seen: dict[str, Any] = {}
     empty: list[str] = []
 

@@ -11,13 +11,13 @@ import pytest
 
 from kmsd.adapters.audit_trail.sink import TrailSink
 from kmsd.operations.declaration import Call
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import millis, stream_for
 
 
-def test_a_call_ends_with_its_answer(house: House) -> None:
+def test_a_call_ends_with_its_answer(harness: Harness) -> None:
     """Bodies of log events are 100 KB to 1 MB: a thousand of them in reference cycles would be a process's memory."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     stream_for(logs, "/ends")
     key = kms.create_key()["KeyMetadata"]["KeyId"]
     gc.collect()
@@ -29,16 +29,18 @@ def test_a_call_ends_with_its_answer(house: House) -> None:
             logs.get_log_events(logGroupName="/ends", logStreamName="s")
             kms.encrypt(KeyId=key, Plaintext=b"x")
             kms.update_key_description(KeyId=key, Description="x")
-        house.run(asyncio.sleep(0))
+        harness.run(asyncio.sleep(0))
         left = [one for one in gc.get_objects() if isinstance(one, Call)]
     finally:
         gc.enable()
     assert left == []
 
 
-def test_a_call_that_waits_for_the_disk_does_not_keep_its_body(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_waits_for_the_disk_does_not_keep_its_body(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither the body nor its events: of a batch there is then what is to be stored, and where it was encoded."""
-    stream_for(house.client("logs"), "/waits")
+    stream_for(harness.client("logs"), "/waits")
     append, size = TrailSink.append, 700_000
     kept: list[set[str]] = []
 
@@ -50,7 +52,7 @@ def test_a_call_that_waits_for_the_disk_does_not_keep_its_body(house: House, mon
         await append(sink, record)
 
     monkeypatch.setattr(TrailSink, "append", look)
-    logs = house.client("logs")
+    logs = harness.client("logs")
     tracemalloc.start()
     try:
         for _ in range(2):

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.clients import Credentials
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_names import ALIASED, PLACE, PLAIN, aliased_key
 
 OTHER = "111122223333"
@@ -28,14 +28,14 @@ UNKNOWN = (
 
 
 @pytest.fixture(name="key_id", scope="module")
-def _key_id(house: House) -> str:
-    return aliased_key(house, "alias/payroll")
+def _key_id(harness: Harness) -> str:
+    return aliased_key(harness, "alias/payroll")
 
 
 @pytest.fixture(name="strangers", scope="module")
-def _strangers(house: House) -> list[Credentials]:
+def _strangers(harness: Harness) -> list[Credentials]:
     """Of another account: one who may do everything there, and one who may do nothing."""
-    return [house.user(EVERYTHING, account=OTHER), house.user(account=OTHER)]
+    return [harness.user(EVERYTHING, account=OTHER), harness.user(account=OTHER)]
 
 
 def answer_of(call: Callable[[], Any]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def answer_of(call: Callable[[], Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("operation", sorted({*ALIASED, *PLAIN} - {"list_aliases"}))
 def test_a_foreign_key_or_alias_is_refused_alike_there_or_not(
-    house: House, key_id: str, strangers: list[Credentials], operation: str
+    harness: Harness, key_id: str, strangers: list[Credentials], operation: str
 ) -> None:
     """AWS's sentence, which names what the caller named and no key behind it."""
     act = {**ALIASED, **PLAIN}[operation]
@@ -59,7 +59,7 @@ def test_a_foreign_key_or_alias_is_refused_alike_there_or_not(
     if operation in ALIASED:
         pairs.append((f"{PLACE}:alias/payroll", f"{PLACE}:alias/payslip"))
     for stranger in strangers:
-        kms = house.client("kms", stranger)
+        kms = harness.client("kms", stranger)
         for present, absent in pairs:
             found, missed = (answer_of(lambda name=name, kms=kms: act(kms, name)) for name in (present, absent))
             action = "kms:" + "".join(word.capitalize() for word in operation.split("_"))
@@ -73,21 +73,21 @@ def test_a_foreign_key_or_alias_is_refused_alike_there_or_not(
 
 
 def test_a_foreign_key_has_no_aliases_to_list_there_or_not(
-    house: House, key_id: str, strangers: list[Credentials]
+    harness: Harness, key_id: str, strangers: list[Credentials]
 ) -> None:
     """ListAliases lists those of the caller's account alone, whichever key is named."""
-    kms = house.client("kms", strangers[0])
+    kms = harness.client("kms", strangers[0])
     for name in (key_id, ABSENT):
         assert kms.list_aliases(KeyId=f"{PLACE}:key/{name}")["Aliases"] == []
 
 
-def test_the_record_tells_the_operator(house: House, key_id: str, strangers: list[Credentials]) -> None:
+def test_the_record_tells_the_operator(harness: Harness, key_id: str, strangers: list[Credentials]) -> None:
     """Which key stood behind the alias, or that nothing did."""
-    kms = house.client("kms", strangers[0])
+    kms = harness.client("kms", strangers[0])
     answer_of(lambda: kms.describe_key(KeyId=f"{PLACE}:alias/payroll"))
-    present = house.records()[-1]
+    present = harness.records()[-1]
     answer_of(lambda: kms.describe_key(KeyId=f"{PLACE}:alias/payslip"))
-    absent = house.records()[-1]
+    absent = harness.records()[-1]
     assert [resource["ARN"] for resource in present["resources"]] == [f"{PLACE}:key/{key_id}"]
     assert absent["resources"] == [
         {"ARN": f"{PLACE}:alias/payslip", "accountId": "000000000000", "type": "AWS::KMS::Alias"}
@@ -96,9 +96,9 @@ def test_the_record_tells_the_operator(house: House, key_id: str, strangers: lis
     assert present["errorMessage"].replace("payroll", "payslip") == absent["errorMessage"]
 
 
-def test_in_the_own_account_what_is_not_there_is_not_found(house: House, key_id: str) -> None:
+def test_in_the_own_account_what_is_not_there_is_not_found(harness: Harness, key_id: str) -> None:
     """As in AWS, by its ARN too."""
-    kms = house.client()
+    kms = harness.client()
     for name in (f"{PLACE}:key/{ABSENT}", ABSENT, f"{PLACE}:alias/payslip", "alias/payslip"):
         assert answer_of(lambda name=name: kms.describe_key(KeyId=name))["error"]["Code"] == "NotFoundException"
     assert key_id
@@ -114,11 +114,11 @@ def of_unknown_key(blob: bytes) -> bytes:
 
 @pytest.mark.parametrize("account", ["000000000000", OTHER])
 def test_a_blob_of_an_unknown_key_is_refused_like_that_of_a_forbidden_one(
-    house: House, key_id: str, account: str
+    harness: Harness, key_id: str, account: str
 ) -> None:
     """Decrypt and ReEncrypt, whether the destination is there or not; named, the key is what the refusal is about."""
-    nobody = house.user(account=account)
-    kms, admin = house.client("kms", nobody), house.client()
+    nobody = harness.user(account=account)
+    kms, admin = harness.client("kms", nobody), harness.client()
     blob = admin.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
     expected = {"Code": "AccessDeniedException", "Message": UNKNOWN}
     for act in (
@@ -140,24 +140,24 @@ def test_a_blob_of_an_unknown_key_is_refused_like_that_of_a_forbidden_one(
     assert f"is not authorized to perform: kms:Decrypt on resource: {PLACE}:key/{key_id}" in named["error"]["Message"]
 
 
-def test_the_administrator_is_told_no_more(house: House, key_id: str) -> None:
+def test_the_administrator_is_told_no_more(harness: Harness, key_id: str) -> None:
     """Also to whoever may use every key of the account a blob's unknown key is one that he may not use."""
-    kms = house.client()
+    kms = harness.client()
     blob = of_unknown_key(kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"])
     for act in (kms.decrypt, lambda **members: kms.re_encrypt(DestinationKeyId=key_id, **members)):
         assert answer_of(lambda act=act: act(CiphertextBlob=blob))["error"] == {
             "Code": "AccessDeniedException",
             "Message": UNKNOWN,
         }
-        record = house.records()[-1]
+        record = harness.records()[-1]
         assert record["additionalEventData"]["reason"].startswith("the key ")
         assert record["additionalEventData"]["reason"].endswith(" of the blob does not exist")
 
 
-def test_the_refusal_of_an_unknown_key_takes_the_same_work(house: House, key_id: str) -> None:
+def test_the_refusal_of_an_unknown_key_takes_the_same_work(harness: Harness, key_id: str) -> None:
     """The same functions of operations and authorisation run, as often."""
-    nobody = house.client("kms", house.user())
-    blob = house.client().encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+    nobody = harness.client("kms", harness.user())
+    blob = harness.client().encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
 
     def work(text: bytes) -> Counter[str]:
         counted: Counter[str] = Counter()
@@ -170,11 +170,11 @@ def test_the_refusal_of_an_unknown_key_takes_the_same_work(house: House, key_id:
         async def profile(act: Any) -> None:
             sys.setprofile(act)
 
-        house.run(profile(note))
+        harness.run(profile(note))
         try:
             answer_of(lambda: nobody.decrypt(CiphertextBlob=text))
         finally:
-            house.run(profile(None))
+            harness.run(profile(None))
         return counted
 
     for text in (blob, of_unknown_key(blob)):

@@ -16,7 +16,7 @@ from kmsd.authz.condition_keys import PROVIDED
 from kmsd.authz.wildcard import fold
 from kmsd.custody import provisioning
 from tests.support.clients import ACCOUNT, REGION, Credentials, code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import arn_of
 
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
@@ -33,7 +33,7 @@ Act = Callable[["Site", Any], Any]
 class Site:
     """A key with everything that conditions can ask for, and things to act on."""
 
-    house: House
+    harness: Harness
     key: str = ""
     blob: bytes = b""
     user: Credentials = field(default_factory=lambda: Credentials("", ""))
@@ -41,7 +41,7 @@ class Site:
     @property
     def admin(self) -> Any:
         """The administrator's client."""
-        return self.house.client()
+        return self.harness.client()
 
     def grant(self) -> str:
         """A grant with a constraint, which principals of the account may retire by an identity policy."""
@@ -60,9 +60,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(house: House) -> Site:
+def site(harness: Harness) -> Site:
     """One key for all rows."""
-    found = Site(house)
+    found = Site(harness)
     tags = [{"TagKey": "env", "TagValue": "prod"}]
     found.key = found.admin.create_key(Tags=tags)["KeyMetadata"]["KeyId"]
     found.admin.create_alias(AliasName="alias/conditions", TargetKeyId=found.key)
@@ -293,13 +293,13 @@ def test_in_a_policy_of_the_caller(site: Site, row: Row, effect: str, *, matches
     # CreateKey looks ahead to the next PutKeyPolicy; STS is asked for the session.
     aside = {"Effect": "Allow", "Action": ["kms:PutKeyPolicy", "sts:*"], "Resource": "*"}
     document["Statement"].append(aside)
-    site.user = site.house.user(document, name=f"cond{next(_numbers)}", team="blue")
+    site.user = site.harness.user(document, name=f"cond{next(_numbers)}", team="blue")
     credentials = site.user
     if row.session:
-        given = site.house.client("sts", credentials).get_session_token()["Credentials"]
+        given = site.harness.client("sts", credentials).get_session_token()["Credentials"]
         token = given["SessionToken"]
         credentials = Credentials(given["AccessKeyId"], given["SecretAccessKey"], site.user.arn, token)
-    kms = site.house.client("kms", credentials)
+    kms = site.harness.client("kms", credentials)
     code = code_of(lambda: row.act(site, kms))
     assert (code not in DENIED) is allowed, code
 
@@ -317,7 +317,7 @@ def test_in_a_key_policy_for_the_log_service(
     number = next(_numbers)
     arn = site.admin.create_key(Policy=json.dumps(document), Tags=tags)["KeyMetadata"]["Arn"]
     site.admin.create_alias(AliasName=f"alias/service-{number}", TargetKeyId=arn)
-    logs = site.house.client("logs")
+    logs = site.harness.client("logs")
     code = code_of(lambda: logs.create_log_group(logGroupName=f"/conditions/{number}", kmsKeyId=arn))
     assert (code not in DENIED) is allowed, code
 
@@ -333,31 +333,31 @@ def test_in_a_trust_policy(
     for statement in document["Statement"]:
         del statement["Resource"]
         statement["Action"] = "sts:AssumeRole"
-    house, role_name = site.house, f"conditions{next(_numbers)}"
+    harness, role_name = site.harness, f"conditions{next(_numbers)}"
     role = provisioning.new_role(
-        arn_scope_of(house.config),
+        arn_scope_of(harness.config),
         ACCOUNT,
         role_name,
         trust_policy=json.dumps(document),
         policies={},
         seconds=3600,
-        now=house.clock.now(),
+        now=harness.clock.now(),
         tags={"team": "blue"},
     )
-    house.run(provisioning.create_role(house.components.store, role, house.clock.now()))
-    sts = house.client("sts")
+    harness.run(provisioning.create_role(harness.components.store, role, harness.clock.now()))
+    sts = harness.client("sts")
     members = {"RoleArn": role.arn, "RoleSessionName": "conditions", "ExternalId": "outside"}
     code = code_of(lambda: sts.assume_role(**members))
     assert (code not in DENIED) is allowed, code
 
 
-def keys(house: House) -> int:
+def keys(harness: Harness) -> int:
     """How many keys there are."""
-    pages = house.client().get_paginator("list_keys").paginate()
+    pages = harness.client().get_paginator("list_keys").paginate()
     return sum(len(page["Keys"]) for page in pages)
 
 
-def test_tags_given_to_a_new_key_need_a_permission_of_their_own(house: House) -> None:
+def test_tags_given_to_a_new_key_need_a_permission_of_their_own(harness: Harness) -> None:
     """CreateKey with Tags asks for kms:TagResource on keys of the account; without Tags it does not."""
     may = {"Effect": "Allow", "Action": ["kms:CreateKey", "kms:PutKeyPolicy"], "Resource": "*"}
     not_tag = {"Effect": "Deny", "Action": "kms:TagResource", "Resource": "*"}
@@ -370,64 +370,64 @@ def test_tags_given_to_a_new_key_need_a_permission_of_their_own(house: House) ->
         ([{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}, not_tag], False),
     ]
     for statements, allowed in cases:
-        kms = house.client("kms", house.user({"Version": "2012-10-17", "Statement": statements}))
-        before = keys(house)
+        kms = harness.client("kms", harness.user({"Version": "2012-10-17", "Statement": statements}))
+        before = keys(harness)
         code = code_of(lambda kms=kms: kms.create_key(Tags=TAGS))
-        assert (code, keys(house) - before) == (("", 1) if allowed else ("AccessDeniedException", 0))
+        assert (code, keys(harness) - before) == (("", 1) if allowed else ("AccessDeniedException", 0))
         kms.create_key()
         kms.create_key(Tags=[])
 
 
-def test_a_tag_of_another_case_does_not_lift_a_deny(house: House) -> None:
+def test_a_tag_of_another_case_does_not_lift_a_deny(harness: Harness) -> None:
     """Who may tag a key, but not touch the tag Env, cannot hide its value behind a tag named env."""
-    kms = house.client()
+    kms = harness.client()
     key = kms.create_key(Tags=[{"TagKey": "Env", "TagValue": "prod"}])["KeyMetadata"]["KeyId"]
     document = policy("Deny", {"StringEquals": {"aws:ResourceTag/Env": "prod"}})
     document["Statement"][1]["Action"] = "kms:Encrypt"
-    user = house.client("kms", house.user(document))
+    user = harness.client("kms", harness.user(document))
     assert code_of(lambda: user.encrypt(KeyId=key, Plaintext=b"x")) == "AccessDeniedException"
     user.tag_resource(KeyId=key, Tags=[{"TagKey": "env", "TagValue": "dev"}])
     assert code_of(lambda: user.encrypt(KeyId=key, Plaintext=b"x")) == "AccessDeniedException"
     both = [{"TagKey": "Env", "TagValue": "prod"}, {"TagKey": "env", "TagValue": "dev"}]
     allowing = policy("Allow", {"StringEquals": {"aws:RequestTag/Env": "dev"}})
-    other = house.client("kms", house.user(allowing))
+    other = harness.client("kms", harness.user(allowing))
     assert code_of(lambda: other.create_key(Tags=both)) == "AccessDeniedException"
 
 
 @pytest.mark.parametrize("act", ["create", "put", "assume"])
 def test_a_deny_on_a_key_that_is_never_provided_is_refused(site: Site, act: str) -> None:
     """By every operation that takes a policy, and nothing is changed."""
-    kms, sts = site.admin, site.house.client("sts")
+    kms, sts = site.admin, site.harness.client("sts")
     who: dict[str, Any] = {} if act == "assume" else {"Principal": {"AWS": ROOT}}
     document = json.dumps(policy("Deny", {"StringEquals": {"aws:SourceVpc": "vpc-1"}}, **who))
-    before = kms.get_key_policy(KeyId=site.key)["Policy"], keys(site.house)
+    before = kms.get_key_policy(KeyId=site.key)["Policy"], keys(site.harness)
     acts: dict[str, Callable[[], Any]] = {
         "create": lambda: kms.create_key(Policy=document),
         "put": lambda: kms.put_key_policy(KeyId=site.key, Policy=document),
-        "assume": lambda: sts.assume_role(RoleArn=_trusting(site.house), RoleSessionName="session", Policy=document),
+        "assume": lambda: sts.assume_role(RoleArn=_trusting(site.harness), RoleSessionName="session", Policy=document),
     }
     assert code_of(acts[act]) in ("MalformedPolicyDocumentException", "MalformedPolicyDocument")
-    assert (kms.get_key_policy(KeyId=site.key)["Policy"], keys(site.house)) == before
+    assert (kms.get_key_policy(KeyId=site.key)["Policy"], keys(site.harness)) == before
 
 
-def _trusting(house: House) -> str:
+def _trusting(harness: Harness) -> str:
     trust = {"Effect": "Allow", "Principal": {"AWS": ROOT}, "Action": "sts:AssumeRole"}
     role = provisioning.new_role(
-        arn_scope_of(house.config),
+        arn_scope_of(harness.config),
         ACCOUNT,
         f"trusting{next(_numbers)}",
         trust_policy=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
         policies={},
         seconds=3600,
-        now=house.clock.now(),
+        now=harness.clock.now(),
     )
-    house.run(provisioning.create_role(house.components.store, role, house.clock.now()))
+    harness.run(provisioning.create_role(harness.components.store, role, harness.clock.now()))
     return role.arn
 
 
-def test_a_new_key_is_the_only_resource_of_its_record(house: House) -> None:
+def test_a_new_key_is_the_only_resource_of_its_record(harness: Harness) -> None:
     """The pattern on which kms:TagResource is authorised is no resource."""
-    since = len(house.records())
-    arn = house.client().create_key(Tags=TAGS)["KeyMetadata"]["Arn"]
-    (made,) = [one for one in house.records()[since:] if one["eventName"] == "CreateKey"]
+    since = len(harness.records())
+    arn = harness.client().create_key(Tags=TAGS)["KeyMetadata"]["Arn"]
+    (made,) = [one for one in harness.records()[since:] if one["eventName"] == "CreateKey"]
     assert [one["ARN"] for one in made["resources"]] == [arn]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.support.clients import code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 
 @pytest.fixture(name="kms")
-def _kms(house: House) -> Any:
-    return house.client()
+def _kms(harness: Harness) -> Any:
+    return harness.client()
 
 
 @pytest.fixture(name="key_id")
@@ -100,12 +100,12 @@ def test_dry_run_does_nothing(kms: Any, key_id: str) -> None:
     assert code_of(kms.encrypt, KeyId=key_id, Plaintext=b"x", DryRun=True) == "DisabledException"
 
 
-def test_no_plaintext_in_the_trail(kms: Any, key_id: str, house: House) -> None:
+def test_no_plaintext_in_the_trail(kms: Any, key_id: str, harness: Harness) -> None:
     """The record shows key and context, and neither plaintext nor blob."""
     kms.encrypt(KeyId=key_id, Plaintext=b"SECRET-MARKER", EncryptionContext={"tenant": "t1"})
-    record = next(record for record in reversed(house.records()) if record["eventName"] == "Encrypt")
+    record = next(record for record in reversed(harness.records()) if record["eventName"] == "Encrypt")
     assert record["requestParameters"]["encryptionContext"] == {"tenant": "t1"}
     assert record["resources"][0]["ARN"].endswith(key_id)
-    text = "".join(path.read_text() for path in house.config.audit_dir.glob("*.trail"))
+    text = "".join(path.read_text() for path in harness.config.audit_dir.glob("*.trail"))
     assert "SECRET-MARKER" not in text
     assert "U0VDUkVULU1BUktFUg" not in text

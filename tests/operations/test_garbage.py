@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 
-def test_refused_calls_leave_no_garbage(house: House) -> None:
+def test_refused_calls_leave_no_garbage(harness: Harness) -> None:
     """Neither the request nor the error, nor what it was raised from."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-    stranger = house.client(credentials=house.user())
-    forger = house.client(credentials=replace(house.admin, secret="x" * 40))
+    stranger = harness.client(credentials=harness.user())
+    forger = harness.client(credentials=replace(harness.admin, secret="x" * 40))
 
     def refuse() -> None:
         for call, given in (
@@ -30,7 +30,7 @@ def test_refused_calls_leave_no_garbage(house: House) -> None:
         ):
             with pytest.raises(ClientError):
                 call(**given)
-        house.run(asyncio.sleep(0.05))
+        harness.run(asyncio.sleep(0.05))
 
     refuse()
     gc.collect()

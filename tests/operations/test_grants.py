@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 ME = "arn:aws:iam::000000000000:user/admin"
 
 
 @pytest.fixture(name="kms")
-def _kms(house: House) -> Any:
-    return house.client()
+def _kms(harness: Harness) -> Any:
+    return harness.client()
 
 
 @pytest.fixture(name="key_id")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import parameters
 
 ENABLED, DISABLED, PENDING_DELETION, PENDING_IMPORT = "Enabled", "Disabled", "PendingDeletion", "PendingImport"
@@ -117,11 +117,11 @@ class Cell:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("operation", TABLE)
-def test_cell(house: House, operation: str, state: str) -> None:
+def test_cell(harness: Harness, operation: str, state: str) -> None:
     """The operation works in this state, or is refused with AWS's error and sentence; a refusal changes nothing."""
     if state == PENDING_IMPORT and operation in ("retire_grant", "revoke_grant"):
         pytest.skip("a key that awaits import can have no grant before its first import")
-    kms = house.client()
+    kms = harness.client()
     cell = Cell(kms, state, operation)
     code, sentence = TABLE[operation][STATES.index(state)]
     if not code:
@@ -139,9 +139,9 @@ def test_cell(house: House, operation: str, state: str) -> None:
 
 @pytest.mark.parametrize("state", [ENABLED, DISABLED, PENDING_DELETION])
 @pytest.mark.parametrize("operation", sorted(IMPORTS))
-def test_generated_keys_take_no_imports(house: House, operation: str, state: str) -> None:
+def test_generated_keys_take_no_imports(harness: Harness, operation: str, state: str) -> None:
     """The origin is asked before the state: UnsupportedOperationException in each."""
-    kms = house.client()
+    kms = harness.client()
     cell = Cell(kms, state, "describe_key")
     cell.wrapped = {**Cell(kms, PENDING_IMPORT, operation).wrapped, "KeyId": cell.key_id}
     with pytest.raises(ClientError) as refused:
@@ -151,9 +151,9 @@ def test_generated_keys_take_no_imports(house: House, operation: str, state: str
     assert error["Message"].endswith("origin is AWS_KMS which is not valid for this operation.")
 
 
-def test_re_encrypt_asks_for_both_keys_states(house: House) -> None:
+def test_re_encrypt_asks_for_both_keys_states(harness: Harness) -> None:
     """The destination's state counts as much as the source's."""
-    kms = house.client()
+    kms = harness.client()
     source, destination = (kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(2))
     blob = kms.encrypt(KeyId=source, Plaintext=b"x")["CiphertextBlob"]
     kms.disable_key(KeyId=destination)

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from kmsd.event_loop.cohorts import MIN_COHORT, CohortScheduler
 from tests.support.clients import Credentials
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 
 async def test_stages_are_gone_through_together() -> None:
@@ -36,12 +36,12 @@ async def test_stages_are_gone_through_together() -> None:
     assert await order(MIN_COHORT - 1) == [f"{stage}{name}" for name in range(MIN_COHORT - 1) for stage in "abc"]
 
 
-def test_every_end_is_counted(house: House) -> None:
+def test_every_end_is_counted(harness: Harness) -> None:
     """Successes, refusals before and after the signature, dry runs, writes, probes: nobody runs afterwards."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
-    forged = house.client(credentials=replace(house.admin, secret="x" * 40))
-    nobody = house.client(credentials=Credentials("AKIAXXXXXXXXXXXXXXXX", "x" * 40))
+    forged = harness.client(credentials=replace(harness.admin, secret="x" * 40))
+    nobody = harness.client(credentials=Credentials("AKIAXXXXXXXXXXXXXXXX", "x" * 40))
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
     asked: list[tuple[Any, dict[str, Any]]] = [
         (kms.encrypt, {"KeyId": key_id, "Plaintext": b"x"}),
@@ -64,9 +64,9 @@ def test_every_end_is_counted(house: House) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ask, range(20 * len(asked))))
     end = time.monotonic() + 5
-    while house.components.pipeline.cohorts.in_flight and time.monotonic() < end:
+    while harness.components.pipeline.cohorts.in_flight and time.monotonic() < end:
         time.sleep(0.01)  # an answer is read before its task has ended
-    assert house.components.pipeline.cohorts.in_flight == 0
+    assert harness.components.pipeline.cohorts.in_flight == 0
 
 
 @pytest.mark.parametrize("ends", [ValueError, asyncio.CancelledError])

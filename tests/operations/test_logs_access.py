@@ -14,7 +14,7 @@ from kmsd import services
 from kmsd.services import OPERATIONS
 from tests.support.botocore_models import empty_strings, fitting, model
 from tests.support.broken_requests import WRONG_TYPES, breaking
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import RESULTS, arn_of, key_for, key_policy, millis, put, query, refusal, stream_for
 
 MODEL = model("logs")
@@ -38,11 +38,11 @@ def denied(user: str, action: str, resource: str) -> tuple[str, str]:
     )
 
 
-def test_actions_on_groups_and_streams_have_the_arns_of_aws(house: House) -> None:
+def test_actions_on_groups_and_streams_have_the_arns_of_aws(harness: Harness) -> None:
     """`…:log-group:NAME:log-stream:` for a group, with the stream's name for a stream, bare for tags, none for all."""
-    stream_for(house.client("logs"), "/arns")
-    nobody = house.user()
-    logs = house.client("logs", nobody)
+    stream_for(harness.client("logs"), "/arns")
+    nobody = harness.user()
+    logs = harness.client("logs", nobody)
     group = arn_of("/arns")
     event = [{"timestamp": millis(), "message": "x"}]
     names = {"logGroupName": "/arns", "logStreamName": "s"}
@@ -61,55 +61,55 @@ def test_actions_on_groups_and_streams_have_the_arns_of_aws(house: House) -> Non
         assert refusal(act, **members) == denied(nobody.arn, action, resource)
 
 
-def test_a_group_that_may_not_be_read_does_not_tell_whether_it_exists(house: House) -> None:
+def test_a_group_that_may_not_be_read_does_not_tell_whether_it_exists(harness: Harness) -> None:
     """The same answer for both."""
-    stream_for(house.client("logs"), "/secret")
-    nobody = house.user()
-    logs = house.client("logs", nobody)
+    stream_for(harness.client("logs"), "/secret")
+    nobody = harness.user()
+    logs = harness.client("logs", nobody)
     for group in ("/secret", "/none"):
         expected = denied(nobody.arn, "FilterLogEvents", f"{arn_of(group)}:log-stream:")
         assert refusal(logs.filter_log_events, logGroupName=group) == expected
 
 
-def test_policies_on_a_group_reach_it_and_no_other(house: House) -> None:
+def test_policies_on_a_group_reach_it_and_no_other(harness: Harness) -> None:
     """The form with `:*` of the documentation; a stream by name; a query on all groups that it names."""
-    admin = house.client("logs")
+    admin = harness.client("logs")
     for group in ("/one", "/two"):
         stream_for(admin, group)
         put(admin, group, "x")
-    logs = house.client("logs", house.user(allow("logs:*", resource=f"{arn_of('/one')}:*")))
+    logs = harness.client("logs", harness.user(allow("logs:*", resource=f"{arn_of('/one')}:*")))
     put(logs, "/one", "y")
     assert refusal(logs.filter_log_events, logGroupName="/two")[0] == "AccessDeniedException"
     span = {"startTime": 0, "endTime": 1, "queryString": "limit 1"}
     assert refusal(logs.start_query, logGroupNames=["/one"], **span) == ("", "")
     assert refusal(logs.start_query, logGroupNames=["/one", "/two"], **span)[0] == "AccessDeniedException"
-    writer = house.client("logs", house.user(allow("logs:PutLogEvents", resource=f"{arn_of('/one')}:log-stream:s")))
+    writer = harness.client("logs", harness.user(allow("logs:PutLogEvents", resource=f"{arn_of('/one')}:log-stream:s")))
     put(writer, "/one", "z")
     assert refusal(lambda **_: put(writer, "/one", "z", stream="t"))[0] == "AccessDeniedException"
 
 
-def test_conditions_on_tags(house: House) -> None:
+def test_conditions_on_tags(harness: Harness) -> None:
     """aws:ResourceTag on what is there, aws:RequestTag on what is asked for; tags need logs:TagResource too."""
-    admin = house.client("logs")
+    admin = harness.client("logs")
     stream_for(admin, "/tagged", tags={"team": "blue"})
     stream_for(admin, "/untagged")
-    blue = house.client("logs", house.user(allow("logs:*", StringEquals={"aws:ResourceTag/team": "blue"})))
+    blue = harness.client("logs", harness.user(allow("logs:*", StringEquals={"aws:ResourceTag/team": "blue"})))
     put(blue, "/tagged", "x")
     assert refusal(blue.filter_log_events, logGroupName="/untagged")[0] == "AccessDeniedException"
-    maker = house.user(allow("logs:CreateLogGroup", "logs:TagResource", StringEquals={"aws:RequestTag/team": "red"}))
-    logs = house.client("logs", maker)
+    maker = harness.user(allow("logs:CreateLogGroup", "logs:TagResource", StringEquals={"aws:RequestTag/team": "red"}))
+    logs = harness.client("logs", maker)
     logs.create_log_group(logGroupName="/red", tags={"team": "red"})
     assert refusal(logs.create_log_group, logGroupName="/blue", tags={"team": "blue"})[0] == "AccessDeniedException"
-    untagging = house.client("logs", house.user(allow("logs:CreateLogGroup")))
+    untagging = harness.client("logs", harness.user(allow("logs:CreateLogGroup")))
     assert refusal(untagging.create_log_group, logGroupName="/x", tags={"a": "b"})[0] == "AccessDeniedException"
     untagging.create_log_group(logGroupName="/x")
 
 
-def test_the_records_of_calls(house: House) -> None:
+def test_the_records_of_calls(harness: Harness) -> None:
     """One for each; the group as a resource; no events, no patterns, no queries."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/audited")
-    since = len(house.records())
+    since = len(harness.records())
     put(logs, "/audited", "SECRET-TEXT")
     logs.filter_log_events(logGroupName="/audited", filterPattern="SECRET-TEXT")
     query(logs, "filter @message like 'SECRET-TEXT'", "/audited")
@@ -119,7 +119,7 @@ def test_the_records_of_calls(house: House) -> None:
         logStreamName="none",
         logEvents=[{"timestamp": 5, "message": "SECRET-TEXT"}],
     )
-    records = house.records()[since:]
+    records = harness.records()[since:]
     assert "SECRET-TEXT" not in json.dumps(records)
     wrote, read, started = records[:3]
     assert wrote["eventSource"] == "logs.amazonaws.com"
@@ -152,8 +152,8 @@ def violations() -> Any:
 
 
 @pytest.fixture(name="client", scope="module")
-def _client(house: House) -> Any:
-    return house.client("logs", parameter_validation=False)
+def _client(harness: Harness) -> Any:
+    return harness.client("logs", parameter_validation=False)
 
 
 @pytest.mark.parametrize(("name", "request_"), list(violations()))
@@ -169,9 +169,9 @@ def test_each_broken_constraint_is_an_invalid_parameter(client: Any, name: str, 
 
 
 @pytest.mark.parametrize("name", LOGS)
-def test_a_wrong_json_type_is_a_serialization_error(house: House, name: str) -> None:
+def test_a_wrong_json_type_is_a_serialization_error(harness: Harness, name: str) -> None:
     """Each member with another JSON type: 400 and SerializationException, never a 500."""
-    client = house.client("logs", parameter_validation=False)
+    client = harness.client("logs", parameter_validation=False)
     shape = MODEL.operation_model(name).input_shape
     bodies = []
 
@@ -189,9 +189,9 @@ def test_a_wrong_json_type_is_a_serialization_error(house: House, name: str) -> 
         assert found == ("SerializationException", 400), member
 
 
-def test_successful_responses_fit_the_model(house: House) -> None:
+def test_successful_responses_fit_the_model(harness: Harness) -> None:
     """Every response of a story with all operations validates against botocore's output shape."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     seen: dict[str, Any] = {}
     logs.meta.events.register("after-call.logs", lambda model, parsed, **_: seen.setdefault(model.name, parsed))
     group = "/model"

@@ -18,7 +18,7 @@ from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
 from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from tests.support.audit_trail import record
 from tests.support.clients import ACCOUNT
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.log_service import (
     arn_of,
     audit_copy,
@@ -37,12 +37,12 @@ MARK = "marker-of-this-very-context"
 
 
 @pytest.fixture(name="own")
-def _own(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as found:
+def _own(tmp_path: Path) -> Iterator[Harness]:
+    with harness(tmp_path) as found:
         yield found
 
 
-def copied(own: House) -> list[dict[str, Any]]:
+def copied(own: Harness) -> list[dict[str, Any]]:
     """Every record that the group shows."""
     return [json.loads(message) for message in filtered(own.client("logs"), AUDIT_GROUP)]
 
@@ -52,7 +52,7 @@ def ids(records: list[dict[str, Any]]) -> list[str]:
     return [str(one["eventID"]) for one in records]
 
 
-def test_every_record_is_there_once_and_in_order(own: House) -> None:
+def test_every_record_is_there_once_and_in_order(own: Harness) -> None:
     """Whoever copies, and however often: also by a process that knows nothing of what was copied before."""
     kms = own.client()
     key = kms.create_key()["KeyMetadata"]["Arn"]
@@ -71,7 +71,7 @@ def test_every_record_is_there_once_and_in_order(own: House) -> None:
     assert ids(copied(own)) == ids(recorded)
 
 
-def test_the_group_and_its_streams(own: House) -> None:
+def test_the_group_and_its_streams(own: Harness) -> None:
     """One stream for each file of the trail, by its name; the time of an event is the time of its record."""
     own.client().list_keys()
     copy_audit(own)
@@ -93,21 +93,21 @@ def test_the_group_and_its_streams(own: House) -> None:
     assert event["timestamp"] % 1000 == 0
 
 
-def test_a_second_is_copied_once_it_has_ended(own: House) -> None:
+def test_a_second_is_copied_once_it_has_ended(own: Harness) -> None:
     """So that all processes show a second at the same time, and whoever follows the group misses nothing of it."""
     copy_audit(own)
     own.client().list_aliases()
     now = millis() // 1000
     copy = audit_copy(own)
     own.run(copy.run_once())
-    copy.trail.unlock_chain("house")
+    copy.trail.unlock_chain("harness")
     seen = [one["eventName"] for one in copied(own)]
     assert "ListAliases" not in seen or millis() // 1000 > now
     copy_audit(own)
     assert [one["eventName"] for one in copied(own)].count("ListAliases") == 1
 
 
-def test_copying_leaves_no_trace_in_the_trail(own: House) -> None:
+def test_copying_leaves_no_trace_in_the_trail(own: Harness) -> None:
     """Or it would have itself to copy for ever."""
     copy_audit(own)
     assert copy_audit(own) == 0
@@ -118,7 +118,7 @@ def test_copying_leaves_no_trace_in_the_trail(own: House) -> None:
     assert len(own.records()) == before
 
 
-def test_who_decrypted_with_this_key(own: House) -> None:
+def test_who_decrypted_with_this_key(own: Harness) -> None:
     """The question for which the group is there, as docs/logs.md has it."""
     kms = own.client()
     key, other = (kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
@@ -138,7 +138,7 @@ def test_who_decrypted_with_this_key(own: House) -> None:
     assert [row["eventName"] for row in found] == ["Decrypt", "Decrypt"]
 
 
-def test_what_is_copied_lies_there_sealed(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_copied_lies_there_sealed(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A value of an encryption context is in the trail itself, and in nothing that the Logs side keeps."""
     # Stored, not deflated: it must be hidden by its sealing, and not by compression.
     monkeypatch.setattr(events, "LEVEL", 0)
@@ -174,7 +174,7 @@ def changes(logs: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield "UntagResource", logs.untag_resource, {**resource, "tagKeys": ["a"]}
 
 
-def test_clients_change_nothing(own: House) -> None:
+def test_clients_change_nothing(own: Harness) -> None:
     """Not even the administrator; a clear error, and the group is as it was."""
     own.client().list_keys()
     copy_audit(own)
@@ -191,7 +191,7 @@ def test_clients_change_nothing(own: House) -> None:
     assert logs.list_tags_for_resource(resourceArn=arn_of(AUDIT_GROUP))["tags"] == {}
 
 
-def test_nobody_reads_it_without_permission_on_it(own: House) -> None:
+def test_nobody_reads_it_without_permission_on_it(own: Harness) -> None:
     """Neither a user without logs: actions, nor one with those of another group, nor another account."""
     own.client().list_keys()
     copy_audit(own)
@@ -220,7 +220,7 @@ def test_nobody_reads_it_without_permission_on_it(own: House) -> None:
     assert filtered(allowed, AUDIT_GROUP, limit=1)
 
 
-def test_results_of_a_query_are_for_whoever_asked(own: House) -> None:
+def test_results_of_a_query_are_for_whoever_asked(own: Harness) -> None:
     """Whoever may call GetQueryResults, as applications do, does not get those of the audit trail by their id."""
     own.client().list_keys()
     copy_audit(own)
@@ -236,7 +236,7 @@ def test_results_of_a_query_are_for_whoever_asked(own: House) -> None:
 
 
 @pytest.mark.parametrize("afterwards", [False, True])
-def test_a_batch_that_failed_is_copied_once(own: House, monkeypatch: pytest.MonkeyPatch, *, afterwards: bool) -> None:
+def test_a_batch_that_failed_is_copied_once(own: Harness, monkeypatch: pytest.MonkeyPatch, *, afterwards: bool) -> None:
     """Whether the disk refused it, or took it and then reported a failure; the file is not read anew for that."""
     own.client().list_keys()
     copy = audit_copy(own)
@@ -273,7 +273,7 @@ def test_a_batch_that_failed_is_copied_once(own: House, monkeypatch: pytest.Monk
     assert len(set(ids(copied(own)))) == len(copied(own))
 
 
-def test_many_records_over_several_files(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_records_over_several_files(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a chain that nobody writes any more: batch by batch, file by file, none doubled when it is broken off."""
 
     async def fill() -> None:
@@ -304,7 +304,7 @@ def test_many_records_over_several_files(own: House, monkeypatch: pytest.MonkeyP
     assert sorted(ids(found), key=int) == [str(number) for number in range(3_000)]
 
 
-def test_a_chain_that_a_command_writes_is_left_until_it_is_done(own: House) -> None:
+def test_a_chain_that_a_command_writes_is_left_until_it_is_done(own: Harness) -> None:
     """What it has written may still be taken back."""
     (own.config.audit_dir / ".cli.lock").touch()
     lines = b'1 %b {"eventTime":"2026-11-22T06:00:00Z","eventID":"1"}\n' % (b"0" * 64)
@@ -318,7 +318,7 @@ def test_a_chain_that_a_command_writes_is_left_until_it_is_done(own: House) -> N
     assert (own.config.audit_dir / "cli.00000001.20261122.trail").stat().st_size == len(lines) + 6
 
 
-def test_one_process_at_a_time_copies_a_chain(own: House) -> None:
+def test_one_process_at_a_time_copies_a_chain(own: Harness) -> None:
     """Another leaves it alone; once it is released it goes on where the first one was."""
     own.client().list_keys()
     first, second = audit_copy(own), audit_copy(own)
@@ -327,13 +327,13 @@ def test_one_process_at_a_time_copies_a_chain(own: House) -> None:
     own.client().list_aliases()
     own.clock.advance(seconds=1)
     assert own.run(second.run_once()) == 0
-    first.trail.unlock_chain("house")
+    first.trail.unlock_chain("harness")
     recorded = own.records()
     assert own.run(second.run_once()) > 0
     assert ids(copied(own)) == ids(recorded)
 
 
-def test_a_chain_that_was_left_is_copied_by_whoever_comes(own: House) -> None:
+def test_a_chain_that_was_left_is_copied_by_whoever_comes(own: Harness) -> None:
     """In turns, each by what it remembers or finds: every record once."""
 
     async def write(number: int) -> None:
@@ -349,7 +349,7 @@ def test_a_chain_that_was_left_is_copied_by_whoever_comes(own: House) -> None:
     assert found == [str(number) for number in range(6)]
 
 
-def test_files_that_were_archived(own: House) -> None:
+def test_files_that_were_archived(own: Harness) -> None:
     """What was copied stays; the copy goes on with what is there."""
 
     async def write(number: int) -> None:
@@ -367,7 +367,7 @@ def test_files_that_were_archived(own: House) -> None:
     assert found == ["0", "1", "2"]
 
 
-def test_a_trail_that_was_set_back_is_noticed(own: House, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_trail_that_was_set_back_is_noticed(own: Harness, capfd: pytest.CaptureFixture[str]) -> None:
     """The copy keeps what it has, says so, and goes on with what is written from then on."""
 
     async def write(numbers: range) -> None:

@@ -12,15 +12,15 @@ import pytest
 from kmsd.cloudwatch_logs.filter_pattern import selectors
 from kmsd.cloudwatch_logs.insights import results
 from kmsd.cloudwatch_logs.insights.rows import Record
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import filtered, millis, put, query, refusal, rows, stream_for, wait_for
 
 POISON = '{"n":1' + "0" * 400 + "}"
 
 
 @pytest.fixture(name="logs")
-def _logs(house: House) -> Any:
-    return house.client("logs")
+def _logs(harness: Harness) -> Any:
+    return harness.client("logs")
 
 
 def test_a_number_that_no_float_has_blinds_nobody(logs: Any) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import arn_of, filtered, messages, millis, pages, put, refusal, stream_for
 
 HOUR, DAY = 3_600_000, 86_400_000
 
 
 @pytest.fixture(name="logs", scope="module")
-def _logs(house: House) -> Any:
-    return house.client("logs")
+def _logs(harness: Harness) -> Any:
+    return harness.client("logs")
 
 
 def put_events(logs: Any, group: str, *events: tuple[int, str]) -> dict[str, Any]:
@@ -231,24 +231,24 @@ def test_a_search_that_finds_little_ends_with_a_token(logs: Any, monkeypatch: py
     assert filtered(logs, group, "39.5") == ["39.5"]
 
 
-def test_events_survive_a_restart(house: House) -> None:
+def test_events_survive_a_restart(harness: Harness) -> None:
     """Segments that were finished, and their summaries."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     group = "/restart"
     stream_for(logs, group)
     put(logs, group, "a")
     before = logs.describe_log_streams(logGroupName=group)["logStreams"]
-    house.restart()
-    logs = house.client("logs")
+    harness.restart()
+    logs = harness.client("logs")
     assert logs.describe_log_streams(logGroupName=group)["logStreams"] == before
     put(logs, group, "b")
     assert messages(logs, group) == ["a", "b"]
 
 
-def test_many_segments_read_as_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_segments_read_as_one(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group whose segments are small: order and pages are the same."""
     monkeypatch.setattr("kmsd.cloudwatch_logs.segments.writer.SEGMENT_BYTES", 2_000)
-    logs = house.client("logs")
+    logs = harness.client("logs")
     group, now = "/segments", millis() - HOUR
     stream_for(logs, group)
     rng = random.Random(3)  # noqa: S311 (the same batches each time)
@@ -267,5 +267,5 @@ def test_many_segments_read_as_one(house: House, monkeypatch: pytest.MonkeyPatch
     )
     assert sorted(found) == expected
     assert [time for time, _ in found] == [time for time, _ in expected]
-    folders = [path for path in house.config.logs_dir.iterdir() if len(list(path.glob("*.idx"))) > 5]
+    folders = [path for path in harness.config.logs_dir.iterdir() if len(list(path.glob("*.idx"))) > 5]
     assert len(folders) == 1

@@ -11,7 +11,7 @@ import pytest
 
 from kmsd.cloudwatch_logs import events
 from tests.support.clients import ACCOUNT
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.log_service import (
     arn_of,
     copy_audit,
@@ -29,9 +29,9 @@ NO_GROUP = ("ResourceNotFoundException", "The specified log group does not exist
 NO_STREAM = ("ResourceNotFoundException", "The specified log stream does not exist.")
 
 
-def test_a_group_is_described_as_it_was_made(house: House) -> None:
+def test_a_group_is_described_as_it_was_made(harness: Harness) -> None:
     """Both forms of its ARN, class, times, bytes."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     before = millis()
     logs.create_log_group(logGroupName="/made", logGroupClass="INFREQUENT_ACCESS", tags={"a": "b"})
     (found,) = logs.describe_log_groups(logGroupNamePrefix="/made")["logGroups"]
@@ -50,9 +50,9 @@ def test_a_group_is_described_as_it_was_made(house: House) -> None:
     assert logs.list_tags_for_resource(resourceArn=arn_of("/made"))["tags"] == {"a": "b"}
 
 
-def test_names_are_taken_once_and_some_never(house: House) -> None:
+def test_names_are_taken_once_and_some_never(harness: Harness) -> None:
     """ResourceAlreadyExistsException; `/kmsd/` is the daemon's own."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/taken")
     assert refusal(logs.create_log_group, logGroupName="/taken")[0] == "ResourceAlreadyExistsException"
     again = {"logGroupName": "/taken", "logStreamName": "s"}
@@ -63,9 +63,9 @@ def test_names_are_taken_once_and_some_never(house: House) -> None:
         assert refusal(logs.create_log_group, logGroupName="/x", **members)[0] == "InvalidParameterException"
 
 
-def test_what_is_not_there_is_not_found(house: House) -> None:
+def test_what_is_not_there_is_not_found(harness: Harness) -> None:
     """Each operation that needs a group, or a stream of it."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/there")
     event = {"logEvents": [{"timestamp": millis(), "message": "x"}]}
     for act, members in (
@@ -93,9 +93,9 @@ def test_what_is_not_there_is_not_found(house: House) -> None:
         assert refusal(act, logGroupName="/there", **members) == NO_STREAM
 
 
-def test_groups_come_in_pages_by_name(house: House) -> None:
+def test_groups_come_in_pages_by_name(harness: Harness) -> None:
     """By prefix, by part of the name, by identifier; a token continues, and is of no use elsewhere."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     names = [f"/pages/{letter}" for letter in "abcdefg"]
     for name in reversed(names):
         logs.create_log_group(logGroupName=name)
@@ -119,9 +119,9 @@ def test_groups_come_in_pages_by_name(house: House) -> None:
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("order", ["LogStreamName", "LastEventTime"])
-def test_streams_come_in_pages_by_name_or_last_event(house: House, order: str, *, descending: bool) -> None:
+def test_streams_come_in_pages_by_name_or_last_event(harness: Harness, order: str, *, descending: bool) -> None:
     """Both orders, both directions; with first, last and ingestion times."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     group, now = f"/streams/{order}/{descending}", millis() - 10_000
     logs.create_log_group(logGroupName=group)
     for index, name in enumerate("fdbace"):
@@ -141,9 +141,9 @@ def test_streams_come_in_pages_by_name_or_last_event(house: House, order: str, *
     assert "firstEventTimestamp" not in next(stream for stream in streams if stream["logStreamName"] == "f")
 
 
-def test_streams_by_prefix(house: House) -> None:
+def test_streams_by_prefix(harness: Harness) -> None:
     """By name only: by time there is no prefix."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/prefix", "web/1")
     for name in ("web/2", "db/1"):
         logs.create_log_stream(logGroupName="/prefix", logStreamName=name)
@@ -153,9 +153,9 @@ def test_streams_by_prefix(house: House) -> None:
     assert refusal(logs.describe_log_streams, logGroupName="/prefix", **members)[0] == "InvalidParameterException"
 
 
-def test_tags_in_both_forms(house: House) -> None:
+def test_tags_in_both_forms(harness: Harness) -> None:
     """By ARN and, of old, by name; reserved and malformed ones are refused, and a fifty-first."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/tags")
     arn = arn_of("/tags")
     logs.tag_resource(resourceArn=arn, tags={"a": "1", "b": ""})
@@ -171,9 +171,9 @@ def test_tags_in_both_forms(house: House) -> None:
     assert len(logs.list_tags_for_resource(resourceArn=arn)["tags"]) == 50
 
 
-def test_retention_takes_only_aws_values(house: House) -> None:
+def test_retention_takes_only_aws_values(harness: Harness) -> None:
     """1, 3, 5 … 3653 days."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/retention/values")
     for days in (0, 2, 3654):
         code, message = refusal(logs.put_retention_policy, logGroupName="/retention/values", retentionInDays=days)
@@ -189,16 +189,16 @@ def test_retention_takes_only_aws_values(house: House) -> None:
 
 @pytest.fixture(name="own")
 def _own(tmp_path: Path) -> Any:
-    with house(tmp_path) as found:
+    with harness(tmp_path) as found:
         yield found
 
 
-def stored_bytes(own: House) -> int:
+def stored_bytes(own: Harness) -> int:
     """Bytes in all segments."""
     return sum(path.stat().st_size for path in own.config.logs_dir.rglob("*.seg"))
 
 
-def test_retention_hides_at_once_and_then_deletes(own: House) -> None:
+def test_retention_hides_at_once_and_then_deletes(own: Harness) -> None:
     """From the instant on nothing older is shown; the job removes the segments, and what is younger stays."""
     logs = own.client("logs")
     stream_for(logs, "/retention")
@@ -221,7 +221,7 @@ def test_retention_hides_at_once_and_then_deletes(own: House) -> None:
     assert filtered(logs, "/retention") == ["again"]
 
 
-def test_retention_takes_old_frames_out_of_young_segments(own: House) -> None:
+def test_retention_takes_old_frames_out_of_young_segments(own: Harness) -> None:
     """Events that came in late lie beside young ones: a day past their time the segment is written anew."""
     logs = own.client("logs")
     stream_for(logs, "/late")
@@ -239,7 +239,7 @@ def test_retention_takes_old_frames_out_of_young_segments(own: House) -> None:
     assert filtered(own.client("logs"), "/late") == [f"young {index}" for index in range(5)]
 
 
-def test_a_deleted_group_is_gone_with_everything(own: House) -> None:
+def test_a_deleted_group_is_gone_with_everything(own: Harness) -> None:
     """Its folder too; and a new group of the same name is empty."""
     logs = own.client("logs")
     stream_for(logs, "/deleted", tags={"a": "b"})
@@ -257,7 +257,7 @@ def test_a_deleted_group_is_gone_with_everything(own: House) -> None:
     assert own.run(reader.dead_log_groups(own.clock.now())) == []
 
 
-def test_a_deleted_stream_is_gone_and_its_neighbours_stay(own: House) -> None:
+def test_a_deleted_stream_is_gone_and_its_neighbours_stay(own: Harness) -> None:
     """At once to readers; from the segments when they are finished and the job has come by."""
     logs = own.client("logs")
     stream_for(logs, "/streams", "one")
@@ -278,13 +278,13 @@ def test_a_deleted_stream_is_gone_and_its_neighbours_stay(own: House) -> None:
     assert own.run(reader.dead_log_streams()) == {}
 
 
-def test_groups_are_their_accounts(house: House) -> None:
+def test_groups_are_their_accounts(harness: Harness) -> None:
     """Another account sees none of them, and can have its own of the same name."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/mine")
     put(logs, "/mine", "mine alone")
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "logs:*", "Resource": "*"}]}
-    other = house.client("logs", house.user(policy, account="111111111111"))
+    other = harness.client("logs", harness.user(policy, account="111111111111"))
     assert refusal(other.filter_log_events, logGroupName="/mine") == NO_GROUP
     assert refusal(other.filter_log_events, logGroupIdentifier=arn_of("/mine")) == NO_GROUP
     assert other.describe_log_groups()["logGroups"] == []
@@ -293,7 +293,7 @@ def test_groups_are_their_accounts(house: House) -> None:
     assert other.describe_log_groups()["logGroups"][0]["arn"] == arn_of("/mine").replace(ACCOUNT, "111111111111") + ":*"
 
 
-def test_no_event_text_in_the_data_directory(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_event_text_in_the_data_directory(own: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in segments, results, database, write-ahead log or trail; whatever is done with it."""
     compress = zlib.compress
     # Stored, not deflated: what is not to be found must be hidden by its sealing, and not by compression.

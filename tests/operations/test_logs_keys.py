@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import ACCOUNT, REGION
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import (
     RESULTS,
     arn_of,
@@ -30,9 +30,9 @@ from tests.support.log_service import (
 ABSENT = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/00000000-0000-4000-8000-000000000000"
 
 
-def test_the_story_of_a_group_and_its_keys(house: House) -> None:
+def test_the_story_of_a_group_and_its_keys(harness: Harness) -> None:
     """Create with a key, put, associate another, disable, enable, disassociate, delete: what can be read when."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group, now = "/story/keys", millis()
     first, second = key_for(kms, arn_of(group)), key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=first)
@@ -62,7 +62,7 @@ def test_the_story_of_a_group_and_its_keys(house: House) -> None:
 
     kms.schedule_key_deletion(KeyId=first, PendingWindowInDays=7)
     assert "is pending deletion" in refusal(logs.filter_log_events, logGroupName=group)[1]
-    house.clock.advance(days=7, seconds=1)
+    harness.clock.advance(days=7, seconds=1)
     for _ in range(2):  # by the clock alone, and once the job has destroyed the key
         code, message = refusal(logs.filter_log_events, logGroupName=group)
         assert code == "AccessDeniedException"
@@ -70,13 +70,13 @@ def test_the_story_of_a_group_and_its_keys(house: House) -> None:
             f"The KMS key {first} has been deleted: what was sealed under it cannot be read any more, by anybody, ever."
         )
         assert messages(logs, group, startTime=now + 1000) == everything[1:]
-        house.tick()
+        harness.tick()
 
 
 @pytest.mark.parametrize("state", ["absent", "disabled", "pending", "no-arn", "alias", "elsewhere"])
-def test_only_enabled_keys_are_associated(house: House, state: str) -> None:
+def test_only_enabled_keys_are_associated(harness: Harness, state: str) -> None:
     """An unknown, disabled or doomed key, and what is no key's ARN, is InvalidParameterException; nothing changes."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = f"/associate/{state}"
     stream_for(logs, group)
     name = key_for(kms, arn_of(group), arn_of(f"{group}/new"))
@@ -100,24 +100,24 @@ def test_only_enabled_keys_are_associated(house: House, state: str) -> None:
     assert len(logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]) == 1
 
 
-def test_whether_another_account_has_a_key_is_not_told(house: House) -> None:
+def test_whether_another_account_has_a_key_is_not_told(harness: Harness) -> None:
     """A key of another account that does not let the service in is refused like one that does not exist."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     group = "/associate/foreign"
     stream_for(logs, group)
-    stranger = house.user(
+    stranger = harness.user(
         {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}},
         account="111122223333",
     )
-    theirs = house.client("kms", stranger).create_key()["KeyMetadata"]["Arn"]
+    theirs = harness.client("kms", stranger).create_key()["KeyMetadata"]["Arn"]
     absent = ABSENT.replace(ACCOUNT, "111122223333")
     answers = {refusal(logs.associate_kms_key, logGroupName=group, kmsKeyId=arn) for arn in (theirs, absent)}
     assert [code for code, _ in answers] == ["AccessDeniedException"]
 
 
-def test_the_target_is_named_in_just_one_way(house: House) -> None:
+def test_the_target_is_named_in_just_one_way(harness: Harness) -> None:
     """LogGroupName xor resourceIdentifier; the ARN of a group or of query results, and of nothing else."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/target"
     stream_for(logs, group)
     key = key_for(kms, arn_of(group), RESULTS)
@@ -137,9 +137,9 @@ def test_the_target_is_named_in_just_one_way(house: House) -> None:
     logs.disassociate_kms_key(logGroupName=group)
 
 
-def test_the_key_policy_decides_for_the_service(house: House) -> None:
+def test_the_key_policy_decides_for_the_service(harness: Harness) -> None:
     """Without a statement for the service, or with one for another group, there is no association and no use."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/policy"
     stream_for(logs, group)
     not_allowed = f"The specified KMS key does not exist or is not allowed to be used with Arn '{arn_of(group)}'"
@@ -162,9 +162,9 @@ def test_the_key_policy_decides_for_the_service(house: House) -> None:
     assert filtered(logs, group) == ["a secret of the group"]
 
 
-def test_source_conditions_of_the_documented_results_policy(house: House) -> None:
+def test_source_conditions_of_the_documented_results_policy(harness: Harness) -> None:
     """AWS's policy for query results pins aws:SourceArn and aws:SourceAccount."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     document = json.loads(key_policy(RESULTS))
     document["Statement"][1]["Condition"] = {
         "ArnEquals": {"aws:SourceArn": RESULTS},
@@ -178,20 +178,20 @@ def test_source_conditions_of_the_documented_results_policy(house: House) -> Non
     assert refusal(logs.associate_kms_key, resourceIdentifier=RESULTS, kmsKeyId=key)[0] == "AccessDeniedException"
 
 
-def test_each_use_of_the_key_is_recorded_as_the_services(house: House) -> None:
+def test_each_use_of_the_key_is_recorded_as_the_services(harness: Harness) -> None:
     """Association, sealing, opening and refusals, with the encryption context; and each data key once."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/recorded"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group)
-    since = len(house.records())
+    since = len(harness.records())
     logs.associate_kms_key(logGroupName=group, kmsKeyId=key)
-    assert [record["eventName"] for record in of_service(house, since)] == ["GenerateDataKey", "Decrypt"]
-    since = len(house.records())
+    assert [record["eventName"] for record in of_service(harness, since)] == ["GenerateDataKey", "Decrypt"]
+    since = len(harness.records())
     put(logs, group, "one")
     put(logs, group, "two")
     filtered(logs, group)
-    (made,) = of_service(house, since)
+    (made,) = of_service(harness, since)
     assert made["eventName"] == "GenerateDataKey"
     assert made["eventSource"] == "kms.amazonaws.com"
     assert made["userIdentity"] == {"type": "AWSService", "invokedBy": "logs.amazonaws.com"}
@@ -205,16 +205,16 @@ def test_each_use_of_the_key_is_recorded_as_the_services(house: House) -> None:
     assert made["recipientAccountId"] == ACCOUNT
     assert made["additionalEventData"]["decidedBy"] == ["key-policy:Logs"]
     kms.disable_key(KeyId=key)
-    since = len(house.records())
+    since = len(harness.records())
     refusal(logs.filter_log_events, logGroupName=group)
-    (refused,) = of_service(house, since)
+    (refused,) = of_service(harness, since)
     assert (refused["eventName"], refused["errorCode"]) == ("Decrypt", "AccessDeniedException")
     assert "is disabled" in refused["errorMessage"]
 
 
-def test_query_results_have_a_key_of_their_own(house: House) -> None:
+def test_query_results_have_a_key_of_their_own(harness: Harness) -> None:
     """`query-result:*`: override, disable, enable, disassociate, delete; what was sealed stays sealed."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/results"
     stream_for(logs, group)
     put(logs, group, "found by a query")
@@ -238,13 +238,13 @@ def test_query_results_have_a_key_of_their_own(house: House) -> None:
     logs.disassociate_kms_key(resourceIdentifier=RESULTS)
     assert "encryptionKey" not in query(logs, "fields @message", group)
     kms.schedule_key_deletion(KeyId=first, PendingWindowInDays=7)
-    house.clock.advance(days=7, seconds=1)
+    harness.clock.advance(days=7, seconds=1)
     assert "by anybody, ever" in refusal(logs.get_query_results, queryId=ids[0])[1]
 
 
-def test_a_query_over_what_cannot_be_read_fails(house: House) -> None:
+def test_a_query_over_what_cannot_be_read_fails(harness: Harness) -> None:
     """It does not answer with half of the events."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/results/unreadable"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
@@ -256,22 +256,22 @@ def test_a_query_over_what_cannot_be_read_fails(house: House) -> None:
     assert query(logs, "fields @message", group)["status"] == "Complete"
 
 
-def test_of_two_updates_at_the_same_instant_one_is_aborted(house: House) -> None:
+def test_of_two_updates_at_the_same_instant_one_is_aborted(harness: Harness) -> None:
     """The group is changed between examination and commit: OperationAbortedException, and nothing is overwritten."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/race"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group)
-    room = house.components.logs
+    room = harness.components.logs
     assert room is not None
     examine = room.keys.validate_association
 
     async def and_somebody_else(*arguments: Any) -> Any:
         found = await examine(*arguments)
-        reader = await house.components.store.read()
+        reader = await harness.components.store.read()
         known = await reader.log_group(ACCOUNT, group)
         assert known is not None
-        async with house.components.store.write() as transaction:
+        async with harness.components.store.write() as transaction:
             await transaction.update_log_group(known, known)
         return found
 
@@ -285,50 +285,50 @@ def test_of_two_updates_at_the_same_instant_one_is_aborted(house: House) -> None
     logs.associate_kms_key(logGroupName=group, kmsKeyId=key)
 
 
-def test_rotation_of_the_key_keeps_everything_readable(house: House) -> None:
+def test_rotation_of_the_key_keeps_everything_readable(harness: Harness) -> None:
     """Data keys stay wrapped under the material that wrapped them."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/rotated"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
     put(logs, group, "before")
     kms.rotate_key_on_demand(KeyId=key)
-    room = house.components.logs
+    room = harness.components.logs
     assert room is not None
-    house.opened.loop.call_soon_threadsafe(room.keys.close)
+    harness.opened.loop.call_soon_threadsafe(room.keys.close)
     put(logs, group, "after")
-    house.opened.loop.call_soon_threadsafe(room.keys.close)
+    harness.opened.loop.call_soon_threadsafe(room.keys.close)
     assert filtered(logs, group) == ["before", "after"]
 
 
-def test_a_policy_that_asks_the_time_is_asked_each_time(house: House) -> None:
+def test_a_policy_that_asks_the_time_is_asked_each_time(harness: Harness) -> None:
     """A permission that ends at an instant ends then, though the answer was another one before."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/until"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
     put(logs, group, "before", "and then")
-    until = (house.clock.now() + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    until = (harness.clock.now() + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
     policy = json.loads(key_policy(arn_of(group)))
     policy["Statement"][1]["Condition"]["DateLessThan"] = {"aws:CurrentTime": until}
     hidden = json.dumps(policy).replace("CurrentTime", "Current\\u0054ime")
     for text in (json.dumps(policy), hidden):
         kms.put_key_policy(KeyId=key, Policy=text)
         assert filtered(logs, group) == ["before", "and then"]
-    house.clock.advance(minutes=6)
+    harness.clock.advance(minutes=6)
     code, message = refusal(logs.filter_log_events, logGroupName=group)
     assert code == "AccessDeniedException"
     assert "its policy does not allow" in message
 
 
-def test_unmask_needs_its_own_permission(house: House) -> None:
+def test_unmask_needs_its_own_permission(harness: Harness) -> None:
     """Though nothing is masked here: what is allowed here must not be refused at AWS, nor the other way round."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/masked")
     put(logs, "/masked", "x")
     actions = ["logs:GetLogEvents", "logs:FilterLogEvents"]
     statement = {"Effect": "Allow", "Action": actions, "Resource": f"{arn_of('/masked')}:*"}
-    allowed = house.client("logs", house.user({"Version": "2012-10-17", "Statement": [statement]}))
+    allowed = harness.client("logs", harness.user({"Version": "2012-10-17", "Statement": [statement]}))
     for client, expected in ((logs, ""), (allowed, "AccessDeniedException")):
         stream = {"logGroupName": "/masked", "logStreamName": "s", "unmask": True}
         assert refusal(client.get_log_events, **stream)[0] == expected
@@ -336,9 +336,9 @@ def test_unmask_needs_its_own_permission(house: House) -> None:
     assert filtered(allowed, "/masked", unmask=False) == ["x"]
 
 
-def test_no_event_is_before_the_beginning_of_time(house: House) -> None:
+def test_no_event_is_before_the_beginning_of_time(harness: Harness) -> None:
     """An end of zero is an end, and not none."""
-    logs = house.client("logs")
+    logs = harness.client("logs")
     stream_for(logs, "/zero")
     put(logs, "/zero", "x")
     assert logs.get_log_events(logGroupName="/zero", logStreamName="s", endTime=0)["events"] == []

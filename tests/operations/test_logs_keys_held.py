@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.log_service import (
     arn_of,
     filtered,
@@ -20,13 +20,13 @@ from tests.support.log_service import (
 )
 
 
-def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
+def test_a_data_key_is_not_held_once_its_key_is_disabled(harness: Harness) -> None:
     """At the latest when the next request finds it so; and after ten seconds without one."""
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/held"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
-    keys = house.components.logs
+    keys = harness.components.logs
     assert keys is not None
 
     def held() -> int:
@@ -42,37 +42,37 @@ def test_a_data_key_is_not_held_once_its_key_is_disabled(house: House) -> None:
     assert held() == 1
     for one in list(keys.keys._opening.values()):
         one.made_at -= 10.0
-    house.opened.loop.call_soon_threadsafe(keys.keys._evict)
-    house.tick()
+    harness.opened.loop.call_soon_threadsafe(keys.keys._evict)
+    harness.tick()
     assert keys.keys.cached == 0
     assert filtered(logs, group) == ["x", "z"]
 
 
-def test_a_data_key_is_bounded_in_bytes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_key_is_bounded_in_bytes(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bytes another is made."""
     monkeypatch.setattr("kmsd.cloudwatch_logs.data_keys.MAX_BYTES", 3_000)
-    logs, kms = house.client("logs"), house.client()
+    logs, kms = harness.client("logs"), harness.client()
     group = "/bounded"
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
-    since = len(house.records())
+    since = len(harness.records())
     for _ in range(5):
         put(logs, group, "x" * 1_400)
-    made = [record for record in of_service(house, since) if record["eventName"] == "GenerateDataKey"]
+    made = [record for record in of_service(harness, since) if record["eventName"] == "GenerateDataKey"]
     assert len(made) == 3
 
 
-def test_what_was_opened_a_moment_ago_ends_with_its_key(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_opened_a_moment_ago_ends_with_its_key(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is opened once for all its readers; once its key is disabled, or its data key gone, nothing is left."""
-    logs, kms = house.client("logs"), house.client()
-    group, room = "/opened", house.components.logs
+    logs, kms = harness.client("logs"), harness.client()
+    group, room = "/opened", harness.components.logs
     assert room is not None
 
     async def drop() -> int:
         room.keys.close()
         return room.opened.size
 
-    assert house.run(drop()) == 0
+    assert harness.run(drop()) == 0
     key = key_for(kms, arn_of(group))
     stream_for(logs, group, kmsKeyId=key)
     put(logs, group, "told to all")
@@ -95,16 +95,16 @@ def test_what_was_opened_a_moment_ago_ends_with_its_key(house: House, monkeypatc
     assert messages(logs, group) == ["told to all"]
     assert (reads, room.opened.size > 0) == (2, True)
 
-    assert house.run(drop()) == 0
+    assert harness.run(drop()) == 0
     assert messages(logs, group) == ["told to all"]
     assert reads == 3
 
 
-def test_little_is_kept_of_what_was_opened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_is_kept_of_what_was_opened(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is read."""
-    logs, group, room = house.client("logs"), "/opened/much", house.components.logs
+    logs, group, room = harness.client("logs"), "/opened/much", harness.components.logs
     assert room is not None
-    house.opened.loop.call_soon_threadsafe(room.keys.close)
+    harness.opened.loop.call_soon_threadsafe(room.keys.close)
     monkeypatch.setattr("kmsd.cloudwatch_logs.opened_frames.MAX_BYTES", 20_000)
     stream_for(logs, group)
     told = [f"{number} {'x' * 1_000}" for number in range(20)]

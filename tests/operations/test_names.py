@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_names import ALIASED, PLACE, PLAIN, aliased_key
 
 
 @pytest.fixture(name="key_id", scope="module")
-def _key_id(house: House) -> str:
-    return aliased_key(house, "alias/named")
+def _key_id(harness: Harness) -> str:
+    return aliased_key(harness, "alias/named")
 
 
 def error_of(call: Callable[[], Any]) -> tuple[str, str]:
@@ -26,16 +26,16 @@ def error_of(call: Callable[[], Any]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("operation", ALIASED)
-def test_every_form_is_accepted(house: House, key_id: str, operation: str) -> None:
+def test_every_form_is_accepted(harness: Harness, key_id: str, operation: str) -> None:
     """Key id, key ARN, alias name, alias ARN."""
     for name in (key_id, f"{PLACE}:key/{key_id}", "alias/named", f"{PLACE}:alias/named"):
-        ALIASED[operation](house.client(), name)
+        ALIASED[operation](harness.client(), name)
 
 
 @pytest.mark.parametrize("operation", PLAIN)
-def test_aliases_only_where_they_are_accepted(house: House, key_id: str, operation: str) -> None:
+def test_aliases_only_where_they_are_accepted(harness: Harness, key_id: str, operation: str) -> None:
     """An alias elsewhere is no key."""
-    kms = house.client()
+    kms = harness.client()
     for name in (key_id, f"{PLACE}:key/{key_id}"):
         PLAIN[operation](kms, name)
     for name in ("alias/named", f"{PLACE}:alias/named"):
@@ -46,9 +46,9 @@ def test_aliases_only_where_they_are_accepted(house: House, key_id: str, operati
 
 
 @pytest.mark.parametrize("operation", [*ALIASED, *PLAIN])
-def test_what_is_no_name(house: House, key_id: str, operation: str) -> None:
+def test_what_is_no_name(harness: Harness, key_id: str, operation: str) -> None:
     """Wrong region, account, partition, service and shape, each with AWS's error."""
-    act, kms = {**ALIASED, **PLAIN}[operation], house.client()
+    act, kms = {**ALIASED, **PLAIN}[operation], harness.client()
     absent = "00000000-0000-4000-8000-000000000000"
     cases = {
         absent: ("NotFoundException", f"Key '{PLACE}:key/{absent}' does not exist"),
@@ -69,16 +69,16 @@ def test_what_is_no_name(house: House, key_id: str, operation: str) -> None:
 
 
 @pytest.mark.parametrize("operation", ALIASED)
-def test_absent_aliases(house: House, operation: str) -> None:
+def test_absent_aliases(harness: Harness, operation: str) -> None:
     """AWS's sentence for an alias that is not there."""
     arn = f"{PLACE}:alias/none"
-    found = error_of(lambda: ALIASED[operation](house.client(), arn))
+    found = error_of(lambda: ALIASED[operation](harness.client(), arn))
     assert found == ("NotFoundException", f"Alias {arn} is not found.")
 
 
-def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(house: House, key_id: str) -> None:
+def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(harness: Harness, key_id: str) -> None:
     """`Decrypt.KeyId` and `ReEncrypt.SourceKeyId`."""
-    kms = house.client()
+    kms = harness.client()
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
     for name in (key_id, f"{PLACE}:key/{key_id}", "alias/named", f"{PLACE}:alias/named"):
         assert kms.decrypt(CiphertextBlob=blob, KeyId=name)["Plaintext"] == b"x"
@@ -98,16 +98,16 @@ def test_decrypt_and_re_encrypt_accept_every_form_for_the_source(house: House, k
         ("alias/named", "AlreadyExistsException"),
     ],
 )
-def test_alias_names(house: House, key_id: str, name: str, code: str) -> None:
+def test_alias_names(harness: Harness, key_id: str, name: str, code: str) -> None:
     """What a client may not call an alias."""
-    assert error_of(lambda: house.client().create_alias(AliasName=name, TargetKeyId=key_id))[0] == code
+    assert error_of(lambda: harness.client().create_alias(AliasName=name, TargetKeyId=key_id))[0] == code
 
 
 @pytest.mark.parametrize("operation", ["CreateAlias", "UpdateAlias", "DeleteAlias"])
-def test_an_alias_has_its_prefix(house: House, key_id: str, operation: str) -> None:
+def test_an_alias_has_its_prefix(harness: Harness, key_id: str, operation: str) -> None:
     """AWS's sentence, from each operation on an alias, whatever else is wrong."""
     members = {"AliasName": "named", **({} if operation == "DeleteAlias" else {"TargetKeyId": key_id})}
-    code, message = error_of(lambda: house.client()._make_api_call(operation, members))
+    code, message = error_of(lambda: harness.client()._make_api_call(operation, members))
     page = "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
     assert code == "ValidationException"
     assert message == f'Alias must start with the prefix "alias/". Please see {page}'
@@ -127,17 +127,17 @@ def tags_named(*names: str) -> list[dict[str, str]]:
         (tags_named("AWS:a"), "Tags beginning with aws: are reserved"),
     ],
 )
-def test_what_no_tags_are(house: House, key_id: str, tags: list[dict[str, str]], message: str) -> None:
+def test_what_no_tags_are(harness: Harness, key_id: str, tags: list[dict[str, str]], message: str) -> None:
     """TagException with AWS's sentence, from CreateKey and TagResource; the key keeps the tags that it had."""
-    kms = house.client()
+    kms = harness.client()
     assert error_of(lambda: kms.create_key(Tags=tags)) == ("TagException", message)
     assert error_of(lambda: kms.tag_resource(KeyId=key_id, Tags=tags)) == ("TagException", message)
     assert kms.list_resource_tags(KeyId=key_id)["Tags"] == []
 
 
-def test_fifty_tags_and_not_one_more(house: House) -> None:
+def test_fifty_tags_and_not_one_more(harness: Harness) -> None:
     """Over several calls; to change the value of one of fifty is no further tag."""
-    kms = house.client()
+    kms = harness.client()
     names = [f"t{number}" for number in range(50)]
     key_id = kms.create_key(Tags=tags_named(*names))["KeyMetadata"]["KeyId"]
     kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": "t0", "TagValue": "changed"}])
@@ -152,9 +152,9 @@ def test_fifty_tags_and_not_one_more(house: House) -> None:
 
 
 @pytest.mark.parametrize(("length", "words"), [(0, "greater than or equal to 1"), (4097, "less than or equal to 4096")])
-def test_a_secret_of_a_wrong_length_is_not_shown(house: House, key_id: str, length: int, words: str) -> None:
+def test_a_secret_of_a_wrong_length_is_not_shown(harness: Harness, key_id: str, length: int, words: str) -> None:
     """Nothing stands in its place either."""
-    kms = house.client(parameter_validation=False)
+    kms = harness.client(parameter_validation=False)
     code, message = error_of(lambda: kms.encrypt(KeyId=key_id, Plaintext=b"x" * length))
     violation = f"Value at 'plaintext' failed to satisfy constraint: Member must have length {words}"
     assert (code, message) == ("ValidationException", f"1 validation error detected: {violation}")

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 ME = "arn:aws:iam::000000000000:user/admin"
 
 
 @pytest.fixture(name="filled", scope="module")
-def _filled(house: House) -> dict[str, Any]:
+def _filled(harness: Harness) -> dict[str, Any]:
     """A key with aliases, grants and tags, and a few more keys."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     for number in range(12):
         kms.create_key(Origin="EXTERNAL")
@@ -57,9 +57,9 @@ def walk(kms: Any, name: str, limit: int, **members: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_pages_add_up(house: House, filled: dict[str, Any], name: str) -> None:
+def test_pages_add_up(harness: Harness, filled: dict[str, Any], name: str) -> None:
     """Every item exactly once, whatever the page size."""
-    kms, members = house.client(), members_of(name, filled)
+    kms, members = harness.client(), members_of(name, filled)
     whole = walk(kms, name, 100, **members)
     assert len(whole) == len(set(whole)) >= 12
     for limit in (1, 5, len(whole), len(whole) - 1):
@@ -67,9 +67,9 @@ def test_pages_add_up(house: House, filled: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_foreign_and_changed_markers_are_refused(house: House, filled: dict[str, Any], name: str) -> None:
+def test_foreign_and_changed_markers_are_refused(harness: Harness, filled: dict[str, Any], name: str) -> None:
     """A marker is good for the list, the account and the filters it was made for, unchanged, and for nothing else."""
-    kms, members = house.client(), members_of(name, filled)
+    kms, members = harness.client(), members_of(name, filled)
     markers = {other: getattr(kms, other)(Limit=1, **members_of(other, filled))["NextMarker"] for other in LISTS}
     own = markers.pop(name)
     spoiled = [*markers.values(), own[:-1] + ("A" if own[-1] != "A" else "B"), own[4:], own + "AAAA", "x", "1"]
@@ -77,23 +77,23 @@ def test_foreign_and_changed_markers_are_refused(house: House, filled: dict[str,
         with pytest.raises(ClientError, match="InvalidMarkerException"):
             getattr(kms, name)(Limit=1, Marker=marker, **members)
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
-    stranger = house.client(credentials=house.user(policy, account="111122223333"))
+    stranger = harness.client(credentials=harness.user(policy, account="111122223333"))
     if name in ("list_keys", "list_aliases"):
         with pytest.raises(ClientError, match="InvalidMarkerException"):
             getattr(stranger, name)(Limit=1, Marker=own)
 
 
-def test_a_marker_is_bound_to_its_filters(house: House, filled: dict[str, Any]) -> None:
+def test_a_marker_is_bound_to_its_filters(harness: Harness, filled: dict[str, Any]) -> None:
     """ListAliases of one key does not go on with the marker of all aliases."""
-    kms = house.client()
+    kms = harness.client()
     marker = kms.list_aliases(Limit=1)["NextMarker"]
     with pytest.raises(ClientError, match="InvalidMarkerException"):
         kms.list_aliases(KeyId=filled["KeyId"], Limit=1, Marker=marker)
 
 
-def test_pages_are_stable_while_the_list_changes(house: House) -> None:
+def test_pages_are_stable_while_the_list_changes(harness: Harness) -> None:
     """Items that are there all the time are seen exactly once, while others come and go."""
-    kms, writer = house.client(), house.client()
+    kms, writer = harness.client(), harness.client()
     key_id = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"]
     lasting = [f"alias/lasting{number:02}" for number in range(20)]
     for name in lasting:
@@ -119,19 +119,19 @@ def test_pages_are_stable_while_the_list_changes(house: House) -> None:
         thread.join()
 
 
-def test_page_sizes(house: House, filled: dict[str, Any]) -> None:
+def test_page_sizes(harness: Harness, filled: dict[str, Any]) -> None:
     """A limit of 1000 is accepted; a page of these lists holds at most 100."""
-    kms = house.client()
+    kms = harness.client()
     assert len(kms.list_grants(KeyId=filled["KeyId"], Limit=1000)["Grants"]) <= 100
-    unchecked = house.client(parameter_validation=False)
+    unchecked = harness.client(parameter_validation=False)
     for bad in (0, 1001):
         with pytest.raises(ClientError, match="ValidationException"):
             unchecked.list_keys(Limit=bad)
 
 
-def test_list_key_policies_has_one_page(house: House, filled: dict[str, Any]) -> None:
+def test_list_key_policies_has_one_page(harness: Harness, filled: dict[str, Any]) -> None:
     """Its only policy; no marker is ever ours."""
-    kms = house.client()
+    kms = harness.client()
     assert kms.list_key_policies(**filled)["PolicyNames"] == ["default"]
     with pytest.raises(ClientError, match="InvalidMarkerException"):
         kms.list_key_policies(**filled, Marker="x")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.plain_http import send
 
 GRANTEE = "arn:aws:iam::000000000000:role/grantee"
@@ -18,13 +18,13 @@ PAGE = 100
 class Provider:
     """What the resource does. Both providers send the same bodies: a map that is not configured is sent as `{}`."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
 
     def call(self, operation: str, members: dict[str, Any]) -> Any:
         """The answer of a successful call."""
         target, body = f"TrentService.{operation}", json.dumps(members).encode()
-        answer = send(self._house.endpoint, self._house.admin, target, body)
+        answer = send(self._harness.endpoint, self._harness.admin, target, body)
         assert answer.status == 200, answer
         return answer.json
 
@@ -60,10 +60,10 @@ class Provider:
 
 
 @pytest.mark.parametrize("kind", ["EncryptionContextEquals", "EncryptionContextSubset"])
-def test_a_grant_with_one_constraint_is_created_read_and_destroyed(house: House, kind: str) -> None:
+def test_a_grant_with_one_constraint_is_created_read_and_destroyed(harness: Harness, kind: str) -> None:
     """What is read is what is configured, and nothing else: a plan after it is empty."""
-    provider = Provider(house)
-    key_id = house.client().create_key()["KeyMetadata"]["KeyId"]
+    provider = Provider(harness)
+    key_id = harness.client().create_key()["KeyMetadata"]["KeyId"]
     grant_id = provider.create(key_id, {kind: {"Department": "Finance"}}, Name="terraform")
     grant = provider.read(key_id, grant_id)
     assert grant is not None
@@ -74,10 +74,10 @@ def test_a_grant_with_one_constraint_is_created_read_and_destroyed(house: House,
 
 
 @pytest.mark.parametrize("constraints", [None, {}], ids=["no-block", "empty-block"])
-def test_a_grant_without_constraint_and_name_is_read_without_them(house: House, constraints: Any) -> None:
+def test_a_grant_without_constraint_and_name_is_read_without_them(harness: Harness, constraints: Any) -> None:
     """Neither an empty name nor empty constraints are answered; the provider would see a difference."""
-    provider = Provider(house)
-    key_id = house.client().create_key()["KeyMetadata"]["KeyId"]
+    provider = Provider(harness)
+    key_id = harness.client().create_key()["KeyMetadata"]["KeyId"]
     grant_id = provider.create(key_id, constraints)
     grant = provider.read(key_id, grant_id)
     assert grant is not None
@@ -85,19 +85,19 @@ def test_a_grant_without_constraint_and_name_is_read_without_them(house: House, 
     provider.destroy(key_id, grant_id)
 
 
-def test_a_grant_is_found_on_a_later_page(house: House) -> None:
+def test_a_grant_is_found_on_a_later_page(harness: Harness) -> None:
     """Whatever its id, beside more grants than a page holds."""
-    provider = Provider(house)
-    key_id = house.client().create_key()["KeyMetadata"]["KeyId"]
+    provider = Provider(harness)
+    key_id = harness.client().create_key()["KeyMetadata"]["KeyId"]
     made = [provider.create(key_id, None) for _ in range(PAGE + 2)]
     for grant_id in (min(made), max(made)):
         assert provider.read(key_id, grant_id) is not None
     provider.destroy(key_id, max(made))
 
 
-def test_two_constraints_are_refused(house: House) -> None:
+def test_two_constraints_are_refused(harness: Harness) -> None:
     """Only a map that holds something is a constraint; two of them are one too many, and nothing is made."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     body = {
         "KeyId": key_id,
@@ -105,6 +105,6 @@ def test_two_constraints_are_refused(house: House) -> None:
         "Operations": ["Encrypt"],
         "Constraints": {"EncryptionContextEquals": {"a": "b"}, "EncryptionContextSubset": {"a": "b"}},
     }
-    answer = send(house.endpoint, house.admin, "TrentService.CreateGrant", json.dumps(body).encode())
+    answer = send(harness.endpoint, harness.admin, "TrentService.CreateGrant", json.dumps(body).encode())
     assert (answer.status, answer.json["__type"]) == (400, "ValidationException")
     assert kms.list_grants(KeyId=key_id)["Grants"] == []

@@ -8,27 +8,27 @@ import pytest
 
 from kmsd.jobs.scheduler import Scheduler
 from tests.support.clients import code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.token_objects import object_ids
 
 ME = "arn:aws:iam::000000000000:user/admin"
 
 
-def test_deletion_takes_everything_and_frees_the_names(house: House) -> None:
+def test_deletion_takes_everything_and_frees_the_names(harness: Harness) -> None:
     """From the instant of its date the key does not exist; the job destroys all its objects, aliases and grants."""
-    kms = house.client()
-    before = object_ids(house)
+    kms = harness.client()
+    before = object_ids(harness)
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.rotate_key_on_demand(KeyId=key_id)
     kms.create_alias(AliasName="alias/doomed", TargetKeyId=key_id)
     grant = kms.create_grant(KeyId=key_id, GranteePrincipal=ME, RetiringPrincipal=ME, Operations=["Decrypt"])
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-    assert len(object_ids(house) - before) == 2
+    assert len(object_ids(harness) - before) == 2
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
-    house.clock.advance(days=6, hours=23)
-    house.tick()
+    harness.clock.advance(days=6, hours=23)
+    harness.tick()
     assert kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"] == "PendingDeletion"
-    house.clock.advance(hours=2)
+    harness.clock.advance(hours=2)
 
     def gone() -> None:
         assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
@@ -41,28 +41,28 @@ def test_deletion_takes_everything_and_frees_the_names(house: House) -> None:
         assert kms.list_retirable_grants(RetiringPrincipal=ME)["Grants"] == []
 
     gone()  # by the clock alone
-    house.tick()
+    harness.tick()
     gone()
-    assert object_ids(house) == before
+    assert object_ids(harness) == before
     assert code_of(kms.retire_grant, GrantToken=grant["GrantToken"]) == "InvalidGrantTokenException"
     kms.create_alias(AliasName="alias/doomed", TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
-    house.tick()
-    deleted = [record for record in house.records() if record["eventName"] == "DeleteKey"]
+    harness.tick()
+    deleted = [record for record in harness.records() if record["eventName"] == "DeleteKey"]
     assert deleted[-1]["serviceEventDetails"]["keyId"] == key_id
 
 
-def test_rotation_each_period(house: House) -> None:
+def test_rotation_each_period(harness: Harness) -> None:
     """A due key gets one material, however many periods were missed; old blobs still open; the next date follows."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
     old = kms.encrypt(KeyId=key_id, Plaintext=b"old")["CiphertextBlob"]
-    house.clock.advance(days=89)
-    house.tick()
+    harness.clock.advance(days=89)
+    harness.tick()
     assert kms.list_key_rotations(KeyId=key_id)["Rotations"] == []
-    house.clock.advance(days=400)
-    house.tick()
-    house.tick()
+    harness.clock.advance(days=400)
+    harness.tick()
+    harness.tick()
     rotations = kms.list_key_rotations(KeyId=key_id)["Rotations"]
     assert [rotation["RotationType"] for rotation in rotations] == ["AUTOMATIC"]
     new = kms.encrypt(KeyId=key_id, Plaintext=b"new")["CiphertextBlob"]
@@ -70,36 +70,36 @@ def test_rotation_each_period(house: House) -> None:
     assert kms.decrypt(CiphertextBlob=old)["Plaintext"] == b"old"
     assert kms.decrypt(CiphertextBlob=new)["Plaintext"] == b"new"
     status = kms.get_key_rotation_status(KeyId=key_id)
-    waits = status["NextRotationDate"].timestamp() - house.clock.now().timestamp()
+    waits = status["NextRotationDate"].timestamp() - harness.clock.now().timestamp()
     assert 89 * 86400 < waits <= 90 * 86400
 
 
 @pytest.mark.parametrize("pause", ["disable", "schedule"])
-def test_rotation_pauses(house: House, pause: str) -> None:
+def test_rotation_pauses(harness: Harness, pause: str) -> None:
     """A disabled key, or one that awaits deletion, is not rotated; once it is enabled again, what fell due is done."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
-    house.clock.advance(days=80)
+    harness.clock.advance(days=80)
     if pause == "disable":
         kms.disable_key(KeyId=key_id)
     else:
         kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=30)
         assert kms.get_key_rotation_status(KeyId=key_id)["KeyRotationEnabled"] is False
-    house.clock.advance(days=20)
-    house.tick()
+    harness.clock.advance(days=20)
+    harness.tick()
     assert kms.list_key_rotations(KeyId=key_id)["Rotations"] == []
     if pause == "schedule":
         kms.cancel_key_deletion(KeyId=key_id)
     assert kms.get_key_rotation_status(KeyId=key_id)["KeyRotationEnabled"] is True
     kms.enable_key(KeyId=key_id)
-    house.tick()
+    harness.tick()
     assert len(kms.list_key_rotations(KeyId=key_id)["Rotations"]) == 1
 
 
-def test_on_demand_rotation_keeps_the_automatic_dates(house: House) -> None:
+def test_on_demand_rotation_keeps_the_automatic_dates(harness: Harness) -> None:
     """And is bounded."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.enable_key_rotation(KeyId=key_id)
     before = kms.get_key_rotation_status(KeyId=key_id)["NextRotationDate"]
@@ -115,24 +115,24 @@ def test_on_demand_rotation_keeps_the_automatic_dates(house: House) -> None:
     assert [entry["KeyMaterialState"] for entry in everything] == ["NON_CURRENT"] * 25 + ["CURRENT"]
 
 
-def test_one_process_holds_the_lease(house: House) -> None:
+def test_one_process_holds_the_lease(harness: Harness) -> None:
     """Another holder does nothing until the lease has expired, or was given up by a process that ends."""
-    house.tick()
+    harness.tick()
     other = Scheduler(
-        house.components.store, house.components.tokens, house.clock, house.components.record_job, "other"
+        harness.components.store, harness.components.tokens, harness.clock, harness.components.record_job, "other"
     )
-    assert house.run(other._acquire()) is False
-    house.clock.advance(seconds=91)
-    assert house.run(other._acquire()) is True
-    assert house.run(house.scheduler._acquire()) is False
+    assert harness.run(other._acquire()) is False
+    harness.clock.advance(seconds=91)
+    assert harness.run(other._acquire()) is True
+    assert harness.run(harness.scheduler._acquire()) is False
 
     async def begin_and_stop(scheduler: Scheduler) -> None:
         stopping = asyncio.Event()
         stopping.set()
         await scheduler.run(stopping)
 
-    house.run(begin_and_stop(house.scheduler))  # holds nothing, and so takes nothing away
-    assert house.run(house.scheduler._acquire()) is False
-    house.run(begin_and_stop(other))
-    assert house.run(house.scheduler._acquire()) is True
-    house.clock.advance(seconds=91)
+    harness.run(begin_and_stop(harness.scheduler))  # holds nothing, and so takes nothing away
+    assert harness.run(harness.scheduler._acquire()) is False
+    harness.run(begin_and_stop(other))
+    assert harness.run(harness.scheduler._acquire()) is True
+    harness.clock.advance(seconds=91)

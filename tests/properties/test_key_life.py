@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 
 
 @dataclass
@@ -48,7 +48,7 @@ class PlainKey:
 class KeyLife(RuleBasedStateMachine):
     """Drives the daemon and the plain model side by side."""
 
-    place: House
+    place: Harness
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class KeyLife(RuleBasedStateMachine):
 def _place() -> Iterator[None]:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        KeyLife.place = stack.enter_context(house(Path(folder)))
+        KeyLife.place = stack.enter_context(harness(Path(folder)))
         yield
 
 

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from msgspec.structs import force_setattr
 
 from kmsd.logging_setup import set_up
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.secrets_search import Caller, Secrets, files_below
 
 
@@ -60,7 +60,7 @@ def assert_none(known: Secrets, text: bytes, where: str) -> None:
 def test_no_secret_is_logged(tmp_path: Path, log: io.StringIO) -> None:
     """Through all operations; then with a token whose errors quote plaintexts, and a traceback that says where."""
     known, answers = Secrets(), []
-    with house(tmp_path, import_token=True) as own:
+    with harness(tmp_path, import_token=True) as own:
         known.add("access key secret", own.admin.secret)
         caller = Caller(own, known)
         caller.all()
@@ -74,7 +74,7 @@ def test_no_secret_is_logged(tmp_path: Path, log: io.StringIO) -> None:
     assert all("RuntimeError at " in line["detail"] for line in failed)
 
 
-def fail_within(own: House, caller: Caller, known: Secrets) -> list[Any]:
+def fail_within(own: Harness, caller: Caller, known: Secrets) -> list[Any]:
     """Calls that reach the token, which fails with a telling text; the answers."""
     tokens, answers = own.components.tokens, []
     kms = own.client()
@@ -132,7 +132,7 @@ def test_log_events_lie_sealed_on_the_disk(tmp_path: Path) -> None:
     known = Secrets()
     message = f"MARKED-{secrets.token_hex(24)}"
     known.add("message", message)
-    with house(tmp_path) as own:
+    with harness(tmp_path) as own:
         logs = own.client("logs")
         logs.create_log_group(logGroupName="/g")
         logs.create_log_stream(logGroupName="/g", logStreamName="s")

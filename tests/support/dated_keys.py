@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import external_key, parameters, wrap
 
 
-def import_until(house: House, **delta: float) -> str:
+def import_until(harness: Harness, **delta: float) -> str:
     """A key with imported material that expires so much later."""
-    kms = house.client()
+    kms = harness.client()
     key_id = external_key(kms)
     given = parameters(kms, key_id)
     kms.import_key_material(
@@ -19,14 +19,14 @@ def import_until(house: House, **delta: float) -> str:
         ImportToken=given.answer["ImportToken"],
         EncryptedKeyMaterial=wrap(os.urandom(32), given.algorithm, given.public_key),
         ExpirationModel="KEY_MATERIAL_EXPIRES",
-        ValidTo=house.clock.now() + timedelta(**delta),
+        ValidTo=harness.clock.now() + timedelta(**delta),
     )
     return key_id
 
 
-def doomed_key(house: House) -> tuple[str, bytes]:
+def doomed_key(harness: Harness) -> tuple[str, bytes]:
     """A key that is to be deleted in seven days, and a blob of it."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"kept")["CiphertextBlob"]
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)

@@ -73,7 +73,7 @@ class Opened:
 
 
 @dataclass
-class House:
+class Harness:
     """A daemon in a thread of this process; `restart` as often as a test likes."""
 
     config: Config
@@ -89,7 +89,7 @@ class House:
     def opened(self) -> Opened:
         """Raises AssertionError if the daemon does not run."""
         if self._opened is None:
-            raise AssertionError("the house is closed") from self._error
+            raise AssertionError("the harness is closed") from self._error
         return self._opened
 
     @property
@@ -166,7 +166,7 @@ class House:
     async def _live(self, ready: threading.Event) -> None:
         try:
             await _provision(self.config)
-            async with open_components(self.config, "house", self.clock, self.clock.uptime) as components:
+            async with open_components(self.config, "harness", self.clock, self.clock.uptime) as components:
                 arns = components.pipeline.dependencies.arns
                 refusals = RefusedRequestLog(components.sink, arns)
                 credentials = KnownCredentials(components.token, arns, signing_key)
@@ -179,7 +179,7 @@ class House:
                     components.tokens,
                     self.clock,
                     components.record_job,
-                    "house",
+                    "harness",
                     stock,
                     components.retention,
                     components.watch,
@@ -208,19 +208,19 @@ async def _make_user(
 
 async def _provision(config: Config) -> None:
     """As `kmsd init`: the daemon's own keys, made while the token has no sentinel yet."""
-    async with open_components(config, "house") as components:
+    async with open_components(config, "harness") as components:
         await provisioning.create_service_keys(components.store, components.token, datetime.now(UTC), [SERVICE_KEY])
 
 
 @contextmanager
-def house(
+def harness(
     folder: Path,
     *,
     extra: str = "",
     without: Sequence[str] = (),
     import_token: bool = False,
     module: Path = SOFTHSM,
-) -> Iterator[House]:
+) -> Iterator[Harness]:
     """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`.
 
     With NSS as its import token, if asked. `module` may stand before SoftHSM.
@@ -233,7 +233,7 @@ def house(
         config = configuration.load(write_config(folder, place, 1, extra=extra))
         config.audit_dir.mkdir(parents=True)
         connection.create(config.database)
-        found = House(config)
+        found = Harness(config)
         found.start()
         try:
             yield found

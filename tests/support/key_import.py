@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 ALGORITHMS = (
     *("RSAES_PKCS1_V1_5", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"),
@@ -107,27 +107,27 @@ def state_of(kms: Any, key_id: str) -> str:
     return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"])
 
 
-def objects(house: House) -> set[bytes]:
+def objects(harness: Harness) -> set[bytes]:
     """Ids of everything that both tokens hold."""
-    components = house.components
+    components = harness.components
     assert components.import_token is not None
-    found = [*house.run(components.token.list_objects()), *house.run(components.import_token.list_objects())]
+    found = [*harness.run(components.token.list_objects()), *harness.run(components.import_token.list_objects())]
     assert [report for report in found if report.problem] == []
     return {report.object_id for report in found}
 
 
-def material_object(house: House, key_id: str) -> bytes:
+def material_object(harness: Harness, key_id: str) -> bytes:
     """The material's object id."""
-    key = house.run(_key(house, key_id))
+    key = harness.run(_key(harness, key_id))
     assert key is not None
     assert key.current_material is not None
     return bytes(key.current_material.material_id)
 
 
-async def _key(house: House, key_id: str) -> Any:
-    return await (await house.components.store.read()).key(key_id)
+async def _key(harness: Harness, key_id: str) -> Any:
+    return await (await harness.components.store.read()).key(key_id)
 
 
-async def imported_material(house: House, key_id: str) -> Any:
+async def imported_material(harness: Harness, key_id: str) -> Any:
     """What the store knows of a key's imported material."""
-    return await (await house.components.store.read()).imported_material(key_id)
+    return await (await harness.components.store.read()).imported_material(key_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 PLACE = "arn:aws:kms:us-east-1:000000000000"
 
@@ -40,9 +40,9 @@ PLAIN: dict[str, Callable[[Any, str], Any]] = {
 """Operations that accept key id and key ARN only."""
 
 
-def aliased_key(house: House, alias: str) -> str:
+def aliased_key(harness: Harness, alias: str) -> str:
     """A new key with an alias."""
-    kms = house.client()
+    kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.create_alias(AliasName=alias, TargetKeyId=key_id)
     return str(key_id)

@@ -17,7 +17,7 @@ from kmsd.adapters.audit_trail.follower import TrailFollower
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.linux.aio import AioContext, Write
 from tests.support.clients import ACCOUNT, REGION, signing_clock
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 SERVICE = f"logs.{REGION}.amazonaws.com"
 
@@ -175,23 +175,23 @@ def files_with(folder: Path, *markers: bytes) -> Sequence[Path]:
     return found
 
 
-def audit_copy(house: House) -> AuditCopy:
-    """What copies the trail of a house into `/kmsd/audit`; it knows nothing of what was copied before."""
-    world = house.components.pipeline.dependencies
-    trail = TrailFollower(house.config.audit_dir, house.components.sink)
-    return AuditCopy(trail, house.components.store, house.components.logs, world.arns, house.config.account)
+def audit_copy(harness: Harness) -> AuditCopy:
+    """What copies the trail of a harness into `/kmsd/audit`; it knows nothing of what was copied before."""
+    world = harness.components.pipeline.dependencies
+    trail = TrailFollower(harness.config.audit_dir, harness.components.sink)
+    return AuditCopy(trail, harness.components.store, harness.components.logs, world.arns, harness.config.account)
 
 
-def copy_audit(house: House, copy: AuditCopy | None = None) -> int:
+def copy_audit(harness: Harness, copy: AuditCopy | None = None) -> int:
     """Let it copy everything that was recorded so far; how many records."""
-    house.clock.advance(seconds=1)
-    copy = copy or audit_copy(house)
+    harness.clock.advance(seconds=1)
+    copy = copy or audit_copy(harness)
     try:
-        return house.run(copy.run_once())
+        return harness.run(copy.run_once())
     finally:
-        copy.trail.unlock_chain(house.components.sink.writer)
+        copy.trail.unlock_chain(harness.components.sink.writer)
 
 
-def of_service(house: House, since: int) -> list[dict[str, Any]]:
+def of_service(harness: Harness, since: int) -> list[dict[str, Any]]:
     """The service's calls on keys since a place in the trail."""
-    return [record for record in house.records()[since:] if record["userIdentity"]["type"] == "AWSService"]
+    return [record for record in harness.records()[since:] if record["userIdentity"]["type"] == "AWSService"]

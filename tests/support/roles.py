@@ -9,7 +9,7 @@ from typing import Any
 from kmsd.app import arn_scope_of
 from kmsd.custody import provisioning
 from tests.support.clients import Credentials
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 ACCOUNT = "000000000000"
 
@@ -29,12 +29,18 @@ def trust(principal: str, **more: Any) -> str:
 
 
 def make_role(
-    house: House, name: str, trust_policy: str, policy: dict[str, Any], *, account: str = ACCOUNT, seconds: int = 3600
+    harness: Harness,
+    name: str,
+    trust_policy: str,
+    policy: dict[str, Any],
+    *,
+    account: str = ACCOUNT,
+    seconds: int = 3600,
 ) -> str:
     """A role; its ARN."""
     now = datetime.now(UTC)
     role = provisioning.new_role(
-        arn_scope_of(house.config),
+        arn_scope_of(harness.config),
         account,
         name,
         trust_policy=trust_policy,
@@ -42,13 +48,13 @@ def make_role(
         seconds=seconds,
         now=now,
     )
-    house.run(provisioning.create_role(house.components.store, role, now))
+    harness.run(provisioning.create_role(harness.components.store, role, now))
     return role.arn
 
 
-def assume(house: House, credentials: Credentials | None, role: str, **members: Any) -> Credentials:
+def assume(harness: Harness, credentials: Credentials | None, role: str, **members: Any) -> Credentials:
     """AssumeRole by boto3."""
-    answer = house.client("sts", credentials).assume_role(RoleArn=role, RoleSessionName="session", **members)
+    answer = harness.client("sts", credentials).assume_role(RoleArn=role, RoleSessionName="session", **members)
     return session_of(answer["Credentials"], answer["AssumedRoleUser"]["Arn"])
 
 

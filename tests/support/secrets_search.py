@@ -13,7 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import FOREVER, external_key, parameters, wrap
 from tests.support.roles import allow, make_role, trust
 
@@ -56,11 +56,11 @@ class Secrets:
 class Caller:
     """Calls every operation of the table, and hands each secret of it to `Secrets`."""
 
-    def __init__(self, house: House, known: Secrets) -> None:
-        self.house = house
+    def __init__(self, harness: Harness, known: Secrets) -> None:
+        self.harness = harness
         self.known = known
-        self.kms = house.client()
-        self.sts = house.client("sts")
+        self.kms = harness.client()
+        self.sts = harness.client("sts")
         self.key = self.kms.create_key()["KeyMetadata"]["KeyId"]
         self.external = external_key(self.kms)
         self.alias = f"alias/{secrets.token_hex(4)}"
@@ -76,11 +76,11 @@ class Caller:
         """One call by its method's name; before it, the same without permission."""
         operation = "".join(part.capitalize() for part in name.split("_"))
         self.called.add(operation)
-        stranger = self.house.user()
+        stranger = self.harness.user()
         self.known.add("access key secret", stranger.secret)
         service = "sts" if client is self.sts else "kms"
         with suppress(ClientError):
-            getattr(self.house.client(service, stranger), name)(**members)
+            getattr(self.harness.client(service, stranger), name)(**members)
         answer: dict[str, Any] = getattr(client, name)(**members)
         return answer
 
@@ -127,7 +127,7 @@ class Caller:
 
     def granting(self) -> None:
         """Grant tokens."""
-        me, operations = self.house.admin.arn, ["Encrypt", "DescribeKey"]
+        me, operations = self.harness.admin.arn, ["Encrypt", "DescribeKey"]
         for name in ("revoke_grant", "retire_grant"):
             made = self.call(
                 self.kms,
@@ -181,7 +181,7 @@ class Caller:
 
     def sessions(self) -> None:
         """Session tokens and their secrets."""
-        role = make_role(self.house, f"r{secrets.token_hex(4)}", trust(self.house.admin.arn), allow("kms:*"))
+        role = make_role(self.harness, f"r{secrets.token_hex(4)}", trust(self.harness.admin.arn), allow("kms:*"))
         self.call(self.sts, "get_caller_identity")
         for answer in (
             self.call(self.sts, "assume_role", RoleArn=role, RoleSessionName="session"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.harness import House
+from tests.support.harness import Harness
 
 
-def object_ids(house: House) -> set[bytes]:
+def object_ids(harness: Harness) -> set[bytes]:
     """What the token holds."""
-    return {found.object_id for found in house.run(house.components.token.list_objects())}
+    return {found.object_id for found in harness.run(harness.components.token.list_objects())}

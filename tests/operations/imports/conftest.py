@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import House, house
+from tests.support.harness import Harness, harness
 from tests.support.key_import import refusals_at_once
 
 
-@pytest.fixture(scope="module", name="house")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture(scope="module", name="harness")
+def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """With an import token, as `scripts/run` makes it."""
-    with house(tmp_path_factory.mktemp("house"), import_token=True) as found, refusals_at_once():
+    with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found, refusals_at_once():
         yield found
 
 
 @pytest.fixture(name="kms")
-def _kms(house: House) -> Any:
-    return house.client()
+def _kms(harness: Harness) -> Any:
+    return harness.client()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import (
     ALGORITHMS,
     SPECS,
@@ -26,7 +26,7 @@ from tests.support.key_import import (
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_by_every_algorithm_and_back_again(house: House, kms: Any, algorithm: str) -> None:
+def test_by_every_algorithm_and_back_again(harness: Harness, kms: Any, algorithm: str) -> None:
     """Import, use, delete, import again: old blobs open; the object is sensitive and cannot be had out."""
     material, key_id = os.urandom(32), external_key(kms)
     given = parameters(kms, key_id, algorithm)
@@ -38,8 +38,8 @@ def test_by_every_algorithm_and_back_again(house: House, kms: Any, algorithm: st
     assert metadata["CurrentKeyMaterialId"] == answer["KeyMaterialId"]
     assert "ValidTo" not in metadata
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"mine", EncryptionContext={"a": "b"})["CiphertextBlob"]
-    object_id = material_object(house, key_id)
-    shown = house.run(house.components.token.attributes(object_id))
+    object_id = material_object(harness, key_id)
+    shown = harness.run(harness.components.token.attributes(object_id))
     assert (shown["CKA_SENSITIVE"], shown["CKA_EXTRACTABLE"], shown["CKA_MODIFIABLE"]) == (True, False, False)
     assert [role for role in ("ENCRYPT", "DECRYPT", "SIGN", "WRAP", "UNWRAP", "DERIVE") if shown[f"CKA_{role}"]] == [
         "DERIVE"
@@ -47,13 +47,13 @@ def test_by_every_algorithm_and_back_again(house: House, kms: Any, algorithm: st
     deleted = kms.delete_imported_key_material(KeyId=key_id)
     assert deleted["KeyMaterialId"] == answer["KeyMaterialId"]
     assert state_of(kms, key_id) == "PendingImport"
-    assert object_id not in objects(house)
+    assert object_id not in objects(harness)
     assert code_of(kms.decrypt, CiphertextBlob=blob, EncryptionContext={"a": "b"}) == "KMSInvalidStateException"
     again = kms.import_key_material(**parameters(kms, key_id, algorithm).members(material))
     assert again["KeyMaterialId"] == answer["KeyMaterialId"]
     opened = kms.decrypt(CiphertextBlob=blob, EncryptionContext={"a": "b"})
     assert opened["Plaintext"] == b"mine"
-    assert material_object(house, key_id) == object_id
+    assert material_object(harness, key_id) == object_id
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -66,12 +66,12 @@ def test_by_every_length_of_wrapping_key(kms: Any, spec: str, algorithm: str) ->
     assert state_of(kms, key_id) == "Enabled"
 
 
-def test_parameters_are_as_the_reference_says(house: House, kms: Any) -> None:
+def test_parameters_are_as_the_reference_says(harness: Harness, kms: Any) -> None:
     """Valid for 24 hours, from now, to the second; several at once; each with a wrapping key of its own."""
     key_id = external_key(kms)
-    begun = house.clock.now()
+    begun = harness.clock.now()
     several = [parameters(kms, key_id) for _ in range(3)]
-    ended = house.clock.now()
+    ended = harness.clock.now()
     assert len({given.public_key for given in several}) == 3
     for given in several:
         valid_from = given.answer["ParametersValidTo"] - timedelta(hours=24)
@@ -84,25 +84,25 @@ def test_parameters_are_as_the_reference_says(house: House, kms: Any) -> None:
     kms.import_key_material(**several[0].members(material))
 
 
-def test_imported_keys_behave_like_generated_ones(house: House, kms: Any) -> None:
+def test_imported_keys_behave_like_generated_ones(harness: Harness, kms: Any) -> None:
     """Data keys, ReEncrypt, grants, and deletion of the key with everything."""
-    before = objects(house)
+    before = objects(harness)
     key_id = imported_key(kms, os.urandom(32))
     other = kms.create_key()["KeyMetadata"]["KeyId"]
     made = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
     moved = kms.re_encrypt(CiphertextBlob=made["CiphertextBlob"], DestinationKeyId=other)["CiphertextBlob"]
     assert kms.decrypt(CiphertextBlob=moved)["Plaintext"] == made["Plaintext"]
-    user = house.user()
+    user = harness.user()
     kms.create_grant(KeyId=key_id, GranteePrincipal=user.arn, Operations=["Decrypt"])
-    opened = house.client(credentials=user).decrypt(CiphertextBlob=made["CiphertextBlob"])
+    opened = harness.client(credentials=user).decrypt(CiphertextBlob=made["CiphertextBlob"])
     assert opened["Plaintext"] == made["Plaintext"]
     assert code_of(kms.enable_key_rotation, KeyId=key_id) == "UnsupportedOperationException"
     assert code_of(kms.rotate_key_on_demand, KeyId=key_id) == "UnsupportedOperationException"
     for doomed in (key_id, other):
         kms.schedule_key_deletion(KeyId=doomed, PendingWindowInDays=7)
-    house.clock.advance(days=7, seconds=1)
-    house.tick()
-    assert objects(house) <= before
+    harness.clock.advance(days=7, seconds=1)
+    harness.tick()
+    assert objects(harness) <= before
 
 
 # --- the same material, and other -------------------------------------------------------------------
@@ -124,14 +124,14 @@ def differing(material: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_other_material_is_refused(house: House, kms: Any, algorithm: str) -> None:
+def test_other_material_is_refused(harness: Harness, kms: Any, algorithm: str) -> None:
     """Into a key that has material, that lost it, and that never had any; nothing changes by it."""
     material = os.urandom(32)
     present, absent, fresh = imported_key(kms, material), imported_key(kms, material), external_key(kms)
     kms.delete_imported_key_material(KeyId=absent)
     for key_id in (present, absent, fresh):
         given = parameters(kms, key_id, algorithm)
-        before, state = objects(house), kms.describe_key(KeyId=key_id)["KeyMetadata"]
+        before, state = objects(harness), kms.describe_key(KeyId=key_id)["KeyMetadata"]
         for name, other in differing(material).items():
             if len(other) == 32 and key_id == fresh:
                 continue
@@ -139,35 +139,35 @@ def test_other_material_is_refused(house: House, kms: Any, algorithm: str) -> No
             # What has no integrity does not tell a wrong length from bad padding.
             hidden = algorithm == "RSAES_PKCS1_V1_5" and len(other) != 32
             assert told == ("InvalidCiphertextException" if hidden else "IncorrectKeyMaterialException"), name
-        assert objects(house) == before
+        assert objects(harness) == before
         assert kms.describe_key(KeyId=key_id)["KeyMetadata"] == state
 
 
-def test_the_same_material_in_two_keys_is_no_secret_told(house: House, kms: Any) -> None:
+def test_the_same_material_in_two_keys_is_no_secret_told(harness: Harness, kms: Any) -> None:
     """Their fingerprints, material ids and blobs differ."""
     material = os.urandom(32)
     kept = []
     for _ in range(2):
         key_id = imported_key(kms, material)
-        imported = house.run(imported_material(house, key_id))
+        imported = harness.run(imported_material(harness, key_id))
         kept.append((imported.fingerprint, imported.material_id))
     assert kept[0][0] != kept[1][0]
     assert kept[0][1] != kept[1][1]
 
 
-def test_sameness_survives_expiry(house: House, kms: Any) -> None:
+def test_sameness_survives_expiry(harness: Harness, kms: Any) -> None:
     """After ValidTo, with and without the job having run, only the same material comes back."""
     material, key_id = os.urandom(32), external_key(kms)
     for job_runs in (False, True):
-        valid_to = house.clock.now() + timedelta(days=1)
+        valid_to = harness.clock.now() + timedelta(days=1)
         members = {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": valid_to}
         kms.import_key_material(**{**parameters(kms, key_id).members(material), **members})
         blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-        object_id = material_object(house, key_id)
-        house.clock.advance(days=1)
+        object_id = material_object(harness, key_id)
+        harness.clock.advance(days=1)
         if job_runs:
-            house.tick()
-            assert object_id not in objects(house)
+            harness.tick()
+            assert object_id not in objects(harness)
         assert state_of(kms, key_id) == "PendingImport"
         given = parameters(kms, key_id)
         assert code_of(kms.import_key_material, **given.members(os.urandom(32))) == "IncorrectKeyMaterialException"
@@ -178,7 +178,7 @@ def test_sameness_survives_expiry(house: House, kms: Any) -> None:
 # --- when it ends -----------------------------------------------------------------------------------
 
 
-def test_valid_to_is_exact_and_can_be_changed(house: House, kms: Any) -> None:
+def test_valid_to_is_exact_and_can_be_changed(harness: Harness, kms: Any) -> None:
     """Usable until the instant, and not at it; importing the same again sets it anew, longer, shorter or to none."""
     material, key_id = os.urandom(32), external_key(kms)
 
@@ -188,21 +188,21 @@ def test_valid_to_is_exact_and_can_be_changed(house: House, kms: Any) -> None:
             given |= {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": valid_to}
         kms.import_key_material(**given)
 
-    first = house.clock.now().replace(microsecond=0) + timedelta(hours=2)
+    first = harness.clock.now().replace(microsecond=0) + timedelta(hours=2)
     bring(first)
     metadata = kms.describe_key(KeyId=key_id)["KeyMetadata"]
     assert (metadata["ValidTo"], metadata["ExpirationModel"]) == (first.astimezone(UTC), "KEY_MATERIAL_EXPIRES")
     bring(first - timedelta(hours=1))
-    house.clock.advance(minutes=59)
+    harness.clock.advance(minutes=59)
     assert state_of(kms, key_id) == "Enabled"
-    house.clock.advance(minutes=1)
+    harness.clock.advance(minutes=1)
     assert code_of(kms.encrypt, KeyId=key_id, Plaintext=b"x") == "KMSInvalidStateException"
     bring(first + timedelta(hours=1))
-    house.clock.advance(hours=1, minutes=30)
+    harness.clock.advance(hours=1, minutes=30)
     assert state_of(kms, key_id) == "Enabled"
     bring(None)
-    house.clock.advance(days=1000)
-    house.tick()
+    harness.clock.advance(days=1000)
+    harness.tick()
     assert state_of(kms, key_id) == "Enabled"
     assert "ValidTo" not in kms.describe_key(KeyId=key_id)["KeyMetadata"]
 
@@ -220,17 +220,17 @@ def test_a_disabled_key_stays_disabled(kms: Any) -> None:
     assert state_of(kms, key_id) == "Enabled"
 
 
-def test_deletion_while_pending_deletion(house: House, kms: Any) -> None:
+def test_deletion_while_pending_deletion(harness: Harness, kms: Any) -> None:
     """The state stays; once it is cancelled, the key awaits its material."""
     material = os.urandom(32)
     key_id = imported_key(kms, material)
-    object_id = material_object(house, key_id)
+    object_id = material_object(harness, key_id)
     given = parameters(kms, key_id)
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     assert code_of(kms.import_key_material, **given.members(material)) == "KMSInvalidStateException"
     kms.delete_imported_key_material(KeyId=key_id)
     assert state_of(kms, key_id) == "PendingDeletion"
-    assert object_id not in objects(house)
+    assert object_id not in objects(harness)
     kms.cancel_key_deletion(KeyId=key_id)
     assert state_of(kms, key_id) == "PendingImport"
     kms.import_key_material(**given.members(material))

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.clients import code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import (
     FOREVER,
     external_key,
@@ -22,19 +22,19 @@ from tests.support.key_import import (
 ME = "arn:aws:iam::000000000000:user/admin"
 
 
-def test_the_request_is_checked(house: House, kms: Any) -> None:
+def test_the_request_is_checked(harness: Harness, kms: Any) -> None:
     """ValidTo and ExpirationModel as AWS has them; the newer members where they have sense."""
     material, key_id = os.urandom(32), external_key(kms)
     members = parameters(kms, key_id).members(material)
     del members["ExpirationModel"]
-    tomorrow = house.clock.now() + timedelta(days=1)
+    tomorrow = harness.clock.now() + timedelta(days=1)
     with pytest.raises(ClientError) as refused:
         kms.import_key_material(**members)
     assert refused.value.response["Error"]["Message"] == (
         "A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"
     )
     invalid: list[dict[str, Any]] = [
-        {"ValidTo": house.clock.now() - timedelta(seconds=1)},
+        {"ValidTo": harness.clock.now() - timedelta(seconds=1)},
         {"ValidTo": tomorrow, **FOREVER},
         {**FOREVER, "ImportType": "NEW_KEY_MATERIAL", "KeyMaterialId": "0" * 64},
     ]
@@ -45,18 +45,18 @@ def test_the_request_is_checked(house: House, kms: Any) -> None:
     answer = kms.import_key_material(
         **members, ValidTo=tomorrow, ImportType="NEW_KEY_MATERIAL", KeyMaterialDescription="from the vault"
     )
-    assert house.run(imported_material(house, key_id)).description == "from the vault"
+    assert harness.run(imported_material(harness, key_id)).description == "from the vault"
     members |= FOREVER
     told = code_of(kms.import_key_material, **members, ImportType="NEW_KEY_MATERIAL")
     assert told == "UnsupportedOperationException"
     assert code_of(kms.import_key_material, **members, KeyMaterialId="0" * 64) == "IncorrectKeyMaterialException"
     kms.import_key_material(**members, ImportType="EXISTING_KEY_MATERIAL", KeyMaterialId=answer["KeyMaterialId"])
-    assert house.run(imported_material(house, key_id)).description == "from the vault"
+    assert harness.run(imported_material(harness, key_id)).description == "from the vault"
 
 
-def test_a_valid_to_beyond_the_calendar(house: House, kms: Any) -> None:
+def test_a_valid_to_beyond_the_calendar(harness: Harness, kms: Any) -> None:
     """A number that no date can be made of is a ValidationException, not a fault."""
-    client = house.client(parameter_validation=False)
+    client = harness.client(parameter_validation=False)
     members = parameters(kms, external_key(kms)).members(b"x" * 32)
     del members["ExpirationModel"]
 
@@ -83,7 +83,7 @@ def test_generated_keys_take_no_import(kms: Any) -> None:
         assert code_of(kms.get_parameters_for_import, KeyId=external, **want) == "UnsupportedOperationException"
 
 
-def test_parameters_of_a_key_are_bounded(house: House, kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_of_a_key_are_bounded(harness: Harness, kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is an object in a token."""
     monkeypatch.setattr("kmsd.custody.import_parameters.MAX_OUTSTANDING", 2)
     key_id = external_key(kms)
@@ -91,11 +91,11 @@ def test_parameters_of_a_key_are_bounded(house: House, kms: Any, monkeypatch: py
         parameters(kms, key_id)
     want = {"WrappingAlgorithm": "RSAES_OAEP_SHA_1", "WrappingKeySpec": "RSA_2048"}
     assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) == "LimitExceededException"
-    house.clock.advance(hours=24)
+    harness.clock.advance(hours=24)
     parameters(kms, key_id)
 
 
-def test_policies_decide_on_imports(house: House, kms: Any) -> None:
+def test_policies_decide_on_imports(harness: Harness, kms: Any) -> None:
     """By action, wrapping algorithm, key spec, expiration model and ValidTo."""
     key_id = external_key(kms)
     statement = {
@@ -110,17 +110,17 @@ def test_policies_decide_on_imports(house: House, kms: Any) -> None:
             }
         },
     }
-    user = house.client(credentials=house.user({"Version": "2012-10-17", "Statement": [statement]}))
+    user = harness.client(credentials=harness.user({"Version": "2012-10-17", "Statement": [statement]}))
     denied = {"WrappingAlgorithm": "RSAES_OAEP_SHA_1", "WrappingKeySpec": "RSA_2048"}
     assert code_of(user.get_parameters_for_import, KeyId=key_id, **denied) == "AccessDeniedException"
     members = parameters(user, key_id, "RSAES_OAEP_SHA_256").members(os.urandom(32))
     assert code_of(user.import_key_material, **members) == "AccessDeniedException"
-    expires = {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": house.clock.now() + timedelta(days=1)}
+    expires = {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": harness.clock.now() + timedelta(days=1)}
     user.import_key_material(**{**members, **expires})
     assert code_of(user.delete_imported_key_material, KeyId=key_id) == "AccessDeniedException"
 
 
-def test_the_trail_tells_all_but_the_secrets(house: House, kms: Any) -> None:
+def test_the_trail_tells_all_but_the_secrets(harness: Harness, kms: Any) -> None:
     """Each call has its record; neither material, nor blob, nor import token is in any."""
     key_id = external_key(kms)
     given = parameters(kms, key_id)
@@ -130,7 +130,7 @@ def test_the_trail_tells_all_but_the_secrets(house: House, kms: Any) -> None:
     kms.delete_imported_key_material(KeyId=key_id)
     mine = [
         record
-        for record in house.records()
+        for record in harness.records()
         if (record.get("requestParameters") or {}).get("keyId", "").endswith(key_id)
     ]
     names = [record["eventName"] for record in mine if record["eventName"] != "CreateKey"]
@@ -142,7 +142,7 @@ def test_the_trail_tells_all_but_the_secrets(house: House, kms: Any) -> None:
         assert not members_shown & {"importToken", "encryptedKeyMaterial"}
 
 
-def test_refusals_keep_to_the_beat(house: House, kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_keep_to_the_beat(harness: Harness, kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """How long the token took cannot be read off the time of the answer: it never comes before the beat."""
     given = parameters(kms, external_key(kms))
     waited: list[float] = []

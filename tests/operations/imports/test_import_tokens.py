@@ -12,7 +12,7 @@ from msgspec.structs import force_setattr
 
 from kmsd.domain.key_import import WrappingAlgorithm
 from tests.support.clients import code_of
-from tests.support.harness import House
+from tests.support.harness import Harness
 from tests.support.key_import import (
     external_key,
     material_object,
@@ -22,7 +22,7 @@ from tests.support.key_import import (
 )
 
 
-def test_import_tokens_are_bound(house: House, kms: Any) -> None:
+def test_import_tokens_are_bound(harness: Harness, kms: Any) -> None:
     """To the key; every changed byte is noticed; they do not stand for one another."""
     mine, other, material = external_key(kms), external_key(kms), os.urandom(32)
     given = parameters(kms, mine)
@@ -50,35 +50,35 @@ def test_import_tokens_are_bound(house: House, kms: Any) -> None:
     kms.import_key_material(**members)
 
 
-def test_import_tokens_expire_on_the_instant_and_their_keys_go(house: House, kms: Any) -> None:
+def test_import_tokens_expire_on_the_instant_and_their_keys_go(harness: Harness, kms: Any) -> None:
     """24 hours, by the clock alone; then the job destroys the wrapping keys, in both tokens."""
     material, key_id = os.urandom(32), external_key(kms)
-    before = objects(house)
+    before = objects(harness)
     given = [parameters(kms, key_id, algorithm) for algorithm in ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256")]
-    wrapping = objects(house) - before
+    wrapping = objects(harness) - before
     assert len(wrapping) >= 2
-    house.clock.advance(hours=23, minutes=59)
+    harness.clock.advance(hours=23, minutes=59)
     kms.import_key_material(**given[0].members(material))
-    house.clock.advance(minutes=1)
+    harness.clock.advance(minutes=1)
     for each in given:
         assert code_of(kms.import_key_material, **each.members(material)) == "ExpiredImportTokenException"
-    house.tick()
-    assert not wrapping & objects(house)
+    harness.tick()
+    assert not wrapping & objects(harness)
     assert code_of(kms.import_key_material, **given[0].members(material)) == "ExpiredImportTokenException"
     # A clock that is set back revives nothing.
-    house.clock.advance(hours=-2)
+    harness.clock.advance(hours=-2)
     assert code_of(kms.import_key_material, **given[0].members(material)) == "InvalidImportTokenException"
-    house.clock.advance(hours=2)
+    harness.clock.advance(hours=2)
 
 
 @pytest.mark.parametrize("algorithm", ["RSAES_PKCS1_V1_5", "RSAES_OAEP_SHA_256"])
-def test_twenty_failures_end_an_import_token(house: House, kms: Any, algorithm: str) -> None:
+def test_twenty_failures_end_an_import_token(harness: Harness, kms: Any, algorithm: str) -> None:
     """And with it its wrapping key, in the token; others of the key go on."""
     material, key_id = os.urandom(32), external_key(kms)
     spare = parameters(kms, key_id, algorithm)
-    before = objects(house)
+    before = objects(harness)
     given = parameters(kms, key_id, algorithm)
-    wrapping = objects(house) - before
+    wrapping = objects(harness) - before
     for _ in range(19):
         garbage = given.members_of(b"\0" + os.urandom(255))
         assert code_of(kms.import_key_material, **garbage) == "InvalidCiphertextException"
@@ -86,11 +86,11 @@ def test_twenty_failures_end_an_import_token(house: House, kms: Any, algorithm: 
     kms.delete_imported_key_material(KeyId=key_id)
     assert code_of(kms.import_key_material, **garbage) == "InvalidCiphertextException"
     assert code_of(kms.import_key_material, **given.members(material)) == "InvalidImportTokenException"
-    assert wrapping == set() or not wrapping & objects(house)
+    assert wrapping == set() or not wrapping & objects(harness)
     kms.import_key_material(**spare.members(material))
 
 
-def test_failures_at_the_same_time_are_not_told_beyond_the_twentieth(house: House, kms: Any) -> None:
+def test_failures_at_the_same_time_are_not_told_beyond_the_twentieth(harness: Harness, kms: Any) -> None:
     """Whatever runs at once: at most 20 answers say what happened to a blob."""
     key_id = external_key(kms)
     given = parameters(kms, key_id)
@@ -104,41 +104,41 @@ def test_failures_at_the_same_time_are_not_told_beyond_the_twentieth(house: Hous
     assert code_of(kms.import_key_material, **given.members(b"k" * 32)) == "InvalidImportTokenException"
 
 
-def test_a_wrapping_key_that_the_token_lost(house: House, kms: Any) -> None:
+def test_a_wrapping_key_that_the_token_lost(harness: Harness, kms: Any) -> None:
     """The import token is no longer of use; that is no failed import of the client's."""
     key_id = external_key(kms)
-    before = objects(house)
+    before = objects(harness)
     given = parameters(kms, key_id)
-    for object_id in objects(house) - before or {key.object_id for key in house.run(_given(house, key_id))}:
-        house.run(house.components.token.destroy(object_id))
+    for object_id in objects(harness) - before or {key.object_id for key in harness.run(_given(harness, key_id))}:
+        harness.run(harness.components.token.destroy(object_id))
     assert code_of(kms.import_key_material, **given.members(b"k" * 32)) == "InvalidImportTokenException"
-    house.clock.advance(hours=24)
-    house.tick()
+    harness.clock.advance(hours=24)
+    harness.tick()
 
 
-async def _given(house: House, key_id: str) -> Any:
-    return [key for key in await (await house.components.store.read()).wrapping_keys() if key.key_id == key_id]
+async def _given(harness: Harness, key_id: str) -> Any:
+    return [key for key in await (await harness.components.store.read()).wrapping_keys() if key.key_id == key_id]
 
 
-def test_first_imports_at_the_same_time(house: House, kms: Any) -> None:
+def test_first_imports_at_the_same_time(harness: Harness, kms: Any) -> None:
     """One material becomes the key's; the others are refused so that they can be tried again, and leave nothing."""
     key_id = external_key(kms)
     materials = [os.urandom(32) for _ in range(6)]
     requests = [parameters(kms, key_id).members(material) for material in materials]
-    before = objects(house)
+    before = objects(harness)
     with ThreadPoolExecutor(6) as threads:
         told = list(threads.map(lambda members: code_of(kms.import_key_material, **members), requests))
     assert told.count("") == 1
     assert set(told) <= {"", "KMSInternalException", "IncorrectKeyMaterialException"}
-    assert objects(house) - before == {material_object(house, key_id)}
+    assert objects(harness) - before == {material_object(harness, key_id)}
     for answer, members in zip(told, requests, strict=True):
         again = code_of(kms.import_key_material, **members)
         assert again == ("IncorrectKeyMaterialException" if answer else "")
 
 
-def test_algorithms_that_are_refused_or_lacking(house: House, kms: Any) -> None:
+def test_algorithms_that_are_refused_or_lacking(harness: Harness, kms: Any) -> None:
     """By name, when parameters are fetched and when they are used."""
-    components, key_id = house.components, external_key(kms)
+    components, key_id = harness.components, external_key(kms)
     by_pkcs1 = parameters(kms, key_id, "RSAES_PKCS1_V1_5").members(b"k" * 32)
     through_nss = parameters(kms, key_id, "RSAES_OAEP_SHA_256").members(b"k" * 32)
     bent = (
@@ -159,20 +159,20 @@ def test_algorithms_that_are_refused_or_lacking(house: House, kms: Any) -> None:
     kms.import_key_material(**through_nss)
 
 
-def test_wrapping_keys_are_kept_in_stock(house: House, kms: Any) -> None:
+def test_wrapping_keys_are_kept_in_stock(harness: Harness, kms: Any) -> None:
     """Of a kind that is in demand, until it no longer is."""
-    house.clock.advance(hours=25)
-    house.tick()
-    resting = objects(house)
+    harness.clock.advance(hours=25)
+    harness.tick()
+    resting = objects(harness)
     key_id = external_key(kms)
     parameters(kms, key_id, "RSAES_OAEP_SHA_256", "RSA_2048")
-    house.tick()
-    stocked = objects(house) - resting
+    harness.tick()
+    stocked = objects(harness) - resting
     assert len(stocked) == 3
     for _ in range(2):
         given = parameters(kms, key_id, "RSAES_OAEP_SHA_256", "RSA_2048")
         kms.import_key_material(**given.members(b"k" * 32))
-    assert len(objects(house) - resting) == 4  # with the material
-    house.clock.advance(hours=25)
-    house.tick()
-    assert objects(house) - resting == {material_object(house, key_id)}
+    assert len(objects(harness) - resting) == 4  # with the material
+    harness.clock.advance(hours=25)
+    harness.tick()
+    assert objects(harness) - resting == {material_object(harness, key_id)}
