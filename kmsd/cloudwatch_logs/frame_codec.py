@@ -24,6 +24,7 @@ PIECES_A_TURN = 2
 """Pieces compressed before other calls get a turn: at most half a millisecond. A thread would cost more, waiting for
 the GIL."""
 
+
 class Sealed(NamedTuple):
     """Encrypted frame, ready to be appended."""
 

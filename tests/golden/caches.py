@@ -58,7 +58,7 @@ GROUPS = (
                 "a decision that no condition can change, with the `Key` and `Caller` objects it is for",
                 "10 000, then all go",
                 "when the store returns another `Key` object or the caller is another object: the row changed",
-                "operations/test_authorisation.py",
+                "api/test_authorisation.py",
             ),
             Cache(
                 "custody/credentials:CredentialStore._callers",
@@ -66,7 +66,7 @@ GROUPS = (
                 "the caller behind a stored access key",
                 "10 000, the oldest first",
                 "when the store returns another `AccessKey` object",
-                "operations/test_authorisation.py",
+                "api/test_authorisation.py",
             ),
             Cache(
                 "audit/identity:_encoded",
@@ -112,7 +112,7 @@ GROUPS = (
                 "the decision for the log service; none while the key has grants, or if the policy asks for the time",
                 "1024, the oldest first",
                 VALUE,
-                "operations/test_logs_keys.py",
+                "api/test_logs_keys.py",
             ),
             Cache(
                 "cloudwatch_logs/service_key_access:ServiceKeyAccess._key_name",
@@ -164,7 +164,7 @@ GROUPS = (
                 "sealed secret, and the SigV4 signing key derived from it",
                 "10 000, the oldest first",
                 "when the stored secret is another; keys of days that no request may have are evicted",
-                "operations/test_unauthenticated.py::test_requests_of_other_days_evict_no_signing_key",
+                "api/test_unauthenticated.py::test_requests_of_other_days_evict_no_signing_key",
             ),
             Cache(
                 "custody/credentials:CredentialStore._sessions",
@@ -172,7 +172,7 @@ GROUPS = (
                 "the opened session token",
                 "10 000, the oldest first",
                 "at the end of its session; its role and user are read anew for each request",
-                "operations/test_sts.py",
+                "api/test_sts.py",
             ),
             Cache(
                 "cloudwatch_logs/data_keys:DataKeys._sealing",
@@ -180,7 +180,7 @@ GROUPS = (
                 "the data key for new events, in the clear",
                 "one for each group that is written",
                 "after 10 s or 64 MiB; at once when the customer's key is found unusable",
-                "operations/test_logs_keys_held.py",
+                "api/test_logs_keys_held.py",
             ),
             Cache(
                 "cloudwatch_logs/data_keys:DataKeys._opening",
@@ -188,7 +188,7 @@ GROUPS = (
                 "a data key for reading, in the clear, and recently read events",
                 "4096, the oldest first; events within 64 MiB",
                 "after 10 s; every use asks first if the customer's key may be used",
-                "operations/test_logs_keys_held.py",
+                "api/test_logs_keys_held.py",
             ),
             Cache(
                 "custody/message_counts:MessageCounts._left",
@@ -196,7 +196,7 @@ GROUPS = (
                 "messages that may still be encrypted of those reserved in the store",
                 "one for each AES-256-GCM object",
                 "with the process: what is left is lost, never used twice",
-                "operations/test_message_counts.py",
+                "api/test_message_counts.py",
             ),
         ),
     ),

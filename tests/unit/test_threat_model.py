@@ -8,7 +8,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
 PAGE = (TESTS.parent / "docs" / "threat-model.md").read_text()
-NAME = re.compile(r"`((?:unit|operations|contract|properties|faults|golden|e2e)(?:/\w+)?/test_\w+\.py)(?:::(\w+))?`")
+NAME = re.compile(r"`((?:unit|api|contract|properties|faults|golden|e2e)(?:/\w+)?/test_\w+\.py)(?:::(\w+))?`")
 ATTACKERS = (
     "A network client without credentials",
     "A client with credentials",

@@ -62,4 +62,4 @@ def test_a_call_that_waits_for_the_disk_does_not_keep_its_body(
         tracemalloc.stop()
     assert len(kept) == 2
     # Of the client, which runs in this process, and of nobody else.
-    assert kept[1] == {"operations/test_call_ends.py", "botocore/serialize.py"}
+    assert kept[1] == {"api/test_call_ends.py", "botocore/serialize.py"}
