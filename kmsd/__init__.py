@@ -1,4 +1,4 @@
 """AWS KMS over a PKCS#11 token."""
 
 __version__ = "0.1.0"
-"""Of the release; pyproject.toml reads it here."""
+"""Version of the release; pyproject.toml reads it here."""

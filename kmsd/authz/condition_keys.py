@@ -246,7 +246,7 @@ _KMS = (
         "whether source and destination are the same key",
         _kms("ReEncryptFrom", "ReEncryptTo"),
     ),
-    ConditionKey("kms:RequestAlias", values.circumstance("alias"), "the alias by which the request names the key"),
+    ConditionKey("kms:RequestAlias", values.circumstance("alias"), "the alias with which the request names the key"),
     ConditionKey("kms:ResourceAliases", values.circumstance("aliases"), "the aliases of the key"),
     ConditionKey(
         "kms:RetiringPrincipal", values.member("retiring_principal"), "member RetiringPrincipal", _kms("CreateGrant")

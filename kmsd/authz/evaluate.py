@@ -1,9 +1,9 @@
 """Authorisation decision: policies and grants of one request evaluated to Allowed or Denied.
 
 1. An applicable Deny in the resource's policy, the identity policies or the session policies refuses the request.
-2. Within the resource's account, one of three allows it: the resource's policy, if it names the caller; a grant; an
-   identity policy, if the resource's policy delegates to the account. Session policies limit all three, unless the
-   resource's policy or the grant names the session itself (or the policy everyone).
+2. Within the resource's account, one of three allows it. These are the resource's policy, if it names the caller; a
+   grant; an identity policy, if the resource's policy delegates to the account. Session policies limit all three,
+   unless the resource's policy or the grant names the session itself (or the policy everyone).
 3. From another account, the resource's policy and an identity policy must both allow it, or a grant must. Session
    policies limit both.
 4. A service needs only the resource's policy or a grant.

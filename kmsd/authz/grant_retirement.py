@@ -23,8 +23,8 @@ def may_retire(request: AuthorizationRequest, grant: Grant) -> Decision:
       kms:RetireGrant permission."
     - "Principals specified in the grant can retire a grant without the kms:RetireGrant permission": the retiring
       principal, and the grantee if RetireGrant is among the grant's operations.
-    - The account that created the grant, and an account that is the retiring principal, may retire it: the root user,
-      and principals with kms:RetireGrant in an identity policy.
+    - The account that created the grant, and an account that is the retiring principal, may retire it. This means the
+      root user, and principals with kms:RetireGrant in an identity policy.
     - "The kms:RetireGrant permission is not effective in a key policy."
     (KMS Developer Guide, Retiring and revoking grants.) Session policies limit sessions as elsewhere.
     """

@@ -2,8 +2,8 @@
 
 SigV4 needs the secret itself. Secrets are sealed by a service key in the token. A process caches only the signing keys
 derived from them, each for one day, region and service. A signing key is evicted when it is eight days older than the
-newest of its access key, when the sealed secret changes, or, oldest first, when 10,000 are cached. The status of an
-access key is read from the store on every request.
+newest of its access key, or when the sealed secret changes. At 10,000 cached keys the oldest is evicted. The status of
+an access key is read from the store on every request.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class CredentialStore:
     ) -> tuple[Caller, bytes]:
         """Return the caller and the signing key that verifies the request.
 
-        Raises UnrecognizedClientException if the access key is unknown or disabled, if the session token is not from
-        this daemon, or if its role or user is deleted. Raises ExpiredTokenException for an expired session token.
+        Raises UnrecognizedClientException for an unknown or disabled access key, for a session token of another daemon,
+        and if its role or user is deleted. Raises ExpiredTokenException for an expired session token.
         """
         if session_token is not None:
             return await self._session(reader, scope, session_token, now)
@@ -104,7 +104,7 @@ class CredentialStore:
     def _evict_old_days(self, scope: Scope) -> None:
         """Evict signing keys that no valid request can use any more.
 
-        The current request is not authenticated yet, so it must not evict keys in use: a presigned request may have
+        The current request is not authenticated yet, so it must not evict keys in use. A presigned request may be of
         any of the last seven days.
         """
         same_key = [cached for cached in self._derived if cached.access_key_id == scope.access_key_id]

@@ -56,8 +56,8 @@ class KeyName(msgspec.Struct, frozen=True):
 def parse_key_name(text: str, *, caller_account: str, arns: ArnScope, aliases: bool) -> KeyName:
     """Parse a `KeyId` member: key id or key ARN, and with `aliases` also alias name or alias ARN.
 
-    As in AWS, raises `InvalidArnException` for an ARN of another partition, service or form, and `NotFoundException`
-    for another region (`Invalid arn <region>`) and for text that cannot name a key (`Invalid keyId '<x>'`).
+    Raises as AWS does: `InvalidArnException` for an ARN of another partition, service or form. `NotFoundException` for
+    another region (`Invalid arn <region>`) and for text that cannot name a key (`Invalid keyId '<x>'`).
     """
     account, resource = caller_account, text
     if text.startswith("arn:"):

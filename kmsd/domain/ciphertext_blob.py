@@ -44,8 +44,8 @@ def header(algorithm: Algorithm, key_id: str, material_id: bytes) -> bytes:
 def associated_data(head: bytes, context: EncryptionContext) -> bytes:
     """Return the additional authenticated data: the header and the canonical encryption context.
 
-    The nonce follows the header but is not included here. GCM authenticates the nonce by construction (so does XAES,
-    whose derived key depends on its first half), and a token that generates the nonce returns it only afterwards.
+    The nonce follows the header but is not included here. GCM authenticates the nonce by construction; so does XAES,
+    whose derived key depends on its first half. A token that generates the nonce returns it only afterwards.
     """
     return head + encryption_context.canonical(context)
 

@@ -1,7 +1,8 @@
 """Declaration of operations. Everything else about an operation is derived from its declaration.
 
-Derived are: target header, wire names, validation, lookup of keys, authorised actions, refusals by key state, contents
-of the audit record, read or write, and the section in docs/operations.md. A handler runs after all checks have passed.
+Target header, wire names, validation, lookup of keys, authorised actions and refusals by key state follow from it. So
+do the contents of the audit record, read or write, and the section in docs/operations.md. A handler runs after all
+checks have passed.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ class AuditSink(Protocol):
     async def append(self, record: bytes) -> None:
         """Add one record, a JSON object on one line. Durable on return. Raises `AuditUnavailable`.
 
-        If the task is cancelled during the write and the record becomes durable, this returns normally and the
+        If the task is cancelled during the write and the record becomes durable, this returns normally. The
         cancellation takes effect at the task's next await. So what is recorded is also committed.
         """
         ...

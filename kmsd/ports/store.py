@@ -340,8 +340,8 @@ class Transaction(Reader, Protocol):
 class Store(Protocol):
     """The daemon's database. Durable and consistent across processes, with one writer at a time.
 
-    A reader returns the same `Key`, `User`, `Role` and `AccessKey` object until the row changes, and never changes an
-    object that it has returned: callers cache by identity (`kmsd.operations.decision_cache`).
+    A reader returns the same `Key`, `User`, `Role` and `AccessKey` object until the row changes, and never modifies it.
+    Callers cache by identity (`kmsd.operations.decision_cache`).
     """
 
     def on_object_destroying(self, notify: Callable[[bytes], None]) -> None:

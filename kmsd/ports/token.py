@@ -205,8 +205,8 @@ class Token(Protocol):
         The material must have exactly 256 bits, and the `expected` fingerprint if one is given. It then becomes the
         object `into`, for encryption by that algorithm, durable and with verified attributes on return. Without `into`
         nothing remains in the token. Raises `UnwrapFailed`, `InvalidLength` or `MaterialMismatch`, the first two after
-        the same work for every fault of the blob; then the token holds no object of that id. The material is never in
-        the clear outside the token.
+        the same work for every fault of the blob. After an error the token holds no object of that id. The material is
+        never in the clear outside the token.
         """
         ...
 

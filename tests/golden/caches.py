@@ -171,7 +171,7 @@ GROUPS = (
                 "access key id and session token",
                 "the opened session token",
                 "10 000, the oldest first",
-                "at the end of its session; its role and user are read anew for each request",
+                "at the end of its session; its role and user are read for each request",
                 "api/test_sts.py",
             ),
             Cache(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.config.settings import Config, parse
-from tests.golden import configuration
+from tests.golden import configuration, tests_page
 from tests.golden.generate import KEYS_PAGE, MATRIX, PAGE, keys_page, matrix, page
 
 
@@ -20,6 +20,11 @@ def test_operations_page() -> None:
 def test_condition_keys_page() -> None:
     """docs/condition-keys.md is what the declaration says: run scripts/operation-table."""
     assert KEYS_PAGE.read_text() == keys_page()
+
+
+def test_map_of_tests() -> None:
+    """docs/tests.md names the tests of each operation: run scripts/operation-table."""
+    assert tests_page.PAGE.read_text() == tests_page.page()
 
 
 def test_key_state_matrix() -> None:

@@ -25,7 +25,7 @@ class State(IntEnum):
 
 
 class Event(IntEnum):
-    """What happens to a connection."""
+    """Event that can change the state of a connection."""
 
     FIRST_BYTES = 0
     """A part of a head came."""
