@@ -232,9 +232,8 @@ def partially_evaluate(request: AuthorizationRequest) -> PartialDecision:
     if not principal_view.is_service:
         _read(partial, request, caller.identity_policies, PolicyKind.IDENTITY, {PrincipalMatch.EXACT: partial.identity})
     if partial.session is not None:
-        _read(
-            partial, request, caller.session_policies or (), PolicyKind.SESSION, {PrincipalMatch.EXACT: partial.session}
-        )
+        texts = caller.session_policies or ()
+        _read(partial, request, texts, PolicyKind.SESSION, {PrincipalMatch.EXACT: partial.session})
     _without_conditions(partial, request)
     return partial
 

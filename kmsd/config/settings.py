@@ -324,7 +324,14 @@ def _names_a_token(token: TokenConfig) -> bool:
 
 def _check(config: Config, path: Path) -> None:
     """Check the constraints that types cannot express. Raises `ConfigError`."""
-    complaints = [
+    for name, complaint, holds in _constraints(config):
+        if not holds:
+            raise ConfigError(f"{path}: {name} {complaint}")
+
+
+def _constraints(config: Config) -> list[tuple[str, str, object]]:
+    """Return a setting, the complaint about it, and a value that is true if the setting is right."""
+    return [
         ("account", "must be 12 digits", re.fullmatch(r"[0-9]{12}", config.account)),
         ("region", "must look like us-east-1", re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]+", config.region)),
         ("partition", "must look like aws", re.fullmatch(r"aws(-[a-z]+)*", config.partition)),
@@ -363,6 +370,3 @@ def _check(config: Config, path: Path) -> None:
             (config.listen.tls_certificate is None) == (config.listen.tls_key is None),
         ),
     ]
-    for name, complaint, holds in complaints:
-        if not holds:
-            raise ConfigError(f"{path}: {name} {complaint}")

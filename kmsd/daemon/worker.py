@@ -134,14 +134,13 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     rest = DRAIN_IDLE_SECONDS
     loop = asyncio.get_running_loop()
     readiness = readiness_of(components)
-    arns = components.pipeline.dependencies.arns
+    pipeline, arns = components.pipeline, components.pipeline.dependencies.arns
     refusals = RefusedRequestLog(components.sink, arns, RefusalSampler(config.audit.refusals_per_second))
     counting = WorkerMetrics.start(spec.metrics)
     credentials = CredentialStore(components.token, arns, signing_key)
-    front = Endpoint(
-        components.pipeline, credentials, readiness, refusals, counting.meter, components.watch.wall, rates_of(config)
-    )
-    server = await serve(front.handle, [listener_of(spec)], limits_of(config), components.pipeline.cohorts)
+    wall, rates = components.watch.wall, rates_of(config)
+    endpoint = Endpoint(pipeline, credentials, readiness, refusals, counting.meter, wall, rates)
+    server = await serve(endpoint.handle, [listener_of(spec)], limits_of(config), pipeline.cohorts)
 
     def end() -> None:
         nonlocal rest

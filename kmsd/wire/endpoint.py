@@ -112,14 +112,12 @@ class Endpoint(msgspec.Struct, frozen=True):
             region = self.pipeline.dependencies.arns.region
             # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
             signing_time = now if self.wall is None else self.wall.now()
-            signed_request = sigv4.parse(
-                request.received, region=region, services=(protocol.service.scope,), now=signing_time
-            )
+            services = (protocol.service.scope,)
+            signed_request = sigv4.parse(request.received, region=region, services=services, now=signing_time)
             caller, reader = await self._authenticated(signed_request, now)
             routed = protocol.route(request)
-            if self.rates is not None and not self.rates.allow(
-                routed.operation, caller.caller.principal_arn, monotonic()
-            ):
+            principal = caller.caller.principal_arn
+            if self.rates is not None and not self.rates.allow(routed.operation, principal, monotonic()):
                 raise ThrottlingException(RATE_EXCEEDED)
         except ServiceError as error:
             await self._refused(

@@ -77,8 +77,7 @@ class CallDispatcher:
                 result = await self._handle_error(login, kind, object_id, call, error)
                 counter.observe(perf_counter() - start)
                 return result
-            took = perf_counter() - start
-            counter.observe(took)
+            counter.observe(took := perf_counter() - start)
             self.inline_policy.record_inline(kind, took)
         except BaseException:
             counter.errors += 1

@@ -93,23 +93,17 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
         raise MissingAuthenticationTokenException("Missing Authentication Token")
     names, values = received.names, received.values
     layout = _layout(names)
-    first = layout.first
-    target = received.target
+    first, target = layout.first, received.target
     fields = read(target, first, values)
     _check_time(fields, now)
     plan = _plan(names, fields.algorithm, fields.credential, fields.signed_headers, fields.expires is not None)
     # "If the credential scope does not specify the same date as the x-amz-date header, the signature verification step
     # fails"; so for region and service (IAM User Guide, "Troubleshoot signed requests for AWS APIs").
-    if (
-        plan.region != region
-        or plan.service not in services
-        or plan.terminator != TERMINATOR
-        or plan.date != fields.stamp[:DATE_LENGTH]
-    ):
+    scope = (plan.region, plan.terminator, plan.date)
+    if scope != (region, TERMINATOR, fields.stamp[:DATE_LENGTH]) or plan.service not in services:
         raise InvalidSignatureException(_scope_faults(plan, fields.stamp, region, services))
-    body_hash = ""
-    if "x-amz-content-sha256" in first:
-        body_hash = _check_body(values[first["x-amz-content-sha256"]], received.body)
+    content = first.get("x-amz-content-sha256")
+    body_hash = "" if content is None else _check_body(values[content], received.body)
     # Every SDK sends `/`.
     path = "/" if target == "/" else canonical.path(target.partition("?")[0])
     return SignedRequest(
