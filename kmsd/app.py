@@ -254,7 +254,7 @@ async def open_trail(
     if is_worker(writer):
         # Record the start of the worker before its first request. If that fails now, `/readyz` reports it.
         with contextlib.suppress(AuditUnavailable):
-            await sink.enable_signing()
+            await sink.record_takeover()
     return sink
 
 

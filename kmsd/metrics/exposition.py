@@ -1,14 +1,12 @@
-"""Prometheus text format, version 0.0.4: names, help, types, and the sums over all shares. No I/O.
-
-https://prometheus.io/docs/instrumenting/exposition_formats/: a histogram's buckets are cumulative and end with
-`le="+Inf"`. Label values escape backslash, quote and line feed (ours contain none, as all are known in advance).
-"""
+"""The metrics page: names, help, types, and the sums over all shares. `prometheus_client` writes the text. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
 
 from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
 from kmsd.ports.histogram import BOUNDS
@@ -16,17 +14,22 @@ from kmsd.ports.histogram import BOUNDS
 STALE_SECONDS = 30.0
 """Seconds without a heartbeat after which a worker does not count as ready: its event loop or the process hangs."""
 
+_BOUNDS = [f"{bound:g}" for bound in BOUNDS]
+"""Labels of the buckets. They stay: a changed label is another series."""
+
 
 class Exposition(msgspec.Struct):
-    """Collector of the page's lines."""
+    """Collector of the page's metrics, for `prometheus_client`."""
 
-    _lines: list[str] = []
+    _metrics: list[Metric] = []
 
     def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, object], float]]) -> None:
         """Add a metric with all its samples. Without samples it is left out."""
-        found = [f"{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
-        if found:
-            self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *found]
+        metric = Metric(name.removesuffix("_total"), text, kind)
+        for labels, value in samples:
+            metric.add_sample(name, _texts(labels), float(value))
+        if metric.samples:
+            self._metrics.append(metric)
 
     def sample(self, name: str, kind: str, text: str, value: float | None) -> None:
         """Add a metric without labels."""
@@ -34,30 +37,28 @@ class Exposition(msgspec.Struct):
 
     def histograms(self, name: str, text: str, samples: Iterable[tuple[Mapping[str, object], Sequence[float]]]) -> None:
         """Add a histogram. Each sample has the `HISTOGRAM` places of a share."""
-        lines = []
+        metric = Metric(name, text, "histogram")
         for labels, places in samples:
             count = 0.0
-            for bound, number in zip((*map(_number, BOUNDS), "+Inf"), places, strict=False):
+            for bound, number in zip((*_BOUNDS, "+Inf"), places, strict=False):
                 count += number
-                lines.append(f"{name}_bucket{_labels({**labels, 'le': bound})} {_number(count)}")
-            lines.append(f"{name}_sum{_labels(labels)} {_number(places[HISTOGRAM - 1])}")
-            lines.append(f"{name}_count{_labels(labels)} {_number(count)}")
-        if lines:
-            self._lines += [f"# HELP {name} {text}", f"# TYPE {name} histogram", *lines]
+                metric.add_sample(f"{name}_bucket", _texts({**labels, "le": bound}), count)
+            metric.add_sample(f"{name}_sum", _texts(labels), places[HISTOGRAM - 1])
+            metric.add_sample(f"{name}_count", _texts(labels), count)
+        if metric.samples:
+            self._metrics.append(metric)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, as `prometheus_client` asks a collector."""
+        yield from self._metrics
 
     def text(self) -> bytes:
-        """Return the page."""
-        return "".join(f"{line}\n" for line in self._lines).encode()
+        """Return the page in the text format, version 0.0.4."""
+        return generate_latest(self)
 
 
-def _labels(labels: Mapping[str, object]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+def _texts(labels: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in labels.items()}
 
 
 class Aggregate(msgspec.Struct, frozen=True):

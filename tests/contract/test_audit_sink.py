@@ -157,7 +157,7 @@ async def test_a_checkpoint_after_so_many_lines(folder: Path, signer: Signer) ->
 async def test_a_checkpoint_after_so_much_time(folder: Path, signer: Signer) -> None:
     """A few records do not stay unsigned for long; and where nothing is written, nothing is signed."""
     sink = await TrailSink.open(folder, "worker-0", signer, SinkSettings(interval=Interval(lines=1000, seconds=0.05)))
-    await sink.enable_signing()
+    await sink.record_takeover()
     await until_async(lambda: len(own_lines(folder, "checkpoint")) == 1)
     await sink.append(record(1))
     await until_async(lambda: len(own_lines(folder, "checkpoint")) == 2)
@@ -244,7 +244,7 @@ async def test_a_token_that_is_away_at_the_end(folder: Path, signer: Signer) -> 
     await sink.close()
     assert own_lines(folder, "checkpoint") == []
     sink = await TrailSink.open(folder, "worker-0", signer, SELDOM)
-    await sink.enable_signing()
+    await sink.record_takeover()
     await until_async(lambda: own_lines(folder, "checkpoint") != [])
     await sink.close()
     assert_sound(folder, signer)

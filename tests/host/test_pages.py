@@ -115,7 +115,7 @@ def test_the_recipes(host: Machine, shell: Shell) -> None:
 def test_the_page_of_monitoring(shell: Shell) -> None:
     """Metrics are on, and are scraped by TCP."""
     printed = walk(shell, "docs/monitoring.md", list(blocks("docs/monitoring.md")))
-    assert "\nkmsd_ready 1\n" in printed
+    assert "\nkmsd_ready 1.0\n" in printed
 
 
 def test_the_page_of_backups(shell: Shell) -> None:

@@ -93,11 +93,11 @@ class Checkpointer:
         if self._closing or self._delayed:
             return
         if head.sequence - self._covered >= self._interval.lines:
-            self.enable_signing()
+            self.sign_soon()
         elif self._timer is None:
-            self._timer = self._loop.call_later(self._interval.seconds, self.enable_signing)
+            self._timer = self._loop.call_later(self._interval.seconds, self.sign_soon)
 
-    def enable_signing(self) -> None:
+    def sign_soon(self) -> None:
         """Start signing in the background, unless that is running or nothing is unsigned."""
         if self._timer is not None:
             self._timer.cancel()
@@ -116,7 +116,7 @@ class Checkpointer:
         finally:
             self._task = None
         if not self._closing and self._head.sequence - self._covered >= self._interval.lines and not self._delayed:
-            self.enable_signing()
+            self.sign_soon()
 
     async def _sign(self) -> None:
         signer, head, at = self.signer, self._head, instant(self._now())
@@ -145,7 +145,7 @@ class Checkpointer:
     async def _put_off(self, exc: Exception) -> None:
         """Record once in the trail that lines stay unsigned, and retry after `RETRY_SECONDS`."""
         if not self._closing:
-            self._timer = self._loop.call_later(RETRY_SECONDS, self.enable_signing)
+            self._timer = self._loop.call_later(RETRY_SECONDS, self.sign_soon)
         if self._delayed:
             return
         self._delayed = True
@@ -161,7 +161,7 @@ class Checkpointer:
     async def finish(self) -> None:
         """Sign everything that is durable now, before return. Delayed if the token does not sign."""
         for _ in range(2):  # a running signature may not cover the last lines
-            self.enable_signing()
+            self.sign_soon()
             if self._task is not None:
                 await asyncio.wait([self._task])
 

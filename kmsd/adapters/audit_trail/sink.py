@@ -122,13 +122,13 @@ class TrailSink:
         """Statistics of the syncs, and the number of unsigned lines, for metrics."""
         return self._commit.statistics, self._checkpoints.unsigned
 
-    async def enable_signing(self) -> None:
+    async def record_takeover(self) -> None:
         """Record that this process took over the chain, before its first record. Raises `AuditUnavailable`."""
         head = await self._commit.run(lambda: self._writer.append([]))
         self._durable = max(self._durable, head.sequence)
         self._checkpoints.written(head, own=False)
         # Sign the lines that the previous process left unsigned now, not after the first call.
-        self._checkpoints.enable_signing()
+        self._checkpoints.sign_soon()
 
     async def append(self, record: bytes) -> None:
         if record.startswith(OWN) or b"\n" in record:
@@ -195,7 +195,7 @@ class TrailSink:
         self._checkpoints.written(head, own=own)
         if self._writer.file != self._file:
             self._file = self._writer.file
-            self._checkpoints.enable_signing()
+            self._checkpoints.sign_soon()
         for forwarder in self._forwarders:
             forwarder.offer(records)
 
