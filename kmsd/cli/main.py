@@ -81,23 +81,23 @@ def main(arguments: list[str] | None = None) -> int:
     skip_optional_imports()
     path, words = config_and_command(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words else ""
-    zygote = None
+    fork_server = None
     if command == "serve":
         if os.geteuid() == 0:
             _become_owner(path)
         # Importing modules is most of a start: the fork server begins with it before this process goes on.
-        zygote = ForkServer.forked()
-        if zygote is None:
+        fork_server = ForkServer.forked()
+        if fork_server is None:
             return main_of_zygote()
     try:
         module = MODULES.get(command)
         options = (parser() if module is None else parser([module])).parse_args(words, argparse.Namespace(config=path))
-        options.zygote = zygote
+        options.fork_server = fork_server
         status: int = import_module("kmsd.cli.runner").run(options)
         return status
     finally:
-        if zygote is not None:
-            zygote.stop()
+        if fork_server is not None:
+            fork_server.stop()
 
 
 def _become_owner(path: Path) -> None:

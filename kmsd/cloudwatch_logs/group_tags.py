@@ -12,7 +12,7 @@ from kmsd.operations.declaration import WriteCall
 MAX_TAGS = 50
 _MAX_KEY_LENGTH = 128
 _MAX_VALUE_LENGTH = 256
-_SIGNS = frozenset("_.:/=+-@")
+_CHARS = frozenset("_.:/=+-@")
 
 
 def check(tags: Mapping[str, str]) -> None:
@@ -28,7 +28,7 @@ def check(tags: Mapping[str, str]) -> None:
 
 def _fits(text: str) -> bool:
     r"""True if `text` matches AWS's `^([\p{L}\p{Z}\p{N}_.:/=+\-@]+)$`, which Python's `re` does not support."""
-    return all(sign in _SIGNS or unicodedata.category(sign)[0] in "LZN" for sign in text)
+    return all(char in _CHARS or unicodedata.category(char)[0] in "LZN" for char in text)
 
 
 async def put(call: WriteCall, tags: Mapping[str, str]) -> None:

@@ -27,21 +27,21 @@ SIZES = st.lists(
 )
 
 
-@pytest.fixture(name="lanes")
+@pytest.fixture(name="writers")
 async def _lanes() -> AsyncIterator[DirectWriterPool]:
-    lanes = DirectWriterPool()
-    yield lanes
-    lanes.close()
+    writers = DirectWriterPool()
+    yield writers
+    writers.close()
 
 
-async def by_kernel(lanes: DirectWriterPool, file: DirectAppendFile, part: bytes) -> None:
+async def by_kernel(writers: DirectWriterPool, file: DirectAppendFile, part: bytes) -> None:
     """Append while the loop goes on."""
-    lane = lanes.acquire()
-    assert lane is not None
+    writer = writers.acquire()
+    assert writer is not None
     assert file.room(len(part)) <= round_up(BLOCK_SIZE + len(part))
-    await lanes.write(lane, file.stage([part[:7], part[7:]], lane.buffer))
-    file.sync(len(part), lane.buffer)
-    lanes.release(lane)
+    await writers.write(writer, file.stage([part[:7], part[7:]], writer.buffer))
+    file.sync(len(part), writer.buffer)
+    writers.release(writer)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -53,11 +53,11 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
     path = tmp_path / os.urandom(8).hex()
 
     async def go() -> None:
-        lanes, file, expected = DirectWriterPool(), DirectAppendFile(path, b"head"), b"head"
+        writers, file, expected = DirectWriterPool(), DirectAppendFile(path, b"head"), b"head"
         for size, kernel in sizes:
             part = bytes(byte or 1 for byte in os.urandom(size))
             if kernel:
-                await by_kernel(lanes, file, part)
+                await by_kernel(writers, file, part)
             else:
                 file.append([part])
             expected += part
@@ -71,18 +71,18 @@ def test_all_that_was_appended_is_there(tmp_path: Path, sizes: list[tuple[int, b
         file.append([b"and on"])
         assert path.read_bytes().rstrip(b"\0") == expected + b"and on"
         file.close()
-        lanes.close()
+        writers.close()
 
     asyncio.run(go())
 
 
-async def test_what_was_not_written_is_cut_off(lanes: DirectWriterPool, tmp_path: Path) -> None:
+async def test_what_was_not_written_is_cut_off(writers: DirectWriterPool, tmp_path: Path) -> None:
     """A write that was staged and came to nothing leaves what was durable before."""
     file = DirectAppendFile(tmp_path / "file", b"head")
-    await by_kernel(lanes, file, b"a" * 5000)
-    lane = lanes.acquire()
-    assert lane is not None
-    file.stage([b"b" * 9000], lane.buffer)
+    await by_kernel(writers, file, b"a" * 5000)
+    writer = writers.acquire()
+    assert writer is not None
+    file.stage([b"b" * 9000], writer.buffer)
     assert (tmp_path / "file").stat().st_size == round_up(14_004)
     file.cut()
     file.close()

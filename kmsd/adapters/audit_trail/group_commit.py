@@ -236,7 +236,7 @@ class GroupCommit:
             except Exception as exc:  # noqa: BLE001 (as above)
                 return exc
 
-        def settle(result: T | Exception) -> None:
+        def resolve(result: T | Exception) -> None:
             if done.done():
                 return
             if isinstance(result, Exception):
@@ -244,19 +244,19 @@ class GroupCommit:
             else:
                 done.set_result(result)
 
-        self._submit(job, settle)
+        self._submit(job, resolve)
         try:
             async with asyncio.timeout(DEADLINE):
                 return await done
         except TimeoutError as exc:
             raise AuditUnavailable("the disk does not answer") from exc
 
-    def _submit(self, job: Callable[[], T], settle: Callable[[T], None]) -> None:
-        """Run `job` on the thread, then `settle` on the loop."""
+    def _submit(self, job: Callable[[], T], resolve: Callable[[T], None]) -> None:
+        """Run `job` on the thread, then `resolve` on the loop."""
 
         def finish(result: T) -> None:
             self._outstanding -= 1
-            settle(result)
+            resolve(result)
 
         def work() -> None:
             self._loop.call_soon_threadsafe(finish, job())

@@ -38,7 +38,7 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         config = accepted.config
         listener = stack.enter_context(_listener_of(config))
         for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
-        pool = WorkerPool(accepted, listener, WorkerProcesses(options.zygote))
+        pool = WorkerPool(accepted, listener, WorkerProcesses(options.fork_server))
         daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
         if for_metrics is None:
             return await daemon.run()

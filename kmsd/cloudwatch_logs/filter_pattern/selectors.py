@@ -266,14 +266,14 @@ def _columns(text: str) -> list[str]:
     """Split at commas outside of quotations, expressions and parentheses."""
     parts, depth, start = [], 0, 0
     inside = ""
-    for at, sign in enumerate(text):
+    for at, char in enumerate(text):
         if inside:
-            inside = "" if sign == inside and text[at - 1] != "\\" else inside
-        elif sign in '"%':
-            inside = sign
-        elif sign in "()":
-            depth += 1 if sign == "(" else -1
-        elif sign == "," and depth == 0:
+            inside = "" if char == inside and text[at - 1] != "\\" else inside
+        elif char in '"%':
+            inside = char
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+        elif char == "," and depth == 0:
             parts.append(text[start:at])
             start = at + 1
     return [*parts, text[start:]]

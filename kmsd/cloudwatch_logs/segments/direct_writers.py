@@ -11,7 +11,7 @@ from kmsd.linux.aio import AioContext, Buffer, Write
 
 MAX_WRITERS = 16
 """Limit on direct writes in progress; beyond it, writes go through threads."""
-LANE_BYTES = 4_194_304
+MAX_DIRECT_WRITE_BYTES = 4_194_304
 """Limit on the bytes of one direct write; larger writes go through threads."""
 
 log = structlog.get_logger()
@@ -21,7 +21,7 @@ class DirectWriter(msgspec.Struct, frozen=True):
     """Kernel AIO context of one write at a time, with its buffer."""
 
     kernel: AioContext
-    buffer: Buffer = msgspec.field(default_factory=lambda: Buffer(LANE_BYTES))
+    buffer: Buffer = msgspec.field(default_factory=lambda: Buffer(MAX_DIRECT_WRITE_BYTES))
     """Pages become resident when first used. Writers are reused in LIFO order, so usually one buffer is resident."""
 
 
@@ -49,11 +49,11 @@ class DirectWriterPool:
         self._writers.append(writer)
         return writer
 
-    def release(self, lane: DirectWriter) -> None:
+    def release(self, writer: DirectWriter) -> None:
         """Return a writer to the pool."""
-        self._free.append(lane)
+        self._free.append(writer)
 
-    async def write(self, lane: DirectWriter, write: Write) -> None:
+    async def write(self, writer: DirectWriter, write: Write) -> None:
         """Write durably from the writer's buffer. Raises OSError.
 
         If the caller is cancelled, the writer is released only after the write, as the kernel still reads its buffer.
@@ -62,19 +62,19 @@ class DirectWriterPool:
 
         def then(error: OSError | None) -> None:
             if done.cancelled():
-                self.release(lane)
+                self.release(writer)
             else:
                 done.set_result(error)
 
-        lane.kernel.write(write, then)
+        writer.kernel.write(write, then)
         error = await done
         if error is not None:
             raise error
 
     def close(self) -> None:
         """Release the kernel's resources. No write may be in progress."""
-        for lane in self._writers:
-            lane.kernel.close()
+        for writer in self._writers:
+            writer.kernel.close()
         self._writers.clear()
         self._free.clear()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kmsd.cloudwatch_logs.ports import StreamSummary
 from kmsd.cloudwatch_logs.segments import format as fmt
-from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES
+from kmsd.cloudwatch_logs.segments.direct_writers import MAX_DIRECT_WRITE_BYTES
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 from kmsd.cloudwatch_logs.segments.windowed_file import WindowedFile
 from kmsd.linux.files import sync_folder, write_all
@@ -21,7 +21,7 @@ from kmsd.linux.files import sync_folder, write_all
 SEGMENT = ".seg"
 INDEX = ".idx"
 TEMPORARY = ".tmp"
-MAX_BUNDLE_BYTES = LANE_BYTES + 2_097_152
+MAX_BUNDLE_BYTES = MAX_DIRECT_WRITE_BYTES + 2_097_152
 """Limit on the bytes that a writer has in flight: one direct write, or one frame."""
 MAX_WRITE_SECONDS = 10.0
 """Seconds after the last change of a segment's size; unreadable data then counts as damage, not as being written."""

@@ -25,7 +25,7 @@ from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import files
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.direct_append_file import DirectAppendFile
-from kmsd.cloudwatch_logs.segments.direct_writers import LANE_BYTES, DirectWriterPool
+from kmsd.cloudwatch_logs.segments.direct_writers import MAX_DIRECT_WRITE_BYTES, DirectWriterPool
 from kmsd.cloudwatch_logs.segments.format import Contents, NotASegment, Placed
 from kmsd.cloudwatch_logs.segments.index_buffer import IndexBuffer
 from kmsd.linux.files import sync_folder
@@ -61,19 +61,19 @@ class Writer:
     """Writer of one group. Call from one event loop; `_write…` methods run in a thread, one call at a time."""
 
     def __init__(
-        self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, lanes: DirectWriterPool
+        self, folder: Path, group_id: bytes, names: FrameIds, threads: Executor, direct_writers: DirectWriterPool
     ) -> None:
         self._folder = folder
         self._group_id = group_id
         self._names = names
         self._threads = threads
-        self._lanes = lanes
+        self._direct_writers = direct_writers
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
         self._file: DirectAppendFile | None = None
         self._name = ""
         self._keys: deque[bytes] = deque(maxlen=KNOWN_KEYS)
-        self._heads = IndexBuffer()
+        self._index = IndexBuffer()
         self._began_at = 0
 
     @property
@@ -108,7 +108,7 @@ class Writer:
 
     def _next(self) -> list[_Waiting]:
         """Take the first frame, and as many after it as fit one direct write; readers rely on this limit."""
-        room = LANE_BYTES
+        room = MAX_DIRECT_WRITE_BYTES
         for count, waiting in enumerate(self._waiting):
             room -= len(waiting.sealed) + fmt.AROUND
             if room < 0 and count:
@@ -124,18 +124,18 @@ class Writer:
             await self._put_on_thread(batch)
             return
         laid = self._lay_out(batch, file.end)
-        lane = self._lanes.acquire() if file.room(laid.length) <= LANE_BYTES else None
-        if lane is None:
+        direct = self._direct_writers.acquire() if file.room(laid.length) <= MAX_DIRECT_WRITE_BYTES else None
+        if direct is None:
             await self._put_on_thread(batch)
             return
         try:
-            await self._lanes.write(lane, file.stage(laid.parts, lane.buffer))
-            file.sync(laid.length, lane.buffer)
+            await self._direct_writers.write(direct, file.stage(laid.parts, direct.buffer))
+            file.sync(laid.length, direct.buffer)
         except OSError:
-            self._lanes.release(lane)
+            self._direct_writers.release(direct)
             self._write_off(file)
             raise
-        self._lanes.release(lane)
+        self._direct_writers.release(direct)
         self._next_bundle(laid)
 
     async def _put_on_thread(self, batch: list[_Waiting]) -> None:
@@ -164,7 +164,7 @@ class Writer:
 
     def _next_bundle(self, laid: _Laid) -> None:
         self._keys.extend(key.data_key_id for key in laid.keys)
-        self._heads.add(laid.placed, laid.keys)
+        self._index.add(laid.placed, laid.keys)
 
     def _write(self, batch: list[_Waiting]) -> None:
         """Do the work of `_put` on a thread; create a new segment if necessary."""
@@ -192,7 +192,7 @@ class Writer:
             raise
         self._file, self._began_at = file, now
         self._keys.clear()
-        self._heads = IndexBuffer()
+        self._index = IndexBuffer()
         return file
 
     def _write_off(self, file: DirectAppendFile) -> None:
@@ -211,7 +211,7 @@ class Writer:
             if file.is_linked:
                 file.cut()
                 with contextlib.suppress(FileNotFoundError):
-                    contents = self._heads.contents(file.end) or self._read()
+                    contents = self._index.contents(file.end) or self._read()
                     files.write_index(self._folder, self._name, contents, self._group_id)
         finally:
             file.close()
