@@ -206,8 +206,8 @@ GROUPS = (
         (
             Cache("wire/endpoint:_source", "peer, User-Agent, Host, TLS", "the client of a call", "1024", VALUE),
             Cache("wire/sigv4/claim:first_positions", "names of headers, up to 64", "their places", "1024", VALUE),
-            Cache("wire/sigv4/parse:_layout", "names of headers", "their places, checked", "1024", VALUE),
-            Cache("wire/sigv4/parse:_plan", "names and SigV4 fields", "the canonical request's layout", "1024", VALUE),
+            Cache("wire/sigv4/header_plan:header_layout", "names of headers", "their places, checked", "1024", VALUE),
+            Cache("wire/sigv4/header_plan:header_plan", "names and SigV4 fields", "the canonical form", "1024", VALUE),
             Cache("wire/sigv4/forms:_authorization", "Authorization header", "its fields", "1024", VALUE),
             Cache("wire/sigv4/forms:_instant", "X-Amz-Date", "the time", "64", VALUE),
             Cache("wire/sigv4/forms:_http_date", "Date", "the time", "64", VALUE),

@@ -4,22 +4,15 @@ Checks run in the order observed in AWS's JSON services, so that a request with 
 date, signed headers, algorithm, credential, scope. The caller then finds the access key and calls `verify`, or
 `reject_unknown_key`.
 
-Header names, credential and list of signed headers are the same in every call of a client. Their parsed forms are kept
-in bounded LRU caches. An entry depends on nothing but its key, so it is never out of date.
+`header_plan` has the part that depends only on header names and constant parameters, and its caches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from functools import lru_cache
-from operator import itemgetter
-from typing import Any
-
-import msgspec
 
 from kmsd.errors import (
     IncompleteSignatureException,
@@ -28,16 +21,15 @@ from kmsd.errors import (
 )
 from kmsd.wire.sigv4 import canonical
 from kmsd.wire.sigv4.claim import (
-    ALGORITHM,
     TERMINATOR,
     RawRequest,
     SignedRequest,
-    first_positions,
     reject_unknown_key,
     signing_key,
     verify,
 )
 from kmsd.wire.sigv4.forms import SigV4Fields, read
+from kmsd.wire.sigv4.header_plan import HeaderPlan, header_layout, header_plan
 
 __all__ = ["RawRequest", "SignedRequest", "parse", "reject_unknown_key", "signing_key", "verify"]
 
@@ -45,42 +37,6 @@ SKEW = timedelta(minutes=15)
 """Maximum difference of a client's clock, in either direction."""
 DATE_LENGTH = len("20150830")
 """Length of a timestamp's date, which the credential scope must repeat: a signing key is valid for one day."""
-MAX_HEADERS = 64
-MAX_NAME = 128
-"""Characters of a header's name."""
-
-ONCE = ("authorization", "date", "host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-target")
-"""Headers that kmsd acts on. Given twice, the one acted on might not be the one that was checked."""
-
-_ACCESS_KEY_ID = re.compile(r"[A-Za-z0-9_]{1,128}")
-_SCOPE_ELEMENTS = 5
-
-
-class _HeaderLayout(msgspec.Struct, frozen=True):
-    """Positions of the headers, for one sequence of header names."""
-
-    positions: dict[str, list[int]]
-    """Positions by lower-case name."""
-    first: dict[str, int]
-    ours: tuple[str, ...]
-    """Names that begin with `x-amz-`."""
-
-
-class _HeaderPlan(msgspec.Struct, frozen=True):
-    """Everything that depends only on the header names and a signature's constant parameters, not on header values."""
-
-    access_key_id: str
-    date: str
-    region: str
-    service: str
-    terminator: str
-    signed_headers: tuple[str, ...]
-    template: str
-    """Canonical headers and their list, with one `%s` for each signed header's value."""
-    take: Callable[[tuple[str, ...]], Any]
-    """Takes the first values of the signed headers; returns a bare string if there is only one."""
-    repeated: tuple[tuple[int, list[int]], ...]
-    """Signed headers that occur more than once: index among the values taken, and all positions."""
 
 
 def parse(received: RawRequest, *, region: str, services: Collection[str], now: datetime) -> SignedRequest:
@@ -92,11 +48,10 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     if not received.headers:
         raise MissingAuthenticationTokenException("Missing Authentication Token")
     names, values = received.names, received.values
-    layout = _layout(names)
-    first, target = layout.first, received.target
+    first, target = header_layout(names).first, received.target
     fields = read(target, first, values)
     _check_time(fields, now)
-    plan = _plan(names, fields.algorithm, fields.credential, fields.signed_headers, fields.expires is not None)
+    plan = header_plan(names, fields.algorithm, fields.credential, fields.signed_headers, fields.expires is not None)
     # "If the credential scope does not specify the same date as the x-amz-date header, the signature verification step
     # fails"; so for region and service (IAM User Guide, "Troubleshoot signed requests for AWS APIs").
     scope = (plan.region, plan.terminator, plan.date)
@@ -146,7 +101,7 @@ def _check_time(fields: SigV4Fields, now: datetime) -> None:
         )
 
 
-def _scope_faults(plan: _HeaderPlan, stamp: str, region: str, services: Collection[str]) -> str:
+def _scope_faults(plan: HeaderPlan, stamp: str, region: str, services: Collection[str]) -> str:
     faults = []
     if plan.region != region:
         faults.append(f"Credential should be scoped to a valid region, not '{plan.region}'. ")
@@ -175,7 +130,7 @@ def _check_body(stated: str, body: bytes) -> str:
     return found
 
 
-def _canonical_headers(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
+def _canonical_headers(plan: HeaderPlan, values: tuple[str, ...]) -> str:
     text: str = plan.template % plan.take(values)
     if (
         plan.repeated
@@ -189,7 +144,7 @@ def _canonical_headers(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
     return text
 
 
-def _canonical_headers_general(plan: _HeaderPlan, values: tuple[str, ...]) -> str:
+def _canonical_headers_general(plan: HeaderPlan, values: tuple[str, ...]) -> str:
     """Slow path: trim values, join repeated headers, refuse line breaks."""
     taken = plan.take(values)
     # "… and separate the values for a multi-value header using commas" (IAM User Guide, "Create a signed AWS API
@@ -202,72 +157,3 @@ def _canonical_headers_general(plan: _HeaderPlan, values: tuple[str, ...]) -> st
         # A line break would let one header's value pass for another header.
         raise IncompleteSignatureException("A signed header holds a line break.")
     return plan.template % tuple(parts)
-
-
-# --- Cached -------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1024)
-def _layout(names: tuple[str, ...]) -> _HeaderLayout:
-    if len(names) > MAX_HEADERS or any(len(name) > MAX_NAME or not name.isascii() for name in names):
-        raise IncompleteSignatureException("The request has too many headers, or one with too long or too odd a name.")
-    positions: dict[str, list[int]] = {}
-    for position, name in enumerate(names):
-        positions.setdefault(name.lower(), []).append(position)
-    for name in ONCE:
-        if len(positions.get(name, ())) > 1:
-            raise IncompleteSignatureException(f"The header '{name}' is given more than once.")
-    return _HeaderLayout(
-        positions,
-        first_positions(names),
-        tuple(name for name in positions if name.startswith("x-amz-")),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _plan(names: tuple[str, ...], algorithm: str, credential: str, signed: str, in_query: bool) -> _HeaderPlan:  # noqa: FBT001  # lru_cache is slower with keywords
-    layout = _layout(names)
-    listed = signed.split(";")
-    _check_signed_headers(layout, listed, in_query=in_query)
-    if algorithm != ALGORITHM:
-        raise IncompleteSignatureException(f"Unsupported AWS 'algorithm': '{algorithm}' (only {ALGORITHM} for now). ")
-    # The access key id, then the credential scope: "YYYYMMDD/region/service/aws4_request". AWS was observed to ignore
-    # trailing slashes.
-    elements = credential.rstrip("/").split("/")
-    if len(elements) != _SCOPE_ELEMENTS:
-        raise IncompleteSignatureException(
-            "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term, "
-            f"got '{credential}'"
-        )
-    if not _ACCESS_KEY_ID.fullmatch(elements[0]):
-        raise IncompleteSignatureException("The access key id in Credential is not one: up to 128 letters and digits.")
-    key_id, date, region, service, terminator = elements
-    return _HeaderPlan(
-        key_id,
-        date,
-        region,
-        service,
-        terminator,
-        tuple(listed),
-        "".join(f"{name.replace('%', '%%')}:%s\n" for name in listed) + "\n" + signed.replace("%", "%%"),
-        itemgetter(*(layout.first[name] for name in listed)),
-        tuple((n, layout.positions[name]) for n, name in enumerate(listed) if len(layout.positions[name]) > 1),
-    )
-
-
-def _check_signed_headers(layout: _HeaderLayout, listed: list[str], *, in_query: bool) -> None:
-    # "Only the host and any x-amz-* headers are required" (IAM User Guide, "Create a signed AWS API request").
-    demanded = ["host", *layout.ours]
-    if not in_query and "x-amz-date" not in layout.first:
-        demanded.append("date")
-    for name in demanded:
-        if name not in listed:
-            what = "'Host' or ':authority'" if name == "host" else f"'{name}'"
-            raise InvalidSignatureException(f"{what} must be a 'SignedHeader' in the AWS Authorization.")
-    # "Header names must use lowercase characters and must appear in alphabetical order" (the same page).
-    if listed != sorted(set(listed)):
-        # Upper case fails below: header names are looked up in lower case.
-        raise IncompleteSignatureException("SignedHeaders must be sorted, and name each header once.")
-    for name in listed:
-        if name not in layout.first:
-            raise InvalidSignatureException(f"'{name}' is a 'SignedHeader', but the request has no such header.")
