@@ -66,7 +66,7 @@ class Readiness:
             else:
                 states[name] = OK
                 if self._logged.pop(name, None) is not None:
-                    log.info("ready again", probe=name)
+                    log.info("ready_again", probe=name)
         self._good_until = self._monotonic() + REMEMBERED_SECONDS
         return states
 
@@ -75,7 +75,7 @@ class Readiness:
         detail = f"{type(exc).__name__}: {exc}"
         if self._logged.get(name) != detail:
             self._logged[name] = detail
-            log.warning("not ready", probe=name, detail=detail)
+            log.warning("not_ready", probe=name, detail=detail)
 
 
 def probe_answer(states: Mapping[str, str]) -> Response:

@@ -310,7 +310,7 @@ def test_readiness_names_what_fails(tmp_path: Path) -> None:
         daemon.place.objects.rename(away)
         failed = {**WELL, "status": "failed", "token": "unavailable"}
         eventually(lambda: daemon.get("/readyz") == (503, failed), daemon)
-        assert '"event": "not ready"' in daemon.log()
+        assert '"event": "not_ready"' in daemon.log()
         assert daemon.get("/healthz")[0] == 200
         away.rename(daemon.place.objects)
         daemon.wait_ready()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import kmsd
 
 FULL = """
 import structlog
@@ -52,3 +57,17 @@ def test_lines_have_priorities_in_the_journal(*, is_journal: bool) -> None:
         prefix = f"<{priority}>" if is_journal else ""
         assert line.startswith(f'{prefix}{{"event": "')
         assert list(json.loads(line.removeprefix(prefix)))[:4] == ["event", "level", "process", "timestamp"]
+
+
+def test_events_have_names() -> None:
+    """An event is a fixed name with fields: operators search for it. The anchor of the audit trail keeps its text."""
+    named = re.compile(r"[a-z][a-z0-9_]*")
+    found = {
+        f"{path.name}: {event.value}"
+        for path in Path(kmsd.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args
+        if isinstance(call.func.value, ast.Name) and call.func.value.id == "log"
+        if isinstance(event := call.args[0], ast.Constant) and not named.fullmatch(str(event.value))
+    }
+    assert found == set()

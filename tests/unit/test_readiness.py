@@ -64,5 +64,5 @@ async def test_the_text_of_an_error_goes_to_the_log_alone(error: Exception, word
         now[0] += REMEMBERED_SECONDS
         assert await readiness.states() == {"store": "ok", "token": "ok"}
     detail = f"{type(error).__name__}: {error}"
-    told = {"event": "not ready", "probe": "store", "detail": detail, "log_level": "warning"}
-    assert logged == [told, {"event": "ready again", "probe": "store", "log_level": "info"}]
+    told = {"event": "not_ready", "probe": "store", "detail": detail, "log_level": "warning"}
+    assert logged == [told, {"event": "ready_again", "probe": "store", "log_level": "info"}]
