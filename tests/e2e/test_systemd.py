@@ -93,7 +93,7 @@ def test_notify_socket_activation_and_credentials(tmp_path: Path) -> None:
         assert notices.recv(4096) == b"WATCHDOG=1"
         assert notices.recv(4096) == b"WATCHDOG=1"
         assert daemon.client().create_key()["KeyMetadata"]["Enabled"]
-        (told,) = [line for line in daemon.log().splitlines() if "address is not used" in line]
+        (told,) = [line for line in daemon.log().splitlines() if "listen_address_ignored" in line]
         assert "127.0.0.1:1" in told
         assert f"127.0.0.1:{daemon.port}" in told
         assert daemon.stop() == 0

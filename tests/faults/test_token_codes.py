@@ -93,7 +93,7 @@ class Site:
         """Forget handle, derived keys and sessions, so that the call finds nothing prepared."""
 
         async def forget() -> None:
-            self.token.forget(self.blob[18:34])
+            self.token.invalidate(self.blob[18:34])
             with suppress(Exception):
                 self.token._link.require().connection.discard_free_sessions()
 
@@ -285,7 +285,7 @@ def test_every_code_from_every_call(site: Site, name: str) -> None:
 
 async def _trip(site: Site) -> None:
     link = site.token._link
-    link.trip(link.require(), "a test says so")
+    link.open_circuit(link.require(), "a test says so")
 
 
 def heal(site: Site, function: Function | None = None, rv: int = 0, *, unworked: bool = False) -> float:
