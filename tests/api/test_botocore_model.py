@@ -9,11 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
-from botocore.validate import ParamValidator
 
 from kmsd import services
 from kmsd.services import OPERATIONS
-from tests.support.botocore_models import empty_strings, fitting, members_of_declaration, members_of_model, model
+from tests.support.botocore_models import (
+    assert_fit,
+    empty_strings,
+    fitting,
+    members_of_declaration,
+    members_of_model,
+    model,
+)
 from tests.support.broken_requests import WRONG_TYPES, breaking
 from tests.support.harness import Harness
 from tests.support.key_import import external_key, parameters
@@ -131,16 +137,7 @@ def test_successful_responses_fit_the_model(harness: Harness) -> None:
     client.meta.events.register("after-call.kms", note)
     _story(client)
     assert not empty
-    validator = ParamValidator()
-    for name, parsed in seen.items():
-        shape = MODEL.operation_model(name).output_shape
-        answer = {key: value for key, value in parsed.items() if key != "ResponseMetadata"}
-        if shape is None:
-            assert answer == {}, name
-            continue
-        report = validator.validate(answer, shape)
-        assert not report.has_errors(), f"{name}: {report.generate_report()}"
-        assert set(answer) <= set(shape.members), name
+    assert_fit(seen, MODEL)
     assert set(KMS) <= set(seen), set(KMS) - set(seen)
 
 

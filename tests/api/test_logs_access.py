@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
-from botocore.validate import ParamValidator
 
 from kmsd import services
 from kmsd.services import OPERATIONS
-from tests.support.botocore_models import empty_strings, fitting, model
+from tests.support.botocore_models import assert_fit, empty_strings, fitting, model
 from tests.support.broken_requests import WRONG_TYPES, breaking
 from tests.support.harness import Harness
 from tests.support.log_service import RESULTS, arn_of, key_for, key_policy, millis, put, query, refusal, stream_for
@@ -219,14 +218,5 @@ def test_successful_responses_fit_the_model(harness: Harness) -> None:
     logs.delete_log_stream(logGroupName=group, logStreamName="s")
     logs.delete_log_group(logGroupName=group)
     assert not list(empty_strings(seen))
-    validator = ParamValidator()
-    for name, parsed in seen.items():
-        shape = MODEL.operation_model(name).output_shape
-        answer = {member: value for member, value in parsed.items() if member != "ResponseMetadata"}
-        if shape is None:
-            assert answer == {}, name
-            continue
-        report = validator.validate(answer, shape)
-        assert not report.has_errors(), f"{name}: {report.generate_report()}"
-        assert set(answer) <= set(shape.members), name
+    assert_fit(seen, MODEL)
     assert set(LOGS) - {"StopQuery"} <= set(seen), set(LOGS) - set(seen)

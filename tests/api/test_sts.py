@@ -11,9 +11,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.domain.identity import AccessKeyStatus
-from tests.support.clients import Credentials, code_of
+from tests.support.clients import ACCOUNT, Credentials, code_of
 from tests.support.harness import Harness
-from tests.support.roles import ACCOUNT, allow, assume, make_role, session_of, trust
+from tests.support.roles import allow, assume, make_role, session_of, trust
 
 OTHER = "111122223333"
 

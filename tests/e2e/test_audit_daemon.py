@@ -21,8 +21,8 @@ from kmsd.adapters.audit_trail.format import COPIES
 from tests.bench import load
 from tests.support.audit_trail import own_lines
 from tests.support.daemon import WELL, Daemon, eventually, provisioned
+from tests.support.file_systems import small_disk
 from tests.support.json_schema import violations
-from tests.support.small_disk import small_disk
 from tests.support.unsigned import ask_unsigned
 
 KILLS = int(os.environ.get("KMSD_AUDIT_KILLS", "5"))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.clients import ACCOUNT
 from tests.support.daemon import Daemon, credentials_of, provisioned
-from tests.support.small_disk import small_disk
+from tests.support.file_systems import small_disk
 
 POLICY = {"Statement": [{"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*"}]}
 

@@ -17,8 +17,7 @@ from kmsd.adapters.audit_trail.format import Head, digest_of, split
 from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.ports import AuditUnavailable
 from tests.support.audit_trail import own_lines, record, trail_lines, trail_records
-from tests.support.file_systems import preloadable
-from tests.support.small_disk import MIB, small_disk
+from tests.support.file_systems import MIB, preloadable, small_disk
 
 
 def remount(disk: Path, how: str) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.support.daemon import provisioned
-from tests.support.small_disk import small_disk
+from tests.support.file_systems import small_disk
 
 
 def test_no_room_for_a_backup(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import random
 import signal
+import statistics
 import threading
 import time
 from collections import defaultdict
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, provisioned
-from tests.support.daemon_state import leftovers, log, opened, report
+from tests.support.daemon_state import leftovers, opened
 from tests.support.mixed_load import KeyActor, Load, load_on
 from tests.support.polling import until
 
@@ -25,6 +28,7 @@ SECONDS = float(os.environ.get("KMSD_TEST_SECONDS", "3600"))
 AUDIT_EVERY = 50
 SLOW_SECONDS = 2.0
 """A start that takes longer is shown with what the daemon said meanwhile."""
+log = logging.getLogger(__name__)
 
 
 def start_all(daemon: Daemon) -> float:
@@ -122,3 +126,12 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
         check_trail(daemon, load)
         assert asyncio.run(leftovers(daemon)) == {}
     report(load, starts, keys)
+
+
+def report(load: Load, starts: dict[str, list[float]], keys: int) -> None:
+    """The figures; seen with --log-cli-level=INFO."""
+    log.info("%d keys; acknowledged: %s", keys, json.dumps(dict(load.done())))
+    log.info("refused: %s", json.dumps(dict(load.refused())))
+    for kind, times in sorted(starts.items()):
+        middle, longest = statistics.median(times), max(times)
+        log.info("%s: %d kills, answers after %.2f s (median), %.2f s (longest)", kind, len(times), middle, longest)

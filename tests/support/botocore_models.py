@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import botocore.session
 import msgspec
 from botocore.model import ServiceModel, Shape, StructureShape
+from botocore.validate import ParamValidator
 
 from kmsd.wire.protocols import json as declarations
 
@@ -79,3 +80,17 @@ def empty_strings(answer: Any, name: str = "") -> Iterator[str]:
             yield from empty_strings(value, name)
     elif answer == "" and name not in MAY_BE_EMPTY:
         yield name
+
+
+def assert_fit(answers: dict[str, Any], service: ServiceModel) -> None:
+    """Answers by operation, as boto3 has parsed them, validate against the output shapes, and have no other member."""
+    validator = ParamValidator()
+    for name, parsed in answers.items():
+        shape = service.operation_model(name).output_shape
+        answer = {member: value for member, value in parsed.items() if member != "ResponseMetadata"}
+        if shape is None:
+            assert answer == {}, name
+            continue
+        report = validator.validate(answer, shape)
+        assert not report.has_errors(), f"{name}: {report.generate_report()}"
+        assert set(answer) <= set(shape.members), name

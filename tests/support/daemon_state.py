@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import statistics
 from datetime import UTC, datetime
 
 from kmsd.app import open_components
 from kmsd.config import settings as configuration
 from kmsd.jobs import reconcile
 from tests.support.daemon import Daemon
-from tests.support.mixed_load import Load
-
-log = logging.getLogger(__name__)
 
 
 def opened(daemon: Daemon) -> int:
@@ -34,12 +28,3 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
         if unsettled := [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]:
             found["rows"] = unsettled
     return found
-
-
-def report(load: Load, starts: dict[str, list[float]], keys: int) -> None:
-    """The figures; seen with --log-cli-level=INFO."""
-    log.info("%d keys; acknowledged: %s", keys, json.dumps(dict(load.done())))
-    log.info("refused: %s", json.dumps(dict(load.refused())))
-    for kind, times in sorted(starts.items()):
-        middle, longest = statistics.median(times), max(times)
-        log.info("%s: %d kills, answers after %.2f s (median), %.2f s (longest)", kind, len(times), middle, longest)

@@ -1,4 +1,4 @@
-"""File systems of a test's own: ext4 in a file, mounted by a loop device; and a library that makes syncs fail."""
+"""File systems of a test's own: ext4 on a loop device, one that is soon full; and a library that makes syncs fail."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Self
 import pytest
 
 from tests.support.shim import compiler
+
+MIB = 1024 * 1024
 
 
 @contextmanager
@@ -232,3 +234,19 @@ class ReadOnly(Fault):
     def beneath(self, place: Path) -> AbstractContextManager[None]:
         """During the block: everything there."""
         return self._about(str(place))
+
+
+@contextmanager
+def small_disk(folder: Path, size: int = MIB) -> Iterator[Path]:
+    """A file system of its own; skips where mounting is not permitted."""
+    place = folder / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -8,10 +8,8 @@ from typing import Any
 
 from kmsd.app import arn_scope_of
 from kmsd.custody import provisioning
-from tests.support.clients import Credentials
+from tests.support.clients import ACCOUNT, Credentials
 from tests.support.harness import Harness
-
-ACCOUNT = "000000000000"
 
 
 def allow(*actions: str, resource: str = "*", **more: Any) -> dict[str, Any]:
