@@ -61,13 +61,17 @@ class Components(msgspec.Struct, frozen=True):
 
     config: Config
     store: LogStore
-    token: Token
     sink: TrailSink
     pipeline: Pipeline
     watch: WatchedClock
     """Checks the host's clock. It is also the clock of the pipeline."""
     _stack: AsyncExitStack
     """Closes the components."""
+
+    @property
+    def token(self) -> Token:
+        """The token that holds all keys."""
+        return self.tokens.main
 
     @property
     def import_token(self) -> Token | None:
@@ -320,4 +324,4 @@ async def open_components(
         stack.push_async_callback(logs.close)
         refused = frozenset(config.import_.refuse)
         dependencies = Dependencies(arn_scope_of(config), limits, store, tokens, refused, {LogsService: logs})
-        yield Components(config, store, token, sink, Pipeline(dependencies, clock, sink, cohorts), watch, stack)
+        yield Components(config, store, sink, Pipeline(dependencies, clock, sink, cohorts), watch, stack)
