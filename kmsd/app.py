@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,20 +31,34 @@ from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.service_key_access import KeyUse
-from kmsd.config.settings import Config, ConfigError, TokenConfig
+from kmsd.config.sections import Config, TokenConfig
+from kmsd.config.settings import ConfigError
 from kmsd.custody.message_counts import MessageCounts
-from kmsd.custody.provisioning import AUDIT, SENTINEL
+from kmsd.custody.provisioning import AUDIT, SENTINEL, create_sentinel, sentinel_purpose
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
+from kmsd.domain.key_spec import SigningAlgorithm
+from kmsd.domain.material import TokenName
 from kmsd.domain.quotas import Quotas
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.linux import boot_clock
 from kmsd.operations.declaration import Dependencies
 from kmsd.pipeline import Pipeline
-from kmsd.ports import AuditSink, AuditUnavailable, Clock, NoSuchObject, PinRefused, Store, Token, TokenError, Tokens
+from kmsd.ports import (
+    AuditSink,
+    AuditUnavailable,
+    Clock,
+    NoSuchObject,
+    PinRefused,
+    Store,
+    StoreError,
+    Token,
+    TokenError,
+    Tokens,
+)
 
-IMPORT_TOKEN_SECONDS = 2.0
-"""Seconds between two attempts to open an unavailable import token."""
+SEEK_SECONDS = 2.0
+"""Seconds between two attempts to open a token other than the main one."""
 
 log = structlog.get_logger()
 
@@ -65,8 +80,7 @@ class Components(msgspec.Struct, frozen=True):
     pipeline: Pipeline
     watch: WatchedClock
     """Checks the host's clock. It is also the clock of the pipeline."""
-    _stack: AsyncExitStack
-    """Closes the components."""
+    other_tokens: OtherTokens
 
     @property
     def token(self) -> Token:
@@ -74,33 +88,9 @@ class Components(msgspec.Struct, frozen=True):
         return self.tokens.main
 
     @property
-    def import_token(self) -> Token | None:
-        """The import token, if it is configured and open."""
-        return self.tokens.imports
-
-    @property
     def tokens(self) -> Tokens:
         """All tokens."""
         return self.pipeline.dependencies.tokens
-
-    async def seek_import_token(self) -> None:
-        """Open the import token as soon as it is available, if it was not at the start."""
-        config, failed = self.config.import_token, ""
-        while config is not None and self.import_token is None:
-            await asyncio.sleep(IMPORT_TOKEN_SECONDS)
-            try:
-                token = await Pkcs11Token.open(import_token_settings(self.config, config))
-            except PinRefused as exc:
-                log.critical("import_token_pin_refused", detail=str(exc))
-                return
-            except (TokenError, ConfigError) as exc:
-                if str(exc) != failed:
-                    failed = str(exc)
-                    log.warning("import_token_unavailable", detail=failed)
-                continue
-            self._stack.push_async_callback(token.close)
-            self.tokens.imports = token
-            log.info("import_token_available", label=token.info.label, serial=token.info.serial)
 
     async def enable_signing(self) -> None:
         """Start signing the trail, if `kmsd init` has created the key. Raises `AuditUnavailable`."""
@@ -145,8 +135,15 @@ def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
     return _settings_of(config, config.token, sentinel, "token")
 
 
+def file_name_of(name: TokenName) -> str:
+    """Return the beginning of the names of a token's files in the data folder."""
+    if name == TokenName.MAIN:
+        return "token"
+    return "import-token" if name == TokenName.IMPORT else f"token-{name}"
+
+
 def refused_pin_file(config: Config, name: str) -> Path:
-    """Return the path of the file which records that `token` or `import-token` refused its PIN."""
+    """Return the path of the file which records that a token refused its PIN; `name` is that of `file_name_of`."""
     return config.data_dir / f"{name}.refused-pin"
 
 
@@ -182,31 +179,70 @@ def read_pin(path: Path) -> bytes:
 
 def set_module_environment(config: Config) -> None:
     """Set the environment variables of the PKCS#11 module. Call this before the module is loaded."""
-    os.environ.update(config.token.environment)
-    if config.import_token is not None:
-        os.environ.update(config.import_token.environment)
+    for token in (config.token, *config.other_tokens.values()):
+        os.environ.update(token.environment)
 
 
-async def open_import_token(config: Config) -> Pkcs11Token | None:
-    """Open the import token, if one is configured. Raises `PinRefused`.
+class OtherTokens(msgspec.Struct, frozen=True):
+    """Opens the import token and the further tokens. The daemon also serves while they are unavailable.
 
-    The daemon also serves while it is unavailable. Wrapping algorithms that only this token unwraps are then refused by
-    name, and `kmsd check` reports it.
+    What only such a token does is refused in the meantime, and `kmsd check` reports it.
     """
-    if config.import_token is None:
-        return None
-    try:
-        return await Pkcs11Token.open(import_token_settings(config, config.import_token))
-    except PinRefused:
-        raise
-    except TokenError as exc:
-        log.error("import_token_unavailable", detail=str(exc))  # noqa: TRY400 (the text suffices)
-        return None
 
+    config: Config
+    store: LogStore
+    tokens: Tokens
+    """Where open tokens are added."""
+    counts: MessageCounts
+    stack: AsyncExitStack
+    """Closes them."""
 
-def import_token_settings(config: Config, token_config: TokenConfig) -> TokenSettings:
-    """Return the settings of the import token. Raises `ConfigError` if the PIN cannot be read."""
-    return _settings_of(config, token_config, None, "import-token")
+    async def open_all(self) -> None:
+        """Try to open each once. Raises `PinRefused`, `ConfigError`."""
+        for name in self.config.other_tokens:
+            try:
+                await self._open(name)
+            except PinRefused:
+                raise
+            except (TokenError, StoreError) as exc:
+                log.error("token_unavailable", token=name, detail=str(exc))  # noqa: TRY400 (the text suffices)
+
+    async def seek(self) -> None:
+        """Open those that are not open yet, each as soon as it is available."""
+        absent = [name for name in self.config.other_tokens if name not in self.tokens]
+        await asyncio.gather(*(self._seek(name) for name in absent))
+
+    async def _seek(self, name: TokenName) -> None:
+        failed = ""
+        while name not in self.tokens:
+            await asyncio.sleep(SEEK_SECONDS)
+            try:
+                await self._open(name)
+            except PinRefused as exc:
+                log.critical("token_pin_refused", token=name, detail=str(exc))
+                return
+            except (TokenError, ConfigError, StoreError) as exc:
+                if str(exc) != failed:
+                    failed = str(exc)
+                    log.warning("token_unavailable", token=name, detail=failed)
+
+    async def _open(self, name: TokenName) -> None:
+        """Open one token. Raises `TokenError`, `ConfigError`, `StoreError`."""
+        known = (await (await self.store.read()).service_keys()).get(sentinel_purpose(name))
+        settings = _settings_of(
+            self.config, self.config.other_tokens[name], known.object_id if known else None, file_name_of(name)
+        )
+        token = await Pkcs11Token.open(settings)
+        if known is None and name != TokenName.IMPORT and token.capabilities.algorithms:
+            try:
+                sentinel = await create_sentinel(self.store, token, name, datetime.now(UTC))
+            finally:
+                await token.close()
+            token = await Pkcs11Token.open(replace(settings, sentinel=sentinel))
+        self.stack.push_async_callback(token.close)
+        token.count_messages_by(self.counts.reserve)
+        self.tokens.others[name] = token
+        log.info("token_available", token=name, label=token.info.label, serial=token.info.serial)
 
 
 def is_worker(writer: str) -> bool:
@@ -229,7 +265,8 @@ async def audit_signer(store: Store, token: Token, *, needed: bool = False) -> S
         if needed:
             raise
         return None
-    return Signer(public_key, token.info.serial, partial(token.sign, known.object_id))
+    sign = partial(token.sign, known.object_id, SigningAlgorithm.ECDSA_SHA_256, is_digest=True)
+    return Signer(public_key, token.info.serial, sign)
 
 
 AHEAD_BYTES = 512 * 1024
@@ -307,7 +344,6 @@ async def open_components(
         sentinel = (await (await store.read()).service_keys()).get(SENTINEL)
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
-        store.on_object_destroying(token.invalidate)
         counts = MessageCounts(store)
         stack.push_async_callback(counts.close)
         token.count_messages_by(counts.reserve)
@@ -316,12 +352,12 @@ async def open_components(
         sink = await open_trail(config, writer, signer, clock, cohorts)
         stack.push_async_callback(sink.close)
         limits = Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
-        import_token = await open_import_token(config)
-        if import_token is not None:
-            stack.push_async_callback(import_token.close)
-        tokens = Tokens(token, import_token)
+        tokens = Tokens(token, {}, {TokenName(further.name): further.serves for further in config.tokens})
+        store.on_object_destroying(tokens.invalidate)
+        others = OtherTokens(config, store, tokens, counts, stack)
+        await others.open_all()
         logs = open_logs(config, tokens, sink, clock)
         stack.push_async_callback(logs.close)
         refused = frozenset(config.import_.refuse)
         dependencies = Dependencies(arn_scope_of(config), limits, store, tokens, refused, {LogsService: logs})
-        yield Components(config, store, sink, Pipeline(dependencies, clock, sink, cohorts), watch, stack)
+        yield Components(config, store, sink, Pipeline(dependencies, clock, sink, cohorts), watch, others)

@@ -173,6 +173,14 @@ class KMSInternalException(ServiceError):
     status = 500
 
 
+class KMSInvalidMacException(ServiceError):
+    """The MAC is not that of the message under this key."""
+
+
+class KMSInvalidSignatureException(ServiceError):
+    """The signature is not that of the message under this key."""
+
+
 class KMSInvalidStateException(ServiceError):
     """The key's state does not allow the operation."""
 

@@ -173,13 +173,12 @@ class Pipeline(msgspec.Struct, frozen=True):
 
         The intent is in the store, so reconcile later destroys what cannot be rolled back now.
         """
-        left, store, token = "", self.dependencies.store, self.dependencies.tokens.main
-        while call.created:
-            try:
-                await token_objects.roll_back(store, token, call.created.pop())
-            except (StoreError, TokenError) as exc:
-                left += f" (left to reconcile: {exc})"
-        return left
+        try:
+            await token_objects.roll_back_new(self.dependencies.store, self.dependencies.tokens, call.created)
+        except (StoreError, TokenError) as exc:
+            call.created.clear()
+            return f" (left to reconcile: {exc})"
+        return ""
 
     async def _record(
         self, operation: AnyOperation, request: msgspec.Struct | None, call: Call, outcome: Outcome

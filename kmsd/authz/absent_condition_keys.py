@@ -8,7 +8,6 @@ _MANAGED = "there are no such AWS services from which a session could come"
 _FORWARDED = "no service acts with a caller's credentials"
 _FEDERATED = "there are no federated identities"
 _TAGGED_SESSION = "AssumeRole refuses SourceIdentity, Tags and TransitiveTagKeys"
-_ASYMMETRIC = "only symmetric encryption keys are supported"
 _MULTI_REGION = "multi-Region keys are not supported"
 _ENCLAVE = "there are no Nitro enclaves, and Recipient is refused"
 _NO_OPERATION = "the operations that have it are not supported"
@@ -45,13 +44,6 @@ NOT_PROVIDED: dict[str, str] = {
         _FORWARDED,
     ),
     "aws:referer": "the header is set by browsers, and anybody may set it",
-    **dict.fromkeys(
-        (
-            *("kms:DataKeyPairSpec", "kms:KeyAgreementAlgorithm", "kms:MacAlgorithm", "kms:MessageType"),
-            "kms:SigningAlgorithm",
-        ),
-        _ASYMMETRIC,
-    ),
     **dict.fromkeys(("kms:MultiRegionKeyType", "kms:PrimaryRegion", "kms:ReplicaRegion"), _MULTI_REGION),
     "kms:RecipientAttestation:${Measurement}": _ENCLAVE,
     **dict.fromkeys(

@@ -179,8 +179,10 @@ _REQUEST = (
     ),
 )
 
-_SPEC = values.of_key("SYMMETRIC_DEFAULT", values.member("key_spec", "customer_master_key_spec"), "SYMMETRIC_DEFAULT")
-_USAGE = values.of_key("ENCRYPT_DECRYPT", values.member("key_usage"), "ENCRYPT_DECRYPT")
+_SPEC = values.of_key(
+    lambda key: key.spec.value, values.member("key_spec", "customer_master_key_spec"), "SYMMETRIC_DEFAULT"
+)
+_USAGE = values.of_key(lambda key: key.usage.value, values.member("key_usage"), "ENCRYPT_DECRYPT")
 
 _KMS = (
     ConditionKey(
@@ -191,7 +193,18 @@ _KMS = (
     ),
     ConditionKey("kms:CustomerMasterKeySpec", _SPEC, "the older name of kms:KeySpec"),
     ConditionKey("kms:CustomerMasterKeyUsage", _USAGE, "the older name of kms:KeyUsage"),
-    ConditionKey("kms:EncryptionAlgorithm", lambda *_: "SYMMETRIC_DEFAULT", "`SYMMETRIC_DEFAULT`", CRYPTOGRAPHIC),
+    ConditionKey(
+        "kms:DataKeyPairSpec",
+        values.member("key_pair_spec"),
+        "member KeyPairSpec",
+        _kms("GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
+    ),
+    ConditionKey(
+        "kms:EncryptionAlgorithm",
+        values.encryption_algorithm,
+        "member EncryptionAlgorithm, or `SYMMETRIC_DEFAULT`; of ReEncrypt, the one of the key that is authorised",
+        CRYPTOGRAPHIC,
+    ),
     ConditionKey(
         "kms:EncryptionContext:${EncryptionContextKey}",
         lambda request, name: named(request.encryption_context, name),
@@ -229,12 +242,24 @@ _KMS = (
         "kms:GranteePrincipal", values.member("grantee_principal"), "member GranteePrincipal", _kms("CreateGrant")
     ),
     ConditionKey(
+        "kms:KeyAgreementAlgorithm",
+        values.member("key_agreement_algorithm"),
+        "member KeyAgreementAlgorithm",
+        _kms("DeriveSharedSecret"),
+    ),
+    ConditionKey(
         "kms:KeyOrigin",
         values.of_key(lambda key: key.origin.value, values.member("origin"), "AWS_KMS"),
         "origin of the key",
     ),
     ConditionKey("kms:KeySpec", _SPEC, "spec of the key"),
     ConditionKey("kms:KeyUsage", _USAGE, "usage of the key"),
+    ConditionKey(
+        "kms:MacAlgorithm", values.member("mac_algorithm"), "member MacAlgorithm", _kms("GenerateMac", "VerifyMac")
+    ),
+    ConditionKey(
+        "kms:MessageType", values.member("message_type"), "member MessageType, or `RAW`", _kms("Sign", "Verify")
+    ),
     ConditionKey(
         "kms:MultiRegion",
         values.of_key("false", values.member("multi_region"), "false"),
@@ -262,6 +287,9 @@ _KMS = (
         values.member("pending_window_in_days"),
         "member PendingWindowInDays, or its default",
         _kms("ScheduleKeyDeletion"),
+    ),
+    ConditionKey(
+        "kms:SigningAlgorithm", values.member("signing_algorithm"), "member SigningAlgorithm", _kms("Sign", "Verify")
     ),
     ConditionKey("kms:ValidTo", values.valid_to, "member ValidTo", _kms("ImportKeyMaterial")),
     ConditionKey(

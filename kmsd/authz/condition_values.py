@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmsd.authz.circumstances import Values, named
 from kmsd.domain.key import DEFAULT_ROTATION_DAYS
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT
 from kmsd.domain.principal import Caller, PrincipalType
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ def of_key(of_key: str | Callable[[Any], str], of_request: Getter, default: str)
         return (of_request(request, name) or default) if request.circumstances.creates else None
 
     return value
+
+
+def encryption_algorithm(request: AuthorizationRequest, _: str) -> Values | None:
+    """Return the encryption algorithm of the request; of ReEncrypt, that of the side which the action authorises."""
+    side = {"kms:ReEncryptFrom": "source_", "kms:ReEncryptTo": "destination_"}.get(request.action, "")
+    return getattr(request.circumstances.request, f"{side}encryption_algorithm", None) or SYMMETRIC_DEFAULT
 
 
 def rotation_period(request: AuthorizationRequest, _: str) -> Values | None:

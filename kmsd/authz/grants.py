@@ -21,6 +21,7 @@ encryption context, such as … management operations, such as DescribeKey or Re
 
 USABLE = CRYPTOGRAPHIC | {
     *("Sign", "Verify", "GenerateMac", "VerifyMac", "GetPublicKey", "DeriveSharedSecret"),
+    *("Encapsulate", "Decapsulate"),
     *("CreateGrant", "DescribeKey"),
 }
 """Operations that a grant can allow on its key. RetireGrant is not among them: it only allows to retire the grant that

@@ -17,7 +17,8 @@ from kmsd.adapters.audit_trail.format import COPIES, files_of
 from kmsd.backup.create import LAST_BACKUP
 from kmsd.backup.manifest import DATABASE
 from kmsd.config.instance_lock import acquire_instance_lock
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.linux.files import sync_folder
 
 STAGE = "restoring"

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from kmsd.config.settings import TokenConfig
+from kmsd.config.sections import TokenConfig
 from kmsd.ports import TokenInfo
 
 MANUFACTURER = "SoftHSM project"

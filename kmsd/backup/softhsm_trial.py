@@ -20,7 +20,8 @@ from kmsd.app import open_token, set_module_environment, token_settings
 from kmsd.backup import softhsm, token_match
 from kmsd.backup.manifest import DATABASE, Manifest
 from kmsd.backup.token_match import TokenComparison, TokenMismatch
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.linux.process_hardening import harden_process
 from kmsd.logging_setup import set_up
 from kmsd.ports import StoreError, TokenError

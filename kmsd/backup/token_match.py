@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kmsd.app import open_store
 from kmsd.backup.manifest import Manifest, holds
 from kmsd.custody.provisioning import AUDIT
+from kmsd.domain.key_spec import SigningAlgorithm
 from kmsd.domain.material import MaterialStatus, TokenName
 from kmsd.ports import ObjectReport, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
 
@@ -46,7 +47,7 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
     """
     async with open_store(database) as store:
         reader = await store.read()
-        rows = {row.object_id: row for row in await reader.token_objects() if row.token is TokenName.MAIN}
+        rows = {row.object_id: row for row in await reader.token_objects() if row.token == TokenName.MAIN}
         listed = await token.list_objects()
         present = {found.object_id: found for found in listed}
         own = await reader.service_keys()
@@ -97,7 +98,8 @@ async def _signs(token: Token, object_id: bytes, audit_key: bytes) -> bool:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return False
     try:
-        signature = await token.sign(object_id, sha256(challenge).digest())
+        digest = sha256(challenge).digest()
+        signature = await token.sign(object_id, SigningAlgorithm.ECDSA_SHA_256, digest, is_digest=True)
     except TokenUnavailable:
         raise
     except TokenError:

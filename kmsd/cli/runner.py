@@ -24,7 +24,8 @@ from kmsd.cli.named_files import inputs_of, outputs_of
 from kmsd.cli.os_errors import in_words
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.config import settings as configuration
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import (
     EXIT_CONFIG,
     EXIT_INTERNAL,

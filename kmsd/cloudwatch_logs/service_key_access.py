@@ -22,6 +22,7 @@ from kmsd.custody import resource_facts
 from kmsd.domain.arn import ArnScope, parse_key_name
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import KeyState, Usable
 from kmsd.domain.principal import Caller, PrincipalType
 from kmsd.errors import AccessDeniedException, InvalidParameterException, ServiceError
@@ -151,6 +152,8 @@ class ServiceKeyAccess:
         state = found.state_at(now)
         if not Usable.ENABLED.allows(state):
             raise InvalidParameterException(f"The specified KMS key {name} {_WORDS[state]}.")
+        if found.spec is not KeySpec.SYMMETRIC_DEFAULT:
+            raise InvalidParameterException(f"The specified KMS key {name} is not a symmetric encryption key.")
         return found, decisions
 
     async def record(

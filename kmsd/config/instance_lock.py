@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 from typing import IO
 
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import TryLater
 
 

@@ -36,11 +36,18 @@ def _unknown(raw: Mapping[str, Any], whole: type[msgspec.Struct]) -> Iterator[st
         table = tables.get(name)
         if name not in _types(whole):
             yield f"there is no {_called(name, value)}{_hint(name, value, '', whole, tables)}"
-        elif table is not None and isinstance(value, dict):
-            for inner, written in value.items():
-                if inner not in _types(table):
-                    hint = _hint(inner, written, name, table, {**tables, "": whole})
-                    yield f"[{name}] has no {_called(inner, written)}{hint}"
+        elif table is not None:
+            for one in value if isinstance(value, list) else [value]:
+                yield from _unknown_in(one, name, table, {**tables, "": whole})
+
+
+def _unknown_in(
+    raw: object, name: str, table: type[msgspec.Struct], tables: Mapping[str, type[msgspec.Struct]]
+) -> Iterator[str]:
+    """Yield a sentence for each setting in table `name`, one of several of that name, that it does not have."""
+    for inner, written in raw.items() if isinstance(raw, dict) else ():
+        if inner not in _types(table):
+            yield f"[{name}] has no {_called(inner, written)}{_hint(inner, written, name, table, tables)}"
 
 
 def _called(name: str, value: object) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from kmsd.config import settings as configuration
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.wire.http.tls import CertificateUnusable, TlsFiles, refuse_expired, tls_context
 
 RELOADABLE = (

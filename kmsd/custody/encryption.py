@@ -6,12 +6,15 @@ from datetime import datetime
 
 import msgspec
 
+from kmsd.custody import key_material, rsa_encryption
+from kmsd.custody.rsa_encryption import RsaCiphertext
 from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.ciphertext_blob import Blob
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, EncryptionAlgorithm
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.errors import IncorrectKeyException, InvalidCiphertextException, KeyUnavailableException
+from kmsd.errors import IncorrectKeyException, InvalidCiphertextException
 from kmsd.ports import NotAuthentic, Tokens
 
 
@@ -21,16 +24,29 @@ class Opened(msgspec.Struct, frozen=True):
     plaintext: bytes
     material: Material
 
+    @property
+    def key_material_id(self) -> str | None:
+        """`KeyMaterialId` of the API; None for an RSA key, which has one material only."""
+        return None if self.material.algorithm is None else self.material.key_material_id
 
-async def encrypt(tokens: Tokens, key: Key, now: datetime, plaintext: bytes, context: EncryptionContext) -> bytes:
-    """Encrypt `plaintext` under the key's current material and return the blob.
 
-    The caller has checked the key's state. Raises KeyUnavailableException if the material is not ready, and the
-    token's errors (`kmsd.ports`).
+async def encrypt(
+    tokens: Tokens,
+    key: Key,
+    now: datetime,
+    plaintext: bytes,
+    context: EncryptionContext,
+    *,
+    algorithm: str = SYMMETRIC_DEFAULT,
+) -> bytes:
+    """Encrypt `plaintext` under the key's current material and return the blob; with an RSA key, the raw ciphertext.
+
+    The caller has checked the key's state, usage and algorithm. Raises KeyUnavailableException if the material is not
+    ready, ValidationException for what an RSA key cannot encrypt, and the token's errors (`kmsd.ports`).
     """
-    material = key.material_at(now)
-    if material is None or material.status is not MaterialStatus.READY:
-        raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
+    material = key_material.current(key, now)
+    if material.algorithm is None:
+        return rsa_encryption.encrypt(key, material, EncryptionAlgorithm(algorithm), plaintext, context)
     head = blobs.header(material.algorithm, key.key_id, material.material_id)
     aad = blobs.associated_data(head, context)
     return head + await tokens.of(material).encrypt(material.material_id, material.algorithm, plaintext, aad)
@@ -50,10 +66,20 @@ async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionConte
     if material is None or material.algorithm is not blob.algorithm:
         raise InvalidCiphertextException(detail="the blob names a material that the key does not have")
     if material.status is not MaterialStatus.READY:
-        raise KeyUnavailableException(f"{key.arn} is unavailable: the token does not hold its key material.")
+        raise key_material.unavailable(key)
     aad = blobs.associated_data(blob.head, context)
     try:
-        plaintext = await tokens.of(material).decrypt(material.material_id, material.algorithm, blob.sealed, aad)
+        plaintext = await tokens.of(material).decrypt(material.material_id, blob.algorithm, blob.sealed, aad)
     except NotAuthentic as exc:
         raise InvalidCiphertextException(detail="the token did not authenticate it") from exc
     return Opened(plaintext, material)
+
+
+async def decrypt_any(
+    tokens: Tokens, key: Key, now: datetime, ciphertext: Blob | RsaCiphertext, context: EncryptionContext
+) -> Opened:
+    """Decrypt a blob, or the ciphertext of an RSA key. Raises as `decrypt`."""
+    if isinstance(ciphertext, Blob):
+        return await decrypt(tokens, key, ciphertext, context)
+    material = key_material.current(key, now)
+    return Opened(await rsa_encryption.decrypt(tokens, key, material, ciphertext, context), material)

@@ -3,14 +3,19 @@
 The fingerprint is an AES-CMAC under the material, computed by the token over a constant and the key id. It shows if
 material is the same, reveals nothing else, and differs between two keys with the same material. Fingerprint and
 material id outlive the deletion of the material. A reimported object gets the same CKA_ID, so old blobs decrypt again.
+
+The first material of a key is its current one. Later ones are pending until RotateKeyOnDemand makes them current; then
+they belong to the key for good. A key works while the token holds all of those: if one is deleted or has expired, the
+key is pending import.
 """
 
 from __future__ import annotations
 
 from asyncio import sleep
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from hmac import compare_digest
 from time import perf_counter
 from uuid import UUID
 
@@ -19,13 +24,14 @@ from msgspec.structs import replace
 
 from kmsd.custody import import_parameters, token_objects
 from kmsd.domain.key import ExpirationModel, Key
-from kmsd.domain.key_import import ImportedMaterial, WrappingAlgorithm, WrappingKey
+from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingAlgorithm, WrappingKey
 from kmsd.domain.key_state import KeyState, Transition
-from kmsd.domain.material import Material, MaterialStatus, TokenName
+from kmsd.domain.material import Material, MaterialStatus, TokenName, key_material_id
 from kmsd.errors import (
     IncorrectKeyMaterialException,
     InvalidCiphertextException,
     InvalidImportTokenException,
+    KMSInvalidStateException,
 )
 from kmsd.ports import (
     InvalidLength,
@@ -44,21 +50,64 @@ _MARK = b"kmsd imported material 1"
 REFUSAL_QUANTUM_SECONDS = 0.1
 """Seconds. A blob is refused at a multiple of this time after its unwrapping started."""
 OTHER = "The key material is not the key material that was imported into this key before."
+KNOWN = "The key material is associated with this key already."
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The material that a request to import may bring."""
+
+    known: Sequence[ImportedMaterial]
+    """The records of the key."""
+    is_new: bool
+    """True if it must be other material than the key has."""
+    material_id: bytes | None = None
+    """The id that the request names."""
+
+    def match(self, fingerprint: bytes) -> ImportedMaterial | None:
+        """Return the record of this material; None for new material. Raises `MaterialMismatch`."""
+        found = next((one for one in self.known if compare_digest(one.fingerprint, fingerprint)), None)
+        if self.is_new and found is not None and found.is_permanent:
+            raise MaterialMismatch(KNOWN)
+        if not self.is_new and (found is None or self.material_id not in (None, found.material_id)):
+            raise MaterialMismatch(OTHER)
+        return found
 
 
 class ProvenMaterial(msgspec.Struct, frozen=True):
     """Material that the token has verified, and the state of its object in the token."""
 
     imported: ImportedMaterial
+    is_new: bool = False
+    """True if the key had no record of it."""
     made: bool = False
     """True if an object was created for it. Otherwise the key had one already."""
     recreate: Callable[[], Awaitable[None]] | None = None
-    """Creates the object that the token has lost. `make_current` calls it in its transaction, so that it runs once."""
+    """Creates the object that the token has lost. `attach` calls it in its transaction, so that it runs once."""
 
 
 def fingerprint_mark(key_id: str) -> bytes:
     """Return the message for the fingerprint's CMAC: longer than a block, unlike XAES-256-GCM's derivation input."""
     return _MARK + UUID(key_id).bytes
+
+
+def current(records: Sequence[ImportedMaterial]) -> ImportedMaterial | None:
+    """Return the record of the current material, even if it is deleted; None before the first import."""
+    return next((one for one in records if one.state is KeyMaterialState.CURRENT), None)
+
+
+def pending(records: Sequence[ImportedMaterial]) -> ImportedMaterial | None:
+    """Return the record of the material that is pending rotation, even if it is deleted."""
+    return next((one for one in records if not one.is_permanent), None)
+
+
+def named(records: Sequence[ImportedMaterial], name: str) -> ImportedMaterial | None:
+    """Return the record with this KeyMaterialId."""
+    return next((one for one in records if key_material_id(one.material_id) == name), None)
+
+
+def is_imported(record: ImportedMaterial, materials: Mapping[bytes, Material], now: datetime) -> bool:
+    """True if the key holds this material at `now`. `materials` are those of the key."""
+    return record.material_id in materials and not record.is_expired(now)
 
 
 # --- importing --------------------------------------------------------------------------------------
@@ -68,6 +117,7 @@ async def import_material(
     store: Store,
     tokens: Tokens,
     key: Key,
+    expected: Expected,
     *,
     wrapping_key: WrappingKey,
     algorithm: WrappingAlgorithm,
@@ -77,30 +127,30 @@ async def import_material(
 ) -> ProvenMaterial:
     """Let the token unwrap and verify `blob`, and create its object if the key has none.
 
-    The id of an object is appended to `created` before it can exist; `make_current` attaches it to the key. Raises
+    The id of an object is appended to `created` before it can exist; `attach` adds it to the key. Raises
     InvalidCiphertextException and IncorrectKeyMaterialException, both counted against the wrapping key;
     InvalidImportTokenException if the wrapping key is gone; `StoreConflict` during another import into the key.
     """
     main, mark = tokens.main, fingerprint_mark(key.key_id)
-    known = await (await store.read()).imported_material(key.key_id)
-    expected = None if known is None else known.fingerprint
     given = Wrapped(blob, algorithm, wrapping_key.object_id)
-    wrapped, fingerprint = await _proven(store, tokens, wrapping_key, given, mark=mark, expected=expected)
-    present = key.current_material
+    wrapped, fingerprint, known = await _proven(store, tokens, wrapping_key, given, mark=mark, expected=expected)
+    present = None if known is None else key.materials.get(known.material_id)
     if present is not None and known is not None:
         if present.status is MaterialStatus.READY:
             return ProvenMaterial(known)
         # The row of a missing object stays: only material that was verified to be the same is created under its id.
         created.append(known.material_id)
         return ProvenMaterial(known, recreate=partial(_recreate, main, wrapped, mark, known))
-    if known is None:
-        object_id = await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key.key_id}", now)
-        known = ImportedMaterial(object_id, token_objects.algorithm_for(main), fingerprint)
-    else:
+    if known is not None:
+        imported = known
         await _rerecord_intent(store, tokens, known.material_id, key.key_id, now)
-    created.append(known.material_id)
-    await main.unwrap_key(wrapped, mark, expected=fingerprint, into=(known.material_id, known.algorithm))
-    return ProvenMaterial(known, made=True)
+    else:
+        object_id = await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key.key_id}", now)
+        state = KeyMaterialState.PENDING_ROTATION if expected.known else KeyMaterialState.CURRENT
+        imported = ImportedMaterial(object_id, token_objects.algorithm_for(main), fingerprint, now, state)
+    created.append(imported.material_id)
+    await main.unwrap_key(wrapped, mark, expected=fingerprint, into=(imported.material_id, imported.algorithm))
+    return ProvenMaterial(imported, is_new=known is None, made=True)
 
 
 async def _recreate(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
@@ -110,13 +160,14 @@ async def _recreate(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedM
 
 
 async def _proven(
-    store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, mark: bytes, expected: bytes | None
-) -> tuple[Wrapped, bytes]:
-    """Return the blob for the main token, and the fingerprint of the material in it. Raises like `import_material`."""
+    store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, mark: bytes, expected: Expected
+) -> tuple[Wrapped, bytes, ImportedMaterial | None]:
+    """Return the blob for the main token, and fingerprint and record of its material. Raises as `import_material`."""
     started = perf_counter()
     try:
         wrapped = await _forwarded(tokens, wrapping_key, given)
-        return wrapped, await tokens.main.unwrap_key(wrapped, mark, expected=expected)
+        fingerprint = await tokens.main.unwrap_key(wrapped, mark)
+        return wrapped, fingerprint, expected.match(fingerprint)
     except (UnwrapFailed, InvalidLength, MaterialMismatch) as exc:
         try:
             await import_parameters.count_failure(store, tokens, wrapping_key)
@@ -138,7 +189,7 @@ async def _quantize_latency(started: float) -> None:
 
 async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped) -> Wrapped:
     """Return `wrapped` in a form that the main token can unwrap."""
-    if wrapping_key.token is TokenName.MAIN:
+    if wrapping_key.token == TokenName.MAIN:
         return wrapped
     transport_key = await tokens.main.transport_key()
     return await tokens[wrapping_key.token].rewrap_for(wrapped, transport_key)
@@ -155,7 +206,7 @@ def refusal(
     error.
     """
     if isinstance(exc, MaterialMismatch):
-        return IncorrectKeyMaterialException(OTHER)
+        return IncorrectKeyMaterialException(str(exc))
     if isinstance(exc, InvalidLength) and algorithm.has_integrity:
         return IncorrectKeyMaterialException("The key material of a symmetric key must have 256 bits.")
     return InvalidCiphertextException(detail=str(exc) if algorithm.has_integrity else "not unwrapped")
@@ -174,10 +225,10 @@ async def _rerecord_intent(store: Store, tokens: Tokens, object_id: bytes, key_i
     await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key_id}", now, object_id=object_id)
 
 
-# --- attaching and deleting -------------------------------------------------------------------------
+# --- attaching, rotating and deleting ---------------------------------------------------------------
 
 
-async def make_current(
+async def attach(
     transaction: Transaction,
     key: Key,
     arrival: ProvenMaterial,
@@ -185,34 +236,129 @@ async def make_current(
     *,
     valid_to: datetime | None,
     description: str | None,
-) -> Key:
-    """Make verified material the key's current material, and return the changed key.
+) -> bytes | None:
+    """Give verified material to the key, and set its expiry; it replaces pending material that is deleted or expired.
 
+    Return the id of an object that was marked `destroying` for that; the caller then calls `token_objects.destroy`.
     Raises `StoreConflict` if the key has changed in the meantime.
     """
-    imported, present = arrival.imported, key.current_material
+    destroying = None
+    if arrival.is_new:
+        destroying, stored = await _make_room(transaction, key, now), arrival.imported
+    else:
+        stored = await _record_of(transaction, key, arrival.imported.material_id)
+    material = await _attach_object(transaction, key, arrival, now)
+    if description is not None:
+        stored = replace(stored, description=description)
+    await transaction.put_imported_material(key.key_id, replace(stored, valid_to=valid_to))
+    materials = {**key.materials, material.material_id: material}
+    if destroying is not None:
+        del materials[destroying]
+    await _settle(transaction, key, materials, now)
+    return destroying
+
+
+async def _attach_object(transaction: Transaction, key: Key, arrival: ProvenMaterial, now: datetime) -> Material:
+    """Add the object that was created to the key, unless the key has one. Raises `StoreConflict`."""
+    imported = arrival.imported
+    present = key.materials.get(imported.material_id)
     material = present or Material(imported.material_id, imported.algorithm, MaterialStatus.READY, now)
-    if material.material_id != imported.material_id:
-        raise StoreConflict("other material was imported meanwhile")
     if arrival.made and present is None:
         await token_objects.mark_ready(transaction, imported.material_id)
         await transaction.insert_material(key.key_id, material)
     elif arrival.recreate is not None and present is not None:
         await transaction.set_object_status(imported.material_id, MaterialStatus.MISSING, MaterialStatus.READY)
         await arrival.recreate()
+        material = replace(material, status=MaterialStatus.READY)
     elif present is None or present.status is not MaterialStatus.READY:
         raise StoreConflict("the material is no longer there")
-    if description is not None:
-        imported = replace(imported, description=description)
-    await transaction.put_imported_material(key.key_id, imported)
-    changed = replace(
-        _without_expired(key, now).after(Transition.IMPORT_MATERIAL),
-        current_material=material,
-        valid_to=valid_to,
-        expiration_model=ExpirationModel.DOES_NOT_EXPIRE if valid_to is None else ExpirationModel.EXPIRES,
-    )
+    return material
+
+
+async def _record_of(transaction: Transaction, key: Key, material_id: bytes) -> ImportedMaterial:
+    """Return a record as the transaction has it. Raises `StoreConflict` if other material has replaced it."""
+    for record in await transaction.imported_materials(key.key_id):
+        if record.material_id == material_id:
+            return record
+    raise StoreConflict("other material was imported meanwhile")
+
+
+async def _make_room(transaction: Transaction, key: Key, now: datetime) -> bytes | None:
+    """Remove pending material that is deleted or has expired. Return the id of its object, if it still has one.
+
+    Raises `StoreConflict` if the key has other pending material.
+    """
+    earlier = pending(await transaction.imported_materials(key.key_id))
+    if earlier is None:
+        return None
+    if is_imported(earlier, key.materials, now):
+        raise StoreConflict("other material was imported meanwhile")
+    destroying = await _remove_object(transaction, key, earlier.material_id)
+    await transaction.delete_imported_material(earlier.material_id)
+    return destroying
+
+
+async def rotate(transaction: Transaction, key: Key, now: datetime) -> None:
+    """Make the pending material current. Raises KMSInvalidStateException if there is none (`next_current`)."""
+    records = await transaction.imported_materials(key.key_id)
+    following, present = next_current(key, records, now), current(records)
+    if present is not None:
+        await transaction.put_imported_material(key.key_id, replace(present, state=KeyMaterialState.NON_CURRENT))
+    rotated = replace(following, state=KeyMaterialState.CURRENT, rotated_at=now)
+    await transaction.put_imported_material(key.key_id, rotated)
+    await _settle(transaction, key, key.materials, now)
+
+
+def next_current(key: Key, records: Sequence[ImportedMaterial], now: datetime) -> ImportedMaterial:
+    """Return the pending material. Raises KMSInvalidStateException if there is none, or the token does not hold it."""
+    record = pending(records)
+    material = None if record is None else key.materials.get(record.material_id)
+    if record is None or record.is_expired(now) or material is None or material.status is not MaterialStatus.READY:
+        raise KMSInvalidStateException(f"No available key material pending rotation for the key: {key.arn}.")
+    return record
+
+
+async def delete(transaction: Transaction, key: Key, record: ImportedMaterial, now: datetime) -> bytes | None:
+    """Delete a material of a key and return its id, or None if the key does not hold it.
+
+    The object is marked `destroying`; the caller then calls `token_objects.destroy`.
+    """
+    destroying = await _remove_object(transaction, key, record.material_id)
+    if destroying is None:
+        return None
+    await transaction.put_imported_material(key.key_id, replace(record, valid_to=None))
+    if record.is_permanent:
+        others = {name: one for name, one in key.materials.items() if name != destroying}
+        await _settle(transaction, key, others, now)
+    return destroying
+
+
+async def _remove_object(transaction: Transaction, key: Key, material_id: bytes) -> bytes | None:
+    """Mark an object of the key `destroying` and return its id; None if the key does not have it."""
+    material = key.materials.get(material_id)
+    if material is None:
+        return None
+    await transaction.set_object_status(material_id, material.status, MaterialStatus.DESTROYING)
+    await transaction.delete_material(material_id)
+    return material_id
+
+
+async def _settle(transaction: Transaction, key: Key, materials: Mapping[bytes, Material], now: datetime) -> None:
+    """Store current material, expiry and state of a key, as they follow from its records and `materials`."""
+    records = [one for one in await transaction.imported_materials(key.key_id) if one.is_permanent]
+    present = current(records)
+    if present is None or not all(is_imported(one, materials, now) for one in records):
+        lost = key.after(Transition.LOSE_MATERIAL)
+        changed = replace(lost, current_material=None, valid_to=None, expiration_model=None)
+    else:
+        ends = [one.valid_to for one in records if one.valid_to is not None]
+        changed = replace(
+            _without_expired(key, now).after(Transition.IMPORT_MATERIAL),
+            current_material=materials[present.material_id],
+            valid_to=min(ends, default=None),
+            expiration_model=ExpirationModel.EXPIRES if ends else ExpirationModel.DOES_NOT_EXPIRE,
+        )
     await transaction.update_key(key, changed)
-    return changed
 
 
 def _without_expired(key: Key, now: datetime) -> Key:
@@ -220,18 +366,3 @@ def _without_expired(key: Key, now: datetime) -> Key:
     if key.valid_to is not None and now >= key.valid_to and key.state is not KeyState.PENDING_IMPORT:
         return key.after(Transition.LOSE_MATERIAL)
     return key
-
-
-async def delete(transaction: Transaction, key: Key) -> bytes | None:
-    """Delete the material of a key and return its id, or None if it has none.
-
-    The object is marked `destroying`; the caller then calls `token_objects.destroy`.
-    """
-    material = key.current_material
-    if material is None:
-        return None
-    await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
-    await transaction.delete_material(material.material_id)
-    emptied = replace(key.after(Transition.LOSE_MATERIAL), current_material=None, valid_to=None, expiration_model=None)
-    await transaction.update_key(key, emptied)
-    return material.material_id

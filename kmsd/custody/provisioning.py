@@ -14,6 +14,8 @@ from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.custody.session_tokens import ID_ALPHABET, SECRET_ALPHABET, random_text
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
+from kmsd.domain.key_spec import KeySpec, KeyUsage
+from kmsd.domain.material import TokenName
 from kmsd.ports import ServiceKey, Store, Token
 
 SENTINEL = "sentinel"
@@ -29,15 +31,27 @@ class NewAccessKey(msgspec.Struct, frozen=True):
     user: User
 
 
-async def create_service_key(store: Store, token: Token, purpose: str, now: datetime) -> bytes:
+def sentinel_purpose(name: TokenName) -> str:
+    """Return the purpose of a token's sentinel among the service keys."""
+    return SENTINEL if name == TokenName.MAIN else f"{SENTINEL}:{name}"
+
+
+async def create_sentinel(store: Store, token: Token, name: TokenName, now: datetime) -> bytes:
+    """Create the sentinel of a further token. Return its object id. Raises as `create_service_key`."""
+    return await create_service_key(store, token, sentinel_purpose(name), now, name)
+
+
+async def create_service_key(
+    store: Store, token: Token, purpose: str, now: datetime, name: TokenName = TokenName.MAIN
+) -> bytes:
     """Return the object id of the service key for `purpose`; create the key if the store names none."""
     known = (await (await store.read()).service_keys()).get(purpose)
     if known is not None:
         return known.object_id
-    object_id = await token_objects.record_intent(store, f"service:{purpose}", now)
+    object_id = await token_objects.record_intent(store, f"service:{purpose}", now, token=name)
     if purpose == AUDIT:
         algorithm = None
-        await token.generate_signing_key(object_id)
+        await token.generate_key_pair(object_id, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     else:
         algorithm = token_objects.algorithm_for(token)
         await token.generate_key(object_id, algorithm)

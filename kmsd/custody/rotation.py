@@ -9,14 +9,15 @@ from msgspec.structs import replace
 from kmsd.custody import key_material, token_objects
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, RotationType
-from kmsd.ports import Store, Token, Transaction
+from kmsd.ports import Store, Tokens, Transaction
 
 
 async def create(
-    store: Store, token: Token, key: Key, now: datetime, rotation_type: RotationType, *, created: list[bytes]
+    store: Store, tokens: Tokens, key: Key, now: datetime, rotation_type: RotationType, *, created: list[bytes]
 ) -> Material:
-    """Create material for `key` in the token, under an intent (`key_material.generate`)."""
-    material = await key_material.generate(store, token, key.key_id, now, created)
+    """Create material for `key` in the token that serves its spec now, under an intent (`key_material.generate`)."""
+    placement = await key_material.place(tokens, key.spec, key.usage)
+    material = await key_material.generate(store, tokens, key, placement.token, now=now, created=created)
     return replace(material, rotation_type=rotation_type)
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from kmsd.domain.material import Algorithm, MaterialStatus, TokenName
 from kmsd.errors import UnsupportedOperationException
-from kmsd.ports import Store, Token, TokenObject, Transaction
+from kmsd.ports import Store, Token, TokenObject, Tokens, Transaction
 
 IMPORTED = "imported:"
 """Prefix of the owner of imported material. Only its objects are recreated under the same id."""
@@ -58,6 +58,14 @@ async def roll_back(store: Store, token: Token, object_id: bytes) -> None:
         elif known is not None and known.status is MaterialStatus.MISSING:
             await token.destroy(object_id)
     await destroy(store, token, object_id)
+
+
+async def roll_back_new(store: Store, tokens: Tokens, created: list[bytes]) -> None:
+    """Roll back the objects of a call that did not commit, each in its token. Those not reached stay in `created`."""
+    while created:
+        known = await (await store.read()).token_object(created[-1])
+        await roll_back(store, tokens.main if known is None else tokens[known.token], created[-1])
+        created.pop()
 
 
 async def destroy(store: Store, token: Token, object_id: bytes) -> None:

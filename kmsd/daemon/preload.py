@@ -10,12 +10,15 @@ from importlib import import_module
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from kmsd.adapters.pkcs11.ecdsa import SIGNATURE_HASH, der_signature, spki_of_ec_point
+from kmsd.adapters.pkcs11.key_pairs import CURVES
+from kmsd.adapters.pkcs11.public_keys import spki_of_point
 from kmsd.adapters.sqlite import connection
 from kmsd.config import settings as configuration
+from kmsd.domain.key_spec import KeySpec
 
 # Base point of P-256 (FIPS 186-4 D.1.2.3): a public key whose private key is 1, so it is not a secret.
 _P256_BASE_POINT = bytes.fromhex(
@@ -30,7 +33,7 @@ def preload() -> None:
     connection.migrations()
     with suppress(configuration.ConfigError):
         configuration.parse("", Path())
-    key = load_der_public_key(spki_of_ec_point(_P256_BASE_POINT))
+    key = load_der_public_key(spki_of_point(CURVES[KeySpec.ECC_NIST_P256], _P256_BASE_POINT))
     if isinstance(key, ec.EllipticCurvePublicKey):
         with suppress(InvalidSignature):
-            key.verify(der_signature(bytes(63) + b"\1"), b"", ec.ECDSA(SIGNATURE_HASH))
+            key.verify(utils.encode_dss_signature(0, 1), b"", ec.ECDSA(hashes.SHA256()))

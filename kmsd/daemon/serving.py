@@ -7,7 +7,7 @@ import resource
 from collections.abc import Callable
 from contextlib import suppress
 
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.config.snapshot import tls_files
 from kmsd.daemon.worker_spec import READY, WorkerSpec
 from kmsd.wire.http.server import Listener, TransportLimits, inherited

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+from functools import partial
 
 import structlog
 import uvloop
@@ -17,13 +18,16 @@ from kmsd.audit import RefusalSampler
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.cloudwatch_logs.ports import SegmentsError
 from kmsd.config import settings as configuration
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.config.snapshot import memory_path
+from kmsd.custody import key_usage
 from kmsd.custody.credentials import CredentialStore
 from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
 from kmsd.daemon.worker_spec import OPENED, WorkerSpec, not_ready
+from kmsd.domain.material import TokenName
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.event_loop.watchdog import EventLoopWatchdog
 from kmsd.jobs.scheduler import Scheduler
@@ -125,7 +129,15 @@ def readiness_of(components: Components) -> Readiness:
         "audit": components.sink.check,
         "logs": components.segments.check,
     }
-    return Readiness(probes)
+    further: dict[str, Probe] = {
+        f"token:{one.name}": partial(_check_token, components, TokenName(one.name)) for one in components.config.tokens
+    }
+    return Readiness(probes, optional=further)
+
+
+async def _check_token(components: Components, name: TokenName) -> None:
+    """Check that a further token can be used. Raises `TokenUnavailable`."""
+    await components.tokens[name].check()
 
 
 async def _serve(config: Config, spec: WorkerSpec, components: Components) -> int:
@@ -158,7 +170,7 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
     copying = asyncio.create_task(audit_copy_of(components).run())
     publishing = asyncio.create_task(counting.run(components, server, readiness))
-    seeking = asyncio.create_task(components.seek_import_token())
+    seeking = asyncio.create_task(components.other_tokens.seek())
     watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
@@ -209,7 +221,8 @@ def audit_copy_of(components: Components) -> AuditCopy:
     """Return the copier of the audit trail. Every worker copies its own chain, and chains without a process."""
     dependencies = components.pipeline.dependencies
     trail = TrailFollower(components.config.audit_dir, components.sink)
-    return AuditCopy(trail, components.store, components.logs, dependencies.arns, components.config.account)
+    observe = partial(key_usage.record, components.store)
+    return AuditCopy(trail, components.store, components.logs, dependencies.arns, components.config.account, observe)
 
 
 def rates_of(config: Config) -> Throttle | None:

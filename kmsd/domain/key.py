@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from kmsd.domain.key_spec import KeySpec, KeyUsage
+from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, KeySpec, KeyUsage
 from kmsd.domain.key_state import TRANSITIONS, KeyState, Transition
 from kmsd.domain.material import Material, MaterialStatus
 
@@ -63,6 +63,8 @@ class Key(msgspec.Struct, frozen=True):
     next_rotation_at: datetime | None = None
     spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
     usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
+    algorithms: tuple[str, ...] = (SYMMETRIC_DEFAULT,)
+    """API names of the algorithms that its token offers for it, recorded at creation."""
 
     def exists_at(self, now: datetime) -> bool:
         """False from the instant at which the deletion is due, even before the job has run."""

@@ -61,6 +61,17 @@ class WrappingKey(msgspec.Struct, frozen=True):
     failures: int = 0
 
 
+class KeyMaterialState(StrEnum):
+    """`RotationsListEntry.KeyMaterialState`."""
+
+    CURRENT = "CURRENT"
+    """Encrypts and decrypts."""
+    NON_CURRENT = "NON_CURRENT"
+    """Decrypts."""
+    PENDING_ROTATION = "PENDING_ROTATION"
+    """Does neither before RotateKeyOnDemand. It may be deleted, and other material imported in its place."""
+
+
 class ImportedMaterial(msgspec.Struct, frozen=True):
     """Record of imported material. It outlives deletion and expiry, so that only the same can be imported again."""
 
@@ -69,5 +80,22 @@ class ImportedMaterial(msgspec.Struct, frozen=True):
     algorithm: Algorithm
     fingerprint: bytes
     """AES-CMAC under the material, computed in the token."""
+    imported_at: datetime
+    """Time of the first import."""
+    state: KeyMaterialState = KeyMaterialState.CURRENT
+    """A key has at most one material that is CURRENT, and one that is PENDING_ROTATION."""
     description: str = ""
     """`KeyMaterialDescription`."""
+    valid_to: datetime | None = None
+    """Time at which the object is destroyed; None if it does not expire, or if there is none."""
+    rotated_at: datetime | None = None
+    """Time of the rotation that made it current; None for the first material, and before the rotation."""
+
+    @property
+    def is_permanent(self) -> bool:
+        """True once the key has used it. The key then works only while the token holds it."""
+        return self.state is not KeyMaterialState.PENDING_ROTATION
+
+    def is_expired(self, now: datetime) -> bool:
+        """True from the instant `valid_to`, even before the job has destroyed the object."""
+        return self.valid_to is not None and now >= self.valid_to

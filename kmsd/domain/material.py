@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -49,26 +49,36 @@ class RotationType(StrEnum):
     ON_DEMAND = "ON_DEMAND"
 
 
-class TokenName(StrEnum):
-    """One of the daemon's tokens."""
+class TokenName(str):
+    """Name of one of the daemon's tokens, as the store has it."""
 
-    MAIN = "main"
-    IMPORT = "import"
-    """A second token, for wrapping algorithms that the main token lacks. It holds wrapping keys and nothing else."""
+    MAIN: ClassVar[TokenName]
+    """`[token]`: holds the daemon's own keys, and every key that no further token serves."""
+    IMPORT: ClassVar[TokenName]
+    """`[import_token]`: unwraps what the main token cannot. It holds wrapping keys and nothing else."""
+
+    __slots__ = ()
+
+
+TokenName.MAIN = TokenName("main")
+TokenName.IMPORT = TokenName("import")
 
 
 class Material(msgspec.Struct, frozen=True):
-    """One generation of a key: an AES-256 object in the token, found by `material_id` (its CKA_ID)."""
+    """One generation of a key: an object or key pair in the token, found by `material_id` (its CKA_ID)."""
 
     material_id: bytes
     """16 random bytes; CKA_ID of the object."""
-    algorithm: Algorithm
+    algorithm: Algorithm | None
+    """The algorithm of its blobs; None for a key that encrypts no blobs (asymmetric and HMAC keys)."""
     status: MaterialStatus
     created_at: datetime
     rotation_type: RotationType | None = None
     """The rotation that created it; None for a key's first material."""
     token: TokenName = TokenName.MAIN
     """The token that holds the object."""
+    public_key: bytes = b""
+    """Public half of a key pair, DER SubjectPublicKeyInfo; empty for a secret key."""
 
     @property
     def key_material_id(self) -> str:

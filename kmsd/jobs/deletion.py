@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from kmsd.custody import token_objects
-from kmsd.domain.material import MaterialStatus
-from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
+from kmsd.domain.material import MaterialStatus, TokenName
+from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, TokenError, Tokens
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
@@ -17,13 +17,13 @@ class DeletionReport(JobReport):
     """ARNs of deleted keys."""
 
 
-async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> DeletionReport:
+async def run_once(store: Store, tokens: Tokens, now: datetime, record: JobRecorder) -> DeletionReport:
     """Delete every key that is due at `now`. Idempotent; one bad key does not stop the sweep."""
     report = DeletionReport()
     reader = await store.read()
     for key_id in await reader.keys_due(DueKind.DELETION, now, BATCH):
         try:
-            arn = await _delete(store, token, key_id, now, record)
+            arn = await _delete(store, tokens, key_id, now, record)
         except (StoreError, TokenError, AuditUnavailable) as exc:
             report.failed.append(f"{key_id}: {exc}")
         else:
@@ -32,19 +32,21 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
     return report
 
 
-async def _delete(store: Store, token: Token, key_id: str, now: datetime, record: JobRecorder) -> str:
+async def _delete(store: Store, tokens: Tokens, key_id: str, now: datetime, record: JobRecorder) -> str:
     """Delete one key; return its ARN, or "" if it is no longer due."""
-    await token.check()
+    found = await (await store.read()).key(key_id)
+    for name in {TokenName.MAIN} if found is None else {material.token for material in found.materials.values()}:
+        await tokens[name].check()
     async with store.write() as transaction:
         key = await transaction.key(key_id)
         if key is None or key.exists_at(now):
             return ""
-        destroying = [material.material_id for material in key.materials.values()]
+        destroying = list(key.materials.values())
         for material in key.materials.values():
             await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
         await transaction.delete_key(key_id)
         await record("DeleteKey", key, {})
     # The deletion is now committed. If it is interrupted, reconcile destroys the objects marked `destroying`.
-    for object_id in destroying:
-        await token_objects.destroy(store, token, object_id)
+    for material in destroying:
+        await token_objects.destroy(store, tokens.of(material), material.material_id)
     return key.arn

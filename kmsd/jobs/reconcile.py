@@ -48,7 +48,7 @@ async def run_once(
     report = ReconcileReport()
     # Read rows before objects. Otherwise, objects created or destroyed in between would appear unknown or missing.
     reader = await store.read()
-    rows = {row.object_id: row for row in await reader.token_objects() if row.token is name}
+    rows = {row.object_id: row for row in await reader.token_objects() if row.token == name}
     present = {found.object_id: found for found in await token.list_objects()}
     await token.check()
     for row in rows.values():

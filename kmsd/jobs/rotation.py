@@ -9,7 +9,7 @@ from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import Material, RotationType
-from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, Token, TokenError
+from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, TokenError, Tokens
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
 
@@ -20,7 +20,7 @@ class RotationReport(JobReport):
     """ARNs of keys with a new material."""
 
 
-async def run_once(store: Store, token: Token, now: datetime, record: JobRecorder) -> RotationReport:
+async def run_once(store: Store, tokens: Tokens, now: datetime, record: JobRecorder) -> RotationReport:
     """Rotate every enabled key that is due at `now`, once, however many periods were missed.
 
     A key whose material has encrypted half of its message limit is due as well, whether or not its rotation is enabled.
@@ -38,7 +38,7 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
             continue
         created: list[bytes] = []
         try:
-            created_material = await rotation.create(store, token, key, now, RotationType.AUTOMATIC, created=created)
+            created_material = await rotation.create(store, tokens, key, now, RotationType.AUTOMATIC, created=created)
             async with store.write() as transaction:
                 current = await transaction.key(key_id)
                 if current is not None and _due(current, now, material):
@@ -46,10 +46,10 @@ async def run_once(store: Store, token: Token, now: datetime, record: JobRecorde
                     await rotation.make_current(transaction, current, created_material, next_at=next_at)
                     await record("RotateKey", current, {"rotationType": created_material.rotation_type})
                     created.clear()
-            await _discard(store, token, created)
+            await token_objects.roll_back_new(store, tokens, created)
         except (StoreError, TokenError, AuditUnavailable) as exc:
             report.failed.append(f"{key.arn}: {exc}")
-            await _discard_quietly(store, token, created, report)
+            await _discard_quietly(store, tokens, created, report)
         else:
             report.rotated.append(key.arn)
     return report
@@ -63,13 +63,8 @@ def _due(key: Key, now: datetime, worn: Material | None) -> bool:
     return is_worn or (key.next_rotation_at is not None and key.next_rotation_at <= now)
 
 
-async def _discard(store: Store, token: Token, created: list[bytes]) -> None:
-    while created:
-        await token_objects.roll_back(store, token, created.pop())
-
-
-async def _discard_quietly(store: Store, token: Token, created: list[bytes], report: RotationReport) -> None:
+async def _discard_quietly(store: Store, tokens: Tokens, created: list[bytes], report: RotationReport) -> None:
     try:
-        await _discard(store, token, created)
+        await token_objects.roll_back_new(store, tokens, created)
     except (StoreError, TokenError) as exc:
         report.failed.append(f"an unused object is left to reconcile: {exc}")

@@ -155,11 +155,11 @@ class Scheduler(msgspec.Struct):
                 raise JobRefused("this process has no log events")
             return await self.retention.sweep(now)
         # One run handles a limited number of keys. Repeat as long as a run makes progress.
-        report: JobReport = await _OF_KEYS[job](self.store, self.tokens.main, now, self.record)
+        report: JobReport = await _OF_KEYS[job](self.store, self.tokens, now, self.record)
         last = report
         while any(count for name, count in last.counts().items() if name != "failed"):
             await self._run_turn()
-            last = await _OF_KEYS[job](self.store, self.tokens.main, now, self.record)
+            last = await _OF_KEYS[job](self.store, self.tokens, now, self.record)
             report.failed.clear()
             report.add(last)
         return report
@@ -179,7 +179,7 @@ class Scheduler(msgspec.Struct):
             due = await reader.next_due(DueKind(job.value))
             is_worn = job is Job.ROTATION and bool(await reader.worn_keys(ROTATE_AT_MESSAGES))
             if is_worn or (due is not None and due <= now):
-                report = await run_once(self.store, self.tokens.main, now, self.record)
+                report = await run_once(self.store, self.tokens, now, self.record)
                 log.info("job", job=job.value, **report.counts())
         if self._is_suspended:
             return
@@ -206,7 +206,7 @@ class Scheduler(msgspec.Struct):
                 await self._reconcile_with(token, name, now)
             except TokenError as exc:
                 # A failing token does not keep the other from being reconciled.
-                log.warning("job_postponed", job="reconcile", token=name.value, detail=str(exc))
+                log.warning("job_postponed", job="reconcile", token=name, detail=str(exc))
         self._reconciled_at = now
 
     async def _reconcile_with(self, token: Token, name: TokenName, now: datetime) -> None:
@@ -215,4 +215,4 @@ class Scheduler(msgspec.Struct):
             log.error("key_material_missing", object_id=object_id.hex())
         for found in report.malformed:
             log.error("token_object_malformed", object_id=found.object_id.hex(), problem=found.problem)
-        log.info("job", job="reconcile", token=name.value, **report.counts())
+        log.info("job", job="reconcile", token=name, **report.counts())

@@ -72,6 +72,6 @@ async def _create(
         try:
             wrapping_key = await import_parameters.create_wrapping_key(store, tokens, name, bits, now)
         except (StoreError, TokenError) as exc:
-            report.failed.append(f"RSA_{bits} in the {name.value} token: {exc}")
+            report.failed.append(f"RSA_{bits} in the {name} token: {exc}")
             return
         report.created.append(wrapping_key.object_id)

@@ -110,6 +110,8 @@ def write_counts(page: Exposition, total: Aggregate, now: float, workers: int) -
     page.family("kmsd_workers", "gauge", "Workers by state.", [({"state": name}, n) for name, n in states.items()])
     failed = [({"probe": probe}, total.gauge(f"failed:{probe}")) for probe in PROBES]
     page.family("kmsd_probe_failed_workers", "gauge", "Workers whose last run of this probe failed.", failed)
+    absent = total.gauge("tokens_absent")
+    page.sample("kmsd_tokens_absent", "gauge", "Further tokens that a worker cannot use, summed over workers.", absent)
     page.sample("kmsd_ready", "gauge", "1 if at least one worker is ready.", float(total.ready(now) > 0))
 
 

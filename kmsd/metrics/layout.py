@@ -20,9 +20,10 @@ HISTOGRAM = len(BOUNDS) + 2
 """Places of a histogram: its buckets, and the sum."""
 OK, OTHER, UNKNOWN = "OK", "other", "Unknown"
 TOKEN_CALLS = (
-    *("random", "seal", "open", "derive", "sign"),
-    *("generate_key", "generate_signing_key", "generate_wrapping_key", "public_key", "transport_key", "unwrap_key"),
-    *("pass_on", "destroy", "list_objects", "attributes", "check", "open_token", "probe_imports", OTHER),
+    *("random", "seal", "open", "derive", "sign", "mac", "decrypt_rsa", "agree", "encapsulate", "decapsulate"),
+    *("generate_key", "generate_mac_key", "generate_key_pair", "generate_wrapping_key", "public_key", "transport_key"),
+    *("unwrap_key", "pass_on", "destroy", "list_objects", "attributes", "check", "open_token"),
+    *("probe_imports", "test_keys", OTHER),
 )
 CACHES = ("store", "token_handle", "derived_key")
 PROBES = ("token", "store", "audit", "logs")
@@ -34,7 +35,7 @@ COUNTERS = (
 )
 GAUGES = (
     *("heartbeat", "probed", "connections", "sessions_in_use", "sessions_free", "token_waiting", "threads_lost"),
-    *("derived_keys", "audit_waiting", "audit_unsigned"),
+    *("derived_keys", "audit_waiting", "audit_unsigned", "tokens_absent"),
     *(f"failed:{probe}" for probe in PROBES),
 )
 

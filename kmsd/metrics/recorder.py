@@ -7,9 +7,9 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kmsd.metrics.layout import CODES, HISTOGRAM, LAYOUT, OTHER, TOKEN_CALLS
+from kmsd.metrics.layout import CODES, HISTOGRAM, LAYOUT, OTHER, PROBES, TOKEN_CALLS
 from kmsd.ports.histogram import BOUNDS
-from kmsd.wire.readiness import OK
+from kmsd.wire.readiness import ABSENT, OK
 
 if TYPE_CHECKING:
     from kmsd.adapters.audit_trail.group_commit import SyncStatistics
@@ -97,6 +97,7 @@ class MetricsPublisher:
 
     def probed(self, states: Mapping[str, str]) -> None:
         """Set the outcome of each `/readyz` probe."""
-        for name, state in states.items():
-            self.set(f"failed:{name}", float(state != OK))
+        for name in PROBES:
+            self.set(f"failed:{name}", float(states.get(name, OK) != OK))
+        self.set("tokens_absent", sum(state == ABSENT for state in states.values()))
         self.set("probed", time.time())

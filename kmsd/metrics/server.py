@@ -23,7 +23,7 @@ from kmsd import __version__
 from kmsd.adapters.sqlite import statistics
 from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.config.reload_verdict import Outcome
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, assess
 from kmsd.linux import boot_clock

@@ -10,6 +10,7 @@ import structlog
 from kmsd.app import Components
 from kmsd.metrics.recorder import Meter, MetricsPublisher
 from kmsd.metrics.shared_memory import SlotUnavailable, WorkerSlot
+from kmsd.ports.counters import merged
 from kmsd.wire.endpoint import NO_METER
 from kmsd.wire.endpoint import Meter as AnyMeter
 from kmsd.wire.http.server import Server
@@ -62,7 +63,7 @@ def _publish(publisher: MetricsPublisher, components: Components, server: Server
     """Copy all figures into the share: some hundred additions, once a second."""
     publisher.refusals(server.refusals)
     publisher.set("connections", server.connections)
-    publisher.token(components.token.counters)
+    publisher.token(merged([token.counters for _, token in components.tokens.items()]))
     hits, misses = components.store.cache_use
     publisher.count("hits:store", hits)
     publisher.count("misses:store", misses)

@@ -11,8 +11,9 @@ from kmsd.authz.lockout import default_key_policy
 from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.alias import check_prefix
 from kmsd.domain.arn import KeyName, parse_key_name
+from kmsd.domain.ciphertext_blob import Blob
 from kmsd.domain.key import Key, Origin
-from kmsd.domain.key_spec import ALGORITHMS, SYMMETRIC_DEFAULT, KeyUsage
+from kmsd.domain.key_spec import ALGORITHMS, SYMMETRIC_DEFAULT, KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState, StateRule, Usable
 from kmsd.errors import (
     InvalidArnException,
@@ -21,8 +22,10 @@ from kmsd.errors import (
     NotFoundException,
     ServiceError,
     UnsupportedOperationException,
+    ValidationException,
 )
 from kmsd.operations.declaration import Access, Call, Operation, Target
+from kmsd.operations.kms.shapes import camel
 
 _NO_KEY = "00000000-0000-4000-8000-000000000000"
 """Placeholder for the id of a key that does not exist. No key has it."""
@@ -39,6 +42,8 @@ class _OfKey(Access, frozen=True):
     """The usage that the key must have; None: any."""
     algorithm: str | None = None
     """The member that names an algorithm of the key. If it is absent, `SYMMETRIC_DEFAULT` applies."""
+    is_symmetric: bool = False
+    """True if only symmetric encryption keys work."""
     context: str | None = None
     """The member with the encryption context."""
     action: str | None = None
@@ -54,11 +59,19 @@ class _OfKey(Access, frozen=True):
         """Errors for the key's state, origin and usage."""
         refusals = tuple(type(one.error("")) for one in self.usable.row.values() if one is not StateRule.YES)
         origin = (UnsupportedOperationException,) if self.usable.origin else ()
-        usage = (InvalidKeyUsageException,) if self.algorithm else ()
-        return (*refusals, *origin, *usage)
+        usage = (InvalidKeyUsageException,) if self.usage else ()
+        spec = (self._wrong_spec,) if self.is_symmetric else ()
+        # A key's token may offer fewer algorithms than the API has.
+        algorithm = (UnsupportedOperationException,) if self.algorithm else ()
+        return (*refusals, *origin, *usage, *spec, *algorithm)
+
+    @property
+    def _wrong_spec(self) -> type[ServiceError]:
+        """The error for a key that is not symmetric: operations that use a key have one of their own."""
+        return UnsupportedOperationException if self.usage is None else InvalidKeyUsageException
 
     def check(self, operation: Operation[Any, Any], target: Target, request: msgspec.Struct, call: Call) -> None:
-        """Check the key's state, origin, usage and algorithm. Raises the error for the first that does not fit."""
+        """Check the key's state, origin, usage, spec and algorithm. Raises the first that does not fit."""
         key = target.key
         if key is None:
             return
@@ -67,12 +80,19 @@ class _OfKey(Access, frozen=True):
             raise InvalidKeyUsageException(
                 f"{key.arn} key usage is {key.usage} which is not valid for {operation.name}."
             )
+        if self.is_symmetric and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+            raise self._wrong_spec(f"{key.arn} key spec is {key.spec} which is not valid for {operation.name}.")
         if self.algorithm is not None:
-            algorithm = getattr(request, self.algorithm) or SYMMETRIC_DEFAULT
-            if algorithm not in ALGORITHMS[key.spec]:
-                raise InvalidKeyUsageException(
-                    f"You cannot use algorithm {algorithm} with {key.arn}: its key spec is {key.spec}."
-                )
+            _check_algorithm(key, getattr(request, self.algorithm) or SYMMETRIC_DEFAULT)
+
+
+def _check_algorithm(key: Key, algorithm: str) -> None:
+    """Check that an algorithm fits the key. Raises InvalidKeyUsageException, UnsupportedOperationException."""
+    if algorithm in key.algorithms:
+        return
+    if algorithm in ALGORITHMS[key.spec][key.usage]:
+        raise UnsupportedOperationException(f"The token of {key.arn} does not offer algorithm {algorithm}.")
+    raise InvalidKeyUsageException(f"Algorithm {algorithm} and key spec {key.spec} are incompatible.")
 
 
 class OnKey(_OfKey, frozen=True):
@@ -220,20 +240,43 @@ async def _key_of(key_id: str, call: Call, *, account: str | None = None) -> Key
 
 async def _find_encryption_key(access: OnCiphertext, request: msgspec.Struct, call: Call) -> Target:
     """Find the key that the request names, or else the one that the blob names."""
-    try:
-        blob = blobs.parse(getattr(request, access.member))
-    except blobs.MalformedBlob as exc:
-        raise InvalidCiphertextException(detail=str(exc)) from exc
     named = getattr(request, access.key_member)
+    blob = _blob(access, request)
     if named is not None:
         found = await find_key(named, call, aliases=True)
         found.blob = blob
         return found
+    if blob is None:
+        raise ValidationException("KeyId is required for asymmetric KMS keys, and with IGNORE_CIPHERTEXT.")
     key = await _key_of(blob.key_id, call)
     if key is None:
         stand_in = _stand_in(call.caller.account, call)
         return Target(arn=stand_in.arn, key=stand_in, blob=blob, by_blob=True, absent=True)
     return Target(arn=key.arn, key=key, blob=blob, by_blob=True)
+
+
+def _blob(access: OnCiphertext, request: msgspec.Struct) -> Blob | None:
+    """Return the parsed blob; None for the ciphertext of an RSA key, and if the request says to ignore it.
+
+    Raises InvalidCiphertextException, ValidationException.
+    """
+    content = getattr(request, access.member)
+    if getattr(request, "dry_run_modifiers", None):
+        if not getattr(request, "dry_run", None):
+            raise ValidationException("DryRunModifiers are only valid with DryRun.")
+        return None
+    if content is None:
+        raise ValidationException(
+            f"1 validation error detected: Value null at '{camel(access.member)}' failed to satisfy constraint: "
+            "Member must not be null"
+        )
+    algorithm = getattr(request, str(access.algorithm))
+    if algorithm not in (None, SYMMETRIC_DEFAULT):
+        return None
+    try:
+        return blobs.parse(content)
+    except blobs.MalformedBlob as exc:
+        raise InvalidCiphertextException(detail=str(exc)) from exc
 
 
 async def _find_alias_key(name: KeyName, call: Call) -> Target:

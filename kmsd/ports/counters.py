@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+from msgspec.structs import replace
 
 from kmsd.ports.histogram import LatencyHistogram
 
@@ -14,6 +17,13 @@ class CallCounter(LatencyHistogram):
     """Calls started, including failed ones."""
     errors: int = 0
     """Calls that raised."""
+
+    def add(self, other: CallCounter) -> None:
+        """Add the figures of another counter."""
+        self.calls += other.calls
+        self.errors += other.errors
+        self.seconds += other.seconds
+        self.buckets = [one + more for one, more in zip(self.buckets, other.buckets, strict=True)]
 
 
 class TokenCounters(msgspec.Struct, frozen=True):
@@ -38,3 +48,20 @@ class TokenCounters(msgspec.Struct, frozen=True):
     reconnects: int = 0
     pace: dict[str, float] = {}
     """Seconds of a call of each kind, measured at start."""
+
+
+def merged(found: Sequence[TokenCounters]) -> TokenCounters:
+    """Return the counters of several tokens as those of one. Facts of one token (`epoch`, `pace`) are the first's."""
+    first, *others = found
+    calls = {name: replace(call, buckets=list(call.buckets)) for name, call in first.calls.items()}
+    for other in others:
+        for name, call in other.calls.items():
+            calls.setdefault(name, CallCounter()).add(call)
+    sums = {name: sum(getattr(one, name) for one in found) for name in _SUMMED}
+    return replace(first, calls=calls, **sums)
+
+
+_SUMMED = (
+    *("sessions_in_use", "sessions_free", "waiting", "abandoned", "derived_keys", "derived_hits", "derived_misses"),
+    *("handle_hits", "handle_misses", "reconnects"),
+)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
     from kmsd.domain.key import Key
     from kmsd.domain.key_import import ImportedMaterial, WrappingKey
+    from kmsd.domain.key_usage import KeyUse
     from kmsd.domain.material import Material, MaterialStatus
     from kmsd.domain.trusted_time import ClockSample
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
@@ -158,12 +159,20 @@ class Reader(Protocol):
         """Return all wrapping keys, oldest first."""
         ...
 
-    async def imported_material(self, key_id: str) -> ImportedMaterial | None:
-        """Return the record of the material first imported into a key, even if it is deleted now."""
+    async def imported_materials(self, key_id: str) -> Sequence[ImportedMaterial]:
+        """Return the records of a key's imported materials in the order of their first import, deleted ones too."""
         ...
 
     async def clock_reading(self) -> ClockSample | None:
         """Return the stored clock sample; None before the first check."""
+        ...
+
+    async def key_use(self, key_id: str) -> KeyUse | None:
+        """Return the last use of a key; None if none is recorded."""
+        ...
+
+    async def usage_tracked_since(self) -> datetime:
+        """Return the time from which on uses of keys are recorded."""
         ...
 
 
@@ -270,10 +279,15 @@ class Transaction(Reader, Protocol):
         ...
 
     async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
-        """Store the record of a key's imported material, which never changes to other material.
+        """Store the record of an imported material, which never changes to other material or another key.
 
-        Raises `StoreConflict` if the key has other material.
+        Raises `StoreConflict` if the key has the same material under another id, if another of its materials has the
+        state CURRENT or PENDING_ROTATION that `imported` would get, or if the id is that of other material.
         """
+        ...
+
+    async def delete_imported_material(self, material_id: bytes) -> None:
+        """Delete the record of a material that the key has never used. Raises `StoreConflict` if there is none."""
         ...
 
     async def insert_wrapping_key(self, wrapping_key: WrappingKey) -> None:
@@ -334,6 +348,10 @@ class Transaction(Reader, Protocol):
 
     async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
         """Remove tags from a key. Absent tags are no error."""
+        ...
+
+    async def put_key_uses(self, uses: Sequence[KeyUse]) -> None:
+        """Record uses of keys. A later recorded use stays, and a key that is not in the store is passed over."""
         ...
 
 

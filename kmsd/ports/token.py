@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kmsd.domain.key_import import WrappingAlgorithm
+    from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
     from kmsd.domain.material import Algorithm
     from kmsd.ports.counters import TokenCounters
 
@@ -71,6 +72,15 @@ class Capabilities(msgspec.Struct, frozen=True):
     """PKCS#11 names of all mechanisms that passed their probe, for `kmsd check`."""
     lacking: tuple[tuple[str, str], ...]
     """(mechanism, what the API cannot offer without it) for each that failed."""
+
+
+class KeyOffer(msgspec.Struct, frozen=True):
+    """Algorithms that the token offers for keys of one spec and usage, verified by self-tests."""
+
+    algorithms: tuple[str, ...]
+    """API names of the algorithms that work, in AWS's order. Empty: such keys cannot be created."""
+    lacking: Mapping[str, str]
+    """Algorithm to the reason why it does not work: the mechanism that is missing or answered wrongly."""
 
 
 class ImportCapabilities(msgspec.Struct, frozen=True):
@@ -151,6 +161,14 @@ class Token(Protocol):
         """
         ...
 
+    async def key_offers(self) -> Mapping[tuple[KeySpec, KeyUsage], KeyOffer]:
+        """Return an entry for every spec and usage except symmetric encryption.
+
+        The first call verifies each by a self-test; a later call verifies again what failed because the token was
+        unavailable. Raises `TokenUnavailable`.
+        """
+        ...
+
     async def random(self, count: int) -> bytes:
         """Return `count` random bytes (1 to 65 536) from the token's generator."""
         ...
@@ -173,12 +191,50 @@ class Token(Protocol):
         """Decrypt the result of `encrypt`. Raises `NotAuthentic`, `NoSuchObject`."""
         ...
 
-    async def generate_signing_key(self, object_id: bytes) -> bytes:
-        """Create an ECDSA P-256 key pair for signing. Durable on return. Return the public key, DER SPKI."""
+    async def generate_mac_key(self, object_id: bytes, spec: KeySpec) -> None:
+        """Create a secret of an HMAC spec that can only compute MACs; durable and verified as in `generate_key`."""
         ...
 
-    async def sign(self, object_id: bytes, digest: bytes) -> bytes:
-        """Return the DER-encoded ECDSA signature of a SHA-256 `digest`. Raises `NoSuchObject`."""
+    async def generate_key_pair(self, object_id: bytes, spec: KeySpec, usage: KeyUsage) -> bytes:
+        """Create a key pair that can serve only this usage. Return the public key, DER SubjectPublicKeyInfo.
+
+        Durable on return, verified as in `generate_key`. Takes seconds for long RSA keys.
+        """
+        ...
+
+    async def sign(self, object_id: bytes, algorithm: SigningAlgorithm, message: bytes, *, is_digest: bool) -> bytes:
+        """Return the signature of a message, or of the digest of one.
+
+        ECDSA signatures are DER (RFC 3279 section 2.2.3), others are raw. The process computes the digest where the
+        token cannot. A digest has the length of the algorithm's hash; Ed25519 and ML-DSA sign messages only. Raises
+        `NoSuchObject`, and ValueError for a digest that the algorithm does not take.
+        """
+        ...
+
+    async def mac(self, object_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
+        """Return the whole HMAC of `message`. Raises `NoSuchObject`."""
+        ...
+
+    async def decrypt_rsa(self, object_id: bytes, algorithm: EncryptionAlgorithm, ciphertext: bytes) -> bytes:
+        """Decrypt with the private key of a pair. Raises `NotAuthentic` for every fault of the ciphertext."""
+        ...
+
+    async def agree(self, object_id: bytes, peer_point: bytes) -> bytes:
+        """Return the raw ECDH secret (the x coordinate) with a peer's uncompressed point on the key's curve.
+
+        The caller has checked that the point is on the curve. Raises `NoSuchObject`.
+        """
+        ...
+
+    async def encapsulate(self, object_id: bytes) -> tuple[bytes, bytes]:
+        """Return a fresh secret of 32 bytes, and its ML-KEM ciphertext. Raises `NoSuchObject`."""
+        ...
+
+    async def decapsulate(self, object_id: bytes, ciphertext: bytes) -> bytes:
+        """Return the secret of an ML-KEM ciphertext of the right length (FIPS 203: a wrong one gives another secret).
+
+        Raises `NoSuchObject`.
+        """
         ...
 
     async def public_key(self, object_id: bytes) -> bytes:
@@ -230,6 +286,13 @@ class Token(Protocol):
 
     async def list_objects(self) -> Sequence[ObjectReport]:
         """Return all objects with the daemon's label, including malformed ones. Slow: not for the request path."""
+        ...
+
+    async def attributes(self, object_id: bytes) -> Mapping[str, bool | bytes | int]:
+        """Return the attributes that the token shows of the secret or private object, by their names (`CKA_LOCAL`).
+
+        Raises `NoSuchObject`.
+        """
         ...
 
     def invalidate(self, object_id: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 import structlog
@@ -22,6 +23,8 @@ UNAVAILABLE = "unavailable"
 """The adapter reports its resource as unreachable, full, read-only or refusing; the log has the reason."""
 FAILED = "failed"
 """The probe raised an error that no adapter foresees: a fault in the program."""
+ABSENT = "absent"
+"""A further token is unavailable. The worker is ready: it refuses only what needs that token."""
 PROBE_TARGETS = ("/healthz", "/readyz")
 """Targets that need no authentication."""
 REMEMBERED_SECONDS = 1.0
@@ -35,9 +38,16 @@ log = structlog.get_logger()
 class Readiness:
     """Runs the probes of one process. Call all methods on one event loop."""
 
-    def __init__(self, probes: Mapping[str, Probe], monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Map each name in `probes` to a check that raises if the resource cannot be used."""
-        self._probes = probes
+    def __init__(
+        self,
+        probes: Mapping[str, Probe],
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        optional: Mapping[str, Probe] = MappingProxyType({}),
+    ) -> None:
+        """Map each name to a check that raises if the resource cannot be used. A worker is ready without `optional`."""
+        self._probes = {**probes, **optional}
+        self._optional = frozenset(optional)
         self._monotonic = monotonic
         self._asked: asyncio.Task[Mapping[str, str]] | None = None
         self._good_until = 0.0
@@ -58,7 +68,7 @@ class Readiness:
             try:
                 await probe()
             except _KNOWN as exc:
-                states[name] = UNAVAILABLE
+                states[name] = ABSENT if name in self._optional else UNAVAILABLE
                 self._log(name, exc)
             except Exception as exc:  # noqa: BLE001 (whatever it is, the worker is not ready, and the log says why)
                 states[name] = FAILED
@@ -79,7 +89,7 @@ class Readiness:
 
 
 def probe_answer(states: Mapping[str, str]) -> Response:
-    """Return 200 if every state is `OK`, else 503, with the states as JSON."""
-    ready = all(state == OK for state in states.values())
+    """Return 200 if every state is `OK` or `ABSENT`, else 503, with the states as JSON."""
+    ready = all(state in {OK, ABSENT} for state in states.values())
     body = msgspec.json.encode({"status": "ok" if ready else "failed", **states})
     return Response(200 if ready else 503, (("Content-Type", "application/json"),), body)

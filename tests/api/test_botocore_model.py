@@ -35,6 +35,8 @@ REFERENCE = (
     *("UpdateAlias", "UpdateKeyDescription"),
 )
 """The 32 actions of the reference."""
+WITHOUT_TOKEN = {"Encapsulate", "Decapsulate"}
+"""No key of SoftHSM 2.6.1 can do these: tests/contract shows them on a token that can."""
 
 
 def violations() -> Iterator[Any]:
@@ -138,15 +140,17 @@ def test_successful_responses_fit_the_model(harness: Harness) -> None:
     _story(client)
     assert not empty
     assert_fit(seen, MODEL)
-    assert set(KMS) <= set(seen), set(KMS) - set(seen)
+    assert set(KMS) - set(seen) == WITHOUT_TOKEN
 
 
 def _story(client: Any) -> None:
     """One successful call of every operation."""
+    _story_of_kinds(client)
     key_id = client.create_key(Tags=[{"TagKey": "a", "TagValue": "b"}])["KeyMetadata"]["KeyId"]
     other = client.create_key()["KeyMetadata"]["KeyId"]
     me = "arn:aws:iam::000000000000:user/admin"
     client.describe_key(KeyId=key_id)
+    client.get_key_last_usage(KeyId=key_id)
     client.list_keys(Limit=1)
     client.create_alias(AliasName="alias/story", TargetKeyId=key_id)
     client.update_alias(AliasName="alias/story", TargetKeyId=other)
@@ -192,3 +196,21 @@ def _story(client: Any) -> None:
     external = external_key(client)
     client.import_key_material(**parameters(client, external).members(b"material of thirty-two bytes, ok"))
     client.delete_imported_key_material(KeyId=external)
+
+
+def _story_of_kinds(client: Any) -> None:
+    """One successful call of every operation that symmetric encryption keys do not have."""
+
+    def key(spec: str, usage: str) -> str:
+        return str(client.create_key(KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["KeyId"])
+
+    signing = {"KeyId": key("ECC_NIST_P256", "SIGN_VERIFY"), "Message": b"x", "SigningAlgorithm": "ECDSA_SHA_256"}
+    client.verify(**signing, Signature=client.sign(**signing)["Signature"])
+    mac = {"KeyId": key("HMAC_256", "GENERATE_VERIFY_MAC"), "Message": b"x", "MacAlgorithm": "HMAC_SHA_256"}
+    client.verify_mac(**mac, Mac=client.generate_mac(**mac)["Mac"])
+    agreeing = {"KeyId": key("ECC_NIST_P384", "KEY_AGREEMENT")}
+    public = client.get_public_key(**agreeing)["PublicKey"]
+    client.derive_shared_secret(**agreeing, KeyAgreementAlgorithm="ECDH", PublicKey=public)
+    pair = {"KeyId": client.create_key()["KeyMetadata"]["KeyId"], "KeyPairSpec": "ECC_NIST_P256"}
+    client.generate_data_key_pair(**pair)
+    client.generate_data_key_pair_without_plaintext(**pair)

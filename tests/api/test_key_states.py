@@ -43,6 +43,8 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
     "enable_key_rotation": (Y, D, P, U),
     "disable_key_rotation": (Y, D, P, U),
     "get_key_rotation_status": (Y, Y, Y, U),
+    "list_key_rotations": (Y, Y, Y, Y),
+    "rotate_key_on_demand": (Y, D, P, I),
     "schedule_key_deletion": (Y, Y, P, Y),
     "update_key_description": (Y, Y, P, Y),
     "update_alias": (Y, Y, P, Y),

@@ -2,7 +2,7 @@
  *
  * Beside the library lies a file of its name with `.real` added, which names the real module; what was returned is
  * appended to the one with `.out`: function, length, bytes. Every function of CK_FUNCTION_LIST that gives data other
- * than handles and descriptions of slots is watched. Built by tests/support/call_recorder.py. */
+ * than handles and descriptions of slots is watched, and C_EncapsulateKey. Built by tests/support/call_recorder.py. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,18 +14,23 @@
 
 typedef unsigned long U;
 typedef unsigned char B;
-enum { FUNCTIONS = 68 };
+enum { FUNCTIONS = 68, FUNCTIONS_3_2 = 94 };
 enum {
   GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_OPERATION_STATE = 16, GET_ATTRIBUTE_VALUE = 24, ENCRYPT = 30,
   ENCRYPT_UPDATE = 31, ENCRYPT_FINAL = 32, DECRYPT = 34, DECRYPT_UPDATE = 35, DECRYPT_FINAL = 36, DIGEST = 38,
   DIGEST_FINAL = 41, SIGN = 43, SIGN_FINAL = 45, SIGN_RECOVER = 47, VERIFY_RECOVER = 53, DIGEST_ENCRYPT_UPDATE = 54,
   DECRYPT_DIGEST_UPDATE = 55, SIGN_ENCRYPT_UPDATE = 56, DECRYPT_VERIFY_UPDATE = 57, WRAP_KEY = 60, UNWRAP_KEY = 61,
-  GENERATE_RANDOM = 64
+  GENERATE_RANDOM = 64, ENCAPSULATE_KEY = 92, DECAPSULATE_KEY = 93
 };
 struct list { B version[2]; void *function[FUNCTIONS]; };
+struct list_3_2 { B version[2]; void *function[FUNCTIONS_3_2]; };
+struct interface { char *name; void *list; U flags; };
 struct attribute { U type; void *value; U length; };
 
 static struct list *real, ours;
+static struct list_3_2 *real_3_2, ours_3_2;
+static struct interface interface_3_2;
+static void *module;
 static int out = -1;
 static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
 
@@ -95,6 +100,19 @@ static U generate_random(U session, B *o, U n) {
   return rv;
 }
 
+static U encapsulate_key(U a, U b, U c, U d, U e, B *o, U *m, U *handle) {
+  U rv = ((U (*)())real_3_2->function[ENCAPSULATE_KEY])(a, b, c, d, e, o, m, handle);
+  if (!rv && o && m) note(ENCAPSULATE_KEY, o, *m);
+  return rv;
+}
+
+/* Returns a handle only. */
+static U decapsulate_key(U a, U b, U c, U d, U e, U f, U g, U *handle) {
+  U rv = ((U (*)())real_3_2->function[DECAPSULATE_KEY])(a, b, c, d, e, f, g, handle);
+  note(DECAPSULATE_KEY, handle, rv ? 0 : sizeof *handle);
+  return rv;
+}
+
 U C_GetFunctionList(struct list **list) {
   if (!real) {
     Dl_info self;
@@ -106,7 +124,7 @@ U C_GetFunctionList(struct list **list) {
     close(in);
     snprintf(path, sizeof path, "%s.out", self.dli_fname);
     out = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    void *module = dlopen(name, RTLD_NOW);
+    module = dlopen(name, RTLD_NOW);
     U (*get)(struct list **) = module ? (U (*)(struct list **))dlsym(module, "C_GetFunctionList") : 0;
     if (out < 0 || !get || get(&real)) return 5;
     ours = *real;
@@ -134,5 +152,24 @@ U C_GetFunctionList(struct list **list) {
     ours.function[GENERATE_RANDOM] = generate_random;
   }
   *list = &ours;
+  return 0;
+}
+
+/* The list of version 3.2: the watched functions of the older list, and encapsulation. */
+U C_GetInterface(B *name, B *version, struct interface **found, U flags) {
+  U (*get)() = real ? (U (*)())dlsym(module, "C_GetInterface") : 0;
+  struct interface *given = 0;
+  U rv = get ? get(name, version, &given, flags) : 0x54;
+  if (rv || !given) return rv ? rv : 5;
+  real_3_2 = given->list;
+  if (real_3_2->version[0] != 3 || real_3_2->version[1] < 2) return 0x54;
+  ours_3_2 = *real_3_2;
+  for (int i = 0; i < FUNCTIONS; i++)
+    if (ours.function[i] != real->function[i]) ours_3_2.function[i] = ours.function[i];
+  ours_3_2.function[ENCAPSULATE_KEY] = encapsulate_key;
+  ours_3_2.function[DECAPSULATE_KEY] = decapsulate_key;
+  interface_3_2 = *given;
+  interface_3_2.list = &ours_3_2;
+  *found = &interface_3_2;
   return 0;
 }

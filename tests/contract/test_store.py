@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from kmsd.custody import token_objects
 from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key, Origin
+from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState, Transition
-from kmsd.domain.material import Algorithm, Material, MaterialStatus
+from kmsd.domain.key_usage import KeyUse
+from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
 from kmsd.ports import Store, StoreConflict
 from tests.contract.stores import Pair
 
@@ -177,3 +179,49 @@ async def test_one_holder_has_a_lease(stores: Pair) -> None:
         await transaction.release_lease("jobs", "a")
     assert await acquire(second, "b", NOW + timedelta(seconds=96))
     assert await acquire(first, "a", NOW + timedelta(seconds=187))
+
+
+async def test_a_key_of_any_kind_is_read_as_it_was_written(stores: Pair) -> None:
+    """Spec, usage, algorithms, public key and token of a material."""
+    first, second = stores
+    token = TokenName("second")
+    material_id = await token_objects.record_intent(first, f"key:{KEY_ID}", NOW, token=token)
+    material = Material(material_id, None, MaterialStatus.READY, NOW, token=token, public_key=b"public")
+    key = Key(
+        key_id=KEY_ID,
+        account=ACCOUNT,
+        arn=f"arn:aws:kms:us-local-1:{ACCOUNT}:key/{KEY_ID}",
+        description="",
+        origin=Origin.AWS_KMS,
+        state=KeyState.ENABLED,
+        policy="{}",
+        created_at=NOW,
+        current_material=material,
+        materials={material_id: material},
+        spec=KeySpec.ECC_NIST_P256,
+        usage=KeyUsage.SIGN_VERIFY,
+        algorithms=("ECDSA_SHA_256",),
+    )
+    async with first.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+        await transaction.insert_key(key)
+        await token_objects.mark_ready(transaction, material_id)
+        await transaction.insert_material(KEY_ID, material)
+    assert await found(second) == key
+
+
+async def test_the_later_use_of_a_key_counts(stores: Pair) -> None:
+    """Whichever process records it first; a key that is gone has none."""
+    first, second = stores
+    await a_key(first)
+    later = KeyUse(KEY_ID, "Decrypt", NOW + timedelta(seconds=1), "event-2", "request-2")
+    earlier = KeyUse(KEY_ID, "Encrypt", NOW, "event-1", "request-1")
+    for store, use in ((first, later), (second, earlier)):
+        async with store.write() as transaction:
+            await transaction.put_key_uses([use, replace(use, key_id="no such key")])
+    for store in stores:
+        assert await (await store.read()).key_use(KEY_ID) == later
+        assert await (await store.read()).key_use("no such key") is None
+    async with first.write() as transaction:
+        await transaction.delete_key(KEY_ID)
+    assert await (await second.read()).key_use(KEY_ID) is None

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import import_parameters, token_objects
 from kmsd.domain.key import Key, Origin
-from kmsd.domain.key_import import ImportedMaterial, WrappingKey
+from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, MaterialStatus, TokenName
-from kmsd.ports import StoreConflict
+from kmsd.ports import DueKind, StoreConflict
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 KEY_ID = "00000000-0000-0000-0000-000000000001"
+CURRENT, NON_CURRENT, PENDING = (
+    KeyMaterialState.CURRENT,
+    KeyMaterialState.NON_CURRENT,
+    KeyMaterialState.PENDING_ROTATION,
+)
 
 
 @pytest.fixture
@@ -74,8 +81,8 @@ async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> No
                 await getattr(transaction, act)(made.object_id)
 
 
-async def test_imported_material_never_becomes_other(store: SqliteStore) -> None:
-    """Only its description changes; it goes with the key."""
+async def external_key(store: SqliteStore) -> None:
+    """A key that awaits its material."""
     key = Key(
         key_id=KEY_ID,
         account="000000000000",
@@ -87,27 +94,78 @@ async def test_imported_material_never_becomes_other(store: SqliteStore) -> None
         created_at=NOW,
         current_material=None,
     )
-    first = ImportedMaterial(b"m" * 16, Algorithm.XAES_256_GCM, b"f" * 16)
     async with store.write() as transaction:
         await transaction.insert_account(key.account, NOW)
         await transaction.insert_key(key)
-        await transaction.put_imported_material(KEY_ID, first)
-    assert await (await store.read()).imported_material(KEY_ID) == first
-    described = ImportedMaterial(first.material_id, first.algorithm, first.fingerprint, "from the vault")
+
+
+def material(letter: str, state: KeyMaterialState, **members: Any) -> ImportedMaterial:
+    """The record of a material, with id and fingerprint of this letter; later letters were imported later."""
+    at = NOW + timedelta(hours=ord(letter))
+    return ImportedMaterial(letter.encode() * 16, Algorithm.XAES_256_GCM, letter.encode() * 16, at, state, **members)
+
+
+async def put(store: SqliteStore, *records: ImportedMaterial) -> None:
+    """Store records, in one transaction."""
     async with store.write() as transaction:
-        await transaction.put_imported_material(KEY_ID, described)
+        for record in records:
+            await transaction.put_imported_material(KEY_ID, record)
+
+
+async def test_imported_material_never_becomes_other(store: SqliteStore) -> None:
+    """State, description and times change; id, algorithm and fingerprint do not. The records go with the key."""
+    await external_key(store)
+    first = material("f", CURRENT)
+    await put(store, first)
+    assert await (await store.read()).imported_materials(KEY_ID) == [first]
+    changed = replace(
+        first, state=NON_CURRENT, description="from the vault", valid_to=NOW, rotated_at=NOW + timedelta(days=1)
+    )
+    await put(store, changed)
     for other in (
-        ImportedMaterial(b"o" * 16, first.algorithm, first.fingerprint),
-        ImportedMaterial(first.material_id, first.algorithm, b"o" * 16),
-        ImportedMaterial(first.material_id, Algorithm.AES_256_GCM, first.fingerprint),
+        replace(first, material_id=b"o" * 16),
+        replace(first, fingerprint=b"o" * 16),
+        replace(first, algorithm=Algorithm.AES_256_GCM),
     ):
         with pytest.raises(StoreConflict):
-            async with store.write() as transaction:
-                await transaction.put_imported_material(KEY_ID, other)
-    assert await (await store.read()).imported_material(KEY_ID) == described
+            await put(store, other)
+    assert await (await store.read()).imported_materials(KEY_ID) == [changed]
     async with store.write() as transaction:
         await transaction.delete_key(KEY_ID)
-    assert await (await store.read()).imported_material(KEY_ID) is None
+    assert await (await store.read()).imported_materials(KEY_ID) == []
+
+
+async def test_a_key_has_one_current_and_one_pending_material(store: SqliteStore) -> None:
+    """And any number of earlier ones. They are listed in the order of their first import."""
+    await external_key(store)
+    old, now, later = material("a", NON_CURRENT), material("b", CURRENT), material("c", PENDING)
+    await put(store, later, now, old)
+    for second in (material("d", CURRENT), material("d", PENDING)):
+        with pytest.raises(StoreConflict):
+            await put(store, second)
+    assert await (await store.read()).imported_materials(KEY_ID) == [old, now, later]
+    rotated = [replace(now, state=NON_CURRENT), replace(later, state=CURRENT, rotated_at=NOW)]
+    await put(store, *rotated)
+    assert await (await store.read()).imported_materials(KEY_ID) == [old, *rotated]
+    async with store.write() as transaction:
+        await transaction.delete_imported_material(old.material_id)
+    with pytest.raises(StoreConflict):
+        async with store.write() as transaction:
+            await transaction.delete_imported_material(old.material_id)
+    assert await (await store.read()).imported_materials(KEY_ID) == rotated
+
+
+async def test_each_material_is_due_for_itself(store: SqliteStore) -> None:
+    """A key is named once, however many of its materials are due; what never expires is not due."""
+    await external_key(store)
+    hour = timedelta(hours=1)
+    await put(store, material("a", NON_CURRENT, valid_to=NOW + hour), material("b", CURRENT))
+    await put(store, material("c", PENDING, valid_to=NOW + 2 * hour))
+    reader = await store.read()
+    assert await reader.next_due(DueKind.EXPIRY) == NOW + hour
+    assert await reader.keys_due(DueKind.EXPIRY, NOW, 9) == []
+    for hours in (1, 2):
+        assert await reader.keys_due(DueKind.EXPIRY, NOW + hours * hour, 9) == [KEY_ID]
 
 
 async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteStore) -> None:

@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
+from kmsd.domain.key_spec import KeySpec, KeyUsage, SigningAlgorithm
 from kmsd.domain.material import Algorithm
 from kmsd.ports import MechanismMissing, NoSuchObject, NotAuthentic, ObjectReport, TokenError, TokenUnavailable
 from tests.support.tokens import TokenPlace
 
 AAD = b"header and context"
+ECDSA = SigningAlgorithm.ECDSA_SHA_256
 BOTH = pytest.mark.parametrize("algorithm", list(Algorithm), ids=lambda a: a.name)
 
 
@@ -38,7 +40,7 @@ async def pair_of(token: Pkcs11Token) -> tuple[bytes, bytes]:
     if "CKM_ECDSA" not in token.capabilities.mechanisms:
         pytest.skip("the token does not sign")
     object_id = new_id()
-    return object_id, await token.generate_signing_key(object_id)
+    return object_id, await token.generate_key_pair(object_id, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
 
 
 @BOTH
@@ -101,7 +103,7 @@ async def test_an_unknown_object_is_told(token: Pkcs11Token, algorithm: Algorith
     with pytest.raises(NoSuchObject):
         await token.decrypt(new_id(), algorithm, bytes(64), AAD)
     with pytest.raises(NoSuchObject):
-        await token.sign(new_id(), bytes(32))
+        await token.sign(new_id(), ECDSA, bytes(32), is_digest=True)
     with pytest.raises(NoSuchObject):
         await token.public_key(new_id())
     with pytest.raises(NoSuchObject):
@@ -155,9 +157,9 @@ async def test_signatures_are_verified_by_the_public_key(token: Pkcs11Token) -> 
     scheme = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
     for _ in range(20):
         digest = secrets.token_bytes(32)
-        verifier.verify(await token.sign(pair, digest), digest, scheme)
+        verifier.verify(await token.sign(pair, ECDSA, digest, is_digest=True), digest, scheme)
     with pytest.raises(InvalidSignature):
-        verifier.verify(await token.sign(pair, bytes(32)), bytes(31) + b"\1", scheme)
+        verifier.verify(await token.sign(pair, ECDSA, bytes(32), is_digest=True), bytes(31) + b"\1", scheme)
     assert await token.public_key(pair) == public
 
 

@@ -15,6 +15,7 @@ import pytest
 from kmsd.adapters.pkcs11 import Pkcs11Token, refused_pin
 from kmsd.adapters.pkcs11.return_codes import Ckr
 from kmsd.adapters.pkcs11.session_pool import SessionPool
+from kmsd.domain.key_spec import KeySpec, KeyUsage, SigningAlgorithm
 from kmsd.domain.material import Algorithm
 from kmsd.ports import (
     MechanismMissing,
@@ -78,7 +79,7 @@ async def test_token_folder_away_and_back(softhsm_place: TokenPlace) -> None:
                 lambda: token.encrypt(other, XAES, b"text", AAD),
                 lambda: token.encrypt(new_id(), XAES, b"text", AAD),
                 lambda: token.attributes(other),
-                lambda: token.sign(other, bytes(32)),
+                lambda: token.sign(other, SigningAlgorithm.ECDSA_SHA_256, bytes(32), is_digest=True),
                 lambda: token.generate_key(new_id(), XAES),
                 lambda: token.destroy(other),
                 token.list_objects,
@@ -253,7 +254,7 @@ async def test_without_derivation_the_other_algorithm_remains(tmp_path: Path) ->
             await token.generate_key(key, GCM)
             assert await token.decrypt(key, GCM, await token.encrypt(key, GCM, b"text", AAD), AAD) == b"text"
             with pytest.raises(MechanismMissing):
-                await token.generate_signing_key(new_id())
+                await token.generate_key_pair(new_id(), KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
             await token.check()
 
 
@@ -269,7 +270,7 @@ async def test_an_object_that_falls_short_is_destroyed(shim_place: TokenPlace, s
         with pytest.raises(TokenError, match="CKA_EXTRACTABLE is not False"):
             await token.generate_key(new_id(), GCM)
         with pytest.raises(TokenError, match="CKA_EXTRACTABLE is not False"):
-            await token.generate_signing_key(new_id())
+            await token.generate_key_pair(new_id(), KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
         shim.reset()
         assert files_of(shim_place) == before
 

@@ -14,6 +14,7 @@ import uvloop
 from kmsd.adapters.pkcs11 import Pkcs11Token
 from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
 from kmsd.adapters.pkcs11.return_codes import Ckr
+from kmsd.domain.key_spec import KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
 from kmsd.domain.material import Algorithm
 from kmsd.ports import TokenBusy, TokenTimeout, TokenUnavailable
 from tests.support.polling import until_async
@@ -84,6 +85,32 @@ async def test_where_calls_run(softhsm_place: TokenPlace, mode: str, monkeypatch
         await asyncio.gather(*(token.encrypt(key, XAES, b"text", AAD) for _ in range(50)))
         assert await token.decrypt(key, XAES, sealed, AAD) == b"text"
         assert (threads == {threading.get_ident()}) is (mode == "always")
+
+
+async def test_where_signatures_and_macs_run(softhsm_place: TokenPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On threads until the self-tests measured them, then on the event loop if they are fast; RSA always on threads."""
+    async with softhsm_place.open(inline_below=60.0) as token:
+        curve, rsa, mac_key = (secrets.token_bytes(16) for _ in range(3))
+        await token.generate_key_pair(curve, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
+        raw = token._link.require().connection.raw
+        threads: list[int] = []
+        original = raw.sign
+
+        def watched(*arguments: object) -> bytes:
+            threads.append(threading.get_ident())
+            return original(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(raw, "sign", watched)
+        await token.sign(curve, SigningAlgorithm.ECDSA_SHA_256, bytes(32), is_digest=True)
+        monkeypatch.setattr(raw, "sign", original)
+        await token.generate_key_pair(rsa, KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY)
+        await token.generate_mac_key(mac_key, KeySpec.HMAC_256)
+        monkeypatch.setattr(raw, "sign", watched)
+        await token.sign(curve, SigningAlgorithm.ECDSA_SHA_256, bytes(32), is_digest=True)
+        await token.mac(mac_key, MacAlgorithm.HMAC_SHA_256, b"message")
+        await token.sign(rsa, SigningAlgorithm.RSASSA_PSS_SHA_256, b"message", is_digest=False)
+        here = threading.get_ident()
+        assert [thread == here for thread in threads] == [False, True, True, False]
 
 
 async def test_a_token_that_turns_slow_leaves_the_loop_alone(shim_place: TokenPlace, shim: Shim) -> None:

@@ -66,6 +66,10 @@ def test_all_is_well(own: Daemon) -> None:
     """With the token: mechanisms, sessions, objects; without: no PIN is offered, even a wrong one does no harm."""
     printed = own.cli("check").stdout.decode()
     assert "ok   mechanism CKM_AES_GCM" in printed
+    assert "ok   key spec ECC_NIST_P256: SIGN_VERIFY by ECDSA_SHA_256; KEY_AGREEMENT by ECDH\n" in printed
+    assert "note key spec RSA_2048: " in printed
+    assert "lacking RSAES_OAEP_SHA_256: CKM_RSA_PKCS_OAEP fails (C_DecryptInit: CKR_ARGUMENTS_BAD)\n" in printed
+    assert "note key spec SM2 is lacking: CreateKey refuses it (PKCS#11 has no mechanism for SM2)\n" in printed
     assert "ok   token works" in printed
     assert "sessions are opened" in printed
     assert "ok   policies of 0 keys and 0 roles: nothing to object to" in printed

@@ -94,10 +94,12 @@ def steps_for(algorithm: str) -> str:
     assert chosen in get[0]
     draw, wrap = blocks.pop("3. Wrap the material"), blocks.pop(algorithm)
     forever, expiring = blocks.pop("4. Import it")
-    verify, (delete, again, shred) = blocks.pop("5. Verify"), blocks.pop("6. Delete the material, and bring it back")
+    verify, (delete, again) = blocks.pop("5. Verify"), blocks.pop("6. Delete the material, and bring it back")
+    new, rotate, shred = blocks.pop("7. Rotate the key to new material")
     assert set(blocks) == set(ALGORITHMS) - {algorithm}
-    bring_back = [delete, *get, *wrap, forever, again, shred]
-    return "\n".join([*create, *get, *draw, *wrap, forever, expiring, *verify, *bring_back])
+    bring_back = [delete, *get, *wrap, forever, again]
+    renew = [*get, *draw, *wrap, new, rotate, again, shred]
+    return "\n".join([*create, *get, *draw, *wrap, forever, expiring, *verify, *bring_back, *renew])
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +122,9 @@ def test_the_page_as_it_is_written(daemon: Daemon, walks: dict[str, Future[list[
     """Every command works as it stands, and what was encrypted before opens after deletion and import."""
     printed = walks[algorithm].result(200)
     assert re.fullmatch(r"[0-9a-f-]{36}", printed[0])
-    told = [line.split("\t")[0] for line in printed if line.startswith(("it works", "PendingImport", "Enabled\t"))]
-    assert told == ["Enabled", "it works", "PendingImport", "it works"]
+    shown = ("it works", "PendingImport", "Enabled\t", "NON_CURRENT\t", "CURRENT\t")
+    told = [line.split("\t")[0] for line in printed if line.startswith(shown)]
+    assert told == ["Enabled", "it works", "PendingImport", "it works", "NON_CURRENT", "CURRENT", "it works"]
     assert [line for line in printed if line.startswith("Enabled\tKEY_MATERIAL_EXPIRES\t")]
     assert state_of(daemon.client(), printed[0]) == "Enabled"
 

@@ -21,23 +21,23 @@ from kmsd.config import settings as configuration
 from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile
 from tests.support.daemon import Daemon, provisioned
-from tests.support.key_import import external_key, parameters, state_of
+from tests.support.key_import import add_material, external_key, imported_key, materials_of, parameters, state_of
 
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "6"))
 """200 take ten minutes."""
 
 
-def killed_import(daemon: Daemon, members: dict[str, Any], seconds: float) -> bool:
-    """Begin an import, and kill the daemon so many seconds later; whether it was acknowledged."""
+def killed(daemon: Daemon, operation: str, members: dict[str, Any], seconds: float) -> bool:
+    """Begin a call, and kill the daemon so many seconds later; whether it was acknowledged."""
     acknowledged = threading.Event()
     client = daemon.client(read_timeout=20)
 
-    def bring() -> None:
+    def call() -> None:
         with contextlib.suppress(BotoCoreError, ClientError):
-            client.import_key_material(**members)
+            getattr(client, operation)(**members)
             acknowledged.set()
 
-    thread = threading.Thread(target=bring)
+    thread = threading.Thread(target=call)
     thread.start()
     time.sleep(seconds)
     daemon.kill()
@@ -50,8 +50,8 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
     config = configuration.load(daemon.config)
     found: dict[str, list[str]] = {}
     async with open_components(config, "test") as components:
-        assert components.import_token is not None
-        for name, token in ((TokenName.MAIN, components.token), (TokenName.IMPORT, components.import_token)):
+        assert components.tokens.imports is not None
+        for name, token in ((TokenName.MAIN, components.token), (TokenName.IMPORT, components.tokens.imports)):
             for _ in range(2):
                 report = await reconcile.run_once(components.store, token, datetime.now(UTC), name=name)
             for kind in reconcile.ReconcileReport.__slots__:
@@ -83,7 +83,7 @@ def test_imported_or_not_never_half(tmp_path: Path) -> None:
             if key_id == steady:
                 kms.delete_imported_key_material(KeyId=key_id)
             members = parameters(kms, key_id, algorithm).members(material)
-            acknowledged = killed_import(daemon, members, chance.uniform(0.005, 0.09))
+            acknowledged = killed(daemon, "import_key_material", members, chance.uniform(0.005, 0.09))
             daemon.start()
             kms = daemon.client()
             state = state_of(kms, key_id)
@@ -99,3 +99,35 @@ def test_imported_or_not_never_half(tmp_path: Path) -> None:
     # Seen with --log-cli-level=INFO.
     logging.getLogger(__name__).info("%d kills: %s", KILLS, outcomes)
     assert sum(outcomes.values()) == KILLS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 20 * KILLS)
+def test_pending_or_rotated_never_half(tmp_path: Path) -> None:
+    """An acknowledged import of further material, or rotation to it, stands; any other is whole or absent."""
+    chance = random.Random(os.environ.get("KMSD_TEST_SEED", "20261130"))  # noqa: S311 (moments, no secrets)
+    waiting, rotated = ["CURRENT", "PENDING_ROTATION"], ["NON_CURRENT", "CURRENT"]
+    with provisioned(tmp_path, import_token=True) as daemon:
+        daemon.start()
+        for turn in range(KILLS):
+            kms = daemon.client()
+            key_id, further = imported_key(kms, os.urandom(32)), os.urandom(32)
+            old = kms.encrypt(KeyId=key_id, Plaintext=b"old")["CiphertextBlob"]
+            if turn % 2:
+                add_material(kms, key_id, further)
+                operation, members, before, after = "rotate_key_on_demand", {"KeyId": key_id}, waiting, rotated
+            else:
+                members = parameters(kms, key_id).new_members(further)
+                operation, before, after = "import_key_material", ["CURRENT"], waiting
+            acknowledged = killed(daemon, operation, members, chance.uniform(0.002, 0.06))
+            daemon.start()
+            kms = daemon.client()
+            states = [state for _, state, _ in materials_of(kms, key_id)]
+            assert states in ((after,) if acknowledged else (before, after)), turn
+            assert state_of(kms, key_id) == "Enabled"
+            if states == before:
+                getattr(kms, operation)(**members)
+            new = kms.encrypt(KeyId=key_id, Plaintext=b"new")["CiphertextBlob"]
+            assert [kms.decrypt(CiphertextBlob=blob)["Plaintext"] for blob in (old, new)] == [b"old", b"new"]
+        daemon.stop()
+        assert asyncio.run(leftovers(daemon)) == {}

@@ -12,6 +12,7 @@ import pytest
 
 from kmsd.adapters.sqlite import connection
 from tests.support.daemon import Daemon, provisioned
+from tests.support.key_import import add_material, current_id, import_again, imported_key, state_of
 from tests.support.previous_release import mark, set_back
 
 LEVELS = range(1, len(connection.migrations())) if "KMSD_TEST_LEVELS" in os.environ else (1,)
@@ -45,6 +46,32 @@ def test_serve_migrates(tmp_path: Path, level: int) -> None:
         assert (opened["Plaintext"], opened["KeyId"].endswith(key_id)) == (b"before the upgrade", True)
         kms.close()
         assert "database_migrated" in daemon.log()
+        daemon.cli("check")
+
+
+def test_imported_material_outlives_the_upgrade(tmp_path: Path) -> None:
+    """Of a release that knew one material of a key: it is the current one, comes back, and gets successors."""
+    with provisioned(tmp_path) as daemon:
+        daemon.start()
+        kms, materials = daemon.client(), [os.urandom(32) for _ in range(3)]
+        present, deleted = (imported_key(kms, material) for material in materials[:2])
+        blobs = [kms.encrypt(KeyId=key_id, Plaintext=b"old")["CiphertextBlob"] for key_id in (present, deleted)]
+        names = [current_id(kms, key_id) for key_id in (present, deleted)]
+        kms.delete_imported_key_material(KeyId=deleted)
+        kms.close()
+        daemon.stop()
+        set_back(daemon.data / "kmsd.sqlite", [step for step, _ in connection.migrations()].index(8) + 1)
+        daemon.start()
+        kms = daemon.client()
+        assert [state_of(kms, key_id) for key_id in (present, deleted)] == ["Enabled", "PendingImport"]
+        assert import_again(kms, deleted, materials[1]) == names[1]
+        assert [kms.decrypt(CiphertextBlob=blob)["Plaintext"] for blob in blobs] == [b"old", b"old"]
+        successor = add_material(kms, present, materials[2])
+        assert current_id(kms, present) == names[0]
+        kms.rotate_key_on_demand(KeyId=present)
+        assert current_id(kms, present) == successor
+        assert kms.decrypt(CiphertextBlob=blobs[0])["Plaintext"] == b"old"
+        kms.close()
         daemon.cli("check")
 
 

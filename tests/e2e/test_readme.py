@@ -86,6 +86,13 @@ def test_a_first_encryption(new_user: NewUser) -> None:
     assert done.stdout.endswith("attack at dawn")
 
 
+def test_a_first_signature(new_user: NewUser) -> None:
+    """The public key is enough for openssl to verify it."""
+    done = new_user.shell("source var/dev/client.env\n" + commands("README.md", "first-signature"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Verified OK\n"
+
+
 def test_a_client_that_ignores_the_endpoint_finds_no_host(new_user: NewUser) -> None:
     """The region of `scripts/run`, and those that the examples of kmsd.toml name, are none of AWS's."""
     session = botocore.session.get_session()

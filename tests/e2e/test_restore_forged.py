@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.adapters.pkcs11.templates import P256
+from kmsd.adapters.pkcs11.key_pairs import CURVES
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody.provisioning import AUDIT
+from kmsd.domain.key_spec import KeySpec, SigningAlgorithm
 from tests.support.audit_trail import own_lines
 from tests.support.daemon import Daemon, provisioned
 from tests.support.forged_backups import CKA_ID, CKA_PRIVATE, CKA_VALUE, PRIVATE, SECRET, Forgery, public, signing
@@ -119,7 +120,7 @@ def in_the_clear(lost: Lost, forgery: Forgery) -> None:
         CKA_PRIVATE: b"\0",
         CKA_ID: lost.audit_object,
         CKA_LABEL: b"kmsd",
-        CKA_EC_PARAMS: P256,
+        CKA_EC_PARAMS: CURVES[KeySpec.ECC_NIST_P256],
         CKA_VALUE: KEY.private_numbers().private_value.to_bytes(32, "big"),
     }.items():
         found.put(attribute, value)
@@ -204,7 +205,9 @@ def test_one_of_an_earlier_release(lost: Lost, tmp_path: Path) -> None:
 
     async def sign(text: bytes) -> bytes:
         async with lost.daemon.place.open() as token:
-            return await token.sign(lost.audit_object, sha256(text).digest())
+            return await token.sign(
+                lost.audit_object, SigningAlgorithm.ECDSA_SHA_256, sha256(text).digest(), is_digest=True
+            )
 
     earlier = forgery.write(
         tmp_path / "earlier", forgery.audit_key, lambda text: asyncio.run(sign(text)), tokenProof=None

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from msgspec.structs import force_setattr
 
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.custody import import_parameters, imported_material, token_objects
 from kmsd.domain.material import TokenName
 from kmsd.jobs import reconcile, wrapping_keys
-from kmsd.ports import StoreUnavailable, Tokens, TokenTimeout, TokenUnavailable, Transaction
+from kmsd.ports import Tokens, Transaction
 from tests.support.clients import code_of
+from tests.support.failing_ports import AFTER, RETRIABLE, Failing, FailingStore, Meanwhile, bent, port_of, settle
 from tests.support.harness import Harness, harness
 from tests.support.key_import import Parameters, external_key, imported_key, parameters, refusals_at_once, state_of
 
@@ -27,86 +25,6 @@ def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """With an import token."""
     with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found, refusals_at_once():
         yield found
-
-
-class Failing:
-    """A port in front of the real one, whose n-th call of a method fails, before or after the real one has acted."""
-
-    def __init__(self, real: Any, method: str, nth: int, *, after: bool) -> None:
-        self._real, self._method, self._left, self._after = real, method, nth, after
-        self.failed = False
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._real, name)
-        return found if name != self._method else self._bent(found)
-
-    def _bent(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        async def bent(*arguments: Any, **named: Any) -> Any:
-            self._left -= 1
-            if self._left:
-                return await call(*arguments, **named)
-            self.failed = True
-            if not self._after:
-                raise TokenUnavailable("the fault that was asked for")
-            await call(*arguments, **named)
-            raise TokenTimeout("the fault that was asked for, after it worked")
-
-        return bent
-
-
-class FailingStore(Failing):
-    """A store whose n-th transaction cannot be committed, or is and nobody hears of it."""
-
-    def __init__(self, real: Any, nth: int, *, after: bool) -> None:
-        super().__init__(real, "", 0, after=after)
-        self._left = nth
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """As `kmsd.ports.Store`."""
-        self._left -= 1
-        fails = self._left == 0
-        async with self._real.write() as transaction:
-            yield transaction
-            if fails and not self._after:
-                self.failed = True
-                raise StoreUnavailable("the fault that was asked for")
-        if fails:
-            self.failed = True
-            raise StoreUnavailable("the fault that was asked for, after it worked")
-
-
-@contextmanager
-def bent(harness: Harness, member: str, failing: Failing) -> Iterator[Failing]:
-    """Let the daemon work with the failing port."""
-    holder = holder_of(harness, member)
-    real = getattr(holder, member)
-    force_setattr(holder, member, failing)
-    try:
-        yield failing
-    finally:
-        force_setattr(holder, member, real)
-
-
-def holder_of(harness: Harness, member: str) -> Any:
-    """What holds a port: `main` and `imports` are tokens, the rest are dependencies."""
-    return harness.components.tokens if member in ("main", "imports") else harness.components.pipeline.dependencies
-
-
-def settle(harness: Harness) -> None:
-    """Reconcile without grace; then store and tokens must agree to the object, and nothing is missing."""
-    components = harness.components
-    assert components.import_token is not None
-    for name, token in ((TokenName.MAIN, components.token), (TokenName.IMPORT, components.import_token)):
-        harness.run(reconcile.run_once(components.store, token, harness.clock.now(), grace=timedelta(0), name=name))
-        report = harness.run(
-            reconcile.run_once(components.store, token, harness.clock.now(), grace=timedelta(0), name=name)
-        )
-        assert report == reconcile.ReconcileReport()
-
-
-AFTER = pytest.mark.parametrize("after", [False, True], ids=["before it acts", "after it acted"])
-RETRIABLE = {"KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException"}
 
 
 class Case:
@@ -151,7 +69,7 @@ class Case:
 def test_the_token_fails(harness: Harness, member: str, method: str, nth: int, *, again: bool, after: bool) -> None:
     """At each of its calls: the import is refused so that it can be tried again, and was none."""
     case = Case(harness, "RSAES_OAEP_SHA_256", again=again)
-    failing = Failing(getattr(holder_of(harness, member), member), method, nth, after=after)
+    failing = Failing(port_of(harness, member), method, nth, after=after)
     with bent(harness, member, failing):
         assert case.bring() in RETRIABLE
     assert failing.failed
@@ -266,31 +184,12 @@ def test_a_wrapping_key_cannot_be_made(harness: Harness, algorithm: str, *, afte
     harness.tick()
     key_id = external_key(kms)
     member = "main" if algorithm == "RSAES_OAEP_SHA_1" else "imports"
-    failing = Failing(getattr(holder_of(harness, member), member), "generate_wrapping_key", 1, after=after)
+    failing = Failing(port_of(harness, member), "generate_wrapping_key", 1, after=after)
     want = {"WrappingAlgorithm": algorithm, "WrappingKeySpec": "RSA_2048"}
     with bent(harness, member, failing):
         assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) in RETRIABLE
     settle(harness)
     assert code_of(kms.get_parameters_for_import, KeyId=key_id, **want) == ""
-
-
-class Meanwhile(FailingStore):
-    """A store in which something happens just before the n-th transaction."""
-
-    def __init__(self, real: Any, nth: int, act: Callable[[Transaction], Awaitable[object]]) -> None:
-        super().__init__(real, 0, after=False)
-        self._countdown, self._act = nth, act
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """As `kmsd.ports.Store`."""
-        self._countdown -= 1
-        if self._countdown == 0:
-            self.failed = True
-            async with self._real.write() as transaction:
-                await self._act(transaction)
-        async with self._real.write() as transaction:
-            yield transaction
 
 
 def test_the_material_is_deleted_while_it_is_imported_again(harness: Harness) -> None:
@@ -301,7 +200,9 @@ def test_the_material_is_deleted_while_it_is_imported_again(harness: Harness) ->
     async def delete(transaction: Transaction) -> None:
         key = await transaction.key(case.key_id)
         assert key is not None
-        await imported_material.delete(transaction, key)
+        record = imported_material.current(await transaction.imported_materials(case.key_id))
+        assert record is not None
+        await imported_material.delete(transaction, key, record, harness.clock.now())
 
     with bent(harness, "store", Meanwhile(harness.components.store, 1, delete)) as meanwhile:
         assert case.bring() == ""
@@ -338,12 +239,12 @@ def test_the_job_goes_on_when_a_token_fails(harness: Harness) -> None:
         parameters(kms, external_key(kms), algorithm)
     tokens = harness.components.tokens
     failing: Any = Failing(tokens.imports, "generate_wrapping_key", 1, after=False)
-    broken = Tokens(tokens.main, failing)
+    broken = Tokens(tokens.main, {TokenName.IMPORT: failing})
     report = harness.run(wrapping_keys.run_once(harness.components.store, broken, harness.clock.now(), stock=3))
     assert (len(report.failed), {key.token for key in harness.run(_stock(harness))}) == (1, {TokenName.MAIN})
     harness.clock.advance(hours=24)
     failing_main: Any = Failing(tokens.main, "destroy", 1, after=False)
-    broken = Tokens(failing_main, tokens.imports)
+    broken = Tokens(failing_main, tokens.others)
     report = harness.run(wrapping_keys.run_once(harness.components.store, broken, harness.clock.now(), stock=3))
     assert len(report.failed) == 1
     assert harness.run(_stock(harness)) == []
@@ -409,4 +310,4 @@ def test_lost_material_comes_back(harness: Harness) -> None:
 
 
 async def _imported(harness: Harness, key_id: str) -> Any:
-    return await (await harness.components.store.read()).imported_material(key_id)
+    return imported_material.current(await (await harness.components.store.read()).imported_materials(key_id))

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from kmsd.adapters.pkcs11.return_codes import CLASS_OF_CODE, Ckr, ErrorClass, name_of
 from kmsd.custody.provisioning import AUDIT
+from kmsd.domain.key_spec import SigningAlgorithm
 from kmsd.pipeline import as_service_error
 from tests.support import shim as shims
 from tests.support.harness import Harness, harness
@@ -143,7 +144,7 @@ class Site:
         return self.import_material() or self.delete_material()
 
     def sign(self) -> str:
-        return self.tried(self.token.sign(self.audit_key, bytes(32)))
+        return self.tried(self.token.sign(self.audit_key, SigningAlgorithm.ECDSA_SHA_256, bytes(32), is_digest=True))
 
     def check(self) -> str:
         return self.tried(self.token.check())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.adapters.audit_trail.checkpointer import Signer
+from kmsd.domain.key_spec import KeySpec, KeyUsage, SigningAlgorithm
 from kmsd.ports import Token
 
 
@@ -32,8 +33,9 @@ def own_lines(directory: Path, kind: str = "") -> list[dict[str, Any]]:
 async def make_signer(token: Token) -> Signer:
     """An audit key in the token."""
     object_id = secrets.token_bytes(16)
-    public_key = await token.generate_signing_key(object_id)
-    return Signer(public_key, token.info.serial, partial(token.sign, object_id))
+    public_key = await token.generate_key_pair(object_id, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
+    sign = partial(token.sign, object_id, SigningAlgorithm.ECDSA_SHA_256, is_digest=True)
+    return Signer(public_key, token.info.serial, sign)
 
 
 def record(number: int, **members: Any) -> bytes:

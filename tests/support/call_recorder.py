@@ -11,7 +11,8 @@ from tests.support.shim import compiler
 
 SOURCE = Path(__file__).parents[1] / "contract" / "recorder.c"
 GET_ATTRIBUTE_VALUE, DECRYPT, SIGN, WRAP_KEY, UNWRAP_KEY, GENERATE_RANDOM = 24, 34, 43, 60, 61, 64
-"""Places in CK_FUNCTION_LIST."""
+ENCAPSULATE_KEY, DECAPSULATE_KEY = 92, 93
+"""Places in CK_FUNCTION_LIST and CK_FUNCTION_LIST_3_2."""
 
 
 class Recorder:

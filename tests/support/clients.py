@@ -68,10 +68,10 @@ def client(
         )
 
 
-def code_of(call: Callable[..., Any], **members: Any) -> str:
+def code_of(call: Callable[..., Any], *arguments: Any, **members: Any) -> str:
     """The error name that a call answers with; empty if it works."""
     try:
-        call(**members)
+        call(*arguments, **members)
     except ClientError as error:
         return str(error.response["Error"]["Code"])
     return ""

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +41,22 @@ def free_port() -> int:
 
 def import_section(folder: Path, place: TokenPlace) -> str:
     """The table of kmsd.toml that names the token at `place` as the import token."""
-    pin_file = folder / "import-pin"
+    return _token_section("[import_token]", folder / "import-pin", place)
+
+
+def further_section(folder: Path, place: TokenPlace, name: str, serves: Sequence[str]) -> str:
+    """A table of kmsd.toml that adds the token at `place`."""
+    listed = ", ".join(f'"{spec}"' for spec in serves)
+    table = _token_section("[[tokens]]", folder / f"{name}-pin", place)
+    return f'{table}name = "{name}"\nserves = [{listed}]\n'
+
+
+def _token_section(header: str, pin_file: Path, place: TokenPlace) -> str:
     pin_file.write_bytes(place.pin)
     pin_file.chmod(0o600)
     environment = ", ".join(f'{name} = "{value}"' for name, value in place.environment.items())
     return (
-        f'[import_token]\nmodule = "{place.module}"\nlabel = "{place.label}"\npin_file = "{pin_file}"\n'
+        f'{header}\nmodule = "{place.module}"\nlabel = "{place.label}"\npin_file = "{pin_file}"\n'
         f'init_reserved = "{place.init_reserved or ""}"\ndir_sync = "{place.objects}"\n'
         f"environment = {{ {environment} }}\n"
     )

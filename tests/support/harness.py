@@ -16,7 +16,7 @@ from kmsd.adapters.sqlite import connection
 from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.custody.credentials import CredentialStore as KnownCredentials
 from kmsd.jobs.scheduler import Scheduler
@@ -29,7 +29,7 @@ from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from tests.support.audit_trail import trail_records
 from tests.support.clients import Credentials, client, signing_clock
-from tests.support.daemon import import_section, write_config
+from tests.support.daemon import further_section, import_section, write_config
 from tests.support.tokens import SOFTHSM, nss, softhsm
 
 T = TypeVar("T")
@@ -219,17 +219,22 @@ def harness(
     extra: str = "",
     without: Sequence[str] = (),
     import_token: bool = False,
+    nss_serves: Sequence[str] = (),
     module: Path = SOFTHSM,
 ) -> Iterator[Harness]:
     """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`.
 
-    With NSS as its import token, if asked. `module` may stand before SoftHSM.
+    With NSS as its import token, if asked, or as a further token for the key specs `nss_serves`. `module` may stand
+    before SoftHSM.
     """
     with ExitStack() as stack:
         place = stack.enter_context(softhsm(folder / "token", without=without, module=module))
         if import_token:
             helper = stack.enter_context(nss(folder / "import-token"))
             extra = f"{extra}\n{import_section(folder, helper)}"
+        if nss_serves:
+            helper = stack.enter_context(nss(folder / "nss"))
+            extra = f"{extra}\n{further_section(folder, helper, 'nss', nss_serves)}"
         config = configuration.load(write_config(folder, place, 1, extra=extra))
         config.audit_dir.mkdir(parents=True)
         connection.create(config.database)

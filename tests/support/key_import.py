@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from kmsd.custody.imported_material import current
 from tests.support.harness import Harness
 
 ALGORITHMS = (
@@ -78,6 +79,10 @@ class Parameters:
         """What ImportKeyMaterial wants for this material."""
         return self.members_of(wrap(material, self.algorithm, self.public_key))
 
+    def new_members(self, material: bytes) -> dict[str, Any]:
+        """What ImportKeyMaterial wants for material that the key does not have yet."""
+        return {**self.members(material), "ImportType": "NEW_KEY_MATERIAL"}
+
     def members_of(self, blob: bytes) -> dict[str, Any]:
         """What ImportKeyMaterial wants for this blob."""
         token = self.answer["ImportToken"]
@@ -102,6 +107,29 @@ def imported_key(kms: Any, material: bytes) -> str:
     return key_id
 
 
+def add_material(kms: Any, key_id: str, material: bytes, **members: Any) -> str:
+    """Import material that is then pending rotation. Its `KeyMaterialId`."""
+    answer = kms.import_key_material(**{**parameters(kms, key_id).new_members(material), **members})
+    return str(answer["KeyMaterialId"])
+
+
+def import_again(kms: Any, key_id: str, material: bytes, **members: Any) -> str:
+    """Import material that the key has or had. Its `KeyMaterialId`."""
+    answer = kms.import_key_material(**{**parameters(kms, key_id).members(material), **members})
+    return str(answer["KeyMaterialId"])
+
+
+def current_id(kms: Any, key_id: str) -> str:
+    """`CurrentKeyMaterialId`."""
+    return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["CurrentKeyMaterialId"])
+
+
+def materials_of(kms: Any, key_id: str) -> list[tuple[str, str, str]]:
+    """`KeyMaterialId`, `KeyMaterialState` and `ImportState` of all materials, oldest first."""
+    found = kms.list_key_rotations(KeyId=key_id, IncludeKeyMaterial="ALL_KEY_MATERIAL")["Rotations"]
+    return [(one["KeyMaterialId"], one["KeyMaterialState"], one["ImportState"]) for one in found]
+
+
 def state_of(kms: Any, key_id: str) -> str:
     """`KeyState`."""
     return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"])
@@ -110,10 +138,15 @@ def state_of(kms: Any, key_id: str) -> str:
 def objects(harness: Harness) -> set[bytes]:
     """Ids of everything that both tokens hold."""
     components = harness.components
-    assert components.import_token is not None
-    found = [*harness.run(components.token.list_objects()), *harness.run(components.import_token.list_objects())]
+    assert components.tokens.imports is not None
+    found = [*harness.run(components.token.list_objects()), *harness.run(components.tokens.imports.list_objects())]
     assert [report for report in found if report.problem] == []
     return {report.object_id for report in found}
+
+
+def imported_objects(harness: Harness) -> set[bytes]:
+    """Ids of all imported material that the token holds."""
+    return {report.object_id for report in harness.run(harness.components.token.list_objects()) if report.imported}
 
 
 def material_object(harness: Harness, key_id: str) -> bytes:
@@ -129,5 +162,5 @@ async def _key(harness: Harness, key_id: str) -> Any:
 
 
 async def imported_material(harness: Harness, key_id: str) -> Any:
-    """What the store knows of a key's imported material."""
-    return await (await harness.components.store.read()).imported_material(key_id)
+    """What the store knows of a key's current material."""
+    return current(await (await harness.components.store.read()).imported_materials(key_id))

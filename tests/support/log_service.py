@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from kmsd.adapters.audit_trail.follower import TrailFollower
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
+from kmsd.custody import key_usage
 from kmsd.linux.aio import AioContext, Write
 from tests.support.clients import ACCOUNT, REGION, signing_clock
 from tests.support.harness import Harness
@@ -179,7 +181,8 @@ def audit_copy(harness: Harness) -> AuditCopy:
     """What copies the trail of a harness into `/kmsd/audit`; it knows nothing of what was copied before."""
     world = harness.components.pipeline.dependencies
     trail = TrailFollower(harness.config.audit_dir, harness.components.sink)
-    return AuditCopy(trail, harness.components.store, harness.components.logs, world.arns, harness.config.account)
+    store, logs = harness.components.store, harness.components.logs
+    return AuditCopy(trail, store, logs, world.arns, harness.config.account, partial(key_usage.record, store))
 
 
 def copy_audit(harness: Harness, copy: AuditCopy | None = None) -> int:

@@ -68,7 +68,10 @@ class Caller:
 
     def all(self) -> None:
         """Every operation, in an order in which they work."""
-        steps: list[Callable[[], None]] = [self.sealing, self.importing, self.granting, self.keeping, self.sessions]
+        steps: list[Callable[[], None]] = [
+            *(self.sealing, self.signing, self.agreeing),
+            *(self.importing, self.granting, self.keeping, self.sessions),
+        ]
         for step in steps:
             step()
 
@@ -111,6 +114,41 @@ class Caller:
                 self.kms.encrypt(**members)
         with suppress(ClientError):
             self.kms.decrypt(CiphertextBlob=self.known.mark("no blob"))
+
+    def signing(self) -> None:
+        """Messages, signatures and MACs."""
+        text = self.known.mark("message")
+        signed = {"KeyId": self.new("ECC_NIST_P256", "SIGN_VERIFY"), "SigningAlgorithm": "ECDSA_SHA_256"}
+        signature = self.call(self.kms, "sign", **signed, Message=text)["Signature"]
+        self.call(self.kms, "verify", **signed, Message=text, Signature=self.known.add("signature", signature))
+        self.call(self.kms, "get_public_key", KeyId=signed["KeyId"])
+        authentic = {"KeyId": self.new("HMAC_256", "GENERATE_VERIFY_MAC"), "MacAlgorithm": "HMAC_SHA_256"}
+        mac = self.call(self.kms, "generate_mac", **authentic, Message=text)["Mac"]
+        self.call(self.kms, "verify_mac", **authentic, Message=text, Mac=self.known.add("mac", mac))
+        with suppress(ClientError):
+            self.kms.verify_mac(**authentic, Message=text, Mac=self.known.mark("no mac"))
+        self.call(self.kms, "get_key_last_usage", KeyId=signed["KeyId"])
+
+    def agreeing(self) -> None:
+        """Shared secrets and private keys of data key pairs."""
+        key = {"KeyId": self.new("ECC_NIST_P256", "KEY_AGREEMENT"), "KeyAgreementAlgorithm": "ECDH"}
+        peer = self.kms.get_public_key(KeyId=key["KeyId"])["PublicKey"]
+        secret = self.call(self.kms, "derive_shared_secret", **key, PublicKey=peer)["SharedSecret"]
+        self.known.add("shared secret", secret)
+        for name in ("generate_data_key_pair", "generate_data_key_pair_without_plaintext"):
+            made = self.call(self.kms, name, KeyId=self.key, KeyPairSpec="ECC_NIST_P256")
+            self.known.add("blob", made["PrivateKeyCiphertextBlob"])
+            if "PrivateKeyPlaintext" in made:
+                self.known.add("private key", made["PrivateKeyPlaintext"])
+        kem = {"KeyId": self.key, "EncapsulationAlgorithm": "ML_KEM"}
+        with suppress(ClientError):  # no key of this token can encapsulate
+            self.call(self.kms, "encapsulate", **kem)
+        with suppress(ClientError):
+            self.call(self.kms, "decapsulate", **kem, SharedSecretCiphertextBlob=self.known.mark("encapsulated"))
+
+    def new(self, spec: str, usage: str) -> str:
+        """A new key of another kind."""
+        return str(self.kms.create_key(KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["KeyId"])
 
     def importing(self) -> None:
         """Materials, wrapped and bare, and import tokens."""

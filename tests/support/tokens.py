@@ -4,6 +4,8 @@
 
 A module is initialised once per process for one place: close every token of a place before the next place is used.
 `KMSD_TEST_MODULE` (with `KMSD_TEST_TOKEN_LABEL`, `KMSD_TEST_PIN`, `KMSD_TEST_INIT_RESERVED`) names a further module.
+`KMSD_TEST_NSS` names the libsoftokn3.so of another NSS than the host's; LD_LIBRARY_PATH must name its folder. NSS has
+ML-DSA and ML-KEM from 3.131 on; Debian testing's runs on Debian 12, unpacked by `dpkg-deb -x`.
 """
 
 from __future__ import annotations
@@ -100,7 +102,9 @@ def softhsm(folder: Path, *, without: Sequence[str] = (), module: Path = SOFTHSM
 
 
 def nss_module() -> Path | None:
-    """NSS softokn, if it is installed."""
+    """NSS softokn, if it is installed, or the one that the environment names."""
+    if (named_one := os.environ.get("KMSD_TEST_NSS")) is not None:
+        return Path(named_one)
     return next((path for path in NSS_PLACES if path.exists()), None)
 
 

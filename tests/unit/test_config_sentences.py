@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from kmsd.config import settings as configuration
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 
 PATH = Path("kmsd.toml")
 TOKEN = '[token]\nmodule = "/m"\nlabel = "l"\npin_file = "credential:pin"\n'
+FURTHER = TOKEN.replace("[token]", "[[tokens]]")
 
 
 def parse(text: str) -> Config:
@@ -36,6 +38,17 @@ def parse(text: str) -> Config:
         (TOKEN.replace(":pin", ":a/b"), "credential:a/b is not the name of a credential"),
         (f'public_url = "https://kms.example.com/path"\n{TOKEN}', "public_url must look like https://"),
         (f'public_url = "https://a:b@kms.example.com"\n{TOKEN}', "public_url must look like https://"),
+        (f'{TOKEN}{FURTHER}name = "PQ"\n', "tokens.name must look like pq-1"),
+        (f'{TOKEN}{FURTHER}name = "main"\n', "tokens.name must be unique, and neither main nor import"),
+        (f'{TOKEN}{FURTHER}name = "a"\n{FURTHER}name = "a"\n', "tokens.name must be unique"),
+        (f'{TOKEN}{FURTHER}name = "a"\nserves = ["RSA_1024"]\n', "tokens.serves must name key specs, or *"),
+        (f'{TOKEN}{FURTHER}name = "a"\nserve = ["*"]\n', "[tokens] has no setting serve; did you mean serves?"),
+        (f"{TOKEN}{FURTHER}", "name is missing under [tokens[0]]"),
+        (
+            f'{TOKEN}environment = {{ C = "1" }}\n{FURTHER}name = "a"\nenvironment = {{ C = "2" }}\n',
+            "tokens.environment must not change what another token's module reads",
+        ),
+        (f'{TOKEN}[[tokens]]\nname = "a"\nmodule = "/m"\npin_file = "/p"\n', "a needs label, serial or slot"),
     ],
 )
 def test_sentences(text: str, says: str) -> None:

@@ -27,9 +27,9 @@ async def workers(
         NAME, threads=threads, queue_limit=queue_limit, abandoned_limit=abandoned_limit, low_priority=True
     )
     yield found
-    assert await found.close(within=10)
+    assert await found.close(within=60)
     for thread in threads_of_ours():
-        await asyncio.to_thread(thread.join, 5)
+        await asyncio.to_thread(thread.join, 60)
     assert running() == 0
 
 

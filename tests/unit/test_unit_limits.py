@@ -8,7 +8,7 @@ from pathlib import Path
 from kmsd.cloudwatch_logs import opened_frames
 from kmsd.cloudwatch_logs.regex import MAX_MEMORY_BYTES
 from kmsd.cloudwatch_logs.work_budget import MAX_PROCESS_BYTES
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 
 UNIT = (Path(__file__).parents[2] / "systemd" / "kmsd.service").read_text()
 MIB = 1_048_576

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkcs11 import Attribute, Mechanism
 
+from kmsd.adapters.pkcs11.cryptoki_encapsulation import Encapsulation
 from kmsd.adapters.pkcs11.cryptoki_types import (
     IV_BATCH,
     IV_LENGTH,
@@ -27,6 +28,7 @@ from kmsd.adapters.pkcs11.cryptoki_types import (
     CkFunctionList,
     CkInitializeArgs,
     CkMechanism,
+    CkMechanismInfo,
     CkOaepParams,
     CkSessionInfo,
     CkTokenInfo,
@@ -38,6 +40,7 @@ from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from ctypes import Structure
 
     from kmsd.adapters.pkcs11.cryptoki_types import Scratch, Value
 
@@ -46,9 +49,16 @@ _CKU_USER = 1
 _CKZ_DATA_SPECIFIED = 1
 _PARTIAL = (Ckr.OK, Ckr.ATTRIBUTE_SENSITIVE, Ckr.ATTRIBUTE_TYPE_INVALID, Ckr.BUFFER_TOO_SMALL)
 _ROOM = 257
-"""Bytes of the first buffer for each attribute. Every attribute that the adapter reads is shorter."""
+"""Bytes of the first buffer for each attribute, if all are short."""
+_LONG_ROOM = 4096
+"""The same if one may be long. It must be enough: NSS writes a session object's attribute without regard to the length
+of the buffer."""
+_MAY_BE_LONG = frozenset({Attribute.VALUE, Attribute.MODULUS})
+"""Public keys of ML-DSA have up to 2592 bytes (FIPS 204, table 2), RSA moduli 512."""
 _WRAPPED_ROOM = 1024
 """Bytes for a wrapped key. The longest is 512 bytes, under an RSA key of 4096 bits."""
+_RSA_ROOM = 1024
+"""Bytes for a signature or a plaintext of RSA. The longest have 512 bytes."""
 _Handles = c_ulong * 256
 _SPARE = 64
 """Bytes of output space beyond the plaintext, for tag and padding, so that one call is enough."""
@@ -82,6 +92,7 @@ class RawModule:
         self._generate_random = self._call["C_GenerateRandom"]
         self._find_objects = self._call["C_FindObjects"]
         self._get_attribute_value = self._call["C_GetAttributeValue"]
+        self.encapsulation = Encapsulation(self._library)
 
     def _do(self, function: str, *arguments: Any) -> None:
         _check(self._call[function](*arguments), function)
@@ -123,6 +134,17 @@ class RawModule:
         most = int(info.counters[0])
         return None if most in {0, c_ulong(-1).value} else most
 
+    def key_sizes(self, slot: int, mechanism: int) -> tuple[int, int] | None:
+        """Return the smallest and the largest key size of a mechanism, in its own unit; None if it is not listed."""
+        info = CkMechanismInfo()
+        try:
+            self._do("C_GetMechanismInfo", slot, mechanism, byref(info))
+        except CkrError as error:
+            if error.rv != Ckr.MECHANISM_INVALID:
+                raise
+            return None
+        return info.ulMinKeySize, info.ulMaxKeySize
+
     # --- objects ------------------------------------------------------------------------------------
 
     def find(self, session: int, template: Mapping[int, Value]) -> list[int]:
@@ -143,7 +165,8 @@ class RawModule:
     def attributes(self, session: int, handle: int, kinds: Iterable[int]) -> dict[int, bytes]:
         """Return the attributes that the object has and reveals, as bytes. Others are left out."""
         wanted = list(kinds)
-        array, buffers = room(wanted, _ROOM)
+        size = _ROOM if _MAY_BE_LONG.isdisjoint(wanted) else _LONG_ROOM
+        array, buffers = room(wanted, size)
         # C_GetAttributeValue processes the whole template. It returns one of these codes if it could not return some
         # attribute, whose length then is CK_UNAVAILABLE_INFORMATION (PKCS#11 v2.40 section 5.7).
         rv = self._get_attribute_value(session, handle, array, len(array))
@@ -151,7 +174,7 @@ class RawModule:
             raise CkrError(rv, "C_GetAttributeValue")
         values: dict[int, bytes] = {}
         for attribute, buffer in zip(array, buffers, strict=True):
-            if attribute.ulValueLen < _ROOM:
+            if attribute.ulValueLen < size:
                 values[attribute.type] = buffer.raw[: attribute.ulValueLen]
             elif rv:
                 # Too long for the buffer, or the token stopped at the first attribute that it could not return.
@@ -217,11 +240,17 @@ class RawModule:
 
     def derive_by_ecb(self, session: int, base: int, data: bytes, template: Mapping[int, Value]) -> int:
         """Call C_DeriveKey with CKM_AES_ECB_ENCRYPT_DATA: the new object's value is AES-ECB of `data` under `base`."""
-        array, _alive = pack(template)
         parameter = CkDerivationData(data, len(data))
-        mechanism = CkMechanism(int(Mechanism.AES_ECB_ENCRYPT_DATA), ctypes.addressof(parameter), sizeof(parameter))
+        return self.derive(session, base, int(Mechanism.AES_ECB_ENCRYPT_DATA), parameter, template)
+
+    def derive(
+        self, session: int, base: int, mechanism: int, parameter: Structure, template: Mapping[int, Value]
+    ) -> int:
+        """Call C_DeriveKey. Return the handle of the derived object."""
+        array, _alive = pack(template)
         handle = c_ulong(0)
-        self._do("C_DeriveKey", session, byref(mechanism), base, array, len(array), byref(handle))
+        chosen = byref(with_parameter(mechanism, parameter))
+        self._do("C_DeriveKey", session, chosen, base, array, len(array), byref(handle))
         return handle.value
 
     def wrap(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> bytes:
@@ -303,13 +332,37 @@ class RawModule:
         ctypes.memset(at.text_address, 0, at.out_length.value)
         return plaintext
 
-    def sign(self, session: int, key: int, mechanism: int, data: bytes) -> bytes:
-        """Sign `data` with a mechanism without parameter."""
-        chosen = CkMechanism(mechanism, None, 0)
-        out, length = buffer_of(1024), c_ulong(1024)
-        self._do("C_SignInit", session, byref(chosen), key)
-        self._do("C_Sign", session, data, len(data), out, byref(length))
-        return out.raw[: length.value]
+    def decrypt(self, session: int, key: int, way: WrapMechanism, ciphertext: bytes) -> bytes:
+        """Decrypt with an RSA key. Return the plaintext and wipe the buffer that held it."""
+        mechanism, _alive = _mechanism(way)
+        out, length = buffer_of(_RSA_ROOM), c_ulong(_RSA_ROOM)
+        self._do("C_DecryptInit", session, byref(mechanism), key)
+        self._do("C_Decrypt", session, ciphertext, len(ciphertext), out, byref(length))
+        plaintext = out.raw[: length.value]
+        ctypes.memset(out, 0, length.value)
+        return plaintext
+
+    def sign(  # noqa: PLR0917 (its own)
+        self,
+        session: int,
+        key: int,
+        mechanism: int,
+        data: bytes,
+        parameter: Structure | None = None,
+        length: int = _RSA_ROOM,
+    ) -> bytes:
+        """Return the signature or MAC of `data`, which has at most `length` bytes."""
+        out, written = buffer_of(length), c_ulong(length)
+        self._do("C_SignInit", session, byref(with_parameter(mechanism, parameter)), key)
+        self._do("C_Sign", session, data, len(data), out, byref(written))
+        return out.raw[: written.value]
+
+
+def with_parameter(mechanism: int, parameter: Structure | None) -> CkMechanism:
+    """Return a CK_MECHANISM. The caller keeps the parameter alive while it is used."""
+    if parameter is None:
+        return CkMechanism(mechanism, None, 0)
+    return CkMechanism(mechanism, ctypes.addressof(parameter), sizeof(parameter))
 
 
 def _mechanism(way: WrapMechanism) -> tuple[CkMechanism, CkOaepParams | None]:
@@ -318,7 +371,7 @@ def _mechanism(way: WrapMechanism) -> tuple[CkMechanism, CkOaepParams | None]:
         return CkMechanism(way.mechanism, None, 0), None
     digest, mask = way.oaep
     parameter = CkOaepParams(digest, mask, _CKZ_DATA_SPECIFIED, None, 0)
-    return CkMechanism(way.mechanism, ctypes.addressof(parameter), sizeof(parameter)), parameter
+    return with_parameter(way.mechanism, parameter), parameter
 
 
 def _text(padded: bytes) -> str:

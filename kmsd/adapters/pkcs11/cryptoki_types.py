@@ -83,6 +83,30 @@ class CkOaepParams(Structure):
     )
 
 
+class CkPssParams(Structure):
+    """CK_RSA_PKCS_PSS_PARAMS."""
+
+    _fields_ = (("hashAlg", c_ulong), ("mgf", c_ulong), ("sLen", c_ulong))
+
+
+class CkEcdhParams(Structure):
+    """CK_ECDH1_DERIVE_PARAMS."""
+
+    _fields_ = (
+        ("kdf", c_ulong),
+        ("ulSharedDataLen", c_ulong),
+        ("pSharedData", c_char_p),
+        ("ulPublicDataLen", c_ulong),
+        ("pPublicData", c_char_p),
+    )
+
+
+class CkMechanismInfo(Structure):
+    """CK_MECHANISM_INFO."""
+
+    _fields_ = (("ulMinKeySize", c_ulong), ("ulMaxKeySize", c_ulong), ("flags", c_ulong))
+
+
 class CkSessionInfo(Structure):
     """CK_SESSION_INFO."""
 
@@ -129,6 +153,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "C_Initialize": (c_void_p,),
     "C_Finalize": (c_void_p,),
     "C_GetTokenInfo": (c_ulong, c_void_p),
+    "C_GetMechanismInfo": (c_ulong, c_ulong, c_void_p),
     "C_CloseAllSessions": (c_ulong,),
     "C_GetSessionInfo": (c_ulong, c_void_p),
     "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),

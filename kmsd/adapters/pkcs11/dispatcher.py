@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
-from kmsd.adapters.pkcs11.inline_policy import InlinePolicy, Kind
+from kmsd.adapters.pkcs11.inline_policy import InlinePolicy, Kind, Pace
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.domain.material import Algorithm
 from kmsd.ports.counters import CallCounter
@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _INLINE_LIMIT = 16_384
 """Bytes above which a call runs on a thread, however fast the token handles small ones."""
+_OPENING: frozenset[Kind] = frozenset({"open", "decrypt_rsa"})
+"""Calls in which the token judges a ciphertext."""
 
 
 class CallDispatcher:
@@ -53,8 +55,13 @@ class CallDispatcher:
         size: int,
         algorithm: Algorithm | None = None,
         prefix: bytes | None = None,
+        pace: Pace | None = None,
     ) -> bytes:
-        """Make one call of the data path, inline or on a thread."""
+        """Make one call of the data path, inline or on a thread.
+
+        `pace` is the algorithm, if the time of a call of this kind depends on it.
+        """
+        pace = pace or kind
         counter = self.counters.get(kind) or self._counter(kind)
         counter.calls += 1
         start = perf_counter()
@@ -64,7 +71,7 @@ class CallDispatcher:
             login = self._link.require()
             if (
                 size > _INLINE_LIMIT
-                or not self.inline_policy.inline(kind)
+                or not self.inline_policy.inline(pace)
                 or not login.ready(object_id, algorithm, prefix)
                 or (held is not None and not self._link.locks.try_acquire(held))
             ):
@@ -78,7 +85,7 @@ class CallDispatcher:
                 counter.observe(perf_counter() - start)
                 return result
             counter.observe(took := perf_counter() - start)
-            self.inline_policy.record_inline(kind, took)
+            self.inline_policy.record_inline(pace, took)
         except BaseException:
             counter.errors += 1
             counter.observe(perf_counter() - start)
@@ -110,7 +117,7 @@ class CallDispatcher:
         error: CkrError,
     ) -> bytes:
         """Handle a failed inline call: refuse invalid data here, continue with anything else on a thread."""
-        opening = kind == "open"
+        opening = kind in _OPENING
         if opening and error.error_class in (ErrorClass.DATA, ErrorClass.SUSPECT):
             # Reading the sentinel is as fast as this call was: a flood of invalid ciphertexts occupies no thread.
             self._link.classify_error(login, object_id, error, opening=True)
@@ -126,7 +133,7 @@ class CallDispatcher:
         def run(login: Login) -> bytes:
             return login.connection.run(partial(call, login))
 
-        work = partial(self._link.perform, object_id, run, opening=kind == "open")
+        work = partial(self._link.perform, object_id, run, opening=kind in _OPENING)
         return await self.workers.run(work, deadline=self._settings.deadline)
 
     async def on_thread(

@@ -10,6 +10,7 @@ import msgspec
 
 from kmsd.adapters.pkcs11.import_self_tests import ProbedCapabilities, probe_imports
 from kmsd.adapters.pkcs11.key_import import ImportSession, import_session
+from kmsd.adapters.pkcs11.key_pairs import wrapping_pair
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.ports import MaterialMismatch, MechanismMissing, TokenUnavailable, Wrapped
@@ -59,7 +60,8 @@ class Imports(msgspec.Struct):
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
         def make(login: Login) -> bytes:
-            public = login.connection.run(lambda session: login.objects.create_wrapping_pair(session, object_id, bits))
+            pair = wrapping_pair(bits)
+            public = login.connection.run(lambda session: login.objects.create_pair(session, object_id, pair))
             sync_folder(self.settings.token_dir_sync)
             return public
 

@@ -7,8 +7,6 @@ must be detected. The mechanism list alone proves nothing: SoftHSM 2.6.1 lists O
 
 from __future__ import annotations
 
-from functools import cache
-from math import lcm
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,13 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import Mechanism
 
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.key_import import LENGTH, TO_PROVE, import_session
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
-from kmsd.adapters.pkcs11.templates import wrapping_pair
-from kmsd.adapters.pkcs11.wrap_mechanisms import HYBRID, KEY_WRAP, PADDED_KEY_WRAPS, TRANSPORT, public_key_of
+from kmsd.adapters.pkcs11.key_pairs import wrapping_pair
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
+from kmsd.adapters.pkcs11.rsa_test_pair import TEST_BITS, published_key, rsa_test_pair
+from kmsd.adapters.pkcs11.wrap_mechanisms import HYBRID, KEY_WRAP, PADDED_KEY_WRAPS, TRANSPORT
 from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.ports import TokenUnavailable, UnwrapFailed
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
-    from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.key_import import ImportSession
     from kmsd.adapters.pkcs11.login import Login
 
@@ -40,26 +38,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_BITS = 2048
-# Not a secret: an RSA key generated for this self-test only, and published here.
-_P = int(
-    "ef91c9201eed89e2704524ab4f8211135d7f70d1e9f3e67ecc237168d937a6fe7c96fbaaaae3f9dcaae302d988126c3c"
-    "42a164a70ec51c15ee45fd8e6b91017165d8296cc66059964aad1db2ea21e450458d81255eb8d24f73dab711ee5bd332"
-    "5423b24ceb9f44fdc12340129d144f9e3e06adb45a4aa3793d0ffcfac8f6dae1",
-    16,
-)
-_Q = int(
-    "e62ff401a320b5307227f370b13ecb282c71c1782458c4d64e8860044302be91b54c72f1c30a9c5bcc83205122340330"
-    "a1aeaefdd86f42c2af9b7c25644da3fcb4236a5e7bd8a3af0490f719fd70b2268bd195fef58d4220f0b9f31146902a3b"
-    "3a5ef685a8fec574082c7c6ebdb9bea749431767d93755b780c7220efd831ee9",
-    16,
-)
-_E = 65537
 _MATERIAL = bytes(range(LENGTH))
 _KEK = bytes(range(LENGTH, 2 * LENGTH))
 _MARK = b"probe of imports"
 _WRONG_LENGTHS = (24, 31, 33, 40)
-_RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
 _SHA_1 = hashes.SHA1()  # noqa: S303 (as the API has it)
 
 
@@ -114,13 +96,6 @@ def _works(login: Login, what: str, algorithm: WrappingAlgorithm, padded: WrapMe
 # --- known answers ----------------------------------------------------------------------------------
 
 
-@cache
-def _test_key() -> rsa.RSAPrivateKey:
-    d = pow(_E, -1, lcm(_P - 1, _Q - 1))
-    crt = (rsa.rsa_crt_dmp1(d, _P), rsa.rsa_crt_dmq1(d, _Q), rsa.rsa_crt_iqmp(_P, _Q))
-    return rsa.RSAPrivateNumbers(_P, _Q, d, *crt, rsa.RSAPublicNumbers(_E, _P * _Q)).private_key()
-
-
 def _oaep(digest: hashes.HashAlgorithm) -> padding.OAEP:
     return padding.OAEP(padding.MGF1(digest), digest, None)
 
@@ -149,34 +124,12 @@ def _cmac(material: bytes) -> bytes:
 
 
 def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
-    """Return a private key in the token and its public half: the published pair, or a new one if that is refused."""
-    numbers = _test_key().private_numbers()
-    components = {
-        Attribute.MODULUS: numbers.public_numbers.n,
-        Attribute.PUBLIC_EXPONENT: numbers.public_numbers.e,
-        Attribute.PRIVATE_EXPONENT: numbers.d,
-        Attribute.PRIME_1: numbers.p,
-        Attribute.PRIME_2: numbers.q,
-        Attribute.EXPONENT_1: numbers.dmp1,
-        Attribute.EXPONENT_2: numbers.dmq1,
-        Attribute.COEFFICIENT: numbers.iqmp,
-    }
-    public, private = wrapping_pair(_BITS)
-    template: dict[int, Value] = {
-        Attribute.CLASS: int(ObjectClass.PRIVATE_KEY),
-        Attribute.KEY_TYPE: int(KeyType.RSA),
-        **private,
-        **{kind: value.to_bytes((value.bit_length() + 7) // 8, "big") for kind, value in components.items()},
-    }
-    raw, handle = session.raw, session.session.handle
-    try:
-        return session.kept(raw.create(handle, template)), _test_key().public_key()
-    except CkrError as error:
-        if error.error_class in (ErrorClass.SESSION, ErrorClass.LOGIN):
-            raise
-        log.info("token_refuses_known_keys", reason=str(error))
-    key, half = (session.kept(made) for made in raw.generate_pair(handle, _RSA_PAIR, public, private))
-    shown = load_der_public_key(public_key_of(raw, handle, half, _BITS))
+    """Return a private key in the token and its public half."""
+    key, half, public_key = rsa_test_pair(session.raw, session.session.handle, wrapping_pair(TEST_BITS))
+    session.kept(key)
+    if half:
+        session.kept(half)
+    shown = load_der_public_key(public_key)
     if not isinstance(shown, rsa.RSAPublicKey):
         raise WrongAnswer
     return key, shown
@@ -202,11 +155,11 @@ def _import(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
 def _rewrap(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """Check that the material wrapped for another token is the material that was unwrapped."""
     key, public = _wrapping_key(session)
-    recipient = _test_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    recipient = published_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     blob, failure = session.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
     expect(failure, None)
     try:
-        received = _test_key().decrypt(blob, _padding_of(TRANSPORT))
+        received = published_key().decrypt(blob, _padding_of(TRANSPORT))
     except ValueError as error:
         raise WrongAnswer from error
     expect(received, _MATERIAL)

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
-Kind = Literal["random", "seal", "open", "sign"]
+Kind = Literal["random", "seal", "open", "sign", "mac", "decrypt_rsa", "agree", "encapsulate", "decapsulate"]
+"""Calls of the data path."""
+Pace = str
+"""Kind, or the algorithm of calls whose time depends on it."""
 Mode = Literal["auto", "never", "always"]
 
 
@@ -31,21 +34,21 @@ class InlinePolicy:
     def __init__(self, mode: Mode, below: float) -> None:
         self._mode = mode
         self._below = below
-        self._inline: set[Kind] = set()
+        self._inline: set[Pace] = set()
         """Kinds that run on the event loop in mode `auto`."""
-        self._seconds: dict[Kind, float] = {}
-        self._calls: dict[Kind, int] = {}
+        self._seconds: dict[Pace, float] = {}
+        self._calls: dict[Pace, int] = {}
         """Calls in the current window."""
-        self._slow: dict[Kind, int] = {}
+        self._slow: dict[Pace, int] = {}
         """Slow calls in the current window."""
 
-    def inline(self, kind: Kind) -> bool:
+    def inline(self, kind: Pace) -> bool:
         """True if the next call of this kind may run on the event loop. In mode `auto`, unmeasured kinds may not."""
         if self._mode == "auto":
             return kind in self._inline
         return self._mode == "always"
 
-    def record_inline(self, kind: Kind, seconds: float) -> None:
+    def record_inline(self, kind: Pace, seconds: float) -> None:
         """Record how long a call on the event loop took."""
         calls = self._calls[kind] = self._calls.get(kind, 0) + 1
         if seconds >= self._below:
@@ -56,7 +59,7 @@ class InlinePolicy:
         if calls >= self._WINDOW:
             self._calls[kind] = self._slow[kind] = 0
 
-    def measure(self, kind: Kind, call: Callable[[], object], times: int = 5) -> None:
+    def measure(self, kind: Pace, call: Callable[[], object], times: int = 5) -> None:
         """Decide for a kind by running `call` `times` times now. The shortest time counts."""
         best = 1.0
         for _ in range(times):

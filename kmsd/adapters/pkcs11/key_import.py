@@ -19,8 +19,9 @@ import msgspec
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.cryptoki_types import number
+from kmsd.adapters.pkcs11.key_pairs import session_pair, wrapping_pair
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
-from kmsd.adapters.pkcs11.templates import session_key, transfer_template, wrapping_pair
+from kmsd.adapters.pkcs11.templates import session_key, transfer_template
 from kmsd.adapters.pkcs11.wrap_mechanisms import (
     HYBRID,
     KEY_WRAP,
@@ -56,7 +57,7 @@ _TO_PASS_ON = transfer_template(KeyType.GENERIC_SECRET)
 _PUBLIC = {
     int(Attribute.CLASS): int(ObjectClass.PUBLIC_KEY),
     int(Attribute.KEY_TYPE): int(KeyType.RSA),
-    **{k: v for k, v in wrapping_pair(TRANSPORT_BITS)[0].items() if k != Attribute.MODULUS_BITS},
+    **{k: v for k, v in session_pair(wrapping_pair(TRANSPORT_BITS))[0].items() if k != Attribute.MODULUS_BITS},
 }
 
 
@@ -226,7 +227,7 @@ def new_transport(connection: SessionPool) -> Transport:
     """Generate a transport key in a session of its own; it ends with that session."""
     session = connection.open_session()
     try:
-        public, private = wrapping_pair(TRANSPORT_BITS)
+        public, private = session_pair(wrapping_pair(TRANSPORT_BITS))
         handle, half = connection.raw.generate_pair(session.handle, _RSA_PAIR, public, private)
         return Transport(session, handle, public_key_of(connection.raw, session.handle, half, TRANSPORT_BITS))
     except BaseException:

@@ -18,10 +18,11 @@ from kmsd.adapters.pkcs11.key_import import Transport, new_transport
 from kmsd.adapters.pkcs11.module import start_lock
 from kmsd.adapters.pkcs11.objects import Objects
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, name_of, of_binding, port_error
+from kmsd.adapters.pkcs11.roles import role_of
 from kmsd.adapters.pkcs11.session_pool import Session, SessionPool, serial_of
 from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
 from kmsd.adapters.pkcs11.syncfs import sync_folder
-from kmsd.adapters.pkcs11.templates import SEALING, role_of
+from kmsd.adapters.pkcs11.templates import SEALING
 from kmsd.adapters.pkcs11.xaes import DerivedKeys
 from kmsd.domain.material import Algorithm
 from kmsd.ports import PinRefused, TokenError, TokenUnavailable

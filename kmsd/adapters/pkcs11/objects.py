@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pkcs11 import Attribute, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.cryptoki_types import number
 from kmsd.adapters.pkcs11.handle_cache import Entry, Handles, NotFound
+from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, session_pair
+from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
-from kmsd.adapters.pkcs11.templates import (
-    IMPORTED,
-    KINDS,
-    OBJECT_ID_LENGTH,
-    P256,
-    READ_BACK,
-    SEALING,
-    SIGNING_PRIVATE,
-    SIGNING_PUBLIC,
-    WRAPPING_PRIVATE,
-    WRAPPING_PUBLIC,
-    ObjectProfile,
-    attribute_mismatches,
-    role_of,
-    wrapping_pair,
-)
-from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP, public_key_of
+from kmsd.adapters.pkcs11.roles import IDENTITY, attribute_mismatches, attributes_of, role_of
+from kmsd.adapters.pkcs11.templates import IMPORTED, KINDS, OBJECT_ID_LENGTH, SEALING
+from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP
 from kmsd.ports import ObjectReport, TokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.key_pairs import KeyPair
     from kmsd.adapters.pkcs11.session_pool import Session, SessionPool
     from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
+    from kmsd.adapters.pkcs11.templates import ObjectProfile
+    from kmsd.domain.key_spec import KeySpec
     from kmsd.domain.material import Algorithm
 
     _Generate = Callable[[Mapping[Attribute, Value]], "Entry"]
@@ -57,8 +48,7 @@ _REFUSALS = frozenset(
 )
 _DESTROY_CHECKS = 50
 _AES_KEY = int(Mechanism.AES_KEY_GEN)
-_EC_PAIR = int(Mechanism.EC_KEY_PAIR_GEN)
-_RSA_PAIR = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
+_GENERIC_SECRET = int(Mechanism.GENERIC_SECRET_KEY_GEN)
 
 
 class AttributeMismatch(TokenError):
@@ -79,46 +69,46 @@ class Objects(Handles):
 
     def create_encryption_key(self, session: Session, object_id: bytes, algorithm: Algorithm) -> None:
         """Generate and verify an AES-256 object. Destroys it and raises `TokenError` if it differs from its role."""
-        role = SEALING[algorithm]
+        self._create_secret(session, object_id, SEALING[algorithm], _AES_KEY)
 
-        def generate(extras: Mapping[Attribute, Value]) -> Entry:
-            template = {**self._names(object_id), int(Attribute.VALUE_LEN): 32, **_numbered(role.template, extras)}
-            return Entry(handle=self._raw.generate(session.handle, _AES_KEY, template))
+    def create_mac_key(self, session: Session, object_id: bytes, spec: KeySpec) -> None:
+        """Generate and verify a MAC key, as `create_encryption_key` does."""
+        self._create_secret(session, object_id, MAC_KEYS[spec], _GENERIC_SECRET)
 
-        self._entries[object_id] = self._create_verified(session, object_id, (role,), generate, new_id=True)
-
-    def create_signing_pair(self, session: Session, object_id: bytes) -> None:
-        """Generate and verify an ECDSA P-256 pair, as `create_encryption_key` does."""
+    def _create_secret(self, session: Session, object_id: bytes, role: ObjectProfile, mechanism: int) -> None:
+        length: Any = role.proofs[Attribute.VALUE_LEN]
 
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
             names = self._names(object_id)
-            public_extras = {kind: value for kind, value in extras.items() if kind in SIGNING_PUBLIC.where_allowed}
-            public = {**names, int(Attribute.EC_PARAMS): P256, **_numbered(SIGNING_PUBLIC.template, public_extras)}
-            private = {**names, **_numbered(SIGNING_PRIVATE.template, extras)}
-            handles = self._raw.generate_pair(session.handle, _EC_PAIR, public, private)
-            return Entry(handle=handles[0], public=handles[1])
+            template = {**names, int(Attribute.VALUE_LEN): length, **_numbered(role.template, extras)}
+            return Entry(handle=self._raw.generate(session.handle, mechanism, template))
 
-        profiles = (SIGNING_PRIVATE, SIGNING_PUBLIC)
-        self._entries[object_id] = self._create_verified(session, object_id, profiles, generate)
+        self._entries[object_id] = self._create_verified(session, object_id, (role,), generate, new_id=True)
 
-    def create_wrapping_pair(self, session: Session, object_id: bytes, bits: int) -> bytes:
-        """Generate and verify an RSA wrapping pair. Return its public key, DER SubjectPublicKeyInfo."""
-        entry = None if self._copies_refused else self._copied_pair(session, object_id, bits)
+    def create_pair(self, session: Session, object_id: bytes, pair: KeyPair) -> bytes:
+        """Generate and verify a key pair, as `create_encryption_key` does. Return its DER SubjectPublicKeyInfo."""
+        entry = self._copied_pair(session, object_id, pair) if pair.is_slow and not self._copies_refused else None
         if entry is None:
-            generate = self._generated_pair(session, object_id, bits)
-            entry = self._create_verified(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), generate)
+            generate = self._generated_pair(session, object_id, pair)
+            entry = self._create_verified(session, object_id, (pair.private, pair.public), generate, new_id=True)
+        try:
+            public_key = self._public_key(session, entry.public)
+        except TokenError:
+            with self._search_lock():
+                self._destroy_leftovers(session, object_id)
+            raise
         self._entries[object_id] = entry
-        return public_key_of(self._raw, session.handle, entry.public, bits)
+        return public_key
 
-    def _copied_pair(self, session: Session, object_id: bytes, bits: int) -> Entry | None:
+    def _copied_pair(self, session: Session, object_id: bytes, pair: KeyPair) -> Entry | None:
         """Generate a pair of session objects and copy them to the token; None if the token's copies are not usable.
 
-        Finding the primes takes seconds. During that time other threads may hold `Module.catalogue`.
+        Finding RSA primes takes seconds. During that time other threads may hold `Module.catalogue`.
         """
-        draft = self._draft_of_pair(session, bits)
+        draft = self._draft_of_pair(session, pair)
         try:
             copy = self._copied(session, object_id, draft)
-            return self._create_verified(session, object_id, (WRAPPING_PRIVATE, WRAPPING_PUBLIC), copy)
+            return self._create_verified(session, object_id, (pair.private, pair.public), copy, new_id=True)
         except (CkrError, AttributeMismatch) as error:
             if isinstance(error, CkrError) and error.rv not in _REFUSALS:
                 raise
@@ -130,32 +120,35 @@ class Objects(Handles):
             for handle in draft:
                 self._raw.destroy(session.handle, handle)
 
-    def _draft_of_pair(self, session: Session, bits: int) -> tuple[int, int]:
-        public, private = wrapping_pair(bits)
+    def _draft_of_pair(self, session: Session, pair: KeyPair) -> tuple[int, int]:
+        public, private = session_pair(pair)
         loose: dict[int, Value] = {int(Attribute.MODIFIABLE): True}
-        narrow = {int(Attribute.ALLOWED_MECHANISMS): WRAPPING_PRIVATE.where_allowed[Attribute.ALLOWED_MECHANISMS]}
+        narrow = {int(Attribute.ALLOWED_MECHANISMS): pair.private.where_allowed[Attribute.ALLOWED_MECHANISMS]}
         try:
-            return self._raw.generate_pair(session.handle, _RSA_PAIR, public | loose, private | loose | narrow)
+            return self._raw.generate_pair(session.handle, pair.generation, public | loose, private | loose | narrow)
         except CkrError as error:
             if error.rv not in _REFUSALS:
                 raise
-            return self._raw.generate_pair(session.handle, _RSA_PAIR, public | loose, private | loose)
+            return self._raw.generate_pair(session.handle, pair.generation, public | loose, private | loose)
 
     def _copied(self, session: Session, object_id: bytes, draft: tuple[int, int]) -> _Generate:
         def generate(_: Mapping[Attribute, Value]) -> Entry:
             # CKA_MODIFIABLE last, as in `unwrap`.
-            lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True, Attribute.MODIFIABLE: False}
+            lasting = self._names(object_id) | {int(Attribute.TOKEN): True}
+            lasting[Attribute.MODIFIABLE] = False
             private, public = (self._raw.copy(session.handle, half, lasting) for half in draft)
             return Entry(handle=private, public=public)
 
         return generate
 
-    def _generated_pair(self, session: Session, object_id: bytes, bits: int) -> _Generate:
+    def _generated_pair(self, session: Session, object_id: bytes, pair: KeyPair) -> _Generate:
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
-            public, private = wrapping_pair(bits)
+            public, private = session_pair(pair)
             lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True}
-            narrow = _numbered(extras)
-            halves = self._raw.generate_pair(session.handle, _RSA_PAIR, public | lasting, private | lasting | narrow)
+            narrow_public = {kind: value for kind, value in extras.items() if kind in pair.public.where_allowed}
+            public |= lasting | _numbered(narrow_public)
+            private |= lasting | _numbered(extras)
+            halves = self._raw.generate_pair(session.handle, pair.generation, public, private)
             return Entry(handle=halves[0], public=halves[1])
 
         return generate
@@ -240,7 +233,8 @@ class Objects(Handles):
     def _verify(self, session: Session, object_id: bytes, roles: tuple[ObjectProfile, ...], entry: Entry) -> None:
         for role in roles:
             handle = entry.public if role.object_class is ObjectClass.PUBLIC_KEY else entry.handle
-            values = self._raw.attributes(session.handle, handle, READ_BACK)
+            kinds = (*IDENTITY, *attributes_of(role.object_class, role.key_type))
+            values = self._raw.attributes(session.handle, handle, kinds)
             if short := attribute_mismatches(role, object_id, self._label, values):
                 raise AttributeMismatch(f"the token made a {role.name} object that falls short: {'; '.join(short)}")
 
@@ -281,7 +275,7 @@ class Objects(Handles):
             found: list[tuple[bytes, str, str, bool]] = []
             self._generation.bump()
             for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
-                values = self._read(session, handle, READ_BACK)
+                values = self._read_all(session, handle)
                 object_id = values.get(Attribute.ID, b"")
                 kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
                 imported = role_of(values) in IMPORTED.values()
@@ -304,17 +298,32 @@ class Objects(Handles):
             return "its roles are those of no template"
         return "; ".join(attribute_mismatches(role, object_id, self._label, values))
 
-    def read(self, session: Session, object_id: bytes) -> dict[int, bytes]:
-        """Return the `READ_BACK` attributes of the secret or private object. Raises `NotFound`."""
-        return self._raw.attributes(session.handle, self.entry(session, object_id).handle, READ_BACK)
+    def _read_all(self, session: Session, handle: int) -> dict[int, bytes]:
+        """Return the attributes that the roles of the object's class and key type require."""
+        values = self._read(session, handle, IDENTITY)
+        kinds = _kinds_of(values)
+        return values | self._read(session, handle, kinds) if kinds else values
 
-    def point(self, session: Session, object_id: bytes) -> bytes:
-        """Return CKA_EC_POINT of a pair's public half. Raises `NotFound`."""
+    def read(self, session: Session, object_id: bytes) -> dict[int, bytes]:
+        """Return the attributes of the secret or private object. Raises `NotFound`."""
+        handle = self.entry(session, object_id).handle
+        values = self._raw.attributes(session.handle, handle, IDENTITY)
+        return values | self._raw.attributes(session.handle, handle, _kinds_of(values))
+
+    def public_key(self, session: Session, object_id: bytes) -> bytes:
+        """Return the DER SubjectPublicKeyInfo of a pair. Raises `NotFound`, `TokenError`."""
+        return self._public_key(session, self.public_handle(session, object_id))
+
+    def public_handle(self, session: Session, object_id: bytes) -> int:
+        """Return the handle of the public half of a pair. Raises `NotFound`."""
         entry = self.known(object_id) or self._search(session, object_id)
         if not entry.public:
             raise NotFound(f"the public half of {object_id.hex()}")
         self._entries.setdefault(object_id, entry)
-        return self._raw.attributes(session.handle, entry.public, (Attribute.EC_POINT,)).get(Attribute.EC_POINT, b"")
+        return entry.public
+
+    def _public_key(self, session: Session, public: int) -> bytes:
+        return spki_of(self._raw.attributes(session.handle, public, PUBLIC_KEY_ATTRIBUTES))
 
 
 def _mismatch(kind: str, kinds: Counter[str]) -> str:
@@ -324,6 +333,10 @@ def _mismatch(kind: str, kinds: Counter[str]) -> str:
     if set(kinds) in ({"private"}, {"public"}):
         return "the other half of the pair is missing"
     return "" if set(kinds) in ({"secret"}, {"private", "public"}) else "objects of other kinds have the same CKA_ID"
+
+
+def _kinds_of(values: Mapping[int, bytes]) -> tuple[Attribute, ...]:
+    return attributes_of(number(values, Attribute.CLASS), number(values, Attribute.KEY_TYPE))
 
 
 def _numbered(*parts: Mapping[Attribute, Value]) -> dict[int, Value]:

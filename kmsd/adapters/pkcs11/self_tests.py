@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from pkcs11 import Attribute, KeyType, Mechanism
+from pkcs11 import Attribute, KeyType
 
+from kmsd.adapters.pkcs11 import signature_schemes
 from kmsd.adapters.pkcs11.cryptoki_types import flag
-from kmsd.adapters.pkcs11.ecdsa import SIGNATURE_HASH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.handle_cache import Entry
+from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, session_pair
+from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
-from kmsd.adapters.pkcs11.templates import P256, session_key
+from kmsd.adapters.pkcs11.templates import session_key
+from kmsd.domain.key_spec import KeySpec, KeyUsage, SigningAlgorithm
 from kmsd.domain.material import Algorithm
 from kmsd.ports import Capabilities, TokenUnavailable
 
@@ -131,21 +135,16 @@ def _random(login: Login, session: Session) -> None:
 
 def _ecdsa(login: Login, session: Session) -> None:
     """Sign with a pair of session objects, and verify the signature in software."""
-    raw = login.connection.raw
-    private, public = raw.generate_pair(
-        session.handle,
-        int(Mechanism.EC_KEY_PAIR_GEN),
-        {Attribute.EC_PARAMS: P256, Attribute.TOKEN: False, Attribute.VERIFY: True},
-        {Attribute.TOKEN: False, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True},
-    )
+    raw, digest = login.connection.raw, bytes(range(32))
+    pair = KEY_PAIRS[KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY]
+    private, public = raw.generate_pair(session.handle, pair.generation, *session_pair(pair))
     try:
-        digest = bytes(range(32))
-        signature = der_signature(raw.sign(session.handle, private, int(Mechanism.ECDSA), digest))
-        point = raw.attributes(session.handle, public, (Attribute.EC_POINT,))[Attribute.EC_POINT]
-        verifier = load_der_public_key(spki_of_ec_point(point))
+        algorithm = SigningAlgorithm.ECDSA_SHA_256
+        signature = signature_schemes.sign(raw, session.handle, private, algorithm, digest, is_digest=True)
+        verifier = load_der_public_key(spki_of(raw.attributes(session.handle, public, PUBLIC_KEY_ATTRIBUTES)))
         if not isinstance(verifier, ec.EllipticCurvePublicKey):
             raise WrongAnswer
-        verifier.verify(signature, digest, ec.ECDSA(utils.Prehashed(SIGNATURE_HASH)))
+        verifier.verify(signature, digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
     except InvalidSignature as error:
         raise WrongAnswer from error
     finally:

@@ -1,8 +1,8 @@
 """Token port on a PKCS#11 module.
 
-The data path (random, encrypt, decrypt, sign) runs on the event loop while the token is fast, else on threads. A call
-whose handle is missing, or that fails, continues on a thread. Creating, destroying and listing objects always run on
-threads.
+The data path (random, encrypt, decrypt, sign, MAC) runs on the event loop while the token is fast, else on threads. A
+call whose handle is missing, or that fails, continues on a thread. RSA, and creating, destroying and listing objects
+always run on threads.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 from msgspec.structs import replace
-from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.aead import well_formed
 from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
 from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
 from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
-from kmsd.adapters.pkcs11.ecdsa import DIGEST_LENGTH, der_signature, spki_of_ec_point
 from kmsd.adapters.pkcs11.import_calls import Imports
+from kmsd.adapters.pkcs11.key_calls import KeyCalls
 from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.return_codes import CkrError
+from kmsd.adapters.pkcs11.roles import INTEGER_ATTRIBUTES
 from kmsd.adapters.pkcs11.self_tests import measure, probe
 from kmsd.adapters.pkcs11.syncfs import sync_folder
-from kmsd.adapters.pkcs11.templates import INTEGER_ATTRIBUTES, OBJECT_ID_LENGTH
+from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import Algorithm
@@ -33,17 +33,17 @@ from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
 from kmsd.ports.counters import TokenCounters
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
-    from kmsd.ports import Capabilities, ObjectReport, TokenInfo, Wrapped
+    from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
+    from kmsd.ports import Capabilities, KeyOffer, ObjectReport, TokenInfo, Wrapped
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _RANDOM_LIMIT = 65_536
-_ECDSA = int(Mechanism.ECDSA)
 
 
 class Pkcs11Token:
@@ -58,6 +58,7 @@ class Pkcs11Token:
         self._last_login: Login
         self._capabilities: Capabilities
         self._imports: Imports
+        self._keys: KeyCalls
         self._operated_at = -settings.sentinel_operation_interval
         self._chores: set[asyncio.Task[object]] = set()
         self._count_message: Callable[[bytes], Awaitable[None]] | None = None
@@ -95,6 +96,9 @@ class Pkcs11Token:
         deadline = self._settings.start_deadline
         self._capabilities = await self._calls.on_thread("open_token", None, learn, deadline=deadline)
         self._imports = Imports(self._settings, self._calls, self._link, self._clock)
+        self._keys = KeyCalls(
+            self._settings, self._calls, self._link, has_ecdsa="CKM_ECDSA" in self._capabilities.mechanisms
+        )
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info(
             "token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.inline_policy.snapshot()
@@ -142,6 +146,10 @@ class Pkcs11Token:
         proven = await self._imports.capabilities()
         return ImportCapabilities(proven.imports, proven.passes_on, TRANSPORT in proven.imports)
 
+    async def key_offers(self) -> Mapping[tuple[KeySpec, KeyUsage], KeyOffer]:
+        """Return what works for each spec and usage, tested at the first call."""
+        return (await self._keys.tested()).offers
+
     async def random(self, count: int) -> bytes:
         """Return `count` random bytes from the token's generator."""
         if not 1 <= count <= _RANDOM_LIMIT:
@@ -176,16 +184,29 @@ class Pkcs11Token:
         prefix = sealed[:PREFIX_LENGTH]
         return await self._calls.data("open", object_id, call, size=len(sealed), algorithm=algorithm, prefix=prefix)
 
-    async def sign(self, object_id: bytes, digest: bytes) -> bytes:
-        """Return the DER-encoded ECDSA signature of a SHA-256 `digest`."""
-        if len(digest) != DIGEST_LENGTH:
-            raise ValueError(f"a SHA-256 digest has {DIGEST_LENGTH} bytes, not {len(digest)}")
+    async def sign(self, object_id: bytes, algorithm: SigningAlgorithm, message: bytes, *, is_digest: bool) -> bytes:
+        """Return the signature of a message, or of the digest of one."""
+        return await self._keys.sign(object_id, algorithm, message, is_digest=is_digest)
 
-        def call(login: Login, session: Session) -> bytes:
-            handle = login.objects.entry(session, object_id).handle
-            return login.connection.raw.sign(session.handle, handle, _ECDSA, digest)
+    async def mac(self, object_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
+        """Return the whole HMAC of a message."""
+        return await self._keys.mac(object_id, algorithm, message)
 
-        return der_signature(await self._calls.data("sign", object_id, call, size=0))
+    async def decrypt_rsa(self, object_id: bytes, algorithm: EncryptionAlgorithm, ciphertext: bytes) -> bytes:
+        """Decrypt by RSAES-OAEP. Raises `NotAuthentic`."""
+        return await self._keys.decrypt_rsa(object_id, algorithm, ciphertext)
+
+    async def agree(self, object_id: bytes, peer_point: bytes) -> bytes:
+        """Return the raw ECDH secret with a peer's uncompressed point."""
+        return await self._keys.agree(object_id, peer_point)
+
+    async def encapsulate(self, object_id: bytes) -> tuple[bytes, bytes]:
+        """Return a fresh secret of 32 bytes, and its ML-KEM ciphertext."""
+        return await self._keys.encapsulate(object_id)
+
+    async def decapsulate(self, object_id: bytes, ciphertext: bytes) -> bytes:
+        """Return the secret of an ML-KEM ciphertext."""
+        return await self._keys.decapsulate(object_id, ciphertext)
 
     def _require_algorithm(self, algorithm: Algorithm) -> None:
         if algorithm not in self._capabilities.algorithms:
@@ -204,26 +225,19 @@ class Pkcs11Token:
 
         await self._calls.on_thread("generate_key", object_id, make)
 
-    async def generate_signing_key(self, object_id: bytes) -> bytes:
-        """Create an ECDSA P-256 pair, durable and verified on return. Return its DER SubjectPublicKeyInfo."""
+    async def generate_mac_key(self, object_id: bytes, spec: KeySpec) -> None:
+        """Create a key of an HMAC spec; durable and verified on return."""
         _check_id(object_id)
-        if "CKM_ECDSA" not in self._capabilities.mechanisms:
-            raise MechanismMissing("the token does not offer CKM_ECDSA")
+        await self._keys.generate_mac_key(object_id, spec)
 
-        def make(login: Login) -> bytes:
-            login.connection.run(lambda session: login.objects.create_signing_pair(session, object_id))
-            sync_folder(self._settings.token_dir_sync)
-            return login.connection.run(lambda session: login.objects.point(session, object_id))
-
-        return spki_of_ec_point(await self._calls.on_thread("generate_signing_key", object_id, make))
+    async def generate_key_pair(self, object_id: bytes, spec: KeySpec, usage: KeyUsage) -> bytes:
+        """Create a key pair, durable and verified on return. Return its DER SubjectPublicKeyInfo."""
+        _check_id(object_id)
+        return await self._keys.generate_key_pair(object_id, spec, usage)
 
     async def public_key(self, object_id: bytes) -> bytes:
         """Return the DER SubjectPublicKeyInfo of a pair."""
-
-        def read(login: Login) -> bytes:
-            return login.connection.run(lambda session: login.objects.point(session, object_id))
-
-        return spki_of_ec_point(await self._calls.on_thread("public_key", object_id, read))
+        return await self._keys.public_key(object_id)
 
     async def generate_wrapping_key(self, object_id: bytes, bits: int) -> bytes:
         """Create an RSA wrapping pair, durable and verified on return. Return its DER SubjectPublicKeyInfo."""
@@ -352,7 +366,5 @@ def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
     if kind in INTEGER_ATTRIBUTES:
         shown = number(values, kind)
         return values[kind] if shown is None else shown
-    if kind in (Attribute.ID, Attribute.LABEL):
-        return values[kind]
     truth = flag(values, kind)
     return values[kind] if truth is None else truth

@@ -10,6 +10,7 @@ from pkcs11 import MGF, Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
 from kmsd.domain.key_import import WrappingAlgorithm
+from kmsd.domain.key_spec import EncryptionAlgorithm
 from kmsd.ports import TokenError
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 _OAEP_SHA_1 = WrapMechanism(int(Mechanism.RSA_PKCS_OAEP), (int(Mechanism.SHA_1), int(MGF.SHA1)))
 _OAEP_SHA_256 = WrapMechanism(int(Mechanism.RSA_PKCS_OAEP), (int(Mechanism.SHA256), int(MGF.SHA256)))
+OAEP: Mapping[EncryptionAlgorithm, WrapMechanism] = {
+    EncryptionAlgorithm.RSAES_OAEP_SHA_1: _OAEP_SHA_1,
+    EncryptionAlgorithm.RSAES_OAEP_SHA_256: _OAEP_SHA_256,
+}
+"""Mechanism that decrypts by each algorithm of RSA keys."""
 RSA_STEP: Mapping[WrappingAlgorithm, WrapMechanism] = {
     WrappingAlgorithm.RSAES_PKCS1_V1_5: WrapMechanism(int(Mechanism.RSA_PKCS)),
     WrappingAlgorithm.RSAES_OAEP_SHA_1: _OAEP_SHA_1,

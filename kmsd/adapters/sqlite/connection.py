@@ -182,8 +182,11 @@ def migrate(path: Path) -> int:
     return applied
 
 
-def date_older_sessions(path: Path, now: datetime) -> None:
-    """Set, once after an upgrade, until when session tokens without MAC are accepted: the longest life of a session.
+def date_first_start(path: Path, now: datetime) -> None:
+    """Set, at the first start after an upgrade, the times that depend on it.
+
+    Until when session tokens without MAC are accepted: the longest life of a session. From when on uses of keys are
+    recorded: now.
 
     Raises `StoreUnavailable`.
     """
@@ -192,6 +195,8 @@ def date_older_sessions(path: Path, now: datetime) -> None:
         with translated():
             until = int((now + MAX_SESSION).timestamp()) * 1_000_000
             connection.execute("UPDATE session_mac SET older_until = ? WHERE older_until IS NULL", (until,))
+            since = int(now.timestamp()) * 1_000_000
+            connection.execute("UPDATE key_usage_tracking SET since = ? WHERE since IS NULL", (since,))
     finally:
         connection.close()
 

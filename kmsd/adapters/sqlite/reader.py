@@ -8,6 +8,7 @@ from datetime import datetime
 
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.key_usage import KeyUsageQueries
 from kmsd.adapters.sqlite.log_groups import LogGroupQueries
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.row_mapping import Row
@@ -22,11 +23,11 @@ from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import DueKind, ServiceKey, SessionMac, StoreUnavailable, TokenObject
 
 DUE = {
-    DueKind.DELETION: ("deletion_at", "state = 'PendingDeletion'"),
-    DueKind.EXPIRY: ("valid_to", "current_material IS NOT NULL"),
-    DueKind.ROTATION: ("next_rotation_at", "state = 'Enabled'"),
+    DueKind.DELETION: ("key", "deletion_at", "state = 'PendingDeletion'"),
+    DueKind.EXPIRY: ("imported_material", "valid_to", "valid_to IS NOT NULL"),
+    DueKind.ROTATION: ("key", "next_rotation_at", "state = 'Enabled'"),
 }
-"""Due column and further condition of each job."""
+"""Table, due column and further condition of each job."""
 
 CLOCK_READING = "SELECT trusted_at, boot, uptime_micros, taken_on_micros FROM clock_reading"
 
@@ -38,7 +39,7 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
-class SqliteReader(LogGroupQueries):
+class SqliteReader(LogGroupQueries, KeyUsageQueries):
     """Implements `kmsd.ports.Reader`. Statements are short and run on the calling thread."""
 
     def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
@@ -58,8 +59,8 @@ class SqliteReader(LogGroupQueries):
 
     def _materials(self, key_id: str) -> list[Row]:
         return self._all(
-            "SELECT material_id, algorithm, status, material.created_at, rotation_type, token FROM material "
-            "JOIN token_object ON object_id = material_id "
+            "SELECT material_id, algorithm, status, material.created_at, rotation_type, token, public_key "
+            "FROM material JOIN token_object ON object_id = material_id "
             "WHERE key_id = ? AND status IN ('ready', 'missing') ORDER BY material.created_at, material_id",
             key_id,
         )
@@ -89,17 +90,17 @@ class SqliteReader(LogGroupQueries):
         return [row_mapping.material(row) for row in self._materials(key_id)]
 
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
-        column, where = DUE[job]
+        table, column, where = DUE[job]
         found = self._all(
-            f"SELECT key_id FROM key WHERE {column} <= ? AND {where} ORDER BY {column} LIMIT ?",
+            f"SELECT key_id FROM {table} WHERE {column} <= ? AND {where} ORDER BY {column} LIMIT ?",
             row_mapping.micros(now),
             count,
         )
-        return [row[0] for row in found]
+        return list(dict.fromkeys(row[0] for row in found))
 
     async def next_due(self, job: DueKind) -> datetime | None:
-        column, where = DUE[job]
-        row = self._one(f"SELECT min({column}) FROM key WHERE {column} IS NOT NULL AND {where}")
+        table, column, where = DUE[job]
+        row = self._one(f"SELECT min({column}) FROM {table} WHERE {column} IS NOT NULL AND {where}")
         return None if row is None else row_mapping.maybe_instant(row[0])
 
     # --- aliases ------------------------------------------------------------------------------------
@@ -310,11 +311,13 @@ class SqliteReader(LogGroupQueries):
         )
         return [(row[0], row[1], row[2]) for row in found]
 
-    async def imported_material(self, key_id: str) -> ImportedMaterial | None:
-        row = self._one(
-            "SELECT material_id, algorithm, fingerprint, description FROM imported_material WHERE key_id = ?", key_id
+    async def imported_materials(self, key_id: str) -> Sequence[ImportedMaterial]:
+        found = self._all(
+            f"SELECT {row_mapping.IMPORTED_COLUMNS} FROM imported_material WHERE key_id = ? "
+            "ORDER BY imported_at, material_id",
+            key_id,
         )
-        return None if row is None else row_mapping.imported_material(row)
+        return [row_mapping.imported_material(row) for row in found]
 
     async def session_mac(self) -> SessionMac:
         row = self._one("SELECT sealed, older_until FROM session_mac")

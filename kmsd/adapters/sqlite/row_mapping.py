@@ -12,7 +12,8 @@ from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import ExpirationModel, Key, Origin
-from kmsd.domain.key_import import ImportedMaterial, WrappingKey
+from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingKey
+from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType, TokenName
 from kmsd.domain.trusted_time import ClockSample, Uptime
@@ -23,13 +24,14 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 KEY_COLUMNS = (
     "key_id, account, arn, description, origin, state, policy, created_at, current_material, deletion_at, "
-    "pending_window_days, valid_to, expiration_model, rotation_period_days, next_rotation_at"
+    "pending_window_days, valid_to, expiration_model, rotation_period_days, next_rotation_at, spec, usage, algorithms"
 )
 GRANT_COLUMNS = (
     "grant_id, key_id, name, grantee_principal, retiring_principal, operations, context_equals, context_subset, "
     "issuing_account, issuing_principal, created_at"
 )
 ALIAS_COLUMNS = "account, name, key_id, created_at, updated_at"
+IMPORTED_COLUMNS = "material_id, algorithm, fingerprint, imported_at, state, description, valid_to, rotated_at"
 
 
 def micros(instant: datetime | None) -> int | None:
@@ -73,6 +75,9 @@ def key(row: Row, material_rows: Iterable[Row]) -> Key:
         expiration_model=None if row[12] is None else ExpirationModel(row[12]),
         rotation_period_days=row[13],
         next_rotation_at=maybe_instant(row[14]),
+        spec=KeySpec(row[15]),
+        usage=KeyUsage(row[16]),
+        algorithms=tuple(map(sys.intern, row[17].split())),
     )
 
 
@@ -94,18 +99,22 @@ def key_values(new: Key) -> tuple[Any, ...]:
         None if new.expiration_model is None else new.expiration_model.value,
         new.rotation_period_days,
         micros(new.next_rotation_at),
+        new.spec.value,
+        new.usage.value,
+        " ".join(new.algorithms),
     )
 
 
 def material(row: Row) -> Material:
-    """Convert a row (material_id, algorithm, status, created_at, rotation_type, token)."""
+    """Convert a row (material_id, algorithm, status, created_at, rotation_type, token, public_key)."""
     return Material(
         material_id=row[0],
-        algorithm=Algorithm(row[1]),
+        algorithm=Algorithm(row[1]) if row[1] else None,
         status=MaterialStatus(row[2]),
         created_at=instant(row[3]),
         rotation_type=None if row[4] is None else RotationType(row[4]),
         token=TokenName(row[5]),
+        public_key=row[6],
     )
 
 
@@ -215,8 +224,31 @@ def wrapping_key(row: Row) -> WrappingKey:
 
 
 def imported_material(row: Row) -> ImportedMaterial:
-    """Convert a row (material_id, algorithm, fingerprint, description)."""
-    return ImportedMaterial(material_id=row[0], algorithm=Algorithm(row[1]), fingerprint=row[2], description=row[3])
+    """Convert a row of IMPORTED_COLUMNS."""
+    return ImportedMaterial(
+        material_id=row[0],
+        algorithm=Algorithm(row[1]),
+        fingerprint=row[2],
+        imported_at=instant(row[3]),
+        state=KeyMaterialState(row[4]),
+        description=row[5],
+        valid_to=maybe_instant(row[6]),
+        rotated_at=maybe_instant(row[7]),
+    )
+
+
+def imported_values(new: ImportedMaterial) -> tuple[Any, ...]:
+    """Return the values of IMPORTED_COLUMNS."""
+    return (
+        new.material_id,
+        new.algorithm,
+        new.fingerprint,
+        micros(new.imported_at),
+        new.state.value,
+        new.description,
+        micros(new.valid_to),
+        micros(new.rotated_at),
+    )
 
 
 def service_key(row: Row) -> ServiceKey:

@@ -47,8 +47,8 @@ def read(path: Path, now: datetime) -> Statistics:
             keys = dict(connection.execute(_KEYS, {"now": row_mapping.micros(now)}))
             objects = dict(connection.execute("SELECT status, count(*) FROM token_object GROUP BY status"))
             due = {
-                job.value: connection.execute(f"SELECT min({column}) FROM key WHERE {where}").fetchone()[0]
-                for job, (column, where) in DUE.items()
+                job.value: connection.execute(f"SELECT min({column}) FROM {table} WHERE {where}").fetchone()[0]
+                for job, (table, column, where) in DUE.items()
             }
             row = connection.execute(CLOCK_READING).fetchone()
             connection.execute("COMMIT")

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.key_usage import KeyUsageStatements
 from kmsd.adapters.sqlite.log_groups import LogGroupStatements
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.domain.alias import Alias
@@ -19,7 +20,7 @@ from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqliteTransaction(SqliteReader, LogGroupStatements):
+class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
     def _run(self, sql: str, *values: object) -> int:
@@ -133,7 +134,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
                 token_object.owner,
                 token_object.status.value,
                 row_mapping.micros(token_object.created_at),
-                token_object.token.value,
+                token_object.token,
                 self._makers.token,
             ),
         )
@@ -214,16 +215,17 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
     async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
         self._swap(
             f"imported material of {key_id}",
-            "INSERT INTO imported_material (key_id, material_id, algorithm, fingerprint, description) "
-            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET description = excluded.description "
-            "WHERE material_id = excluded.material_id AND algorithm = excluded.algorithm "
-            "AND fingerprint = excluded.fingerprint",
+            f"INSERT INTO imported_material (key_id, {row_mapping.IMPORTED_COLUMNS}) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (material_id) DO UPDATE SET state = excluded.state, description = excluded.description, "
+            "valid_to = excluded.valid_to, rotated_at = excluded.rotated_at "
+            "WHERE key_id = excluded.key_id AND algorithm = excluded.algorithm AND fingerprint = excluded.fingerprint",
             key_id,
-            imported.material_id,
-            imported.algorithm,
-            imported.fingerprint,
-            imported.description,
+            *row_mapping.imported_values(imported),
         )
+
+    async def delete_imported_material(self, material_id: bytes) -> None:
+        self._swap("imported material", "DELETE FROM imported_material WHERE material_id = ?", material_id)
 
     # --- keys ---------------------------------------------------------------------------------------
 
@@ -244,13 +246,14 @@ class SqliteTransaction(SqliteReader, LogGroupStatements):
     async def insert_material(self, key_id: str, material: Material) -> None:
         self._insert(
             "material",
-            "material_id, key_id, algorithm, created_at, rotation_type",
+            "material_id, key_id, algorithm, created_at, rotation_type, public_key",
             (
                 material.material_id,
                 key_id,
-                material.algorithm,
+                material.algorithm or 0,
                 row_mapping.micros(material.created_at),
                 None if material.rotation_type is None else material.rotation_type.value,
+                material.public_key,
             ),
         )
 

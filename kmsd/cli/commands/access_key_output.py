@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kmsd.cli.named_files import SecretFile
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.custody.provisioning import NewAccessKey
 from kmsd.exit_codes import TryLater
 

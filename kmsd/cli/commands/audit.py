@@ -22,7 +22,8 @@ from kmsd.adapters.audit_trail.verify import verify
 from kmsd.app import audit_signer, open_components
 from kmsd.cli.commands.audit_filters import BadFilter, filter_of, row
 from kmsd.cli.named_files import InputFile
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
 
 EXIT_FOUND = 1

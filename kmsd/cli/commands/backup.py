@@ -14,7 +14,8 @@ from kmsd.backup import create, softhsm
 from kmsd.cli import data_owner
 from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.cli.os_errors import in_words
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import CommandError, ExistsAlready, NotFound
 
 

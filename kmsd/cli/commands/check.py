@@ -10,7 +10,7 @@ from kmsd import __version__
 from kmsd.app import SystemClock, open_store
 from kmsd.cli.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token, check_unit
 from kmsd.cli.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.ports import StoreError
 
 EXPLANATION = """exit status: 0 all is well; 1 the operator should act; 2 something does not work or is not safe (as

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
 from kmsd.cli.data_owner import name_of
-from kmsd.config.settings import Config, Credential
+from kmsd.config.sections import Config
+from kmsd.config.settings import Credential
 
 TOPIC = "files"
 _MAX_LISTED = 5

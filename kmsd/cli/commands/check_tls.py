@@ -12,7 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.wire.http.tls import CertificateUnusable, tls_context
 
 TOPIC = "tls"

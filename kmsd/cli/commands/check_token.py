@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 from kmsd.app import Components, open_components
 from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.custody import import_parameters
 from kmsd.custody.message_counts import MAX_MESSAGES, ROTATE_AT_MESSAGES
 from kmsd.domain.key_import import WrappingAlgorithm
+from kmsd.domain.key_spec import KeyUsage
 from kmsd.domain.material import TokenName
-from kmsd.ports import AuditUnavailable, StoreError, TokenError
+from kmsd.ports import AuditUnavailable, KeyOffer, StoreError, TokenError
 
 _HAS_ANOTHER_WAY = frozenset({"CKM_AES_ECB_ENCRYPT_DATA"})
 """Mechanisms that the daemon replaces by other means without any loss."""
@@ -21,7 +23,9 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
     """Open the token with its PIN, in one attempt, and yield the findings."""
     try:
         async with open_components(config, "check") as components:
-            for finding in (*_token(components), _sessions(config, components)):
+            for finding in (*_token(components), _sessions(config, components), *_further(config, components)):
+                yield finding
+            async for finding in _key_specs(components):
                 yield finding
             async for finding in _imports(config, components):
                 yield finding
@@ -61,13 +65,50 @@ def _sessions(config: Config, components: Components) -> Finding:
     return Finding(OK, "token", f"up to {needed} sessions are opened of the token's {most}")
 
 
+def _further(config: Config, components: Components) -> Iterator[Finding]:
+    """Yield whether each token of `[[tokens]]` is open."""
+    for further in config.tokens:
+        token = components.tokens.others.get(TokenName(further.name))
+        if token is None:
+            yield Finding(FAIL, "token", f"token {further.name} is away: its keys cannot be used")
+        else:
+            info = token.info
+            text = f"token {further.name}: {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
+            yield Finding(OK, "token", text)
+
+
+async def _key_specs(components: Components) -> AsyncIterator[Finding]:
+    """Yield one finding for each key spec: usages and algorithms that work, and the mechanism that others lack."""
+    for name, token in components.tokens.items():
+        if name == TokenName.IMPORT:
+            continue
+        where = "" if name == TokenName.MAIN else f" in token {name}"
+        offers = await token.key_offers()
+        for spec in dict.fromkeys(spec for spec, _ in offers):
+            yield _key_spec(f"key spec {spec}{where}", {usage: o for (of, usage), o in offers.items() if of is spec})
+
+
+def _key_spec(called: str, offers: Mapping[KeyUsage, KeyOffer]) -> Finding:
+    works = "; ".join(f"{usage} by {', '.join(o.algorithms)}" for usage, o in offers.items() if o.algorithms)
+    reasons: dict[str, list[str]] = {}
+    for offer in offers.values():
+        for algorithm, reason in offer.lacking.items():
+            reasons.setdefault(reason, []).append(algorithm)
+    lacking = "; ".join(f"{', '.join(algorithms)}: {reason}" for reason, algorithms in reasons.items())
+    if not works:
+        return Finding(NOTE, "token", f"{called} is lacking: CreateKey refuses it ({'; '.join(reasons)})")
+    if lacking:
+        return Finding(NOTE, "token", f"{called}: {works}; lacking {lacking}")
+    return Finding(OK, "token", f"{called}: {works}")
+
+
 async def _imports(config: Config, components: Components) -> AsyncIterator[Finding]:
     """Yield the wrapping algorithms for imports that work, are missing, refused or weak."""
     if config.import_token is not None:
-        if components.import_token is None:
+        if components.tokens.imports is None:
             yield Finding(FAIL, "import", "the import token is away")
         else:
-            info = components.import_token.info
+            info = components.tokens.imports.info
             text = f"import token {info.label!r}, serial {info.serial}, {info.manufacturer} {info.model}"
             yield Finding(OK, "import", text)
     offered = await import_parameters.offered(components.pipeline.dependencies.tokens)
@@ -103,8 +144,9 @@ async def _messages(components: Components) -> AsyncIterator[Finding]:
 
 
 async def _objects(components: Components) -> AsyncIterator[Finding]:
-    tokens = [token for token in (components.token, components.import_token) if token is not None]
-    malformed = [found for token in tokens for found in await token.list_objects() if found.problem]
+    malformed = [
+        found for _, token in components.tokens.items() for found in await token.list_objects() if found.problem
+    ]
     for found in malformed:
         yield Finding(FAIL, "token", f"object {found.object_id.hex()} ({found.kind}): {found.problem}")
     if not malformed:

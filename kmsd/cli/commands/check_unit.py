@@ -12,7 +12,8 @@ from pathlib import Path
 from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
 from kmsd.cli.credentials import fetch_credentials
 from kmsd.cli.data_owner import name_of
-from kmsd.config.settings import Config, ConfigError, Credential
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError, Credential
 from kmsd.linux import systemd_units
 
 FILES, UNIT = "files", "unit"

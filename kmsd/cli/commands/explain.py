@@ -17,7 +17,7 @@ from kmsd.authz.explain import StatementTrace, explain
 from kmsd.authz.request import Allowed, AuthorizationRequest
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import reading
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.custody import resource_facts
 from kmsd.domain.principal import Caller, PrincipalType
 from kmsd.exit_codes import NotFound, WrongUsage

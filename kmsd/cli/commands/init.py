@@ -17,7 +17,8 @@ from kmsd.cli.commands.operator_audit import KMSD, acting
 from kmsd.cli.commands.users import check_name
 from kmsd.cli.os_errors import in_words
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
 from kmsd.domain.identity import User

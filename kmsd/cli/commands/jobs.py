@@ -9,7 +9,7 @@ from typing import Any
 
 from kmsd.app import Components, SystemClock
 from kmsd.cli.commands.operator_audit import KMSD, acting
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.domain.trusted_time import Uptime, assess, confirmed
 from kmsd.exit_codes import TryLater
 from kmsd.jobs.scheduler import Job, JobRefused, Scheduler

@@ -18,11 +18,12 @@ from msgspec.structs import replace
 from kmsd.app import Components, SystemClock, open_components
 from kmsd.audit import KEY
 from kmsd.authz.lockout import default_key_policy
+from kmsd.cli.commands import key_documents
 from kmsd.cli.commands.check_policies import all_keys
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import KMS, administrative_act, reading
 from kmsd.cli.commands.users import account_of, add_account
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.domain.key import Key
 from kmsd.domain.key_state import KeyState, Transition, Usable
 from kmsd.errors import ServiceError
@@ -34,9 +35,9 @@ _PAGE = 1000
 
 def add_to(commands: Any) -> None:
     """Declare the commands."""
-    key = commands.add_parser("key", help="list, show, disable, enable keys; reset a key policy").add_subparsers(
-        dest="act", required=True
-    )
+    key = commands.add_parser(
+        "key", help="list, show, disable, enable keys; reset a key policy; attest and certify"
+    ).add_subparsers(dest="act", required=True)
     listing = key.add_parser("list", help="all keys: ARN, state, origin, time of creation, aliases")
     add_account(listing)
     listing.set_defaults(run=list_keys, needs_pin=False)
@@ -51,6 +52,7 @@ def add_to(commands: Any) -> None:
     reset.set_defaults(run=reset_policy)
     for command in (show, disable, enable, reset):
         _add_key(command)
+    key_documents.add_to(key, _add_key)
 
 
 def _add_key(command: argparse.ArgumentParser) -> None:

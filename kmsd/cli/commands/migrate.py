@@ -7,7 +7,7 @@ from typing import Any
 
 from kmsd.adapters.sqlite import connection
 from kmsd.config.instance_lock import acquire_instance_lock
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 
 
 def add_to(commands: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from kmsd.app import arn_scope_of
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.key import Key
 from kmsd.errors import ServiceError

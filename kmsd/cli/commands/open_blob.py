@@ -11,7 +11,7 @@ from kmsd.app import open_components
 from kmsd.audit import KEY
 from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.cli.named_files import STANDARD_INPUT, InputFile
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.custody import encryption
 from kmsd.domain import canonical_base64
 from kmsd.domain import ciphertext_blob as blobs

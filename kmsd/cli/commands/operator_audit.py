@@ -17,7 +17,7 @@ import msgspec
 from kmsd.app import Components, arn_scope_of, open_components, open_store
 from kmsd.audit import Actor, record_of_administration
 from kmsd.cli import data_owner
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.ports import AuditSink, AuditUnavailable, Clock, Reader
 
 IAM = "iam.amazonaws.com"

@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from kmsd.adapters.pkcs11 import refused_pin
-from kmsd.app import refused_pin_file
-from kmsd.config.settings import Config
+from kmsd.app import file_name_of, refused_pin_file
+from kmsd.config.sections import Config
+from kmsd.domain.material import TokenName
 
 
 def add_to(commands: Any) -> None:
@@ -19,7 +20,8 @@ def add_to(commands: Any) -> None:
 
 async def retry_pin(config: Config, _: argparse.Namespace) -> int:
     """Forget the refusals. Needs neither token nor PIN. Raises OSError."""
-    removed = [name for name in ("token", "import-token") if refused_pin.clear(refused_pin_file(config, name))]
+    names = [file_name_of(name) for name in (TokenName.MAIN, TokenName.IMPORT, *config.other_tokens)]
+    removed = [name for name in dict.fromkeys(names) if refused_pin.clear(refused_pin_file(config, name))]
     for name in removed:
         print(f"the PIN of {name.replace('-', ' ')} is offered once more at the next start")
     if not removed:

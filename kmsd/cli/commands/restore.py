@@ -38,7 +38,8 @@ from kmsd.backup.token_match import TokenComparison, TokenMismatch
 from kmsd.backup.trail_comparison import Relation, Revocation, TrailComparison
 from kmsd.cli.commands.operator_audit import recorded_act
 from kmsd.cli.named_files import InputFile
-from kmsd.config.settings import Config, ConfigError
+from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import EXIT_EXISTS, InputRefused
 from kmsd.ports import Token
 

@@ -10,7 +10,7 @@ from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
 from kmsd.cli.commands.policy_files import add_policy, add_trust, read_policies, read_policy
 from kmsd.cli.commands.users import account_of, add_account, add_tags, check_name, tags_of
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.domain.policy import PolicyKind
 from kmsd.exit_codes import ExistsAlready, NotFound, WrongUsage

@@ -13,7 +13,8 @@ import structlog
 
 from kmsd.adapters.sqlite import connection
 from kmsd.config.instance_lock import acquire_instance_lock
-from kmsd.config.settings import Config, ConfigError, ListenConfig
+from kmsd.config.sections import Config, ListenConfig
+from kmsd.config.settings import ConfigError
 from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.supervisor import Supervisor
 from kmsd.daemon.worker_pool import WorkerPool
@@ -93,5 +94,5 @@ def _prepare(config: Config, held: ExitStack) -> None:
         lock.enter_context(acquire_instance_lock(config))
         if connection.migrate(config.database):
             log.info("database_migrated", before=before, after=connection.newest())
-        connection.date_older_sessions(config.database, datetime.now(UTC))
+        connection.date_first_start(config.database, datetime.now(UTC))
         held.push(lock.pop_all())

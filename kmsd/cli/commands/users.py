@@ -13,7 +13,7 @@ from kmsd.cli.commands.access_key_output import access_key_elements, add_output,
 from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
 from kmsd.cli.commands.policy_files import add_policy, read_policies
-from kmsd.config.settings import Config
+from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.domain.identity import AccessKeyStatus, User
 from kmsd.errors import ServiceError

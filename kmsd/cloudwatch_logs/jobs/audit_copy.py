@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from hashlib import sha256
 
@@ -62,6 +62,8 @@ class AuditCopy(msgspec.Struct):
     arns: ArnScope
     account: str
     """The operator's account: its principals may be allowed to read."""
+    observe: Callable[[Sequence[str]], Awaitable[None]] | None = None
+    """Gets each batch of records before it is copied, and perhaps again after a crash (`kmsd.custody.key_usage`)."""
     _group: LogGroup | None = None
     _reached: dict[str, _Cursor] = {}
     _processed: dict[str, tuple[str, int]] = {}
@@ -135,6 +137,8 @@ class AuditCopy(msgspec.Struct):
                     log.error("audit_trail_shorter_than_copy", file=file, missing=batch.lacking)
                 count, due = len(batch.times), self._due(batch.times)
                 if due:
+                    if self.observe is not None:
+                        await self.observe(batch.texts[:due])
                     reached.ends = {reached.records: reached.end, reached.records + due: batch.ends[due - 1]}
                     await self._append(group, file, batch, due)
                     copied += due

@@ -10,6 +10,7 @@ from kmsd.authz.request import Denied
 from kmsd.custody import grant_tokens
 from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
 from kmsd.domain.principal import check_principal
 from kmsd.errors import (
@@ -22,13 +23,9 @@ from kmsd.errors import (
 from kmsd.operations.access import OnKey
 from kmsd.operations.declaration import KMS, Call, Operation, WriteCall
 from kmsd.operations.kms import shapes
+from kmsd.operations.kms.grant_operations import grantable
 from kmsd.operations.kms.symmetric import refuse
 
-SYMMETRIC_OPERATIONS = (
-    *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
-    *("CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
-)
-"""Operations that a grant on a symmetric key may allow. Those on data key pairs are included but not offered yet."""
 MAX_PAIRS = 8
 MAX_PART_LENGTH = 384
 
@@ -80,7 +77,7 @@ def _grant(request: Request, call: Call) -> Grant:
     equals, subset = constraints.encryption_context_equals, constraints.encryption_context_subset
     if equals is not None and subset is not None:
         raise ValidationException("More than one constraint supplied")
-    _check_constraint(equals or subset or {})
+    _check_constraint(call.key, equals or subset or {})
     check_principal(request.grantee_principal, call.dependencies.arns.partition)
     if request.retiring_principal is not None:
         check_principal(request.retiring_principal, call.dependencies.arns.partition)
@@ -102,12 +99,14 @@ def _grant(request: Request, call: Call) -> Grant:
 def _check_operations(request: Request, key: Key) -> None:
     if not request.operations:
         raise ValidationException("At least one operation must be specified in the grant.")
-    foreign = [operation for operation in request.operations if operation not in SYMMETRIC_OPERATIONS]
+    foreign = [operation for operation in request.operations if operation not in grantable(key)]
     if foreign:
         raise ValidationException(f"Operations {', '.join(foreign)} are not valid for {key.arn}.")
 
 
-def _check_constraint(pairs: Mapping[str, str]) -> None:
+def _check_constraint(key: Key, pairs: Mapping[str, str]) -> None:
+    if pairs and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise ValidationException(f"Grant constraints are not valid for {key.arn}: its key spec is {key.spec}.")
     if len(pairs) > MAX_PAIRS or any(len(part) > MAX_PART_LENGTH for pair in pairs.items() for part in pair):
         raise LimitExceededException(
             f"A grant constraint can have {MAX_PAIRS} pairs of at most {MAX_PART_LENGTH} characters."

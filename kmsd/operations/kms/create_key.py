@@ -5,12 +5,12 @@ from __future__ import annotations
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from kmsd.authz.lockout import default_key_policy
-from kmsd.custody import key_material as material
-from kmsd.custody import token_objects
+from kmsd.custody import key_material, token_objects
 from kmsd.domain.key import Key, Origin
-from kmsd.domain.key_spec import SYMMETRIC_DEFAULT
+from kmsd.domain.key_spec import ALGORITHMS, KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material
 from kmsd.errors import (
@@ -53,17 +53,23 @@ class Response(shapes.Shape, frozen=True):
 
 class _Prepared(msgspec.Struct, frozen=True):
     key_id: str
-    material: Material | None
+    spec: KeySpec
+    usage: KeyUsage
+    algorithms: tuple[str, ...]
+    material: Material | None = None
 
 
 async def prepare(request: Request, call: WriteCall) -> _Prepared:
     """Check the request, then create the object in the token."""
     key_id = str(uuid4())
-    await _check(request, call, key_id)
+    spec, usage = await _check(request, call, key_id)
+    placement = await key_material.place(call.tokens, spec, usage)
+    prepared = _Prepared(key_id, spec, usage, placement.algorithms)
     if request.origin == Origin.EXTERNAL:
-        return _Prepared(key_id, None)
-    made = await material.generate(call.dependencies.store, call.token, key_id, call.now, call.created)
-    return _Prepared(key_id, made)
+        return prepared
+    store, now, created = call.dependencies.store, call.now, call.created
+    made = await key_material.generate(store, call.tokens, prepared, placement.token, now=now, created=created)
+    return replace(prepared, material=made)
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
@@ -80,6 +86,9 @@ async def handle(request: Request, call: WriteCall) -> Response:
         policy=_policy(request, call),
         created_at=call.now,
         current_material=made.material,
+        spec=made.spec,
+        usage=made.usage,
+        algorithms=made.algorithms,
     )
     await call.transaction.insert_account(account, call.now)
     await call.transaction.insert_key(key)
@@ -91,9 +100,9 @@ async def handle(request: Request, call: WriteCall) -> Response:
     return Response(key_metadata=key_metadata(key, call.now))
 
 
-async def _check(request: Request, call: Call, key_id: str) -> None:
-    """Check everything that can be refused without the token."""
-    _check_kind(request)
+async def _check(request: Request, call: Call, key_id: str) -> tuple[KeySpec, KeyUsage]:
+    """Check everything that can be refused without the token. Return the kind of key."""
+    kind = _kind(request)
     tags.check_count(tags.as_mapping(request.tags), call.dependencies.quotas.tags_per_key)
     # "If you provide a key policy, it must … allow the calling principal to make a subsequent PutKeyPolicy request":
     # the default policy needs no check.
@@ -101,6 +110,7 @@ async def _check(request: Request, call: Call, key_id: str) -> None:
         target = Target(arn=call.dependencies.arns.key(call.caller.account, key_id))
         await check_new_policy(OPERATION, request.policy, request, call, target)
     await _check_count(call)
+    return kind
 
 
 async def _check_count(call: Call) -> None:
@@ -113,23 +123,35 @@ def _policy(request: Request, call: Call) -> str:
     return request.policy or default_key_policy(call.caller.account, call.dependencies.arns.partition)
 
 
-def _check_kind(request: Request) -> None:
-    """Accept symmetric keys in this region, generated or imported. Everything else is refused by name."""
+def _kind(request: Request) -> tuple[KeySpec, KeyUsage]:
+    """Return spec and usage of the requested key. What the daemon does not offer is refused by name."""
     refuse(request, "custom_key_store_id", "xks_key_id")
     if request.key_spec is not None and request.customer_master_key_spec is not None:
         raise ValidationException(
             "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is "
             "deprecated."
         )
-    spec = request.key_spec or request.customer_master_key_spec or SYMMETRIC_DEFAULT
-    if spec != SYMMETRIC_DEFAULT:
-        raise UnsupportedOperationException(f"KeySpec {spec} is not supported.")
-    if request.key_usage not in (None, "ENCRYPT_DECRYPT"):
-        raise ValidationException(f"KeyUsage {request.key_usage} is not compatible with KeySpec {SYMMETRIC_DEFAULT}")
+    spec = KeySpec(request.key_spec or request.customer_master_key_spec or KeySpec.SYMMETRIC_DEFAULT)
+    usage = _usage(request, spec)
     if request.origin not in (Origin.AWS_KMS, Origin.EXTERNAL):
         raise UnsupportedOperationException(f"Origin {request.origin} is not supported.")
+    if request.origin == Origin.EXTERNAL and spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise UnsupportedOperationException(f"Origin EXTERNAL is not supported with KeySpec {spec}.")
     if request.multi_region:
         raise UnsupportedOperationException("MultiRegion keys are not supported.")
+    return spec, usage
+
+
+def _usage(request: Request, spec: KeySpec) -> KeyUsage:
+    """Return the requested usage. It is required for every kind of key but symmetric encryption keys (CreateKey)."""
+    if request.key_usage is None and spec is not KeySpec.SYMMETRIC_DEFAULT:
+        raise ValidationException(
+            "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys."
+        )
+    usage = KeyUsage(request.key_usage or KeyUsage.ENCRYPT_DECRYPT)
+    if usage not in ALGORITHMS[spec]:
+        raise ValidationException(f"KeyUsage {usage} is not compatible with KeySpec {spec}")
+    return usage
 
 
 OPERATION = Operation(

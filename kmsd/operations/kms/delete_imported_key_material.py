@@ -1,4 +1,4 @@
-"""DeleteImportedKeyMaterial: destroy the material in the token. The same material can be imported again."""
+"""DeleteImportedKeyMaterial: destroy a material in the token. The same material can be imported again."""
 
 from __future__ import annotations
 
@@ -35,19 +35,23 @@ async def prepare(_: Request, call: WriteCall) -> None:
 async def handle(request: Request, call: WriteCall) -> Response:
     """Mark the object `destroying` with the key's new state; destroy it and look it up again before the response.
 
-    A key without material does not change, but a destruction that an earlier call left unfinished is completed.
+    A key that does not hold the material does not change, but a destruction that an earlier call left unfinished is
+    completed. Without KeyMaterialId it is the current material.
     """
-    imported = await call.reader.imported_material(call.key.key_id)
-    named = None if imported is None else key_material_id(imported.material_id)
-    if request.key_material_id not in (None, named):
-        raise NotFoundException(f"KeyMaterialId {request.key_material_id} is not that of {call.key.arn}.")
-    destroying = await imported_material.delete(call.transaction, call.key)
-    if destroying is None and imported is not None:
-        left = await call.reader.token_object(imported.material_id)
-        destroying = imported.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
+    known = await call.reader.imported_materials(call.key.key_id)
+    name = request.key_material_id
+    record = imported_material.current(known) if name is None else imported_material.named(known, name)
+    if record is None and name is not None:
+        raise NotFoundException(f"KeyMaterialId {name} is not that of {call.key.arn}.")
+    if record is None:
+        return Response(key_id=call.key.arn)
+    destroying = await imported_material.delete(call.transaction, call.key, record, call.now)
+    if destroying is None:
+        left = await call.reader.token_object(record.material_id)
+        destroying = record.material_id if left is not None and left.status is MaterialStatus.DESTROYING else None
     if destroying is not None:
         call.after_commit.append(partial(token_objects.destroy, call.dependencies.store, call.token, destroying))
-    return Response(key_id=call.key.arn, key_material_id=named)
+    return Response(key_id=call.key.arn, key_material_id=key_material_id(record.material_id))
 
 
 OPERATION = Operation(

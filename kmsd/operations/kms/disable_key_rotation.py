@@ -29,7 +29,7 @@ OPERATION = Operation(
     Request,
     None,
     handle,
-    access=(OnKey("key_id", Usable.ROTATION),),
+    access=(OnKey("key_id", Usable.ROTATION, is_symmetric=True),),
     raises=(UnsupportedOperationException,),
     writes=True,
 )

@@ -33,8 +33,11 @@ class Response(shapes.Shape, frozen=True):
 async def handle(request: Request, call: Call) -> Response:
     """Encrypt under the key's current material."""
     key = call.key
-    blob = await encryption.encrypt(call.tokens, key, call.now, request.plaintext, request.encryption_context)
-    return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=SYMMETRIC_DEFAULT)
+    algorithm = request.encryption_algorithm or SYMMETRIC_DEFAULT
+    blob = await encryption.encrypt(
+        call.tokens, key, call.now, request.plaintext, request.encryption_context, algorithm=algorithm
+    )
+    return Response(ciphertext_blob=blob, key_id=key.arn, encryption_algorithm=algorithm)
 
 
 OPERATION = Operation(

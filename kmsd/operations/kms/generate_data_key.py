@@ -55,7 +55,14 @@ OPERATION = Operation(
     handle,
     kind=Kind.CRYPTOGRAPHIC,
     access=(
-        OnKey("key_id", Usable.ENABLED, aliases=True, context="encryption_context", usage=KeyUsage.ENCRYPT_DECRYPT),
+        OnKey(
+            "key_id",
+            Usable.ENABLED,
+            aliases=True,
+            context="encryption_context",
+            usage=KeyUsage.ENCRYPT_DECRYPT,
+            is_symmetric=True,
+        ),
     ),
     raises=(KeyUnavailableException, UnsupportedOperationException),
 )

@@ -44,6 +44,6 @@ OPERATION = Operation(
     Request,
     Response,
     handle,
-    access=(OnKey("key_id", Usable.ROTATION_STATUS),),
+    access=(OnKey("key_id", Usable.ROTATION_STATUS, is_symmetric=True),),
     raises=(UnsupportedOperationException,),
 )

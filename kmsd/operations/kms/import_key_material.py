@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
-from kmsd.custody import import_parameters, imported_material
+from kmsd.custody import import_parameters, imported_material, token_objects
 from kmsd.custody.import_parameters import ImportTokenPayload
-from kmsd.custody.imported_material import ProvenMaterial
-from kmsd.domain.key import ExpirationModel
+from kmsd.custody.imported_material import Expected, ProvenMaterial
+from kmsd.domain.key import ExpirationModel, Key
 from kmsd.domain.key_import import ImportedMaterial
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import key_material_id
@@ -18,6 +20,7 @@ from kmsd.errors import (
     IncorrectKeyMaterialException,
     InvalidCiphertextException,
     InvalidImportTokenException,
+    KMSInvalidStateException,
     UnsupportedOperationException,
     ValidationException,
 )
@@ -55,7 +58,7 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
     """Check everything that does not need the token, then unwrap and verify the material in the token."""
     dependencies = call.dependencies
     _valid_to(request, call.now)
-    _check_material(request, await call.reader.imported_material(call.key.key_id), call.key.arn)
+    expected = _expected(request, call.key, await call.reader.imported_materials(call.key.key_id), call.now)
     claim = await import_parameters.open_token(
         await call.service_sealer(), request.import_token, call.key.key_id, call.now
     )
@@ -64,6 +67,7 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
         dependencies.store,
         dependencies.tokens,
         call.key,
+        expected,
         wrapping_key=await import_parameters.wrapping_key_of(call.reader, claim),
         algorithm=claim.algorithm,
         blob=request.encrypted_key_material,
@@ -74,11 +78,11 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """Make the material current, or set a new ValidTo for it. The import token must still be valid."""
+    """Add the material to the key, or set a new ValidTo for it. The import token must still be valid."""
     claim, arrival = call.prepared.claim, call.prepared.arrival
     import_parameters.refuse_expired(claim, call.now)
     await import_parameters.wrapping_key_of(call.reader, claim)
-    key = await imported_material.make_current(
+    destroying = await imported_material.attach(
         call.transaction,
         call.key,
         arrival,
@@ -86,7 +90,9 @@ async def handle(request: Request, call: WriteCall) -> Response:
         valid_to=_valid_to(request, call.now),
         description=request.key_material_description,
     )
-    return Response(key_id=key.arn, key_material_id=key_material_id(arrival.imported.material_id))
+    if destroying is not None:
+        call.after_commit.append(partial(token_objects.destroy, call.dependencies.store, call.token, destroying))
+    return Response(key_id=call.key.arn, key_material_id=key_material_id(arrival.imported.material_id))
 
 
 def _valid_to(request: Request, now: datetime) -> datetime | None:
@@ -105,21 +111,29 @@ def _valid_to(request: Request, now: datetime) -> datetime | None:
     return valid_to
 
 
-def _check_material(request: Request, imported: ImportedMaterial | None, arn: str) -> None:
-    """Check ImportType and KeyMaterialId before unwrapping. A key's imported material can never be replaced."""
-    if request.import_type == "NEW_KEY_MATERIAL":
-        if request.key_material_id is not None:
-            raise ValidationException("KeyMaterialId cannot be set if the ImportType is NEW_KEY_MATERIAL.")
-        if imported is not None:
-            raise UnsupportedOperationException(
-                f"{arn} has imported key material already; ImportType NEW_KEY_MATERIAL is not supported for it."
-            )
-        return
-    if imported is None:
-        if request.import_type is not None or request.key_material_id is not None:
-            raise IncorrectKeyMaterialException(f"No key material was imported into {arn} before.")
-    elif request.key_material_id not in (None, key_material_id(imported.material_id)):
-        raise IncorrectKeyMaterialException(f"KeyMaterialId {request.key_material_id} is not that of {arn}.")
+def _expected(request: Request, key: Key, known: Sequence[ImportedMaterial], now: datetime) -> Expected:
+    """Return the material that the request may bring. Checks ImportType and KeyMaterialId before unwrapping.
+
+    Raises ValidationException, IncorrectKeyMaterialException, and KMSInvalidStateException for new material while other
+    is pending rotation.
+    """
+    is_new = request.import_type == "NEW_KEY_MATERIAL"
+    if is_new and request.key_material_id is not None:
+        raise ValidationException("KeyMaterialId cannot be set if the ImportType is NEW_KEY_MATERIAL.")
+    waiting = imported_material.pending(known)
+    if is_new and waiting is not None and imported_material.is_imported(waiting, key.materials, now):
+        raise KMSInvalidStateException(
+            f"New key material cannot be imported into KMS key {key.arn}, because another key material "
+            f"(id: {key_material_id(waiting.material_id)}) is pending rotation."
+        )
+    if not known and (request.import_type == "EXISTING_KEY_MATERIAL" or request.key_material_id is not None):
+        raise IncorrectKeyMaterialException(f"No key material was imported into {key.arn} before.")
+    if request.key_material_id is None:
+        return Expected(known, is_new or not known)
+    record = imported_material.named(known, request.key_material_id)
+    if record is None:
+        raise IncorrectKeyMaterialException(f"KeyMaterialId {request.key_material_id} is not that of {key.arn}.")
+    return Expected(known, is_new=False, material_id=record.material_id)
 
 
 OPERATION = Operation(
@@ -134,6 +148,7 @@ OPERATION = Operation(
         IncorrectKeyMaterialException,
         InvalidCiphertextException,
         InvalidImportTokenException,
+        KMSInvalidStateException,
         UnsupportedOperationException,
     ),
     writes=True,

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from kmsd.domain.key import Key
-from kmsd.domain.key_spec import ALGORITHMS
+from kmsd.domain.key_spec import KeyUsage
 from kmsd.domain.key_state import KeyState
 from kmsd.operations.kms.shapes import KeyMetadata
+from kmsd.operations.kms.symmetric import current_material_id
+
+MEMBER_OF_USAGE = {
+    KeyUsage.ENCRYPT_DECRYPT: "encryption_algorithms",
+    KeyUsage.SIGN_VERIFY: "signing_algorithms",
+    KeyUsage.GENERATE_VERIFY_MAC: "mac_algorithms",
+    KeyUsage.KEY_AGREEMENT: "key_agreement_algorithms",
+    KeyUsage.ENCAPSULATE_DECAPSULATE: "encapsulation_algorithms",
+}
+"""The member that lists a key's algorithms. "This value is present only when the KeyUsage … is …" (KeyMetadata)."""
+
+
+def algorithm_members(key: Key) -> dict[str, Any]:
+    """Return the member that lists the key's algorithms, by its attribute's name."""
+    return {MEMBER_OF_USAGE[key.usage]: list(key.algorithms)}
 
 
 def key_metadata(key: Key, now: datetime) -> KeyMetadata:
@@ -30,9 +46,7 @@ def key_metadata(key: Key, now: datetime) -> KeyMetadata:
         key_manager="CUSTOMER",
         customer_master_key_spec=key.spec,
         key_spec=key.spec,
-        encryption_algorithms=list(ALGORITHMS[key.spec]),
         multi_region=False,
-        current_key_material_id=(
-            None if key.current_material is None or expired else key.current_material.key_material_id
-        ),
+        **algorithm_members(key),
+        current_key_material_id=None if expired else current_material_id(key),
     )

@@ -14,14 +14,15 @@ from kmsd.errors import (
 from kmsd.operations.access import OnCiphertext, OnKey
 from kmsd.operations.declaration import KMS, Call, Kind, Operation
 from kmsd.operations.kms import shapes
-from kmsd.operations.kms.symmetric import current_material_id, refuse
+from kmsd.operations.kms.ciphertext import ciphertext_of
+from kmsd.operations.kms.symmetric import current_material_id
 
 
 class Request(shapes.Shape, frozen=True):
     """Reference: ReEncrypt, Request Parameters; `SourceKeyId` and what follows are newer."""
 
-    ciphertext_blob: shapes.CiphertextBlob
     destination_key_id: shapes.KeyId
+    ciphertext_blob: shapes.CiphertextBlob | None = None
     source_encryption_context: shapes.EncryptionContext = {}
     destination_encryption_context: shapes.EncryptionContext = {}
     grant_tokens: shapes.GrantTokens = []
@@ -29,7 +30,7 @@ class Request(shapes.Shape, frozen=True):
     source_encryption_algorithm: shapes.EncryptionAlgorithm | None = None
     destination_encryption_algorithm: shapes.EncryptionAlgorithm | None = None
     dry_run: bool | None = None
-    dry_run_modifiers: list[str] | None = None
+    dry_run_modifiers: shapes.DryRunModifiers | None = None
 
 
 class Response(shapes.Shape, frozen=True):
@@ -40,25 +41,31 @@ class Response(shapes.Shape, frozen=True):
     key_id: shapes.KeyId
     source_encryption_algorithm: shapes.EncryptionAlgorithm
     destination_encryption_algorithm: shapes.EncryptionAlgorithm
-    source_key_material_id: shapes.KeyMaterialId
+    source_key_material_id: shapes.KeyMaterialId | None
     destination_key_material_id: shapes.KeyMaterialId | None
 
 
 async def handle(request: Request, call: Call) -> Response:
     """Decrypt under the source key, encrypt under the destination key."""
-    refuse(request, "dry_run_modifiers")
     source, destination = call.key_at(0), call.key_at(1)
-    opened = await encryption.decrypt(call.tokens, source, call.blob_at(0), request.source_encryption_context)
+    algorithm = request.destination_encryption_algorithm or SYMMETRIC_DEFAULT
+    ciphertext = ciphertext_of(request, call, request.source_encryption_algorithm)
+    opened = await encryption.decrypt_any(call.tokens, source, call.now, ciphertext, request.source_encryption_context)
     blob = await encryption.encrypt(
-        call.tokens, destination, call.now, opened.plaintext, request.destination_encryption_context
+        call.tokens,
+        destination,
+        call.now,
+        opened.plaintext,
+        request.destination_encryption_context,
+        algorithm=algorithm,
     )
     return Response(
         ciphertext_blob=blob,
         source_key_id=source.arn,
         key_id=destination.arn,
-        source_encryption_algorithm=SYMMETRIC_DEFAULT,
-        destination_encryption_algorithm=SYMMETRIC_DEFAULT,
-        source_key_material_id=opened.material.key_material_id,
+        source_encryption_algorithm=request.source_encryption_algorithm or SYMMETRIC_DEFAULT,
+        destination_encryption_algorithm=algorithm,
+        source_key_material_id=opened.key_material_id,
         destination_key_material_id=current_material_id(destination),
     )
 

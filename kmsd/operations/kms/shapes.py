@@ -13,6 +13,8 @@ from typing import Annotated
 
 import msgspec
 
+from kmsd.domain import key_spec
+
 
 class Constraint(msgspec.Struct, frozen=True, dict=True):
     """Constraints on the value of a shape. Lengths are in characters, bytes (blobs) or items (lists)."""
@@ -64,6 +66,7 @@ GRANT_OPERATIONS = (
     *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
     *("Sign", "Verify", "GetPublicKey", "CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair"),
     *("GenerateDataKeyPairWithoutPlaintext", "GenerateMac", "VerifyMac", "DeriveSharedSecret"),
+    *("Encapsulate", "Decapsulate"),
 )
 
 _KEY_ID = Constraint(min_length=1, max_length=2048)
@@ -80,6 +83,9 @@ AliasName = Annotated[str, Constraint(min_length=1, max_length=256, pattern=r"^[
 Description = Annotated[str, Constraint(min_length=0, max_length=8192)]
 Plaintext = Annotated[bytes, Constraint(min_length=1, max_length=4096, secret=True)]
 CiphertextBlob = Annotated[bytes, Constraint(min_length=1, max_length=6144, secret=True)]
+Signature = CiphertextBlob
+Mac = CiphertextBlob
+"""AWS's model has one shape for them. Audit records show none of them."""
 PublicKey = Annotated[bytes, Constraint(min_length=1, max_length=8192)]
 ImportToken = Annotated[bytes, Constraint(min_length=1, max_length=6144, secret=True)]
 EncryptedKeyMaterial = Annotated[bytes, Constraint(min_length=1, max_length=6144, secret=True)]
@@ -130,9 +136,22 @@ WrappingAlgorithm = Annotated[
 ]
 WrappingKeySpec = Annotated[str, Constraint(values=("RSA_2048", "RSA_3072", "RSA_4096", "SM2"))]
 DataKeySpec = Annotated[str, Constraint(values=("AES_256", "AES_128"))]
-EncryptionAlgorithm = Annotated[
-    str, Constraint(values=("SYMMETRIC_DEFAULT", "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256", "SM2PKE"))
+DataKeyPairSpec = Annotated[
+    str,
+    Constraint(
+        values=(
+            *("RSA_2048", "RSA_3072", "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521"),
+            *("ECC_SECG_P256K1", "SM2", "ECC_NIST_EDWARDS25519", "ML_KEM_512", "ML_KEM_768", "ML_KEM_1024"),
+        )
+    ),
 ]
+EncryptionAlgorithm = Annotated[str, Constraint(values=tuple(key_spec.EncryptionAlgorithm))]
+SigningAlgorithm = Annotated[str, Constraint(values=tuple(key_spec.SigningAlgorithm))]
+MacAlgorithm = Annotated[str, Constraint(values=tuple(key_spec.MacAlgorithm))]
+KeyAgreementAlgorithm = Annotated[str, Constraint(values=tuple(key_spec.KeyAgreementAlgorithm))]
+EncapsulationAlgorithm = Annotated[str, Constraint(values=tuple(key_spec.EncapsulationAlgorithm))]
+MessageType = Annotated[str, Constraint(values=tuple(key_spec.MessageType))]
+DryRunModifiers = Annotated[list[str], Constraint(member=Constraint(values=("IGNORE_CIPHERTEXT",)))]
 ExpirationModel = Annotated[str, Constraint(values=("KEY_MATERIAL_EXPIRES", "KEY_MATERIAL_DOES_NOT_EXPIRE"))]
 KeySpec = Annotated[str, Constraint(values=(*KEY_SPECS, *NEW_KEY_SPECS))]
 CustomerMasterKeySpec = Annotated[str, Constraint(values=KEY_SPECS)]
@@ -174,8 +193,12 @@ class KeyMetadata(Shape, frozen=True):
     key_manager: str
     customer_master_key_spec: CustomerMasterKeySpec
     key_spec: KeySpec
-    encryption_algorithms: list[str]
     multi_region: bool
+    encryption_algorithms: list[str] = []
+    signing_algorithms: list[str] = []
+    mac_algorithms: list[str] = []
+    key_agreement_algorithms: list[str] = []
+    encapsulation_algorithms: list[str] = []
     deletion_date: Timestamp | None = None
     pending_deletion_window_in_days: int | None = None
     valid_to: Timestamp | None = None
@@ -229,6 +252,7 @@ class RotationsListEntry(Shape, frozen=True):
     rotation_date: Timestamp | None = None
     rotation_type: str | None = None
     key_material_id: KeyMaterialId | None = None
+    key_material_description: KeyMaterialDescription | None = None
     key_material_state: str | None = None
     import_state: str | None = None
     expiration_model: ExpirationModel | None = None

@@ -29,5 +29,6 @@ def data_key_length(key_spec: str | None, number_of_bytes: int | None) -> int:
 
 
 def current_material_id(key: Key) -> str | None:
-    """Return the `KeyMaterialId` of the material that encrypts new blobs."""
-    return None if key.current_material is None else key.current_material.key_material_id
+    """Return the `KeyMaterialId` of the material that encrypts new blobs; None for an RSA key."""
+    material = key.current_material
+    return None if material is None or material.algorithm is None else material.key_material_id

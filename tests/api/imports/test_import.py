@@ -97,7 +97,7 @@ def test_imported_keys_behave_like_generated_ones(harness: Harness, kms: Any) ->
     opened = harness.client(credentials=user).decrypt(CiphertextBlob=made["CiphertextBlob"])
     assert opened["Plaintext"] == made["Plaintext"]
     assert code_of(kms.enable_key_rotation, KeyId=key_id) == "UnsupportedOperationException"
-    assert code_of(kms.rotate_key_on_demand, KeyId=key_id) == "UnsupportedOperationException"
+    assert code_of(kms.rotate_key_on_demand, KeyId=key_id) == "KMSInvalidStateException"
     for doomed in (key_id, other):
         kms.schedule_key_deletion(KeyId=doomed, PendingWindowInDays=7)
     harness.clock.advance(days=7, seconds=1)

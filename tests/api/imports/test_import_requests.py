@@ -48,7 +48,7 @@ def test_the_request_is_checked(harness: Harness, kms: Any) -> None:
     assert harness.run(imported_material(harness, key_id)).description == "from the vault"
     members |= FOREVER
     told = code_of(kms.import_key_material, **members, ImportType="NEW_KEY_MATERIAL")
-    assert told == "UnsupportedOperationException"
+    assert told == "IncorrectKeyMaterialException"
     assert code_of(kms.import_key_material, **members, KeyMaterialId="0" * 64) == "IncorrectKeyMaterialException"
     kms.import_key_material(**members, ImportType="EXISTING_KEY_MATERIAL", KeyMaterialId=answer["KeyMaterialId"])
     assert harness.run(imported_material(harness, key_id)).description == "from the vault"

@@ -143,7 +143,7 @@ def test_algorithms_that_are_refused_or_lacking(harness: Harness, kms: Any) -> N
     through_nss = parameters(kms, key_id, "RSAES_OAEP_SHA_256").members(b"k" * 32)
     bent = (
         (components.pipeline.dependencies, "refused_wrapping", frozenset({WrappingAlgorithm.RSAES_PKCS1_V1_5})),
-        (components.tokens, "imports", None),
+        (components.tokens, "others", {}),
     )
     kept = [(holder, name, getattr(holder, name)) for holder, name, _ in bent]
     try:
