@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.daemon import Daemon, provisioned
 from tests.support.harness import Harness, harness
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
 
 QUICK = Path(__file__).parent / "unit"
 """Tests that need no token and no daemon."""
@@ -47,6 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(QUICK):
             item.add_marker("quick")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """With `-n`: whole files, the long ones first."""
+    # Not needed, and not imported, with `-p no:xdist`.
+    from tests.support.dealing import Dealer  # noqa: PLC0415
+
+    return Dealer(config, log)
 
 
 @pytest.fixture(scope="module", name="harness")
