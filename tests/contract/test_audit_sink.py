@@ -250,11 +250,12 @@ async def test_a_token_that_is_away_at_the_end(folder: Path, signer: Signer) -> 
     assert_sound(folder, signer)
 
 
-async def test_commands_write_at_the_same_time(folder: Path, signer: Signer) -> None:
+async def test_commands_write_at_the_same_time(folder: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a chain of its own; a name that is free again is taken again."""
     first = await TrailSink.open(folder, "cli", signer, SELDOM, shared_writer_name=True)
     second = await TrailSink.open(folder, "cli", signer, SELDOM, shared_writer_name=True)
     assert (first.writer, second.writer) == ("cli", "cli-2")
+    monkeypatch.setattr("kmsd.adapters.audit_trail.sink.PATIENCE_SECONDS", 0.1)
     with pytest.raises(AuditUnavailable, match="another process"):
         await TrailSink.open(folder, "cli", signer, SELDOM)
     await first.append(record(1))
