@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
 
+PACKAGE = Path(__file__).parents[1] / "kmsd"
 QUICK = Path(__file__).parent / "unit"
 """Tests that need no token and no daemon."""
 RELEASE = {
@@ -45,6 +47,12 @@ settings.register_profile(
     "kmsd", deadline=None, derandomize="KMSD_TEST_SLOW" not in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("kmsd")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile kmsd once. Where PYTHONDONTWRITEBYTECODE is set, each of its processes would do it anew."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(PACKAGE, quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
