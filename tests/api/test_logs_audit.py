@@ -96,8 +96,8 @@ def test_the_group_and_its_streams(own: Harness) -> None:
 def test_a_second_is_copied_once_it_has_ended(own: Harness) -> None:
     """So that all processes show a second at the same time, and whoever follows the group misses nothing of it."""
     copy_audit(own)
-    own.client().list_aliases()
     now = millis() // 1000
+    own.client().list_aliases()
     copy = audit_copy(own)
     own.run(copy.run_once())
     copy.trail.unlock_chain("harness")

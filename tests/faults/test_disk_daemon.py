@@ -14,6 +14,7 @@ from tests.support.clients import code_of
 from tests.support.daemon import Daemon, provisioned
 from tests.support.disk_faults import RETURN, Honest, assert_recorded
 from tests.support.file_systems import FailingSyncs, ext4
+from tests.support.polling import until
 from tests.support.workload import RETRYABLE, Writers, assert_all_there, seconds_until
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,8 @@ def test_syncs_fail(own: Daemon, syncs: FailingSyncs) -> None:
     log.info("works again after %s s", {part: round(seconds, 3) for part, seconds in returned.items()})
     assert max(returned.values()) < RETURN, returned
     worked = writers.done.answered["CreateKey"]
-    time.sleep(0.3)
+    until(lambda: writers.done.answered["CreateKey"] > worked)
     writers.stop()
-    assert writers.done.answered["CreateKey"] > worked
     assert_all_there(own, writers.done)
     own.kill()
     own.start()
