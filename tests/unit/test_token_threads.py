@@ -14,6 +14,7 @@ import pytest
 
 from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.ports import TokenBusy, TokenTimeout
+from tests.support.polling import until
 
 NAME = "kmsd-test-threads"
 
@@ -77,6 +78,17 @@ async def test_they_give_way_to_the_event_loop() -> None:
     async with workers(1) as found:
         assert await found.run(lambda: os.sched_getscheduler(0), deadline=5) == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+async def test_a_result_that_is_there_is_not_late() -> None:
+    """At its deadline it may wait for the event loop: it is delivered, and no thread takes the place of its own."""
+    async with workers(1) as found:
+        asked = asyncio.ensure_future(found.run(lambda: "done", deadline=30))
+        await asyncio.sleep(0)
+        until(lambda: bool(found._finished))
+        (job,) = found._under_way
+        found._expire(job)
+        assert await asked == "done"
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -34,13 +34,14 @@ _CHECK_INTERVAL = 0.05
 
 
 class _Job:
-    __slots__ = ("abandoned", "deadline", "error", "future", "result", "started", "work")
+    __slots__ = ("abandoned", "deadline", "ended", "error", "future", "result", "started", "work")
 
     def __init__(self, work: Callable[[], Any], future: asyncio.Future[Any], deadline: float) -> None:
         self.work = work
         self.future = future
         self.deadline = deadline
         self.started = False
+        self.ended = False
         self.abandoned = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -131,6 +132,9 @@ class DeadlineThreadPool:
         if job.future.done():
             return
         with self._lock:
+            if job.ended:
+                # Its result is about to be delivered, and its thread continues: another would be one too many.
+                return
             begun, job.abandoned = job.started, True
             if begun:
                 self.abandoned += 1
@@ -170,6 +174,7 @@ class DeadlineThreadPool:
     def _submit(self, job: _Job) -> bool:
         """Queue a result for the event loop. True if this thread continues."""
         with self._lock:
+            job.ended = True
             continues = not (job.started and job.abandoned)
             if continues:
                 self._idle += 1
