@@ -16,7 +16,16 @@ import msgspec
 
 from kmsd.custody import token_objects
 from kmsd.custody.service_sealer import ServiceSealer
-from kmsd.domain.key_import import MAX_FAILURES, MAX_OUTSTANDING, PARAMETERS_LIFE, WrappingAlgorithm, WrappingKey
+from kmsd.domain.key import Key
+from kmsd.domain.key_import import (
+    MAX_FAILURES,
+    MAX_OUTSTANDING,
+    PARAMETERS_LIFE,
+    TRANSPORT_OF_KEYS,
+    WrappingAlgorithm,
+    WrappingKey,
+)
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import MaterialStatus, TokenName
 from kmsd.errors import (
     ExpiredImportTokenException,
@@ -24,7 +33,18 @@ from kmsd.errors import (
     LimitExceededException,
     UnsupportedOperationException,
 )
-from kmsd.ports import NotAuthentic, Reader, Store, StoreConflict, StoreError, TokenError, Tokens, Transaction
+from kmsd.ports import (
+    ImportCapabilities,
+    NotAuthentic,
+    Reader,
+    Store,
+    StoreConflict,
+    StoreError,
+    Token,
+    TokenError,
+    Tokens,
+    Transaction,
+)
 
 _PURPOSE = "import-token"
 _VERSION = 1
@@ -57,13 +77,15 @@ class ImportTokenPayload(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
-    """Return the available algorithms, each with the token that unwraps it.
+async def offered(tokens: Tokens, spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT) -> Mapping[WrappingAlgorithm, TokenName]:
+    """Return the available algorithms for keys of a spec, each with the token that unwraps it.
 
     That is the main token if it has the mechanisms, else the import token, which rewraps the material for the main one.
     """
-    main, helper = await tokens.main.import_capabilities(), tokens.imports
-    passed_on = (await helper.import_capabilities()).passes_on if helper is not None and main.receives else frozenset()
+    main = await tokens.main.import_capabilities()
+    if spec is not KeySpec.SYMMETRIC_DEFAULT and spec not in main.specs:
+        return {}
+    passed_on = await _passed_on(main, tokens.imports, spec)
     return {
         algorithm: TokenName.MAIN if algorithm in main.imports else TokenName.IMPORT
         for algorithm in WrappingAlgorithm
@@ -71,17 +93,29 @@ async def offered(tokens: Tokens) -> Mapping[WrappingAlgorithm, TokenName]:
     }
 
 
-async def check_algorithm(algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm]) -> WrappingAlgorithm:
+async def _passed_on(main: ImportCapabilities, helper: Token | None, spec: KeySpec) -> frozenset[WrappingAlgorithm]:
+    """Return the algorithms of material of a spec that the import token rewraps for the main token."""
+    is_symmetric = spec is KeySpec.SYMMETRIC_DEFAULT
+    if helper is None or not (main.receives if is_symmetric else TRANSPORT_OF_KEYS in main.imports):
+        return frozenset()
+    found = await helper.import_capabilities()
+    return found.passes_on if is_symmetric or spec in found.passes_on_specs else frozenset()
+
+
+async def check_algorithm(
+    algorithm: str, tokens: Tokens, refused: frozenset[WrappingAlgorithm], spec: KeySpec
+) -> WrappingAlgorithm:
     """Return the algorithm of this name.
 
-    Raises UnsupportedOperationException if it is unknown, refused by configuration, or not offered by a token.
+    Raises UnsupportedOperationException if it is unknown, refused by configuration, or not offered by a token for keys
+    of this spec.
     """
     if algorithm not in _NUMBERS:
         raise UnsupportedOperationException(f"The wrapping algorithm {algorithm} is not supported.")
     known = WrappingAlgorithm(algorithm)
     if known in refused:
         raise UnsupportedOperationException(f"The configuration refuses the wrapping algorithm {algorithm}.")
-    if known not in await offered(tokens):
+    if known not in await offered(tokens, spec):
         raise UnsupportedOperationException(f"The token does not offer what the wrapping algorithm {algorithm} needs.")
     return known
 
@@ -93,8 +127,8 @@ async def issue(
     store: Store,
     tokens: Tokens,
     sealer: ServiceSealer,
+    key: Key,
     *,
-    key_id: str,
     algorithm: WrappingAlgorithm,
     bits: int,
     now: datetime,
@@ -102,7 +136,7 @@ async def issue(
     """Issue a wrapping key of this length and its import token for one key, valid from `now`."""
     # The API states the expiry in whole seconds, and it must hold to the microsecond.
     expires_at = (now + PARAMETERS_LIFE).replace(microsecond=0)
-    name = (await offered(tokens))[algorithm]
+    key_id, name = key.key_id, (await offered(tokens, key.spec))[algorithm]
     wrapping_key = await _from_pool(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
     if wrapping_key is None:
         wrapping_key = await create_wrapping_key(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)

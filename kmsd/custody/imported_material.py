@@ -1,12 +1,13 @@
 """Imported key material: unwrapped and verified by the token, attached to a key, deleted, and recognised on reimport.
 
-The fingerprint is an AES-CMAC under the material, computed by the token over a constant and the key id. It shows if
-material is the same, reveals nothing else, and differs between two keys with the same material. Fingerprint and
-material id outlive the deletion of the material. A reimported object gets the same CKA_ID, so old blobs decrypt again.
+The fingerprint is an AES-CMAC or HMAC under the material, computed by the token over a constant and the key id; for a
+pair it is a hash of them and the public key. It shows if material is the same, reveals nothing else, and differs
+between two keys with the same material. Fingerprint and material id outlive the deletion of the material. A reimported
+object gets the same CKA_ID, so old blobs decrypt again.
 
 The first material of a key is its current one. Later ones are pending until RotateKeyOnDemand makes them current; then
 they belong to the key for good. A key works while the token holds all of those: if one is deleted or has expired, the
-key is pending import.
+key is pending import. RSA, ECC and HMAC keys have one material only.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from __future__ import annotations
 from asyncio import sleep
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from hmac import compare_digest
 from time import perf_counter
-from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
 
 from kmsd.custody import import_parameters, token_objects
+from kmsd.custody.incoming_material import IncomingMaterial, forwarded
 from kmsd.domain.key import ExpirationModel, Key
 from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingAlgorithm, WrappingKey
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import KeyState, Transition
-from kmsd.domain.material import Material, MaterialStatus, TokenName, key_material_id
+from kmsd.domain.material import Algorithm, Material, MaterialStatus, key_material_id
 from kmsd.errors import (
     IncorrectKeyMaterialException,
     InvalidCiphertextException,
@@ -34,19 +35,19 @@ from kmsd.errors import (
     KMSInvalidStateException,
 )
 from kmsd.ports import (
+    ImportedKey,
     InvalidLength,
     MaterialMismatch,
     NoSuchObject,
     Store,
     StoreConflict,
-    Token,
     Tokens,
     Transaction,
+    UnsuitableMaterial,
     UnwrapFailed,
     Wrapped,
 )
 
-_MARK = b"kmsd imported material 1"
 REFUSAL_QUANTUM_SECONDS = 0.1
 """Seconds. A blob is refused at a multiple of this time after its unwrapping started."""
 OTHER = "The key material is not the key material that was imported into this key before."
@@ -81,13 +82,10 @@ class ProvenMaterial(msgspec.Struct, frozen=True):
     """True if the key had no record of it."""
     made: bool = False
     """True if an object was created for it. Otherwise the key had one already."""
-    recreate: Callable[[], Awaitable[None]] | None = None
+    recreate: Callable[[ImportedMaterial], Awaitable[None]] | None = None
     """Creates the object that the token has lost. `attach` calls it in its transaction, so that it runs once."""
-
-
-def fingerprint_mark(key_id: str) -> bytes:
-    """Return the message for the fingerprint's CMAC: longer than a block, unlike XAES-256-GCM's derivation input."""
-    return _MARK + UUID(key_id).bytes
+    public_key: bytes = b""
+    """Public half of a pair, DER SubjectPublicKeyInfo."""
 
 
 def current(records: Sequence[ImportedMaterial]) -> ImportedMaterial | None:
@@ -131,44 +129,41 @@ async def import_material(
     InvalidCiphertextException and IncorrectKeyMaterialException, both counted against the wrapping key;
     InvalidImportTokenException if the wrapping key is gone; `StoreConflict` during another import into the key.
     """
-    main, mark = tokens.main, fingerprint_mark(key.key_id)
     given = Wrapped(blob, algorithm, wrapping_key.object_id)
-    wrapped, fingerprint, known = await _proven(store, tokens, wrapping_key, given, mark=mark, expected=expected)
+    incoming, proof, known = await _proven(store, tokens, wrapping_key, given, key=key, expected=expected)
     present = None if known is None else key.materials.get(known.material_id)
     if present is not None and known is not None:
         if present.status is MaterialStatus.READY:
-            return ProvenMaterial(known)
+            return ProvenMaterial(known, public_key=proof.public_key)
         # The row of a missing object stays: only material that was verified to be the same is created under its id.
         created.append(known.material_id)
-        return ProvenMaterial(known, recreate=partial(_recreate, main, wrapped, mark, known))
+        return ProvenMaterial(known, recreate=incoming.recreate, public_key=proof.public_key)
     if known is not None:
         imported = known
         await _rerecord_intent(store, tokens, known.material_id, key.key_id, now)
     else:
         object_id = await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key.key_id}", now)
         state = KeyMaterialState.PENDING_ROTATION if expected.known else KeyMaterialState.CURRENT
-        imported = ImportedMaterial(object_id, token_objects.algorithm_for(main), fingerprint, now, state)
+        imported = ImportedMaterial(object_id, _algorithm_of(key, tokens), proof.fingerprint, now, state)
     created.append(imported.material_id)
-    await main.unwrap_key(wrapped, mark, expected=fingerprint, into=(imported.material_id, imported.algorithm))
-    return ProvenMaterial(imported, is_new=known is None, made=True)
+    await incoming.create(imported)
+    return ProvenMaterial(imported, is_new=known is None, made=True, public_key=proof.public_key)
 
 
-async def _recreate(main: Token, wrapped: Wrapped, mark: bytes, known: ImportedMaterial) -> None:
-    """Create a missing object, after destroying one that an earlier attempt may have left."""
-    await main.destroy(known.material_id)
-    await main.unwrap_key(wrapped, mark, expected=known.fingerprint, into=(known.material_id, known.algorithm))
+def _algorithm_of(key: Key, tokens: Tokens) -> Algorithm | None:
+    return token_objects.algorithm_for(tokens.main) if key.spec is KeySpec.SYMMETRIC_DEFAULT else None
 
 
 async def _proven(
-    store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, mark: bytes, expected: Expected
-) -> tuple[Wrapped, bytes, ImportedMaterial | None]:
-    """Return the blob for the main token, and fingerprint and record of its material. Raises as `import_material`."""
+    store: Store, tokens: Tokens, wrapping_key: WrappingKey, given: Wrapped, *, key: Key, expected: Expected
+) -> tuple[IncomingMaterial, ImportedKey, ImportedMaterial | None]:
+    """Return the material for the main token, its fingerprint, and its record. Raises as `import_material`."""
     started = perf_counter()
     try:
-        wrapped = await _forwarded(tokens, wrapping_key, given)
-        fingerprint = await tokens.main.unwrap_key(wrapped, mark)
-        return wrapped, fingerprint, expected.match(fingerprint)
-    except (UnwrapFailed, InvalidLength, MaterialMismatch) as exc:
+        incoming = await forwarded(tokens, wrapping_key, key, given)
+        proof = await incoming.prove()
+        return incoming, proof, expected.match(proof.fingerprint)
+    except (UnwrapFailed, InvalidLength, UnsuitableMaterial, MaterialMismatch) as exc:
         try:
             await import_parameters.count_failure(store, tokens, wrapping_key)
         finally:
@@ -187,16 +182,8 @@ async def _quantize_latency(started: float) -> None:
     await sleep(REFUSAL_QUANTUM_SECONDS - (perf_counter() - started) % REFUSAL_QUANTUM_SECONDS)
 
 
-async def _forwarded(tokens: Tokens, wrapping_key: WrappingKey, wrapped: Wrapped) -> Wrapped:
-    """Return `wrapped` in a form that the main token can unwrap."""
-    if wrapping_key.token == TokenName.MAIN:
-        return wrapped
-    transport_key = await tokens.main.transport_key()
-    return await tokens[wrapping_key.token].rewrap_for(wrapped, transport_key)
-
-
 def refusal(
-    exc: UnwrapFailed | InvalidLength | MaterialMismatch, algorithm: WrappingAlgorithm
+    exc: UnwrapFailed | InvalidLength | UnsuitableMaterial | MaterialMismatch, algorithm: WrappingAlgorithm
 ) -> InvalidCiphertextException | IncorrectKeyMaterialException:
     """Return the error for the client.
 
@@ -205,7 +192,7 @@ def refusal(
     invalid" (reference, ImportKeyMaterial). Without integrity protection, a wrong length and bad padding give the same
     error.
     """
-    if isinstance(exc, MaterialMismatch):
+    if isinstance(exc, MaterialMismatch) or (isinstance(exc, UnsuitableMaterial) and algorithm.has_integrity):
         return IncorrectKeyMaterialException(str(exc))
     if isinstance(exc, InvalidLength) and algorithm.has_integrity:
         return IncorrectKeyMaterialException("The key material of a symmetric key must have 256 bits.")
@@ -262,13 +249,15 @@ async def _attach_object(transaction: Transaction, key: Key, arrival: ProvenMate
     """Add the object that was created to the key, unless the key has one. Raises `StoreConflict`."""
     imported = arrival.imported
     present = key.materials.get(imported.material_id)
-    material = present or Material(imported.material_id, imported.algorithm, MaterialStatus.READY, now)
+    material = present or Material(
+        imported.material_id, imported.algorithm, MaterialStatus.READY, now, public_key=arrival.public_key
+    )
     if arrival.made and present is None:
         await token_objects.mark_ready(transaction, imported.material_id)
         await transaction.insert_material(key.key_id, material)
     elif arrival.recreate is not None and present is not None:
         await transaction.set_object_status(imported.material_id, MaterialStatus.MISSING, MaterialStatus.READY)
-        await arrival.recreate()
+        await arrival.recreate(imported)
         material = replace(material, status=MaterialStatus.READY)
     elif present is None or present.status is not MaterialStatus.READY:
         raise StoreConflict("the material is no longer there")

@@ -70,6 +70,21 @@ async def place(tokens: Tokens, spec: KeySpec, usage: KeyUsage) -> Placement:
     raise UnsupportedOperationException(f"KeySpec {spec} with KeyUsage {usage} is not supported: {reasons}.")
 
 
+async def importable(tokens: Tokens, spec: KeySpec, usage: KeyUsage) -> tuple[str, ...]:
+    """Return the algorithms of a key whose material is imported into the main token.
+
+    Raises UnsupportedOperationException if the main token does not offer such keys, or cannot import their material.
+    """
+    lacking: list[str] = []
+    algorithms = await _offered(tokens.main, spec, usage, lacking)
+    if not algorithms:
+        reasons = "; ".join(dict.fromkeys(lacking))
+        raise UnsupportedOperationException(f"KeySpec {spec} with KeyUsage {usage} is not supported: {reasons}.")
+    if spec is not KeySpec.SYMMETRIC_DEFAULT and spec not in (await tokens.main.import_capabilities()).specs:
+        raise UnsupportedOperationException(f"Origin EXTERNAL is not supported with KeySpec {spec}.")
+    return algorithms
+
+
 async def _offered(token: Token, spec: KeySpec, usage: KeyUsage, lacking: list[str]) -> tuple[str, ...]:
     """Return the algorithms that a token offers for a kind of key. Adds to `lacking` what it lacks."""
     if spec is KeySpec.SYMMETRIC_DEFAULT:

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kmsd.domain.key_spec import RSA_BITS, KeySpec, KeyUsage
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from kmsd.domain.material import Algorithm, TokenName
+
+KeyKind = tuple[KeySpec, KeyUsage]
+"""Kind of a key's material."""
 
 
 class WrappingAlgorithm(StrEnum):
@@ -33,17 +38,37 @@ class WrappingAlgorithm(StrEnum):
         """
         return self is not WrappingAlgorithm.RSAES_PKCS1_V1_5
 
+    @property
+    def is_hybrid(self) -> bool:
+        """True if the RSA key wraps an AES key, and the AES key the material. Material may then be long."""
+        return self.value.startswith("RSA_AES_KEY_WRAP")
+
 
 WRAPPING_KEY_BITS: Mapping[str, int] = {"RSA_2048": 2048, "RSA_3072": 3072, "RSA_4096": 4096}
 """Bits of the RSA key by `WrappingKeySpec`."""
 MATERIAL_BITS = 256
 """Bits of a symmetric key's material."""
+TRANSPORT_OF_KEYS = WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1
+"""Algorithm for RSA, ECC and HMAC material that one token wraps for another."""
 PARAMETERS_LIFE = timedelta(hours=24)
 """"These items are valid for 24 hours" (reference, GetParametersForImport)."""
 MAX_FAILURES = 20
 """Failed imports with one import token. The last one destroys its wrapping key."""
 MAX_OUTSTANDING = 1000
 """Import parameters of one key that are valid at the same time."""
+
+
+def can_wrap(algorithm: WrappingAlgorithm, bits: int, spec: KeySpec) -> bool:
+    """Return whether a wrapping key of this length takes the material of a key spec by this algorithm.
+
+    "To import an RSA private key, you must use an RSA_AES wrapping algorithm"; no direct wrapping of ECC_NIST_P521
+    material with RSA_2048 (reference, GetParametersForImport). RSAES_PKCS1_V1_5 is older than all but symmetric keys.
+    """
+    if spec is KeySpec.SYMMETRIC_DEFAULT or algorithm.is_hybrid:
+        return True
+    if spec in RSA_BITS or not algorithm.has_integrity:
+        return False
+    return spec is not KeySpec.ECC_NIST_P521 or bits > RSA_BITS[KeySpec.RSA_2048]
 
 
 class WrappingKey(msgspec.Struct, frozen=True):
@@ -77,9 +102,10 @@ class ImportedMaterial(msgspec.Struct, frozen=True):
 
     material_id: bytes
     """Material id, and CKA_ID of the object whenever there is one. So old blobs decrypt again after a reimport."""
-    algorithm: Algorithm
+    algorithm: Algorithm | None
+    """Algorithm of a symmetric key's blobs; None for the material of other keys."""
     fingerprint: bytes
-    """AES-CMAC under the material, computed in the token."""
+    """16 bytes of a MAC under a secret, computed in the token; or 32 of a hash of the public key of a pair."""
     imported_at: datetime
     """Time of the first import."""
     state: KeyMaterialState = KeyMaterialState.CURRENT

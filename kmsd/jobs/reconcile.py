@@ -8,6 +8,7 @@ restored database.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -19,6 +20,10 @@ from kmsd.ports.jobs import JobReport
 
 INTENT_GRACE = timedelta(minutes=10)
 """Age from which an intent is rolled back. A younger one may belong to a running call, unless its process has ended."""
+
+
+OTHER_PUBLIC_KEY = "its public key is not the one that the database has"
+"""Problem of a pair that was exchanged. The key becomes unavailable, as if the pair were missing."""
 
 
 class ReconcileReport(JobReport):
@@ -49,22 +54,37 @@ async def run_once(
     # Read rows before objects. Otherwise, objects created or destroyed in between would appear unknown or missing.
     reader = await store.read()
     rows = {row.object_id: row for row in await reader.token_objects() if row.token == name}
-    present = {found.object_id: found for found in await token.list_objects()}
+    stored_keys = await reader.public_keys()
+    found = [_compared(one, rows, stored_keys) for one in await token.list_objects()]
+    present = {one.object_id for one in found} - {one.object_id for one in found if one.problem == OTHER_PUBLIC_KEY}
     await token.check()
     for row in rows.values():
         try:
             await _resolve(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
-    reader = await store.read()
-    for object_id, found in present.items():
-        if object_id not in rows and await reader.token_object(object_id) is None:
-            report.unknown.append(found)
-        elif found.problem:
-            report.malformed.append(found)
-        elif object_id in rows and found.imported != rows[object_id].owner.startswith(token_objects.IMPORTED):
-            report.malformed.append(replace(found, problem="its value is not of the origin that the database says"))
+    reader, unknown = await store.read(), {}
+    for one in found:
+        if one.object_id not in rows and await reader.token_object(one.object_id) is None:
+            unknown[one.object_id] = one
+        elif one.problem:
+            report.malformed.append(one)
+    report.unknown += unknown.values()
     return report
+
+
+def _compared(
+    found: ObjectReport, rows: Mapping[bytes, TokenObject], stored_keys: Mapping[bytes, bytes]
+) -> ObjectReport:
+    """Return the report of an object, with a problem if it is well formed and is not what the database says."""
+    row = rows.get(found.object_id)
+    if found.problem or row is None:
+        return found
+    if found.kind != "public" and found.imported != row.owner.startswith(token_objects.IMPORTED):
+        return replace(found, problem="its value is not of the origin that the database says")
+    if found.kind == "public" and stored_keys.get(found.object_id, found.public_key) != found.public_key:
+        return replace(found, problem=OTHER_PUBLIC_KEY)
+    return found
 
 
 async def _resolve(

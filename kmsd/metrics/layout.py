@@ -22,7 +22,7 @@ OK, OTHER, UNKNOWN = "OK", "other", "Unknown"
 TOKEN_CALLS = (
     *("random", "seal", "open", "derive", "sign", "mac", "decrypt_rsa", "agree", "encapsulate", "decapsulate"),
     *("generate_key", "generate_mac_key", "generate_key_pair", "generate_wrapping_key", "public_key", "transport_key"),
-    *("unwrap_key", "pass_on", "destroy", "list_objects", "attributes", "check", "open_token"),
+    *("unwrap_key", "import_key", "pass_on", "destroy", "list_objects", "attributes", "check", "open_token"),
     *("probe_imports", "test_keys", OTHER),
 )
 CACHES = ("store", "token_handle", "derived_key")

@@ -61,8 +61,9 @@ class _OfKey(Access, frozen=True):
         origin = (UnsupportedOperationException,) if self.usable.origin else ()
         usage = (InvalidKeyUsageException,) if self.usage else ()
         spec = (self._wrong_spec,) if self.is_symmetric else ()
-        # A key's token may offer fewer algorithms than the API has.
-        algorithm = (UnsupportedOperationException,) if self.algorithm else ()
+        # A key's token may lack one of several algorithms.
+        has_several = self.usage in {KeyUsage.ENCRYPT_DECRYPT, KeyUsage.SIGN_VERIFY}
+        algorithm = (UnsupportedOperationException,) if self.algorithm and has_several else ()
         return (*refusals, *origin, *usage, *spec, *algorithm)
 
     @property

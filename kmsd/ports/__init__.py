@@ -22,6 +22,7 @@ from kmsd.ports.store_records import (
 from kmsd.ports.token import (
     Capabilities,
     ImportCapabilities,
+    ImportedKey,
     InvalidLength,
     KeyOffer,
     MaterialMismatch,
@@ -37,6 +38,7 @@ from kmsd.ports.token import (
     TokenInfo,
     TokenTimeout,
     TokenUnavailable,
+    UnsuitableMaterial,
     UnwrapFailed,
     Wrapped,
 )
@@ -49,6 +51,7 @@ __all__ = [
     "Clock",
     "DueKind",
     "ImportCapabilities",
+    "ImportedKey",
     "InvalidLength",
     "KeyOffer",
     "MaterialMismatch",
@@ -78,6 +81,7 @@ __all__ = [
     "Tokens",
     "Transaction",
     "TrustedClock",
+    "UnsuitableMaterial",
     "UnwrapFailed",
     "Wrapped",
 ]

@@ -143,6 +143,10 @@ class Reader(Protocol):
         """Return all token objects with these statuses; with any status, if none is given."""
         ...
 
+    async def public_keys(self) -> Mapping[bytes, bytes]:
+        """Return the stored public key of every key pair, by material id."""
+        ...
+
     async def worn_keys(self, messages: int) -> Sequence[str]:
         """Return the ids of enabled keys with generated material whose current material has counted `messages`."""
         ...

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from kmsd.domain.key_spec import KeySpec
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kmsd.domain.key_import import WrappingAlgorithm
-    from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
+    from kmsd.domain.key_import import KeyKind, WrappingAlgorithm
+    from kmsd.domain.key_spec import EncryptionAlgorithm, KeyUsage, MacAlgorithm, SigningAlgorithm
     from kmsd.domain.material import Algorithm
     from kmsd.ports.counters import TokenCounters
 
@@ -59,6 +61,10 @@ class MaterialMismatch(TokenError):
     """The unwrapped content is not the expected key material. Its object was destroyed."""
 
 
+class UnsuitableMaterial(TokenError):
+    """The unwrapped content is no key of the required kind. Its object was destroyed. The text is for the client."""
+
+
 class MechanismMissing(TokenError):
     """The token does not offer a required mechanism. The text names it."""
 
@@ -92,6 +98,10 @@ class ImportCapabilities(msgspec.Struct, frozen=True):
     """Algorithms of wrapped material that the token unwraps and rewraps for another token."""
     receives: bool
     """True if the token accepts material that another token has rewrapped."""
+    specs: frozenset[KeySpec] = frozenset()
+    """RSA, ECC and HMAC specs whose material the token unwraps, verifies and stores."""
+    passes_on_specs: frozenset[KeySpec] = frozenset()
+    """Those whose material it unwraps and rewraps for another token."""
 
 
 class TokenInfo(msgspec.Struct, frozen=True):
@@ -115,6 +125,8 @@ class ObjectReport(msgspec.Struct, frozen=True):
     """Empty for a well-formed object with the attributes that its role requires; else a description of the fault."""
     imported: bool = False
     """True if the token states that the value came from outside."""
+    public_key: bytes = b""
+    """DER SubjectPublicKeyInfo of a public half; empty if it cannot be read."""
 
 
 class Wrapped(msgspec.Struct, frozen=True):
@@ -128,6 +140,15 @@ class Wrapped(msgspec.Struct, frozen=True):
     """In that case, the public key for which it was wrapped."""
     failure: UnwrapFailed | InvalidLength | None = None
     """Failure of an earlier step. The blob then contains a random key, so that the next step does the same work."""
+
+
+class ImportedKey(msgspec.Struct, frozen=True):
+    """Properties of RSA, ECC or HMAC material that a token has proven."""
+
+    fingerprint: bytes
+    """16 bytes of a secret's HMAC of the mark, or SHA-256 of the mark and the public key."""
+    public_key: bytes
+    """Public half of a pair, DER SubjectPublicKeyInfo; empty for a secret."""
 
 
 class Token(Protocol):
@@ -154,7 +175,7 @@ class Token(Protocol):
         ...
 
     async def import_capabilities(self) -> ImportCapabilities:
-        """Return the capabilities for importing. The first call verifies them, which takes a tenth of a second.
+        """Return the capabilities for importing. The first call verifies them, which takes up to a second.
 
         A much later call verifies missing ones again, because the failure may have been temporary. Raises
         `TokenUnavailable`.
@@ -266,6 +287,26 @@ class Token(Protocol):
         """
         ...
 
+    async def import_key(
+        self,
+        wrapped: Wrapped,
+        kind: KeyKind,
+        mark: bytes,
+        *,
+        expected: bytes | None = None,
+        into: bytes | None = None,
+    ) -> ImportedKey:
+        """Unwrap and verify RSA, ECC or HMAC material in the token. Return its fingerprint, and its public key.
+
+        RSA and ECC material is a DER-encoded PKCS #8 private key; its signature has proven the public key. HMAC
+        material has the length of its spec. It must have the `expected` fingerprint if one is given. It then becomes
+        the object or the pair `into`, for this usage alone, durable and with verified attributes on return. Without
+        `into` nothing remains in the token. Raises `UnwrapFailed`, after the same work for every fault of the blob;
+        `UnsuitableMaterial` or `MaterialMismatch`. After an error the token holds no object of that id. The material is
+        never in the clear outside the token.
+        """
+        ...
+
     async def transport_key(self) -> bytes:
         """Return the public key, DER SPKI, of the RSA key pair that receives material from another token.
 
@@ -273,10 +314,13 @@ class Token(Protocol):
         """
         ...
 
-    async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+    async def rewrap_for(
+        self, wrapped: Wrapped, transport_key: bytes, spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
+    ) -> Wrapped:
         """Unwrap key material in this token, and wrap it there under the other token's transport key.
 
-        A blob that cannot be unwrapped is no error: the result has `failure` set, after the same work.
+        A blob of a symmetric key that cannot be unwrapped is no error: the result has `failure` set, after the same
+        work. For other specs, whose blobs all have integrity, it raises `UnwrapFailed`.
         """
         ...
 

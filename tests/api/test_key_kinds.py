@@ -179,6 +179,20 @@ def test_grants_allow_what_the_key_can_do(kms: Any, keys: dict[str, str], kind: 
     assert code_of(kms.create_grant, **terms, Operations=own, Constraints=constraint) == "ValidationException"
 
 
+def test_a_grantee_may_do_what_its_grant_lists(harness: Harness, kms: Any, keys: dict[str, str]) -> None:
+    """Sign, and neither Verify nor GetPublicKey, until the grant is revoked."""
+    grantee = harness.user()
+    terms = {"KeyId": keys["ECDSA"], "GranteePrincipal": grantee.arn, "Operations": ["Sign"]}
+    grant_id = kms.create_grant(**terms)["GrantId"]
+    other = harness.client("kms", grantee)
+    key = {"KeyId": kms.describe_key(KeyId=keys["ECDSA"])["KeyMetadata"]["Arn"]}
+    assert other.sign(**key, **CALLS["sign"])["Signature"]
+    assert code_of(other.verify, **key, **CALLS["verify"]) == "AccessDeniedException"
+    assert code_of(other.get_public_key, **key) == "AccessDeniedException"
+    kms.revoke_grant(KeyId=keys["ECDSA"], GrantId=grant_id)
+    assert code_of(other.sign, **key, **CALLS["sign"]) == "AccessDeniedException"
+
+
 def test_log_groups_take_symmetric_keys_only(harness: Harness, kms: Any, keys: dict[str, str]) -> None:
     """AssociateKmsKey with another kind of key is InvalidParameterException."""
     logs = harness.client("logs")

@@ -62,8 +62,8 @@ def _running(command: list[str | Path], folder: Path) -> Iterator[subprocess.Pop
 
 
 @contextmanager
-def openbao(folder: Path, *, audited: bool) -> Iterator[wrk.Replay]:
-    """An encryption of 32 bytes by a real server with the transit engine, with or without its file audit device."""
+def _transit(folder: Path, kind: str, *, audited: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    """A real server with the transit engine and one key, with or without its file audit device: URL and headers."""
     folder.mkdir()
     port = free_port()
     audit = f'audit "file" "file" {{ options = {{ file_path = "{folder}/audit.log" }} }}\n' if audited else ""
@@ -78,11 +78,29 @@ def openbao(folder: Path, *, audited: bool) -> Iterator[wrk.Replay]:
         _ask(f"{url}/sys/unseal", "PUT", {"key": made["keys"][0]}, {})
         headers = {"X-Vault-Token": made["root_token"]}
         _ask(f"{url}/sys/mounts/transit", "POST", {"type": "transit"}, headers)
-        _ask(f"{url}/transit/keys/bench", "POST", {"type": "aes256-gcm96"}, headers)
-        members = {"plaintext": base64.b64encode(b"x" * 32).decode()}
-        _ask(f"{url}/transit/encrypt/bench", "POST", members, headers)
+        _ask(f"{url}/transit/keys/bench", "POST", {"type": kind}, headers)
+        yield f"{url}/transit", headers
         assert (folder / "audit.log").exists() == audited
-        yield wrk.Replay(f"{url}/transit/encrypt/bench", headers, json.dumps(members).encode())
+
+
+@contextmanager
+def openbao(folder: Path, *, audited: bool) -> Iterator[wrk.Replay]:
+    """An encryption of 32 bytes by OpenBao."""
+    with _transit(folder, "aes256-gcm96", audited=audited) as (url, headers):
+        members = {"plaintext": base64.b64encode(b"x" * 32).decode()}
+        _ask(f"{url}/encrypt/bench", "POST", members, headers)
+        yield wrk.Replay(f"{url}/encrypt/bench", headers, json.dumps(members).encode())
+
+
+@contextmanager
+def openbao_signing(folder: Path, kind: str) -> Iterator[wrk.Replay]:
+    """A signature over a digest by OpenBao, with its audit device; RSA keys sign by PSS."""
+    with _transit(folder, kind, audited=True) as (url, headers):
+        members = {"input": base64.b64encode(b"x" * 32).decode(), "prehashed": True, "hash_algorithm": "sha2-256"}
+        if kind.startswith("rsa"):
+            members |= {"signature_algorithm": "pss", "salt_length": "hash"}
+        _ask(f"{url}/sign/bench", "POST", members, headers)
+        yield wrk.Replay(f"{url}/sign/bench", headers, json.dumps(members).encode())
 
 
 @contextmanager

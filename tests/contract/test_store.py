@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
 
 from kmsd.custody import token_objects
 from kmsd.domain.grant import Grant
-from kmsd.domain.key import Key, Origin
+from kmsd.domain.key import Key
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState, Transition
 from kmsd.domain.key_usage import KeyUse
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
 from kmsd.ports import Store, StoreConflict
 from tests.contract.stores import Pair
-
-NOW = datetime(2026, 11, 22, tzinfo=UTC)
-KEY_ID = "11111111-2222-4333-8444-555555555555"
-ACCOUNT = "000000000000"
+from tests.support import domain_keys
+from tests.support.domain_keys import ACCOUNT, KEY_ID
+from tests.support.domain_keys import CREATED as NOW
 
 
 async def a_key(store: Store, key_id: str = KEY_ID) -> Key:
     """An enabled key with material, in the store."""
     material_id = await token_objects.record_intent(store, f"key:{key_id}", NOW)
     material = Material(material_id, Algorithm.XAES_256_GCM, MaterialStatus.READY, NOW)
-    key = Key(
-        key_id=key_id,
-        account=ACCOUNT,
-        arn=f"arn:aws:kms:us-local-1:{ACCOUNT}:key/{key_id}",
-        description="",
-        origin=Origin.AWS_KMS,
-        state=KeyState.ENABLED,
-        policy="{}",
-        created_at=NOW,
-        current_material=material,
-    )
+    key = domain_keys.a_key(key_id=key_id, current_material=material)
     async with store.write() as transaction:
         await transaction.insert_account(ACCOUNT, NOW)
         await transaction.insert_key(key)
@@ -187,15 +176,7 @@ async def test_a_key_of_any_kind_is_read_as_it_was_written(stores: Pair) -> None
     token = TokenName("second")
     material_id = await token_objects.record_intent(first, f"key:{KEY_ID}", NOW, token=token)
     material = Material(material_id, None, MaterialStatus.READY, NOW, token=token, public_key=b"public")
-    key = Key(
-        key_id=KEY_ID,
-        account=ACCOUNT,
-        arn=f"arn:aws:kms:us-local-1:{ACCOUNT}:key/{KEY_ID}",
-        description="",
-        origin=Origin.AWS_KMS,
-        state=KeyState.ENABLED,
-        policy="{}",
-        created_at=NOW,
+    key = domain_keys.a_key(
         current_material=material,
         materials={material_id: material},
         spec=KeySpec.ECC_NIST_P256,

@@ -135,6 +135,18 @@ async def test_imported_material_never_becomes_other(store: SqliteStore) -> None
     assert await (await store.read()).imported_materials(KEY_ID) == []
 
 
+async def test_the_record_of_a_pair(store: SqliteStore) -> None:
+    """It has no algorithm, and a longer fingerprint; it does not become that of a symmetric key."""
+    await external_key(store)
+    record = replace(material("f", CURRENT), algorithm=None, fingerprint=b"f" * 32)
+    await put(store, record)
+    expiring = replace(record, valid_to=NOW)
+    await put(store, expiring)
+    with pytest.raises(StoreConflict):
+        await put(store, replace(record, algorithm=Algorithm.XAES_256_GCM))
+    assert await (await store.read()).imported_materials(KEY_ID) == [expiring]
+
+
 async def test_a_key_has_one_current_and_one_pending_material(store: SqliteStore) -> None:
     """And any number of earlier ones. They are listed in the order of their first import."""
     await external_key(store)

@@ -1,4 +1,4 @@
-"""ML-DSA and ML-KEM, on tokens that have them: NSS from 3.131 on (`KMSD_TEST_NSS`, see `tests.support.tokens`)."""
+"""ML-DSA and ML-KEM, on tokens that have them: NSS from 3.131 on, on which `test_newer_nss.py` runs this file."""
 
 from __future__ import annotations
 

@@ -212,8 +212,8 @@ def test_foreign_bytes_in_headers_break_no_record(harness: Harness, agent: bytes
 
 def test_an_unknown_operation_is_the_callers(harness: Harness, kms: Any) -> None:
     """The signature held: the record says who asked for what does not exist."""
-    assert refused(kms.get_public_key, KeyId="x" * 36) == "UnknownOperationException"
-    found = last(harness, "GetPublicKey")
+    assert refused(kms.replicate_key, KeyId="x" * 36, ReplicaRegion="eu-west-1") == "UnknownOperationException"
+    found = last(harness, "ReplicateKey")
     assert found["userIdentity"]["arn"] == harness.admin.arn
     assert found["recipientAccountId"] == ACCOUNT
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from tests.support.aws_cli import environment
 from tests.support.daemon import Daemon
 from tests.support.page_commands import ROOT, commands
+from tests.support.post_quantum import post_quantum_daemon
 
 PAGE = "docs/signatures.md"
 BLOCKS = (
@@ -23,6 +24,8 @@ BLOCKS = (
     *("authority", "server-request", "issue", "verify-chain", "attest", "verify-attestation"),
     *("jwt", "mac", "rsa", "agree"),
 )
+POST_QUANTUM = ("ml-dsa-sign", "ml-dsa-verify", "ml-dsa-verify-here", "ml-kem")
+"""Blocks that need a token with ML-DSA and ML-KEM."""
 PRINTS = {
     "verify": "Verified OK\n",
     "verify-here": "True\n",
@@ -30,6 +33,9 @@ PRINTS = {
     "verify-attestation": "Verified OK\nCKA_SENSITIVE: true\nCKA_NEVER_EXTRACTABLE: true\n",
     "mac": "True\n",
     "rsa": "attack at dawn",
+    "ml-dsa-verify": "the signature is valid\nfirmware.bin: OK\n",
+    "ml-dsa-verify-here": "True\n",
+    "ml-kem": "one secret\n",
 }
 """What the page says that a block prints; the others print nothing."""
 
@@ -69,6 +75,15 @@ def test_the_commands_print_what_the_page_says(daemon: Daemon, folder: Path) -> 
     public.verify(der, signed.encode(), ec.ECDSA(hashes.SHA256()))
 
 
+def test_the_post_quantum_commands(tmp_path: Path) -> None:
+    """The sections that need a second token, each block in turn."""
+    with post_quantum_daemon(tmp_path / "daemon") as daemon:
+        folder = tmp_path / "typed"
+        folder.mkdir()
+        for name in POST_QUANTUM:
+            assert typed(daemon, folder, commands(PAGE, name)) == PRINTS.get(name, ""), name
+
+
 def _decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
@@ -77,5 +92,5 @@ def test_no_block_is_left_out() -> None:
     """Every block of the page is run here."""
     text = (ROOT / PAGE).read_text()
     assert [line for line in text.splitlines() if line.startswith("<!-- test: ")] == [
-        f"<!-- test: {name} -->" for name in BLOCKS
+        f"<!-- test: {name} -->" for name in (*BLOCKS, *POST_QUANTUM)
     ]

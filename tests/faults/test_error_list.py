@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd import services
+from kmsd.jobs import reconcile
 from kmsd.operations.declaration import Kind
 from kmsd.operations.description import errors_of
 from kmsd.services import OPERATIONS
@@ -24,7 +25,9 @@ ME = "arn:aws:iam::000000000000:user/admin"
 ABSENT = "00000000-0000-4000-8000-000000000000"
 IMPORTS = {"GetParametersForImport", "ImportKeyMaterial", "DeleteImportedKeyMaterial"}
 """They have tests of their own (test_import*.py)."""
-KMS = {one.name: one for one in OPERATIONS if one.service is services.KMS and one.name not in IMPORTS}
+ENCAPSULATION = {"Encapsulate", "Decapsulate"}
+"""No key of SoftHSM can do them: they have tests of their own, too."""
+KMS = {one.name: one for one in OPERATIONS if one.service is services.KMS and one.name not in IMPORTS | ENCAPSULATION}
 
 
 @dataclass
@@ -46,6 +49,28 @@ class Scene:
         """A fresh key."""
         return str(self.kms.create_key(**members)["KeyMetadata"]["KeyId"])
 
+    def of_kind(self, spec: str, usage: str) -> str:
+        """A fresh key of another kind."""
+        return self.new_key(KeySpec=spec, KeyUsage=usage)
+
+    def _request_of_kind(self) -> dict[str, Any]:
+        """What makes an operation of other kinds of keys succeed; empty for the rest."""
+        kms = self.kms
+        if self.operation in {"Sign", "Verify", "GetPublicKey"}:
+            key = {"KeyId": self.of_kind("ECC_NIST_P256", "SIGN_VERIFY")}
+            signed = {**key, "Message": b"x", "SigningAlgorithm": "ECDSA_SHA_256"}
+            verified = {**signed, "Signature": kms.sign(**signed)["Signature"]}
+            return {"Sign": signed, "Verify": verified, "GetPublicKey": key}[self.operation]
+        if self.operation in {"GenerateMac", "VerifyMac"}:
+            key = {"KeyId": self.of_kind("HMAC_256", "GENERATE_VERIFY_MAC")}
+            made = {**key, "Message": b"x", "MacAlgorithm": "HMAC_SHA_256"}
+            return made if self.operation == "GenerateMac" else {**made, "Mac": kms.generate_mac(**made)["Mac"]}
+        if self.operation == "DeriveSharedSecret":
+            key_id = self.of_kind("ECC_NIST_P256", "KEY_AGREEMENT")
+            public = kms.get_public_key(KeyId=key_id)["PublicKey"]
+            return {"KeyId": key_id, "PublicKey": public, "KeyAgreementAlgorithm": "ECDH"}
+        return {}
+
     def _request(self) -> dict[str, Any]:
         """What makes the operation succeed."""
         kms, key_id = self.kms, self.key_id
@@ -63,6 +88,8 @@ class Scene:
             "Encrypt": {"KeyId": key_id, "Plaintext": b"x"},
             "GenerateDataKey": {"KeyId": key_id, "KeySpec": "AES_128"},
             "GenerateDataKeyWithoutPlaintext": {"KeyId": key_id, "KeySpec": "AES_128"},
+            "GenerateDataKeyPair": {"KeyId": key_id, "KeyPairSpec": "ECC_NIST_P256"},
+            "GenerateDataKeyPairWithoutPlaintext": {"KeyId": key_id, "KeyPairSpec": "ECC_NIST_P256"},
             "GenerateRandom": {"NumberOfBytes": 4},
             "ListAliases": {"KeyId": key_id},
             "ListKeys": {},
@@ -78,7 +105,7 @@ class Scene:
             "UpdateAlias": {"AliasName": f"alias/{key_id}", "TargetKeyId": self.new_key()},
             "UpdateKeyDescription": {"KeyId": key_id, "Description": "d"},
         }
-        return requests.get(self.operation, {"KeyId": key_id})
+        return self._request_of_kind() or requests.get(self.operation, {"KeyId": key_id})
 
     def code(self, **changes: Any) -> str:
         """The error that the operation answers with, its request changed; empty if it works."""
@@ -127,7 +154,11 @@ def without_material(scene: Scene) -> str:
     )
     assert key is not None
     assert key.current_material is not None
-    scene.harness.run(scene.harness.components.token.destroy(key.current_material.material_id))
+    components = scene.harness.components
+    scene.harness.run(components.token.destroy(key.current_material.material_id))
+    if scene.operation == "Verify":
+        # It does not ask the token, so it waits for reconcile to miss the object.
+        scene.harness.run(reconcile.run_once(components.store, components.token, scene.harness.clock.now()))
     return scene.code()
 
 
@@ -183,27 +214,43 @@ def limit(scene: Scene) -> str:
 
 UNSUPPORTED: dict[str, dict[str, Any]] = {
     "CreateGrant": {"GranteeServicePrincipal": "logs.us-east-1.amazonaws.com"},
-    "CreateKey": {"KeySpec": "RSA_2048"},
+    "CreateKey": {"KeySpec": "SM2", "KeyUsage": "SIGN_VERIFY"},
     "Decrypt": {"Recipient": {}},
+    "DeriveSharedSecret": {"Recipient": {}},
     "GenerateDataKey": {"Recipient": {}},
+    "GenerateDataKeyPair": {"KeyPairSpec": "SM2"},
+    "GenerateDataKeyPairWithoutPlaintext": {"KeyPairSpec": "SM2"},
     "GenerateRandom": {"CustomKeyStoreId": "cks-1"},
     "ListGrants": {"GranteeServicePrincipal": "logs.us-east-1.amazonaws.com"},
     "ListRetirableGrants": {"RetiringServicePrincipal": "logs.us-east-1.amazonaws.com"},
-    "ReEncrypt": {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]},
+    "Sign": {"MessageType": "EXTERNAL_MU"},
+    "Verify": {"MessageType": "EXTERNAL_MU"},
 }
+SHA_256 = "RSAES_OAEP_SHA_256"
+"""The algorithm that SoftHSM's RSA keys lack."""
 
 
 def unsupported(scene: Scene) -> str:
     """What this daemon, or this kind of key, cannot do."""
     if scene.operation in UNSUPPORTED:
         return scene.code(**UNSUPPORTED[scene.operation])
+    match scene.operation:
+        case "Encrypt":
+            return scene.code(KeyId=scene.of_kind("RSA_2048", "ENCRYPT_DECRYPT"), EncryptionAlgorithm=SHA_256)
+        case "ReEncrypt":
+            key_id = scene.of_kind("RSA_2048", "ENCRYPT_DECRYPT")
+            return scene.code(DestinationKeyId=key_id, DestinationEncryptionAlgorithm=SHA_256)
+        case "GetPublicKey" | "ListKeyRotations" | "RotateKeyOnDemand":
+            return scene.code(KeyId=scene.of_kind("HMAC_256", "GENERATE_VERIFY_MAC"))
     return scene.code(KeyId=scene.new_key(Origin="EXTERNAL"))
 
 
-def wrong_algorithm(scene: Scene) -> str:
-    """An algorithm of asymmetric keys."""
-    member = "DestinationEncryptionAlgorithm" if scene.operation == "ReEncrypt" else "EncryptionAlgorithm"
-    return scene.code(**{member: "RSAES_OAEP_SHA_256"})
+def wrong_usage(scene: Scene) -> str:
+    """A key for another purpose."""
+    kind = ("HMAC_256", "GENERATE_VERIFY_MAC")
+    if scene.operation in {"GenerateMac", "VerifyMac"}:
+        kind = ("ECC_NIST_P256", "SIGN_VERIFY")
+    return scene.code(**{scene.key_member: scene.of_kind(*kind)})
 
 
 def incorrect_key(scene: Scene) -> str:
@@ -249,10 +296,12 @@ PRODUCE: dict[str, Callable[[Scene], str]] = {
             else {"GrantTokens": ["nonsense"]}
         )
     ),
-    "InvalidKeyUsageException": wrong_algorithm,
+    "InvalidKeyUsageException": wrong_usage,
     "InvalidMarkerException": lambda scene: scene.code(Marker="nonsense"),
     "KeyUnavailableException": without_material,
     "KMSInternalException": unrecorded,
+    "KMSInvalidMacException": lambda scene: scene.code(Mac=b"x"),
+    "KMSInvalidSignatureException": lambda scene: scene.code(Signature=b"x"),
     "KMSInvalidStateException": lambda scene: (
         scene.code(KeyId=scene.new_key()) if scene.operation == "CancelKeyDeletion" else in_state(scene, "pending")
     ),

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import force_setattr
 
 from kmsd.jobs import deletion, reconcile, rotation
-from kmsd.ports import TokenUnavailable
+from kmsd.ports import Tokens, TokenUnavailable
 from tests.support.harness import Harness
 
 
@@ -60,9 +60,8 @@ def test_rotation_survives_a_bad_key(harness: Harness, method: str, *, after: bo
     failing: Any = Failing(harness.components.token, method, after=after)
 
     def run(token: Any) -> rotation.RotationReport:
-        return harness.run(
-            rotation.run_once(harness.components.store, token, harness.clock.now(), harness.components.record_job)
-        )
+        now, record = harness.clock.now(), harness.components.record_job
+        return harness.run(rotation.run_once(harness.components.store, Tokens(token), now, record))
 
     first = run(failing)
     expected = 1 if method == "generate_key" else 2
@@ -87,14 +86,14 @@ def test_deletion_survives_a_bad_key(harness: Harness, *, after: bool) -> None:
     harness.clock.advance(days=8)
     failing: Any = Failing(harness.components.token, "destroy", after=after)
     report = harness.run(
-        deletion.run_once(harness.components.store, failing, harness.clock.now(), harness.components.record_job)
+        deletion.run_once(harness.components.store, Tokens(failing), harness.clock.now(), harness.components.record_job)
     )
     assert (len(report.deleted), len(report.failed)) == (1, 1)
     assert len(settle(harness).destroyed) == 1
     assert object_ids(harness) == before
     again = harness.run(
         deletion.run_once(
-            harness.components.store, harness.components.token, harness.clock.now(), harness.components.record_job
+            harness.components.store, harness.components.tokens, harness.clock.now(), harness.components.record_job
         )
     )
     assert (again.deleted, again.failed) == ([], [])

@@ -81,7 +81,7 @@ def test_the_readme(host: Machine) -> None:
     """`scripts/run` in one terminal, the page's commands in another."""
     with login(host, "/root/kmsd") as first, login(host, "/root/kmsd") as second:
         first.begin("scripts/run")
-        until(lambda: host.run("curl -fs http://127.0.0.1:8480/readyz", check=False).returncode == 0, 120)
+        until(lambda: host.run("curl -fs http://127.0.0.1:8480/readyz", check=False).returncode == 0, 280)
         printed = walk(second, "README.md", list(blocks("README.md")))
         assert "attack at dawn" in printed
         assert "ALLOWED by identity-policy:" in printed

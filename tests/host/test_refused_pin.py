@@ -23,6 +23,7 @@ COMMANDS = (
     *("role create auditor --trust -", "role put-policy auditor --policy -", "role put-trust auditor --trust -"),
     *("role delete auditor", "role list"),
     *("key list", f"key show {KEY}", f"key disable {KEY}", f"key enable {KEY}", f"key policy reset {KEY}"),
+    *(f"key attest {KEY}", f"key csr {KEY} --subject CN=x", f"key self-sign {KEY} --subject CN=x"),
     f"explain --principal arn:aws:iam::000000000000:user/admin --action kms:Encrypt --key {KEY}",
     *(
         "jobs run rotation",

@@ -95,9 +95,9 @@ def parameters(kms: Any, key_id: str, algorithm: str = "RSAES_OAEP_SHA_1", spec:
     return Parameters(algorithm, answer)
 
 
-def external_key(kms: Any) -> str:
+def external_key(kms: Any, spec: str = "SYMMETRIC_DEFAULT", usage: str = "ENCRYPT_DECRYPT") -> str:
     """A key that awaits its material."""
-    return str(kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["KeyId"])
+    return str(kms.create_key(Origin="EXTERNAL", KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["KeyId"])
 
 
 def imported_key(kms: Any, material: bytes) -> str:

@@ -4,13 +4,14 @@
 
 A module is initialised once per process for one place: close every token of a place before the next place is used.
 `KMSD_TEST_MODULE` (with `KMSD_TEST_TOKEN_LABEL`, `KMSD_TEST_PIN`, `KMSD_TEST_INIT_RESERVED`) names a further module.
-`KMSD_TEST_NSS` names the libsoftokn3.so of another NSS than the host's; LD_LIBRARY_PATH must name its folder. NSS has
-ML-DSA and ML-KEM from 3.131 on; Debian testing's runs on Debian 12, unpacked by `dpkg-deb -x`.
+`KMSD_TEST_NSS` names the libsoftokn3.so of another NSS than the host's; LD_LIBRARY_PATH must name its folder when the
+process starts. `newer_nss` finds the one that has ML-DSA and ML-KEM, for tests that run processes of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import subprocess
@@ -20,9 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kmsd.adapters.pkcs11 import Pkcs11Token, TokenSettings
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
+NEWER_NSS = Path(__file__).parents[2] / "scripts" / "newer-nss"
 NSS_PLACES = tuple(Path(p) for p in ("/usr/lib/x86_64-linux-gnu/libsoftokn3.so", "/usr/lib/libsoftokn3.so"))
 PIN = b"test-pin-1234"
 SO_PIN = "12345678"
@@ -108,10 +112,38 @@ def nss_module() -> Path | None:
     return next((path for path in NSS_PLACES if path.exists()), None)
 
 
+def newer_nss() -> Path:
+    """The libsoftokn3.so of an NSS that has ML-DSA and ML-KEM, for processes with its folder in LD_LIBRARY_PATH.
+
+    Skips the test, with the reason, where it cannot be had; fails it if KMSD_TEST_POST_QUANTUM is `required`.
+    """
+    module, reason = _fetched_nss()
+    if module is not None:
+        return module
+    text = f"no token with ML-DSA and ML-KEM: {reason}"
+    if os.environ.get("KMSD_TEST_POST_QUANTUM") == "required":
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
+
+
+@functools.cache
+def _fetched_nss() -> tuple[Path | None, str]:
+    """What scripts/newer-nss has made, or why it has not."""
+    if (named_one := os.environ.get("KMSD_TEST_NSS")) is not None:
+        return Path(named_one), ""
+    if shutil.which("certutil") is None:
+        return None, "certutil is not installed"
+    done = subprocess.run([NEWER_NSS], capture_output=True, text=True, check=False, timeout=240)
+    if done.returncode != 0:
+        lines = done.stderr.splitlines()
+        return None, " ".join([lines[-1], *(line for line in lines if line.startswith("E: "))][:2])
+    return Path(done.stdout.strip()) / "libsoftokn3.so", ""
+
+
 @contextmanager
-def nss(folder: Path) -> Iterator[TokenPlace]:
-    """A fresh NSS key database."""
-    module = nss_module()
+def nss(folder: Path, module: Path | None = None) -> Iterator[TokenPlace]:
+    """A fresh NSS key database, for this module or for that of the host."""
+    module = module or nss_module()
     if module is None:
         raise FileNotFoundError("libsoftokn3.so")
     database = folder / "nssdb"

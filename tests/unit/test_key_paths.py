@@ -46,8 +46,8 @@ PATHS = {
     "custody/service_sealer.py": {"self.token.encrypt", "self.token.decrypt"},
     # How key material comes about, comes in, and goes.
     "custody/import_parameters.py": {"token.generate_wrapping_key"},
-    "custody/imported_material.py": {
-        *("main.unwrap_key", "main.destroy", "tokens.main.unwrap_key"),
+    "custody/incoming_material.py": {
+        *("self.token.unwrap_key", "self.token.import_key", "self.token.destroy"),
         *("tokens.main.transport_key", "tokens[wrapping_key.token].rewrap_for"),
     },
     "custody/key_material.py": {"token.generate_key", "token.generate_key_pair", "token.generate_mac_key"},

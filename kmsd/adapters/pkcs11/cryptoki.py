@@ -55,8 +55,8 @@ _LONG_ROOM = 4096
 of the buffer."""
 _MAY_BE_LONG = frozenset({Attribute.VALUE, Attribute.MODULUS})
 """Public keys of ML-DSA have up to 2592 bytes (FIPS 204, table 2), RSA moduli 512."""
-_WRAPPED_ROOM = 1024
-"""Bytes for a wrapped key. The longest is 512 bytes, under an RSA key of 4096 bits."""
+_WRAPPED_ROOM = 4096
+"""Bytes for a wrapped key. The longest is an RSA key of 4096 bits, of some 2400 bytes in PKCS #8."""
 _RSA_ROOM = 1024
 """Bytes for a signature or a plaintext of RSA. The longest have 512 bytes."""
 _Handles = c_ulong * 256
@@ -259,6 +259,13 @@ class RawModule:
         out, length = buffer_of(_WRAPPED_ROOM), c_ulong(_WRAPPED_ROOM)
         self._do("C_WrapKey", session, byref(mechanism), wrapping, key, out, byref(length))
         return out.raw[: length.value]
+
+    def wrapped_length(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> int:
+        """Call C_WrapKey without a buffer: return the length of the wrapped value, which stays in the token."""
+        mechanism, _alive = _mechanism(way)
+        length = c_ulong(0)
+        self._do("C_WrapKey", session, byref(mechanism), wrapping, key, None, byref(length))
+        return length.value
 
     def unwrap(
         self, session: int, way: WrapMechanism, wrapping: int, blob: bytes, template: Mapping[int, Value]

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from kmsd.adapters.pkcs11 import imported_keys
 from kmsd.adapters.pkcs11.import_self_tests import ProbedCapabilities, probe_imports
+from kmsd.adapters.pkcs11.imported_key_self_tests import probe_specs
 from kmsd.adapters.pkcs11.key_import import ImportSession, import_session
 from kmsd.adapters.pkcs11.key_pairs import wrapping_pair
 from kmsd.adapters.pkcs11.syncfs import sync_folder
-from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
-from kmsd.ports import MaterialMismatch, MechanismMissing, TokenUnavailable, Wrapped
+from kmsd.adapters.pkcs11.templates import IMPORTED
+from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP, TRANSPORT, WrappedValue
+from kmsd.domain.key_import import TRANSPORT_OF_KEYS
+from kmsd.domain.key_spec import KeySpec
+from kmsd.ports import (
+    MaterialMismatch,
+    MechanismMissing,
+    TokenUnavailable,
+    UnsuitableMaterial,
+    UnwrapFailed,
+    Wrapped,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +34,11 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.key_import import KeyKind
     from kmsd.domain.material import Algorithm
+    from kmsd.ports import ImportedKey
 
+T = TypeVar("T")
 
 RECHECK_SECONDS = 60.0
 """Seconds after which missing algorithms are tested again: the token may have had a temporary fault."""
@@ -49,11 +64,12 @@ class Imports(msgspec.Struct):
             if self._proven is known or self._proven is None:
                 deadline = self.settings.start_deadline
                 found = await self.calls.on_thread("probe_imports", None, self._probe, deadline=deadline)
-                self._proven, self._probed_at = found if known is None else known.and_of(found), self.clock()
+                self._proven, self._probed_at = found, self.clock()
             return self._proven
 
     def _probe(self, login: Login) -> ProbedCapabilities:
-        proven = probe_imports(login)
+        found = probe_imports(login)
+        proven = probe_specs(login, found if self._proven is None else self._proven.and_of(found))
         # A token that went away fails every test without lacking anything.
         self.link.verify_token(login)
         return proven
@@ -79,15 +95,10 @@ class Imports(msgspec.Struct):
         if wrapped.algorithm not in proven.imports:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
 
-        def unwrap(login: Login) -> bytes:
-            def work(_: object) -> bytes:
-                with import_session(login.connection, proven.padded_wrap) as session:
-                    return self._unwrapped(login, session, wrapped, mac_message, expected, into)
+        def work(login: Login, session: ImportSession) -> bytes:
+            return self._unwrapped(login, session, wrapped, mac_message, expected, into)
 
-            # Borrow a pool session in addition to the import session, so that the module is not finalised meanwhile.
-            return login.connection.run(work)
-
-        return await self.calls.on_thread("unwrap_key", wrapped.wrapping_key, unwrap)
+        return await self._in_session("unwrap_key", wrapped.wrapping_key, proven, work)
 
     def _unwrapped(  # noqa: PLR0917 (its own)
         self,
@@ -108,9 +119,57 @@ class Imports(msgspec.Struct):
             raise MaterialMismatch("other key material was imported before")
         if into is not None:
             object_id, algorithm = into
-            login.objects.unwrap(session.session, object_id, algorithm, proven.kek, proven.wrapped)
+            material = WrappedValue(KEY_WRAP, proven.kek, proven.wrapped)
+            login.objects.unwrap(session.session, object_id, IMPORTED[algorithm], material)
             sync_folder(self.settings.token_dir_sync)
         return proven.fingerprint
+
+    async def import_key(
+        self, wrapped: Wrapped, kind: KeyKind, mark: bytes, expected: bytes | None, into: bytes | None
+    ) -> ImportedKey:
+        proven = await self.capabilities()
+        if wrapped.algorithm not in proven.imports or kind[0] not in proven.specs:
+            raise MechanismMissing(f"what the import of {kind[0]} by {wrapped.algorithm} needs")
+
+        def work(login: Login, session: ImportSession) -> ImportedKey:
+            key = self._key(login, session, wrapped)
+            material = session.wrapped_value(key, wrapped.algorithm, wrapped.blob)
+            found = self._of_the_blob(login, lambda: imported_keys.prove(session, material, kind[0], mark))
+            if expected is not None and not compare_digest(expected, found.fingerprint):
+                raise MaterialMismatch("other key material was imported before")
+            if into is not None:
+                imported_keys.store(session, login.objects, material, kind, object_id=into, public_key=found.public_key)
+                sync_folder(self.settings.token_dir_sync)
+            return found
+
+        return await self._in_session("import_key", wrapped.wrapping_key, proven, work)
+
+    def _of_the_blob(self, login: Login, prove: Callable[[], T]) -> T:
+        """Return the result of `prove`. If it finds the blob invalid, verify first that the token works."""
+        try:
+            return prove()
+        except (UnwrapFailed, UnsuitableMaterial):
+            self.link.verify_token(login)
+            raise
+
+    async def _in_session(
+        self,
+        name: str,
+        wrapping_key: bytes | None,
+        proven: ProbedCapabilities,
+        work: Callable[[Login, ImportSession], T],
+    ) -> T:
+        """Run `work` on a thread, with an import session."""
+
+        def call(login: Login) -> T:
+            def use(_: object) -> T:
+                with import_session(login.connection, proven.padded_wrap) as session:
+                    return work(login, session)
+
+            # Borrow a pool session in addition to the import session, so that the module is not finalised meanwhile.
+            return login.connection.run(use)
+
+        return await self.calls.on_thread(name, wrapping_key, call)
 
     @staticmethod
     def _key(login: Login, session: ImportSession, wrapped: Wrapped) -> int:
@@ -122,21 +181,23 @@ class Imports(msgspec.Struct):
             raise TokenUnavailable("the login for which the material was wrapped has ended")
         return transport.handle
 
-    async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+    async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes, spec: KeySpec) -> Wrapped:
         proven = await self.capabilities()
-        if wrapped.algorithm not in proven.passes_on or wrapped.wrapping_key is None:
+        is_symmetric = spec is KeySpec.SYMMETRIC_DEFAULT
+        passes_on = wrapped.algorithm in proven.passes_on and (is_symmetric or spec in proven.passes_on_specs)
+        if not passes_on or wrapped.wrapping_key is None:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
         wrapping_key = wrapped.wrapping_key
 
-        def rewrap(login: Login) -> Wrapped:
-            def work(_: object) -> Wrapped:
-                with import_session(login.connection, proven.padded_wrap) as session:
-                    key = login.objects.entry(session.session, wrapping_key).handle
-                    blob, failure = session.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
+        def work(login: Login, session: ImportSession) -> Wrapped:
+            key = login.objects.entry(session.session, wrapping_key).handle
+            if is_symmetric:
+                blob, failure = session.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
                 if failure is not None:
                     self.link.verify_token(login)
                 return Wrapped(blob, TRANSPORT, None, transport_key, failure)
+            material = session.wrapped_value(key, wrapped.algorithm, wrapped.blob)
+            passed_on = self._of_the_blob(login, lambda: imported_keys.rewrap(session, material, spec, transport_key))
+            return Wrapped(passed_on, TRANSPORT_OF_KEYS, None, transport_key)
 
-            return login.connection.run(work)
-
-        return await self.calls.on_thread("pass_on", wrapping_key, rewrap)
+        return await self._in_session("pass_on", wrapping_key, proven, work)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pkcs11 import Mechanism
 
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
+from kmsd.adapters.pkcs11.imported_keys import IMPORTABLE
 from kmsd.adapters.pkcs11.key_import import LENGTH, TO_PROVE, import_session
 from kmsd.adapters.pkcs11.key_pairs import wrapping_pair
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
     from kmsd.adapters.pkcs11.key_import import ImportSession
     from kmsd.adapters.pkcs11.login import Login
+    from kmsd.domain.key_spec import KeySpec
 
     _Prove = Callable[[ImportSession, WrappingAlgorithm], None]
 
@@ -54,16 +56,24 @@ class ProbedCapabilities(msgspec.Struct, frozen=True):
     """Algorithms that the token can unwrap and rewrap for another token."""
     padded_wrap: WrapMechanism | None
     """Mechanism under which the token implements RFC 5649; None if it does not."""
+    specs: frozenset[KeySpec] = frozenset()
+    """RSA, ECC and HMAC specs whose material the token can unwrap, verify and store."""
+    passes_on_specs: frozenset[KeySpec] = frozenset()
+    """Those whose material it can unwrap and rewrap for another token."""
 
     @property
     def complete(self) -> bool:
-        """True if every algorithm works for both."""
-        return len(self.imports) == len(self.passes_on) == len(WrappingAlgorithm)
+        """True if every algorithm and spec works for both."""
+        return len(self.imports) == len(self.passes_on) == len(WrappingAlgorithm) and (
+            len(self.specs) == len(self.passes_on_specs) == len(IMPORTABLE)
+        )
 
     def and_of(self, later: ProbedCapabilities) -> ProbedCapabilities:
         """Return the union of both results."""
         imports, passes_on = self.imports | later.imports, self.passes_on | later.passes_on
-        return ProbedCapabilities(imports, passes_on, self.padded_wrap or later.padded_wrap)
+        specs, passes_on_specs = self.specs | later.specs, self.passes_on_specs | later.passes_on_specs
+        padded_wrap = self.padded_wrap or later.padded_wrap
+        return ProbedCapabilities(imports, passes_on, padded_wrap, specs, passes_on_specs)
 
 
 def probe_imports(login: Login) -> ProbedCapabilities:
@@ -100,15 +110,16 @@ def _oaep(digest: hashes.HashAlgorithm) -> padding.OAEP:
     return padding.OAEP(padding.MGF1(digest), digest, None)
 
 
-def _padding_of(algorithm: WrappingAlgorithm) -> padding.AsymmetricPadding:
+def padding_of(algorithm: WrappingAlgorithm) -> padding.AsymmetricPadding:
+    """Return the padding of the RSA step."""
     if algorithm is WrappingAlgorithm.RSAES_PKCS1_V1_5:
         return padding.PKCS1v15()
     return _oaep(hashes.SHA256() if algorithm.value.endswith("SHA_256") else _SHA_1)
 
 
-def _wrapped(material: bytes, algorithm: WrappingAlgorithm, key: rsa.RSAPublicKey) -> bytes:
+def wrapped_in_software(material: bytes, algorithm: WrappingAlgorithm, key: rsa.RSAPublicKey) -> bytes:
     """Wrap `material` in software, as a client does."""
-    way = _padding_of(algorithm)
+    way = padding_of(algorithm)
     if algorithm not in HYBRID:
         return key.encrypt(material, way)
     return key.encrypt(_KEK, way) + keywrap.aes_key_wrap_with_padding(_KEK, material)
@@ -123,7 +134,7 @@ def _cmac(material: bytes) -> bytes:
 # --- probes -----------------------------------------------------------------------------------------
 
 
-def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
+def wrapping_key_of_test(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
     """Return a private key in the token and its public half."""
     key, half, public_key = rsa_test_pair(session.raw, session.session.handle, wrapping_pair(TEST_BITS))
     session.kept(key)
@@ -137,29 +148,29 @@ def _wrapping_key(session: ImportSession) -> tuple[int, rsa.RSAPublicKey]:
 
 def _import(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """Check that material survives unwrapping, rewrapping and unwrapping, and that invalid blobs are detected."""
-    key, public = _wrapping_key(session)
-    good = session.verify(key, algorithm, _wrapped(_MATERIAL, algorithm, public), _MARK)
+    key, public = wrapping_key_of_test(session)
+    good = session.verify(key, algorithm, wrapped_in_software(_MATERIAL, algorithm, public), _MARK)
     expect((good.failure, good.fingerprint), (None, _cmac(_MATERIAL)))
     raw, handle = session.raw, session.session.handle
     again = session.kept(raw.unwrap(handle, KEY_WRAP, good.kek, good.wrapped, TO_PROVE))
     expect(raw.sign(handle, again, int(Mechanism.AES_CMAC), _MARK), _cmac(_MATERIAL))
     for length in _WRONG_LENGTHS:
-        wrong = session.verify(key, algorithm, _wrapped((2 * _MATERIAL)[:length], algorithm, public), _MARK)
+        wrong = session.verify(key, algorithm, wrapped_in_software((2 * _MATERIAL)[:length], algorithm, public), _MARK)
         expect(wrong.failure is not None, True)
     if algorithm.has_integrity:
-        blob = _wrapped(_MATERIAL, algorithm, public)
+        blob = wrapped_in_software(_MATERIAL, algorithm, public)
         changed = blob[:-1] + bytes([blob[-1] ^ 1])
         expect(isinstance(session.verify(key, algorithm, changed, _MARK).failure, UnwrapFailed), True)
 
 
 def _rewrap(session: ImportSession, algorithm: WrappingAlgorithm) -> None:
     """Check that the material wrapped for another token is the material that was unwrapped."""
-    key, public = _wrapping_key(session)
+    key, public = wrapping_key_of_test(session)
     recipient = published_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    blob, failure = session.rewrap_for(key, algorithm, _wrapped(_MATERIAL, algorithm, public), recipient)
+    blob, failure = session.rewrap_for(key, algorithm, wrapped_in_software(_MATERIAL, algorithm, public), recipient)
     expect(failure, None)
     try:
-        received = published_key().decrypt(blob, _padding_of(TRANSPORT))
+        received = published_key().decrypt(blob, padding_of(TRANSPORT))
     except ValueError as error:
         raise WrongAnswer from error
     expect(received, _MATERIAL)

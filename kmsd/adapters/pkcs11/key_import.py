@@ -27,6 +27,7 @@ from kmsd.adapters.pkcs11.wrap_mechanisms import (
     KEY_WRAP,
     RSA_STEP,
     TRANSPORT,
+    WrappedValue,
     modulus_and_exponent,
     public_key_of,
 )
@@ -101,13 +102,13 @@ class ImportSession:
     def __init__(self, raw: RawModule, session: Session, padded_wrap: WrapMechanism | None, created: list[int]) -> None:
         self.raw = raw
         self.session = session
-        self._padded_wrap = padded_wrap
+        self.padded_wrap = padded_wrap
         self._created = created
 
     def verify(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, mac_message: bytes) -> UnwrappedKey:
         """Unwrap a blob and measure the result, or a dummy key if it cannot be unwrapped."""
-        dummy_key = self._generate(TO_PROVE)
-        kek = self._generate(_WRAPPER, fixed=True)
+        dummy_key = self.generate(TO_PROVE)
+        kek = self.generate(_WRAPPER, fixed=True)
         found = self._unwrap(key, algorithm, blob, TO_PROVE)
         subject = dummy_key if found is None else found
         wrapped, fingerprint = self._wrap_to_measure(kek, subject), self._mac(subject, mac_message)
@@ -122,10 +123,8 @@ class ImportSession:
         self, key: int, algorithm: WrappingAlgorithm, blob: bytes, transport_key: bytes
     ) -> tuple[bytes, UnwrapFailed | InvalidLength | None]:
         """Unwrap a blob and wrap the result under another token's transport key; a dummy key if the blob is invalid."""
-        dummy_key = self._generate(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
-        modulus, exponent = modulus_and_exponent(transport_key)
-        public: dict[int, Value] = {**_PUBLIC, Attribute.MODULUS: modulus, Attribute.PUBLIC_EXPONENT: exponent}
-        recipient = self.kept(self.raw.create(self.session.handle, public))
+        dummy_key = self.generate(_TO_PASS_ON, by=int(Mechanism.GENERIC_SECRET_KEY_GEN))
+        recipient = self.recipient(transport_key)
         found = self._unwrap(key, algorithm, blob, _TO_PASS_ON)
         subject = dummy_key if found is None else found
         shown = number(self.raw.attributes(self.session.handle, subject, (Attribute.VALUE_LEN,)), Attribute.VALUE_LEN)
@@ -137,7 +136,7 @@ class ImportSession:
         try:
             return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, subject), failure
         except CkrError as error:
-            if subject == dummy_key or error.error_class in _NOT_OF_THE_KEY:
+            if subject == dummy_key or error.error_class in NOT_OF_THE_KEY:
                 raise
             # The token does not reveal the length, and the material is too long for the transport key.
             return self.raw.wrap(self.session.handle, RSA_STEP[TRANSPORT], recipient, dummy_key), _wrong_length()
@@ -149,50 +148,56 @@ class ImportSession:
         self._created.append(handle)
         return handle
 
-    def _generate(self, template: dict[int, Value], *, by: int = _AES_KEY, fixed: bool = False) -> int:
+    def recipient(self, transport_key: bytes) -> int:
+        """Create an object for another token's transport key, DER SubjectPublicKeyInfo. Return its handle."""
+        modulus, exponent = modulus_and_exponent(transport_key)
+        public: dict[int, Value] = {**_PUBLIC, Attribute.MODULUS: modulus, Attribute.PUBLIC_EXPONENT: exponent}
+        return self.kept(self.raw.create(self.session.handle, public))
+
+    def generate(self, template: dict[int, Value], *, by: int = _AES_KEY, fixed: bool = False) -> int:
+        """Generate a session object, of `LENGTH` bytes unless its length is `fixed`. Return its handle."""
         given = template if fixed else {**template, int(Attribute.VALUE_LEN): LENGTH}
         return self.kept(self.raw.generate(self.session.handle, by, given))
 
     def _unwrap(self, key: int, algorithm: WrappingAlgorithm, blob: bytes, template: dict[int, Value]) -> int | None:
         """Unwrap `blob` into a carrier; None if it cannot be unwrapped."""
+        return self.unwrap(self.wrapped_value(key, algorithm, blob), template)
+
+    def wrapped_value(self, key: int, algorithm: WrappingAlgorithm, blob: bytes) -> WrappedValue:
+        """Return what C_UnwrapKey takes for the material of a blob: for hybrid algorithms, the RSA step is done."""
         shown = self.raw.attributes(self.session.handle, key, (Attribute.MODULUS,))
         size = len(shown.get(Attribute.MODULUS, b"").lstrip(b"\0"))
         if not size:
             raise CkrError(Ckr.KEY_HANDLE_INVALID, "CKA_MODULUS of the wrapping key")
         if algorithm not in HYBRID:
-            return self._rsa_unwrap(key, algorithm, blob, size, template)
-        kek = self._rsa_unwrap(key, algorithm, blob[:size], size, _KEK)
-        dummy_key = self._generate(_KEK)
-        if self._padded_wrap is None:
+            return _rsa_value(key, algorithm, blob, size)
+        kek = self.unwrap(_rsa_value(key, algorithm, blob[:size], size), _KEK)
+        dummy_key = self.generate(_KEK)
+        if self.padded_wrap is None:
             raise CkrError(Ckr.MECHANISM_INVALID, "key wrap with padding")
         rest = blob[size:]
         # Padded key wrap has at least two blocks of 8 bytes (RFC 5649 section 4.1).
         whole = len(rest) >= 2 * _BLOCK and len(rest) % _BLOCK == 0
         wrapped = rest if whole else bytes(_WRAPPED_LENGTH)
-        found = self._try_unwrap(self._padded_wrap, dummy_key if kek is None else kek, wrapped, template)
-        return found if kek is not None and whole else None
+        is_whole = kek is not None and whole
+        return WrappedValue(self.padded_wrap, dummy_key if kek is None else kek, wrapped, is_whole)
 
-    def _rsa_unwrap(
-        self, key: int, algorithm: WrappingAlgorithm, blob: bytes, size: int, template: dict[int, Value]
-    ) -> int | None:
-        # A blob of a wrong length costs the same decryption as any other.
-        padded = blob if len(blob) == size else blob[:size].rjust(size, b"\1")
-        found = self._try_unwrap(RSA_STEP[algorithm], key, padded, template)
-        return found if padded is blob else None
-
-    def _try_unwrap(self, way: WrapMechanism, key: int, blob: bytes, template: dict[int, Value]) -> int | None:
+    def unwrap(self, wrapped: WrappedValue, template: dict[int, Value]) -> int | None:
+        """Unwrap a value into a session object, and return its handle; None if it cannot be unwrapped."""
         try:
-            return self.kept(self.raw.unwrap(self.session.handle, way, key, blob, template))
+            handle = self.raw.unwrap(self.session.handle, wrapped.way, wrapped.key, wrapped.value, template)
         except CkrError as error:
             if not speaks_of_the_blob(error):
                 raise
             return None
+        self.kept(handle)
+        return handle if wrapped.is_whole else None
 
     def _wrap_to_measure(self, kek: int, subject: int) -> bytes:
         try:
             return self.raw.wrap(self.session.handle, KEY_WRAP, kek, subject)
         except CkrError as error:
-            if error.error_class in _NOT_OF_THE_KEY:
+            if error.error_class in NOT_OF_THE_KEY:
                 raise
             return b""
 
@@ -201,13 +206,20 @@ class ImportSession:
             return self.raw.sign(self.session.handle, subject, _CMAC, mac_message)
         except CkrError as error:
             # SoftHSM returns MECHANISM_INVALID for an AES key of 31 bytes. The self-test proved that it has AES-CMAC.
-            if error.error_class in _NOT_OF_THE_KEY:
+            if error.error_class in NOT_OF_THE_KEY:
                 raise
             return b""
 
 
-_NOT_OF_THE_KEY = frozenset({ErrorClass.SESSION, ErrorClass.LOGIN, ErrorClass.PIN})
-_NOT_OF_THE_BLOB = _NOT_OF_THE_KEY | {ErrorClass.HANDLE}
+NOT_OF_THE_KEY = frozenset({ErrorClass.SESSION, ErrorClass.LOGIN, ErrorClass.PIN})
+"""Classes of errors that say nothing of the key that was used."""
+_NOT_OF_THE_BLOB = NOT_OF_THE_KEY | {ErrorClass.HANDLE}
+
+
+def _rsa_value(key: int, algorithm: WrappingAlgorithm, blob: bytes, size: int) -> WrappedValue:
+    # A blob of a wrong length costs the same decryption as any other.
+    padded = blob if len(blob) == size else blob[:size].rjust(size, b"\1")
+    return WrappedValue(RSA_STEP[algorithm], key, padded, padded is blob)
 
 
 def _wrong_length() -> InvalidLength:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.cryptoki_types import number
@@ -15,8 +16,7 @@ from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 from kmsd.adapters.pkcs11.roles import IDENTITY, attribute_mismatches, attributes_of, role_of
-from kmsd.adapters.pkcs11.templates import IMPORTED, KINDS, OBJECT_ID_LENGTH, SEALING
-from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP
+from kmsd.adapters.pkcs11.templates import KINDS, OBJECT_ID_LENGTH, SEALING
 from kmsd.ports import ObjectReport, TokenError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.session_pool import Session, SessionPool
     from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
     from kmsd.adapters.pkcs11.templates import ObjectProfile
+    from kmsd.adapters.pkcs11.wrap_mechanisms import WrappedValue
     from kmsd.domain.key_spec import KeySpec
     from kmsd.domain.material import Algorithm
 
@@ -153,22 +154,44 @@ class Objects(Handles):
 
         return generate
 
-    def unwrap(self, session: Session, object_id: bytes, algorithm: Algorithm, kek: int, wrapped: bytes) -> None:
-        """Create an encryption key from material wrapped under session key `kek`, and verify it."""
-        role = IMPORTED[algorithm]
+    def unwrap(self, session: Session, object_id: bytes, role: ObjectProfile, wrapped: WrappedValue) -> None:
+        """Create a secret from wrapped material, and verify it."""
 
         def unwrap(extras: Mapping[Attribute, Value]) -> Entry:
-            template: dict[int, Value] = {
-                **self._names(object_id),
-                int(Attribute.CLASS): int(role.object_class),
-                int(Attribute.KEY_TYPE): int(role.key_type),
-                **_numbered(role.template, extras),
-            }
-            # CKA_MODIFIABLE last: SoftHSM 2.6.1 sets attributes one by one, and refuses any after this one.
-            template[Attribute.MODIFIABLE] = template.pop(Attribute.MODIFIABLE)
-            return Entry(handle=self._raw.unwrap(session.handle, KEY_WRAP, kek, wrapped, template))
+            template = self._template(object_id, role, extras)
+            return Entry(handle=self._raw.unwrap(session.handle, *wrapped[:3], template))
 
         self._entries[object_id] = self._create_verified(session, object_id, (role,), unwrap)
+
+    def unwrap_pair(
+        self,
+        session: Session,
+        object_id: bytes,
+        pair: KeyPair,
+        wrapped: WrappedValue,
+        public_key: Mapping[Attribute, Value],
+    ) -> None:
+        """Create a private key from wrapped material and its public half from `public_key`, and verify both."""
+
+        def unwrap(extras: Mapping[Attribute, Value]) -> Entry:
+            private = self._template(object_id, pair.private, extras)
+            narrow = {kind: value for kind, value in extras.items() if kind in pair.public.where_allowed}
+            public = self._template(object_id, pair.public, {**narrow, **public_key, Attribute.DERIVE: False})
+            handle = self._raw.unwrap(session.handle, *wrapped[:3], private)
+            return Entry(handle=handle, public=self._raw.create(session.handle, public))
+
+        self._entries[object_id] = self._create_verified(session, object_id, (pair.private, pair.public), unwrap)
+
+    def _template(self, object_id: bytes, role: ObjectProfile, extras: Mapping[Attribute, Value]) -> dict[int, Value]:
+        template: dict[int, Value] = {
+            **self._names(object_id),
+            int(Attribute.CLASS): int(role.object_class),
+            int(Attribute.KEY_TYPE): int(role.key_type),
+            **_numbered(role.template, extras),
+        }
+        # CKA_MODIFIABLE last: SoftHSM 2.6.1 sets attributes one by one, and refuses any after this one.
+        template[Attribute.MODIFIABLE] = template.pop(Attribute.MODIFIABLE)
+        return template
 
     def _names(self, object_id: bytes) -> dict[int, Value]:
         return {Attribute.ID: object_id, Attribute.LABEL: self._label_bytes}
@@ -272,21 +295,30 @@ class Objects(Handles):
     def report(self, session: Session) -> list[ObjectReport]:
         """Return all objects of the label, each with its problem if it has one."""
         with self._search_lock():
-            found: list[tuple[bytes, str, str, bool]] = []
+            found: list[ObjectReport] = []
             self._generation.bump()
             for handle in self._raw.find(session.handle, {Attribute.LABEL: self._label_bytes}):
                 values = self._read_all(session, handle)
                 object_id = values.get(Attribute.ID, b"")
                 kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
-                imported = role_of(values) in IMPORTED.values()
-                found.append((object_id, kind, self._problem(object_id, kind, values), imported))
+                role = role_of(values)
+                imported = role is not None and role.is_imported
+                problem = self._problem(object_id, kind, values)
+                public = self._shown_public_key(session, handle) if kind == "public" else b""
+                found.append(ObjectReport(object_id, kind, problem, imported, public))
             kinds: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
-            for object_id, kind, _, _ in found:
-                kinds[object_id][kind] += 1
+            for one in found:
+                kinds[one.object_id][one.kind] += 1
             return [
-                ObjectReport(object_id, kind, problem or _mismatch(kind, kinds[object_id]), imported)
-                for object_id, kind, problem, imported in found
+                one if one.problem else replace(one, problem=_mismatch(one.kind, kinds[one.object_id])) for one in found
             ]
+
+    def _shown_public_key(self, session: Session, handle: int) -> bytes:
+        """Return the SubjectPublicKeyInfo of a public object; empty if it shows none of a known kind."""
+        try:
+            return spki_of(self._read(session, handle, PUBLIC_KEY_ATTRIBUTES))
+        except TokenError:
+            return b""
 
     def _problem(self, object_id: bytes, kind: str, values: Mapping[int, bytes]) -> str:
         if kind == "unknown":

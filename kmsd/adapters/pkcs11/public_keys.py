@@ -25,12 +25,13 @@ PUBLIC_KEY_ATTRIBUTES = (
     *(A.PARAMETER_SET, A.VALUE),
 )
 """Attributes of a public key object that `spki_of` reads."""
-_CURVES: Mapping[bytes, ec.EllipticCurve] = {
+ECC_CURVES: Mapping[bytes, ec.EllipticCurve] = {
     CURVES[KeySpec.ECC_NIST_P256]: ec.SECP256R1(),
     CURVES[KeySpec.ECC_NIST_P384]: ec.SECP384R1(),
     CURVES[KeySpec.ECC_NIST_P521]: ec.SECP521R1(),
     CURVES[KeySpec.ECC_SECG_P256K1]: ec.SECP256K1(),
 }
+"""Curve by CKA_EC_PARAMS."""
 _EDWARDS25519 = (CURVES[KeySpec.ECC_NIST_EDWARDS25519], EDWARDS25519_NAME)
 _ED25519_LENGTH = 32
 _OCTET_STRING = 4
@@ -79,7 +80,7 @@ def spki_of_point(curve: bytes, ec_point: bytes) -> bytes:
     """
     if curve in _EDWARDS25519:
         return _encoded(ed25519.Ed25519PublicKey.from_public_bytes(_bare(ec_point, _ED25519_LENGTH)))
-    known = _CURVES[curve]
+    known = ECC_CURVES[curve]
     length = 1 + 2 * ((known.key_size + 7) // 8)
     return _encoded(ec.EllipticCurvePublicKey.from_encoded_point(known, _bare(ec_point, length)))
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from pkcs11 import Attribute
 
 from kmsd.adapters.pkcs11.cryptoki_types import flag, number, numbers
+from kmsd.adapters.pkcs11.imported_roles import imported_variant
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS, WRAPPING_PRIVATE, WRAPPING_PUBLIC
-from kmsd.adapters.pkcs11.templates import IMPORTED, PRIVATE_ROLES, PUBLIC_ROLES, SEALING, SECRET_ROLES
+from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, PUBLIC_ROLES, SEALING, SECRET_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,15 +92,18 @@ def role_of(values: Mapping[int, bytes]) -> ObjectProfile | None:
 
 
 def _matches(role: ObjectProfile, values: Mapping[int, bytes]) -> int:
-    """Return the number of the role's proofs that the object shows."""
-    return sum(_shows(values, kind, value) for kind, value in (*role.proofs.items(), *role.if_shown.items()))
+    """Return the number of attributes of the role, besides those of all roles, that the object shows.
+
+    SoftHSM shows no length of an imported secret: the MAC mechanism that it allows is then the only difference.
+    """
+    distinctive = (*role.proofs.items(), *role.if_shown.items(), *role.where_allowed.items())
+    return sum(_shows(values, kind, value) for kind, value in distinctive)
 
 
 def _of_origin(role: ObjectProfile, values: Mapping[int, bytes]) -> ObjectProfile:
-    """Return the imported variant of an encryption role if the object's attributes say that its value was imported."""
-    algorithm = next((algorithm for algorithm, sealing in SEALING.items() if sealing is role), None)
+    """Return the imported variant of a role if the object's attributes say that its value was imported."""
     from_outside = flag(values, A.ALWAYS_SENSITIVE) is False and flag(values, A.NEVER_EXTRACTABLE) is False
-    return IMPORTED[algorithm] if algorithm is not None and from_outside else role
+    return imported_variant(role) if from_outside else role
 
 
 def _has_usages(role: ObjectProfile, values: Mapping[int, bytes]) -> bool:

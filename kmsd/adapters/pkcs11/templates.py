@@ -51,6 +51,8 @@ class ObjectProfile(msgspec.Struct, frozen=True):
     """Not set at creation; checked afterwards. Of a tuple of bytes, one must be shown."""
     if_shown: Mapping[Attribute, Proof] = {}
     """Not set at creation. If the token shows it, it must have this value."""
+    is_imported: bool = False
+    """True for objects whose value came from outside."""
 
     @property
     def kind(self) -> str:
@@ -82,11 +84,16 @@ SEALING: Mapping[Algorithm, ObjectProfile] = {
     Algorithm.XAES_256_GCM: _sealing("XAES-256-GCM", (A.DERIVE,), Mechanism.AES_ECB_ENCRYPT_DATA),
     Algorithm.AES_256_GCM: _sealing("AES-256-GCM", (A.ENCRYPT, A.DECRYPT), Mechanism.AES_GCM),
 }
+
+
+def imported(role: ObjectProfile) -> ObjectProfile:
+    """Return the role of an object that has this role, but whose value came from outside."""
+    return replace(role, name=f"{role.name} (imported)", proofs={}, is_imported=True)
+
+
 # Objects from C_UnwrapKey have CKA_LOCAL, CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE False (PKCS#11 v2.40 section
 # 5.13), and in SoftHSM CKA_VALUE_LEN 0. `kmsd.adapters.pkcs11.key_import` measures their length instead.
-IMPORTED: Mapping[Algorithm, ObjectProfile] = {
-    algorithm: replace(role, name=f"{role.name} (imported)", proofs={}) for algorithm, role in SEALING.items()
-}
+IMPORTED: Mapping[Algorithm, ObjectProfile] = {algorithm: imported(role) for algorithm, role in SEALING.items()}
 
 
 def session_key(

@@ -28,6 +28,7 @@ from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import Algorithm
 from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
 from kmsd.ports.counters import TokenCounters
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
-    from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
-    from kmsd.ports import Capabilities, KeyOffer, ObjectReport, TokenInfo, Wrapped
+    from kmsd.domain.key_import import KeyKind
+    from kmsd.domain.key_spec import EncryptionAlgorithm, KeyUsage, MacAlgorithm, SigningAlgorithm
+    from kmsd.ports import Capabilities, ImportedKey, KeyOffer, ObjectReport, TokenInfo, Wrapped
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -144,7 +146,9 @@ class Pkcs11Token:
     async def import_capabilities(self) -> ImportCapabilities:
         """Return the wrapping algorithms that work for imports, probed at the first call."""
         proven = await self._imports.capabilities()
-        return ImportCapabilities(proven.imports, proven.passes_on, TRANSPORT in proven.imports)
+        return ImportCapabilities(
+            proven.imports, proven.passes_on, TRANSPORT in proven.imports, proven.specs, proven.passes_on_specs
+        )
 
     async def key_offers(self) -> Mapping[tuple[KeySpec, KeyUsage], KeyOffer]:
         """Return what works for each spec and usage, tested at the first call."""
@@ -258,13 +262,29 @@ class Pkcs11Token:
             self._require_algorithm(into[1])
         return await self._imports.unwrap_key(wrapped, mac_message, expected, into)
 
+    async def import_key(
+        self,
+        wrapped: Wrapped,
+        kind: KeyKind,
+        mark: bytes,
+        *,
+        expected: bytes | None = None,
+        into: bytes | None = None,
+    ) -> ImportedKey:
+        """Unwrap RSA, ECC or HMAC material, verify it, and store it as `into` if given."""
+        if into is not None:
+            _check_id(into)
+        return await self._imports.import_key(wrapped, kind, mark, expected, into)
+
     async def transport_key(self) -> bytes:
         """Return the public key under which another token rewraps key material for this one."""
         return await self._imports.transport_key()
 
-    async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes) -> Wrapped:
+    async def rewrap_for(
+        self, wrapped: Wrapped, transport_key: bytes, spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT
+    ) -> Wrapped:
         """Unwrap key material, and wrap it under the transport key of another token."""
-        return await self._imports.rewrap_for(wrapped, transport_key)
+        return await self._imports.rewrap_for(wrapped, transport_key, spec)
 
     async def destroy(self, object_id: bytes) -> None:
         """Destroy all objects of this id; on return their absence is verified and durable. Refuses the sentinel."""

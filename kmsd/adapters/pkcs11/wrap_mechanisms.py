@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kmsd.adapters.pkcs11.cryptoki import RawModule
+
+
+class WrappedValue(NamedTuple):
+    """Arguments of C_UnwrapKey for key material."""
+
+    way: WrapMechanism
+    key: int
+    """Handle of the key that unwraps it."""
+    value: bytes
+    is_whole: bool = True
+    """False if it stands for a blob that is invalid for its length or its first part, and is unwrapped for the work."""
+
 
 _OAEP_SHA_1 = WrapMechanism(int(Mechanism.RSA_PKCS_OAEP), (int(Mechanism.SHA_1), int(MGF.SHA1)))
 _OAEP_SHA_256 = WrapMechanism(int(Mechanism.RSA_PKCS_OAEP), (int(Mechanism.SHA256), int(MGF.SHA256)))
@@ -33,7 +45,7 @@ RSA_STEP: Mapping[WrappingAlgorithm, WrapMechanism] = {
     WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256: _OAEP_SHA_256,
 }
 """Mechanism of the RSA step of each wrapping algorithm."""
-HYBRID = frozenset({WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256})
+HYBRID = frozenset(algorithm for algorithm in WrappingAlgorithm if algorithm.is_hybrid)
 """Algorithms in which the RSA key unwraps an AES key, and the AES key unwraps the material.
 
 CKM_RSA_AES_KEY_WRAP does both at once, but neither SoftHSM 2.6.1 nor NSS 3.87 has it.

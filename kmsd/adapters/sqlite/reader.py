@@ -266,6 +266,9 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries):
         )
         return None if row is None else row_mapping.token_object(row, orphaned=self._makers.is_gone(row[5]))
 
+    async def public_keys(self) -> Mapping[bytes, bytes]:
+        return dict(self._all("SELECT material_id, public_key FROM material WHERE public_key <> x''"))
+
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
         wanted = statuses or tuple(MaterialStatus)
         marks = ", ".join("?" * len(wanted))

@@ -227,7 +227,7 @@ def imported_material(row: Row) -> ImportedMaterial:
     """Convert a row of IMPORTED_COLUMNS."""
     return ImportedMaterial(
         material_id=row[0],
-        algorithm=Algorithm(row[1]),
+        algorithm=None if row[1] is None else Algorithm(row[1]),
         fingerprint=row[2],
         imported_at=instant(row[3]),
         state=KeyMaterialState(row[4]),

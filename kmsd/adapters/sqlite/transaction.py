@@ -219,7 +219,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements):
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (material_id) DO UPDATE SET state = excluded.state, description = excluded.description, "
             "valid_to = excluded.valid_to, rotated_at = excluded.rotated_at "
-            "WHERE key_id = excluded.key_id AND algorithm = excluded.algorithm AND fingerprint = excluded.fingerprint",
+            "WHERE key_id = excluded.key_id AND algorithm IS excluded.algorithm AND fingerprint = excluded.fingerprint",
             key_id,
             *row_mapping.imported_values(imported),
         )

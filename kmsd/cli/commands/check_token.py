@@ -103,7 +103,7 @@ def _key_spec(called: str, offers: Mapping[KeyUsage, KeyOffer]) -> Finding:
 
 
 async def _imports(config: Config, components: Components) -> AsyncIterator[Finding]:
-    """Yield the wrapping algorithms for imports that work, are missing, refused or weak."""
+    """Yield the wrapping algorithms for imports that work, are missing, refused or weak; and further key specs."""
     if config.import_token is not None:
         if components.tokens.imports is None:
             yield Finding(FAIL, "import", "the import token is away")
@@ -124,6 +124,11 @@ async def _imports(config: Config, components: Components) -> AsyncIterator[Find
         else:
             where = "in the token" if name is TokenName.MAIN else "through the import token"
             yield Finding(OK, "import", f"{called} works {where}")
+    specs = sorted((await components.tokens.main.import_capabilities()).specs)
+    if specs:
+        yield Finding(OK, "import", f"material of other keys is imported too: {', '.join(specs)}")
+    else:
+        yield Finding(NOTE, "import", "material of symmetric keys alone is imported")
 
 
 async def _works(components: Components) -> AsyncIterator[Finding]:

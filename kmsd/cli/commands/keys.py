@@ -89,6 +89,9 @@ async def _described(reader: Reader, key: Key, now: datetime) -> Mapping[str, st
     shown = {
         "Key": key.arn,
         "State": key.state_at(now).value,
+        "Spec": key.spec.value,
+        "Usage": key.usage.value,
+        "Algorithms": ", ".join(key.algorithms),
         "Origin": key.origin.value,
         "Created": _time(key.created_at),
         "Description": key.description or "-",

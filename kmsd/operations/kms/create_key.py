@@ -63,10 +63,10 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
     """Check the request, then create the object in the token."""
     key_id = str(uuid4())
     spec, usage = await _check(request, call, key_id)
+    if request.origin == Origin.EXTERNAL:
+        return _Prepared(key_id, spec, usage, await key_material.importable(call.tokens, spec, usage))
     placement = await key_material.place(call.tokens, spec, usage)
     prepared = _Prepared(key_id, spec, usage, placement.algorithms)
-    if request.origin == Origin.EXTERNAL:
-        return prepared
     store, now, created = call.dependencies.store, call.now, call.created
     made = await key_material.generate(store, call.tokens, prepared, placement.token, now=now, created=created)
     return replace(prepared, material=made)
@@ -135,8 +135,6 @@ def _kind(request: Request) -> tuple[KeySpec, KeyUsage]:
     usage = _usage(request, spec)
     if request.origin not in (Origin.AWS_KMS, Origin.EXTERNAL):
         raise UnsupportedOperationException(f"Origin {request.origin} is not supported.")
-    if request.origin == Origin.EXTERNAL and spec is not KeySpec.SYMMETRIC_DEFAULT:
-        raise UnsupportedOperationException(f"Origin EXTERNAL is not supported with KeySpec {spec}.")
     if request.multi_region:
         raise UnsupportedOperationException("MultiRegion keys are not supported.")
     return spec, usage

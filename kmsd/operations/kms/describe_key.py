@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from kmsd.custody import imported_material
 from kmsd.domain.key import Origin
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import key_material_id
 from kmsd.operations.access import OnKey
@@ -28,9 +29,13 @@ class Response(shapes.Shape, frozen=True):
 
 
 async def handle(_: Request, call: Call) -> Response:
-    """Return the key's metadata at the time of the call. A deleted current material is still the current one."""
+    """Return the key's metadata at the time of the call. A deleted current material is still the current one.
+
+    CurrentKeyMaterialId "is present for symmetric encryption keys" (reference, KeyMetadata).
+    """
     metadata = key_metadata(call.key, call.now)
-    if call.key.origin is Origin.EXTERNAL and metadata.current_key_material_id is None:
+    is_symmetric = call.key.spec is KeySpec.SYMMETRIC_DEFAULT
+    if is_symmetric and call.key.origin is Origin.EXTERNAL and metadata.current_key_material_id is None:
         current = imported_material.current(await call.reader.imported_materials(call.key.key_id))
         if current is not None:
             metadata = replace(metadata, current_key_material_id=key_material_id(current.material_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.custody import import_parameters
-from kmsd.domain.key_import import WRAPPING_KEY_BITS
+from kmsd.domain.key_import import WRAPPING_KEY_BITS, can_wrap
 from kmsd.domain.key_state import Usable
 from kmsd.errors import LimitExceededException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
@@ -32,16 +32,21 @@ async def handle(request: Request, call: Call) -> Response:
     """Issue a wrapping key and its import token. The key does not change. Durable before the response."""
     dependencies = call.dependencies
     algorithm = await import_parameters.check_algorithm(
-        request.wrapping_algorithm, dependencies.tokens, dependencies.refused_wrapping
+        request.wrapping_algorithm, dependencies.tokens, dependencies.refused_wrapping, call.key.spec
     )
     bits = WRAPPING_KEY_BITS.get(request.wrapping_key_spec)
     if bits is None:
         raise UnsupportedOperationException(f"The wrapping key spec {request.wrapping_key_spec} is not supported.")
+    if not can_wrap(algorithm, bits, call.key.spec):
+        raise UnsupportedOperationException(
+            f"The wrapping algorithm {algorithm} with the wrapping key spec {request.wrapping_key_spec} is not "
+            f"supported for KeySpec {call.key.spec}."
+        )
     issued = await import_parameters.issue(
         dependencies.store,
         dependencies.tokens,
         await call.service_sealer(),
-        key_id=call.key.key_id,
+        call.key,
         algorithm=algorithm,
         bits=bits,
         now=call.now,

@@ -13,6 +13,7 @@ from kmsd.custody.import_parameters import ImportTokenPayload
 from kmsd.custody.imported_material import Expected, ProvenMaterial
 from kmsd.domain.key import ExpirationModel, Key
 from kmsd.domain.key_import import ImportedMaterial
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
 from kmsd.domain.material import key_material_id
 from kmsd.errors import (
@@ -46,7 +47,8 @@ class Response(shapes.Shape, frozen=True):
     """Reference: ImportKeyMaterial has an empty body; current clients read these."""
 
     key_id: shapes.KeyId
-    key_material_id: shapes.KeyMaterialId
+    key_material_id: shapes.KeyMaterialId | None = None
+    """Present for symmetric keys only: the others have one material, and no operation that names it."""
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -58,11 +60,15 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
     """Check everything that does not need the token, then unwrap and verify the material in the token."""
     dependencies = call.dependencies
     _valid_to(request, call.now)
+    if call.key.spec is not KeySpec.SYMMETRIC_DEFAULT:
+        _refuse_members(request, call.key.spec)
     expected = _expected(request, call.key, await call.reader.imported_materials(call.key.key_id), call.now)
     claim = await import_parameters.open_token(
         await call.service_sealer(), request.import_token, call.key.key_id, call.now
     )
-    await import_parameters.check_algorithm(claim.algorithm, dependencies.tokens, dependencies.refused_wrapping)
+    await import_parameters.check_algorithm(
+        claim.algorithm, dependencies.tokens, dependencies.refused_wrapping, call.key.spec
+    )
     arrival = await imported_material.import_material(
         dependencies.store,
         dependencies.tokens,
@@ -92,7 +98,21 @@ async def handle(request: Request, call: WriteCall) -> Response:
     )
     if destroying is not None:
         call.after_commit.append(partial(token_objects.destroy, call.dependencies.store, call.token, destroying))
-    return Response(key_id=call.key.arn, key_material_id=key_material_id(arrival.imported.material_id))
+    is_symmetric = call.key.spec is KeySpec.SYMMETRIC_DEFAULT
+    name = key_material_id(arrival.imported.material_id) if is_symmetric else None
+    return Response(key_id=call.key.arn, key_material_id=name)
+
+
+def _refuse_members(request: Request, spec: KeySpec) -> None:
+    """Refuse the members that are "only usable with symmetric encryption keys" (reference, ImportKeyMaterial)."""
+    members = {
+        "ImportType": request.import_type,
+        "KeyMaterialDescription": request.key_material_description,
+        "KeyMaterialId": request.key_material_id,
+    }
+    for name, value in members.items():
+        if value is not None:
+            raise UnsupportedOperationException(f"The parameter {name} is not supported with KeySpec {spec}.")
 
 
 def _valid_to(request: Request, now: datetime) -> datetime | None:
