@@ -27,6 +27,8 @@ NAME = "kmsd-stand-in"
 """Process name."""
 GRACE_SECONDS = 5.0
 """Seconds to finish running answers before a worker takes over."""
+IDLE_SECONDS = 1.0
+"""Seconds for which an idle connection is kept; also before a worker takes over, so that no request meets a close."""
 UNREACHABLE = "The service cannot be reached now. Try again later."
 
 
@@ -45,10 +47,10 @@ async def run(spec: WorkerSpec) -> int:
         return answer(request, os.pread(missing, NAME_BYTES, 0).decode().rstrip())
 
     limits = limits_of(configuration.load(memory_path(spec.config_fd)))
-    server = await serve(handle, [listener_of(spec)], msgspec.structs.replace(limits, keep_alive_seconds=1.0))
+    server = await serve(handle, [listener_of(spec)], msgspec.structs.replace(limits, keep_alive_seconds=IDLE_SECONDS))
     report_ready(spec.ready_fd, ended.set)
     await ended.wait()
-    await server.stop(GRACE_SECONDS)
+    await server.stop(GRACE_SECONDS, IDLE_SECONDS)
     return 0
 
 
