@@ -40,7 +40,7 @@ class TokenConfig(_Section, frozen=True):
     call_deadline_seconds: float = 5.0
     """A call to the token that takes longer fails with DependencyTimeoutException."""
     inline: Literal["auto", "never", "always"] = "auto"
-    """Placement of calls to the token. `auto` measures the token at the start: calls of less than 100 microseconds run
+    """Placement of calls to the token. `auto` measures the token at the start: calls of less than 200 microseconds run
     on the event loop, others on threads. A call that hangs on the event loop costs a restart of the worker. `never`
     runs all calls on threads, at about 80 microseconds each."""
     dir_sync: Path | None = None

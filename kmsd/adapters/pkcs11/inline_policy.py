@@ -21,15 +21,17 @@ Mode = Literal["auto", "never", "always"]
 class InlinePolicy:
     """Decide for each kind of call where it runs.
 
-    A hop to a thread costs about 80 us. A call that takes less is cheaper on the event loop; a call that takes much
-    longer would block the loop. `auto` measures each kind when the token is opened. A kind that becomes slow later
-    moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took too long. A busy machine
-    interrupts one call in fifty for milliseconds, which never reaches that threshold.
+    A hop to a thread costs about 80 us. A call that takes about as long is cheaper on the event loop; a call that takes
+    much longer would block the loop. `auto` measures each kind when the token is opened. A kind that becomes slow later
+    moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took `_SLOW_TIMES` the limit. With cold
+    caches a call takes three times as long as measured, and a busy machine interrupts one call in fifty for
+    milliseconds: neither reaches that threshold.
     """
 
     __slots__ = ("_below", "_calls", "_inline", "_mode", "_seconds", "_slow")
     _WINDOW = 16
     _SLOW_CALLS = 12
+    _SLOW_TIMES = 5
 
     def __init__(self, mode: Mode, below: float) -> None:
         self._mode = mode
@@ -51,7 +53,7 @@ class InlinePolicy:
     def record_inline(self, kind: Pace, seconds: float) -> None:
         """Record how long a call on the event loop took."""
         calls = self._calls[kind] = self._calls.get(kind, 0) + 1
-        if seconds >= self._below:
+        if seconds >= self._SLOW_TIMES * self._below:
             slow = self._slow[kind] = self._slow.get(kind, 0) + 1
             if slow >= self._SLOW_CALLS and kind in self._inline:
                 self._inline.discard(kind)
@@ -67,7 +69,7 @@ class InlinePolicy:
             call()
             best = min(best, perf_counter() - start)
         self._seconds[kind] = best
-        if best < self._below:
+        if self._mode == "auto" and best < self._below:
             self._inline.add(kind)
 
     def snapshot(self) -> dict[str, float]:

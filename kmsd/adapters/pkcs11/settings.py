@@ -52,7 +52,7 @@ class TokenSettings:
     """Threads that may hang in the module past their deadline; at this number every call fails at once."""
     inline: Mode = "auto"
     """Where calls of the data path run: `auto` runs the fast ones on the event loop."""
-    inline_below: float = 100e-6
+    inline_below: float = 200e-6
     """Seconds per call below which `auto` runs a call inline."""
     seal_messages: int = 2**20
     """Messages encrypted under one derived key of XAES-256-GCM before a new nonce prefix is drawn."""
