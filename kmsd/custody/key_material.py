@@ -66,8 +66,7 @@ async def place(tokens: Tokens, spec: KeySpec, usage: KeyUsage) -> Placement:
         algorithms = await _offered(tokens[name], spec, usage, lacking)
         if algorithms:
             return Placement(name, algorithms)
-    reasons = "; ".join(dict.fromkeys(lacking))
-    raise UnsupportedOperationException(f"KeySpec {spec} with KeyUsage {usage} is not supported: {reasons}.")
+    raise _not_offered(spec, usage, lacking)
 
 
 async def importable(tokens: Tokens, spec: KeySpec, usage: KeyUsage) -> tuple[str, ...]:
@@ -78,11 +77,15 @@ async def importable(tokens: Tokens, spec: KeySpec, usage: KeyUsage) -> tuple[st
     lacking: list[str] = []
     algorithms = await _offered(tokens.main, spec, usage, lacking)
     if not algorithms:
-        reasons = "; ".join(dict.fromkeys(lacking))
-        raise UnsupportedOperationException(f"KeySpec {spec} with KeyUsage {usage} is not supported: {reasons}.")
+        raise _not_offered(spec, usage, lacking)
     if spec is not KeySpec.SYMMETRIC_DEFAULT and spec not in (await tokens.main.import_capabilities()).specs:
         raise UnsupportedOperationException(f"Origin EXTERNAL is not supported with KeySpec {spec}.")
     return algorithms
+
+
+def _not_offered(spec: KeySpec, usage: KeyUsage, lacking: list[str]) -> UnsupportedOperationException:
+    reasons = "; ".join(dict.fromkeys(lacking))
+    return UnsupportedOperationException(f"KeySpec {spec} with KeyUsage {usage} is not supported: {reasons}.")
 
 
 async def _offered(token: Token, spec: KeySpec, usage: KeyUsage, lacking: list[str]) -> tuple[str, ...]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from kmsd.custody import key_material, public_keys
 from kmsd.domain.key_spec import HASH_BYTES, MessageType, SigningAlgorithm, hash_of
@@ -18,8 +16,6 @@ from kmsd.errors import UnsupportedOperationException, ValidationException
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from cryptography.hazmat.primitives import hashes
 
     from kmsd.domain.key import Key
     from kmsd.ports import Tokens
@@ -63,27 +59,6 @@ def verify(key: Key, now: datetime, message: SignedMessage, signature: bytes) ->
     Raises KeyUnavailableException.
     """
     public = public_keys.load(key_material.current(key, now).public_key)
-    try:
-        match public:
-            case rsa.RSAPublicKey():
-                public.verify(signature, message.content, _padding(message), _hash(message))
-            case ec.EllipticCurvePublicKey():
-                public.verify(signature, message.content, ec.ECDSA(_hash(message)))
-            case _:
-                public.verify(signature, message.content)
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _hash(message: SignedMessage) -> hashes.HashAlgorithm | utils.Prehashed:
-    function = public_keys.HASHES[hash_of(message.algorithm)]
-    return utils.Prehashed(function) if message.is_digest else function
-
-
-def _padding(message: SignedMessage) -> padding.AsymmetricPadding:
-    if not message.algorithm.startswith("RSASSA_PSS"):
-        return padding.PKCS1v15()
-    function = public_keys.HASHES[hash_of(message.algorithm)]
-    # The salt is as long as the digest, as AWS KMS has it.
-    return padding.PSS(padding.MGF1(function), function.digest_size)
+    return public_keys.is_valid_signature(
+        public, message.algorithm, message.content, signature, is_digest=message.is_digest
+    )

@@ -18,9 +18,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11 import Attribute, KeyType, ObjectClass
 
@@ -33,12 +31,13 @@ from kmsd.adapters.pkcs11.public_keys import ECC_CURVES
 from kmsd.adapters.pkcs11.return_codes import CkrError
 from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, PUBLIC_ROLES, only, transfer_template
 from kmsd.adapters.pkcs11.wrap_mechanisms import RSA_STEP, TRANSPORT, modulus_and_exponent, spki_of_rsa
+from kmsd.custody.public_keys import is_valid_signature
 from kmsd.domain.key_import import TRANSPORT_OF_KEYS
-from kmsd.domain.key_spec import ALGORITHMS, HMAC_BITS, RSA_BITS, KeySpec, KeyUsage, SigningAlgorithm, hash_of
+from kmsd.domain.key_spec import ALGORITHMS, HMAC_BITS, RSA_BITS, KeySpec, KeyUsage, SigningAlgorithm
 from kmsd.ports import ImportedKey, TokenError, UnsuitableMaterial, UnwrapFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.key_import import ImportSession
@@ -54,11 +53,6 @@ FINGERPRINT_OF_SECRET = 16
 _SECRET = transfer_template(KeyType.GENERIC_SECRET, (A.SIGN,))
 _INERT_AND_EXTRACTABLE = transfer_template(KeyType.GENERIC_SECRET)
 _INERT: dict[int, Value] = {**_INERT_AND_EXTRACTABLE, A.EXTRACTABLE: False}
-_HASHES: Mapping[str, hashes.HashAlgorithm] = {
-    "SHA_256": hashes.SHA256(),
-    "SHA_384": hashes.SHA384(),
-    "SHA_512": hashes.SHA512(),
-}
 _OAEP_OVERHEAD = 2 + 2 * 20
 """Bytes that RSAES-OAEP with SHA-1 adds: k - mLen = 2 hLen + 2 (RFC 8017 section 7.1.1)."""
 _POINT_SIGNS = (b"\x02", b"\x03")
@@ -228,22 +222,9 @@ def _signer(
     except CkrError as error:
         raise _of_the_key(error, spec) from error
     for candidate in candidates:
-        if _is_valid(candidate, signature, digest, utils.Prehashed(_HASHES[hash_of(algorithm)])):
+        if is_valid_signature(candidate, algorithm, digest, signature, is_digest=True):
             return candidate
     raise _unsuitable(spec)
-
-
-def _is_valid(
-    public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, signature: bytes, digest: bytes, function: utils.Prehashed
-) -> bool:
-    try:
-        if isinstance(public, rsa.RSAPublicKey):
-            public.verify(signature, digest, padding.PKCS1v15(), function)
-        else:
-            public.verify(signature, digest, ec.ECDSA(function))
-    except InvalidSignature:
-        return False
-    return True
 
 
 def public_attributes(public_key: bytes) -> dict[Attribute, Value]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, rsa
 from pkcs11 import Attribute, KeyType, Mechanism
 
@@ -27,6 +27,7 @@ from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.adapters.pkcs11.rsa_test_pair import TEST_BITS, rsa_test_pair
 from kmsd.adapters.pkcs11.signature_schemes import SCHEMES, UNSUPPORTED, digest_of
 from kmsd.adapters.pkcs11.templates import session_key
+from kmsd.custody.public_keys import HASHES, is_valid_signature, load
 from kmsd.domain.key_spec import (
     ALGORITHMS,
     HMAC_BITS,
@@ -50,12 +51,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _MESSAGE = b"self-test of a key"
-_HASHES: Mapping[str, hashes.HashAlgorithm] = {
-    "SHA_1": hashes.SHA1(),  # noqa: S303 (as the API has it)
-    "SHA_256": hashes.SHA256(),
-    "SHA_384": hashes.SHA384(),
-    "SHA_512": hashes.SHA512(),
-}
 _FAULTS = (WrongAnswer, InvalidSignature, TokenError, ValueError)
 """Errors of a self-test whose answer is wrong."""
 
@@ -202,7 +197,8 @@ class KeyTests:
         def sign() -> bytes:
             return signature_schemes.sign(self._raw, session, pair.private, algorithm, data, is_digest=is_digest)
 
-        _verify(pair.public_key, algorithm, sign())
+        if not is_valid_signature(load(pair.public_key), algorithm, _MESSAGE, sign(), is_digest=False):
+            raise InvalidSignature
         # RSA always runs on threads. P-256 comes before secp256k1, which has the same algorithm and is used less.
         if not algorithm.startswith("RSA") and algorithm not in self._policy.snapshot():
             self._policy.measure(algorithm, sign)
@@ -211,7 +207,7 @@ class KeyTests:
         key = serialization.load_der_public_key(pair.public_key)
         if not isinstance(key, rsa.RSAPublicKey):
             raise WrongAnswer
-        function = _HASHES[hash_of(algorithm)]
+        function = HASHES[hash_of(algorithm)]
         ciphertext = key.encrypt(_MESSAGE, padding.OAEP(padding.MGF1(function), function, None))
         expect(key_operations.decrypt_rsa(self._raw, session, pair.private, algorithm, ciphertext), _MESSAGE)
 
@@ -273,16 +269,3 @@ def _rsa_mechanism(algorithm: str) -> int:
     """Return the mechanism that an algorithm of RSA keys cannot do without."""
     scheme = SCHEMES.get(SigningAlgorithm(algorithm)) if algorithm.startswith("RSASSA") else None
     return int(Mechanism.RSA_PKCS_OAEP if scheme is None or scheme.of_digest is None else scheme.of_digest)
-
-
-def _verify(public_key: bytes, algorithm: SigningAlgorithm, signature: bytes) -> None:
-    """Verify a signature of `_MESSAGE` in software. Raises InvalidSignature."""
-    key = serialization.load_der_public_key(public_key)
-    if isinstance(key, rsa.RSAPublicKey):
-        function = _HASHES[hash_of(algorithm)]
-        pss = padding.PSS(padding.MGF1(function), function.digest_size)
-        key.verify(signature, _MESSAGE, pss if SCHEMES[algorithm].is_pss else padding.PKCS1v15(), function)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signature, _MESSAGE, ec.ECDSA(_HASHES[hash_of(algorithm)]))
-    else:
-        key.verify(signature, _MESSAGE)  # type: ignore[union-attr, call-arg]  # Ed25519 and ML-DSA keys have it

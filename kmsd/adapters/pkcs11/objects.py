@@ -146,8 +146,7 @@ class Objects(Handles):
         def generate(extras: Mapping[Attribute, Value]) -> Entry:
             public, private = session_pair(pair)
             lasting: dict[int, Value] = {**self._names(object_id), Attribute.TOKEN: True}
-            narrow_public = {kind: value for kind, value in extras.items() if kind in pair.public.where_allowed}
-            public |= lasting | _numbered(narrow_public)
+            public |= lasting | _numbered(_of_role(extras, pair.public))
             private |= lasting | _numbered(extras)
             halves = self._raw.generate_pair(session.handle, pair.generation, public, private)
             return Entry(handle=halves[0], public=halves[1])
@@ -175,8 +174,8 @@ class Objects(Handles):
 
         def unwrap(extras: Mapping[Attribute, Value]) -> Entry:
             private = self._template(object_id, pair.private, extras)
-            narrow = {kind: value for kind, value in extras.items() if kind in pair.public.where_allowed}
-            public = self._template(object_id, pair.public, {**narrow, **public_key, Attribute.DERIVE: False})
+            shown = {**_of_role(extras, pair.public), **public_key, Attribute.DERIVE: False}
+            public = self._template(object_id, pair.public, shown)
             handle = self._raw.unwrap(session.handle, *wrapped[:3], private)
             return Entry(handle=handle, public=self._raw.create(session.handle, public))
 
@@ -303,7 +302,7 @@ class Objects(Handles):
                 kind = KINDS.get(number(values, Attribute.CLASS) or -1, "unknown")  # type: ignore[call-overload]
                 role = role_of(values)
                 imported = role is not None and role.is_imported
-                problem = self._problem(object_id, kind, values)
+                problem = self._problem(object_id, kind, role, values)
                 public = self._shown_public_key(session, handle) if kind == "public" else b""
                 found.append(ObjectReport(object_id, kind, problem, imported, public))
             kinds: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
@@ -320,12 +319,11 @@ class Objects(Handles):
         except TokenError:
             return b""
 
-    def _problem(self, object_id: bytes, kind: str, values: Mapping[int, bytes]) -> str:
+    def _problem(self, object_id: bytes, kind: str, role: ObjectProfile | None, values: Mapping[int, bytes]) -> str:
         if kind == "unknown":
             return "not a key: CKA_CLASS is missing or of another kind"
         if len(object_id) != OBJECT_ID_LENGTH:
             return f"CKA_ID has {len(object_id)} bytes, not {OBJECT_ID_LENGTH}"
-        role = role_of(values)
         if role is None:
             return "its roles are those of no template"
         return "; ".join(attribute_mismatches(role, object_id, self._label, values))
@@ -369,6 +367,11 @@ def _mismatch(kind: str, kinds: Counter[str]) -> str:
 
 def _kinds_of(values: Mapping[int, bytes]) -> tuple[Attribute, ...]:
     return attributes_of(number(values, Attribute.CLASS), number(values, Attribute.KEY_TYPE))
+
+
+def _of_role(extras: Mapping[Attribute, Value], role: ObjectProfile) -> dict[Attribute, Value]:
+    """Return the optional attributes that a role has too."""
+    return {kind: value for kind, value in extras.items() if kind in role.where_allowed}
 
 
 def _numbered(*parts: Mapping[Attribute, Value]) -> dict[int, Value]:

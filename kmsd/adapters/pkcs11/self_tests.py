@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11 import Attribute, KeyType
 
 from kmsd.adapters.pkcs11 import signature_schemes
@@ -25,6 +21,7 @@ from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
 from kmsd.adapters.pkcs11.templates import session_key
+from kmsd.custody.public_keys import is_valid_signature, load
 from kmsd.domain.key_spec import KeySpec, KeyUsage, SigningAlgorithm
 from kmsd.domain.material import Algorithm
 from kmsd.ports import Capabilities, TokenUnavailable
@@ -139,16 +136,8 @@ def _random(login: Login, session: Session) -> None:
 def _ecdsa(login: Login, session: Session) -> None:
     """Sign with a pair of session objects, and verify the signature in software."""
     with _signing_pair(login, session) as (sign, public):
-        signature = sign()
-        verifier = load_der_public_key(
-            spki_of(login.connection.raw.attributes(session.handle, public, PUBLIC_KEY_ATTRIBUTES))
-        )
-        if not isinstance(verifier, ec.EllipticCurvePublicKey):
-            raise WrongAnswer
-        try:
-            verifier.verify(signature, _DIGEST, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
-        except InvalidSignature as error:
-            raise WrongAnswer from error
+        shown = login.connection.raw.attributes(session.handle, public, PUBLIC_KEY_ATTRIBUTES)
+        expect(is_valid_signature(load(spki_of(shown)), _SIGNING, _DIGEST, sign(), is_digest=True), True)
 
 
 @contextmanager
