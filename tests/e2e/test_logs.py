@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import watchtower
 
-from tests.support.aws_cli import AWS, AWS_2, aws, environment, start_all
+from tests.support.aws_cli import AWS, AWS_2, aws, environment, export, start_all
 from tests.support.clients import ACCOUNT, REGION
 from tests.support.daemon import Daemon, provisioned
 from tests.support.log_service import (
@@ -173,8 +173,7 @@ def test_aws_logs_tail(daemon: Daemon) -> None:
 
 def test_watchtower(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """The logging handler makes group and stream by itself, tags them, and every line arrives, in order."""
-    for name, value in environment(daemon).items():
-        monkeypatch.setenv(name, value)
+    export(daemon, monkeypatch)
     logs = daemon.client("logs")
     handler = watchtower.CloudWatchLogHandler(
         log_group_name="/watchtower", log_stream_name="app/{logger_name}", send_interval=1,

@@ -21,7 +21,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import AWSSigner, Key, Signature, Signer
 
-from tests.support.aws_cli import environment
+from tests.support.aws_cli import export
 from tests.support.clients import code_of
 from tests.support.daemon import Daemon
 
@@ -45,8 +45,7 @@ PAYLOAD = b"what is released"
 def _environ(daemon: Daemon) -> Iterator[None]:
     """What a user exports; the libraries make their clients themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(daemon).items():
-            patch.setenv(name, value)
+        export(daemon, patch)
         yield
 
 

@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import boto3
+import pytest
+
 from tests.support.clients import REGION
 from tests.support.daemon import Daemon
 
@@ -31,6 +34,14 @@ def environment(daemon: Daemon) -> dict[str, str]:
         "AWS_MAX_ATTEMPTS": "1",
         "AWS_PAGER": "",
     }
+
+
+def export(daemon: Daemon, patch: pytest.MonkeyPatch) -> None:
+    """Export it in this process, for libraries that make their clients themselves."""
+    for name, value in environment(daemon).items():
+        patch.setenv(name, value)
+    # boto3 keeps the credentials that it read first.
+    patch.setattr(boto3, "DEFAULT_SESSION", None)
 
 
 def aws(daemon: Daemon, *arguments: str, ok: bool = True) -> Any:
