@@ -1,4 +1,4 @@
-"""Key material: the token objects of a key."""
+"""Key material of a key: token objects, and material that is wrapped under a domain key."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from enum import IntEnum, StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
+from uuid import UUID
 
 import msgspec
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from kmsd.domain.key_spec import KeySpec, KeyUsage
 
 
 class Algorithm(IntEnum):
@@ -64,8 +67,67 @@ TokenName.MAIN = TokenName("main")
 TokenName.IMPORT = TokenName("import")
 
 
+class MaterialIdentity(msgspec.Struct, frozen=True):
+    """What wrapped material is bound to: the key that it belongs to, and its kind."""
+
+    key_id: str
+    """UUID in lower case."""
+    material_id: bytes
+    """16 random bytes."""
+    spec: KeySpec
+    usage: KeyUsage
+    algorithm: Algorithm | None
+    """The algorithm of its blobs; None for a key that encrypts no blobs."""
+    is_imported: bool
+
+
+class WrappedMaterial(msgspec.Struct, frozen=True):
+    """Key material wrapped under a domain key, and the MAC that binds it to its identity (docs/custody.md)."""
+
+    identity: MaterialIdentity
+    domain_key_id: bytes
+    """CKA_ID of the domain key."""
+    binding_key: bytes
+    """The key of the MAC, wrapped under the domain key."""
+    mechanism: int
+    """CKM_… that wrapped the material."""
+    content: bytes
+    """The wrapped material."""
+    mac: bytes
+    """AES-CMAC of `bound_text`, 16 bytes."""
+    public_key: bytes = b""
+    """Public half of a key pair, DER SubjectPublicKeyInfo; empty for a secret key."""
+
+    @property
+    def material_id(self) -> bytes:
+        """Id of the material."""
+        return self.identity.material_id
+
+    def bound_text(self) -> bytes:
+        """Return the text of the MAC: everything but the MAC, each part with its length."""
+        identity = self.identity
+        parts = (
+            UUID(identity.key_id).bytes,
+            identity.material_id,
+            identity.spec.encode(),
+            identity.usage.encode(),
+            bytes((identity.algorithm or 0, identity.is_imported)),
+            self.public_key,
+            self.domain_key_id,
+            self.mechanism.to_bytes(8, "big"),
+            self.content,
+        )
+        return _BOUND + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+_BOUND = b"kmsd wrapped material 1"
+
+KeyReference = bytes | WrappedMaterial
+"""What a token needs to find a key: the CKA_ID of an object, or wrapped material."""
+
+
 class Material(msgspec.Struct, frozen=True):
-    """One generation of a key: an object or key pair in the token, found by `material_id` (its CKA_ID)."""
+    """One generation of a key: an object or key pair in the token, or wrapped material."""
 
     material_id: bytes
     """16 random bytes; CKA_ID of the object."""
@@ -79,6 +141,13 @@ class Material(msgspec.Struct, frozen=True):
     """The token that holds the object."""
     public_key: bytes = b""
     """Public half of a key pair, DER SubjectPublicKeyInfo; empty for a secret key."""
+    wrapped: WrappedMaterial | None = None
+    """None for token objects."""
+
+    @property
+    def reference(self) -> KeyReference:
+        """What the token needs to use the material."""
+        return self.wrapped or self.material_id
 
     @property
     def key_material_id(self) -> str:

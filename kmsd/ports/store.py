@@ -1,8 +1,10 @@
-"""Port of the store: promises of reading and writing."""
+"""Port of the store: promises of reading and writing. The part about domain keys is in `kmsd.ports.domain_keys`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
+
+from kmsd.ports.domain_keys import DomainKeyReader, DomainKeyWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +22,8 @@ if TYPE_CHECKING:
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
 
 
-class Reader(Protocol):
-    """Read access to the store. A reader is used for one request and then discarded.
-
-    Every method raises `StoreUnavailable` if the store cannot be read.
-    """
+class Reader(DomainKeyReader, Protocol):
+    """Read access to the store, for one request. Raises `StoreUnavailable` if the store cannot be read."""
 
     async def key(self, key_id: str) -> Key | None:
         """Return a key with its materials, also if its deletion is due and not yet performed."""
@@ -136,15 +135,15 @@ class Reader(Protocol):
         ...
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
-        """Return the row of a token object."""
+        """Return the row of a token object, or of wrapped material."""
         ...
 
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
-        """Return all token objects with these statuses; with any status, if none is given."""
+        """Return all token objects with these statuses; with any status, if none is given. No wrapped material."""
         ...
 
     async def public_keys(self) -> Mapping[bytes, bytes]:
-        """Return the stored public key of every key pair, by material id."""
+        """Return the stored public key of every pair in the token, by material id."""
         ...
 
     async def worn_keys(self, messages: int) -> Sequence[str]:
@@ -180,7 +179,7 @@ class Reader(Protocol):
         ...
 
 
-class Transaction(Reader, Protocol):
+class Transaction(Reader, DomainKeyWriter, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
     Each change of a state names the old state and raises `StoreConflict` if the store holds another. Insertions and
@@ -268,7 +267,7 @@ class Transaction(Reader, Protocol):
         ...
 
     async def insert_material(self, key_id: str, material: Material) -> None:
-        """Insert a material of an existing key; its object must be known."""
+        """Insert a material of an existing key, with its wrapped form; the row of its object must exist."""
         ...
 
     async def delete_key(self, key_id: str) -> None:

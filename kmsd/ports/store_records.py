@@ -54,6 +54,8 @@ class TokenObject(msgspec.Struct, frozen=True):
     """The token that holds it."""
     owner_is_dead: bool = False
     """True if the process that wrote the row is certain to have exited."""
+    is_wrapped: bool = False
+    """True for material that is wrapped under a domain key: the token holds no object of this id."""
 
 
 class ServiceKey(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ which triggers fill, name what is invalid:
     identity       all credentials, users and roles
     service        the service keys
     logs           all log groups and streams
+    domain-key     the domain keys, and all keys
     object:<id>    a token object that is being destroyed: `on_object_destroying` is called, so that keys derived from
                    it are invalidated too
 
@@ -27,6 +28,7 @@ from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.adapters.sqlite.reader import SqliteReader
 from kmsd.cloudwatch_logs.groups import LogGroup, LogStream
 from kmsd.domain.alias import Alias
+from kmsd.domain.domain_key import DomainKey
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role
 from kmsd.domain.key import Key
@@ -56,6 +58,7 @@ class CachedReader(SqliteReader):
         self._roles: dict[tuple[str, str], Role] = {}
         self._service_keys: Mapping[str, ServiceKey] | None = None
         self._session_mac: SessionMac | None = None
+        self._domain_keys: Sequence[DomainKey] | None = None
         self._log_groups: dict[tuple[str, str], LogGroup] = {}
         self._log_streams: dict[tuple[bytes, str], LogStream] = {}
         self.on_object_destroying: Callable[[bytes], None] = lambda _: None
@@ -85,6 +88,7 @@ class CachedReader(SqliteReader):
         self._version = version
 
     def _invalidate_all(self) -> None:
+        self._domain_keys = None
         for memory in (self._keys, self._grants_by_key, self._tags, self._aliases, self._access_keys, self._roles):
             memory.clear()
         self._service_keys = self._session_mac = None
@@ -103,6 +107,9 @@ class CachedReader(SqliteReader):
             case "logs":
                 self._log_groups.clear()
                 self._log_streams.clear()
+            case "domain-key":
+                self._domain_keys = None
+                self._keys.clear()
             case destroying if destroying.startswith("object:"):
                 self.on_object_destroying(bytes.fromhex(destroying.removeprefix("object:")))
             case key_id:
@@ -184,6 +191,11 @@ class CachedReader(SqliteReader):
             if found is not None:
                 self._remember(self._log_streams, (group_id, name), found, MAX_OTHERS)
         return found
+
+    async def domain_keys(self) -> Sequence[DomainKey]:
+        if self._domain_keys is None:
+            self._domain_keys = await super().domain_keys()
+        return self._domain_keys
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:
         if self._service_keys is None:

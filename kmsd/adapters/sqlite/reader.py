@@ -8,6 +8,7 @@ from datetime import datetime
 
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.domain_keys import DomainKeyQueries
 from kmsd.adapters.sqlite.key_usage import KeyUsageQueries
 from kmsd.adapters.sqlite.log_groups import LogGroupQueries
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
@@ -39,7 +40,7 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
-class SqliteReader(LogGroupQueries, KeyUsageQueries):
+class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
     """Implements `kmsd.ports.Reader`. Statements are short and run on the calling thread."""
 
     def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
@@ -59,9 +60,12 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries):
 
     def _materials(self, key_id: str) -> list[Row]:
         return self._all(
-            "SELECT material_id, algorithm, status, material.created_at, rotation_type, token, public_key "
-            "FROM material JOIN token_object ON object_id = material_id "
-            "WHERE key_id = ? AND status IN ('ready', 'missing') ORDER BY material.created_at, material_id",
+            f"SELECT {row_mapping.MATERIAL_COLUMNS}, {row_mapping.WRAPPED_COLUMNS} "
+            "FROM material JOIN token_object ON object_id = material.material_id "
+            "LEFT JOIN wrapped_material USING (material_id) LEFT JOIN domain_key USING (domain_key_id) "
+            "WHERE key_id = ? AND status IN ('ready', 'missing') "
+            "AND NOT EXISTS (SELECT 1 FROM deleted_material AS deleted WHERE deleted.material_id = object_id) "
+            "ORDER BY material.created_at, material.material_id",
             key_id,
         )
 
@@ -87,7 +91,8 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries):
         return dict(self._all("SELECT tag_key, tag_value FROM key_tag WHERE key_id = ? ORDER BY tag_key", key_id))
 
     async def rotations_of(self, key_id: str) -> Sequence[Material]:
-        return [row_mapping.material(row) for row in self._materials(key_id)]
+        key = await self.key(key_id)
+        return [] if key is None else list(key.materials.values())
 
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
         table, column, where = DUE[job]
@@ -261,20 +266,23 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries):
         return {row[0]: row_mapping.service_key(row) for row in found}
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
-        row = self._one(
-            "SELECT object_id, owner, status, created_at, token, maker FROM token_object WHERE object_id = ?", object_id
-        )
+        row = self._one(f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object WHERE object_id = ?", object_id)
         return None if row is None else row_mapping.token_object(row, orphaned=self._makers.is_gone(row[5]))
 
     async def public_keys(self) -> Mapping[bytes, bytes]:
-        return dict(self._all("SELECT material_id, public_key FROM material WHERE public_key <> x''"))
+        return dict(
+            self._all(
+                "SELECT object_id, public_key FROM token_object JOIN material ON material_id = object_id "
+                "WHERE custody = 'object' AND public_key <> x''"
+            )
+        )
 
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
         wanted = statuses or tuple(MaterialStatus)
         marks = ", ".join("?" * len(wanted))
         found = self._all(
-            "SELECT object_id, owner, status, created_at, token, maker FROM token_object "
-            f"WHERE status IN ({marks}) ORDER BY created_at",
+            f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object "
+            f"WHERE custody = 'object' AND status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )
         gone = {maker: self._makers.is_gone(maker) for maker in {row[5] for row in found}}

@@ -15,12 +15,24 @@ from kmsd.domain.key import ExpirationModel, Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingKey
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState
-from kmsd.domain.material import Algorithm, Material, MaterialStatus, RotationType, TokenName
+from kmsd.domain.material import (
+    Algorithm,
+    Material,
+    MaterialIdentity,
+    MaterialStatus,
+    RotationType,
+    TokenName,
+    WrappedMaterial,
+)
 from kmsd.domain.trusted_time import ClockSample, Uptime
 from kmsd.ports import ServiceKey, TokenObject
 
 Row = tuple[Any, ...]
+KeyKind = tuple[str, KeySpec, KeyUsage, Origin]
+"""Key id, and what the key is."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+OBJECT, WRAPPED = "object", "wrapped"
+"""Values of `token_object.custody`."""
 
 KEY_COLUMNS = (
     "key_id, account, arn, description, origin, state, policy, created_at, current_material, deletion_at, "
@@ -30,7 +42,13 @@ GRANT_COLUMNS = (
     "grant_id, key_id, name, grantee_principal, retiring_principal, operations, context_equals, context_subset, "
     "issuing_account, issuing_principal, created_at"
 )
+OBJECT_COLUMNS = "object_id, owner, status, created_at, token, maker, custody"
 ALIAS_COLUMNS = "account, name, key_id, created_at, updated_at"
+MATERIAL_COLUMNS = (
+    "material.material_id, material.algorithm, status, material.created_at, rotation_type, token_object.token, "
+    "public_key"
+)
+WRAPPED_COLUMNS = "wrapped_material.domain_key_id, binding_key, mechanism, content, mac, missing"
 IMPORTED_COLUMNS = "material_id, algorithm, fingerprint, imported_at, state, description, valid_to, rotated_at"
 
 
@@ -56,14 +74,15 @@ def clock_reading(row: Row) -> ClockSample:
 
 def key(row: Row, material_rows: Iterable[Row]) -> Key:
     """Convert a row of KEY_COLUMNS and, for each material, a row as `material` expects it."""
-    materials = {found[0]: material(found) for found in material_rows}
+    kind = row[0], KeySpec(row[15]), KeyUsage(row[16]), Origin(row[4])
+    materials = {found[0]: material(found, kind) for found in material_rows}
     return Key(
         key_id=row[0],
         # Most keys of a process share one account and one policy.
         account=sys.intern(row[1]),
         arn=row[2],
         description=row[3],
-        origin=Origin(row[4]),
+        origin=kind[3],
         state=KeyState(row[5]),
         policy=sys.intern(row[6]),
         created_at=instant(row[7]),
@@ -75,8 +94,8 @@ def key(row: Row, material_rows: Iterable[Row]) -> Key:
         expiration_model=None if row[12] is None else ExpirationModel(row[12]),
         rotation_period_days=row[13],
         next_rotation_at=maybe_instant(row[14]),
-        spec=KeySpec(row[15]),
-        usage=KeyUsage(row[16]),
+        spec=kind[1],
+        usage=kind[2],
         algorithms=tuple(map(sys.intern, row[17].split())),
     )
 
@@ -105,17 +124,35 @@ def key_values(new: Key) -> tuple[Any, ...]:
     )
 
 
-def material(row: Row) -> Material:
-    """Convert a row (material_id, algorithm, status, created_at, rotation_type, token, public_key)."""
+def material(row: Row, kind: KeyKind) -> Material:
+    """Convert a row of MATERIAL_COLUMNS and WRAPPED_COLUMNS; the latter are NULL for an object."""
+    wrapped = None
+    if row[7] is not None:
+        wrapped = wrapped_material(row[7:], identity(kind, material_id=row[0], algorithm=row[1]), row[6])
+    # One row says that a domain key is missing. It counts for all material under it.
+    is_missing = bool(row[12])
     return Material(
         material_id=row[0],
         algorithm=Algorithm(row[1]) if row[1] else None,
-        status=MaterialStatus(row[2]),
+        status=MaterialStatus.MISSING if is_missing else MaterialStatus(row[2]),
         created_at=instant(row[3]),
         rotation_type=None if row[4] is None else RotationType(row[4]),
         token=TokenName(row[5]),
         public_key=row[6],
+        wrapped=wrapped,
     )
+
+
+def identity(kind: KeyKind, *, material_id: bytes, algorithm: int) -> MaterialIdentity:
+    """Return what wrapped material of a key is bound to."""
+    key_id, spec, usage, origin = kind
+    used = Algorithm(algorithm) if algorithm else None
+    return MaterialIdentity(key_id, material_id, spec, usage, used, origin is Origin.EXTERNAL)
+
+
+def wrapped_material(row: Row, bound_to: MaterialIdentity, public_key: bytes) -> WrappedMaterial:
+    """Convert a row of WRAPPED_COLUMNS."""
+    return WrappedMaterial(bound_to, row[0], row[1], row[2], row[3], row[4], public_key)
 
 
 def alias(row: Row) -> Alias:
@@ -198,7 +235,7 @@ def access_key(row: Row, owner: User) -> AccessKey:
 
 
 def token_object(row: Row, *, orphaned: bool) -> TokenObject:
-    """Convert a row (object_id, owner, status, created_at, token)."""
+    """Convert a row of OBJECT_COLUMNS."""
     return TokenObject(
         object_id=row[0],
         owner=row[1],
@@ -206,6 +243,7 @@ def token_object(row: Row, *, orphaned: bool) -> TokenObject:
         created_at=instant(row[3]),
         token=TokenName(row[4]),
         owner_is_dead=orphaned,
+        is_wrapped=row[6] == WRAPPED,
     )
 
 

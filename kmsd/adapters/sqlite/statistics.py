@@ -19,10 +19,15 @@ _KEYS = """
         WHEN key.state = 'PendingDeletion' THEN 'PendingDeletion'
         WHEN key.valid_to <= :now THEN 'PendingImport'
         WHEN key.state = 'Enabled' AND object.status = 'missing' THEN 'Unavailable'
+        WHEN key.state = 'Enabled' AND EXISTS (SELECT 1 FROM domain_key WHERE missing) AND EXISTS (
+            SELECT 1 FROM wrapped_material JOIN domain_key USING (domain_key_id)
+            WHERE material_id = key.current_material AND missing) THEN 'Unavailable'
         ELSE key.state END AS shown, count(*)
     FROM key LEFT JOIN token_object AS object ON object.object_id = key.current_material
     WHERE key.deletion_at IS NULL OR key.deletion_at > :now GROUP BY shown"""
 """Counts keys by state, with the rules of `Key.state_at` and `Key.exists_at`."""
+_OBJECTS = "SELECT status, count(*) FROM token_object WHERE custody = 'object' GROUP BY status"
+_WRAPPED = "SELECT state, sum(materials) FROM domain_key JOIN domain_key_count USING (domain_key_id) GROUP BY state"
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -32,6 +37,8 @@ class Statistics(msgspec.Struct, frozen=True):
     """Keys by state; only states that occur."""
     objects: Mapping[str, int]
     """Token objects by status. `missing` matters most."""
+    wrapped: Mapping[str, int]
+    """Wrapped materials by the state of their domain key."""
     due: Mapping[str, float]
     """Unix time at which deletion, expiry and rotation are next due; a job that is not due is left out."""
     clock: ClockSample | None
@@ -45,7 +52,8 @@ def read(path: Path, now: datetime) -> Statistics:
         with translated():
             connection.execute("BEGIN")
             keys = dict(connection.execute(_KEYS, {"now": row_mapping.micros(now)}))
-            objects = dict(connection.execute("SELECT status, count(*) FROM token_object GROUP BY status"))
+            objects = dict(connection.execute(_OBJECTS))
+            wrapped = dict(connection.execute(_WRAPPED))
             due = {
                 job.value: connection.execute(f"SELECT min({column}) FROM {table} WHERE {where}").fetchone()[0]
                 for job, (table, column, where) in DUE.items()
@@ -57,6 +65,7 @@ def read(path: Path, now: datetime) -> Statistics:
     return Statistics(
         keys,
         objects,
+        wrapped,
         {job: at / 1e6 for job, at in due.items() if at is not None},
         None if row is None else row_mapping.clock_reading(row),
     )

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.domain_keys import DomainKeyStatements
 from kmsd.adapters.sqlite.key_usage import KeyUsageStatements
 from kmsd.adapters.sqlite.log_groups import LogGroupStatements
 from kmsd.adapters.sqlite.reader import SqliteReader
@@ -20,7 +21,7 @@ from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements):
+class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
     def _run(self, sql: str, *values: object) -> int:
@@ -128,7 +129,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements):
     async def insert_token_object(self, token_object: TokenObject) -> None:
         self._insert(
             "token_object",
-            "object_id, owner, status, created_at, token, maker",
+            row_mapping.OBJECT_COLUMNS,
             (
                 token_object.object_id,
                 token_object.owner,
@@ -136,6 +137,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements):
                 row_mapping.micros(token_object.created_at),
                 token_object.token,
                 self._makers.token,
+                row_mapping.WRAPPED if token_object.is_wrapped else row_mapping.OBJECT,
             ),
         )
 
@@ -256,6 +258,8 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements):
                 material.public_key,
             ),
         )
+        if material.wrapped is not None:
+            await self._insert_wrapped(material.wrapped)
 
     async def delete_material(self, material_id: bytes) -> None:
         self._swap("material", "DELETE FROM material WHERE material_id = ?", material_id)

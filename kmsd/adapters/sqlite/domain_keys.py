@@ -1,0 +1,152 @@
+"""Queries and statements about domain keys and wrapped material."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from kmsd.adapters.sqlite import row_mapping
+from kmsd.adapters.sqlite.connection import translated
+from kmsd.adapters.sqlite.row_mapping import Row
+from kmsd.domain.domain_key import DomainKey, DomainKeyState
+from kmsd.domain.key import Origin
+from kmsd.domain.key_spec import KeySpec, KeyUsage
+from kmsd.domain.material import TokenName, WrappedMaterial
+from kmsd.ports import StoreConflict
+
+_DOMAIN_KEY = "domain_key_id, token, state, binding_key, created_at, changed_at, missing"
+
+
+def _domain_key(row: Row) -> DomainKey:
+    return DomainKey(
+        domain_key_id=row[0],
+        token=TokenName(row[1]),
+        state=DomainKeyState(row[2]),
+        binding_key=row[3],
+        created_at=row_mapping.instant(row[4]),
+        changed_at=row_mapping.instant(row[5]),
+        is_missing=bool(row[6]),
+    )
+
+
+class DomainKeyQueries:
+    """The part of the reader about domain keys."""
+
+    _connection: sqlite3.Connection
+
+    def _rows(self, sql: str, *values: object) -> list[Row]:
+        with translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    async def domain_keys(self) -> Sequence[DomainKey]:
+        found = self._rows(f"SELECT {_DOMAIN_KEY} FROM domain_key ORDER BY created_at, domain_key_id")
+        return [_domain_key(row) for row in found]
+
+    async def current_domain_key(self, token: TokenName) -> DomainKey | None:
+        return next(
+            (one for one in await self.domain_keys() if one.token == token and one.state is DomainKeyState.CURRENT),
+            None,
+        )
+
+    async def wrapped_counts(self) -> Mapping[bytes, int]:
+        return dict(self._rows("SELECT domain_key_id, materials FROM domain_key_count"))
+
+    async def wrapped_under(self, domain_key_id: bytes, after: bytes, count: int) -> Sequence[WrappedMaterial]:
+        found = self._rows(
+            "SELECT key_id, spec, usage, origin, material_id, material.algorithm, public_key, "
+            f"{row_mapping.WRAPPED_COLUMNS} FROM wrapped_material JOIN domain_key USING (domain_key_id) "
+            "JOIN material USING (material_id) JOIN key USING (key_id) "
+            "WHERE wrapped_material.domain_key_id = ? AND material_id > ? ORDER BY material_id LIMIT ?",
+            domain_key_id,
+            after,
+            count,
+        )
+        return [
+            row_mapping.wrapped_material(
+                row[7:],
+                row_mapping.identity(
+                    (row[0], KeySpec(row[1]), KeyUsage(row[2]), Origin(row[3])), material_id=row[4], algorithm=row[5]
+                ),
+                row[6],
+            )
+            for row in found
+        ]
+
+
+class DomainKeyStatements(DomainKeyQueries):
+    """The part of the transaction about domain keys."""
+
+    def _change(self, what: str, sql: str, *values: object) -> None:
+        """Run a statement that must change exactly one row. Raises `StoreConflict`."""
+        with translated():
+            changed = self._connection.execute(sql, values).rowcount
+        if changed != 1:
+            raise StoreConflict(f"{what} is not what it was")
+
+    async def insert_domain_key(self, domain_key: DomainKey) -> None:
+        self._change(
+            "domain key",
+            f"INSERT INTO domain_key ({_DOMAIN_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            domain_key.domain_key_id,
+            domain_key.token,
+            domain_key.state.value,
+            domain_key.binding_key,
+            row_mapping.micros(domain_key.created_at),
+            row_mapping.micros(domain_key.changed_at),
+            domain_key.is_missing,
+        )
+
+    async def set_domain_key_state(
+        self, domain_key_id: bytes, old: DomainKeyState, new: DomainKeyState, now: datetime
+    ) -> None:
+        self._change(
+            f"domain key {domain_key_id.hex()}",
+            "UPDATE domain_key SET state = ?, changed_at = ? WHERE domain_key_id = ? AND state = ?",
+            new.value,
+            row_mapping.micros(now),
+            domain_key_id,
+            old.value,
+        )
+
+    async def set_domain_key_missing(self, domain_key_id: bytes, *, is_missing: bool) -> None:
+        self._change(
+            f"domain key {domain_key_id.hex()}",
+            "UPDATE domain_key SET missing = ?1 WHERE domain_key_id = ?2 AND missing <> ?1",
+            is_missing,
+            domain_key_id,
+        )
+
+    async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:
+        self._change(
+            f"wrapped material {old.material_id.hex()}",
+            "UPDATE wrapped_material SET domain_key_id = ?, mechanism = ?, content = ?, mac = ? "
+            "WHERE material_id = ? AND domain_key_id = ? AND content = ?",
+            new.domain_key_id,
+            new.mechanism,
+            new.content,
+            new.mac,
+            old.material_id,
+            old.domain_key_id,
+            old.content,
+        )
+        with translated():
+            self._connection.execute(
+                "UPDATE domain_key SET changed_at = ? WHERE domain_key_id = ? AND EXISTS "
+                "(SELECT 1 FROM domain_key_count AS counted WHERE counted.domain_key_id = ?2 AND materials = 0)",
+                (row_mapping.micros(now), old.domain_key_id),
+            )
+
+    async def _insert_wrapped(self, wrapped: WrappedMaterial) -> None:
+        """Insert the wrapped form of a material whose rows exist. Material that was deleted before is known again."""
+        with translated():
+            self._connection.execute("DELETE FROM deleted_material WHERE material_id = ?", (wrapped.material_id,))
+        self._change(
+            "wrapped material",
+            "INSERT INTO wrapped_material (material_id, domain_key_id, mechanism, content, mac) VALUES (?, ?, ?, ?, ?)",
+            wrapped.material_id,
+            wrapped.domain_key_id,
+            wrapped.mechanism,
+            wrapped.content,
+            wrapped.mac,
+        )
