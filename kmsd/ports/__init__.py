@@ -21,6 +21,7 @@ from kmsd.ports.store_records import (
 )
 from kmsd.ports.token import (
     Capabilities,
+    CustodyNotEnforced,
     ImportCapabilities,
     ImportedKey,
     InvalidLength,
@@ -49,6 +50,7 @@ __all__ = [
     "AuditUnavailable",
     "Capabilities",
     "Clock",
+    "CustodyNotEnforced",
     "DueKind",
     "ImportCapabilities",
     "ImportedKey",

@@ -69,6 +69,10 @@ class MechanismMissing(TokenError):
     """The token does not offer a required mechanism. The text names it."""
 
 
+class CustodyNotEnforced(TokenError):
+    """The token does not enforce what a domain key promises. The text names what. It must wrap no key material."""
+
+
 class Capabilities(msgspec.Struct, frozen=True):
     """Capabilities that known-answer tests verified, independent of the token's mechanism list."""
 

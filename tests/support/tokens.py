@@ -49,6 +49,8 @@ class TokenPlace:
     object_label: str = "kmsd"
     environment: dict[str, str] = field(default_factory=dict)
     """What a further process needs to find the same token."""
+    so_pin: bytes = SO_PIN.encode()
+    """Of a SoftHSM2 token."""
 
     def settings(self, **changes: Any) -> TokenSettings:
         """Settings that open this token."""

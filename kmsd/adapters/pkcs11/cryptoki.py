@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkcs11 import Attribute, Mechanism
 
+from kmsd.adapters.pkcs11.cryptoki_administration import Administration
 from kmsd.adapters.pkcs11.cryptoki_encapsulation import Encapsulation
 from kmsd.adapters.pkcs11.cryptoki_types import (
     IV_BATCH,
@@ -93,6 +94,7 @@ class RawModule:
         self._find_objects = self._call["C_FindObjects"]
         self._get_attribute_value = self._call["C_GetAttributeValue"]
         self.encapsulation = Encapsulation(self._library)
+        self.administration = Administration(self._call)
 
     def _do(self, function: str, *arguments: Any) -> None:
         _check(self._call[function](*arguments), function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import Structure, byref, c_char, c_char_p, c_ubyte, c_ulong, c_void_p, sizeof
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pkcs11 import Attribute, Mechanism
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 UNAVAILABLE = c_ulong(-1).value
 """CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not reveal."""
@@ -155,12 +156,16 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "C_GetTokenInfo": (c_ulong, c_void_p),
     "C_GetMechanismInfo": (c_ulong, c_ulong, c_void_p),
     "C_CloseAllSessions": (c_ulong,),
+    "C_OpenSession": (c_ulong, c_ulong, c_void_p, c_void_p, c_void_p),
+    "C_CloseSession": (c_ulong,),
     "C_GetSessionInfo": (c_ulong, c_void_p),
     "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
+    "C_Logout": (c_ulong,),
     "C_CreateObject": (c_ulong, c_void_p, c_ulong, c_void_p),
     "C_CopyObject": (c_ulong, c_ulong, c_void_p, c_ulong, c_void_p),
     "C_DestroyObject": (c_ulong, c_ulong),
     "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
+    "C_SetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
     "C_FindObjectsInit": (c_ulong, c_void_p, c_ulong),
     "C_FindObjects": (c_ulong, c_void_p, c_ulong, c_void_p),
     "C_FindObjectsFinal": (c_ulong,),
@@ -178,7 +183,8 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "C_GenerateRandom": (c_ulong, c_void_p, c_ulong),
 }
 
-Value = bool | int | bytes | tuple[int, ...]
+Value = bool | int | bytes | tuple[int, ...] | Mapping[int, bool]
+"""Value of an attribute. A mapping is that of CKA_WRAP_TEMPLATE or CKA_UNWRAP_TEMPLATE: a template in itself."""
 
 
 # A ctypes array type refers to itself, and the result of `cast` and its source refer to each other. Types and casts
@@ -205,18 +211,27 @@ def buffer_of(size: int) -> ctypes.Array[c_char]:
 def pack(template: Mapping[int, Value]) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
     """Return a CK_ATTRIBUTE array, and the buffers that must stay alive while it is used.
 
-    Raises `TypeError` for a value that has none of the four types of `Value`.
+    Raises `TypeError` for a value that has none of the types of `Value`.
     """
     array = _attributes(len(template))()
     alive: list[Any] = []
     for index, (kind, value) in enumerate(template.items()):
-        data = _packed(value)
-        buffer = _bytes(len(data)).from_buffer_copy(data) if data else None
+        buffer = _buffer(value, alive)
         alive.append(buffer)
         array[index].type = kind
         array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
-        array[index].ulValueLen = len(data)
+        array[index].ulValueLen = sizeof(buffer) if buffer is not None else 0
     return array, alive
+
+
+def _buffer(value: Value, alive: list[Any]) -> ctypes.Array[Any] | None:
+    """Return a buffer with the value; None for an empty one. Adds the buffers of a nested template to `alive`."""
+    if isinstance(value, Mapping):
+        nested, buffers = pack(value)
+        alive.extend(buffers)
+        return nested
+    data = _packed(value)
+    return _bytes(len(data)).from_buffer_copy(data) if data else None
 
 
 def _packed(value: Value) -> bytes:
@@ -228,7 +243,7 @@ def _packed(value: Value) -> bytes:
         return bytes(c_ulong(int(value)))
     if type(value) is tuple:
         return pack_numbers(value)
-    raise TypeError(f"a template takes bool, int, bytes or a tuple of int, not {type(value).__name__}")
+    raise TypeError(f"a template takes bool, int, bytes, a tuple of int or a template, not {type(value).__name__}")
 
 
 def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], list[Any]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pkcs11 import Attribute
 
 from kmsd.adapters.pkcs11.cryptoki_types import flag, number, numbers
+from kmsd.adapters.pkcs11.domain_key_profile import DOMAIN_KEY
 from kmsd.adapters.pkcs11.imported_roles import imported_variant
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS, WRAPPING_PRIVATE, WRAPPING_PUBLIC
 from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, PUBLIC_ROLES, SEALING, SECRET_ROLES
@@ -20,7 +21,7 @@ A = Attribute
 ROLES: tuple[ObjectProfile, ...] = (
     *SEALING.values(),
     *(half for pair in KEY_PAIRS.values() for half in (pair.private, pair.public)),
-    *(WRAPPING_PRIVATE, WRAPPING_PUBLIC, *MAC_KEYS.values()),
+    *(WRAPPING_PRIVATE, WRAPPING_PUBLIC, *MAC_KEYS.values(), DOMAIN_KEY),
 )
 IDENTITY: tuple[Attribute, ...] = (A.CLASS, A.KEY_TYPE, A.ID, A.LABEL, A.LOCAL)
 """Attributes of every object."""
