@@ -352,7 +352,8 @@ async def open_components(
         sink = await open_trail(config, writer, signer, clock, cohorts)
         stack.push_async_callback(sink.close)
         limits = Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
-        tokens = Tokens(token, {}, {TokenName(further.name): further.serves for further in config.tokens})
+        serves = {TokenName(further.name): further.serves for further in config.tokens}
+        tokens = Tokens(token, {}, serves, config.wraps)
         store.on_object_destroying(tokens.invalidate)
         others = OtherTokens(config, store, tokens, counts, stack)
         await others.open_all()

@@ -6,7 +6,7 @@ All paths to a key, with their checks:
     |------------------|--------------------------------|------------------------------|--------------------------|
     | API caller       | `wire.endpoint`, by signature  | `operations.admission`       | this module              |
     | Logs service     | (acts for a log group)         | `cloudwatch_logs.data_keys`  | `cloudwatch_logs`        |
-    | jobs             | (destroy and rotate only)      | `state_at`, by the clock     | `Components.record_job`  |
+    | jobs             | (destroy, rotate, rewrap)      | `state_at`, by the clock     | `Components.record_job`  |
     | operator         | the operating system           | (owner of host and PIN)      | `operator_audit`         |
 
 API requests reach a key only through this module. One audit record of every call, failed ones included, is durable

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kmsd.app import open_store
 from kmsd.backup.manifest import Manifest, holds
 from kmsd.custody.provisioning import AUDIT
+from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key_spec import SigningAlgorithm
 from kmsd.domain.material import MaterialStatus, TokenName
-from kmsd.ports import ObjectReport, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
+from kmsd.ports import ObjectReport, Reader, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
 
 
 class TokenMismatch(Exception):
@@ -36,6 +37,8 @@ class TokenComparison(msgspec.Struct, frozen=True):
     """Objects whose destruction had begun: the daemon finishes it when it starts."""
     key_ids: frozenset[str]
     """Ids of all keys in the database."""
+    domain_keys: tuple[tuple[DomainKey, int], ...] = ()
+    """Domain keys that the token does not hold, and how much material each wraps: those keys become Unavailable."""
 
 
 async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComparison:
@@ -50,16 +53,47 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
         rows = {row.object_id: row for row in await reader.token_objects() if row.token == TokenName.MAIN}
         listed = await token.list_objects()
         present = {found.object_id: found for found in listed}
-        own = await reader.service_keys()
+        own, key_ids = await reader.service_keys(), await reader.key_ids()
         await _belong_together(own, present.keys(), token, manifest)
+        domain_keys = await reader.domain_keys()
+        lost = await _lost_domain_keys(reader, token, present.keys())
     promised = (MaterialStatus.READY, MaterialStatus.MISSING)
     return TokenComparison(
         tuple(row for row in rows.values() if row.status in promised and row.object_id not in present),
         _unfit(listed, {row.object_id for row in rows.values() if row.status in promised}, own),
-        tuple(found for object_id, found in present.items() if object_id not in rows),
+        tuple(
+            found
+            for object_id, found in present.items()
+            if object_id not in rows and object_id not in {one.domain_key_id for one in domain_keys}
+        ),
         sum(row.status is MaterialStatus.DESTROYING for row in rows.values()),
-        frozenset(row.owner.rpartition(":")[2] for row in rows.values()),
+        key_ids,
+        lost,
     )
+
+
+async def _lost_domain_keys(
+    reader: Reader, token: Token, present: Collection[bytes]
+) -> tuple[tuple[DomainKey, int], ...]:
+    """Return the domain keys that the token lacks, and the number of materials under each.
+
+    Those that it has are proven: what the database says of them must open with them. Raises `TokenMismatch`.
+    """
+    counts, lost = await reader.wrapped_counts(), []
+    for domain_key in await reader.domain_keys():
+        if domain_key.token != TokenName.MAIN or domain_key.state is DomainKeyState.DESTROYED:
+            continue
+        if domain_key.domain_key_id not in present:
+            lost.append((domain_key, counts.get(domain_key.domain_key_id, 0)))
+            continue
+        try:
+            await token.custody.prove(domain_key)
+        except TokenUnavailable:
+            raise
+        except TokenError as exc:
+            text = f"its domain key {domain_key.domain_key_id.hex()} is not that of this database"
+            raise TokenMismatch(f"the token {token.info.label!r}: {text} ({exc})") from exc
+    return tuple(lost)
 
 
 def _unfit(
@@ -108,9 +142,12 @@ async def _signs(token: Token, object_id: bytes, audit_key: bytes) -> bool:
     return holds(key, signature, challenge)
 
 
-async def mark_missing(store: Store, missing: tuple[TokenObject, ...]) -> None:
-    """Make the keys of these objects Unavailable, so that clients do not read "not authentic" for "missing"."""
+async def mark_missing(store: Store, compared: TokenComparison) -> None:
+    """Make the keys of what is missing Unavailable, so that clients do not read "not authentic" for "missing"."""
     async with store.write() as transaction:
-        for row in missing:
+        for domain_key, _ in compared.domain_keys:
+            if not domain_key.is_missing:
+                await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=True)
+        for row in compared.missing:
             if row.status is MaterialStatus.READY:
                 await transaction.set_object_status(row.object_id, MaterialStatus.READY, MaterialStatus.MISSING)

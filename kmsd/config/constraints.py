@@ -78,6 +78,7 @@ def _constraints_of_tokens(config: Config) -> list[tuple[str, str, object]]:
     specs = {EVERYTHING, *KeySpec}
     return [
         *((name, "needs label, serial or slot", _names_a_token(token)) for name, token in config.other_tokens.items()),
+        ("import_token.custody", "must be object: it holds no keys", TokenName.IMPORT not in config.wraps),
         ("tokens.name", "must look like pq-1", all(re.fullmatch(r"[a-z0-9-]{1,32}", name) for name in names)),
         ("tokens.name", "must be unique, and neither main nor import", len({*names} - taken) == len(names)),
         ("tokens.environment", "must not change what another token's module reads", _share_environment(config)),

@@ -45,6 +45,9 @@ class TokenConfig(_Section, frozen=True):
     runs all calls on threads, at about 80 microseconds each."""
     dir_sync: Path | None = None
     """A folder to sync before a new key is acknowledged; SoftHSM never syncs its own (its directories.tokendir)."""
+    custody: Literal["object", "wrapped"] = "object"
+    """Custody of new key material. `object`: as objects in the token. `wrapped`: in the database, wrapped under a
+    domain key of the token (docs/custody.md). Existing material stays as it is."""
     environment: dict[str, str] = {}
     """Environment variables that the module reads, such as SOFTHSM2_CONF."""
 
@@ -205,6 +208,12 @@ class Config(_Section, frozen=True):
         """Return the settings of all tokens but the main one, by name. The daemon serves while they are unavailable."""
         imports = {} if self.import_token is None else {TokenName.IMPORT: self.import_token}
         return {**imports, **{TokenName(further.name): further for further in self.tokens}}
+
+    @property
+    def wraps(self) -> frozenset[TokenName]:
+        """Return the tokens whose new key material is wrapped."""
+        tokens = {TokenName.MAIN: self.token, **self.other_tokens}
+        return frozenset(name for name, token in tokens.items() if token.custody == "wrapped")
 
     @property
     def database(self) -> Path:

@@ -26,11 +26,13 @@ ATTRIBUTES = ("CKA_LOCAL", "CKA_SENSITIVE", "CKA_ALWAYS_SENSITIVE", "CKA_EXTRACT
 async def statement(token: Token, key: Key, material: Material, now: datetime) -> str:
     """Return the text to be signed: key, public key, token, and the private half's attributes, read now.
 
-    Raises `TokenError` if the token's public key is not the stored one.
+    Raises `TokenError` if the token's public key, or that of wrapped material, is not the stored one.
     """
-    if await token.public_key(material.material_id) != material.public_key:
+    if material.wrapped is not None:
+        await token.custody.require_bound(material.wrapped)
+    elif await token.public_key(material.material_id) != material.public_key:
         raise TokenError("the public key in the token is not the one that was stored when the pair was created")
-    attributes = await token.attributes(material.material_id)
+    attributes = await token.attributes(material.reference)
     lines = {**_of_key(key, material), **_of_token(token.info), **_of_attributes(attributes), "Attested": _time(now)}
     return "".join(f"{line}\n" for line in (FIRST_LINE, *(f"{name}: {value}" for name, value in lines.items())))
 
@@ -42,8 +44,14 @@ def _of_key(key: Key, material: Material) -> Mapping[str, str]:
         "KeyUsage": key.usage.value,
         "Created": _time(key.created_at),
         "PublicKey": base64.b64encode(material.public_key).decode(),
-        "ObjectId": material.material_id.hex(),
+        **_of_custody(material),
     }
+
+
+def _of_custody(material: Material) -> Mapping[str, str]:
+    if material.wrapped is None:
+        return {"ObjectId": material.material_id.hex()}
+    return {"MaterialId": material.material_id.hex(), "WrappedUnder": material.wrapped.domain_key_id.hex()}
 
 
 def _of_token(info: TokenInfo) -> Mapping[str, str]:

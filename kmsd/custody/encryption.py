@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from kmsd.custody import key_material, rsa_encryption
+from kmsd.custody import key_material, rsa_encryption, wrapped_material
 from kmsd.custody.rsa_encryption import RsaCiphertext
 from kmsd.domain import ciphertext_blob as blobs
 from kmsd.domain.ciphertext_blob import Blob
@@ -46,10 +46,11 @@ async def encrypt(
     """
     material = key_material.current(key, now)
     if material.algorithm is None:
-        return rsa_encryption.encrypt(key, material, EncryptionAlgorithm(algorithm), plaintext, context)
+        public_key = await wrapped_material.public_key(tokens, material)
+        return rsa_encryption.encrypt(key, public_key, EncryptionAlgorithm(algorithm), plaintext, context)
     head = blobs.header(material.algorithm, key.key_id, material.material_id)
     aad = blobs.associated_data(head, context)
-    return head + await tokens.of(material).encrypt(material.material_id, material.algorithm, plaintext, aad)
+    return head + await tokens.of(material).encrypt(material.reference, material.algorithm, plaintext, aad)
 
 
 async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionContext) -> Opened:
@@ -69,7 +70,7 @@ async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionConte
         raise key_material.unavailable(key)
     aad = blobs.associated_data(blob.head, context)
     try:
-        plaintext = await tokens.of(material).decrypt(material.material_id, blob.algorithm, blob.sealed, aad)
+        plaintext = await tokens.of(material).decrypt(material.reference, blob.algorithm, blob.sealed, aad)
     except NotAuthentic as exc:
         raise InvalidCiphertextException(detail="the token did not authenticate it") from exc
     return Opened(plaintext, material)

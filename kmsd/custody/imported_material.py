@@ -12,6 +12,7 @@ key is pending import. RSA, ECC and HMAC keys have one material only.
 
 from __future__ import annotations
 
+import secrets
 from asyncio import sleep
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
@@ -21,13 +22,20 @@ from time import perf_counter
 import msgspec
 from msgspec.structs import replace
 
-from kmsd.custody import import_parameters, token_objects
+from kmsd.custody import import_parameters, key_material, token_objects, wrapped_material
 from kmsd.custody.incoming_material import IncomingMaterial, forwarded
 from kmsd.domain.key import ExpirationModel, Key
 from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingAlgorithm, WrappingKey
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import KeyState, Transition
-from kmsd.domain.material import Algorithm, Material, MaterialStatus, key_material_id
+from kmsd.domain.material import (
+    Algorithm,
+    Material,
+    MaterialStatus,
+    TokenName,
+    WrappedMaterial,
+    key_material_id,
+)
 from kmsd.errors import (
     IncorrectKeyMaterialException,
     InvalidCiphertextException,
@@ -86,6 +94,8 @@ class ProvenMaterial(msgspec.Struct, frozen=True):
     """Creates the object that the token has lost. `attach` calls it in its transaction, so that it runs once."""
     public_key: bytes = b""
     """Public half of a pair, DER SubjectPublicKeyInfo."""
+    wrapped: WrappedMaterial | None = None
+    """The material itself, if it was wrapped. It becomes part of the key with its row."""
 
 
 def current(records: Sequence[ImportedMaterial]) -> ImportedMaterial | None:
@@ -135,19 +145,26 @@ async def import_material(
     if present is not None and known is not None:
         if present.status is MaterialStatus.READY:
             return ProvenMaterial(known, public_key=proof.public_key)
-        # The row of a missing object stays: only material that was verified to be the same is created under its id.
-        created.append(known.material_id)
-        return ProvenMaterial(known, recreate=incoming.recreate, public_key=proof.public_key)
+        if present.wrapped is None:
+            # The row of a missing object stays: only material that was verified to be the same is created under its id.
+            created.append(known.material_id)
+            return ProvenMaterial(known, recreate=incoming.recreate, public_key=proof.public_key)
     if known is not None:
         imported = known
-        await _rerecord_intent(store, tokens, known.material_id, key.key_id, now)
+        await _clear_remains(store, tokens, known.material_id)
     else:
-        object_id = await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key.key_id}", now)
         state = KeyMaterialState.PENDING_ROTATION if expected.known else KeyMaterialState.CURRENT
-        imported = ImportedMaterial(object_id, _algorithm_of(key, tokens), proof.fingerprint, now, state)
+        material_id = secrets.token_bytes(16)
+        imported = ImportedMaterial(material_id, _algorithm_of(key, tokens), proof.fingerprint, now, state)
+    arrival = ProvenMaterial(imported, is_new=known is None, made=True, public_key=proof.public_key)
+    domain_key = await wrapped_material.domain_key_for(await store.read(), tokens, TokenName.MAIN, key.spec, key.usage)
+    if domain_key is not None:
+        return replace(arrival, wrapped=await incoming.wrap(imported, domain_key))
+    owner = f"{token_objects.IMPORTED}{key.key_id}"
+    await token_objects.record_intent(store, owner, now, object_id=imported.material_id)
     created.append(imported.material_id)
     await incoming.create(imported)
-    return ProvenMaterial(imported, is_new=known is None, made=True, public_key=proof.public_key)
+    return arrival
 
 
 def _algorithm_of(key: Key, tokens: Tokens) -> Algorithm | None:
@@ -199,17 +216,16 @@ def refusal(
     return InvalidCiphertextException(detail=str(exc) if algorithm.has_integrity else "not unwrapped")
 
 
-async def _rerecord_intent(store: Store, tokens: Tokens, object_id: bytes, key_id: str, now: datetime) -> None:
-    """Record the intent to create an object with an id that was in use before, once its remains are destroyed."""
+async def _clear_remains(store: Store, tokens: Tokens, object_id: bytes) -> None:
+    """Destroy what is left of material that the key had before. Raises `StoreConflict` during another import."""
     found = await (await store.read()).token_object(object_id)
     main = tokens.main
     if found is not None and found.status is MaterialStatus.DESTROYING:
         await token_objects.destroy(store, main, object_id)
     elif found is not None and found.status is MaterialStatus.CREATING and found.owner_is_dead:
         await token_objects.roll_back(store, main, object_id)
-    elif found is not None:
+    elif found is not None and not found.is_wrapped:
         raise StoreConflict(f"another import into this key is under way ({found.status})")
-    await token_objects.record_intent(store, f"{token_objects.IMPORTED}{key_id}", now, object_id=object_id)
 
 
 # --- attaching, rotating and deleting ---------------------------------------------------------------
@@ -250,11 +266,20 @@ async def _attach_object(transaction: Transaction, key: Key, arrival: ProvenMate
     imported = arrival.imported
     present = key.materials.get(imported.material_id)
     material = present or Material(
-        imported.material_id, imported.algorithm, MaterialStatus.READY, now, public_key=arrival.public_key
+        imported.material_id,
+        imported.algorithm,
+        MaterialStatus.READY,
+        now,
+        public_key=arrival.public_key,
+        wrapped=arrival.wrapped,
     )
     if arrival.made and present is None:
-        await token_objects.mark_ready(transaction, imported.material_id)
-        await transaction.insert_material(key.key_id, material)
+        owner = f"{token_objects.IMPORTED}{key.key_id}"
+        await key_material.add(transaction, key.key_id, material, owner=owner)
+    elif arrival.wrapped is not None and present is not None and present.wrapped is not None:
+        # Under another domain key than the one that is missing.
+        await transaction.replace_wrapped(present.wrapped, arrival.wrapped, now)
+        material = replace(material, status=MaterialStatus.READY, wrapped=arrival.wrapped)
     elif arrival.recreate is not None and present is not None:
         await transaction.set_object_status(imported.material_id, MaterialStatus.MISSING, MaterialStatus.READY)
         await arrival.recreate(imported)
@@ -327,8 +352,9 @@ async def _remove_object(transaction: Transaction, key: Key, material_id: bytes)
     material = key.materials.get(material_id)
     if material is None:
         return None
-    await transaction.set_object_status(material_id, material.status, MaterialStatus.DESTROYING)
+    await token_objects.mark_destroying(transaction, material)
     await transaction.delete_material(material_id)
+    await token_objects.delete_wrapped(transaction, material)
     return material_id
 
 

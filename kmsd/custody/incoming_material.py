@@ -1,4 +1,4 @@
-"""Key material on its way into the main token: forwarded to it, unwrapped and proven in it, and stored as an object."""
+"""Key material on its way into the main token: forwarded to it, unwrapped and proven in it, and stored or wrapped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from uuid import UUID
 
 import msgspec
 
+from kmsd.domain.domain_key import DomainKey
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_spec import KeySpec
-from kmsd.domain.material import TokenName
+from kmsd.domain.material import MaterialIdentity, TokenName, WrappedMaterial
 from kmsd.ports import ImportedKey, Token, Tokens, Wrapped
 
 _MARK = b"kmsd imported material 1"
@@ -37,6 +38,21 @@ class IncomingMaterial(msgspec.Struct, frozen=True):
         else:
             kind = self.key.spec, self.key.usage
             await self.token.import_key(self.wrapped, kind, mark, expected=expected, into=object_id)
+
+    async def wrap(self, record: ImportedMaterial, domain_key: DomainKey) -> WrappedMaterial:
+        """Return proven material, of which this is the record, wrapped under a domain key."""
+        identity = MaterialIdentity(
+            self.key.key_id,
+            record.material_id,
+            self.key.spec,
+            self.key.usage,
+            record.algorithm,
+            is_imported=True,
+        )
+        mark = fingerprint_mark(self.key.key_id)
+        return await self.token.custody.import_material(
+            self.wrapped, mark, record.fingerprint, identity=identity, domain_key=domain_key
+        )
 
     async def recreate(self, record: ImportedMaterial) -> None:
         """Create a missing object, after destroying one that an earlier attempt may have left."""

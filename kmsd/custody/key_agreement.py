@@ -36,4 +36,4 @@ async def agree(tokens: Tokens, key: Key, now: datetime, peer: bytes) -> bytes:
     ):
         raise ValidationException(f"The public key must be on the curve of {key.spec}.")
     point = other.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    return await tokens.of(material).agree(material.material_id, point)
+    return await tokens.of(material).agree(material.reference, point)

@@ -34,4 +34,4 @@ async def decapsulate(tokens: Tokens, key: Key, now: datetime, ciphertext: bytes
     if len(ciphertext) != CIPHERTEXT_BYTES[key.spec]:
         raise InvalidCiphertextException(detail=f"a ciphertext of {key.spec} has {CIPHERTEXT_BYTES[key.spec]} bytes")
     material = key_material.current(key, now)
-    return await tokens.of(material).decapsulate(material.material_id, ciphertext)
+    return await tokens.of(material).decapsulate(material.reference, ciphertext)

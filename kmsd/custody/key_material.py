@@ -1,18 +1,19 @@
-"""Key material: which a key uses now, and generation in the token."""
+"""Key material: which a key uses now, generation in the token, and its addition to a key."""
 
 from __future__ import annotations
 
+import secrets
 from datetime import datetime
 from typing import Protocol
 
 import msgspec
 
-from kmsd.custody import token_objects
+from kmsd.custody import token_objects, wrapped_material
 from kmsd.domain.key import Key
 from kmsd.domain.key_spec import KeySpec, KeyUsage
-from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
+from kmsd.domain.material import Algorithm, Material, MaterialIdentity, MaterialStatus, TokenName
 from kmsd.errors import KeyUnavailableException, UnsupportedOperationException
-from kmsd.ports import Store, Token, Tokens
+from kmsd.ports import Store, Token, TokenObject, Tokens, Transaction
 
 
 class KeyToBe(Protocol):
@@ -104,17 +105,48 @@ async def _offered(token: Token, spec: KeySpec, usage: KeyUsage, lacking: list[s
 async def generate(
     store: Store, tokens: Tokens, key: KeyToBe, name: TokenName, *, now: datetime, created: list[bytes]
 ) -> Material:
-    """Generate key material in a token under an intent. On return it is durable and belongs to no key yet.
+    """Generate key material in a token. The caller adds it to the key in a transaction (`add`).
 
-    The object id is appended to `created` before the object can exist, so that the caller can roll it back. The caller
-    marks it `ready` (`token_objects.mark_ready`) in the transaction that adds it to the key.
+    An object is made under an intent and is durable on return. Its id is appended to `created` before it can exist, so
+    that the caller can roll it back. Wrapped material leaves nothing in the token, and needs neither.
     """
     token = tokens[name]
     algorithm = token_objects.algorithm_for(token) if key.spec is KeySpec.SYMMETRIC_DEFAULT else None
+    domain_key = await wrapped_material.domain_key_for(await store.read(), tokens, name, key.spec, key.usage)
+    if domain_key is not None:
+        material_id = secrets.token_bytes(16)
+        identity = MaterialIdentity(key.key_id, material_id, key.spec, key.usage, algorithm, is_imported=False)
+        wrapped = await token.custody.generate(identity, domain_key)
+        return Material(
+            material_id,
+            algorithm,
+            MaterialStatus.READY,
+            now,
+            token=name,
+            public_key=wrapped.public_key,
+            wrapped=wrapped,
+        )
     object_id = await token_objects.record_intent(store, f"key:{key.key_id}", now, token=name)
     created.append(object_id)
     public_key = await _generate_object(token, object_id, key, algorithm)
     return Material(object_id, algorithm, MaterialStatus.READY, now, token=name, public_key=public_key)
+
+
+async def add(transaction: Transaction, key_id: str, material: Material, *, owner: str = "") -> None:
+    """Add new material to a key. Raises `StoreConflict` if its id is in use."""
+    if material.wrapped is None:
+        await token_objects.mark_ready(transaction, material.material_id)
+    else:
+        row = TokenObject(
+            material.material_id,
+            owner or f"key:{key_id}",
+            MaterialStatus.READY,
+            material.created_at,
+            material.token,
+            is_wrapped=True,
+        )
+        await transaction.insert_token_object(row)
+    await transaction.insert_material(key_id, material)
 
 
 async def _generate_object(token: Token, object_id: bytes, key: KeyToBe, algorithm: Algorithm | None) -> bytes:

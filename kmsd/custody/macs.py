@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 async def compute(tokens: Tokens, key: Key, now: datetime, algorithm: MacAlgorithm, message: bytes) -> bytes:
     """Return the MAC of `message`. Raises KeyUnavailableException, and the token's errors (`kmsd.ports`)."""
     material = key_material.current(key, now)
-    return await tokens.of(material).mac(material.material_id, algorithm, message)
+    return await tokens.of(material).mac(material.reference, algorithm, message)
 
 
 def is_equal(computed: bytes, given: bytes) -> bool:

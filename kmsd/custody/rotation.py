@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from kmsd.custody import key_material, token_objects
+from kmsd.custody import key_material
 from kmsd.domain.key import Key
 from kmsd.domain.material import Material, RotationType
 from kmsd.ports import Store, Tokens, Transaction
@@ -23,8 +23,7 @@ async def create(
 
 async def make_current(transaction: Transaction, key: Key, made: Material, *, next_at: datetime | None = None) -> None:
     """Make `made` the key's current material. `next_at` is the next automatic rotation, if it changes."""
-    await token_objects.mark_ready(transaction, made.material_id)
-    await transaction.insert_material(key.key_id, made)
+    await key_material.add(transaction, key.key_id, made)
     changed = replace(key, current_material=made, next_rotation_at=next_at or key.next_rotation_at)
     await transaction.update_key(key, changed)
 

@@ -31,7 +31,7 @@ class RsaCiphertext(msgspec.Struct, frozen=True):
 
 
 def encrypt(
-    key: Key, material: Material, algorithm: EncryptionAlgorithm, plaintext: bytes, context: EncryptionContext
+    key: Key, public_key: bytes, algorithm: EncryptionAlgorithm, plaintext: bytes, context: EncryptionContext
 ) -> bytes:
     """Encrypt up to k - 2 hLen - 2 bytes (RFC 8017 section 7.1.1). Raises ValidationException for more."""
     _refuse_context(context)
@@ -41,7 +41,7 @@ def encrypt(
         raise ValidationException(
             f"Algorithm {algorithm} and key spec {key.spec} cannot encrypt data larger than {most} bytes."
         )
-    public = public_keys.load(material.public_key)
+    public = public_keys.load(public_key)
     if not isinstance(public, rsa.RSAPublicKey):
         raise TypeError("the material of an RSA key has no RSA public key")
     function = public_keys.HASHES[name]
@@ -57,7 +57,7 @@ async def decrypt(
         raise InvalidCiphertextException(detail="the ciphertext does not have the length of the modulus")
     try:
         token = tokens.of(material)
-        return await token.decrypt_rsa(material.material_id, ciphertext.algorithm, ciphertext.content)
+        return await token.decrypt_rsa(material.reference, ciphertext.algorithm, ciphertext.content)
     except NotAuthentic as exc:
         raise InvalidCiphertextException(detail="the token did not decrypt it") from exc
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kmsd.custody import key_material, public_keys
+from kmsd.custody import key_material, public_keys, wrapped_material
 from kmsd.domain.key_spec import HASH_BYTES, MessageType, SigningAlgorithm, hash_of
 from kmsd.errors import UnsupportedOperationException, ValidationException
 
@@ -50,15 +50,15 @@ async def sign(tokens: Tokens, key: Key, now: datetime, message: SignedMessage) 
     """Sign in the token. Raises KeyUnavailableException, and the token's errors (`kmsd.ports`)."""
     material = key_material.current(key, now)
     token = tokens.of(material)
-    return await token.sign(material.material_id, message.algorithm, message.content, is_digest=message.is_digest)
+    return await token.sign(material.reference, message.algorithm, message.content, is_digest=message.is_digest)
 
 
-def verify(key: Key, now: datetime, message: SignedMessage, signature: bytes) -> bool:
+async def verify(tokens: Tokens, key: Key, now: datetime, message: SignedMessage, signature: bytes) -> bool:
     """Return whether the signature is that of the message, or of the digest, under the key.
 
-    Raises KeyUnavailableException.
+    Raises KeyUnavailableException, and the token's errors (`kmsd.ports`).
     """
-    public = public_keys.load(key_material.current(key, now).public_key)
+    public = public_keys.load(await wrapped_material.public_key(tokens, key_material.current(key, now)))
     return public_keys.is_valid_signature(
         public, message.algorithm, message.content, signature, is_digest=message.is_digest
     )

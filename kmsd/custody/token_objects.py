@@ -1,4 +1,4 @@
-"""Create and destroy token objects so that the store always has a row for them.
+"""Create and destroy token objects so that the store always has a row for them. Wrapped material has a row too.
 
 Store and token share no transaction. Creation: the intent (`creating`) is committed, the object is created and durable,
 then the transaction that uses the object sets `ready`. Destruction is the reverse: `destroying` is committed, the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from datetime import datetime
 
-from kmsd.domain.material import Algorithm, MaterialStatus, TokenName
+from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
 from kmsd.errors import UnsupportedOperationException
 from kmsd.ports import Store, Token, TokenObject, Tokens, Transaction
 
@@ -43,6 +43,22 @@ async def record_intent(
 async def mark_ready(transaction: Transaction, object_id: bytes) -> None:
     """Change the status from `creating` to `ready`, atomically with the rest of the transaction."""
     await transaction.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.READY)
+
+
+async def mark_destroying(transaction: Transaction, material: Material) -> None:
+    """Mark the material of a key for destruction. Every process then forgets its handles.
+
+    The caller deletes the material's row, and then calls `delete_wrapped`.
+    """
+    # Wrapped material whose domain key is missing is shown as missing; its own row says ready.
+    old = MaterialStatus.READY if material.wrapped is not None else material.status
+    await transaction.set_object_status(material.material_id, old, MaterialStatus.DESTROYING)
+
+
+async def delete_wrapped(transaction: Transaction, material: Material) -> None:
+    """Delete wrapped material that is marked for destruction and belongs to no key. Does nothing for an object."""
+    if material.wrapped is not None:
+        await transaction.delete_token_object(material.material_id, MaterialStatus.DESTROYING)
 
 
 async def roll_back(store: Store, token: Token, object_id: bytes) -> None:

@@ -68,7 +68,7 @@ TokenName.IMPORT = TokenName("import")
 
 
 class MaterialIdentity(msgspec.Struct, frozen=True):
-    """What wrapped material is bound to: the key that it belongs to, and its kind."""
+    """Identity of wrapped material: the key that it belongs to, and its kind."""
 
     key_id: str
     """UUID in lower case."""
@@ -123,7 +123,7 @@ class WrappedMaterial(msgspec.Struct, frozen=True):
 _BOUND = b"kmsd wrapped material 1"
 
 KeyReference = bytes | WrappedMaterial
-"""What a token needs to find a key: the CKA_ID of an object, or wrapped material."""
+"""Key as a token finds it: the CKA_ID of an object, or wrapped material."""
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ class Material(msgspec.Struct, frozen=True):
 
     @property
     def reference(self) -> KeyReference:
-        """What the token needs to use the material."""
+        """The material as its token finds it."""
         return self.wrapped or self.material_id
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from kmsd.custody import token_objects
-from kmsd.domain.material import MaterialStatus, TokenName
+from kmsd.domain.material import TokenName
 from kmsd.ports import AuditUnavailable, DueKind, Store, StoreError, TokenError, Tokens
 from kmsd.ports.jobs import BATCH, JobRecorder, JobReport
 
@@ -41,10 +41,12 @@ async def _delete(store: Store, tokens: Tokens, key_id: str, now: datetime, reco
         key = await transaction.key(key_id)
         if key is None or key.exists_at(now):
             return ""
-        destroying = list(key.materials.values())
+        destroying = [material for material in key.materials.values() if material.wrapped is None]
         for material in key.materials.values():
-            await transaction.set_object_status(material.material_id, material.status, MaterialStatus.DESTROYING)
+            await token_objects.mark_destroying(transaction, material)
         await transaction.delete_key(key_id)
+        for material in key.materials.values():
+            await token_objects.delete_wrapped(transaction, material)
         await record("DeleteKey", key, {})
     # The deletion is now committed. If it is interrupted, reconcile destroys the objects marked `destroying`.
     for material in destroying:

@@ -8,19 +8,33 @@ restored database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
 from kmsd.custody import token_objects
+from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import MaterialStatus, TokenName
-from kmsd.ports import ObjectReport, Store, StoreConflict, StoreError, Token, TokenError, TokenObject
+from kmsd.ports import (
+    ObjectReport,
+    Store,
+    StoreConflict,
+    StoreError,
+    TamperedMaterial,
+    Token,
+    TokenError,
+    TokenObject,
+)
 from kmsd.ports.jobs import JobReport
 
 INTENT_GRACE = timedelta(minutes=10)
 """Age from which an intent is rolled back. A younger one may belong to a running call, unless its process has ended."""
 
+
+SAMPLE = 200
+"""Wrapped materials of each domain key whose rows one run verifies, from a random one on."""
 
 OTHER_PUBLIC_KEY = "its public key is not the one that the database has"
 """Problem of a pair that was exchanged. The key becomes unavailable, as if the pair were missing."""
@@ -41,6 +55,10 @@ class ReconcileReport(JobReport):
     """Objects with our label that no row names."""
     malformed: list[ObjectReport] = []
     """Objects without an attribute that their role requires."""
+    domain_keys_missing: list[bytes] = []
+    """Domain keys that the token does not hold: all keys under them are Unavailable. Raises one alarm."""
+    tampered: list[bytes] = []
+    """Wrapped materials whose row was changed by something else than the daemon. Raises an alarm."""
 
 
 async def run_once(
@@ -63,9 +81,13 @@ async def run_once(
             await _resolve(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
+    domain_keys = {one.domain_key_id: one for one in await reader.domain_keys() if one.token == name}
+    await _resolve_domain_keys(store, token, domain_keys.values(), present, report)
     reader, unknown = await store.read(), {}
     for one in found:
-        if one.object_id not in rows and await reader.token_object(one.object_id) is None:
+        if one.object_id in domain_keys:
+            report.malformed += [one] if one.problem else []
+        elif one.object_id not in rows and await reader.token_object(one.object_id) is None:
             unknown[one.object_id] = one
         elif one.problem:
             report.malformed.append(one)
@@ -107,6 +129,44 @@ async def _resolve(
             report.missing.append(row.object_id)
         case _:
             pass
+
+
+async def _resolve_domain_keys(
+    store: Store, token: Token, domain_keys: Iterable[DomainKey], present: Collection[bytes], report: ReconcileReport
+) -> None:
+    """Record which domain keys are missing, complete a destruction, and verify a sample of what the others wrap."""
+    for domain_key in domain_keys:
+        name, is_present = domain_key.domain_key_id, domain_key.domain_key_id in present
+        try:
+            if domain_key.state is DomainKeyState.DESTROYED:
+                if is_present:
+                    await token.destroy(name)
+                    report.destroyed.append(name)
+                continue
+            if domain_key.is_missing is is_present:
+                async with store.write() as transaction:
+                    await transaction.set_domain_key_missing(name, is_missing=not is_present)
+                if is_present:
+                    report.returned.append(name)
+            if is_present:
+                await _verify_sample(store, token, name, report)
+            else:
+                report.domain_keys_missing.append(name)
+        except (StoreError, TokenError) as exc:
+            report.failed.append(f"domain key {name.hex()}: {exc}")
+
+
+async def _verify_sample(store: Store, token: Token, domain_key_id: bytes, report: ReconcileReport) -> None:
+    """Verify the rows of some materials, others in each run."""
+    reader = await store.read()
+    sample = await reader.wrapped_under(domain_key_id, secrets.token_bytes(16), SAMPLE)
+    if len(sample) < SAMPLE:
+        sample = [*sample, *await reader.wrapped_under(domain_key_id, b"", SAMPLE - len(sample))]
+    for material in sample:
+        try:
+            await token.custody.require_bound(material)
+        except TamperedMaterial:
+            report.tampered.append(material.material_id)
 
 
 async def _swap(store: Store, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> bool:

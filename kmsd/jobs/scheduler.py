@@ -12,7 +12,7 @@ import structlog
 
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.material import TokenName
-from kmsd.jobs import deletion, expiry, reconcile, rotation, wrapping_keys
+from kmsd.jobs import deletion, expiry, reconcile, rewrap, rotation, wrapping_keys
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError, Tokens, TrustedClock
 from kmsd.ports.jobs import JobFailed, JobRecorder, JobReport, RetentionJob
 
@@ -41,6 +41,7 @@ class Job(StrEnum):
     DELETION = "deletion"
     RECONCILE = "reconcile"
     RETENTION = "retention"
+    REWRAP = "rewrap"
 
 
 DESTRUCTIVE = frozenset({Job.EXPIRY, Job.DELETION, Job.RETENTION})
@@ -155,14 +156,18 @@ class Scheduler(msgspec.Struct):
                 raise JobRefused("this process has no log events")
             return await self.retention.sweep(now)
         # One run handles a limited number of keys. Repeat as long as a run makes progress.
-        report: JobReport = await _OF_KEYS[job](self.store, self.tokens, now, self.record)
-        last = report
-        while any(count for name, count in last.counts().items() if name != "failed"):
+        report = last = await self._run_once(job, now)
+        while any(count for name, count in last.counts().items() if name not in ("failed", "tampered")):
             await self._run_turn()
-            last = await _OF_KEYS[job](self.store, self.tokens, now, self.record)
+            last = await self._run_once(job, now)
             report.failed.clear()
             report.add(last)
         return report
+
+    async def _run_once(self, job: Job, now: datetime) -> JobReport:
+        if job is Job.REWRAP:
+            return await rewrap.run_once(self.store, self.tokens, now)
+        return await _OF_KEYS[job](self.store, self.tokens, now, self.record)
 
     def _now(self) -> datetime:
         """Return the trusted time: the wall clock may change between the check and the destruction."""
@@ -181,6 +186,7 @@ class Scheduler(msgspec.Struct):
             if is_worn or (due is not None and due <= now):
                 report = await run_once(self.store, self.tokens, now, self.record)
                 log.info("job", job=job.value, **report.counts())
+        await self._rewrap(now)
         if self._is_suspended:
             return
         await self._keep_wrapping_keys(now)
@@ -194,6 +200,13 @@ class Scheduler(msgspec.Struct):
         """True if nothing may be destroyed now, as it may be due only by a wrong clock."""
         judgement = None if self.watch is None else self.watch.judgement
         return judgement is not None and judgement.suspended
+
+    async def _rewrap(self, now: datetime) -> None:
+        report = await rewrap.run_once(self.store, self.tokens, now)
+        for material_id in report.tampered:
+            log.error("wrapped_material_tampered", material=material_id.hex())
+        if any(report.counts().values()):
+            log.info("job", job="rewrap", rewrapped=report.rewrapped, failed=report.failed)
 
     async def _keep_wrapping_keys(self, now: datetime) -> None:
         report = await wrapping_keys.run_once(self.store, self.tokens, now, stock=self.stock)
@@ -213,6 +226,10 @@ class Scheduler(msgspec.Struct):
         report = await reconcile.run_once(self.store, token, now, name=name)
         for object_id in report.missing:
             log.error("key_material_missing", object_id=object_id.hex())
+        for domain_key_id in report.domain_keys_missing:
+            log.error("domain_key_missing", domain_key=domain_key_id.hex(), token=name)
+        for material_id in report.tampered:
+            log.error("wrapped_material_tampered", material=material_id.hex())
         for found in report.malformed:
             log.error("token_object_malformed", object_id=found.object_id.hex(), problem=found.problem)
         log.info("job", job="reconcile", token=name, **report.counts())

@@ -151,6 +151,10 @@ def _token(page: Exposition, total: Aggregate) -> None:
     page.sample("kmsd_token_waiting", "gauge", "Calls that wait for a session.", total.gauge("token_waiting"))
     page.sample("kmsd_token_threads_lost", "gauge", "Threads that hang in the module.", total.gauge("threads_lost"))
     page.sample("kmsd_token_derived_keys", "gauge", "Derived keys in memory.", total.gauge("derived_keys"))
+    page.sample("kmsd_token_held_keys", "gauge", "Unwrapped keys in memory.", total.gauge("held_keys"))
+    page.sample("kmsd_token_unwraps_total", "counter", "Unwrappings of key material.", total.counter("unwraps"))
+    evictions = total.counter("evictions")
+    page.sample("kmsd_token_evictions_total", "counter", "Unwrapped keys that gave way to others.", evictions)
     reconnects = total.counter("token_reconnects")
     page.sample("kmsd_token_reconnects_total", "counter", "Recoveries of a lost token.", reconnects)
 

@@ -23,19 +23,28 @@ TOKEN_CALLS = (
     *("random", "seal", "open", "derive", "sign", "mac", "decrypt_rsa", "agree", "encapsulate", "decapsulate"),
     *("generate_key", "generate_mac_key", "generate_key_pair", "generate_wrapping_key", "public_key", "transport_key"),
     *("unwrap_key", "import_key", "pass_on", "destroy", "list_objects", "attributes", "check", "open_token"),
-    *("probe_imports", "test_keys", OTHER),
+    *(
+        "probe_imports",
+        "test_keys",
+        "prove_domain_key",
+        "test_wrapping",
+        "generate_wrapped",
+        "rewrap",
+        "verify_wrapped",
+    ),
+    OTHER,
 )
 CACHES = ("store", "token_handle", "derived_key")
 PROBES = ("token", "store", "audit", "logs")
 REFUSALS = ("ConnectionLimit", "TlsHandshake")
 """Refusals by the transport without a response; all other refusals have an error name."""
 COUNTERS = (
-    *("starts", "audit_records", "audit_failures", "token_reconnects"),
+    *("starts", "audit_records", "audit_failures", "token_reconnects", "unwraps", "evictions"),
     *(f"{kind}:{cache}" for kind in ("hits", "misses") for cache in CACHES),
 )
 GAUGES = (
     *("heartbeat", "probed", "connections", "sessions_in_use", "sessions_free", "token_waiting", "threads_lost"),
-    *("derived_keys", "audit_waiting", "audit_unsigned", "tokens_absent"),
+    *("derived_keys", "held_keys", "audit_waiting", "audit_unsigned", "tokens_absent"),
     *(f"failed:{probe}" for probe in PROBES),
 )
 

@@ -130,6 +130,12 @@ def _database(page: Exposition, config: Config) -> None:
     found = statistics.read(config.database, datetime.now(UTC))
     keys: dict[str, int] = {**{state.value: 0 for state in KeyState}, **found.keys}
     page.family("kmsd_keys", "gauge", "Keys by state.", [({"state": name}, number) for name, number in keys.items()])
+    page.family(
+        "kmsd_wrapped_materials",
+        "gauge",
+        "Wrapped key materials, by the state of their domain key; retiring: still to be rewrapped.",
+        [({"domain_key": state}, number) for state, number in found.wrapped.items()],
+    )
     objects = {"missing": 0, **found.objects}
     page.family(
         "kmsd_token_objects",

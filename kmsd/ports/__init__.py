@@ -19,7 +19,8 @@ from kmsd.ports.store_records import (
     StoreUnfit,
     TokenObject,
 )
-from kmsd.ports.token import (
+from kmsd.ports.token import Token
+from kmsd.ports.token_records import (
     Capabilities,
     CustodyNotEnforced,
     ImportCapabilities,
@@ -33,7 +34,7 @@ from kmsd.ports.token import (
     NotAuthentic,
     ObjectReport,
     PinRefused,
-    Token,
+    TamperedMaterial,
     TokenBusy,
     TokenError,
     TokenInfo,
@@ -44,6 +45,7 @@ from kmsd.ports.token import (
     Wrapped,
 )
 from kmsd.ports.tokens import Tokens
+from kmsd.ports.wrapped_custody import WrappedCustody
 
 __all__ = [
     "AuditSink",
@@ -73,6 +75,7 @@ __all__ = [
     "StoreTimeout",
     "StoreUnavailable",
     "StoreUnfit",
+    "TamperedMaterial",
     "Token",
     "TokenBusy",
     "TokenError",
@@ -86,4 +89,5 @@ __all__ = [
     "UnsuitableMaterial",
     "UnwrapFailed",
     "Wrapped",
+    "WrappedCustody",
 ]

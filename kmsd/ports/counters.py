@@ -41,6 +41,12 @@ class TokenCounters(msgspec.Struct, frozen=True):
     """Derived keys in memory."""
     derived_hits: int = 0
     derived_misses: int = 0
+    held_keys: int = 0
+    """Unwrapped keys in memory."""
+    unwraps: int = 0
+    """Unwrappings of wrapped material."""
+    evictions: int = 0
+    """Unwrapped keys that gave way to others."""
     handle_hits: int = 0
     handle_misses: int = 0
     epoch: int = 0
@@ -63,5 +69,5 @@ def merged(found: Sequence[TokenCounters]) -> TokenCounters:
 
 _SUMMED = (
     *("sessions_in_use", "sessions_free", "waiting", "abandoned", "derived_keys", "derived_hits", "derived_misses"),
-    *("handle_hits", "handle_misses", "reconnects"),
+    *("held_keys", "unwraps", "evictions", "handle_hits", "handle_misses", "reconnects"),
 )

@@ -29,6 +29,10 @@ class Reader(DomainKeyReader, Protocol):
         """Return a key with its materials, also if its deletion is due and not yet performed."""
         ...
 
+    async def key_ids(self) -> frozenset[str]:
+        """Return the ids of all keys, also of those whose deletion is due. Not for the request path."""
+        ...
+
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
         """Return (key id, ARN) of at most `count` keys of an account, sorted by key id, after `key_id`.
 
@@ -366,10 +370,9 @@ class Store(Protocol):
     """
 
     def on_object_destroying(self, notify: Callable[[bytes], None]) -> None:
-        """Register `notify`, to be called with the id of each token object that any process marks as `destroying`.
+        """Register `notify`, called with the id of each object or material that any process marks as `destroying`.
 
-        It is called before the first `read` that sees the mark returns: derived keys of the object must be evicted by
-        then.
+        The first `read` that sees the mark returns afterwards: keys made from it must be evicted by then.
         """
         ...
 

@@ -8,12 +8,13 @@ import msgspec
 
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import TokenName
-from kmsd.ports.token import Token, TokenUnavailable
+from kmsd.ports.token_records import TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from kmsd.domain.material import Material
+    from kmsd.ports.token import Token
 
 EVERYTHING = "*"
 """A token that serves every key spec that it offers."""
@@ -28,6 +29,8 @@ class Tokens(msgspec.Struct):
     """The import token and the further tokens, as far as they are open."""
     serves: Mapping[TokenName, tuple[str, ...]] = {}
     """Key specs, or `EVERYTHING`, that each further token serves, in the order of the configuration."""
+    wraps: frozenset[TokenName] = frozenset()
+    """Tokens whose new key material is wrapped under a domain key."""
 
     def of(self, material: Material) -> Token:
         """Return the token that holds a material. Raises `TokenUnavailable`."""
@@ -64,6 +67,6 @@ class Tokens(msgspec.Struct):
         return [*named, TokenName.MAIN, *any_spec]
 
     def invalidate(self, object_id: bytes) -> None:
-        """Evict every cached handle and derived key of an object, whichever token holds it."""
+        """Evict every cached handle, unwrapped and derived key of an object or material, in every token."""
         for token in (self.main, *self.others.values()):
             token.invalidate(object_id)

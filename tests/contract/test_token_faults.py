@@ -217,7 +217,7 @@ async def test_sessions_dead_one_by_one(token_place: TokenPlace) -> None:
         for session in epoch.connection._free:
             session.binding.close()
         assert await token.decrypt(key, XAES, sealed, AAD) == b"text"
-        epoch.derive_session.binding.close()
+        epoch.owner.session.binding.close()
         assert await token.decrypt(key, XAES, sealed, AAD) == b"text"
         await token.encrypt(key, XAES, b"text", AAD)
         assert token.counters.reconnects == 0

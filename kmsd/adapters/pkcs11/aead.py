@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmsd.adapters.pkcs11.key_handles import id_of
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import TAG_LENGTH, Algorithm
 from kmsd.ports import NotAuthentic
 
 if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.cryptoki import RawModule
-    from kmsd.adapters.pkcs11.objects import Objects
+    from kmsd.adapters.pkcs11.key_handles import KeyHandles
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.xaes import DerivedKeys
+    from kmsd.domain.material import KeyReference
 
 
 def well_formed(algorithm: Algorithm, sealed: bytes, aad: bytes) -> None:
@@ -22,46 +24,48 @@ def well_formed(algorithm: Algorithm, sealed: bytes, aad: bytes) -> None:
 
 
 class Sealing:
-    """Encryption and decryption with the objects of one login."""
+    """Encryption and decryption with the keys of one login."""
 
-    def __init__(self, raw: RawModule, objects: Objects, derived: DerivedKeys) -> None:
+    def __init__(self, raw: RawModule, keys: KeyHandles, derived: DerivedKeys) -> None:
         self._raw = raw
-        self._objects = objects
+        self._keys = keys
         self._derived = derived
 
-    def seal(self, session: Session, object_id: bytes, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
+    def seal(self, session: Session, key: KeyReference, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt. Return nonce, ciphertext and tag, joined."""
         raw, handle, at = self._raw, session.handle, session.scratch
         if algorithm is not Algorithm.XAES_256_GCM:
-            return raw.gcm_encrypt(handle, self._objects.entry(session, object_id).handle, None, plaintext, aad, at)
-        derived = self._derived
-        key = derived.for_sealing(object_id)
-        if key is None:
-            entry = self._objects.entry(session, object_id)
-            key = derived.derive(object_id, entry, raw.random(handle, PREFIX_LENGTH), to_seal=True)
+            with self._keys.held(session, key) as entry:
+                return raw.gcm_encrypt(handle, entry.handle, None, plaintext, aad, at)
+        derived, key_id = self._derived, id_of(key)
+        message_key = derived.for_sealing(key_id)
+        if message_key is None:
+            with self._keys.held(session, key) as entry:
+                message_key = derived.derive(key_id, entry, raw.random(handle, PREFIX_LENGTH), to_seal=True)
         try:
-            return key.prefix + raw.gcm_encrypt(handle, key.handle, None, plaintext, aad, at)
+            return message_key.prefix + raw.gcm_encrypt(handle, message_key.handle, None, plaintext, aad, at)
         finally:
-            derived.done(key)
+            derived.done(message_key)
 
-    def open(self, session: Session, object_id: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+    def open(self, session: Session, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
         """Decrypt input that passed `well_formed`."""
         raw, cut = self._raw, algorithm.nonce_length
         iv, text = sealed[cut - 12 : cut], sealed[cut:]
         if algorithm is not Algorithm.XAES_256_GCM:
-            base = self._objects.entry(session, object_id).handle
-            return raw.gcm_decrypt(session.handle, base, iv, text, aad, session.scratch)
-        prefix, derived = sealed[:PREFIX_LENGTH], self._derived
-        known = derived.for_opening(object_id, prefix)
-        key = known or derived.derive(
-            object_id, self._objects.entry(session, object_id), prefix, to_seal=False, on_trial=True
-        )
+            with self._keys.held(session, key) as entry:
+                return raw.gcm_decrypt(session.handle, entry.handle, iv, text, aad, session.scratch)
+        prefix, derived, key_id = sealed[:PREFIX_LENGTH], self._derived, id_of(key)
+        known = derived.for_opening(key_id, prefix)
+        message_key = known
+        if message_key is None:
+            with self._keys.held(session, key) as entry:
+                message_key = derived.derive(key_id, entry, prefix, to_seal=False, on_trial=True)
         try:
-            plaintext = raw.gcm_decrypt(session.handle, key.handle, iv, text, aad, session.scratch)
+            plaintext = raw.gcm_decrypt(session.handle, message_key.handle, iv, text, aad, session.scratch)
             if known is None:
-                derived.keep(key)
+                derived.keep(message_key)
         finally:
-            derived.done(key)
+            derived.done(message_key)
         if known is None:
             derived.destroy_retired()
         return plaintext

@@ -17,6 +17,7 @@ import structlog
 from kmsd.adapters.pkcs11 import login as logins
 from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
 from kmsd.adapters.pkcs11.handle_cache import NotFound
+from kmsd.adapters.pkcs11.key_handles import id_of
 from kmsd.adapters.pkcs11.object_locks import ObjectLocks
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, name_of, port_error
 from kmsd.ports import NoSuchObject, NotAuthentic, PinRefused, TokenError, TokenUnavailable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.module import Module
     from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.material import KeyReference
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -88,35 +90,36 @@ class TokenLink:
 
     # --- classification of errors -------------------------------------------------------------------
 
-    def perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool = False) -> T:
+    def perform(self, key: KeyReference | None, call: Callable[[Login], T], *, opening: bool = False) -> T:
         """Run `call` with the current login, and retry once if its error allows. Raises the port's errors only.
 
-        The object cannot be destroyed meanwhile.
+        An object cannot be destroyed meanwhile. Unwrapped keys stay alive while the call holds them.
         """
-        self.locks.acquire(object_id, self._settings.deadline)
+        locked = key if isinstance(key, bytes) else None
+        self.locks.acquire(locked, self._settings.deadline)
         try:
-            return self._perform(object_id, call, opening=opening)
+            return self._perform(key, call, opening=opening)
         finally:
-            self.locks.release(object_id)
+            self.locks.release(locked)
 
-    def _perform(self, object_id: bytes | None, call: Callable[[Login], T], *, opening: bool) -> T:
+    def _perform(self, key: KeyReference | None, call: Callable[[Login], T], *, opening: bool) -> T:
         login = self.require()
         try:
             return call(login)
         except CkrError as error:
-            if not self.classify_error(login, object_id, error, opening=opening):
+            if not self.classify_error(login, key, error, opening=opening):
                 raise port_error(error) from error
         login = self.require()
         try:
             return call(login)
         except CkrError as error:
-            self.classify_error(login, object_id, error, opening=opening)
+            self.classify_error(login, key, error, opening=opening)
             # An object that is found but may not be used (KEY_FUNCTION_NOT_PERMITTED) is broken, not missing.
-            if error.rv in (Ckr.KEY_HANDLE_INVALID, Ckr.OBJECT_HANDLE_INVALID) and object_id is not None:
-                raise NoSuchObject(f"the token refuses the object {object_id.hex()}: {error}") from error
+            if error.rv in (Ckr.KEY_HANDLE_INVALID, Ckr.OBJECT_HANDLE_INVALID) and isinstance(key, bytes):
+                raise NoSuchObject(f"the token refuses the object {key.hex()}: {error}") from error
             raise port_error(error) from error
 
-    def classify_error(self, login: Login, object_id: bytes | None, error: CkrError, *, opening: bool) -> bool:
+    def classify_error(self, login: Login, key: KeyReference | None, error: CkrError, *, opening: bool) -> bool:
         """True if the call may be retried once. False leaves the error to the caller.
 
         Raises the port's error where the cause is certain. The sentinel is read after each failure, since an earlier
@@ -136,8 +139,8 @@ class TokenLink:
         self.verify_token(login)
         if isinstance(error, NotFound):
             raise NoSuchObject(str(error)) from error
-        if error_class is ErrorClass.HANDLE and object_id is not None:
-            login.invalidate(object_id)
+        if error_class is ErrorClass.HANDLE and key is not None:
+            login.invalidate(id_of(key))
             return True
         if error_class is ErrorClass.SUSPECT and opening and error.function == "C_Decrypt":
             raise NotAuthentic(f"{error}, and the token is well") from error

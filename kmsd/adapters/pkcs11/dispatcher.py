@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.material import KeyReference
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class CallDispatcher:
     async def data(
         self,
         kind: Kind,
-        object_id: bytes | None,
+        key: KeyReference | None,
         call: Callable[[Login, Session], bytes],
         *,
         size: int,
@@ -65,23 +66,23 @@ class CallDispatcher:
         counter = self.counters.get(kind) or self._counter(kind)
         counter.calls += 1
         start = perf_counter()
-        # XAES uses derived keys, which `DerivedKeys` keeps alive while a call holds them; other calls use the object.
-        held = None if algorithm is Algorithm.XAES_256_GCM else object_id
+        # Derived and unwrapped keys stay alive while a call holds them. Only objects need the lock.
+        held = key if algorithm is not Algorithm.XAES_256_GCM and isinstance(key, bytes) else None
         try:
             login = self._link.require()
             if (
                 size > _INLINE_LIMIT
                 or not self.inline_policy.inline(pace)
-                or not login.ready(object_id, algorithm, prefix)
+                or not login.ready(key, algorithm, prefix)
                 or (held is not None and not self._link.locks.try_acquire(held))
             ):
-                result = await self._in_thread(kind, object_id, call)
+                result = await self._in_thread(kind, key, call)
                 counter.observe(perf_counter() - start)
                 return result
             try:
                 result = self._inline(login, held, call)
             except CkrError as error:
-                result = await self._handle_error(login, kind, object_id, call, error)
+                result = await self._handle_error(login, kind, key, call, error)
                 counter.observe(perf_counter() - start)
                 return result
             counter.observe(took := perf_counter() - start)
@@ -112,7 +113,7 @@ class CallDispatcher:
         self,
         login: Login,
         kind: Kind,
-        object_id: bytes | None,
+        key: KeyReference | None,
         call: Callable[[Login, Session], bytes],
         error: CkrError,
     ) -> bytes:
@@ -120,24 +121,24 @@ class CallDispatcher:
         opening = kind in _OPENING
         if opening and error.error_class in (ErrorClass.DATA, ErrorClass.SUSPECT):
             # Reading the sentinel is as fast as this call was: a flood of invalid ciphertexts occupies no thread.
-            self._link.classify_error(login, object_id, error, opening=True)
+            self._link.classify_error(login, key, error, opening=True)
 
         def retry_call() -> bytes:
-            retry = self._link.classify_error(login, object_id, error, opening=opening)
+            retry = self._link.classify_error(login, key, error, opening=opening)
             log.info("token_call_retried", kind=kind, reason=str(error), retry=retry)
-            return self._link.perform(object_id, lambda e: e.connection.run(partial(call, e)), opening=opening)
+            return self._link.perform(key, lambda e: e.connection.run(partial(call, e)), opening=opening)
 
         return await self.workers.run(retry_call, deadline=self._settings.deadline)
 
-    async def _in_thread(self, kind: Kind, object_id: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
+    async def _in_thread(self, kind: Kind, key: KeyReference | None, call: Callable[[Login, Session], bytes]) -> bytes:
         def run(login: Login) -> bytes:
             return login.connection.run(partial(call, login))
 
-        work = partial(self._link.perform, object_id, run, opening=kind in _OPENING)
+        work = partial(self._link.perform, key, run, opening=kind in _OPENING)
         return await self.workers.run(work, deadline=self._settings.deadline)
 
     async def on_thread(
-        self, name: str, object_id: bytes | None, call: Callable[[Login], T], *, deadline: float | None = None
+        self, name: str, key: KeyReference | None, call: Callable[[Login], T], *, deadline: float | None = None
     ) -> T:
         """Run a call that never runs on the event loop."""
         counter = self.counters.get(name) or self._counter(name)
@@ -145,7 +146,7 @@ class CallDispatcher:
         start = perf_counter()
         try:
             self._link.require()
-            work = partial(self._link.perform, object_id, call)
+            work = partial(self._link.perform, key, call)
             return await self.workers.run(work, deadline=deadline or self._settings.slow_deadline)
         except BaseException:
             counter.errors += 1

@@ -18,6 +18,7 @@ from kmsd.adapters.pkcs11.templates import IMPORTED
 from kmsd.adapters.pkcs11.wrap_mechanisms import KEY_WRAP, TRANSPORT, WrappedValue
 from kmsd.domain.key_import import TRANSPORT_OF_KEYS
 from kmsd.domain.key_spec import KeySpec
+from kmsd.domain.material import Algorithm
 from kmsd.ports import (
     MaterialMismatch,
     MechanismMissing,
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.domain.key_import import KeyKind
-    from kmsd.domain.material import Algorithm
     from kmsd.ports import ImportedKey
+
+    StoreMaterial = Callable[[Login, ImportSession, WrappedValue, bytes], None]
+    """Stores material that was verified; the last argument is the public key of a pair."""
 
 T = TypeVar("T")
 
@@ -54,6 +57,18 @@ class Imports(msgspec.Struct):
     _proven: ProbedCapabilities | None = None
     _probed_at: float = 0.0
     _probing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+
+    def as_object(self, object_id: bytes, kind: KeyKind | Algorithm) -> StoreMaterial:
+        """Return what stores material as an object in the token, for a symmetric algorithm or as another kind."""
+
+        def store(login: Login, session: ImportSession, material: WrappedValue, public_key: bytes) -> None:
+            if isinstance(kind, Algorithm):
+                login.objects.unwrap(session.session, object_id, IMPORTED[kind], material)
+            else:
+                imported_keys.store(session, login.objects, material, kind, object_id=object_id, public_key=public_key)
+            sync_folder(self.settings.token_dir_sync)
+
+        return store
 
     async def capabilities(self) -> ProbedCapabilities:
         """Return what the token can import; the first call runs the self-tests. Raises `TokenError`."""
@@ -89,14 +104,14 @@ class Imports(msgspec.Struct):
         return await self.calls.on_thread("transport_key", None, lambda login: login.transport_key().public_key)
 
     async def unwrap_key(
-        self, wrapped: Wrapped, mac_message: bytes, expected: bytes | None, into: tuple[bytes, Algorithm] | None
+        self, wrapped: Wrapped, mac_message: bytes, expected: bytes | None, store: StoreMaterial | None
     ) -> bytes:
         proven = await self.capabilities()
         if wrapped.algorithm not in proven.imports:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
 
         def work(login: Login, session: ImportSession) -> bytes:
-            return self._unwrapped(login, session, wrapped, mac_message, expected, into)
+            return self._unwrapped(login, session, wrapped, mac_message, expected, store)
 
         return await self._in_session("unwrap_key", wrapped.wrapping_key, proven, work)
 
@@ -107,7 +122,7 @@ class Imports(msgspec.Struct):
         wrapped: Wrapped,
         mac_message: bytes,
         expected: bytes | None,
-        into: tuple[bytes, Algorithm] | None,
+        store: StoreMaterial | None,
     ) -> bytes:
         proven = session.verify(self._key(login, session, wrapped), wrapped.algorithm, wrapped.blob, mac_message)
         failure = wrapped.failure or proven.failure
@@ -117,15 +132,12 @@ class Imports(msgspec.Struct):
             raise failure
         if expected is not None and not compare_digest(expected, proven.fingerprint):
             raise MaterialMismatch("other key material was imported before")
-        if into is not None:
-            object_id, algorithm = into
-            material = WrappedValue(KEY_WRAP, proven.kek, proven.wrapped)
-            login.objects.unwrap(session.session, object_id, IMPORTED[algorithm], material)
-            sync_folder(self.settings.token_dir_sync)
+        if store is not None:
+            store(login, session, WrappedValue(KEY_WRAP, proven.kek, proven.wrapped), b"")
         return proven.fingerprint
 
     async def import_key(
-        self, wrapped: Wrapped, kind: KeyKind, mark: bytes, expected: bytes | None, into: bytes | None
+        self, wrapped: Wrapped, kind: KeyKind, mark: bytes, expected: bytes | None, store: StoreMaterial | None
     ) -> ImportedKey:
         proven = await self.capabilities()
         if wrapped.algorithm not in proven.imports or kind[0] not in proven.specs:
@@ -137,9 +149,8 @@ class Imports(msgspec.Struct):
             found = self._of_the_blob(login, lambda: imported_keys.prove(session, material, kind[0], mark))
             if expected is not None and not compare_digest(expected, found.fingerprint):
                 raise MaterialMismatch("other key material was imported before")
-            if into is not None:
-                imported_keys.store(session, login.objects, material, kind, object_id=into, public_key=found.public_key)
-                sync_folder(self.settings.token_dir_sync)
+            if store is not None:
+                store(login, session, material, found.public_key)
             return found
 
         return await self._in_session("import_key", wrapped.wrapping_key, proven, work)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.domain.key_spec import EncryptionAlgorithm, MacAlgorithm
+    from kmsd.domain.material import KeyReference
 
 _TESTED_AT_START = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
 """Kind of the audit key. `kmsd.adapters.pkcs11.self_tests` tests it, so that its use needs no further tests."""
@@ -99,7 +100,7 @@ class KeyCalls(msgspec.Struct):
 
     # --- operations ---------------------------------------------------------------------------------
 
-    async def sign(self, object_id: bytes, algorithm: SigningAlgorithm, message: bytes, *, is_digest: bool) -> bytes:
+    async def sign(self, key: KeyReference, algorithm: SigningAlgorithm, message: bytes, *, is_digest: bool) -> bytes:
         if not (is_digest and self.has_ecdsa and algorithm is SigningAlgorithm.ECDSA_SHA_256):
             tested = await self._require(algorithm)
             if not is_digest and SCHEMES[algorithm].of_digest is not None and algorithm not in tested.hashes_messages:
@@ -108,53 +109,58 @@ class KeyCalls(msgspec.Struct):
             require_digest(algorithm, message)
 
         def call(login: Login, session: Session) -> bytes:
-            handle, raw = login.objects.entry(session, object_id).handle, login.connection.raw
-            return signature_schemes.sign(raw, session.handle, handle, algorithm, message, is_digest=is_digest)
+            raw = login.connection.raw
+            with login.keys.held(session, key) as found:
+                return signature_schemes.sign(
+                    raw, session.handle, found.handle, algorithm, message, is_digest=is_digest
+                )
 
-        return await self.calls.data("sign", object_id, call, size=len(message), pace=algorithm)
+        return await self.calls.data("sign", key, call, size=len(message), pace=algorithm)
 
-    async def mac(self, object_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
+    async def mac(self, key: KeyReference, algorithm: MacAlgorithm, message: bytes) -> bytes:
         await self._require(algorithm)
 
         def call(login: Login, session: Session) -> bytes:
-            handle = login.objects.entry(session, object_id).handle
-            return key_operations.mac(login.connection.raw, session.handle, handle, algorithm, message)
+            with login.keys.held(session, key) as found:
+                return key_operations.mac(login.connection.raw, session.handle, found.handle, algorithm, message)
 
-        return await self.calls.data("mac", object_id, call, size=len(message), pace=algorithm)
+        return await self.calls.data("mac", key, call, size=len(message), pace=algorithm)
 
-    async def decrypt_rsa(self, object_id: bytes, algorithm: EncryptionAlgorithm, ciphertext: bytes) -> bytes:
+    async def decrypt_rsa(self, key: KeyReference, algorithm: EncryptionAlgorithm, ciphertext: bytes) -> bytes:
         await self._require(algorithm)
 
         def call(login: Login, session: Session) -> bytes:
-            handle = login.objects.entry(session, object_id).handle
-            return key_operations.decrypt_rsa(login.connection.raw, session.handle, handle, algorithm, ciphertext)
+            with login.keys.held(session, key) as found:
+                return key_operations.decrypt_rsa(
+                    login.connection.raw, session.handle, found.handle, algorithm, ciphertext
+                )
 
-        return await self.calls.data("decrypt_rsa", object_id, call, size=len(ciphertext))
+        return await self.calls.data("decrypt_rsa", key, call, size=len(ciphertext))
 
-    async def agree(self, object_id: bytes, peer_point: bytes) -> bytes:
+    async def agree(self, key: KeyReference, peer_point: bytes) -> bytes:
         await self._require(KeyAgreementAlgorithm.ECDH)
 
         def call(login: Login, session: Session) -> bytes:
-            handle = login.objects.entry(session, object_id).handle
-            return key_operations.agree(login.connection.raw, session.handle, handle, peer_point)
+            with login.keys.held(session, key) as found:
+                return key_operations.agree(login.connection.raw, session.handle, found.handle, peer_point)
 
-        return await self.calls.data("agree", object_id, call, size=len(peer_point))
+        return await self.calls.data("agree", key, call, size=len(peer_point))
 
-    async def encapsulate(self, object_id: bytes) -> tuple[bytes, bytes]:
+    async def encapsulate(self, key: bytes) -> tuple[bytes, bytes]:
         await self._require(EncapsulationAlgorithm.ML_KEM)
 
         def call(login: Login, session: Session) -> bytes:
-            public = login.objects.public_handle(session, object_id)
+            public = login.objects.public_handle(session, key)
             return b"".join(key_operations.encapsulate(login.connection.raw, session.handle, public))
 
-        joined = await self.calls.data("encapsulate", object_id, call, size=0)
+        joined = await self.calls.data("encapsulate", key, call, size=0)
         return joined[:ML_KEM_SECRET_LENGTH], joined[ML_KEM_SECRET_LENGTH:]
 
-    async def decapsulate(self, object_id: bytes, ciphertext: bytes) -> bytes:
+    async def decapsulate(self, key: KeyReference, ciphertext: bytes) -> bytes:
         await self._require(EncapsulationAlgorithm.ML_KEM)
 
         def call(login: Login, session: Session) -> bytes:
-            handle = login.objects.entry(session, object_id).handle
-            return key_operations.decapsulate(login.connection.raw, session.handle, handle, ciphertext)
+            with login.keys.held(session, key) as found:
+                return key_operations.decapsulate(login.connection.raw, session.handle, found.handle, ciphertext)
 
-        return await self.calls.data("decapsulate", object_id, call, size=len(ciphertext))
+        return await self.calls.data("decapsulate", key, call, size=len(ciphertext))

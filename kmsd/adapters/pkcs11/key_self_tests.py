@@ -16,18 +16,18 @@ import msgspec
 import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import mlkem
 from pkcs11 import Attribute, KeyType, Mechanism
 
-from kmsd.adapters.pkcs11 import key_operations, signature_schemes
+from kmsd.adapters.pkcs11 import key_operations, pair_proofs, signature_schemes
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_MECHANISMS, mac_algorithm_of, mechanisms_of, session_pair
+from kmsd.adapters.pkcs11.pair_proofs import MESSAGE
 from kmsd.adapters.pkcs11.public_keys import ML_KEM_512_HEAD, PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.adapters.pkcs11.rsa_test_pair import TEST_BITS, rsa_test_pair
 from kmsd.adapters.pkcs11.signature_schemes import SCHEMES, UNSUPPORTED, digest_of
 from kmsd.adapters.pkcs11.templates import session_key
-from kmsd.custody.public_keys import HASHES, is_valid_signature, load
 from kmsd.domain.key_spec import (
     ALGORITHMS,
     HMAC_BITS,
@@ -36,7 +36,6 @@ from kmsd.domain.key_spec import (
     KeySpec,
     KeyUsage,
     SigningAlgorithm,
-    hash_of,
 )
 from kmsd.ports import KeyOffer, TokenError
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     Verify = Callable[[bytes], object]
 
 log = structlog.get_logger(__name__)
-_MESSAGE = b"self-test of a key"
 _FAULTS = (WrongAnswer, InvalidSignature, TokenError, ValueError)
 """Errors of a self-test whose answer is wrong."""
 
@@ -192,33 +190,20 @@ class KeyTests:
         return self._try(int(scheme.of_digest), lambda s: self._sign(s.handle, algorithm, pair, is_digest=True))
 
     def _sign(self, session: int, algorithm: SigningAlgorithm, pair: _Pair, *, is_digest: bool) -> None:
-        data = digest_of(algorithm, _MESSAGE) if is_digest else _MESSAGE
-
-        def sign() -> bytes:
-            return signature_schemes.sign(self._raw, session, pair.private, algorithm, data, is_digest=is_digest)
-
-        if not is_valid_signature(load(pair.public_key), algorithm, _MESSAGE, sign(), is_digest=False):
-            raise InvalidSignature
+        pair_proofs.sign(self._raw, session, pair.private, pair.public_key, algorithm, is_digest=is_digest)
         # RSA always runs on threads. P-256 comes before secp256k1, which has the same algorithm and is used less.
         if not algorithm.startswith("RSA") and algorithm not in self._policy.snapshot():
-            self._policy.measure(algorithm, sign)
+            data = digest_of(algorithm, MESSAGE) if is_digest else MESSAGE
+            self._policy.measure(
+                algorithm,
+                lambda: signature_schemes.sign(self._raw, session, pair.private, algorithm, data, is_digest=is_digest),
+            )
 
     def _decrypt(self, session: int, algorithm: EncryptionAlgorithm, pair: _Pair) -> None:
-        key = serialization.load_der_public_key(pair.public_key)
-        if not isinstance(key, rsa.RSAPublicKey):
-            raise WrongAnswer
-        function = HASHES[hash_of(algorithm)]
-        ciphertext = key.encrypt(_MESSAGE, padding.OAEP(padding.MGF1(function), function, None))
-        expect(key_operations.decrypt_rsa(self._raw, session, pair.private, algorithm, ciphertext), _MESSAGE)
+        pair_proofs.decrypt(self._raw, session, pair.private, pair.public_key, algorithm)
 
     def _agree(self, session: int, pair: _Pair) -> None:
-        key = serialization.load_der_public_key(pair.public_key)
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise WrongAnswer
-        peer = ec.generate_private_key(key.curve)
-        encoding, form = serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        point = peer.public_key().public_bytes(encoding, form)
-        expect(key_operations.agree(self._raw, session, pair.private, point), peer.exchange(ec.ECDH(), key))
+        pair_proofs.agree(self._raw, session, pair.private, pair.public_key)
 
     def _encapsulate(self, session: int, pair: _Pair) -> None:
         secret, ciphertext = key_operations.encapsulate(self._raw, session, pair.public)
@@ -247,11 +232,11 @@ class KeyTests:
             given: dict[int, Value] = {**template, Attribute.VALUE: value}
             del given[Attribute.VALUE_LEN]  # C_CreateObject refuses it (PKCS#11 v2.40, table 8)
 
-            def compute(session: int, key: int, message: bytes = _MESSAGE) -> bytes:
+            def compute(session: int, key: int, message: bytes = MESSAGE) -> bytes:
                 return key_operations.mac(self._raw, session, key, algorithm, message)
 
             def test(lent: Session) -> None:
-                first, second = (compute(lent.handle, made[0], message) for message in (_MESSAGE, _MESSAGE[1:]))
+                first, second = (compute(lent.handle, made[0], message) for message in (MESSAGE, MESSAGE[1:]))
                 expect((len(first), len(second), first != second), (length, length, True))
                 self._policy.measure(algorithm, lambda: compute(lent.handle, made[0]))
                 try:
@@ -260,7 +245,7 @@ class KeyTests:
                     log.info("token_refuses_known_keys", reason=str(error))
                     return
                 hash_name = algorithm.removeprefix("HMAC_").replace("_", "")
-                expect(compute(lent.handle, known), hmac.digest(value, _MESSAGE, hash_name))
+                expect(compute(lent.handle, known), hmac.digest(value, MESSAGE, hash_name))
 
             return self._try(MAC_MECHANISMS[algorithm], test)
 

@@ -14,6 +14,8 @@ from pkcs11.exceptions import PKCS11Error
 from kmsd.adapters.pkcs11 import refused_pin
 from kmsd.adapters.pkcs11.aead import Sealing
 from kmsd.adapters.pkcs11.handle_cache import NotFound
+from kmsd.adapters.pkcs11.held_objects import ObjectSession
+from kmsd.adapters.pkcs11.key_handles import KeyHandles, id_of
 from kmsd.adapters.pkcs11.key_import import Transport, new_transport
 from kmsd.adapters.pkcs11.module import start_lock
 from kmsd.adapters.pkcs11.objects import Objects
@@ -23,6 +25,8 @@ from kmsd.adapters.pkcs11.session_pool import Session, SessionPool, serial_of
 from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import SEALING
+from kmsd.adapters.pkcs11.wrapped_keys import WrappedKeys
+from kmsd.adapters.pkcs11.wrapping import Wrapping
 from kmsd.adapters.pkcs11.xaes import DerivedKeys
 from kmsd.domain.material import Algorithm
 from kmsd.ports import PinRefused, TokenError, TokenUnavailable
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
     from kmsd.adapters.pkcs11.module import Module
     from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.material import KeyReference
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +49,13 @@ class Login(msgspec.Struct):
 
     connection: SessionPool
     objects: Objects
+    keys: KeyHandles
     derived: DerivedKeys
+    wrapped: WrappedKeys
     sealing: Sealing
-    derive_session: Session
+    wrapping: Wrapping
+    owner: ObjectSession
+    """Owns the derived and the unwrapped keys."""
     sentinel: int
     """Handle of the sentinel; 0 if there is none."""
     renewing: threading.Lock = msgspec.field(default_factory=threading.Lock)
@@ -70,7 +79,7 @@ class Login(msgspec.Struct):
 
     def exercise(self, session: Session, sentinel: bytes) -> None:
         """Encrypt with the sentinel, by the algorithm that its role allows. Raises `CkrError`."""
-        role = role_of(self.objects.read(session, sentinel))
+        role = role_of(self.objects.read(session, self.sentinel))
         algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
         if algorithm is None:
             raise CkrError(Ckr.KEY_FUNCTION_NOT_PERMITTED, "the sentinel has no sealing role")
@@ -79,13 +88,13 @@ class Login(msgspec.Struct):
         self.derived.invalidate(sentinel)
         self.derived.destroy_retired()
 
-    def ready(self, object_id: bytes | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
+    def ready(self, key: KeyReference | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
         """True if the handle or derived key is cached, so that the operation is one short call into the token."""
-        if object_id is None:
+        if key is None:
             return True
         if algorithm is Algorithm.XAES_256_GCM:
-            return self.derived.has(object_id, prefix)
-        return self.objects.known(object_id) is not None
+            return self.derived.has(id_of(key), prefix)
+        return self.keys.is_known(key)
 
     def transport_key(self) -> Transport:
         """Return the RSA pair under which another token wraps key material for this login. Raises `CkrError`."""
@@ -95,28 +104,47 @@ class Login(msgspec.Struct):
             return self.transport
 
     def renew_sessions(self) -> None:
-        """Replace all free sessions, after one was found dead. Derived keys end with their session."""
+        """Replace all free sessions, after one was found dead. Derived and unwrapped keys end with their session."""
         with self.renewing:
             self.connection.discard_free_sessions()
             fresh = self.connection.open_session()
-            old, self.derive_session = self.derive_session, fresh
-            self.derived.renew(fresh)
+            for held in (self.derived, self.wrapped):
+                held.retire_all()
+            old = self.owner.replace(fresh)
+            for held in (self.derived, self.wrapped):
+                held.drop_all()
             old.close()
         with self.transporting:
             transport, self.transport = self.transport, None
         if transport is not None:
             transport.session.close()
 
-    def invalidate(self, object_id: bytes) -> None:
-        """Forget the handle of the object, and retire its derived keys."""
-        self.objects.invalidate(object_id)
-        self.derived.invalidate(object_id)
+    def invalidate(self, key_id: bytes) -> None:
+        """Forget the handle of a key, and retire its unwrapped and derived keys."""
+        self.keys.invalidate(key_id)
+        self.derived.invalidate(key_id)
+
+    @property
+    def retired_count(self) -> int:
+        """Number of derived and unwrapped keys that no call uses any more, and that are still in the token."""
+        return self.derived.retired_count + self.wrapped.retired_count
+
+    def destroy_retired(self) -> None:
+        """Destroy those keys. Raises `CkrError`."""
+        self.derived.destroy_retired()
+        self.wrapped.destroy_retired()
+
+    def sweep(self) -> None:
+        """Retire the derived and unwrapped keys that are too old."""
+        self.derived.sweep()
+        self.wrapped.sweep()
 
     def close(self) -> None:
-        """Destroy the derived keys, close every session and log out. No call may be running."""
-        self.derived.retire_all()
-        self.derived.destroy_retired()
-        self.derive_session.close()
+        """Destroy the derived and unwrapped keys, close every session and log out. No call may be running."""
+        for held in (self.derived, self.wrapped):
+            held.retire_all()
+        self.destroy_retired()
+        self.owner.session.close()
         if self.transport is not None:
             self.transport.session.close()
         self.connection.close()
@@ -212,14 +240,16 @@ def _build(connection: SessionPool, settings: TokenSettings, clock: Callable[[],
             sentinel = connection.run(lambda session: objects.entry(session, wanted).handle)
         except NotFound as error:
             raise SentinelMissing("the token is there, but the sentinel object is not in it") from error
-    derive_session = connection.open_session()
+    owner, raw = ObjectSession(connection.open_session()), connection.raw
     derived = DerivedKeys(
-        connection.raw,
-        derive_session,
+        raw,
+        owner,
         messages=settings.seal_messages,
         age=settings.derived_key_age,
         count=settings.derived_keys,
         clock=clock,
     )
-    sealing = Sealing(connection.raw, objects, derived)
-    return Login(connection, objects, derived, sealing, derive_session, sentinel)
+    wrapped = WrappedKeys(raw, owner, objects, count=settings.held_keys, age=settings.held_key_age, clock=clock)
+    keys = KeyHandles(objects, wrapped)
+    sealing, wrapping = Sealing(raw, keys, derived), Wrapping(raw, wrapped)
+    return Login(connection, objects, keys, derived, wrapped, sealing, wrapping, owner, sentinel)

@@ -14,7 +14,7 @@ from kmsd.adapters.pkcs11.cryptoki_types import number
 from kmsd.adapters.pkcs11.handle_cache import Entry, Handles, NotFound
 from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
+from kmsd.adapters.pkcs11.return_codes import REFUSALS, Ckr, CkrError
 from kmsd.adapters.pkcs11.roles import IDENTITY, attribute_mismatches, attributes_of, role_of
 from kmsd.adapters.pkcs11.templates import KINDS, OBJECT_ID_LENGTH, SEALING
 from kmsd.ports import ObjectReport, TokenError
@@ -35,18 +35,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Return codes for an attribute that the module does not accept. NSS: GENERAL_ERROR for CKA_COPYABLE on a token object.
-_REFUSALS = frozenset(
-    {
-        Ckr.ATTRIBUTE_TYPE_INVALID,
-        Ckr.ATTRIBUTE_VALUE_INVALID,
-        Ckr.ATTRIBUTE_READ_ONLY,
-        Ckr.TEMPLATE_INCONSISTENT,
-        Ckr.GENERAL_ERROR,
-        Ckr.FUNCTION_FAILED,
-        Ckr.ARGUMENTS_BAD,
-    }
-)
 _DESTROY_CHECKS = 50
 _AES_KEY = int(Mechanism.AES_KEY_GEN)
 _GENERIC_SECRET = int(Mechanism.GENERIC_SECRET_KEY_GEN)
@@ -111,7 +99,7 @@ class Objects(Handles):
             copy = self._copied(session, object_id, draft)
             return self._create_verified(session, object_id, (pair.private, pair.public), copy, new_id=True)
         except (CkrError, AttributeMismatch) as error:
-            if isinstance(error, CkrError) and error.rv not in _REFUSALS:
+            if isinstance(error, CkrError) and error.rv not in REFUSALS:
                 raise
             # NSS loses CKA_ALWAYS_SENSITIVE in copies; other modules refuse to copy.
             log.info("token_copies_refused", reason=str(error))
@@ -128,7 +116,7 @@ class Objects(Handles):
         try:
             return self._raw.generate_pair(session.handle, pair.generation, public | loose, private | loose | narrow)
         except CkrError as error:
-            if error.rv not in _REFUSALS:
+            if error.rv not in REFUSALS:
                 raise
             return self._raw.generate_pair(session.handle, pair.generation, public | loose, private | loose)
 
@@ -218,7 +206,7 @@ class Objects(Handles):
                 try:
                     entry = generate(extras)
                 except CkrError as error:
-                    if not extras or error.rv not in _REFUSALS:
+                    if not extras or error.rv not in REFUSALS:
                         raise
                     self._destroy_leftovers(session, object_id)
                     entry = self._create_without_extras(session, object_id, roles, generate, error)
@@ -334,9 +322,8 @@ class Objects(Handles):
         kinds = _kinds_of(values)
         return values | self._read(session, handle, kinds) if kinds else values
 
-    def read(self, session: Session, object_id: bytes) -> dict[int, bytes]:
-        """Return the attributes of the secret or private object. Raises `NotFound`."""
-        handle = self.entry(session, object_id).handle
+    def read(self, session: Session, handle: int) -> dict[int, bytes]:
+        """Return the attributes of a secret or private object."""
         values = self._raw.attributes(session.handle, handle, IDENTITY)
         return values | self._raw.attributes(session.handle, handle, _kinds_of(values))
 

@@ -142,6 +142,19 @@ CLASS_OF_CODE: dict[int, ErrorClass] = {
     Ckr.CURVE_NOT_SUPPORTED: ErrorClass.MECHANISM,
 }
 
+REFUSALS = frozenset(
+    {
+        Ckr.ATTRIBUTE_TYPE_INVALID,
+        Ckr.ATTRIBUTE_VALUE_INVALID,
+        Ckr.ATTRIBUTE_READ_ONLY,
+        Ckr.TEMPLATE_INCONSISTENT,
+        Ckr.GENERAL_ERROR,
+        Ckr.FUNCTION_FAILED,
+        Ckr.ARGUMENTS_BAD,
+    }
+)
+"""Codes for an attribute that the module does not accept. NSS: GENERAL_ERROR for CKA_COPYABLE on a token object."""
+
 _PORT_ERRORS: dict[ErrorClass, type[ports.TokenError]] = {
     ErrorClass.DATA: ports.TokenError,
     ErrorClass.SUSPECT: ports.TokenError,

@@ -67,6 +67,12 @@ def attribute_mismatches(role: ObjectProfile, object_id: bytes, label: str, valu
         mismatches.append("CKA_ID differs")
     if values.get(A.LABEL) != label.encode("ascii"):
         mismatches.append("CKA_LABEL differs")
+    return mismatches + role_mismatches(role, values)
+
+
+def role_mismatches(role: ObjectProfile, values: Mapping[int, bytes]) -> list[str]:
+    """Return the attributes that differ from a role, as `attribute_mismatches`; id and label are not looked at."""
+    mismatches = []
     if number(values, A.CLASS) != role.object_class or number(values, A.KEY_TYPE) != role.key_type:
         mismatches.append("CKA_CLASS or CKA_KEY_TYPE differs")
     for kind, promised in (*role.template.items(), *role.proofs.items()):

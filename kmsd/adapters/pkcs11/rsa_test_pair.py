@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from math import lcm
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +17,8 @@ from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kmsd.adapters.pkcs11.cryptoki import RawModule
     from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.key_pairs import KeyPair
@@ -48,13 +51,18 @@ def published_key() -> rsa.RSAPrivateKey:
     return rsa.RSAPrivateNumbers(_P, _Q, d, *crt, rsa.RSAPublicNumbers(_E, _P * _Q)).private_key()
 
 
-def rsa_test_pair(raw: RawModule, session: int, pair: KeyPair) -> tuple[int, int, bytes]:
+def rsa_test_pair(
+    raw: RawModule, session: int, pair: KeyPair, *, changes: Mapping[int, Value] = MappingProxyType({})
+) -> tuple[int, int, bytes]:
     """Create the published private key as a session object with the roles of `pair`, which has `TEST_BITS`.
+
+    `changes` are attributes of the private half that differ from those.
 
     Return its handle, the handle of the public half or 0, and the public key, DER SubjectPublicKeyInfo. A token that
     refuses plaintext keys generates a pair instead, which has a public half. Raises `CkrError`, `TokenError`.
     """
     public, private = session_pair(pair)
+    private |= changes
     template: dict[int, Value] = {
         Attribute.CLASS: int(ObjectClass.PRIVATE_KEY),
         Attribute.KEY_TYPE: int(KeyType.RSA),

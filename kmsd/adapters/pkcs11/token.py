@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
@@ -20,12 +21,14 @@ from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
 from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
 from kmsd.adapters.pkcs11.import_calls import Imports
 from kmsd.adapters.pkcs11.key_calls import KeyCalls
+from kmsd.adapters.pkcs11.key_handles import id_of
 from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.return_codes import CkrError
 from kmsd.adapters.pkcs11.roles import INTEGER_ATTRIBUTES
 from kmsd.adapters.pkcs11.self_tests import measure, probe
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
+from kmsd.adapters.pkcs11.wrap_calls import WrapCalls
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.key_spec import KeySpec
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.domain.key_import import KeyKind
     from kmsd.domain.key_spec import EncryptionAlgorithm, KeyUsage, MacAlgorithm, SigningAlgorithm
+    from kmsd.domain.material import KeyReference
     from kmsd.ports import Capabilities, ImportedKey, KeyOffer, ObjectReport, TokenInfo, Wrapped
 
 log = structlog.get_logger(__name__)
@@ -61,6 +65,7 @@ class Pkcs11Token:
         self._capabilities: Capabilities
         self._imports: Imports
         self._keys: KeyCalls
+        self.custody: WrapCalls
         self._operated_at = -settings.sentinel_operation_interval
         self._chores: set[asyncio.Task[object]] = set()
         self._count_message: Callable[[bytes], Awaitable[None]] | None = None
@@ -101,6 +106,9 @@ class Pkcs11Token:
         self._keys = KeyCalls(
             self._settings, self._calls, self._link, has_ecdsa="CKM_ECDSA" in self._capabilities.mechanisms
         )
+        self.custody = WrapCalls(
+            self._settings, self._calls, self._link, self._keys, self._imports, self._capabilities.algorithms
+        )
         self._chores.add(asyncio.get_running_loop().create_task(self._sweep_derived_keys(), name="kmsd-token-sweep"))
         log.info(
             "token_open", label=self.info.label, serial=self.info.serial, pace=self._calls.inline_policy.snapshot()
@@ -131,6 +139,9 @@ class Pkcs11Token:
             sessions_free=free,
             waiting=self._calls.workers.waiting,
             abandoned=self._calls.workers.abandoned,
+            held_keys=len(login.wrapped) if login else 0,
+            unwraps=login.wrapped.misses if login else 0,
+            evictions=login.wrapped.evictions if login else 0,
             derived_keys=len(login.derived) if login else 0,
             derived_hits=login.derived.hits if login else 0,
             derived_misses=login.derived.misses if login else 0,
@@ -164,53 +175,53 @@ class Pkcs11Token:
 
         return await self._calls.data("random", None, call, size=count)
 
-    async def encrypt(self, object_id: bytes, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
+    async def encrypt(self, key: KeyReference, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt. Return nonce, ciphertext and tag, joined."""
         self._require_algorithm(algorithm)
         if not aad:
             raise ValueError("associated data must not be empty")
         if algorithm is Algorithm.AES_256_GCM and self._count_message is not None:
-            await self._count_message(object_id)
+            await self._count_message(id_of(key))
 
         def call(login: Login, session: Session) -> bytes:
-            return login.sealing.seal(session, object_id, algorithm, plaintext, aad)
+            return login.sealing.seal(session, key, algorithm, plaintext, aad)
 
-        return await self._calls.data("seal", object_id, call, size=len(plaintext), algorithm=algorithm)
+        return await self._calls.data("seal", key, call, size=len(plaintext), algorithm=algorithm)
 
-    async def decrypt(self, object_id: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+    async def decrypt(self, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
         """Decrypt what `encrypt` returned. Raises `NotAuthentic`."""
         self._require_algorithm(algorithm)
         well_formed(algorithm, sealed, aad)
 
         def call(login: Login, session: Session) -> bytes:
-            return login.sealing.open(session, object_id, algorithm, sealed, aad)
+            return login.sealing.open(session, key, algorithm, sealed, aad)
 
         prefix = sealed[:PREFIX_LENGTH]
-        return await self._calls.data("open", object_id, call, size=len(sealed), algorithm=algorithm, prefix=prefix)
+        return await self._calls.data("open", key, call, size=len(sealed), algorithm=algorithm, prefix=prefix)
 
-    async def sign(self, object_id: bytes, algorithm: SigningAlgorithm, message: bytes, *, is_digest: bool) -> bytes:
+    async def sign(self, key: KeyReference, algorithm: SigningAlgorithm, message: bytes, *, is_digest: bool) -> bytes:
         """Return the signature of a message, or of the digest of one."""
-        return await self._keys.sign(object_id, algorithm, message, is_digest=is_digest)
+        return await self._keys.sign(key, algorithm, message, is_digest=is_digest)
 
-    async def mac(self, object_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
+    async def mac(self, key: KeyReference, algorithm: MacAlgorithm, message: bytes) -> bytes:
         """Return the whole HMAC of a message."""
-        return await self._keys.mac(object_id, algorithm, message)
+        return await self._keys.mac(key, algorithm, message)
 
-    async def decrypt_rsa(self, object_id: bytes, algorithm: EncryptionAlgorithm, ciphertext: bytes) -> bytes:
+    async def decrypt_rsa(self, key: KeyReference, algorithm: EncryptionAlgorithm, ciphertext: bytes) -> bytes:
         """Decrypt by RSAES-OAEP. Raises `NotAuthentic`."""
-        return await self._keys.decrypt_rsa(object_id, algorithm, ciphertext)
+        return await self._keys.decrypt_rsa(key, algorithm, ciphertext)
 
-    async def agree(self, object_id: bytes, peer_point: bytes) -> bytes:
+    async def agree(self, key: KeyReference, peer_point: bytes) -> bytes:
         """Return the raw ECDH secret with a peer's uncompressed point."""
-        return await self._keys.agree(object_id, peer_point)
+        return await self._keys.agree(key, peer_point)
 
     async def encapsulate(self, object_id: bytes) -> tuple[bytes, bytes]:
         """Return a fresh secret of 32 bytes, and its ML-KEM ciphertext."""
         return await self._keys.encapsulate(object_id)
 
-    async def decapsulate(self, object_id: bytes, ciphertext: bytes) -> bytes:
+    async def decapsulate(self, key: KeyReference, ciphertext: bytes) -> bytes:
         """Return the secret of an ML-KEM ciphertext."""
-        return await self._keys.decapsulate(object_id, ciphertext)
+        return await self._keys.decapsulate(key, ciphertext)
 
     def _require_algorithm(self, algorithm: Algorithm) -> None:
         if algorithm not in self._capabilities.algorithms:
@@ -260,7 +271,8 @@ class Pkcs11Token:
         if into is not None:
             _check_id(into[0])
             self._require_algorithm(into[1])
-        return await self._imports.unwrap_key(wrapped, mac_message, expected, into)
+        store = None if into is None else self._imports.as_object(*into)
+        return await self._imports.unwrap_key(wrapped, mac_message, expected, store)
 
     async def import_key(
         self,
@@ -274,7 +286,8 @@ class Pkcs11Token:
         """Unwrap RSA, ECC or HMAC material, verify it, and store it as `into` if given."""
         if into is not None:
             _check_id(into)
-        return await self._imports.import_key(wrapped, kind, mark, expected, into)
+        store = None if into is None else self._imports.as_object(into, kind)
+        return await self._imports.import_key(wrapped, kind, mark, expected, store)
 
     async def transport_key(self) -> bytes:
         """Return the public key under which another token rewraps key material for this one."""
@@ -295,7 +308,7 @@ class Pkcs11Token:
         def destroy(login: Login) -> None:
             with self._link.locks.destroying(object_id, self._settings.deadline):
                 login.invalidate(object_id)
-                login.derived.destroy_retired()
+                login.destroy_retired()
                 login.connection.run(lambda session: login.objects.destroy(session, object_id))
             # A token that is away also shows no objects: verify that it is present.
             self._link.verify_token(login)
@@ -313,13 +326,16 @@ class Pkcs11Token:
 
         return await self._calls.on_thread("list_objects", None, look)
 
-    async def attributes(self, object_id: bytes) -> dict[str, bool | bytes | int]:
+    async def attributes(self, key: KeyReference) -> dict[str, bool | bytes | int]:
         """Return the readable attributes of the secret or private object, by `CKA_…`. Raises `NoSuchObject`."""
 
-        def read(login: Login) -> dict[int, bytes]:
-            return login.connection.run(lambda session: login.objects.read(session, object_id))
+        def read(login: Login, session: Session) -> dict[int, bytes]:
+            with login.keys.held(session, key) as found:
+                return login.objects.read(session, found.handle)
 
-        values = await self._calls.on_thread("attributes", object_id, read)
+        values = await self._calls.on_thread(
+            "attributes", key, lambda login: login.connection.run(partial(read, login))
+        )
         return {attribute_name(kind): _typed(values, kind) for kind in values}
 
     # --- the port: life -----------------------------------------------------------------------------
@@ -329,7 +345,7 @@ class Pkcs11Token:
         login = self._link.login
         if login is not None:
             login.invalidate(object_id)
-            if login.derived.retired_count:
+            if login.retired_count:
                 self._chore(self._destroy_retired(login))
 
     async def check(self) -> None:
@@ -362,18 +378,18 @@ class Pkcs11Token:
 
     async def _destroy_retired(self, login: Login) -> None:
         try:
-            await self._calls.workers.run(login.derived.destroy_retired, deadline=self._settings.deadline)
+            await self._calls.workers.run(login.destroy_retired, deadline=self._settings.deadline)
         except (CkrError, TokenError) as error:
             # No call can use them any more; closing the session destroys them.
-            log.warning("token_derived_keys_left", count=login.derived.retired_count, reason=str(error))
+            log.warning("token_derived_keys_left", count=login.retired_count, reason=str(error))
 
     async def _sweep_derived_keys(self) -> None:
         while True:
             await asyncio.sleep(max(1.0, self._settings.derived_key_age / 4))
             login = self._link.login
             if login is not None:
-                login.derived.sweep()
-                if login.derived.retired_count:
+                login.sweep()
+                if login.retired_count:
                     await self._destroy_retired(login)
 
 

@@ -17,13 +17,12 @@ until the login ends.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType
 
-from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
+from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects
 from kmsd.adapters.pkcs11.templates import session_key
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from kmsd.adapters.pkcs11.cryptoki import RawModule
     from kmsd.adapters.pkcs11.handle_cache import Entry
-    from kmsd.adapters.pkcs11.session_pool import Session
+    from kmsd.adapters.pkcs11.held_objects import ObjectSession
 
 PREFIX_LENGTH = 12
 _BLOCK = 16
@@ -39,40 +38,32 @@ _L_TEMPLATE = session_key(KeyType.GENERIC_SECRET, _BLOCK, (), readable=True)
 _MESSAGE_KEY_TEMPLATE = session_key(KeyType.AES, 32, (Attribute.ENCRYPT, Attribute.DECRYPT))
 
 
-class DerivedKey:
+class DerivedKey(HeldObject):
     """Message key in the token. Held from `DerivedKeys.for_…` or `derive` until `DerivedKeys.done`."""
 
-    __slots__ = ("derived_at", "handle", "messages", "object_id", "prefix", "retired", "users")
+    __slots__ = ("derived_at", "messages", "object_id", "prefix")
 
     def __init__(self, object_id: bytes, prefix: bytes, handle: int, derived_at: float) -> None:
+        super().__init__(handle)
         self.object_id = object_id
         self.prefix = prefix
-        self.handle = handle
         self.derived_at = derived_at
         self.messages = 0
-        self.users = 0
-        self.retired = False
 
 
-class DerivedKeys:
-    """Derived keys of one login. Safe for several threads; `_lock` is never held during a call into the module."""
+class DerivedKeys(HeldObjects[DerivedKey]):
+    """Derived keys of one login."""
 
     def __init__(
-        self, raw: RawModule, session: Session, *, messages: int, age: float, count: int, clock: Callable[[], float]
+        self, raw: RawModule, owner: ObjectSession, *, messages: int, age: float, count: int, clock: Callable[[], float]
     ) -> None:
-        self._raw = raw
-        self._session = session
+        super().__init__(raw, owner)
         self._messages = messages
         self._age = age
         self._count = count
         self._clock = clock
-        self._lock = threading.Lock()
-        self._deriving = threading.Lock()
         self._opening: OrderedDict[tuple[bytes, bytes], DerivedKey] = OrderedDict()
         self._sealing: dict[bytes, DerivedKey] = {}
-        self._retired: deque[DerivedKey] = deque()
-        self.hits = 0
-        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._opening)
@@ -124,13 +115,6 @@ class DerivedKeys:
         if 2 * len(self._opening) > self._count:
             self._opening.move_to_end((key.object_id, key.prefix))
 
-    def done(self, key: DerivedKey) -> None:
-        """Release a held key."""
-        with self._lock:
-            key.users -= 1
-            if key.retired and key.users == 0:
-                self._retired.append(key)
-
     # --- deriving -----------------------------------------------------------------------------------
 
     def derive(
@@ -141,12 +125,12 @@ class DerivedKeys:
         With `on_trial` the key is kept only if the caller calls `keep` while it holds the key. A ciphertext that is not
         authentic must not evict the derived key of one that is.
         """
-        with self._deriving:
+        with self._owner.lock:
             if entry.subkey is None:
                 entry.subkey = self._subkey(entry.handle)
             blocks = b"".join(bytes((0, i, 0x58, 0)) + prefix for i in (1, 2))
             data = _xor(blocks, entry.subkey * 2)
-            handle = self._raw.derive_by_ecb(self._session.handle, entry.handle, data, _MESSAGE_KEY_TEMPLATE)
+            handle = self._raw.derive_by_ecb(self._owner.handle, entry.handle, data, _MESSAGE_KEY_TEMPLATE)
         key = DerivedKey(object_id, prefix, handle, self._clock())
         with self._lock:
             key.users = 1
@@ -175,24 +159,22 @@ class DerivedKeys:
             self._retire(next(iter(self._opening.values())))
 
     def _subkey(self, base: int) -> bytes:
-        handle = self._raw.derive_by_ecb(self._session.handle, base, bytes(_BLOCK), _L_TEMPLATE)
+        handle = self._raw.derive_by_ecb(self._owner.handle, base, bytes(_BLOCK), _L_TEMPLATE)
         try:
-            value = self._raw.attributes(self._session.handle, handle, (Attribute.VALUE,))
+            value = self._raw.attributes(self._owner.handle, handle, (Attribute.VALUE,))
         finally:
-            self._raw.destroy(self._session.handle, handle)
+            self._raw.destroy(self._owner.handle, handle)
         return double(value[Attribute.VALUE])
 
     # --- ending -------------------------------------------------------------------------------------
 
-    def _retire(self, key: DerivedKey) -> None:
-        """Retire a key, so that no new call gets it. The caller holds `_lock`."""
-        self._opening.pop((key.object_id, key.prefix), None)
-        if self._sealing.get(key.object_id) is key:
-            del self._sealing[key.object_id]
-        if not key.retired:
-            key.retired = True
-            if key.users == 0:
-                self._retired.append(key)
+    def _forget(self, held: DerivedKey) -> None:
+        self._opening.pop((held.object_id, held.prefix), None)
+        if self._sealing.get(held.object_id) is held:
+            del self._sealing[held.object_id]
+
+    def _kept(self) -> list[DerivedKey]:
+        return list(self._opening.values())
 
     def invalidate(self, object_id: bytes) -> None:
         """Retire every derived key of the object. `destroy_retired` destroys them."""
@@ -206,39 +188,6 @@ class DerivedKeys:
             now = self._clock()
             for key in [key for key in self._opening.values() if now - key.derived_at >= self._age]:
                 self._retire(key)
-
-    def retire_all(self) -> None:
-        """Retire every key."""
-        with self._lock:
-            for key in list(self._opening.values()):
-                self._retire(key)
-
-    def renew(self, session: Session) -> None:
-        """Derive in another session from now on. The old one may be dead, and with it every key."""
-        self.retire_all()
-        with self._deriving:
-            self._session = session
-            self._retired.clear()
-
-    @property
-    def retired_count(self) -> int:
-        """Number of retired keys still in the token and not held by a call."""
-        return len(self._retired)
-
-    def destroy_retired(self) -> None:
-        """Destroy in the token the retired keys that no call holds. Raises `CkrError`."""
-        while self._retired:
-            try:
-                key = self._retired.popleft()
-            except IndexError:
-                return
-            with self._deriving:
-                try:
-                    self._raw.destroy(self._session.handle, key.handle)
-                except CkrError as error:
-                    # The key is gone already, with its session or its login.
-                    if error.error_class not in (ErrorClass.HANDLE, ErrorClass.SESSION, ErrorClass.LOGIN):
-                        raise
 
 
 def double(block: bytes) -> bytes:

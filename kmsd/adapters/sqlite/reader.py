@@ -73,6 +73,9 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         row = self._one(f"SELECT {row_mapping.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
         return None if row is None else row_mapping.key(row, self._materials(key_id))
 
+    async def key_ids(self) -> frozenset[str]:
+        return frozenset(row[0] for row in self._all("SELECT key_id FROM key"))
+
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
         found = self._all(
             f"SELECT key_id, arn FROM key WHERE account = ? AND key_id > ? AND {_EXISTS} ORDER BY key_id LIMIT ?",

@@ -26,6 +26,9 @@ TITLES = {
     "undone": "unfinished intent taken back",
     "destroyed": "destruction carried out",
     "missing": "MISSING in the token",
+    "domain_keys_missing": "DOMAIN KEY MISSING in the token",
+    "tampered": "row of wrapped material CHANGED",
+    "rewrapped": "rewrapped",
     "returned": "found again",
     "unknown": "not in the database",
     "malformed": "malformed",
@@ -36,7 +39,7 @@ FOUND = ("unknown", "malformed", "failed")
 """Members for objects that were found and left alone; the command's audit record has the other members."""
 MAX_RECORDED = 100
 """Maximum names of each kind in the command's audit record. Each change of a key has its own record."""
-ALARMS = ("missing", "malformed", "failed")
+ALARMS = ("missing", "domain_keys_missing", "tampered", "malformed", "failed")
 """Members that need the operator."""
 
 

@@ -254,6 +254,13 @@ def _report(findings: Findings, intents: int) -> None:
     print("ok   the token is the one of this backup")
     _list("FAIL", [f"{item.kind} {item.object_id.hex()} in the token: {item.problem}" for item in compared.unfit])
     _list("MISS", [f"{row.owner} {row.object_id.hex()} is not in the token" for row in compared.missing])
+    _list(
+        "MISS",
+        [
+            f"domain key {domain_key.domain_key_id.hex()} is not in the token: {count} key materials cannot be opened"
+            for domain_key, count in compared.domain_keys
+        ],
+    )
     unknown = [f"{item.kind} {item.object_id.hex()} in the token is not in the database" for item in compared.unknown]
     _list("note", [f"{text}: newer than the backup, or another daemon's; it is left alone" for text in unknown])
     if intents:
@@ -275,9 +282,10 @@ def _check(config: Config, options: argparse.Namespace, findings: Findings) -> N
     if findings.compared.unfit and options.with_token:
         raise Refused("the token in this backup holds objects that the daemon did not make so (FAIL, above)")
     wanted = []
-    if findings.compared.missing and not options.accept_missing:
+    missing = len(findings.compared.missing) + len(findings.compared.domain_keys)
+    if missing and not options.accept_missing:
         wanted.append(
-            f"{len(findings.compared.missing)} objects are not in the token: their keys would be Unavailable. "
+            f"{missing} objects are not in the token: their keys would be Unavailable. "
             "Restore the token first, or accept it with --accept-missing"
         )
     if findings.revoked and not options.accept_revived:
@@ -302,7 +310,7 @@ async def _finish_database(stage: Path, findings: Findings, token: Token) -> Sig
         signer = await audit_signer(store, token, needed=True)
         if signer is None:
             raise ConfigError("the database names no audit key")
-        await token_match.mark_missing(store, findings.compared.missing)
+        await token_match.mark_missing(store, findings.compared)
     return signer
 
 
@@ -334,6 +342,7 @@ async def _put_in_place(
             install.place_database(stage, config)
             act.elements = {
                 "missing": len(findings.compared.missing),
+                "missingDomainKeys": [one.domain_key_id.hex() for one, _ in findings.compared.domain_keys],
                 "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MAX_SHOWN]],
                 "unknown": len(findings.compared.unknown),
                 "undone": len(findings.revoked),

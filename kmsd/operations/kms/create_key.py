@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kmsd.authz.lockout import default_key_policy
-from kmsd.custody import key_material, token_objects
+from kmsd.custody import key_material
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_spec import ALGORITHMS, KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState
@@ -60,7 +60,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 async def prepare(request: Request, call: WriteCall) -> _Prepared:
-    """Check the request, then create the object in the token."""
+    """Check the request, then make the key material in the token."""
     key_id = str(uuid4())
     spec, usage = await _check(request, call, key_id)
     if request.origin == Origin.EXTERNAL:
@@ -73,7 +73,7 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
 
 
 async def handle(request: Request, call: WriteCall) -> Response:
-    """Insert the key. The object becomes its material in the same transaction."""
+    """Insert the key. The new material becomes its own in the same transaction."""
     account, arns, made = call.caller.account, call.dependencies.arns, call.prepared
     await _check_count(call)
     key = Key(
@@ -94,8 +94,7 @@ async def handle(request: Request, call: WriteCall) -> Response:
     await call.transaction.insert_key(key)
     await call.transaction.put_tags(key.key_id, tags.as_mapping(request.tags))
     if made.material is not None:
-        await token_objects.mark_ready(call.transaction, made.material.material_id)
-        await call.transaction.insert_material(key.key_id, made.material)
+        await key_material.add(call.transaction, key.key_id, made.material)
     call.response_keys = (key.arn,)
     return Response(key_metadata=key_metadata(key, call.now))
 

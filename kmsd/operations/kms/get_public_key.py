@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmsd.custody import key_material
+from kmsd.custody import key_material, wrapped_material
 from kmsd.domain.key_state import Usable
 from kmsd.errors import KeyUnavailableException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
@@ -40,7 +40,7 @@ async def handle(request: Request, call: Call) -> Response:
         raise UnsupportedOperationException(f"{key.arn} key spec is {key.spec} which is not valid for GetPublicKey.")
     return Response(
         key_id=key.arn,
-        public_key=key_material.current(key, call.now).public_key,
+        public_key=await wrapped_material.public_key(call.tokens, key_material.current(key, call.now)),
         customer_master_key_spec=key.spec,
         key_spec=key.spec,
         key_usage=key.usage,

@@ -36,7 +36,7 @@ async def handle(request: Request, call: Call) -> Response:
     message = signatures.signed_message(
         SigningAlgorithm(request.signing_algorithm), request.message, MessageType(request.message_type)
     )
-    if not signatures.verify(call.key, call.now, message, request.signature):
+    if not await signatures.verify(call.tokens, call.key, call.now, message, request.signature):
         raise KMSInvalidSignatureException
     return Response(key_id=call.key.arn, signature_valid=True, signing_algorithm=request.signing_algorithm)
 

@@ -1,0 +1,57 @@
+"""Templates of wrapped material: the session object that is wrapped, and the one that calls use.
+
+CKA_WRAP_WITH_TRUSTED lets only a domain key wrap either of them. The object to be wrapped has no other role. The object
+in use is not extractable, and has the one role of its key. Each attribute that the domain key's CKA_UNWRAP_TEMPLATE
+demands is given: tokens compare it, and do not add it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pkcs11 import Attribute, ObjectClass
+
+from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS
+from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, SEALING, SECRET_ROLES, only
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.templates import ObjectProfile
+    from kmsd.domain.key_spec import KeySpec, KeyUsage
+    from kmsd.domain.material import Algorithm
+
+A = Attribute
+_DEMANDED: Mapping[int, Value] = {A.TOKEN: False, A.PRIVATE: True, A.SENSITIVE: True, A.WRAP_WITH_TRUSTED: True}
+
+
+def profile_of(spec: KeySpec, usage: KeyUsage, algorithm: Algorithm | None) -> ObjectProfile:
+    """Return the role of a key's secret or private object."""
+    if algorithm is not None:
+        return SEALING[algorithm]
+    return KEY_PAIRS[spec, usage].private if spec.is_asymmetric else MAC_KEYS[spec]
+
+
+def to_wrap(profile: ObjectProfile, roles: tuple[Attribute, ...] = ()) -> dict[int, Value]:
+    """Return the template of the object that a domain key wraps, without length. `roles` only for self-tests."""
+    return {**_class_of(profile), **_DEMANDED, A.EXTRACTABLE: True, **_roles(profile, roles)}
+
+
+def to_use(profile: ObjectProfile, *, extras: bool) -> dict[int, Value]:
+    """Return the template of the object that calls use; with the attributes that a token may refuse if `extras`."""
+    granted = {int(kind): value for kind, value in profile.template.items()}
+    optional = {int(kind): value for kind, value in profile.where_allowed.items()} if extras else {}
+    template: dict[int, Value] = {**_class_of(profile), **granted, **optional, **_DEMANDED}
+    # CKA_MODIFIABLE last: SoftHSM 2.6.1 sets attributes one by one, and refuses any after this one.
+    template[A.MODIFIABLE] = template.pop(A.MODIFIABLE)
+    return template
+
+
+def _class_of(profile: ObjectProfile) -> dict[int, Value]:
+    return {A.CLASS: int(profile.object_class), A.KEY_TYPE: int(profile.key_type)}
+
+
+def _roles(profile: ObjectProfile, granted: tuple[Attribute, ...]) -> dict[int, Value]:
+    roles = PRIVATE_ROLES if profile.object_class is ObjectClass.PRIVATE_KEY else SECRET_ROLES
+    return {int(role): value for role, value in only(granted, roles).items()}

@@ -1,0 +1,241 @@
+"""Wrapped material in a token: made, used, bound to its row, kept for a while, and rewrapped."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from msgspec.structs import replace
+
+from kmsd.adapters.pkcs11 import Pkcs11Token
+from kmsd.domain.domain_key import DomainKey, DomainKeyState
+from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
+from kmsd.domain.material import Algorithm, MaterialIdentity, TokenName, WrappedMaterial
+from kmsd.ports import MechanismMissing, NoSuchObject, NotAuthentic, TamperedMaterial
+from tests.support.key_kinds import kinds, oaep, verify
+from tests.support.token_domain_keys import make_domain_keys
+from tests.support.tokens import TokenPlace
+
+SYMMETRIC = KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT
+XAES = Algorithm.XAES_256_GCM
+NEVER_WRAPPED = {KeySpec.ECC_NIST_EDWARDS25519}
+"""SoftHSM 2.6.1 does not wrap them."""
+
+
+@pytest.fixture
+def domain_keys(softhsm_place: TokenPlace) -> list[DomainKey]:
+    """Two domain keys in the token."""
+    now = datetime.now(UTC)
+    made = make_domain_keys(softhsm_place, 2)
+    return [
+        DomainKey(one.domain_key_id, TokenName.MAIN, DomainKeyState.CURRENT, one.binding_key, now, now) for one in made
+    ]
+
+
+@pytest.fixture
+async def wrapping(softhsm_place: TokenPlace, domain_keys: list[DomainKey]) -> AsyncIterator[Pkcs11Token]:
+    """The token, open."""
+    assert domain_keys
+    async with softhsm_place.open() as token:
+        yield token
+
+
+def identity(
+    spec: KeySpec = SYMMETRIC[0], usage: KeyUsage = SYMMETRIC[1], *, algorithm: Algorithm | None = XAES
+) -> MaterialIdentity:
+    """The identity of new material."""
+    used = algorithm if spec is KeySpec.SYMMETRIC_DEFAULT else None
+    return MaterialIdentity(str(uuid4()), secrets.token_bytes(16), spec, usage, used, is_imported=False)
+
+
+async def make(token: Pkcs11Token, domain_key: DomainKey) -> WrappedMaterial:
+    """Material of a symmetric key."""
+    return await token.custody.generate(identity(), domain_key)
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+async def test_symmetric_material(wrapping: Pkcs11Token, domain_keys: list[DomainKey], algorithm: Algorithm) -> None:
+    """It encrypts and decrypts, and the token keeps no object of it."""
+    if algorithm not in wrapping.capabilities.algorithms:
+        pytest.skip("the token lacks it")
+    before = len(await wrapping.list_objects())
+    material = await wrapping.custody.generate(identity(algorithm=algorithm), domain_keys[0])
+    sealed = await wrapping.encrypt(material, algorithm, b"text", b"aad")
+    assert await wrapping.decrypt(material, algorithm, sealed, b"aad") == b"text"
+    assert len(await wrapping.list_objects()) == before
+    with pytest.raises(NotAuthentic):
+        await wrapping.decrypt(material, algorithm, sealed, b"other")
+    wrapping.invalidate(material.material_id)
+    with pytest.raises(NoSuchObject):
+        await wrapping.encrypt(material.material_id, algorithm, b"text", b"aad")
+
+
+@pytest.mark.parametrize(("spec", "usage"), list(kinds()))
+async def test_other_kinds(wrapping: Pkcs11Token, domain_keys: list[DomainKey], spec: KeySpec, usage: KeyUsage) -> None:
+    """Each kind that the token offers is wrapped and used, or refused by name with the reason."""
+    offer, unwrappable = (await wrapping.key_offers())[spec, usage], await wrapping.custody.unwrappable(domain_keys[0])
+    made = wrapping.custody.generate(identity(spec, usage), domain_keys[0])
+    if not offer.algorithms or (spec, usage) in unwrappable:
+        assert not offer.algorithms or spec in NEVER_WRAPPED
+        with pytest.raises(MechanismMissing):
+            await made
+        return
+    material = await made
+    for algorithm in offer.algorithms:
+        await use(wrapping, material, algorithm)
+
+
+async def use(token: Pkcs11Token, material: WrappedMaterial, algorithm: str) -> None:
+    """Use a key by an algorithm of its kind, and check the result."""
+    match material.identity.usage:
+        case KeyUsage.GENERATE_VERIFY_MAC:
+            first, second = [await token.mac(material, MacAlgorithm(algorithm), b"message") for _ in range(2)]
+            assert first == second
+        case KeyUsage.SIGN_VERIFY:
+            signing = SigningAlgorithm(algorithm)
+            signature = await token.sign(material, signing, b"message", is_digest=False)
+            verify(material.public_key, signing, b"message", signature, digest=False)
+        case KeyUsage.ENCRYPT_DECRYPT:
+            public = load_der_public_key(material.public_key)
+            ciphertext = public.encrypt(b"text", oaep(algorithm))  # type: ignore[union-attr, call-arg]
+            assert await token.decrypt_rsa(material, EncryptionAlgorithm(algorithm), ciphertext) == b"text"
+        case _:
+            own = load_der_public_key(material.public_key)
+            assert isinstance(own, ec.EllipticCurvePublicKey)
+            peer = ec.generate_private_key(own.curve)
+            point = peer.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            assert await token.agree(material, point) == peer.exchange(ec.ECDH(), own)
+
+
+async def test_a_unwrapped_key_shows_what_guards_it(wrapping: Pkcs11Token, domain_keys: list[DomainKey]) -> None:
+    """The key in use is sensitive, not extractable, and has one role."""
+    shown = await wrapping.attributes(await make(wrapping, domain_keys[0]))
+    granted = {name for name in ("ENCRYPT", "DECRYPT", "SIGN", "WRAP", "UNWRAP", "DERIVE") if shown[f"CKA_{name}"]}
+    assert granted == {"DERIVE"}
+    assert (shown["CKA_SENSITIVE"], shown["CKA_EXTRACTABLE"], shown["CKA_TOKEN"]) == (True, False, False)
+
+
+# --- binding ----------------------------------------------------------------------------------------
+
+
+async def test_changed_rows_are_found(wrapping: Pkcs11Token, domain_keys: list[DomainKey]) -> None:
+    """Whatever of a row is changed, its key is not used."""
+    material = await make(wrapping, domain_keys[0])
+    other = await wrapping.custody.generate(identity(), domain_keys[0])
+    pair = await wrapping.custody.generate(identity(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), domain_keys[0])
+    changed = [
+        replace(material, content=other.content),
+        replace(material, content=other.content, mac=other.mac),
+        replace(material, identity=other.identity),
+        replace(material, identity=replace(material.identity, key_id=str(uuid4()))),
+        replace(material, identity=replace(material.identity, is_imported=True)),
+        replace(material, identity=replace(material.identity, algorithm=Algorithm.AES_256_GCM)),
+        replace(material, content=material.content[:-1]),
+        replace(material, content=b""),
+        replace(material, content=bytes((material.content[0] ^ 1,)) + material.content[1:]),
+        replace(material, mac=bytes(16)),
+        replace(material, mac=material.mac[:15]),
+        replace(material, mechanism=material.mechanism + 1),
+        replace(material, public_key=pair.public_key),
+    ]
+    for row in changed:
+        with pytest.raises(TamperedMaterial):
+            await wrapping.encrypt(row, XAES, b"text", b"other associated data")
+        with pytest.raises(TamperedMaterial):
+            await wrapping.custody.require_bound(row)
+    with pytest.raises(TamperedMaterial):
+        await wrapping.custody.require_bound(replace(pair, public_key=b""))
+    await wrapping.custody.require_bound(pair)
+
+
+async def test_a_material_cannot_be_the_binding_key(wrapping: Pkcs11Token, domain_keys: list[DomainKey]) -> None:
+    """Imported material has a known value. In the place of the binding key it would let anybody bind."""
+    material = await make(wrapping, domain_keys[0])
+    with pytest.raises(Exception, match="binding key"):
+        await wrapping.encrypt(replace(material, binding_key=material.content), XAES, b"text", b"aad")
+
+
+async def test_the_domain_key_is_needed(wrapping: Pkcs11Token, domain_keys: list[DomainKey]) -> None:
+    """Without it nothing opens, and the error is that of a missing key."""
+    material = await make(wrapping, domain_keys[0])
+    sealed = await wrapping.encrypt(material, XAES, b"text", b"aad")
+    await wrapping.destroy(domain_keys[0].domain_key_id)
+    wrapping.invalidate(material.material_id)
+    with pytest.raises(NoSuchObject):
+        await wrapping.decrypt(material, XAES, sealed, b"aad")
+    with pytest.raises(NoSuchObject):
+        await wrapping.custody.generate(identity(), domain_keys[0])
+
+
+# --- held keys --------------------------------------------------------------------------------------
+
+
+async def test_one_unwrap_serves_all_that_wait(softhsm_place: TokenPlace, domain_keys: list[DomainKey]) -> None:
+    """Forty calls for a key that is not held unwrap it once."""
+    async with softhsm_place.open() as token:
+        material = await wrapping_of(token, domain_keys[0], KeySpec.HMAC_256)
+    async with softhsm_place.open(inline="never") as token:
+        macs = await asyncio.gather(
+            *(token.mac(material, MacAlgorithm.HMAC_SHA_256, b"message") for _ in range(40)),
+        )
+        assert len(set(macs)) == 1
+        assert token.counters.held_keys == 1
+
+
+async def wrapping_of(token: Pkcs11Token, domain_key: DomainKey, spec: KeySpec) -> WrappedMaterial:
+    """Material of an HMAC key."""
+    return await token.custody.generate(identity(spec, KeyUsage.GENERATE_VERIFY_MAC), domain_key)
+
+
+async def test_held_keys_are_bounded(softhsm_place: TokenPlace, domain_keys: list[DomainKey]) -> None:
+    """The least recently used give way, and are unwrapped again when they are needed."""
+    async with softhsm_place.open(held_keys=4) as token:
+        materials = [await wrapping_of(token, domain_keys[0], KeySpec.HMAC_256) for _ in range(12)]
+        first = [await token.mac(one, MacAlgorithm.HMAC_SHA_256, b"m") for one in materials]
+        assert [await token.mac(one, MacAlgorithm.HMAC_SHA_256, b"m") for one in materials] == first
+        assert token.counters.held_keys <= 4
+        assert token.counters.evictions >= 8
+
+
+async def test_held_keys_end(softhsm_place: TokenPlace, domain_keys: list[DomainKey]) -> None:
+    """A key ends when its material is destroyed, and with the login."""
+    async with softhsm_place.open() as token:
+        material = await wrapping_of(token, domain_keys[0], KeySpec.HMAC_256)
+        assert token.counters.held_keys == 1
+        token.invalidate(material.material_id)
+        assert token.counters.held_keys == 0
+        mac = await token.mac(material, MacAlgorithm.HMAC_SHA_256, b"m")
+    async with softhsm_place.open() as token:
+        assert token.counters.held_keys == 0
+        assert await token.mac(material, MacAlgorithm.HMAC_SHA_256, b"m") == mac
+
+
+# --- rewrapping -------------------------------------------------------------------------------------
+
+
+async def test_rewrapped_material_is_the_same(wrapping: Pkcs11Token, domain_keys: list[DomainKey]) -> None:
+    """Under another domain key it opens what it sealed, and the old domain key is not needed any more."""
+    old, new = domain_keys
+    symmetric = await make(wrapping, old)
+    pair = await wrapping.custody.generate(identity(KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY), old)
+    mac = await wrapping_of(wrapping, old, KeySpec.HMAC_224)
+    sealed = await wrapping.encrypt(symmetric, XAES, b"text", b"aad")
+    expected = await wrapping.mac(mac, MacAlgorithm.HMAC_SHA_224, b"m")
+    tampered = replace(symmetric, mac=bytes(16))
+    again, pair_again, mac_again, refused = await wrapping.custody.rewrap([symmetric, pair, mac, tampered], new)
+    assert isinstance(again, WrappedMaterial)
+    assert isinstance(pair_again, WrappedMaterial)
+    assert isinstance(mac_again, WrappedMaterial)
+    assert isinstance(refused, TamperedMaterial)
+    await wrapping.destroy(old.domain_key_id)
+    assert again.domain_key_id == new.domain_key_id
+    assert await wrapping.decrypt(again, XAES, sealed, b"aad") == b"text"
+    assert await wrapping.mac(mac_again, MacAlgorithm.HMAC_SHA_224, b"m") == expected
+    signature = await wrapping.sign(pair_again, SigningAlgorithm.RSASSA_PSS_SHA_256, b"message", is_digest=False)
+    verify(pair.public_key, SigningAlgorithm.RSASSA_PSS_SHA_256, b"message", signature, digest=False)
