@@ -62,7 +62,13 @@ def _token_section(header: str, pin_file: Path, place: TokenPlace) -> str:
     )
 
 
-def write_config(folder: Path, place: TokenPlace, port: int, *, workers: int = 1, extra: str = "") -> Path:
+CUSTODY = os.environ.get("KMSD_TEST_CUSTODY", "object")
+"""Custody of key material in tests that do not choose it: with `wrapped`, all of them run in that."""
+
+
+def write_config(
+    folder: Path, place: TokenPlace, port: int, *, workers: int = 1, extra: str = "", custody: str = CUSTODY
+) -> Path:
     """A kmsd.toml for the token at `place`; `extra` is TOML that follows."""
     pin_file = folder / "pin"
     pin_file.write_bytes(place.pin)
@@ -74,7 +80,7 @@ def write_config(folder: Path, place: TokenPlace, port: int, *, workers: int = 1
         # Tests end daemons whose clients rest.
         f'[listen]\naddress = "127.0.0.1:{port}"\ndrain_seconds = 0.1\n'
         f'[token]\nmodule = "{place.module}"\nlabel = "{place.label}"\npin_file = "{pin_file}"\n'
-        f'dir_sync = "{place.objects}"\nenvironment = {{ {environment} }}\n{extra}\n'
+        f'dir_sync = "{place.objects}"\ncustody = "{custody}"\nenvironment = {{ {environment} }}\n{extra}\n'
     )
     return path
 

@@ -12,13 +12,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kmsd.adapters.pkcs11.ceremony import NewDomainKey
 from kmsd.adapters.sqlite import connection
-from kmsd.app import Components, arn_scope_of, open_components
+from kmsd.app import Components, arn_scope_of, open_components, open_store
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.custody.credentials import CredentialStore as KnownCredentials
+from kmsd.domain.domain_key import DomainKey, DomainKeyState
+from kmsd.domain.material import TokenName
 from kmsd.jobs.scheduler import Scheduler
 from kmsd.linux import boot_clock
 from kmsd.wire.endpoint import Endpoint
@@ -29,7 +32,8 @@ from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from tests.support.audit_trail import trail_records
 from tests.support.clients import Credentials, client, signing_clock
-from tests.support.daemon import further_section, import_section, write_config
+from tests.support.daemon import CUSTODY, further_section, import_section, write_config
+from tests.support.token_domain_keys import make_domain_keys
 from tests.support.tokens import SOFTHSM, nss, softhsm
 
 T = TypeVar("T")
@@ -212,6 +216,16 @@ async def _provision(config: Config) -> None:
         await provisioning.create_service_keys(components.store, components.token, datetime.now(UTC), [SERVICE_KEY])
 
 
+async def _add_domain_keys(config: Config, made: Sequence[NewDomainKey]) -> None:
+    """As `kmsd domain-key create`: the first is the current one."""
+    states = (DomainKeyState.CURRENT, *[DomainKeyState.NEXT] * (len(made) - 1))
+    now = datetime.now(UTC)
+    async with open_store(config.database) as store, store.write() as transaction:
+        for new, state in zip(made, states, strict=True):
+            row = DomainKey(new.domain_key_id, TokenName.MAIN, state, new.binding_key, now, now)
+            await transaction.insert_domain_key(row)
+
+
 @contextmanager
 def harness(
     folder: Path,
@@ -221,11 +235,12 @@ def harness(
     import_token: bool = False,
     nss_serves: Sequence[str] = (),
     module: Path = SOFTHSM,
+    custody: str = CUSTODY,
 ) -> Iterator[Harness]:
     """A daemon over a fresh token, until the end of the block. The token lacks the mechanisms `without`.
 
     With NSS as its import token, if asked, or as a further token for the key specs `nss_serves`. `module` may stand
-    before SoftHSM.
+    before SoftHSM. With the custody `wrapped` there are two domain keys.
     """
     with ExitStack() as stack:
         place = stack.enter_context(softhsm(folder / "token", without=without, module=module))
@@ -235,9 +250,11 @@ def harness(
         if nss_serves:
             helper = stack.enter_context(nss(folder / "nss"))
             extra = f"{extra}\n{further_section(folder, helper, 'nss', nss_serves)}"
-        config = configuration.load(write_config(folder, place, 1, extra=extra))
+        config = configuration.load(write_config(folder, place, 1, extra=extra, custody=custody))
         config.audit_dir.mkdir(parents=True)
         connection.create(config.database)
+        if custody == "wrapped":
+            asyncio.run(_add_domain_keys(config, make_domain_keys(place, 2)))
         found = Harness(config)
         found.start()
         try:
