@@ -163,6 +163,7 @@ def _settings_of(config: Config, token_config: TokenConfig, sentinel: bytes | No
         sessions=token_config.sessions,
         deadline=token_config.call_deadline_seconds,
         inline=token_config.inline,
+        session_objects=token_config.session_objects,
     )
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 RATES = ("cryptographic", "management", "logs", "sts")
 """Names of the rates in `[rates]`."""
+MIN_OBJECTS = 1000
+"""Least value of `session_objects`: more than a start and all self-tests make."""
 
 
 def _is_url(text: str) -> bool:
@@ -32,6 +34,11 @@ def _names_a_token(token: TokenConfig) -> bool:
     return bool(token.label or token.serial or token.slot is not None)
 
 
+def _let_workers_start(config: Config) -> bool:
+    """True if each token may make more objects than a worker does when it starts."""
+    return all(one.session_objects >= MIN_OBJECTS for one in (config.token, *config.other_tokens.values()))
+
+
 def constraints(config: Config) -> list[tuple[str, str, object]]:
     """Return a setting, the complaint about it, and a value that is true if the setting is right."""
     return [
@@ -46,6 +53,7 @@ def constraints(config: Config) -> list[tuple[str, str, object]]:
         ("workers", "must be 1 to 64", 1 <= config.workers <= 64),  # noqa: PLR2004 (the bound itself)
         ("token", "needs label, serial or slot", _names_a_token(config.token)),
         ("token.sessions", "must be 1 to 64", 1 <= config.token.sessions <= 64),  # noqa: PLR2004 (as above)
+        ("token.session_objects", f"must be {MIN_OBJECTS} or more", _let_workers_start(config)),
         ("audit.file_bytes", "must be 65536 or more", config.audit.file_bytes >= 65536),  # noqa: PLR2004 (as above)
         ("audit.checkpoint_lines", "must be 10 or more", config.audit.checkpoint_lines >= 10),  # noqa: PLR2004
         ("audit.checkpoint_seconds", "must be more than 0", config.audit.checkpoint_seconds > 0),

@@ -48,6 +48,9 @@ class TokenConfig(_Section, frozen=True):
     custody: Literal["object", "wrapped"] = "object"
     """Custody of new key material. `object`: as objects in the token. `wrapped`: in the database, wrapped under a
     domain key of the token (docs/custody.md). Existing material stays as it is."""
+    session_objects: int = 1_000_000
+    """SoftHSM2 only, which keeps 245 bytes of each object that was made in it, also after the object was destroyed. A
+    worker that has made this many is replaced as at a reload: no request fails."""
     environment: dict[str, str] = {}
     """Environment variables that the module reads, such as SOFTHSM2_CONF."""
 

@@ -31,12 +31,11 @@ def limits_of(config: Config) -> TransportLimits:
 
 
 def report_ready(descriptor: int, end: Callable[[], None]) -> None:
-    """Write `READY` to the parent and close the descriptor. Calls `end` if the parent has stopped waiting."""
+    """Write `READY` to the parent. Calls `end` if the parent has stopped waiting."""
     try:
         os.write(descriptor, READY)
     except BrokenPipeError:
         end()
-    os.close(descriptor)
 
 
 def allow_descriptors() -> None:

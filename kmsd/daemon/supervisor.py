@@ -7,6 +7,8 @@ first worker is retried until it starts.
     SIGHUP: read the configuration and try it out. Then replace the workers one by one. When a new worker serves, an old
     one accepts no more connections, answers the next request of each open connection with `Connection: close`, and
     ends.
+
+A worker that asks for it is replaced in the same way, with the configuration in force, one after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ from kmsd import __version__
 from kmsd.config.reload_verdict import Outcome, Verdict
 from kmsd.config.settings import ConfigError
 from kmsd.config.snapshot import ConfigSnapshot, changes, need_restart
-from kmsd.daemon.worker_pool import BACKOFF_INITIAL_SECONDS, BACKOFF_MAX_SECONDS, StartFailed, Worker, WorkerPool
+from kmsd.daemon.worker_pool import (
+    BACKOFF_INITIAL_SECONDS,
+    BACKOFF_MAX_SECONDS,
+    StartFailed,
+    Worker,
+    WorkerPool,
+    sleep_unless,
+)
+from kmsd.daemon.worker_processes import Process
 from kmsd.daemon.worker_spec import not_ready
 from kmsd.exit_codes import EXIT_PIN_REFUSED
 from kmsd.linux import systemd
@@ -32,6 +42,8 @@ from kmsd.wire.http.listeners import address_of
 
 REPLACE_ATTEMPTS = 3
 """Attempts to start a replacement worker, after one worker has shown that the new configuration works."""
+RECYCLE_PAUSE_SECONDS = 10.0
+"""Seconds until the next attempts, if no worker started in place of one that asked for its replacement."""
 
 log = structlog.get_logger()
 
@@ -47,6 +59,8 @@ class Supervisor(msgspec.Struct):
     """Number of reloads by outcome."""
     _prepared: bool = False
     _reload_wanted: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    _replacing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    """Held while workers are replaced, by a reload or because one has asked."""
 
     async def run(self) -> int:
         """Run the daemon. Return its exit status."""
@@ -59,6 +73,7 @@ class Supervisor(msgspec.Struct):
         try:
             await self._come_up()
             tasks.append(asyncio.create_task(self._reload_when_asked()))
+            tasks.append(asyncio.create_task(self._recycle_when_asked()))
             await self.pool.stopping.wait()
             systemd.notify("STOPPING=1")
             await self.pool.stop_all()
@@ -159,8 +174,9 @@ class Supervisor(msgspec.Struct):
         self._reload_wanted.clear()
         systemd.reloading()
         try:
-            with Verdict() as verdict:
-                await self._reload(verdict)
+            async with self._replacing:
+                with Verdict() as verdict:
+                    await self._reload(verdict)
         except Exception:
             # The present workers continue: a bug in the reload must not end the daemon.
             log.exception("reload_failed")
@@ -257,3 +273,27 @@ class Supervisor(msgspec.Struct):
             else:
                 return True
         return False
+
+    # --- Recycling ----------------------------------------------------------------------------------
+
+    async def _recycle_when_asked(self) -> None:
+        """Replace each worker that asks for it, one after the other."""
+        while True:
+            process = await self.pool.asking.get()
+            while not await self._recycled(process):
+                await sleep_unless(self.pool.stopping, RECYCLE_PAUSE_SECONDS)
+            # Only then the next one: there is never more than one additional process.
+            await process.wait()
+
+    async def _recycled(self, process: Process) -> bool:
+        """Replace the worker in this process, if it still serves. False if another attempt is needed."""
+        async with self._replacing:
+            worker = self.pool.serving_in(process)
+            if worker is None or self.pool.stopping.is_set():
+                return True
+            # A new worker would offer the refused PIN again. The next reload replaces this one, too.
+            if self.pool.pin_refused or not await self._replace_with_retries():
+                return False
+            self.pool.relieve(worker)
+        log.info("worker_recycled", worker=worker.index, workers=self.pool.serving)
+        return True

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -26,7 +27,7 @@ from kmsd.custody.credentials import CredentialStore
 from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
-from kmsd.daemon.worker_spec import OPENED, WorkerSpec, not_ready
+from kmsd.daemon.worker_spec import OPENED, REPLACE, WorkerSpec, not_ready
 from kmsd.domain.material import TokenName
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.event_loop.watchdog import EventLoopWatchdog
@@ -38,6 +39,7 @@ from kmsd.ports import (
     AuditUnavailable,
     StoreError,
     TokenError,
+    Tokens,
 )
 from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.server import serve
@@ -57,6 +59,9 @@ JOB_SECONDS = 1.0
 """Seconds that a stopping worker waits for a running job."""
 DRAIN_IDLE_SECONDS = 10.0
 """Seconds in which an idle connection may send one more request after another worker has taken over."""
+
+WEAR_SECONDS = 1.0
+"""Seconds between two looks at whether the token's module has leaked too much memory."""
 
 GC_THRESHOLD = 20_000
 """Containers allocated between garbage collections. A request allocates some hundred, and leaves none."""
@@ -168,16 +173,16 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     freeze_gc()
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
-    copying = asyncio.create_task(audit_copy_of(components).run())
-    publishing = asyncio.create_task(counting.run(components, server, readiness))
-    seeking = asyncio.create_task(components.other_tokens.seek())
+    copying, publishing = audit_copy_of(components).run(), counting.run(components, server, readiness)
+    seeking, wearing = components.other_tokens.seek(), ask_when_worn(components.tokens, spec.ready_fd)
+    background = [asyncio.create_task(work) for work in (copying, publishing, seeking, wearing)]
     watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
     await server.stop(GRACE_SECONDS, rest)
     await refusals.close()
     await _stop_jobs(jobs)
-    await cancel_and_wait((copying, publishing, seeking))
+    await cancel_and_wait(background)
     watch.stop()
     return 0
 
@@ -193,6 +198,16 @@ async def _stop_jobs(jobs: asyncio.Task[None]) -> None:
         return
     await cancel_and_wait((jobs,))
     log.info("job_interrupted", consequence="the next process that holds the lease continues it")
+
+
+async def ask_when_worn(tokens: Tokens, descriptor: int) -> None:
+    """Ask the parent once for a replacement, when a token's module needs a new process. Serve until it comes."""
+    while not (worn := [name for name, token in tokens.items() if token.needs_new_process]):  # noqa: ASYNC110 (threads count)
+        await asyncio.sleep(WEAR_SECONDS)
+    made = {name: tokens[name].counters.session_objects for name in worn}
+    log.info("worker_worn_out", session_objects=made, consequence="another worker is to take over")
+    with suppress(BrokenPipeError):  # the parent has ended, and this worker ends too
+        os.write(descriptor, REPLACE)
 
 
 def freeze_gc() -> None:

@@ -16,7 +16,7 @@ import structlog
 from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.waiting import Waiting
 from kmsd.daemon.worker_processes import STOP_SECONDS, PipeReader, Process, SpawnFailed, WorkerProcesses, insist, kill
-from kmsd.daemon.worker_spec import OPENED, READY, NotReady, WorkerSpec
+from kmsd.daemon.worker_spec import OPENED, READY, REPLACE, NotReady, WorkerSpec
 from kmsd.exit_codes import EXIT_PIN_REFUSED, EXIT_UNAVAILABLE, FINAL
 
 START_SECONDS = 90.0
@@ -79,10 +79,13 @@ class WorkerPool(msgspec.Struct):
     pin_refused: bool = False
     """True if the token refused the PIN at the last reload. No worker starts before the next reload: each would offer
     the PIN again."""
+    asking: asyncio.Queue[Process] = msgspec.field(default_factory=asyncio.Queue)
+    """Processes of workers that have asked for a replacement."""
     waiting: Waiting = msgspec.field(default_factory=lambda: Waiting(_no_callback, lambda: False))
     _parent_pipe: tuple[int, int] = (-1, -1)
     _opened: int = 0
     """Workers that have opened all components and are about to accept connections."""
+    _listening: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         """Open the resources that the workers inherit from this process."""
@@ -95,6 +98,8 @@ class WorkerPool(msgspec.Struct):
     def close(self) -> None:
         """Release the resources. Call it after all workers have ended."""
         self.processes.stop()
+        for task in self._listening:
+            task.cancel()
         for descriptor in self._parent_pipe:
             os.close(descriptor)
 
@@ -102,6 +107,11 @@ class WorkerPool(msgspec.Struct):
     def serving(self) -> int:
         """Number of workers that are not draining."""
         return sum(not worker.draining for worker in self.workers)
+
+    def serving_in(self, process: Process) -> Worker | None:
+        """Return the worker that serves in this process; None if the process ends or has ended."""
+        found = (worker for worker in self.workers if worker.process is process and not worker.draining)
+        return next(found, None) if process.returncode is None else None
 
     def _lacks_workers(self) -> bool:
         """True if no worker serves or is about to."""
@@ -160,13 +170,18 @@ class WorkerPool(msgspec.Struct):
         return await self._until_ready(child, reports)
 
     async def _until_ready(self, child: Process, reports: PipeReader) -> Process:
+        report = b""
         try:
             report = await self._next(reports)
             if report == OPENED:
                 report = await self._start_accepting(child, reports)
         finally:
-            reports.close()
+            if report != READY:
+                reports.close()
         if report == READY:
+            listening = asyncio.create_task(self._listen(child, reports))
+            self._listening.add(listening)
+            listening.add_done_callback(self._listening.discard)
             return child
         await kill(child)
         status = await child.wait()
@@ -177,6 +192,15 @@ class WorkerPool(msgspec.Struct):
             consequence = "it is not offered again"
             log.critical("token_pin_refused", detail=failure.reported.detail, consequence=consequence)
         raise failure
+
+    async def _listen(self, child: Process, reports: PipeReader) -> None:
+        """Note if the worker asks for a replacement. Returns when it ends."""
+        try:
+            while report := await reports.line():
+                if report == REPLACE:
+                    self.asking.put_nowait(child)
+        finally:
+            reports.close()
 
     async def _start_accepting(self, child: Process, reports: PipeReader) -> bytes:
         """End the stand-in, then let the worker accept connections. Return the worker's next report.
@@ -193,7 +217,7 @@ class WorkerPool(msgspec.Struct):
 
     async def _next(self, reports: PipeReader) -> bytes:
         """Return the next report; empty if the process ends, takes too long, or the daemon stops."""
-        reading = asyncio.create_task(reports.rest())
+        reading = asyncio.create_task(reports.line())
         try:
             await self._until_stopping(reading)
             return reading.result() if reading.done() else b""

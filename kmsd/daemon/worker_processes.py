@@ -31,8 +31,6 @@ whose attempts have pauses."""
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 30.0
 """Seconds in which a process must end after SIGTERM or SIGHUP, before SIGKILL."""
-_MAX_PIPE_BYTES = 4096
-"""Bytes that a process writes at once (pipe(7), PIPE_BUF)."""
 MAX_UNCLAIMED = 64
 """Exit statuses kept of processes whose process id has not been reported yet."""
 
@@ -93,10 +91,6 @@ class PipeReader(msgspec.Struct):
     async def line(self) -> bytes:
         """Read a line; less, or nothing, if the process closes the pipe."""
         return await self._reader.readline()
-
-    async def rest(self) -> bytes:
-        """Read what comes next; nothing if the process closes the pipe."""
-        return await self._reader.read(_MAX_PIPE_BYTES)
 
     def close(self) -> None:
         """Close the pipe."""

@@ -23,10 +23,12 @@ from kmsd.ports import (
     TokenUnavailable,
 )
 
-READY = b"ready"
+READY = b"ready\n"
 """Written by a worker once it answers requests."""
-OPENED = b"opened"
+OPENED = b"opened\n"
 """Written by a worker before it accepts connections. It continues on SIGUSR1: a stand-in may have to end first."""
+REPLACE = b"replace\n"
+"""Written by a worker that serves, once, when another one should take over."""
 MAX_REPORT_BYTES = 4096
 """Bytes of a `NotReady`: writes to a pipe up to this size are atomic (pipe(7), PIPE_BUF)."""
 _MAX_DETAIL = 2000
@@ -47,7 +49,7 @@ class NotReady(msgspec.Struct, frozen=True):
         """Write the report to the parent, unless the parent has ended."""
         report = msgspec.structs.replace(self, detail=self.detail[:_MAX_DETAIL])
         try:
-            os.write(descriptor, msgspec.json.encode(report))
+            os.write(descriptor, msgspec.json.encode(report) + b"\n")
         except BrokenPipeError:
             return
 
@@ -87,7 +89,8 @@ class WorkerSpec(NamedTuple):
     listener: int
     """Listening socket."""
     ready_fd: int
-    """Pipe to the parent. The worker writes its process id on a line, `OPENED`, then `READY` or a `NotReady`."""
+    """Pipe to the parent. The worker writes lines: its process id, `OPENED`, then `READY` or a `NotReady`; and
+    `REPLACE` at any time after `READY`."""
     parent_pipe: int
     """Pipe that reads end-of-file when the parent has ended."""
     config_fd: int

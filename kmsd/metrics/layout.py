@@ -44,7 +44,7 @@ COUNTERS = (
 )
 GAUGES = (
     *("heartbeat", "probed", "connections", "sessions_in_use", "sessions_free", "token_waiting", "threads_lost"),
-    *("derived_keys", "held_keys", "audit_waiting", "audit_unsigned", "tokens_absent"),
+    *("derived_keys", "held_keys", "session_objects", "audit_waiting", "audit_unsigned", "tokens_absent"),
     *(f"failed:{probe}" for probe in PROBES),
 )
 

@@ -54,17 +54,22 @@ class TokenCounters(msgspec.Struct, frozen=True):
     reconnects: int = 0
     pace: dict[str, float] = {}
     """Seconds of a call of each kind, measured at start."""
+    session_objects: int = 0
+    """Objects made since the module was initialised, those of its other tokens and destroyed ones included."""
 
 
 def merged(found: Sequence[TokenCounters]) -> TokenCounters:
-    """Return the counters of several tokens as those of one. Facts of one token (`epoch`, `pace`) are the first's."""
+    """Return the counters of several tokens as those of one. Facts of one token (`epoch`, `pace`) are the first's.
+
+    `session_objects` is the largest: tokens may share a module.
+    """
     first, *others = found
     calls = {name: replace(call, buckets=list(call.buckets)) for name, call in first.calls.items()}
     for other in others:
         for name, call in other.calls.items():
             calls.setdefault(name, CallCounter()).add(call)
     sums = {name: sum(getattr(one, name) for one in found) for name in _SUMMED}
-    return replace(first, calls=calls, **sums)
+    return replace(first, calls=calls, session_objects=max(one.session_objects for one in found), **sums)
 
 
 _SUMMED = (

@@ -53,6 +53,11 @@ class Token(Protocol):
         """Wrapped material and domain keys."""
         ...
 
+    @property
+    def needs_new_process(self) -> bool:
+        """True if the module has leaked so much memory that another process should replace this one."""
+        ...
+
     async def import_capabilities(self) -> ImportCapabilities:
         """Return the capabilities for importing. The first call verifies them, which takes up to a second.
 

@@ -176,6 +176,12 @@ class Daemon:
         path = self.folder / "serve.log"
         return path.read_text() if path.exists() else ""
 
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Its log lines of one event; a line that is being written counts when it is whole."""
+        whole = self.log().rpartition("\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == name]
+
     def workers(self) -> list[int]:
         """Process ids of its workers."""
         return [pid for pid in self.children() if name_of(pid).startswith(worker.NAME)]

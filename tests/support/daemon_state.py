@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
-from kmsd.app import open_components
+from kmsd.app import open_components, open_store, open_token, token_settings
 from kmsd.config import settings as configuration
+from kmsd.custody import encryption
+from kmsd.custody.provisioning import SENTINEL
 from kmsd.jobs import reconcile
+from kmsd.jobs.scheduler import LEASE
+from kmsd.ports import Tokens
 from tests.support.daemon import Daemon
 
 
@@ -28,3 +34,25 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
         if unsettled := [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]:
             found["rows"] = unsettled
     return found
+
+
+async def cold_blobs(daemon: Daemon, key_id: str, count: int) -> list[bytes]:
+    """Blobs of one key of a stopped daemon, each with a nonce prefix of its own: to decrypt one, a key is derived."""
+    config = configuration.load(daemon.config)
+    async with open_store(config.database) as store:
+        reader, blobs = await store.read(), []
+        key, sentinel = await reader.key(key_id), (await reader.service_keys())[SENTINEL]
+        assert key is not None
+        async with open_token(token_settings(config, sentinel.object_id)) as token:
+            for _ in range(count):
+                blobs.append(await encryption.encrypt(Tokens(token), key, datetime.now(UTC), b"cold", {}))
+                for material_id in key.materials:
+                    token.invalidate(material_id)
+        return blobs
+
+
+def holder_of_jobs(daemon: Daemon) -> int:
+    """Process id of the worker that runs the jobs; 0 while nobody does."""
+    with closing(sqlite3.connect(f"file:{daemon.data / 'kmsd.sqlite'}?mode=ro", uri=True)) as database:
+        row = database.execute("SELECT holder FROM lease WHERE name = ?", [LEASE]).fetchone()
+    return 0 if row is None else int(row[0].split(":")[1])

@@ -7,6 +7,7 @@ answer's status is not 200. Nothing is tried twice.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import ssl
@@ -50,11 +51,16 @@ class Plan:
     """Seconds between an answer and the next request of a connection."""
     reconnect: bool = True
     """False: a connection that was closed is not made anew (the daemon stops for good)."""
+    others: tuple[bytes, ...] = ()
+    """What each client sends after `request`, in turn, before it begins anew."""
+    keep: int = 0
+    """Requests after which a client makes its connection anew, so that each worker gets some; 0: as many as it can."""
 
 
 async def _client(plan: Plan, account: Account, over: asyncio.Event) -> None:
     parts = urlsplit(plan.endpoint)
     context = ssl.create_default_context(cafile=plan.authority) if plan.authority else None
+    requests = itertools.cycle((plan.request, *plan.others))
     while not over.is_set():
         try:
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
@@ -65,8 +71,12 @@ async def _client(plan: Plan, account: Account, over: asyncio.Event) -> None:
             account.failures[f"connecting: {error!r}"] += 1
             continue
         try:
-            while not over.is_set() and await _exchange(plan, account, reader, writer):
+            for number in itertools.count(1):
+                if over.is_set() or not await _exchange(next(requests), account, reader, writer):
+                    break
                 await _pause(over, plan.pause)
+                if number == plan.keep:
+                    break
         finally:
             writer.close()
         if not plan.reconnect:
@@ -79,11 +89,13 @@ async def _pause(over: asyncio.Event, seconds: float) -> None:
             await asyncio.wait_for(over.wait(), seconds)
 
 
-async def _exchange(plan: Plan, account: Account, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _exchange(
+    request: bytes, account: Account, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
     """One request and its answer; whether the connection may be used again."""
     begun = time.monotonic()
     try:
-        writer.write(plan.request)
+        writer.write(request)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
         await asyncio.wait_for(reader.readexactly(int(headers[b"Content-Length"])), 30)

@@ -16,6 +16,7 @@ from kmsd.services import OPERATIONS
 PACKAGE = Path(kmsd.__file__).parent
 HARMLESS = {
     "counters",
+    "needs_new_process",
     "check",
     "close",
     "invalidate",

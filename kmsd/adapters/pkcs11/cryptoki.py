@@ -95,6 +95,13 @@ class RawModule:
         self._get_attribute_value = self._call["C_GetAttributeValue"]
         self.encapsulation = Encapsulation(self._library)
         self.administration = Administration(self._call)
+        self.objects_made = 0
+        """Objects made since C_Initialize, destroyed ones included; without those of ML-KEM. Threads may lose a few."""
+
+    def _made(self, *handles: c_ulong) -> int:
+        """Count new objects. Return the first handle."""
+        self.objects_made += len(handles)
+        return handles[0].value
 
     def _do(self, function: str, *arguments: Any) -> None:
         _check(self._call[function](*arguments), function)
@@ -105,6 +112,7 @@ class RawModule:
         """Call C_Initialize with CKF_OS_LOCKING_OK: without it, two threads crash inside SoftHSM."""
         arguments = CkInitializeArgs(flags=_CKF_OS_LOCKING_OK, pReserved=reserved)
         self._do("C_Initialize", byref(arguments))
+        self.objects_made = 0
 
     def finalize(self) -> None:
         """Call C_Finalize. All sessions and handles are invalid afterwards."""
@@ -206,21 +214,21 @@ class RawModule:
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_CreateObject", session, array, len(array), byref(handle))
-        return handle.value
+        return self._made(handle)
 
     def copy(self, session: int, handle: int, template: Mapping[int, Value]) -> int:
         """Call C_CopyObject: create another object with the same value and these attributes changed."""
         array, _alive = pack(template)
         copied = c_ulong(0)
         self._do("C_CopyObject", session, handle, array, len(array), byref(copied))
-        return copied.value
+        return self._made(copied)
 
     def generate(self, session: int, mechanism: int, template: Mapping[int, Value]) -> int:
         """Call C_GenerateKey with a mechanism without parameter."""
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_GenerateKey", session, byref(CkMechanism(mechanism, None, 0)), array, len(array), byref(handle))
-        return handle.value
+        return self._made(handle)
 
     def generate_pair(
         self, session: int, mechanism: int, public: Mapping[int, Value], private: Mapping[int, Value]
@@ -228,11 +236,11 @@ class RawModule:
         """Call C_GenerateKeyPair with a mechanism without parameter. Return the private and the public handle."""
         public_array, _alive = pack(public)
         private_array, _alive_too = pack(private)
-        handles = (c_ulong(0), c_ulong(0))
+        public_handle, private_handle = c_ulong(0), c_ulong(0)
         halves = (public_array, len(public_array), private_array, len(private_array))
         chosen = CkMechanism(mechanism, None, 0)
-        self._do("C_GenerateKeyPair", session, byref(chosen), *halves, byref(handles[0]), byref(handles[1]))
-        return handles[1].value, handles[0].value
+        self._do("C_GenerateKeyPair", session, byref(chosen), *halves, byref(public_handle), byref(private_handle))
+        return self._made(private_handle, public_handle), public_handle.value
 
     def destroy(self, session: int, handle: int) -> None:
         """Call C_DestroyObject."""
@@ -253,7 +261,7 @@ class RawModule:
         handle = c_ulong(0)
         chosen = byref(with_parameter(mechanism, parameter))
         self._do("C_DeriveKey", session, chosen, base, array, len(array), byref(handle))
-        return handle.value
+        return self._made(handle)
 
     def wrap(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> bytes:
         """Call C_WrapKey. Return the value of `key`, wrapped under `wrapping`."""
@@ -278,7 +286,7 @@ class RawModule:
         handle = c_ulong(0)
         key_array = (array, len(array), byref(handle))
         self._do("C_UnwrapKey", session, byref(mechanism), wrapping, blob, len(blob), *key_array)
-        return handle.value
+        return self._made(handle)
 
     def random(self, session: int, count: int) -> bytes:
         """Return `count` bytes from the token's random generator."""

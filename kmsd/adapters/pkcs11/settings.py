@@ -67,6 +67,8 @@ class TokenSettings:
     """Seconds that an unwrapped key is kept."""
     sentinel_operation_interval: float = 30.0
     """Minimum seconds between two encryptions by `check`, which otherwise reads: SoftHSM leaks on each derivation."""
+    session_objects: int = 1_000_000
+    """Objects that a module which leaks them may make before it needs a new process: 245 MB in SoftHSM."""
     reconnect_first: float = 0.05
     """Seconds between the first two attempts to reach a token that is away; doubled each time."""
     reconnect_longest: float = 1.0

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from kmsd.adapters.pkcs11.softhsm import is_softhsm
+
 log = structlog.get_logger(__name__)
 _LENGTH = 8
 
@@ -24,7 +26,7 @@ class SoftHsmGeneration:
     def __init__(self, manufacturer: str, serial: str, folder: Path | None) -> None:
         """`folder` holds all tokens of the host (`directories.tokendir`); each subfolder's name ends with a serial."""
         self._file: Path | None = None
-        if folder is None or not manufacturer.startswith("SoftHSM"):
+        if folder is None or not is_softhsm(manufacturer):
             return
         own = [path for path in folder.glob("*/generation") if path.parent.name.replace("-", "").endswith(serial)]
         if len(own) == 1:

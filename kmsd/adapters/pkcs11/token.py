@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
-from msgspec.structs import replace
 
 from kmsd.adapters.pkcs11.aead import well_formed
+from kmsd.adapters.pkcs11.call_counters import snapshot
 from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
 from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
 from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
@@ -26,6 +26,7 @@ from kmsd.adapters.pkcs11.module import Module
 from kmsd.adapters.pkcs11.return_codes import CkrError
 from kmsd.adapters.pkcs11.roles import INTEGER_ATTRIBUTES
 from kmsd.adapters.pkcs11.self_tests import measure, probe
+from kmsd.adapters.pkcs11.softhsm import leaks_objects
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.wrap_calls import WrapCalls
@@ -34,7 +35,6 @@ from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import Algorithm
 from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
-from kmsd.ports.counters import TokenCounters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kmsd.domain.key_spec import EncryptionAlgorithm, KeyUsage, MacAlgorithm, SigningAlgorithm
     from kmsd.domain.material import KeyReference
     from kmsd.ports import Capabilities, ImportedKey, KeyOffer, ObjectReport, TokenInfo, Wrapped
+    from kmsd.ports.counters import TokenCounters
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -131,26 +132,13 @@ class Pkcs11Token:
     @property
     def counters(self) -> TokenCounters:
         """Return a snapshot for metrics."""
-        login = self._link.login
-        in_use, free = login.connection.sessions if login else (0, 0)
-        return TokenCounters(
-            calls={name: replace(one, buckets=list(one.buckets)) for name, one in self._calls.counters.items()},
-            sessions_in_use=in_use,
-            sessions_free=free,
-            waiting=self._calls.workers.waiting,
-            abandoned=self._calls.workers.abandoned,
-            held_keys=len(login.wrapped) if login else 0,
-            unwraps=login.wrapped.misses if login else 0,
-            evictions=login.wrapped.evictions if login else 0,
-            derived_keys=len(login.derived) if login else 0,
-            derived_hits=login.derived.hits if login else 0,
-            derived_misses=login.derived.misses if login else 0,
-            handle_hits=login.objects.hits if login else 0,
-            handle_misses=login.objects.misses if login else 0,
-            epoch=login.number if login else 0,
-            reconnects=self._link.reconnects,
-            pace=self._calls.inline_policy.snapshot(),
-        )
+        return snapshot(self._calls, self._link, self._module.raw.objects_made)
+
+    @property
+    def needs_new_process(self) -> bool:
+        """True if the module leaks memory, and has made as many objects as the settings allow."""
+        too_many = self._module.raw.objects_made >= self._settings.session_objects
+        return too_many and leaks_objects(self.info.manufacturer)
 
     # --- the port: data path ------------------------------------------------------------------------
 
