@@ -20,7 +20,7 @@ from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 from kmsd.domain.material import Algorithm
 from kmsd.ports import CustodyNotEnforced, PinRefused, TokenError
 from tests.support.shim import Function, Shim
-from tests.support.token_domain_keys import as_user, make_domain_key, make_domain_keys, make_unenforced
+from tests.support.token_domain_keys import as_user, is_on_disk, make_domain_key, make_domain_keys, make_unenforced
 from tests.support.tokens import TokenPlace, available, nss
 
 A = Attribute
@@ -72,12 +72,6 @@ def known(value: bytes, **changes: Any) -> dict[int, Value]:
     return template | {A[name]: given for name, given in changes.items()}
 
 
-def is_on_disk(place: TokenPlace, value: bytes) -> bool:
-    """True if a file of the token has the value."""
-    assert place.objects is not None
-    return any(value in path.read_bytes() for path in place.objects.rglob("*") if path.is_file())
-
-
 def test_nothing_in_clear_on_disk(softhsm_place: TokenPlace) -> None:
     """At no step of the ceremony has a file of the token the value; a public token object's is found."""
     value = secrets.token_bytes(32)
@@ -85,7 +79,7 @@ def test_nothing_in_clear_on_disk(softhsm_place: TokenPlace) -> None:
         here.login_security_officer(softhsm_place.so_pin)
         draft = here.raw.create(here.session, known(value))
         assert not is_on_disk(softhsm_place, value)
-        here.lock_in({ID: draft})
+        here.lock_in({ID: draft}, here.with_binding_key)
         assert not is_on_disk(softhsm_place, value)
     assert not is_on_disk(softhsm_place, value)
     with ceremony(softhsm_place.settings()) as here:

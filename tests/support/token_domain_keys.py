@@ -40,3 +40,9 @@ def make_unenforced(here: Ceremony, domain_key_id: bytes, label: str = "kmsd") -
     for kind in UNKNOWN_TO_NSS:
         del template[kind]
     return here.raw.generate(here.session, int(Mechanism.AES_KEY_GEN), template)
+
+
+def is_on_disk(place: TokenPlace, value: bytes) -> bool:
+    """True if a file of a SoftHSM2 token has the value."""
+    assert place.objects is not None
+    return any(value in path.read_bytes() for path in place.objects.rglob("*") if path.is_file())

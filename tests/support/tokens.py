@@ -94,10 +94,8 @@ def softhsm(folder: Path, *, without: Sequence[str] = (), module: Path = SOFTHSM
     configuration.write_text("\n".join(lines) + "\n")
     before = os.environ.get("SOFTHSM2_CONF")
     os.environ["SOFTHSM2_CONF"] = str(configuration)
-    pins = ["--so-pin", SO_PIN, "--pin", PIN.decode()]
-    command = ["softhsm2-util", "--init-token", "--free", "--label", "kmsd-test", *pins]
     try:
-        subprocess.run(command, check=True, capture_output=True)
+        _init_softhsm("kmsd-test")
         environment = {"SOFTHSM2_CONF": str(configuration)}
         yield TokenPlace("softhsm", module, "kmsd-test", PIN, folder, objects, environment=environment)
     finally:
@@ -105,6 +103,18 @@ def softhsm(folder: Path, *, without: Sequence[str] = (), module: Path = SOFTHSM
             os.environ.pop("SOFTHSM2_CONF", None)
         else:
             os.environ["SOFTHSM2_CONF"] = before
+
+
+def another_softhsm(place: TokenPlace, label: str) -> TokenPlace:
+    """A second token in the folder of a SoftHSM2 token."""
+    _init_softhsm(label)
+    return replace(place, label=label)
+
+
+def _init_softhsm(label: str) -> None:
+    pins = ["--so-pin", SO_PIN, "--pin", PIN.decode()]
+    command = ["softhsm2-util", "--init-token", "--free", "--label", label, *pins]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def nss_module() -> Path | None:

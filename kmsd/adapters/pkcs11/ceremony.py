@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from pkcs11 import Attribute, Mechanism
@@ -31,12 +31,13 @@ from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.ports import PinRefused, TokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pkcs11
 
     from kmsd.adapters.pkcs11.settings import TokenSettings
 
+T = TypeVar("T")
 _AES_KEY_GEN = int(Mechanism.AES_KEY_GEN)
 
 
@@ -65,8 +66,8 @@ def create_domain_keys(settings: TokenSettings, so_pin: bytes, count: int) -> Cr
     """
     with ceremony(settings) as here, here.start_lock():
         here.login_security_officer(so_pin)
-        drafts = [here.make_draft() for _ in range(count)]
-        return Created(here.serial, here.lock_in({secrets.token_bytes(OBJECT_ID_LENGTH): one for one in drafts}))
+        made = here.lock_in(here.make_drafts(count), here.with_binding_key)
+        return Created(here.serial, made)
 
 
 def prove_domain_key(settings: TokenSettings, domain_key_id: bytes, binding_key: bytes) -> None:
@@ -83,13 +84,20 @@ def prove_domain_key(settings: TokenSettings, domain_key_id: bytes, binding_key:
 @contextmanager
 def ceremony(settings: TokenSettings) -> Iterator[Ceremony]:
     """Open a session for a ceremony, and close it at the end of the block. Raises `TokenError` for every failure."""
-    try:
+    with translated():
         module = Module.acquire(settings.module, settings.init_reserved)
         try:
             with _session(module, settings) as here:
                 yield here
         finally:
             module.release(finalize=True)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the port's error in place of a `CkrError`."""
+    try:
+        yield
     except CkrError as error:
         raise port_error(error) from error
 
@@ -147,27 +155,40 @@ class Ceremony:
             ) from error
         sync_folder(self._settings.token_dir_sync)
 
-    def make_draft(self) -> int:
-        """Generate a domain key as a session object of the security officer. Return its handle."""
-        return self.raw.generate(self.session, _AES_KEY_GEN, draft_template())
+    def make_drafts(self, count: int) -> dict[bytes, int]:
+        """Generate domain keys as session objects of the security officer. Return their handles by new ids."""
+        drafts = (self.raw.generate(self.session, _AES_KEY_GEN, draft_template()) for _ in range(count))
+        return {secrets.token_bytes(OBJECT_ID_LENGTH): draft for draft in drafts}
 
-    def lock_in(self, drafts: Mapping[bytes, int]) -> tuple[NewDomainKey, ...]:
+    def with_binding_key(self, domain_key_id: bytes, domain_key: int) -> NewDomainKey:
+        """Return a domain key that is in the token, with a new binding key."""
+        return NewDomainKey(domain_key_id, make_binding_key(self.raw, self.session, domain_key))
+
+    def lock_in(self, drafts: Mapping[bytes, int], finish: Callable[[bytes, int], T]) -> tuple[T, ...]:
         """Log the user in, and make locked token objects of the drafts, by their ids. The caller holds the start lock.
 
-        Durable on return, read back and proven; the drafts are destroyed. Raises `PinRefused`, `CustodyNotEnforced`,
-        `TokenError`; then none of the token objects is left.
+        Returns what `finish` returns for each id and handle. The objects are then durable, read back and proven, and
+        the drafts are destroyed. Raises `PinRefused`, `CustodyNotEnforced`, `TokenError`, and what `finish` raises;
+        then none of the token objects is left.
         """
         self.raw.administration.logout(self.session)
         self.login_user()
+        if known := [one for one in drafts if self.raw.find(self.session, {Attribute.ID: one})]:
+            raise TokenError(f"the token has an object with the id {known[0].hex()} already")
         try:
             for domain_key_id, draft in drafts.items():
                 self.raw.copy(self.session, draft, lasting_template(domain_key_id, self._settings.object_label))
                 self.raw.destroy(self.session, draft)
             sync_folder(self._settings.token_dir_sync)
-            return tuple(self._proven(domain_key_id) for domain_key_id in drafts)
+            return tuple(self._finished(domain_key_id, finish) for domain_key_id in drafts)
         except BaseException:
             self._destroy(drafts)
             raise
+
+    def _finished(self, domain_key_id: bytes, finish: Callable[[bytes, int], T]) -> T:
+        domain_key = self.find(domain_key_id)
+        prove_enforcement(self.raw, self.session, domain_key)
+        return finish(domain_key_id, domain_key)
 
     def login_user(self) -> None:
         """Log the user in, unless the process is, in one attempt. Raises `PinRefused`."""
@@ -185,20 +206,19 @@ class Ceremony:
         with suppress(OSError):  # the token accepted the PIN: the file is about another PIN or token
             refused_pin.clear(settings.refused_pin)
 
-    def _proven(self, domain_key_id: bytes) -> NewDomainKey:
-        domain_key = self.find(domain_key_id)
-        prove_enforcement(self.raw, self.session, domain_key)
-        return NewDomainKey(domain_key_id, make_binding_key(self.raw, self.session, domain_key))
-
     def prove(self, domain_key: NewDomainKey) -> None:
         """Prove a domain key that is in the token, and open its binding key. Raises as `prove_domain_key`."""
         handle = self.find(domain_key.domain_key_id)
         prove_enforcement(self.raw, self.session, handle)
-        binding_key = open_binding_key(self.raw, self.session, handle, domain_key.binding_key)
+        self.binding_mac(handle, domain_key.binding_key, domain_key.domain_key_id)
+
+    def binding_mac(self, domain_key: int, binding_key: bytes, text: bytes) -> bytes:
+        """Return the CMAC of a text by a wrapped binding key. Raises `TokenError`."""
+        key = open_binding_key(self.raw, self.session, domain_key, binding_key)
         try:
-            self.raw.sign(self.session, binding_key, CMAC, domain_key.domain_key_id)
+            return self.raw.sign(self.session, key, CMAC, text)
         finally:
-            self.raw.destroy(self.session, binding_key)
+            self.raw.destroy(self.session, key)
 
     def find(self, domain_key_id: bytes) -> int:
         """Return the handle of a domain key. Raises `TokenError` if there is not exactly one object of the id."""
