@@ -1,9 +1,9 @@
-"""Count of messages encrypted by AES-256-GCM with random nonces, for tokens that cannot derive keys.
+"""Count of messages encrypted by AES-256-GCM with random nonces, for tokens that do not encrypt by XAES-256-GCM.
 
-With random 96-bit nonces a key may encrypt at most 2^32 messages (NIST SP 800-38D, section 8.3). A process reserves
-messages in the store before it uses them, so that a crash does not lose count; unused ones are lost. The rotation job
-rotates a key at half the bound. Material that cannot be rotated is refused at the bound. XAES-256-GCM needs no count:
-its nonces have 192 bits.
+With random nonces a key may encrypt at most 2^32 messages, and nonces of 128 bits do not lift that bound (NIST SP
+800-38D, section 8.3). A process reserves messages in the store before it uses them, so that a crash does not lose
+count; unused ones are lost. The rotation job rotates a key at half the bound. Material that cannot be rotated is
+refused at the bound. XAES-256-GCM needs no count: its nonces have 192 bits.
 """
 
 from __future__ import annotations

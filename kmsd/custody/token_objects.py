@@ -17,7 +17,7 @@ from kmsd.ports import Store, Token, TokenObject, Tokens, Transaction
 
 IMPORTED = "imported:"
 """Prefix of the owner of imported material. Only its objects are recreated under the same id."""
-PREFERRED = (Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM)
+PREFERRED = (Algorithm.XAES_256_GCM, Algorithm.AES_256_GCM, Algorithm.AES_256_GCM_IV16)
 
 
 def algorithm_for(token: Token) -> Algorithm:

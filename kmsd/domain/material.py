@@ -23,11 +23,15 @@ class Algorithm(IntEnum):
     """C2SP XAES-256-GCM, 24-byte nonce; the token derives the message key."""
     AES_256_GCM = 2
     """NIST SP 800-38D AES-256-GCM, 12-byte nonce; for tokens that cannot derive."""
+    AES_256_GCM_IV16 = 3
+    """The same with a 16-byte nonce; for tokens that make the nonce themselves, and only of this length."""
 
     @property
     def nonce_length(self) -> int:
         """Bytes of nonce that precede the ciphertext."""
-        return 24 if self is Algorithm.XAES_256_GCM else 12
+        if self is Algorithm.XAES_256_GCM:
+            return 24
+        return 12 if self is Algorithm.AES_256_GCM else 16
 
 
 TAG_LENGTH = 16

@@ -79,7 +79,9 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Capabilities that known-answer tests verified, independent of the token's mechanism list."""
 
     algorithms: frozenset[Algorithm]
-    """Encryption algorithms that work. Empty: the token is unusable."""
+    """Algorithms that the token encrypts and decrypts with. Empty: the token is unusable."""
+    opens: frozenset[Algorithm]
+    """Algorithms that it decrypts with: those and more, if it makes its own nonces."""
     mechanisms: frozenset[str]
     """PKCS#11 names of all mechanisms that passed their probe, for `kmsd check`."""
     lacking: tuple[tuple[str, str], ...]

@@ -99,13 +99,19 @@ def test_the_document_shows_the_vectors() -> None:
     """What docs/ciphertext.md prints is what the golden file holds."""
     text = DOCUMENT.read_text()
     shown = [vector for vector in VECTORS if vector.plaintext == b"kmsd"]
-    assert len(shown) == 6
+    assert len(shown) == 9
     for vector in shown:
         assert f"`{vector.nonce.hex()}`" in text
         assert f"`{vector.blob.hex()[68 + len(vector.nonce.hex()) :]}`" in text
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x02" * 100, b"\x01\x03" + bytes(100), VECTORS[0].blob[:73]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"\x01", b"\x02" * 100, b"\x01\x04" + bytes(100)),
+        *(VECTORS[0].blob[:73], b"\x01\x02" + bytes(32 + 27), b"\x01\x03" + bytes(32 + 31)),
+    ],
+)
 def test_what_is_no_blob(data: bytes) -> None:
     """Unknown versions and algorithms, and texts that are too short, are refused by name."""
     with pytest.raises(blobs.MalformedBlob):

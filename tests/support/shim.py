@@ -39,6 +39,7 @@ class Function(IntEnum):
     FIND_OBJECTS_FINAL = 28
     ENCRYPT_INIT = 29
     ENCRYPT = 30
+    ENCRYPT_UPDATE = 31
     DECRYPT_INIT = 33
     DECRYPT = 34
     SIGN_INIT = 42
@@ -75,6 +76,7 @@ class Shim:
         self._library = ctypes.CDLL(str(path))
         self._library.shim_calls.restype = ctypes.c_ulong
         self._library.shim_hung.restype = ctypes.c_ulong
+        self._library.shim_null_ivs.restype = ctypes.c_ulong
         if control is not None and self._library.shim_control(str(control).encode()):
             raise OSError(f"{control} cannot be mapped")
 
@@ -99,8 +101,15 @@ class Shim:
         self._library.shim_hang(int(function), int(on))
 
     def own_iv(self) -> None:
-        """Make GCM nonces in the token."""
+        """Make 12-byte GCM nonces in the token, and write them over the caller's."""
         self._library.shim_own_iv(1)
+
+    def append_iv(self, length: int | None, *, refuses_given: bool = False) -> None:
+        """Make GCM nonces of this length in the token, and append them to ciphertexts; None: 12 or 16, by ulIvBits.
+
+        A nonce of the caller is ignored, or refused.
+        """
+        self._library.shim_append_iv(-1 if length is None else length, int(refuses_given))
 
     def lie(self) -> None:
         """Show CKA_EXTRACTABLE True on every object."""
@@ -109,6 +118,11 @@ class Shim:
     def calls(self, function: Function) -> int:
         """Calls since the last reset."""
         return int(self._library.shim_calls(int(function)))
+
+    @property
+    def null_ivs(self) -> int:
+        """Encryptions that gave no place for the token's nonce, where a real one would have crashed."""
+        return int(self._library.shim_null_ivs())
 
     @property
     def hung(self) -> int:

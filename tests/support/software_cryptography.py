@@ -12,6 +12,7 @@ from kmsd.domain.material import Algorithm
 ROLES = {
     Algorithm.XAES_256_GCM: (Attribute.DERIVE,),
     Algorithm.AES_256_GCM: (Attribute.ENCRYPT, Attribute.DECRYPT),
+    Algorithm.AES_256_GCM_IV16: (Attribute.ENCRYPT, Attribute.DECRYPT),
 }
 
 
@@ -34,14 +35,19 @@ def message_key(key: bytes, prefix: bytes) -> bytes:
 
 def software_seal(key: bytes, algorithm: Algorithm, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
     """What the token should make of a nonce, by `cryptography`."""
-    if algorithm is Algorithm.XAES_256_GCM:
-        key = message_key(key, nonce[:12])
-    return nonce + AESGCM(key).encrypt(nonce[-12:], plaintext, aad)
+    key, iv = _gcm_of(key, algorithm, nonce)
+    return nonce + AESGCM(key).encrypt(iv, plaintext, aad)
 
 
 def software_open(key: bytes, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
     """What the token sealed, opened by `cryptography`."""
     nonce, text = sealed[: algorithm.nonce_length], sealed[algorithm.nonce_length :]
+    key, iv = _gcm_of(key, algorithm, nonce)
+    return AESGCM(key).decrypt(iv, text, aad)
+
+
+def _gcm_of(key: bytes, algorithm: Algorithm, nonce: bytes) -> tuple[bytes, bytes]:
+    """The key and the nonce of AES-256-GCM."""
     if algorithm is Algorithm.XAES_256_GCM:
-        key = message_key(key, nonce[:12])
-    return AESGCM(key).decrypt(nonce[-12:], text, aad)
+        return message_key(key, nonce[:12]), nonce[12:]
+    return key, nonce

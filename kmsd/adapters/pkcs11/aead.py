@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmsd.adapters.pkcs11.gcm_scratch import GIVEN_12, GIVEN_16
 from kmsd.adapters.pkcs11.key_handles import id_of
 from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
 from kmsd.domain.material import TAG_LENGTH, Algorithm
@@ -11,6 +12,7 @@ from kmsd.ports import NotAuthentic
 
 if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.gcm_scratch import IvRequest
     from kmsd.adapters.pkcs11.key_handles import KeyHandles
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.xaes import DerivedKeys
@@ -30,10 +32,19 @@ class Sealing:
         self._raw = raw
         self._keys = keys
         self._derived = derived
+        self.requests: dict[Algorithm, IvRequest] = {
+            Algorithm.XAES_256_GCM: GIVEN_12,
+            Algorithm.AES_256_GCM: GIVEN_12,
+            Algorithm.AES_256_GCM_IV16: GIVEN_16,
+        }
+        """Algorithms of the token for encryption. The self-tests at start (`aead_self_tests`) find them; a later login
+        takes them over."""
 
     def seal(self, session: Session, key: KeyReference, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt. Return nonce, ciphertext and tag, joined."""
         raw, handle, at = self._raw, session.handle, session.scratch
+        if (request := self.requests[algorithm]) is not GIVEN_12:
+            at = session.scratches[request]
         if algorithm is not Algorithm.XAES_256_GCM:
             with self._keys.held(session, key) as entry:
                 return raw.gcm_encrypt(handle, entry.handle, None, plaintext, aad, at)
@@ -47,13 +58,19 @@ class Sealing:
         finally:
             derived.done(message_key)
 
+    def open_by(self, session: Session, handle: int, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+        """Decrypt by an algorithm that derives no key, with the key of a handle."""
+        at = session.scratch if algorithm is Algorithm.AES_256_GCM else session.scratches[GIVEN_16]
+        cut = algorithm.nonce_length
+        return self._raw.gcm_decrypt(session.handle, handle, sealed[:cut], sealed[cut:], aad, at)
+
     def open(self, session: Session, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
         """Decrypt input that passed `well_formed`."""
-        raw, cut = self._raw, algorithm.nonce_length
-        iv, text = sealed[cut - 12 : cut], sealed[cut:]
         if algorithm is not Algorithm.XAES_256_GCM:
             with self._keys.held(session, key) as entry:
-                return raw.gcm_decrypt(session.handle, entry.handle, iv, text, aad, session.scratch)
+                return self.open_by(session, entry.handle, algorithm, sealed, aad)
+        raw, cut = self._raw, algorithm.nonce_length
+        iv, text = sealed[PREFIX_LENGTH:cut], sealed[cut:]
         prefix, derived, key_id = sealed[:PREFIX_LENGTH], self._derived, id_of(key)
         known = derived.for_opening(key_id, prefix)
         message_key = known

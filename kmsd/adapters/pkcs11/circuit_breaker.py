@@ -177,7 +177,7 @@ class TokenLink:
         pause, void = self._settings.reconnect_first, ended.number
         while True:
             try:
-                self._login = await self._log_in(void, tries=1)
+                login = await self._log_in(void, tries=1)
             except PinRefused as error:
                 # The operator must resolve a refusal: offering the PIN again may lock the token.
                 self._reason = error
@@ -191,8 +191,10 @@ class TokenLink:
                 await asyncio.sleep(pause)
                 pause, void = min(2 * pause, self._settings.reconnect_longest), self._module.epoch
             else:
+                login.sealing.requests = ended.sealing.requests
+                self._login = login
                 self.reconnects += 1
-                log.info("token_reconnected", epoch=self._login.number)
+                log.info("token_reconnected", epoch=login.number)
                 # The old login and its errors form reference cycles holding large buffers. Collect now: the next
                 # automatic collection may be hours away.
                 del ended

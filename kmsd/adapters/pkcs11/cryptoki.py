@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_ulong, c_void_p, sizeof
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11.cryptoki_administration import Administration
 from kmsd.adapters.pkcs11.cryptoki_encapsulation import Encapsulation
 from kmsd.adapters.pkcs11.cryptoki_types import (
-    IV_BATCH,
-    IV_LENGTH,
     SIGNATURES,
     UNAVAILABLE,
     CkAttribute,
@@ -30,24 +28,26 @@ from kmsd.adapters.pkcs11.cryptoki_types import (
     CkInitializeArgs,
     CkMechanism,
     CkMechanismInfo,
-    CkOaepParams,
     CkSessionInfo,
     CkTokenInfo,
     buffer_of,
+    mechanism_of,
     pack,
     room,
+    with_parameter,
 )
+from kmsd.adapters.pkcs11.gcm_scratch import IV_BATCH
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from ctypes import Structure
 
-    from kmsd.adapters.pkcs11.cryptoki_types import Scratch, Value
+    from kmsd.adapters.pkcs11.cryptoki_types import Value, WrapMechanism
+    from kmsd.adapters.pkcs11.gcm_scratch import Scratch
 
 _CKF_OS_LOCKING_OK = 0x2
 _CKU_USER = 1
-_CKZ_DATA_SPECIFIED = 1
 _PARTIAL = (Ckr.OK, Ckr.ATTRIBUTE_SENSITIVE, Ckr.ATTRIBUTE_TYPE_INVALID, Ckr.BUFFER_TOO_SMALL)
 _ROOM = 257
 """Bytes of the first buffer for each attribute, if all are short."""
@@ -63,14 +63,6 @@ _RSA_ROOM = 1024
 _Handles = c_ulong * 256
 _SPARE = 64
 """Bytes of output space beyond the plaintext, for tag and padding, so that one call is enough."""
-
-
-class WrapMechanism(NamedTuple):
-    """A mechanism that wraps or unwraps."""
-
-    mechanism: int
-    oaep: tuple[int, int] | None = None
-    """CKM_… of the hash and CKG_… of the mask generation function, for CKM_RSA_PKCS_OAEP."""
 
 
 class RawModule:
@@ -265,14 +257,14 @@ class RawModule:
 
     def wrap(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> bytes:
         """Call C_WrapKey. Return the value of `key`, wrapped under `wrapping`."""
-        mechanism, _alive = _mechanism(way)
+        mechanism, _alive = mechanism_of(way)
         out, length = buffer_of(_WRAPPED_ROOM), c_ulong(_WRAPPED_ROOM)
         self._do("C_WrapKey", session, byref(mechanism), wrapping, key, out, byref(length))
         return out.raw[: length.value]
 
     def wrapped_length(self, session: int, way: WrapMechanism, wrapping: int, key: int) -> int:
         """Call C_WrapKey without a buffer: return the length of the wrapped value, which stays in the token."""
-        mechanism, _alive = _mechanism(way)
+        mechanism, _alive = mechanism_of(way)
         length = c_ulong(0)
         self._do("C_WrapKey", session, byref(mechanism), wrapping, key, None, byref(length))
         return length.value
@@ -281,7 +273,7 @@ class RawModule:
         self, session: int, way: WrapMechanism, wrapping: int, blob: bytes, template: Mapping[int, Value]
     ) -> int:
         """Call C_UnwrapKey: create an object from a value wrapped under `wrapping`. The value stays in the token."""
-        mechanism, _alive = _mechanism(way)
+        mechanism, _alive = mechanism_of(way)
         array, _alive_too = pack(template)
         handle = c_ulong(0)
         key_array = (array, len(array), byref(handle))
@@ -300,7 +292,7 @@ class RawModule:
         """Encrypt. Return the IV that was used, ciphertext and tag, joined. `iv` None: random from the token.
 
         The IV is read back from the parameter after the call: a token that generates the IV itself (FIPS 140-3 IG C.H)
-        has written its own there.
+        has written its own there, or has appended it to the tag. Raises `CkrError` if that one has another length.
         """
         # SoftHSM 2.6.1 crashes on CKM_AES_GCM with empty associated data.
         if not aad:
@@ -311,7 +303,7 @@ class RawModule:
         gcm.pAAD, gcm.ulAADLen = aad, len(aad)
         if length + _SPARE > at.capacity:
             at.reserve(length + _SPARE)
-        at.view[:IV_LENGTH] = iv
+        at.view[: at.iv_length] = iv
         at.out_length.value = at.capacity
         rv = self._encrypt_init(session, at.mechanism_ref, key)
         if rv:
@@ -319,25 +311,31 @@ class RawModule:
         rv = self._encrypt(session, plaintext, length, at.text_address, at.out_length_ref)
         if rv:
             raise CkrError(rv, "C_Encrypt")
-        return at.view[: IV_LENGTH + at.out_length.value].tobytes()
+        written = at.out_length.value
+        if written != length + at.tag_length:
+            return at.with_appended_iv(length)
+        return at.view[: at.iv_length + written].tobytes()
 
     def _draw_ivs(self, session: int, at: Scratch) -> bytes:
         """Return a random IV and store more for later calls: one call to the generator costs the same for many."""
-        drawn = self.random(session, IV_LENGTH * IV_BATCH)
-        at.ivs.extend(drawn[start : start + IV_LENGTH] for start in range(0, len(drawn), IV_LENGTH))
+        size = at.iv_length
+        if not at.is_given:
+            return bytes(size)
+        drawn = self.random(session, size * IV_BATCH)
+        at.ivs.extend(drawn[start : start + size] for start in range(0, len(drawn), size))
         return at.ivs.pop()
 
     def gcm_decrypt(  # noqa: PLR0917 (positional, for speed)
         self, session: int, key: int, iv: bytes, ciphertext: bytes, aad: bytes, at: Scratch
     ) -> bytes:
-        """Decrypt. Return the plaintext and wipe the buffer that held it."""
+        """Decrypt. Return the plaintext and wipe the buffer that held it. `iv` has the length of `at`."""
         if not aad:
             raise ValueError("associated data must not be empty")
         gcm, length = at.gcm, len(ciphertext)
         gcm.pAAD, gcm.ulAADLen = aad, len(aad)
         if length + _SPARE > at.capacity:
             at.reserve(length + _SPARE)
-        at.view[:IV_LENGTH] = iv
+        at.view[: at.iv_length] = iv
         at.out_length.value = at.capacity
         rv = self._decrypt_init(session, at.mechanism_ref, key)
         if rv:
@@ -345,13 +343,13 @@ class RawModule:
         rv = self._decrypt(session, ciphertext, length, at.text_address, at.out_length_ref)
         if rv:
             raise CkrError(rv, "C_Decrypt")
-        plaintext = at.view[IV_LENGTH : IV_LENGTH + at.out_length.value].tobytes()
+        plaintext = at.view[at.iv_length : at.iv_length + at.out_length.value].tobytes()
         ctypes.memset(at.text_address, 0, at.out_length.value)
         return plaintext
 
     def decrypt(self, session: int, key: int, way: WrapMechanism, ciphertext: bytes) -> bytes:
         """Decrypt with an RSA key. Return the plaintext and wipe the buffer that held it."""
-        mechanism, _alive = _mechanism(way)
+        mechanism, _alive = mechanism_of(way)
         out, length = buffer_of(_RSA_ROOM), c_ulong(_RSA_ROOM)
         self._do("C_DecryptInit", session, byref(mechanism), key)
         self._do("C_Decrypt", session, ciphertext, len(ciphertext), out, byref(length))
@@ -373,22 +371,6 @@ class RawModule:
         self._do("C_SignInit", session, byref(with_parameter(mechanism, parameter)), key)
         self._do("C_Sign", session, data, len(data), out, byref(written))
         return out.raw[: written.value]
-
-
-def with_parameter(mechanism: int, parameter: Structure | None) -> CkMechanism:
-    """Return a CK_MECHANISM. The caller keeps the parameter alive while it is used."""
-    if parameter is None:
-        return CkMechanism(mechanism, None, 0)
-    return CkMechanism(mechanism, ctypes.addressof(parameter), sizeof(parameter))
-
-
-def _mechanism(way: WrapMechanism) -> tuple[CkMechanism, CkOaepParams | None]:
-    """Return the mechanism, and the parameter that must stay alive while it is used."""
-    if way.oaep is None:
-        return CkMechanism(way.mechanism, None, 0), None
-    digest, mask = way.oaep
-    parameter = CkOaepParams(digest, mask, _CKZ_DATA_SPECIFIED, None, 0)
-    return with_parameter(way.mechanism, parameter), parameter
 
 
 def _text(padded: bytes) -> str:

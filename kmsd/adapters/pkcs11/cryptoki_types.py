@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import Structure, byref, c_char, c_char_p, c_ubyte, c_ulong, c_void_p, sizeof
+from ctypes import Structure, c_char, c_char_p, c_ubyte, c_ulong, c_void_p, sizeof
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pkcs11 import Attribute, Mechanism
+from pkcs11 import Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_CKZ_DATA_SPECIFIED = 1
 UNAVAILABLE = c_ulong(-1).value
 """CK_UNAVAILABLE_INFORMATION: the length of an attribute that the object does not have or does not reveal."""
-IV_LENGTH = 12
-"""Bytes of a GCM initialisation vector."""
-IV_BATCH = 64
-"""Initialisation vectors drawn from the token at once."""
-_GCM_MECHANISM = int(Mechanism.AES_GCM)
 
 
 class CkVersion(Structure):
@@ -256,44 +252,28 @@ def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], li
     return array, buffers
 
 
-class Scratch:
-    """Parameter and output buffers of one session, created once: building them costs more than the call.
+class WrapMechanism(NamedTuple):
+    """A mechanism that wraps or unwraps."""
 
-    The initialisation vector lies just before the text, so that IV and ciphertext are copied out in one piece.
-    """
+    mechanism: int
+    oaep: tuple[int, int] | None = None
+    """CKM_… of the hash and CKG_… of the mask generation function, for CKM_RSA_PKCS_OAEP."""
 
-    __slots__ = (
-        "capacity",
-        "gcm",
-        "iv_address",
-        "ivs",
-        "mechanism",
-        "mechanism_ref",
-        "out_length",
-        "out_length_ref",
-        "text_address",
-        "view",
-    )
 
-    def __init__(self, capacity: int = 8192) -> None:
-        self.ivs: list[bytes] = []
-        """Unused random initialisation vectors from the token."""
-        self.gcm = CkGcmParams(None, IV_LENGTH, 8 * IV_LENGTH, None, 0, 128)
-        self.mechanism = CkMechanism(_GCM_MECHANISM, ctypes.addressof(self.gcm), sizeof(self.gcm))
-        self.mechanism_ref = byref(self.mechanism)
-        self.out_length = c_ulong(0)
-        self.out_length_ref = byref(self.out_length)
-        self.reserve(capacity)
+def with_parameter(mechanism: int, parameter: Structure | None) -> CkMechanism:
+    """Return a CK_MECHANISM. The caller keeps the parameter alive while it is used."""
+    if parameter is None:
+        return CkMechanism(mechanism, None, 0)
+    return CkMechanism(mechanism, ctypes.addressof(parameter), sizeof(parameter))
 
-    def reserve(self, capacity: int) -> None:
-        """Replace the buffer by one for a text of `capacity` bytes."""
-        self.capacity = capacity
-        buffer = buffer_of(IV_LENGTH + capacity)
-        self.view = memoryview(buffer).cast("B")
-        """Initialisation vector and text; keeps the buffer alive."""
-        self.iv_address = ctypes.addressof(buffer)
-        self.text_address = self.iv_address + IV_LENGTH
-        self.gcm.pIv = self.iv_address
+
+def mechanism_of(way: WrapMechanism) -> tuple[CkMechanism, CkOaepParams | None]:
+    """Return the mechanism, and the parameter that must stay alive while it is used."""
+    if way.oaep is None:
+        return CkMechanism(way.mechanism, None, 0), None
+    digest, mask = way.oaep
+    parameter = CkOaepParams(digest, mask, _CKZ_DATA_SPECIFIED, None, 0)
+    return with_parameter(way.mechanism, parameter), parameter
 
 
 def flag(values: Mapping[int, bytes], kind: int) -> bool | None:

@@ -26,8 +26,8 @@ from kmsd.ports import CustodyNotEnforced
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kmsd.adapters.pkcs11.cryptoki import RawModule, WrapMechanism
-    from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.cryptoki_types import Value, WrapMechanism
 
 A = Attribute
 _AES_KEY_GEN, _AES_ECB, _AES_GCM = (int(one) for one in (Mechanism.AES_KEY_GEN, Mechanism.AES_ECB, Mechanism.AES_GCM))

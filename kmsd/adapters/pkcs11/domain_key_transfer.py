@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kmsd.adapters.pkcs11.ceremony import Ceremony
-    from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
-    from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.cryptoki_types import Value, WrapMechanism
     from kmsd.adapters.pkcs11.settings import TokenSettings
 
 A = Attribute

@@ -31,7 +31,7 @@ from kmsd.ports import TokenUnavailable, UnwrapFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
+    from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
     from kmsd.adapters.pkcs11.key_import import ImportSession
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.domain.key_spec import KeySpec

@@ -37,8 +37,8 @@ from kmsd.ports import InvalidLength, UnwrapFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kmsd.adapters.pkcs11.cryptoki import RawModule, WrapMechanism
-    from kmsd.adapters.pkcs11.cryptoki_types import Value
+    from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.cryptoki_types import Value, WrapMechanism
     from kmsd.adapters.pkcs11.session_pool import Session, SessionPool
     from kmsd.domain.key_import import WrappingAlgorithm
 

@@ -78,11 +78,16 @@ class Login(msgspec.Struct):
         self.connection.verify_login(session)
 
     def exercise(self, session: Session, sentinel: bytes) -> None:
-        """Encrypt with the sentinel, by the algorithm that its role allows. Raises `CkrError`."""
+        """Encrypt with the sentinel, by an algorithm that its role and the token allow. Raises `CkrError`.
+
+        It is only read if the token does not encrypt by that algorithm any more.
+        """
         role = role_of(self.objects.read(session, self.sentinel))
-        algorithm = next((a for a, sealing in SEALING.items() if sealing is role), None)
-        if algorithm is None:
+        if not any(sealing is role for sealing in SEALING.values()):
             raise CkrError(Ckr.KEY_FUNCTION_NOT_PERMITTED, "the sentinel has no sealing role")
+        algorithm = next((a for a in self.sealing.requests if SEALING[a] is role), None)
+        if algorithm is None:
+            return
         self.derived.invalidate(sentinel)
         self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
         self.derived.invalidate(sentinel)

@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from pkcs11 import Attribute, KeyType
+from pkcs11 import Attribute
 
 from kmsd.adapters.pkcs11 import signature_schemes
-from kmsd.adapters.pkcs11.cryptoki_types import flag
+from kmsd.adapters.pkcs11.aead_self_tests import ANSWERS, Proven, prove_gcm, prove_xaes
 from kmsd.adapters.pkcs11.expectations import WrongAnswer, expect
-from kmsd.adapters.pkcs11.handle_cache import Entry
+from kmsd.adapters.pkcs11.gcm_scratch import GIVEN
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, session_pair
+from kmsd.adapters.pkcs11.known_keys import known_keys
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
-from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
-from kmsd.adapters.pkcs11.templates import session_key
+from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 from kmsd.custody.public_keys import is_valid_signature, load
 from kmsd.domain.key_spec import KeySpec, KeyUsage, SigningAlgorithm
-from kmsd.domain.material import Algorithm
 from kmsd.ports import Capabilities, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.inline_policy import InlinePolicy
+    from kmsd.adapters.pkcs11.known_keys import KnownKeys
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
 
@@ -44,100 +43,22 @@ class Probe(msgspec.Struct, frozen=True):
 
     mechanism: str
     loses: str
-    run: Callable[[Login, Session], None]
-    algorithm: Algorithm | None = None
+    run: Callable[[Login, Session, KnownKeys], Proven]
+    """Raises `CkrError`, `WrongAnswer` if the mechanism does not work."""
 
 
-# McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16.
-_GCM_KEY = bytes.fromhex("feffe9928665731c6d6a8f9467308308" * 2)
-_GCM_IV = bytes.fromhex("cafebabefacedbaddecaf888")
-_GCM_TEXT = bytes.fromhex(
-    "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
-    "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
-)
-_GCM_AAD = bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2")
-_GCM_SEALED = bytes.fromhex(
-    "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
-    "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
-    "76fc6ece0f4e1768cddf8853bb2d551b"
-)
-# C2SP XAES-256-GCM, second test vector: it has associated data, and its subkey's doubling carries.
-_XAES_KEY = bytes([3]) * 32
-_XAES_NONCE = b"ABCDEFGHIJKLMNOPQRSTUVWX"
-_XAES_TEXT = b"XAES-256-GCM"
-_XAES_AAD = b"c2sp.org/XAES-256-GCM"
-_XAES_SEALED = bytes.fromhex("986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d")
-
-
-def _test_key(login: Login, session: Session, value: bytes, *roles: Attribute) -> int:
-    """Create a session object with a published value. Tokens that refuse plaintext keys raise `CkrError`."""
-    template: dict[int, Value] = {**session_key(KeyType.AES, len(value), roles), Attribute.VALUE: value}
-    # "CKA_VALUE_LEN … must not be specified when creating an object by C_CreateObject" (PKCS#11 v2.40, table 8).
-    del template[Attribute.VALUE_LEN]
-    return login.connection.raw.create(session.handle, template)
-
-
-def _check_refusal(login: Login, session: Session, key: int) -> None:
-    """Check that a changed ciphertext is refused, with any code of class `DATA` or `SUSPECT`."""
-    tampered = bytes([_GCM_SEALED[0] ^ 1]) + _GCM_SEALED[1:]
-    try:
-        login.connection.raw.gcm_decrypt(session.handle, key, _GCM_IV, tampered, _GCM_AAD, session.scratch)
-    except CkrError as error:
-        if error.function != "C_Decrypt" or error.error_class not in (ErrorClass.DATA, ErrorClass.SUSPECT):
-            raise
-    else:
-        raise WrongAnswer
-
-
-def _gcm(login: Login, session: Session) -> None:
-    raw, at, handle = login.connection.raw, session.scratch, session.handle
-    key = _test_key(login, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
-    try:
-        sealed = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
-        if sealed[:12] == _GCM_IV:
-            expect(sealed[12:], _GCM_SEALED)
-        else:
-            # The token generated the nonce itself: two nonces must differ, and decryption proves the rest.
-            again = raw.gcm_encrypt(handle, key, _GCM_IV, _GCM_TEXT, _GCM_AAD, at)
-            expect(again[:12] != sealed[:12], True)
-            expect(raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at), _GCM_TEXT)
-        expect(raw.gcm_decrypt(handle, key, _GCM_IV, _GCM_SEALED, _GCM_AAD, at), _GCM_TEXT)
-        _check_refusal(login, session, key)
-    finally:
-        raw.destroy(handle, key)
-
-
-def _xaes(login: Login, session: Session) -> None:
-    raw = login.connection.raw
-    base = _test_key(login, session, _XAES_KEY, Attribute.DERIVE)
-    mark = b"probe of XAES-256-GCM"
-    try:
-        key = login.derived.derive(mark, Entry(handle=base), _XAES_NONCE[:12], to_seal=False)
-        try:
-            shown = raw.attributes(session.handle, key.handle, (Attribute.SENSITIVE, Attribute.EXTRACTABLE))
-            expect((flag(shown, Attribute.SENSITIVE), flag(shown, Attribute.EXTRACTABLE)), (True, False))
-            opened = raw.gcm_decrypt(
-                session.handle, key.handle, _XAES_NONCE[12:], _XAES_SEALED, _XAES_AAD, session.scratch
-            )
-            expect(opened, _XAES_TEXT)
-        finally:
-            login.derived.done(key)
-    finally:
-        login.derived.invalidate(mark)
-        login.derived.destroy_retired()
-        raw.destroy(session.handle, base)
-
-
-def _random(login: Login, session: Session) -> None:
+def _random(login: Login, session: Session, _keys: KnownKeys) -> Proven:
     first, second = (login.connection.raw.random(session.handle, 32) for _ in range(2))
     expect(first != second and bytes(32) not in (first, second), True)
+    return Proven()
 
 
-def _ecdsa(login: Login, session: Session) -> None:
+def _ecdsa(login: Login, session: Session, _keys: KnownKeys) -> Proven:
     """Sign with a pair of session objects, and verify the signature in software."""
     with _signing_pair(login, session) as (sign, public):
         shown = login.connection.raw.attributes(session.handle, public, PUBLIC_KEY_ATTRIBUTES)
         expect(is_valid_signature(load(spki_of(shown)), _SIGNING, _DIGEST, sign(), is_digest=True), True)
+    return Proven()
 
 
 @contextmanager
@@ -157,12 +78,11 @@ def _signing_pair(login: Login, session: Session) -> Iterator[tuple[Callable[[],
 
 
 PROBES: tuple[Probe, ...] = (
-    Probe("CKM_AES_GCM", "all encryption and decryption", _gcm, Algorithm.AES_256_GCM),
+    Probe("CKM_AES_GCM", "all encryption and decryption", prove_gcm),
     Probe(
         "CKM_AES_ECB_ENCRYPT_DATA",
         "XAES-256-GCM; keys are sealed by AES-256-GCM and must be rotated before 2^32 messages",
-        _xaes,
-        Algorithm.XAES_256_GCM,
+        prove_xaes,
     ),
     Probe("C_GenerateRandom", "GenerateRandom, data keys and nonces", _random),
     Probe("CKM_ECDSA", "signed audit checkpoints", _ecdsa),
@@ -171,21 +91,20 @@ PROBES: tuple[Probe, ...] = (
 
 def probe(login: Login) -> Capabilities:
     """Test every mechanism on temporary session objects. Raises `TokenUnavailable` if the module was finalised."""
-    passed: set[str] = set()
-    algorithms: set[Algorithm] = set()
+    proven: dict[str, Proven] = {}
     missing: list[tuple[str, str]] = []
-    for row in PROBES:
-        try:
-            login.connection.run(lambda session, row=row: row.run(login, session))  # type: ignore[misc]
-        except (CkrError, WrongAnswer, KeyError) as error:
-            if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
-                raise TokenUnavailable(str(error)) from error
-            log.warning("token_mechanism_missing", mechanism=row.mechanism, loses=row.loses, reason=str(error))
-            missing.append((row.mechanism, row.loses))
-        else:
-            passed.add(row.mechanism)
-            algorithms.update({row.algorithm} if row.algorithm else ())
-    return Capabilities(frozenset(algorithms), frozenset(passed), tuple(missing))
+    with known_keys(login.connection) as keys:
+        for row in PROBES:
+            try:
+                proven[row.mechanism] = login.connection.run(lambda session, row=row: row.run(login, session, keys))  # type: ignore[misc]
+            except (CkrError, WrongAnswer, KeyError) as error:
+                if isinstance(error, CkrError) and error.rv == Ckr.CRYPTOKI_NOT_INITIALIZED:
+                    raise TokenUnavailable(str(error)) from error
+                log.warning("token_mechanism_missing", mechanism=row.mechanism, loses=row.loses, reason=str(error))
+                missing.append((row.mechanism, row.loses))
+    seals = frozenset(algorithm for one in proven.values() for algorithm in one.seals)
+    opens = frozenset(algorithm for one in proven.values() for algorithm in one.opens)
+    return Capabilities(seals, opens, frozenset(proven), tuple(missing))
 
 
 def measure(login: Login, session: Session, policy: InlinePolicy) -> None:
@@ -200,14 +119,18 @@ def measure(login: Login, session: Session, policy: InlinePolicy) -> None:
 
 
 def _measure_gcm(login: Login, session: Session, policy: InlinePolicy) -> None:
-    raw, at, handle = login.connection.raw, session.scratch, session.handle
-    key = _test_key(login, session, _GCM_KEY, Attribute.ENCRYPT, Attribute.DECRYPT)
-    try:
-        policy.measure("seal", lambda: raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at))
-        sealed = raw.gcm_encrypt(handle, key, None, _GCM_TEXT, _GCM_AAD, at)
-        policy.measure("open", lambda: raw.gcm_decrypt(handle, key, sealed[:12], sealed[12:], _GCM_AAD, at))
-    finally:
-        raw.destroy(handle, key)
+    """Measure the first algorithm that the token encrypts with: the time of all is that of CKM_AES_GCM."""
+    raw, handle, requests = login.connection.raw, session.handle, login.sealing.requests
+    algorithm = next((algorithm for algorithm in ANSWERS if algorithm in requests), None)
+    if algorithm is None:
+        return
+    answer, at, cut = ANSWERS[algorithm], session.scratches[requests[algorithm]], algorithm.nonce_length
+    to_open = session.scratches[GIVEN[cut]]
+    with known_keys(login.connection) as keys:
+        key = keys.create(answer.key, Attribute.ENCRYPT, Attribute.DECRYPT)
+        policy.measure("seal", lambda: raw.gcm_encrypt(handle, key, None, answer.text, answer.aad, at))
+        sealed = raw.gcm_encrypt(handle, key, None, answer.text, answer.aad, at)
+        policy.measure("open", lambda: raw.gcm_decrypt(handle, key, sealed[:cut], sealed[cut:], answer.aad, to_open))
 
 
 def _measure_ecdsa(login: Login, session: Session, policy: InlinePolicy) -> None:

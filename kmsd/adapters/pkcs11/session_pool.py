@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11.cryptoki_types import Scratch
+from kmsd.adapters.pkcs11.gcm_scratch import GIVEN_12, Scratches
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, of_binding
 from kmsd.ports import TokenBusy, TokenInfo, TokenUnavailable
 
@@ -38,12 +38,13 @@ def serial_of(token: pkcs11.Token) -> str:
 class Session:
     """One open session and its buffers, held by one call at a time."""
 
-    __slots__ = ("binding", "handle", "scratch")
+    __slots__ = ("binding", "handle", "scratch", "scratches")
 
     def __init__(self, binding: pkcs11.Session) -> None:
         self.binding = binding
         self.handle: int = binding.handle  # type: ignore[attr-defined]  # the binding's stubs omit it
-        self.scratch = Scratch()
+        self.scratches = Scratches()
+        self.scratch = self.scratches[GIVEN_12]
 
     def close(self) -> None:
         """Close the session. No error if the token has closed it already."""

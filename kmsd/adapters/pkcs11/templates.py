@@ -80,9 +80,11 @@ def _sealing(name: str, roles: tuple[Attribute, ...], mechanism: Mechanism) -> O
     )
 
 
+_AES_256_GCM = _sealing("AES-256-GCM", (A.ENCRYPT, A.DECRYPT), Mechanism.AES_GCM)
 SEALING: Mapping[Algorithm, ObjectProfile] = {
     Algorithm.XAES_256_GCM: _sealing("XAES-256-GCM", (A.DERIVE,), Mechanism.AES_ECB_ENCRYPT_DATA),
-    Algorithm.AES_256_GCM: _sealing("AES-256-GCM", (A.ENCRYPT, A.DECRYPT), Mechanism.AES_GCM),
+    Algorithm.AES_256_GCM: _AES_256_GCM,
+    Algorithm.AES_256_GCM_IV16: _AES_256_GCM,
 }
 
 

@@ -116,7 +116,7 @@ class Pkcs11Token:
         )
 
     def count_messages_by(self, count: Callable[[bytes], Awaitable[None]]) -> None:
-        """Register `count`, called with the object's id before each AES-256-GCM message with a random nonce."""
+        """Register `count`, called with the object's id before each message of an algorithm that is counted."""
         self._count_message = count
 
     # --- the port: facts ----------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class Pkcs11Token:
         self._require_algorithm(algorithm)
         if not aad:
             raise ValueError("associated data must not be empty")
-        if algorithm is Algorithm.AES_256_GCM and self._count_message is not None:
+        if algorithm is not Algorithm.XAES_256_GCM and self._count_message is not None:
             await self._count_message(id_of(key))
 
         def call(login: Login, session: Session) -> bytes:
@@ -178,7 +178,7 @@ class Pkcs11Token:
 
     async def decrypt(self, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
         """Decrypt what `encrypt` returned. Raises `NotAuthentic`."""
-        self._require_algorithm(algorithm)
+        self._require_opening(algorithm)
         well_formed(algorithm, sealed, aad)
 
         def call(login: Login, session: Session) -> bytes:
@@ -213,7 +213,11 @@ class Pkcs11Token:
 
     def _require_algorithm(self, algorithm: Algorithm) -> None:
         if algorithm not in self._capabilities.algorithms:
-            raise MechanismMissing(f"the token does not offer what {algorithm.name} needs")
+            raise MechanismMissing(f"what encryption by {algorithm.name} needs")
+
+    def _require_opening(self, algorithm: Algorithm) -> None:
+        if algorithm not in self._capabilities.opens:
+            raise MechanismMissing(f"what decryption by {algorithm.name} needs")
 
     # --- the port: objects --------------------------------------------------------------------------
 
@@ -258,7 +262,8 @@ class Pkcs11Token:
         """Unwrap key material, verify it, and store it as object `into` if given. Return its fingerprint."""
         if into is not None:
             _check_id(into[0])
-            self._require_algorithm(into[1])
+            # Material that is imported again may be needed to decrypt only.
+            self._require_opening(into[1])
         store = None if into is None else self._imports.as_object(*into)
         return await self._imports.unwrap_key(wrapped, mac_message, expected, store)
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPubli
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11 import MGF, Attribute, Mechanism
 
-from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
+from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
 from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.domain.key_spec import EncryptionAlgorithm
 from kmsd.ports import TokenError

@@ -16,7 +16,6 @@ import structlog
 from pkcs11 import Attribute, KeyType
 
 from kmsd.adapters.pkcs11 import key_operations
-from kmsd.adapters.pkcs11.cryptoki_types import IV_LENGTH
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, mac_algorithm_of
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.adapters.pkcs11.rsa_test_pair import rsa_test_pair
@@ -31,7 +30,8 @@ from kmsd.ports import CustodyNotEnforced, TokenError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from kmsd.adapters.pkcs11.cryptoki import RawModule, WrapMechanism
+    from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.wrapping import IsSame, Trial
@@ -110,7 +110,7 @@ def _ways(spec: KeySpec) -> tuple[WrapMechanism, ...]:
 def _try(login: Login, session: Session, identity: MaterialIdentity, domain_key: DomainKey, method: WrapMethod) -> None:
     raw = login.connection.raw
     if identity.spec not in RSA_BITS:
-        trial = None if identity.spec.is_asymmetric else _trial(raw, session, identity)
+        trial = None if identity.spec.is_asymmetric else _trial(login, session, identity)
         login.wrapping.generate(session, identity, domain_key, method, trial=trial)
         return
     pair = KEY_PAIRS[identity.spec, identity.usage]
@@ -122,17 +122,19 @@ def _try(login: Login, session: Session, identity: MaterialIdentity, domain_key:
             raw.destroy(session.handle, handle)
 
 
-def _trial(raw: RawModule, session: Session, identity: MaterialIdentity) -> Trial:
+def _trial(login: Login, session: Session, identity: MaterialIdentity) -> Trial:
     """Return the roles of a secret, and a use that shows if another one has the same value."""
-    if identity.algorithm is None:
+    raw, sealed_by = login.connection.raw, identity.algorithm
+    if sealed_by is None:
         algorithm = mac_algorithm_of(identity.spec)
         return (A.SIGN,), _same(lambda key: key_operations.mac(raw, session.handle, key, algorithm, _MESSAGE))
-    if identity.algorithm is Algorithm.XAES_256_GCM:
+    if sealed_by is Algorithm.XAES_256_GCM:
         return (A.DERIVE,), _same(lambda key: _derived(raw, session.handle, key))
 
     def seal(key: int) -> IsSame:
-        sealed = raw.gcm_encrypt(session.handle, key, None, _MESSAGE, _MESSAGE, session.scratch)
-        return lambda other: _open(raw, session, other, sealed) == _MESSAGE
+        at = session.scratches[login.sealing.requests[sealed_by]]
+        sealed = raw.gcm_encrypt(session.handle, key, None, _MESSAGE, _MESSAGE, at)
+        return lambda other: login.sealing.open_by(session, other, sealed_by, sealed, _MESSAGE) == _MESSAGE
 
     return (A.ENCRYPT,), seal
 
@@ -145,11 +147,6 @@ def _same(use: Callable[[int], bytes]) -> Callable[[int], IsSame]:
         return lambda other: use(other) == expected
 
     return compare
-
-
-def _open(raw: RawModule, session: Session, key: int, sealed: bytes) -> bytes:
-    iv, text = sealed[:IV_LENGTH], sealed[IV_LENGTH:]
-    return raw.gcm_decrypt(session.handle, key, iv, text, _MESSAGE, session.scratch)
 
 
 def _derived(raw: RawModule, session: int, key: int) -> bytes:

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from pkcs11 import Mechanism
 
 from kmsd.adapters.pkcs11.binding_key import open_binding_key
-from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
+from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
 from kmsd.adapters.pkcs11.domain_key_proof import prove_enforcement
 from kmsd.adapters.pkcs11.handle_cache import Entry
 from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects

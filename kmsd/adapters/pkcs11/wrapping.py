@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11 import pair_proofs
-from kmsd.adapters.pkcs11.cryptoki import WrapMechanism
+from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
 from kmsd.adapters.pkcs11.expectations import WrongAnswer
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
