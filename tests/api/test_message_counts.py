@@ -15,17 +15,23 @@ from kmsd.custody.message_counts import (
     ROTATE_AT_MESSAGES,
     MessageCounts,
 )
+from tests.support.appended_iv import appending_harness
 from tests.support.clients import code_of
 from tests.support.harness import Harness
 from tests.support.harness import harness as open_harness
 from tests.support.polling import until
 
 
-@pytest.fixture(scope="module", name="harness")
-def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    """A daemon whose token cannot derive keys."""
-    with open_harness(tmp_path_factory.mktemp("harness"), without=("CKM_AES_ECB_ENCRYPT_DATA",)) as found:
-        yield found
+@pytest.fixture(scope="module", name="harness", params=["without derivation", "with nonces of its own"])
+def _harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    """A daemon whose token cannot derive keys, or makes its own 16-byte nonces: algorithms 2 and 3."""
+    folder = tmp_path_factory.mktemp("harness")
+    if request.param == "without derivation":
+        with open_harness(folder, without=("CKM_AES_ECB_ENCRYPT_DATA",)) as found:
+            yield found
+    else:
+        with appending_harness(folder) as (found, _):
+            yield found
 
 
 def counted(harness: Harness, owner: str) -> list[int]:

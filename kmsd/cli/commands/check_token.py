@@ -10,10 +10,11 @@ from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody import import_parameters
 from kmsd.custody.message_counts import MAX_MESSAGES, ROTATE_AT_MESSAGES
+from kmsd.custody.token_objects import PREFERRED
 from kmsd.domain.key_import import WrappingAlgorithm
 from kmsd.domain.key_spec import KeyUsage
 from kmsd.domain.material import TokenName
-from kmsd.ports import AuditUnavailable, KeyOffer, StoreError, TokenError
+from kmsd.ports import AuditUnavailable, Capabilities, KeyOffer, StoreError, TokenError
 
 _HAS_ANOTHER_WAY = frozenset({"CKM_AES_ECB_ENCRYPT_DATA"})
 """Mechanisms that the daemon replaces by other means without any loss."""
@@ -49,8 +50,20 @@ def _token(components: Components) -> Iterator[Finding]:
     for mechanism, loss in capabilities.lacking:
         severity = NOTE if mechanism in _HAS_ANOTHER_WAY else WARN
         yield Finding(severity, "token", f"mechanism {mechanism} is lacking: {loss}")
-    if not capabilities.algorithms:
+    yield from _algorithms(capabilities)
+
+
+def _algorithms(capabilities: Capabilities) -> Iterator[Finding]:
+    """Yield the algorithm of new keys, and those whose blobs the token only decrypts."""
+    best = next((algorithm for algorithm in PREFERRED if algorithm in capabilities.algorithms), None)
+    if best is None:
         yield Finding(FAIL, "token", "the token can hold no keys of this API")
+    else:
+        yield Finding(OK, "token", f"new keys encrypt by {best.name}, algorithm {best.value} of docs/ciphertext.md")
+    opened = ", ".join(algorithm.name for algorithm in sorted(capabilities.opens - capabilities.algorithms))
+    if opened:
+        text = f"blobs of {opened} are decrypted, and none are made: a key that has such material must be rotated"
+        yield Finding(NOTE, "token", text)
 
 
 def _sessions(config: Config, components: Components) -> Finding:
