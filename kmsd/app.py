@@ -20,6 +20,7 @@ from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
 from kmsd.adapters.audit_trail.forwarder import BadTarget
 from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.adapters.clock.trusted import WatchedClock
+from kmsd.adapters.pkcs11.key_ceremony import KeyCeremony
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.adapters.sqlite.store import SqliteStore
@@ -176,6 +177,13 @@ def read_pin(path: Path) -> bytes:
     if not pin:
         raise ConfigError(f"the PIN file {path} is empty")
     return pin
+
+
+def key_ceremony(config: Config, name: TokenName) -> KeyCeremony:
+    """Return what makes, hands on and proves domain keys in a token. Raises `ConfigError`."""
+    if name == TokenName.MAIN:
+        return KeyCeremony(token_settings(config, None))
+    return KeyCeremony(_settings_of(config, config.other_tokens[name], None, file_name_of(name)))
 
 
 def set_module_environment(config: Config) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from kmsd.custody.domain_key_transfer import decoded_request, transfer_text
 from tests.support.clients import ACCOUNT
 from tests.support.daemon import Daemon, credentials_of, provisioned
+from tests.support.key_ceremonies import accepting, listed
+from tests.support.software_transfer import transfer_of
 
 NOBODY = 65534
 POLICY = json.dumps({"Statement": [{"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*"}]})
@@ -115,6 +118,22 @@ def test_an_output_that_exists_or_is_not_needed(owned: Daemon, tmp_path: Path) -
     done = owned.cli("init", "--output", str(unused))
     assert b"nothing to do" in done.stderr
     assert not unused.exists()
+
+
+def test_files_of_a_transfer(owned: Daemon, tmp_path: Path) -> None:
+    """Request, transfer and PIN of the security officer are in a folder of root's, the token is the data's owner's."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700, exist_ok=True)
+    with accepting(owned, private) as accept:
+        assert accept.request.stat().st_uid == 0
+        public_key = decoded_request(accept.request.read_bytes()).public_key
+        transfer = transfer_of(public_key, [bytes(range(32))])
+        roots_alone(accept.transfer, transfer_text(transfer))
+        accept.shows("Confirmation code that")
+        accept.type(transfer.code)
+        assert accept.process.wait(60) == 0, accept.log()
+    assert set(listed(owned).values()) == {("next", "0 materials", "present")}
+    assert roots_files(owned) == []
 
 
 def test_the_daemon_and_its_workers(owned: Daemon) -> None:

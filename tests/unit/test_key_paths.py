@@ -77,6 +77,8 @@ PATHS = {
     # The audit key, which signs checkpoints, backups, and the proof that a backup belongs to the token.
     "app.py": {"token.sign"},
     "backup/create.py": {"signer.sign"},
+    # The operator, who destroys a domain key. Key ceremonies and proofs are in the adapter.
+    "cli/commands/domain_keys.py": {"token.destroy"},
     "cli/commands/key_documents.py": {"signer.sign"},
     "backup/token_match.py": {"token.sign"},
 }

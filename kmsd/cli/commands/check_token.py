@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from kmsd.app import Components, open_components
+from kmsd.cli.commands import check_domain_keys
 from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
@@ -35,6 +36,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
             async for finding in _messages(components):
                 yield finding
             async for finding in _objects(components):
+                yield finding
+            async for finding in check_domain_keys.findings(config, components):
                 yield finding
     except ConfigError as exc:
         yield Finding(FAIL, "token", str(exc))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -18,7 +18,8 @@ from kmsd.app import Components, arn_scope_of, open_components, open_store
 from kmsd.audit import Actor, record_of_administration
 from kmsd.cli import data_owner
 from kmsd.config.sections import Config
-from kmsd.ports import AuditSink, AuditUnavailable, Clock, Reader
+from kmsd.config.settings import ConfigError
+from kmsd.ports import AuditUnavailable, Clock, Reader, StoreError, TokenError
 
 IAM = "iam.amazonaws.com"
 """`eventSource` of actions on users, access keys and roles, under IAM's names."""
@@ -66,10 +67,18 @@ async def administrative_act(
         yield act
 
 
+class Records(Protocol):
+    """Where the records of an action go."""
+
+    async def append(self, record: bytes) -> None:
+        """Write a record; durable on return (`kmsd.ports.AuditSink`)."""
+        ...
+
+
 @asynccontextmanager
 async def recorded_act(
     config: Config,
-    sink: AuditSink,
+    sink: Records,
     clock: Clock,
     event_name: str,
     parameters: Mapping[str, Any],
@@ -96,7 +105,7 @@ async def recorded_act(
         yield act
     except Exception as exc:
         # The operator must see the error of the action, not one of its record.
-        with suppress(AuditUnavailable):
+        with suppress(AuditUnavailable, StoreError, TokenError, ConfigError):
             await sink.append(record(now=clock.now(), phase=OUTCOME, error=exc))
         raise
     await sink.append(record(now=clock.now(), phase=OUTCOME, elements=act.elements or None))

@@ -1,0 +1,42 @@
+"""Findings of `kmsd check` on domain keys: present in their tokens, and proven to be enforced."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from kmsd.app import Components, key_ceremony
+from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.cli.commands.domain_key_survey import Found, Presence, survey
+from kmsd.config.sections import Config
+from kmsd.domain.domain_key import DomainKey, DomainKeyState
+from kmsd.ports import TokenError
+
+
+async def findings(config: Config, components: Components) -> AsyncIterator[Finding]:
+    """Yield one finding for each domain key that is not destroyed. Those of tokens that are away are left out."""
+    for found in await survey(components):
+        if found.presence is not Presence.AWAY and (finding := _finding(config, found)) is not None:
+            yield finding
+
+
+def _finding(config: Config, found: Found) -> Finding | None:
+    row, called = found.row, f"domain key {found.domain_key_id.hex()} of token {found.token}"
+    if row is None:
+        text = f"{called} is not in the database: kmsd domain-key destroy --unknown, if no other database needs it"
+        return Finding(WARN, "token", text)
+    if row.state is DomainKeyState.DESTROYED:
+        text = f"{called} is in the token again, although it was destroyed: was the token restored?"
+        return Finding(WARN, "token", text) if found.presence is Presence.PRESENT else None
+    if found.presence is Presence.MISSING:
+        lost = row.state is DomainKeyState.CURRENT or found.materials > 0
+        text = f"{called} ({row.state}) is not in the token: {found.materials} key materials cannot be opened"
+        return Finding(FAIL if lost else WARN, "token", text)
+    return _proven(config, row, f"{called}: {row.state}, {found.materials} key materials")
+
+
+def _proven(config: Config, row: DomainKey, called: str) -> Finding:
+    try:
+        key_ceremony(config, row.token).prove(row.domain_key_id, row.binding_key)
+    except TokenError as exc:
+        return Finding(FAIL, "token", f"{called}; not proven: {exc}")
+    return Finding(OK, "token", f"{called}; the token enforces what it promises, by trial")
