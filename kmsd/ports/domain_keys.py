@@ -52,6 +52,8 @@ class DomainKeyWriter(DomainKeyReader, Protocol):
     async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:
         """Replace the wrapped form of a material that is still under `old`'s domain key (compare-and-swap).
 
+        Raises `StoreConflict` also if the new domain key is destroyed.
+
         `now` becomes `changed_at` of the old domain key with its last material.
         """
         ...

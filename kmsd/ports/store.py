@@ -1,10 +1,11 @@
-"""Port of the store: promises of reading and writing. The part about domain keys is in `kmsd.ports.domain_keys`."""
+"""Port of the store: promises of reading and writing. Parts of it are in `identities` and `domain_keys`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 from kmsd.ports.domain_keys import DomainKeyReader, DomainKeyWriter
+from kmsd.ports.identities import IdentityReader, IdentityWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from kmsd.domain.alias import Alias
     from kmsd.domain.grant import Grant
-    from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
     from kmsd.domain.key import Key
     from kmsd.domain.key_import import ImportedMaterial, WrappingKey
     from kmsd.domain.key_usage import KeyUse
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
 
 
-class Reader(DomainKeyReader, Protocol):
+class Reader(IdentityReader, DomainKeyReader, Protocol):
     """Read access to the store, for one request. Raises `StoreUnavailable` if the store cannot be read."""
 
     async def key(self, key_id: str) -> Key | None:
@@ -106,30 +106,6 @@ class Reader(DomainKeyReader, Protocol):
         """Return the time at which `job` is next due for any key."""
         ...
 
-    async def access_key(self, access_key_id: str) -> AccessKey | None:
-        """Return an access key with its user and the user's policies."""
-        ...
-
-    async def user(self, account: str, name: str) -> User | None:
-        """Return a user with its policies."""
-        ...
-
-    async def users(self) -> Sequence[User]:
-        """Return all users, sorted by account and name."""
-        ...
-
-    async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
-        """Return the access keys of a user."""
-        ...
-
-    async def role(self, account: str, name: str) -> Role | None:
-        """Return a role with its policies."""
-        ...
-
-    async def roles(self) -> Sequence[Role]:
-        """Return all roles, sorted by account and name."""
-        ...
-
     async def service_keys(self) -> Mapping[str, ServiceKey]:
         """Return the daemon's own token objects, by purpose."""
         ...
@@ -183,7 +159,7 @@ class Reader(DomainKeyReader, Protocol):
         ...
 
 
-class Transaction(Reader, DomainKeyWriter, Protocol):
+class Transaction(Reader, IdentityWriter, DomainKeyWriter, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
     Each change of a state names the old state and raises `StoreConflict` if the store holds another. Insertions and
@@ -193,50 +169,6 @@ class Transaction(Reader, DomainKeyWriter, Protocol):
     Transactions of all processes are serialised: rows that one has read cannot be changed by another before it ends. An
     adapter whose database does not lock on reading (READ COMMITTED) first locks the single writer's row.
     """
-
-    async def insert_account(self, account: str, now: datetime) -> None:
-        """Insert an account, unless it exists."""
-        ...
-
-    async def insert_user(self, user: User) -> None:
-        """Insert a user. Raises `StoreConflict` if the name is taken."""
-        ...
-
-    async def delete_user(self, account: str, name: str) -> None:
-        """Delete a user with its access keys and policies. Raises `StoreConflict` if there is none."""
-        ...
-
-    async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        """Replace the inline policies of a user. Raises `StoreConflict` if there is none."""
-        ...
-
-    async def insert_role(self, role: Role) -> None:
-        """Insert a role. Raises `StoreConflict` if the name is taken."""
-        ...
-
-    async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        """Replace the inline policies of a role. Raises `StoreConflict` if there is none."""
-        ...
-
-    async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
-        """Replace the trust policy of a role. Raises `StoreConflict` if there is none."""
-        ...
-
-    async def delete_role(self, account: str, name: str) -> None:
-        """Delete a role with its policies, which ends its sessions. Raises `StoreConflict` if there is none."""
-        ...
-
-    async def insert_access_key(self, access_key: AccessKey) -> None:
-        """Insert an access key. Raises `StoreConflict` if the id is taken."""
-        ...
-
-    async def set_access_key_status(self, access_key_id: str, status: AccessKeyStatus) -> None:
-        """Activate or disable an access key. Raises `StoreConflict` if there is none."""
-        ...
-
-    async def delete_access_key(self, access_key_id: str) -> None:
-        """Delete an access key. Raises `StoreConflict` if there is none."""
-        ...
 
     async def insert_token_object(self, token_object: TokenObject) -> None:
         """Insert the row of a token object: the intent. Raises `StoreConflict` if the id is known."""
@@ -271,7 +203,10 @@ class Transaction(Reader, DomainKeyWriter, Protocol):
         ...
 
     async def insert_material(self, key_id: str, material: Material) -> None:
-        """Insert a material of an existing key, with its wrapped form; the row of its object must exist."""
+        """Insert a material of an existing key, with its wrapped form; the row of its object must exist.
+
+        Raises `StoreConflict` if the domain key that wraps it is destroyed.
+        """
         ...
 
     async def delete_key(self, key_id: str) -> None:

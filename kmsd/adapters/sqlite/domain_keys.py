@@ -16,6 +16,8 @@ from kmsd.domain.material import TokenName, WrappedMaterial
 from kmsd.ports import StoreConflict
 
 _DOMAIN_KEY = "domain_key_id, token, state, binding_key, created_at, changed_at, missing"
+_NOT_DESTROYED = "EXISTS (SELECT 1 FROM domain_key WHERE domain_key_id = ?1 AND state <> 'destroyed')"
+"""Condition on the domain key of new wrapped material: it may have been destroyed since the material was wrapped."""
 
 
 def _domain_key(row: Row) -> DomainKey:
@@ -120,8 +122,8 @@ class DomainKeyStatements(DomainKeyQueries):
     async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:
         self._change(
             f"wrapped material {old.material_id.hex()}",
-            "UPDATE wrapped_material SET domain_key_id = ?, mechanism = ?, content = ?, mac = ? "
-            "WHERE material_id = ? AND domain_key_id = ? AND content = ?",
+            "UPDATE wrapped_material SET domain_key_id = ?1, mechanism = ?2, content = ?3, mac = ?4 "
+            f"WHERE material_id = ?5 AND domain_key_id = ?6 AND content = ?7 AND {_NOT_DESTROYED}",
             new.domain_key_id,
             new.mechanism,
             new.content,
@@ -143,9 +145,10 @@ class DomainKeyStatements(DomainKeyQueries):
             self._connection.execute("DELETE FROM deleted_material WHERE material_id = ?", (wrapped.material_id,))
         self._change(
             "wrapped material",
-            "INSERT INTO wrapped_material (material_id, domain_key_id, mechanism, content, mac) VALUES (?, ?, ?, ?, ?)",
-            wrapped.material_id,
+            "INSERT INTO wrapped_material (domain_key_id, material_id, mechanism, content, mac) "
+            f"SELECT ?1, ?2, ?3, ?4, ?5 WHERE {_NOT_DESTROYED}",
             wrapped.domain_key_id,
+            wrapped.material_id,
             wrapped.mechanism,
             wrapped.content,
             wrapped.mac,
