@@ -57,16 +57,19 @@ class WrapCalls(msgspec.Struct):
     async def _kinds(self, domain_key: DomainKey) -> WrappableKinds:
         """Return the result of the self-tests; the first call runs them."""
         name = domain_key.domain_key_id
+
+        def test(login: Login) -> WrappableKinds:
+            found = test_wrapping(login, domain_key, self.algorithms, offers)
+            # A token that went away fails every test without lacking anything.
+            self.link.verify_token(login)
+            return found
+
         if name not in self._tested:
             offers = (await self.keys.tested()).offers
             async with self._testing:
                 if name not in self._tested:
-                    self._tested[name] = await self.calls.on_thread(
-                        "test_wrapping",
-                        name,
-                        lambda login: test_wrapping(login, domain_key, self.algorithms, offers),
-                        deadline=self.settings.start_deadline,
-                    )
+                    deadline = self.settings.start_deadline
+                    self._tested[name] = await self.calls.on_thread("test_wrapping", name, test, deadline=deadline)
         return self._tested[name]
 
     async def _method(self, identity: MaterialIdentity, domain_key: DomainKey) -> WrapMethod:

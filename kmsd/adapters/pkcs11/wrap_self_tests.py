@@ -25,7 +25,7 @@ from kmsd.adapters.pkcs11.wrapped_templates import to_wrap
 from kmsd.adapters.pkcs11.wrapping import WrapMethod, anything
 from kmsd.domain.key_spec import HMAC_BITS, RSA_BITS, KeySpec, KeyUsage
 from kmsd.domain.material import Algorithm, MaterialIdentity
-from kmsd.ports import CustodyNotEnforced, TokenError
+from kmsd.ports import TokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -59,7 +59,12 @@ class WrappableKinds(msgspec.Struct, frozen=True):
 def test_wrapping(
     login: Login, domain_key: DomainKey, algorithms: Iterable[Algorithm], offers: Mapping[Kind, KeyOffer]
 ) -> WrappableKinds:
-    """Test every kind that the token offers. Raises `CustodyNotEnforced`, `NotFound` and errors of the session."""
+    """Test every kind that the token offers. Raises `CustodyNotEnforced`, `NotFound`, `TokenError` and `CkrError`.
+
+    A domain key that does not work lacks nothing: its error is raised.
+    """
+    name = domain_key.domain_key_id, domain_key.binding_key
+    login.connection.run(lambda session: login.wrapped.domain(session, *name))
     methods: dict[Kind, WrapMethod] = {}
     lacking: dict[Kind, str] = {}
     kinds = [_SYMMETRIC, *(kind for kind, offer in offers.items() if offer.algorithms)]
@@ -87,8 +92,6 @@ def _method(login: Login, domain_key: DomainKey, kind: Kind, use: str, algorithm
         method = WrapMethod(way, use)
         try:
             login.connection.run(lambda session, i=identity, m=method: _try(login, session, i, domain_key, m))  # type: ignore[misc]
-        except CustodyNotEnforced:
-            raise
         except (CkrError, TokenError) as error:
             if isinstance(error, CkrError) and error.error_class in (ErrorClass.SESSION, ErrorClass.PIN):
                 raise
