@@ -26,6 +26,7 @@ MODULES = {
     "access-key": "users",
     "role": "roles",
     "key": "keys",
+    "custody": "custody",
     "domain-key": "domain_keys",
     "explain": "explain",
     "jobs": "jobs",

@@ -253,6 +253,7 @@ def provisioned(
     workers: int = 1,
     extra: str = "",
     import_token: bool = False,
+    custody: str = "object",
     reach: Callable[[TokenPlace], TokenPlace] = lambda place: place,
 ) -> Iterator[Daemon]:
     """A daemon that is set up and not started; stopped, if it runs, at the end.
@@ -265,7 +266,9 @@ def provisioned(
             helper = stack.enter_context(nss(folder / "import-token"))
             extra = f"{extra}\n{import_section(folder, helper)}"
         port = free_port()
-        daemon = Daemon(folder, place, port, write_config(folder, place, port, workers=workers, extra=extra))
+        daemon = Daemon(
+            folder, place, port, write_config(folder, place, port, workers=workers, extra=extra, custody=custody)
+        )
         daemon.admin = credentials_of(daemon.cli("init", "--format", "json").stdout)
         try:
             yield daemon

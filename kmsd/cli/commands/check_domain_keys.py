@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from kmsd.app import Components, key_ceremony
-from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding
 from kmsd.cli.commands.domain_key_survey import Found, Presence, survey
 from kmsd.config.sections import Config
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
+from kmsd.domain.material import TokenName
 from kmsd.ports import TokenError
 
 
@@ -17,6 +18,25 @@ async def findings(config: Config, components: Components) -> AsyncIterator[Find
     for found in await survey(components):
         if found.presence is not Presence.AWAY and (finding := _finding(config, found)) is not None:
             yield finding
+    for name in sorted(components.tokens.wraps):
+        if name in components.tokens:
+            yield await _custody(components, name)
+
+
+async def _custody(components: Components, name: TokenName) -> Finding:
+    """Return whether a token can wrap new key material, and of which kinds."""
+    domain_key = await (await components.store.read()).current_domain_key(name)
+    if domain_key is None:
+        text = f"token {name} is to wrap new key material, and has no current domain key: kmsd domain-key create"
+        return Finding(FAIL, "token", text)
+    try:
+        lacking = await components.tokens[name].custody.unwrappable(domain_key)
+    except TokenError as exc:
+        return Finding(FAIL, "token", f"token {name} cannot wrap new key material: {exc}")
+    if not lacking:
+        return Finding(OK, "token", f"token {name} wraps new key material of every kind")
+    kinds = "; ".join(f"{spec} {usage} ({reason})" for (spec, usage), reason in lacking.items())
+    return Finding(NOTE, "token", f"token {name} wraps new key material; it makes objects of {kinds}")
 
 
 def _finding(config: Config, found: Found) -> Finding | None:

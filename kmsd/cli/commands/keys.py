@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -20,6 +21,7 @@ from kmsd.audit import KEY
 from kmsd.authz.lockout import default_key_policy
 from kmsd.cli.commands import key_documents
 from kmsd.cli.commands.check_policies import all_keys
+from kmsd.cli.commands.custody import custody_of
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import KMS, administrative_act, reading
 from kmsd.cli.commands.users import account_of, add_account
@@ -93,6 +95,7 @@ async def _described(reader: Reader, key: Key, now: datetime) -> Mapping[str, st
         "Usage": key.usage.value,
         "Algorithms": ", ".join(key.algorithms),
         "Origin": key.origin.value,
+        "Custody": _custody(key),
         "Created": _time(key.created_at),
         "Description": key.description or "-",
         "Aliases": ", ".join(await _aliases(reader, key, now)) or "-",
@@ -105,6 +108,12 @@ async def _described(reader: Reader, key: Key, now: datetime) -> Mapping[str, st
     if key.valid_to is not None:
         shown["Material expires"] = _time(key.valid_to)
     return shown
+
+
+def _custody(key: Key) -> str:
+    """Return where the materials of the key are kept."""
+    counts = Counter(custody_of(material) for material in key.materials.values())
+    return ", ".join(f"{number} {custody}" for custody, number in counts.items()) or "-"
 
 
 async def _aliases(reader: Reader, key: Key, now: datetime) -> list[str]:
