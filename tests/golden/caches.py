@@ -143,6 +143,22 @@ GROUPS = (
                 "contract/test_token_derived_keys.py",
             ),
             Cache(
+                "adapters/pkcs11/wrapped_keys:WrappedKeys",
+                "material id",
+                "the unwrapped key in the token, with the row that it is of; rows whose MAC was verified; domain keys",
+                "2048 keys, the least recently used; 4096 rows; domain keys: as many as there are",
+                "when another row is given, any process destroys the material, an hour has passed, the token has no "
+                "memory, or the login ends",
+                "contract/test_wrapped_material.py::test_held_keys_end",
+            ),
+            Cache(
+                "adapters/pkcs11/wrap_calls:WrapCalls._tested",
+                "domain key id",
+                "kinds of keys that the token wraps under it",
+                "one for each domain key",
+                "with the process, as all that the self-tests find",
+            ),
+            Cache(
                 "adapters/pkcs11/handle_cache:Handles",
                 "object id",
                 "the handle of a token object, and what is known of it",

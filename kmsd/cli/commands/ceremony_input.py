@@ -1,4 +1,4 @@
-"""What people type in a key ceremony: the security officer's PIN, and confirmation codes."""
+"""Input of people in a key ceremony: the security officer's PIN, and confirmation codes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from kmsd.errors import ServiceError
 from kmsd.exit_codes import WrongUsage
 
 OBJECT, WRAPPED = "object", "wrapped"
-"""As in kmsd.toml."""
+"""Custodies, by the words of kmsd.toml."""
 
 
 class _Immovable(Exception):
