@@ -29,6 +29,7 @@ class Function(IntEnum):
     CLOSE_ALL_SESSIONS = 14
     GET_SESSION_INFO = 15
     LOGIN = 18
+    LOGOUT = 19
     CREATE_OBJECT = 20
     COPY_OBJECT = 21
     DESTROY_OBJECT = 22
