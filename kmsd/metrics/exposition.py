@@ -155,6 +155,8 @@ def _token(page: Exposition, total: Aggregate) -> None:
     page.sample("kmsd_token_unwraps_total", "counter", "Unwrappings of key material.", total.counter("unwraps"))
     evictions = total.counter("evictions")
     page.sample("kmsd_token_evictions_total", "counter", "Unwrapped keys that gave way to others.", evictions)
+    tampered = total.counter("tampered")
+    page.sample("kmsd_wrapped_tampered_total", "counter", "Rows of wrapped material found changed.", tampered)
     made = total.gauge("session_objects")
     page.sample("kmsd_token_session_objects", "gauge", "Objects made in the token since the workers started.", made)
     reconnects = total.counter("token_reconnects")

@@ -39,7 +39,7 @@ PROBES = ("token", "store", "audit", "logs")
 REFUSALS = ("ConnectionLimit", "TlsHandshake")
 """Refusals by the transport without a response; all other refusals have an error name."""
 COUNTERS = (
-    *("starts", "audit_records", "audit_failures", "token_reconnects", "unwraps", "evictions"),
+    *("starts", "audit_records", "audit_failures", "token_reconnects", "unwraps", "evictions", "tampered"),
     *(f"{kind}:{cache}" for kind in ("hits", "misses") for cache in CACHES),
 )
 GAUGES = (

@@ -84,6 +84,7 @@ class MetricsPublisher:
         self.set("held_keys", found.held_keys)
         self.count("unwraps", found.unwraps)
         self.count("evictions", found.evictions)
+        self.count("tampered", found.tampered)
         self.set("session_objects", found.session_objects)
         self.count("token_reconnects", found.reconnects)
         self.count("hits:token_handle", found.handle_hits)

@@ -47,6 +47,8 @@ class TokenCounters(msgspec.Struct, frozen=True):
     """Unwrappings of wrapped material."""
     evictions: int = 0
     """Unwrapped keys that gave way to others."""
+    tampered: int = 0
+    """Uses of wrapped material whose row was found changed."""
     handle_hits: int = 0
     handle_misses: int = 0
     epoch: int = 0
@@ -74,5 +76,5 @@ def merged(found: Sequence[TokenCounters]) -> TokenCounters:
 
 _SUMMED = (
     *("sessions_in_use", "sessions_free", "waiting", "abandoned", "derived_keys", "derived_hits", "derived_misses"),
-    *("held_keys", "unwraps", "evictions", "handle_hits", "handle_misses", "reconnects"),
+    *("held_keys", "unwraps", "evictions", "tampered", "handle_hits", "handle_misses", "reconnects"),
 )

@@ -36,6 +36,7 @@ def _with_login(found: TokenCounters, login: Login) -> TokenCounters:
         held_keys=len(login.wrapped),
         unwraps=login.wrapped.misses,
         evictions=login.wrapped.evictions,
+        tampered=login.wrapped.tampered,
         derived_keys=len(login.derived),
         derived_hits=login.derived.hits,
         derived_misses=login.derived.misses,

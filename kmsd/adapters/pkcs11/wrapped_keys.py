@@ -91,6 +91,8 @@ class WrappedKeys(HeldObjects[HeldKey]):
         self._domains: dict[tuple[bytes, bytes], OpenDomainKey] = {}
         self._extras_refused = False
         self.evictions = 0
+        self.tampered = 0
+        """Rows that were found changed."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -249,6 +251,7 @@ class WrappedKeys(HeldObjects[HeldKey]):
     def _verify(self, session: Session, domain: OpenDomainKey, material: WrappedMaterial) -> None:
         if not compare_digest(self._mac(session, domain, material), material.mac):
             identity = material.identity
+            self.tampered += 1
             log.error("wrapped_material_tampered", key=identity.key_id, material=identity.material_id.hex())
             raise TamperedMaterial(f"the wrapped material of the key {identity.key_id} is not what was bound to it")
 
