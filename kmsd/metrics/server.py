@@ -24,6 +24,7 @@ from kmsd.adapters.sqlite import statistics
 from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.config.reload_verdict import Outcome
 from kmsd.config.sections import Config
+from kmsd.domain.domain_key import DomainKeyState
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, assess
 from kmsd.linux import boot_clock
@@ -134,7 +135,7 @@ def _database(page: Exposition, config: Config) -> None:
         "kmsd_wrapped_materials",
         "gauge",
         "Wrapped key materials, by the state of their domain key; retiring: still to be rewrapped.",
-        [({"domain_key": state}, number) for state, number in found.wrapped.items()],
+        [({"domain_key": state}, found.wrapped.get(state, 0)) for state in DomainKeyState],
     )
     objects = {"missing": 0, **found.objects}
     page.family(
