@@ -119,6 +119,7 @@ def test_other_files_are_refused() -> None:
         (spki(rsa.generate_private_key(65537, 2048)), "no RSA key of 3072 bits"),
         (spki(ec.generate_private_key(ec.SECP256R1())), "no RSA key of 3072 bits"),
     ],
+    ids=["none", "short", "ECC"],
 )
 def test_request_with_another_key(public_key: bytes, reason: str) -> None:
     """Is refused before anything is wrapped for it."""
