@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -14,11 +14,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from msgspec.structs import replace
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
+from kmsd.adapters.pkcs11.ceremony import NewDomainKey
+from kmsd.adapters.pkcs11.return_codes import Ckr
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
 from kmsd.domain.material import Algorithm, MaterialIdentity, TokenName, WrappedMaterial
-from kmsd.ports import MechanismMissing, NoSuchObject, NotAuthentic, TamperedMaterial
+from kmsd.ports import MechanismMissing, NoSuchObject, NotAuthentic, TamperedMaterial, TokenError
 from tests.support.key_kinds import kinds, oaep, verify
+from tests.support.shim import Function, Shim
 from tests.support.token_domain_keys import make_domain_keys
 from tests.support.tokens import TokenPlace
 
@@ -31,8 +34,12 @@ NEVER_WRAPPED = {KeySpec.ECC_NIST_EDWARDS25519}
 @pytest.fixture
 def domain_keys(softhsm_place: TokenPlace) -> list[DomainKey]:
     """Two domain keys in the token."""
+    return rows_of(make_domain_keys(softhsm_place, 2))
+
+
+def rows_of(made: Sequence[NewDomainKey]) -> list[DomainKey]:
+    """The rows of domain keys."""
     now = datetime.now(UTC)
-    made = make_domain_keys(softhsm_place, 2)
     return [
         DomainKey(one.domain_key_id, TokenName.MAIN, DomainKeyState.CURRENT, one.binding_key, now, now) for one in made
     ]
@@ -214,6 +221,24 @@ async def test_held_keys_end(softhsm_place: TokenPlace, domain_keys: list[Domain
     async with softhsm_place.open() as token:
         assert token.counters.held_keys == 0
         assert await token.mac(material, MacAlgorithm.HMAC_SHA_256, b"m") == mac
+
+
+@pytest.mark.parametrize("code", [Ckr.DEVICE_MEMORY, Ckr.HOST_MEMORY])
+async def test_a_token_without_memory(shim: Shim, shim_place: TokenPlace, code: Ckr) -> None:
+    """Half of the held keys give way, and the call goes on; if that does not help, it fails, and later ones work."""
+    domain_key = rows_of(make_domain_keys(shim_place, 1))[0]
+    async with shim_place.open(inline="never") as token:
+        materials = [await wrapping_of(token, domain_key, KeySpec.HMAC_256) for _ in range(8)]
+        token.invalidate(materials[0].material_id)
+        shim.fail(Function.UNWRAP_KEY, code, times=1)
+        assert len(await token.mac(materials[0], MacAlgorithm.HMAC_SHA_256, b"m")) == 32
+        assert (token.counters.held_keys, token.counters.evictions) == (4, 4)
+        token.invalidate(materials[1].material_id)
+        shim.fail(Function.UNWRAP_KEY, code, times=2)
+        with pytest.raises(TokenError):
+            await token.mac(materials[1], MacAlgorithm.HMAC_SHA_256, b"m")
+        for material in materials:
+            assert len(await token.mac(material, MacAlgorithm.HMAC_SHA_256, b"m")) == 32
 
 
 # --- rewrapping -------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, provisioned
+from tests.support.daemon import Daemon, further_section, provisioned
 from tests.support.key_ceremonies import act
 from tests.support.key_import import external_key, parameters
+from tests.support.tokens import another_softhsm
 
 MATERIAL = bytes(range(32))
 
@@ -106,3 +107,22 @@ def test_without_a_domain_key(objects: Daemon) -> None:
     assert kms.encrypt(KeyId=key_id, Plaintext=b"text")["CiphertextBlob"]
     assert "no current domain key" in daemon.cli("check", check=False).stdout.decode()
     assert "domain-key create" in moved(daemon, key_id)[key_id]
+
+
+def test_a_further_token_wraps(objects: Daemon) -> None:
+    """Custody is a setting of each token: the main one makes objects, and the other one wraps what it serves."""
+    daemon = objects
+    second = another_softhsm(daemon.place, "second")
+    section = further_section(daemon.folder, second, "second", ["HMAC_256"])
+    daemon.config.write_text(f'{daemon.config.read_text()}\n{section}custody = "wrapped"\n')
+    act(daemon, "create", "--token", "second")
+    daemon.start()
+    kms = daemon.client()
+    symmetric, mac_key = create(kms), create(kms, KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")
+    assert (custody_of(daemon, symmetric), custody_of(daemon, mac_key)) == ("1 object", "1 wrapped")
+    wanted = {"KeyId": mac_key, "Message": b"message", "MacAlgorithm": "HMAC_SHA_256"}
+    mac = kms.generate_mac(**wanted)["Mac"]
+    daemon.stop()
+    daemon.start()
+    assert daemon.client().verify_mac(**wanted, Mac=mac)["MacValid"]
+    assert "token second wraps new key material" in daemon.cli("check").stdout.decode()
