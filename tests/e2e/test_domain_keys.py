@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -15,7 +13,7 @@ import pytest
 
 from kmsd.exit_codes import EXIT_DATA, EXIT_INTERRUPTED, EXIT_NOT_FOUND, EXIT_PIN_REFUSED, EXIT_USAGE
 from tests.support.daemon import Daemon, further_section, provisioned
-from tests.support.key_ceremonies import accepting, act, listed, so_pin_file, transfer_code
+from tests.support.key_ceremonies import accepting, act, listed, so_pin_file, terminal, transfer_code
 from tests.support.token_domain_keys import as_user, make_domain_key
 from tests.support.tokens import PIN, SO_PIN, SOFTHSM, TokenPlace, another_softhsm
 
@@ -140,38 +138,12 @@ def test_wrong_command_lines(here: Daemon) -> None:
 
 def test_the_terminal_asks_for_the_pin(here: Daemon) -> None:
     """And shows nothing of what is typed."""
-    process, master = on_terminal(here, "domain-key", "create")
-    shown = read_until(master, b"SO PIN")
-    os.write(master, f"{SO_PIN}\n".encode())
-    shown += read_until(master, b": current")
-    assert process.wait(60) == 0
-    assert SO_PIN.encode() not in shown
-    os.close(master)
-
-
-ON_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
-"""Makes standard input the terminal of the process: getpass opens /dev/tty."""
-
-
-def on_terminal(daemon: Daemon, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
-    """A command with a terminal of its own, and the terminal's other end."""
-    master, slave = pty.openpty()
-    command = [sys.executable, "-m", "kmsd", "--config", str(daemon.config), *arguments]
-    process = subprocess.Popen(
-        [sys.executable, "-c", ON_TERMINAL, *command], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-    )
-    os.close(slave)
-    return process, master
-
-
-def read_until(master: int, text: bytes) -> bytes:
-    """What the terminal shows, up to this text."""
-    shown = b""
-    while text not in shown:
-        shown += os.read(master, 4096)
-    return shown
+    with terminal([sys.executable, "-m", "kmsd", "--config", str(here.config), "domain-key", "create"]) as shown:
+        shown.expect("SO PIN")
+        shown.type(SO_PIN)
+        shown.expect(": current")
+        assert shown.process.wait(60) == 0
+    assert SO_PIN not in shown.text
 
 
 # --- a second token ---------------------------------------------------------------------------------

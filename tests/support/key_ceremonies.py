@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,3 +91,73 @@ def transfer_code(printed: bytes) -> str:
     found = re.search(rb"Confirmation code of the transfer: ([0-9A-Z-]{24})\n", printed)
     assert found is not None, printed
     return found[1].decode()
+
+
+ON_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Makes standard input the terminal of the process: getpass opens /dev/tty."""
+
+
+class Terminal:
+    """A process on a terminal of its own."""
+
+    def __init__(self, command: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None) -> None:
+        self._master, slave = pty.openpty()
+        wrapped = [sys.executable, "-c", ON_TERMINAL, *command]
+        self.process = subprocess.Popen(
+            wrapped, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=cwd, env=env
+        )
+        os.close(slave)
+        self.text = ""
+        """What it has shown."""
+        self._seen = 0
+
+    def _read(self) -> bool:
+        """Read what it shows next; False at its end."""
+        if not select.select([self._master], [], [], 0.1)[0]:
+            return True
+        try:
+            found = os.read(self._master, 4096)
+        except OSError:  # the other end is closed
+            return False
+        self.text += found.decode().replace("\r\n", "\n")
+        return bool(found)
+
+    def expect(self, text: str, seconds: float = 60) -> str:
+        """Wait until it shows a text after the one that was expected last. What it showed before that."""
+        end = time.monotonic() + seconds
+        while text not in self.text[self._seen :]:
+            assert self._read(), self.text
+            assert time.monotonic() < end, self.text
+        before = self.text[self._seen :].partition(text)[0]
+        self._seen += len(before) + len(text)
+        return before
+
+    def type(self, line: str) -> None:
+        """Type a line."""
+        os.write(self._master, f"{line}\n".encode())
+
+    def end(self) -> int:
+        """Wait until it ends; its exit status."""
+        while self._read():
+            pass
+        return self.process.wait(60)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@contextmanager
+def terminal(
+    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Terminal]:
+    """A process on a terminal, ended at the end of the block."""
+    found = Terminal(command, cwd, env)
+    try:
+        yield found
+    finally:
+        found.close()
