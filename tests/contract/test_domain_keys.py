@@ -191,6 +191,7 @@ def test_nss_is_refused(nss_place: TokenPlace) -> None:
     for name in (
         "wrapped under an untrusted AES key",
         "unwrapped as a readable key",
+        "unwrapped in pieces",
         "generates a key with CKA_TRUSTED",
     ):
         assert name in str(caught.value)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.binding_key import CMAC
-from kmsd.adapters.pkcs11.cryptoki_types import CkGcmParams, buffer_of, flag
+from kmsd.adapters.pkcs11.cryptoki_types import CkGcmParams, WrapMechanism, buffer_of, flag
 from kmsd.adapters.pkcs11.domain_key_profile import DOMAIN_KEY, DOMAIN_KEY_BYTES, UNWRAP_TEMPLATE
 from kmsd.adapters.pkcs11.key_pairs import WRAPPING_PUBLIC
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kmsd.adapters.pkcs11.cryptoki import RawModule
-    from kmsd.adapters.pkcs11.cryptoki_types import Value, WrapMechanism
+    from kmsd.adapters.pkcs11.cryptoki_types import Value
 
 A = Attribute
 _AES_KEY_GEN, _AES_ECB, _AES_GCM = (int(one) for one in (Mechanism.AES_KEY_GEN, Mechanism.AES_ECB, Mechanism.AES_GCM))
-_OAEP = RSA_STEP[TRANSPORT]
+_HMAC = int(Mechanism.SHA256_HMAC)
+_OAEP, _ECB = RSA_STEP[TRANSPORT], WrapMechanism(_AES_ECB)
 _NOT_OF_THE_CALL = frozenset({ErrorClass.SESSION, ErrorClass.LOGIN, ErrorClass.PIN})
 _TEXT = bytes(16)
 _GCM_BYTES = 32
@@ -84,6 +85,7 @@ class _Proof:
             self.faults.append("an unwrapped key is not the one that was wrapped")
         self._check_wrapping(material, ordinary, untrusted)
         self._check_unwrapping(wrapped)
+        self._check_pieces(wrapped)
         self._check_trust(material, wrapped)
         self._check_domain_key(untrusted)
 
@@ -132,6 +134,26 @@ class _Proof:
             made = self._made_or_none(lambda template=template: self._unwrap(wrapped, template))  # type: ignore[misc]
             if made is not None and not self._is_guarded(made):
                 self.faults.append(f"a wrapped key is unwrapped {name}")
+
+    def _check_pieces(self, wrapped: bytes) -> None:
+        """A wrapped key is unwrapped as a whole: the value of a piece of one byte is found by trying 256 keys.
+
+        NSS 3.87 cuts a value to CKA_VALUE_LEN.
+        """
+        template: dict[int, Value] = {**_held_template(), A.KEY_TYPE: int(KeyType.GENERIC_SECRET)}
+        piece = self._made_or_none(lambda: self._unwrap(wrapped, {**template, A.VALUE_LEN: 1}))
+        if piece is not None and not self._works(lambda: self._require_equal(piece, self._unwrap(wrapped, template))):
+            self.faults.append("a wrapped key is unwrapped in pieces")
+        self._refused(
+            "a key is unwrapped by ECB",
+            lambda: self._kept(self.raw.unwrap(self.session, _ECB, self.domain_key, bytes(16), _held_template())),
+        )
+
+    def _require_equal(self, one: int, other: int) -> None:
+        """Raise `CkrError` unless both secrets have the same value."""
+        macs = {self.raw.sign(self.session, key, _HMAC, _TEXT) for key in (one, other)}
+        if len(macs) != 1:
+            raise CkrError(Ckr.KEY_SIZE_RANGE, "CKA_VALUE_LEN")
 
     def _is_guarded(self, handle: int) -> bool:
         """True if the object shows all of CKA_UNWRAP_TEMPLATE, and not its value."""
