@@ -25,6 +25,7 @@ RELEASE = {
     **dict.fromkeys(("KMSD_TEST_EVERY_CALL", "KMSD_TEST_EVERY_CODE", "KMSD_TEST_EVERY_CUT"), "1"),
     **dict.fromkeys(("KMSD_TEST_LEVELS", "KMSD_TEST_WHEEL"), "1"),
     "KMSD_TEST_KILLS": "100",
+    "KMSD_TEST_LOGIN_KILLS": "300",
     "KMSD_AUDIT_KILLS": "100",
     "KMSD_BACKUP_KILLS": "24",
     "KMSD_RESTORE_KILLS": "15",

@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 from kmsd.adapters.audit_trail.format import COPIES, files_of
+from kmsd.adapters.pkcs11 import softhsm_token_copy
+from kmsd.adapters.pkcs11.softhsm_token_object import Damaged, UnknownFormat, parse
 from kmsd.backup.archive import Writer
 from kmsd.cloudwatch_logs.segments import files as segments
 from kmsd.cloudwatch_logs.segments.store import RESULTS
 from kmsd.linux.byte_locks import flock
 
 TRIES = 5
+_PAUSE_SECONDS = 0.1
 _WINDOW = 1024 * 1024
 
 
@@ -127,12 +131,36 @@ def _whole_lines(file: BinaryIO) -> int:
 def add_token(writer: Writer, folder: Path) -> None:
     """Add the files of one token. Each is copied under the lock that SoftHSM2 takes to write it. Raises OSError."""
     for path in sorted(folder.iterdir()):
-        # SoftHSM2 recreates missing lock files. An object destroyed in the meantime must stay destroyed.
-        if path.suffix != ".lock" and path.is_file():
+        # SoftHSM2 recreates missing lock files. An object destroyed in the meantime must stay destroyed. The first
+        # login to the restored token makes another copy of token.object.
+        is_own = path.suffix != ".lock" and not path.name.startswith(softhsm_token_copy.COMPANIONS)
+        if is_own and path.is_file():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 _lock(file)
+                if path.name == softhsm_token_copy.NAME:
+                    _await_whole(file, path)
                 if not writer.add(f"token/{folder.name}/{path.name}", file, os.fstat(file.fileno()).st_size):
                     raise FileChanged(f"{path} changed while it was copied")
+
+
+def _await_whole(file: BinaryIO, path: Path) -> None:
+    """Wait until token.object is whole: at a login, SoftHSM2 releases its lock just before it writes.
+
+    Raises `FileChanged`: without this file the others are of no use.
+    """
+    for _ in range(TRIES):
+        file.seek(0)
+        try:
+            parse(file.read())
+        except Damaged:
+            time.sleep(_PAUSE_SECONDS)
+        except UnknownFormat:
+            break
+        else:
+            break
+    else:
+        raise FileChanged(f"{path} is damaged")
+    file.seek(0)
 
 
 def _lock(file: BinaryIO) -> None:

@@ -44,7 +44,8 @@ class TokenConfig(_Section, frozen=True):
     on the event loop, others on threads. A call that hangs on the event loop costs a restart of the worker. `never`
     runs all calls on threads, at about 80 microseconds each."""
     dir_sync: Path | None = None
-    """A folder to sync before a new key is acknowledged; SoftHSM never syncs its own (its directories.tokendir)."""
+    """A folder to sync before a new key is acknowledged; SoftHSM never syncs its own (its directories.tokendir). A copy
+    of each SoftHSM token's own file is kept there, and restored if an interrupted login has damaged the file."""
     custody: Literal["object", "wrapped"] = "object"
     """Custody of new key material. `object`: as objects in the token. `wrapped`: in the database, wrapped under a
     domain key of the token (docs/custody.md). Existing material stays as it is."""

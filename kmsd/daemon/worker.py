@@ -112,7 +112,7 @@ async def _wait_for_signal(ready: int) -> None:
 def _defer_termination() -> None:
     """Let a call into the token finish before a termination signal ends this process during its start.
 
-    SoftHSM truncates and rewrites its token's file at each login: a process that ends in between destroys the token.
+    SoftHSM truncates and rewrites its token's file at each login: a process that ends in between leaves it empty.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     cancelled = False

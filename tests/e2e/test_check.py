@@ -17,10 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from kmsd.adapters.pkcs11.softhsm_token_copy import COPY
 from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, WARN, Finding, as_json, as_text, status_of
 from kmsd.cli.commands.check_host import against_rtc
 from tests.support.clients import ACCOUNT
 from tests.support.daemon import Daemon, provisioned
+from tests.support.softhsm_files import token_object
 
 EVERYBODY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}'
 
@@ -123,6 +125,29 @@ def test_owners(own: Daemon) -> None:
     assert line.startswith("FAIL not root's, as ")
     assert str(path) in line
     path.unlink()
+
+
+def test_the_copy_of_softhsms_own_file(tmp_path: Path) -> None:
+    """Missing, of another PIN, damaged with the file and without it: each in a line with the file's path."""
+    with provisioned(tmp_path) as daemon:
+        own = token_object(daemon.place)
+        copy, whole = own.with_name(COPY), own.read_bytes()
+        another = whole[:-1] + bytes([whole[-1] ^ 1])
+        assert bad(daemon) == []
+        for of_copy, of_own, says in (
+            (None, whole, "warn {} has no copy"),
+            (another, whole, "warn {} is not what its copy says"),
+            (whole, b"", "warn {} is damaged: the next login restores it"),
+            (b"", whole, "warn {} has no copy"),
+            (b"", b"", "FAIL {} is damaged and has no copy"),
+        ):
+            copy.unlink(missing_ok=True) if of_copy is None else copy.write_bytes(of_copy)
+            own.write_bytes(of_own)
+            (line,) = bad(daemon)
+            assert line.startswith(says.format(own))
+        own.write_bytes(whole)
+        daemon.cli("check")
+        assert bad(daemon) == []
 
 
 def test_policies(own: Daemon, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def load_of(daemon: Daemon, requests: list[bytes]) -> Load:
     return Load(Plan(daemon.endpoint, requests[0], 8, 120, others=tuple(requests[1:]), keep=50))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_worker_is_replaced_under_load(daemon: Daemon) -> None:
     """Both, one after the other, and no request fails; the jobs go on in a worker that is there."""
@@ -78,6 +79,7 @@ def test_each_worker_is_replaced_under_load(daemon: Daemon) -> None:
     daemon.cli("audit", "verify")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_worker_goes_on_until_another_has_started(daemon: Daemon) -> None:
     """No worker starts without its PIN. One that asked goes on, and is replaced once another can start."""

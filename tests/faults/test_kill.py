@@ -34,8 +34,7 @@ log = logging.getLogger(__name__)
 def start_all(daemon: Daemon) -> float:
     """Start, and wait for every worker; seconds until the first one answered.
 
-    SoftHSM writes its token.object anew at each login, in place: a kill at that moment costs the whole token, which is
-    that stand-in's weakness and not what is tested here.
+    Kills during a login are the subject of tests/faults/test_login_cuts.py.
     """
     written = daemon.log()
     begun, before = time.monotonic(), written.count('"event": "ready"')

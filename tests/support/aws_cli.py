@@ -59,8 +59,7 @@ def aws(daemon: Daemon, *arguments: str, ok: bool = True) -> Any:
 def start_all(daemon: Daemon) -> None:
     """Start, and wait for every worker.
 
-    SoftHSM writes its token.object anew at each login, in place: a kill at that moment costs the whole token, and that
-    is not what is tested here.
+    Kills during a login are the subject of tests/faults/test_login_cuts.py.
     """
     before = daemon.log().count('"event": "ready"')
     daemon.start()

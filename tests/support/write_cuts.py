@@ -62,6 +62,7 @@ CALL(int, fsync, (int fd), (fd), concerns(fd), )
 CALL(int, fdatasync, (int fd), (fd), concerns(fd), )
 CALL(int, unlink, (const char *path), (path), concerns_path(path), )
 CALL(int, link, (const char *path, const char *other), (path, other), concerns_path(path), )
+CALL(int, rename, (const char *path, const char *other), (path, other), concerns_path(path), )
 """
 
 

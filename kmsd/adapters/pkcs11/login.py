@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11 import refused_pin
+from kmsd.adapters.pkcs11 import refused_pin, softhsm_token_copy
 from kmsd.adapters.pkcs11.aead import Sealing
 from kmsd.adapters.pkcs11.handle_cache import NotFound
 from kmsd.adapters.pkcs11.held_objects import ObjectSession
@@ -23,6 +23,7 @@ from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, name_of
 from kmsd.adapters.pkcs11.roles import role_of
 from kmsd.adapters.pkcs11.session_pool import Session, SessionPool, serial_of
 from kmsd.adapters.pkcs11.softhsm_generation import SoftHsmGeneration
+from kmsd.adapters.pkcs11.softhsm_token_copy import Identity, TokenCopy
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import SEALING
 from kmsd.adapters.pkcs11.wrapped_keys import WrappedKeys
@@ -162,13 +163,15 @@ def start(
 
     Runs in one process at a time, with retries: SoftHSM rewrites its token object at each login, and a tenth of
     parallel starts fail. A token that was missed is found only after C_Finalize and C_Initialize. The PIN is offered
-    once: a refusal ends the attempts.
+    once: a refusal ends the attempts. A damaged token object is restored before each attempt.
     """
     end = time.monotonic() + settings.start_deadline
     last: Exception = TokenUnavailable("the token was not tried")
+    identity = Identity(settings.label, settings.serial, settings.slot)
     with start_lock(settings.start_lock, settings.start_deadline):
         for attempt in range(1, tries + 1):
             try:
+                softhsm_token_copy.restore(settings.token_dir_sync, identity)
                 if void is not None:
                     module.restart(void)
                 module.ensure_initialized()
@@ -193,6 +196,8 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
     token = module.find_token(settings)
     serial = serial_of(token)
     refused_pin.check(settings.refused_pin, serial, settings.pin)
+    copy = TokenCopy(token.manufacturer_id, serial, settings.token_dir_sync)
+    copy.before_login()
     try:
         connection = SessionPool(module, token, settings.pin)
     except CkrError as error:
@@ -204,6 +209,7 @@ def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float])
         refused_pin.clear(settings.refused_pin)
     try:
         _sync_token_folder(settings)
+        copy.after_login()
         return _build(connection, settings, clock)
     except BaseException:
         connection.discard()
@@ -226,7 +232,7 @@ def _record_refusal(settings: TokenSettings, serial: str, error: CkrError) -> st
 def _sync_token_folder(settings: TokenSettings) -> None:
     """Sync the token folder after login.
 
-    SoftHSM truncates and rewrites its token object at login; a power loss before that is on disk destroys the token.
+    SoftHSM truncates and rewrites its token object at login; a power loss before that is on disk leaves it empty.
     """
     try:
         sync_folder(settings.token_dir_sync)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from kmsd.linux.files import sync_folder
+from kmsd.linux.files import replace_file
 from kmsd.ports import PinRefused
 
 _SCRYPT_N = 2**14
@@ -58,14 +57,7 @@ def record(path: Path | None, serial: str, pin: bytes, reason: str) -> None:
         return
     salt = secrets.token_bytes(16)
     refusal = PinRefusal(serial, salt, _digest(pin, salt), datetime.now(UTC), reason)
-    new = path.with_name(f"{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(refusal))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
+    replace_file(path, msgspec.json.encode(refusal))
 
 
 def clear(path: Path | None) -> bool:

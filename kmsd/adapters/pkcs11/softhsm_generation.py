@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from kmsd.adapters.pkcs11.softhsm import is_softhsm
+from kmsd.adapters.pkcs11.softhsm import is_softhsm, token_folders
 
 log = structlog.get_logger(__name__)
 _LENGTH = 8
@@ -28,9 +28,9 @@ class SoftHsmGeneration:
         self._file: Path | None = None
         if folder is None or not is_softhsm(manufacturer):
             return
-        own = [path for path in folder.glob("*/generation") if path.parent.name.replace("-", "").endswith(serial)]
+        own = token_folders(folder, serial)
         if len(own) == 1:
-            self._file = own[0]
+            self._file = own[0] / "generation"
         else:
             log.warning("token_generation_unknown", folder=str(folder), found=len(own))
 

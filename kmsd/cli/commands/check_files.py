@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.adapters.pkcs11 import softhsm_token_copy
+from kmsd.adapters.pkcs11.softhsm_token_copy import CopyState, Identity
+from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding, Severity
 from kmsd.cli.data_owner import name_of
-from kmsd.config.sections import Config
+from kmsd.config.sections import Config, TokenConfig
 from kmsd.config.settings import Credential
 
 TOPIC = "files"
 _MAX_LISTED = 5
 """Files listed by name when many have the same fault."""
+_COPIES: Mapping[CopyState, tuple[Severity, str]] = {
+    CopyState.KEPT: (OK, "has a copy"),
+    CopyState.MISSING: (WARN, "has no copy: the next login makes one"),
+    CopyState.STALE: (WARN, "is not what its copy says, as after a change of the PIN: the next login renews the copy"),
+    CopyState.RESTORABLE: (WARN, "is damaged: the next login restores it from its copy"),
+    CopyState.LOST: (FAIL, "is damaged and has no copy: its keys are lost without a backup"),
+}
+"""Findings on SoftHSM2's token.object."""
 
 
 def findings(config: Config, path: Path) -> Iterator[Finding]:
@@ -27,6 +37,9 @@ def findings(config: Config, path: Path) -> Iterator[Finding]:
     for own in (config.data_dir, config.database, config.audit_dir):
         yield _own(own)
     yield from _owners(config)
+    for token in (config.token, *config.other_tokens.values()):
+        if token.dir_sync is not None:
+            yield from _token_objects(token, token.dir_sync)
 
 
 def _configuration(path: Path) -> Finding:
@@ -98,3 +111,14 @@ def _owners(config: Config) -> Iterator[Finding]:
         yield Finding(FAIL, TOPIC, f"not {name}'s, as {config.data_dir} is: {shown}")
     else:
         yield Finding(OK, TOPIC, f"all data belongs to {name}")
+
+
+def _token_objects(token: TokenConfig, root: Path) -> Iterator[Finding]:
+    """Check the copies of SoftHSM2's token.object. Other tokens have none below `root`."""
+    identity = Identity(token.label or None, token.serial or None, token.slot)
+    try:
+        for folder, state in softhsm_token_copy.states(root, identity):
+            severity, text = _COPIES[state]
+            yield Finding(severity, TOPIC, f"{folder / softhsm_token_copy.NAME} {text}")
+    except OSError as exc:
+        yield Finding(FAIL, TOPIC, f"{root} cannot be read: {exc.strerror}")
