@@ -20,6 +20,7 @@ from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError
 from kmsd.domain.material import Algorithm
 from kmsd.ports import CustodyNotEnforced, PinRefused, TokenError
 from tests.support.shim import Function, Shim
+from tests.support.softhsm_files import token_object
 from tests.support.token_domain_keys import as_user, is_on_disk, make_domain_key, make_domain_keys, make_unenforced
 from tests.support.tokens import TokenPlace, available, nss
 
@@ -248,3 +249,12 @@ def test_binding_key_of_another_length(softhsm_place: TokenPlace) -> None:
         prove_domain_key(softhsm_place.settings(), made.domain_key_id, bytes(32))
     with pytest.raises(TokenError, match="no objects with the id"):
         prove_domain_key(softhsm_place.settings(), ID, made.binding_key)
+
+
+async def test_a_ceremony_cannot_lose_the_token(softhsm_place: TokenPlace) -> None:
+    """Each login of SoftHSM2 rewrites the file that opens all objects. The ceremony's are covered by its copy, too."""
+    make_domain_key(softhsm_place)
+    token_object(softhsm_place).write_bytes(b"")
+    make_domain_key(softhsm_place)
+    async with softhsm_place.open() as token:
+        assert len(await token.list_objects()) == 2

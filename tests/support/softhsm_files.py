@@ -18,4 +18,4 @@ def token_object(place: TokenPlace) -> Path:
 async def change_pin(place: TokenPlace, new: bytes) -> None:
     """As a program does that is not kmsd: C_SetPIN, by the user."""
     async with place.open(token_dir_sync=None) as token:
-        token._link.require().derive_session.binding.set_pin(place.pin.decode(), new.decode())
+        token._link.require().owner.session.binding.set_pin(place.pin.decode(), new.decode())

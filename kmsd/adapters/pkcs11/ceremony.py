@@ -19,13 +19,14 @@ import msgspec
 from pkcs11 import Attribute, Mechanism
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11 import refused_pin
+from kmsd.adapters.pkcs11 import refused_pin, softhsm_token_copy
 from kmsd.adapters.pkcs11.binding_key import CMAC, make_binding_key, open_binding_key
 from kmsd.adapters.pkcs11.domain_key_profile import draft_template, lasting_template
 from kmsd.adapters.pkcs11.domain_key_proof import prove_enforcement
 from kmsd.adapters.pkcs11.module import Module, start_lock
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass, name_of, of_binding, port_error
 from kmsd.adapters.pkcs11.session_pool import serial_of
+from kmsd.adapters.pkcs11.softhsm_token_copy import Identity, TokenCopy
 from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.ports import PinRefused, TokenError
@@ -106,6 +107,8 @@ def translated() -> Iterator[None]:
 def _session(module: Module, settings: TokenSettings) -> Iterator[Ceremony]:
     try:
         with start_lock(settings.start_lock, settings.start_deadline):
+            identity = Identity(settings.label, settings.serial, settings.slot)
+            softhsm_token_copy.restore(settings.token_dir_sync, identity)
             module.ensure_initialized()
             token = module.find_token(settings)
             session = token.open(rw=True)
@@ -129,6 +132,7 @@ class Ceremony:
         self.raw = module.raw
         self.session: int = session.handle  # type: ignore[attr-defined]  # the binding's stubs omit it
         self.serial = serial_of(token)
+        self._copy = TokenCopy(token.manufacturer_id, self.serial, settings.token_dir_sync)
         self._slot: int = token.slot.slot_id
         self._module = module
         self._settings = settings
@@ -143,6 +147,7 @@ class Ceremony:
         """Log the security officer in, in one attempt. The caller holds the start lock. Raises `PinRefused`."""
         # The user's turn comes later. A PIN that the token has refused before must not end the ceremony half-way.
         refused_pin.check(self._settings.refused_pin, self.serial, self._settings.pin)
+        self._copy.before_login()
         try:
             self.raw.administration.login_security_officer(self.session, so_pin)
         except CkrError as error:
@@ -154,6 +159,7 @@ class Ceremony:
                 f"the token refused the security officer's PIN ({error}); it is not offered again"
             ) from error
         sync_folder(self._settings.token_dir_sync)
+        self._copy.after_login()
 
     def make_drafts(self, count: int) -> dict[bytes, int]:
         """Generate domain keys as session objects of the security officer. Return their handles by new ids."""
@@ -193,6 +199,7 @@ class Ceremony:
     def login_user(self) -> None:
         """Log the user in, unless the process is, in one attempt. Raises `PinRefused`."""
         settings = self._settings
+        self._copy.before_login()
         try:
             self._module.login(self.session, self._slot, settings.pin)
         except CkrError as error:
@@ -205,6 +212,7 @@ class Ceremony:
             raise PinRefused(f"{error}; it is not offered again") from error
         with suppress(OSError):  # the token accepted the PIN: the file is about another PIN or token
             refused_pin.clear(settings.refused_pin)
+        self._copy.after_login()
 
     def prove(self, domain_key: NewDomainKey) -> None:
         """Prove a domain key that is in the token, and open its binding key. Raises as `prove_domain_key`."""
