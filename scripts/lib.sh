@@ -27,6 +27,16 @@ need_by_hand() {
     say "this is not Debian: make sure that you have what these Debian packages hold: $*"
 }
 
+# PostgreSQL's programs, without the server that Debian's package starts unless it is told not to.
+need_postgres() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+    need_packages postgresql-common
+    local as_root=() settings=/etc/postgresql-common/createcluster.conf
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+    printf 'create_main_cluster = false\n' | "${as_root[@]}" tee -a "$settings" >/dev/null
+    need_packages postgresql
+}
+
 # The interpreter: $PYTHON if given, else the system's (built with profile-guided optimisation), else the first in PATH.
 find_python() {
     local candidate

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
-from kmsd.adapters.sqlite import row_mapping
+from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.authz.lockout import default_key_policy
 from kmsd.custody import key_material

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from kmsd.adapters.postgres import connection as postgres_connection
+from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.ports import Store
+from tests.support.postgres import cluster
 
 Pair = tuple[Store, Store]
 
@@ -23,5 +26,20 @@ async def sqlite(folder: Path) -> AsyncIterator[Pair]:
         await store.close()
 
 
-STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Pair]]] = {"sqlite": sqlite}
+@asynccontextmanager
+async def postgres(folder: Path) -> AsyncIterator[Pair]:
+    """A fresh database of a real server."""
+    del folder
+    url = cluster().database()
+    await postgres_connection.create(url)
+    opened = await PostgresStore.open(url), await PostgresStore.open(url)
+    yield opened
+    for store in opened:
+        await store.close()
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Pair]]] = {
+    "sqlite": sqlite,
+    "postgres": postgres,
+}
 """A new adapter is added here, and passes every test that asks for `stores`."""

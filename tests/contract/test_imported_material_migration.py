@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kmsd.adapters.sql.row_mapping import micros
 from kmsd.adapters.sqlite import connection
-from kmsd.adapters.sqlite.row_mapping import micros
 from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState
 from kmsd.domain.material import Algorithm

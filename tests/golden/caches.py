@@ -45,7 +45,7 @@ GROUPS = (
         "asks SQLite whether anything was committed, and drops what the table `change` names.",
         (
             Cache(
-                "adapters/sqlite/cached_reader:CachedReader",
+                "adapters/sql/cached_reader:CachedReader",
                 "id or name of the row",
                 "keys, grants, tags, aliases, access keys, roles, service keys, log groups, log streams",
                 "20 000 of each kind, the oldest first",
@@ -267,6 +267,7 @@ GROUPS = (
             Cache("wire/protocols/json:_plan", "a shape", "its decoder and checks", "all shapes", "never"),
             Cache("wire/protocols/json:members", "a shape", "its members", "all shapes", "never"),
             Cache("wire/protocols/json:_drop_empty", "a shape", "how empty members are dropped", "all shapes", "never"),
+            Cache("adapters/postgres/access:numbered", "a statement", "the same with `$1` for `?`", "1024", VALUE),
             Cache("adapters/pkcs11/cryptoki_types:_attributes", "a length", "a C type", "256", VALUE),
             Cache("adapters/pkcs11/cryptoki_types:_bytes", "a length", "a C type", "256", VALUE),
             Cache(

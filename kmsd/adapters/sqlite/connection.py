@@ -17,7 +17,7 @@ APPLICATION_ID = 0x6B6D7364
 """`kmsd` in ASCII, stored in the file's header: no other program's database is taken for kmsd's."""
 
 CACHE_KIB = 512
-"""KiB of page cache per connection. `kmsd.adapters.sqlite.cached_reader` caches decoded rows, and the kernel caches the
+"""KiB of page cache per connection. `kmsd.adapters.sql.cached_reader` caches decoded rows, and the kernel caches the
 file: SQLite's default of 2 MiB for each connection of each process would only cost memory."""
 
 MAX_SESSION = timedelta(hours=36)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from kmsd.adapters.sql import row_mapping
+from kmsd.adapters.sql.reader import CLOCK_READING, DUE
 from kmsd.adapters.sqlite import connection as connections
-from kmsd.adapters.sqlite import row_mapping
 from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.reader import CLOCK_READING, DUE
 from kmsd.domain.trusted_time import ClockSample
 
 _KEYS = """

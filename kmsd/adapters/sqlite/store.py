@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.adapters.sqlite import connection as connections
-from kmsd.adapters.sqlite.cached_reader import CachedReader
+from kmsd.adapters.sqlite.access import SqliteAccess
+from kmsd.adapters.sqlite.cached_reader import SqliteCachedReader
 from kmsd.adapters.sqlite.change_detector import ChangeDetector
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
-from kmsd.adapters.sqlite.transaction import SqliteTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreUnfit
 
@@ -31,6 +32,10 @@ PROBE_SECONDS = 1.0
 """Seconds for which a successful `check` is cached: health probes must not keep the disk busy."""
 
 _Result = TypeVar("_Result")
+
+
+class SqliteTransaction(SqliteAccess, SqlTransaction):
+    """Implements `kmsd.ports.Transaction` on the writing connection. The store begins and ends it."""
 
 
 class SqliteStore:
@@ -47,7 +52,7 @@ class SqliteStore:
         self._version = self._required_version()
         self._makers = LivenessLocks(path)
         self._wal_index = ChangeDetector(path)
-        self._reader = CachedReader(self._reading, self._makers, self._wal_index)
+        self._reader = SqliteCachedReader(self._reading, self._makers, self._wal_index)
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")

@@ -1,16 +1,15 @@
-"""Transaction of the store, on the writing connection."""
+"""Transaction of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from kmsd.adapters.sqlite import row_mapping
-from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.domain_keys import DomainKeyStatements
-from kmsd.adapters.sqlite.key_usage import KeyUsageStatements
-from kmsd.adapters.sqlite.log_groups import LogGroupStatements
-from kmsd.adapters.sqlite.reader import SqliteReader
+from kmsd.adapters.sql import row_mapping
+from kmsd.adapters.sql.domain_keys import DomainKeyStatements
+from kmsd.adapters.sql.key_usage import KeyUsageStatements
+from kmsd.adapters.sql.log_groups import LogGroupStatements
+from kmsd.adapters.sql.reader import SqlReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
@@ -21,46 +20,37 @@ from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements):
+class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
-
-    def _run(self, sql: str, *values: object) -> int:
-        with translated():
-            return self._connection.execute(sql, values).rowcount
-
-    def _swap(self, what: str, sql: str, *values: object) -> None:
-        """Run a statement that must change exactly one row. Raises `StoreConflict`."""
-        if self._run(sql, *values) != 1:
-            raise StoreConflict(f"{what} is not what it was")
-
-    def _insert(self, table: str, columns: str, values: tuple[object, ...]) -> None:
-        marks = ", ".join("?" * len(values))
-        self._run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *values)
 
     # --- identities ---------------------------------------------------------------------------------
 
     async def insert_account(self, account: str, now: datetime) -> None:
-        self._run("INSERT OR IGNORE INTO account (account, created_at) VALUES (?, ?)", account, row_mapping.micros(now))
+        await self._run(
+            "INSERT INTO account (account, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            account,
+            row_mapping.micros(now),
+        )
 
     async def insert_user(self, user: User) -> None:
-        self._insert(
-            "user",
+        await self._insert(
+            '"user"',
             "account, name, user_id, arn, created_at",
             (user.account, user.name, user.user_id, user.arn, row_mapping.micros(user.created_at)),
         )
         await self.put_user_policies(user.account, user.name, user.policies)
         for tag_key, tag_value in user.tags.items():
-            self._insert(
+            await self._insert(
                 "user_tag", "account, user_name, tag_key, tag_value", (user.account, user.name, tag_key, tag_value)
             )
 
     async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        self._run("DELETE FROM user_policy WHERE account = ? AND user_name = ?", account, name)
+        await self._run("DELETE FROM user_policy WHERE account = ? AND user_name = ?", account, name)
         for policy, document in policies.items():
-            self._insert("user_policy", "account, user_name, name, document", (account, name, policy, document))
+            await self._insert("user_policy", "account, user_name, name, document", (account, name, policy, document))
 
     async def insert_role(self, role: Role) -> None:
-        self._insert(
+        await self._insert(
             "role",
             "account, name, role_id, arn, trust_policy, max_session_seconds, created_at",
             (
@@ -75,17 +65,17 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
         await self.put_role_policies(role.account, role.name, role.policies)
         for tag_key, tag_value in role.tags.items():
-            self._insert(
+            await self._insert(
                 "role_tag", "account, role_name, tag_key, tag_value", (role.account, role.name, tag_key, tag_value)
             )
 
     async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        self._run("DELETE FROM role_policy WHERE account = ? AND role_name = ?", account, name)
+        await self._run("DELETE FROM role_policy WHERE account = ? AND role_name = ?", account, name)
         for policy, document in policies.items():
-            self._insert("role_policy", "account, role_name, name, document", (account, name, policy, document))
+            await self._insert("role_policy", "account, role_name, name, document", (account, name, policy, document))
 
     async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
-        self._swap(
+        await self._swap(
             f"role {name}",
             "UPDATE role SET trust_policy = ? WHERE account = ? AND name = ?",
             trust_policy,
@@ -94,13 +84,13 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def delete_role(self, account: str, name: str) -> None:
-        self._swap(f"role {name}", "DELETE FROM role WHERE account = ? AND name = ?", account, name)
+        await self._swap(f"role {name}", "DELETE FROM role WHERE account = ? AND name = ?", account, name)
 
     async def delete_user(self, account: str, name: str) -> None:
-        self._swap(f"user {name}", "DELETE FROM user WHERE account = ? AND name = ?", account, name)
+        await self._swap(f"user {name}", 'DELETE FROM "user" WHERE account = ? AND name = ?', account, name)
 
     async def insert_access_key(self, access_key: AccessKey) -> None:
-        self._insert(
+        await self._insert(
             "access_key",
             "access_key_id, account, user_name, sealed_secret, status, created_at",
             (
@@ -114,7 +104,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def set_access_key_status(self, access_key_id: str, status: AccessKeyStatus) -> None:
-        self._swap(
+        await self._swap(
             f"access key {access_key_id}",
             "UPDATE access_key SET status = ? WHERE access_key_id = ?",
             status.value,
@@ -122,12 +112,12 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def delete_access_key(self, access_key_id: str) -> None:
-        self._swap(f"access key {access_key_id}", "DELETE FROM access_key WHERE access_key_id = ?", access_key_id)
+        await self._swap(f"access key {access_key_id}", "DELETE FROM access_key WHERE access_key_id = ?", access_key_id)
 
     # --- objects in the token -----------------------------------------------------------------------
 
     async def insert_token_object(self, token_object: TokenObject) -> None:
-        self._insert(
+        await self._insert(
             "token_object",
             row_mapping.OBJECT_COLUMNS,
             (
@@ -136,13 +126,13 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
                 token_object.status.value,
                 row_mapping.micros(token_object.created_at),
                 token_object.token,
-                self._makers.token,
+                self._maker,
                 row_mapping.WRAPPED if token_object.is_wrapped else row_mapping.OBJECT,
             ),
         )
 
     async def set_object_status(self, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> None:
-        self._swap(
+        await self._swap(
             f"object {object_id.hex()}",
             "UPDATE token_object SET status = ? WHERE object_id = ? AND status = ?",
             new.value,
@@ -151,7 +141,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def reserve_messages(self, object_id: bytes, count: int) -> int:
-        row = self._one(
+        row = await self._one(
             "UPDATE token_object SET messages = messages + ? WHERE object_id = ? RETURNING messages", count, object_id
         )
         if row is None:
@@ -159,7 +149,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         return int(row[0])
 
     async def delete_token_object(self, object_id: bytes, old: MaterialStatus) -> None:
-        self._swap(
+        await self._swap(
             f"object {object_id.hex()}",
             "DELETE FROM token_object WHERE object_id = ? AND status = ?",
             object_id,
@@ -167,19 +157,19 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def insert_service_key(self, service_key: ServiceKey) -> None:
-        self._insert(
+        await self._insert(
             "service_key",
             "purpose, object_id, algorithm",
             (service_key.purpose, service_key.object_id, service_key.algorithm),
         )
 
     async def set_session_mac(self, sealed: bytes) -> None:
-        self._swap("session MAC key", "UPDATE session_mac SET sealed = ? WHERE sealed IS NULL", sealed)
+        await self._swap("session MAC key", "UPDATE session_mac SET sealed = ? WHERE sealed IS NULL", sealed)
 
     # --- import -------------------------------------------------------------------------------------
 
     async def insert_wrapping_key(self, wrapping_key: WrappingKey) -> None:
-        self._insert(
+        await self._insert(
             "wrapping_key",
             "object_id, bits, public_key, created_at, key_id, expires_at, failures",
             (
@@ -194,7 +184,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def assign_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
-        self._swap(
+        await self._swap(
             f"wrapping key {object_id.hex()}",
             "UPDATE wrapping_key SET key_id = ?, expires_at = ? WHERE object_id = ? AND key_id IS NULL",
             key_id,
@@ -203,42 +193,44 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def count_import_failure(self, object_id: bytes) -> int:
-        self._swap(
+        await self._swap(
             f"wrapping key {object_id.hex()}",
             "UPDATE wrapping_key SET failures = failures + 1 WHERE object_id = ?",
             object_id,
         )
-        row = self._one("SELECT failures FROM wrapping_key WHERE object_id = ?", object_id)
+        row = await self._one("SELECT failures FROM wrapping_key WHERE object_id = ?", object_id)
         return 0 if row is None else int(row[0])
 
     async def delete_wrapping_key(self, object_id: bytes) -> None:
-        self._swap(f"wrapping key {object_id.hex()}", "DELETE FROM wrapping_key WHERE object_id = ?", object_id)
+        await self._swap(f"wrapping key {object_id.hex()}", "DELETE FROM wrapping_key WHERE object_id = ?", object_id)
 
     async def put_imported_material(self, key_id: str, imported: ImportedMaterial) -> None:
-        self._swap(
+        await self._swap(
             f"imported material of {key_id}",
             f"INSERT INTO imported_material (key_id, {row_mapping.IMPORTED_COLUMNS}) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (material_id) DO UPDATE SET state = excluded.state, description = excluded.description, "
             "valid_to = excluded.valid_to, rotated_at = excluded.rotated_at "
-            "WHERE key_id = excluded.key_id AND algorithm IS excluded.algorithm AND fingerprint = excluded.fingerprint",
+            "WHERE imported_material.key_id = excluded.key_id "
+            "AND imported_material.algorithm IS NOT DISTINCT FROM excluded.algorithm "
+            "AND imported_material.fingerprint = excluded.fingerprint",
             key_id,
             *row_mapping.imported_values(imported),
         )
 
     async def delete_imported_material(self, material_id: bytes) -> None:
-        self._swap("imported material", "DELETE FROM imported_material WHERE material_id = ?", material_id)
+        await self._swap("imported material", "DELETE FROM imported_material WHERE material_id = ?", material_id)
 
     # --- keys ---------------------------------------------------------------------------------------
 
     async def insert_key(self, key: Key) -> None:
-        self._insert("key", row_mapping.KEY_COLUMNS, row_mapping.key_values(key))
+        await self._insert("key", row_mapping.KEY_COLUMNS, row_mapping.key_values(key))
 
     async def update_key(self, old: Key, new: Key) -> None:
         assignments = ", ".join(f"{column.strip()} = ?" for column in row_mapping.KEY_COLUMNS.split(","))
-        self._swap(
+        await self._swap(
             f"key {old.key_id}",
-            f"UPDATE key SET {assignments} WHERE key_id = ? AND state = ? AND deletion_at IS ?",
+            f"UPDATE key SET {assignments} WHERE key_id = ? AND state = ? AND deletion_at IS NOT DISTINCT FROM ?",
             *row_mapping.key_values(new),
             old.key_id,
             old.state.value,
@@ -246,7 +238,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def insert_material(self, key_id: str, material: Material) -> None:
-        self._insert(
+        await self._insert(
             "material",
             "material_id, key_id, algorithm, created_at, rotation_type, public_key",
             (
@@ -262,10 +254,10 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
             await self._insert_wrapped(material.wrapped)
 
     async def delete_material(self, material_id: bytes) -> None:
-        self._swap("material", "DELETE FROM material WHERE material_id = ?", material_id)
+        await self._swap("material", "DELETE FROM material WHERE material_id = ?", material_id)
 
     async def delete_key(self, key_id: str) -> None:
-        self._swap(f"key {key_id}", "DELETE FROM key WHERE key_id = ?", key_id)
+        await self._swap(f"key {key_id}", "DELETE FROM key WHERE key_id = ?", key_id)
 
     # --- aliases, grants, tags ----------------------------------------------------------------------
 
@@ -277,10 +269,10 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
             row_mapping.micros(alias.created_at),
             row_mapping.micros(alias.updated_at),
         )
-        self._insert("alias", row_mapping.ALIAS_COLUMNS, values)
+        await self._insert("alias", row_mapping.ALIAS_COLUMNS, values)
 
     async def point_alias(self, alias: Alias, key_id: str, now: datetime) -> None:
-        self._swap(
+        await self._swap(
             alias.name,
             "UPDATE alias SET key_id = ?, updated_at = ? WHERE account = ? AND name = ? AND key_id = ?",
             key_id,
@@ -291,7 +283,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def delete_alias(self, alias: Alias) -> None:
-        self._swap(
+        await self._swap(
             alias.name,
             "DELETE FROM alias WHERE account = ? AND name = ? AND key_id = ?",
             alias.account,
@@ -300,19 +292,19 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         )
 
     async def insert_grant(self, grant: Grant) -> None:
-        self._insert("grant_", row_mapping.GRANT_COLUMNS, row_mapping.grant_values(grant))
+        await self._insert("grant_", row_mapping.GRANT_COLUMNS, row_mapping.grant_values(grant))
 
     async def delete_grant(self, grant_id: str) -> None:
-        self._swap(f"grant {grant_id}", "DELETE FROM grant_ WHERE grant_id = ?", grant_id)
+        await self._swap(f"grant {grant_id}", "DELETE FROM grant_ WHERE grant_id = ?", grant_id)
 
     async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
-        for (held_by,) in self._all("SELECT holder FROM lease WHERE name = ?", name):
-            if self._makers.is_gone(_maker_in(held_by)):
-                self._run("DELETE FROM lease WHERE name = ?", name)
-        changed = self._run(
+        for (held_by,) in await self._all("SELECT holder FROM lease WHERE name = ?", name):
+            if self._is_gone(_maker_in(held_by)):
+                await self._run("DELETE FROM lease WHERE name = ?", name)
+        changed = await self._run(
             "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
-            "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE holder = excluded.holder "
-            "OR expires_at <= ? OR expires_at > ?",
+            "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE lease.holder = excluded.holder "
+            "OR lease.expires_at <= ? OR lease.expires_at > ?",
             name,
             self._holder(holder),
             row_mapping.micros(until),
@@ -322,16 +314,17 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
         return changed == 1
 
     async def release_lease(self, name: str, holder: str) -> None:
-        self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, self._holder(holder))
+        await self._run("DELETE FROM lease WHERE name = ? AND holder = ?", name, self._holder(holder))
 
     def _holder(self, holder: str) -> str:
         """Return the holder's name in the row: with the byte of this process's liveness lock."""
-        return f"{holder} {self._makers.token}"
+        return f"{holder} {self._maker}"
 
     async def put_clock_reading(self, reading: ClockSample) -> None:
-        self._run(
-            "INSERT OR REPLACE INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
-            "VALUES (1, ?, ?, ?, ?)",
+        await self._run(
+            "INSERT INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
+            "VALUES (1, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET trusted_at = excluded.trusted_at, "
+            "boot = excluded.boot, uptime_micros = excluded.uptime_micros, taken_on_micros = excluded.taken_on_micros",
             row_mapping.micros(reading.trusted_at),
             reading.uptime.boot_id,
             round(reading.uptime.seconds * 1e6),
@@ -340,7 +333,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
         for tag_key, tag_value in tags.items():
-            self._run(
+            await self._run(
                 "INSERT INTO key_tag (key_id, tag_key, tag_value) VALUES (?, ?, ?) "
                 "ON CONFLICT (key_id, tag_key) DO UPDATE SET tag_value = excluded.tag_value",
                 key_id,
@@ -350,7 +343,7 @@ class SqliteTransaction(SqliteReader, LogGroupStatements, KeyUsageStatements, Do
 
     async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
         for tag_key in tag_keys:
-            self._run("DELETE FROM key_tag WHERE key_id = ? AND tag_key = ?", key_id, tag_key)
+            await self._run("DELETE FROM key_tag WHERE key_id = ? AND tag_key = ?", key_id, tag_key)
 
 
 def _maker_in(holder: str) -> int | None:

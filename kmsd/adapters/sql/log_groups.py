@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
-from kmsd.adapters.sqlite import row_mapping
-from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.row_mapping import Row
+from kmsd.adapters.sql import row_mapping
+from kmsd.adapters.sql.access import SqlAccess
+from kmsd.adapters.sql.row_mapping import Row
 from kmsd.cloudwatch_logs.groups import LogGroup, LogStream, ResultsKey
 from kmsd.cloudwatch_logs.insights.stored_query import StoredQuery
 from kmsd.cloudwatch_logs.shapes import QueryStatistics
-from kmsd.ports import StoreConflict
 
 _GROUP = "group_id, account, name, arn, created_at, log_class, retention_days, kms_key, revision"
 _STREAM = "stream_id, group_id, name, created_at"
@@ -59,60 +57,54 @@ def _query(row: Row) -> StoredQuery:
     )
 
 
-class LogGroupQueries:
-    """Implements `kmsd.cloudwatch_logs.ports.LogReader`; part of `SqliteReader`."""
-
-    _connection: sqlite3.Connection
-
-    def _rows(self, sql: str, *values: object) -> list[Row]:
-        with translated():
-            return self._connection.execute(sql, values).fetchall()
-
-    def _row(self, sql: str, *values: object) -> Row | None:
-        with translated():
-            row: Row | None = self._connection.execute(sql, values).fetchone()
-            return row
+class LogGroupQueries(SqlAccess):
+    """Implements `kmsd.cloudwatch_logs.ports.LogReader`; part of `SqlReader`."""
 
     async def log_group(self, account: str, name: str) -> LogGroup | None:
-        row = self._row(f"SELECT {_GROUP} FROM log_group WHERE account = ? AND name = ?", account, name)
+        row = await self._one(f"SELECT {_GROUP} FROM log_group WHERE account = ? AND name = ?", account, name)
         return None if row is None else _group(row)
 
     async def log_groups_after(
         self, account: str, name: str, count: int, *, prefix: str = "", containing: str = ""
     ) -> Sequence[LogGroup]:
-        found = self._rows(
+        found = await self._all(
             f"SELECT {_GROUP} FROM log_group WHERE account = ? AND name > ? AND name >= ? AND name < ? "
-            "AND instr(name, ?) ORDER BY name LIMIT ?",
+            "AND (? = '' OR replace(name, ?, '') <> name) ORDER BY name LIMIT ?",
             account,
             name,
             prefix,
             prefix + _AFTER_ALL,
+            containing,
             containing,
             count,
         )
         return [_group(row) for row in found]
 
     async def log_groups_kept_for_days(self) -> Sequence[LogGroup]:
-        return [_group(row) for row in self._rows(f"SELECT {_GROUP} FROM log_group WHERE retention_days IS NOT NULL")]
+        return [
+            _group(row) for row in await self._all(f"SELECT {_GROUP} FROM log_group WHERE retention_days IS NOT NULL")
+        ]
 
     async def count_log_groups(self, account: str) -> int:
-        row = self._row("SELECT count(*) FROM log_group WHERE account = ?", account)
+        row = await self._one("SELECT count(*) FROM log_group WHERE account = ?", account)
         return 0 if row is None else int(row[0])
 
     async def log_group_tags(self, group_id: bytes) -> Mapping[str, str]:
         return dict(
-            self._rows("SELECT tag_key, tag_value FROM log_group_tag WHERE group_id = ? ORDER BY tag_key", group_id)
+            await self._all(
+                "SELECT tag_key, tag_value FROM log_group_tag WHERE group_id = ? ORDER BY tag_key", group_id
+            )
         )
 
     async def log_stream(self, group_id: bytes, name: str) -> LogStream | None:
-        row = self._row(f"SELECT {_STREAM} FROM log_stream WHERE group_id = ? AND name = ?", group_id, name)
+        row = await self._one(f"SELECT {_STREAM} FROM log_stream WHERE group_id = ? AND name = ?", group_id, name)
         return None if row is None else _stream(row)
 
     async def log_streams_after(
         self, group_id: bytes, name: str, count: int, *, prefix: str = "", descending: bool = False
     ) -> Sequence[LogStream]:
         above, below = ("", name or _AFTER_ALL) if descending else (name, _AFTER_ALL)
-        found = self._rows(
+        found = await self._all(
             f"SELECT {_STREAM} FROM log_stream WHERE group_id = ? AND name > ? AND name < ? AND name >= ? AND name < ? "
             f"ORDER BY name {'DESC' if descending else 'ASC'} LIMIT ?",
             group_id,
@@ -127,7 +119,7 @@ class LogGroupQueries:
     async def log_stream_names(self, group_id: bytes, stream_ids: Sequence[bytes]) -> Mapping[bytes, str]:
         marks = ", ".join("?" * len(stream_ids))
         return dict(
-            self._rows(
+            await self._all(
                 f"SELECT stream_id, name FROM log_stream WHERE group_id = ? AND stream_id IN ({marks})",
                 group_id,
                 *stream_ids,
@@ -135,36 +127,37 @@ class LogGroupQueries:
         )
 
     async def dead_log_groups(self, before: datetime) -> Sequence[bytes]:
-        found = self._rows("SELECT group_id FROM log_dead_group WHERE deleted_at <= ?", row_mapping.micros(before))
+        found = await self._all("SELECT group_id FROM log_dead_group WHERE deleted_at <= ?", row_mapping.micros(before))
         return [row[0] for row in found]
 
     async def dead_log_streams(self) -> Mapping[bytes, frozenset[bytes]]:
         found: dict[bytes, set[bytes]] = {}
-        for group_id, stream_id in self._rows("SELECT group_id, stream_id FROM log_dead_stream"):
+        for group_id, stream_id in await self._all("SELECT group_id, stream_id FROM log_dead_stream"):
             found.setdefault(group_id, set()).add(stream_id)
         return {group_id: frozenset(streams) for group_id, streams in found.items()}
 
     async def results_key(self, account: str) -> ResultsKey:
-        row = self._row("SELECT kms_key, revision FROM log_results_key WHERE account = ?", account)
+        row = await self._one("SELECT kms_key, revision FROM log_results_key WHERE account = ?", account)
         return ResultsKey(account) if row is None else ResultsKey(account, row[0], row[1])
 
     async def log_query(self, query_id: str) -> StoredQuery | None:
-        row = self._row(f"SELECT {_QUERY} FROM log_query WHERE query_id = ?", query_id)
+        row = await self._one(f"SELECT {_QUERY} FROM log_query WHERE query_id = ?", query_id)
         return None if row is None else _query(row)
 
     async def log_queries_before(
         self, account: str, position: str, count: int, *, group: str | None = None, status: str | None = None
     ) -> Sequence[StoredQuery]:
-        where, values = ["account = ?"], [account]
+        where: list[str] = ["account = ?"]
+        values: list[object] = [account]
         if position:
             created, _, query_id = position.partition(" ")
-            where.append("(created_at, query_id) < (CAST(? AS INTEGER), ?)")
-            values += [created, query_id]
+            where.append("(created_at, query_id) < (?, ?)")
+            values += [int(created), query_id]
         for column, value in (("group_name", group), ("status", status)):
             if value is not None:
                 where.append(f"{column} = ?")
                 values.append(value)
-        found = self._rows(
+        found = await self._all(
             f"SELECT {_QUERY} FROM log_query WHERE {' AND '.join(where)} "
             "ORDER BY created_at DESC, query_id DESC LIMIT ?",
             *values,
@@ -173,7 +166,7 @@ class LogGroupQueries:
         return [_query(row) for row in found]
 
     async def old_log_queries(self, before: datetime, count: int) -> Sequence[str]:
-        found = self._rows(
+        found = await self._all(
             "SELECT query_id FROM log_query WHERE created_at < ? ORDER BY created_at LIMIT ?",
             row_mapping.micros(before),
             count,
@@ -181,7 +174,7 @@ class LogGroupQueries:
         return [row[0] for row in found]
 
     async def count_running_queries(self, account: str, now: datetime) -> int:
-        row = self._row(
+        row = await self._one(
             "SELECT count(*) FROM log_query WHERE account = ? AND status = 'Running' AND deadline_at > ?",
             account,
             row_mapping.micros(now),
@@ -190,18 +183,10 @@ class LogGroupQueries:
 
 
 class LogGroupStatements(LogGroupQueries):
-    """Implements `kmsd.cloudwatch_logs.ports.LogTransaction`; part of `SqliteTransaction`."""
-
-    def _write(self, sql: str, *values: object) -> int:
-        with translated():
-            return self._connection.execute(sql, values).rowcount
-
-    def _write_one(self, what: str, sql: str, *values: object) -> None:
-        if self._write(sql, *values) != 1:
-            raise StoreConflict(f"{what} is not what it was")
+    """Implements `kmsd.cloudwatch_logs.ports.LogTransaction`; part of `SqlTransaction`."""
 
     async def insert_log_group(self, group: LogGroup) -> None:
-        self._write(
+        await self._run(
             f"INSERT INTO log_group ({_GROUP}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             group.group_id,
             group.account,
@@ -215,7 +200,7 @@ class LogGroupStatements(LogGroupQueries):
         )
 
     async def update_log_group(self, old: LogGroup, new: LogGroup) -> None:
-        self._write_one(
+        await self._swap(
             f"log group {old.name}",
             "UPDATE log_group SET retention_days = ?, kms_key = ?, revision = revision + 1 "
             "WHERE group_id = ? AND revision = ?",
@@ -226,17 +211,17 @@ class LogGroupStatements(LogGroupQueries):
         )
 
     async def delete_log_group(self, group: LogGroup, now: datetime) -> None:
-        self._write_one(f"log group {group.name}", "DELETE FROM log_group WHERE group_id = ?", group.group_id)
-        self._write(
+        await self._swap(f"log group {group.name}", "DELETE FROM log_group WHERE group_id = ?", group.group_id)
+        await self._run(
             "INSERT INTO log_dead_group (group_id, deleted_at) VALUES (?, ?)", group.group_id, row_mapping.micros(now)
         )
 
     async def purge_dead_log_group(self, group_id: bytes) -> None:
-        self._write("DELETE FROM log_dead_group WHERE group_id = ?", group_id)
+        await self._run("DELETE FROM log_dead_group WHERE group_id = ?", group_id)
 
     async def put_log_group_tags(self, group_id: bytes, tags: Mapping[str, str]) -> None:
         for tag_key, tag_value in tags.items():
-            self._write(
+            await self._run(
                 "INSERT INTO log_group_tag (group_id, tag_key, tag_value) VALUES (?, ?, ?) "
                 "ON CONFLICT (group_id, tag_key) DO UPDATE SET tag_value = excluded.tag_value",
                 group_id,
@@ -246,10 +231,10 @@ class LogGroupStatements(LogGroupQueries):
 
     async def delete_log_group_tags(self, group_id: bytes, tag_keys: Sequence[str]) -> None:
         for tag_key in tag_keys:
-            self._write("DELETE FROM log_group_tag WHERE group_id = ? AND tag_key = ?", group_id, tag_key)
+            await self._run("DELETE FROM log_group_tag WHERE group_id = ? AND tag_key = ?", group_id, tag_key)
 
     async def insert_log_stream(self, stream: LogStream) -> None:
-        self._write(
+        await self._run(
             f"INSERT INTO log_stream ({_STREAM}) VALUES (?, ?, ?, ?)",
             stream.stream_id,
             stream.group_id,
@@ -258,22 +243,22 @@ class LogGroupStatements(LogGroupQueries):
         )
 
     async def delete_log_stream(self, stream: LogStream) -> None:
-        self._write_one(f"log stream {stream.name}", "DELETE FROM log_stream WHERE stream_id = ?", stream.stream_id)
-        self._write(
+        await self._swap(f"log stream {stream.name}", "DELETE FROM log_stream WHERE stream_id = ?", stream.stream_id)
+        await self._run(
             "INSERT INTO log_dead_stream (group_id, stream_id) VALUES (?, ?)", stream.group_id, stream.stream_id
         )
 
     async def purge_dead_log_streams(self, group_id: bytes, stream_ids: Sequence[bytes]) -> None:
         for stream_id in stream_ids:
-            self._write("DELETE FROM log_dead_stream WHERE group_id = ? AND stream_id = ?", group_id, stream_id)
+            await self._run("DELETE FROM log_dead_stream WHERE group_id = ? AND stream_id = ?", group_id, stream_id)
 
     async def put_results_key(self, old: ResultsKey, kms_key: str | None) -> None:
         if old.revision == 0:
-            self._write(
+            await self._run(
                 "INSERT INTO log_results_key (account, kms_key, revision) VALUES (?, ?, 1)", old.account, kms_key
             )
             return
-        self._write_one(
+        await self._swap(
             "the key of query results",
             "UPDATE log_results_key SET kms_key = ?, revision = revision + 1 WHERE account = ? AND revision = ?",
             kms_key,
@@ -282,7 +267,7 @@ class LogGroupStatements(LogGroupQueries):
         )
 
     async def insert_log_query(self, query: StoredQuery) -> None:
-        self._write(
+        await self._run(
             f"INSERT INTO log_query ({_QUERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             query.query_id,
             query.account,
@@ -298,7 +283,7 @@ class LogGroupStatements(LogGroupQueries):
         )
 
     async def complete_log_query(self, query: StoredQuery) -> bool:
-        changed = self._write(
+        changed = await self._run(
             "UPDATE log_query SET status = ?, ended_at = ?, statistics = ?, kms_key = ? "
             "WHERE query_id = ? AND status = 'Running'",
             query.status,
@@ -310,4 +295,4 @@ class LogGroupStatements(LogGroupQueries):
         return changed == 1
 
     async def delete_log_query(self, query_id: str) -> None:
-        self._write("DELETE FROM log_query WHERE query_id = ?", query_id)
+        await self._run("DELETE FROM log_query WHERE query_id = ?", query_id)

@@ -1,18 +1,15 @@
-"""Reader of the store: SQL on one connection, without a cache."""
+"""Reader of the store, without a cache."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from kmsd.adapters.sqlite import row_mapping
-from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.domain_keys import DomainKeyQueries
-from kmsd.adapters.sqlite.key_usage import KeyUsageQueries
-from kmsd.adapters.sqlite.log_groups import LogGroupQueries
-from kmsd.adapters.sqlite.process_liveness import LivenessLocks
-from kmsd.adapters.sqlite.row_mapping import Row
+from kmsd.adapters.sql import row_mapping
+from kmsd.adapters.sql.domain_keys import DomainKeyQueries
+from kmsd.adapters.sql.key_usage import KeyUsageQueries
+from kmsd.adapters.sql.log_groups import LogGroupQueries
+from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
 from kmsd.domain.identity import AccessKey, Role, User
@@ -32,6 +29,7 @@ DUE = {
 
 CLOCK_READING = "SELECT trusted_at, boot, uptime_micros, taken_on_micros FROM clock_reading"
 
+_NO_LIMIT = 2**31
 _EXISTS = "(key.deletion_at IS NULL OR key.deletion_at > ?)"
 """Condition for keys whose deletion is not due at the bound instant."""
 
@@ -40,26 +38,13 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
-class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
-    """Implements `kmsd.ports.Reader`. Statements are short and run on the calling thread."""
-
-    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
-        self._connection = connection
-        self._makers = makers
-
-    def _all(self, sql: str, *values: object) -> list[Row]:
-        with translated():
-            return self._connection.execute(sql, values).fetchall()
-
-    def _one(self, sql: str, *values: object) -> Row | None:
-        with translated():
-            row: Row | None = self._connection.execute(sql, values).fetchone()
-            return row
+class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
+    """Implements `kmsd.ports.Reader`."""
 
     # --- keys ---------------------------------------------------------------------------------------
 
-    def _materials(self, key_id: str) -> list[Row]:
-        return self._all(
+    async def _materials(self, key_id: str) -> list[Row]:
+        return await self._all(
             f"SELECT {row_mapping.MATERIAL_COLUMNS}, {row_mapping.WRAPPED_COLUMNS} "
             "FROM material JOIN token_object ON object_id = material.material_id "
             "LEFT JOIN wrapped_material USING (material_id) LEFT JOIN domain_key USING (domain_key_id) "
@@ -70,14 +55,14 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         )
 
     async def key(self, key_id: str) -> Key | None:
-        row = self._one(f"SELECT {row_mapping.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
-        return None if row is None else row_mapping.key(row, self._materials(key_id))
+        row = await self._one(f"SELECT {row_mapping.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
+        return None if row is None else row_mapping.key(row, await self._materials(key_id))
 
     async def key_ids(self) -> frozenset[str]:
-        return frozenset(row[0] for row in self._all("SELECT key_id FROM key"))
+        return frozenset(row[0] for row in await self._all("SELECT key_id FROM key"))
 
     async def key_names_after(self, account: str, key_id: str, count: int, now: datetime) -> Sequence[tuple[str, str]]:
-        found = self._all(
+        found = await self._all(
             f"SELECT key_id, arn FROM key WHERE account = ? AND key_id > ? AND {_EXISTS} ORDER BY key_id LIMIT ?",
             account,
             key_id,
@@ -87,11 +72,11 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [(row[0], row[1]) for row in found]
 
     async def count_keys(self, account: str) -> int:
-        row = self._one("SELECT keys FROM key_count WHERE account = ?", account)
+        row = await self._one("SELECT keys FROM key_count WHERE account = ?", account)
         return 0 if row is None else int(row[0])
 
     async def tags_of(self, key_id: str) -> Mapping[str, str]:
-        return dict(self._all("SELECT tag_key, tag_value FROM key_tag WHERE key_id = ? ORDER BY tag_key", key_id))
+        return dict(await self._all("SELECT tag_key, tag_value FROM key_tag WHERE key_id = ? ORDER BY tag_key", key_id))
 
     async def rotations_of(self, key_id: str) -> Sequence[Material]:
         key = await self.key(key_id)
@@ -99,7 +84,7 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
 
     async def keys_due(self, job: DueKind, now: datetime, count: int) -> Sequence[str]:
         table, column, where = DUE[job]
-        found = self._all(
+        found = await self._all(
             f"SELECT key_id FROM {table} WHERE {column} <= ? AND {where} ORDER BY {column} LIMIT ?",
             row_mapping.micros(now),
             count,
@@ -108,13 +93,13 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
 
     async def next_due(self, job: DueKind) -> datetime | None:
         table, column, where = DUE[job]
-        row = self._one(f"SELECT min({column}) FROM {table} WHERE {column} IS NOT NULL AND {where}")
+        row = await self._one(f"SELECT min({column}) FROM {table} WHERE {column} IS NOT NULL AND {where}")
         return None if row is None else row_mapping.maybe_instant(row[0])
 
     # --- aliases ------------------------------------------------------------------------------------
 
     async def alias(self, account: str, name: str) -> Alias | None:
-        row = self._one(
+        row = await self._one(
             f"SELECT {row_mapping.ALIAS_COLUMNS} FROM alias WHERE account = ? AND name = ?",
             account,
             name,
@@ -126,9 +111,9 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
     ) -> Sequence[Alias]:
         where, values = "alias.account = ?", [account]
         if key_id is not None:
-            # Use the index of the key: `+` keeps SQLite from choosing the account's.
-            where, values = "alias.key_id = ? AND +alias.account = ?", [key_id, account]
-        found = self._all(
+            # Use the index of the key: the expression keeps SQLite from choosing the account's.
+            where, values = "alias.key_id = ? AND alias.account || '' = ?", [key_id, account]
+        found = await self._all(
             f"SELECT {_prefixed('alias', row_mapping.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
             f"WHERE {where} AND name > ? AND {_EXISTS} ORDER BY name LIMIT ?",
             *values,
@@ -139,13 +124,13 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [row_mapping.alias(row) for row in found]
 
     async def count_aliases(self, key_id: str) -> int:
-        row = self._one("SELECT count(*) FROM alias WHERE key_id = ?", key_id)
+        row = await self._one("SELECT count(*) FROM alias WHERE key_id = ?", key_id)
         return 0 if row is None else int(row[0])
 
     # --- grants -------------------------------------------------------------------------------------
 
     async def grant(self, grant_id: str) -> Grant | None:
-        row = self._one(
+        row = await self._one(
             f"SELECT {row_mapping.GRANT_COLUMNS} FROM grant_ WHERE grant_id = ?",
             grant_id,
         )
@@ -153,7 +138,7 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
 
     async def grants_to(self, key_id: str, grantees: Sequence[str]) -> Sequence[Grant]:
         marks = ", ".join("?" * len(grantees))
-        found = self._all(
+        found = await self._all(
             f"SELECT {row_mapping.GRANT_COLUMNS} FROM grant_ "
             f"WHERE key_id = ? AND grantee_principal IN ({marks}) ORDER BY grant_id",
             key_id,
@@ -169,13 +154,13 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
             where, values = f"{where} AND grant_id = ?", [*values, grant_id]
         if grantee is not None:
             where, values = f"{where} AND grantee_principal = ?", [*values, grantee]
-        return self._grants(where, count, *values)
+        return await self._grants(where, count, *values)
 
     async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
-        return self._grants("key_id = ? AND name = ?", -1, key_id, name)
+        return await self._grants("key_id = ? AND name = ?", _NO_LIMIT, key_id, name)
 
     async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
-        found = self._all(
+        found = await self._all(
             f"SELECT {_prefixed('grant_', row_mapping.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
             f"WHERE retiring_principal = ? AND grant_id > ? AND {_EXISTS} ORDER BY grant_id LIMIT ?",
             principal,
@@ -185,8 +170,8 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         )
         return [row_mapping.grant(row) for row in found]
 
-    def _grants(self, where: str, count: int, *values: str) -> Sequence[Grant]:
-        found = self._all(
+    async def _grants(self, where: str, count: int, *values: str) -> Sequence[Grant]:
+        found = await self._all(
             f"SELECT {row_mapping.GRANT_COLUMNS} FROM grant_ WHERE {where} ORDER BY grant_id LIMIT ?",
             *values,
             count,
@@ -194,31 +179,31 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [row_mapping.grant(row) for row in found]
 
     async def count_grants(self, key_id: str) -> int:
-        row = self._one("SELECT grants FROM grant_count WHERE key_id = ?", key_id)
+        row = await self._one("SELECT grants FROM grant_count WHERE key_id = ?", key_id)
         return 0 if row is None else int(row[0])
 
     # --- identities ---------------------------------------------------------------------------------
 
     async def user(self, account: str, name: str) -> User | None:
-        row = self._one(
-            "SELECT account, name, user_id, arn, created_at FROM user WHERE account = ? AND name = ?", account, name
+        row = await self._one(
+            'SELECT account, name, user_id, arn, created_at FROM "user" WHERE account = ? AND name = ?', account, name
         )
-        return None if row is None else self._user(row)
+        return None if row is None else await self._user(row)
 
-    def _user(self, row: Row) -> User:
+    async def _user(self, row: Row) -> User:
         owner = row[:2]
         return row_mapping.user(
             row,
-            self._all("SELECT name, document FROM user_policy WHERE account = ? AND user_name = ?", *owner),
-            self._all("SELECT tag_key, tag_value FROM user_tag WHERE account = ? AND user_name = ?", *owner),
+            await self._all("SELECT name, document FROM user_policy WHERE account = ? AND user_name = ?", *owner),
+            await self._all("SELECT tag_key, tag_value FROM user_tag WHERE account = ? AND user_name = ?", *owner),
         )
 
     async def users(self) -> Sequence[User]:
-        found = self._all("SELECT account, name, user_id, arn, created_at FROM user ORDER BY account, name")
-        return [self._user(row) for row in found]
+        found = await self._all('SELECT account, name, user_id, arn, created_at FROM "user" ORDER BY account, name')
+        return [await self._user(row) for row in found]
 
     async def access_key(self, access_key_id: str) -> AccessKey | None:
-        row = self._one(
+        row = await self._one(
             "SELECT access_key_id, sealed_secret, status, created_at, account, user_name FROM access_key "
             "WHERE access_key_id = ?",
             access_key_id,
@@ -230,7 +215,7 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
 
     async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
         owner = await self.user(account, user_name)
-        found = self._all(
+        found = await self._all(
             "SELECT access_key_id, sealed_secret, status, created_at FROM access_key "
             "WHERE account = ? AND user_name = ? ORDER BY created_at, access_key_id",
             account,
@@ -239,62 +224,62 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [] if owner is None else [row_mapping.access_key(row, owner) for row in found]
 
     async def role(self, account: str, name: str) -> Role | None:
-        row = self._one(
+        row = await self._one(
             "SELECT account, name, role_id, arn, trust_policy, max_session_seconds, created_at FROM role "
             "WHERE account = ? AND name = ?",
             account,
             name,
         )
-        return None if row is None else self._role(row)
+        return None if row is None else await self._role(row)
 
-    def _role(self, row: Row) -> Role:
+    async def _role(self, row: Row) -> Role:
         owner = row[:2]
         return row_mapping.role(
             row,
-            self._all("SELECT name, document FROM role_policy WHERE account = ? AND role_name = ?", *owner),
-            self._all("SELECT tag_key, tag_value FROM role_tag WHERE account = ? AND role_name = ?", *owner),
+            await self._all("SELECT name, document FROM role_policy WHERE account = ? AND role_name = ?", *owner),
+            await self._all("SELECT tag_key, tag_value FROM role_tag WHERE account = ? AND role_name = ?", *owner),
         )
 
     async def roles(self) -> Sequence[Role]:
-        found = self._all(
+        found = await self._all(
             "SELECT account, name, role_id, arn, trust_policy, max_session_seconds, created_at FROM role "
             "ORDER BY account, name"
         )
-        return [self._role(row) for row in found]
+        return [await self._role(row) for row in found]
 
     # --- objects in the token -----------------------------------------------------------------------
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:
-        found = self._all("SELECT purpose, object_id, algorithm FROM service_key")
+        found = await self._all("SELECT purpose, object_id, algorithm FROM service_key")
         return {row[0]: row_mapping.service_key(row) for row in found}
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
-        row = self._one(f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object WHERE object_id = ?", object_id)
-        return None if row is None else row_mapping.token_object(row, orphaned=self._makers.is_gone(row[5]))
+        row = await self._one(f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object WHERE object_id = ?", object_id)
+        return None if row is None else row_mapping.token_object(row, orphaned=self._is_gone(row[5]))
 
     async def public_keys(self) -> Mapping[bytes, bytes]:
         return dict(
-            self._all(
+            await self._all(
                 "SELECT object_id, public_key FROM token_object JOIN material ON material_id = object_id "
-                "WHERE custody = 'object' AND public_key <> x''"
+                "WHERE custody = 'object' AND length(public_key) > 0"
             )
         )
 
     async def token_objects(self, *statuses: MaterialStatus) -> Sequence[TokenObject]:
         wanted = statuses or tuple(MaterialStatus)
         marks = ", ".join("?" * len(wanted))
-        found = self._all(
+        found = await self._all(
             f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object "
             f"WHERE custody = 'object' AND status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )
-        gone = {maker: self._makers.is_gone(maker) for maker in {row[5] for row in found}}
+        gone = {maker: self._is_gone(maker) for maker in {row[5] for row in found}}
         return [row_mapping.token_object(row, orphaned=gone[row[5]]) for row in found]
 
     # --- import -------------------------------------------------------------------------------------
 
-    def _wrapping_keys(self, where: str, *values: object) -> list[WrappingKey]:
-        found = self._all(
+    async def _wrapping_keys(self, where: str, *values: object) -> list[WrappingKey]:
+        found = await self._all(
             "SELECT object_id, token, bits, public_key, wrapping_key.created_at, key_id, expires_at, failures "
             f"FROM wrapping_key JOIN token_object USING (object_id) WHERE {where} "
             "ORDER BY wrapping_key.created_at, object_id",
@@ -303,14 +288,14 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [row_mapping.wrapping_key(row) for row in found]
 
     async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
-        found = self._wrapping_keys("object_id = ?", object_id)
+        found = await self._wrapping_keys("object_id = ?", object_id)
         return found[0] if found else None
 
     async def wrapping_keys(self) -> Sequence[WrappingKey]:
-        return self._wrapping_keys("1")
+        return await self._wrapping_keys("1")
 
     async def worn_keys(self, messages: int) -> Sequence[str]:
-        found = self._all(
+        found = await self._all(
             "SELECT key_id FROM token_object JOIN key ON current_material = object_id "
             "WHERE messages > 0 AND messages >= ? AND key.state = ? AND key.origin = ?",
             messages,
@@ -320,13 +305,13 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [row[0] for row in found]
 
     async def counted_messages(self, at_least: int) -> Sequence[tuple[bytes, str, int]]:
-        found = self._all(
+        found = await self._all(
             "SELECT object_id, owner, messages FROM token_object WHERE messages > 0 AND messages >= ?", at_least
         )
         return [(row[0], row[1], row[2]) for row in found]
 
     async def imported_materials(self, key_id: str) -> Sequence[ImportedMaterial]:
-        found = self._all(
+        found = await self._all(
             f"SELECT {row_mapping.IMPORTED_COLUMNS} FROM imported_material WHERE key_id = ? "
             "ORDER BY imported_at, material_id",
             key_id,
@@ -334,7 +319,7 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return [row_mapping.imported_material(row) for row in found]
 
     async def session_mac(self) -> SessionMac:
-        row = self._one("SELECT sealed, older_until FROM session_mac")
+        row = await self._one("SELECT sealed, older_until FROM session_mac")
         if row is None:
             raise StoreUnavailable("the table session_mac is empty")
         return SessionMac(row[0], row_mapping.maybe_instant(row[1]))
@@ -342,5 +327,5 @@ class SqliteReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
     # --- time ---------------------------------------------------------------------------------------
 
     async def clock_reading(self) -> ClockSample | None:
-        row = self._one(CLOCK_READING)
+        row = await self._one(CLOCK_READING)
         return None if row is None else row_mapping.clock_reading(row)

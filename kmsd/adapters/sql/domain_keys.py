@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from kmsd.adapters.sqlite import row_mapping
-from kmsd.adapters.sqlite.connection import translated
-from kmsd.adapters.sqlite.row_mapping import Row
+from kmsd.adapters.sql import row_mapping
+from kmsd.adapters.sql.access import SqlAccess
+from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key import Origin
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.material import TokenName, WrappedMaterial
-from kmsd.ports import StoreConflict
 
 _DOMAIN_KEY = "domain_key_id, token, state, binding_key, created_at, changed_at, missing"
 _NOT_DESTROYED = "EXISTS (SELECT 1 FROM domain_key WHERE domain_key_id = ?1 AND state <> 'destroyed')"
@@ -32,17 +30,11 @@ def _domain_key(row: Row) -> DomainKey:
     )
 
 
-class DomainKeyQueries:
+class DomainKeyQueries(SqlAccess):
     """The part of the reader about domain keys."""
 
-    _connection: sqlite3.Connection
-
-    def _rows(self, sql: str, *values: object) -> list[Row]:
-        with translated():
-            return self._connection.execute(sql, values).fetchall()
-
     async def domain_keys(self) -> Sequence[DomainKey]:
-        found = self._rows(f"SELECT {_DOMAIN_KEY} FROM domain_key ORDER BY created_at, domain_key_id")
+        found = await self._all(f"SELECT {_DOMAIN_KEY} FROM domain_key ORDER BY created_at, domain_key_id")
         return [_domain_key(row) for row in found]
 
     async def current_domain_key(self, token: TokenName) -> DomainKey | None:
@@ -52,10 +44,10 @@ class DomainKeyQueries:
         )
 
     async def wrapped_counts(self) -> Mapping[bytes, int]:
-        return dict(self._rows("SELECT domain_key_id, materials FROM domain_key_count"))
+        return dict(await self._all("SELECT domain_key_id, materials FROM domain_key_count"))
 
     async def wrapped_under(self, domain_key_id: bytes, after: bytes, count: int) -> Sequence[WrappedMaterial]:
-        found = self._rows(
+        found = await self._all(
             "SELECT key_id, spec, usage, origin, material_id, material.algorithm, public_key, "
             f"{row_mapping.WRAPPED_COLUMNS} FROM wrapped_material JOIN domain_key USING (domain_key_id) "
             "JOIN material USING (material_id) JOIN key USING (key_id) "
@@ -79,15 +71,8 @@ class DomainKeyQueries:
 class DomainKeyStatements(DomainKeyQueries):
     """The part of the transaction about domain keys."""
 
-    def _change(self, what: str, sql: str, *values: object) -> None:
-        """Run a statement that must change exactly one row. Raises `StoreConflict`."""
-        with translated():
-            changed = self._connection.execute(sql, values).rowcount
-        if changed != 1:
-            raise StoreConflict(f"{what} is not what it was")
-
     async def insert_domain_key(self, domain_key: DomainKey) -> None:
-        self._change(
+        await self._swap(
             "domain key",
             f"INSERT INTO domain_key ({_DOMAIN_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?)",
             domain_key.domain_key_id,
@@ -102,7 +87,7 @@ class DomainKeyStatements(DomainKeyQueries):
     async def set_domain_key_state(
         self, domain_key_id: bytes, old: DomainKeyState, new: DomainKeyState, now: datetime
     ) -> None:
-        self._change(
+        await self._swap(
             f"domain key {domain_key_id.hex()}",
             "UPDATE domain_key SET state = ?, changed_at = ? WHERE domain_key_id = ? AND state = ?",
             new.value,
@@ -112,7 +97,7 @@ class DomainKeyStatements(DomainKeyQueries):
         )
 
     async def set_domain_key_missing(self, domain_key_id: bytes, *, is_missing: bool) -> None:
-        self._change(
+        await self._swap(
             f"domain key {domain_key_id.hex()}",
             "UPDATE domain_key SET missing = ?1 WHERE domain_key_id = ?2 AND missing <> ?1",
             is_missing,
@@ -120,7 +105,7 @@ class DomainKeyStatements(DomainKeyQueries):
         )
 
     async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:
-        self._change(
+        await self._swap(
             f"wrapped material {old.material_id.hex()}",
             "UPDATE wrapped_material SET domain_key_id = ?1, mechanism = ?2, content = ?3, mac = ?4 "
             f"WHERE material_id = ?5 AND domain_key_id = ?6 AND content = ?7 AND {_NOT_DESTROYED}",
@@ -132,18 +117,17 @@ class DomainKeyStatements(DomainKeyQueries):
             old.domain_key_id,
             old.content,
         )
-        with translated():
-            self._connection.execute(
-                "UPDATE domain_key SET changed_at = ? WHERE domain_key_id = ? AND EXISTS "
-                "(SELECT 1 FROM domain_key_count AS counted WHERE counted.domain_key_id = ?2 AND materials = 0)",
-                (row_mapping.micros(now), old.domain_key_id),
-            )
+        await self._run(
+            "UPDATE domain_key SET changed_at = ?1 WHERE domain_key_id = ?2 AND EXISTS "
+            "(SELECT 1 FROM domain_key_count AS counted WHERE counted.domain_key_id = ?2 AND materials = 0)",
+            row_mapping.micros(now),
+            old.domain_key_id,
+        )
 
     async def _insert_wrapped(self, wrapped: WrappedMaterial) -> None:
         """Insert the wrapped form of a material whose rows exist. Material that was deleted before is known again."""
-        with translated():
-            self._connection.execute("DELETE FROM deleted_material WHERE material_id = ?", (wrapped.material_id,))
-        self._change(
+        await self._run("DELETE FROM deleted_material WHERE material_id = ?", wrapped.material_id)
+        await self._swap(
             "wrapped material",
             "INSERT INTO wrapped_material (domain_key_id, material_id, mechanism, content, mac) "
             f"SELECT ?1, ?2, ?3, ?4, ?5 WHERE {_NOT_DESTROYED}",

@@ -1,0 +1,45 @@
+"""Access to one connection of a database, as the statements of this package use it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from kmsd.ports import StoreConflict
+
+if TYPE_CHECKING:
+    from kmsd.adapters.sql.row_mapping import Row
+
+
+class SqlAccess(ABC):
+    """Runs statements. Parameters are `?`, or `?1`, `?2`, … Every method raises the port's errors."""
+
+    @abstractmethod
+    async def _all(self, sql: str, *values: object) -> list[Row]:
+        """Return all rows."""
+
+    @abstractmethod
+    async def _one(self, sql: str, *values: object) -> Row | None:
+        """Return the first row; None if there is none."""
+
+    @abstractmethod
+    async def _run(self, sql: str, *values: object) -> int:
+        """Return the number of rows that the statement changed."""
+
+    @property
+    @abstractmethod
+    def _maker(self) -> int:
+        """Number of this process, for the rows that it promises to settle."""
+
+    @abstractmethod
+    def _is_gone(self, maker: int | None) -> bool:
+        """Return True if the process of this number has certainly ended. None: nothing is known."""
+
+    async def _swap(self, what: str, sql: str, *values: object) -> None:
+        """Run a statement that must change exactly one row. Raises `StoreConflict`."""
+        if await self._run(sql, *values) != 1:
+            raise StoreConflict(f"{what} is not what it was")
+
+    async def _insert(self, table: str, columns: str, values: tuple[object, ...]) -> None:
+        marks = ", ".join("?" * len(values))
+        await self._run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *values)

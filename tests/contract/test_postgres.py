@@ -1,0 +1,181 @@
+"""The PostgreSQL store: lost connections, unknown outcomes, and questions that many wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from kmsd.adapters.postgres import connection as connections
+from kmsd.adapters.postgres.read_index import ReadIndex
+from kmsd.adapters.postgres.store import PostgresStore
+from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit
+from tests.support.domain_keys import ACCOUNT
+from tests.support.domain_keys import CREATED as NOW
+from tests.support.postgres import cluster
+
+
+@pytest.fixture(name="url")
+async def _url() -> str:
+    """A database with kmsd's tables."""
+    url = cluster().database()
+    await connections.create(url)
+    return url
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresStore]:
+    """The store, open."""
+    opened = await PostgresStore.open(url)
+    yield opened
+    await opened.close()
+
+
+async def accounts(url: str) -> set[str]:
+    """What another program reads."""
+    connection = await asyncpg.connect(url)
+    try:
+        return {row[0] for row in await connection.fetch("SELECT account FROM account")}
+    finally:
+        await connection.close()
+
+
+async def end_backends(url: str, *, of: str) -> None:
+    """End the server's processes of kmsd's connections that are running a statement like this."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'kmsd' AND query LIKE $1",
+            of,
+        )
+    finally:
+        await connection.close()
+
+
+async def insert_account(store: PostgresStore, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+    """One transaction, in which something happens."""
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+        if meanwhile is not None:
+            await meanwhile()
+
+
+async def test_databases_that_are_not_kmsds(url: str) -> None:
+    """An empty one, one of another version and one that exists already are told apart."""
+    with pytest.raises(StoreMissing, match="kmsd init"):
+        await PostgresStore.open(cluster().database())
+    with pytest.raises(StoreConflict):
+        await connections.create(url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE schema_version SET version = 99")
+    await connection.close()
+    with pytest.raises(StoreUnfit, match="99"):
+        await PostgresStore.open(url)
+
+
+async def test_no_server() -> None:
+    """The store is unavailable, and may recover."""
+    with pytest.raises(StoreUnavailable):
+        await PostgresStore.open("postgresql://kmsd@/nothing?host=/nonexistent")
+
+
+async def test_it_recovers_from_lost_connections(store: PostgresStore, url: str) -> None:
+    """The request that meets the loss fails or is served; later ones are served."""
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+    await end_backends(url, of="%")
+    for attempt in (store.read, store.check):
+        for _ in range(3):
+            try:
+                await attempt()
+            except StoreUnavailable:
+                continue
+            break
+        else:
+            raise AssertionError("it does not recover")
+    assert await (await store.read()).count_keys(ACCOUNT) == 0
+
+
+async def test_a_transaction_that_is_cut_off_changed_nothing(store: PostgresStore, url: str) -> None:
+    """Its connection ends before COMMIT: the caller is told that it did not work."""
+    with pytest.raises(StoreUnavailable):
+        await insert_account(store, lambda: end_backends(url, of="INSERT INTO account%"))
+    assert await accounts(url) == set()
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+    assert await accounts(url) == {ACCOUNT}
+
+
+@pytest.mark.parametrize("worked", [True, False], ids=["committed", "not committed"])
+async def test_an_unknown_outcome_is_settled(
+    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch, *, worked: bool
+) -> None:
+    """The answer to COMMIT is lost. What the caller is told is what the database holds."""
+    execute = asyncpg.Connection.execute
+
+    async def lose_answer(self: asyncpg.Connection, query: str, *arguments: object, **options: object) -> str:
+        if not query.endswith("COMMIT"):
+            return str(await execute(self, query, *arguments, **options))
+        if worked:
+            await execute(self, query, *arguments, **options)
+        self.terminate()
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", lose_answer)
+    if worked:
+        await insert_account(store)
+    else:
+        with pytest.raises(StoreUnavailable, match="was not committed"):
+            await insert_account(store)
+    monkeypatch.undo()
+    assert await accounts(url) == ({ACCOUNT} if worked else set())
+
+
+async def test_a_late_commit_does_not_come_after_the_verdict(store: PostgresStore, url: str) -> None:
+    """What was settled as abandoned cannot be committed any more, however late its server process goes on."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("INSERT INTO outcome (id, what, seq) VALUES ('late', 'abandoned', 0)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await connection.execute("BEGIN; INSERT INTO outcome (id, what, seq) VALUES ('late', 'committed', 0); COMMIT")
+    await connection.close()
+    assert await accounts(url) == set()
+    await store.check()
+
+
+async def test_a_question_starts_after_each_arrival() -> None:
+    """Arrivals while one is under way wait for the next; one answer serves all that wait; cancelling harms nobody."""
+    asked, release = 0, asyncio.Event()
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        await release.wait()
+
+    index = ReadIndex(ask)
+    first = asyncio.create_task(index.barrier())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asked == 1
+    later = [asyncio.create_task(index.barrier()) for _ in range(5)]
+    await asyncio.sleep(0)
+    later[0].cancel()
+    release.set()
+    await asyncio.gather(first, *later[1:])
+    assert asked == 2
+
+
+async def test_an_error_is_that_of_all_who_wait() -> None:
+    """And the next question is asked again."""
+    errors = [StoreUnavailable("away")]
+
+    async def ask() -> None:
+        if errors:
+            raise errors.pop()
+
+    index = ReadIndex(ask)
+    results = await asyncio.gather(*(index.barrier() for _ in range(3)), return_exceptions=True)
+    assert [type(one) for one in results] == [StoreUnavailable] * 3
+    await index.barrier()
