@@ -299,6 +299,11 @@ CREATE TABLE imported_material (
     UNIQUE (key_id, fingerprint)
 );
 
+CREATE TABLE key_state_count (
+    state TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    keys BIGINT NOT NULL
+);
+
 CREATE TABLE domain_key (
     domain_key_id BYTEA NOT NULL PRIMARY KEY CHECK (length(domain_key_id) = 16),
     token TEXT COLLATE "C" NOT NULL,
@@ -364,6 +369,21 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER key_counted AFTER INSERT OR DELETE ON key FOR EACH ROW EXECUTE FUNCTION count_key();
+
+CREATE FUNCTION count_key_state() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        UPDATE key_state_count SET keys = keys - 1 WHERE state = OLD.state;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO key_state_count (state, keys) VALUES (NEW.state, 1)
+        ON CONFLICT (state) DO UPDATE SET keys = key_state_count.keys + 1;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER key_state_counted AFTER INSERT OR DELETE ON key FOR EACH ROW EXECUTE FUNCTION count_key_state();
+CREATE TRIGGER key_state_recounted AFTER UPDATE OF state ON key FOR EACH ROW
+    WHEN (NEW.state <> OLD.state) EXECUTE FUNCTION count_key_state();
 
 CREATE FUNCTION count_grant() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

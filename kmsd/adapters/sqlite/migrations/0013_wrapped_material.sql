@@ -4,6 +4,23 @@ ALTER TABLE token_object ADD COLUMN custody TEXT NOT NULL DEFAULT 'object' CHECK
 -- Reconcile, backups and metrics read the rows of objects only.
 CREATE INDEX token_object_objects ON token_object (created_at) WHERE custody = 'object';
 
+-- Number of keys in each state, for each scrape of the metrics.
+CREATE TABLE key_state_count (
+    state TEXT NOT NULL PRIMARY KEY,
+    keys INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO key_state_count (state, keys) SELECT state, count(*) FROM key GROUP BY state;
+CREATE TRIGGER key_state_counted AFTER INSERT ON key BEGIN
+    INSERT INTO key_state_count (state, keys) VALUES (new.state, 1) ON CONFLICT (state) DO UPDATE SET keys = keys + 1;
+END;
+CREATE TRIGGER key_state_recounted AFTER UPDATE OF state ON key WHEN new.state <> old.state BEGIN
+    UPDATE key_state_count SET keys = keys - 1 WHERE state = old.state;
+    INSERT INTO key_state_count (state, keys) VALUES (new.state, 1) ON CONFLICT (state) DO UPDATE SET keys = keys + 1;
+END;
+CREATE TRIGGER key_state_uncounted AFTER DELETE ON key BEGIN
+    UPDATE key_state_count SET keys = keys - 1 WHERE state = old.state;
+END;
+
 CREATE TABLE domain_key (
     domain_key_id BLOB NOT NULL PRIMARY KEY CHECK (length(domain_key_id) = 16),
     token TEXT NOT NULL,
