@@ -241,6 +241,25 @@ async def test_a_token_without_memory(shim: Shim, shim_place: TokenPlace, code: 
             assert len(await token.mac(material, MacAlgorithm.HMAC_SHA_256, b"m")) == 32
 
 
+@pytest.mark.parametrize("rv", [Ckr.GENERAL_ERROR, Ckr.TEMPLATE_INCONSISTENT])
+@pytest.mark.parametrize("unworked", [True, False])
+async def test_a_refusal_of_once_takes_no_protection_away(
+    shim_place: TokenPlace, shim: Shim, rv: int, *, unworked: bool
+) -> None:
+    """A key that the token refused to unwrap once is not used without the attributes that it takes."""
+    domain_key = rows_of(make_domain_keys(shim_place, 1))[0]
+    async with shim_place.open() as token:
+        material = await make(token, domain_key)
+        token.invalidate(material.material_id)
+        shim.fail(Function.UNWRAP_KEY, rv, times=1, unworked=unworked)
+        with pytest.raises(TokenError):
+            await token.encrypt(material, XAES, b"text", b"aad")
+        shim.reset()
+        shown = await token.attributes(material)
+        assert shown["CKA_COPYABLE"] is False
+        await make(token, domain_key)
+
+
 # --- rewrapping -------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from kmsd.adapters.pkcs11.domain_key_proof import prove_enforcement
 from kmsd.adapters.pkcs11.handle_cache import Entry
 from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects
 from kmsd.adapters.pkcs11.return_codes import REFUSALS, Ckr, CkrError, ErrorClass
-from kmsd.adapters.pkcs11.wrapped_templates import profile_of, to_use
+from kmsd.adapters.pkcs11.wrapped_templates import mismatches, profile_of, to_use
 from kmsd.domain.material import WrappedMaterial
 from kmsd.ports import TamperedMaterial
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.held_objects import ObjectSession
     from kmsd.adapters.pkcs11.objects import Objects
     from kmsd.adapters.pkcs11.session_pool import Session
+    from kmsd.adapters.pkcs11.templates import ObjectProfile
     from kmsd.domain.domain_key import DomainKey
     from kmsd.domain.material import MaterialIdentity
 
@@ -176,9 +177,26 @@ class WrappedKeys(HeldObjects[HeldKey]):
                 self._forget_domain(material.domain_key_id)
             if self._extras_refused or error.rv not in REFUSALS:
                 raise
-        handle = self._raw.unwrap(
-            self._owner.handle, way, domain.handle, material.content, to_use(profile, extras=False)
-        )
+            return self._unwrap_without_extras(domain, material, profile, error)
+
+    def _unwrap_without_extras(
+        self, domain: OpenDomainKey, material: WrappedMaterial, profile: ObjectProfile, refusal: CkrError
+    ) -> int:
+        """Unwrap without the optional attributes that the token refused.
+
+        Raises `refusal` if the key differs from its role. The refusal then had another cause, and the next key is
+        unwrapped with the optional attributes again.
+        """
+        session, way = self._owner.handle, WrapMechanism(material.mechanism)
+        handle = self._raw.unwrap(session, way, domain.handle, material.content, to_use(profile, extras=False))
+        try:
+            short = mismatches(self._raw, session, handle, profile)
+        except BaseException:
+            self._raw.destroy(session, handle)
+            raise
+        if short:
+            self._raw.destroy(session, handle)
+            raise refusal
         self._extras_refused = True
         return handle
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from pkcs11 import Attribute, ObjectClass
 
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS
+from kmsd.adapters.pkcs11.roles import attributes_of, role_mismatches
 from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, SEALING, SECRET_ROLES, only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kmsd.adapters.pkcs11.cryptoki import RawModule
     from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.templates import ObjectProfile
     from kmsd.domain.key_spec import KeySpec, KeyUsage
@@ -46,6 +49,13 @@ def to_use(profile: ObjectProfile, *, extras: bool) -> dict[int, Value]:
     # CKA_MODIFIABLE last: SoftHSM 2.6.1 sets attributes one by one, and refuses any after this one.
     template[A.MODIFIABLE] = template.pop(A.MODIFIABLE)
     return template
+
+
+def mismatches(raw: RawModule, session: int, handle: int, profile: ObjectProfile) -> list[str]:
+    """Return the attributes in which an unwrapped object differs from its role. Raises `CkrError`."""
+    template = {**profile.template, A.TOKEN: False, A.WRAP_WITH_TRUSTED: True}
+    kinds = (A.CLASS, A.KEY_TYPE, *attributes_of(profile.object_class, profile.key_type), A.WRAP_WITH_TRUSTED)
+    return role_mismatches(replace(profile, template=template, proofs={}), raw.attributes(session, handle, kinds))
 
 
 def _class_of(profile: ObjectProfile) -> dict[int, Value]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec.structs import replace
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11 import pair_proofs
@@ -19,9 +18,8 @@ from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
 from kmsd.adapters.pkcs11.expectations import WrongAnswer
 from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
-from kmsd.adapters.pkcs11.roles import attributes_of, role_mismatches
 from kmsd.adapters.pkcs11.templates import SEALING
-from kmsd.adapters.pkcs11.wrapped_templates import profile_of, to_wrap
+from kmsd.adapters.pkcs11.wrapped_templates import mismatches, profile_of, to_wrap
 from kmsd.ports import TokenError
 
 if TYPE_CHECKING:
@@ -143,10 +141,7 @@ class Wrapping:
         try:
             identity = material.identity
             profile = profile_of(identity.spec, identity.usage, identity.algorithm)
-            template = {**profile.template, A.TOKEN: False, A.WRAP_WITH_TRUSTED: True}
-            kinds = (A.CLASS, A.KEY_TYPE, *attributes_of(profile.object_class, profile.key_type), A.WRAP_WITH_TRUSTED)
-            values = self._raw.attributes(session.handle, held.handle, kinds)
-            if short := role_mismatches(replace(profile, template=template, proofs={}), values):
+            if short := mismatches(self._raw, session.handle, held.handle, profile):
                 raise TokenError(f"the token unwrapped a {profile.name} key that falls short: {'; '.join(short)}")
             if not is_same(held.handle):
                 raise TokenError("the unwrapped key is not the one that was wrapped")
