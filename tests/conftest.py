@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.daemon import Daemon, provisioned
+from tests.support.daemon import CUSTODY, Daemon, provisioned
 from tests.support.harness import Harness, harness
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ QUICK = Path(__file__).parent / "unit"
 """Tests that need no token and no daemon."""
 RELEASE = {
     **dict.fromkeys(("KMSD_TEST_EVERY_CALL", "KMSD_TEST_EVERY_CODE", "KMSD_TEST_EVERY_CUT"), "1"),
-    **dict.fromkeys(("KMSD_TEST_LEVELS", "KMSD_TEST_WHEEL"), "1"),
+    **dict.fromkeys(("KMSD_TEST_EVERY_CUSTODY", "KMSD_TEST_LEVELS", "KMSD_TEST_WHEEL"), "1"),
     "KMSD_TEST_KILLS": "100",
     "KMSD_TEST_LOGIN_KILLS": "300",
     "KMSD_AUDIT_KILLS": "100",
@@ -37,10 +37,26 @@ RELEASE = {
     "KMSD_TEST_HEAL_SECONDS": "10",
 }
 """How often, and how thoroughly, tests that kill, cut, fail and fuzz do so before a release (`KMSD_TEST_SLOW`)."""
+API = Path(__file__).parent / "api"
+"""Tests that all run in both kinds of key custody before a release."""
+IN_BOTH_CUSTODIES = frozenset(
+    {
+        *("test_encrypt", "test_key_agreement", "test_key_kind_matrix", "test_macs", "test_message_counts"),
+        *("test_rsa_encryption", "test_signatures", "test_time"),
+        "test_import::test_by_every_algorithm_and_back_again",
+        "test_import_kinds::test_only_the_same_material_comes_back",
+        "test_material_expiry::test_the_earliest_expiry_counts",
+        "test_several_materials::test_a_key_needs_all_its_materials",
+        "test_several_materials::test_new_materials_at_once",
+        "test_several_materials::test_pending_deletion",
+    }
+)
+"""Modules, and tests of modules, that do so in the default tier: what becomes of key material, and each kind of use."""
 if "KMSD_TEST_SLOW" in os.environ:
     # Before the modules of tests are imported, which read them.
     for name, value in RELEASE.items():
         os.environ.setdefault(name, value)
+EVERY_CUSTODY = "KMSD_TEST_EVERY_CUSTODY" in os.environ
 
 # NSS stretches the PIN for each object that it reads or writes. For a token that lives for a second once is enough.
 os.environ.setdefault("NSS_MAX_MP_PBE_ITERATION_COUNT", "1")
@@ -65,6 +81,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let a test run in both kinds of custody, unless the environment chooses one for all."""
+    if "custody" not in metafunc.fixturenames or "KMSD_TEST_CUSTODY" in os.environ:
+        return
+    module = metafunc.definition.path.stem
+    chosen = {module, f"{module}::{metafunc.function.__name__}"} & IN_BOTH_CUSTODIES
+    if chosen or (EVERY_CUSTODY and metafunc.definition.path.is_relative_to(API)):
+        metafunc.parametrize("custody", ["object", "wrapped"], indirect=True, scope="module")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     """With `-n`: whole files, the long ones first."""
@@ -74,10 +100,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     return Dealer(config, log)
 
 
+@pytest.fixture(scope="module", name="custody")
+def _custody(request: pytest.FixtureRequest) -> str:
+    """Where the daemon of a module keeps key material: `object` or `wrapped`."""
+    return str(getattr(request, "param", CUSTODY))
+
+
 @pytest.fixture(scope="module", name="harness")
-def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+def _harness(tmp_path_factory: pytest.TempPathFactory, custody: str) -> Iterator[Harness]:
     """The daemon within this process; shared by a module, whose tests leave it usable."""
-    with harness(tmp_path_factory.mktemp("harness")) as found:
+    with harness(tmp_path_factory.mktemp("harness"), custody=custody) as found:
         yield found
 
 

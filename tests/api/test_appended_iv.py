@@ -22,8 +22,8 @@ CONTEXT = {"purpose": "test"}
 
 
 @pytest.fixture(scope="module", name="bent")
-def _bent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Harness, Shim]]:
-    with appending_harness(tmp_path_factory.mktemp("harness")) as found:
+def _bent(tmp_path_factory: pytest.TempPathFactory, custody: str) -> Iterator[tuple[Harness, Shim]]:
+    with appending_harness(tmp_path_factory.mktemp("harness"), custody=custody) as found:
         yield found
 
 

@@ -13,8 +13,8 @@ from tests.support.log_service import copy_audit
 
 
 @pytest.fixture(name="site", scope="module")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with harness(tmp_path_factory.mktemp("harness")) as found:
+def _site(tmp_path_factory: pytest.TempPathFactory, custody: str) -> Iterator[Harness]:
+    with harness(tmp_path_factory.mktemp("harness"), custody=custody) as found:
         yield found
 
 

@@ -23,14 +23,16 @@ from tests.support.polling import until
 
 
 @pytest.fixture(scope="module", name="harness", params=["without derivation", "with nonces of its own"])
-def _harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+def _harness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, custody: str
+) -> Iterator[Harness]:
     """A daemon whose token cannot derive keys, or makes its own 16-byte nonces: algorithms 2 and 3."""
     folder = tmp_path_factory.mktemp("harness")
     if request.param == "without derivation":
-        with open_harness(folder, without=("CKM_AES_ECB_ENCRYPT_DATA",)) as found:
+        with open_harness(folder, without=("CKM_AES_ECB_ENCRYPT_DATA",), custody=custody) as found:
             yield found
     else:
-        with appending_harness(folder) as (found, _):
+        with appending_harness(folder, custody=custody) as (found, _):
             yield found
 
 

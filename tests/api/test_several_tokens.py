@@ -8,30 +8,36 @@ from typing import Any
 import pytest
 
 from kmsd.domain.material import TokenName
+from kmsd.ports import TokenObject
 from tests.support.clients import code_of
 from tests.support.harness import Harness, harness
+from tests.support.material_ids import wrapped_ids
 
 NSS = TokenName("nss")
 SHA_256 = {"EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
 
 
 @pytest.fixture(name="site", scope="module")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with harness(tmp_path_factory.mktemp("harness"), nss_serves=["RSA_2048"]) as found:
+def _site(tmp_path_factory: pytest.TempPathFactory, custody: str) -> Iterator[Harness]:
+    with harness(tmp_path_factory.mktemp("harness"), nss_serves=["RSA_2048"], custody=custody) as found:
         yield found
 
 
-def objects(site: Harness, name: TokenName) -> set[bytes]:
-    """The objects in a token, but the daemon's own."""
+def materials(site: Harness, name: TokenName) -> set[bytes]:
+    """Key material in a token: its objects, but the daemon's own, and what is wrapped in it."""
     reports = site.run(site.components.tokens[name].list_objects())
     assert not [report for report in reports if report.problem]
-    rows = {row.object_id: row for row in site.run(_rows(site))}
-    assert {rows[report.object_id].token for report in reports} <= {name}
-    return {report.object_id for report in reports if not rows[report.object_id].owner.startswith("service:")}
+    rows, domain_keys = site.run(_rows(site))
+    found = {report.object_id for report in reports} - domain_keys
+    assert {rows[one].token for one in found} <= {name}
+    objects = {one for one in found if not rows[one].owner.startswith("service:")}
+    return objects | wrapped_ids(site.config.database, name)
 
 
-async def _rows(site: Harness) -> Any:
-    return await (await site.components.store.read()).token_objects()
+async def _rows(site: Harness) -> tuple[dict[bytes, TokenObject], set[bytes]]:
+    reader = await site.components.store.read()
+    rows = {row.object_id: row for row in await reader.token_objects()}
+    return rows, {row.domain_key_id for row in await reader.domain_keys()}
 
 
 def rsa_key(kms: Any) -> str:
@@ -42,15 +48,15 @@ def rsa_key(kms: Any) -> str:
 def test_a_key_is_made_in_the_token_that_names_its_spec(site: Harness) -> None:
     """RSA_2048 goes to NSS, which offers more of it; everything else stays in the main token."""
     kms = site.client()
-    before = {name: objects(site, name) for name in (TokenName.MAIN, NSS)}
+    before = {name: materials(site, name) for name in (TokenName.MAIN, NSS)}
     metadata = kms.create_key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]
     assert metadata["EncryptionAlgorithms"] == ["RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"]
-    assert len(objects(site, NSS) - before[NSS]) == 1
-    assert objects(site, TokenName.MAIN) == before[TokenName.MAIN]
+    assert len(materials(site, NSS) - before[NSS]) == 1
+    assert materials(site, TokenName.MAIN) == before[TokenName.MAIN]
     kms.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")
     kms.create_key()
-    assert len(objects(site, TokenName.MAIN) - before[TokenName.MAIN]) == 2
-    assert len(objects(site, NSS) - before[NSS]) == 1
+    assert len(materials(site, TokenName.MAIN) - before[TokenName.MAIN]) == 2
+    assert len(materials(site, NSS) - before[NSS]) == 1
 
 
 def test_it_is_used_deleted_and_found_again(site: Harness) -> None:
@@ -63,12 +69,12 @@ def test_it_is_used_deleted_and_found_again(site: Harness) -> None:
     assert kms.decrypt(**key, CiphertextBlob=blob, **SHA_256)["Plaintext"] == b"x"
     site.tick()
     assert kms.describe_key(**key)["KeyMetadata"]["KeyState"] == "Enabled"
-    before = {name: objects(site, name) for name in (TokenName.MAIN, NSS)}
+    before = {name: materials(site, name) for name in (TokenName.MAIN, NSS)}
     kms.schedule_key_deletion(**key, PendingWindowInDays=7)
     site.clock.advance(days=8)
     site.tick()
-    assert len(before[NSS] - objects(site, NSS)) == 1
-    assert objects(site, TokenName.MAIN) == before[TokenName.MAIN]
+    assert len(before[NSS] - materials(site, NSS)) == 1
+    assert materials(site, TokenName.MAIN) == before[TokenName.MAIN]
     assert code_of(site.client().describe_key, **key) == "NotFoundException"
 
 

@@ -9,7 +9,7 @@ import pytest
 from kmsd.jobs.scheduler import Scheduler
 from tests.support.clients import code_of
 from tests.support.harness import Harness
-from tests.support.token_objects import object_ids
+from tests.support.material_ids import held_ids
 
 ME = "arn:aws:iam::000000000000:user/admin"
 
@@ -17,13 +17,13 @@ ME = "arn:aws:iam::000000000000:user/admin"
 def test_deletion_takes_everything_and_frees_the_names(harness: Harness) -> None:
     """From the instant of its date the key does not exist; the job destroys all its objects, aliases and grants."""
     kms = harness.client()
-    before = object_ids(harness)
+    before = held_ids(harness)
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.rotate_key_on_demand(KeyId=key_id)
     kms.create_alias(AliasName="alias/doomed", TargetKeyId=key_id)
     grant = kms.create_grant(KeyId=key_id, GranteePrincipal=ME, RetiringPrincipal=ME, Operations=["Decrypt"])
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-    assert len(object_ids(harness) - before) == 2
+    assert len(held_ids(harness) - before) == 2
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     harness.clock.advance(days=6, hours=23)
     harness.tick()
@@ -43,7 +43,7 @@ def test_deletion_takes_everything_and_frees_the_names(harness: Harness) -> None
     gone()  # by the clock alone
     harness.tick()
     gone()
-    assert object_ids(harness) == before
+    assert held_ids(harness) == before
     assert code_of(kms.retire_grant, GrantToken=grant["GrantToken"]) == "InvalidGrantTokenException"
     kms.create_alias(AliasName="alias/doomed", TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
     harness.tick()

@@ -21,14 +21,14 @@ from tests.support.tokens import PIN, SO_PIN, SOFTHSM, TokenPlace, another_softh
 @pytest.fixture(name="here")
 def _here(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that is not running."""
-    with provisioned(tmp_path / "here") as found:
+    with provisioned(tmp_path / "here", custody="object") as found:
         yield found
 
 
 @pytest.fixture(name="there")
 def _there(tmp_path: Path) -> Iterator[Daemon]:
     """Another one, with a token of its own."""
-    with provisioned(tmp_path / "there") as found:
+    with provisioned(tmp_path / "there", custody="object") as found:
         yield found
 
 

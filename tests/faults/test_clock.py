@@ -15,8 +15,8 @@ from tests.support.clients import code_of
 from tests.support.daemon import Daemon, eventually, provisioned
 from tests.support.dated_keys import doomed_key, import_until
 from tests.support.harness import Harness, harness
+from tests.support.material_ids import held_ids
 from tests.support.shim import compiler
-from tests.support.token_objects import object_ids
 
 
 @pytest.fixture(name="harness")
@@ -33,7 +33,7 @@ def test_forty_days_forward_and_back(harness: Harness, *, restart: bool) -> None
     kms = harness.client()
     key_id, blob = doomed_key(harness)
     imported = import_until(harness, days=2)
-    before = object_ids(harness)
+    before = held_ids(harness)
 
     def move(days: int) -> None:
         if restart:
@@ -46,13 +46,13 @@ def test_forty_days_forward_and_back(harness: Harness, *, restart: bool) -> None
     kms = harness.client()
     for _ in range(3):
         harness.tick()
-    assert object_ids(harness) == before
+    assert held_ids(harness) == before
     assert code_of(kms.encrypt, KeyId=imported, Plaintext=b"x") == "KMSInvalidStateException"
     assert code_of(kms.describe_key, KeyId=key_id) == "NotFoundException"
     move(-40)
     kms = harness.client()
     harness.tick()
-    assert object_ids(harness) >= before  # wrapping keys are kept in stock again
+    assert held_ids(harness) >= before  # wrapping keys are kept in stock again
     kms.cancel_key_deletion(KeyId=key_id)
     kms.enable_key(KeyId=key_id)
     assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"kept"
@@ -85,13 +85,13 @@ def test_forty_days_back_revives_nothing(harness: Harness, *, restart: bool) -> 
 def test_what_is_held_is_done_when_confirmed(harness: Harness) -> None:
     """As after a long stop: the operator says that the clock is right, and what is due goes."""
     key_id, _ = doomed_key(harness)
-    before = object_ids(harness)
+    before = held_ids(harness)
     harness.clock.set(days=40)
     harness.tick()
-    assert object_ids(harness) == before
+    assert held_ids(harness) == before
     confirm(harness)
     harness.tick()
-    assert len(object_ids(harness)) == len(before) - 1
+    assert len(held_ids(harness)) == len(before) - 1
     assert [r["serviceEventDetails"]["keyId"] for r in harness.records() if r["eventName"] == "DeleteKey"] == [key_id]
 
 
@@ -110,12 +110,12 @@ def confirm(harness: Harness) -> None:
 def test_creeping_forward(harness: Harness) -> None:
     """Half an hour a tick gets as far as one hour."""
     doomed_key(harness)
-    before = object_ids(harness)
+    before = held_ids(harness)
     for _ in range(8 * 48):
         harness.clock.set(minutes=30)
         harness.run(harness.scheduler._acquire())
     harness.tick()
-    assert object_ids(harness) == before
+    assert held_ids(harness) == before
 
 
 def test_a_lease_from_the_future_is_void(harness: Harness) -> None:

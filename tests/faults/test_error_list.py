@@ -147,19 +147,31 @@ def no_trail(harness: Harness) -> Iterator[None]:
 
 
 def without_material(scene: Scene) -> str:
-    """The token has lost the key's object."""
+    """The token has lost the key's object, or the domain key that wraps its material."""
     reader = scene.harness.run(scene.harness.components.store.read())
     key = scene.harness.run(
         reader.key(scene.request.get("KeyId") or scene.request.get("DestinationKeyId") or scene.key_id)
     )
     assert key is not None
     assert key.current_material is not None
+    if (wrapped := key.current_material.wrapped) is not None:
+        scene.harness.run(_set_missing(scene.harness, wrapped.domain_key_id, is_missing=True))
+        try:
+            return scene.code()
+        finally:
+            scene.harness.run(_set_missing(scene.harness, wrapped.domain_key_id, is_missing=False))
     components = scene.harness.components
     scene.harness.run(components.token.destroy(key.current_material.material_id))
     if scene.operation == "Verify":
         # It does not ask the token, so it waits for reconcile to miss the object.
         scene.harness.run(reconcile.run_once(components.store, components.token, scene.harness.clock.now()))
     return scene.code()
+
+
+async def _set_missing(harness: Harness, domain_key_id: bytes, *, is_missing: bool) -> None:
+    """What reconcile does when it does not find a domain key, or finds it again."""
+    async with harness.components.store.write() as transaction:
+        await transaction.set_domain_key_missing(domain_key_id, is_missing=is_missing)
 
 
 def in_state(scene: Scene, state: str) -> str:

@@ -13,7 +13,7 @@ from tests.support.harness import Harness, harness
 
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with harness(tmp_path_factory.mktemp("harness")) as found:
+    with harness(tmp_path_factory.mktemp("harness"), custody="object") as found:
         yield found
 
 

@@ -1,4 +1,4 @@
-"""Imports where the token or the store fails, before it acted or after: the books balance, and nothing is half done."""
+"""Imports of objects where token or store fails, before it acted or after: the books balance, nothing is half done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.key_import import Parameters, external_key, imported_key, par
 @pytest.fixture(scope="module", name="harness")
 def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """With an import token."""
-    with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found, refusals_at_once():
+    with harness(tmp_path_factory.mktemp("harness"), import_token=True, custody="object") as found, refusals_at_once():
         yield found
 
 

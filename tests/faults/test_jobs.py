@@ -1,8 +1,8 @@
-"""Jobs when the token fails, before and after it has acted: the other keys go on, and the books balance."""
+"""Jobs on objects when the token fails, before and after it has acted: other keys go on, and the books balance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,14 @@ from msgspec.structs import force_setattr
 
 from kmsd.jobs import deletion, reconcile, rotation
 from kmsd.ports import Tokens, TokenUnavailable
-from tests.support.harness import Harness
+from tests.support.harness import Harness, harness
+from tests.support.material_ids import held_ids
+
+
+@pytest.fixture(scope="module", name="harness")
+def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    with harness(tmp_path_factory.mktemp("harness"), custody="object") as found:
+        yield found
 
 
 class Failing:
@@ -36,11 +43,6 @@ class Failing:
         return fail
 
 
-def object_ids(harness: Harness) -> set[bytes]:
-    """What the token holds."""
-    return {found.object_id for found in harness.run(harness.components.token.list_objects())}
-
-
 def settle(harness: Harness) -> reconcile.ReconcileReport:
     """What the next reconcile does."""
     harness.clock.advance(minutes=11)
@@ -56,7 +58,7 @@ def test_rotation_survives_a_bad_key(harness: Harness, method: str, *, after: bo
     for key_id in keys:
         kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
     harness.clock.advance(days=91)
-    before = object_ids(harness)
+    before = held_ids(harness)
     failing: Any = Failing(harness.components.token, method, after=after)
 
     def run(token: Any) -> rotation.RotationReport:
@@ -69,7 +71,7 @@ def test_rotation_survives_a_bad_key(harness: Harness, method: str, *, after: bo
     second = run(harness.components.token)
     assert len(second.rotated) == 2 - expected
     settle(harness)
-    assert len(object_ids(harness) - before) == 2
+    assert len(held_ids(harness) - before) == 2
     for key_id in keys:
         assert len(kms.list_key_rotations(KeyId=key_id)["Rotations"]) == 1
         kms.disable_key_rotation(KeyId=key_id)
@@ -79,7 +81,7 @@ def test_rotation_survives_a_bad_key(harness: Harness, method: str, *, after: bo
 def test_deletion_survives_a_bad_key(harness: Harness, *, after: bool) -> None:
     """A key whose object cannot be destroyed now is gone for its users all the same; reconcile finishes it."""
     kms = harness.client()
-    before = object_ids(harness)
+    before = held_ids(harness)
     keys = [kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(2)]
     for key_id in keys:
         kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
@@ -90,7 +92,7 @@ def test_deletion_survives_a_bad_key(harness: Harness, *, after: bool) -> None:
     )
     assert (len(report.deleted), len(report.failed)) == (1, 1)
     assert len(settle(harness).destroyed) == 1
-    assert object_ids(harness) == before
+    assert held_ids(harness) == before
     again = harness.run(
         deletion.run_once(
             harness.components.store, harness.components.tokens, harness.clock.now(), harness.components.record_job
@@ -103,7 +105,7 @@ def test_deletion_survives_a_bad_key(harness: Harness, *, after: bool) -> None:
 def test_create_key_leaves_nothing_when_the_token_fails(harness: Harness, *, after: bool) -> None:
     """A refused CreateKey has no effect: no key, no row, and after reconcile no object."""
     reader = harness.run(harness.components.store.read())
-    before, keys = object_ids(harness), harness.run(reader.count_keys("000000000000"))
+    before, keys = held_ids(harness), harness.run(reader.count_keys("000000000000"))
     tokens = harness.components.tokens
     failing: Any = Failing(tokens.main, "generate_key", after=after)
     force_setattr(tokens, "main", failing)
@@ -113,7 +115,7 @@ def test_create_key_leaves_nothing_when_the_token_fails(harness: Harness, *, aft
     finally:
         force_setattr(tokens, "main", failing._token)
     settle(harness)
-    assert object_ids(harness) == before
+    assert held_ids(harness) == before
     reader = harness.run(harness.components.store.read())
     assert harness.run(reader.count_keys("000000000000")) == keys
     harness.client().create_key()
@@ -126,7 +128,7 @@ def test_unknown_objects_are_reported_and_left_alone(harness: Harness) -> None:
         harness.components.token.generate_key(unknown, next(iter(harness.components.token.capabilities.algorithms)))
     )
     assert unknown in [found.object_id for found in settle(harness).unknown]
-    assert unknown in object_ids(harness)
+    assert unknown in held_ids(harness)
     harness.run(harness.components.token.destroy(unknown))
     kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]

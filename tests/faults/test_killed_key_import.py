@@ -1,4 +1,4 @@
-"""A worker is killed while it makes the two halves of an imported pair."""
+"""A worker is killed while it makes the two objects of an imported pair."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def calls_of_import(kms: Any, shim: Shim) -> dict[Function, int]:
 @pytest.mark.parametrize("unworked", [True, False], ids=["before the call", "after the call"])
 def test_no_half_of_a_pair_is_left(tmp_path: Path, *, unworked: bool) -> None:
     """The key awaits its material and takes it afterwards; no object is left over."""
-    with bent_daemon(tmp_path) as (daemon, shim):
+    with bent_daemon(tmp_path, custody="object") as (daemon, shim):
         daemon.start()
         kms = daemon.client(read_timeout=60)
         for function in LAST_CALLS:

@@ -1,4 +1,4 @@
-"""Imports of further material, and rotations to it, where token or store fails: they are done or not done."""
+"""Imports of further objects, and rotations to them, where token or store fails: they are done or not done."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.support.harness import Harness, harness
 from tests.support.key_import import (
     add_material,
     current_id,
+    current_material_id,
     import_again,
     imported_key,
-    imported_objects,
-    material_object,
     materials_of,
     parameters,
     refusals_at_once,
     state_of,
 )
+from tests.support.material_ids import imported_ids
 
 
 @pytest.fixture(scope="module", name="harness")
 def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """With an import token."""
-    with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found, refusals_at_once():
+    with harness(tmp_path_factory.mktemp("harness"), import_token=True, custody="object") as found, refusals_at_once():
         yield found
 
 
@@ -46,7 +46,7 @@ class Case:
         self.first_id = current_id(self.kms, self.key_id)
         self.blob = self.kms.encrypt(KeyId=self.key_id, Plaintext=b"old")["CiphertextBlob"]
         self.given = parameters(self.kms, self.key_id)
-        self.before = imported_objects(harness)
+        self.before = imported_ids(harness)
 
     def bring(self) -> str:
         """Import the further material as new."""
@@ -64,7 +64,7 @@ class Case:
         settle(self.harness)
         assert state_of(self.kms, self.key_id) == "Enabled"
         assert [state for _, _, state in materials_of(self.kms, self.key_id)] == ["IMPORTED"] * materials
-        assert len(imported_objects(self.harness) - self.before) == materials - 1
+        assert len(imported_ids(self.harness) - self.before) == materials - 1
         assert self.kms.decrypt(CiphertextBlob=self.blob)["Plaintext"] == b"old"
 
 
@@ -171,9 +171,9 @@ def test_the_job_goes_on_with_the_next_material(harness: Harness) -> None:
     report = harness.run(expiry.run_once(broken, components.tokens, harness.clock.now(), components.record_job))
     assert broken.failed
     assert len(report.failed) == 1
-    assert len(imported_objects(harness) - case.before) == 1
+    assert len(imported_ids(harness) - case.before) == 1
     harness.tick()
-    assert imported_objects(harness) == case.before
+    assert imported_ids(harness) == case.before
     assert state_of(case.kms, case.key_id) == "PendingImport"
     settle(harness)
 
@@ -189,9 +189,9 @@ def lose(harness: Harness, object_id: bytes) -> None:
 def test_lost_materials_come_back(harness: Harness) -> None:
     """The key is not rotated to pending material that the token lost; earlier material opens nothing until then."""
     case = Case(harness)
-    earlier = material_object(harness, case.key_id)
+    earlier = current_material_id(harness, case.key_id)
     pending = add_material(case.kms, case.key_id, case.further)
-    (waiting,) = imported_objects(harness) - case.before
+    (waiting,) = imported_ids(harness) - case.before
     lose(harness, waiting)
     assert code_of(case.kms.rotate_key_on_demand, KeyId=case.key_id) == "KMSInvalidStateException"
     assert import_again(case.kms, case.key_id, case.further) == pending

@@ -85,7 +85,7 @@ def show(daemon: Daemon, blobs: list[bytes]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", name="used")
 def _used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
-    with provisioned(tmp_path_factory.mktemp("used")) as daemon:
+    with provisioned(tmp_path_factory.mktemp("used"), custody="object") as daemon:
         blobs = use(daemon)
         daemon.start()
         shown = show(daemon, blobs)

@@ -168,15 +168,16 @@ SCENARIOS: dict[str, Callable[[Site], str]] = {
 }
 
 
-@pytest.fixture(scope="module", name="site")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture(scope="module", name="site", params=["object", "wrapped"])
+def _site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if shims.compiler() is None or not SOFTHSM.exists():
         pytest.skip("the shim needs a C compiler and SoftHSM2")
     folder = tmp_path_factory.mktemp("codes")
     shim = Shim(shims.build(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KMSD_SHIM_MODULE", str(SOFTHSM))
-        with harness(folder, module=shim.path, extra="[limits]\nkeys_per_account = 1000000\n") as found:
+        extra = "[limits]\nkeys_per_account = 1000000\n"
+        with harness(folder, module=shim.path, extra=extra, custody=request.param) as found:
             site = Site(found, shim)
             site.prepare()
             yield site

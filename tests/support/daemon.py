@@ -253,12 +253,13 @@ def provisioned(
     workers: int = 1,
     extra: str = "",
     import_token: bool = False,
-    custody: str = "object",
     reach: Callable[[TokenPlace], TokenPlace] = lambda place: place,
+    custody: str = CUSTODY,
 ) -> Iterator[Daemon]:
     """A daemon that is set up and not started; stopped, if it runs, at the end.
 
-    With NSS as its import token, if asked. `reach` may put something between the daemon and its token.
+    With NSS as its import token, if asked. `reach` may put something between the daemon and its token. With the custody
+    `wrapped` there are two domain keys.
     """
     with ExitStack() as stack:
         place = reach(stack.enter_context(softhsm(folder / "token")))
@@ -266,10 +267,13 @@ def provisioned(
             helper = stack.enter_context(nss(folder / "import-token"))
             extra = f"{extra}\n{import_section(folder, helper)}"
         port = free_port()
-        daemon = Daemon(
-            folder, place, port, write_config(folder, place, port, workers=workers, extra=extra, custody=custody)
-        )
+        config = write_config(folder, place, port, workers=workers, extra=extra, custody=custody)
+        daemon = Daemon(folder, place, port, config)
         daemon.admin = credentials_of(daemon.cli("init", "--format", "json").stdout)
+        if custody == "wrapped":
+            pin_file = folder / "so-pin"
+            pin_file.write_bytes(place.so_pin)
+            daemon.cli("domain-key", "create", "--count", "2", "--so-pin-file", str(pin_file))
         try:
             yield daemon
         finally:

@@ -226,6 +226,14 @@ async def _add_domain_keys(config: Config, made: Sequence[NewDomainKey]) -> None
             await transaction.insert_domain_key(row)
 
 
+async def _require_bound(components: Components) -> None:
+    """Raise `TamperedMaterial` if a row of wrapped material is not as the daemon has written it."""
+    reader = await components.store.read()
+    for domain_key_id, count in (await reader.wrapped_counts()).items():
+        for material in await reader.wrapped_under(domain_key_id, b"", count):
+            await components.token.custody.require_bound(material)
+
+
 @contextmanager
 def harness(
     folder: Path,
@@ -259,9 +267,10 @@ def harness(
         found.start()
         try:
             yield found
-            # On every object that any test has made: `list_objects` reads all attributes back.
+            # On everything that any test has made: `list_objects` reads all attributes back.
             problems = [item for item in found.run(found.components.token.list_objects()) if item.problem]
             assert not problems, problems
+            found.run(_require_bound(found.components))
         finally:
             signing_clock.offset = timedelta(0)
             found.stop()

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from kmsd.custody.imported_material import current
+from kmsd.domain.key import Key
+from kmsd.domain.material import Material
 from tests.support.harness import Harness
 
 ALGORITHMS = (
@@ -135,29 +137,20 @@ def state_of(kms: Any, key_id: str) -> str:
     return str(kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"])
 
 
-def objects(harness: Harness) -> set[bytes]:
-    """Ids of everything that both tokens hold."""
-    components = harness.components
-    assert components.tokens.imports is not None
-    found = [*harness.run(components.token.list_objects()), *harness.run(components.tokens.imports.list_objects())]
-    assert [report for report in found if report.problem] == []
-    return {report.object_id for report in found}
-
-
-def imported_objects(harness: Harness) -> set[bytes]:
-    """Ids of all imported material that the token holds."""
-    return {report.object_id for report in harness.run(harness.components.token.list_objects()) if report.imported}
-
-
-def material_object(harness: Harness, key_id: str) -> bytes:
-    """The material's object id."""
+def current_material(harness: Harness, key_id: str) -> Material:
+    """A key's current material."""
     key = harness.run(_key(harness, key_id))
     assert key is not None
     assert key.current_material is not None
-    return bytes(key.current_material.material_id)
+    return key.current_material
 
 
-async def _key(harness: Harness, key_id: str) -> Any:
+def current_material_id(harness: Harness, key_id: str) -> bytes:
+    """The id of a key's current material in token and database."""
+    return current_material(harness, key_id).material_id
+
+
+async def _key(harness: Harness, key_id: str) -> Key | None:
     return await (await harness.components.store.read()).key(key_id)
 
 

@@ -12,9 +12,10 @@ from tests.support.key_import import refusals_at_once
 
 
 @pytest.fixture(scope="module", name="harness")
-def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+def _harness(tmp_path_factory: pytest.TempPathFactory, custody: str) -> Iterator[Harness]:
     """With an import token, as `scripts/run` makes it."""
-    with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found, refusals_at_once():
+    folder = tmp_path_factory.mktemp("harness")
+    with harness(folder, import_token=True, custody=custody) as found, refusals_at_once():
         yield found
 
 

@@ -13,14 +13,15 @@ from tests.support.harness import Harness
 from tests.support.key_import import (
     ALGORITHMS,
     SPECS,
+    current_material,
+    current_material_id,
     external_key,
     imported_key,
     imported_material,
-    material_object,
-    objects,
     parameters,
     state_of,
 )
+from tests.support.material_ids import held_ids
 
 # --- the workflow -----------------------------------------------------------------------------------
 
@@ -38,8 +39,8 @@ def test_by_every_algorithm_and_back_again(harness: Harness, kms: Any, algorithm
     assert metadata["CurrentKeyMaterialId"] == answer["KeyMaterialId"]
     assert "ValidTo" not in metadata
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"mine", EncryptionContext={"a": "b"})["CiphertextBlob"]
-    object_id = material_object(harness, key_id)
-    shown = harness.run(harness.components.token.attributes(object_id))
+    used = current_material(harness, key_id)
+    shown = harness.run(harness.components.token.attributes(used.reference))
     assert (shown["CKA_SENSITIVE"], shown["CKA_EXTRACTABLE"], shown["CKA_MODIFIABLE"]) == (True, False, False)
     assert [role for role in ("ENCRYPT", "DECRYPT", "SIGN", "WRAP", "UNWRAP", "DERIVE") if shown[f"CKA_{role}"]] == [
         "DERIVE"
@@ -47,13 +48,13 @@ def test_by_every_algorithm_and_back_again(harness: Harness, kms: Any, algorithm
     deleted = kms.delete_imported_key_material(KeyId=key_id)
     assert deleted["KeyMaterialId"] == answer["KeyMaterialId"]
     assert state_of(kms, key_id) == "PendingImport"
-    assert object_id not in objects(harness)
+    assert used.material_id not in held_ids(harness)
     assert code_of(kms.decrypt, CiphertextBlob=blob, EncryptionContext={"a": "b"}) == "KMSInvalidStateException"
     again = kms.import_key_material(**parameters(kms, key_id, algorithm).members(material))
     assert again["KeyMaterialId"] == answer["KeyMaterialId"]
     opened = kms.decrypt(CiphertextBlob=blob, EncryptionContext={"a": "b"})
     assert opened["Plaintext"] == b"mine"
-    assert material_object(harness, key_id) == object_id
+    assert current_material_id(harness, key_id) == used.material_id
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -86,7 +87,7 @@ def test_parameters_are_as_the_reference_says(harness: Harness, kms: Any) -> Non
 
 def test_imported_keys_behave_like_generated_ones(harness: Harness, kms: Any) -> None:
     """Data keys, ReEncrypt, grants, and deletion of the key with everything."""
-    before = objects(harness)
+    before = held_ids(harness)
     key_id = imported_key(kms, os.urandom(32))
     other = kms.create_key()["KeyMetadata"]["KeyId"]
     made = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
@@ -102,7 +103,7 @@ def test_imported_keys_behave_like_generated_ones(harness: Harness, kms: Any) ->
         kms.schedule_key_deletion(KeyId=doomed, PendingWindowInDays=7)
     harness.clock.advance(days=7, seconds=1)
     harness.tick()
-    assert objects(harness) <= before
+    assert held_ids(harness) <= before
 
 
 # --- the same material, and other -------------------------------------------------------------------
@@ -131,7 +132,7 @@ def test_other_material_is_refused(harness: Harness, kms: Any, algorithm: str) -
     kms.delete_imported_key_material(KeyId=absent)
     for key_id in (present, absent, fresh):
         given = parameters(kms, key_id, algorithm)
-        before, state = objects(harness), kms.describe_key(KeyId=key_id)["KeyMetadata"]
+        before, state = held_ids(harness), kms.describe_key(KeyId=key_id)["KeyMetadata"]
         for name, other in differing(material).items():
             if len(other) == 32 and key_id == fresh:
                 continue
@@ -139,7 +140,7 @@ def test_other_material_is_refused(harness: Harness, kms: Any, algorithm: str) -
             # What has no integrity does not tell a wrong length from bad padding.
             hidden = algorithm == "RSAES_PKCS1_V1_5" and len(other) != 32
             assert told == ("InvalidCiphertextException" if hidden else "IncorrectKeyMaterialException"), name
-        assert objects(harness) == before
+        assert held_ids(harness) == before
         assert kms.describe_key(KeyId=key_id)["KeyMetadata"] == state
 
 
@@ -163,11 +164,11 @@ def test_sameness_survives_expiry(harness: Harness, kms: Any) -> None:
         members = {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": valid_to}
         kms.import_key_material(**{**parameters(kms, key_id).members(material), **members})
         blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
-        object_id = material_object(harness, key_id)
+        object_id = current_material_id(harness, key_id)
         harness.clock.advance(days=1)
         if job_runs:
             harness.tick()
-            assert object_id not in objects(harness)
+            assert object_id not in held_ids(harness)
         assert state_of(kms, key_id) == "PendingImport"
         given = parameters(kms, key_id)
         assert code_of(kms.import_key_material, **given.members(os.urandom(32))) == "IncorrectKeyMaterialException"
@@ -224,13 +225,13 @@ def test_deletion_while_pending_deletion(harness: Harness, kms: Any) -> None:
     """The state stays; once it is cancelled, the key awaits its material."""
     material = os.urandom(32)
     key_id = imported_key(kms, material)
-    object_id = material_object(harness, key_id)
+    object_id = current_material_id(harness, key_id)
     given = parameters(kms, key_id)
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     assert code_of(kms.import_key_material, **given.members(material)) == "KMSInvalidStateException"
     kms.delete_imported_key_material(KeyId=key_id)
     assert state_of(kms, key_id) == "PendingDeletion"
-    assert object_id not in objects(harness)
+    assert object_id not in held_ids(harness)
     kms.cancel_key_deletion(KeyId=key_id)
     assert state_of(kms, key_id) == "PendingImport"
     kms.import_key_material(**given.members(material))

@@ -21,8 +21,9 @@ from tests.support.imported_kinds import (
     use,
 )
 from tests.support.key_import import ALGORITHMS as WRAPPING
-from tests.support.key_import import external_key, imported_objects, material_object, parameters, state_of
+from tests.support.key_import import current_material, current_material_id, external_key, parameters, state_of
 from tests.support.key_kinds import Kind
+from tests.support.material_ids import imported_ids
 
 RSA_2048 = KeySpec.RSA_2048
 INCORRECT, UNSUPPORTED = "IncorrectKeyMaterialException", "UnsupportedOperationException"
@@ -62,9 +63,9 @@ def test_the_imported_key_is_that_of_the_client(harness: Harness, kms: Any, spec
     assert (metadata["KeyState"], metadata["Origin"], metadata["KeySpec"]) == ("Enabled", "EXTERNAL", spec)
     assert "CurrentKeyMaterialId" not in metadata
     use(kms, key_id, (spec, usage))
-    object_id = material_object(harness, key_id)
-    assert object_id in imported_objects(harness)
-    shown = harness.run(harness.components.token.attributes(object_id))
+    material = current_material(harness, key_id)
+    assert material.material_id in imported_ids(harness)
+    shown = harness.run(harness.components.token.attributes(material.reference))
     assert (shown["CKA_SENSITIVE"], shown["CKA_EXTRACTABLE"], shown["CKA_MODIFIABLE"]) == (True, False, False)
     roles = ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE", "SIGN_RECOVER")
     expected = {KeyUsage.ENCRYPT_DECRYPT: "DECRYPT", KeyUsage.KEY_AGREEMENT: "DERIVE"}.get(usage, "SIGN")
@@ -115,10 +116,10 @@ def wrong_materials(spec: KeySpec) -> dict[str, bytes]:
 def test_other_material_is_refused(harness: Harness, kms: Any, spec: KeySpec, algorithm: str) -> None:
     """Another kind, length or curve; nothing is left of it, and the key takes the right material afterwards."""
     key_id = external_key(kms, spec, usage_of(spec))
-    before, given = imported_objects(harness), parameters(kms, key_id, algorithm)
+    before, given = imported_ids(harness), parameters(kms, key_id, algorithm)
     for name, material in wrong_materials(spec).items():
         assert code_of(kms.import_key_material, **given.members(material)) == INCORRECT, name
-    assert imported_objects(harness) == before
+    assert imported_ids(harness) == before
     assert state_of(kms, key_id) == "PendingImport"
     kms.import_key_material(**given.members(material_of(spec)))
     use(kms, key_id, (spec, usage_of(spec)))
@@ -142,17 +143,17 @@ def test_a_blob_that_is_not_intact(kms: Any, kind: Kind, algorithm: str) -> None
 def test_only_the_same_material_comes_back(harness: Harness, kms: Any, kind: Kind) -> None:
     """While it is there, and after its deletion; it gets its object back, and the key works as before."""
     key_id = imported_key_of(kms, kind)
-    object_id = material_object(harness, key_id)
+    object_id = current_material_id(harness, key_id)
     import_into(kms, key_id, material_of(kind[0]), "RSA_AES_KEY_WRAP_SHA_1")
     other = other_material_of(kind[0])
     assert code_of(import_into, kms, key_id, other) == INCORRECT
     kms.delete_imported_key_material(KeyId=key_id)
     assert state_of(kms, key_id) == "PendingImport"
-    assert object_id not in imported_objects(harness)
+    assert object_id not in imported_ids(harness)
     assert code_of(import_into, kms, key_id, other) == INCORRECT
     assert state_of(kms, key_id) == "PendingImport"
     import_into(kms, key_id, material_of(kind[0]))
-    assert material_object(harness, key_id) == object_id
+    assert current_material_id(harness, key_id) == object_id
     use(kms, key_id, kind)
 
 
@@ -163,14 +164,14 @@ def test_expiry(harness: Harness, kms: Any, kind: Kind, *, job_runs: bool) -> No
     valid_to = harness.clock.now().timestamp() // 1 + 3600
     expiry = {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": valid_to}
     key_id = imported_key_of(kms, kind, **expiry)
-    object_id = material_object(harness, key_id)
+    object_id = current_material_id(harness, key_id)
     harness.clock.advance(hours=1)
     if job_runs:
         harness.tick()
     assert state_of(kms, key_id) == "PendingImport"
-    assert (object_id in imported_objects(harness)) is not job_runs
+    assert (object_id in imported_ids(harness)) is not job_runs
     import_into(kms, key_id, material_of(kind[0]))
-    assert material_object(harness, key_id) == object_id
+    assert current_material_id(harness, key_id) == object_id
     use(kms, key_id, kind)
 
 

@@ -12,8 +12,9 @@ from kmsd.domain.material import TokenName
 from tests.support.clients import code_of
 from tests.support.harness import Harness, harness
 from tests.support.imported_kinds import import_into, material_of, use
-from tests.support.key_import import external_key, imported_objects, material_object, parameters, state_of
+from tests.support.key_import import current_material_id, external_key, parameters, state_of
 from tests.support.key_kinds import Kind
+from tests.support.material_ids import imported_ids
 
 FURTHER = TokenName("nss")
 KINDS: tuple[Kind, ...] = (
@@ -24,8 +25,9 @@ KINDS: tuple[Kind, ...] = (
 
 
 @pytest.fixture(scope="module", name="harness")
-def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with harness(tmp_path_factory.mktemp("harness"), nss_serves=[spec for spec, _ in KINDS]) as found:
+def _harness(tmp_path_factory: pytest.TempPathFactory, custody: str) -> Iterator[Harness]:
+    served = [spec for spec, _ in KINDS]
+    with harness(tmp_path_factory.mktemp("harness"), nss_serves=served, custody=custody) as found:
         yield found
 
 
@@ -39,9 +41,9 @@ def test_imports_go_into_the_main_token(harness: Harness, kms: Any, kind: Kind) 
     """New keys of the spec go into the further token, imported ones do not."""
     key_id = external_key(kms, *kind)
     import_into(kms, key_id, material_of(kind[0]), "RSA_AES_KEY_WRAP_SHA_1")
-    assert material_object(harness, key_id) in imported_objects(harness)
+    assert current_material_id(harness, key_id) in imported_ids(harness)
     further = harness.run(harness.components.tokens[FURTHER].list_objects())
-    assert material_object(harness, key_id) not in {one.object_id for one in further}
+    assert current_material_id(harness, key_id) not in {one.object_id for one in further}
     use(kms, key_id, kind)
 
 

@@ -14,12 +14,12 @@ from kmsd.domain.key_import import WrappingAlgorithm
 from tests.support.clients import code_of
 from tests.support.harness import Harness
 from tests.support.key_import import (
+    current_material_id,
     external_key,
-    material_object,
-    objects,
     parameters,
     state_of,
 )
+from tests.support.material_ids import held_ids
 
 
 def test_import_tokens_are_bound(harness: Harness, kms: Any) -> None:
@@ -53,9 +53,9 @@ def test_import_tokens_are_bound(harness: Harness, kms: Any) -> None:
 def test_import_tokens_expire_on_the_instant_and_their_keys_go(harness: Harness, kms: Any) -> None:
     """24 hours, by the clock alone; then the job destroys the wrapping keys, in both tokens."""
     material, key_id = os.urandom(32), external_key(kms)
-    before = objects(harness)
+    before = held_ids(harness)
     given = [parameters(kms, key_id, algorithm) for algorithm in ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256")]
-    wrapping = objects(harness) - before
+    wrapping = held_ids(harness) - before
     assert len(wrapping) >= 2
     harness.clock.advance(hours=23, minutes=59)
     kms.import_key_material(**given[0].members(material))
@@ -63,7 +63,7 @@ def test_import_tokens_expire_on_the_instant_and_their_keys_go(harness: Harness,
     for each in given:
         assert code_of(kms.import_key_material, **each.members(material)) == "ExpiredImportTokenException"
     harness.tick()
-    assert not wrapping & objects(harness)
+    assert not wrapping & held_ids(harness)
     assert code_of(kms.import_key_material, **given[0].members(material)) == "ExpiredImportTokenException"
     # A clock that is set back revives nothing.
     harness.clock.advance(hours=-2)
@@ -76,9 +76,9 @@ def test_twenty_failures_end_an_import_token(harness: Harness, kms: Any, algorit
     """And with it its wrapping key, in the token; others of the key go on."""
     material, key_id = os.urandom(32), external_key(kms)
     spare = parameters(kms, key_id, algorithm)
-    before = objects(harness)
+    before = held_ids(harness)
     given = parameters(kms, key_id, algorithm)
-    wrapping = objects(harness) - before
+    wrapping = held_ids(harness) - before
     for _ in range(19):
         garbage = given.members_of(b"\0" + os.urandom(255))
         assert code_of(kms.import_key_material, **garbage) == "InvalidCiphertextException"
@@ -86,7 +86,7 @@ def test_twenty_failures_end_an_import_token(harness: Harness, kms: Any, algorit
     kms.delete_imported_key_material(KeyId=key_id)
     assert code_of(kms.import_key_material, **garbage) == "InvalidCiphertextException"
     assert code_of(kms.import_key_material, **given.members(material)) == "InvalidImportTokenException"
-    assert wrapping == set() or not wrapping & objects(harness)
+    assert wrapping == set() or not wrapping & held_ids(harness)
     kms.import_key_material(**spare.members(material))
 
 
@@ -107,9 +107,9 @@ def test_failures_at_the_same_time_are_not_told_beyond_the_twentieth(harness: Ha
 def test_a_wrapping_key_that_the_token_lost(harness: Harness, kms: Any) -> None:
     """The import token is no longer of use; that is no failed import of the client's."""
     key_id = external_key(kms)
-    before = objects(harness)
+    before = held_ids(harness)
     given = parameters(kms, key_id)
-    for object_id in objects(harness) - before or {key.object_id for key in harness.run(_given(harness, key_id))}:
+    for object_id in held_ids(harness) - before or {key.object_id for key in harness.run(_given(harness, key_id))}:
         harness.run(harness.components.token.destroy(object_id))
     assert code_of(kms.import_key_material, **given.members(b"k" * 32)) == "InvalidImportTokenException"
     harness.clock.advance(hours=24)
@@ -125,12 +125,12 @@ def test_first_imports_at_the_same_time(harness: Harness, kms: Any) -> None:
     key_id = external_key(kms)
     materials = [os.urandom(32) for _ in range(6)]
     requests = [parameters(kms, key_id).members(material) for material in materials]
-    before = objects(harness)
+    before = held_ids(harness)
     with ThreadPoolExecutor(6) as threads:
         told = list(threads.map(lambda members: code_of(kms.import_key_material, **members), requests))
     assert told.count("") == 1
     assert set(told) <= {"", "KMSInternalException", "IncorrectKeyMaterialException"}
-    assert objects(harness) - before == {material_object(harness, key_id)}
+    assert held_ids(harness) - before == {current_material_id(harness, key_id)}
     for answer, members in zip(told, requests, strict=True):
         again = code_of(kms.import_key_material, **members)
         assert again == ("IncorrectKeyMaterialException" if answer else "")
@@ -163,16 +163,16 @@ def test_wrapping_keys_are_kept_in_stock(harness: Harness, kms: Any) -> None:
     """Of a kind that is in demand, until it no longer is."""
     harness.clock.advance(hours=25)
     harness.tick()
-    resting = objects(harness)
+    resting = held_ids(harness)
     key_id = external_key(kms)
     parameters(kms, key_id, "RSAES_OAEP_SHA_256", "RSA_2048")
     harness.tick()
-    stocked = objects(harness) - resting
+    stocked = held_ids(harness) - resting
     assert len(stocked) == 3
     for _ in range(2):
         given = parameters(kms, key_id, "RSAES_OAEP_SHA_256", "RSA_2048")
         kms.import_key_material(**given.members(b"k" * 32))
-    assert len(objects(harness) - resting) == 4  # with the material
+    assert len(held_ids(harness) - resting) == 4  # with the material
     harness.clock.advance(hours=25)
     harness.tick()
-    assert objects(harness) - resting == {material_object(harness, key_id)}
+    assert held_ids(harness) - resting == {current_material_id(harness, key_id)}

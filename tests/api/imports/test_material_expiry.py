@@ -16,10 +16,10 @@ from tests.support.key_import import (
     external_key,
     import_again,
     imported_key,
-    imported_objects,
     materials_of,
     state_of,
 )
+from tests.support.material_ids import imported_ids
 
 JOB = pytest.mark.parametrize("job_runs", [False, True], ids=["before the job", "after the job"])
 
@@ -73,10 +73,10 @@ def expiry_of(members: dict[str, Any]) -> tuple[str, datetime]:
 def test_the_earliest_expiry_counts(harness: Harness, kms: Any, *, job_runs: bool) -> None:
     """The key shows it, and awaits import from then on; only that material is destroyed, and comes back."""
     key = Expiring(harness, kms)
-    before = imported_objects(harness)
+    before = imported_ids(harness)
     assert key.shown_expiry() == expiry_of(key.first)
     pass_hours(harness, 1, job_runs=job_runs)
-    assert len(before - imported_objects(harness)) == (1 if job_runs else 0)
+    assert len(before - imported_ids(harness)) == (1 if job_runs else 0)
     metadata = key.metadata()
     assert (metadata["KeyState"], metadata["CurrentKeyMaterialId"]) == ("PendingImport", key.new_id)
     assert key.shown_expiry() == (None, None)
@@ -93,7 +93,7 @@ def test_the_earliest_expiry_counts(harness: Harness, kms: Any, *, job_runs: boo
     assert state_of(kms, key.key_id) == "Enabled"
     assert key.shown_expiry() == expiry_of(key.third)
     assert kms.decrypt(CiphertextBlob=key.blob)["Plaintext"] == b"old"
-    assert imported_objects(harness) == before
+    assert imported_ids(harness) == before
 
 
 @JOB
@@ -134,7 +134,7 @@ def test_cancelled_deletion_of_a_key_whose_material_expired(harness: Harness, km
 def test_pending_material_expires(harness: Harness, kms: Any, *, job_runs: bool) -> None:
     """Its key goes on, and cannot be rotated; other material takes its place, and one object of the two is left."""
     key_id, waiting = imported_key(kms, os.urandom(32)), os.urandom(32)
-    before = imported_objects(harness)
+    before = imported_ids(harness)
     metadata = kms.describe_key(KeyId=key_id)["KeyMetadata"]
     pending = add_material(kms, key_id, waiting, **until(harness, 1))
     assert kms.describe_key(KeyId=key_id)["KeyMetadata"] == metadata
@@ -146,7 +146,7 @@ def test_pending_material_expires(harness: Harness, kms: Any, *, job_runs: bool)
     pass_hours(harness, 1, job_runs=job_runs)
     other = add_material(kms, key_id, os.urandom(32), **until(harness, 1))
     assert [material_id for material_id, _, _ in materials_of(kms, key_id)][1:] == [other]
-    assert len(imported_objects(harness) - before) == 1
+    assert len(imported_ids(harness) - before) == 1
     kms.rotate_key_on_demand(KeyId=key_id)
     assert "ValidTo" in kms.describe_key(KeyId=key_id)["KeyMetadata"]
     pass_hours(harness, 1, job_runs=job_runs)

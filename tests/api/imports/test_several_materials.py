@@ -15,15 +15,15 @@ from tests.support.harness import Harness
 from tests.support.key_import import (
     add_material,
     current_id,
+    current_material_id,
     external_key,
     import_again,
     imported_key,
-    imported_objects,
-    material_object,
     materials_of,
     parameters,
     state_of,
 )
+from tests.support.material_ids import imported_ids
 
 
 def refusal_of(call: Any, **members: Any) -> tuple[str, str]:
@@ -171,10 +171,10 @@ def test_a_rotation_needs_pending_material(harness: Harness, kms: Any) -> None:
     assert refusal_of(kms.rotate_key_on_demand, KeyId=key_id)[1] == f"{arn} is pending import."
     import_again(kms, key_id, material)
     kms.delete_imported_key_material(KeyId=key_id, KeyMaterialId=pending)
-    before = imported_objects(harness)
+    before = imported_ids(harness)
     assert refusal_of(kms.rotate_key_on_demand, KeyId=key_id) == none
     assert materials_of(kms, key_id)[1] == (pending, "PENDING_ROTATION", "PENDING_IMPORT")
-    assert imported_objects(harness) == before
+    assert imported_ids(harness) == before
 
 
 def test_rotations_are_counted(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,11 +240,11 @@ def test_without_an_id_the_current_material_is_deleted(harness: Harness, kms: An
     """Again, it has no effect; the others stay."""
     key = Rotated(kms)
     pending = add_material(kms, key.key_id, os.urandom(32))
-    object_id = material_object(harness, key.key_id)
-    before = imported_objects(harness)
+    object_id = current_material_id(harness, key.key_id)
+    before = imported_ids(harness)
     for _ in range(2):
         assert kms.delete_imported_key_material(KeyId=key.key_id)["KeyMaterialId"] == key.new_id
-        assert imported_objects(harness) == before - {object_id}
+        assert imported_ids(harness) == before - {object_id}
     assert materials_of(kms, key.key_id) == [
         (key.old_id, "NON_CURRENT", "IMPORTED"),
         (key.new_id, "CURRENT", "PENDING_IMPORT"),
@@ -255,12 +255,12 @@ def test_without_an_id_the_current_material_is_deleted(harness: Harness, kms: An
 def test_pending_material_makes_room(harness: Harness, kms: Any) -> None:
     """Deleted, it changes nothing else, and comes back by its id or as new; other material takes its place for good."""
     key_id, waiting = imported_key(kms, os.urandom(32)), os.urandom(32)
-    before, first = imported_objects(harness), current_id(kms, key_id)
+    before, first = imported_ids(harness), current_id(kms, key_id)
     pending = add_material(kms, key_id, waiting)
     for again in ("EXISTING_KEY_MATERIAL", "NEW_KEY_MATERIAL"):
         for _ in range(2):
             kms.delete_imported_key_material(KeyId=key_id, KeyMaterialId=pending)
-        assert (state_of(kms, key_id), imported_objects(harness)) == ("Enabled", before)
+        assert (state_of(kms, key_id), imported_ids(harness)) == ("Enabled", before)
         assert materials_of(kms, key_id)[1] == (pending, "PENDING_ROTATION", "PENDING_IMPORT")
         assert import_again(kms, key_id, waiting, ImportType=again) == pending
     kms.delete_imported_key_material(KeyId=key_id, KeyMaterialId=pending)
@@ -273,13 +273,13 @@ def test_pending_material_makes_room(harness: Harness, kms: Any) -> None:
 
 def test_pending_deletion(harness: Harness, kms: Any) -> None:
     """Deletions of material leave that state; cancelled, the key awaits what it lacks; at the date all objects go."""
-    others = imported_objects(harness)
+    others = imported_ids(harness)
     key = Rotated(kms)
-    before = imported_objects(harness)
+    before = imported_ids(harness)
     pending = add_material(kms, key.key_id, os.urandom(32))
     kms.schedule_key_deletion(KeyId=key.key_id, PendingWindowInDays=7)
     kms.delete_imported_key_material(KeyId=key.key_id, KeyMaterialId=pending)
-    assert (state_of(kms, key.key_id), imported_objects(harness)) == ("PendingDeletion", before)
+    assert (state_of(kms, key.key_id), imported_ids(harness)) == ("PendingDeletion", before)
     kms.cancel_key_deletion(KeyId=key.key_id)
     assert state_of(kms, key.key_id) == "Disabled"
     kms.schedule_key_deletion(KeyId=key.key_id, PendingWindowInDays=7)
@@ -292,7 +292,7 @@ def test_pending_deletion(harness: Harness, kms: Any) -> None:
     kms.schedule_key_deletion(KeyId=key.key_id, PendingWindowInDays=7)
     harness.clock.advance(days=7, seconds=1)
     harness.tick()
-    assert imported_objects(harness) == others
+    assert imported_ids(harness) == others
     assert code_of(kms.describe_key, KeyId=key.key_id) == "NotFoundException"
 
 
@@ -321,10 +321,10 @@ def test_new_materials_at_once(harness: Harness, kms: Any) -> None:
     """One of them is pending, the others are refused, and leave nothing in the token."""
     key_id = imported_key(kms, os.urandom(32))
     given = [parameters(kms, key_id).new_members(os.urandom(32)) for _ in range(6)]
-    before = imported_objects(harness)
+    before = imported_ids(harness)
     answers = at_once(harness, [("import_key_material", members) for members in given])
     assert Counter(answers) == {"": 1, "KMSInvalidStateException": 5}
-    assert len(imported_objects(harness) - before) == 1
+    assert len(imported_ids(harness) - before) == 1
     answers = at_once(harness, [("rotate_key_on_demand", {"KeyId": key_id})] * 6)
     assert Counter(answers) == {"": 1, "KMSInvalidStateException": 5}
 
@@ -333,7 +333,7 @@ def test_everything_at_once(harness: Harness, kms: Any) -> None:
     """Rotations, deletions and imports of one material: each is done or refused, and the key is whole afterwards."""
     key_id, waiting = imported_key(kms, os.urandom(32)), os.urandom(32)
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"text")["CiphertextBlob"]
-    before, first = imported_objects(harness), current_id(kms, key_id)
+    before, first = imported_ids(harness), current_id(kms, key_id)
     pending = add_material(kms, key_id, waiting)
     given = parameters(kms, key_id)
     acts: list[tuple[str, dict[str, Any]]] = [
@@ -349,7 +349,7 @@ def test_everything_at_once(harness: Harness, kms: Any) -> None:
     assert {answer for answer in answers if answer} <= refusals
     listed = materials_of(kms, key_id)
     held = [state for _, _, state in listed].count("IMPORTED")
-    assert len(imported_objects(harness) - before) == held - 1
+    assert len(imported_ids(harness) - before) == held - 1
     current = [material_id for material_id, state, _ in listed if state == "CURRENT"]
     assert current == [current_id(kms, key_id)]
     lacking = [material_id for material_id, state, has in listed if (has, state[:3]) == ("PENDING_IMPORT", "CUR")]
