@@ -158,13 +158,25 @@ async def import_material(
         imported = ImportedMaterial(material_id, _algorithm_of(key, tokens), proof.fingerprint, now, state)
     arrival = ProvenMaterial(imported, is_new=known is None, made=True, public_key=proof.public_key)
     domain_key = await wrapped_material.domain_key_for(await store.read(), tokens, TokenName.MAIN, key.spec, key.usage)
-    if domain_key is not None:
-        return replace(arrival, wrapped=await incoming.wrap(imported, domain_key))
+    if domain_key is None:
+        await _create_object(store, key, incoming, imported, now=now, created=created)
+        return arrival
+    return replace(arrival, wrapped=await incoming.wrap(imported, domain_key))
+
+
+async def _create_object(
+    store: Store,
+    key: Key,
+    incoming: IncomingMaterial,
+    imported: ImportedMaterial,
+    *,
+    now: datetime,
+    created: list[bytes],
+) -> None:
     owner = f"{token_objects.IMPORTED}{key.key_id}"
     await token_objects.record_intent(store, owner, now, object_id=imported.material_id)
     created.append(imported.material_id)
     await incoming.create(imported)
-    return arrival
 
 
 def _algorithm_of(key: Key, tokens: Tokens) -> Algorithm | None:
