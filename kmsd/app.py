@@ -32,7 +32,7 @@ from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.service_key_access import KeyUse
-from kmsd.config.sections import Config, TokenConfig
+from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL, create_sentinel, sentinel_purpose
@@ -131,11 +131,6 @@ def arn_scope_of(config: Config) -> ArnScope:
     return ArnScope(config.partition, config.region)
 
 
-def token_settings(config: Config, sentinel: bytes | None) -> TokenSettings:
-    """Return the settings of the main token. Raises `ConfigError` if the PIN cannot be read."""
-    return _settings_of(config, config.token, sentinel, "token")
-
-
 def file_name_of(name: TokenName) -> str:
     """Return the beginning of the names of a token's files in the data folder."""
     if name == TokenName.MAIN:
@@ -148,7 +143,10 @@ def refused_pin_file(config: Config, name: str) -> Path:
     return config.data_dir / f"{name}.refused-pin"
 
 
-def _settings_of(config: Config, token_config: TokenConfig, sentinel: bytes | None, name: str) -> TokenSettings:
+def token_settings(config: Config, sentinel: bytes | None, name: TokenName = TokenName.MAIN) -> TokenSettings:
+    """Return the settings of a configured token. Raises `ConfigError` if the PIN cannot be read."""
+    token_config = config.token if name == TokenName.MAIN else config.other_tokens[name]
+    files = file_name_of(name)
     return TokenSettings(
         module=token_config.module,
         pin=read_pin(token_config.pin_file),
@@ -158,8 +156,8 @@ def _settings_of(config: Config, token_config: TokenConfig, sentinel: bytes | No
         object_label=token_config.object_label,
         sentinel=sentinel,
         init_reserved=token_config.init_reserved or None,
-        start_lock=config.data_dir / f"{name}.lock",
-        refused_pin=refused_pin_file(config, name),
+        start_lock=config.data_dir / f"{files}.lock",
+        refused_pin=refused_pin_file(config, files),
         token_dir_sync=token_config.dir_sync,
         sessions=token_config.sessions,
         deadline=token_config.call_deadline_seconds,
@@ -181,9 +179,7 @@ def read_pin(path: Path) -> bytes:
 
 def key_ceremony(config: Config, name: TokenName) -> KeyCeremony:
     """Return what makes, hands on and proves domain keys in a token. Raises `ConfigError`."""
-    if name == TokenName.MAIN:
-        return KeyCeremony(token_settings(config, None))
-    return KeyCeremony(_settings_of(config, config.other_tokens[name], None, file_name_of(name)))
+    return KeyCeremony(token_settings(config, None, name))
 
 
 def set_module_environment(config: Config) -> None:
@@ -238,9 +234,7 @@ class OtherTokens(msgspec.Struct, frozen=True):
     async def _open(self, name: TokenName) -> None:
         """Open one token. Raises `TokenError`, `ConfigError`, `StoreError`."""
         known = (await (await self.store.read()).service_keys()).get(sentinel_purpose(name))
-        settings = _settings_of(
-            self.config, self.config.other_tokens[name], known.object_id if known else None, file_name_of(name)
-        )
+        settings = token_settings(self.config, known.object_id if known else None, name)
         token = await Pkcs11Token.open(settings)
         if known is None and name != TokenName.IMPORT and token.capabilities.algorithms:
             try:

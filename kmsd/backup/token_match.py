@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,14 +19,18 @@ from kmsd.domain.key_spec import SigningAlgorithm
 from kmsd.domain.material import MaterialStatus, TokenName
 from kmsd.ports import ObjectReport, Reader, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
 
+PROMISED = (MaterialStatus.READY, MaterialStatus.MISSING)
+"""Statuses of objects that the token should hold."""
+
 
 class TokenMismatch(Exception):
     """The token is not the one of this database; the text names the evidence."""
 
 
 class TokenComparison(msgspec.Struct, frozen=True):
-    """Differences between database and token."""
+    """Differences between the database and one token."""
 
+    token: TokenName
     missing: tuple[TokenObject, ...]
     """Objects that the database lists as existing and the token does not hold: their keys become Unavailable."""
     unfit: tuple[ObjectReport, ...]
@@ -35,14 +39,12 @@ class TokenComparison(msgspec.Struct, frozen=True):
     """Objects in the token that the database does not know: left alone."""
     destroying: int
     """Objects whose destruction had begun: the daemon finishes it when it starts."""
-    key_ids: frozenset[str]
-    """Ids of all keys in the database."""
     domain_keys: tuple[tuple[DomainKey, int], ...] = ()
     """Domain keys that the token does not hold, and how much material each wraps: those keys become Unavailable."""
 
 
 async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComparison:
-    """Compare without changing anything. Raises `TokenMismatch`, `TokenUnavailable`, `StoreUnavailable`.
+    """Compare the main token without a change. Raises `TokenMismatch`, `TokenUnavailable`, `StoreUnavailable`.
 
     They are matched by the ids of the daemon's own objects, which are random and occur in no other token, and by the
     audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
@@ -50,38 +52,44 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
     """
     async with open_store(database) as store:
         reader = await store.read()
-        rows = {row.object_id: row for row in await reader.token_objects() if row.token == TokenName.MAIN}
+        elsewhere = {row.object_id for row in await reader.token_objects() if row.token != TokenName.MAIN}
+        service_keys = await reader.service_keys()
+        own = {purpose: key for purpose, key in service_keys.items() if key.object_id not in elsewhere}
         listed = await token.list_objects()
-        present = {found.object_id: found for found in listed}
-        own, key_ids = await reader.service_keys(), await reader.key_ids()
-        await _belong_together(own, present.keys(), token, manifest)
-        domain_keys = await reader.domain_keys()
-        lost = await _lost_domain_keys(reader, token, present.keys())
-    promised = (MaterialStatus.READY, MaterialStatus.MISSING)
+        await _belong_together(own, {found.object_id for found in listed}, token, manifest)
+        return await differences(reader, TokenName.MAIN, token, listed)
+
+
+async def differences(reader: Reader, name: TokenName, token: Token, listed: Sequence[ObjectReport]) -> TokenComparison:
+    """Compare the rows of a token, which is the one of this database, with the objects `listed` in it.
+
+    Raises `TokenMismatch` if it holds a domain key that does not open what the database says of it, `TokenUnavailable`.
+    """
+    rows = {row.object_id: row for row in await reader.token_objects() if row.token == name}
+    present = {found.object_id for found in listed}
+    domain_keys = [one for one in await reader.domain_keys() if one.token == name]
+    promised = {object_id: row for object_id, row in rows.items() if row.status in PROMISED}
+    known = rows.keys() | {one.domain_key_id for one in domain_keys}
     return TokenComparison(
-        tuple(row for row in rows.values() if row.status in promised and row.object_id not in present),
-        _unfit(listed, {row.object_id for row in rows.values() if row.status in promised}, own),
-        tuple(
-            found
-            for object_id, found in present.items()
-            if object_id not in rows and object_id not in {one.domain_key_id for one in domain_keys}
-        ),
+        name,
+        tuple(row for object_id, row in promised.items() if object_id not in present),
+        tuple(found for found in listed if found.problem and found.object_id in promised),
+        tuple({found.object_id: found for found in listed if found.object_id not in known}.values()),
         sum(row.status is MaterialStatus.DESTROYING for row in rows.values()),
-        key_ids,
-        lost,
+        await _lost_domain_keys(reader, domain_keys, token, present),
     )
 
 
 async def _lost_domain_keys(
-    reader: Reader, token: Token, present: Collection[bytes]
+    reader: Reader, domain_keys: Iterable[DomainKey], token: Token, present: Collection[bytes]
 ) -> tuple[tuple[DomainKey, int], ...]:
     """Return the domain keys that the token lacks, and the number of materials under each.
 
     Those that it has are proven: what the database says of them must open with them. Raises `TokenMismatch`.
     """
     counts, lost = await reader.wrapped_counts(), []
-    for domain_key in await reader.domain_keys():
-        if domain_key.token != TokenName.MAIN or domain_key.state is DomainKeyState.DESTROYED:
+    for domain_key in domain_keys:
+        if domain_key.state is DomainKeyState.DESTROYED:
             continue
         if domain_key.domain_key_id not in present:
             lost.append((domain_key, counts.get(domain_key.domain_key_id, 0)))
@@ -94,13 +102,6 @@ async def _lost_domain_keys(
             text = f"its domain key {domain_key.domain_key_id.hex()} is not that of this database"
             raise TokenMismatch(f"the token {token.info.label!r}: {text} ({exc})") from exc
     return tuple(lost)
-
-
-def _unfit(
-    listed: Sequence[ObjectReport], promised: Collection[bytes], own: Mapping[str, ServiceKey]
-) -> tuple[ObjectReport, ...]:
-    ours = {*promised, *(key.object_id for key in own.values())}
-    return tuple(found for found in listed if found.problem and found.object_id in ours)
 
 
 async def _belong_together(
@@ -142,12 +143,13 @@ async def _signs(token: Token, object_id: bytes, audit_key: bytes) -> bool:
     return holds(key, signature, challenge)
 
 
-async def mark_missing(store: Store, compared: TokenComparison) -> None:
+async def mark_missing(store: Store, compared: Iterable[TokenComparison]) -> None:
     """Make the keys of what is missing Unavailable, so that clients do not read "not authentic" for "missing"."""
     async with store.write() as transaction:
-        for domain_key, _ in compared.domain_keys:
-            if not domain_key.is_missing:
-                await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=True)
-        for row in compared.missing:
-            if row.status is MaterialStatus.READY:
-                await transaction.set_object_status(row.object_id, MaterialStatus.READY, MaterialStatus.MISSING)
+        for one in compared:
+            for domain_key, _ in one.domain_keys:
+                if not domain_key.is_missing:
+                    await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=True)
+            for row in one.missing:
+                if row.status is MaterialStatus.READY:
+                    await transaction.set_object_status(row.object_id, MaterialStatus.READY, MaterialStatus.MISSING)

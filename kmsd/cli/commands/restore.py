@@ -12,8 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
-
 from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, public_key_of
 from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.follower import complete
@@ -29,35 +27,26 @@ from kmsd.app import (
     set_module_environment,
     token_settings,
 )
-from kmsd.backup import install, softhsm, softhsm_trial, token_match
+from kmsd.backup import further_tokens, install, softhsm, softhsm_trial, token_match
 from kmsd.backup import trail_comparison as trails
 from kmsd.backup.archive import CorruptArchive
 from kmsd.backup.extract import unpack
+from kmsd.backup.further_tokens import FurtherTokens
 from kmsd.backup.manifest import DATABASE, Manifest, proof_by_pin
 from kmsd.backup.token_match import TokenComparison, TokenMismatch
-from kmsd.backup.trail_comparison import Relation, Revocation, TrailComparison
+from kmsd.backup.trail_comparison import Relation
 from kmsd.cli.commands.operator_audit import recorded_act
+from kmsd.cli.commands.restore_findings import Findings, Refused, recorded, report, require_accepted
 from kmsd.cli.named_files import InputFile
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
-from kmsd.exit_codes import EXIT_EXISTS, InputRefused
+from kmsd.exit_codes import EXIT_EXISTS
 from kmsd.ports import Token
 
-MAX_SHOWN = 50
-ROLLED_BACK = (
-    "What was done after the backup is undone, and no trail here tells what it was: access keys, grants and policies\n"
-    "that were taken away since are valid again{keys}. Put the newer trail into {directory} if there is one,\n"
-    "or accept it"
-)
 UNPROVED = (
     "nothing proves that the token in this backup is yours: an earlier release made it, or it was changed.\n"
     "Name the audit key that you kept elsewhere with --audit-key, or accept it with --accept-unproved"
 )
-REVIVED_KEYS = ", and keys that were deleted since live again with the token that comes with it"
-
-
-class Refused(InputRefused):
-    """Nothing was changed; the text says why, and what to do."""
 
 
 class Occupied(Refused):
@@ -68,15 +57,6 @@ class Occupied(Refused):
 
 class Checked(Exception):
     """Ends a check: everything that can be found without a change has been reported."""
-
-
-class Findings(msgspec.Struct, frozen=True):
-    """Findings that the operator must know before the restore goes on."""
-
-    manifest: Manifest
-    compared: TokenComparison
-    trails: TrailComparison
-    revoked: list[Revocation]
 
 
 def add_to(commands: Any) -> None:
@@ -205,30 +185,32 @@ def _token_files(root: Path, stage: Path) -> Iterator[None]:
 
 async def _restore(config: Config, options: argparse.Namespace, manifest: Manifest, stage: Path) -> None:
     """Compare, check, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
-    intents = len(snapshot.prepare(stage / DATABASE))
+    database = stage / DATABASE
+    intents = len(snapshot.prepare(database))
+    further = await further_tokens.compare(config, database)
     if not options.with_token:
         async with open_token(token_settings(config, None)) as token:
-            compared = await token_match.compare(stage / DATABASE, token, manifest)
-            findings = _checked(config, options, stage, manifest, compared, intents=intents)
+            main = await token_match.compare(database, token, manifest)
+            findings = await _checked(config, options, stage, manifest, (main, further), intents=intents)
             await _put_in_place(config, options, stage, findings, token)
         return
     root = _token_root(config, manifest)
     _require_proof(config, options, manifest)
-    compared = await softhsm_trial.compare(config, stage, manifest)
-    findings = _checked(config, options, stage, manifest, compared, intents=intents)
+    main = await softhsm_trial.compare(config, stage, manifest)
+    findings = await _checked(config, options, stage, manifest, (main, further), intents=intents)
     with _token_files(root, stage):
         async with open_token(token_settings(config, None)) as token:
             # The configuration may name another token than the one tried.
-            await token_match.compare(stage / DATABASE, token, manifest)
+            await token_match.compare(database, token, manifest)
             await _put_in_place(config, options, stage, findings, token)
 
 
-def _checked(
+async def _checked(
     config: Config,
     options: argparse.Namespace,
     stage: Path,
     manifest: Manifest,
-    compared: TokenComparison,
+    tokens: tuple[TokenComparison, FurtherTokens],
     *,
     intents: int,
 ) -> Findings:
@@ -240,68 +222,16 @@ def _checked(
     revoked = []
     if found.goes_further:
         since = datetime.fromisoformat(manifest.snapshot_at)
-        revoked = trails.revocations_since(config.audit_dir, since, compared.key_ids)
-    findings = Findings(manifest, compared, found, revoked)
-    _report(findings, intents)
-    _check(config, options, findings)
+        async with open_store(stage / DATABASE) as store:
+            key_ids = await (await store.read()).key_ids()
+        revoked = trails.revocations_since(config.audit_dir, since, key_ids)
+    main, further = tokens
+    findings = Findings(manifest, (main, *further.compared), further.absent, found, tuple(revoked))
+    report(findings, intents)
+    require_accepted(config, options, findings)
     if options.check:
         raise Checked
     return findings
-
-
-def _report(findings: Findings, intents: int) -> None:
-    compared = findings.compared
-    print("ok   the token is the one of this backup")
-    _list("FAIL", [f"{item.kind} {item.object_id.hex()} in the token: {item.problem}" for item in compared.unfit])
-    _list("MISS", [f"{row.owner} {row.object_id.hex()} is not in the token" for row in compared.missing])
-    _list(
-        "MISS",
-        [
-            f"domain key {domain_key.domain_key_id.hex()} is not in the token: {count} key materials cannot be opened"
-            for domain_key, count in compared.domain_keys
-        ],
-    )
-    unknown = [f"{item.kind} {item.object_id.hex()} in the token is not in the database" for item in compared.unknown]
-    _list("note", [f"{text}: newer than the backup, or another daemon's; it is left alone" for text in unknown])
-    if intents:
-        print(f"note {intents} keys were being made when the backup was: they are not in it")
-    if compared.destroying:
-        print(f"note {compared.destroying} objects were being destroyed: the daemon carries that out")
-    _list("LIVE", [f"comes back: {item}" for item in findings.revoked])
-
-
-def _list(verdict: str, texts: list[str]) -> None:
-    for text in texts[:MAX_SHOWN]:
-        print(f"{verdict} {text}")
-    if len(texts) > MAX_SHOWN:
-        print(f"{verdict} and {len(texts) - MAX_SHOWN} more")
-
-
-def _check(config: Config, options: argparse.Namespace, findings: Findings) -> None:
-    """Raise `Refused` for findings that were not accepted."""
-    if findings.compared.unfit and options.with_token:
-        raise Refused("the token in this backup holds objects that the daemon did not make so (FAIL, above)")
-    wanted = []
-    missing = len(findings.compared.missing) + len(findings.compared.domain_keys)
-    if missing and not options.accept_missing:
-        wanted.append(
-            f"{missing} objects are not in the token: their keys would be Unavailable. "
-            "Restore the token first, or accept it with --accept-missing"
-        )
-    if findings.revoked and not options.accept_revived:
-        wanted.append(
-            f"{len(findings.revoked)} acts that took something away would be undone (LIVE, above). "
-            "Do them again afterwards, and accept it with --accept-revived"
-        )
-    if not findings.trails.goes_further and not options.accept_rollback:
-        keys = REVIVED_KEYS if options.with_token else ""
-        wanted.append(ROLLED_BACK.format(directory=config.audit_dir, keys=keys) + " with --accept-rollback")
-    if findings.trails.relation is Relation.OTHER and not (options.replace or options.check):
-        wanted.append(f"{config.audit_dir} holds another trail: --replace moves it aside")
-    if wanted and not options.check:
-        raise Refused("\n".join(wanted))
-    for text in wanted:
-        print(f"note {text}")
 
 
 async def _finish_database(stage: Path, findings: Findings, token: Token) -> Signer:
@@ -340,13 +270,7 @@ async def _put_in_place(
             aside.append(install.set_aside(install.occupied(config), config.data_dir, clock.now()))
             install.place_logs(stage / "logs", config)
             install.place_database(stage, config)
-            act.elements = {
-                "missing": len(findings.compared.missing),
-                "missingDomainKeys": [one.domain_key_id.hex() for one, _ in findings.compared.domain_keys],
-                "missingObjects": [row.object_id.hex() for row in findings.compared.missing[:MAX_SHOWN]],
-                "unknown": len(findings.compared.unknown),
-                "undone": len(findings.revoked),
-            }
+            act.elements = recorded(findings)
     finally:
         await sink.close()
     for folder in filter(None, aside):
