@@ -214,6 +214,11 @@ class Config(_Section, frozen=True):
         return {**imports, **{TokenName(further.name): further for further in self.tokens}}
 
     @property
+    def token_names(self) -> frozenset[TokenName]:
+        """Return the names of all tokens. A reload does not change them."""
+        return frozenset((TokenName.MAIN, *self.other_tokens))
+
+    @property
     def wraps(self) -> frozenset[TokenName]:
         """Return the tokens whose new key material is wrapped."""
         tokens = {TokenName.MAIN: self.token, **self.other_tokens}

@@ -153,7 +153,7 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     readiness = readiness_of(components)
     pipeline, arns = components.pipeline, components.pipeline.dependencies.arns
     refusals = RefusedRequestLog(components.sink, arns, RefusalSampler(config.audit.refusals_per_second))
-    counting = WorkerMetrics.start(spec.metrics)
+    counting = WorkerMetrics.start(spec.metrics, config)
     credentials = CredentialStore(components.token, arns, signing_key)
     wall, rates = components.watch.wall, rates_of(config)
     endpoint = Endpoint(pipeline, credentials, readiness, refusals, counting.meter, wall, rates)

@@ -8,7 +8,8 @@ import msgspec
 from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 
-from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, LAYOUT, PROBES, TARGETS
+from kmsd.metrics.layout import CACHES, CODES, HISTOGRAM, PROBES, TARGETS, Layout
+from kmsd.metrics.shared_memory import SharedMetrics
 from kmsd.ports.histogram import BOUNDS
 
 STALE_SECONDS = 30.0
@@ -64,30 +65,44 @@ def _texts(labels: Mapping[str, object]) -> dict[str, str]:
 class Aggregate(msgspec.Struct, frozen=True):
     """Sums over all shares."""
 
+    layout: Layout
     counted: Sequence[float]
     """Every place, summed over all shares ever used."""
     living: Sequence[Sequence[float]]
     """Shares of live workers; gauges are taken from these alone."""
 
     @classmethod
-    def of(cls, shares: Sequence[tuple[Sequence[float], bool]]) -> Aggregate:
-        """Sum up shares, each given as its figures and True if its worker is alive."""
+    def of(cls, board: SharedMetrics) -> Aggregate:
+        """Sum up the shares of a board."""
+        shares = board.shares()
         counted = [sum(column) for column in zip(*(figures for figures, _ in shares), strict=True)]
-        return cls(counted or [0.0] * LAYOUT.size, [figures for figures, lives in shares if lives])
+        living = [figures for figures, lives in shares if lives]
+        return cls(board.layout, counted or [0.0] * board.layout.size, living)
 
     def counter(self, name: str) -> float:
         """Return a counter by its name."""
-        return self.counted[LAYOUT.counters[name]]
+        return self.counted[self.layout.counters[name]]
 
     def gauge(self, name: str) -> float:
         """Return a gauge, summed over live workers."""
-        place = LAYOUT.gauges[name]
+        return self._living(self.layout.gauges[name])
+
+    def token_counters(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Return a counter of every token, as samples."""
+        return [({"token": token}, self.counted[at.counters[name]]) for token, at in self.layout.tokens.items()]
+
+    def token_gauges(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Return a gauge of every token, summed over live workers, as samples."""
+        return [({"token": token}, self._living(at.gauges[name])) for token, at in self.layout.tokens.items()]
+
+    def _living(self, place: int) -> float:
         return sum(figures[place] for figures in self.living)
 
     def ready(self, now: float) -> int:
         """Return the number of workers with a recent heartbeat whose last probes all succeeded."""
-        beat, probed = LAYOUT.gauges["heartbeat"], LAYOUT.gauges["probed"]
-        failed = [LAYOUT.gauges[f"failed:{probe}"] for probe in PROBES]
+        gauges = self.layout.gauges
+        beat, probed = gauges["heartbeat"], gauges["probed"]
+        failed = [gauges[f"failed:{probe}"] for probe in PROBES]
         return sum(
             now - figures[beat] < STALE_SECONDS and figures[probed] > 0 and not any(figures[place] for place in failed)
             for figures in self.living
@@ -103,7 +118,8 @@ def write_counts(page: Exposition, total: Aggregate, now: float, workers: int) -
     page.sample("kmsd_audit_failures_total", "counter", "Failed writes of the trail.", total.counter("audit_failures"))
     page.sample("kmsd_audit_waiting", "gauge", "Audit records waiting to be written.", total.gauge("audit_waiting"))
     page.sample("kmsd_audit_unsigned", "gauge", "Lines of the trail not signed yet.", total.gauge("audit_unsigned"))
-    sync = total.counted[LAYOUT.audit_syncs : LAYOUT.audit_syncs + HISTOGRAM]
+    at = total.layout.audit_syncs
+    sync = total.counted[at : at + HISTOGRAM]
     page.histograms("kmsd_audit_sync_seconds", "Duration of a write and sync of the audit trail.", [({}, sync)])
     page.sample("kmsd_worker_starts_total", "counter", "Workers started.", total.counter("starts"))
     states = {"configured": workers, "alive": len(total.living), "ready": total.ready(now)}
@@ -119,15 +135,15 @@ def _requests(page: Exposition, total: Aggregate) -> None:
     counts, latencies = [], []
     for target, (service, operation) in TARGETS.items():
         labels = {"service": service, "operation": operation}
-        at = LAYOUT.requests[target]
+        at = total.layout.requests[target]
         found = {code: total.counted[at + number] for number, code in enumerate(CODES)}
         if any(found.values()):
             counts += [({**labels, "code": code}, number) for code, number in found.items() if number]
-            at = LAYOUT.latencies[target]
+            at = total.layout.latencies[target]
             latencies.append((labels, total.counted[at : at + HISTOGRAM]))
     page.family("kmsd_requests_total", "counter", "Requests answered, by operation and error.", counts)
     page.histograms("kmsd_request_seconds", "Duration of requests, from the whole request to its answer.", latencies)
-    refused = [({"reason": reason}, total.counted[place]) for reason, place in LAYOUT.refusals.items()]
+    refused = [({"reason": reason}, total.counted[place]) for reason, place in total.layout.refusals.items()]
     page.family(
         "kmsd_refused_total",
         "counter",
@@ -137,30 +153,42 @@ def _requests(page: Exposition, total: Aggregate) -> None:
     page.sample("kmsd_connections", "gauge", "Open connections.", total.gauge("connections"))
 
 
+_TOKEN_GAUGES = {
+    "waiting": ("kmsd_token_waiting", "Calls that wait for a session."),
+    "threads_lost": ("kmsd_token_threads_lost", "Threads that hang in the module."),
+    "derived_keys": ("kmsd_token_derived_keys", "Derived keys in memory."),
+    "held_keys": ("kmsd_token_held_keys", "Unwrapped keys in memory."),
+    "session_objects": ("kmsd_token_session_objects", "Objects made in the token's module since the workers started."),
+}
+_TOKEN_COUNTERS = {
+    "unwraps": ("kmsd_token_unwraps_total", "Unwrappings of key material."),
+    "evictions": ("kmsd_token_evictions_total", "Unwrapped keys that gave way to others."),
+    "reconnects": ("kmsd_token_reconnects_total", "Recoveries of a lost token."),
+}
+
+
 def _token(page: Exposition, total: Aggregate) -> None:
     errors, latencies = [], []
-    for call, at in LAYOUT.token_calls.items():
-        found = total.counted[at : at + HISTOGRAM]
-        if any(found):
-            latencies.append(({"call": call}, found))
-            errors.append(({"call": call}, total.counted[at + HISTOGRAM]))
+    for token, places in total.layout.tokens.items():
+        for call, at in places.calls.items():
+            labels, found = {"token": token, "call": call}, total.counted[at : at + HISTOGRAM]
+            if any(found):
+                latencies.append((labels, found))
+                errors.append((labels, total.counted[at + HISTOGRAM]))
     page.histograms("kmsd_token_seconds", "Duration of calls to the token, waiting included.", latencies)
     page.family("kmsd_token_errors_total", "counter", "Calls to the token that failed.", errors)
-    sessions = [({"state": state}, total.gauge(f"sessions_{state}")) for state in ("in_use", "free")]
+    sessions = [
+        ({**labels, "state": state}, number)
+        for state in ("in_use", "free")
+        for labels, number in total.token_gauges(f"sessions_{state}")
+    ]
     page.family("kmsd_token_sessions", "gauge", "Sessions with the token.", sessions)
-    page.sample("kmsd_token_waiting", "gauge", "Calls that wait for a session.", total.gauge("token_waiting"))
-    page.sample("kmsd_token_threads_lost", "gauge", "Threads that hang in the module.", total.gauge("threads_lost"))
-    page.sample("kmsd_token_derived_keys", "gauge", "Derived keys in memory.", total.gauge("derived_keys"))
-    page.sample("kmsd_token_held_keys", "gauge", "Unwrapped keys in memory.", total.gauge("held_keys"))
-    page.sample("kmsd_token_unwraps_total", "counter", "Unwrappings of key material.", total.counter("unwraps"))
-    evictions = total.counter("evictions")
-    page.sample("kmsd_token_evictions_total", "counter", "Unwrapped keys that gave way to others.", evictions)
+    for name, (metric, text) in _TOKEN_GAUGES.items():
+        page.family(metric, "gauge", text, total.token_gauges(name))
+    for name, (metric, text) in _TOKEN_COUNTERS.items():
+        page.family(metric, "counter", text, total.token_counters(name))
     tampered = total.counter("tampered")
     page.sample("kmsd_wrapped_tampered_total", "counter", "Rows of wrapped material found changed.", tampered)
-    made = total.gauge("session_objects")
-    page.sample("kmsd_token_session_objects", "gauge", "Objects made in the token since the workers started.", made)
-    reconnects = total.counter("token_reconnects")
-    page.sample("kmsd_token_reconnects_total", "counter", "Recoveries of a lost token.", reconnects)
 
 
 def _caches(page: Exposition, total: Aggregate) -> None:

@@ -1,16 +1,17 @@
 """Layout of a worker's share of the metrics memory: one flat row of 64-bit floats, the same for all workers.
 
-All label values are known in advance: operations, error codes, token calls, reasons of refusals. Values that a client
-invents are counted under `Unknown` or `other`, so clients cannot increase the number of series. There is no place for a
-key id, an account or a principal.
+All label values are known when the daemon starts: operations, error codes, tokens, token calls, reasons of refusals.
+Values that a client invents are counted under `Unknown` or `other`, so clients cannot increase the number of series.
+There is no place for a key id, an account or a principal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 
 import msgspec
+from msgspec.structs import replace
 
 from kmsd.errors import ServiceError
 from kmsd.ports.histogram import BOUNDS
@@ -39,13 +40,16 @@ PROBES = ("token", "store", "audit", "logs")
 REFUSALS = ("ConnectionLimit", "TlsHandshake")
 """Refusals by the transport without a response; all other refusals have an error name."""
 COUNTERS = (
-    *("starts", "audit_records", "audit_failures", "token_reconnects", "unwraps", "evictions", "tampered"),
+    *("starts", "audit_records", "audit_failures", "tampered"),
     *(f"{kind}:{cache}" for kind in ("hits", "misses") for cache in CACHES),
 )
 GAUGES = (
-    *("heartbeat", "probed", "connections", "sessions_in_use", "sessions_free", "token_waiting", "threads_lost"),
-    *("derived_keys", "held_keys", "session_objects", "audit_waiting", "audit_unsigned", "tokens_absent"),
+    *("heartbeat", "probed", "connections", "audit_waiting", "audit_unsigned", "tokens_absent"),
     *(f"failed:{probe}" for probe in PROBES),
+)
+TOKEN_COUNTERS = ("reconnects", "unwraps", "evictions")
+TOKEN_GAUGES = (
+    *("sessions_in_use", "sessions_free", "waiting", "threads_lost", "derived_keys", "held_keys", "session_objects"),
 )
 
 
@@ -63,43 +67,65 @@ TARGETS: Mapping[str, tuple[str, str]] = {
 """Service and operation by request target."""
 
 
+class TokenLayout(msgspec.Struct, frozen=True):
+    """Index of each figure of one token."""
+
+    calls: Mapping[str, int]
+    """Histogram followed by the number of errors, by call."""
+    counters: Mapping[str, int]
+    gauges: Mapping[str, int]
+
+
 class Layout(msgspec.Struct, frozen=True):
     """Index of each figure in a share, counted in floats."""
 
     size: int
     fingerprint: float
-    """Identifies the layout. It differs between releases with other figures, which must not mix during an upgrade."""
+    """Identifies the layout. It differs between releases with other figures, and between sets of tokens: their figures
+    must not mix."""
     requests: Mapping[str, int]
     """First of `len(CODES)` places, by target."""
     latencies: Mapping[str, int]
     """Histogram, by target."""
-    token_calls: Mapping[str, int]
-    """Histogram followed by the number of errors, by call."""
     audit_syncs: int
     refusals: Mapping[str, int]
     counters: Mapping[str, int]
     gauges: Mapping[str, int]
+    tokens: Mapping[str, TokenLayout]
+
+    @property
+    def all_gauges(self) -> list[int]:
+        """Return the places of all gauges."""
+        by_token = [place for token in self.tokens.values() for place in token.gauges.values()]
+        return [*self.gauges.values(), *by_token]
 
 
-def _lay_out() -> Layout:
-    at = 1  # the first place is the fingerprint's
-    places: list[dict[str, int]] = []
-    refusals = (*REFUSALS, *CODES[1:])
-    for names, width in (
-        (TARGETS, len(CODES)),
-        (TARGETS, HISTOGRAM),
-        (TOKEN_CALLS, HISTOGRAM + 1),
-        (("audit_syncs",), HISTOGRAM),
-        (refusals, 1),
-        (COUNTERS, 1),
-        (GAUGES, 1),
-    ):
-        places.append({name: at + number * width for number, name in enumerate(names)})
-        at += len(names) * width
-    requests, latencies, token_calls, audit, refused, counters, gauges = places
-    description = repr((CODES, tuple(TARGETS), places)).encode()
-    fingerprint = float(int.from_bytes(sha256(description).digest()[:6], "big") + 1)
-    return Layout(at, fingerprint, requests, latencies, token_calls, audit["audit_syncs"], refused, counters, gauges)
+class _Places:
+    """Assigns places in a share, one after the other."""
+
+    def __init__(self) -> None:
+        self.size = 1  # the first place is the fingerprint's
+
+    def take(self, names: Collection[str], width: int = 1) -> dict[str, int]:
+        """Return the first of `width` places for each name."""
+        taken = {name: self.size + number * width for number, name in enumerate(names)}
+        self.size += len(names) * width
+        return taken
 
 
-LAYOUT = _lay_out()
+def layout_of(tokens: Iterable[str]) -> Layout:
+    """Return the layout for a daemon with these tokens, in any order."""
+    places = _Places()
+    requests, latencies = places.take(TARGETS, len(CODES)), places.take(TARGETS, HISTOGRAM)
+    audit_syncs = places.take(("audit_syncs",), HISTOGRAM)["audit_syncs"]
+    refusals = places.take((*REFUSALS, *CODES[1:]))
+    counters, gauges = places.take(COUNTERS), places.take(GAUGES)
+    by_token = {
+        name: TokenLayout(
+            places.take(TOKEN_CALLS, HISTOGRAM + 1), places.take(TOKEN_COUNTERS), places.take(TOKEN_GAUGES)
+        )
+        for name in sorted(tokens)
+    }
+    layout = Layout(places.size, 0.0, requests, latencies, audit_syncs, refusals, counters, gauges, by_token)
+    description = repr((CODES, layout)).encode()
+    return replace(layout, fingerprint=float(int.from_bytes(sha256(description).digest()[:6], "big") + 1))

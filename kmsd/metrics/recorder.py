@@ -7,12 +7,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kmsd.metrics.layout import CODES, HISTOGRAM, LAYOUT, OTHER, PROBES, TOKEN_CALLS
+from kmsd.metrics.layout import CODES, HISTOGRAM, OTHER, PROBES, TOKEN_CALLS
 from kmsd.ports.histogram import BOUNDS
 from kmsd.wire.readiness import ABSENT, OK
 
 if TYPE_CHECKING:
     from kmsd.adapters.audit_trail.group_commit import SyncStatistics
+    from kmsd.metrics.layout import TokenLayout
+    from kmsd.metrics.shared_memory import WorkerSlot
     from kmsd.ports.counters import TokenCounters
 
 _SUM = HISTOGRAM - 1
@@ -21,9 +23,10 @@ _SUM = HISTOGRAM - 1
 class Meter:
     """Counter of requests; implements `kmsd.wire.endpoint.Meter`. One for each worker."""
 
-    def __init__(self, values: memoryview[float]) -> None:
-        self._figures = values
-        self._places = {target: (LAYOUT.requests[target], LAYOUT.latencies[target]) for target in LAYOUT.requests}
+    def __init__(self, slot: WorkerSlot) -> None:
+        layout = slot.layout
+        self._figures = slot.values
+        self._places = {target: (layout.requests[target], layout.latencies[target]) for target in layout.requests}
         self._unknown = self._places[""]
         self._codes = {code: number for number, code in enumerate(CODES)}
         self._other = self._codes[OTHER]
@@ -40,8 +43,9 @@ class Meter:
 class MetricsPublisher:
     """Copies other components' figures into the share, so that they need not know about metrics."""
 
-    def __init__(self, values: memoryview[float]) -> None:
-        self._figures = values
+    def __init__(self, slot: WorkerSlot) -> None:
+        self._figures = slot.values
+        self._layout = slot.layout
         self._seen: dict[int, float] = {}
 
     def add(self, place: int, total: float) -> None:
@@ -58,43 +62,52 @@ class MetricsPublisher:
 
     def set(self, gauge: str, value: float) -> None:
         """Set a gauge by its name."""
-        self._figures[LAYOUT.gauges[gauge]] = value
+        self._figures[self._layout.gauges[gauge]] = value
 
     def count(self, counter: str, total: float) -> None:
         """Update a counter by its name."""
-        self.add(LAYOUT.counters[counter], total)
+        self.add(self._layout.counters[counter], total)
 
     def refusals(self, totals: Mapping[str, int]) -> None:
         """Update the refusals of the transport."""
         for reason, total in totals.items():
-            self.add(LAYOUT.refusals.get(reason, LAYOUT.refusals[OTHER]), total)
+            self.add(self._layout.refusals.get(reason, self._layout.refusals[OTHER]), total)
 
-    def token(self, found: TokenCounters) -> None:
-        """Update the figures of the token adapter."""
+    def tokens(self, found: Mapping[str, TokenCounters]) -> None:
+        """Update the figures of the token adapters, by the name of the token. Look-ups in memory are summed up."""
+        for name, counters in found.items():
+            self._token(self._layout.tokens[name], counters)
+        every = found.values()
+        self.count("tampered", sum(one.tampered for one in every))
+        self.count("hits:token_handle", sum(one.handle_hits for one in every))
+        self.count("misses:token_handle", sum(one.handle_misses for one in every))
+        self.count("hits:derived_key", sum(one.derived_hits for one in every))
+        self.count("misses:derived_key", sum(one.derived_misses for one in every))
+
+    def _token(self, places: TokenLayout, found: TokenCounters) -> None:
         for name, call in found.calls.items():
             # A method of the adapter can have the name of a data path call, such as `open`, without being it.
-            place = LAYOUT.token_calls[name if name in TOKEN_CALLS else OTHER]
+            place = places.calls[name if name in TOKEN_CALLS else OTHER]
             self.add_histogram(place, call.buckets, call.seconds)
             self.add(place + HISTOGRAM, call.errors)
-        self.set("sessions_in_use", found.sessions_in_use)
-        self.set("sessions_free", found.sessions_free)
-        self.set("token_waiting", found.waiting)
-        self.set("threads_lost", found.abandoned)
-        self.set("derived_keys", found.derived_keys)
-        self.set("held_keys", found.held_keys)
-        self.count("unwraps", found.unwraps)
-        self.count("evictions", found.evictions)
-        self.count("tampered", found.tampered)
-        self.set("session_objects", found.session_objects)
-        self.count("token_reconnects", found.reconnects)
-        self.count("hits:token_handle", found.handle_hits)
-        self.count("misses:token_handle", found.handle_misses)
-        self.count("hits:derived_key", found.derived_hits)
-        self.count("misses:derived_key", found.derived_misses)
+        self.add(places.counters["reconnects"], found.reconnects)
+        self.add(places.counters["unwraps"], found.unwraps)
+        self.add(places.counters["evictions"], found.evictions)
+        gauges = {
+            "sessions_in_use": found.sessions_in_use,
+            "sessions_free": found.sessions_free,
+            "waiting": found.waiting,
+            "threads_lost": found.abandoned,
+            "derived_keys": found.derived_keys,
+            "held_keys": found.held_keys,
+            "session_objects": found.session_objects,
+        }
+        for name, value in gauges.items():
+            self._figures[places.gauges[name]] = value
 
     def audit(self, found: SyncStatistics, unsigned: int) -> None:
         """Update the figures of the trail's writer."""
-        self.add_histogram(LAYOUT.audit_syncs, found.buckets, found.seconds)
+        self.add_histogram(self._layout.audit_syncs, found.buckets, found.seconds)
         self.count("audit_records", found.records)
         self.count("audit_failures", found.failures)
         self.set("audit_waiting", found.waiting)

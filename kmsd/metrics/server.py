@@ -29,6 +29,7 @@ from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, assess
 from kmsd.linux import boot_clock
 from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
+from kmsd.metrics.layout import layout_of
 from kmsd.metrics.shared_memory import SharedMetrics
 from kmsd.ports import StoreError
 from kmsd.wire.http.messages import Request, Response
@@ -50,7 +51,8 @@ async def watched(
     `configuration` returns the current configuration, `reloads` the number of reloads by outcome. The listener is
     closed on exit. Raises `ListenerRefused`.
     """
-    board, started_at, hosts = SharedMetrics(), time.time(), hosts_of(listener)
+    board = SharedMetrics(layout_of(configuration().token_names))
+    started_at, hosts = time.time(), hosts_of(listener)
 
     async def handle(request: Request) -> Response:
         received = request.received
@@ -93,7 +95,7 @@ def _host_in(header: str) -> str:
 
 def _page(board: SharedMetrics, config: Config, started_at: float, reloads: Mapping[Outcome, int]) -> bytes:
     page, now = Exposition(), time.time()
-    write_counts(page, Aggregate.of(board.shares()), now, config.workers)
+    write_counts(page, Aggregate.of(board), now, config.workers)
     page.family("kmsd_build_info", "gauge", "Release of the daemon.", [({"version": __version__}, 1)])
     page.sample("kmsd_start_time_seconds", "gauge", "Start time of the daemon.", started_at)
     page.family(
@@ -137,12 +139,13 @@ def _database(page: Exposition, config: Config) -> None:
         "Wrapped key materials, by the state of their domain key; retiring: still to be rewrapped.",
         [({"domain_key": state}, found.wrapped.get(state, 0)) for state in DomainKeyState],
     )
-    objects = {"missing": 0, **found.objects}
+    objects: dict[tuple[str, str], int] = {(name, "missing"): 0 for name in config.token_names}
+    objects.update(found.objects)
     page.family(
         "kmsd_token_objects",
         "gauge",
-        "Token objects in the database, by status; missing: the token has lost key material.",
-        [({"status": name}, number) for name, number in objects.items()],
+        "Token objects in the database, by token and status; missing: the token has lost key material.",
+        [({"token": name, "status": status}, number) for (name, status), number in sorted(objects.items())],
     )
     page.family(
         "kmsd_next_due_timestamp_seconds",

@@ -13,11 +13,10 @@ from array import array
 from collections.abc import Sequence
 
 from kmsd.linux.byte_locks import byte_is_locked, lock_byte
-from kmsd.metrics.layout import LAYOUT
+from kmsd.metrics.layout import Layout
 
 SHARES = 160
 """Limit on the shares; more than there are workers at any time. A reload briefly doubles their number."""
-BYTES = 8 * LAYOUT.size
 
 
 class SlotUnavailable(OSError):
@@ -27,20 +26,23 @@ class SlotUnavailable(OSError):
 class SharedMetrics:
     """Read access of the parent process to all shares."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         # Anonymous memory: it is never written to disk, and is freed with the last process that has it open.
         self.descriptor = os.memfd_create("kmsd-metrics", os.MFD_CLOEXEC)
         """File descriptor that workers receive."""
-        os.ftruncate(self.descriptor, SHARES * BYTES)
-        self._memory = mmap.mmap(self.descriptor, SHARES * BYTES, access=mmap.ACCESS_READ)
+        length = SHARES * _bytes(layout)
+        os.ftruncate(self.descriptor, length)
+        self._memory = mmap.mmap(self.descriptor, length, access=mmap.ACCESS_READ)
 
     def shares(self) -> list[tuple[Sequence[float], bool]]:
         """Return the figures of each share ever used, each with True if its worker is alive."""
         found: list[tuple[Sequence[float], bool]] = []
+        length = _bytes(self.layout)
         for number in range(SHARES):
-            start = number * BYTES
-            if struct.unpack_from("d", self._memory, start)[0] == LAYOUT.fingerprint:
-                figures = array("d", self._memory[start : start + BYTES])
+            start = number * length
+            if struct.unpack_from("d", self._memory, start)[0] == self.layout.fingerprint:
+                figures = array("d", self._memory[start : start + length])
                 found.append((figures, self._is_locked(number)))
         return found
 
@@ -56,24 +58,26 @@ class SharedMetrics:
 class WorkerSlot:
     """Share of one worker, locked as long as the process lives: two workers never count in the same share."""
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, layout: Layout) -> None:
         """Acquire the first unlocked share in the memory of this descriptor. Raises `SlotUnavailable`."""
+        self.layout = layout
+        length = _bytes(layout)
         try:
             # Reopen: locks belong to the open file description, which processes share if they inherit it.
             self._descriptor = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
             raise SlotUnavailable(exc.errno, f"the memory for metrics cannot be opened: {exc.strerror}") from exc
-        if os.fstat(self._descriptor).st_size != SHARES * BYTES:
-            raise _other_release()
+        if os.fstat(self._descriptor).st_size != SHARES * length:
+            raise _other_layout()
         number = self._acquire()
-        self._memory = mmap.mmap(self._descriptor, SHARES * BYTES)
-        self.values = memoryview(self._memory)[number * BYTES : (number + 1) * BYTES].cast("d")
-        if self.values[0] not in (0.0, LAYOUT.fingerprint):
-            raise _other_release()
-        for place in LAYOUT.gauges.values():
+        self._memory = mmap.mmap(self._descriptor, SHARES * length)
+        self.values = memoryview(self._memory)[number * length : (number + 1) * length].cast("d")
+        if self.values[0] not in (0.0, layout.fingerprint):
+            raise _other_layout()
+        for place in layout.all_gauges:
             self.values[place] = 0.0
-        self.values[LAYOUT.counters["starts"]] += 1.0
-        self.values[0] = LAYOUT.fingerprint
+        self.values[layout.counters["starts"]] += 1.0
+        self.values[0] = layout.fingerprint
 
     def _acquire(self) -> int:
         for number in range(SHARES):
@@ -82,5 +86,12 @@ class WorkerSlot:
         raise SlotUnavailable(f"{SHARES} processes count already")
 
 
-def _other_release() -> SlotUnavailable:
-    return SlotUnavailable("another release keeps its figures here: they go on when the daemon is restarted")
+def _bytes(layout: Layout) -> int:
+    """Return the length of a share in bytes."""
+    return 8 * layout.size
+
+
+def _other_layout() -> SlotUnavailable:
+    return SlotUnavailable(
+        "another release, or one with other tokens, keeps its figures here: they go on when the daemon is restarted"
+    )

@@ -8,9 +8,10 @@ import time
 import structlog
 
 from kmsd.app import Components
+from kmsd.config.sections import Config
+from kmsd.metrics.layout import layout_of
 from kmsd.metrics.recorder import Meter, MetricsPublisher
 from kmsd.metrics.shared_memory import SlotUnavailable, WorkerSlot
-from kmsd.ports.counters import merged
 from kmsd.wire.endpoint import NO_METER
 from kmsd.wire.endpoint import Meter as AnyMeter
 from kmsd.wire.http.server import Server
@@ -27,14 +28,14 @@ class WorkerMetrics:
     """Counts if the parent process has provided memory for it; otherwise does nothing, at no cost."""
 
     def __init__(self, share: WorkerSlot | None) -> None:
-        self._publisher = None if share is None else MetricsPublisher(share.values)
-        self.meter: AnyMeter = NO_METER if share is None else Meter(share.values)
+        self._publisher = None if share is None else MetricsPublisher(share)
+        self.meter: AnyMeter = NO_METER if share is None else Meter(share)
 
     @classmethod
-    def start(cls, memory: int | None) -> WorkerMetrics:
+    def start(cls, memory: int | None, config: Config) -> WorkerMetrics:
         """Count in the memory of this descriptor. A worker that cannot count logs an error and serves nevertheless."""
         try:
-            return cls(None if memory is None else WorkerSlot(memory))
+            return cls(None if memory is None else WorkerSlot(memory, layout_of(config.token_names)))
         except SlotUnavailable as exc:
             log.error("metrics_unavailable", detail=str(exc))  # noqa: TRY400 (one clear line)
             return cls(None)
@@ -63,7 +64,7 @@ def _publish(publisher: MetricsPublisher, components: Components, server: Server
     """Copy all figures into the share: some hundred additions, once a second."""
     publisher.refusals(server.refusals)
     publisher.set("connections", server.connections)
-    publisher.token(merged([token.counters for _, token in components.tokens.items()]))
+    publisher.tokens({name: token.counters for name, token in components.tokens.items()})
     hits, misses = components.store.cache_use
     publisher.count("hits:store", hits)
     publisher.count("misses:store", misses)

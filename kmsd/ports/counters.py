@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
-from msgspec.structs import replace
 
 from kmsd.ports.histogram import LatencyHistogram
 
@@ -17,13 +14,6 @@ class CallCounter(LatencyHistogram):
     """Calls started, including failed ones."""
     errors: int = 0
     """Calls that raised."""
-
-    def add(self, other: CallCounter) -> None:
-        """Add the figures of another counter."""
-        self.calls += other.calls
-        self.errors += other.errors
-        self.seconds += other.seconds
-        self.buckets = [one + more for one, more in zip(self.buckets, other.buckets, strict=True)]
 
 
 class TokenCounters(msgspec.Struct, frozen=True):
@@ -58,23 +48,3 @@ class TokenCounters(msgspec.Struct, frozen=True):
     """Seconds of a call of each kind, measured at start."""
     session_objects: int = 0
     """Objects made since the module was initialised, those of its other tokens and destroyed ones included."""
-
-
-def merged(found: Sequence[TokenCounters]) -> TokenCounters:
-    """Return the counters of several tokens as those of one. Facts of one token (`epoch`, `pace`) are the first's.
-
-    `session_objects` is the largest: tokens may share a module.
-    """
-    first, *others = found
-    calls = {name: replace(call, buckets=list(call.buckets)) for name, call in first.calls.items()}
-    for other in others:
-        for name, call in other.calls.items():
-            calls.setdefault(name, CallCounter()).add(call)
-    sums = {name: sum(getattr(one, name) for one in found) for name in _SUMMED}
-    return replace(first, calls=calls, session_objects=max(one.session_objects for one in found), **sums)
-
-
-_SUMMED = (
-    *("sessions_in_use", "sessions_free", "waiting", "abandoned", "derived_keys", "derived_hits", "derived_misses"),
-    *("held_keys", "unwraps", "evictions", "tampered", "handle_hits", "handle_misses", "reconnects"),
-)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
-from kmsd.metrics.layout import TARGETS
+from kmsd.metrics.layout import TARGETS, layout_of
 from kmsd.metrics.recorder import Meter
 from kmsd.metrics.shared_memory import SharedMetrics, WorkerSlot
 
@@ -32,19 +32,19 @@ def measured(act: Callable[[], object], times: int) -> float:
 
 def main() -> None:
     """Print both."""
-    board = SharedMetrics()
-    shares = [WorkerSlot(board.descriptor) for _ in range(2)]
+    board = SharedMetrics(layout_of(["main"]))
+    shares = [WorkerSlot(board.descriptor, board.layout) for _ in range(2)]
     for share in shares:
-        meter = Meter(share.values)
+        meter = Meter(share)
         for target in TARGETS:
             meter.answered(target, "OK", 0.0003)
-    meter = Meter(shares[0].values)
+    meter = Meter(shares[0])
     per_request = measured(lambda: meter.answered("TrentService.Encrypt", "OK", 0.0003), COUNT)
     empty = measured(lambda: None, COUNT)
 
     def page() -> bytes:
         found = Exposition()
-        write_counts(found, Aggregate.of(board.shares()), time.time(), 2)
+        write_counts(found, Aggregate.of(board), time.time(), 2)
         return found.text()
 
     print(f"a request: {per_request - empty:.2f} µs; a page of every operation, {len(page())} bytes: ", end="")

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.daemon import Daemon, eventually, free_port, provisioned
+from tests.support.daemon import Daemon, eventually, free_port, further_section, provisioned
+from tests.support.tokens import another_softhsm
 
 DOCS = Path(__file__).parents[2] / "docs"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -255,6 +256,38 @@ def test_a_reload_keeps_the_figures(watched: Watched) -> None:
     after = watched.samples()
     assert requests(after, "ListKeys") - requests(before, "ListKeys") == done + 10
     assert requests(after, "Encrypt") == requests(before, "Encrypt")
+
+
+def test_figures_of_each_token(tmp_path: Path) -> None:
+    """Each token has series of its own. A reload that would add a token is refused, and all workers go on counting."""
+    port = free_port()
+    extra = f'[metrics]\naddress = "127.0.0.1:{port}"\n'
+    with provisioned(tmp_path, workers=2, extra=extra) as daemon:
+        section = further_section(tmp_path, another_softhsm(daemon.place, "second"), "second", ["HMAC_256"])
+        daemon.config.write_text(f"{daemon.config.read_text()}\n{section}")
+        daemon.start()
+        watched, kms = Watched(daemon, port), daemon.client()
+        key_id = kms.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]["KeyId"]
+        message = {"KeyId": key_id, "Message": b"x", "MacAlgorithm": "HMAC_SHA_256"}
+        for _ in range(5):
+            kms.generate_mac(**message)
+        found = watched.when("kmsd_token_seconds_count", 5, token="second", call="mac")
+        assert of(found, "kmsd_token_seconds_count", token="main", call="mac") == 0
+        assert of(found, "kmsd_token_seconds_count", token="main", call="open") > 0
+        for name in ("main", "second"):
+            assert of(found, "kmsd_token_sessions", token=name, state="free") > 0
+        assert of(found, "kmsd_token_objects", token="second", status="ready") == 2
+        before = daemon.config.read_text()
+        daemon.config.write_text(before + further_section(tmp_path, daemon.place, "third", ["HMAC_384"]))
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        watched.when("kmsd_reloads_total", 1, outcome="refused")
+        os.kill(daemon.workers()[0], signal.SIGKILL)
+        watched.when("kmsd_worker_starts_total", 3)
+        watched.when("kmsd_workers", 2, state="ready")
+        daemon.client().generate_mac(**message)
+        watched.when("kmsd_token_seconds_count", 6, token="second", call="mac")
+        assert daemon.events("metrics_unavailable") == []
 
 
 def test_a_scrape_holds_up_no_request(watched: Watched) -> None:

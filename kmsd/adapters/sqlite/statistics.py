@@ -40,7 +40,7 @@ _DIFFERENT = (
 
 Each starts at an index of the few: CROSS JOIN keeps SQLite from starting at the keys.
 """
-_OBJECTS = "SELECT status, count(*) FROM token_object WHERE custody = 'object' GROUP BY status"
+_OBJECTS = "SELECT token, status, count(*) FROM token_object WHERE custody = 'object' GROUP BY token, status"
 _WRAPPED = "SELECT state, sum(materials) FROM domain_key JOIN domain_key_count USING (domain_key_id) GROUP BY state"
 
 
@@ -49,8 +49,8 @@ class Statistics(msgspec.Struct, frozen=True):
 
     keys: Mapping[str, int]
     """Keys by state; only states that occur."""
-    objects: Mapping[str, int]
-    """Token objects by status. `missing` matters most."""
+    objects: Mapping[tuple[str, str], int]
+    """Token objects by token and status. `missing` matters most."""
     wrapped: Mapping[str, int]
     """Wrapped materials by the state of their domain key."""
     due: Mapping[str, float]
@@ -66,7 +66,7 @@ def read(path: Path, now: datetime) -> Statistics:
         with translated():
             connection.execute("BEGIN")
             keys = _keys(connection, row_mapping.micros(now))
-            objects = dict(connection.execute(_OBJECTS))
+            objects = {(token, status): count for token, status, count in connection.execute(_OBJECTS)}
             wrapped = dict(connection.execute(_WRAPPED))
             due = {
                 job.value: connection.execute(f"SELECT min({column}) FROM {table} WHERE {where}").fetchone()[0]
