@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from pkcs11 import Attribute, Mechanism
 
 from kmsd.domain.material import Algorithm
+from kmsd.exit_codes import EXIT_PIN_REFUSED
 from tests.support.daemon import Daemon, further_section, provisioned
 from tests.support.key_ceremonies import act
 from tests.support.token_domain_keys import as_user
@@ -182,6 +184,58 @@ def test_with_the_main_token_from_the_backup(daemon: Daemon) -> None:
     assert "ok   the token second is the one of this backup" in done.stdout
     daemon.start()
     assert daemon.client().verify_mac(KeyId=key_id, **MESSAGE, Mac=mac)["MacValid"]
+
+
+def test_an_object_that_the_daemon_did_not_make_so(daemon: Daemon) -> None:
+    """It has the id of a key and lacks what protects a key: that is said."""
+    daemon.start()
+    object_id = query(daemon, "SELECT object_id FROM token_object WHERE owner = ?", f"key:{hmac_key(daemon)}")
+    file = back_up(daemon)
+    with as_user(replace(daemon.place, label="second")) as token:
+        token.raw.destroy(token.session, token.find(object_id))
+        bare = {Attribute.ID: object_id, Attribute.LABEL: b"kmsd", Attribute.TOKEN: True, Attribute.VALUE_LEN: 32}
+        unprotected = {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True}
+        token.raw.generate(token.session, int(Mechanism.AES_KEY_GEN), {**bare, **unprotected})
+    checked = restore(daemon, file, "--check")
+    assert checked.returncode == 0, checked.stderr
+    assert f"FAIL secret {object_id.hex()} in the token second: " in checked.stdout
+
+
+def test_a_token_without_a_sentinel(daemon: Daemon) -> None:
+    """The objects of the database are the evidence: one suffices, and a token without any is not compared."""
+    daemon.start()
+    keys = [hmac_key(daemon) for _ in range(2)]
+    daemon.stop()
+    # As of a token that has no AES.
+    sentinel = query(daemon, "DELETE FROM service_key WHERE purpose = 'sentinel:second' RETURNING object_id")
+    query(daemon, "DELETE FROM token_object WHERE object_id = ? RETURNING 1", sentinel)
+    first, other = (query(daemon, "SELECT object_id FROM token_object WHERE owner = ?", f"key:{key}") for key in keys)
+    # Whoever opens the token makes a new sentinel.
+    configuration = daemon.config.read_text()
+    daemon.config.write_text(configuration.partition("[[tokens]]")[0])
+    file = back_up(daemon)
+    daemon.config.write_text(configuration)
+    replace_object(daemon, first, STRANGER)
+    assert refused(daemon, file).count("MISS") == 1
+    replace_object(daemon, other, b"t" * 16)
+    output = refused(daemon, file)
+    assert "MISS the token second was not compared: it holds nothing of this database" in output
+    assert "2 objects, 0 domain keys; 2 keys depend on it" in output
+
+
+def test_a_refused_pin(daemon: Daemon) -> None:
+    """It ends the restore, and is not offered again; no option accepts that."""
+    daemon.start()
+    hmac_key(daemon)
+    file = back_up(daemon)
+    pin = daemon.folder / "second-pin"
+    right = pin.read_bytes()
+    pin.write_bytes(b"wrong-pin-1234")
+    for _ in range(2):
+        assert restore(daemon, file, "--accept-missing").returncode == EXIT_PIN_REFUSED
+    assert not (daemon.data / "kmsd.sqlite").exists()
+    pin.write_bytes(right)
+    assert restore(daemon, file).returncode == 0
 
 
 @pytest.fixture(name="wrapping")
