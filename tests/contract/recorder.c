@@ -2,7 +2,9 @@
  *
  * Beside the library lies a file of its name with `.real` added, which names the real module; what was returned is
  * appended to the one with `.out`: function, length, bytes. Every function of CK_FUNCTION_LIST that gives data other
- * than handles and descriptions of slots is watched, and C_EncapsulateKey. Built by tests/support/call_recorder.py. */
+ * than handles and descriptions of slots is watched, and C_EncapsulateKey. Where a call of C_GetAttributeValue returns
+ * the value of a secret or private key, there is a note of its own: the function that had returned the key's handle.
+ * Built by tests/support/call_recorder.py. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,12 +18,16 @@ typedef unsigned long U;
 typedef unsigned char B;
 enum { FUNCTIONS = 68, FUNCTIONS_3_2 = 94 };
 enum {
-  GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_OPERATION_STATE = 16, GET_ATTRIBUTE_VALUE = 24, ENCRYPT = 30,
+  GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_OPERATION_STATE = 16, CREATE_OBJECT = 20, COPY_OBJECT = 21,
+  GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS = 27, ENCRYPT = 30,
   ENCRYPT_UPDATE = 31, ENCRYPT_FINAL = 32, DECRYPT = 34, DECRYPT_UPDATE = 35, DECRYPT_FINAL = 36, DIGEST = 38,
   DIGEST_FINAL = 41, SIGN = 43, SIGN_FINAL = 45, SIGN_RECOVER = 47, VERIFY_RECOVER = 53, DIGEST_ENCRYPT_UPDATE = 54,
-  DECRYPT_DIGEST_UPDATE = 55, SIGN_ENCRYPT_UPDATE = 56, DECRYPT_VERIFY_UPDATE = 57, WRAP_KEY = 60, UNWRAP_KEY = 61,
-  GENERATE_RANDOM = 64, ENCAPSULATE_KEY = 92, DECAPSULATE_KEY = 93
+  DECRYPT_DIGEST_UPDATE = 55, SIGN_ENCRYPT_UPDATE = 56, DECRYPT_VERIFY_UPDATE = 57, GENERATE_KEY = 58,
+  GENERATE_KEY_PAIR = 59, WRAP_KEY = 60, UNWRAP_KEY = 61, DERIVE_KEY = 62, GENERATE_RANDOM = 64, ENCAPSULATE_KEY = 92,
+  DECAPSULATE_KEY = 93, KEY_VALUE = 200
 };
+enum { CKA_CLASS = 0, CKA_VALUE = 0x11, CKA_PRIVATE_EXPONENT = 0x123, CKA_COEFFICIENT = 0x128 };
+enum { PRIVATE_KEY = 3, SECRET_KEY = 4, ORIGINS = 1 << 16 };
 struct list { B version[2]; void *function[FUNCTIONS]; };
 struct list_3_2 { B version[2]; void *function[FUNCTIONS_3_2]; };
 struct interface { char *name; void *list; U flags; };
@@ -74,11 +80,63 @@ FIVE(decrypt_digest_update, DECRYPT_DIGEST_UPDATE)
 FIVE(sign_encrypt_update, SIGN_ENCRYPT_UPDATE)
 FIVE(decrypt_verify_update, DECRYPT_VERIFY_UPDATE)
 
-static U get_attribute_value(U session, U object, struct attribute *wanted, U count) {
-  U rv = REAL(GET_ATTRIBUTE_VALUE)(session, object, wanted, count);
-  for (U i = 0; i < count; i++)
-    if (wanted[i].value && wanted[i].length != (U)-1) note(GET_ATTRIBUTE_VALUE, wanted[i].value, wanted[i].length);
+/* The function that has returned each handle last; tokens number them one after the other. */
+static struct { U handle, function; } origins[ORIGINS];
+
+static U made(U function, U rv, const U *handle) {
+  if (!rv && handle) {
+    origins[*handle % ORIGINS].handle = *handle;
+    origins[*handle % ORIGINS].function = function;
+  }
   return rv;
+}
+
+static U origin_of(U handle) {
+  return origins[handle % ORIGINS].handle == handle ? origins[handle % ORIGINS].function : 0;
+}
+
+static int is_value(U type) {
+  return type == CKA_VALUE || (type >= CKA_PRIVATE_EXPONENT && type <= CKA_COEFFICIENT);
+}
+
+static U get_attribute_value(U session, U object, struct attribute *wanted, U count) {
+  U class = 0, origin = origin_of(object);
+  struct attribute of_class = {CKA_CLASS, &class, sizeof class};
+  U rv = REAL(GET_ATTRIBUTE_VALUE)(session, object, wanted, count);
+  for (U i = 0; i < count; i++) {
+    if (!wanted[i].value || wanted[i].length == (U)-1) continue;
+    note(GET_ATTRIBUTE_VALUE, wanted[i].value, wanted[i].length);
+    if (!is_value(wanted[i].type) || !wanted[i].length) continue;
+    REAL(GET_ATTRIBUTE_VALUE)(session, object, &of_class, 1UL);
+    if (class == PRIVATE_KEY || class == SECRET_KEY) note(KEY_VALUE, &origin, sizeof origin);
+  }
+  return rv;
+}
+
+static U create_object(U session, U template, U count, U *handle) {
+  return made(CREATE_OBJECT, REAL(CREATE_OBJECT)(session, template, count, handle), handle);
+}
+
+static U copy_object(U session, U object, U template, U count, U *handle) {
+  return made(COPY_OBJECT, REAL(COPY_OBJECT)(session, object, template, count, handle), handle);
+}
+
+static U find_objects(U session, U *handles, U most, U *count) {
+  U rv = REAL(FIND_OBJECTS)(session, handles, most, count);
+  for (U i = 0; !rv && i < *count; i++) made(FIND_OBJECTS, rv, handles + i);
+  return rv;
+}
+
+static U generate_key(U session, U mechanism, U template, U count, U *handle) {
+  return made(GENERATE_KEY, REAL(GENERATE_KEY)(session, mechanism, template, count, handle), handle);
+}
+
+static U generate_key_pair(U a, U b, U c, U d, U e, U f, U *public, U *private) {
+  return made(GENERATE_KEY_PAIR, REAL(GENERATE_KEY_PAIR)(a, b, c, d, e, f, public, private), private);
+}
+
+static U derive_key(U session, U mechanism, U base, U template, U count, U *handle) {
+  return made(DERIVE_KEY, REAL(DERIVE_KEY)(session, mechanism, base, template, count, handle), handle);
 }
 
 static U wrap_key(U session, U mechanism, U wrapping, U key, B *o, U *m) {
@@ -91,7 +149,7 @@ static U wrap_key(U session, U mechanism, U wrapping, U key, B *o, U *m) {
 static U unwrap_key(U a, U b, U c, U d, U e, U f, U g, U *handle) {
   U rv = REAL(UNWRAP_KEY)(a, b, c, d, e, f, g, handle);
   note(UNWRAP_KEY, handle, rv ? 0 : sizeof *handle);
-  return rv;
+  return made(UNWRAP_KEY, rv, handle);
 }
 
 static U generate_random(U session, B *o, U n) {
@@ -130,7 +188,10 @@ U C_GetFunctionList(struct list **list) {
     ours = *real;
     ours.function[GET_FUNCTION_LIST] = C_GetFunctionList;
     ours.function[GET_OPERATION_STATE] = get_operation_state;
+    ours.function[CREATE_OBJECT] = create_object;
+    ours.function[COPY_OBJECT] = copy_object;
     ours.function[GET_ATTRIBUTE_VALUE] = get_attribute_value;
+    ours.function[FIND_OBJECTS] = find_objects;
     ours.function[ENCRYPT] = encrypt;
     ours.function[ENCRYPT_UPDATE] = encrypt_update;
     ours.function[ENCRYPT_FINAL] = encrypt_final;
@@ -147,6 +208,9 @@ U C_GetFunctionList(struct list **list) {
     ours.function[DECRYPT_DIGEST_UPDATE] = decrypt_digest_update;
     ours.function[SIGN_ENCRYPT_UPDATE] = sign_encrypt_update;
     ours.function[DECRYPT_VERIFY_UPDATE] = decrypt_verify_update;
+    ours.function[GENERATE_KEY] = generate_key;
+    ours.function[GENERATE_KEY_PAIR] = generate_key_pair;
+    ours.function[DERIVE_KEY] = derive_key;
     ours.function[WRAP_KEY] = wrap_key;
     ours.function[UNWRAP_KEY] = unwrap_key;
     ours.function[GENERATE_RANDOM] = generate_random;

@@ -93,6 +93,8 @@ async def test_no_call_returns_a_private_value(recorded: tuple[TokenPlace, Recor
     returned = list(found.returned())
     assert {recorder.DECRYPT, recorder.SIGN, recorder.GET_ATTRIBUTE_VALUE} <= {function for function, _ in returned}
     assert (recorder.DECRYPT, b"plaintext of a client") in returned
+    # Secrets of key agreements are results for clients.
+    assert found.origins_of_values() <= {recorder.DERIVE_KEY}
     if "ML_KEM_768 ENCAPSULATE_DECAPSULATE" in searched:
         assert {recorder.ENCAPSULATE_KEY, recorder.DECAPSULATE_KEY} <= {function for function, _ in returned}
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from msgspec.structs import replace
 
 from kmsd.adapters.pkcs11 import Pkcs11Token
-from kmsd.adapters.pkcs11.ceremony import NewDomainKey
 from kmsd.adapters.pkcs11.return_codes import Ckr
-from kmsd.domain.domain_key import DomainKey, DomainKeyState
-from kmsd.domain.key_spec import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
-from kmsd.domain.material import Algorithm, MaterialIdentity, TokenName, WrappedMaterial
+from kmsd.domain.domain_key import DomainKey
+from kmsd.domain.key_spec import KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
+from kmsd.domain.material import Algorithm, WrappedMaterial
 from kmsd.ports import MechanismMissing, NoSuchObject, NotAuthentic, TamperedMaterial, TokenError
-from tests.support.key_kinds import kinds, oaep, verify
+from tests.support.key_kinds import kinds, verify
 from tests.support.shim import Function, Shim
 from tests.support.token_domain_keys import make_domain_keys
 from tests.support.tokens import TokenPlace
-
-SYMMETRIC = KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT
-XAES = Algorithm.XAES_256_GCM
-NEVER_WRAPPED = {KeySpec.ECC_NIST_EDWARDS25519}
-"""SoftHSM 2.6.1 does not wrap them."""
+from tests.support.wrapped_keys import NEVER_WRAPPED, XAES, identity, rows_of, use
 
 
 @pytest.fixture
@@ -37,28 +28,12 @@ def domain_keys(softhsm_place: TokenPlace) -> list[DomainKey]:
     return rows_of(make_domain_keys(softhsm_place, 2))
 
 
-def rows_of(made: Sequence[NewDomainKey]) -> list[DomainKey]:
-    """The rows of domain keys."""
-    now = datetime.now(UTC)
-    return [
-        DomainKey(one.domain_key_id, TokenName.MAIN, DomainKeyState.CURRENT, one.binding_key, now, now) for one in made
-    ]
-
-
 @pytest.fixture
 async def wrapping(softhsm_place: TokenPlace, domain_keys: list[DomainKey]) -> AsyncIterator[Pkcs11Token]:
     """The token, open."""
     assert domain_keys
     async with softhsm_place.open() as token:
         yield token
-
-
-def identity(
-    spec: KeySpec = SYMMETRIC[0], usage: KeyUsage = SYMMETRIC[1], *, algorithm: Algorithm | None = XAES
-) -> MaterialIdentity:
-    """The identity of new material."""
-    used = algorithm if spec is KeySpec.SYMMETRIC_DEFAULT else None
-    return MaterialIdentity(str(uuid4()), secrets.token_bytes(16), spec, usage, used, is_imported=False)
 
 
 async def make(token: Pkcs11Token, domain_key: DomainKey) -> WrappedMaterial:
@@ -87,7 +62,7 @@ async def test_symmetric_material(wrapping: Pkcs11Token, domain_keys: list[Domai
 async def test_other_kinds(wrapping: Pkcs11Token, domain_keys: list[DomainKey], spec: KeySpec, usage: KeyUsage) -> None:
     """Each kind that the token offers is wrapped and used, or refused by name with the reason."""
     offer, unwrappable = (await wrapping.key_offers())[spec, usage], await wrapping.custody.unwrappable(domain_keys[0])
-    made = wrapping.custody.generate(identity(spec, usage), domain_keys[0])
+    made = wrapping.custody.generate(identity((spec, usage)), domain_keys[0])
     if not offer.algorithms or (spec, usage) in unwrappable:
         assert not offer.algorithms or spec in NEVER_WRAPPED
         with pytest.raises(MechanismMissing):
@@ -96,28 +71,6 @@ async def test_other_kinds(wrapping: Pkcs11Token, domain_keys: list[DomainKey], 
     material = await made
     for algorithm in offer.algorithms:
         await use(wrapping, material, algorithm)
-
-
-async def use(token: Pkcs11Token, material: WrappedMaterial, algorithm: str) -> None:
-    """Use a key by an algorithm of its kind, and check the result."""
-    match material.identity.usage:
-        case KeyUsage.GENERATE_VERIFY_MAC:
-            first, second = [await token.mac(material, MacAlgorithm(algorithm), b"message") for _ in range(2)]
-            assert first == second
-        case KeyUsage.SIGN_VERIFY:
-            signing = SigningAlgorithm(algorithm)
-            signature = await token.sign(material, signing, b"message", is_digest=False)
-            verify(material.public_key, signing, b"message", signature, digest=False)
-        case KeyUsage.ENCRYPT_DECRYPT:
-            public = load_der_public_key(material.public_key)
-            ciphertext = public.encrypt(b"text", oaep(algorithm))  # type: ignore[union-attr, call-arg]
-            assert await token.decrypt_rsa(material, EncryptionAlgorithm(algorithm), ciphertext) == b"text"
-        case _:
-            own = load_der_public_key(material.public_key)
-            assert isinstance(own, ec.EllipticCurvePublicKey)
-            peer = ec.generate_private_key(own.curve)
-            point = peer.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-            assert await token.agree(material, point) == peer.exchange(ec.ECDH(), own)
 
 
 async def test_a_unwrapped_key_shows_what_guards_it(wrapping: Pkcs11Token, domain_keys: list[DomainKey]) -> None:
@@ -135,7 +88,7 @@ async def test_changed_rows_are_found(wrapping: Pkcs11Token, domain_keys: list[D
     """Whatever of a row is changed, its key is not used."""
     material = await make(wrapping, domain_keys[0])
     other = await wrapping.custody.generate(identity(), domain_keys[0])
-    pair = await wrapping.custody.generate(identity(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), domain_keys[0])
+    pair = await wrapping.custody.generate(identity((KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)), domain_keys[0])
     changed = [
         replace(material, content=other.content),
         replace(material, content=other.content, mac=other.mac),
@@ -197,7 +150,7 @@ async def test_one_unwrap_serves_all_that_wait(softhsm_place: TokenPlace, domain
 
 async def wrapping_of(token: Pkcs11Token, domain_key: DomainKey, spec: KeySpec) -> WrappedMaterial:
     """Material of an HMAC key."""
-    return await token.custody.generate(identity(spec, KeyUsage.GENERATE_VERIFY_MAC), domain_key)
+    return await token.custody.generate(identity((spec, KeyUsage.GENERATE_VERIFY_MAC)), domain_key)
 
 
 async def test_held_keys_are_bounded(softhsm_place: TokenPlace, domain_keys: list[DomainKey]) -> None:
@@ -267,7 +220,7 @@ async def test_rewrapped_material_is_the_same(wrapping: Pkcs11Token, domain_keys
     """Under another domain key it opens what it sealed, and the old domain key is not needed any more."""
     old, new = domain_keys
     symmetric = await make(wrapping, old)
-    pair = await wrapping.custody.generate(identity(KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY), old)
+    pair = await wrapping.custody.generate(identity((KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY)), old)
     mac = await wrapping_of(wrapping, old, KeySpec.HMAC_224)
     sealed = await wrapping.encrypt(symmetric, XAES, b"text", b"aad")
     expected = await wrapping.mac(mac, MacAlgorithm.HMAC_SHA_224, b"m")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.shim import compiler
 
 SOURCE = Path(__file__).parents[1] / "contract" / "recorder.c"
-GET_ATTRIBUTE_VALUE, DECRYPT, SIGN, WRAP_KEY, UNWRAP_KEY, GENERATE_RANDOM = 24, 34, 43, 60, 61, 64
+GET_ATTRIBUTE_VALUE, DECRYPT, SIGN, GENERATE_RANDOM = 24, 34, 43, 64
+GENERATE_KEY, WRAP_KEY, UNWRAP_KEY, DERIVE_KEY = 58, 60, 61, 62
 ENCAPSULATE_KEY, DECAPSULATE_KEY = 92, 93
 """Places in CK_FUNCTION_LIST and CK_FUNCTION_LIST_3_2."""
+KEY_VALUE = 200
+"""Stands for a call that returned the value of a secret or private key. The buffer is the place of the function that
+had returned the key's handle."""
 
 
 class Recorder:
@@ -35,3 +40,7 @@ class Recorder:
             at += 16
             yield function, data[at : at + length]
             at += length
+
+    def origins_of_values(self) -> set[int]:
+        """The functions that made the keys whose value was returned."""
+        return {int.from_bytes(data, sys.byteorder) for function, data in self.returned() if function == KEY_VALUE}

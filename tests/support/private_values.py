@@ -6,10 +6,16 @@ import hmac
 from collections.abc import Callable, Iterator
 from math import gcd
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from kmsd.domain.key_spec import HMAC_BITS, KeySpec
+from kmsd.domain.material import Algorithm, WrappedMaterial
 from tests.support.key_kinds import mac_of
+from tests.support.software_cryptography import software_open
+from tests.support.software_transfer import mac
 
 Reveals = Callable[[bytes], bool]
 """True if a buffer has the private value, in either order of its bytes."""
@@ -76,11 +82,49 @@ def reveals_ml_key(key: mldsa.MLDSA44PublicKey | mlkem.MLKEM768PublicKey) -> Rev
     return reveals
 
 
-def reveals_mac_key(spec: KeySpec, mac: bytes) -> Reveals:
-    """By the key under which the message `m` has this MAC."""
+def reveals_mac_key(spec: KeySpec, mac: bytes, message: bytes = b"m") -> Reveals:
+    """By the key under which the message has this MAC."""
     name = mac_of(spec).removeprefix("HMAC_").replace("_", "")
 
     def reveals(buffer: bytes) -> bool:
-        return any(hmac.digest(value, b"m", name) == mac for value in windows(buffer, HMAC_BITS[spec] // 8))
+        return any(hmac.digest(value, message, name) == mac for value in windows(buffer, HMAC_BITS[spec] // 8))
 
     return reveals
+
+
+def reveals_sealing_key(algorithm: Algorithm, sealed: bytes, aad: bytes) -> Reveals:
+    """By the key of a ciphertext, or the key that was derived from it for the message."""
+
+    def opens(key: bytes) -> bool:
+        iv, text = sealed[: algorithm.nonce_length][-12:], sealed[algorithm.nonce_length :]
+        for attempt in (
+            lambda: software_open(key, algorithm, sealed, aad),
+            lambda: AESGCM(key).decrypt(iv, text, aad),
+        ):
+            try:
+                attempt()
+            except InvalidTag:
+                continue
+            return True
+        return False
+
+    return lambda buffer: any(opens(window) for window in windows(buffer, 32))
+
+
+def reveals_domain_key(wrapped: bytes) -> Reveals:
+    """By the AES-256 key that unwraps this (RFC 3394)."""
+
+    def opens(key: bytes) -> bool:
+        try:
+            aes_key_unwrap(key, wrapped)
+        except InvalidUnwrap:
+            return False
+        return True
+
+    return lambda buffer: any(opens(window) for window in windows(buffer, 32))
+
+
+def reveals_binding_key(material: WrappedMaterial) -> Reveals:
+    """By the AES-192 key of a row's MAC."""
+    text = material.bound_text()
+    return lambda buffer: any(mac(window, text) == material.mac for window in windows(buffer, 24))
