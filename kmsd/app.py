@@ -58,8 +58,8 @@ from kmsd.ports import (
     Tokens,
 )
 
-SEEK_SECONDS = 2.0
-"""Seconds between two attempts to open a token other than the main one."""
+SEEK_SECONDS = 2.0, 30.0
+"""First and longest pause, in seconds, between two attempts to open a token other than the main one."""
 
 log = structlog.get_logger()
 
@@ -219,8 +219,10 @@ class OtherTokens(msgspec.Struct, frozen=True):
 
     async def _seek(self, name: TokenName) -> None:
         failed = ""
+        pause, longest = SEEK_SECONDS
         while name not in self.tokens:
-            await asyncio.sleep(SEEK_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
             try:
                 await self._open(name)
             except PinRefused as exc:

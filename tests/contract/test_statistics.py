@@ -19,9 +19,9 @@ from kmsd.domain.key_import import ImportedMaterial
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, Material, MaterialStatus
 from kmsd.ports import Store, TokenObject
-from tests.contract.test_store_domain_keys import a_domain_key, wrapped
 from tests.support.domain_keys import ACCOUNT, a_key
 from tests.support.domain_keys import CREATED as NOW
+from tests.support.stored_keys import a_domain_key, wrapped
 
 HOUR = timedelta(hours=1)
 

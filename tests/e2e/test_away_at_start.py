@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.clients import code_of
-from tests.support.daemon import WELL, Daemon, eventually, provisioned
+from tests.support.daemon import WELL, Daemon, eventually, further_section, provisioned
+from tests.support.tokens import another_softhsm
 
 
 @pytest.fixture(name="daemon")
@@ -136,6 +138,27 @@ def test_the_import_token_is_away(tmp_path: Path) -> None:
         assert imports() == "UnsupportedOperationException"
         away.rename(place)
         eventually(lambda: imports() == "", daemon)
+
+
+def test_a_further_token_of_the_same_module_is_away(tmp_path: Path) -> None:
+    """The search for it ends no login of the main token, until there is something to find."""
+    with provisioned(tmp_path, workers=1) as daemon:
+        section = further_section(tmp_path, replace(daemon.place, label="second"), "second", ["HMAC_256"])
+        daemon.config.write_text(f"{daemon.config.read_text()}\n{section}")
+        daemon.start()
+        kms, asked = daemon.client(), "the token is away: a new process does not find it"
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+
+        def is_sought() -> bool:
+            kms.encrypt(KeyId=key_id, Plaintext=b"x")
+            return any(line["detail"] == asked for line in events(daemon, "token_unavailable"))
+
+        eventually(is_sought, daemon)
+        assert not events(daemon, "token_away")
+        another_softhsm(daemon.place, "second")
+        hmac = {"KeySpec": "HMAC_256", "KeyUsage": "GENERATE_VERIFY_MAC"}
+        eventually(lambda: code_of(kms.create_key, **hmac) == "", daemon)
+        eventually(lambda: code_of(kms.encrypt, KeyId=key_id, Plaintext=b"x") == "", daemon)
 
 
 def test_a_reload_while_it_waits(daemon: Daemon) -> None:

@@ -119,7 +119,7 @@ def test_a_fault_of_the_program(own: Daemon) -> None:
     database.close()
     assert status == 70
     assert said.startswith("kmsd: internal error: OverflowError; report it with these places:\n")
-    assert "kmsd/adapters/sqlite/" in said
+    assert "kmsd/adapters/sql/" in said
 
 
 def test_no_room_for_the_secret(own: Daemon, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from pkcs11.exceptions import PKCS11Error
 
-from kmsd.adapters.pkcs11 import refused_pin, softhsm_token_copy
+from kmsd.adapters.pkcs11 import refused_pin, softhsm_token_copy, token_probe
 from kmsd.adapters.pkcs11.aead import Sealing
 from kmsd.adapters.pkcs11.handle_cache import NotFound
 from kmsd.adapters.pkcs11.held_objects import ObjectSession
@@ -164,6 +164,8 @@ def start(
     Runs in one process at a time, with retries: SoftHSM rewrites its token object at each login, and a tenth of
     parallel starts fail. A token that was missed is found only after C_Finalize and C_Initialize. The PIN is offered
     once: a refusal ends the attempts. A damaged token object is restored before each attempt.
+
+    While another token's login of the module is in use, it is finalised only if a new process finds this token.
     """
     end = time.monotonic() + settings.start_deadline
     last: Exception = TokenUnavailable("the token was not tried")
@@ -173,12 +175,16 @@ def start(
             try:
                 softhsm_token_copy.restore(settings.token_dir_sync, identity)
                 if void is not None:
-                    module.restart(void)
+                    _restart(module, settings, void)
                 module.ensure_initialized()
                 return _log_in(module, settings, clock)
             except (CkrError, PKCS11Error, TokenUnavailable) as error:
                 last = of_binding(error) if isinstance(error, PKCS11Error) else error
-                if isinstance(error, PinRefused | SentinelMissing) or attempt == tries or time.monotonic() > end:
+                if (
+                    isinstance(error, PinRefused | SentinelMissing | StillAway)
+                    or attempt == tries
+                    or time.monotonic() > end
+                ):
                     break
                 log.debug("token_start_retry", attempt=attempt, reason=str(error))
                 void = module.epoch
@@ -190,6 +196,20 @@ def start(
 
 class SentinelMissing(TokenUnavailable):
     """The token is present but does not hold the sentinel: it is another token, or objects are missing."""
+
+
+class StillAway(TokenUnavailable):
+    """A new process does not find the token. The module is not restarted for it: it serves another one."""
+
+
+_FINAL = PinRefused | SentinelMissing | StillAway
+"""Another attempt at once would not help."""
+
+
+def _restart(module: Module, settings: TokenSettings, void: int) -> None:
+    if module.serves_others(void) and not token_probe.finds(settings):
+        raise StillAway("the token is away: a new process does not find it")
+    module.restart(void)
 
 
 def _log_in(module: Module, settings: TokenSettings, clock: Callable[[], float]) -> Login:

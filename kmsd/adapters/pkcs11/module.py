@@ -135,6 +135,10 @@ class Module:
             if not self.initialized:
                 self._initialize()
 
+    def serves_others(self, seen_epoch: int) -> bool:
+        """True if a restart after `seen_epoch` would end a login that is in use."""
+        return self.epoch == seen_epoch and any(not connection.retired for connection in list(self._connections))
+
     def restart(self, seen_epoch: int) -> None:
         """Call C_Finalize and C_Initialize, unless that has happened since `seen_epoch`.
 
