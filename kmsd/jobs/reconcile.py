@@ -73,6 +73,7 @@ async def run_once(
     reader = await store.read()
     rows = {row.object_id: row for row in await reader.token_objects() if row.token == name}
     stored_keys = await reader.public_keys()
+    domain_keys = [one for one in await reader.domain_keys() if one.token == name]
     found = [_compared(one, rows, stored_keys) for one in await token.list_objects()]
     present = {one.object_id for one in found} - {one.object_id for one in found if one.problem == OTHER_PUBLIC_KEY}
     await token.check()
@@ -81,11 +82,11 @@ async def run_once(
             await _resolve(store, token, row, is_present=row.object_id in present, too_old=now - grace, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"{row.owner} {row.object_id.hex()}: {exc}")
-    domain_keys = {one.domain_key_id: one for one in await reader.domain_keys() if one.token == name}
-    await _resolve_domain_keys(store, token, domain_keys.values(), present, report)
+    await _resolve_domain_keys(store, token, domain_keys, present, report)
     reader, unknown = await store.read(), {}
+    of_domain_keys = {one.domain_key_id for one in await reader.domain_keys() if one.token == name}
     for one in found:
-        if one.object_id in domain_keys:
+        if one.object_id in of_domain_keys:
             report.malformed += [one] if one.problem else []
         elif one.object_id not in rows and await reader.token_object(one.object_id) is None:
             unknown[one.object_id] = one
@@ -143,30 +144,47 @@ async def _resolve_domain_keys(
                     await token.destroy(name)
                     report.destroyed.append(name)
                 continue
-            if domain_key.is_missing is is_present:
-                async with store.write() as transaction:
-                    await transaction.set_domain_key_missing(name, is_missing=not is_present)
-                if is_present:
-                    report.returned.append(name)
-            if is_present:
-                await _verify_sample(store, token, name, report)
-            else:
+            if not await _set_presence(store, domain_key, is_present=is_present):
+                continue
+            if not is_present:
                 report.domain_keys_missing.append(name)
+                continue
+            if domain_key.is_missing:
+                report.returned.append(name)
+            report.tampered += await changed_rows(store, token, name, SAMPLE)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"domain key {name.hex()}: {exc}")
 
 
-async def _verify_sample(store: Store, token: Token, domain_key_id: bytes, report: ReconcileReport) -> None:
-    """Verify the rows of some materials, others in each run."""
-    reader = await store.read()
-    sample = await reader.wrapped_under(domain_key_id, secrets.token_bytes(16), SAMPLE)
-    if len(sample) < SAMPLE:
-        sample = [*sample, *await reader.wrapped_under(domain_key_id, b"", SAMPLE - len(sample))]
+async def _set_presence(store: Store, domain_key: DomainKey, *, is_present: bool) -> bool:
+    """Record if a domain key is missing. False if `kmsd domain-key destroy` has destroyed it in the meantime."""
+    if domain_key.is_missing is not is_present:
+        return True
+    async with store.write() as transaction:
+        rows = {one.domain_key_id: one.state for one in await transaction.domain_keys()}
+        if rows[domain_key.domain_key_id] is DomainKeyState.DESTROYED:
+            return False
+        await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=not is_present)
+    return True
+
+
+async def changed_rows(store: Store, token: Token, domain_key_id: bytes, count: int) -> list[bytes]:
+    """Return the wrapped materials whose rows were changed, of `count` under a domain key, others in each run.
+
+    Raises `TokenError`, `StoreError`.
+    """
+    reader, start = await store.read(), secrets.token_bytes(16)
+    sample = list(await reader.wrapped_under(domain_key_id, start, count))
+    if len(sample) < count:
+        first = await reader.wrapped_under(domain_key_id, b"", count - len(sample))
+        sample += [one for one in first if one.material_id <= start]
+    changed = []
     for material in sample:
         try:
             await token.custody.require_bound(material)
         except TamperedMaterial:
-            report.tampered.append(material.material_id)
+            changed.append(material.material_id)
+    return changed
 
 
 async def _swap(store: Store, object_id: bytes, old: MaterialStatus, new: MaterialStatus) -> bool:

@@ -229,9 +229,11 @@ async def _add_domain_keys(config: Config, made: Sequence[NewDomainKey]) -> None
 async def _require_bound(components: Components) -> None:
     """Raise `TamperedMaterial` if a row of wrapped material is not as the daemon has written it."""
     reader = await components.store.read()
-    for domain_key_id, count in (await reader.wrapped_counts()).items():
-        for material in await reader.wrapped_under(domain_key_id, b"", count):
-            await components.token.custody.require_bound(material)
+    counts = await reader.wrapped_counts()
+    for row in await reader.domain_keys():
+        if row.domain_key_id in counts and not row.is_missing:
+            for material in await reader.wrapped_under(row.domain_key_id, b"", counts[row.domain_key_id]):
+                await components.token.custody.require_bound(material)
 
 
 @contextmanager
