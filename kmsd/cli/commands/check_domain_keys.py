@@ -1,4 +1,4 @@
-"""Findings of `kmsd check` on domain keys: present in their tokens, and proven to be enforced."""
+"""Findings of `kmsd check` on domain keys: present in their tokens, proven to be enforced, and what they wrap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from kmsd.cli.commands.domain_key_survey import Found, Presence, survey
 from kmsd.config.sections import Config
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import TokenName
+from kmsd.jobs import reconcile
 from kmsd.ports import TokenError
+
+ROWS = 10_000
+"""Rows of each domain key that one run verifies, which takes some seconds."""
+NAMED = 20
+"""Changed rows that a finding names."""
 
 
 async def findings(config: Config, components: Components) -> AsyncIterator[Finding]:
@@ -18,9 +24,27 @@ async def findings(config: Config, components: Components) -> AsyncIterator[Find
     for found in await survey(components):
         if found.presence is not Presence.AWAY and (finding := _finding(config, found)) is not None:
             yield finding
+        if found.presence is Presence.PRESENT and found.materials:
+            yield await _rows(components, found)
     for name in sorted(components.tokens.wraps):
         if name in components.tokens:
             yield await _custody(components, name)
+
+
+async def _rows(components: Components, found: Found) -> Finding:
+    """Return whether the rows of wrapped material, or some of them, are as the daemon has written them."""
+    number, called = min(found.materials, ROWS), f"under domain key {found.domain_key_id.hex()}"
+    try:
+        changed = await reconcile.changed_rows(
+            components.store, components.tokens[found.token], found.domain_key_id, ROWS
+        )
+    except TokenError as exc:
+        return Finding(FAIL, "token", f"wrapped key materials {called} cannot be verified: {exc}")
+    if not changed:
+        return Finding(OK, "token", f"{number} of {found.materials} rows {called} are as the daemon has written them")
+    named = ", ".join(one.hex() for one in changed[:NAMED])
+    text = f"{len(changed)} of {number} rows {called} were changed by something else than the daemon: {named}"
+    return Finding(FAIL, "token", text)
 
 
 async def _custody(components: Components, name: TokenName) -> Finding:
