@@ -254,7 +254,7 @@ def test_a_further_token(tmp_path: Path) -> None:
         return place
 
     section = further_section(tmp_path, further, "b", ["*"])
-    with provisioned(tmp_path / "daemon", extra=section, reach=with_further) as daemon:
+    with provisioned(tmp_path / "daemon", extra=section, reach=with_further, custody="object") as daemon:
         act(daemon, "create")
         act(daemon, "create", "--token", "b", "--count", "2")
         lines = [line.split("\t") for line in daemon.cli("domain-key", "list").stdout.decode().splitlines()]

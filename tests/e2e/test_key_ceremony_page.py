@@ -24,14 +24,14 @@ PIN_QUESTION = "PIN of the security officer (SO PIN):"
 @pytest.fixture(name="here")
 def _here(tmp_path: Path) -> Iterator[Daemon]:
     """The host that makes domain keys."""
-    with provisioned(tmp_path / "here") as found:
+    with provisioned(tmp_path / "here", custody="object") as found:
         yield found
 
 
 @pytest.fixture(name="there")
 def _there(tmp_path: Path) -> Iterator[Daemon]:
     """The host that takes them over."""
-    with provisioned(tmp_path / "there") as found:
+    with provisioned(tmp_path / "there", custody="object") as found:
         yield found
 
 

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import CUSTODY, Daemon
 
 SPECS = ["RSA_2048", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ECC_NIST_EDWARDS25519"]
 SUBJECT = "CN=Example Root,O=Example"
@@ -52,8 +52,12 @@ def test_an_attestation_verifies_with_openssl(daemon: Daemon, tmp_path: Path) ->
     assert told["Key"] == key["Arn"]
     assert (told["KeySpec"], told["KeyUsage"]) == ("ECC_NIST_P256", "SIGN_VERIFY")
     assert base64.b64decode(told["PublicKey"]) == key["PublicKey"]
-    assert {told[f"CKA_{name}"] for name in ("SENSITIVE", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL")} == {"true"}
-    assert told["CKA_EXTRACTABLE"] == "false"
+    assert (told["CKA_SENSITIVE"], told["CKA_EXTRACTABLE"]) == ("true", "false")
+    # Wrapped material has been unwrapped. That it was generated in the token is the word of its row.
+    assert {told[f"CKA_{name}"] for name in ("ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL")} == {
+        "false" if "WrappedUnder" in told else "true"
+    }
+    assert ("WrappedUnder" in told) is (CUSTODY == "wrapped")
     assert told["Roles"] == "CKA_SIGN"
     (tmp_path / "statement").write_text(statement.replace("CKA_EXTRACTABLE: false", "CKA_EXTRACTABLE: true"))
     openssl(tmp_path, *verify, ok=False)

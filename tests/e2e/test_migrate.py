@@ -33,7 +33,7 @@ def used(daemon: Daemon) -> tuple[str, bytes]:
 @pytest.mark.parametrize("level", LEVELS)
 def test_serve_migrates(tmp_path: Path, level: int) -> None:
     """What the older release sealed, the newer one opens, for the same administrator; no step by hand is needed."""
-    with provisioned(tmp_path) as daemon:
+    with provisioned(tmp_path, custody="object") as daemon:
         key_id, blob = used(daemon)
         set_back(daemon.data / "kmsd.sqlite", level)
         refused = daemon.cli("user", "list", check=False)
@@ -51,7 +51,7 @@ def test_serve_migrates(tmp_path: Path, level: int) -> None:
 
 def test_imported_material_outlives_the_upgrade(tmp_path: Path) -> None:
     """Of a release that knew one material of a key: it is the current one, comes back, and gets successors."""
-    with provisioned(tmp_path) as daemon:
+    with provisioned(tmp_path, custody="object") as daemon:
         daemon.start()
         kms, materials = daemon.client(), [os.urandom(32) for _ in range(3)]
         present, deleted = (imported_key(kms, material) for material in materials[:2])

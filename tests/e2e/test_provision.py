@@ -73,7 +73,7 @@ def test_no_token_fits(tmp_path: Path, lines: str) -> None:
 def test_init_on_another_module(tmp_path: Path) -> None:
     """NSS softokn as the main token, by its label."""
     with PLACES["nss"](tmp_path / "token") as place:
-        config = write_config(tmp_path, place, 1)
+        config = write_config(tmp_path, place, 1, custody="object")
         config.write_text(
             config.read_text().replace("[token]\n", f'[token]\ninit_reserved = "{place.init_reserved}"\n')
         )

@@ -41,7 +41,7 @@ def wipe_all_but_the_trail(data: Path) -> None:
 
 def test_a_deleted_key_does_not_come_back_unsaid(tmp_path: Path) -> None:
     """A key deleted after the backup, whose token is restored too: the trail tells, and the operator must accept it."""
-    with harness(tmp_path) as found:
+    with harness(tmp_path, custody="object") as found:
         kms = found.client()
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
         blob = kms.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
@@ -96,7 +96,7 @@ def test_a_deleted_key_does_not_come_back_unsaid(tmp_path: Path) -> None:
 @pytest.fixture(name="backed_up")
 def _backed_up(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that has made a backup, gone on, and been stopped."""
-    with provisioned(tmp_path) as daemon:
+    with provisioned(tmp_path, custody="object") as daemon:
         bob = daemon.user("bob")
         daemon.start()
         kms = daemon.client()

@@ -6,6 +6,7 @@ import base64
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tests.support.aws_cli import environment
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, provisioned
 from tests.support.page_commands import ROOT, commands
 from tests.support.post_quantum import post_quantum_daemon
 
@@ -38,6 +39,13 @@ PRINTS = {
     "ml-kem": "one secret\n",
 }
 """What the page says that a block prints; the others print nothing."""
+
+
+@pytest.fixture(name="daemon", scope="module")
+def _daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with provisioned(tmp_path_factory.mktemp("daemon"), custody="object") as found:
+        found.start()
+        yield found
 
 
 @pytest.fixture(name="folder", scope="module")
