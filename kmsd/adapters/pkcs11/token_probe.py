@@ -23,7 +23,7 @@ from kmsd.ports import TokenError
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What the process is asked for, as JSON on standard input."""
+    """The token to look for, as JSON on standard input."""
 
     module: str
     init_reserved: str | None
