@@ -25,9 +25,13 @@ WHOLE = "KMSD_TEST_EVERY_CALL" in os.environ
 """Each call of each act: five minutes."""
 CHANGING = (
     *(Function.CREATE_OBJECT, Function.COPY_OBJECT, Function.DESTROY_OBJECT, Function.SET_ATTRIBUTE_VALUE),
-    *(Function.GENERATE_KEY, Function.GENERATE_KEY_PAIR, Function.UNWRAP_KEY, Function.DERIVE_KEY),
+    *(Function.GENERATE_KEY, Function.GENERATE_KEY_PAIR, Function.UNWRAP_KEY, Function.DERIVE_KEY, Function.WRAP_KEY),
 )
-SOME = {("create", Function.GENERATE_KEY, 1)}
+SOME = {
+    "object": {("create", Function.GENERATE_KEY, 1)},
+    "wrapped": {("create", Function.WRAP_KEY, 1), ("rotate", Function.UNWRAP_KEY, 1), ("bring", Function.WRAP_KEY, 1)},
+}
+"""In the default tier."""
 
 log = logging.getLogger(__name__)
 MATERIAL = bytes(range(32))
@@ -136,16 +140,17 @@ def struck(scene: Scene, shim: Shim, name: str, where: tuple[Function, int], *, 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(compiler() is None, reason="the shim needs a C compiler")
-def test_killed_at_each_call_that_changes_the_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("custody", SOME)
+def test_killed_at_each_call_that_changes_the_token(tmp_path: Path, custody: str) -> None:
     """The act is done or not done, the others are untouched, and after a reconcile nothing is left over."""
     deaths: list[str] = []
-    with bent_daemon(tmp_path) as (daemon, shim):
+    with bent_daemon(tmp_path, custody=custody) as (daemon, shim):
         daemon.start()
         scene = Scene(daemon, daemon.client(read_timeout=60))
         scene.prepare()
         for name in ACTS:
             for where in calls_of(scene, shim, name):
-                if not WHOLE and (name, *where) not in SOME:
+                if not WHOLE and (name, *where) not in SOME[custody]:
                     continue
                 if name == "rotate":
                     scene.prepare()  # a key is rotated on demand so many times, and no more
@@ -156,4 +161,4 @@ def test_killed_at_each_call_that_changes_the_token(tmp_path: Path) -> None:
         daemon.stop()
         assert asyncio.run(leftovers(daemon)) == {}
     log.info("%d deaths: %s", len(deaths), deaths)
-    assert len(deaths) >= 2 * len(SOME)
+    assert len(deaths) >= 2 * len(SOME[custody])

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, provisioned
+from tests.support.daemon import CUSTODY, Daemon, provisioned
 from tests.support.daemon_state import leftovers, opened
 from tests.support.mixed_load import KeyActor, Load, load_on
 from tests.support.polling import until
 
 KILLS = int(os.environ.get("KMSD_TEST_KILLS", "2"))
 """500 take half an hour."""
+CUSTODIES = ("object", "wrapped") if "KMSD_TEST_EVERY_CUSTODY" in os.environ else (CUSTODY,)
 SECONDS = float(os.environ.get("KMSD_TEST_SECONDS", "3600"))
 """No kill after this time."""
 AUDIT_EVERY = 50
@@ -96,11 +97,12 @@ def check_keys(daemon: Daemon, load: Load) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 20 * KILLS)
-def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("custody", CUSTODIES)
+def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path, custody: str) -> None:
     """Workers, the parent or all of them, again and again, under every kind of call."""
     chance = random.Random(os.environ.get("KMSD_TEST_SEED", "20261122"))  # noqa: S311 (moments, no secrets)
     starts: defaultdict[str, list[float]] = defaultdict(list)
-    with provisioned(tmp_path, workers=2) as daemon:
+    with provisioned(tmp_path, workers=2, custody=custody) as daemon:
         start_all(daemon)
         load = load_on(daemon, chance)
         end = time.monotonic() + SECONDS

@@ -15,6 +15,13 @@ from kmsd.jobs.scheduler import LEASE
 from kmsd.ports import Tokens
 from tests.support.daemon import Daemon
 
+_HALVES = (
+    "SELECT hex(object_id), owner, status FROM token_object LEFT JOIN material ON material.material_id = object_id "
+    "LEFT JOIN wrapped_material ON wrapped_material.material_id = object_id WHERE custody = 'wrapped' "
+    "AND (status <> 'ready' OR key_id IS NULL OR content IS NULL)"
+)
+"""Wrapped material that is not whole, or belongs to no key."""
+
 
 def opened(daemon: Daemon) -> int:
     """How many logins to the token have been completed."""
@@ -33,6 +40,9 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
         rows = await (await components.store.read()).token_objects()
         if unsettled := [f"{row.owner} {row.status}" for row in rows if row.status != "ready"]:
             found["rows"] = unsettled
+    with closing(sqlite3.connect(daemon.data / "kmsd.sqlite")) as database:
+        if halves := [str(row) for row in database.execute(_HALVES)]:
+            found["halves"] = halves
     return found
 
 
