@@ -85,14 +85,16 @@ async def _lost_domain_keys(
 ) -> tuple[tuple[DomainKey, int], ...]:
     """Return the domain keys that the token lacks, and the number of materials under each.
 
-    Those that it has are proven: what the database says of them must open with them. Raises `TokenMismatch`.
+    One that wraps nothing and has retired is not lost: after a rotation the backup is made before it is destroyed.
+    Those that the token has are proven: what the database says of them must open with them. Raises `TokenMismatch`.
     """
     counts, lost = await reader.wrapped_counts(), []
     for domain_key in domain_keys:
         if domain_key.state is DomainKeyState.DESTROYED:
             continue
         if domain_key.domain_key_id not in present:
-            lost.append((domain_key, counts.get(domain_key.domain_key_id, 0)))
+            materials = counts.get(domain_key.domain_key_id, 0)
+            lost += [(domain_key, materials)] if domain_key.is_needed(materials) else []
             continue
         try:
             await token.custody.prove(domain_key)

@@ -40,3 +40,7 @@ class DomainKey(msgspec.Struct, frozen=True):
     """Last change of the state; of a retiring key, the time at which its last material was rewrapped."""
     is_missing: bool = False
     """True if reconcile did not find it in a healthy token: its keys are unavailable."""
+
+    def is_needed(self, materials: int) -> bool:
+        """True if, with so much material under it, some cannot be opened or made without it."""
+        return materials > 0 or self.state is DomainKeyState.CURRENT

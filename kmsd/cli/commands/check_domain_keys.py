@@ -72,9 +72,8 @@ def _finding(config: Config, found: Found) -> Finding | None:
         text = f"{called} is in the token again, although it was destroyed: was the token restored?"
         return Finding(WARN, "token", text) if found.presence is Presence.PRESENT else None
     if found.presence is Presence.MISSING:
-        lost = row.state is DomainKeyState.CURRENT or found.materials > 0
         text = f"{called} ({row.state}) is not in the token: {found.materials} key materials cannot be opened"
-        return Finding(FAIL if lost else WARN, "token", text)
+        return Finding(FAIL if row.is_needed(found.materials) else WARN, "token", text)
     return _proven(config, row, f"{called}: {row.state}, {found.materials} key materials")
 
 
