@@ -15,6 +15,8 @@ from tests.host.site import write
 from tests.support.shim import Function
 
 KEY, ACCESS_KEY = "alias/first", "ACCESS-KEY"
+SO_PIN = "--so-pin-file /etc/hostname"
+"""A wrong one, which is not offered either."""
 COMMANDS = (
     *("init", "check", "check --no-token", "migrate", "reload", "--version"),
     *("user create billing", "user put-policy admin --policy -", "user list", "user delete billing"),
@@ -33,12 +35,19 @@ COMMANDS = (
         "audit checkpoints",
         "audit public-key",
     ),
+    *(f"domain-key create {SO_PIN}", "domain-key list", "domain-key rotate", f"domain-key destroy {16 * '00'}"),
+    f"domain-key transfer --request /etc/hostname --code x --output /tmp/transfer {SO_PIN}",
+    f"domain-key accept --request /tmp/request --transfer /etc/hostname {SO_PIN}",
+    "custody move --all",
     *("open-blob", "backup /var/lib/kmsd", "restore --check /var/lib/kmsd/kmsd.sqlite"),
 )
 """Every command but those of `LEFT_OUT`; `ACCESS_KEY` stands for one that exists."""
 LEFT_OUT = {"serve", "pin retry"}
 """The unit runs the one; the other is the operator's word that the PIN is to be offered again."""
-NEED_THE_TOKEN = ("audit public-key", "backup /var/lib/kmsd", "jobs run rotation", "access-key create admin")
+NEED_THE_TOKEN = (
+    *("audit public-key", "backup /var/lib/kmsd", "jobs run rotation", "access-key create admin"),
+    f"domain-key create {SO_PIN}",
+)
 
 
 def leaves(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
