@@ -39,9 +39,9 @@ CALLS = (
     *(Function.GENERATE_KEY, Function.GENERATE_KEY_PAIR, Function.CREATE_OBJECT, Function.SET_ATTRIBUTE_VALUE),
 )
 """Of the job, and of the proof of its domain keys."""
-SOME = ((Function.WRAP_KEY, -FEW), (Function.UNWRAP_KEY, -3), (Function.SIGN, -2), (Function.DESTROY_OBJECT, -1))
+SOME = ((Function.WRAP_KEY, -FEW), (Function.UNWRAP_KEY, -3), (Function.SIGN, -1))
 """In the default tier, counted from the last call of each."""
-STRIDE = 1 if WHOLE else 10
+STRIDE = 1 if WHOLE else 20
 KILLED = -signal.SIGKILL
 
 log = logging.getLogger(__name__)

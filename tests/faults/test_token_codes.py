@@ -168,7 +168,12 @@ SCENARIOS: dict[str, Callable[[Site], str]] = {
 }
 
 
-@pytest.fixture(scope="module", name="site", params=["object", "wrapped"])
+OF_WRAPPED = tuple(SCENARIOS) if WHOLE else ("Encrypt, cold", "Decrypt, cold", "CreateKey", "ImportKeyMaterial")
+"""Those in which wrapped material is made or unwrapped."""
+CASES = [*(("object", name) for name in SCENARIOS), *(("wrapped", name) for name in OF_WRAPPED)]
+
+
+@pytest.fixture(scope="module", name="site")
 def _site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if shims.compiler() is None or not SOFTHSM.exists():
         pytest.skip("the shim needs a C compiler and SoftHSM2")
@@ -252,7 +257,7 @@ def still_busy(site: Site) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(("site", "name"), CASES, indirect=["site"], scope="module")
 def test_every_code_from_every_call(site: Site, name: str) -> None:
     """Nothing is blamed on the data that is not theirs, no session stays stuck, nothing crashes, and all goes on."""
     act, answers, wrong = SCENARIOS[name], Counter[str](), []
@@ -301,6 +306,7 @@ def heal(site: Site, function: Function | None = None, rv: int = 0, *, unworked:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("site", ["object", "wrapped"] if WHOLE else ["object"], indirect=True, scope="module")
 def test_every_code_while_the_token_comes_back(site: Site) -> None:
     """It is tried again until it works; but a PIN that was refused is offered no second time."""
     heal(site)
