@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,11 @@ settings.load_profile("kmsd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile kmsd once. Where PYTHONDONTWRITEBYTECODE is set, each of its processes would do it anew."""
+    """Compile kmsd once. Where PYTHONDONTWRITEBYTECODE is set, each of its processes would do it anew.
+
+    A run in the background of a shell ignores SIGINT, and so would the daemons that it starts.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(PACKAGE, quiet=2)
 
