@@ -47,6 +47,7 @@ CLIENTS = 16
 CREATED = 200
 """Keys that are created in each round."""
 SAMPLES = 100
+LIMITS = "[limits]\nkeys_per_account = 10_000_000\n"
 POLICY = default_key_policy(ACCOUNT, "aws")
 KIND = KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT
 
@@ -55,7 +56,7 @@ KIND = KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT
 def daemon_of(folder: Path, custody: str) -> Iterator[Daemon]:
     """A daemon whose new material is kept that way, not started."""
     folder.mkdir()
-    with provisioned(folder, workers=2, custody=custody) as daemon:
+    with provisioned(folder, workers=2, custody=custody, extra=LIMITS) as daemon:
         yield daemon
 
 
