@@ -106,6 +106,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     return Dealer(config, log)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """What a module sets in the environment ends with it: kmsd, opened in this process, sets what its token needs."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
 @pytest.fixture(scope="module", name="custody")
 def _custody(request: pytest.FixtureRequest) -> str:
     """Where the daemon of a module keeps key material: `object` or `wrapped`."""

@@ -319,7 +319,7 @@ async def _make_room(transaction: Transaction, key: Key, now: datetime) -> bytes
         return None
     if is_imported(earlier, key.materials, now):
         raise StoreConflict("other material was imported meanwhile")
-    destroying = await _remove_object(transaction, key, earlier.material_id)
+    destroying = await _remove_object(transaction, key, earlier.material_id, now)
     await transaction.delete_imported_material(earlier.material_id)
     return destroying
 
@@ -349,7 +349,7 @@ async def delete(transaction: Transaction, key: Key, record: ImportedMaterial, n
 
     The object is marked `destroying`; the caller then calls `token_objects.destroy`.
     """
-    destroying = await _remove_object(transaction, key, record.material_id)
+    destroying = await _remove_object(transaction, key, record.material_id, now)
     if destroying is None:
         return None
     await transaction.put_imported_material(key.key_id, replace(record, valid_to=None))
@@ -359,14 +359,14 @@ async def delete(transaction: Transaction, key: Key, record: ImportedMaterial, n
     return destroying
 
 
-async def _remove_object(transaction: Transaction, key: Key, material_id: bytes) -> bytes | None:
+async def _remove_object(transaction: Transaction, key: Key, material_id: bytes, now: datetime) -> bytes | None:
     """Mark an object of the key `destroying` and return its id; None if the key does not have it."""
     material = key.materials.get(material_id)
     if material is None:
         return None
     await token_objects.mark_destroying(transaction, material)
     await transaction.delete_material(material_id)
-    await token_objects.delete_wrapped(transaction, material)
+    await token_objects.delete_wrapped(transaction, material, now)
     return material_id
 
 

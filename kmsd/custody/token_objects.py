@@ -55,10 +55,11 @@ async def mark_destroying(transaction: Transaction, material: Material) -> None:
     await transaction.set_object_status(material.material_id, old, MaterialStatus.DESTROYING)
 
 
-async def delete_wrapped(transaction: Transaction, material: Material) -> None:
+async def delete_wrapped(transaction: Transaction, material: Material, now: datetime) -> None:
     """Delete wrapped material that is marked for destruction and belongs to no key. Does nothing for an object."""
     if material.wrapped is not None:
         await transaction.delete_token_object(material.material_id, MaterialStatus.DESTROYING)
+        await transaction.note_emptied(material.wrapped.domain_key_id, now)
 
 
 async def roll_back(store: Store, token: Token, object_id: bytes) -> None:

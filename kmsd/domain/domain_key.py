@@ -37,7 +37,7 @@ class DomainKey(msgspec.Struct, frozen=True):
     """Key of the MACs that bind material to its identity, wrapped under the domain key."""
     created_at: datetime
     changed_at: datetime
-    """Last change of the state; of a retiring key, the time at which its last material was rewrapped."""
+    """Last change of the state; of a retiring key, the time at which its last material was rewrapped or deleted."""
     is_missing: bool = False
     """True if reconcile did not find it in a healthy token: its keys are unavailable."""
 

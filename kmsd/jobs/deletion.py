@@ -46,7 +46,7 @@ async def _delete(store: Store, tokens: Tokens, key_id: str, now: datetime, reco
             await token_objects.mark_destroying(transaction, material)
         await transaction.delete_key(key_id)
         for material in key.materials.values():
-            await token_objects.delete_wrapped(transaction, material)
+            await token_objects.delete_wrapped(transaction, material, now)
         await record("DeleteKey", key, {})
     # The deletion is now committed. If it is interrupted, reconcile destroys the objects marked `destroying`.
     for material in destroying:

@@ -7,10 +7,8 @@ on: an unwrapped key stays valid, and both domain keys unwrap.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
-from kmsd.ports import Store, StoreConflict, StoreError, TamperedMaterial, TokenError, Tokens
+from kmsd.ports import Clock, Store, StoreConflict, StoreError, TamperedMaterial, TokenError, Tokens
 from kmsd.ports.jobs import JobReport
 
 BATCH = 100
@@ -28,7 +26,7 @@ class RewrapReport(JobReport):
     """Materials whose row was changed by something else than the daemon. They stay as they are. Raises an alarm."""
 
 
-async def run_once(store: Store, tokens: Tokens, now: datetime, *, batches: int = BATCHES) -> RewrapReport:
+async def run_once(store: Store, tokens: Tokens, clock: Clock, *, batches: int = BATCHES) -> RewrapReport:
     """Rewrap material of retiring domain keys, at most `batches` batches of each. Idempotent."""
     report = RewrapReport()
     reader = await store.read()
@@ -39,7 +37,7 @@ async def run_once(store: Store, tokens: Tokens, now: datetime, *, batches: int 
         new = await reader.current_domain_key(old.token)
         try:
             if new is not None:
-                await _rewrap(store, tokens, old, new, now=now, batches=batches, report=report)
+                await _rewrap(store, tokens, old, new, clock=clock, batches=batches, report=report)
         except (StoreError, TokenError) as exc:
             report.failed.append(f"domain key {old.domain_key_id.hex()}: {exc}")
     return report
@@ -51,7 +49,7 @@ async def _rewrap(
     old: DomainKey,
     new: DomainKey,
     *,
-    now: datetime,
+    clock: Clock,
     batches: int,
     report: RewrapReport,
 ) -> None:
@@ -68,6 +66,8 @@ async def _rewrap(
         ]
         try:
             async with store.write() as transaction:
+                # Not before this transaction: a backup that began earlier does not have what it moves.
+                now = clock.now()
                 for was, one in intact:
                     await transaction.replace_wrapped(was, one, now)
         except StoreConflict:

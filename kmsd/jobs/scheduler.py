@@ -166,7 +166,7 @@ class Scheduler(msgspec.Struct):
 
     async def _run_once(self, job: Job, now: datetime) -> JobReport:
         if job is Job.REWRAP:
-            return await rewrap.run_once(self.store, self.tokens, now)
+            return await rewrap.run_once(self.store, self.tokens, self.clock)
         return await _OF_KEYS[job](self.store, self.tokens, now, self.record)
 
     def _now(self) -> datetime:
@@ -186,7 +186,7 @@ class Scheduler(msgspec.Struct):
             if is_worn or (due is not None and due <= now):
                 report = await run_once(self.store, self.tokens, now, self.record)
                 log.info("job", job=job.value, **report.counts())
-        await self._rewrap(now)
+        await self._rewrap()
         if self._is_suspended:
             return
         await self._keep_wrapping_keys(now)
@@ -201,8 +201,8 @@ class Scheduler(msgspec.Struct):
         judgement = None if self.watch is None else self.watch.judgement
         return judgement is not None and judgement.suspended
 
-    async def _rewrap(self, now: datetime) -> None:
-        report = await rewrap.run_once(self.store, self.tokens, now)
+    async def _rewrap(self) -> None:
+        report = await rewrap.run_once(self.store, self.tokens, self.clock)
         for material_id in report.tampered:
             log.error("wrapped_material_tampered", material=material_id.hex())
         if any(report.counts().values()):

@@ -52,8 +52,10 @@ class DomainKeyWriter(DomainKeyReader, Protocol):
     async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:
         """Replace the wrapped form of a material that is still under `old`'s domain key (compare-and-swap).
 
-        Raises `StoreConflict` also if the new domain key is destroyed.
-
-        `now` becomes `changed_at` of the old domain key with its last material.
+        Raises `StoreConflict` also if the new domain key is destroyed. Calls `note_emptied` for the old one.
         """
+        ...
+
+    async def note_emptied(self, domain_key_id: bytes, now: datetime) -> None:
+        """Set `changed_at` of a domain key if its last material has moved or was deleted."""
         ...

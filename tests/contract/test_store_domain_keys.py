@@ -120,6 +120,23 @@ async def test_material_moves_to_another_domain_key(stores: Pair) -> None:
     }
 
 
+async def test_the_time_of_the_last_deletion(stores: Pair) -> None:
+    """A domain key notes when its last material was deleted, and not when another was."""
+    store, _ = stores
+    domain_key = await a_domain_key(store, DomainKeyState.RETIRING)
+    key, stays = await a_key(store, domain_key), wrapped(domain_key, KEY_ID)
+    async with store.write() as transaction:
+        await key_material.add(transaction, KEY_ID, stays)
+    assert key.current_material is not None
+    for material, seen in ((key.current_material, NOW), (stays, LATER)):
+        async with store.write() as transaction:
+            await token_objects.mark_destroying(transaction, material)
+            await transaction.delete_material(material.material_id)
+            await token_objects.delete_wrapped(transaction, material, LATER)
+        [row] = await (await store.read()).domain_keys()
+        assert row.changed_at == seen
+
+
 async def test_nothing_comes_under_a_destroyed_domain_key(stores: Pair) -> None:
     """Material that was wrapped before the domain key was destroyed, and committed afterwards, would be lost."""
     store, _ = stores
@@ -146,7 +163,7 @@ async def test_deleted_material_stays_deleted(stores: Pair) -> None:
     async with first.write() as transaction:
         await token_objects.mark_destroying(transaction, material)
         await transaction.delete_material(material.material_id)
-        await token_objects.delete_wrapped(transaction, material)
+        await token_objects.delete_wrapped(transaction, material, NOW)
     await second.read()
     assert told == [material.material_id]
     reader = await first.read()

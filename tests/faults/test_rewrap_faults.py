@@ -48,7 +48,7 @@ class Scene:
         """One run of the job, with ports in the place of the real ones."""
         components = self.harness.components
         tokens = Tokens(token or components.token, wraps=components.tokens.wraps)
-        return self.harness.run(rewrap.run_once(store or components.store, tokens, self.harness.clock.now()))
+        return self.harness.run(rewrap.run_once(store or components.store, tokens, self.harness.clock))
 
     def left(self) -> int:
         """Materials under the retired domain key."""

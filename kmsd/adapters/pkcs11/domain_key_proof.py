@@ -8,12 +8,21 @@ first a call that must succeed, then the same call with the one difference that 
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from kmsd.adapters.pkcs11.binding_key import CMAC
-from kmsd.adapters.pkcs11.cryptoki_types import CkGcmParams, WrapMechanism, buffer_of, flag
+from kmsd.adapters.pkcs11.cryptoki_types import (
+    CkDerivationData,
+    CkGcmParams,
+    WrapMechanism,
+    attribute_name,
+    buffer_of,
+    flag,
+    number,
+)
 from kmsd.adapters.pkcs11.domain_key_profile import DOMAIN_KEY, DOMAIN_KEY_BYTES, UNWRAP_TEMPLATE
 from kmsd.adapters.pkcs11.key_pairs import WRAPPING_PUBLIC
 from kmsd.adapters.pkcs11.return_codes import Ckr, CkrError, ErrorClass
@@ -37,6 +46,30 @@ _NOT_OF_THE_CALL = frozenset({ErrorClass.SESSION, ErrorClass.LOGIN, ErrorClass.P
 _TEXT = bytes(16)
 _GCM_BYTES = 32
 """Bytes of a text that GCM can open: a block and the tag."""
+
+
+class _Extracted(ctypes.Structure):
+    """CK_EXTRACT_PARAMS: the first bit."""
+
+    _fields_ = (("bit", ctypes.c_ulong),)
+
+
+_DERIVATIONS: Mapping[Mechanism, Callable[[], ctypes.Structure]] = {
+    Mechanism.EXTRACT_KEY_FROM_KEY: partial(_Extracted, 0),
+    Mechanism.CONCATENATE_BASE_AND_DATA: partial(CkDerivationData, b"\0", 1),
+    Mechanism.CONCATENATE_DATA_AND_BASE: partial(CkDerivationData, b"\0", 1),
+    Mechanism.XOR_BASE_AND_DATA: partial(CkDerivationData, bytes(2), 2),
+}
+"""Mechanisms that copy bytes of a key into another one, and their parameters for another one of two bytes."""
+
+
+class _Again(int):
+    """The type of an attribute that is in a template twice: for a mapping it is another key."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 def prove_enforcement(raw: RawModule, session: int, domain_key: int) -> None:
@@ -86,6 +119,7 @@ class _Proof:
         self._check_wrapping(material, ordinary, untrusted)
         self._check_unwrapping(wrapped)
         self._check_pieces(wrapped)
+        self._check_derivation(wrapped)
         self._check_trust(material, wrapped)
         self._check_domain_key(untrusted)
 
@@ -128,6 +162,14 @@ class _Proof:
             "with CKA_WRAP_WITH_TRUSTED false": {**good, A.WRAP_WITH_TRUSTED: False, A.EXTRACTABLE: True},
             "as a token object": {**good, A.TOKEN: True},
             "as a public object": {**good, A.PRIVATE: False},
+            **{
+                f"with {attribute_name(kind)} twice, {order}": template
+                for kind, value in UNWRAP_TEMPLATE.items()
+                for order, template in {
+                    "wrong first": {_Again(kind): not value, **good, A.EXTRACTABLE: True},
+                    "wrong last": {**good, A.EXTRACTABLE: True, _Again(kind): not value},
+                }.items()
+            },
             "as CKO_DATA": {A.CLASS: int(ObjectClass.DATA), A.TOKEN: False, A.PRIVATE: True},
         }
         for name, template in cases.items():
@@ -148,6 +190,28 @@ class _Proof:
             "a key is unwrapped by ECB",
             lambda: self._kept(self.raw.unwrap(self.session, _ECB, self.domain_key, bytes(16), _held_template())),
         )
+
+    def _check_derivation(self, wrapped: bytes) -> None:
+        """No mechanism copies some bytes of a wrapped key into a shorter one, whose value is found by trying.
+
+        CKA_UNWRAP_TEMPLATE cannot forbid CKA_DERIVE: XAES-256-GCM and key agreement need it.
+        """
+        short = {**session_key(KeyType.GENERIC_SECRET, 2, (A.SIGN,)), A.WRAP_WITH_TRUSTED: True}
+        for key_type in (KeyType.AES, KeyType.GENERIC_SECRET):
+            template: dict[int, Value] = {**_held_template(A.DERIVE), A.KEY_TYPE: int(key_type)}
+            base = self._made_or_none(lambda template=template: self._unwrap(wrapped, template))  # type: ignore[misc]
+            for mechanism, parameter in _DERIVATIONS.items() if base is not None else ():
+                piece = self._made_or_none(
+                    lambda base=base, mechanism=mechanism, parameter=parameter: self._kept(  # type: ignore[misc]
+                        self.raw.derive(self.session, base, int(mechanism), parameter(), short)
+                    )
+                )
+                if piece is not None and self._length(piece) < DOMAIN_KEY_BYTES:
+                    self.faults.append(f"CKM_{mechanism.name} copies a piece of a wrapped {key_type.name} key")
+
+    def _length(self, handle: int) -> int:
+        """Return the length of a secret key; 0 if it is not shown."""
+        return number(self.raw.attributes(self.session, handle, (A.VALUE_LEN,)), A.VALUE_LEN) or 0
 
     def _require_equal(self, one: int, other: int) -> None:
         """Raise `CkrError` unless both secrets have the same value."""

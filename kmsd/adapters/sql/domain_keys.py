@@ -117,11 +117,14 @@ class DomainKeyStatements(DomainKeyQueries):
             old.domain_key_id,
             old.content,
         )
+        await self.note_emptied(old.domain_key_id, now)
+
+    async def note_emptied(self, domain_key_id: bytes, now: datetime) -> None:
         await self._run(
             "UPDATE domain_key SET changed_at = ?1 WHERE domain_key_id = ?2 AND EXISTS "
             "(SELECT 1 FROM domain_key_count AS counted WHERE counted.domain_key_id = ?2 AND materials = 0)",
             row_mapping.micros(now),
-            old.domain_key_id,
+            domain_key_id,
         )
 
     async def _insert_wrapped(self, wrapped: WrappedMaterial) -> None:

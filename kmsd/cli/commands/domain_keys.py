@@ -134,27 +134,32 @@ async def _destroy_known(components: Components, row: DomainKey, options: argpar
         "lastBackupAt": None if last is None else last.isoformat(),
         "withoutBackup": options.without_backup,
     }
-    await _require_unused(await components.store.read(), row.domain_key_id)
-    if row.state is DomainKeyState.RETIRING and not (options.without_backup or (last and last > row.changed_at)):
-        raise InputRefused(_no_backup(row, last))
+
+    async def destroyable(reader: Reader) -> DomainKeyState:
+        found = await _require_unused(reader, row.domain_key_id)
+        if not options.without_backup:
+            _require_backup(found, last)
+        return found.state
+
+    await destroyable(await components.store.read())
     async with (
         administrative_act(components, "DestroyDomainKey", parameters),
         components.store.write() as transaction,
     ):
         # In the transaction, so that no other process rotates meanwhile. If this one dies after the token has destroyed
         # the object, the state is as before, the list shows it as missing, and the same command completes it.
-        state = await _require_unused(transaction, row.domain_key_id)
+        state = await destroyable(transaction)
         await token.destroy(row.domain_key_id)
         now = components.pipeline.clock.now()
         await transaction.set_domain_key_state(row.domain_key_id, state, DomainKeyState.DESTROYED, now)
 
 
-async def _require_unused(reader: Reader, domain_key_id: bytes) -> DomainKeyState:
-    """Return the state of a domain key that may be destroyed. Raises `InputRefused`."""
-    state = next(row.state for row in await reader.domain_keys() if row.domain_key_id == domain_key_id)
-    if state is DomainKeyState.DESTROYED:
+async def _require_unused(reader: Reader, domain_key_id: bytes) -> DomainKey:
+    """Return the row of a domain key that wraps nothing and will not. Raises `InputRefused`."""
+    row = next(row for row in await reader.domain_keys() if row.domain_key_id == domain_key_id)
+    if row.state is DomainKeyState.DESTROYED:
         raise InputRefused(f"{domain_key_id.hex()} is destroyed already")
-    if state is DomainKeyState.CURRENT:
+    if row.state is DomainKeyState.CURRENT:
         raise InputRefused(
             f"{domain_key_id.hex()} is current: it wraps new key material. First: kmsd domain-key rotate"
         )
@@ -164,7 +169,7 @@ async def _require_unused(reader: Reader, domain_key_id: bytes) -> DomainKeyStat
             f"{domain_key_id.hex()} still wraps {materials} key materials, which would be lost. They move to the "
             "current domain key by and by: kmsd domain-key list shows how many are left"
         )
-    return state
+    return row
 
 
 def _last_backup(config: Config) -> datetime | None:
@@ -178,9 +183,12 @@ def _last_backup(config: Config) -> datetime | None:
         raise CommandError(f"{config.data_dir / LAST_BACKUP} cannot be read: {exc}") from exc
 
 
-def _no_backup(row: DomainKey, last: datetime | None) -> str:
+def _require_backup(row: DomainKey, last: datetime | None) -> None:
+    """Raise `InputRefused` if the last backup is from before material left a retiring domain key."""
+    if row.state is not DomainKeyState.RETIRING or (last is not None and last > row.changed_at):
+        return
     made = "no backup is known" if last is None else f"the last backup is of {last:%Y-%m-%d %H:%M:%S} UTC"
-    return (
+    raise InputRefused(
         f"{made}, and {row.domain_key_id.hex()} wrapped key material until {row.changed_at:%Y-%m-%d %H:%M:%S} UTC. "
         "Backups from before that time cannot be opened without it. First: kmsd backup; or --without-backup"
     )
