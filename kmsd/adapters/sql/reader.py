@@ -296,8 +296,10 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
 
     async def worn_keys(self, messages: int) -> Sequence[str]:
         found = await self._all(
-            "SELECT key_id FROM token_object JOIN key ON current_material = object_id "
-            "WHERE messages > 0 AND messages >= ? AND key.state = ? AND key.origin = ?",
+            # CROSS JOIN keeps SQLite from starting at the keys.
+            "SELECT key.key_id FROM token_object CROSS JOIN material CROSS JOIN key "
+            "WHERE material_id = object_id AND key.key_id = material.key_id AND current_material = object_id "
+            "AND messages > 0 AND messages >= ? AND key.state = ? AND key.origin = ?",
             messages,
             KeyState.ENABLED.value,
             Origin.AWS_KMS.value,
