@@ -201,6 +201,18 @@ class TagException(ServiceError):
     """The tags are not valid for a key."""
 
 
+class ExpiredWebIdentityTokenException(ServiceError):
+    """The web token has expired. On the wire: ExpiredTokenException of STS."""
+
+
+class IDPCommunicationErrorException(ServiceError):
+    """The keys of a web token's issuer cannot be fetched now."""
+
+
+class InvalidIdentityTokenException(ServiceError):
+    """A web token is malformed, not of a configured issuer, or its signature is not valid."""
+
+
 class UnsupportedOperationException(ServiceError):
     """This key or this token does not support the operation."""
 

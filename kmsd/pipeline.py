@@ -4,7 +4,8 @@ All paths to a key, with their checks:
 
     | actor            | authentication                 | authorisation, key state     | audit record             |
     |------------------|--------------------------------|------------------------------|--------------------------|
-    | API caller       | `wire.endpoint`, by signature  | `operations.admission`       | this module              |
+    | API caller       | `wire.endpoint`, by signature, | `operations.admission`       | this module              |
+    |                  | or once by a web token         |                              |                          |
     | Logs service     | (acts for a log group)         | `cloudwatch_logs.data_keys`  | `cloudwatch_logs`        |
     | jobs             | (destroy, rotate, rewrap)      | `state_at`, by the clock     | `Components.record_job`  |
     | operator         | the operating system           | (owner of host and PIN)      | `operator_audit`         |

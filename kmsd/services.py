@@ -82,7 +82,12 @@ from kmsd.operations.kms import (
     verify,
     verify_mac,
 )
-from kmsd.operations.sts import assume_role, get_caller_identity, get_session_token
+from kmsd.operations.sts import (
+    assume_role,
+    assume_role_with_web_identity,
+    get_caller_identity,
+    get_session_token,
+)
 
 SERVICES = (KMS, LOGS, STS)
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
@@ -135,6 +140,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     verify.OPERATION,
     verify_mac.OPERATION,
     assume_role.OPERATION,
+    assume_role_with_web_identity.OPERATION,
     get_caller_identity.OPERATION,
     get_session_token.OPERATION,
     associate_kms_key.OPERATION,

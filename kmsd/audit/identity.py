@@ -36,6 +36,13 @@ def user_identity(caller: Caller) -> dict[str, Any]:
     """Return CloudTrail's `userIdentity`."""
     if caller.principal_type is PrincipalType.SERVICE:
         return {"type": "AWSService", "invokedBy": service_principal(caller.arn)}
+    if caller.principal_type is PrincipalType.WEB_IDENTITY:
+        return {
+            "type": "WebIdentityUser",
+            "principalId": caller.principal_id,
+            "userName": caller.user_name,
+            "identityProvider": caller.identity_provider,
+        }
     identity: dict[str, Any] = {
         "type": _IDENTITY_TYPES[caller.principal_type],
         "principalId": caller.principal_id,
@@ -57,5 +64,7 @@ def user_identity(caller: Caller) -> dict[str, Any]:
                 "accountId": caller.account,
                 "userName": caller.role_arn.rpartition("/")[2],
             }
+        if caller.identity_provider:
+            context["webIdFederationData"] = {"federatedProvider": caller.identity_provider}
         identity["sessionContext"] = context
     return identity

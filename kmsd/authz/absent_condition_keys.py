@@ -6,7 +6,7 @@ _ORGANIZATION = "there are no organizations"
 _VPC = "there are no VPCs or VPC endpoints; use aws:SourceIp"
 _MANAGED = "there are no such AWS services from which a session could come"
 _FORWARDED = "no service acts with a caller's credentials"
-_FEDERATED = "there are no federated identities"
+_FEDERATED = "no issuer of this name is configured, or the policy is not a trust policy"
 _TAGGED_SESSION = "AssumeRole refuses SourceIdentity, Tags and TransitiveTagKeys"
 _MULTI_REGION = "multi-Region keys are not supported"
 _ENCLAVE = "there are no Nitro enclaves, and Recipient is refused"
@@ -34,7 +34,6 @@ NOT_PROVIDED: dict[str, str] = {
     ),
     "aws:AssumedRoot": "AssumeRoot is not supported",
     "aws:MultiFactorAuthAge": "there are no MFA devices",
-    "aws:FederatedProvider": _FEDERATED,
     "aws:SourceIdentity": _TAGGED_SESSION,
     **dict.fromkeys(
         (

@@ -41,25 +41,41 @@ class PrincipalMatch(IntEnum):
 class PrincipalView:
     """The attributes of a caller that statements are compared with."""
 
-    __slots__ = ("accounts", "arn", "has_bound", "is_root", "is_service", "is_session", "names", "role_arn")
+    __slots__ = (
+        "accounts",
+        "arn",
+        "has_bound",
+        "is_federated",
+        "is_root",
+        "is_service",
+        "is_session",
+        "names",
+        "role_arn",
+    )
 
     def __init__(self, caller: Caller) -> None:
         self.arn = caller.arn
         self.role_arn = caller.role_arn
         self.is_service = caller.principal_type is PrincipalType.SERVICE
+        self.is_federated = caller.principal_type is PrincipalType.WEB_IDENTITY
         self.is_root = caller.principal_type is PrincipalType.ACCOUNT
         self.is_session = caller.principal_type is PrincipalType.ASSUMED_ROLE
         self.has_bound = caller.session_policies is not None
         partition = caller.arn.split(":", 2)[1] if caller.arn.startswith("arn:") else "aws"
-        # A service acts for an account and is no principal of it: account principals do not include it.
-        self.accounts = () if self.is_service else (caller.account, f"arn:{partition}:iam::{caller.account}:root")
+        # A service acts for an account, and the bearer of a web token is a stranger: account principals do not include
+        # them.
+        self.accounts = (
+            ()
+            if self.is_service or self.is_federated
+            else (caller.account, f"arn:{partition}:iam::{caller.account}:root")
+        )
         self.names = (self.arn, *self.accounts) if self.role_arn is None else (self.arn, self.role_arn, *self.accounts)
 
 
 class CompiledPrincipals:
     """Principal or NotPrincipal of one statement."""
 
-    __slots__ = ("_accounts", "_entities", "_services", "everyone", "excluded", "names")
+    __slots__ = ("_accounts", "_entities", "_federated", "_services", "everyone", "excluded", "names")
 
     def __init__(self, principals: Principals, *, excluded: bool) -> None:
         self.everyone = principals.everyone
@@ -67,10 +83,13 @@ class CompiledPrincipals:
         self._accounts = frozenset(principals.accounts)
         self._entities = frozenset(principals.entities)
         self._services = frozenset(principals.services)
-        self.names = self._accounts | self._entities | self._services
+        self._federated = frozenset(principals.federated)
+        self.names = self._accounts | self._entities | self._services | self._federated
 
     def match(self, principal_view: PrincipalView) -> PrincipalMatch:
-        """Return the way in which an Allow statement names the caller."""
+        """Return the way in which an Allow statement names the caller. The issuer of a web token must be named."""
+        if principal_view.is_federated and (self.everyone or self.excluded):
+            return PrincipalMatch.NONE
         if not self.excluded:
             return self._named(principal_view)
         if self.everyone or self._named(principal_view):
@@ -91,6 +110,8 @@ class CompiledPrincipals:
             return PrincipalMatch.EXACT
         if principal_view.is_service:
             return PrincipalMatch.EXACT if principal_view.arn in self._services else PrincipalMatch.NONE
+        if principal_view.is_federated:
+            return PrincipalMatch.EXACT if principal_view.arn in self._federated else PrincipalMatch.NONE
         if principal_view.arn in self._entities:
             # "Permissions granted directly to a session are not limited by an implicit deny in … a session policy".
             # A session of an IAM user has the user's ARN; a statement with this ARN does not name the session itself.
@@ -111,8 +132,8 @@ class CompiledPrincipals:
         # a session must be listed with its role and its account (IAM User Guide, NotPrincipal with Deny).
         if self.everyone:
             return True
-        if principal_view.is_service:
-            return principal_view.arn in self._services
+        if principal_view.is_service or principal_view.is_federated:
+            return principal_view.arn in self._services | self._federated
         if not any(account in self._accounts for account in principal_view.accounts):
             return False
         levels = (

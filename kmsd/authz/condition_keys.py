@@ -45,6 +45,7 @@ def _kms(*operations: str) -> frozenset[str]:
 CRYPTOGRAPHIC = _kms(*grants.CRYPTOGRAPHIC)
 _WITH_CONTEXT = CRYPTOGRAPHIC | _kms("CreateGrant", "RetireGrant")
 _WITH_TAGS = _kms("CreateKey", "TagResource") | {"logs:CreateLogGroup", "logs:TagLogGroup", "logs:TagResource"}
+_ASSUMING = frozenset({"sts:AssumeRole", "sts:AssumeRoleWithWebIdentity"})
 _WITH_TAG_KEYS = _WITH_TAGS | {"kms:UntagResource", "logs:UntagLogGroup", "logs:UntagResource"}
 
 
@@ -88,7 +89,13 @@ _PRINCIPAL = (
     ConditionKey(
         "aws:PrincipalType",
         values.of_caller(lambda caller: caller.principal_type.value),
-        "`User`, `AssumedRole`, `Account`, `Service`",
+        "`User`, `AssumedRole`, `Account`, `Service`, `WebIdentityUser`",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:FederatedProvider",
+        values.of_caller(lambda caller: caller.identity_provider or None),
+        "ARN of the issuer of the web token that the session was issued for (docs/web-identity.md)",
         is_fixed=True,
     ),
     ConditionKey(
@@ -168,14 +175,14 @@ _REQUEST = (
         "iam:ResourceTag/${TagKey}",
         lambda request, name: named(request.circumstances.tags, name),
         "tag of the role",
-        frozenset({"sts:AssumeRole"}),
+        _ASSUMING,
     ),
     ConditionKey("sts:ExternalId", values.member("external_id"), "member ExternalId", frozenset({"sts:AssumeRole"})),
     ConditionKey(
         "sts:RoleSessionName",
         values.member("role_session_name"),
         "member RoleSessionName",
-        frozenset({"sts:AssumeRole"}),
+        _ASSUMING,
     ),
 )
 

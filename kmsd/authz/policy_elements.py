@@ -34,7 +34,8 @@ _FORMS = {
 
 _ACTION = re.compile(r"\*|[A-Za-z0-9-]{1,64}:[A-Za-z0-9*?_-]{1,128}")
 _RESOURCE = re.compile(r"[ -~]{1,2048}")
-_KEY = re.compile(r"[A-Za-z0-9.-]+:[^\x00-\x1f]+")
+# The issuer of a web token is named with its path: `idp.example.com/tenant:sub`.
+_KEY = re.compile(r"[A-Za-z0-9._/-]+:[^\x00-\x1f]+")
 
 INVALID_PRINCIPALS = "Policy contains a statement with one or more invalid principals."
 NO_VENDOR = "Actions/Conditions must be prefaced by a vendor, e.g., iam, sdb, ec2, etc."
@@ -54,9 +55,9 @@ def principals(named: Mapping[str, Sequence[str]]) -> Principals:
         accounts=tuple(value for value in aws if _ACCOUNT.fullmatch(value)),
         entities=tuple(value for value in aws if _ENTITY.fullmatch(value)),
         services=tuple(named.get("Service", ())),
+        federated=tuple(named.get("Federated", ())),
         unmatched=(
             *(value for value in aws if _FEDERATED_USER.fullmatch(value)),
-            *named.get("Federated", ()),
             *named.get("CanonicalUser", ()),
         ),
     )

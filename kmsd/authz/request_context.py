@@ -47,6 +47,9 @@ class RequestContext:
         # The key name, including the part after the prefix, is not case sensitive. The operator decides this for
         # values (KMS Developer Guide, kms:EncryptionContext:context-key; IAM User Guide, Condition).
         request = self._request
+        web_identity = request.caller.web_identity
+        if web_identity is not None and (claim := web_identity.claims.get(key)) is not None:
+            return claim
         provided = condition_keys.find(key)
         if request.conditions and (provided is None or not provided[0].is_fixed):
             if self._given is None:

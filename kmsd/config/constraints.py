@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kmsd.config.sections import Config, TokenConfig
 
 RATES = ("cryptographic", "management", "logs", "sts")
-"""Names of the rates in `[rates]`."""
+"""Names of the rates of principals in `[rates]`."""
 MIN_OBJECTS = 1000
 """Least value of `session_objects`: more than a start and all self-tests make."""
 
@@ -59,7 +59,8 @@ def constraints(config: Config) -> list[tuple[str, str, object]]:
         ("audit.checkpoint_seconds", "must be more than 0", config.audit.checkpoint_seconds > 0),
         ("audit.refusals_per_second", "must be 1 or more", config.audit.refusals_per_second >= 1),
         *_constraints_of_tokens(config),
-        ("rates", "must not be negative", min(getattr(config.rates, name) for name in RATES) >= 0),
+        *_constraints_of_issuers(config),
+        ("rates", "must not be negative", min(getattr(config.rates, name) for name in (*RATES, "web_identity")) >= 0),
         ("rates.burst_seconds", "must be 0.1 to 60", 0.1 <= config.rates.burst_seconds <= 60),  # noqa: PLR2004 (as above)
         (
             "rates",
@@ -91,6 +92,26 @@ def _constraints_of_tokens(config: Config) -> list[tuple[str, str, object]]:
         ("tokens.name", "must be unique, and neither main nor import", len({*names} - taken) == len(names)),
         ("tokens.environment", "must not change what another token's module reads", _share_environment(config)),
         ("tokens.serves", "must name key specs, or *", all(specs.issuperset(one.serves) for one in config.tokens)),
+    ]
+
+
+def _constraints_of_issuers(config: Config) -> list[tuple[str, str, object]]:
+    """Return the constraints of issuers of web tokens, as `constraints`."""
+    issuers = config.web_identity
+    names = [one.issuer for one in issuers]
+    return [
+        (
+            "web_identity.issuer",
+            "must look like https://idp.example.com/tenant",
+            all(re.fullmatch(r"https://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]+)?(/[\w.~-]+)*/?", one) for one in names),
+        ),
+        ("web_identity.issuer", "must be unique", len(set(names)) == len(names)),
+        ("web_identity.audiences", "must not be empty", all(one.audiences for one in issuers)),
+        (
+            "web_identity.account",
+            "must be 12 digits",
+            all(re.fullmatch(r"([0-9]{12})?", one.account) for one in issuers),
+        ),
     ]
 
 

@@ -122,6 +122,21 @@ class LimitsConfig(_Section, frozen=True):
     """Tags of one key."""
 
 
+class IssuerConfig(_Section, frozen=True, kw_only=True):
+    """`[[web_identity]]`: an issuer of web tokens whose bearers may assume roles (docs/web-identity.md)."""
+
+    issuer: str
+    """URL, as in the claim `iss` of its tokens: https://idp.example.com/tenant."""
+    audiences: tuple[str, ...] = ("sts.amazonaws.com",)
+    """Tokens must be for one of these audiences."""
+    account: str = ""
+    """12 digits: the account of the issuer's ARN and of the roles that trust it; by default that of the file."""
+    jwks: Path | None = None
+    """A file with the issuer's public keys (JWK set); by default the issuer is asked for them."""
+    ca: Path | None = None
+    """PEM file with the authorities of the issuer's certificate; by default those of the host."""
+
+
 class RatesConfig(_Section, frozen=True):
     """`[rates]`: calls a second that one principal may make; 0: unlimited (docs/decisions/0014-rates.md)."""
 
@@ -133,6 +148,8 @@ class RatesConfig(_Section, frozen=True):
     """All operations of CloudWatch Logs, together."""
     sts: float = 0.0
     """All operations of STS, together."""
+    web_identity: float = 20.0
+    """Unsigned calls of STS, which bear a web token: a second and address."""
     burst_seconds: float = 2.0
     """Burst: the calls of this many seconds may come at once."""
 
@@ -189,6 +206,8 @@ class Config(_Section, frozen=True):
     logs: LogsConfig = LogsConfig()
     limits: LimitsConfig = LimitsConfig()
     rates: RatesConfig = RatesConfig()
+    web_identity: tuple[IssuerConfig, ...] = ()
+    """`[[web_identity]]`: issuers of web tokens whose bearers may assume roles."""
     audit: AuditConfig = AuditConfig()
     metrics: MetricsConfig = MetricsConfig()
 

@@ -48,8 +48,9 @@ async def for_role(
     now: datetime,
     seconds: int,
     policies: tuple[str, ...] | None,
+    provider: str = "",
 ) -> TemporaryCredentials:
-    """Issue credentials for a session of a role (AssumeRole)."""
+    """Issue credentials for a session of a role. `provider`: issuer of the web token presented for it."""
     session = SessionTokenPayload(
         secret=random_text(SECRET_ALPHABET, 40),
         account=role.account,
@@ -59,6 +60,7 @@ async def for_role(
         expires_at=int(now.timestamp()) + seconds,
         session_name=session_name,
         policies=policies,
+        provider=provider,
     )
     return await _issue(sealer, session)
 
@@ -137,6 +139,7 @@ async def _role_session(session: SessionTokenPayload, access_key_id: str, reader
         tags=role.tags,
         identity_policies=tuple(role.policies.values()),
         session_policies=session.policies,
+        identity_provider=session.provider,
     )
 
 

@@ -26,6 +26,7 @@ from kmsd.custody import key_usage
 from kmsd.custody.credentials import CredentialStore
 from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
+from kmsd.daemon.issuers import web_identities_of
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
 from kmsd.daemon.worker_spec import OPENED, REPLACE, WorkerSpec, not_ready
 from kmsd.domain.material import TokenName
@@ -156,7 +157,9 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     counting = WorkerMetrics.start(spec.metrics, config)
     credentials = CredentialStore(components.token, arns, signing_key)
     wall, rates = components.watch.wall, rates_of(config)
-    endpoint = Endpoint(pipeline, credentials, readiness, refusals, counting.meter, wall, rates)
+    endpoint = Endpoint(
+        pipeline, credentials, readiness, refusals, counting.meter, wall, rates, web_identities_of(config)
+    )
     server = await serve(endpoint.handle, [listener_of(spec)], limits_of(config), pipeline.cohorts)
 
     def end() -> None:

@@ -39,6 +39,10 @@ class ArnScope(msgspec.Struct, frozen=True):
         """Return the ARN of a role."""
         return f"arn:{self.partition}:iam::{account}:role/{name}"
 
+    def identity_provider(self, account: str, name: str) -> str:
+        """Return the ARN of an issuer of web tokens. `name` is its URL without scheme."""
+        return f"arn:{self.partition}:iam::{account}:oidc-provider/{name}"
+
     def assumed_role(self, account: str, role: str, session: str) -> str:
         """Return the ARN of a session of a role."""
         return f"arn:{self.partition}:sts::{account}:assumed-role/{role}/{session}"

@@ -41,8 +41,10 @@ class Principals(msgspec.Struct, frozen=True):
     """ARNs of users, roles and assumed-role sessions. Never with wildcards."""
     services: tuple[str, ...] = ()
     """Service principals, such as `logs.us-east-1.amazonaws.com`."""
+    federated: tuple[str, ...] = ()
+    """ARNs of issuers of web tokens (`arn:aws:iam::A:oidc-provider/HOST/PATH`)."""
     unmatched: tuple[str, ...] = ()
-    """Federated users, identity providers, canonical users: accepted, but they match no caller of kmsd."""
+    """Federated users, canonical users: accepted, but they match no caller of kmsd."""
 
 
 class Condition(msgspec.Struct, frozen=True):

@@ -22,6 +22,19 @@ class PrincipalType(StrEnum):
     USER = "User"
     ASSUMED_ROLE = "AssumedRole"
     SERVICE = "Service"
+    WEB_IDENTITY = "WebIdentityUser"
+    """The bearer of a JSON web token of a trusted issuer, who can only assume a role."""
+
+
+class WebIdentity(msgspec.Struct, frozen=True):
+    """A web token whose signature, issuer, audience and time were verified."""
+
+    issuer: str
+    """URL."""
+    audience: str
+    subject: str
+    claims: Mapping[str, str | tuple[str, ...]]
+    """By folded condition key: `idp.example.com:sub`."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -30,7 +43,7 @@ class Caller(msgspec.Struct, frozen=True):
     principal_type: PrincipalType
     arn: str
     """ARN as in CloudTrail: `arn:aws:iam::A:user/N`, `arn:aws:sts::A:assumed-role/R/S`, `arn:aws:iam::A:root`, or, for
-    a service of the daemon, `logs.us-east-1.amazonaws.com`."""
+    a service of the daemon, `logs.us-east-1.amazonaws.com`; for the bearer of a web token, that of its issuer."""
     account: str
     """12 digits; for a service, the account on whose behalf it acts."""
     principal_id: str
@@ -49,6 +62,10 @@ class Caller(msgspec.Struct, frozen=True):
     session_policies: tuple[str, ...] | None = None
     """Policy documents passed to AssumeRole. None: no session policy limits the caller. An empty tuple allows nothing.
     """
+    identity_provider: str = ""
+    """`aws:FederatedProvider`: ARN of the issuer of the web token that the session was issued for."""
+    web_identity: WebIdentity | None = None
+    """The web token that this request presents (AssumeRoleWithWebIdentity)."""
 
     @property
     def grantee_names(self) -> tuple[str, ...]:
@@ -62,9 +79,10 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class AuthenticatedCaller(msgspec.Struct, frozen=True):
-    """A caller whose signature was verified. The pipeline accepts no other.
+    """A caller whose signature, or web token, was verified. The pipeline accepts no other.
 
-    Only `kmsd.wire.sigv4.claim.authenticate` creates one; tests/unit/test_key_paths.py checks this.
+    Only `kmsd.wire.sigv4.claim.authenticate` and `kmsd.wire.web_identity.verification` create one;
+    tests/unit/test_key_paths.py checks this.
     """
 
     caller: Caller

@@ -24,3 +24,5 @@ class SessionTokenPayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """The user's long-term access key that requested it. Disabling that key ends the session."""
     policies: tuple[str, ...] | None = None
     """Session policies; None: no limit."""
+    provider: str = ""
+    """ARN of the issuer of the web token that the session was issued for."""

@@ -260,6 +260,8 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     """
     appends: bool = False
     """True if it changes nothing in the store and acts only in `Call.after_commit`, once its record is durable."""
+    by_web_identity: bool = False
+    """True if a web token in the request authenticates the caller. The request is not signed."""
     delegates: bool = False
     """True if the handler needs `Target.authorization_request`, not only the decision."""
     prepare: Callable[[RequestT, WriteCall], Awaitable[Any]] | None = None

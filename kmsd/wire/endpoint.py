@@ -24,18 +24,21 @@ from kmsd.errors import (
     ThrottlingException,
     UnknownOperationException,
     UnrecognizedClientException,
+    ValidationException,
 )
 from kmsd.operations.declaration import KMS, ClientInfo
-from kmsd.pipeline import Pipeline, as_service_error
+from kmsd.operations.sts import assume_role_with_web_identity
+from kmsd.pipeline import AnyOperation, Pipeline, as_service_error
 from kmsd.ports import AuditUnavailable, Clock, Reader
 from kmsd.wire import readiness
 from kmsd.wire.http.messages import Request, Response, Tls, new_request_id
-from kmsd.wire.protocols.dispatch import Protocol, protocol_of
+from kmsd.wire.protocols.dispatch import Protocol, QueryProtocol, RoutedRequest, protocol_of
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4 import parse as sigv4
 from kmsd.wire.sigv4.claim import SignedRequest, authenticate, reject_unknown_key
 from kmsd.wire.throttling import Throttle
+from kmsd.wire.web_identity.verification import WebIdentities
 
 log = structlog.get_logger()
 
@@ -73,6 +76,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """The host's wall clock, for judging signatures; None: the pipeline's clock, which never goes back."""
     rates: Throttle | None = None
     """Rate limits of principals; None: unlimited."""
+    web_identities: WebIdentities = WebIdentities()
+    """Verifies web tokens."""
 
     async def handle(self, request: Request) -> Response:
         """Return the response to one request. Never raises."""
@@ -113,12 +118,18 @@ class Endpoint(msgspec.Struct, frozen=True):
             # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
             signing_time = now if self.wall is None else self.wall.now()
             services = (protocol.service.scope,)
-            signed_request = sigv4.parse(request.received, region=region, services=services, now=signing_time)
-            caller, reader = await self._authenticated(signed_request, now)
-            routed = protocol.route(request)
-            principal = caller.caller.principal_arn
-            if self.rates is not None and not self.rates.allow(routed.operation, principal, monotonic()):
-                raise ThrottlingException(RATE_EXCEEDED)
+            unsigned = self._unsigned(request, protocol, source)
+            if unsigned is None:
+                signed_request = sigv4.parse(request.received, region=region, services=services, now=signing_time)
+                caller, reader = await self._authenticated(signed_request, now)
+                routed = protocol.route(request)
+                if routed.operation.by_web_identity:
+                    raise ValidationException("The request must not be signed.")
+                self._limit(routed.operation, caller.caller.principal_arn)
+            else:
+                routed, token = unsigned
+                caller = await self.web_identities.authenticate(token, signing_time)
+                reader = await self._reader()
         except ServiceError as error:
             await self._refused(
                 error,
@@ -141,6 +152,36 @@ class Endpoint(msgspec.Struct, frozen=True):
             now=now,
         )
         return routed.render(response, request_id)
+
+    def _limit(self, operation: AnyOperation, principal: str) -> None:
+        """Raise ThrottlingException if the principal exceeds its rate."""
+        if self.rates is not None and not self.rates.allow(operation, principal, monotonic()):
+            raise ThrottlingException(RATE_EXCEEDED)
+
+    def _unsigned(self, request: Request, protocol: Protocol, source: ClientInfo) -> tuple[RoutedRequest, str] | None:
+        """Return an unsigned request that a web token authenticates, decoded, and the token; None for any other one.
+
+        The rate is limited before the form is read. Raises ThrottlingException, ValidationException.
+        """
+        received = request.received
+        if (
+            not isinstance(protocol, QueryProtocol)
+            or received.header("authorization") is not None
+            or "X-Amz-Signature=" in received.target
+        ):
+            return None
+        self._limit(assume_role_with_web_identity.OPERATION, source.address)
+        routed = protocol.route_unsigned(request)
+        if routed is None:
+            return None
+        decoded = routed.decode()
+        return RoutedRequest(routed.operation, lambda: decoded, routed.render), decoded.web_identity_token  # type: ignore[attr-defined]
+
+    async def _reader(self) -> Reader:
+        try:
+            return await self.pipeline.dependencies.store.read()
+        except Exception as exc:
+            raise as_service_error(exc) from exc
 
     async def _authenticated(self, signed_request: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
         """Authenticate the caller. Return it with the reader that its credentials were read from.

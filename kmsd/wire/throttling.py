@@ -33,9 +33,13 @@ class RateClass(StrEnum):
     """All other KMS operations."""
     LOGS = "logs"
     STS = "sts"
+    WEB_IDENTITY = "web_identity"
+    """Unsigned requests, by address."""
 
 
 def _class_of(operation: Operation[Any, Any]) -> RateClass:
+    if operation.by_web_identity:
+        return RateClass.WEB_IDENTITY
     if operation.service is not KMS:
         return RateClass(operation.service.scope)
     return RateClass.CRYPTOGRAPHIC if operation.kind is Kind.CRYPTOGRAPHIC else RateClass.MANAGEMENT

@@ -55,6 +55,9 @@ SAMPLES: Mapping[str, object] = {
     "tokens.slot": 1,
     "tokens.dir_sync": "/var/lib/kmsd/pq/db",
     "tokens.name": "pq",
+    "web_identity.issuer": "https://idp.example.com/tenant",
+    "web_identity.jwks": "/etc/kmsd/idp-keys.json",
+    "web_identity.ca": "/etc/kmsd/tls/idp-ca.pem",
     "audit.directory": "/var/lib/kmsd/audit",
 }
 """Values that show what a setting without a default looks like."""

@@ -93,6 +93,8 @@ they have no value.
 Names of condition keys are compared without regard to case. Tags and encryption contexts can have names that differ
 only in case. A condition on such a name holds for a Deny if it holds for any of the values, and for an Allow if it
 holds for all of them.
+
+Trust policies see claims of web tokens besides, as `idp.example.com:sub` ([web-identity.md](web-identity.md)).
 """
 
 

@@ -48,7 +48,7 @@ def test_the_examples_are_configurations(path: Path) -> None:
     in_force = configuration.IN_FORCE if path == configuration.EXAMPLE else configuration.IN_FORCE_FOR_A_TRIAL
     for table in configuration.tables():
         for setting in table.settings:
-            sample = setting.name in configuration.SAMPLES or table.name in {"import_token", "tokens"}
+            sample = setting.name in configuration.SAMPLES or table.name in {"import_token", "tokens", "web_identity"}
             if setting.name not in in_force and not sample:
                 assert value_of(everything, setting.name) == value_of(as_it_stands, setting.name) == setting.default
 

@@ -20,6 +20,8 @@ from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.custody.credentials import CredentialStore as KnownCredentials
+from kmsd.daemon.issuers import web_identities_of
+from kmsd.daemon.worker import rates_of
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import TokenName
 from kmsd.jobs.scheduler import Scheduler
@@ -174,7 +176,15 @@ class Harness:
                 arns = components.pipeline.dependencies.arns
                 refusals = RefusedRequestLog(components.sink, arns)
                 credentials = KnownCredentials(components.token, arns, signing_key)
-                front = Endpoint(components.pipeline, credentials, Readiness({}), refusals, wall=self.clock)
+                front = Endpoint(
+                    components.pipeline,
+                    credentials,
+                    Readiness({}),
+                    refusals,
+                    wall=self.clock,
+                    rates=rates_of(self.config),
+                    web_identities=web_identities_of(self.config),
+                )
                 listener = bind_tcp("127.0.0.1", 0)
                 server = await serve(front.handle, [Listener(listener)], cohorts=components.pipeline.cohorts)
                 stock = self.config.import_.stock

@@ -8,7 +8,16 @@ from typing import Any
 
 from kmsd import __version__
 from kmsd.app import SystemClock, open_store
-from kmsd.cli.commands import check_clock, check_files, check_host, check_policies, check_tls, check_token, check_unit
+from kmsd.cli.commands import (
+    check_clock,
+    check_files,
+    check_host,
+    check_issuers,
+    check_policies,
+    check_tls,
+    check_token,
+    check_unit,
+)
 from kmsd.cli.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
 from kmsd.config.sections import Config
 from kmsd.ports import StoreError
@@ -47,6 +56,8 @@ async def _findings(config: Config, options: argparse.Namespace) -> AsyncIterato
     if not options.no_token:
         async for finding in check_token.findings(config):
             yield finding
+    async for finding in check_issuers.findings(config):
+        yield finding
     async for finding in _policies(config):
         yield finding
 
@@ -56,7 +67,7 @@ async def _policies(config: Config) -> AsyncIterator[Finding]:
         async with open_store(config.database) as store:
             async for finding in check_clock.findings(await store.read()):
                 yield finding
-            async for finding in check_policies.findings(await store.read(), config.account, SystemClock().now()):
+            async for finding in check_policies.findings(await store.read(), config, SystemClock().now()):
                 yield finding
     except StoreError as exc:
         yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")

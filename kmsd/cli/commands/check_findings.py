@@ -34,7 +34,7 @@ class Finding(msgspec.Struct, frozen=True):
     severity: Severity
     topic: str
     """Subject of the finding: `version`, `configuration`, `files`, `unit`, `clock`, `entropy`, `tls`, `token`,
-    `import`, `database`, `audit` or `policies`."""
+    `import`, `issuers`, `database`, `audit` or `policies`."""
     text: str
 
 

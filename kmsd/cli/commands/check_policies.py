@@ -5,7 +5,7 @@ Each policy is checked once, however many keys have it: most keys of an account 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -16,6 +16,8 @@ from kmsd.authz.circumstances import Circumstances
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.request import Allowed, AuthorizationRequest
 from kmsd.cli.commands.check_findings import FAIL, OK, WARN, Finding
+from kmsd.config.sections import Config
+from kmsd.daemon.issuers import issuer_arns, issuer_claims
 from kmsd.domain.identity import Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.policy import Effect, Policy, PolicyKind, Statement
@@ -36,9 +38,11 @@ class _Principals(msgspec.Struct):
     callers: list[Caller]
     arns: set[str]
     accounts: set[str]
+    issuers: frozenset[str]
+    """ARNs of configured issuers of web tokens."""
 
     @classmethod
-    def of(cls, users: list[User], roles: list[Role]) -> Self:
+    def of(cls, users: list[User], roles: list[Role], issuers: frozenset[str]) -> Self:
         """Collect ARNs, accounts and callers."""
         everyone: list[User | Role] = [*users, *roles]
         return cls(
@@ -47,6 +51,7 @@ class _Principals(msgspec.Struct):
             callers=[*map(_user_caller, users), *map(_role_caller, roles)],
             arns={one.arn for one in everyone},
             accounts={one.account for one in everyone},
+            issuers=issuers,
         )
 
     def know(self, arn: str) -> bool:
@@ -70,9 +75,10 @@ class _Group(msgspec.Struct):
         return self.first.arn if self.count == 1 else f"{self.first.arn} and {self.count - 1} more with its policy"
 
 
-async def findings(reader: Reader, account: str, now: datetime) -> AsyncIterator[Finding]:
-    """Yield all findings; one `ok` line if there are none. `account` is checked even if it has no users."""
-    people = _Principals.of(list(await reader.users()), list(await reader.roles()))
+async def findings(reader: Reader, config: Config, now: datetime) -> AsyncIterator[Finding]:
+    """Yield all findings; one `ok` line if there are none. The account of `config` is checked even without users."""
+    account, claims = config.account, issuer_claims(config)
+    people = _Principals.of(list(await reader.users()), list(await reader.roles()), issuer_arns(config))
     found = list(_account(account, people))
     groups: dict[tuple[str, str], _Group] = {}
     keys = 0
@@ -89,7 +95,7 @@ async def findings(reader: Reader, account: str, now: datetime) -> AsyncIterator
     for group in groups.values():
         found += _key_policy(group, people)
     for role in people.roles:
-        found += _trust(role, people)
+        found += _trust(role, people, claims)
     attached: list[User | Role] = [*people.users, *people.roles]
     for one in attached:
         found += _identity(one)
@@ -147,9 +153,9 @@ def _key_policy(group: _Group, people: _Principals) -> Iterator[Finding]:
         yield Finding(WARN, TOPIC, f"{group}: {text}")
 
 
-def _objections(subject: str, policy: Policy) -> Iterator[Finding]:
+def _objections(subject: str, policy: Policy, claims: Collection[str] = ()) -> Iterator[Finding]:
     """Report misspelt actions, and all that a new policy may not say: above all a Deny that never applies."""
-    for sentence, place, problem in new_policy.objections(policy):
+    for sentence, place, problem in new_policy.objections(policy, claims):
         yield Finding(WARN, TOPIC, f"{subject}: {sentence} ({place} {problem})")
     for place, complaint in actions.complaints(policy):
         yield Finding(WARN, TOPIC, f"{subject}: {complaint} ({place})")
@@ -191,6 +197,10 @@ def _statements(subject: str, policy: Policy, people: _Principals) -> Iterator[F
             if not people.know(arn):
                 text = f"{subject}: statement {statement.label} names {arn}, who does not exist"
                 yield Finding(WARN, TOPIC, f"{text}; it applies to any later principal of that name")
+        for issuer in statement.principals.federated:
+            if issuer not in people.issuers:
+                text = f"{subject}: statement {statement.label} names the issuer {issuer}, which is not configured"
+                yield Finding(WARN, TOPIC, text)
         for account in statement.principals.accounts:
             number = account_of(account) or account
             if number not in people.accounts:
@@ -205,13 +215,13 @@ def _to_everybody(statement: Statement) -> bool:
     return open_to_all and not statement.conditions
 
 
-def _trust(role: Role, people: _Principals) -> Iterator[Finding]:
+def _trust(role: Role, people: _Principals, claims: Collection[str]) -> Iterator[Finding]:
     try:
         policy = policy_document.parse(role.trust_policy, kind=PolicyKind.TRUST)
     except MalformedPolicyDocumentException as exc:
         yield Finding(FAIL, TOPIC, f"{role.arn}: the trust policy cannot be read: {exc.message}")
         return
-    yield from _objections(f"{role.arn}: trust policy", policy)
+    yield from _objections(f"{role.arn}: trust policy", policy, claims)
     yield from _statements(role.arn, policy, people)
 
 

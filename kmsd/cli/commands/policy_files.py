@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kmsd.authz import actions
 from kmsd.authz.new_policy import parse_new
@@ -32,14 +32,16 @@ def add_trust(command: argparse.ArgumentParser) -> None:
     )
 
 
-def read_policy(file: InputFile, kind: PolicyKind = PolicyKind.IDENTITY) -> str:
+def read_policy(file: InputFile, kind: PolicyKind = PolicyKind.IDENTITY, claims: Collection[str] = ()) -> str:
     """Return a policy from a file, by default an identity policy. Misspelt actions are reported on standard error.
+
+    `claims`: condition keys that a trust policy may have besides (`kmsd.app.issuer_claims`).
 
     Raises `NotFound`, or `InputRefused`, naming the place, if the text is not a policy.
     """
     text = file.read_text()
     try:
-        policy = parse_new(text, kind=kind)
+        policy = parse_new(text, kind=kind, claims=claims)
     except MalformedPolicyDocumentException as exc:
         raise InputRefused(f"{file}: {exc.message}") from exc
     for place, complaint in actions.complaints(policy):

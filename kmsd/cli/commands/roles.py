@@ -12,6 +12,7 @@ from kmsd.cli.commands.policy_files import add_policy, add_trust, read_policies,
 from kmsd.cli.commands.users import account_of, add_account, add_tags, check_name, tags_of
 from kmsd.config.sections import Config
 from kmsd.custody import provisioning
+from kmsd.daemon.issuers import issuer_claims
 from kmsd.domain.policy import PolicyKind
 from kmsd.exit_codes import ExistsAlready, NotFound, WrongUsage
 from kmsd.ports import Reader
@@ -66,7 +67,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
         arn_scope_of(config),
         account_of(config, options),
         options.name,
-        trust_policy=read_policy(options.trust, PolicyKind.TRUST),
+        trust_policy=read_policy(options.trust, PolicyKind.TRUST, issuer_claims(config)),
         policies=policies,
         seconds=options.max_session_seconds,
         now=now,
@@ -104,7 +105,7 @@ async def put_policy(config: Config, options: argparse.Namespace) -> int:
 
 async def put_trust(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role put-trust`."""
-    trust = read_policy(options.trust, PolicyKind.TRUST)
+    trust = read_policy(options.trust, PolicyKind.TRUST, issuer_claims(config))
     account, parameters = account_of(config, options), {"roleName": options.name, "policyDocument": trust}
     async with (
         acting(config, "UpdateAssumeRolePolicy", parameters, account=account) as (components, _),

@@ -71,27 +71,38 @@ async def handle(request: Request, call: Call) -> Response:
         "provided_contexts",
         "minimum_session_token_size",
     )
+    made, user = await issue(
+        call, name=request.role_session_name, policy=request.policy, duration=request.duration_seconds
+    )
+    return Response(credentials=made, assumed_role_user=user)
+
+
+async def issue(
+    call: Call, *, name: str, policy: str | None, duration: int | None
+) -> tuple[sts_shapes.Credentials, sts_shapes.AssumedRoleUser]:
+    """Issue a session of the role that was found for the call.
+
+    `name` is that of the session, `duration` its length in seconds. Raises ValidationException,
+    MalformedPolicyDocumentException.
+    """
     role = _role_in(call.targets[0])
-    seconds = _duration(request, role, call)
-    if request.policy is not None:
-        parse_new(request.policy, kind=PolicyKind.SESSION)
-    policies = None if request.policy is None else (request.policy,)
-    name = request.role_session_name
+    seconds = _duration(duration, role, call)
+    if policy is not None:
+        parse_new(policy, kind=PolicyKind.SESSION)
     made = await session_tokens.for_role(
         await SessionSealer.made(call.dependencies.store, call.token),
         role,
         name,
         now=call.now,
         seconds=seconds,
-        policies=policies,
+        policies=None if policy is None else (policy,),
+        provider="" if call.caller.web_identity is None else call.caller.identity_provider,
     )
-    return Response(
-        credentials=credentials(made),
-        assumed_role_user=sts_shapes.AssumedRoleUser(
-            assumed_role_id=f"{role.role_id}:{name}",
-            arn=call.dependencies.arns.assumed_role(role.account, role.name, name),
-        ),
+    user = sts_shapes.AssumedRoleUser(
+        assumed_role_id=f"{role.role_id}:{name}",
+        arn=call.dependencies.arns.assumed_role(role.account, role.name, name),
     )
+    return credentials(made), user
 
 
 class OnRole(Access, frozen=True):
@@ -115,9 +126,10 @@ class OnRole(Access, frozen=True):
 
     def decide(self, auth_request: AuthorizationRequest, target: Target) -> tuple[AuthorizationRequest, Decision]:
         """Decide by the trust policy. Conditions see the role's tags."""
-        message = (
-            f"User: {auth_request.caller.arn} is not authorized to perform: sts:AssumeRole on resource: {target.arn}"
-        )
+        caller, action = auth_request.caller, auth_request.action
+        message = f"User: {caller.arn} is not authorized to perform: {action} on resource: {target.arn}"
+        if caller.principal_type is PrincipalType.WEB_IDENTITY:
+            message = f"Not authorized to perform {action}"
         role = target.resource
         if not isinstance(role, Role):
             return auth_request, Denied("the role does not exist", message)
@@ -137,17 +149,17 @@ def _role_in(target: Target) -> Role:
     return target.resource
 
 
-def _duration(request: Request, role: Role, call: Call) -> int:
+def _duration(duration: int | None, role: Role, call: Call) -> int:
     chained = call.caller.principal_type is PrincipalType.ASSUMED_ROLE
-    if request.duration_seconds is None:
+    if duration is None:
         return min(DEFAULT_SECONDS, role.max_session_seconds)
-    if chained and request.duration_seconds > CHAINED_SECONDS:
+    if chained and duration > CHAINED_SECONDS:
         raise ValidationException(
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining"
         )
-    if request.duration_seconds > role.max_session_seconds:
+    if duration > role.max_session_seconds:
         raise ValidationException("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
-    return request.duration_seconds
+    return duration
 
 
 OPERATION: Operation[Request, Response] = Operation(

@@ -91,8 +91,8 @@ class QueryProtocol(msgspec.Struct):
 
     @property
     def name(self) -> str:
-        """Return an empty name: the operation is unknown until the signature is verified and the form is read."""
-        return ""
+        """Return the operation's name; empty until `route` has read the form."""
+        return self.target
 
     def route(self, request: Request) -> RoutedRequest:
         """Find the operation. Raises UnknownOperationException, ValidationException."""
@@ -109,6 +109,17 @@ class QueryProtocol(msgspec.Struct):
         self.target = operation.target
         render = partial(query.answer, operation.name)
         return RoutedRequest(operation, partial(query.decode, fields, operation.request), render)
+
+    def route_unsigned(self, request: Request) -> RoutedRequest | None:
+        """Return the operation of an unsigned request that a web token authenticates; None for any other request."""
+        try:
+            routed = self.route(request)
+        except ServiceError:
+            routed = None
+        if routed is not None and routed.operation.by_web_identity:
+            return routed
+        self.target = ""
+        return None
 
     def error(self, error: ServiceError, request_id: str) -> Response:
         """Render the error as XML, under its Query protocol name."""

@@ -25,6 +25,7 @@ _FORBIDDEN = 403
 CODES: Mapping[str, tuple[str, int]] = {
     "AccessDeniedException": ("AccessDenied", _FORBIDDEN),
     "ExpiredTokenException": ("ExpiredToken", _FORBIDDEN),
+    "ExpiredWebIdentityTokenException": ("ExpiredTokenException", 400),
     "IncompleteSignatureException": ("IncompleteSignature", 400),
     "InvalidSignatureException": ("SignatureDoesNotMatch", _FORBIDDEN),
     "KMSInternalException": ("InternalFailure", 500),
