@@ -156,10 +156,8 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     refusals = RefusedRequestLog(components.sink, arns, RefusalSampler(config.audit.refusals_per_second))
     counting = WorkerMetrics.start(spec.metrics, config)
     credentials = CredentialStore(components.token, arns, signing_key)
-    wall, rates = components.watch.wall, rates_of(config)
-    endpoint = Endpoint(
-        pipeline, credentials, readiness, refusals, counting.meter, wall, rates, web_identities_of(config)
-    )
+    wall, rates, web = components.watch.wall, rates_of(config), web_identities_of(config)
+    endpoint = Endpoint(pipeline, credentials, readiness, refusals, counting.meter, wall, rates, web)
     server = await serve(endpoint.handle, [listener_of(spec)], limits_of(config), pipeline.cohorts)
 
     def end() -> None:

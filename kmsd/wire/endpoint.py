@@ -63,6 +63,13 @@ class _NoMeter:
 NO_METER: Meter = _NoMeter()
 
 
+class _Attempt(msgspec.Struct):
+    """Facts about a caller while its request is authenticated, for the record of a refusal."""
+
+    access_key_id: str = ""
+    caller: Caller | None = None
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Handles the requests of one process."""
 
@@ -107,40 +114,13 @@ class Endpoint(msgspec.Struct, frozen=True):
             self.meter.answered(protocol.target, code, perf_counter() - begun)
 
     async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Response:
-        source = source_of(request)
-        now = self.pipeline.clock.now()
-        signed_request: SignedRequest | None = None
-        caller: AuthenticatedCaller | None = None
+        source, now, attempt = source_of(request), self.pipeline.clock.now(), _Attempt()
         try:
-            if protocol.service is None:
-                raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
-            region = self.pipeline.dependencies.arns.region
-            # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
-            signing_time = now if self.wall is None else self.wall.now()
-            services = (protocol.service.scope,)
-            unsigned = self._unsigned(request, protocol, source)
-            if unsigned is None:
-                signed_request = sigv4.parse(request.received, region=region, services=services, now=signing_time)
-                caller, reader = await self._authenticated(signed_request, now)
-                routed = protocol.route(request)
-                if routed.operation.by_web_identity:
-                    raise ValidationException("The request must not be signed.")
-                self._limit(routed.operation, caller.caller.principal_arn)
-            else:
-                routed, token = unsigned
-                caller = await self.web_identities.authenticate(token, signing_time)
-                reader = await self._reader()
+            routed, caller, reader = await self._authenticated(request, protocol, source, now, attempt)
         except ServiceError as error:
             await self._refused(
-                error,
-                request_id=request_id,
-                source=source,
-                now=now,
-                protocol=protocol,
-                access_key_id="" if signed_request is None else signed_request.access_key_id,
-                caller=None if caller is None else caller.caller,
+                error, request_id=request_id, source=source, now=now, protocol=protocol, attempt=attempt
             )
-        signed_request = None  # it holds the body too
         await self.pipeline.cohorts.yield_to_cohort()
         response = await self.pipeline.run(
             routed.operation,
@@ -153,37 +133,61 @@ class Endpoint(msgspec.Struct, frozen=True):
         )
         return routed.render(response, request_id)
 
+    async def _authenticated(
+        self, request: Request, protocol: Protocol, source: ClientInfo, now: datetime, attempt: _Attempt
+    ) -> tuple[RoutedRequest, AuthenticatedCaller, Reader]:
+        """Return the operation and its caller, with the reader that the credentials were read from.
+
+        Raises `ServiceError`; `attempt` then says who it was.
+        """
+        if protocol.service is None:
+            raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
+        # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
+        wall = now if self.wall is None else self.wall.now()
+        if isinstance(protocol, QueryProtocol):
+            unsigned = await self._by_web_identity(request, protocol, source, wall)
+            if unsigned is not None:
+                return unsigned
+        region, services = self.pipeline.dependencies.arns.region, (protocol.service.scope,)
+        signed_request = sigv4.parse(request.received, region=region, services=services, now=wall)
+        attempt.access_key_id = signed_request.access_key_id
+        caller, reader = await self._by_signature(signed_request, now)
+        attempt.caller = caller.caller
+        routed = protocol.route(request)
+        self._limit(routed.operation, caller.caller.principal_arn)
+        if routed.operation.by_web_identity:
+            raise ValidationException("The request must not be signed.")
+        return routed, caller, reader
+
     def _limit(self, operation: AnyOperation, principal: str) -> None:
         """Raise ThrottlingException if the principal exceeds its rate."""
         if self.rates is not None and not self.rates.allow(operation, principal, monotonic()):
             raise ThrottlingException(RATE_EXCEEDED)
 
-    def _unsigned(self, request: Request, protocol: Protocol, source: ClientInfo) -> tuple[RoutedRequest, str] | None:
-        """Return an unsigned request that a web token authenticates, decoded, and the token; None for any other one.
+    async def _by_web_identity(
+        self, request: Request, protocol: QueryProtocol, source: ClientInfo, now: datetime
+    ) -> tuple[RoutedRequest, AuthenticatedCaller, Reader] | None:
+        """Authenticate the caller of an unsigned request by the web token in it; None for any other request.
 
-        The rate is limited before the form is read. Raises ThrottlingException, ValidationException.
+        The rate is limited before the form is read. Raises ThrottlingException, ValidationException, and as
+        `WebIdentities.authenticate`.
         """
         received = request.received
-        if (
-            not isinstance(protocol, QueryProtocol)
-            or received.header("authorization") is not None
-            or "X-Amz-Signature=" in received.target
-        ):
+        if received.header("authorization") is not None or "X-Amz-Signature=" in received.target:
             return None
         self._limit(assume_role_with_web_identity.OPERATION, source.address)
         routed = protocol.route_unsigned(request)
         if routed is None:
             return None
         decoded = routed.decode()
-        return RoutedRequest(routed.operation, lambda: decoded, routed.render), decoded.web_identity_token  # type: ignore[attr-defined]
-
-    async def _reader(self) -> Reader:
+        caller = await self.web_identities.authenticate(decoded.web_identity_token, now)  # type: ignore[attr-defined]
         try:
-            return await self.pipeline.dependencies.store.read()
+            reader = await self.pipeline.dependencies.store.read()
         except Exception as exc:
             raise as_service_error(exc) from exc
+        return RoutedRequest(routed.operation, lambda: decoded, routed.render), caller, reader
 
-    async def _authenticated(self, signed_request: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
+    async def _by_signature(self, signed_request: SignedRequest, now: datetime) -> tuple[AuthenticatedCaller, Reader]:
         """Authenticate the caller. Return it with the reader that its credentials were read from.
 
         Raises UnrecognizedClientException, InvalidSignatureException, ExpiredTokenException.
@@ -211,8 +215,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         source: ClientInfo,
         now: datetime,
         protocol: Protocol,
-        access_key_id: str,
-        caller: Caller | None = None,
+        attempt: _Attempt,
     ) -> NoReturn:
         """Record a request that was refused before it reached an operation, and raise the error."""
         service = protocol.service or KMS
@@ -224,13 +227,13 @@ class Endpoint(msgspec.Struct, frozen=True):
             source=source,
             event_source=service.event_source,
             event_name=protocol.name or "Unknown",
-            access_key_id=access_key_id,
-            caller=caller,
+            access_key_id=attempt.access_key_id,
+            caller=attempt.caller,
             error=error,
         )
         try:
             # Neither strangers nor a principal beyond its rate may fill the disk or keep it busy.
-            if caller is None or isinstance(error, ThrottlingException):
+            if attempt.caller is None or isinstance(error, ThrottlingException):
                 await self.refusals.add(error, source, now, record)
             else:
                 await self.pipeline.sink.append(record())
