@@ -58,10 +58,7 @@ class CallDispatcher:
         prefix: bytes | None = None,
         pace: Pace | None = None,
     ) -> bytes:
-        """Make one call of the data path, inline or on a thread.
-
-        `pace` is the algorithm, if the time of a call of this kind depends on it.
-        """
+        """Make one call, inline or on a thread. `pace` is the algorithm, if the time of this kind depends on it."""
         pace = pace or kind
         counter = self.counters.get(kind) or self._counter(kind)
         counter.calls += 1
@@ -76,21 +73,17 @@ class CallDispatcher:
                 or not login.ready(key, algorithm, prefix)
                 or (held is not None and not self._link.locks.try_acquire(held))
             ):
-                result = await self._in_thread(kind, key, call)
-                counter.observe(perf_counter() - start)
-                return result
+                return await self._in_thread(kind, key, call)
             try:
                 result = self._inline(login, held, call)
             except CkrError as error:
-                result = await self._handle_error(login, kind, key, call, error)
-                counter.observe(perf_counter() - start)
-                return result
-            counter.observe(took := perf_counter() - start)
-            self.inline_policy.record_inline(pace, took)
+                return await self._handle_error(login, kind, key, call, error)
+            self.inline_policy.record_inline(pace, perf_counter() - start)
         except BaseException:
             counter.errors += 1
-            counter.observe(perf_counter() - start)
             raise
+        finally:
+            counter.observe(perf_counter() - start)
         return result
 
     def _inline(self, login: Login, held: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
