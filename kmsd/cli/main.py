@@ -26,6 +26,8 @@ MODULES = {
     "access-key": "users",
     "role": "roles",
     "key": "keys",
+    "apply": "apply",
+    "export": "apply",
     "custody": "custody",
     "domain-key": "domain_keys",
     "explain": "explain",

@@ -58,12 +58,24 @@ class IdentityWriter(IdentityReader, Protocol):
         """Replace the inline policies of a user. Raises `StoreConflict` if there is none."""
         ...
 
+    async def put_user_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of a user. Raises `StoreConflict` if there is none."""
+        ...
+
     async def insert_role(self, role: Role) -> None:
         """Insert a role. Raises `StoreConflict` if the name is taken."""
         ...
 
     async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
         """Replace the inline policies of a role. Raises `StoreConflict` if there is none."""
+        ...
+
+    async def put_role_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of a role. Raises `StoreConflict` if there is none."""
+        ...
+
+    async def set_role_session_seconds(self, account: str, name: str, seconds: int) -> None:
+        """Set the maximum session duration of a role. Raises `StoreConflict` if there is none."""
         ...
 
     async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:

@@ -39,15 +39,19 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
             (user.account, user.name, user.user_id, user.arn, row_mapping.micros(user.created_at)),
         )
         await self.put_user_policies(user.account, user.name, user.policies)
-        for tag_key, tag_value in user.tags.items():
-            await self._insert(
-                "user_tag", "account, user_name, tag_key, tag_value", (user.account, user.name, tag_key, tag_value)
-            )
+        await self.put_user_tags(user.account, user.name, user.tags)
 
     async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
         await self._run("DELETE FROM user_policy WHERE account = ? AND user_name = ?", account, name)
         for policy, document in policies.items():
             await self._insert("user_policy", "account, user_name, name, document", (account, name, policy, document))
+
+    async def put_user_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
+        await self._run("DELETE FROM user_tag WHERE account = ? AND user_name = ?", account, name)
+        for tag_key, tag_value in tags.items():
+            await self._insert(
+                "user_tag", "account, user_name, tag_key, tag_value", (account, name, tag_key, tag_value)
+            )
 
     async def insert_role(self, role: Role) -> None:
         await self._insert(
@@ -64,15 +68,28 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
             ),
         )
         await self.put_role_policies(role.account, role.name, role.policies)
-        for tag_key, tag_value in role.tags.items():
-            await self._insert(
-                "role_tag", "account, role_name, tag_key, tag_value", (role.account, role.name, tag_key, tag_value)
-            )
+        await self.put_role_tags(role.account, role.name, role.tags)
 
     async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
         await self._run("DELETE FROM role_policy WHERE account = ? AND role_name = ?", account, name)
         for policy, document in policies.items():
             await self._insert("role_policy", "account, role_name, name, document", (account, name, policy, document))
+
+    async def put_role_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
+        await self._run("DELETE FROM role_tag WHERE account = ? AND role_name = ?", account, name)
+        for tag_key, tag_value in tags.items():
+            await self._insert(
+                "role_tag", "account, role_name, tag_key, tag_value", (account, name, tag_key, tag_value)
+            )
+
+    async def set_role_session_seconds(self, account: str, name: str, seconds: int) -> None:
+        await self._swap(
+            f"role {name}",
+            "UPDATE role SET max_session_seconds = ? WHERE account = ? AND name = ?",
+            seconds,
+            account,
+            name,
+        )
 
     async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
         await self._swap(

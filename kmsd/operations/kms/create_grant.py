@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kmsd.authz.grant_delegation import may_delegate
 from kmsd.authz.request import Denied
@@ -71,13 +71,13 @@ async def handle(request: Request, call: WriteCall) -> Response:
 def _grant(request: Request, call: Call) -> Grant:
     """Return the requested grant. Raises `ServiceError` for members that do not make a valid grant."""
     refuse(request, "grantee_service_principal", "retiring_service_principal")
-    _check_operations(request, call.key)
+    check_operations(request.operations, call.key)
     constraints = request.constraints or shapes.GrantConstraints()
     refuse(constraints, "source_arn")
     equals, subset = constraints.encryption_context_equals, constraints.encryption_context_subset
     if equals is not None and subset is not None:
         raise ValidationException("More than one constraint supplied")
-    _check_constraint(call.key, equals or subset or {})
+    check_constraint(call.key, equals or subset or {})
     check_principal(request.grantee_principal, call.dependencies.arns.partition)
     if request.retiring_principal is not None:
         check_principal(request.retiring_principal, call.dependencies.arns.partition)
@@ -96,15 +96,17 @@ def _grant(request: Request, call: Call) -> Grant:
     )
 
 
-def _check_operations(request: Request, key: Key) -> None:
-    if not request.operations:
+def check_operations(operations: Sequence[str], key: Key) -> None:
+    """Check that a grant on `key` may allow these. Raises ValidationException."""
+    if not operations:
         raise ValidationException("At least one operation must be specified in the grant.")
-    foreign = [operation for operation in request.operations if operation not in grantable(key)]
+    foreign = [operation for operation in operations if operation not in grantable(key)]
     if foreign:
         raise ValidationException(f"Operations {', '.join(foreign)} are not valid for {key.arn}.")
 
 
-def _check_constraint(key: Key, pairs: Mapping[str, str]) -> None:
+def check_constraint(key: Key, pairs: Mapping[str, str]) -> None:
+    """Check the pairs of a grant's constraint. Raises ValidationException, LimitExceededException."""
     if pairs and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
         raise ValidationException(f"Grant constraints are not valid for {key.arn}: its key spec is {key.spec}.")
     if len(pairs) > MAX_PAIRS or any(len(part) > MAX_PART_LENGTH for pair in pairs.items() for part in pair):
