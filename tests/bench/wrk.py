@@ -28,6 +28,10 @@ end
 """
 
 
+_PART = 1000
+"""Requests of one Lua function, which has room for 65,536 constants."""
+
+
 @dataclass(frozen=True)
 class Replay:
     """A request to repeat."""
@@ -70,11 +74,14 @@ def run(replay: Replay | Sequence[Replay], *, connections: int, seconds: float) 
     assert wrk is not None, "wrk is missing (Debian: apt-get install wrk)"
     replays = [replay] if isinstance(replay, Replay) else replay
     path = urlsplit(replays[0].url).path or "/"
-    lines = ["local all = {}", "function init()"]
+    lines = ["local all, parts = {}, {}"]
     for number, each in enumerate(replays, 1):
+        if number % _PART == 1:
+            lines += [*(["end"] if number > 1 else []), "parts[#parts + 1] = function()"]
         headers = ", ".join(f"[{_lua(name)}] = {_lua(value)}" for name, value in each.headers.items())
         lines.append(f'  all[{number}] = wrk.format("POST", {_lua(path)}, {{{headers}}}, {_lua(each.body.decode())})')
-    lines += ["end", f"local at, count = 0, {len(replays)}"]
+    lines += ["end", "function init() for _, part in ipairs(parts) do part() end end"]
+    lines += [f"local at, count = 0, {len(replays)}"]
     lines += ["function request() at = at % count + 1; return all[at] end"]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "replay.lua"
