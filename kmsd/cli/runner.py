@@ -104,8 +104,8 @@ def _run(options: argparse.Namespace) -> int:
     if hasattr(options, "beforehand"):
         options.beforehand(config, options)
     with _outputs(options):
-        if getattr(options, "needs_pin", True):
-            fetch_credentials(config.pins)
+        pins = config.pins if getattr(options, "needs_pin", True) else []
+        fetch_credentials([*pins, *config.store_secrets])
         become_owner(config)
         command: Command = options.run
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

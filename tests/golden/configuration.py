@@ -55,6 +55,8 @@ SAMPLES: Mapping[str, object] = {
     "tokens.slot": 1,
     "tokens.dir_sync": "/var/lib/kmsd/pq/db",
     "tokens.name": "pq",
+    "store.password_file": "credential:database-password",
+    "store.tls_ca": "/etc/kmsd/tls/database-ca.pem",
     "audit.directory": "/var/lib/kmsd/audit",
 }
 """Values that show what a setting without a default looks like."""
