@@ -7,11 +7,15 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
+import asyncpg
+
+from kmsd.adapters.postgres.settings import DatabaseUrl, Host, PostgresSettings
 from tests.support.polling import until
 
 BINARIES = Path("/usr/lib/postgresql")
@@ -28,7 +32,7 @@ def binaries() -> Path | None:
 class Cluster:
     """A running server on a Unix socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, primary: Cluster | None = None) -> None:
         found = binaries()
         assert found is not None, "PostgreSQL is missing (Debian: apt-get install postgresql)"
         self.binaries, self.folder, self.data = found, folder, folder / "data"
@@ -38,9 +42,11 @@ class Cluster:
         if os.geteuid() == 0:
             os.chown(folder, self.user.pw_uid, self.user.pw_gid)
             os.chown(self.data, self.user.pw_uid, self.user.pw_gid)
-        self._run(
-            "initdb", "-N", "-A", "trust", "-U", "kmsd", "--no-instructions", "-E", "UTF8", "--locale=C", self.data
-        )
+        if primary is None:
+            options = ("-N", "-A", "trust", "-U", "kmsd", "--no-instructions", "-E", "UTF8", "--locale=C")
+            self._run("initdb", *options, self.data)
+        else:
+            self._run("pg_basebackup", "-R", "-N", "-c", "fast", "-h", primary.folder, "-U", "kmsd", "-D", self.data)
         self.process = self._start()
 
     def _as_owner(self) -> dict[str, object]:
@@ -57,7 +63,7 @@ class Cluster:
     def _start(self) -> subprocess.Popen[bytes]:
         settings = {"unix_socket_directories": self.folder, "listen_addresses": "", "autovacuum": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("ab") as log:
             process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
                 [str(self.binaries / "postgres"), "-D", str(self.data), *options],
                 stdout=log,
@@ -73,22 +79,83 @@ class Cluster:
         command = [str(self.binaries / "pg_isready"), "-q", "-h", str(self.folder), "-U", "kmsd"]
         return subprocess.run(command, check=False).returncode == 0
 
-    def database(self) -> str:
-        """The URL of a new, empty database."""
+    def start(self) -> None:
+        """Start it again, after `kill`."""
+        self.process = self._start()
+
+    def kill(self) -> None:
+        """End it as a loss of power would: all its processes at once."""
+        for pid in self._processes():
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait(30)
+        (self.data / "postmaster.pid").unlink()  # it would be taken for that of a server that runs
+
+    def freeze(self) -> None:
+        """Stop all its processes. They still hold their connections, and answer nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        for pid in self._processes():
+            os.kill(pid, number)
+
+    def _processes(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid, *map(int, children)]
+
+    def run_sql(self, statement: str) -> str:
+        """What psql prints without decoration."""
+        return self._run("psql", "-h", self.folder, "-U", "kmsd", "-AtX", "-c", statement, "postgres").strip()
+
+    def standby(self) -> Cluster:
+        """A standby of this server, on which each commit waits from now on."""
+        found = Cluster(_folder(), self)
+        until(lambda: self.run_sql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1")
+        # Not earlier: the standby could not be copied from a server that waits for it.
+        self.run_sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.run_sql("SELECT pg_reload_conf()")
+        until(lambda: self.run_sql("SELECT sync_state FROM pg_stat_replication") == "sync")
+        return found
+
+    def promote(self) -> None:
+        """Make a standby the primary. It waits for no standby: it has none."""
+        self._run("pg_ctl", "promote", "-w", "-D", self.data)
+
+    def database(self) -> PostgresSettings:
+        """A new, empty database."""
         name = f"test_{secrets.token_hex(8)}"
         self._run("createdb", "-h", self.folder, "-U", "kmsd", name)
-        return f"postgresql://kmsd@/{name}?host={self.folder}"
+        return PostgresSettings(DatabaseUrl("kmsd", (Host(str(self.folder)),), name))
 
     def stop(self) -> None:
         """End it, and remove everything."""
-        self.process.terminate()
+        self.thaw()
+        self.process.send_signal(signal.SIGQUIT)  # at once: nothing of it is needed any more
         self.process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def new_cluster() -> Cluster:
+    """A server that its caller stops."""
+    return Cluster(_folder())
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="kmsd-postgres-"))
 
 
 @cache
 def cluster() -> Cluster:
     """The cluster of this process."""
-    found = Cluster(Path(tempfile.mkdtemp(prefix="kmsd-postgres-")))
+    found = new_cluster()
     atexit.register(found.stop)
     return found
+
+
+async def connect(settings: PostgresSettings) -> asyncpg.Connection:
+    """A connection of another program to the first host."""
+    host = settings.url.hosts[0]
+    return await asyncpg.connect(host=host.name, port=host.port, user=settings.url.user, database=settings.url.database)

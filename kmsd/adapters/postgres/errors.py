@@ -30,7 +30,12 @@ def translated() -> Iterator[None]:
         raise
     except asyncpg.PostgresError as exc:
         raise _of_server(exc) from exc
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:  # OSError: TimeoutError too
+    except (
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        UnicodeError,
+    ) as exc:  # OSError: TimeoutError too
         raise StoreUnavailable(f"the database cannot be reached ({type(exc).__name__}: {exc})") from exc
 
 

@@ -16,6 +16,9 @@ class ReadIndex:
     def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
         """`ask` asks the database, and applies the answer."""
         self._ask = ask
+        self.pause = 0.0
+        """Seconds between the starts of two questions, at least."""
+        self._asked_at = float("-inf")
         self._next: asyncio.Future[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -28,10 +31,18 @@ class ReadIndex:
         # Shielded, so that one cancelled request does not cancel all that wait.
         await asyncio.shield(self._next)
 
+    async def _wait(self) -> None:
+        """Keep the pause. Requests that arrive meanwhile wait for the same question."""
+        left = self._asked_at + self.pause - asyncio.get_running_loop().time()
+        if self.pause and left > 0:
+            await asyncio.sleep(left)
+
     async def _serve(self) -> None:
         try:
-            while (present := self._next) is not None:
-                self._next = None
+            while self._next is not None:
+                await self._wait()
+                present, self._next = self._next, None
+                self._asked_at = asyncio.get_running_loop().time()
                 try:
                     await self._ask()
                 except Exception as exc:  # noqa: BLE001 (every error is that of all who wait)
