@@ -40,6 +40,7 @@ from kmsd.errors import (
     ServiceError,
     ThrottlingException,
     UnsupportedOperationException,
+    ValidationException,
 )
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.operations.admission import admit
@@ -55,6 +56,7 @@ from kmsd.ports import (
     StoreConflict,
     StoreError,
     StoreTimeout,
+    TextRefused,
     TokenError,
     TokenUnavailable,
 )
@@ -239,17 +241,27 @@ def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:
             return KeyUnavailableException("The token cannot be reached now.", detail=str(exc))
         case TokenUnavailable():
             return DependencyTimeoutException("The token cannot be reached now.", detail=str(exc))
-        case StoreConflict():
-            return _conflict(exc, operation)
-        case StoreTimeout():
-            return DependencyTimeoutException("The request took too long.", detail=str(exc))
-        case StoreError() | TokenError():
+        case StoreError():
+            return _of_store(exc, operation)
+        case TokenError():
             return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
         case _:
             # The text of an unexpected exception may quote secret data. Its location is enough to find the fault.
             frames = traceback.extract_tb(exc.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
             return KMSInternalException(detail=f"{type(exc).__name__} at {where}")
+
+
+def _of_store(exc: StoreError, operation: AnyOperation | None) -> ServiceError:
+    match exc:
+        case StoreConflict():
+            return _conflict(exc, operation)
+        case StoreTimeout():
+            return DependencyTimeoutException("The request took too long.", detail=str(exc))
+        case TextRefused():
+            return ValidationException(str(exc))
+        case _:
+            return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
 
 
 def _conflict(exc: StoreConflict, operation: AnyOperation | None) -> ServiceError:

@@ -12,7 +12,7 @@ from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
-from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit
+from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit, TextRefused
 from tests.support.domain_keys import ACCOUNT
 from tests.support.domain_keys import CREATED as NOW
 from tests.support.postgres import cluster, connect
@@ -75,6 +75,23 @@ async def test_databases_that_are_not_kmsds(database: PostgresSettings) -> None:
     await connection.close()
     with pytest.raises(StoreUnfit, match="99"):
         await PostgresStore.open(database)
+
+
+async def test_a_text_that_it_cannot_hold(store: PostgresStore, database: PostgresSettings) -> None:
+    """It is refused by name, before anything is sent; the transaction changes nothing, and the store serves on."""
+
+    async def insert_both() -> None:
+        async with store.write() as transaction:
+            await transaction.insert_account(ACCOUNT, NOW)
+            await transaction.insert_account("\0", NOW)
+
+    with pytest.raises(TextRefused, match=r"U\+0000"):
+        await insert_both()
+    assert await accounts(database) == set()
+    with pytest.raises(TextRefused):
+        await (await store.read()).alias(ACCOUNT, "alias/\0")
+    await insert_account(store)
+    assert await accounts(database) == {ACCOUNT}
 
 
 async def test_no_server() -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kmsd.adapters.sql.access import SqlAccess
-from kmsd.ports import StoreUnavailable
+from kmsd.ports import StoreUnavailable, TextRefused
 
 if TYPE_CHECKING:
     from kmsd.adapters.postgres.session import Session
@@ -69,5 +69,11 @@ class PostgresAccess(SqlAccess):
 
 
 def _plain(value: object) -> object:
-    """Return a value as asyncpg takes it for a column of numbers."""
+    """Return a value as asyncpg takes it. Raises `TextRefused`.
+
+    PostgreSQL has no texts with U+0000, neither to store nor to find. All values of all statements pass here, so there
+    is no second check.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise TextRefused
     return int(value) if isinstance(value, bool) else value
