@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from kmsd.adapters.pkcs11.ceremony import NewDomainKey
 from kmsd.adapters.sqlite import connection
-from kmsd.app import Components, arn_scope_of, open_components, open_store
+from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.custody.credentials import CredentialStore as KnownCredentials
+from kmsd.database import open_store
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import TokenName
 from kmsd.jobs.scheduler import Scheduler
@@ -220,7 +221,7 @@ async def _add_domain_keys(config: Config, made: Sequence[NewDomainKey]) -> None
     """As `kmsd domain-key create`: the first is the current one."""
     states = (DomainKeyState.CURRENT, *[DomainKeyState.NEXT] * (len(made) - 1))
     now = datetime.now(UTC)
-    async with open_store(config.database) as store, store.write() as transaction:
+    async with open_store(config) as store, store.write() as transaction:
         for new, state in zip(made, states, strict=True):
             row = DomainKey(new.domain_key_id, TokenName.MAIN, state, new.binding_key, now, now)
             await transaction.insert_domain_key(row)

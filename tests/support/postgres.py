@@ -106,9 +106,9 @@ class Cluster:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [self.process.pid, *map(int, children)]
 
-    def run_sql(self, statement: str) -> str:
+    def run_sql(self, statement: str, database: str = "postgres") -> str:
         """What psql prints without decoration."""
-        return self._run("psql", "-h", self.folder, "-U", "kmsd", "-AtX", "-c", statement, "postgres").strip()
+        return self._run("psql", "-h", self.folder, "-U", "kmsd", "-AtX", "-c", statement, database).strip()
 
     def standby(self) -> Cluster:
         """A standby of this server, on which each commit waits from now on."""
@@ -129,6 +129,10 @@ class Cluster:
         name = f"test_{secrets.token_hex(8)}"
         self._run("createdb", "-h", self.folder, "-U", "kmsd", name)
         return PostgresSettings(DatabaseUrl("kmsd", (Host(str(self.folder)),), name))
+
+    def url(self) -> str:
+        """The same for kmsd.toml."""
+        return f"postgresql://kmsd@/{self.database().url.database}?host={self.folder}"
 
     def stop(self) -> None:
         """End it, and remove everything."""

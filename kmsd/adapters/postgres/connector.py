@@ -71,7 +71,7 @@ class _Attempt:
         return Server(self._connection, self.host, int(wal_file[:_TIMELINE_DIGITS], 16), has_standbys)
 
     async def _connect(self) -> asyncpg.Connection:
-        given, is_socket = self._settings, self.host.name.startswith("/")
+        given = self._settings
         return await asyncpg.connect(
             host=self.host.name,
             port=self.host.port,
@@ -79,7 +79,7 @@ class _Attempt:
             # Not None: then the driver would look for one in the environment and in ~/.pgpass.
             password=given.password or "",
             database=given.url.database,
-            ssl=False if is_socket or given.tls is None else given.tls,
+            ssl=False if self.host.is_socket or given.tls is None else given.tls,
             timeout=given.connect_seconds,
             server_settings=dict(SESSION),
             statement_cache_size=_STATEMENTS,

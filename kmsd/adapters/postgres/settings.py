@@ -30,9 +30,14 @@ class Host:
         return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
 
     @property
+    def is_socket(self) -> bool:
+        """True for a Unix socket."""
+        return self.name.startswith("/")
+
+    @property
     def is_local(self) -> bool:
         """True for a Unix socket and for a loopback address: what is sent there does not leave this host."""
-        if self.name.startswith("/") or self.name == "localhost":
+        if self.is_socket or self.name == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.name).is_loopback
@@ -62,7 +67,7 @@ class DatabaseUrl:
         return cls(user, _hosts(found["hosts"], found["query"] or ""), database)
 
     def __str__(self) -> str:
-        return f"database {self.database} on {', '.join(map(str, self.hosts))}"
+        return f"{','.join(map(str, self.hosts))}/{self.database}"
 
 
 def _hosts(listed: str, query: str) -> tuple[Host, ...]:

@@ -34,7 +34,8 @@ def findings(config: Config, path: Path) -> Iterator[Finding]:
         # `check_unit` checks the sources of credentials as root; systemd protects the copies that it passes.
         if secret is not None and not isinstance(secret, Credential):
             yield _secret(secret)
-    for own in (config.data_dir, config.database, config.audit_dir):
+    databases = [] if config.store.url else [config.database]
+    for own in (config.data_dir, *databases, config.audit_dir):
         yield _own(own)
     yield from _owners(config)
     for token in (config.token, *config.other_tokens.values()):
