@@ -10,12 +10,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import asyncpg
 
-from kmsd.adapters.postgres.settings import DatabaseUrl, Host, PostgresSettings
+from kmsd.adapters.postgres.settings import DEFAULT_PORT, DatabaseUrl, Host, PostgresSettings
 from tests.support.polling import until
 
 BINARIES = Path("/usr/lib/postgresql")
@@ -29,14 +30,24 @@ def binaries() -> Path | None:
     return found[-1] if found else None
 
 
-class Cluster:
-    """A running server on a Unix socket."""
+@dataclass(frozen=True)
+class Network:
+    """How a server is reached at 127.0.0.1: with TLS alone, and by password; or without TLS, by everybody."""
 
-    def __init__(self, folder: Path, primary: Cluster | None = None) -> None:
+    port: int
+    tls: tuple[Path, Path] | None = None
+    """Certificate and key."""
+
+
+class Cluster:
+    """A running server: on a Unix socket, and on the network if asked."""
+
+    def __init__(self, folder: Path, primary: Cluster | None = None, network: Network | None = None) -> None:
         found = binaries()
         assert found is not None, "PostgreSQL is missing (Debian: apt-get install postgresql)"
         self.binaries, self.folder, self.data = found, folder, folder / "data"
         self.user = pwd.getpwnam(_OWNER) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        self.network = network
         folder.chmod(0o755)
         self.data.mkdir(mode=0o700)
         if os.geteuid() == 0:
@@ -45,6 +56,8 @@ class Cluster:
         if primary is None:
             options = ("-N", "-A", "trust", "-U", "kmsd", "--no-instructions", "-E", "UTF8", "--locale=C")
             self._run("initdb", *options, self.data)
+            if network is not None and network.tls is not None:
+                self._require_tls(*network.tls)
         else:
             self._run("pg_basebackup", "-R", "-N", "-c", "fast", "-h", primary.folder, "-U", "kmsd", "-D", self.data)
         self.process = self._start()
@@ -61,7 +74,15 @@ class Cluster:
         return str(done.stdout.decode())
 
     def _start(self) -> subprocess.Popen[bytes]:
-        settings = {"unix_socket_directories": self.folder, "listen_addresses": "", "autovacuum": "off"}
+        settings: dict[str, object] = {
+            "unix_socket_directories": self.folder,
+            "listen_addresses": "" if self.network is None else "127.0.0.1",
+            "autovacuum": "off",
+        }
+        if self.network is not None:
+            settings["port"] = self.port
+            if self.network.tls is not None:
+                settings |= {"ssl": "on", "ssl_cert_file": "cert.pem", "ssl_key_file": "key.pem"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
@@ -74,9 +95,22 @@ class Cluster:
         until(self.answers, otherwise=(self.folder / "log").read_text)
         return process
 
+    @property
+    def port(self) -> int:
+        """Its port, which the name of its socket has, too."""
+        return DEFAULT_PORT if self.network is None else self.network.port
+
+    def _require_tls(self, certificate: Path, key: Path) -> None:
+        for source, name in ((certificate, "cert.pem"), (key, "key.pem")):
+            place = self.data / name
+            shutil.copy(source, place)
+            place.chmod(0o600)
+            os.chown(place, self.user.pw_uid, self.user.pw_gid)
+        (self.data / "pg_hba.conf").write_text("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
+
     def answers(self) -> bool:
         """Whether it accepts connections."""
-        command = [str(self.binaries / "pg_isready"), "-q", "-h", str(self.folder), "-U", "kmsd"]
+        command = [str(self.binaries / "pg_isready"), "-q", "-h", str(self.folder), "-p", str(self.port), "-U", "kmsd"]
         return subprocess.run(command, check=False).returncode == 0
 
     def start(self) -> None:
@@ -108,7 +142,9 @@ class Cluster:
 
     def run_sql(self, statement: str, database: str = "postgres") -> str:
         """What psql prints without decoration."""
-        return self._run("psql", "-h", self.folder, "-U", "kmsd", "-AtX", "-c", statement, database).strip()
+        return self._run(
+            "psql", "-h", self.folder, "-p", self.port, "-U", "kmsd", "-AtX", "-c", statement, database
+        ).strip()
 
     def standby(self) -> Cluster:
         """A standby of this server, on which each commit waits from now on."""
@@ -127,8 +163,8 @@ class Cluster:
     def database(self) -> PostgresSettings:
         """A new, empty database."""
         name = f"test_{secrets.token_hex(8)}"
-        self._run("createdb", "-h", self.folder, "-U", "kmsd", name)
-        return PostgresSettings(DatabaseUrl("kmsd", (Host(str(self.folder)),), name))
+        self._run("createdb", "-h", self.folder, "-p", self.port, "-U", "kmsd", name)
+        return PostgresSettings(DatabaseUrl("kmsd", (Host(str(self.folder), self.port),), name))
 
     def url(self) -> str:
         """The same for kmsd.toml."""
@@ -142,9 +178,9 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def new_cluster() -> Cluster:
+def new_cluster(network: Network | None = None) -> Cluster:
     """A server that its caller stops."""
-    return Cluster(_folder())
+    return Cluster(_folder(), network=network)
 
 
 def _folder() -> Path:
