@@ -17,6 +17,7 @@ from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.ports import StoreUnavailable
 from tests.support.domain_keys import ACCOUNT
 from tests.support.domain_keys import CREATED as NOW
+from tests.support.polling import until
 from tests.support.postgres import Cluster, connect, new_cluster
 
 FAST = {"connect_seconds": 3.0, "question_seconds": 1.0, "call_seconds": 3.0}
@@ -144,6 +145,23 @@ async def _is_there(server: Cluster, query: str) -> None:
     """Raise `StoreUnavailable` while a query finds nothing."""
     if not await asyncio.to_thread(server.run_sql, query):
         raise StoreUnavailable("not yet")
+
+
+async def test_a_standby_that_comes_later(store: PostgresStore, pair: tuple[Cluster, Cluster]) -> None:
+    """Questions are confirmed from then on, also on older connections: none is answered while the standby is frozen."""
+    primary, standby = pair
+    primary.run_sql("ALTER SYSTEM RESET synchronous_standby_names")
+    primary.run_sql("SELECT pg_reload_conf()")
+    await store.close()
+    standby.freeze()
+    await until_it_works(store.read)  # it connects again, to a server that waits for no standby
+    primary.run_sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    primary.run_sql("SELECT pg_reload_conf()")
+    until(lambda: primary.run_sql("SHOW synchronous_standby_names") == "*")
+    with pytest.raises(StoreUnavailable, match="did not answer in 1 s"):
+        await store.read()
+    standby.thaw()
+    await until_it_works(store.read)
 
 
 async def test_the_rate_of_confirmed_questions(database: PostgresSettings) -> None:

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -37,11 +37,13 @@ class Site:
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     server, port = new_cluster(), free_port()
     extra = f'[metrics]\naddress = "127.0.0.1:{port}"\n[store]\nurl = "{server.url()}"\n'
-    with provisioned(tmp_path_factory.mktemp("daemon"), workers=2, extra=extra, custody="object") as daemon:
-        daemon.start()
-        yield Site(daemon, server, port)
-        daemon.cli("check")
-    server.stop()
+    try:
+        with provisioned(tmp_path_factory.mktemp("daemon"), workers=2, extra=extra, custody="object") as daemon:
+            daemon.start()
+            yield Site(daemon, server, port)
+            daemon.cli("check")
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -128,15 +130,23 @@ def test_metrics_and_check(site: Site, kms: Any) -> None:
 
 @dataclass
 class Writer:
-    """Creates keys until it is told to stop, and notes what was acknowledged and which errors came."""
+    """Creates keys during the block, and notes what was acknowledged and which errors came."""
 
     daemon: Daemon
     created: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def run(self) -> None:
-        """Run in a thread."""
+    def __enter__(self) -> Self:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _run(self) -> None:
         kms = self.daemon.client()
         while not self.ended.is_set():
             code = code_of(lambda: self.created.append(kms.create_key()["KeyMetadata"]["KeyId"]))
@@ -147,18 +157,14 @@ class Writer:
 
 def test_the_server_is_killed(site: Site) -> None:
     """Clients get errors that they retry, and are served once the server is back; nothing acknowledged is lost."""
-    writer = Writer(site.daemon)
-    thread = threading.Thread(target=writer.run)
-    thread.start()
-    eventually(lambda: len(writer.created) >= 5, site.daemon)
-    site.server.kill()
-    eventually(lambda: len(writer.errors) >= 3, site.daemon)
-    assert site.daemon.get("/readyz")[1]["store"] == "unavailable"
-    site.server.start()
-    served = len(writer.created)
-    eventually(lambda: len(writer.created) >= served + 5, site.daemon)
-    writer.ended.set()
-    thread.join()
+    with Writer(site.daemon) as writer:
+        eventually(lambda: len(writer.created) >= 5, site.daemon)
+        site.server.kill()
+        eventually(lambda: len(writer.errors) >= 3, site.daemon)
+        eventually(lambda: site.daemon.get("/readyz")[1].get("store") == "unavailable", site.daemon)
+        site.server.start()
+        served = len(writer.created)
+        eventually(lambda: len(writer.created) >= served + 5, site.daemon)
     assert set(writer.errors) <= RETRYABLE
     assert len(site.daemon.workers()) == 2
     kms = site.daemon.client()
@@ -184,6 +190,16 @@ def _init(tmp_path: Path, site: Site) -> Callable[[str], tuple[int, str]]:
         return done.returncode, done.stderr.decode()
 
     return run
+
+
+def test_the_server_is_away_when_the_daemon_starts(site: Site) -> None:
+    """The daemon waits, says what for, and serves as soon as the server is there."""
+    site.daemon.stop()
+    site.server.kill()
+    site.daemon.start(ready=False)
+    eventually(lambda: site.daemon.get("/readyz") == (503, {"status": "failed", "store": "unavailable"}), site.daemon)
+    site.server.start()
+    site.daemon.wait_ready()
 
 
 def test_init_says_what_is_wrong(site: Site, init: Callable[[str], tuple[int, str]]) -> None:

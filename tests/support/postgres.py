@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -119,13 +120,14 @@ class Cluster:
 
     def kill(self) -> None:
         """End it as a loss of power would: all its processes at once."""
-        for pid in self._processes():
-            os.kill(pid, signal.SIGKILL)
+        self.freeze()  # then it starts no more of them
+        self._signal(signal.SIGKILL)
         self.process.wait(30)
         (self.data / "postmaster.pid").unlink()  # it would be taken for that of a server that runs
 
     def freeze(self) -> None:
         """Stop all its processes. They still hold their connections, and answer nothing."""
+        self.process.send_signal(signal.SIGSTOP)
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -134,7 +136,8 @@ class Cluster:
 
     def _signal(self, number: int) -> None:
         for pid in self._processes():
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, number)
 
     def _processes(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import asyncpg
 import msgspec
@@ -91,8 +90,9 @@ class _Attempt:
             self.task.cancel()
         else:
             self._connection.terminate()
-        with suppress(StoreError, asyncio.CancelledError):
-            await self.task
+        await asyncio.wait([self.task])
+        if not self.task.cancelled():
+            self.task.exception()  # retrieved, or asyncio would log it
 
 
 class Connector:

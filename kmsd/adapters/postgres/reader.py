@@ -15,7 +15,8 @@ synchronous standby has it. A server that was replaced has no standby any more, 
 _QUESTION = """
     SELECT present.seq, present.trimmed, change.seq, change.subject{more}
     FROM change_seq AS present LEFT JOIN change ON change.seq > $1 ORDER BY change.seq, change.subject"""
-_PLAIN, _CONFIRMED = _QUESTION.format(more=""), _QUESTION.format(more=f", {REPLICATED}")
+_PLAIN = _QUESTION.format(more=", current_setting('synchronous_standby_names') <> ''")
+_CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
 
 
 class PostgresReader(PostgresAccess, CachedReader):
@@ -36,7 +37,12 @@ class PostgresReader(PostgresAccess, CachedReader):
     async def ask(self) -> None:
         """Ask what was committed, and invalidate it. Connects, if needed. Raises `StoreUnavailable`."""
         asking = await self._connected_for_questions()
-        rows = await asking.ask(_CONFIRMED if self.asks_confirmed else _PLAIN, self._seen)
+        confirmed = is_confirmed(self._settings, asking)
+        rows = await asking.ask(_CONFIRMED if confirmed else _PLAIN, self._seen)
+        if not confirmed and self._settings.questions == "auto" and rows[0][4]:
+            # The server has got a synchronous standby since the connection was made.
+            asking.has_synchronous_standbys = True
+            rows = await asking.ask(_CONFIRMED, self._seen)
         present, trimmed = rows[0][0], rows[0][1]
         if self._is_new or not trimmed <= self._seen <= present:
             self._invalidate_all()
