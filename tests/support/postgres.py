@@ -43,19 +43,21 @@ class Network:
 class Cluster:
     """A running server: on a Unix socket, and on the network if asked."""
 
-    def __init__(self, folder: Path, primary: Cluster | None = None, network: Network | None = None) -> None:
+    def __init__(
+        self, folder: Path, primary: Cluster | None = None, network: Network | None = None, superuser: str = "kmsd"
+    ) -> None:
         found = binaries()
         assert found is not None, "PostgreSQL is missing (Debian: apt-get install postgresql)"
         self.binaries, self.folder, self.data = found, folder, folder / "data"
         self.user = pwd.getpwnam(_OWNER) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-        self.network = network
+        self.network, self.superuser = network, superuser
         folder.chmod(0o755)
         self.data.mkdir(mode=0o700)
         if os.geteuid() == 0:
             os.chown(folder, self.user.pw_uid, self.user.pw_gid)
             os.chown(self.data, self.user.pw_uid, self.user.pw_gid)
         if primary is None:
-            options = ("-N", "-A", "trust", "-U", "kmsd", "--no-instructions", "-E", "UTF8", "--locale=C")
+            options = ("-N", "-A", "trust", "-U", superuser, "--no-instructions", "-E", "UTF8", "--locale=C")
             self._run("initdb", *options, self.data)
             if network is not None and network.tls is not None:
                 self._require_tls(*network.tls)
@@ -101,6 +103,11 @@ class Cluster:
         """Its port, which the name of its socket has, too."""
         return DEFAULT_PORT if self.network is None else self.network.port
 
+    @property
+    def _reached(self) -> tuple[object, ...]:
+        """Options of PostgreSQL's programs that name this server."""
+        return ("-h", self.folder, "-p", self.port, "-U", self.superuser)
+
     def _require_tls(self, certificate: Path, key: Path) -> None:
         for source, name in ((certificate, "cert.pem"), (key, "key.pem")):
             place = self.data / name
@@ -111,8 +118,8 @@ class Cluster:
 
     def answers(self) -> bool:
         """Whether it accepts connections."""
-        command = [str(self.binaries / "pg_isready"), "-q", "-h", str(self.folder), "-p", str(self.port), "-U", "kmsd"]
-        return subprocess.run(command, check=False).returncode == 0
+        command = [self.binaries / "pg_isready", "-q", *self._reached]
+        return subprocess.run(list(map(str, command)), check=False).returncode == 0
 
     def start(self) -> None:
         """Start it again, after `kill`."""
@@ -145,9 +152,7 @@ class Cluster:
 
     def run_sql(self, statement: str, database: str = "postgres") -> str:
         """What psql prints without decoration."""
-        return self._run(
-            "psql", "-h", self.folder, "-p", self.port, "-U", "kmsd", "-AtX", "-c", statement, database
-        ).strip()
+        return self._run("psql", *self._reached, "-AtX", "-c", statement, database).strip()
 
     def standby(self) -> Cluster:
         """A standby of this server, on which each commit waits from now on."""
@@ -166,7 +171,7 @@ class Cluster:
     def database(self) -> PostgresSettings:
         """A new, empty database."""
         name = f"test_{secrets.token_hex(8)}"
-        self._run("createdb", "-h", self.folder, "-p", self.port, "-U", "kmsd", name)
+        self._run("createdb", *self._reached, name)
         return PostgresSettings(DatabaseUrl("kmsd", (Host(str(self.folder), self.port),), name))
 
     def url(self) -> str:
@@ -181,9 +186,9 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def new_cluster(network: Network | None = None) -> Cluster:
+def new_cluster(network: Network | None = None, superuser: str = "kmsd") -> Cluster:
     """A server that its caller stops."""
-    return Cluster(_folder(), network=network)
+    return Cluster(_folder(), network=network, superuser=superuser)
 
 
 def _folder() -> Path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+BURST_SECONDS = 1.0
+
 
 class ReadIndex:
     """Asks questions for one event loop."""
@@ -17,8 +19,8 @@ class ReadIndex:
         """`ask` asks the database, and applies the answer."""
         self._ask = ask
         self.pause = 0.0
-        """Seconds between the starts of two questions, at least."""
-        self._asked_at = float("-inf")
+        """Seconds between two questions, on average. `BURST_SECONDS` without one are made up for at once."""
+        self._next_at = float("-inf")
         self._next: asyncio.Future[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -32,17 +34,17 @@ class ReadIndex:
         await asyncio.shield(self._next)
 
     async def _wait(self) -> None:
-        """Keep the pause. Requests that arrive meanwhile wait for the same question."""
-        left = self._asked_at + self.pause - asyncio.get_running_loop().time()
-        if self.pause and left > 0:
-            await asyncio.sleep(left)
+        """Keep the rate. Requests that arrive meanwhile wait for the same question."""
+        now = asyncio.get_running_loop().time()
+        self._next_at = max(self._next_at, now - BURST_SECONDS) + self.pause
+        if self._next_at > now:
+            await asyncio.sleep(self._next_at - now)
 
     async def _serve(self) -> None:
         try:
             while self._next is not None:
                 await self._wait()
                 present, self._next = self._next, None
-                self._asked_at = asyncio.get_running_loop().time()
                 try:
                     await self._ask()
                 except Exception as exc:  # noqa: BLE001 (every error is that of all who wait)

@@ -72,7 +72,10 @@ class PostgresStore:
         try:
             await self._reader.ask()
         except StoreError:
+            # A server that was frozen keeps its connections: what is written there would wait for a longer deadline.
             self._reader.end()
+            if self._writing is not None:
+                self._writing.end()
             raise
         self._index.pause = 1 / self._settings.questions_per_second if self._reader.asks_confirmed else 0.0
 
