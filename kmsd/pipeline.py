@@ -100,7 +100,8 @@ class Pipeline(msgspec.Struct, frozen=True):
         request: msgspec.Struct | None = None
         try:
             request = decode()
-            _require_offered(operation, self.dependencies)
+            if self.dependencies.not_offered:
+                _require_offered(operation, self.dependencies)
             return await self._retry(operation, request, call)
         except _Unrecorded as exc:
             raise _unrecorded(operation, exc.__cause__) from exc

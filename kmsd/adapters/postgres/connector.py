@@ -57,17 +57,17 @@ class _Attempt:
 
     def __init__(self, host: Host, settings: PostgresSettings) -> None:
         self.host, self._settings = host, settings
-        self._connection: asyncpg.Connection | None = None
+        self.connection: asyncpg.Connection | None = None
         self.task = asyncio.create_task(self._run(), name=f"kmsd-connect-{host}")
 
     async def _run(self) -> Server:
         with translated():
-            self._connection = await self._connect()
-            is_read_only, wal_file, has_standbys = await self._connection.fetchrow(_ROLE)
+            self.connection = await self._connect()
+            is_read_only, wal_file, has_standbys = await self.connection.fetchrow(_ROLE)
         if is_read_only:
-            self._connection.terminate()
+            self.connection.terminate()
             raise StoreUnavailable("it is a standby, or read-only")
-        return Server(self._connection, self.host, int(wal_file[:_TIMELINE_DIGITS], 16), has_standbys)
+        return Server(self.connection, self.host, int(wal_file[:_TIMELINE_DIGITS], 16), has_standbys)
 
     async def _connect(self) -> asyncpg.Connection:
         given = self._settings
@@ -86,10 +86,10 @@ class _Attempt:
 
     async def end(self) -> None:
         """Give the attempt up and close its connection. No cancel request is sent: it could hang as well."""
-        if self._connection is None:
+        if self.connection is None:
             self.task.cancel()
         else:
-            self._connection.terminate()
+            self.connection.terminate()
         await asyncio.wait([self.task])
         if not self.task.cancelled():
             self.task.exception()  # retrieved, or asyncio would log it
@@ -129,8 +129,9 @@ class Connector:
             if best is None:
                 raise self._failure(attempts)
         finally:
-            kept = None if best is None else best.connection
-            await asyncio.gather(*(one.end() for one in attempts if not _has(one.task, kept)))
+            await asyncio.gather(
+                *(one.end() for one in attempts if best is None or one.connection is not best.connection)
+            )
         return best
 
     async def _wait(self, tasks: Sequence[asyncio.Task[Server]], deadline: float) -> None:
@@ -163,7 +164,3 @@ def _succeeded(task: asyncio.Task[Server]) -> bool:
     if error is not None and not isinstance(error, StoreError):
         raise error
     return error is None
-
-
-def _has(task: asyncio.Task[Server], connection: asyncpg.Connection | None) -> bool:
-    return connection is not None and _succeeded(task) and task.result().connection is connection

@@ -100,8 +100,13 @@ class PostgresStore:
         """Return the session that writes, after connecting again if it is lost."""
         if self._writing is None or self._writing.is_lost:
             (server,) = await self._connector.connect()
-            self._writing = Session(server, self._settings.call_seconds)
-            schema.require_known(await schema.version(self._writing))
+            session = Session(server, self._settings.call_seconds)
+            try:
+                schema.require_known(await schema.version(session))
+            except BaseException:
+                session.end()
+                raise
+            self._writing = session
         return self._writing
 
     async def _commit(self, session: Session, transaction_id: str, seq: int) -> None:
