@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.clients import code_of
 from tests.support.daemon import Daemon, eventually, free_port, provisioned
-from tests.support.postgres import Cluster, new_cluster
+from tests.support.postgres import Cluster, Network, new_cluster
 
 PLAIN = b"a secret"
 RETRYABLE = {"KMSInternalException", "DependencyTimeoutException"}
@@ -200,6 +200,47 @@ def test_the_server_is_away_when_the_daemon_starts(site: Site) -> None:
     eventually(lambda: site.daemon.get("/readyz") == (503, {"status": "failed", "store": "unavailable"}), site.daemon)
     site.server.start()
     site.daemon.wait_ready()
+
+
+@pytest.fixture(name="pair")
+def _pair() -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary and its synchronous standby, on the network."""
+    primary = new_cluster(Network(free_port()))
+    standby = primary.standby(Network(free_port()))
+    yield primary, standby
+    for one in (primary, standby):
+        one.stop()
+
+
+def test_a_failover(tmp_path: Path, pair: tuple[Cluster, Cluster]) -> None:
+    """The primary is frozen, its standby promoted, and then the old primary goes on. What was acknowledged holds."""
+    primary, standby = pair
+    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+    url = f"postgresql://kmsd@{hosts}/{primary.database().url.database}"
+    extra = f'[store]\nurl = "{url}"\ntls = "off"\n'
+    with provisioned(tmp_path, workers=2, extra=extra, custody="object") as daemon:
+        daemon.start()
+        kms, clients = daemon.client(), [daemon.client() for _ in range(12)]
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        assert {code_of(one.encrypt, KeyId=key_id, Plaintext=PLAIN) for one in clients} == {""}
+        with Writer(daemon) as writer:
+            eventually(lambda: len(writer.created) >= 5, daemon)
+            kms.disable_key(KeyId=key_id)
+            primary.freeze()
+            standby.promote()
+            served = len(writer.created)
+            eventually(lambda: len(writer.created) >= served + 5, daemon)
+            primary.thaw()
+            served = len(writer.created)
+            eventually(lambda: len(writer.created) >= served + 5, daemon)
+        assert set(writer.errors) <= RETRYABLE
+        keys = {key["KeyId"] for page in kms.get_paginator("list_keys").paginate() for key in page["Keys"]}
+        assert set(writer.created) <= keys
+        assert {code_of(one.encrypt, KeyId=key_id, Plaintext=PLAIN) for one in clients} == {"DisabledException"}
+        kms.enable_key(KeyId=key_id)
+        assert {code_of(one.encrypt, KeyId=key_id, Plaintext=PLAIN) for one in clients} == {""}
+        for one in (kms, *clients):
+            one.close()
 
 
 def test_init_says_what_is_wrong(site: Site, init: Callable[[str], tuple[int, str]]) -> None:

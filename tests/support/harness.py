@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmsd.adapters.pkcs11.ceremony import NewDomainKey
-from kmsd.adapters.sqlite import connection
 from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.custody import provisioning
 from kmsd.custody.credentials import CredentialStore as KnownCredentials
-from kmsd.database import open_store
+from kmsd.database import database_of, open_store
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import TokenName
 from kmsd.jobs.scheduler import Scheduler
@@ -263,7 +262,7 @@ def harness(
             extra = f"{extra}\n{further_section(folder, helper, 'nss', nss_serves)}"
         config = configuration.load(write_config(folder, place, 1, extra=extra, custody=custody))
         config.audit_dir.mkdir(parents=True)
-        connection.create(config.database)
+        asyncio.run(database_of(config).create())
         if custody == "wrapped":
             asyncio.run(_add_domain_keys(config, make_domain_keys(place, 2)))
         found = Harness(config)

@@ -62,7 +62,7 @@ class Cluster:
             if network is not None and network.tls is not None:
                 self._require_tls(*network.tls)
         else:
-            self._run("pg_basebackup", "-R", "-N", "-c", "fast", "-h", primary.folder, "-U", "kmsd", "-D", self.data)
+            self._run("pg_basebackup", "-R", "-N", "-c", "fast", *primary._reached, "-D", self.data)
         self.process = self._start()
 
     def _as_owner(self) -> dict[str, object]:
@@ -154,9 +154,9 @@ class Cluster:
         """What psql prints without decoration."""
         return self._run("psql", *self._reached, "-AtX", "-c", statement, database).strip()
 
-    def standby(self) -> Cluster:
+    def standby(self, network: Network | None = None) -> Cluster:
         """A standby of this server, on which each commit waits from now on."""
-        found = Cluster(_folder(), self)
+        found = Cluster(_folder(), self, network)
         until(lambda: self.run_sql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1")
         # Not earlier: the standby could not be copied from a server that waits for it.
         self.run_sql("ALTER SYSTEM SET synchronous_standby_names = '*'")

@@ -34,6 +34,11 @@ class PostgresReader(PostgresAccess, CachedReader):
         """True if the questions wait for a synchronous standby, as far as the present connection tells."""
         return self._asking is not None and is_confirmed(self._settings, self._asking)
 
+    @property
+    def is_connected(self) -> bool:
+        """True if a connection for questions is there, and was not noticed to be lost."""
+        return self._asking is not None and not self._asking.is_lost
+
     async def ask(self) -> None:
         """Ask what was committed, and invalidate it. Connects, if needed. Raises `StoreUnavailable`."""
         asking = await self._connected_for_questions()

@@ -69,6 +69,18 @@ class PostgresStore:
         return self._reader.hits, self._reader.misses
 
     async def _ask(self) -> None:
+        was_connected = self._reader.is_connected
+        try:
+            await self._ask_once()
+        except StoreUnfit:
+            raise
+        except StoreUnavailable:
+            if not was_connected:
+                raise
+            # An old connection may lead to a server that was replaced meanwhile. Questions may be repeated.
+            await self._ask_once()
+
+    async def _ask_once(self) -> None:
         try:
             await self._reader.ask()
         except StoreError:
