@@ -64,9 +64,6 @@ ON_SQLITE_ALONE = frozenset(
         "test_concealment::test_the_refusal_of_an_unknown_key_takes_the_same_work",
         # These change or read rows of SQLite's file by themselves.
         "test_message_counts",
-        "test_several_tokens::test_a_key_is_made_in_the_token_that_names_its_spec",
-        "test_several_tokens::test_it_is_used_deleted_and_found_again",
-        "test_time::test_deletion_takes_everything_and_frees_the_names",
         "test_unauthenticated::test_sessions_of_the_release_before_go_on",
         "test_unauthenticated::test_two_processes_make_one_key",
         "test_wrapped_custody::test_keys_are_no_objects",
