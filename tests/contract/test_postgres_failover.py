@@ -78,10 +78,14 @@ async def test_the_one_that_accepts_writes(database: PostgresSettings, pair: tup
     assert (found.host.name, found.timeline, found.has_synchronous_standbys) == (str(primary.folder), 1, True)
     found.connection.terminate()
     standby.promote()
-    both = await Connector(database).connect(2)
+    connector = Connector(database)
+    both = await connector.connect(2)
     assert {(one.host.name, one.timeline) for one in both} == {(str(standby.folder), 2)}
     for one in both:
         one.connection.terminate()
+    standby.freeze()
+    with pytest.raises(StoreUnavailable, match="it was replaced: its timeline is 1, and 2 was seen"):
+        await connector.connect()
 
 
 async def test_a_frozen_primary(

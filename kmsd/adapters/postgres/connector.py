@@ -55,8 +55,8 @@ class Server(msgspec.Struct, frozen=True):
 class _Attempt:
     """Attempt to connect to one host."""
 
-    def __init__(self, host: Host, settings: PostgresSettings) -> None:
-        self.host, self._settings = host, settings
+    def __init__(self, host: Host, settings: PostgresSettings, least_timeline: int) -> None:
+        self.host, self._settings, self._least_timeline = host, settings, least_timeline
         self.connection: asyncpg.Connection | None = None
         self.task = asyncio.create_task(self._run(), name=f"kmsd-connect-{host}")
 
@@ -67,7 +67,11 @@ class _Attempt:
         if is_read_only:
             self.connection.terminate()
             raise StoreUnavailable("it is a standby, or read-only")
-        return Server(self.connection, self.host, int(wal_file[:_TIMELINE_DIGITS], 16), has_standbys)
+        timeline = int(wal_file[:_TIMELINE_DIGITS], 16)
+        if timeline < self._least_timeline:
+            self.connection.terminate()
+            raise StoreUnavailable(f"it was replaced: its timeline is {timeline}, and {self._least_timeline} was seen")
+        return Server(self.connection, self.host, timeline, has_standbys)
 
     async def _connect(self) -> asyncpg.Connection:
         given = self._settings
@@ -100,6 +104,8 @@ class Connector:
 
     def __init__(self, settings: PostgresSettings) -> None:
         self._settings = settings
+        self._timeline = 0
+        """Highest timeline seen. A server with a lower one was replaced, and is not used even if it is the only one."""
 
     async def connect(self, count: int = 1) -> Sequence[Server]:
         """Return `count` connections to the server that accepts writes, all to the same one.
@@ -117,10 +123,11 @@ class Connector:
             for server in servers:
                 server.connection.terminate()
             raise
+        self._timeline = servers[0].timeline
         return servers
 
     async def _best(self, hosts: Sequence[Host], deadline: float) -> Server:
-        attempts = [_Attempt(host, self._settings) for host in hosts]
+        attempts = [_Attempt(host, self._settings, self._timeline) for host in hosts]
         best: Server | None = None
         try:
             await self._wait([attempt.task for attempt in attempts], deadline)

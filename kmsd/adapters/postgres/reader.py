@@ -22,9 +22,9 @@ _CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
 class PostgresReader(PostgresAccess, CachedReader):
     """Implements `kmsd.ports.Reader`."""
 
-    def __init__(self, maker: int, settings: PostgresSettings) -> None:
+    def __init__(self, maker: int, settings: PostgresSettings, connector: Connector) -> None:
         super().__init__(maker)
-        self._settings, self._connector = settings, Connector(settings)
+        self._settings, self._connector = settings, connector
         self._asking: Session | None = None
         self._is_new = True
         """True until the first answer on a new connection: everything cached is invalid."""

@@ -28,6 +28,8 @@ from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
 
 _KEPT_CHANGES = 4096
+_KEPT_OUTCOMES = 2**18
+"""Outcomes of transactions that are kept: more than can begin while one is settled."""
 _TRIM_EVERY = 256
 _PLACES = 2**62
 _SETTLE_PAUSE_SECONDS = 0.2
@@ -46,7 +48,7 @@ class PostgresStore:
         """Connect at the first use."""
         self._settings, self._connector = settings, Connector(settings)
         self._maker = secrets.randbelow(_PLACES)
-        self._reader = PostgresReader(self._maker, settings)
+        self._reader = PostgresReader(self._maker, settings, self._connector)
         self._index = ReadIndex(self._ask)
         self._writing: Session | None = None
         self._writer = asyncio.Lock()
@@ -125,7 +127,7 @@ class PostgresStore:
         """Commit; if the answer is lost, find out if it worked. Raises `StoreUnavailable` if it did not."""
         if seq % _TRIM_EVERY == 0:
             await session.execute("DELETE FROM change WHERE seq <= $1", seq - _KEPT_CHANGES)
-            await session.execute("DELETE FROM outcome WHERE seq <= $1", seq - _KEPT_CHANGES)
+            await session.execute("DELETE FROM outcome WHERE seq <= $1", seq - _KEPT_OUTCOMES)
             await session.execute("UPDATE change_seq SET trimmed = greatest(trimmed, $1)", seq - _KEPT_CHANGES)
         try:
             await session.execute_confirmed(
