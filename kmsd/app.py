@@ -23,10 +23,10 @@ from kmsd.adapters.clock.trusted import WatchedClock
 from kmsd.adapters.pkcs11.key_ceremony import KeyCeremony
 from kmsd.adapters.pkcs11.settings import TokenSettings
 from kmsd.adapters.pkcs11.token import Pkcs11Token
-from kmsd.adapters.sqlite.store import SqliteStore
 from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 from kmsd.cloudwatch_logs.call import service_in
 from kmsd.cloudwatch_logs.data_keys import DataKeys
+from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.jobs.retention import LogRetention
 from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
@@ -36,6 +36,7 @@ from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL, create_sentinel, sentinel_purpose
+from kmsd.database import open_store, read_secret
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
 from kmsd.domain.key_spec import SigningAlgorithm
@@ -44,6 +45,7 @@ from kmsd.domain.quotas import Quotas
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.linux import boot_clock
 from kmsd.operations.declaration import Dependencies
+from kmsd.operations.kms import get_key_last_usage
 from kmsd.pipeline import Pipeline
 from kmsd.ports import (
     AuditSink,
@@ -57,6 +59,7 @@ from kmsd.ports import (
     TokenError,
     Tokens,
 )
+from kmsd.services import OPERATIONS
 
 SEEK_SECONDS = 2.0, 30.0
 """First and longest pause, in seconds, between two attempts to open a token other than the main one."""
@@ -101,13 +104,13 @@ class Components(msgspec.Struct, frozen=True):
 
     @property
     def logs(self) -> LogsService:
-        """Dependencies of the log service."""
+        """Dependencies of the log service. Raises LookupError if the configuration has none (`Config.has_logs`)."""
         return service_in(self.pipeline.dependencies)
 
     @property
-    def retention(self) -> LogRetention:
-        """The job that removes log events past their retention."""
-        return LogRetention(self.store, self.segments)
+    def retention(self) -> LogRetention | None:
+        """The job that removes log events past their retention; None if there is no log service."""
+        return LogRetention(self.store, self.segments) if self.config.has_logs else None
 
     @property
     def segments(self) -> Segments:
@@ -168,13 +171,7 @@ def token_settings(config: Config, sentinel: bytes | None, name: TokenName = Tok
 
 def read_pin(path: Path) -> bytes:
     """Read a PIN, without the newline that editors add. Raises `ConfigError`."""
-    try:
-        pin = path.read_bytes().rstrip(b"\r\n")
-    except OSError as exc:
-        raise ConfigError(f"the PIN file {path} cannot be read: {exc.strerror}") from exc
-    if not pin:
-        raise ConfigError(f"the PIN file {path} is empty")
-    return pin
+    return read_secret(path, "the PIN file")
 
 
 def key_ceremony(config: Config, name: TokenName) -> KeyCeremony:
@@ -315,14 +312,15 @@ def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> 
     return LogsService(DataKeys(tokens, arns, record), segments, compress=config.logs.compress, now=clock.now)
 
 
-@asynccontextmanager
-async def open_store(database: Path) -> AsyncIterator[LogStore]:
-    """Open only the store. Raises `StoreUnavailable`."""
-    store = SqliteStore(database)
-    try:
-        yield store
-    finally:
-        await store.close()
+def not_offered(config: Config) -> Mapping[str, str]:
+    """Return the message for each operation that needs the log service, by action, if there is no log service.
+
+    GetKeyLastUsage is one: the uses of keys are read by the task that copies the audit trail.
+    """
+    if config.has_logs:
+        return {}
+    operations = [get_key_last_usage.OPERATION, *(one for one in OPERATIONS if one.service is LOGS)]
+    return {one.action: f"{one.name} is not offered while the database is PostgreSQL." for one in operations}
 
 
 @asynccontextmanager
@@ -345,7 +343,7 @@ async def open_components(
     """
     set_module_environment(config)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(config.database))
+        store = await stack.enter_async_context(open_store(config))
         sentinel = (await (await store.read()).service_keys()).get(SENTINEL)
         token = await Pkcs11Token.open(token_settings(config, sentinel.object_id if sentinel else None))
         stack.push_async_callback(token.close)
@@ -362,8 +360,10 @@ async def open_components(
         store.on_object_destroying(tokens.invalidate)
         others = OtherTokens(config, store, tokens, counts, stack)
         await others.open_all()
-        logs = open_logs(config, tokens, sink, clock)
-        stack.push_async_callback(logs.close)
-        refused = frozenset(config.import_.refuse)
-        dependencies = Dependencies(arn_scope_of(config), limits, store, tokens, refused, {LogsService: logs})
+        services: dict[type, object] = {}
+        if config.has_logs:
+            services[LogsService] = logs = open_logs(config, tokens, sink, clock)
+            stack.push_async_callback(logs.close)
+        refused, arns = frozenset(config.import_.refuse), arn_scope_of(config)
+        dependencies = Dependencies(arns, limits, store, tokens, refused, not_offered(config), services)
         yield Components(config, store, sink, Pipeline(dependencies, clock, sink, cohorts), watch, others)

@@ -41,6 +41,7 @@ from kmsd.errors import (
     ServiceError,
     ThrottlingException,
     UnsupportedOperationException,
+    ValidationException,
 )
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.operations.admission import admit
@@ -56,6 +57,7 @@ from kmsd.ports import (
     StoreConflict,
     StoreError,
     StoreTimeout,
+    TextRefused,
     TokenError,
     TokenUnavailable,
 )
@@ -99,6 +101,8 @@ class Pipeline(msgspec.Struct, frozen=True):
         request: msgspec.Struct | None = None
         try:
             request = decode()
+            if self.dependencies.not_offered:
+                _require_offered(operation, self.dependencies)
             return await self._retry(operation, request, call)
         except _Unrecorded as exc:
             raise _unrecorded(operation, exc.__cause__) from exc
@@ -210,6 +214,12 @@ def _is_repeatable(operation: AnyOperation) -> bool:
     return OperationAbortedException not in operation.raises and not operation.appends
 
 
+def _require_offered(operation: AnyOperation, dependencies: Dependencies) -> None:
+    reason = dependencies.not_offered.get(operation.action)
+    if reason is not None:
+        raise UnsupportedOperationException(reason)
+
+
 def _refuse_dry_run(request: msgspec.Struct) -> None:
     if getattr(request, "dry_run", None):
         raise DryRunOperationException("The request would have succeeded, but the DryRun option is set.")
@@ -240,17 +250,27 @@ def _translated(exc: Exception, operation: AnyOperation | None) -> ServiceError:
             return KeyUnavailableException("The token cannot be reached now.", detail=str(exc))
         case TokenUnavailable():
             return DependencyTimeoutException("The token cannot be reached now.", detail=str(exc))
-        case StoreConflict():
-            return _conflict(exc, operation)
-        case StoreTimeout():
-            return DependencyTimeoutException("The request took too long.", detail=str(exc))
-        case StoreError() | TokenError():
+        case StoreError():
+            return _of_store(exc, operation)
+        case TokenError():
             return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
         case _:
             # The text of an unexpected exception may quote secret data. Its location is enough to find the fault.
             frames = traceback.extract_tb(exc.__traceback__)
             where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
             return KMSInternalException(detail=f"{type(exc).__name__} at {where}")
+
+
+def _of_store(exc: StoreError, operation: AnyOperation | None) -> ServiceError:
+    match exc:
+        case StoreConflict():
+            return _conflict(exc, operation)
+        case StoreTimeout():
+            return DependencyTimeoutException("The request took too long.", detail=str(exc))
+        case TextRefused():
+            return ValidationException(str(exc))
+        case _:
+            return KMSInternalException(detail=f"{type(exc).__name__}: {exc}")
 
 
 def _conflict(exc: StoreConflict, operation: AnyOperation | None) -> ServiceError:

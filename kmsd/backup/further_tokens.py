@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from kmsd.app import open_store, open_token, token_settings
+from kmsd.adapters.sqlite.database import SqliteDatabase
+from kmsd.app import open_token, token_settings
 from kmsd.backup import token_match
 from kmsd.backup.token_match import PROMISED, TokenComparison
 from kmsd.config.sections import Config
@@ -68,7 +69,7 @@ async def compare(config: Config, database: Path) -> FurtherTokens:
     `StoreUnavailable`.
     """
     compared, absent = [], []
-    async with open_store(database) as store:
+    async with SqliteDatabase(database).open() as store:
         reader = await store.read()
         for contents in await _contents(reader):
             try:

@@ -11,7 +11,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kmsd.app import open_store
+from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.backup.manifest import Manifest, holds
 from kmsd.custody.provisioning import AUDIT
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
@@ -50,7 +50,7 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
     audit key: the token must sign with the private half of the key that signed the manifest. The public half in the
     token proves nothing: SoftHSM2 keeps it in the clear.
     """
-    async with open_store(database) as store:
+    async with SqliteDatabase(database).open() as store:
         reader = await store.read()
         elsewhere = {row.object_id for row in await reader.token_objects() if row.token != TokenName.MAIN}
         service_keys = await reader.service_keys()

@@ -28,6 +28,7 @@ from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import (
     EXIT_CONFIG,
+    EXIT_DATA,
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     EXIT_PIN_REFUSED,
@@ -42,6 +43,7 @@ from kmsd.ports import (
     StoreError,
     StoreMissing,
     StoreUnfit,
+    TextRefused,
     TokenError,
     TokenUnavailable,
 )
@@ -55,6 +57,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (ConfigError, EXIT_CONFIG),
     (StoreMissing, EXIT_CONFIG),
     (StoreUnfit, EXIT_CONFIG),
+    (TextRefused, EXIT_DATA),
     (ModuleUnusable, EXIT_CONFIG),
     (TokenUnavailable, EXIT_UNAVAILABLE),
     (TokenError, EXIT_CONFIG),
@@ -104,8 +107,8 @@ def _run(options: argparse.Namespace) -> int:
     if hasattr(options, "beforehand"):
         options.beforehand(config, options)
     with _outputs(options):
-        if getattr(options, "needs_pin", True):
-            fetch_credentials(config.pins)
+        pins = config.pins if getattr(options, "needs_pin", True) else []
+        fetch_credentials([*pins, *config.store_secrets])
         become_owner(config)
         command: Command = options.run
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from kmsd.adapters.postgres.settings import BadUrl, DatabaseUrl
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import TokenName
 from kmsd.ports.tokens import EVERYTHING
@@ -61,6 +62,7 @@ def constraints(config: Config) -> list[tuple[str, str, object]]:
         *_constraints_of_tokens(config),
         *_constraints_of_issuers(config),
         ("rates", "must not be negative", min(getattr(config.rates, name) for name in (*RATES, "web_identity")) >= 0),
+        *_constraints_of_store(config),
         ("rates.burst_seconds", "must be 0.1 to 60", 0.1 <= config.rates.burst_seconds <= 60),  # noqa: PLR2004 (as above)
         (
             "rates",
@@ -120,3 +122,30 @@ def _share_environment(config: Config) -> bool:
     given: dict[str, str] = {}
     tokens = (config.token, *config.other_tokens.values())
     return all(given.setdefault(name, value) == value for one in tokens for name, value in one.environment.items())
+
+
+def _constraints_of_store(config: Config) -> list[tuple[str, str, object]]:
+    """Return the constraints of the database, as `constraints`."""
+    store = config.store
+    bounds = [
+        ("store.questions_per_second", "must be 1 to 100000", 1 <= store.questions_per_second <= 100_000),  # noqa: PLR2004 (the bounds themselves)
+        *(
+            (f"store.{name}", "must be 0.1 to 60", 0.1 <= getattr(store, name) <= 60)  # noqa: PLR2004 (as above)
+            for name in ("connect_seconds", "question_seconds", "call_seconds")
+        ),
+    ]
+    if not store.url:
+        return bounds
+    try:
+        url = DatabaseUrl.parse(store.url)
+    except BadUrl as exc:
+        return [("store.url", str(exc), False)]
+    exposed = [str(host) for host in url.hosts if not host.is_local]
+    return [
+        *bounds,
+        (
+            "store.tls",
+            f"must be verify: {', '.join(exposed)} is neither a Unix socket nor a loopback address",
+            store.tls == "verify" or not exposed,
+        ),
+    ]

@@ -171,6 +171,34 @@ class AuditConfig(_Section, frozen=True):
     """Unauthenticated requests that a worker records one by one; more are counted in one record a second."""
 
 
+class StoreConfig(_Section, frozen=True):
+    """`[store]`: the database (docs/postgresql.md)."""
+
+    url: str = ""
+    """Empty: SQLite, in data_dir. Otherwise PostgreSQL: `postgresql://USER@HOST:PORT,HOST:PORT/DATABASE`, of which the
+    server that accepts writes is used, or `postgresql://USER@/DATABASE?host=/run/postgresql` for a Unix socket."""
+    password_file: Path | None = None
+    """Holds the password of the user and nothing else; a systemd credential, or a file that only the daemon can read.
+    """
+    tls: Literal["verify", "off"] = "verify"
+    """`verify`: TLS to every host, whose certificate must be of a trusted authority and name the host. `off` is for
+    loopback addresses only. A Unix socket has no TLS in any case."""
+    tls_ca: Path | None = None
+    """PEM file: the authority of the servers' certificates; by default those that the system trusts."""
+    questions: Literal["auto", "plain", "confirmed"] = "auto"
+    """Question to the database before each request, which proves that nothing has changed. `confirmed`: the answer
+    waits for the synchronous standby, so that a server that was replaced cannot give it. `plain`: it does not, which is
+    right for a single server. `auto`: confirmed if the server has synchronous standbys."""
+    questions_per_second: float = 500.0
+    """Confirmed questions that a worker asks in a second, at most; requests that arrive in between share one."""
+    connect_seconds: float = 5.0
+    """A server that accepts writes must be found after this time."""
+    question_seconds: float = 2.0
+    """A question without an answer after this time ends the connection, and all hosts are asked again."""
+    call_seconds: float = 10.0
+    """Any other statement without an answer after this time ends the connection."""
+
+
 class MetricsConfig(_Section, frozen=True):
     """`[metrics]`: metrics for Prometheus (docs/monitoring.md)."""
 
@@ -203,6 +231,7 @@ class Config(_Section, frozen=True):
     """`[[tokens]]`: further tokens, for kinds of keys that the first one does not offer."""
     import_: ImportConfig = msgspec.field(default=ImportConfig(), name="import")
     listen: ListenConfig = ListenConfig()
+    store: StoreConfig = StoreConfig()
     logs: LogsConfig = LogsConfig()
     limits: LimitsConfig = LimitsConfig()
     rates: RatesConfig = RatesConfig()
@@ -227,6 +256,11 @@ class Config(_Section, frozen=True):
         return [token.pin_file for token in (self.token, *self.other_tokens.values())]
 
     @property
+    def store_secrets(self) -> list[Path]:
+        """Return the path of the database's password file, if one is used."""
+        return [] if self.store.password_file is None or not self.store.url else [self.store.password_file]
+
+    @property
     def other_tokens(self) -> dict[TokenName, TokenConfig]:
         """Return the settings of all tokens but the main one, by name. The daemon serves while they are unavailable."""
         imports = {} if self.import_token is None else {TokenName.IMPORT: self.import_token}
@@ -247,6 +281,11 @@ class Config(_Section, frozen=True):
     def database(self) -> Path:
         """Return the path of the SQLite file."""
         return self.data_dir / "kmsd.sqlite"
+
+    @property
+    def has_logs(self) -> bool:
+        """True if CloudWatch Logs is offered, with the copy of the audit trail: log events are files of one host."""
+        return not self.store.url
 
     @property
     def logs_dir(self) -> Path:

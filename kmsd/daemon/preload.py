@@ -30,6 +30,7 @@ _P256_BASE_POINT = bytes.fromhex(
 def preload() -> None:
     """Trigger the initialisation that libraries do at their first use."""
     import_module("_strptime")
+    import_module("kmsd.adapters.sqlite.store")
     connection.migrations()
     with suppress(configuration.ConfigError):
         configuration.parse("", Path())

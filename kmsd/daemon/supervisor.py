@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -53,7 +53,7 @@ class Supervisor(msgspec.Struct):
 
     pool: WorkerPool
     config_path: Path
-    prepare: Callable[[], None]
+    prepare: Callable[[], Awaitable[None]]
     """Locks the data folder and migrates the database. Raises `ConfigError`, `StoreUnavailable`."""
     reloads: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     """Number of reloads by outcome."""
@@ -145,7 +145,7 @@ class Supervisor(msgspec.Struct):
         """
         try:
             if not self._prepared:
-                self.prepare()
+                await self.prepare()
                 self._prepared = True
         except (ConfigError, StoreUnavailable) as exc:
             raise StartFailed(not_ready(exc)) from exc

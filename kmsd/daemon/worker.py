@@ -133,8 +133,9 @@ def readiness_of(components: Components) -> Readiness:
         "token": components.token.check,
         "store": components.store.check,
         "audit": components.sink.check,
-        "logs": components.segments.check,
     }
+    if components.config.has_logs:
+        probes["logs"] = components.segments.check
     further: dict[str, Probe] = {
         f"token:{one.name}": partial(_check_token, components, TokenName(one.name)) for one in components.config.tokens
     }
@@ -174,9 +175,10 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     freeze_gc()
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
-    copying, publishing = audit_copy_of(components).run(), counting.run(components, server, readiness)
-    seeking, wearing = components.other_tokens.seek(), ask_when_worn(components.tokens, spec.ready_fd)
-    background = [asyncio.create_task(work) for work in (copying, publishing, seeking, wearing)]
+    copying = [audit_copy_of(components).run()] if config.has_logs else []
+    publishing, seeking = counting.run(components, server, readiness), components.other_tokens.seek()
+    wearing = ask_when_worn(components.tokens, spec.ready_fd)
+    background = [asyncio.create_task(work) for work in (*copying, publishing, seeking, wearing)]
     watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()

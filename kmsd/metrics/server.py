@@ -20,10 +20,11 @@ import structlog
 from cryptography import x509
 
 from kmsd import __version__
-from kmsd.adapters.sqlite import statistics
 from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.config.reload_verdict import Outcome
 from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
+from kmsd.database import database_of
 from kmsd.domain.domain_key import DomainKeyState
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.trusted_time import Uptime, assess
@@ -123,14 +124,15 @@ def _page(board: SharedMetrics, config: Config, started_at: float, reloads: Mapp
 def _wrote(page: Exposition, config: Config, name: str, write: Callable[[Exposition, Config], None]) -> bool:
     try:
         write(page, config)
-    except (OSError, StoreError, ValueError, msgspec.DecodeError) as exc:
+    except (OSError, StoreError, ConfigError, ValueError, msgspec.DecodeError) as exc:
         log.warning("metrics_source_failed", source=name, detail=str(exc))
         return False
     return True
 
 
 def _database(page: Exposition, config: Config) -> None:
-    found = statistics.read(config.database, datetime.now(UTC))
+    # In a thread of its own, which has no event loop.
+    found = asyncio.run(database_of(config).statistics(datetime.now(UTC)))
     keys: dict[str, int] = {**{state.value: 0 for state in KeyState}, **found.keys}
     page.family("kmsd_keys", "gauge", "Keys by state.", [({"state": name}, number) for name, number in keys.items()])
     page.family(

@@ -17,6 +17,7 @@ from kmsd.ports.store_records import (
     StoreTimeout,
     StoreUnavailable,
     StoreUnfit,
+    TextRefused,
     TokenObject,
 )
 from kmsd.ports.token import Token
@@ -76,6 +77,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnfit",
     "TamperedMaterial",
+    "TextRefused",
     "Token",
     "TokenBusy",
     "TokenError",

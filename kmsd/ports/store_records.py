@@ -35,6 +35,13 @@ class StoreTimeout(StoreUnavailable):
     """Another process held the store's lock for too long. A retry will succeed."""
 
 
+class TextRefused(StoreError):
+    """The database cannot hold a text: it contains U+0000. The message is for the client."""
+
+    def __init__(self) -> None:
+        super().__init__("A text contains the character U+0000, which the database of this service cannot hold.")
+
+
 class StoreConflict(StoreError):
     """A row to be changed is no longer as it was read, or a row to be inserted exists already.
 

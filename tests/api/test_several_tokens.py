@@ -31,7 +31,7 @@ def materials(site: Harness, name: TokenName) -> set[bytes]:
     found = {report.object_id for report in reports} - domain_keys
     assert {rows[one].token for one in found} <= {name}
     objects = {one for one in found if not rows[one].owner.startswith("service:")}
-    return objects | wrapped_ids(site.config.database, name)
+    return objects | wrapped_ids(site.config, name)
 
 
 async def _rows(site: Harness) -> tuple[dict[bytes, TokenObject], set[bytes]]:

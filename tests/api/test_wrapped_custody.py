@@ -37,7 +37,7 @@ def _kms(harness: Harness) -> Any:
 
 def objects(harness: Harness) -> set[bytes]:
     """The objects in the token."""
-    return held_ids(harness) - wrapped_ids(harness.config.database)
+    return held_ids(harness) - wrapped_ids(harness.config)
 
 
 def counted(harness: Harness) -> dict[str, int]:
@@ -50,7 +50,7 @@ def test_keys_are_no_objects(harness: Harness, kms: Any) -> None:
     harness.tick()
     external = external_key(kms)
     given = parameters(kms, external)
-    before, shown, wrapped = objects(harness), counted(harness), len(wrapped_ids(harness.config.database))
+    before, shown, wrapped = objects(harness), counted(harness), len(wrapped_ids(harness.config))
     keys = [kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(10)]
     for spec, usage in (
         ("RSA_2048", "SIGN_VERIFY"),
@@ -61,14 +61,14 @@ def test_keys_are_no_objects(harness: Harness, kms: Any) -> None:
     for key_id in keys[:5]:
         kms.rotate_key_on_demand(KeyId=key_id)
     kms.import_key_material(**given.members(os.urandom(32)))
-    assert len(wrapped_ids(harness.config.database)) == wrapped + len(keys) + 5 + 1
+    assert len(wrapped_ids(harness.config)) == wrapped + len(keys) + 5 + 1
     assert (objects(harness), counted(harness)) == (before, shown)
     kms.delete_imported_key_material(KeyId=external)
     for key_id in keys:
         kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     harness.clock.advance(days=7, seconds=1)
     harness.tick()
-    assert len(wrapped_ids(harness.config.database)) == wrapped
+    assert len(wrapped_ids(harness.config)) == wrapped
     assert objects(harness) <= before
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from kmsd.adapters.postgres import connection as postgres_connection
+from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.store import SqliteStore
@@ -30,9 +30,9 @@ async def sqlite(folder: Path) -> AsyncIterator[Pair]:
 async def postgres(folder: Path) -> AsyncIterator[Pair]:
     """A fresh database of a real server."""
     del folder
-    url = cluster().database()
-    await postgres_connection.create(url)
-    opened = await PostgresStore.open(url), await PostgresStore.open(url)
+    settings = cluster().database()
+    await schema.create(settings)
+    opened = await PostgresStore.open(settings), await PostgresStore.open(settings)
     yield opened
     for store in opened:
         await store.close()

@@ -8,43 +8,44 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import pytest
 
-from kmsd.adapters.postgres import connection as connections
+from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.read_index import ReadIndex
+from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
-from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit
+from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit, TextRefused
 from tests.support.domain_keys import ACCOUNT
 from tests.support.domain_keys import CREATED as NOW
-from tests.support.postgres import cluster
+from tests.support.postgres import cluster, connect
 
 
-@pytest.fixture(name="url")
-async def _url() -> str:
+@pytest.fixture(name="database")
+async def _database() -> PostgresSettings:
     """A database with kmsd's tables."""
-    url = cluster().database()
-    await connections.create(url)
-    return url
+    settings = cluster().database()
+    await schema.create(settings)
+    return settings
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[PostgresStore]:
+async def store(database: PostgresSettings) -> AsyncIterator[PostgresStore]:
     """The store, open."""
-    opened = await PostgresStore.open(url)
+    opened = await PostgresStore.open(database)
     yield opened
     await opened.close()
 
 
-async def accounts(url: str) -> set[str]:
+async def accounts(database: PostgresSettings) -> set[str]:
     """What another program reads."""
-    connection = await asyncpg.connect(url)
+    connection = await connect(database)
     try:
         return {row[0] for row in await connection.fetch("SELECT account FROM account")}
     finally:
         await connection.close()
 
 
-async def end_backends(url: str, *, of: str) -> None:
+async def end_backends(database: PostgresSettings, *, of: str) -> None:
     """End the server's processes of kmsd's connections that are running a statement like this."""
-    connection = await asyncpg.connect(url)
+    connection = await connect(database)
     try:
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -63,30 +64,47 @@ async def insert_account(store: PostgresStore, meanwhile: Callable[[], Awaitable
             await meanwhile()
 
 
-async def test_databases_that_are_not_kmsds(url: str) -> None:
+async def test_databases_that_are_not_kmsds(database: PostgresSettings) -> None:
     """An empty one, one of another version and one that exists already are told apart."""
     with pytest.raises(StoreMissing, match="kmsd init"):
         await PostgresStore.open(cluster().database())
     with pytest.raises(StoreConflict):
-        await connections.create(url)
-    connection = await asyncpg.connect(url)
+        await schema.create(database)
+    connection = await connect(database)
     await connection.execute("UPDATE schema_version SET version = 99")
     await connection.close()
     with pytest.raises(StoreUnfit, match="99"):
-        await PostgresStore.open(url)
+        await PostgresStore.open(database)
+
+
+async def test_a_text_that_it_cannot_hold(store: PostgresStore, database: PostgresSettings) -> None:
+    """It is refused by name, before anything is sent; the transaction changes nothing, and the store serves on."""
+
+    async def insert_both() -> None:
+        async with store.write() as transaction:
+            await transaction.insert_account(ACCOUNT, NOW)
+            await transaction.insert_account("\0", NOW)
+
+    with pytest.raises(TextRefused, match=r"U\+0000"):
+        await insert_both()
+    assert await accounts(database) == set()
+    with pytest.raises(TextRefused):
+        await (await store.read()).alias(ACCOUNT, "alias/\0")
+    await insert_account(store)
+    assert await accounts(database) == {ACCOUNT}
 
 
 async def test_no_server() -> None:
     """The store is unavailable, and may recover."""
     with pytest.raises(StoreUnavailable):
-        await PostgresStore.open("postgresql://kmsd@/nothing?host=/nonexistent")
+        await PostgresStore.open(PostgresSettings(DatabaseUrl.parse("postgresql://kmsd@/nothing?host=/nonexistent")))
 
 
-async def test_it_recovers_from_lost_connections(store: PostgresStore, url: str) -> None:
+async def test_it_recovers_from_lost_connections(store: PostgresStore, database: PostgresSettings) -> None:
     """The request that meets the loss fails or is served; later ones are served."""
     async with store.write() as transaction:
         await transaction.insert_account(ACCOUNT, NOW)
-    await end_backends(url, of="%")
+    await end_backends(database, of="%")
     for attempt in (store.read, store.check):
         for _ in range(3):
             try:
@@ -99,19 +117,19 @@ async def test_it_recovers_from_lost_connections(store: PostgresStore, url: str)
     assert await (await store.read()).count_keys(ACCOUNT) == 0
 
 
-async def test_a_transaction_that_is_cut_off_changed_nothing(store: PostgresStore, url: str) -> None:
+async def test_a_transaction_that_is_cut_off_changed_nothing(store: PostgresStore, database: PostgresSettings) -> None:
     """Its connection ends before COMMIT: the caller is told that it did not work."""
     with pytest.raises(StoreUnavailable):
-        await insert_account(store, lambda: end_backends(url, of="INSERT INTO account%"))
-    assert await accounts(url) == set()
+        await insert_account(store, lambda: end_backends(database, of="INSERT INTO account%"))
+    assert await accounts(database) == set()
     async with store.write() as transaction:
         await transaction.insert_account(ACCOUNT, NOW)
-    assert await accounts(url) == {ACCOUNT}
+    assert await accounts(database) == {ACCOUNT}
 
 
 @pytest.mark.parametrize("worked", [True, False], ids=["committed", "not committed"])
 async def test_an_unknown_outcome_is_settled(
-    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch, *, worked: bool
+    store: PostgresStore, database: PostgresSettings, monkeypatch: pytest.MonkeyPatch, *, worked: bool
 ) -> None:
     """The answer to COMMIT is lost. What the caller is told is what the database holds."""
     execute = asyncpg.Connection.execute
@@ -131,17 +149,17 @@ async def test_an_unknown_outcome_is_settled(
         with pytest.raises(StoreUnavailable, match="was not committed"):
             await insert_account(store)
     monkeypatch.undo()
-    assert await accounts(url) == ({ACCOUNT} if worked else set())
+    assert await accounts(database) == ({ACCOUNT} if worked else set())
 
 
-async def test_a_late_commit_does_not_come_after_the_verdict(store: PostgresStore, url: str) -> None:
+async def test_a_late_commit_does_not_come_after_the_verdict(store: PostgresStore, database: PostgresSettings) -> None:
     """What was settled as abandoned cannot be committed any more, however late its server process goes on."""
-    connection = await asyncpg.connect(url)
+    connection = await connect(database)
     await connection.execute("INSERT INTO outcome (id, what, seq) VALUES ('late', 'abandoned', 0)")
     with pytest.raises(asyncpg.UniqueViolationError):
         await connection.execute("BEGIN; INSERT INTO outcome (id, what, seq) VALUES ('late', 'committed', 0); COMMIT")
     await connection.close()
-    assert await accounts(url) == set()
+    assert await accounts(database) == set()
     await store.check()
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from kmsd.adapters.sqlite import connection, statistics
-from kmsd.adapters.sqlite.store import SqliteStore
+from kmsd.adapters.postgres.database import PostgresDatabase
+from kmsd.adapters.sql.statistics import Statistics
+from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.custody import key_material
 from kmsd.domain.domain_key import DomainKeyState
 from kmsd.domain.key import Key, Origin
@@ -21,6 +23,7 @@ from kmsd.domain.material import Algorithm, Material, MaterialStatus
 from kmsd.ports import Store, TokenObject
 from tests.support.domain_keys import ACCOUNT, a_key
 from tests.support.domain_keys import CREATED as NOW
+from tests.support.postgres import cluster
 from tests.support.stored_keys import a_domain_key, wrapped
 
 HOUR = timedelta(hours=1)
@@ -91,18 +94,34 @@ async def shown(store: Store, ids: list[str]) -> dict[str, int]:
     return dict(Counter(key.state_at(NOW).value for key in keys if key.exists_at(NOW)))
 
 
-async def test_keys_by_state(tmp_path: Path) -> None:
-    """Also after a change of state."""
-    path = tmp_path / "kmsd.sqlite"
-    connection.create(path)
-    store = SqliteStore(path)
+async def compare(store: Store, read: Callable[[], Awaitable[Statistics]]) -> None:
+    """What is counted is what clients see, also after a change of state."""
     ids = await fill(store)
-    assert statistics.read(path, NOW).keys == await shown(store, ids)
+    assert (await read()).keys == await shown(store, ids)
     key = await (await store.read()).key(ids[0])
     assert key is not None
     async with store.write() as transaction:
         await transaction.update_key(key, replace(key, state=KeyState.DISABLED))
-    counted = statistics.read(path, NOW).keys
-    assert counted == await shown(store, ids)
-    assert counted == {"Enabled": 2, "Disabled": 3, "PendingDeletion": 2, "PendingImport": 3, "Unavailable": 3}
-    await store.close()
+    counted = await read()
+    assert counted.keys == await shown(store, ids)
+    assert counted.keys == {"Enabled": 2, "Disabled": 3, "PendingDeletion": 2, "PendingImport": 3, "Unavailable": 3}
+    assert counted.wrapped == {"current": 1, "retiring": 2}
+    assert counted.objects == {("main", "ready"): 8, ("main", "missing"): 3}
+    assert counted.due == {"deletion": NOW.timestamp(), "expiry": NOW.timestamp()}
+    assert counted.clock is None
+
+
+async def test_of_sqlite(tmp_path: Path) -> None:
+    """A file."""
+    database = SqliteDatabase(tmp_path / "kmsd.sqlite")
+    await database.create()
+    async with database.open() as store:
+        await compare(store, lambda: database.statistics(NOW))
+
+
+async def test_of_postgresql() -> None:
+    """A server."""
+    database = PostgresDatabase(cluster().database())
+    await database.create()
+    async with database.open() as store:
+        await compare(store, lambda: database.statistics(NOW))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Algorithm, MaterialStatus, TokenName
-from kmsd.ports import DueKind, StoreConflict
+from kmsd.ports import DueKind, Store, StoreConflict
+from tests.contract.stores import Pair
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 KEY_ID = "00000000-0000-0000-0000-000000000001"
@@ -29,15 +29,12 @@ CURRENT, NON_CURRENT, PENDING = (
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """An empty database."""
-    connection.create(tmp_path / "kmsd.sqlite")
-    opened = SqliteStore(tmp_path / "kmsd.sqlite")
-    yield opened
-    await opened.close()
+async def store(stores: Pair) -> Store:
+    """An empty database, of each kind."""
+    return stores[0]
 
 
-async def stocked(store: SqliteStore, token: TokenName = TokenName.IMPORT) -> WrappingKey:
+async def stocked(store: Store, token: TokenName = TokenName.IMPORT) -> WrappingKey:
     """A wrapping key that nobody has."""
     object_id = await token_objects.record_intent(store, "import:RSA_2048", NOW, token=token)
     made = WrappingKey(object_id, token, 2048, b"public", NOW)
@@ -47,7 +44,7 @@ async def stocked(store: SqliteStore, token: TokenName = TokenName.IMPORT) -> Wr
     return made
 
 
-async def test_a_wrapping_key_is_given_out_once(store: SqliteStore) -> None:
+async def test_a_wrapping_key_is_given_out_once(store: Store) -> None:
     """And is then as it was given out."""
     made = await stocked(store)
     assert await (await store.read()).wrapping_keys() == [made]
@@ -62,7 +59,7 @@ async def test_a_wrapping_key_is_given_out_once(store: SqliteStore) -> None:
             await transaction.assign_wrapping_key(made.object_id, KEY_ID, until)
 
 
-async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> None:
+async def test_failures_are_counted_until_it_is_doomed(store: Store) -> None:
     """From then on nobody finds it."""
     made = await stocked(store)
     for count in (1, 2):
@@ -81,7 +78,7 @@ async def test_failures_are_counted_until_it_is_doomed(store: SqliteStore) -> No
                 await getattr(transaction, act)(made.object_id)
 
 
-async def external_key(store: SqliteStore) -> None:
+async def external_key(store: Store) -> None:
     """A key that awaits its material."""
     key = Key(
         key_id=KEY_ID,
@@ -105,14 +102,14 @@ def material(letter: str, state: KeyMaterialState, **members: Any) -> ImportedMa
     return ImportedMaterial(letter.encode() * 16, Algorithm.XAES_256_GCM, letter.encode() * 16, at, state, **members)
 
 
-async def put(store: SqliteStore, *records: ImportedMaterial) -> None:
+async def put(store: Store, *records: ImportedMaterial) -> None:
     """Store records, in one transaction."""
     async with store.write() as transaction:
         for record in records:
             await transaction.put_imported_material(KEY_ID, record)
 
 
-async def test_imported_material_never_becomes_other(store: SqliteStore) -> None:
+async def test_imported_material_never_becomes_other(store: Store) -> None:
     """State, description and times change; id, algorithm and fingerprint do not. The records go with the key."""
     await external_key(store)
     first = material("f", CURRENT)
@@ -135,7 +132,7 @@ async def test_imported_material_never_becomes_other(store: SqliteStore) -> None
     assert await (await store.read()).imported_materials(KEY_ID) == []
 
 
-async def test_the_record_of_a_pair(store: SqliteStore) -> None:
+async def test_the_record_of_a_pair(store: Store) -> None:
     """It has no algorithm, and a longer fingerprint; it does not become that of a symmetric key."""
     await external_key(store)
     record = replace(material("f", CURRENT), algorithm=None, fingerprint=b"f" * 32)
@@ -147,7 +144,7 @@ async def test_the_record_of_a_pair(store: SqliteStore) -> None:
     assert await (await store.read()).imported_materials(KEY_ID) == [expiring]
 
 
-async def test_a_key_has_one_current_and_one_pending_material(store: SqliteStore) -> None:
+async def test_a_key_has_one_current_and_one_pending_material(store: Store) -> None:
     """And any number of earlier ones. They are listed in the order of their first import."""
     await external_key(store)
     old, now, later = material("a", NON_CURRENT), material("b", CURRENT), material("c", PENDING)
@@ -167,7 +164,7 @@ async def test_a_key_has_one_current_and_one_pending_material(store: SqliteStore
     assert await (await store.read()).imported_materials(KEY_ID) == rotated
 
 
-async def test_each_material_is_due_for_itself(store: SqliteStore) -> None:
+async def test_each_material_is_due_for_itself(store: Store) -> None:
     """A key is named once, however many of its materials are due; what never expires is not due."""
     await external_key(store)
     hour = timedelta(hours=1)
@@ -180,9 +177,10 @@ async def test_each_material_is_due_for_itself(store: SqliteStore) -> None:
         assert await reader.keys_due(DueKind.EXPIRY, NOW + hours * hour, 9) == [KEY_ID]
 
 
-async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteStore) -> None:
+async def test_an_intent_is_orphaned_when_its_process_has_ended(tmp_path: Path) -> None:
     """Neither the own nor that of another that is alive; closing stands here for the end of a process."""
-    other = SqliteStore(store.path)
+    connection.create(tmp_path / "kmsd.sqlite")
+    store, other = SqliteStore(tmp_path / "kmsd.sqlite"), SqliteStore(tmp_path / "kmsd.sqlite")
     own, foreign = (
         await token_objects.record_intent(store, "key:x", NOW),
         await token_objects.record_intent(other, "key:x", NOW),
@@ -201,7 +199,7 @@ async def test_an_intent_is_orphaned_when_its_process_has_ended(store: SqliteSto
     assert await orphaned() == (False, True)
 
 
-async def test_a_known_id_cannot_be_intended(store: SqliteStore) -> None:
+async def test_a_known_id_cannot_be_intended(store: Store) -> None:
     """Until its row is gone."""
     object_id = await token_objects.record_intent(store, "imported:x", NOW)
     with pytest.raises(StoreConflict):

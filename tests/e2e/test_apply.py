@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from kmsd.app import open_store
+from kmsd.config import settings
+from kmsd.database import open_store
 from kmsd.domain.alias import Alias
 from kmsd.exit_codes import EXIT_DATA, EXIT_NOT_FOUND
 from tests.support.clients import ACCOUNT, code_of
@@ -191,7 +192,7 @@ def test_a_key_that_is_not_there(daemon: Daemon, tmp_path: Path) -> None:
 
 async def _name_keys(daemon: Daemon) -> None:
     """Give each of many keys an alias."""
-    async with open_store(daemon.data / "kmsd.sqlite") as store, store.write() as transaction:
+    async with open_store(settings.load(daemon.config)) as store, store.write() as transaction:
         now = datetime.now(UTC)
         for number, key_id in enumerate(sorted(await transaction.key_ids())):
             await transaction.insert_alias(Alias(ACCOUNT, f"alias/key-{number}", key_id, now, now))

@@ -92,12 +92,12 @@ AGAIN = pytest.mark.parametrize("again", [False, True], ids=["first import", "im
 def test_the_token_fails_in_an_import(harness: Harness, *, again: bool, after: bool) -> None:
     """When it wraps what it has proven: the import was none, and no row is left."""
     case = Case(harness, again=again)
-    before = wrapped_ids(harness.config.database)
+    before = wrapped_ids(harness.config)
     failing: Any = FailingCustody(harness.components.token, "import_material", after=after)
     with bent(harness, "main", failing):
         assert case.bring() in RETRIABLE
     assert failing.failed
-    assert wrapped_ids(harness.config.database) == before
+    assert wrapped_ids(harness.config) == before
     case.check("PendingImport")
 
 
@@ -125,7 +125,7 @@ def test_new_material_fails(harness: Harness, name: str, port: str, *, after: bo
     kms = harness.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"old")["CiphertextBlob"]
-    before = wrapped_ids(harness.config.database)
+    before = wrapped_ids(harness.config)
     failing: Any = FailingStore(harness.components.store, 1, after=after)
     if port == "main":
         failing = FailingCustody(harness.components.token, "generate", after=after)
@@ -133,7 +133,7 @@ def test_new_material_fails(harness: Harness, name: str, port: str, *, after: bo
         assert make(kms, name, key_id) in RETRIABLE
     assert failing.failed
     settle(harness)
-    made = wrapped_ids(harness.config.database) - before
+    made = wrapped_ids(harness.config) - before
     assert len(made) == int(port == "store" and after)
     assert make(kms, name, key_id) == ""
     kms.encrypt(KeyId=key_id, Plaintext=b"x")
@@ -148,7 +148,7 @@ def test_the_rotation_job_goes_on(harness: Harness, *, after: bool) -> None:
     for key_id in keys:
         kms.enable_key_rotation(KeyId=key_id, RotationPeriodInDays=90)
     harness.clock.advance(days=91)
-    before = wrapped_ids(harness.config.database)
+    before = wrapped_ids(harness.config)
     failing: Any = FailingCustody(components.token, "generate", after=after)
     counts = []
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_the_rotation_job_goes_on(harness: Harness, *, after: bool) -> None:
         report = harness.run(run)
         counts.append((len(report.rotated), len(report.failed)))
     assert counts == [(1, 1), (1, 0)]
-    assert len(wrapped_ids(harness.config.database) - before) == 2
+    assert len(wrapped_ids(harness.config) - before) == 2
     for key_id in keys:
         assert len(kms.list_key_rotations(KeyId=key_id)["Rotations"]) == 1
         kms.disable_key_rotation(KeyId=key_id)

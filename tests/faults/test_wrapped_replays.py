@@ -39,15 +39,15 @@ def test_deleted_material_comes_back(harness: Harness, rows: Rows, how: str) -> 
             expiry = {"ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": ends}
         import_again(kms, key_id, material, **expiry)
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"text")["CiphertextBlob"]
-    copy, before = rows.copy_of(key_id), wrapped_ids(harness.config.database)
+    copy, before = rows.copy_of(key_id), wrapped_ids(harness.config)
     delete(harness, key_id, how)
-    (gone,) = before - wrapped_ids(harness.config.database)
+    (gone,) = before - wrapped_ids(harness.config)
     after = rows.copy_of(key_id)
     for row in copy["key"]:
         row["valid_to"] = None
     rows.replay(copy)
     try:
-        assert gone in wrapped_ids(harness.config.database)
+        assert gone in wrapped_ids(harness.config)
         for restarts in (False, True):
             if restarts:
                 harness.restart()

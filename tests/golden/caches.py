@@ -42,7 +42,7 @@ GROUPS = (
     Group(
         "What may change: rows of the store",
         "DisableKey, RevokeGrant, a deleted user and a changed policy act by these. Before each request the process "
-        "asks SQLite whether anything was committed, and drops what the table `change` names.",
+        "asks the database whether anything was committed, and drops what the table `change` names.",
         (
             Cache(
                 "adapters/sql/cached_reader:CachedReader",

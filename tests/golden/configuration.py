@@ -58,6 +58,8 @@ SAMPLES: Mapping[str, object] = {
     "web_identity.issuer": "https://idp.example.com/tenant",
     "web_identity.jwks": "/etc/kmsd/idp-keys.json",
     "web_identity.ca": "/etc/kmsd/tls/idp-ca.pem",
+    "store.password_file": "credential:database-password",
+    "store.tls_ca": "/etc/kmsd/tls/database-ca.pem",
     "audit.directory": "/var/lib/kmsd/audit",
 }
 """Values that show what a setting without a default looks like."""

@@ -21,6 +21,7 @@ from kmsd.daemon import worker
 from tests.support.audit_trail import trail_records
 from tests.support.clients import ACCOUNT, REGION, Credentials, client
 from tests.support.polling import until
+from tests.support.postgres import cluster
 from tests.support.tokens import TokenPlace, nss, softhsm
 
 _reserved: list[socket.socket] = []
@@ -66,10 +67,16 @@ CUSTODY = os.environ.get("KMSD_TEST_CUSTODY", "object")
 """Custody of key material in tests that do not choose it: with `wrapped`, all of them run in that."""
 
 
+STORE = os.environ.get("KMSD_TEST_STORE", "sqlite")
+"""Database of tests that do not choose it: with `postgresql`, all of them run on that."""
+
+
 def write_config(
     folder: Path, place: TokenPlace, port: int, *, workers: int = 1, extra: str = "", custody: str = CUSTODY
 ) -> Path:
     """A kmsd.toml for the token at `place`; `extra` is TOML that follows."""
+    if STORE == "postgresql" and "[store]" not in extra:
+        extra = f'{extra}\n[store]\nurl = "{cluster().url()}"\n'
     pin_file = folder / "pin"
     pin_file.write_bytes(place.pin)
     pin_file.chmod(0o600)

@@ -6,10 +6,11 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 
-from kmsd.app import open_components, open_store, open_token, token_settings
+from kmsd.app import open_components, open_token, token_settings
 from kmsd.config import settings as configuration
 from kmsd.custody import encryption
 from kmsd.custody.provisioning import SENTINEL
+from kmsd.database import open_store
 from kmsd.jobs import reconcile
 from kmsd.jobs.scheduler import LEASE
 from kmsd.ports import Tokens
@@ -49,7 +50,7 @@ async def leftovers(daemon: Daemon) -> dict[str, list[str]]:
 async def cold_blobs(daemon: Daemon, key_id: str, count: int) -> list[bytes]:
     """Blobs of one key of a stopped daemon, each with a nonce prefix of its own: to decrypt one, a key is derived."""
     config = configuration.load(daemon.config)
-    async with open_store(config.database) as store:
+    async with open_store(config) as store:
         reader, blobs = await store.read(), []
         key, sentinel = await reader.key(key_id), (await reader.service_keys())[SENTINEL]
         assert key is not None

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmsd.adapters.pkcs11.ceremony import NewDomainKey
-from kmsd.adapters.sqlite import connection
-from kmsd.app import Components, arn_scope_of, open_components, open_store
+from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
@@ -22,6 +21,7 @@ from kmsd.custody import provisioning
 from kmsd.custody.credentials import CredentialStore as KnownCredentials
 from kmsd.daemon.issuers import web_identities_of
 from kmsd.daemon.worker import rates_of
+from kmsd.database import database_of, open_store
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import TokenName
 from kmsd.jobs.scheduler import Scheduler
@@ -230,7 +230,7 @@ async def _add_domain_keys(config: Config, made: Sequence[NewDomainKey]) -> None
     """As `kmsd domain-key create`: the first is the current one."""
     states = (DomainKeyState.CURRENT, *[DomainKeyState.NEXT] * (len(made) - 1))
     now = datetime.now(UTC)
-    async with open_store(config.database) as store, store.write() as transaction:
+    async with open_store(config) as store, store.write() as transaction:
         for new, state in zip(made, states, strict=True):
             row = DomainKey(new.domain_key_id, TokenName.MAIN, state, new.binding_key, now, now)
             await transaction.insert_domain_key(row)
@@ -272,7 +272,7 @@ def harness(
             extra = f"{extra}\n{further_section(folder, helper, 'nss', nss_serves)}"
         config = configuration.load(write_config(folder, place, 1, extra=extra, custody=custody))
         config.audit_dir.mkdir(parents=True)
-        connection.create(config.database)
+        asyncio.run(database_of(config).create())
         if custody == "wrapped":
             asyncio.run(_add_domain_keys(config, make_domain_keys(place, 2)))
         found = Harness(config)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
+from kmsd.adapters.postgres.access import numbered
+from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
+from kmsd.config.sections import Config
 from kmsd.custody.token_objects import IMPORTED
 from kmsd.domain.material import TokenName
 from tests.support.harness import Harness
+from tests.support.postgres import connect
 
 _WRAPPED = (
     "SELECT object_id FROM token_object WHERE (custody = 'wrapped' OR object_id IN "
@@ -23,7 +27,7 @@ def held_ids(harness: Harness) -> set[bytes]:
     for name, token in harness.components.tokens.items():
         reports = harness.run(token.list_objects())
         assert [report for report in reports if report.problem] == []
-        found |= {report.object_id for report in reports} | wrapped_ids(harness.config.database, name)
+        found |= {report.object_id for report in reports} | wrapped_ids(harness.config, name)
     return found
 
 
@@ -31,10 +35,20 @@ def imported_ids(harness: Harness) -> set[bytes]:
     """Of all imported material in the main token, or wrapped in it."""
     reports = harness.run(harness.components.token.list_objects())
     objects = {report.object_id for report in reports if report.imported}
-    return objects | wrapped_ids(harness.config.database, owner=IMPORTED)
+    return objects | wrapped_ids(harness.config, owner=IMPORTED)
 
 
-def wrapped_ids(database: Path, name: TokenName = TokenName.MAIN, owner: str = "") -> set[bytes]:
+def wrapped_ids(config: Config, name: TokenName = TokenName.MAIN, owner: str = "") -> set[bytes]:
     """Of material that is wrapped in a token, of owners with a prefix."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    if config.store.url:
+        return asyncio.run(_in_postgresql(PostgresSettings(DatabaseUrl.parse(config.store.url)), name, owner))
+    with closing(sqlite3.connect(f"file:{config.database}?mode=ro", uri=True)) as connection:
         return {row[0] for row in connection.execute(_WRAPPED, (name, owner))}
+
+
+async def _in_postgresql(settings: PostgresSettings, *values: str) -> set[bytes]:
+    connection = await connect(settings)
+    try:
+        return {row[0] for row in await connection.fetch(numbered(_WRAPPED), *values)}
+    finally:
+        await connection.close()

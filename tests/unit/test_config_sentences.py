@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kmsd.adapters.postgres.settings import DatabaseUrl
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
@@ -13,6 +14,8 @@ from kmsd.config.settings import ConfigError
 PATH = Path("kmsd.toml")
 TOKEN = '[token]\nmodule = "/m"\nlabel = "l"\npin_file = "credential:pin"\n'
 FURTHER = TOKEN.replace("[token]", "[[tokens]]")
+STORE = f"{TOKEN}[store]\nurl = "
+SOCKET = '"postgresql://kmsd@/kmsd?host=/run/postgresql"\n'
 
 
 def parse(text: str) -> Config:
@@ -48,6 +51,22 @@ def parse(text: str) -> Config:
             f'{TOKEN}environment = {{ C = "1" }}\n{FURTHER}name = "a"\nenvironment = {{ C = "2" }}\n',
             "tokens.environment must not change what another token's module reads",
         ),
+        (f'{STORE}"mysql://kmsd@a/kmsd"\n', "store.url must look like postgresql://user@host:5432/database"),
+        (f'{STORE}"postgresql://kmsd@a/kmsd/x"\n', "store.url must look like postgresql://"),
+        (f'{STORE}"postgresql://kmsd:pass@a/kmsd"\n', "store.url must not hold a password"),
+        (f'{STORE}"postgresql://@a/kmsd"\n', "store.url must name a user and a database"),
+        (f'{STORE}"postgresql://kmsd@a/"\n', "store.url must name a user and a database"),
+        (f'{STORE}"postgresql://kmsd@/kmsd"\n', "store.url must name a host, or the folder of a Unix socket"),
+        (f'{STORE}"postgresql://kmsd@a:0/kmsd"\n', "store.url names a port that is none: 0"),
+        (f'{STORE}"postgresql://kmsd@a,/kmsd"\n', "store.url must name hosts as a:5432,b:5432"),
+        (f'{STORE}"postgresql://kmsd@a/kmsd?sslmode=disable"\n', "store.url has no parameter sslmode"),
+        (f'{STORE}"postgresql://kmsd@/kmsd?host=a"\n', "store.url must name the folder of a Unix socket"),
+        (
+            f'{STORE}"postgresql://kmsd@127.0.0.1,db.example.com/kmsd"\ntls = "off"\n',
+            "store.tls must be verify: db.example.com:5432 is neither a Unix socket nor a loopback address",
+        ),
+        (f"{STORE}{SOCKET}call_seconds = 0\n", "store.call_seconds must be 0.1 to 60"),
+        (f"{STORE}{SOCKET}questions_per_second = inf\n", "store.questions_per_second must be 1 to 100000"),
         (f'{TOKEN}[[tokens]]\nname = "a"\nmodule = "/m"\npin_file = "/p"\n', "a needs label, serial or slot"),
     ],
 )
@@ -75,6 +94,28 @@ def test_what_clients_are_told(lines: str, url: str | None) -> None:
     assert parse(f"{TOKEN}{lines}").client_url == url
     given = f'public_url = "https://kms.example.com:8443/"\n{TOKEN}{lines}'
     assert parse(given).client_url == "https://kms.example.com:8443"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://kmsd@a/keys", ["a:5432"]),
+        ("postgresql://kmsd@a:5433,b/keys", ["a:5433", "b:5432"]),
+        ("postgresql://kmsd@[::1]:5433,[fd00::2]/keys", ["[::1]:5433", "[fd00::2]:5432"]),
+        ("postgresql://kmsd@/keys?host=/run/postgresql&port=5433", ["/run/postgresql:5433"]),
+    ],
+)
+def test_hosts_of_the_database(url: str, hosts: list[str]) -> None:
+    """One or several, or a Unix socket, with the user's port or PostgreSQL's."""
+    parsed = DatabaseUrl.parse(parse(f'{STORE}"{url}"\n').store.url)
+    assert [str(host) for host in parsed.hosts] == hosts
+    assert (parsed.user, parsed.database) == ("kmsd", "keys")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5432", "localhost", "[::1]:5432"])
+def test_a_loopback_address_needs_no_tls(host: str) -> None:
+    """What is sent there does not leave the host."""
+    assert parse(f'{STORE}"postgresql://kmsd@{host}/kmsd"\ntls = "off"\n').store.tls == "off"
 
 
 def test_a_credential_is_looked_for_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

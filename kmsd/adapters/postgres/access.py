@@ -7,15 +7,15 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from kmsd.adapters.postgres.errors import translated
 from kmsd.adapters.sql.access import SqlAccess
-from kmsd.ports import StoreUnavailable
+from kmsd.ports import StoreUnavailable, TextRefused
 
 if TYPE_CHECKING:
-    import asyncpg
-
+    from kmsd.adapters.postgres.session import Session
     from kmsd.adapters.sql.row_mapping import Row
 
+RAISE_NUMBER = "UPDATE change_seq SET seq = seq + 1 RETURNING seq"
+"""First statement of each transaction that writes. Until it ends, no other one gets further than this."""
 _PLACEHOLDER = re.compile(r"\?(\d*)")
 
 
@@ -35,32 +35,28 @@ def numbered(sql: str) -> str:
 class PostgresAccess(SqlAccess):
     """Runs statements one after the other."""
 
-    def __init__(self, maker: int) -> None:
+    def __init__(self, maker: int, session: Session | None = None) -> None:
         super().__init__()
-        self._connection: asyncpg.Connection | None = None
+        self._session = session
         self._turn = asyncio.Lock()
         self._process = maker
 
-    def _connected(self) -> asyncpg.Connection:
-        if self._connection is None or self._connection.is_closed():
+    def _connected(self) -> Session:
+        if self._session is None:
             raise StoreUnavailable("the connection to the database is lost")
-        return self._connection
+        return self._session
 
     async def _all(self, sql: str, *values: object) -> list[Row]:
         async with self._turn:
-            with translated():
-                return [tuple(row) for row in await self._connected().fetch(numbered(sql), *map(_plain, values))]
+            return [tuple(row) for row in await self._connected().fetch(numbered(sql), *map(_plain, values))]
 
     async def _one(self, sql: str, *values: object) -> Row | None:
-        async with self._turn:
-            with translated():
-                row = await self._connected().fetchrow(numbered(sql), *map(_plain, values))
-        return None if row is None else tuple(row)
+        rows = await self._all(sql, *values)
+        return rows[0] if rows else None
 
     async def _run(self, sql: str, *values: object) -> int:
         async with self._turn:
-            with translated():
-                status = await self._connected().execute(numbered(sql), *map(_plain, values))
+            status = await self._connected().execute(numbered(sql), *map(_plain, values))
         return int(status.rpartition(" ")[2]) if status[-1:].isdigit() else 0
 
     @property
@@ -73,5 +69,11 @@ class PostgresAccess(SqlAccess):
 
 
 def _plain(value: object) -> object:
-    """Return a value as asyncpg takes it for a column of numbers."""
+    """Return a value as asyncpg takes it. Raises `TextRefused`.
+
+    PostgreSQL has no texts with U+0000, neither to store nor to find. All values of all statements pass here, so there
+    is no second check.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise TextRefused
     return int(value) if isinstance(value, bool) else value

@@ -13,6 +13,8 @@ _CONFLICT = "23"
 """Class of SQLSTATE: integrity constraint violation."""
 _TIMEOUTS = frozenset({"55P03", "40P01", "57014"})
 """Lock not available, deadlock, statement timeout."""
+_LOST = "08"
+"""Class of SQLSTATE: connection exception, which asyncpg raises for a connection that ended."""
 _UNFIT = frozenset({"3D000", "42P01", "42703", "42501", "28P01", "28000", "XX001", "XX002"})
 """No such database, table or column; no permission; wrong password or role; damaged data: an operator must act."""
 
@@ -30,7 +32,12 @@ def translated() -> Iterator[None]:
         raise
     except asyncpg.PostgresError as exc:
         raise _of_server(exc) from exc
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as exc:  # OSError: TimeoutError too
+    except (
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        UnicodeError,
+    ) as exc:  # OSError: TimeoutError too
         raise StoreUnavailable(f"the database cannot be reached ({type(exc).__name__}: {exc})") from exc
 
 
@@ -43,4 +50,6 @@ def _of_server(exc: asyncpg.PostgresError) -> StoreError:
         return StoreTimeout(f"another transaction holds the database ({text})")
     if code in _UNFIT:
         return StoreUnfit(f"the database refuses: {exc} ({text})")
+    if code.startswith(_LOST):
+        return StoreUnavailable(f"the connection to the database is lost ({text})")
     return StoreUnavailable(f"the database refused ({text})")

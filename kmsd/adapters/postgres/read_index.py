@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+BURST_SECONDS = 1.0
+
 
 class ReadIndex:
     """Asks questions for one event loop."""
@@ -16,6 +18,9 @@ class ReadIndex:
     def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
         """`ask` asks the database, and applies the answer."""
         self._ask = ask
+        self.pause = 0.0
+        """Seconds between two questions, on average. `BURST_SECONDS` without one are made up for at once."""
+        self._next_at = float("-inf")
         self._next: asyncio.Future[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -28,10 +33,18 @@ class ReadIndex:
         # Shielded, so that one cancelled request does not cancel all that wait.
         await asyncio.shield(self._next)
 
+    async def _wait(self) -> None:
+        """Keep the rate. Requests that arrive meanwhile wait for the same question."""
+        now = asyncio.get_running_loop().time()
+        self._next_at = max(self._next_at, now - BURST_SECONDS) + self.pause
+        if self._next_at > now:
+            await asyncio.sleep(self._next_at - now)
+
     async def _serve(self) -> None:
         try:
-            while (present := self._next) is not None:
-                self._next = None
+            while self._next is not None:
+                await self._wait()
+                present, self._next = self._next, None
                 try:
                     await self._ask()
                 except Exception as exc:  # noqa: BLE001 (every error is that of all who wait)

@@ -15,26 +15,24 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
-from kmsd.adapters.postgres import connection as connections
-from kmsd.adapters.postgres.access import PostgresAccess
-from kmsd.adapters.postgres.errors import translated
+from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres.access import RAISE_NUMBER, PostgresAccess
+from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.read_index import ReadIndex
-from kmsd.adapters.sql.cached_reader import CachedReader
+from kmsd.adapters.postgres.reader import REPLICATED, PostgresReader, is_confirmed
+from kmsd.adapters.postgres.session import Session
+from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
-from kmsd.ports import StoreUnavailable
+from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
 
-if TYPE_CHECKING:
-    import asyncpg
-
-_QUESTION = """
-    SELECT present.seq, present.trimmed, change.seq, change.subject
-    FROM change_seq AS present LEFT JOIN change ON change.seq > $1 ORDER BY change.seq, change.subject"""
 _KEPT_CHANGES = 4096
+_KEPT_OUTCOMES = 2**18
+"""Outcomes of transactions that are kept: more than can begin while one is settled."""
 _TRIM_EVERY = 256
 _PLACES = 2**62
+_SETTLE_PAUSE_SECONDS = 0.2
 PROBE_SECONDS = 1.0
 """Seconds for which a successful `check` is cached."""
 
@@ -42,68 +40,24 @@ PROBE_SECONDS = 1.0
 class PostgresTransaction(PostgresAccess, SqlTransaction):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
-    def __init__(self, connection: asyncpg.Connection, maker: int) -> None:
-        super().__init__(maker)
-        self._connection = connection
-
-
-class PostgresReader(PostgresAccess, CachedReader):
-    """Implements `kmsd.ports.Reader`."""
-
-    _asking: asyncpg.Connection | None = None
-
-    async def reconnect(self, url: str) -> None:
-        """Connect again where a connection is lost, and forget everything: after a failover numbers may repeat."""
-        if self._connection is not None and not self._connection.is_closed():
-            if self._asking is not None and not self._asking.is_closed():
-                return
-            self._connection.terminate()
-        self._asking = await connections.connect(url)
-        await connections.require_version(self._asking)
-        self._connection = await connections.connect(url)
-        self._invalidate_all()
-        self._seen = -1
-
-    async def ask(self) -> None:
-        """Ask what was committed, and invalidate it. Raises `StoreUnavailable`."""
-        if self._asking is None:
-            raise StoreUnavailable("the connection to the database is lost")
-        with translated():
-            rows = await self._asking.fetch(_QUESTION, self._seen)
-        present, trimmed = rows[0][0], rows[0][1]
-        if self._seen < trimmed or self._seen < 0:
-            self._invalidate_all()
-        else:
-            for row in rows:
-                if row[3] is not None:
-                    self._invalidate(row[3])
-            if present != self._seen:
-                self._generation += 1
-        self._seen = present
-
-    async def end(self) -> None:
-        """Close the connections."""
-        for one in (self._connection, self._asking):
-            if one is not None:
-                one.terminate()
-
 
 class PostgresStore:
     """Implements `kmsd.cloudwatch_logs.ports.LogStore`."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, settings: PostgresSettings) -> None:
+        """Connect at the first use."""
+        self._settings, self._connector = settings, Connector(settings)
         self._maker = secrets.randbelow(_PLACES)
-        self._reader = PostgresReader(self._maker)
+        self._reader = PostgresReader(self._maker, settings, self._connector)
         self._index = ReadIndex(self._ask)
-        self._writing: asyncpg.Connection | None = None
+        self._writing: Session | None = None
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
 
     @classmethod
-    async def open(cls, url: str) -> PostgresStore:
+    async def open(cls, settings: PostgresSettings) -> PostgresStore:
         """Open the database. Raises `StoreUnavailable` (`StoreMissing`, `StoreUnfit`)."""
-        store = cls(url)
+        store = cls(settings)
         await store._index.barrier()
         return store
 
@@ -117,12 +71,27 @@ class PostgresStore:
         return self._reader.hits, self._reader.misses
 
     async def _ask(self) -> None:
+        was_connected = self._reader.is_connected
         try:
-            await self._reader.reconnect(self._url)
-            await self._reader.ask()
-        except StoreUnavailable:
-            await self._reader.end()
+            await self._ask_once()
+        except StoreUnfit:
             raise
+        except StoreUnavailable:
+            if not was_connected:
+                raise
+            # An old connection may lead to a server that was replaced meanwhile. Questions may be repeated.
+            await self._ask_once()
+
+    async def _ask_once(self) -> None:
+        try:
+            await self._reader.ask()
+        except StoreError:
+            # A server that was frozen keeps its connections: what is written there would wait for a longer deadline.
+            self._reader.end()
+            if self._writing is not None:
+                self._writing.end()
+            raise
+        self._index.pause = 1 / self._settings.questions_per_second if self._reader.asks_confirmed else 0.0
 
     async def read(self) -> LogReader:
         await self._index.barrier()
@@ -131,65 +100,77 @@ class PostgresStore:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[LogTransaction]:
         async with self._writer:
-            connection, transaction_id = await self._connected(), secrets.token_hex(16)
+            session, transaction_id = await self._connected(), secrets.token_hex(16)
             try:
-                seq = await self._begin(connection)
-                yield PostgresTransaction(connection, self._maker)
-                await self._commit(connection, transaction_id, seq)
+                await session.execute("BEGIN")
+                ((seq,),) = await session.fetch(RAISE_NUMBER)
+                yield PostgresTransaction(self._maker, session)
+                await self._commit(session, transaction_id, seq)
             except BaseException:
-                await self._roll_back(connection)
+                await self._roll_back(session)
                 raise
 
-    async def _connected(self) -> asyncpg.Connection:
-        if self._writing is None or self._writing.is_closed():
-            self._writing = await connections.connect(self._url)
-            await connections.require_version(self._writing)
+    async def _connected(self) -> Session:
+        """Return the session that writes, after connecting again if it is lost."""
+        if self._writing is None or self._writing.is_lost:
+            (server,) = await self._connector.connect()
+            session = Session(server, self._settings.call_seconds)
+            try:
+                schema.require_known(await schema.version(session))
+            except BaseException:
+                session.end()
+                raise
+            self._writing = session
         return self._writing
 
-    async def _begin(self, connection: asyncpg.Connection) -> int:
-        with translated():
-            await connection.execute("BEGIN")
-            return int(await connection.fetchval("UPDATE change_seq SET seq = seq + 1 RETURNING seq"))
-
-    async def _commit(self, connection: asyncpg.Connection, transaction_id: str, seq: int) -> None:
+    async def _commit(self, session: Session, transaction_id: str, seq: int) -> None:
         """Commit; if the answer is lost, find out if it worked. Raises `StoreUnavailable` if it did not."""
-        with translated():
-            if seq % _TRIM_EVERY == 0:
-                await connection.execute("DELETE FROM change WHERE seq <= $1", seq - _KEPT_CHANGES)
-                await connection.execute("DELETE FROM outcome WHERE seq <= $1", seq - _KEPT_CHANGES)
-                await connection.execute("UPDATE change_seq SET trimmed = greatest(trimmed, $1)", seq - _KEPT_CHANGES)
-        commit = f"INSERT INTO outcome (id, what, seq) VALUES ('{transaction_id}', 'committed', {seq}); COMMIT"
-        committing = asyncio.ensure_future(connection.execute(commit))
+        if seq % _TRIM_EVERY == 0:
+            await session.execute("DELETE FROM change WHERE seq <= $1", seq - _KEPT_CHANGES)
+            await session.execute("DELETE FROM outcome WHERE seq <= $1", seq - _KEPT_OUTCOMES)
+            await session.execute("UPDATE change_seq SET trimmed = greatest(trimmed, $1)", seq - _KEPT_CHANGES)
         try:
-            with translated():
-                await asyncio.shield(committing)
-        except StoreUnavailable as exc:
-            connection.terminate()
-            if not await self._is_committed(transaction_id, seq):
-                raise StoreUnavailable(f"the transaction was not committed: {exc}") from exc
-        except asyncio.CancelledError:
-            await asyncio.wait([committing])
-            raise
-
-    async def _is_committed(self, transaction_id: str, seq: int) -> bool:
-        """Settle the outcome of a transaction. Raises `StoreUnavailable` if that is not possible."""
-        self._writing = connection = await connections.connect(self._url)
-        with translated():
-            await connection.execute(
-                "INSERT INTO outcome (id, what, seq) VALUES ($1, 'abandoned', $2) ON CONFLICT DO NOTHING",
-                transaction_id,
-                seq,
+            await session.execute_confirmed(
+                f"INSERT INTO outcome (id, what, seq) VALUES ('{transaction_id}', 'committed', {seq}); COMMIT"
             )
-            what = await connection.fetchval("SELECT what FROM outcome WHERE id = $1", transaction_id)
-        return bool(what == "committed")
+        except StoreUnavailable as exc:
+            session.end()
+            if not await self._settled(transaction_id, seq):
+                raise StoreUnavailable(f"the transaction was not committed: {exc}") from exc
 
-    async def _roll_back(self, connection: asyncpg.Connection) -> None:
-        if not connection.is_closed() and connection.is_in_transaction():
+    async def _settled(self, transaction_id: str, seq: int) -> bool:
+        """Return True if a transaction was committed, False if it was not and never will be.
+
+        Raises `StoreUnavailable` if that cannot be found out before the deadline of a statement.
+        """
+        deadline = time.monotonic() + self._settings.call_seconds
+        while True:
             try:
-                with translated():
-                    await connection.execute("ROLLBACK")
-            except StoreUnavailable:
-                connection.terminate()
+                return await self._settle(await self._connected(), transaction_id, seq)
+            except StoreUnfit:
+                raise
+            except StoreUnavailable as exc:
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailable(f"it is not known if the transaction was committed: {exc}") from exc
+            await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
+
+    async def _settle(self, session: Session, transaction_id: str, seq: int) -> bool:
+        await session.execute_confirmed(
+            "INSERT INTO outcome (id, what, seq) VALUES ($1, 'abandoned', $2) ON CONFLICT DO NOTHING",
+            transaction_id,
+            seq,
+        )
+        # What is found may be on this server alone: the verdict counts once the standby has it, too.
+        more = f", {REPLICATED}" if is_confirmed(self._settings, session) else ""
+        rows = await session.fetch_confirmed(f"SELECT what{more} FROM outcome WHERE id = $1", transaction_id)
+        return bool(rows[0][0] == "committed")
+
+    async def _roll_back(self, session: Session) -> None:
+        if session.is_in_transaction:
+            try:
+                await session.execute("ROLLBACK")
+            except StoreError:
+                session.end()
 
     async def check(self) -> None:
         if time.monotonic() - self._proved_at < PROBE_SECONDS:
@@ -201,5 +182,5 @@ class PostgresStore:
     async def close(self) -> None:
         async with self._writer:
             if self._writing is not None:
-                self._writing.terminate()
-            await self._reader.end()
+                self._writing.end()
+            self._reader.end()

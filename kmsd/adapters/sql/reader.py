@@ -292,7 +292,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         return found[0] if found else None
 
     async def wrapping_keys(self) -> Sequence[WrappingKey]:
-        return await self._wrapping_keys("1")
+        return await self._wrapping_keys("TRUE")
 
     async def worn_keys(self, messages: int) -> Sequence[str]:
         found = await self._all(

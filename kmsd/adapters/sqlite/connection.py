@@ -6,10 +6,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
+from kmsd.adapters.sql.first_start import first_start
 from kmsd.linux.files import sync_folder
 from kmsd.ports import StoreConflict, StoreMissing, StoreTimeout, StoreUnavailable, StoreUnfit
 
@@ -19,9 +20,6 @@ APPLICATION_ID = 0x6B6D7364
 CACHE_KIB = 512
 """KiB of page cache per connection. `kmsd.adapters.sql.cached_reader` caches decoded rows, and the kernel caches the
 file: SQLite's default of 2 MiB for each connection of each process would only cost memory."""
-
-MAX_SESSION = timedelta(hours=36)
-"""Longest life of a session (GetSessionToken, DurationSeconds: at most 129,600)."""
 
 MIGRATIONS = resources.files("kmsd.adapters.sqlite") / "migrations"
 
@@ -183,20 +181,12 @@ def migrate(path: Path) -> int:
 
 
 def date_first_start(path: Path, now: datetime) -> None:
-    """Set, at the first start after an upgrade, the times that depend on it.
-
-    Until when session tokens without MAC are accepted: the longest life of a session. From when on uses of keys are
-    recorded: now.
-
-    Raises `StoreUnavailable`.
-    """
+    """Set, at the first start after an upgrade, the times that depend on it. Raises `StoreUnavailable`."""
     connection = connect(path, busy_seconds=30)
     try:
         with translated():
-            until = int((now + MAX_SESSION).timestamp()) * 1_000_000
-            connection.execute("UPDATE session_mac SET older_until = ? WHERE older_until IS NULL", (until,))
-            since = int(now.timestamp()) * 1_000_000
-            connection.execute("UPDATE key_usage_tracking SET since = ? WHERE since IS NULL", (since,))
+            for statement, value in first_start(now):
+                connection.execute(statement, (value,))
     finally:
         connection.close()
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from kmsd import __version__
-from kmsd.app import SystemClock, open_store
+from kmsd.app import SystemClock
 from kmsd.cli.commands import (
     check_clock,
     check_files,
@@ -18,10 +18,13 @@ from kmsd.cli.commands import (
     check_token,
     check_unit,
 )
-from kmsd.cli.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
+from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, Finding, as_json, as_text, status_of
 from kmsd.config.sections import Config
+from kmsd.config.settings import ConfigError
+from kmsd.database import database_of, open_store
 from kmsd.ports import StoreError
 
+WITHOUT_LOGS = "CloudWatch Logs, the copy of the audit trail in /kmsd/audit, GetKeyLastUsage"
 EXPLANATION = """exit status: 0 all is well; 1 the operator should act; 2 something does not work or is not safe (as
 Nagios reads them); 64 the command line is wrong; 78 the configuration cannot be read. Each run
 offers the PIN once: for monitoring every few minutes take --no-token, and ask the daemon itself (GET /readyz), which is
@@ -53,6 +56,8 @@ async def _findings(config: Config, options: argparse.Namespace) -> AsyncIterato
         yield finding
     for finding in check_tls.findings(config, now):
         yield finding
+    async for finding in _database(config):
+        yield finding
     if not options.no_token:
         async for finding in check_token.findings(config):
             yield finding
@@ -62,12 +67,26 @@ async def _findings(config: Config, options: argparse.Namespace) -> AsyncIterato
         yield finding
 
 
+async def _database(config: Config) -> AsyncIterator[Finding]:
+    """Yield the findings on a PostgreSQL. SQLite's file is among the files."""
+    if not config.store.url:
+        return
+    try:
+        database = database_of(config)
+        yield Finding(OK, "database", f"PostgreSQL at {database}, schema version {await database.schema()}")
+        for problem in await database.problems():
+            yield Finding(FAIL, "database", problem)
+    except (ConfigError, StoreError) as exc:
+        yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")
+    yield Finding(NOTE, "logs", f"not offered while the database is PostgreSQL: {WITHOUT_LOGS}")
+
+
 async def _policies(config: Config) -> AsyncIterator[Finding]:
     try:
-        async with open_store(config.database) as store:
+        async with open_store(config) as store:
             async for finding in check_clock.findings(await store.read()):
                 yield finding
             async for finding in check_policies.findings(await store.read(), config, SystemClock().now()):
                 yield finding
-    except StoreError as exc:
+    except (ConfigError, StoreError) as exc:
         yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")

@@ -30,11 +30,12 @@ _COPIES: Mapping[CopyState, tuple[Severity, str]] = {
 def findings(config: Config, path: Path) -> Iterator[Finding]:
     """Yield the findings on configuration, secrets and data."""
     yield _configuration(path)
-    for secret in (*config.pins, config.listen.tls_key):
+    for secret in (*config.pins, *config.store_secrets, config.listen.tls_key):
         # `check_unit` checks the sources of credentials as root; systemd protects the copies that it passes.
         if secret is not None and not isinstance(secret, Credential):
             yield _secret(secret)
-    for own in (config.data_dir, config.database, config.audit_dir):
+    databases = [] if config.store.url else [config.database]
+    for own in (config.data_dir, *databases, config.audit_dir):
         yield _own(own)
     yield from _owners(config)
     for token in (config.token, *config.other_tokens.values()):

@@ -29,7 +29,7 @@ def look_as_root(config: Config, options: argparse.Namespace) -> None:
 
 def _seen(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
     keys = [config.listen.tls_key] if config.listen.tls_key is not None else []
-    named = [path for path in (*config.pins, *keys) if isinstance(path, Credential)]
+    named = [path for path in (*config.pins, *config.store_secrets, *keys) if isinstance(path, Credential)]
     if os.geteuid() == 0 and named:
         yield from _sources(named)
     for path in named:

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
-from kmsd.app import SystemClock, key_ceremony, open_components, open_store, set_module_environment
+from kmsd.app import SystemClock, key_ceremony, open_components, set_module_environment
 from kmsd.cli.awaited_file import AwaitedFile
 from kmsd.cli.commands.ceremony_input import add_so_pin, is_confirmed, so_pin, typed_code
 from kmsd.cli.commands.domain_key_survey import token_named
@@ -31,6 +31,7 @@ from kmsd.custody.domain_key_transfer import (
     encoded_request,
     transfer_text,
 )
+from kmsd.database import open_store
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.material import TokenName
 from kmsd.exit_codes import InputRefused, TryLater, WrongUsage
@@ -228,7 +229,7 @@ async def _inserted(
     A row that exists is left as it is: the database of a recipient may be a copy of the sender's.
     """
     now = SystemClock().now()
-    async with open_store(config.database) as store, store.write() as transaction:
+    async with open_store(config) as store, store.write() as transaction:
         known = {row.domain_key_id: row for row in await transaction.domain_keys()}
         becomes_current = first_is_current and await transaction.current_domain_key(name) is None
         rows = []

@@ -138,7 +138,7 @@ async def _destroy_known(components: Components, row: DomainKey, options: argpar
     async def destroyable(reader: Reader) -> DomainKeyState:
         found = await _require_unused(reader, row.domain_key_id)
         if not options.without_backup:
-            _require_backup(found, last)
+            _require_backup(found, last, components.config)
         return found.state
 
     await destroyable(await components.store.read())
@@ -173,7 +173,9 @@ async def _require_unused(reader: Reader, domain_key_id: bytes) -> DomainKey:
 
 
 def _last_backup(config: Config) -> datetime | None:
-    """Return the time of the latest backup; None if none is known."""
+    """Return the time of the latest backup; None if none is known. PostgreSQL's own are not."""
+    if config.store.url:
+        return None
     try:
         last = msgspec.json.decode((config.data_dir / LAST_BACKUP).read_bytes(), type=LastBackup)
         return datetime.fromisoformat(last.snapshot_at)
@@ -183,14 +185,19 @@ def _last_backup(config: Config) -> datetime | None:
         raise CommandError(f"{config.data_dir / LAST_BACKUP} cannot be read: {exc}") from exc
 
 
-def _require_backup(row: DomainKey, last: datetime | None) -> None:
+def _require_backup(row: DomainKey, last: datetime | None, config: Config) -> None:
     """Raise `InputRefused` if the last backup is from before material left a retiring domain key."""
     if row.state is not DomainKeyState.RETIRING or (last is not None and last > row.changed_at):
         return
+    remedy = (
+        "a backup by PostgreSQL's tools, then --without-backup"
+        if config.store.url
+        else "kmsd backup; or --without-backup"
+    )
     made = "no backup is known" if last is None else f"the last backup is of {last:%Y-%m-%d %H:%M:%S} UTC"
     raise InputRefused(
         f"{made}, and {row.domain_key_id.hex()} wrapped key material until {row.changed_at:%Y-%m-%d %H:%M:%S} UTC. "
-        "Backups from before that time cannot be opened without it. First: kmsd backup; or --without-backup"
+        f"Backups from before that time cannot be opened without it. First: {remedy}"
     )
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Any
 
-from kmsd.adapters.sqlite import connection
+from kmsd.adapters.sql.database import Database
 from kmsd.app import Components, SystemClock, arn_scope_of, open_token, set_module_environment, token_settings
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
 from kmsd.cli.commands.migrate import migrate_unless_served
@@ -21,6 +21,7 @@ from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody import provisioning
 from kmsd.custody.provisioning import NewAccessKey
+from kmsd.database import database_of
 from kmsd.domain.identity import User
 from kmsd.exit_codes import ExistsAlready
 from kmsd.linux import systemd_units
@@ -77,11 +78,12 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         check_name(options.administrator)
     require_client_url(config, options)
     _create_folders(config)
-    if not config.database.exists():
+    database = database_of(config)
+    if not await database.exists():
         if not options.beside:
-            await _require_unused_token(config)
-        connection.create(config.database)
-    migrate_unless_served(config)
+            await _require_unused_token(config, database)
+        await database.create()
+    await migrate_unless_served(config)
     parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR}
     async with acting(config, "Initialize", parameters, source=KMSD) as (components, act):
         keys_created, access_key = await _provision(components, config, options)
@@ -105,14 +107,14 @@ def _create_folders(config: Config) -> None:
             raise ConfigError(f"the folder {folder} cannot be made: {exc.strerror}") from exc
 
 
-async def _require_unused_token(config: Config) -> None:
+async def _require_unused_token(config: Config, database: Database) -> None:
     """Raise `ExistsAlready` if the token holds objects of kmsd: their database is elsewhere."""
     set_module_environment(config)
     async with open_token(token_settings(config, None)) as token:
         found = await token.list_objects()
     if found:
         raise ExistsAlready(
-            f"the token holds {len(found)} objects of kmsd, and there is no database at {config.database}. Is its disk "
+            f"the token holds {len(found)} objects of kmsd, and there is no database at {database}. Is its disk "
             "mounted, or is a backup to be restored? A second kmsd in the same token: --beside"
         )
 

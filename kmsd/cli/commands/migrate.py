@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from kmsd.adapters.sqlite import connection
 from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.sections import Config
+from kmsd.database import database_of
 
 
 def add_to(commands: Any) -> None:
@@ -20,19 +20,21 @@ def add_to(commands: Any) -> None:
 
 async def run(config: Config, _: argparse.Namespace) -> int:
     """Run the remaining migrations. Raises `ConfigError` while a daemon runs, `StoreUnavailable` if it is too new."""
+    database = database_of(config)
     with acquire_instance_lock(config):
-        before = connection.schema(config.database)
-        migrated = connection.migrate(config.database)
-        after = connection.schema(config.database)
+        before = await database.schema()
+        migrated = await database.migrate()
+        after = await database.schema()
     if migrated:
-        print(f"{config.database}: from schema version {before} to {after}")
+        print(f"{database}: from schema version {before} to {after}")
     else:
-        print(f"{config.database}: schema version {after}, nothing to do")
+        print(f"{database}: schema version {after}, nothing to do")
     return 0
 
 
-def migrate_unless_served(config: Config) -> None:
+async def migrate_unless_served(config: Config) -> None:
     """Migrate for `kmsd init`; an up-to-date database may be in use. Raises as `run`."""
-    if connection.schema(config.database) != connection.newest():
+    database = database_of(config)
+    if await database.schema() != database.newest():
         with acquire_instance_lock(config):
-            connection.migrate(config.database)
+            await database.migrate()

@@ -14,11 +14,12 @@ from uuid import uuid4
 
 import msgspec
 
-from kmsd.app import Components, arn_scope_of, open_components, open_store
+from kmsd.app import Components, arn_scope_of, open_components
 from kmsd.audit import Actor, record_of_administration
 from kmsd.cli import data_owner
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
+from kmsd.database import open_store
 from kmsd.ports import AuditUnavailable, Clock, Reader, StoreError, TokenError
 
 IAM = "iam.amazonaws.com"
@@ -126,7 +127,7 @@ async def acting(
 @asynccontextmanager
 async def reading(config: Config) -> AsyncIterator[Reader]:
     """Open only the database, for a command that needs neither token nor PIN. Raises `StoreUnavailable`."""
-    async with open_store(config.database) as store:
+    async with open_store(config) as store:
         yield await store.read()
 
 

@@ -17,10 +17,10 @@ from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.follower import complete
 from kmsd.adapters.audit_trail.format import files_of, fingerprint
 from kmsd.adapters.sqlite import snapshot
+from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.app import (
     SystemClock,
     audit_signer,
-    open_store,
     open_token,
     open_trail,
     read_pin,
@@ -40,6 +40,7 @@ from kmsd.cli.commands.restore_findings import Findings, Refused, recorded, repo
 from kmsd.cli.named_files import InputFile
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
+from kmsd.database import require_own_database
 from kmsd.exit_codes import EXIT_EXISTS
 from kmsd.ports import Token
 
@@ -80,7 +81,8 @@ def add_to(commands: Any) -> None:
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
-    """Restore, and print the findings. Raises `Refused` if nothing was restored, OSError."""
+    """Restore, and print the findings. Raises `Refused` if nothing was restored, `ConfigError`, OSError."""
+    require_own_database(config)
     set_module_environment(config)
     try:
         with _alone(config, options) as stage:
@@ -222,7 +224,7 @@ async def _checked(
     revoked = []
     if found.goes_further:
         since = datetime.fromisoformat(manifest.snapshot_at)
-        async with open_store(stage / DATABASE) as store:
+        async with SqliteDatabase(stage / DATABASE).open() as store:
             key_ids = await (await store.read()).key_ids()
         revoked = trails.revocations_since(config.audit_dir, since, key_ids)
     main, further = tokens
@@ -236,7 +238,7 @@ async def _checked(
 
 async def _finish_database(stage: Path, findings: Findings, token: Token) -> Signer:
     """Mark the missing objects in the staged database. Return the signer of the trail. Raises `ConfigError`."""
-    async with open_store(stage / DATABASE) as store:
+    async with SqliteDatabase(stage / DATABASE).open() as store:
         signer = await audit_signer(store, token, needed=True)
         if signer is None:
             raise ConfigError("the database names no audit key")

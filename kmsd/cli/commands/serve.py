@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 
-from kmsd.adapters.sqlite import connection
 from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.sections import Config, ListenConfig
 from kmsd.config.settings import ConfigError
@@ -19,6 +18,7 @@ from kmsd.config.snapshot import ConfigSnapshot
 from kmsd.daemon.supervisor import Supervisor
 from kmsd.daemon.worker_pool import WorkerPool
 from kmsd.daemon.worker_processes import WorkerProcesses
+from kmsd.database import database_of
 from kmsd.linux import systemd
 from kmsd.logging_setup import set_up
 from kmsd.wire.http.listeners import ListenerRefused, address_of, bind_tcp, bind_unix, inherited, listener_permitted
@@ -83,16 +83,17 @@ def _bound(address: str, *, tls: bool) -> socket.socket:
     return listener
 
 
-def _prepare(config: Config, held: ExitStack) -> None:
+async def _prepare(config: Config, held: ExitStack) -> None:
     """Take the lock of the data directory, until `held` ends, and migrate the database.
 
     Call it only once the database exists: a file system mounted later would hide the lock. Raises `ConfigError` if
     another kmsd has the lock, `StoreUnavailable`.
     """
-    before = connection.schema(config.database)
+    database = database_of(config)
+    before = await database.schema()
     with ExitStack() as lock:
         lock.enter_context(acquire_instance_lock(config))
-        if connection.migrate(config.database):
-            log.info("database_migrated", before=before, after=connection.newest())
-        connection.date_first_start(config.database, datetime.now(UTC))
+        if await database.migrate():
+            log.info("database_migrated", before=before, after=database.newest())
+        await database.date_first_start(datetime.now(UTC))
         held.push(lock.pop_all())

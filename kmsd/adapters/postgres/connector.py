@@ -1,0 +1,173 @@
+"""Find, among several servers, the one that accepts writes.
+
+All hosts are asked at once, under one deadline: a host that was frozen, or cut off, takes no time from the others. Of
+the servers that accept writes that with the highest timeline is taken, because each promotion begins a new one. A
+server that has been replaced may not know it, and still accept writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+import msgspec
+
+from kmsd.adapters.postgres.errors import translated
+from kmsd.adapters.postgres.settings import Host, PostgresSettings
+from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
+
+APPLICATION = "kmsd"
+SESSION: Mapping[str, str] = {
+    "application_name": APPLICATION,
+    # A process or host that vanishes in a transaction holds its locks this long.
+    "idle_in_transaction_session_timeout": "2s",
+    "tcp_user_timeout": "2s",
+    "lock_timeout": "5s",
+    "default_transaction_isolation": "read committed",
+    # What is acknowledged is durable, and with synchronous standbys in two places, whatever the server's default is.
+    "synchronous_commit": "on",
+    # The warning of a commit that did not wait for its standby must arrive (kmsd.adapters.postgres.session).
+    "client_min_messages": "warning",
+    "jit": "off",
+}
+GRACE_SECONDS = 0.5
+"""Seconds to wait for further hosts once one accepts writes: another one may have replaced it."""
+_STATEMENTS = 256
+"""Prepared statements kept by a connection."""
+_ROLE = """
+    SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+        CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_walfile_name(pg_current_wal_lsn()) END,
+        current_setting('synchronous_standby_names') <> ''"""
+_TIMELINE_DIGITS = 8
+"""Hexadecimal digits of the timeline, with which the name of a WAL file begins."""
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A connection to a server that accepts writes."""
+
+    connection: asyncpg.Connection
+    host: Host
+    timeline: int
+    has_synchronous_standbys: bool
+
+
+class _Attempt:
+    """Attempt to connect to one host."""
+
+    def __init__(self, host: Host, settings: PostgresSettings, least_timeline: int) -> None:
+        self.host, self._settings, self._least_timeline = host, settings, least_timeline
+        self.connection: asyncpg.Connection | None = None
+        self.task = asyncio.create_task(self._run(), name=f"kmsd-connect-{host}")
+
+    async def _run(self) -> Server:
+        with translated():
+            self.connection = await self._connect()
+            is_read_only, wal_file, has_standbys = await self.connection.fetchrow(_ROLE)
+        if is_read_only:
+            self.connection.terminate()
+            raise StoreUnavailable("it is a standby, or read-only")
+        timeline = int(wal_file[:_TIMELINE_DIGITS], 16)
+        if timeline < self._least_timeline:
+            self.connection.terminate()
+            raise StoreUnavailable(f"it was replaced: its timeline is {timeline}, and {self._least_timeline} was seen")
+        return Server(self.connection, self.host, timeline, has_standbys)
+
+    async def _connect(self) -> asyncpg.Connection:
+        given = self._settings
+        return await asyncpg.connect(
+            host=self.host.name,
+            port=self.host.port,
+            user=given.url.user,
+            # Not None: then the driver would look for one in the environment and in ~/.pgpass.
+            password=given.password or "",
+            database=given.url.database,
+            ssl=False if self.host.is_socket or given.tls is None else given.tls,
+            timeout=given.connect_seconds,
+            server_settings=dict(SESSION),
+            statement_cache_size=_STATEMENTS,
+        )
+
+    async def end(self) -> None:
+        """Give the attempt up and close its connection. No cancel request is sent: it could hang as well."""
+        if self.connection is None:
+            self.task.cancel()
+        else:
+            self.connection.terminate()
+        await asyncio.wait([self.task])
+        if not self.task.cancelled():
+            self.task.exception()  # retrieved, or asyncio would log it
+
+
+class Connector:
+    """Connects to the servers of one database."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+        self._timeline = 0
+        """Highest timeline seen. A server with a lower one was replaced, and is not used even if it is the only one."""
+
+    async def connect(self, count: int = 1) -> Sequence[Server]:
+        """Return `count` connections to the server that accepts writes, all to the same one.
+
+        Raises `StoreUnavailable` if none is found in time, `StoreUnfit` if every host refuses for a reason that an
+        operator must resolve.
+        """
+        deadline = asyncio.get_running_loop().time() + self._settings.connect_seconds
+        servers = [await self._best(self._settings.url.hosts, deadline)]
+        try:
+            while len(servers) < count:
+                servers.append(await self._best([servers[0].host], deadline))
+            _require_one(servers)
+        except BaseException:
+            for server in servers:
+                server.connection.terminate()
+            raise
+        self._timeline = servers[0].timeline
+        return servers
+
+    async def _best(self, hosts: Sequence[Host], deadline: float) -> Server:
+        attempts = [_Attempt(host, self._settings, self._timeline) for host in hosts]
+        best: Server | None = None
+        try:
+            await self._wait([attempt.task for attempt in attempts], deadline)
+            found = [attempt.task.result() for attempt in attempts if _succeeded(attempt.task)]
+            best = max(found, key=lambda server: server.timeline, default=None)
+            if best is None:
+                raise self._failure(attempts)
+        finally:
+            await asyncio.gather(
+                *(one.end() for one in attempts if best is None or one.connection is not best.connection)
+            )
+        return best
+
+    async def _wait(self, tasks: Sequence[asyncio.Task[Server]], deadline: float) -> None:
+        """Wait for all, until the deadline; once a server is found, for the others `GRACE_SECONDS` only."""
+        loop, pending, is_found = asyncio.get_running_loop(), set(tasks), False
+        while pending and (left := deadline - loop.time()) > 0:
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not is_found and any(map(_succeeded, done)):
+                is_found, deadline = True, min(deadline, loop.time() + GRACE_SECONDS)
+
+    def _failure(self, attempts: Sequence[_Attempt]) -> StoreError:
+        late = StoreUnavailable(f"no answer in {self._settings.connect_seconds:g} s")
+        errors = [one.task.exception() if one.task.done() else late for one in attempts]
+        text = "; ".join(f"{one.host}: {error}" for one, error in zip(attempts, errors, strict=True))
+        kind = StoreUnfit if all(isinstance(error, StoreUnfit) for error in errors) else StoreUnavailable
+        return kind(f"no server of {self._settings.url.database} accepts writes ({text})")
+
+
+def _require_one(servers: Sequence[Server]) -> None:
+    """Raise `StoreUnavailable` if an address has moved from one server to another meanwhile."""
+    if len({server.timeline for server in servers}) > 1:
+        raise StoreUnavailable(f"{servers[0].host} is another server than a moment ago")
+
+
+def _succeeded(task: asyncio.Task[Server]) -> bool:
+    """True if the task has found a server that accepts writes. Raises what is no error of the store."""
+    if not task.done():
+        return False
+    error = task.exception()
+    if error is not None and not isinstance(error, StoreError):
+        raise error
+    return error is None

@@ -1,0 +1,75 @@
+"""The PostgreSQL database as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from kmsd.adapters.postgres import schema, statistics
+from kmsd.adapters.postgres.settings import PostgresSettings
+from kmsd.adapters.postgres.store import PostgresStore
+from kmsd.adapters.sql.database import Database
+from kmsd.adapters.sql.statistics import Statistics
+from kmsd.cloudwatch_logs.ports import LogStore
+
+
+class PostgresDatabase(Database):
+    """A database on one or several servers."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+
+    def __str__(self) -> str:
+        return str(self._settings.url)
+
+    async def exists(self) -> bool:
+        async with schema.connected(self._settings) as session:
+            return await schema.version(session) > 0
+
+    async def create(self) -> None:
+        await schema.create(self._settings)
+
+    async def schema(self) -> int:
+        async with schema.connected(self._settings) as session:
+            present = await schema.version(session)
+        if present == 0:
+            schema.require_known(present)
+        return present
+
+    def newest(self) -> int:
+        return schema.newest()
+
+    async def migrate(self) -> int:
+        return await schema.migrate(self._settings)
+
+    async def date_first_start(self, now: datetime) -> None:
+        await schema.date_first_start(self._settings, now)
+
+    async def statistics(self, now: datetime) -> Statistics:
+        return await statistics.read(self._settings, now)
+
+    async def problems(self) -> Sequence[str]:
+        async with schema.connected(self._settings) as session:
+            found = []
+            if self._settings.questions == "plain" and session.has_synchronous_standbys:
+                found.append(
+                    "store.questions is plain, and the server has synchronous standbys: once one of them has replaced "
+                    "it, it could go on answering; remove the line"
+                )
+            if self._settings.questions == "confirmed" and not session.has_synchronous_standbys:
+                found.append(
+                    "store.questions is confirmed, and the server waits for no standby (synchronous_standby_names is "
+                    "empty): an answer proves nothing that a plain one does not"
+                )
+            if (await session.fetch("SHOW fsync"))[0][0] != "on":
+                found.append("fsync is off: the server loses what was acknowledged when its host loses power")
+            return found
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[LogStore]:
+        store = PostgresStore(self._settings)
+        try:
+            yield store
+        finally:
+            await store.close()

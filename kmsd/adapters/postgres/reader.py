@@ -1,0 +1,87 @@
+"""Reader with the cache of one process, and the question that keeps it fresh."""
+
+from __future__ import annotations
+
+from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres.access import PostgresAccess
+from kmsd.adapters.postgres.connector import Connector
+from kmsd.adapters.postgres.session import Session
+from kmsd.adapters.postgres.settings import PostgresSettings
+from kmsd.adapters.sql.cached_reader import CachedReader
+
+REPLICATED = "(SELECT pg_logical_emit_message(true, 'kmsd', ''))::text"
+"""Column that makes a question confirmed: a message in the log, in a transaction of its own. Its COMMIT waits until the
+synchronous standby has it. A server that was replaced has no standby any more, and cannot answer."""
+_QUESTION = """
+    SELECT present.seq, present.trimmed, change.seq, change.subject{more}
+    FROM change_seq AS present LEFT JOIN change ON change.seq > $1 ORDER BY change.seq, change.subject"""
+_PLAIN = _QUESTION.format(more=", current_setting('synchronous_standby_names') <> ''")
+_CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
+
+
+class PostgresReader(PostgresAccess, CachedReader):
+    """Implements `kmsd.ports.Reader`."""
+
+    def __init__(self, maker: int, settings: PostgresSettings, connector: Connector) -> None:
+        super().__init__(maker)
+        self._settings, self._connector = settings, connector
+        self._asking: Session | None = None
+        self._is_new = True
+        """True until the first answer on a new connection: everything cached is invalid."""
+
+    @property
+    def asks_confirmed(self) -> bool:
+        """True if the questions wait for a synchronous standby, as far as the present connection tells."""
+        return self._asking is not None and is_confirmed(self._settings, self._asking)
+
+    @property
+    def is_connected(self) -> bool:
+        """True if a connection for questions is there, and was not noticed to be lost."""
+        return self._asking is not None and not self._asking.is_lost
+
+    async def ask(self) -> None:
+        """Ask what was committed, and invalidate it. Connects, if needed. Raises `StoreUnavailable`."""
+        asking = await self._connected_for_questions()
+        confirmed = is_confirmed(self._settings, asking)
+        rows = await asking.ask(_CONFIRMED if confirmed else _PLAIN, self._seen)
+        if not confirmed and self._settings.questions == "auto" and rows[0][4]:
+            # The server has got a synchronous standby since the connection was made.
+            asking.has_synchronous_standbys = True
+            rows = await asking.ask(_CONFIRMED, self._seen)
+        present, trimmed = rows[0][0], rows[0][1]
+        if self._is_new or not trimmed <= self._seen <= present:
+            self._invalidate_all()
+            self._is_new = False
+        for row in rows:
+            if row[3] is not None:
+                self._invalidate(row[3])
+        if present != self._seen:
+            self._generation += 1
+        self._seen = present
+
+    async def _connected_for_questions(self) -> Session:
+        """Return the session that asks, after connecting again if it or the one that reads is lost."""
+        reading, asking = self._session, self._asking
+        if reading is not None and asking is not None and not (reading.is_lost or asking.is_lost):
+            return asking
+        self.end()
+        # Both to one server: what one reads is as fresh as the other has proved.
+        first, second = await self._connector.connect(2)
+        self._asking = asking = Session(first, self._settings.question_seconds)
+        self._session = Session(second, self._settings.call_seconds)
+        self._is_new = True
+        schema.require_known(await schema.version(asking))
+        return asking
+
+    def end(self) -> None:
+        """End the connections."""
+        for session in (self._session, self._asking):
+            if session is not None:
+                session.end()
+
+
+def is_confirmed(settings: PostgresSettings, session: Session) -> bool:
+    """True if questions on a session are to wait for the synchronous standby."""
+    if settings.questions == "auto":
+        return session.has_synchronous_standbys
+    return settings.questions == "confirmed"

@@ -1,0 +1,39 @@
+"""Statistics of a PostgreSQL database, read on a connection of their own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres.access import numbered
+from kmsd.adapters.postgres.settings import PostgresSettings
+from kmsd.adapters.sql import row_mapping
+from kmsd.adapters.sql.reader import CLOCK_READING
+from kmsd.adapters.sql.statistics import DIFFERENT, DUE_AT, KEYS, OBJECTS, WRAPPED, Statistics, by_state
+
+
+async def read(settings: PostgresSettings, now: datetime) -> Statistics:
+    """Read the statistics, in one snapshot. Raises `StoreUnavailable`."""
+    instant = row_mapping.micros(now)
+    async with schema.connected(settings) as session:
+        schema.require_known(await schema.version(session))
+        await session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        different = [tuple(row) for query in DIFFERENT for row in await session.fetch(_own(query), instant)]
+        keys = by_state([tuple(row) for row in await session.fetch(KEYS)], different)
+        objects = {(token, status): count for token, status, count in await session.fetch(OBJECTS)}
+        wrapped = {state: int(count) for state, count in await session.fetch(WRAPPED)}
+        due = {job: (await session.fetch(query))[0][0] for job, query in DUE_AT.items()}
+        clock = await session.fetch(CLOCK_READING)
+        await session.execute("COMMIT")
+    return Statistics(
+        keys,
+        objects,
+        wrapped,
+        {job: at / 1e6 for job, at in due.items() if at is not None},
+        row_mapping.clock_reading(tuple(clock[0])) if clock else None,
+    )
+
+
+def _own(query: str) -> str:
+    """Return a statement for PostgreSQL, whose planner starts where there are few rows, and has no CROSS JOIN USING."""
+    return numbered(query.replace("CROSS JOIN", "JOIN"))

@@ -1,0 +1,65 @@
+"""The SQLite database as a whole.
+
+The store and the statistics are imported where they are used: `kmsd serve` needs neither in its parent process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kmsd.adapters.sql.database import Database
+from kmsd.adapters.sqlite import connection
+
+if TYPE_CHECKING:
+    from kmsd.adapters.sql.statistics import Statistics
+    from kmsd.cloudwatch_logs.ports import LogStore
+
+
+class SqliteDatabase(Database):
+    """The database in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    async def exists(self) -> bool:
+        return self._path.exists()
+
+    async def create(self) -> None:
+        connection.create(self._path)
+
+    async def schema(self) -> int:
+        return connection.schema(self._path)
+
+    def newest(self) -> int:
+        return connection.newest()
+
+    async def migrate(self) -> int:
+        return connection.migrate(self._path)
+
+    async def date_first_start(self, now: datetime) -> None:
+        connection.date_first_start(self._path, now)
+
+    async def statistics(self, now: datetime) -> Statistics:
+        from kmsd.adapters.sqlite import statistics  # noqa: PLC0415 (as above)
+
+        return statistics.read(self._path, now)
+
+    async def problems(self) -> Sequence[str]:
+        return ()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[LogStore]:
+        from kmsd.adapters.sqlite.store import SqliteStore  # noqa: PLC0415 (as above)
+
+        store = SqliteStore(self._path)
+        try:
+            yield store
+        finally:
+            await store.close()

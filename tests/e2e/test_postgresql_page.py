@@ -1,0 +1,95 @@
+"""docs/postgresql.md: every command and every configuration, from a new server to a daemon that serves over TLS."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from kmsd.config import settings as configuration
+from tests.support.certificates import self_signed
+from tests.support.daemon import Daemon, credentials_of, free_port, write_config
+from tests.support.page_commands import ROOT, commands
+from tests.support.postgres import Cluster, Network, new_cluster
+from tests.support.tokens import softhsm
+
+PAGE = "docs/postgresql.md"
+ENCRYPTED = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'kmsd'"
+
+
+def fenced(mark: str, kind: str) -> str:
+    """A block of the page that is no command."""
+    found = re.search(rf"<!-- {mark} -->\n```{kind}\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
+    assert found is not None, mark
+    return found[1]
+
+
+@pytest.fixture(name="server")
+def _server(tmp_path: Path) -> Iterator[Cluster]:
+    """A new server with its own superuser, and with TLS."""
+    found = new_cluster(Network(free_port(), self_signed(tmp_path)), superuser="postgres")
+    yield found
+    found.stop()
+
+
+def typed(script: str, folder: Path, **environment: str) -> str:
+    """What the shell prints for these commands."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    # `kmsd check` warns of the clock of a test host.
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
+def test_from_a_new_server_to_a_daemon(server: Cluster, tmp_path: Path) -> None:
+    """The hosts, the password's file and the authority are those of the test."""
+    at_server = {"PGHOST": str(server.folder), "PGPORT": str(server.port), "PGUSER": "postgres"}
+    typed(commands(PAGE, "role") + commands(PAGE, "password"), tmp_path, **at_server)
+    (tmp_path / "database-password").chmod(0o600)
+    settings = fenced("test: network", "toml")
+    for theirs, ours in (
+        ("db1.example.com:5432,db2.example.com:5432", f"127.0.0.1:1,127.0.0.1:{server.port}"),
+        ("credential:database-password", str(tmp_path / "database-password")),
+        ("/etc/kmsd/tls/database-ca.pem", str(tmp_path / "cert.pem")),
+    ):
+        assert theirs in settings
+        settings = settings.replace(theirs, ours)
+    with softhsm(tmp_path / "token") as place:
+        port = free_port()
+        daemon = Daemon(tmp_path, place, port, write_config(tmp_path, place, port, extra=settings, custody="object"))
+        kmsd = f'kmsd() {{ {sys.executable} -m kmsd --config {daemon.config} "$@"; }}\n'
+        init, check = commands(PAGE, "init").splitlines(keepends=True)
+        typed(kmsd + init, tmp_path)
+        assert "AWS_SECRET_ACCESS_KEY" in (tmp_path / "admin.env").read_text()
+        printed = typed(kmsd + check, tmp_path).splitlines()
+        for line in fenced("output: check", "text").splitlines():
+            assert any(fnmatchcase(one, line.replace("…", "*")) for one in printed), printed
+        daemon.admin = credentials_of(daemon.cli("access-key", "create", "admin", "--format", "json").stdout)
+        daemon.start()
+        kms = daemon.client()
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        blob = kms.encrypt(KeyId=key_id, Plaintext=b"over TLS")["CiphertextBlob"]
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over TLS"
+        kms.close()
+        assert server.run_sql(ENCRYPTED) == "t"
+        daemon.stop()
+
+
+@pytest.mark.parametrize("name", ["socket", "network"])
+def test_the_configurations(name: str) -> None:
+    """They are accepted as they stand."""
+    token = '[token]\nmodule = "/m"\nlabel = "l"\npin_file = "credential:pin"\n'
+    assert configuration.parse(token + fenced(f"test: {name}", "toml"), Path("kmsd.toml")).store.url
