@@ -64,6 +64,8 @@ def user_identity(caller: Caller) -> dict[str, Any]:
                 "accountId": caller.account,
                 "userName": caller.role_arn.rpartition("/")[2],
             }
+        if caller.source_identity:
+            context["sourceIdentity"] = caller.source_identity
         if caller.identity_provider:
             context["webIdFederationData"] = {"federatedProvider": caller.identity_provider}
         identity["sessionContext"] = context

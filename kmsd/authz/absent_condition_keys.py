@@ -7,7 +7,6 @@ _VPC = "there are no VPCs or VPC endpoints; use aws:SourceIp"
 _MANAGED = "there are no such AWS services from which a session could come"
 _FORWARDED = "no service acts with a caller's credentials"
 _FEDERATED = "no issuer of this name is configured, or the policy is not a trust policy"
-_TAGGED_SESSION = "AssumeRole refuses SourceIdentity, Tags and TransitiveTagKeys"
 _MULTI_REGION = "multi-Region keys are not supported"
 _ENCLAVE = "there are no Nitro enclaves, and Recipient is refused"
 _NO_OPERATION = "the operations that have it are not supported"
@@ -34,7 +33,6 @@ NOT_PROVIDED: dict[str, str] = {
     ),
     "aws:AssumedRoot": "AssumeRoot is not supported",
     "aws:MultiFactorAuthAge": "there are no MFA devices",
-    "aws:SourceIdentity": _TAGGED_SESSION,
     **dict.fromkeys(
         (
             *("aws:CalledVia", "aws:CalledViaFirst", "aws:CalledViaLast", "aws:CalledViaAWSMCP"),
@@ -50,7 +48,6 @@ NOT_PROVIDED: dict[str, str] = {
         "CreateGrant refuses service principals and SourceArn constraints",
     ),
     **dict.fromkeys(("logs:DeliveryDestinationResourceArn", "logs:LogGeneratingResourceArns"), _NO_OPERATION),
-    **dict.fromkeys(("sts:SourceIdentity", "sts:TransitiveTagKeys"), _TAGGED_SESSION),
     **dict.fromkeys(
         (
             *("sts:AWSServiceName", "sts:DurationSeconds", "sts:IdentityTokenAudience", "sts:RequestContextProviders"),

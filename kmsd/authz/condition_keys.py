@@ -45,7 +45,8 @@ def _kms(*operations: str) -> frozenset[str]:
 CRYPTOGRAPHIC = _kms(*grants.CRYPTOGRAPHIC)
 _WITH_CONTEXT = CRYPTOGRAPHIC | _kms("CreateGrant", "RetireGrant")
 _WITH_TAGS = _kms("CreateKey", "TagResource") | {"logs:CreateLogGroup", "logs:TagLogGroup", "logs:TagResource"}
-_ASSUMING = frozenset({"sts:AssumeRole", "sts:AssumeRoleWithWebIdentity"})
+_ASSUMING = frozenset({"sts:AssumeRole", "sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"})
+"""Actions of the requests that assume a role."""
 _WITH_TAG_KEYS = _WITH_TAGS | {"kms:UntagResource", "logs:UntagLogGroup", "logs:UntagResource"}
 
 
@@ -65,7 +66,7 @@ _PRINCIPAL = (
     ConditionKey(
         "aws:PrincipalTag/${TagKey}",
         lambda request, name: named(request.caller.tags, name),
-        "tag of the user or role, given by `--tag` when it is created",
+        "tag of the session, else of the user or role, given by `--tag` when it is created",
         is_fixed=True,
     ),
     ConditionKey(
@@ -96,6 +97,12 @@ _PRINCIPAL = (
         "aws:FederatedProvider",
         values.of_caller(lambda caller: caller.identity_provider or None),
         "ARN of the issuer of the web token that the session was issued for (docs/web-identity.md)",
+        is_fixed=True,
+    ),
+    ConditionKey(
+        "aws:SourceIdentity",
+        values.of_caller(lambda caller: caller.source_identity or None),
+        "source identity of the session",
         is_fixed=True,
     ),
     ConditionKey(
@@ -157,10 +164,10 @@ _REQUEST = (
     ConditionKey(
         "aws:RequestTag/${TagKey}",
         lambda request, name: named(values.request_tags(request), name),
-        "tag in the request",
-        _WITH_TAGS,
+        "tag in the request, session tags included",
+        _WITH_TAGS | _ASSUMING,
     ),
-    ConditionKey("aws:TagKeys", values.tag_keys, "tag keys in the request", _WITH_TAG_KEYS),
+    ConditionKey("aws:TagKeys", values.tag_keys, "tag keys in the request", _WITH_TAG_KEYS | _ASSUMING),
     ConditionKey(
         "aws:ResourceAccount",
         lambda request, _: request.resource_account or None,
@@ -177,6 +184,13 @@ _REQUEST = (
         "tag of the role",
         _ASSUMING,
     ),
+    ConditionKey(
+        "sts:TransitiveTagKeys",
+        values.transitive_tag_keys,
+        "names of session tags that go on to the next session of a chain",
+        _ASSUMING,
+    ),
+    ConditionKey("sts:SourceIdentity", values.requested_source_identity, "member SourceIdentity", _ASSUMING),
     ConditionKey("sts:ExternalId", values.member("external_id"), "member ExternalId", frozenset({"sts:AssumeRole"})),
     ConditionKey(
         "sts:RoleSessionName",

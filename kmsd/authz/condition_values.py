@@ -124,9 +124,13 @@ def constraint_type(request: AuthorizationRequest, _: str) -> Values | None:
 
 def request_tags(request: AuthorizationRequest) -> dict[str, str]:
     """Return the tags in the request."""
+    if request.caller.web_identity is not None:
+        return dict(request.caller.web_identity.tags)
     tags = getattr(request.circumstances.request, "tags", None) or ()
     if isinstance(tags, dict):  # CloudWatch Logs has a map of tags
         return tags
+    if request.action.startswith("sts:"):
+        return {tag.key: tag.value for tag in tags}
     return {tag.tag_key: tag.tag_value for tag in tags}
 
 
@@ -134,6 +138,23 @@ def tag_keys(request: AuthorizationRequest, _: str) -> Values | None:
     """Return the tag keys in the request, from TagKeys or from the tags."""
     keys = getattr(request.circumstances.request, "tag_keys", None)
     return tuple(request_tags(request) if keys is None else keys)
+
+
+def transitive_tag_keys(request: AuthorizationRequest, _: str) -> Values | None:
+    """Return the names of session tags in the request that go on to the next session; None if there are none."""
+    web_identity = request.caller.web_identity
+    if web_identity is not None:
+        return web_identity.transitive_tag_keys or None
+    return tuple(getattr(request.circumstances.request, "transitive_tag_keys", None) or ()) or None
+
+
+def requested_source_identity(request: AuthorizationRequest, _: str) -> Values | None:
+    """Return the source identity that the request sets, or that its session has already."""
+    web_identity = request.caller.web_identity
+    given = getattr(request.circumstances.request, "source_identity", None)
+    return (
+        (web_identity.source_identity if web_identity is not None else given) or request.caller.source_identity or None
+    )
 
 
 def resource_tag(request: AuthorizationRequest, name: str) -> Values | None:

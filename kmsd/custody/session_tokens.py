@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from kmsd.authz.wildcard import fold
 from kmsd.custody.session_sealer import INVALID, SessionSealer
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKeyStatus, Role, User
@@ -24,6 +26,16 @@ ID_ALPHABET = string.ascii_uppercase + "234567"
 SECRET_ALPHABET = string.ascii_letters + string.digits + "+/"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SessionTokenPayload).decode
+
+
+class SessionAttributes(msgspec.Struct, frozen=True):
+    """Attributes that a session of a role keeps."""
+
+    provider: str = ""
+    """ARN of the issuer of the web token that was presented for it."""
+    tags: Mapping[str, str] = {}
+    transitive_tag_keys: tuple[str, ...] = ()
+    source_identity: str = ""
 
 
 class TemporaryCredentials(msgspec.Struct, frozen=True):
@@ -48,9 +60,9 @@ async def for_role(
     now: datetime,
     seconds: int,
     policies: tuple[str, ...] | None,
-    provider: str = "",
+    attributes: SessionAttributes,
 ) -> TemporaryCredentials:
-    """Issue credentials for a session of a role. `provider`: issuer of the web token presented for it."""
+    """Issue credentials for a session of a role."""
     session = SessionTokenPayload(
         secret=random_text(SECRET_ALPHABET, 40),
         account=role.account,
@@ -60,7 +72,10 @@ async def for_role(
         expires_at=int(now.timestamp()) + seconds,
         session_name=session_name,
         policies=policies,
-        provider=provider,
+        provider=attributes.provider,
+        tags=attributes.tags,
+        transitive_tag_keys=attributes.transitive_tag_keys,
+        source_identity=attributes.source_identity,
     )
     return await _issue(sealer, session)
 
@@ -136,11 +151,19 @@ async def _role_session(session: SessionTokenPayload, access_key_id: str, reader
         access_key_id=access_key_id,
         role_arn=role.arn,
         issued_at=_issued_at(session),
-        tags=role.tags,
+        tags=overlaid(role.tags, session.tags) if session.tags else role.tags,
+        transitive_tag_keys=session.transitive_tag_keys,
+        source_identity=session.source_identity,
         identity_policies=tuple(role.policies.values()),
         session_policies=session.policies,
         identity_provider=session.provider,
     )
+
+
+def overlaid(tags: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
+    """Return tags with others over them. Names are the same without regard to case."""
+    names = {fold(name) for name in over}
+    return {**{name: value for name, value in tags.items() if fold(name) not in names}, **over}
 
 
 def _issued_at(session: SessionTokenPayload) -> datetime:

@@ -35,6 +35,10 @@ class WebIdentity(msgspec.Struct, frozen=True):
     subject: str
     claims: Mapping[str, str | tuple[str, ...]]
     """By folded condition key: `idp.example.com:sub`."""
+    tags: Mapping[str, str] = {}
+    """Session tags."""
+    transitive_tag_keys: tuple[str, ...] = ()
+    source_identity: str = ""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -56,7 +60,11 @@ class Caller(msgspec.Struct, frozen=True):
     issued_at: datetime | None = None
     """Time when the temporary credentials were issued (`aws:TokenIssueTime`); None for long-term ones."""
     tags: Mapping[str, str] = {}
-    """`aws:PrincipalTag/*`."""
+    """`aws:PrincipalTag/*`: those of the user or role, and over them those of the session."""
+    transitive_tag_keys: tuple[str, ...] = ()
+    """Names of session tags that go on to the next session of a chain of roles."""
+    source_identity: str = ""
+    """`aws:SourceIdentity`: set by a session's first AssumeRole, and never changed."""
     identity_policies: tuple[str, ...] = ()
     """Policy documents (JSON) attached to the user or role."""
     session_policies: tuple[str, ...] | None = None

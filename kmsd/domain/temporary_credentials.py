@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 
@@ -26,3 +28,7 @@ class SessionTokenPayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """Session policies; None: no limit."""
     provider: str = ""
     """ARN of the issuer of the web token that the session was issued for."""
+    tags: Mapping[str, str] = {}
+    """Session tags."""
+    transitive_tag_keys: tuple[str, ...] = ()
+    source_identity: str = ""

@@ -72,6 +72,7 @@ def test_every_provided_key_has_a_row() -> None:
     shown = {fold(row.key) for row in ROWS} | {fold(name) for name, *_ in FOR_THE_SERVICE}
     shown |= {fold(name) for name, *_ in FOR_A_ROLE} | {"iam:resourcetag/${tagkey}"}
     shown |= {"aws:federatedprovider"}  # test_web_identity
+    shown |= {"aws:sourceidentity", "sts:sourceidentity", "sts:transitivetagkeys"}  # test_session_tags
     assert {key.name for key in PROVIDED if fold(key.name) not in shown} == set()
 
 

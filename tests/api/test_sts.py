@@ -77,8 +77,6 @@ def test_across_accounts_both_sides_must_allow(harness: Harness) -> None:
         ({"Policy": "{}"}, "MalformedPolicyDocument"),
         ({"Policy": "x" * 2049}, "ValidationError"),
         ({"PolicyArns": [{"arn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}]}, "ValidationError"),
-        ({"Tags": [{"Key": "a", "Value": "b"}]}, "ValidationError"),
-        ({"SourceIdentity": "me"}, "ValidationError"),
         ({"RoleSessionName": "with blank"}, "ValidationError"),
     ],
 )

@@ -158,6 +158,29 @@ def test_a_session_has_no_claims(harness: Harness, issuer: Issuer) -> None:
     harness.client("kms", session).list_keys()
 
 
+def test_tags_in_the_token(harness: Harness, issuer: Issuer) -> None:
+    """Session tags and source identity may be claims; the trust policy must allow to set them."""
+    claims = {
+        "https://aws.amazon.com/tags": {"principal_tags": {"team": ["blue"]}, "transitive_tag_keys": ["team"]},
+        "https://aws.amazon.com/source_identity": "alice",
+    }
+    plain = role_of(harness, "tagless", trusting(issuer))
+    assert refused(harness, plain, issuer.token(**claims)) == "AccessDenied"
+    actions = [ACTION, "sts:TagSession", "sts:SetSourceIdentity"]
+    condition = {"StringEquals": {"aws:RequestTag/team": "blue", "sts:SourceIdentity": "alice"}}
+    trust = json.dumps(
+        {"Version": "2012-10-17", "Statement": [{**trusting(issuer), "Action": actions, "Condition": condition}]}
+    )
+    wanted = {"aws:PrincipalTag/team": "blue", "aws:SourceIdentity": "alice"}
+    role = make_role(harness, "by-claims", trust, allow("kms:ListKeys", Condition={"StringEquals": wanted}))
+    answer = assume(harness, role, issuer.token(**claims))
+    assert answer["SourceIdentity"] == "alice"
+    harness.client("kms", session_of(answer["Credentials"])).list_keys()
+    assert refused(harness, role, issuer.token()) == "AccessDenied"
+    several = {"https://aws.amazon.com/tags": {"principal_tags": {"team": ["blue", "red"]}}}
+    assert refused(harness, role, issuer.token(**several)) == "InvalidIdentityToken"
+
+
 def test_duration_and_session_policy(harness: Harness, issuer: Issuer) -> None:
     """As for AssumeRole."""
     role = role_of(harness, "bounded", trusting(issuer))

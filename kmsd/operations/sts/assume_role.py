@@ -13,6 +13,7 @@ from kmsd.authz.new_policy import parse_new
 from kmsd.authz.request import AuthorizationRequest, Decision, Denied
 from kmsd.custody import session_tokens
 from kmsd.custody.session_sealer import SessionSealer
+from kmsd.custody.session_tokens import SessionAttributes
 from kmsd.domain.identity import Role
 from kmsd.domain.policy import PolicyKind
 from kmsd.domain.principal import PrincipalType
@@ -26,6 +27,7 @@ from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes
 from kmsd.operations.sts.credentials import credentials
+from kmsd.operations.sts.session_attributes import attributes_of
 
 DEFAULT_SECONDS = 3600
 CHAINED_SECONDS = 3600
@@ -42,8 +44,8 @@ class Request(shapes.Shape, frozen=True):
     duration_seconds: sts_shapes.RoleDuration | None = None
     external_id: sts_shapes.ExternalId | None = None
     policy_arns: list[sts_shapes.PolicyDescriptor] | None = None
-    tags: list[sts_shapes.SessionTag] | None = None
-    transitive_tag_keys: list[str] | None = None
+    tags: sts_shapes.SessionTags | None = None
+    transitive_tag_keys: sts_shapes.TransitiveTagKeys | None = None
     serial_number: sts_shapes.SerialNumber | None = None
     token_code: sts_shapes.TokenCode | None = None
     source_identity: sts_shapes.SourceIdentity | None = None
@@ -56,6 +58,7 @@ class Response(shapes.Shape, frozen=True):
 
     credentials: sts_shapes.Credentials
     assumed_role_user: sts_shapes.AssumedRoleUser
+    source_identity: str | None = None
 
 
 async def handle(request: Request, call: Call) -> Response:
@@ -63,30 +66,27 @@ async def handle(request: Request, call: Call) -> Response:
     refuse(
         request,
         "policy_arns",
-        "tags",
-        "transitive_tag_keys",
         "serial_number",
         "token_code",
-        "source_identity",
         "provided_contexts",
         "minimum_session_token_size",
     )
-    made, user = await issue(
-        call, name=request.role_session_name, policy=request.policy, duration=request.duration_seconds
-    )
-    return Response(credentials=made, assumed_role_user=user)
+    attributes = attributes_of(request, call.caller)
+    made, user = await issue(request, call, attributes)
+    return Response(credentials=made, assumed_role_user=user, source_identity=attributes.source_identity or None)
 
 
 async def issue(
-    call: Call, *, name: str, policy: str | None, duration: int | None
+    request: Any, call: Call, attributes: SessionAttributes
 ) -> tuple[sts_shapes.Credentials, sts_shapes.AssumedRoleUser]:
     """Issue a session of the role that was found for the call.
 
-    `name` is that of the session, `duration` its length in seconds. Raises ValidationException,
+    `request` is of AssumeRole or AssumeRoleWithWebIdentity. Raises ValidationException,
     MalformedPolicyDocumentException.
     """
+    name, policy = request.role_session_name, request.policy
     role = _role_in(call.targets[0])
-    seconds = _duration(duration, role, call)
+    seconds = _duration(request.duration_seconds, role, call)
     if policy is not None:
         parse_new(policy, kind=PolicyKind.SESSION)
     made = await session_tokens.for_role(
@@ -96,7 +96,7 @@ async def issue(
         now=call.now,
         seconds=seconds,
         policies=None if policy is None else (policy,),
-        provider="" if call.caller.web_identity is None else call.caller.identity_provider,
+        attributes=attributes,
     )
     user = sts_shapes.AssumedRoleUser(
         assumed_role_id=f"{role.role_id}:{name}",
@@ -143,6 +143,38 @@ class OnRole(Access, frozen=True):
         return request_for_role, Denied(decision.reason, message) if isinstance(decision, Denied) else decision
 
 
+class OnTaggedRole(OnRole, frozen=True):
+    """The role again, if the session gets tags, or inherits some."""
+
+    action: ClassVar[str] = "TagSession"
+
+    def words(self) -> str:
+        """Describe the action, and when it is authorised."""
+        return "sts:TagSession on the role, if the session has tags"
+
+    async def find(self, request: Any, call: Call) -> Sequence[Target]:
+        """Return the role; nothing if the session has no tags. Raises ValidationException."""
+        return await super().find(request, call) if attributes_of(request, call.caller).tags else ()
+
+
+class OnNamedRole(OnRole, frozen=True):
+    """The role again, if the session gets a source identity, or inherits one."""
+
+    action: ClassVar[str] = "SetSourceIdentity"
+
+    def words(self) -> str:
+        """Describe the action, and when it is authorised."""
+        return "sts:SetSourceIdentity on the role, if the session has a source identity"
+
+    async def find(self, request: Any, call: Call) -> Sequence[Target]:
+        """Return the role; nothing if the session has no source identity. Raises ValidationException."""
+        return await super().find(request, call) if attributes_of(request, call.caller).source_identity else ()
+
+
+ASSUMED = (OnRole(), OnTaggedRole(), OnNamedRole())
+"""The accesses of a request that assumes a role."""
+
+
 def _role_in(target: Target) -> Role:
     if not isinstance(target.resource, Role):
         raise TypeError("no role was found")
@@ -168,6 +200,6 @@ OPERATION: Operation[Request, Response] = Operation(
     Request,
     Response,
     handle,
-    access=(OnRole(),),
+    access=ASSUMED,
     raises=(MalformedPolicyDocumentException, UnsupportedOperationException),
 )

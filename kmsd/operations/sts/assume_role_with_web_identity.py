@@ -16,7 +16,8 @@ from kmsd.operations.declaration import STS, Call, Operation
 from kmsd.operations.kms import shapes
 from kmsd.operations.kms.symmetric import refuse
 from kmsd.operations.sts import shapes as sts_shapes
-from kmsd.operations.sts.assume_role import OnRole, issue
+from kmsd.operations.sts.assume_role import ASSUMED, issue
+from kmsd.operations.sts.session_attributes import attributes_of
 
 
 class Request(shapes.Shape, frozen=True):
@@ -40,14 +41,14 @@ class Response(shapes.Shape, frozen=True):
     assumed_role_user: sts_shapes.AssumedRoleUser
     provider: str
     audience: str
+    source_identity: str | None = None
 
 
 async def handle(request: Request, call: Call) -> Response:
     """Issue a session with the role's permissions, limited by the session policy."""
     refuse(request, "policy_arns", "provider_id", "minimum_session_token_size")
-    made, user = await issue(
-        call, name=request.role_session_name, policy=request.policy, duration=request.duration_seconds
-    )
+    attributes = attributes_of(request, call.caller)
+    made, user = await issue(request, call, attributes)
     web_identity = call.caller.web_identity
     if web_identity is None:
         raise LookupError("the caller presented no web token")
@@ -57,6 +58,7 @@ async def handle(request: Request, call: Call) -> Response:
         assumed_role_user=user,
         provider=web_identity.issuer,
         audience=web_identity.audience,
+        source_identity=attributes.source_identity or None,
     )
 
 
@@ -66,7 +68,7 @@ OPERATION: Operation[Request, Response] = Operation(
     Request,
     Response,
     handle,
-    access=(OnRole(),),
+    access=ASSUMED,
     raises=(
         ExpiredWebIdentityTokenException,
         IDPCommunicationErrorException,

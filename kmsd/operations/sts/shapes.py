@@ -19,6 +19,9 @@ TokenCode = Annotated[str, Constraint(min_length=6, max_length=6, pattern=r"[\d]
 WebIdentityToken = Annotated[str, Constraint(min_length=4, max_length=20_000, secret=True)]
 ProviderId = Annotated[str, Constraint(min_length=4, max_length=2048)]
 SourceIdentity = Annotated[str, Constraint(min_length=2, max_length=256, pattern=r"[\w+=,.@-]*")]
+_TAG = r"[\w\s_.:/=+\-@]"
+TagKey = Annotated[str, Constraint(min_length=1, max_length=128, pattern=_TAG + "+")]
+TagValue = Annotated[str, Constraint(min_length=0, max_length=256, pattern=_TAG + "*")]
 SessionTokenSize = Annotated[int, Constraint(minimum=0, maximum=4096)]
 Secret = Annotated[str, Constraint(secret=True)]
 
@@ -30,10 +33,14 @@ class PolicyDescriptor(Shape, frozen=True, rename=None):
 
 
 class SessionTag(Shape, frozen=True):
-    """A session tag. Declared so that it can be refused by name."""
+    """A session tag."""
 
-    key: str
-    value: str
+    key: TagKey
+    value: TagValue
+
+
+SessionTags = Annotated[list[SessionTag], Constraint(max_length=50)]
+TransitiveTagKeys = Annotated[list[TagKey], Constraint(max_length=50)]
 
 
 class ProvidedContext(Shape, frozen=True):

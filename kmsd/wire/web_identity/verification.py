@@ -37,6 +37,13 @@ class _Header(msgspec.Struct):
     crit: msgspec.Raw | None = None
 
 
+class _ClaimedTags(msgspec.Struct):
+    """Session tags in a token, as AWS documents them."""
+
+    principal_tags: dict[str, tuple[str] | str] = {}
+    transitive_tag_keys: tuple[str, ...] = ()
+
+
 class _Claims(msgspec.Struct):
     iss: str
     sub: str
@@ -47,6 +54,8 @@ class _Claims(msgspec.Struct):
     azp: str | None = None
     amr: tuple[str, ...] | None = None
     email: str | None = None
+    tags: _ClaimedTags = msgspec.field(default_factory=_ClaimedTags, name="https://aws.amazon.com/tags")
+    source_identity: str = msgspec.field(default="", name="https://aws.amazon.com/source_identity")
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -164,5 +173,13 @@ def _caller(issuer: Issuer, claims: _Claims, audience: str) -> Caller:
         principal_id=f"{issuer.url}:{audience}:{claims.sub}",
         user_name=claims.sub,
         identity_provider=issuer.arn,
-        web_identity=WebIdentity(issuer.url, audience, claims.sub, found),
+        web_identity=WebIdentity(
+            issuer.url,
+            audience,
+            claims.sub,
+            found,
+            {name: tag if isinstance(tag, str) else tag[0] for name, tag in claims.tags.principal_tags.items()},
+            claims.tags.transitive_tag_keys,
+            claims.source_identity,
+        ),
     )
