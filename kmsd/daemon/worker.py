@@ -149,9 +149,7 @@ async def _check_token(components: Components, name: TokenName) -> None:
 
 async def _serve(config: Config, spec: WorkerSpec, components: Components) -> int:
     allow_descriptors()
-    stopping = asyncio.Event()
-    rest = DRAIN_IDLE_SECONDS
-    loop = asyncio.get_running_loop()
+    stopping, loop, rest = asyncio.Event(), asyncio.get_running_loop(), DRAIN_IDLE_SECONDS
     readiness = readiness_of(components)
     pipeline, arns = components.pipeline, components.pipeline.dependencies.arns
     refusals = RefusedRequestLog(components.sink, arns, RefusalSampler(config.audit.refusals_per_second))
