@@ -143,35 +143,25 @@ class OnRole(Access, frozen=True):
         return request_for_role, Denied(decision.reason, message) if isinstance(decision, Denied) else decision
 
 
-class OnTaggedRole(OnRole, frozen=True):
-    """The role again, if the session gets tags, or inherits some."""
+class OnRoleOf(OnRole, frozen=True):
+    """The role again, for a further action, if the session gets or inherits an attribute."""
 
-    action: ClassVar[str] = "TagSession"
-
-    def words(self) -> str:
-        """Describe the action, and when it is authorised."""
-        return "sts:TagSession on the role, if the session has tags"
-
-    async def find(self, request: Any, call: Call) -> Sequence[Target]:
-        """Return the role; nothing if the session has no tags. Raises ValidationException."""
-        return await super().find(request, call) if attributes_of(request, call.caller).tags else ()
-
-
-class OnNamedRole(OnRole, frozen=True):
-    """The role again, if the session gets a source identity, or inherits one."""
-
-    action: ClassVar[str] = "SetSourceIdentity"
+    action: str
+    """The action to authorise."""
+    attribute: str
+    """Of `SessionAttributes`."""
 
     def words(self) -> str:
         """Describe the action, and when it is authorised."""
-        return "sts:SetSourceIdentity on the role, if the session has a source identity"
+        return f"sts:{self.action} on the role, if the session gets `{self.attribute}`"
 
     async def find(self, request: Any, call: Call) -> Sequence[Target]:
-        """Return the role; nothing if the session has no source identity. Raises ValidationException."""
-        return await super().find(request, call) if attributes_of(request, call.caller).source_identity else ()
+        """Return the role; nothing if the session does not have the attribute. Raises ValidationException."""
+        has = getattr(attributes_of(request, call.caller), self.attribute)
+        return await super().find(request, call) if has else ()
 
 
-ASSUMED = (OnRole(), OnTaggedRole(), OnNamedRole())
+ASSUMED = (OnRole(), OnRoleOf("TagSession", "tags"), OnRoleOf("SetSourceIdentity", "source_identity"))
 """The accesses of a request that assumes a role."""
 
 
