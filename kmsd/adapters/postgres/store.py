@@ -2,6 +2,7 @@
 
 Each process has three connections: one asks before each request if anything has changed (`read_index`), one reads, and
 one writes. A transaction that writes first raises the number in `change_seq`, which makes it the only one that writes.
+Questions and transactions ask in the same statement if this host is still a node: one that was removed is refused.
 
 A commit whose answer is lost is settled before anything is answered. The transaction inserts its id as `committed`. To
 settle it, another connection inserts the id as `abandoned`, unless it is there, and reads which of the two is. A COMMIT
@@ -17,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from kmsd.adapters.postgres import schema
-from kmsd.adapters.postgres.access import RAISE_NUMBER, PostgresAccess
+from kmsd.adapters.postgres.access import RAISE_NUMBER, Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.reader import REPLICATED, PostgresReader, is_confirmed
@@ -27,6 +28,8 @@ from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
 
+_POSITION = "SELECT seq, EXISTS (SELECT FROM node WHERE node_id = $1) FROM change_seq"
+"""The number of a transaction that has just raised it, and if this host is a node, as of that moment."""
 _KEPT_CHANGES = 4096
 _KEPT_OUTCOMES = 2**18
 """Outcomes of transactions that are kept: more than can begin while one is settled."""
@@ -44,20 +47,20 @@ class PostgresTransaction(PostgresAccess, SqlTransaction):
 class PostgresStore:
     """Implements `kmsd.cloudwatch_logs.ports.LogStore`."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        """Connect at the first use."""
+    def __init__(self, settings: PostgresSettings, node_id: str = "") -> None:
+        """Connect at the first use. `node_id` is that of this host; empty: it is no node yet."""
         self._settings, self._connector = settings, Connector(settings)
-        self._maker = secrets.randbelow(_PLACES)
-        self._reader = PostgresReader(self._maker, settings, self._connector)
+        self._member = Member(secrets.randbelow(_PLACES), node_id)
+        self._reader = PostgresReader(self._member, settings, self._connector)
         self._index = ReadIndex(self._ask)
         self._writing: Session | None = None
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
 
     @classmethod
-    async def open(cls, settings: PostgresSettings) -> PostgresStore:
+    async def open(cls, settings: PostgresSettings, node_id: str = "") -> PostgresStore:
         """Open the database. Raises `StoreUnavailable` (`StoreMissing`, `StoreUnfit`)."""
-        store = cls(settings)
+        store = cls(settings, node_id)
         await store._index.barrier()
         return store
 
@@ -102,9 +105,10 @@ class PostgresStore:
         async with self._writer:
             session, transaction_id = await self._connected(), secrets.token_hex(16)
             try:
-                await session.execute("BEGIN")
-                ((seq,),) = await session.fetch(RAISE_NUMBER)
-                yield PostgresTransaction(self._maker, session)
+                await session.execute(f"BEGIN; {RAISE_NUMBER}")
+                ((seq, is_known),) = await session.fetch(_POSITION, self._member.node_id)
+                self._member.require_known(is_known=is_known)
+                yield PostgresTransaction(self._member, session)
                 await self._commit(session, transaction_id, seq)
             except BaseException:
                 await self._roll_back(session)

@@ -26,6 +26,14 @@ class SqlAccess(ABC):
     async def _run(self, sql: str, *values: object) -> int:
         """Return the number of rows that the statement changed."""
 
+    _clock: str
+    """SQL expression for the time of day by the database's clock, in microseconds since 1970."""
+
+    @property
+    @abstractmethod
+    def _node(self) -> str:
+        """Id of this node. Empty: the only one, which has no row."""
+
     @property
     @abstractmethod
     def _maker(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.domain_keys import DomainKeyStatements
 from kmsd.adapters.sql.key_usage import KeyUsageStatements
 from kmsd.adapters.sql.log_groups import LogGroupStatements
+from kmsd.adapters.sql.nodes import NodeStatements
 from kmsd.adapters.sql.reader import SqlReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -16,11 +17,10 @@ from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements):
+class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements, NodeStatements):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
     # --- identities ---------------------------------------------------------------------------------
@@ -336,17 +336,6 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
     def _holder(self, holder: str) -> str:
         """Return the holder's name in the row: with the byte of this process's liveness lock."""
         return f"{holder} {self._maker}"
-
-    async def put_clock_reading(self, reading: ClockSample) -> None:
-        await self._run(
-            "INSERT INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
-            "VALUES (1, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET trusted_at = excluded.trusted_at, "
-            "boot = excluded.boot, uptime_micros = excluded.uptime_micros, taken_on_micros = excluded.taken_on_micros",
-            row_mapping.micros(reading.trusted_at),
-            reading.uptime.boot_id,
-            round(reading.uptime.seconds * 1e6),
-            reading.accepted_skew // timedelta(microseconds=1),
-        )
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
         for tag_key, tag_value in tags.items():

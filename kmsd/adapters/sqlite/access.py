@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class SqliteAccess(SqlAccess):
     """Runs statements on the calling thread. They take microseconds."""
 
+    _clock = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
     def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
         super().__init__()
         self._connection = connection
@@ -36,6 +38,10 @@ class SqliteAccess(SqlAccess):
     async def _run(self, sql: str, *values: object) -> int:
         with translated():
             return self._connection.execute(sql, values).rowcount
+
+    @property
+    def _node(self) -> str:
+        return ""
 
     @property
     def _maker(self) -> int:

@@ -1,0 +1,118 @@
+"""Several hosts on one PostgreSQL and one token: each has a data folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, free_port, provisioned, write_config
+from tests.support.postgres import Cluster, new_cluster
+from tests.support.tokens import TokenPlace, another_softhsm
+
+
+@dataclass
+class Site:
+    """A server, and the hosts that use it."""
+
+    server: Cluster
+    store: str
+    """The table [store] of kmsd.toml."""
+    first: Daemon
+
+    def host(self, folder: Path, place: TokenPlace | None = None) -> Daemon:
+        """A further host, that has not joined; with the same token if none is given."""
+        folder.mkdir()
+        place, port = place or self.first.place, free_port()
+        found = Daemon(folder, place, port, write_config(folder, place, port, extra=self.store, custody="object"))
+        found.admin = self.first.admin
+        return found
+
+
+@pytest.fixture(name="site", scope="module")
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    server, folder = new_cluster(), tmp_path_factory.mktemp("first")
+    store = f'[store]\nurl = "{server.url()}"\n'
+    try:
+        with provisioned(folder, extra=store, custody="object") as first:
+            yield Site(server, store, first)
+    finally:
+        server.stop()
+
+
+def refused(host: Daemon, *arguments: str) -> tuple[int, str]:
+    """Exit status and reason of a command."""
+    done = host.cli(*arguments, check=False)
+    return done.returncode, done.stderr.decode()
+
+
+def nodes(host: Daemon) -> list[str]:
+    """Names of the nodes, as a host lists them."""
+    return [line.split()[0] for line in host.cli("node", "list").stdout.decode().splitlines()]
+
+
+def test_a_host_that_has_not_joined_is_refused(site: Site, tmp_path: Path) -> None:
+    """Daemon and commands, by name; `kmsd init` does not make it a node either. It harms no key of the first host."""
+    host = site.host(tmp_path / "second")
+    host.data.mkdir()
+    for command in (("user", "list"), ("jobs", "run", "reconcile"), ("migrate",), ("serve",)):
+        status, text = refused(host, *command)
+        assert (status, "this host is no node of the database" in text) == (78, True), text
+    status, text = refused(host, "init")
+    assert (status, "`kmsd join` makes this host a further one" in text) == (73, True), text
+    assert len(nodes(site.first)) == 1
+
+
+def test_join_and_remove(site: Site, tmp_path: Path) -> None:
+    """A host joins once, under a name that is free; both acts are in the trail. Removed, it is refused again."""
+    host = site.host(tmp_path / "second")
+    (first,) = nodes(site.first)
+    status, text = refused(host, "join", "--name", first)
+    assert (status, f"there is a node {first} already" in text) == (73, True), text
+    host.cli("join", "--name", "second")
+    assert sorted(nodes(host)) == sorted([first, "second"])
+    assert refused(host, "join", "--name", "third") == (73, "kmsd: this host is the node second already\n")
+    host.cli("check")
+    status, text = refused(site.first, "node", "remove", "second")
+    assert (status, "was seen less than a minute ago" in text) == (75, True), text
+    status, text = refused(host, "node", "remove", "second")
+    assert (status, "remove it from another node" in text) == (65, True), text
+    assert refused(host, "node", "remove", "fourth")[0] == 66
+    site.first.cli("node", "remove", "second", "--force")
+    status, text = refused(host, "user", "list")
+    assert (status, "it was removed" in text) == (78, True), text
+    assert nodes(site.first) == [first]
+    assert [one["eventName"] for one in host.audit_records()][:2] == ["JoinNode"] * 2
+    assert [one["eventName"] for one in site.first.audit_records()][-2:] == ["RemoveNode"] * 2
+
+
+def test_a_foreign_token_is_refused(site: Site, tmp_path: Path) -> None:
+    """One that lacks the daemon's own objects. Nothing is changed."""
+    foreign = another_softhsm(site.first.place, "foreign")
+    host = site.host(tmp_path / "second", foreign)
+    status, text = refused(host, "join", "--name", "second")
+    assert (status, "it is another token" in text) == (78, True), text
+    assert len(nodes(site.first)) == 1
+    assert not (host.data / "node.json").exists()
+
+
+def test_another_version_is_refused(site: Site, tmp_path: Path) -> None:
+    """Of the tables; and a database without tables, or without nodes."""
+    host, name = site.host(tmp_path / "second"), site.store.split("kmsd@/")[1].split("?")[0]
+    site.server.run_sql("UPDATE schema_version SET version = version + 1", name)
+    status, text = refused(host, "join")
+    site.server.run_sql("UPDATE schema_version SET version = version - 1", name)
+    assert (status, "it was written by a newer release" in text) == (78, True), text
+    empty = replace(site, store=f'[store]\nurl = "{site.server.url()}"\n').host(tmp_path / "third")
+    status, text = refused(empty, "join")
+    assert (status, "run `kmsd init`" in text) == (78, True), text
+
+
+def test_sqlite_has_no_nodes(tmp_path: Path, site: Site) -> None:
+    """The commands say so."""
+    host = replace(site, store="").host(tmp_path / "alone")
+    for command in (("join",), ("node", "list"), ("node", "remove", "x")):
+        status, text = refused(host, *command)
+        assert (status, "nodes need PostgreSQL" in text) == (78, True), text
