@@ -268,7 +268,8 @@ class Transaction(Reader, IdentityWriter, DomainKeyWriter, NodeWriter, Protocol)
         """Acquire or renew the lease `name` for `holder`. Return True if `holder` has it.
 
         A lease is free if it has expired at `now`, or if its holder has exited and the store can detect this. A lease
-        that ends later than any that could be acquired now is also free: the clock has been set back since.
+        that ends later than any that could be acquired now is also free: the clock has been set back since. A database
+        of several hosts judges by its own clock; then `until - now` alone counts.
         """
         ...
 

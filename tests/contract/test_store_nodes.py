@@ -7,14 +7,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kmsd import __version__
 from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
+from kmsd.custody import token_objects
+from kmsd.domain.material import MaterialStatus
 from kmsd.domain.trusted_time import ClockSample, Uptime
 from kmsd.ports import Node, Store, StoreConflict, StoreUnfit
 from tests.contract.stores import Pair
-from tests.support.postgres import cluster
+from tests.support.postgres import cluster, connect
 
+Hosts = tuple[PostgresStore, PostgresStore]
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 FIRST, SECOND = (Node(digit * 32, f"node-{digit}", NOW, NOW + timedelta(hours=1), "0.1.0") for digit in "ab")
 SAMPLE = ClockSample(NOW, Uptime("boot", 5.0), timedelta(seconds=2))
@@ -73,7 +77,7 @@ async def _database() -> PostgresSettings:
 
 
 @pytest.fixture(name="hosts")
-async def _hosts(database: PostgresSettings) -> AsyncIterator[Pair]:
+async def _hosts(database: PostgresSettings) -> AsyncIterator[Hosts]:
     """A process on each of the two nodes."""
     opened = await PostgresStore.open(database, FIRST.node_id), await PostgresStore.open(database, SECOND.node_id)
     yield opened
@@ -81,7 +85,7 @@ async def _hosts(database: PostgresSettings) -> AsyncIterator[Pair]:
         await store.close()
 
 
-async def test_each_host_has_a_clock_of_its_own(hosts: Pair) -> None:
+async def test_each_host_has_a_clock_of_its_own(hosts: Hosts) -> None:
     """The first node takes over the reading of before; the other's reading replaces nothing of it."""
     first, second = hosts
     assert await (await second.read()).clock_reading() is None
@@ -92,7 +96,7 @@ async def test_each_host_has_a_clock_of_its_own(hosts: Pair) -> None:
     assert await (await second.read()).clock_reading() == other
 
 
-async def test_the_trusted_time_of_other_nodes(hosts: Pair) -> None:
+async def test_the_trusted_time_of_other_nodes(hosts: Hosts) -> None:
     """It goes on with the server's clock after the reading was stored; the own one does not count."""
     first, second = hosts
     late = ClockSample(datetime.now(UTC) - timedelta(hours=3), Uptime("another boot", 1.0), timedelta(0))
@@ -107,7 +111,7 @@ async def test_the_trusted_time_of_other_nodes(hosts: Pair) -> None:
     assert await (await first.read()).trusted_by_others() is None
 
 
-async def test_a_host_that_is_no_node_is_refused(hosts: Pair, database: PostgresSettings) -> None:
+async def test_a_host_that_is_no_node_is_refused(hosts: Hosts, database: PostgresSettings) -> None:
     """One that has not joined at its first question; one that is removed at its next question or transaction."""
     with pytest.raises(StoreUnfit, match="kmsd join"):
         await PostgresStore.open(database, "c" * 32)
@@ -121,4 +125,64 @@ async def test_a_host_that_is_no_node_is_refused(hosts: Pair, database: Postgres
     with pytest.raises(StoreUnfit, match="no node of the database"):
         async with second.write():
             raise AssertionError("the transaction has begun")
-    assert await (await first.read()).nodes() == [FIRST]
+    assert [one.node_id for one in await (await first.read()).nodes()] == [FIRST.node_id]
+
+
+async def set_back(database: PostgresSettings, seconds: int) -> None:
+    """Have all processes have said that they are alive so much earlier."""
+    connection = await connect(database)
+    await connection.execute("UPDATE maker SET seen_at = seen_at - $1", seconds * 1_000_000)
+    await connection.close()
+
+
+async def test_what_an_ended_process_has_left_is_settled(hosts: Hosts, database: PostgresSettings) -> None:
+    """Its intents and its leases, once it has not said for half a minute that it is alive; the own ones stay."""
+    first, second = hosts
+    own, foreign = [await token_objects.record_intent(store, "key:x", NOW) for store in hosts]
+
+    async def acquire(store: Store, holder: str) -> bool:
+        async with store.write() as transaction:
+            # By a clock that is an hour ahead: the server's counts.
+            now = datetime.now(UTC) + timedelta(hours=1)
+            return await transaction.acquire_lease("jobs", holder, now, now + timedelta(seconds=90))
+
+    async def orphaned() -> tuple[bool, bool]:
+        reader = await first.read()
+        rows = {row.object_id: row.owner_is_dead for row in await reader.token_objects()}
+        one = await reader.token_object(foreign)
+        assert one is not None
+        assert one.owner_is_dead == rows[foreign]
+        return rows[own], rows[foreign]
+
+    assert await acquire(second, "second")
+    await set_back(database, 25)
+    assert (await orphaned(), await acquire(first, "first")) == ((False, False), False)
+    await set_back(database, 10)
+    assert await orphaned() == (False, True)
+    await second.beat()
+    assert (await orphaned(), await acquire(first, "first")) == ((False, False), False)
+    await set_back(database, 31)
+    assert (await orphaned(), await acquire(first, "first")) == ((False, True), True)
+
+
+async def test_a_process_that_was_only_slow_promises_nothing_that_was_undone(
+    hosts: Hosts, database: PostgresSettings
+) -> None:
+    """Its intent was rolled back meanwhile: its own transaction conflicts."""
+    first, second = hosts
+    intent = await token_objects.record_intent(second, "key:x", NOW)
+    await set_back(database, 31)
+    async with first.write() as transaction:
+        await transaction.set_object_status(intent, MaterialStatus.CREATING, MaterialStatus.DESTROYING)
+    with pytest.raises(StoreConflict):
+        async with second.write() as transaction:
+            await token_objects.mark_ready(transaction, intent)
+
+
+async def test_a_node_is_seen(hosts: Hosts) -> None:
+    """By each of its processes, by the server's clock, with the version of its kmsd."""
+    before = await (await hosts[0].read()).database_now()
+    await hosts[1].beat()
+    first, second = await (await hosts[0].read()).nodes()
+    assert first.seen_at < before
+    assert (second.seen_at >= before, second.version) == (True, __version__)

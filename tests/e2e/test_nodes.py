@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, free_port, provisioned, write_config
+from tests.support.clients import code_of
+from tests.support.daemon import Daemon, eventually, free_port, provisioned, write_config
 from tests.support.postgres import Cluster, new_cluster
 from tests.support.tokens import TokenPlace, another_softhsm
+
+PLAIN = b"a secret"
+OF_FIRST = "node_id <> (SELECT node_id FROM node WHERE name = 'second')"
 
 
 @dataclass
@@ -21,6 +26,10 @@ class Site:
     store: str
     """The table [store] of kmsd.toml."""
     first: Daemon
+
+    def sql(self, statement: str) -> str:
+        """What psql prints of the daemons' database."""
+        return self.server.run_sql(statement, self.store.split("kmsd@/")[1].split("?")[0])
 
     def host(self, folder: Path, place: TokenPlace | None = None) -> Daemon:
         """A further host, that has not joined; with the same token if none is given."""
@@ -100,10 +109,10 @@ def test_a_foreign_token_is_refused(site: Site, tmp_path: Path) -> None:
 
 def test_another_version_is_refused(site: Site, tmp_path: Path) -> None:
     """Of the tables; and a database without tables, or without nodes."""
-    host, name = site.host(tmp_path / "second"), site.store.split("kmsd@/")[1].split("?")[0]
-    site.server.run_sql("UPDATE schema_version SET version = version + 1", name)
+    host = site.host(tmp_path / "second")
+    site.sql("UPDATE schema_version SET version = version + 1")
     status, text = refused(host, "join")
-    site.server.run_sql("UPDATE schema_version SET version = version - 1", name)
+    site.sql("UPDATE schema_version SET version = version - 1")
     assert (status, "it was written by a newer release" in text) == (78, True), text
     empty = replace(site, store=f'[store]\nurl = "{site.server.url()}"\n').host(tmp_path / "third")
     status, text = refused(empty, "join")
@@ -116,3 +125,85 @@ def test_sqlite_has_no_nodes(tmp_path: Path, site: Site) -> None:
     for command in (("join",), ("node", "list"), ("node", "remove", "x")):
         status, text = refused(host, *command)
         assert (status, "nodes need PostgreSQL" in text) == (78, True), text
+
+
+@pytest.fixture(name="pair")
+def _pair(site: Site, tmp_path: Path) -> Iterator[tuple[Daemon, Daemon]]:
+    """Two hosts that serve."""
+    second = site.host(tmp_path / "second")
+    second.cli("join", "--name", "second")
+    try:
+        site.first.start()
+        second.start()
+        yield site.first, second
+    finally:
+        second.stop()
+        site.first.stop()
+        site.first.cli("node", "remove", "second", "--force")
+
+
+def test_a_change_on_one_host_holds_at_once_on_the_other(pair: tuple[Daemon, Daemon]) -> None:
+    """Key state, alias, grant and key policy, in both directions. Each uses the keys that the other has made."""
+    user = pair[0].user("grantee")
+    for here, there in (pair, pair[::-1]):
+        kms, other, grantee = here.client(), there.client(), there.client(credentials=user)
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        blob = other.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
+        for _ in range(3):
+            kms.disable_key(KeyId=key_id)
+            assert code_of(other.encrypt, KeyId=key_id, Plaintext=PLAIN) == "DisabledException"
+            kms.enable_key(KeyId=key_id)
+            kms.create_alias(AliasName="alias/now", TargetKeyId=key_id)
+            assert code_of(other.encrypt, KeyId="alias/now", Plaintext=PLAIN) == ""
+            kms.delete_alias(AliasName="alias/now")
+            assert code_of(other.encrypt, KeyId="alias/now", Plaintext=PLAIN) == "NotFoundException"
+            grant = kms.create_grant(KeyId=key_id, GranteePrincipal=user.arn, Operations=["Encrypt"])["GrantId"]
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == ""
+            kms.revoke_grant(KeyId=key_id, GrantId=grant)
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == "AccessDeniedException"
+            policy = json.loads(kms.get_key_policy(KeyId=key_id)["Policy"])
+            allowed = {"Effect": "Allow", "Principal": {"AWS": user.arn}, "Action": "kms:Encrypt", "Resource": "*"}
+            both = {**policy, "Statement": [*policy["Statement"], allowed]}
+            kms.put_key_policy(KeyId=key_id, Policy=json.dumps(both))
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == ""
+            kms.put_key_policy(KeyId=key_id, Policy=json.dumps(policy))
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == "AccessDeniedException"
+        for one in (kms, other, grantee):
+            one.close()
+
+
+def holder(site: Site) -> int:
+    """Process id of the worker that runs the jobs; 0 while none does."""
+    found = site.sql("SELECT holder FROM lease WHERE name = 'jobs'")
+    return int(found.split(":")[1]) if found else 0
+
+
+def test_a_host_is_killed(site: Site, pair: tuple[Daemon, Daemon]) -> None:
+    """The other serves what both have made, runs the jobs, and settles what the killed one has left."""
+    first, second = pair
+    eventually(lambda: holder(site) in first.workers(), second)
+    kms, other = first.client(), second.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
+    # As if it had been killed between the intent and the object.
+    site.sql(
+        "INSERT INTO token_object (object_id, owner, status, created_at, token, maker, custody) "  # noqa: S608 (a constant)
+        "SELECT decode(repeat('ab', 16), 'hex'), 'key:x', 'creating', seen_at, 'main', maker, 'object' "
+        f"FROM maker WHERE {OF_FIRST} ORDER BY seen_at DESC LIMIT 1"
+    )
+    first.kill()
+    assert other.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
+    other.create_key()
+    # Time passes: half a minute for the processes of the killed host.
+    site.sql(f"UPDATE maker SET seen_at = seen_at - 31000000 WHERE {OF_FIRST}")  # noqa: S608 (a constant)
+    eventually(lambda: holder(site) in second.workers(), second)
+    done = second.cli("jobs", "run", "reconcile").stdout.decode()
+    assert left(site) == "", done
+    kms.close()
+    other.close()
+
+
+def left(site: Site) -> str:
+    """Ids of the intents that are not settled."""
+    return site.sql("SELECT encode(object_id, 'hex') FROM token_object WHERE status = 'creating'")

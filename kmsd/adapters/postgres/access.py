@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.access import SqlAccess
 from kmsd.ports import StoreUnavailable, StoreUnfit, TextRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
     from kmsd.adapters.postgres.session import Session
     from kmsd.adapters.sql.row_mapping import Row
 
@@ -20,6 +24,9 @@ RAISE_NUMBER = "UPDATE change_seq SET seq = seq + 1"
 """First statement of each transaction that writes. Until it ends, no other one gets further than this."""
 CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """The server's time of day, in microseconds since 1970."""
+GONE_SECONDS = 30
+"""Seconds since a process last said that it is alive, from which on it counts as ended."""
+_ALIVE = f"SELECT maker FROM maker WHERE seen_at > {CLOCK} - {GONE_SECONDS * 1_000_000}"
 NO_NODE = "none"
 """Id of a host that has none: no row has it."""
 _PLACEHOLDER = re.compile(r"\?(\d*)")
@@ -95,9 +102,16 @@ class PostgresAccess(SqlAccess):
     def _maker(self) -> int:
         return self._member.maker
 
-    def _is_gone(self, maker: int | None) -> bool:
-        # A lost connection is no dead process. Unfinished intents are settled when they are old.
-        return False
+    async def _gone(self, makers: Collection[int | None]) -> Collection[int | None]:
+        # A lost connection is no dead process: processes say that they are alive. One that was only slow loses its
+        # intents and leases, and finds that out: it promises an object by compare and swap on the intent's row.
+        others = set(makers) - {None, self._maker}
+        return others - {row[0] for row in await self._all(_ALIVE)} if others else others
+
+    async def _lease_time(self, now: datetime) -> datetime:
+        del now  # the clocks of several hosts differ
+        ((micros,),) = await self._all(f"SELECT {CLOCK}")
+        return row_mapping.instant(micros)
 
 
 def _plain(value: object) -> object:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+
+import structlog
 
 from kmsd.adapters.postgres import schema, statistics
 from kmsd.adapters.postgres.access import NO_NODE, Member
@@ -13,6 +16,13 @@ from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sql.statistics import Statistics
 from kmsd.cloudwatch_logs.ports import LogStore
+from kmsd.event_loop.tasks import cancel_and_wait
+from kmsd.ports import StoreError
+
+HEARTBEAT_SECONDS = 5.0
+"""Seconds between two heartbeats: several fit into the time after which a process counts as ended."""
+
+log = structlog.get_logger()
 
 
 class PostgresDatabase(Database):
@@ -77,7 +87,19 @@ class PostgresDatabase(Database):
     @asynccontextmanager
     async def _opened(self, node_id: str) -> AsyncIterator[LogStore]:
         store = PostgresStore(self._settings, node_id)
+        beating = asyncio.create_task(_keep_alive(store), name="kmsd-heartbeat")
         try:
             yield store
         finally:
+            await cancel_and_wait([beating])
             await store.close()
+
+
+async def _keep_alive(store: PostgresStore) -> None:
+    """Say every few seconds that this process is alive. A command that ends earlier says so with its first change."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        try:
+            await store.beat()
+        except StoreError as exc:
+            log.warning("heartbeat_failed", detail=str(exc))

@@ -17,8 +17,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from kmsd import __version__
 from kmsd.adapters.postgres import schema
-from kmsd.adapters.postgres.access import RAISE_NUMBER, Member, PostgresAccess
+from kmsd.adapters.postgres.access import CLOCK, RAISE_NUMBER, Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.reader import REPLICATED, PostgresReader, is_confirmed
@@ -30,6 +31,8 @@ from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
 
 _POSITION = "SELECT seq, EXISTS (SELECT FROM node WHERE node_id = $1) FROM change_seq"
 """The number of a transaction that has just raised it, and if this host is a node, as of that moment."""
+_FORGET_SECONDS = 3600
+"""Seconds after which the row of a process that has ended is deleted."""
 _KEPT_CHANGES = 4096
 _KEPT_OUTCOMES = 2**18
 """Outcomes of transactions that are kept: more than can begin while one is settled."""
@@ -43,6 +46,17 @@ PROBE_SECONDS = 1.0
 class PostgresTransaction(PostgresAccess, SqlTransaction):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
+    async def beat(self) -> None:
+        """Say that this process and its node are alive, and forget processes that have not done so for long."""
+        await self._run(
+            f"INSERT INTO maker (maker, node_id, seen_at) VALUES (?, ?, {CLOCK}) "
+            "ON CONFLICT (maker) DO UPDATE SET seen_at = excluded.seen_at",
+            self._maker,
+            self._node,
+        )
+        await self._run(f"UPDATE node SET seen_at = {CLOCK}, version = ? WHERE node_id = ?", __version__, self._node)
+        await self._run(f"DELETE FROM maker WHERE seen_at <= {CLOCK} - {_FORGET_SECONDS * 1_000_000}")
+
 
 class PostgresStore:
     """Implements `kmsd.cloudwatch_logs.ports.LogStore`."""
@@ -54,6 +68,8 @@ class PostgresStore:
         self._reader = PostgresReader(self._member, settings, self._connector)
         self._index = ReadIndex(self._ask)
         self._writing: Session | None = None
+        self._is_announced = False
+        """True if a committed transaction has said that this process is alive."""
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
 
@@ -108,11 +124,22 @@ class PostgresStore:
                 await session.execute(f"BEGIN; {RAISE_NUMBER}")
                 ((seq, is_known),) = await session.fetch(_POSITION, self._member.node_id)
                 self._member.require_known(is_known=is_known)
-                yield PostgresTransaction(self._member, session)
+                transaction = PostgresTransaction(self._member, session)
+                if not self._is_announced:
+                    # Before any promise of this process: one that is not in the table counts as ended.
+                    await transaction.beat()
+                yield transaction
                 await self._commit(session, transaction_id, seq)
+                self._is_announced = True
             except BaseException:
                 await self._roll_back(session)
                 raise
+
+    async def beat(self) -> None:
+        """Say that this process is alive. Raises `StoreUnavailable`."""
+        self._is_announced = False
+        async with self.write():
+            pass
 
     async def _connected(self) -> Session:
         """Return the session that writes, after connecting again if it is lost."""

@@ -253,7 +253,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
         row = await self._one(f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object WHERE object_id = ?", object_id)
-        return None if row is None else row_mapping.token_object(row, orphaned=self._is_gone(row[5]))
+        return None if row is None else row_mapping.token_object(row, orphaned=bool(await self._gone([row[5]])))
 
     async def public_keys(self) -> Mapping[bytes, bytes]:
         return dict(
@@ -271,8 +271,8 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
             f"WHERE custody = 'object' AND status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )
-        gone = {maker: self._is_gone(maker) for maker in {row[5] for row in found}}
-        return [row_mapping.token_object(row, orphaned=gone[row[5]]) for row in found]
+        gone = await self._gone({row[5] for row in found})
+        return [row_mapping.token_object(row, orphaned=row[5] in gone) for row in found]
 
     # --- import -------------------------------------------------------------------------------------
 

@@ -316,8 +316,10 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
 
     async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         for (held_by,) in await self._all("SELECT holder FROM lease WHERE name = ?", name):
-            if self._is_gone(_maker_in(held_by)):
+            if await self._gone([_maker_in(held_by)]):
                 await self._run("DELETE FROM lease WHERE name = ?", name)
+        lasts, now = until - now, await self._lease_time(now)
+        until = now + lasts
         changed = await self._run(
             "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE lease.holder = excluded.holder "
@@ -326,7 +328,7 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
             self._holder(holder),
             row_mapping.micros(until),
             row_mapping.micros(now),
-            row_mapping.micros(until + (until - now)),
+            row_mapping.micros(until + lasts),
         )
         return changed == 1
 

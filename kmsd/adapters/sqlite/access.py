@@ -9,6 +9,8 @@ from kmsd.adapters.sql.access import SqlAccess
 from kmsd.adapters.sqlite.connection import translated
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kmsd.adapters.sql.row_mapping import Row
     from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 
@@ -47,5 +49,5 @@ class SqliteAccess(SqlAccess):
     def _maker(self) -> int:
         return self._makers.token
 
-    def _is_gone(self, maker: int | None) -> bool:
-        return self._makers.is_gone(maker)
+    async def _gone(self, makers: Collection[int | None]) -> Collection[int | None]:
+        return {maker for maker in makers if self._makers.is_gone(maker)}
