@@ -15,7 +15,6 @@ from tests.support.postgres import Cluster, new_cluster
 from tests.support.tokens import TokenPlace, another_softhsm
 
 PLAIN = b"a secret"
-OF_FIRST = "node_id <> (SELECT node_id FROM node WHERE name = 'second')"
 
 
 @dataclass
@@ -83,7 +82,7 @@ def test_join_and_remove(site: Site, tmp_path: Path) -> None:
     host.cli("join", "--name", "second")
     assert sorted(nodes(host)) == sorted([first, "second"])
     assert refused(host, "join", "--name", "third") == (73, "kmsd: this host is the node second already\n")
-    host.cli("check")
+    assert "node second, one of 2" in host.cli("check").stdout.decode()
     status, text = refused(site.first, "node", "remove", "second")
     assert (status, "was seen less than a minute ago" in text) == (75, True), text
     status, text = refused(host, "node", "remove", "second")
@@ -105,6 +104,29 @@ def test_a_foreign_token_is_refused(site: Site, tmp_path: Path) -> None:
     assert (status, "it is another token" in text) == (78, True), text
     assert len(nodes(site.first)) == 1
     assert not (host.data / "node.json").exists()
+
+
+@pytest.fixture
+def _late_server(site: Site) -> Iterator[None]:
+    """The server's time of day is a minute ahead of the hosts'."""
+    name = site.sql("SELECT current_database()")
+    site.sql(
+        "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS "
+        "$$ SELECT pg_catalog.clock_timestamp() + interval '1 minute' $$"
+    )
+    site.sql(f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+    yield
+    site.sql(f"ALTER DATABASE {name} RESET search_path")
+    site.sql("DROP FUNCTION public.clock_timestamp()")
+
+
+@pytest.mark.usefixtures("_late_server")
+def test_another_time_is_refused(site: Site, tmp_path: Path) -> None:
+    """By more than some seconds; on a host that has joined, `kmsd check` warns of it."""
+    status, text = refused(site.host(tmp_path / "second"), "join", "--name", "second")
+    assert (status, "the clock of this host is -60 s from the database's" in text) == (78, True), text
+    assert "the clock is -60 s from the database's" in site.first.cli("check").stdout.decode()
+    assert len(nodes(site.first)) == 1
 
 
 def test_another_version_is_refused(site: Site, tmp_path: Path) -> None:
@@ -188,15 +210,19 @@ def test_a_host_is_killed(site: Site, pair: tuple[Daemon, Daemon]) -> None:
     blob = kms.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
     # As if it had been killed between the intent and the object.
     site.sql(
-        "INSERT INTO token_object (object_id, owner, status, created_at, token, maker, custody) "  # noqa: S608 (a constant)
+        "INSERT INTO token_object (object_id, owner, status, created_at, token, maker, custody) "
         "SELECT decode(repeat('ab', 16), 'hex'), 'key:x', 'creating', seen_at, 'main', maker, 'object' "
-        f"FROM maker WHERE {OF_FIRST} ORDER BY seen_at DESC LIMIT 1"
+        "FROM maker JOIN lease ON maker = split_part(holder, ' ', 2)::bigint WHERE name = 'jobs'"
     )
+    assert left(site) == "ab" * 16
     first.kill()
     assert other.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
     other.create_key()
     # Time passes: half a minute for the processes of the killed host.
-    site.sql(f"UPDATE maker SET seen_at = seen_at - 31000000 WHERE {OF_FIRST}")  # noqa: S608 (a constant)
+    site.sql(
+        "UPDATE maker SET seen_at = seen_at - 31000000 "
+        "WHERE node_id <> (SELECT node_id FROM node WHERE name = 'second')"
+    )
     eventually(lambda: holder(site) in second.workers(), second)
     done = second.cli("jobs", "run", "reconcile").stdout.decode()
     assert left(site) == "", done
