@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sqlite.database import SqliteDatabase
+from kmsd.config import node_identity
 from kmsd.config.sections import Config, StoreConfig
 from kmsd.config.settings import ConfigError
 
@@ -25,7 +26,10 @@ def database_of(config: Config) -> Database:
     # The driver is imported only where it is used: it takes 20 ms, and 3 MB of each process.
     from kmsd.adapters.postgres.database import PostgresDatabase  # noqa: PLC0415 (as above)
 
-    return PostgresDatabase(_settings(config.store))
+    identity = node_identity.read(config.data_dir)
+    if identity is None:
+        return PostgresDatabase(_settings(config.store))
+    return PostgresDatabase(_settings(config.store), identity.node_id)
 
 
 def require_own_database(config: Config) -> None:
@@ -39,7 +43,7 @@ def require_own_database(config: Config) -> None:
 
 @asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[LogStore]:
-    """Open only the store. Raises `StoreUnavailable`, `ConfigError`."""
+    """Open only the store. Raises `StoreUnavailable` (`StoreUnfit` on a host that is no node), `ConfigError`."""
     async with database_of(config).open() as store:
         yield store
 

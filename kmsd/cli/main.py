@@ -19,6 +19,8 @@ from kmsd.linux.process_hardening import harden_process
 
 MODULES = {
     "init": "init",
+    "join": "join",
+    "node": "nodes",
     "serve": "serve",
     "reload": "reload",
     "check": "check",

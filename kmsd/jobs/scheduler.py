@@ -13,6 +13,7 @@ import structlog
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
 from kmsd.domain.material import TokenName
 from kmsd.jobs import deletion, expiry, reconcile, rewrap, rotation, wrapping_keys
+from kmsd.jobs.leased_store import LeasedStore
 from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError, Tokens, TrustedClock
 from kmsd.ports.jobs import JobFailed, JobRecorder, JobReport, RetentionJob
 
@@ -112,8 +113,9 @@ class Scheduler(msgspec.Struct):
             now = self.clock.now()
             held = await transaction.acquire_lease(LEASE, self.holder, now, now + LEASE_TIME)
             if self.watch is not None:
-                # The holder of the lease stores the trusted time for all processes; the others read it.
-                await (self.watch.persist(transaction) if held else self.watch.refresh(transaction))
+                # The holder of the lease stores the trusted time for all processes of its node. On the other nodes one
+                # of them does.
+                await (self.watch.persist(transaction) if held else self.watch.keep(transaction))
             return held and await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
     async def run_now(self, job: Job) -> JobReport:
@@ -145,11 +147,11 @@ class Scheduler(msgspec.Struct):
             return await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
     async def _run_all(self, job: Job) -> JobReport:
-        now = self._now()
+        now = await self._now()
         if job is Job.RECONCILE:
             settled = reconcile.ReconcileReport()
             for name, token in self.tokens.items():
-                settled.add(await reconcile.run_once(self.store, token, now, name=name))
+                settled.add(await reconcile.run_once(self._leased, token, now, name=name))
             return settled
         if job is Job.RETENTION:
             if self.retention is None:
@@ -166,15 +168,25 @@ class Scheduler(msgspec.Struct):
 
     async def _run_once(self, job: Job, now: datetime) -> JobReport:
         if job is Job.REWRAP:
-            return await rewrap.run_once(self.store, self.tokens, self.clock)
-        return await _OF_KEYS[job](self.store, self.tokens, now, self.record)
+            return await rewrap.run_once(self._leased, self.tokens, self.clock)
+        return await _OF_KEYS[job](self._leased, self.tokens, now, self.record)
 
-    def _now(self) -> datetime:
-        """Return the trusted time: the wall clock may change between the check and the destruction."""
-        return self.clock.now() if self.watch is None else self.watch.trusted_now()
+    @property
+    def _leased(self) -> LeasedStore:
+        """The store, for what runs under the lease."""
+        return LeasedStore(self.store, self.clock, RUNNING, self.holder, LEASE_TIME)
+
+    async def _now(self) -> datetime:
+        """Return the trusted time: the wall clock may change between the check and the destruction.
+
+        It is the earliest of all nodes: none of them finds something destroyed that its own clock would not allow.
+        """
+        own = self.clock.now() if self.watch is None else self.watch.trusted_now()
+        others = await (await self.store.read()).trusted_by_others()
+        return own if others is None else min(own, others)
 
     async def _run_due(self) -> None:
-        now = self._now()
+        now = await self._now()
         if self._reconciled_at is None or abs(now - self._reconciled_at) >= RECONCILE_EVERY:
             await self._reconcile(now)
         reader = await self.store.read()
@@ -184,7 +196,7 @@ class Scheduler(msgspec.Struct):
             due = await reader.next_due(DueKind(job.value))
             is_worn = job is Job.ROTATION and bool(await reader.worn_keys(ROTATE_AT_MESSAGES))
             if is_worn or (due is not None and due <= now):
-                report = await run_once(self.store, self.tokens, now, self.record)
+                report = await run_once(self._leased, self.tokens, now, self.record)
                 log.info("job", job=job.value, **report.counts())
         await self._rewrap()
         if self._is_suspended:
@@ -202,14 +214,14 @@ class Scheduler(msgspec.Struct):
         return judgement is not None and judgement.suspended
 
     async def _rewrap(self) -> None:
-        report = await rewrap.run_once(self.store, self.tokens, self.clock)
+        report = await rewrap.run_once(self._leased, self.tokens, self.clock)
         for material_id in report.tampered:
             log.error("wrapped_material_tampered", material=material_id.hex())
         if any(report.counts().values()):
             log.info("job", job="rewrap", rewrapped=report.rewrapped, failed=report.failed)
 
     async def _keep_wrapping_keys(self, now: datetime) -> None:
-        report = await wrapping_keys.run_once(self.store, self.tokens, now, stock=self.stock)
+        report = await wrapping_keys.run_once(self._leased, self.tokens, now, stock=self.stock)
         if any(report.counts().values()):
             log.info("job", job="wrapping_keys", **report.counts())
 
@@ -223,7 +235,7 @@ class Scheduler(msgspec.Struct):
         self._reconciled_at = now
 
     async def _reconcile_with(self, token: Token, name: TokenName, now: datetime) -> None:
-        report = await reconcile.run_once(self.store, token, now, name=name)
+        report = await reconcile.run_once(self._leased, token, now, name=name)
         for object_id in report.missing:
             log.error("key_material_missing", object_id=object_id.hex())
         for domain_key_id in report.domain_keys_missing:

@@ -9,6 +9,7 @@ from kmsd.ports.clock import Clock, TrustedClock
 from kmsd.ports.store import Reader, Store, Transaction
 from kmsd.ports.store_records import (
     DueKind,
+    Node,
     ServiceKey,
     SessionMac,
     StoreConflict,
@@ -63,6 +64,7 @@ __all__ = [
     "MechanismMissing",
     "ModuleUnusable",
     "NoSuchObject",
+    "Node",
     "NotAuthentic",
     "ObjectReport",
     "PinRefused",

@@ -35,6 +35,10 @@ class TrustedClock(Clock, Protocol):
         """Compare the clock with the sample in the store. Raises `StoreUnavailable`."""
         ...
 
+    async def keep(self, transaction: Transaction) -> ClockAssessment:
+        """Do the same as `persist` if no process of this node has done so for a while, otherwise as `refresh`."""
+        ...
+
     async def persist(self, transaction: Transaction) -> ClockAssessment:
         """Compare the clock with the sample, and store the new sample for all processes. Raises `StoreUnavailable`."""
         ...

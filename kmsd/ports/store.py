@@ -1,4 +1,4 @@
-"""Port of the store: promises of reading and writing. Parts of it are in `identities` and `domain_keys`."""
+"""Port of the store: promises of reading and writing. Parts of it are in `identities`, `domain_keys` and `nodes`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kmsd.ports.domain_keys import DomainKeyReader, DomainKeyWriter
 from kmsd.ports.identities import IdentityReader, IdentityWriter
+from kmsd.ports.nodes import NodeReader, NodeWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
     from kmsd.domain.key_import import ImportedMaterial, WrappingKey
     from kmsd.domain.key_usage import KeyUse
     from kmsd.domain.material import Material, MaterialStatus
-    from kmsd.domain.trusted_time import ClockSample
     from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
 
 
-class Reader(IdentityReader, DomainKeyReader, Protocol):
+class Reader(IdentityReader, DomainKeyReader, NodeReader, Protocol):
     """Read access to the store, for one request. Raises `StoreUnavailable` if the store cannot be read."""
 
     async def key(self, key_id: str) -> Key | None:
@@ -146,10 +146,6 @@ class Reader(IdentityReader, DomainKeyReader, Protocol):
         """Return the records of a key's imported materials in the order of their first import, deleted ones too."""
         ...
 
-    async def clock_reading(self) -> ClockSample | None:
-        """Return the stored clock sample; None before the first check."""
-        ...
-
     async def key_use(self, key_id: str) -> KeyUse | None:
         """Return the last use of a key; None if none is recorded."""
         ...
@@ -159,7 +155,7 @@ class Reader(IdentityReader, DomainKeyReader, Protocol):
         ...
 
 
-class Transaction(Reader, IdentityWriter, DomainKeyWriter, Protocol):
+class Transaction(Reader, IdentityWriter, DomainKeyWriter, NodeWriter, Protocol):
     """Changes that become durable together, or not at all. Reads see the transaction's own writes.
 
     Each change of a state names the old state and raises `StoreConflict` if the store holds another. Insertions and
@@ -272,16 +268,13 @@ class Transaction(Reader, IdentityWriter, DomainKeyWriter, Protocol):
         """Acquire or renew the lease `name` for `holder`. Return True if `holder` has it.
 
         A lease is free if it has expired at `now`, or if its holder has exited and the store can detect this. A lease
-        that ends later than any that could be acquired now is also free: the clock has been set back since.
+        that ends later than any that could be acquired now is also free: the clock has been set back since. A database
+        of several hosts judges by its own clock; then `until - now` alone counts.
         """
         ...
 
     async def release_lease(self, name: str, holder: str) -> None:
         """Release the lease `name`, if `holder` has it."""
-        ...
-
-    async def put_clock_reading(self, reading: ClockSample) -> None:
-        """Replace the stored clock sample."""
         ...
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:

@@ -84,6 +84,19 @@ class SessionMac(msgspec.Struct, frozen=True):
     """Session tokens of releases without the MAC are accepted before this instant. None: never."""
 
 
+class Node(msgspec.Struct, frozen=True):
+    """A host that shares the database with others. Times are by the database's clock."""
+
+    node_id: str
+    name: str
+    """Unique."""
+    joined_at: datetime
+    seen_at: datetime
+    """Time at which one of its processes last said that it is alive."""
+    version: str
+    """Version of its kmsd, by the same process."""
+
+
 class DueKind(StrEnum):
     """Kind of scheduled event of a key."""
 

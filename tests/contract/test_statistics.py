@@ -121,7 +121,7 @@ async def test_of_sqlite(tmp_path: Path) -> None:
 
 async def test_of_postgresql() -> None:
     """A server."""
-    database = PostgresDatabase(cluster().database())
+    database = PostgresDatabase(cluster().database(), "")
     await database.create()
     async with database.open() as store:
         await compare(store, lambda: database.statistics(NOW))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
 
+from kmsd.app import SystemClock
 from kmsd.custody import token_objects
 from kmsd.domain.grant import Grant
 from kmsd.domain.key import Key
@@ -15,7 +16,8 @@ from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState, Transition
 from kmsd.domain.key_usage import KeyUse
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
-from kmsd.ports import Store, StoreConflict
+from kmsd.jobs.leased_store import LeasedStore
+from kmsd.ports import Store, StoreConflict, StoreUnavailable
 from tests.contract.stores import Pair
 from tests.support import domain_keys
 from tests.support.domain_keys import ACCOUNT, KEY_ID
@@ -156,18 +158,41 @@ async def test_one_holder_has_a_lease(stores: Pair) -> None:
     """Until it expires or is released; the holder can renew it."""
     first, second = stores
 
-    async def acquire(store: Store, holder: str, now: datetime) -> bool:
+    async def acquire(store: Store, holder: str, *, seconds: int = 90) -> bool:
         async with store.write() as transaction:
-            return await transaction.acquire_lease("jobs", holder, now, now + timedelta(seconds=90))
+            now = datetime.now(UTC)
+            return await transaction.acquire_lease("jobs", holder, now, now + timedelta(seconds=seconds))
 
-    assert await acquire(first, "a", NOW)
-    assert not await acquire(second, "b", NOW + timedelta(seconds=1))
-    assert await acquire(first, "a", NOW + timedelta(seconds=80))
-    assert not await acquire(second, "b", NOW + timedelta(seconds=95))
+    assert await acquire(first, "a")
+    assert not await acquire(second, "b")
+    assert await acquire(first, "a")
     async with first.write() as transaction:
         await transaction.release_lease("jobs", "a")
-    assert await acquire(second, "b", NOW + timedelta(seconds=96))
-    assert await acquire(first, "a", NOW + timedelta(seconds=187))
+    assert await acquire(second, "b")
+    assert not await acquire(first, "a")
+    assert await acquire(second, "b", seconds=0)
+    assert await acquire(first, "a")
+
+
+async def test_a_process_that_has_lost_the_lease_changes_nothing(stores: Pair) -> None:
+    """Each transaction of a job finds out if another process has the lease meanwhile; until then it renews the own."""
+    first, second = stores
+    jobs, others = (
+        LeasedStore(store, SystemClock(), "running", store_name, timedelta(seconds=90))
+        for store, store_name in ((first, "a"), (second, "b"))
+    )
+    known = await token_objects.record_intent(jobs, "key:x", NOW)
+    with pytest.raises(StoreUnavailable, match="the lease running was lost"):
+        await token_objects.record_intent(others, "key:y", NOW)
+    async with first.write() as transaction:
+        await transaction.release_lease("running", "a")
+    await token_objects.record_intent(others, "key:y", NOW)
+    with pytest.raises(StoreUnavailable, match="the lease running was lost"):
+        async with jobs.write() as transaction:
+            await transaction.set_object_status(known, MaterialStatus.CREATING, MaterialStatus.DESTROYING)
+    found = await (await jobs.read()).token_object(known)
+    assert found is not None
+    assert found.status is MaterialStatus.CREATING
 
 
 async def test_a_key_of_any_kind_is_read_as_it_was_written(stores: Pair) -> None:

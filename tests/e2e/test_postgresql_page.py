@@ -54,6 +54,12 @@ def typed(script: str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+def require_lines(mark: str, printed: list[str]) -> None:
+    """Each line of the page's block is printed; `…` stands for anything."""
+    for line in fenced(mark, "text").splitlines():
+        assert any(fnmatchcase(one, line.replace("…", "*")) for one in printed), printed
+
+
 def test_from_a_new_server_to_a_daemon(server: Cluster, tmp_path: Path) -> None:
     """The hosts, the password's file and the authority are those of the test."""
     at_server = {"PGHOST": str(server.folder), "PGPORT": str(server.port), "PGUSER": "postgres"}
@@ -75,8 +81,7 @@ def test_from_a_new_server_to_a_daemon(server: Cluster, tmp_path: Path) -> None:
         typed(kmsd + init, tmp_path)
         assert "AWS_SECRET_ACCESS_KEY" in (tmp_path / "admin.env").read_text()
         printed = typed(kmsd + check, tmp_path).splitlines()
-        for line in fenced("output: check", "text").splitlines():
-            assert any(fnmatchcase(one, line.replace("…", "*")) for one in printed), printed
+        require_lines("output: check", printed)
         daemon.admin = credentials_of(daemon.cli("access-key", "create", "admin", "--format", "json").stdout)
         daemon.start()
         kms = daemon.client()
@@ -85,7 +90,27 @@ def test_from_a_new_server_to_a_daemon(server: Cluster, tmp_path: Path) -> None:
         assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over TLS"
         kms.close()
         assert server.run_sql(ENCRYPTED) == "t"
+        _join(tmp_path / "node-2", daemon, settings)
         daemon.stop()
+
+
+def _join(folder: Path, first: Daemon, settings: str) -> None:
+    """A further host, whose daemon opens what the first one's has encrypted."""
+    folder.mkdir()
+    port = free_port()
+    config = write_config(folder, first.place, port, extra=settings, custody="object")
+    host = Daemon(folder, first.place, port, config)
+    printed = typed(f'kmsd() {{ {sys.executable} -m kmsd --config {config} "$@"; }}\n' + commands(PAGE, "join"), folder)
+    require_lines("output: join", printed.splitlines())
+    host.admin = first.admin
+    host.start()
+    kms, other = first.client(), host.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=b"here")["CiphertextBlob"]
+    assert other.decrypt(CiphertextBlob=blob)["Plaintext"] == b"here"
+    kms.close()
+    other.close()
+    host.stop()
 
 
 @pytest.mark.parametrize("name", ["socket", "network"])

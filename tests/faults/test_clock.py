@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +200,29 @@ def test_a_real_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         set_clock(daemon, 0)
         assert b"set 3456" in daemon.cli("check", "--no-token").stdout
         daemon.cli("audit", "verify")
+
+
+def test_nothing_is_destroyed_earlier_than_another_node_would_allow(harness: Harness) -> None:
+    """Its clock, as it has stored it, is behind: what is due here waits until it is due there, too."""
+    key_id, _ = doomed_key(harness)
+    before = held_ids(harness)
+    harness.clock.advance(days=8)
+
+    def store_other(days: float) -> None:
+        behind = round(timedelta(days=days).total_seconds() * 1e6)
+        with closing(sqlite3.connect(harness.config.database, isolation_level=None)) as database:
+            database.execute("DELETE FROM clock_reading WHERE node_id = 'other'")
+            database.execute(
+                "INSERT INTO clock_reading (node_id, trusted_at, boot, uptime_micros, taken_on_micros, stored_at) "
+                "SELECT 'other', stored_at + ?, '', 0, 0, stored_at FROM clock_reading",
+                [behind],
+            )
+
+    harness.run(harness.scheduler._acquire())
+    store_other(days=6.9)
+    harness.tick()
+    assert held_ids(harness) == before
+    store_other(days=7.1)
+    harness.tick()
+    assert len(held_ids(harness)) == len(before) - 1
+    assert [r["serviceEventDetails"]["keyId"] for r in harness.records() if r["eventName"] == "DeleteKey"] == [key_id]

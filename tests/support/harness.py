@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kmsd.adapters.pkcs11.ceremony import NewDomainKey
 from kmsd.app import Components, arn_scope_of, open_components
+from kmsd.cli.commands.join import make_first_node
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
@@ -273,6 +274,7 @@ def harness(
         config = configuration.load(write_config(folder, place, 1, extra=extra, custody=custody))
         config.audit_dir.mkdir(parents=True)
         asyncio.run(database_of(config).create())
+        asyncio.run(make_first_node(config))
         if custody == "wrapped":
             asyncio.run(_add_domain_keys(config, make_domain_keys(place, 2)))
         found = Harness(config)

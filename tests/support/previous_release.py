@@ -22,7 +22,9 @@ def set_back(database: Path, level: int) -> None:
     target.execute("ATTACH ? AS newer", (str(database),))
     tables = [row[0] for row in target.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")]
     for table in tables:
-        columns = ", ".join(row[1] for row in target.execute(f"PRAGMA main.table_info({table})"))
+        kept = {row[1] for row in target.execute(f"PRAGMA newer.table_info({table})")}
+        older_columns = [row[1] for row in target.execute(f"PRAGMA main.table_info({table})")]
+        columns = ", ".join(column for column in older_columns if column in kept)
         target.execute(f"DELETE FROM main.{table}")  # noqa: S608 (names out of the database itself)
         target.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}")  # noqa: S608 (as above)
     target.execute("DETACH newer")

@@ -14,6 +14,8 @@ from kmsd.ports import Clock, Reader, Store, Transaction
 
 REMIND_SECONDS = 3600.0
 """Seconds after which an unchanged problem is logged again."""
+KEPT_SECONDS = 30.0
+"""Uptime in seconds after which a stored reading is old: two intervals of the process that stores it."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 log = structlog.get_logger()
@@ -71,6 +73,13 @@ class WatchedClock(msgspec.Struct):
         judgement = await self.refresh(transaction)
         await transaction.put_clock_reading(judgement.reading)
         return judgement
+
+    async def keep(self, transaction: Transaction) -> ClockAssessment:
+        """Assess the clock, and store the reading if the stored one is old. Raises `StoreUnavailable`."""
+        before, uptime = await transaction.clock_reading(), self.uptime()
+        if before is None or not 0 <= uptime - before.uptime.seconds < KEPT_SECONDS:
+            return await self.persist(transaction)
+        return await self.refresh(transaction)
 
     def _log(self, judgement: ClockAssessment, clock: float) -> None:
         found = (judgement.suspended, judgement.behind)

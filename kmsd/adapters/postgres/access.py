@@ -7,16 +7,49 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.access import SqlAccess
-from kmsd.ports import StoreUnavailable, TextRefused
+from kmsd.ports import StoreUnavailable, StoreUnfit, TextRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
     from kmsd.adapters.postgres.session import Session
     from kmsd.adapters.sql.row_mapping import Row
 
-RAISE_NUMBER = "UPDATE change_seq SET seq = seq + 1 RETURNING seq"
+RAISE_NUMBER = "UPDATE change_seq SET seq = seq + 1"
 """First statement of each transaction that writes. Until it ends, no other one gets further than this."""
+CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+"""The server's time of day, in microseconds since 1970."""
+GONE_SECONDS = 30
+"""Seconds since a process last said that it is alive, from which on it counts as ended."""
+_ALIVE = f"SELECT maker FROM maker WHERE seen_at > {CLOCK} - {GONE_SECONDS * 1_000_000}"
+NO_NODE = "none"
+"""Id of a host that has none: no row has it."""
 _PLACEHOLDER = re.compile(r"\?(\d*)")
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One process, as the database knows it."""
+
+    maker: int
+    """Number of the process, in the rows that it promises to settle."""
+    node_id: str = ""
+    """Id of its node. Empty: it is no node yet, and is not refused for that; `kmsd init` and `kmsd join` alone."""
+
+    def require_known(self, *, is_known: bool) -> None:
+        """Raise `StoreUnfit` if the table of nodes has no row of this one."""
+        if self.node_id and not is_known:
+            why = "was removed, or its data folder is of another database"
+            if self.node_id == NO_NODE:
+                why = "has no id in its data folder"
+            raise StoreUnfit(
+                f"this host is no node of the database: it {why}. `kmsd join` makes it one; on the first host `kmsd "
+                "init` does, also after an upgrade from a release without nodes"
+            )
 
 
 @lru_cache(maxsize=1024)
@@ -35,11 +68,13 @@ def numbered(sql: str) -> str:
 class PostgresAccess(SqlAccess):
     """Runs statements one after the other."""
 
-    def __init__(self, maker: int, session: Session | None = None) -> None:
+    _clock = CLOCK
+
+    def __init__(self, member: Member, session: Session | None = None) -> None:
         super().__init__()
         self._session = session
         self._turn = asyncio.Lock()
-        self._process = maker
+        self._member = member
 
     def _connected(self) -> Session:
         if self._session is None:
@@ -60,12 +95,23 @@ class PostgresAccess(SqlAccess):
         return int(status.rpartition(" ")[2]) if status[-1:].isdigit() else 0
 
     @property
-    def _maker(self) -> int:
-        return self._process
+    def _node(self) -> str:
+        return self._member.node_id
 
-    def _is_gone(self, maker: int | None) -> bool:
-        # A lost connection is no dead process. Unfinished intents are settled when they are old.
-        return False
+    @property
+    def _maker(self) -> int:
+        return self._member.maker
+
+    async def _gone(self, makers: Collection[int | None]) -> Collection[int | None]:
+        # A lost connection is no dead process: processes say that they are alive. One that was only slow loses its
+        # intents and leases, and finds that out: it promises an object by compare and swap on the intent's row.
+        others = set(makers) - {None, self._maker}
+        return others - {row[0] for row in await self._all(_ALIVE)} if others else others
+
+    async def _lease_time(self, now: datetime) -> datetime:
+        del now  # the clocks of several hosts differ
+        ((micros,),) = await self._all(f"SELECT {CLOCK}")
+        return row_mapping.instant(micros)
 
 
 def _plain(value: object) -> object:

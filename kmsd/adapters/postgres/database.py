@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
+import structlog
+
 from kmsd.adapters.postgres import schema, statistics
+from kmsd.adapters.postgres.access import NO_NODE, Member
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sql.statistics import Statistics
 from kmsd.cloudwatch_logs.ports import LogStore
+from kmsd.event_loop.tasks import cancel_and_wait
+from kmsd.ports import StoreError
+
+HEARTBEAT_SECONDS = 5.0
+"""Seconds between two heartbeats: several fit into the time after which a process counts as ended."""
+
+log = structlog.get_logger()
 
 
 class PostgresDatabase(Database):
     """A database on one or several servers."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: PostgresSettings, node_id: str = NO_NODE) -> None:
+        """`node_id` is that of this host."""
+        self._settings, self._node_id = settings, node_id
 
     def __str__(self) -> str:
         return str(self._settings.url)
@@ -41,13 +53,13 @@ class PostgresDatabase(Database):
         return schema.newest()
 
     async def migrate(self) -> int:
-        return await schema.migrate(self._settings)
+        return await schema.migrate(self._settings, Member(0, self._node_id))
 
     async def date_first_start(self, now: datetime) -> None:
         await schema.date_first_start(self._settings, now)
 
     async def statistics(self, now: datetime) -> Statistics:
-        return await statistics.read(self._settings, now)
+        return await statistics.read(self._settings, self._node_id, now)
 
     async def problems(self) -> Sequence[str]:
         async with schema.connected(self._settings) as session:
@@ -66,10 +78,28 @@ class PostgresDatabase(Database):
                 found.append("fsync is off: the server loses what was acknowledged when its host loses power")
             return found
 
+    def open(self) -> AbstractAsyncContextManager[LogStore]:
+        return self._opened(self._node_id)
+
+    def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
+        return self._opened("")
+
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[LogStore]:
-        store = PostgresStore(self._settings)
+    async def _opened(self, node_id: str) -> AsyncIterator[LogStore]:
+        store = PostgresStore(self._settings, node_id)
+        beating = asyncio.create_task(_keep_alive(store), name="kmsd-heartbeat")
         try:
             yield store
         finally:
+            await cancel_and_wait([beating])
             await store.close()
+
+
+async def _keep_alive(store: PostgresStore) -> None:
+    """Say every few seconds that this process is alive. A command that ends earlier says so with its first change."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        try:
+            await store.beat()
+        except StoreError as exc:
+            log.warning("heartbeat_failed", detail=str(exc))

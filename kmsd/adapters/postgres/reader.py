@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmsd.adapters.postgres import schema
-from kmsd.adapters.postgres.access import PostgresAccess
+from kmsd.adapters.postgres.access import Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
@@ -13,7 +13,7 @@ REPLICATED = "(SELECT pg_logical_emit_message(true, 'kmsd', ''))::text"
 """Column that makes a question confirmed: a message in the log, in a transaction of its own. Its COMMIT waits until the
 synchronous standby has it. A server that was replaced has no standby any more, and cannot answer."""
 _QUESTION = """
-    SELECT present.seq, present.trimmed, change.seq, change.subject{more}
+    SELECT present.seq, present.trimmed, change.seq, change.subject, EXISTS (SELECT FROM node WHERE node_id = $2){more}
     FROM change_seq AS present LEFT JOIN change ON change.seq > $1 ORDER BY change.seq, change.subject"""
 _PLAIN = _QUESTION.format(more=", current_setting('synchronous_standby_names') <> ''")
 _CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
@@ -22,8 +22,8 @@ _CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
 class PostgresReader(PostgresAccess, CachedReader):
     """Implements `kmsd.ports.Reader`."""
 
-    def __init__(self, maker: int, settings: PostgresSettings, connector: Connector) -> None:
-        super().__init__(maker)
+    def __init__(self, member: Member, settings: PostgresSettings, connector: Connector) -> None:
+        super().__init__(member)
         self._settings, self._connector = settings, connector
         self._asking: Session | None = None
         self._is_new = True
@@ -43,11 +43,12 @@ class PostgresReader(PostgresAccess, CachedReader):
         """Ask what was committed, and invalidate it. Connects, if needed. Raises `StoreUnavailable`."""
         asking = await self._connected_for_questions()
         confirmed = is_confirmed(self._settings, asking)
-        rows = await asking.ask(_CONFIRMED if confirmed else _PLAIN, self._seen)
-        if not confirmed and self._settings.questions == "auto" and rows[0][4]:
+        rows = await asking.ask(_CONFIRMED if confirmed else _PLAIN, self._seen, self._node)
+        if not confirmed and self._settings.questions == "auto" and rows[0][5]:
             # The server has got a synchronous standby since the connection was made.
             asking.has_synchronous_standbys = True
-            rows = await asking.ask(_CONFIRMED, self._seen)
+            rows = await asking.ask(_CONFIRMED, self._seen, self._node)
+        self._member.require_known(is_known=rows[0][4])
         present, trimmed = rows[0][0], rows[0][1]
         if self._is_new or not trimmed <= self._seen <= present:
             self._invalidate_all()

@@ -8,7 +8,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any
 
-from kmsd.adapters.postgres.access import RAISE_NUMBER, numbered
+from kmsd.adapters.postgres.access import RAISE_NUMBER, Member, numbered
 from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
@@ -18,6 +18,8 @@ from kmsd.ports import StoreConflict, StoreMissing, StoreUnfit
 MIGRATIONS = resources.files("kmsd.adapters.postgres") / "migrations"
 _LOCK = 0x6B6D7364
 """Advisory lock of migrations: `kmsd` in ASCII."""
+_NODES_SINCE = 14
+"""First schema version with a table of nodes."""
 _MIGRATION_SECONDS = 3600.0
 """Deadline of a statement that migrates."""
 _OTHERS = """
@@ -78,15 +80,19 @@ async def create(settings: PostgresSettings) -> None:
         await _apply(session)
 
 
-async def migrate(settings: PostgresSettings) -> int:
+async def migrate(settings: PostgresSettings, member: Member) -> int:
     """Bring the tables up to date, in one transaction. Return the number of steps applied.
 
-    Raises `StoreMissing`, `StoreUnavailable`, and `StoreUnfit` for tables that a newer kmsd has written.
+    Raises `StoreMissing`, `StoreUnavailable`, and `StoreUnfit` for tables that a newer kmsd has written, or whose nodes
+    are other hosts.
     """
     async with connected(settings, _MIGRATION_SECONDS) as session:
         present = await version(session)
         if present == 0 or present > newest():
             require_known(present)
+        if present >= _NODES_SINCE and await _value(session, "SELECT EXISTS (SELECT FROM node)"):
+            rows = await session.fetch("SELECT EXISTS (SELECT FROM node WHERE node_id = $1)", member.node_id)
+            member.require_known(is_known=rows[0][0])
         return await _apply(session)
 
 

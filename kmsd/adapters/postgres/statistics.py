@@ -8,12 +8,12 @@ from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.access import numbered
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql import row_mapping
-from kmsd.adapters.sql.reader import CLOCK_READING
+from kmsd.adapters.sql.nodes import CLOCK_READING
 from kmsd.adapters.sql.statistics import DIFFERENT, DUE_AT, KEYS, OBJECTS, WRAPPED, Statistics, by_state
 
 
-async def read(settings: PostgresSettings, now: datetime) -> Statistics:
-    """Read the statistics, in one snapshot. Raises `StoreUnavailable`."""
+async def read(settings: PostgresSettings, node_id: str, now: datetime) -> Statistics:
+    """Read the statistics, in one snapshot; the clock is that of this node. Raises `StoreUnavailable`."""
     instant = row_mapping.micros(now)
     async with schema.connected(settings) as session:
         schema.require_known(await schema.version(session))
@@ -23,7 +23,7 @@ async def read(settings: PostgresSettings, now: datetime) -> Statistics:
         objects = {(token, status): count for token, status, count in await session.fetch(OBJECTS)}
         wrapped = {state: int(count) for state, count in await session.fetch(WRAPPED)}
         due = {job: (await session.fetch(query))[0][0] for job, query in DUE_AT.items()}
-        clock = await session.fetch(CLOCK_READING)
+        clock = await session.fetch(numbered(CLOCK_READING), node_id)
         await session.execute("COMMIT")
     return Statistics(
         keys,

@@ -2,6 +2,7 @@
 
 Each process has three connections: one asks before each request if anything has changed (`read_index`), one reads, and
 one writes. A transaction that writes first raises the number in `change_seq`, which makes it the only one that writes.
+Questions and transactions ask in the same statement if this host is still a node: one that was removed is refused.
 
 A commit whose answer is lost is settled before anything is answered. The transaction inserts its id as `committed`. To
 settle it, another connection inserts the id as `abandoned`, unless it is there, and reads which of the two is. A COMMIT
@@ -16,8 +17,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from kmsd import __version__
 from kmsd.adapters.postgres import schema
-from kmsd.adapters.postgres.access import RAISE_NUMBER, PostgresAccess
+from kmsd.adapters.postgres.access import CLOCK, RAISE_NUMBER, Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.reader import REPLICATED, PostgresReader, is_confirmed
@@ -27,6 +29,10 @@ from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
 
+_POSITION = "SELECT seq, EXISTS (SELECT FROM node WHERE node_id = $1) FROM change_seq"
+"""The number of a transaction that has just raised it, and if this host is a node, as of that moment."""
+_FORGET_SECONDS = 3600
+"""Seconds after which the row of a process that has ended is deleted."""
 _KEPT_CHANGES = 4096
 _KEPT_OUTCOMES = 2**18
 """Outcomes of transactions that are kept: more than can begin while one is settled."""
@@ -40,24 +46,37 @@ PROBE_SECONDS = 1.0
 class PostgresTransaction(PostgresAccess, SqlTransaction):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
+    async def beat(self) -> None:
+        """Say that this process and its node are alive, and forget processes that have not done so for long."""
+        await self._run(
+            f"INSERT INTO maker (maker, node_id, seen_at) VALUES (?, ?, {CLOCK}) "
+            "ON CONFLICT (maker) DO UPDATE SET seen_at = excluded.seen_at",
+            self._maker,
+            self._node,
+        )
+        await self._run(f"UPDATE node SET seen_at = {CLOCK}, version = ? WHERE node_id = ?", __version__, self._node)
+        await self._run(f"DELETE FROM maker WHERE seen_at <= {CLOCK} - {_FORGET_SECONDS * 1_000_000}")
+
 
 class PostgresStore:
     """Implements `kmsd.cloudwatch_logs.ports.LogStore`."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        """Connect at the first use."""
+    def __init__(self, settings: PostgresSettings, node_id: str = "") -> None:
+        """Connect at the first use. `node_id` is that of this host; empty: it is no node yet."""
         self._settings, self._connector = settings, Connector(settings)
-        self._maker = secrets.randbelow(_PLACES)
-        self._reader = PostgresReader(self._maker, settings, self._connector)
+        self._member = Member(secrets.randbelow(_PLACES), node_id)
+        self._reader = PostgresReader(self._member, settings, self._connector)
         self._index = ReadIndex(self._ask)
         self._writing: Session | None = None
+        self._is_announced = False
+        """True if a committed transaction has said that this process is alive."""
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
 
     @classmethod
-    async def open(cls, settings: PostgresSettings) -> PostgresStore:
+    async def open(cls, settings: PostgresSettings, node_id: str = "") -> PostgresStore:
         """Open the database. Raises `StoreUnavailable` (`StoreMissing`, `StoreUnfit`)."""
-        store = cls(settings)
+        store = cls(settings, node_id)
         await store._index.barrier()
         return store
 
@@ -102,13 +121,25 @@ class PostgresStore:
         async with self._writer:
             session, transaction_id = await self._connected(), secrets.token_hex(16)
             try:
-                await session.execute("BEGIN")
-                ((seq,),) = await session.fetch(RAISE_NUMBER)
-                yield PostgresTransaction(self._maker, session)
+                await session.execute(f"BEGIN; {RAISE_NUMBER}")
+                ((seq, is_known),) = await session.fetch(_POSITION, self._member.node_id)
+                self._member.require_known(is_known=is_known)
+                transaction = PostgresTransaction(self._member, session)
+                if not self._is_announced:
+                    # Before any promise of this process: one that is not in the table counts as ended.
+                    await transaction.beat()
+                yield transaction
                 await self._commit(session, transaction_id, seq)
+                self._is_announced = True
             except BaseException:
                 await self._roll_back(session)
                 raise
+
+    async def beat(self) -> None:
+        """Say that this process is alive. Raises `StoreUnavailable`."""
+        self._is_announced = False
+        async with self.write():
+            pass
 
     async def _connected(self) -> Session:
         """Return the session that writes, after connecting again if it is lost."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from kmsd.ports import StoreConflict
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
     from kmsd.adapters.sql.row_mapping import Row
 
 
@@ -26,14 +29,26 @@ class SqlAccess(ABC):
     async def _run(self, sql: str, *values: object) -> int:
         """Return the number of rows that the statement changed."""
 
+    _clock: str
+    """SQL expression for the time of day by the database's clock, in microseconds since 1970."""
+
+    @property
+    @abstractmethod
+    def _node(self) -> str:
+        """Id of this node. Empty: the only one, which has no row."""
+
     @property
     @abstractmethod
     def _maker(self) -> int:
         """Number of this process, for the rows that it promises to settle."""
 
     @abstractmethod
-    def _is_gone(self, maker: int | None) -> bool:
-        """Return True if the process of this number has certainly ended. None: nothing is known."""
+    async def _gone(self, makers: Collection[int | None]) -> Collection[int | None]:
+        """Return the numbers of processes that count as ended: what they have begun may be undone. Never None."""
+
+    async def _lease_time(self, now: datetime) -> datetime:
+        """Return the time of the clock that judges leases; `now` is that of the caller."""
+        return now
 
     async def _swap(self, what: str, sql: str, *values: object) -> None:
         """Run a statement that must change exactly one row. Raises `StoreConflict`."""

@@ -50,4 +50,8 @@ class Database(ABC):
 
     @abstractmethod
     def open(self) -> AbstractAsyncContextManager[LogStore]:
-        """Open the store, and close it at the end of the block."""
+        """Open the store, and close it at the end of the block. Raises `StoreUnfit` if this host is no node of it."""
+
+    @abstractmethod
+    def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
+        """Open the store for a command that makes this host a node."""

@@ -9,6 +9,7 @@ from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.domain_keys import DomainKeyQueries
 from kmsd.adapters.sql.key_usage import KeyUsageQueries
 from kmsd.adapters.sql.log_groups import LogGroupQueries
+from kmsd.adapters.sql.nodes import NodeQueries
 from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -17,7 +18,6 @@ from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import DueKind, ServiceKey, SessionMac, StoreUnavailable, TokenObject
 
 DUE = {
@@ -26,8 +26,6 @@ DUE = {
     DueKind.ROTATION: ("key", "next_rotation_at", "state = 'Enabled'"),
 }
 """Table, due column and further condition of each job."""
-
-CLOCK_READING = "SELECT trusted_at, boot, uptime_micros, taken_on_micros FROM clock_reading"
 
 _NO_LIMIT = 2**31
 _EXISTS = "(key.deletion_at IS NULL OR key.deletion_at > ?)"
@@ -38,7 +36,7 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
-class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
+class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries):
     """Implements `kmsd.ports.Reader`."""
 
     # --- keys ---------------------------------------------------------------------------------------
@@ -255,7 +253,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
         row = await self._one(f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object WHERE object_id = ?", object_id)
-        return None if row is None else row_mapping.token_object(row, orphaned=self._is_gone(row[5]))
+        return None if row is None else row_mapping.token_object(row, orphaned=bool(await self._gone([row[5]])))
 
     async def public_keys(self) -> Mapping[bytes, bytes]:
         return dict(
@@ -273,8 +271,8 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
             f"WHERE custody = 'object' AND status IN ({marks}) ORDER BY created_at",
             *(status.value for status in wanted),
         )
-        gone = {maker: self._is_gone(maker) for maker in {row[5] for row in found}}
-        return [row_mapping.token_object(row, orphaned=gone[row[5]]) for row in found]
+        gone = await self._gone({row[5] for row in found})
+        return [row_mapping.token_object(row, orphaned=row[5] in gone) for row in found]
 
     # --- import -------------------------------------------------------------------------------------
 
@@ -325,9 +323,3 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries):
         if row is None:
             raise StoreUnavailable("the table session_mac is empty")
         return SessionMac(row[0], row_mapping.maybe_instant(row[1]))
-
-    # --- time ---------------------------------------------------------------------------------------
-
-    async def clock_reading(self) -> ClockSample | None:
-        row = await self._one(CLOCK_READING)
-        return None if row is None else row_mapping.clock_reading(row)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.domain_keys import DomainKeyStatements
 from kmsd.adapters.sql.key_usage import KeyUsageStatements
 from kmsd.adapters.sql.log_groups import LogGroupStatements
+from kmsd.adapters.sql.nodes import NodeStatements
 from kmsd.adapters.sql.reader import SqlReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
@@ -16,11 +17,10 @@ from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.domain.trusted_time import ClockSample
 from kmsd.ports import ServiceKey, StoreConflict, TokenObject
 
 
-class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements):
+class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements, NodeStatements):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
     # --- identities ---------------------------------------------------------------------------------
@@ -316,8 +316,10 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
 
     async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         for (held_by,) in await self._all("SELECT holder FROM lease WHERE name = ?", name):
-            if self._is_gone(_maker_in(held_by)):
+            if await self._gone([_maker_in(held_by)]):
                 await self._run("DELETE FROM lease WHERE name = ?", name)
+        lasts, now = until - now, await self._lease_time(now)
+        until = now + lasts
         changed = await self._run(
             "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE lease.holder = excluded.holder "
@@ -326,7 +328,7 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
             self._holder(holder),
             row_mapping.micros(until),
             row_mapping.micros(now),
-            row_mapping.micros(until + (until - now)),
+            row_mapping.micros(until + lasts),
         )
         return changed == 1
 
@@ -336,17 +338,6 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
     def _holder(self, holder: str) -> str:
         """Return the holder's name in the row: with the byte of this process's liveness lock."""
         return f"{holder} {self._maker}"
-
-    async def put_clock_reading(self, reading: ClockSample) -> None:
-        await self._run(
-            "INSERT INTO clock_reading (id, trusted_at, boot, uptime_micros, taken_on_micros) "
-            "VALUES (1, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET trusted_at = excluded.trusted_at, "
-            "boot = excluded.boot, uptime_micros = excluded.uptime_micros, taken_on_micros = excluded.taken_on_micros",
-            row_mapping.micros(reading.trusted_at),
-            reading.uptime.boot_id,
-            round(reading.uptime.seconds * 1e6),
-            reading.accepted_skew // timedelta(microseconds=1),
-        )
 
     async def put_tags(self, key_id: str, tags: Mapping[str, str]) -> None:
         for tag_key, tag_value in tags.items():

@@ -9,12 +9,16 @@ from kmsd.adapters.sql.access import SqlAccess
 from kmsd.adapters.sqlite.connection import translated
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kmsd.adapters.sql.row_mapping import Row
     from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 
 
 class SqliteAccess(SqlAccess):
     """Runs statements on the calling thread. They take microseconds."""
+
+    _clock = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
 
     def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
         super().__init__()
@@ -38,8 +42,12 @@ class SqliteAccess(SqlAccess):
             return self._connection.execute(sql, values).rowcount
 
     @property
+    def _node(self) -> str:
+        return ""
+
+    @property
     def _maker(self) -> int:
         return self._makers.token
 
-    def _is_gone(self, maker: int | None) -> bool:
-        return self._makers.is_gone(maker)
+    async def _gone(self, makers: Collection[int | None]) -> Collection[int | None]:
+        return {maker for maker in makers if self._makers.is_gone(maker)}

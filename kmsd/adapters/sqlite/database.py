@@ -6,7 +6,7 @@ The store and the statistics are imported where they are used: `kmsd serve` need
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,9 @@ class SqliteDatabase(Database):
 
     async def problems(self) -> Sequence[str]:
         return ()
+
+    def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
+        return self.open()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LogStore]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kmsd.adapters.sql import row_mapping
-from kmsd.adapters.sql.reader import CLOCK_READING
+from kmsd.adapters.sql.nodes import CLOCK_READING
 from kmsd.adapters.sql.statistics import DIFFERENT, DUE_AT, KEYS, OBJECTS, WRAPPED, Statistics, by_state
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.connection import translated
@@ -23,7 +23,7 @@ def read(path: Path, now: datetime) -> Statistics:
             objects = {(token, status): count for token, status, count in connection.execute(OBJECTS)}
             wrapped = dict(connection.execute(WRAPPED))
             due = {job: connection.execute(query).fetchone()[0] for job, query in DUE_AT.items()}
-            row = connection.execute(CLOCK_READING).fetchone()
+            row = connection.execute(CLOCK_READING, ("",)).fetchone()
             connection.execute("COMMIT")
     finally:
         connection.close()

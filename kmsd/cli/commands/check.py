@@ -13,6 +13,7 @@ from kmsd.cli.commands import (
     check_files,
     check_host,
     check_issuers,
+    check_nodes,
     check_policies,
     check_tls,
     check_token,
@@ -84,6 +85,8 @@ async def _database(config: Config) -> AsyncIterator[Finding]:
 async def _policies(config: Config) -> AsyncIterator[Finding]:
     try:
         async with open_store(config) as store:
+            async for finding in check_nodes.findings(config, await store.read()):
+                yield finding
             async for finding in check_clock.findings(await store.read()):
                 yield finding
             async for finding in check_policies.findings(await store.read(), config, SystemClock().now()):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-import pwd
-import shutil
 import sys
 from typing import Any
 
 from kmsd.adapters.sql.database import Database
 from kmsd.app import Components, SystemClock, arn_scope_of, open_token, set_module_environment, token_settings
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
+from kmsd.cli.commands.join import create_data_dir, create_folders, make_first_node
 from kmsd.cli.commands.migrate import migrate_unless_served
 from kmsd.cli.commands.operator_audit import KMSD, acting
 from kmsd.cli.commands.users import check_name
-from kmsd.cli.os_errors import in_words
 from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
@@ -24,7 +21,6 @@ from kmsd.custody.provisioning import NewAccessKey
 from kmsd.database import database_of
 from kmsd.domain.identity import User
 from kmsd.exit_codes import ExistsAlready
-from kmsd.linux import systemd_units
 from kmsd.ports import Reader
 
 DEFAULT_ADMINISTRATOR = "admin"
@@ -51,40 +47,20 @@ def add_to(commands: Any) -> None:
     command.set_defaults(run=run, beforehand=create_data_dir)
 
 
-def create_data_dir(config: Config, options: argparse.Namespace) -> None:
-    """Create a missing data directory, if run by root, for the user of a kmsd.service that reads this configuration.
-
-    Everything else is then created as that user. Raises `ConfigError`, `CommandError`.
-    """
-    if os.geteuid() != 0 or config.data_dir.exists():
-        return
-    try:
-        name = systemd_units.user() if systemd_units.starts_with(options.config) else ""
-    except systemd_units.UnitError:
-        return  # no systemd: the folder is for the invoking user
-    if name:
-        try:
-            config.data_dir.mkdir(mode=0o700)
-            shutil.chown(config.data_dir, name, pwd.getpwnam(name).pw_gid)
-        except OSError as exc:
-            raise (in_words(exc, "there is no data directory") or exc) from exc
-        except KeyError as exc:
-            raise ConfigError(f"the user {name} of {systemd_units.SERVICE} does not exist") from exc
-
-
 async def run(config: Config, options: argparse.Namespace) -> int:
     """Create what is missing and keep what exists. The administrator's secret is shown once."""
     if options.administrator is not None:
         check_name(options.administrator)
     require_client_url(config, options)
-    _create_folders(config)
+    create_folders(config)
     database = database_of(config)
     if not await database.exists():
         if not options.beside:
             await _require_unused_token(config, database)
         await database.create()
     await migrate_unless_served(config)
-    parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR}
+    node = await make_first_node(config)
+    parameters = {"userName": options.administrator or DEFAULT_ADMINISTRATOR, "node": node}
     async with acting(config, "Initialize", parameters, source=KMSD) as (components, act):
         keys_created, access_key = await _provision(components, config, options)
         if access_key is not None:
@@ -96,15 +72,6 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         done = "made the keys that were missing" if keys_created else "nothing to do: everything is there"
         print(f"kmsd: {done}; no access key was made", file=sys.stderr)
     return 0
-
-
-def _create_folders(config: Config) -> None:
-    """Create the missing folders. Raises `ConfigError`."""
-    for folder, mode in ((config.data_dir, 0o700), (config.audit_dir, 0o750)):
-        try:
-            folder.mkdir(mode=mode, parents=folder == config.data_dir, exist_ok=True)
-        except OSError as exc:
-            raise ConfigError(f"the folder {folder} cannot be made: {exc.strerror}") from exc
 
 
 async def _require_unused_token(config: Config, database: Database) -> None:

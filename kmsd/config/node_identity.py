@@ -1,0 +1,52 @@
+"""Identity of this host among the nodes of a database: a file in the data folder."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from kmsd.config.settings import ConfigError
+from kmsd.linux.files import replace_file
+
+FILE = "node.json"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+class NodeIdentity(msgspec.Struct, frozen=True):
+    """Id and name of a node."""
+
+    node_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    """32 hexadecimal digits, at random: two data folders never have the same, unless one was copied."""
+    name: str
+
+    @classmethod
+    def new(cls, name: str) -> NodeIdentity:
+        """Return an identity with a new id. Raises `ConfigError` if the name cannot be used."""
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{name!r} cannot be a node's name: 1 to 63 lower-case letters, digits, dots and hyphens")
+        return cls(secrets.token_hex(16), name)
+
+
+def read(data_dir: Path) -> NodeIdentity | None:
+    """Return the identity in a data folder; None if it has none. Raises `ConfigError`."""
+    path = data_dir / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeIdentity)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    except msgspec.MsgspecError as exc:
+        raise ConfigError(f"{path} is damaged: {exc}") from exc
+
+
+def write(data_dir: Path, identity: NodeIdentity) -> None:
+    """Write the identity; durable on return. Raises `ConfigError`."""
+    try:
+        replace_file(data_dir / FILE, msgspec.json.encode(identity))
+    except OSError as exc:
+        raise ConfigError(f"{data_dir / FILE} cannot be written: {exc.strerror}") from exc

@@ -1,0 +1,235 @@
+"""Several hosts on one PostgreSQL and one token: each has a data folder of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.clients import code_of
+from tests.support.daemon import Daemon, eventually, free_port, provisioned, write_config
+from tests.support.postgres import Cluster, new_cluster
+from tests.support.tokens import TokenPlace, another_softhsm
+
+PLAIN = b"a secret"
+
+
+@dataclass
+class Site:
+    """A server, and the hosts that use it."""
+
+    server: Cluster
+    store: str
+    """The table [store] of kmsd.toml."""
+    first: Daemon
+
+    def sql(self, statement: str) -> str:
+        """What psql prints of the daemons' database."""
+        return self.server.run_sql(statement, self.store.split("kmsd@/")[1].split("?")[0])
+
+    def host(self, folder: Path, place: TokenPlace | None = None) -> Daemon:
+        """A further host, that has not joined; with the same token if none is given."""
+        folder.mkdir()
+        place, port = place or self.first.place, free_port()
+        found = Daemon(folder, place, port, write_config(folder, place, port, extra=self.store, custody="object"))
+        found.admin = self.first.admin
+        return found
+
+
+@pytest.fixture(name="site", scope="module")
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    server, folder = new_cluster(), tmp_path_factory.mktemp("first")
+    store = f'[store]\nurl = "{server.url()}"\n'
+    try:
+        with provisioned(folder, extra=store, custody="object") as first:
+            yield Site(server, store, first)
+    finally:
+        server.stop()
+
+
+def refused(host: Daemon, *arguments: str) -> tuple[int, str]:
+    """Exit status and reason of a command."""
+    done = host.cli(*arguments, check=False)
+    return done.returncode, done.stderr.decode()
+
+
+def nodes(host: Daemon) -> list[str]:
+    """Names of the nodes, as a host lists them."""
+    return [line.split()[0] for line in host.cli("node", "list").stdout.decode().splitlines()]
+
+
+def test_a_host_that_has_not_joined_is_refused(site: Site, tmp_path: Path) -> None:
+    """Daemon and commands, by name; `kmsd init` does not make it a node either. It harms no key of the first host."""
+    host = site.host(tmp_path / "second")
+    host.data.mkdir()
+    for command in (("user", "list"), ("jobs", "run", "reconcile"), ("migrate",), ("serve",)):
+        status, text = refused(host, *command)
+        assert (status, "this host is no node of the database" in text) == (78, True), text
+    status, text = refused(host, "init")
+    assert (status, "`kmsd join` makes this host a further one" in text) == (73, True), text
+    assert len(nodes(site.first)) == 1
+
+
+def test_join_and_remove(site: Site, tmp_path: Path) -> None:
+    """A host joins once, under a name that is free; both acts are in the trail. Removed, it is refused again."""
+    host = site.host(tmp_path / "second")
+    (first,) = nodes(site.first)
+    status, text = refused(host, "join", "--name", first)
+    assert (status, f"there is a node {first} already" in text) == (73, True), text
+    host.cli("join", "--name", "second")
+    assert sorted(nodes(host)) == sorted([first, "second"])
+    assert refused(host, "join", "--name", "third") == (73, "kmsd: this host is the node second already\n")
+    assert "node second, one of 2" in host.cli("check").stdout.decode()
+    status, text = refused(site.first, "node", "remove", "second")
+    assert (status, "was seen less than a minute ago" in text) == (75, True), text
+    status, text = refused(host, "node", "remove", "second")
+    assert (status, "remove it from another node" in text) == (65, True), text
+    assert refused(host, "node", "remove", "fourth")[0] == 66
+    site.first.cli("node", "remove", "second", "--force")
+    status, text = refused(host, "user", "list")
+    assert (status, "it was removed" in text) == (78, True), text
+    assert nodes(site.first) == [first]
+    assert [one["eventName"] for one in host.audit_records()][:2] == ["JoinNode"] * 2
+    assert [one["eventName"] for one in site.first.audit_records()][-2:] == ["RemoveNode"] * 2
+
+
+def test_a_foreign_token_is_refused(site: Site, tmp_path: Path) -> None:
+    """One that lacks the daemon's own objects. Nothing is changed."""
+    foreign = another_softhsm(site.first.place, "foreign")
+    host = site.host(tmp_path / "second", foreign)
+    status, text = refused(host, "join", "--name", "second")
+    assert (status, "it is another token" in text) == (78, True), text
+    assert len(nodes(site.first)) == 1
+    assert not (host.data / "node.json").exists()
+
+
+@pytest.fixture
+def _late_server(site: Site) -> Iterator[None]:
+    """The server's time of day is a minute ahead of the hosts'."""
+    name = site.sql("SELECT current_database()")
+    site.sql(
+        "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS "
+        "$$ SELECT pg_catalog.clock_timestamp() + interval '1 minute' $$"
+    )
+    site.sql(f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+    yield
+    site.sql(f"ALTER DATABASE {name} RESET search_path")
+    site.sql("DROP FUNCTION public.clock_timestamp()")
+
+
+@pytest.mark.usefixtures("_late_server")
+def test_another_time_is_refused(site: Site, tmp_path: Path) -> None:
+    """By more than some seconds; on a host that has joined, `kmsd check` warns of it."""
+    status, text = refused(site.host(tmp_path / "second"), "join", "--name", "second")
+    assert (status, "the clock of this host is -60 s from the database's" in text) == (78, True), text
+    assert "the clock is -60 s from the database's" in site.first.cli("check").stdout.decode()
+    assert len(nodes(site.first)) == 1
+
+
+def test_another_version_is_refused(site: Site, tmp_path: Path) -> None:
+    """Of the tables; and a database without tables, or without nodes."""
+    host = site.host(tmp_path / "second")
+    site.sql("UPDATE schema_version SET version = version + 1")
+    status, text = refused(host, "join")
+    site.sql("UPDATE schema_version SET version = version - 1")
+    assert (status, "it was written by a newer release" in text) == (78, True), text
+    empty = replace(site, store=f'[store]\nurl = "{site.server.url()}"\n').host(tmp_path / "third")
+    status, text = refused(empty, "join")
+    assert (status, "run `kmsd init`" in text) == (78, True), text
+
+
+def test_sqlite_has_no_nodes(tmp_path: Path, site: Site) -> None:
+    """The commands say so."""
+    host = replace(site, store="").host(tmp_path / "alone")
+    for command in (("join",), ("node", "list"), ("node", "remove", "x")):
+        status, text = refused(host, *command)
+        assert (status, "nodes need PostgreSQL" in text) == (78, True), text
+
+
+@pytest.fixture(name="pair")
+def _pair(site: Site, tmp_path: Path) -> Iterator[tuple[Daemon, Daemon]]:
+    """Two hosts that serve."""
+    second = site.host(tmp_path / "second")
+    second.cli("join", "--name", "second")
+    try:
+        site.first.start()
+        second.start()
+        yield site.first, second
+    finally:
+        second.stop()
+        site.first.stop()
+        site.first.cli("node", "remove", "second", "--force")
+
+
+def test_a_change_on_one_host_holds_at_once_on_the_other(pair: tuple[Daemon, Daemon]) -> None:
+    """Key state, alias, grant and key policy, in both directions. Each uses the keys that the other has made."""
+    user = pair[0].user("grantee")
+    for here, there in (pair, pair[::-1]):
+        kms, other, grantee = here.client(), there.client(), there.client(credentials=user)
+        key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+        blob = other.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
+        for _ in range(3):
+            kms.disable_key(KeyId=key_id)
+            assert code_of(other.encrypt, KeyId=key_id, Plaintext=PLAIN) == "DisabledException"
+            kms.enable_key(KeyId=key_id)
+            kms.create_alias(AliasName="alias/now", TargetKeyId=key_id)
+            assert code_of(other.encrypt, KeyId="alias/now", Plaintext=PLAIN) == ""
+            kms.delete_alias(AliasName="alias/now")
+            assert code_of(other.encrypt, KeyId="alias/now", Plaintext=PLAIN) == "NotFoundException"
+            grant = kms.create_grant(KeyId=key_id, GranteePrincipal=user.arn, Operations=["Encrypt"])["GrantId"]
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == ""
+            kms.revoke_grant(KeyId=key_id, GrantId=grant)
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == "AccessDeniedException"
+            policy = json.loads(kms.get_key_policy(KeyId=key_id)["Policy"])
+            allowed = {"Effect": "Allow", "Principal": {"AWS": user.arn}, "Action": "kms:Encrypt", "Resource": "*"}
+            both = {**policy, "Statement": [*policy["Statement"], allowed]}
+            kms.put_key_policy(KeyId=key_id, Policy=json.dumps(both))
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == ""
+            kms.put_key_policy(KeyId=key_id, Policy=json.dumps(policy))
+            assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == "AccessDeniedException"
+        for one in (kms, other, grantee):
+            one.close()
+
+
+def holder(site: Site) -> int:
+    """Process id of the worker that runs the jobs; 0 while none does."""
+    found = site.sql("SELECT holder FROM lease WHERE name = 'jobs'")
+    return int(found.split(":")[1]) if found else 0
+
+
+def test_a_host_is_killed(site: Site, pair: tuple[Daemon, Daemon]) -> None:
+    """The other serves what both have made, runs the jobs, and settles what the killed one has left."""
+    first, second = pair
+    eventually(lambda: holder(site) in first.workers(), second)
+    kms, other = first.client(), second.client()
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
+    # As if it had been killed between the intent and the object.
+    site.sql(
+        "INSERT INTO token_object (object_id, owner, status, created_at, token, maker, custody) "
+        "SELECT decode(repeat('ab', 16), 'hex'), 'key:x', 'creating', seen_at, 'main', maker, 'object' "
+        "FROM maker JOIN lease ON maker = split_part(holder, ' ', 2)::bigint WHERE name = 'jobs'"
+    )
+    assert left(site) == "ab" * 16
+    first.kill()
+    assert other.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
+    other.create_key()
+    # Time passes: half a minute for the processes of the killed host.
+    site.sql(
+        "UPDATE maker SET seen_at = seen_at - 31000000 "
+        "WHERE node_id <> (SELECT node_id FROM node WHERE name = 'second')"
+    )
+    eventually(lambda: holder(site) in second.workers(), second)
+    done = second.cli("jobs", "run", "reconcile").stdout.decode()
+    assert left(site) == "", done
+    kms.close()
+    other.close()
+
+
+def left(site: Site) -> str:
+    """Ids of the intents that are not settled."""
+    return site.sql("SELECT encode(object_id, 'hex') FROM token_object WHERE status = 'creating'")
