@@ -38,7 +38,7 @@ COMMANDS = (
     *(f"domain-key create {SO_PIN}", "domain-key list", "domain-key rotate", f"domain-key destroy {16 * '00'}"),
     f"domain-key transfer --request /etc/hostname --code x --output /tmp/transfer {SO_PIN}",
     f"domain-key accept --request /tmp/request --transfer /etc/hostname {SO_PIN}",
-    *("custody move --all", "apply /dev/null", "export"),
+    *("custody move --all", "apply /dev/null", "export", "join --name other", "node list", "node remove other"),
     *("open-blob", "backup /var/lib/kmsd", "restore --check /var/lib/kmsd/kmsd.sqlite"),
 )
 """Every command but those of `LEFT_OUT`; `ACCESS_KEY` stands for one that exists."""

@@ -149,7 +149,7 @@ class OnRoleOf(OnRole, frozen=True):
     action: str
     """The action to authorise."""
     attribute: str
-    """Of `SessionAttributes`."""
+    """A field of `SessionAttributes`."""
 
     def words(self) -> str:
         """Describe the action, and when it is authorised."""
