@@ -50,7 +50,7 @@ SOME: Mapping[str, tuple[tuple[Function, int], ...]] = {
 """In the default tier, of each act. Before the domain key, `destroy` destroys objects of self-tests."""
 STRIDE = 1 if WHOLE else 10
 """Every so manieth write to the database."""
-WRITING = ("create", "transfer", "accept", "rotate", "destroy") if WHOLE else ("create", "rotate")
+WRITING = ("create", "transfer", "accept", "rotate", "destroy") if WHOLE else ("create",)
 """Acts that are killed at writes to the database."""
 KILLED = -signal.SIGKILL
 PUBLIC_KEY = software_key()[1]
