@@ -35,7 +35,7 @@ async def opens(server: Cluster, folder: Path, lines: str, host: str = "127.0.0.
     url = f"postgresql://kmsd@{host}:{server.port}/{database.url.database}"
     token = '[token]\nmodule = "/m"\nlabel = "l"\npin_file = "/p"\n'
     config = configuration.parse(f'{token}[store]\nurl = "{url}"\n{lines}', folder / "kmsd.toml")
-    async with database_of(config).open() as store:
+    async with database_of(config).open_before_joining() as store:
         await store.read()
 
 

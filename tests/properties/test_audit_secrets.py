@@ -11,17 +11,26 @@ from kmsd.services import OPERATIONS
 from tests.support.harness import Harness, harness
 from tests.support.json_schema import violations
 from tests.support.secrets_search import Caller, Secrets, files_below
+from tests.support.web_identity import Issuer
 
 ROUNDS = 2
 
 
+@pytest.fixture(scope="module", name="issuer")
+def _issuer() -> Issuer:
+    return Issuer()
+
+
 @pytest.fixture(scope="module", name="harness")
-def _harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with harness(tmp_path_factory.mktemp("harness"), import_token=True) as found:
+def _harness(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Harness]:
+    folder = tmp_path_factory.mktemp("harness")
+    (folder / "keys.json").write_bytes(issuer.jwks())
+    extra = f'[[web_identity]]\nissuer = "{issuer.url}"\njwks = "{folder / "keys.json"}"\n'
+    with harness(folder, import_token=True, extra=extra) as found:
         yield found
 
 
-def test_no_secret_of_any_operation_lies_in_the_data_directory(harness: Harness) -> None:
+def test_no_secret_of_any_operation_lies_in_the_data_directory(harness: Harness, issuer: Issuer) -> None:
     """Plaintexts, data keys, blobs, materials, tokens and secrets: not in a record, not in the database, nowhere.
 
     A marker is opaque, and no secret: `list_keys` is where it is tried that it is not shown as what it was sent as.
@@ -31,7 +40,7 @@ def test_no_secret_of_any_operation_lies_in_the_data_directory(harness: Harness)
     called: set[str] = set()
     caller = Caller(harness, known)
     for _ in range(ROUNDS):
-        caller = Caller(harness, known)
+        caller = Caller(harness, known, issuer)
         caller.all()
         called |= caller.called
     names = {operation.name for operation in OPERATIONS if operation.service in (services.KMS, services.STS)}

@@ -13,9 +13,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from tests.support.clients import ACCOUNT
 from tests.support.harness import Harness
 from tests.support.key_import import FOREVER, external_key, parameters, wrap
 from tests.support.roles import allow, make_role, trust
+from tests.support.web_identity import Issuer
 
 
 class Secrets:
@@ -56,8 +58,10 @@ class Secrets:
 class Caller:
     """Calls every operation of the table, and hands each secret of it to `Secrets`."""
 
-    def __init__(self, harness: Harness, known: Secrets) -> None:
+    def __init__(self, harness: Harness, known: Secrets, issuer: Issuer | None = None) -> None:
+        """`issuer` of web tokens that the daemon trusts; without one, AssumeRoleWithWebIdentity is left out."""
         self.harness = harness
+        self.issuer = issuer
         self.known = known
         self.kms = harness.client()
         self.sts = harness.client("sts")
@@ -228,6 +232,24 @@ class Caller:
             given = answer["Credentials"]
             self.known.add("session secret", given["SecretAccessKey"])
             self.known.add("session token", given["SessionToken"])
+        if self.issuer is not None:
+            self.web_session(self.issuer)
+
+    def web_session(self, issuer: Issuer) -> None:
+        """A session for a web token, which is a secret while it lasts."""
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Federated": issuer.arn(ACCOUNT)},
+            "Action": "sts:AssumeRoleWithWebIdentity",
+        }
+        trusting = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        role = make_role(self.harness, f"w{secrets.token_hex(4)}", trusting, allow("kms:*"))
+        token = issuer.token()
+        self.known.add("web token", token)
+        members = {"RoleArn": role, "RoleSessionName": "session", "WebIdentityToken": token}
+        given = self.call(self.sts, "assume_role_with_web_identity", **members)["Credentials"]
+        self.known.add("session secret", given["SecretAccessKey"])
+        self.known.add("session token", given["SessionToken"])
 
 
 def files_below(folder: Path) -> list[Path]:
