@@ -17,7 +17,7 @@ from tests.support.harness import harness as open_harness
 from tests.support.json_schema import violations
 from tests.support.plain_http import send
 from tests.support.roles import allow, make_role, session_of
-from tests.support.web_identity import AUDIENCE, SUBJECT, Issuer
+from tests.support.web_identity import AUDIENCE, SUBJECT, Issuer, trusting_table
 
 ACTION = "sts:AssumeRoleWithWebIdentity"
 PER_SECOND = 1000
@@ -32,11 +32,7 @@ def _issuer() -> Issuer:
 def _harness(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Harness]:
     """A daemon that trusts the issuer."""
     folder = tmp_path_factory.mktemp("harness")
-    (folder / "keys.json").write_bytes(issuer.jwks())
-    extra = (
-        f'[[web_identity]]\nissuer = "{issuer.url}"\njwks = "{folder / "keys.json"}"\n'
-        f"[rates]\nweb_identity = {PER_SECOND}\n"
-    )
+    extra = f"{trusting_table(issuer, folder)}[rates]\nweb_identity = {PER_SECOND}\n"
     with open_harness(folder, extra=extra) as found:
         yield found
 

@@ -11,7 +11,7 @@ from kmsd.services import OPERATIONS
 from tests.support.harness import Harness, harness
 from tests.support.json_schema import violations
 from tests.support.secrets_search import Caller, Secrets, files_below
-from tests.support.web_identity import Issuer
+from tests.support.web_identity import Issuer, trusting_table
 
 ROUNDS = 2
 
@@ -24,9 +24,7 @@ def _issuer() -> Issuer:
 @pytest.fixture(scope="module", name="harness")
 def _harness(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Harness]:
     folder = tmp_path_factory.mktemp("harness")
-    (folder / "keys.json").write_bytes(issuer.jwks())
-    extra = f'[[web_identity]]\nissuer = "{issuer.url}"\njwks = "{folder / "keys.json"}"\n'
-    with harness(folder, import_token=True, extra=extra) as found:
+    with harness(folder, import_token=True, extra=trusting_table(issuer, folder)) as found:
         yield found
 
 

@@ -69,6 +69,13 @@ class Issuer:
         return jwt.encode(self.claims(**changed), key, algorithm, headers={"kid": key_id, **(headers or {})})
 
 
+def trusting_table(issuer: Issuer, folder: Path) -> str:
+    """The table of kmsd.toml that trusts an issuer, whose keys are put into a file."""
+    keys = folder / "keys.json"
+    keys.write_bytes(issuer.jwks())
+    return f'[[web_identity]]\nissuer = "{issuer.url}"\njwks = "{keys}"\n'
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[Issuer, Path]]:
     """An issuer on a port of this host, and the authority of its certificate."""
