@@ -134,6 +134,11 @@ def arn_scope_of(config: Config) -> ArnScope:
     return ArnScope(config.partition, config.region)
 
 
+def quotas_of(config: Config) -> Quotas:
+    """Return the configured limits."""
+    return Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
+
+
 def file_name_of(name: TokenName) -> str:
     """Return the beginning of the names of a token's files in the data folder."""
     if name == TokenName.MAIN:
@@ -354,7 +359,6 @@ async def open_components(
         cohorts, signer = CohortScheduler(), await audit_signer(store, token, needed=is_worker(writer))
         sink = await open_trail(config, writer, signer, clock, cohorts)
         stack.push_async_callback(sink.close)
-        limits = Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
         serves = {TokenName(further.name): further.serves for further in config.tokens}
         tokens = Tokens(token, {}, serves, config.wraps)
         store.on_object_destroying(tokens.invalidate)
@@ -365,5 +369,5 @@ async def open_components(
             services[LogsService] = logs = open_logs(config, tokens, sink, clock)
             stack.push_async_callback(logs.close)
         refused, arns = frozenset(config.import_.refuse), arn_scope_of(config)
-        dependencies = Dependencies(arns, limits, store, tokens, refused, not_offered(config), services)
+        dependencies = Dependencies(arns, quotas_of(config), store, tokens, refused, not_offered(config), services)
         yield Components(config, store, sink, Pipeline(dependencies, clock, sink, cohorts), watch, others)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kmsd.app import arn_scope_of
 from kmsd.config.sections import Config, IssuerConfig
-from kmsd.domain.arn import ArnScope
 from kmsd.wire.web_identity import sources
 from kmsd.wire.web_identity.issuer_keys import Fetch, IssuerKeys
 from kmsd.wire.web_identity.verification import Issuer, WebIdentities, condition_keys_of, issuer_name
@@ -31,9 +31,7 @@ def web_identities_of(config: Config) -> WebIdentities:
 
 
 def _issuer_arn(config: Config, issuer: IssuerConfig) -> str:
-    return ArnScope(config.partition, config.region).identity_provider(
-        issuer.account or config.account, issuer_name(issuer.issuer)
-    )
+    return arn_scope_of(config).identity_provider(issuer.account or config.account, issuer_name(issuer.issuer))
 
 
 def issuer_arns(config: Config) -> frozenset[str]:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.access import SqlAccess
 from kmsd.ports import StoreUnavailable, StoreUnfit, TextRefused
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime
 
     from kmsd.adapters.postgres.session import Session
     from kmsd.adapters.sql.row_mapping import Row
@@ -69,6 +67,7 @@ class PostgresAccess(SqlAccess):
     """Runs statements one after the other."""
 
     _clock = CLOCK
+    _judges_leases = True
 
     def __init__(self, member: Member, session: Session | None = None) -> None:
         super().__init__()
@@ -107,11 +106,6 @@ class PostgresAccess(SqlAccess):
         # intents and leases, and finds that out: it promises an object by compare and swap on the intent's row.
         others = set(makers) - {None, self._maker}
         return others - {row[0] for row in await self._all(_ALIVE)} if others else others
-
-    async def _lease_time(self, now: datetime) -> datetime:
-        del now  # the clocks of several hosts differ
-        ((micros,),) = await self._all(f"SELECT {CLOCK}")
-        return row_mapping.instant(micros)
 
 
 def _plain(value: object) -> object:

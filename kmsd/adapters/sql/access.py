@@ -9,7 +9,6 @@ from kmsd.ports import StoreConflict
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime
 
     from kmsd.adapters.sql.row_mapping import Row
 
@@ -29,6 +28,8 @@ class SqlAccess(ABC):
     async def _run(self, sql: str, *values: object) -> int:
         """Return the number of rows that the statement changed."""
 
+    _judges_leases = False
+    """True if the database's clock judges leases, because those of its hosts differ; else the caller's does."""
     _clock: str
     """SQL expression for the time of day by the database's clock, in microseconds since 1970."""
 
@@ -45,10 +46,6 @@ class SqlAccess(ABC):
     @abstractmethod
     async def _gone(self, makers: Collection[int | None]) -> Collection[int | None]:
         """Return the numbers of processes that count as ended: what they have begun may be undone. Never None."""
-
-    async def _lease_time(self, now: datetime) -> datetime:
-        """Return the time of the clock that judges leases; `now` is that of the caller."""
-        return now
 
     async def _swap(self, what: str, sql: str, *values: object) -> None:
         """Run a statement that must change exactly one row. Raises `StoreConflict`."""

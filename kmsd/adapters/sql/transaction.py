@@ -318,8 +318,10 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
         for (held_by,) in await self._all("SELECT holder FROM lease WHERE name = ?", name):
             if await self._gone([_maker_in(held_by)]):
                 await self._run("DELETE FROM lease WHERE name = ?", name)
-        lasts, now = until - now, await self._lease_time(now)
-        until = now + lasts
+        lasts = until - now
+        if self._judges_leases:
+            now = await self.database_now()
+            until = now + lasts
         changed = await self._run(
             "INSERT INTO lease (name, holder, expires_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
             "SET holder = excluded.holder, expires_at = excluded.expires_at WHERE lease.holder = excluded.holder "

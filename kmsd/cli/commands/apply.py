@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kmsd.app import SystemClock, arn_scope_of, open_components
+from kmsd.app import SystemClock, arn_scope_of, open_components, quotas_of
 from kmsd.authz.lockout import default_key_policy
 from kmsd.cli.commands.check_policies import all_keys
 from kmsd.cli.commands.operator_audit import administrative_act, reading
@@ -22,7 +22,6 @@ from kmsd.cli.named_files import InputFile
 from kmsd.config.sections import Config
 from kmsd.daemon.issuers import issuer_claims
 from kmsd.domain.key import Key
-from kmsd.domain.quotas import Quotas
 from kmsd.exit_codes import TryLater
 from kmsd.ports import Reader
 
@@ -59,6 +58,8 @@ async def apply_file(config: Config, options: argparse.Namespace) -> int:
         now = components.pipeline.clock.now()
         plan = await _plan(await components.store.read(), config, wanted, now, prune=options.prune)
         _show(plan)
+        if not plan:
+            return 0
         async with AsyncExitStack() as acts:
             for change in plan:
                 act = administrative_act(
@@ -81,9 +82,8 @@ async def apply_file(config: Config, options: argparse.Namespace) -> int:
 
 async def _plan(reader: Reader, config: Config, wanted: Document, now: datetime, *, prune: bool) -> list[Change]:
     arns = arn_scope_of(config)
-    limits = Quotas(**{name: getattr(config.limits, name) for name in config.limits.__struct_fields__})
     changes = await principals_plan.plan(reader, wanted, arns, now, prune=prune)
-    return [*changes, *await KeysPlan(reader, arns, limits, now, prune).of(wanted)]
+    return [*changes, *await KeysPlan(reader, arns, quotas_of(config), now, prune).of(wanted)]
 
 
 def _show(plan: list[Change]) -> None:

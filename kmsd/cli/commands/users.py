@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from kmsd.app import SystemClock, arn_scope_of
-from kmsd.authz.wildcard import fold
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
 from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
@@ -89,7 +88,7 @@ def tags_of(options: argparse.Namespace) -> Mapping[str, str]:
     pairs = [pair.partition("=") for pair in options.tag]
     if any(not name or not equals for name, equals, _ in pairs):
         raise WrongUsage("a tag is written NAME=VALUE")
-    if len({fold(name) for name, _, _ in pairs}) < len(pairs):
+    if tag_rules.has_twins([name for name, _, _ in pairs]):
         raise WrongUsage("two tags have the same name but for case")
     try:
         return tag_rules.as_mapping(Tag(name, value) for name, _, value in pairs)
@@ -106,9 +105,14 @@ def check_name(name: str) -> None:
 def account_of(config: Config, options: argparse.Namespace) -> str:
     """Return the account that a command applies to. Raises `WrongUsage`."""
     account: str = options.account or config.account
+    check_account(account)
+    return account
+
+
+def check_account(account: str) -> None:
+    """Raise `WrongUsage` unless `account` is 12 digits."""
     if not re.fullmatch(r"[0-9]{12}", account):
         raise WrongUsage(f"an account is 12 digits, not {account!r}")
-    return account
 
 
 async def _user(reader: Reader, account: str, name: str) -> User:

@@ -14,9 +14,8 @@ import msgspec
 
 from kmsd.authz import actions
 from kmsd.authz.new_policy import parse_new
-from kmsd.authz.wildcard import fold
 from kmsd.cli.commands.roles import MAX_SESSION_SECONDS, MIN_SESSION_SECONDS
-from kmsd.cli.commands.users import check_name
+from kmsd.cli.commands.users import check_account, check_name
 from kmsd.domain.alias import check_prefix
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import ServiceError
@@ -167,16 +166,15 @@ class _Check:
     def _principal(self, place: str, entry: UserEntry | RoleEntry) -> None:
         try:
             check_name(entry.name)
-            self._tags(place, entry.tags)
+            check_account(entry.account)
         except WrongUsage as exc:
             raise self._refuse(place, exc) from exc
-        if not (len(entry.account) == 12 and entry.account.isdecimal()):  # noqa: PLR2004 (an account's digits)
-            raise self._refuse(place, f"an account is 12 digits, not {entry.account!r}")
+        self._tags(place, entry.tags)
         for name, policy in entry.policies.items():
             self._policy(f"{place}: policy {name}", policy, PolicyKind.IDENTITY)
 
     def _tags(self, place: str, tags: Mapping[str, str]) -> None:
-        if len({fold(name) for name in tags}) < len(tags):
+        if tag_rules.has_twins(tags):
             raise self._refuse(place, "two tags have the same name but for case")
         try:
             tag_rules.as_mapping(Tag(name, value) for name, value in tags.items())

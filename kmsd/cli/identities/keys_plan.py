@@ -14,6 +14,7 @@ from kmsd.audit import KEY
 from kmsd.cli.commands.operator_audit import KMS
 from kmsd.cli.identities.change import CREATE, DELETE, UPDATE, Change
 from kmsd.cli.identities.document import Document, GrantEntry, KeyEntry, is_same, text_of
+from kmsd.custody.resource_facts import EVERY
 from kmsd.domain.alias import Alias, check_new_name
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.grant import Grant
@@ -32,12 +33,8 @@ Make = Callable[[Transaction], Awaitable[None]]
 
 async def aliases_of(reader: Reader, key: Key, now: datetime) -> dict[str, Alias]:
     """Return all aliases of a key, by name."""
-    found: dict[str, Alias] = {}
-    after = ""
-    while page := await reader.aliases_after(key.account, after, PAGE, now=now, key_id=key.key_id):
-        found |= {alias.name: alias for alias in page}
-        after = page[-1].name
-    return found
+    found = await reader.aliases_after(key.account, "", EVERY, now=now, key_id=key.key_id)
+    return {alias.name: alias for alias in found}
 
 
 async def named_grants_of(reader: Reader, key: Key) -> list[Grant]:

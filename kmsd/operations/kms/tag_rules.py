@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from kmsd.authz.wildcard import fold
 from kmsd.errors import TagException
 from kmsd.operations.kms.shapes import Tag
 
@@ -22,6 +23,11 @@ def as_mapping(tags: Iterable[Tag]) -> Mapping[str, str]:
             raise TagException("Tag keys and values can contain letters, numbers, spaces and + - = . _ : / @ only")
         found[tag.tag_key] = tag.tag_value
     return found
+
+
+def has_twins(names: Collection[str]) -> bool:
+    """True if two of the names are the same without regard to case. Those of a principal must not be (IAM)."""
+    return len({fold(name) for name in names}) < len(names)
 
 
 def check_keys(tag_keys: Iterable[str]) -> None:

@@ -25,20 +25,19 @@ def attributes_of(request: Any, caller: Caller) -> SessionAttributes:
     """Return the attributes of the session that `request` asks for. Raises ValidationException."""
     web_identity = caller.web_identity
     if web_identity is not None:
-        pairs, wanted, given = web_identity.tags.items(), web_identity.transitive_tag_keys, web_identity.source_identity
+        pairs = list(web_identity.tags.items())
+        wanted, given = web_identity.transitive_tag_keys, web_identity.source_identity
     else:
-        pairs = {tag.key: tag.value for tag in request.tags or ()}.items()
+        pairs = [(tag.key, tag.value) for tag in request.tags or ()]
         wanted, given = tuple(request.transitive_tag_keys or ()), request.source_identity or ""
-        if len(pairs) < len(request.tags or ()):
-            raise ValidationException("Duplicate tag keys found. Please note that Tag keys are case insensitive.")
+    if tag_rules.has_twins([name for name, _ in pairs]):
+        raise ValidationException("Duplicate tag keys found. Please note that Tag keys are case insensitive.")
     if any(len(name) > MAX_KEY or len(value) > MAX_VALUE for name, value in pairs):
         raise ValidationException(f"A tag has at most {MAX_KEY} characters in its key and {MAX_VALUE} in its value.")
     try:
         tags = tag_rules.as_mapping(Tag(name, value) for name, value in pairs)
     except TagException as exc:
         raise ValidationException(exc.message) from exc
-    if len({fold(name) for name in tags}) < len(tags):
-        raise ValidationException("Duplicate tag keys found. Please note that Tag keys are case insensitive.")
     inherited = {name: value for name, value in caller.tags.items() if name in caller.transitive_tag_keys}
     if {fold(name) for name in inherited} & {fold(name) for name in tags}:
         raise ValidationException(
