@@ -70,9 +70,9 @@ class Scene:
         """Let the two domain keys change places, as after a rotation to the other one, unless something is left."""
         if self.left() == 0:
             states = {row["state"]: row["domain_key_id"] for row in self.rows.select("SELECT * FROM domain_key")}
-            change = "UPDATE domain_key SET state = :state WHERE domain_key_id = :id"
-            self.rows.change(change, state="retiring", id=states["current"])
-            self.rows.change(change, state="current", id=states.get("retiring") or states["next"])
+            retired = {"state": "retiring", "id": states["current"]}
+            current = {"state": "current", "id": states.get("retiring") or states["next"]}
+            self.rows.change("UPDATE domain_key SET state = :state WHERE domain_key_id = :id", retired, current)
         assert self.left() > 0
 
     def job(self) -> subprocess.Popen[bytes]:

@@ -34,10 +34,11 @@ class Rows:
         with closing(sqlite3.connect(self._database, timeout=30)) as connection, connection:
             yield connection
 
-    def change(self, statement: str, **values: Any) -> None:
-        """Run a statement that changes at least one row."""
+    def change(self, statement: str, *rows: dict[str, Any], **values: Any) -> None:
+        """Run a statement that changes at least one row: for each of some rows in one transaction, or once with some values."""
         with self.opened() as connection:
-            assert connection.execute(statement, values).rowcount > 0, statement
+            for row in rows or (values,):
+                assert connection.execute(statement, row).rowcount > 0, statement
 
     def select(self, query: str, *values: Any) -> list[Row]:
         """The rows that a query finds."""
