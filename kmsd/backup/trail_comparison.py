@@ -162,7 +162,7 @@ def revocations_since(directory: Path, snapshot_at: datetime, key_ids: frozenset
     A key's deletion counts from `SLACK` earlier on, if the database still has the key. Raises OSError.
     """
     found = []
-    for record in records.records(directory, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
+    for record in records.records([directory], containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
         event, at = str(record.get("eventName")), str(record.get("eventTime"))
         if event not in REVOKING_EVENTS or record.get("errorCode") or _phase(record) == "intent":
             continue

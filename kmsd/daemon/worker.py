@@ -14,7 +14,8 @@ import structlog
 import uvloop
 
 from kmsd.adapters.audit_trail.follower import TrailFollower
-from kmsd.app import Components, open_components
+from kmsd.adapters.audit_trail.node_anchors import NodeAnchors
+from kmsd.app import Components, open_components, trail_node
 from kmsd.audit import RefusalSampler
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.cloudwatch_logs.ports import SegmentsError
@@ -174,6 +175,9 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
     copying = [audit_copy_of(components).run()] if config.has_logs else []
+    node, sink = trail_node(config), components.sink
+    if node.node_id and spec.worker_index == 0:
+        copying.append(NodeAnchors(config.audit_dir, node, components.store, sink).run())
     publishing, seeking = counting.run(components, server, readiness), components.other_tokens.seek()
     wearing = ask_when_worn(components.tokens, spec.ready_fd)
     background = [asyncio.create_task(work) for work in (*copying, publishing, seeking, wearing)]

@@ -10,6 +10,7 @@ from kmsd.ports.store import Reader, Store, Transaction
 from kmsd.ports.store_records import (
     DueKind,
     Node,
+    NodeCheckpoint,
     ServiceKey,
     SessionMac,
     StoreConflict,
@@ -65,6 +66,7 @@ __all__ = [
     "ModuleUnusable",
     "NoSuchObject",
     "Node",
+    "NodeCheckpoint",
     "NotAuthentic",
     "ObjectReport",
     "PinRefused",

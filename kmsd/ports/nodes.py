@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kmsd.domain.trusted_time import ClockSample
-    from kmsd.ports.store_records import Node
+    from kmsd.ports.store_records import Node, NodeCheckpoint
 
 
 class NodeReader(Protocol):
@@ -34,6 +34,10 @@ class NodeReader(Protocol):
         """
         ...
 
+    async def checkpoints(self) -> Sequence[NodeCheckpoint]:
+        """Return the published checkpoints of all nodes, also of removed ones, by node and chain."""
+        ...
+
 
 class NodeWriter(Protocol):
     """Changes."""
@@ -50,6 +54,10 @@ class NodeWriter(Protocol):
 
         Every process of that node is refused by the next question or transaction that begins after the commit.
         """
+        ...
+
+    async def put_checkpoint(self, checkpoint: NodeCheckpoint) -> None:
+        """Publish the checkpoint of a chain, in place of an earlier one. A later one stays."""
         ...
 
     async def put_clock_reading(self, reading: ClockSample) -> None:

@@ -97,6 +97,20 @@ class Node(msgspec.Struct, frozen=True):
     """Version of its kmsd, by the same process."""
 
 
+class NodeCheckpoint(msgspec.Struct, frozen=True):
+    """Last signed checkpoint of one chain of a node's audit trail, as the node has published it."""
+
+    node_id: str
+    writer: str
+    """Name of the chain."""
+    sequence: int
+    """Number of the line that was signed."""
+    hash: str
+    at: str
+    """Time of the signature, as it was signed."""
+    signature: str
+
+
 class DueKind(StrEnum):
     """Kind of scheduled event of a key."""
 

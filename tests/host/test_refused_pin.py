@@ -31,6 +31,7 @@ COMMANDS = (
         "jobs run rotation",
         "jobs confirm-clock",
         "audit verify",
+        "audit published",
         "audit show --since 1h",
         "audit checkpoints",
         "audit public-key",

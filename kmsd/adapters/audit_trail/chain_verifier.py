@@ -13,6 +13,7 @@ import msgspec
 from kmsd.adapters.audit_trail import checkpoint_evidence
 from kmsd.adapters.audit_trail.checkpoint_evidence import CheckpointEvidence, Signatures
 from kmsd.adapters.audit_trail.format import (
+    ABOUT_SIGNING,
     FORMAT,
     GENESIS,
     OWN,
@@ -32,7 +33,6 @@ CHUNK = 8 * 1024 * 1024
 SLACK = 10
 """Checkpoint intervals without a signature after which unsigned lines are a finding."""
 _PARTS = 3
-_ABOUT_SIGNING = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
 def opening(line: bytes) -> dict[str, Any] | None:
@@ -282,7 +282,7 @@ class ChainVerifier:
                     sequence,
                 )
         if self._unsigned is None:
-            if sequence > self._chain.covered and not record.startswith(_ABOUT_SIGNING):
+            if sequence > self._chain.covered and not record.startswith(ABOUT_SIGNING):
                 self._unsigned = record
             else:
                 self._wanted.setdefault(sequence + 1, [])
