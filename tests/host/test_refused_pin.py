@@ -32,6 +32,7 @@ COMMANDS = (
         "jobs confirm-clock",
         "audit verify",
         "audit published",
+        "migrate --to sqlite",
         "audit show --since 1h",
         "audit checkpoints",
         "audit public-key",

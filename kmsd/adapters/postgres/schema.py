@@ -70,6 +70,13 @@ async def create(settings: PostgresSettings) -> None:
 
     Raises `StoreConflict` if they exist, `StoreUnfit` if the database is not empty or not in UTF-8.
     """
+    async with creating(settings):
+        pass
+
+
+@asynccontextmanager
+async def creating(settings: PostgresSettings) -> AsyncIterator[Session]:
+    """Create the tables as `create` does, and commit them at the end of the block, with what it writes."""
     async with connected(settings, _MIGRATION_SECONDS) as session:
         if await version(session):
             raise StoreConflict("the database has kmsd's tables already")
@@ -78,6 +85,8 @@ async def create(settings: PostgresSettings) -> None:
         if await _value(session, _OTHERS):
             raise StoreUnfit(f"{settings.url} holds tables of another program: kmsd needs a database of its own")
         await _apply(session)
+        yield session
+        await session.execute_confirmed("COMMIT")
 
 
 async def migrate(settings: PostgresSettings, member: Member) -> int:
@@ -93,11 +102,29 @@ async def migrate(settings: PostgresSettings, member: Member) -> int:
         if present >= _NODES_SINCE and await _value(session, "SELECT EXISTS (SELECT FROM node)"):
             rows = await session.fetch("SELECT EXISTS (SELECT FROM node WHERE node_id = $1)", member.node_id)
             member.require_known(is_known=rows[0][0])
-        return await _apply(session)
+        applied = await _apply(session)
+        await session.execute_confirmed("COMMIT")
+        return applied
+
+
+@asynccontextmanager
+async def reading(settings: PostgresSettings) -> AsyncIterator[Session]:
+    """Open a transaction that reads all as of one moment. Raises `StoreUnavailable`, `StoreMissing`, `StoreUnfit`."""
+    async with connected(settings, _MIGRATION_SECONDS) as session:
+        require_known(await version(session))
+        await session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield session
+
+
+async def delete_nodes(settings: PostgresSettings) -> None:
+    """Delete all nodes, so that the database refuses every host. Raises `StoreUnavailable`."""
+    async with connected(settings) as session:
+        await session.execute(f"BEGIN; {RAISE_NUMBER}; DELETE FROM node")
+        await session.execute_confirmed("COMMIT")
 
 
 async def _apply(session: Session) -> int:
-    """Apply the remaining migrations; return their number."""
+    """Begin a transaction, and apply the remaining migrations; return their number."""
     applied = 0
     await session.execute("BEGIN")
     await session.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
@@ -109,7 +136,6 @@ async def _apply(session: Session) -> int:
             applied += 1
     await session.execute("DELETE FROM schema_version")
     await session.execute("INSERT INTO schema_version (version) VALUES ($1)", newest())
-    await session.execute_confirmed("COMMIT")
     return applied
 
 

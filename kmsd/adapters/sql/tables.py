@@ -1,0 +1,96 @@
+"""Tables of a database as a whole, to move them to another database."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from kmsd.adapters.sql.row_mapping import Row
+from kmsd.ports import StoreUnfit
+
+BATCH = 5_000
+"""Rows that are read, written and compared at once."""
+MOVED = (
+    *("account", "user", "user_policy", "user_tag", "access_key", "role", "role_policy", "role_tag"),
+    *("token_object", "service_key", "key", "material", "alias", "key_tag", "grant_", "wrapping_key"),
+    *("imported_material", "domain_key", "wrapped_material", "deleted_material", "key_usage", "key_usage_tracking"),
+    *("key_count", "key_state_count", "grant_count", "domain_key_count", "session_mac", "audit_checkpoint"),
+    *("log_group", "log_group_tag", "log_stream", "log_dead_group", "log_dead_stream", "log_results_key", "log_query"),
+    "clock_reading",
+)
+"""Tables that are moved, each after those that it refers to."""
+LEFT = ("lease", "change", "node", "maker")
+"""Tables of running processes and hosts, which start empty."""
+
+
+class TablesOfDatabase(ABC):
+    """All tables, in one transaction. Every method raises the port's errors."""
+
+    @abstractmethod
+    async def columns(self, table: str) -> Mapping[str, bool]:
+        """Return the names of a table's columns, and True for those of its primary key, in the key's order."""
+
+    @abstractmethod
+    def rows(self, table: str, columns: Sequence[str], order: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
+        """Yield all rows in batches of `BATCH`, the last one smaller or empty."""
+
+    @abstractmethod
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Insert rows, without the consequences that triggers give them."""
+
+    @abstractmethod
+    async def clear(self, table: str) -> None:
+        """Delete all rows."""
+
+
+Change = Callable[[Row], Row]
+
+
+async def move(source: TablesOfDatabase, target: TablesOfDatabase, node_id: str) -> dict[str, int]:
+    """Copy all rows into the empty tables of `target`, and compare each with what `target` then has.
+
+    The clock's reading of the node `node_id` becomes that of no node. Return the number of rows of each table. Raises
+    `StoreUnfit` if a table differs.
+    """
+    counts = {}
+    for table in reversed(MOVED):
+        await target.clear(table)
+    for table in MOVED:
+        columns = await source.columns(table)
+        if set(columns) != set(await target.columns(table)):
+            raise StoreUnfit(f"the table {table} has other columns in the two databases")
+        names, order = list(columns), [name for name, is_key in columns.items() if is_key]
+        renamed = _renaming(names.index("node_id"), node_id) if table == "clock_reading" else None
+        counts[table] = 0
+        async for batch in source.rows(table, names, order):
+            rows = [renamed(row) for row in batch] if renamed else batch
+            counts[table] += len(rows)
+            await target.insert(table, names, rows)
+        await _compare(table, source.rows(table, names, order), target.rows(table, names, order), renamed)
+    return counts
+
+
+def _renaming(index: int, node_id: str) -> Change:
+    """Return a function that takes the rows of one node from it."""
+    return lambda row: (*row[:index], "" if row[index] == node_id else row[index], *row[index + 1 :])
+
+
+async def _compare(
+    table: str,
+    source: AsyncIterator[Sequence[Row]],
+    target: AsyncIterator[Sequence[Row]],
+    renamed: Change | None,
+) -> None:
+    """Compare two tables row by row. Raises `StoreUnfit` if they differ."""
+    count = 0
+    async for expected in source:
+        found: Sequence[Row] = await anext(target, [])
+        wanted = [renamed(row) for row in expected] if renamed else list(expected)
+        if list(found) != wanted:
+            place = next(
+                (n for n, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), len(found)
+            )
+            raise StoreUnfit(f"the table {table} differs in row {count + place + 1} after it was copied")
+        count += len(expected)
+    if await anext(target, []):
+        raise StoreUnfit(f"the table {table} has more rows after it was copied")
