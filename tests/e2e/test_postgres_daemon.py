@@ -109,9 +109,6 @@ def test_what_it_cannot_do_it_refuses_by_name(site: Site, kms: Any) -> None:
             act()
     assert kms.describe_key(KeyId=key_id)["KeyMetadata"]["Description"] == ""
     assert len(kms.list_keys()["Keys"]) == before
-    for arguments in (("backup", str(site.daemon.folder / "x.backup")), ("restore", str(site.daemon.config))):
-        refused = site.daemon.cli(*arguments, check=False)
-        assert (refused.returncode, b"pg_basebackup or pg_dump" in refused.stderr) == (78, True)
 
 
 def test_metrics_and_check(site: Site, kms: Any) -> None:

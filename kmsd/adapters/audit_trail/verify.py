@@ -51,6 +51,15 @@ def verify_nodes(
     return [trail.report for trail in trails]
 
 
+def nodes_of(directory: Path) -> set[str]:
+    """Return the ids of the nodes that the files of a trail name; empty for the trail of a host that is none.
+
+    There is more than one if a host was removed and joined again. Raises OSError.
+    """
+    opened = (_opening(path) for found in files_of(directory).values() for _, path in found)
+    return {str(members["nodeId"]) for members in opened if members is not None and "nodeId" in members}
+
+
 class _Trail:
     """The trail in one directory, and what is known of it from elsewhere."""
 
@@ -60,12 +69,7 @@ class _Trail:
         self.report = VerificationReport()
         self.outside: list[CheckpointEvidence] = []
         """Checkpoints from elsewhere."""
-        self.nodes = self._nodes()
-        """Ids of the nodes that the files name; more than one if a host was removed and joined again."""
-
-    def _nodes(self) -> set[str]:
-        opened = (_opening(path) for found in self._files.values() for _, path in found)
-        return {str(members["nodeId"]) for members in opened if members is not None and "nodeId" in members}
+        self.nodes = nodes_of(directory)
 
     def of_others(self) -> Iterator[CheckpointEvidence]:
         """Yield the checkpoints of other nodes that this trail records."""

@@ -43,14 +43,14 @@ class TablesOfDatabase(ABC):
         """Delete all rows."""
 
 
-Change = Callable[[Row], Row]
+Change = Callable[[Sequence[Row]], Sequence[Row]]
 
 
 async def move(source: TablesOfDatabase, target: TablesOfDatabase, node_id: str) -> dict[str, int]:
     """Copy all rows into the empty tables of `target`, and compare each with what `target` then has.
 
-    The clock's reading of the node `node_id` becomes that of no node. Return the number of rows of each table. Raises
-    `StoreUnfit` if a table differs.
+    The clock's reading of the node `node_id` becomes that of no node; those of other nodes are left. Return the number
+    of rows of each table. Raises `StoreUnfit` if a table differs.
     """
     counts = {}
     for table in reversed(MOVED):
@@ -60,32 +60,36 @@ async def move(source: TablesOfDatabase, target: TablesOfDatabase, node_id: str)
         if set(columns) != set(await target.columns(table)):
             raise StoreUnfit(f"the table {table} has other columns in the two databases")
         names, order = list(columns), [name for name, is_key in columns.items() if is_key]
-        renamed = _renaming(names.index("node_id"), node_id) if table == "clock_reading" else None
+        change = _of_host(names.index("node_id"), node_id) if table == "clock_reading" else _unchanged
         counts[table] = 0
         async for batch in source.rows(table, names, order):
-            rows = [renamed(row) for row in batch] if renamed else batch
+            rows = change(batch)
             counts[table] += len(rows)
             await target.insert(table, names, rows)
-        await _compare(table, source.rows(table, names, order), target.rows(table, names, order), renamed)
+        await _compare(table, source.rows(table, names, order), target.rows(table, names, order), change)
     return counts
 
 
-def _renaming(index: int, node_id: str) -> Change:
-    """Return a function that takes the rows of one node from it."""
-    return lambda row: (*row[:index], "" if row[index] == node_id else row[index], *row[index + 1 :])
+def _unchanged(rows: Sequence[Row]) -> Sequence[Row]:
+    return rows
+
+
+def _of_host(index: int, node_id: str) -> Change:
+    """Return a function that takes the rows of one node from it, and leaves out those of others."""
+    return lambda rows: [(*row[:index], "", *row[index + 1 :]) for row in rows if row[index] in ("", node_id)]
 
 
 async def _compare(
     table: str,
     source: AsyncIterator[Sequence[Row]],
     target: AsyncIterator[Sequence[Row]],
-    renamed: Change | None,
+    change: Change,
 ) -> None:
     """Compare two tables row by row. Raises `StoreUnfit` if they differ."""
     count = 0
     async for expected in source:
         found: Sequence[Row] = await anext(target, [])
-        wanted = [renamed(row) for row in expected] if renamed else list(expected)
+        wanted = list(change(expected))
         if list(found) != wanted:
             place = next(
                 (n for n, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), len(found)

@@ -16,7 +16,6 @@ from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.cli.os_errors import in_words
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
-from kmsd.database import require_own_database
 from kmsd.exit_codes import CommandError, ExistsAlready, NotFound
 
 
@@ -39,7 +38,6 @@ def add_to(commands: Any) -> None:
 
 def create_folder(config: Config, options: argparse.Namespace) -> None:
     """Create a missing target folder, for the user that owns the data. Raises `CommandError`, `ConfigError`."""
-    require_own_database(config)
     target = Path(options.target).absolute()
     if target.exists() or (target.suffix and not options.target.endswith("/")):
         return

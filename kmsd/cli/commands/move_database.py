@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import socket
-
 from msgspec.structs import replace
 
-from kmsd import __version__
 from kmsd.adapters.postgres.settings import DatabaseUrl
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sql.tables import move
-from kmsd.app import SystemClock, audit_signer, open_token, open_trail, set_module_environment, token_settings
+from kmsd.app import (
+    SystemClock,
+    audit_signer,
+    open_token,
+    open_trail,
+    set_module_environment,
+    token_settings,
+    trail_node,
+)
 from kmsd.cli.commands.operator_audit import KMSD, recorded_act
-from kmsd.config import node_identity
 from kmsd.config.instance_lock import acquire_instance_lock
-from kmsd.config.node_identity import NodeIdentity
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
-from kmsd.database import database_of
+from kmsd.database import database_of, first_node
 from kmsd.exit_codes import ExistsAlready, InputRefused
-from kmsd.ports import Node
 
 SQLITE = "sqlite"
 """Value of `--to` that names the file in the data folder."""
@@ -87,12 +89,6 @@ async def _require_ready(config: Config, source: Database, target: Database) -> 
 
 
 async def _move(config: Config, target_config: Config, source: Database, target: Database) -> dict[str, int]:
-    identity = node_identity.read(config.data_dir)
-    node = None
-    if target_config.store.url:
-        identity = identity or NodeIdentity.new(socket.gethostname().lower())
-        node_identity.write(config.data_dir, identity)
-        now = SystemClock().now()
-        node = Node(identity.node_id, identity.name, now, now, __version__)
+    node = first_node(config) if target_config.store.url else None
     async with source.tables() as tables, target.creating(node) as empty:
-        return await move(tables, empty, identity.node_id if identity and config.store.url else "")
+        return await move(tables, empty, trail_node(config).node_id)
