@@ -134,9 +134,9 @@ def test_another_time_is_refused(site: Site, tmp_path: Path) -> None:
 def test_another_version_is_refused(site: Site, tmp_path: Path) -> None:
     """Of the tables; and a database without tables, or without nodes."""
     host = site.host(tmp_path / "second")
-    site.sql("UPDATE schema_version SET version = version + 1")
+    site.sql("UPDATE schema_version SET version = version + 1, compatible = version + 1")
     status, text = refused(host, "join")
-    site.sql("UPDATE schema_version SET version = version - 1")
+    site.sql("UPDATE schema_version SET version = version - 1, compatible = version - 1")
     assert (status, "it was written by a newer release" in text) == (78, True), text
     empty = replace(site, store=f'[store]\nurl = "{site.server.url()}"\n').host(tmp_path / "third")
     status, text = refused(empty, "join")

@@ -256,7 +256,7 @@ def test_init_says_what_is_wrong(site: Site, init: Callable[[str], tuple[int, st
     assert (status, f"{settings.url} holds tables of another program" in text) == (78, True)
     site.server.run_sql("DROP TABLE account", name)
     assert init(url)[0] == 0
-    site.server.run_sql("UPDATE schema_version SET version = 99", name)
+    site.server.run_sql("UPDATE schema_version SET version = 99, compatible = 99", name)
     status, text = init(url)
     assert status == 78
     assert "it was written by a newer release" in text

@@ -39,7 +39,7 @@ class PostgresDatabase(Database):
 
     async def exists(self) -> bool:
         async with schema.connected(self._settings) as session:
-            return await schema.version(session) > 0
+            return (await schema.version(session)).number > 0
 
     async def create(self) -> None:
         await schema.create(self._settings)
@@ -47,9 +47,9 @@ class PostgresDatabase(Database):
     async def schema(self) -> int:
         async with schema.connected(self._settings) as session:
             present = await schema.version(session)
-        if present == 0:
+        if present.number == 0:
             schema.require_known(present)
-        return present
+        return present.number
 
     def newest(self) -> int:
         return schema.newest()
