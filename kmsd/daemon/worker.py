@@ -29,7 +29,7 @@ from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
 from kmsd.daemon.issuers import web_identities_of
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
-from kmsd.daemon.worker_spec import OPENED, REPLACE, WorkerSpec, not_ready
+from kmsd.daemon.worker_spec import OPENED, REPLACE, WORKER, WorkerSpec, not_ready
 from kmsd.domain.material import TokenName
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.event_loop.watchdog import EventLoopWatchdog
@@ -49,9 +49,6 @@ from kmsd.wire.readiness import Probe, Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from kmsd.wire.throttling import RateClass, Throttle
-
-NAME = "kmsd-worker"
-"""Process name; the worker's number is appended."""
 
 GRACE_SECONDS = 20.0
 """Seconds that a stopping worker waits for running calls."""
@@ -75,7 +72,7 @@ def main(order: SpawnRequest) -> int:
     """Run a worker or a stand-in for this request. Return the exit status."""
     spec = WorkerSpec.of(order)
     stands_in = spec.missing is not None
-    name_process(stand_in.NAME if stands_in else f"{NAME}-{spec.worker_index}")
+    name_process(stand_in.NAME if stands_in else f"{WORKER}-{spec.worker_index}")
     set_up("stand-in" if stands_in else f"worker-{spec.worker_index}")
     try:
         os.write(spec.ready_fd, b"%d\n" % os.getpid())

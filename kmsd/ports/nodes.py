@@ -19,6 +19,10 @@ class NodeReader(Protocol):
         """Return all nodes, sorted by name. A database of one host has none."""
         ...
 
+    async def holder_of(self, lease: str) -> str | None:
+        """Return the name of the process that has a lease; None if none has, or if it has ended."""
+        ...
+
     async def database_now(self) -> datetime:
         """Return the time of day by the database's clock."""
         ...

@@ -24,6 +24,12 @@ class NodeQueries(SqlAccess):
         found = await self._all("SELECT node_id, name, joined_at, seen_at, version FROM node ORDER BY name")
         return [Node(row[0], row[1], row_mapping.instant(row[2]), row_mapping.instant(row[3]), row[4]) for row in found]
 
+    async def holder_of(self, lease: str) -> str | None:
+        row = await self._one("SELECT holder FROM lease WHERE name = ?", lease)
+        if row is None or await self._gone([row_mapping.maker_of(row[0])]):
+            return None
+        return str(row[0].rpartition(" ")[0])
+
     async def database_now(self) -> datetime:
         ((now,),) = await self._all(f"SELECT {self._clock}")
         return row_mapping.instant(now)

@@ -292,3 +292,9 @@ def imported_values(new: ImportedMaterial) -> tuple[Any, ...]:
 def service_key(row: Row) -> ServiceKey:
     """Convert a row (purpose, object_id, algorithm)."""
     return ServiceKey(purpose=row[0], object_id=row[1], algorithm=None if row[2] is None else Algorithm(row[2]))
+
+
+def maker_of(holder: str) -> int | None:
+    """Return the byte of the liveness lock of a lease's holder; None in rows of earlier releases."""
+    place = holder.rpartition(" ")[2]
+    return int(place) if place.isdecimal() and place != holder else None
