@@ -7,7 +7,7 @@ or from an anchor kept elsewhere. docs/audit.md lists what it cannot detect.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ def verify_nodes(
     anchors: Sequence[Readable] = (),
     *,
     archived: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> list[VerificationReport]:
     """Verify every chain in each directory: the trails of several nodes, or one. Return a report for each.
 
     Checkpoints that nodes recorded of one another are evidence. Without `public_keys`, trust the key that the oldest
     file of a directory pins. With `archived`, the oldest files may have been moved away. Raises OSError if the files
-    cannot be read, `BadKey` if the pinned key is not a P-256 public key.
+    cannot be read, `BadKey` if the pinned key is not a P-256 public key. `advance` is called with bytes that are done.
     """
     trails = [_Trail(directory, archived=archived) for directory in directories]
     for trail in trails:
@@ -47,7 +48,7 @@ def verify_nodes(
     found = [*_anchored(anchors, trails[0].report), *(claim for trail in trails for claim in trail.of_others())]
     _assign(found, trails)
     for trail in trails:
-        trail.verify()
+        trail.verify(advance)
     return [trail.report for trail in trails]
 
 
@@ -77,14 +78,14 @@ class _Trail:
             for _, path in found:
                 yield from checkpoint_evidence.of_other_nodes(path)
 
-    def verify(self) -> None:
+    def verify(self, advance: Callable[[int], object]) -> None:
         """Verify every chain, and what is known of chains that are not here."""
         report, files = self.report, files_of(self.directory)
         if not report.public_keys:
             report.public_keys, report.pinned = _pinned_keys(files), True
         signatures = Signatures(report.public_keys)
         for writer, found in files.items():
-            walk = ChainVerifier(writer, found, signatures, report, archived=self._archived)
+            walk = ChainVerifier(writer, found, signatures, report, archived=self._archived, advance=advance)
             report.chains.append(walk.run([claim for claim in self.outside if claim.checkpoint.writer == writer]))
         for claim in self.outside:
             if claim.checkpoint.writer in files:

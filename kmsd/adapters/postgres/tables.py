@@ -43,6 +43,9 @@ class PostgresTables(TablesOfDatabase):
                 raise StoreUnfit(f"{where} has a text with U+0000, which PostgreSQL cannot store: change it first")
         await self._session.copy_in(table, columns, rows)
 
+    async def count(self, table: str) -> int:
+        return int((await self._session.fetch(f"SELECT count(*) FROM {_quoted(table)}"))[0][0])
+
     async def clear(self, table: str) -> None:
         await self._session.execute(f"DELETE FROM {_quoted(table)}")
 

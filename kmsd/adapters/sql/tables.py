@@ -39,6 +39,10 @@ class TablesOfDatabase(ABC):
         """Insert rows, without the consequences that triggers give them."""
 
     @abstractmethod
+    async def count(self, table: str) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
     async def clear(self, table: str) -> None:
         """Delete all rows."""
 
@@ -46,11 +50,22 @@ class TablesOfDatabase(ABC):
 Change = Callable[[Sequence[Row]], Sequence[Row]]
 
 
-async def move(source: TablesOfDatabase, target: TablesOfDatabase, node_id: str) -> dict[str, int]:
+async def count(tables: TablesOfDatabase) -> int:
+    """Return the number of rows that `move` copies."""
+    return sum([await tables.count(table) for table in MOVED])
+
+
+async def move(
+    source: TablesOfDatabase,
+    target: TablesOfDatabase,
+    node_id: str,
+    advance: Callable[[int], object] = lambda _: None,
+) -> dict[str, int]:
     """Copy all rows into the empty tables of `target`, and compare each with what `target` then has.
 
     The clock's reading of the node `node_id` becomes that of no node; those of other nodes are left. Return the number
-    of rows of each table. Raises `StoreUnfit` if a table differs.
+    of rows of each table. `advance` is called with the number of rows that were copied. Raises `StoreUnfit` if a table
+    differs.
     """
     counts = {}
     for table in reversed(MOVED):
@@ -66,6 +81,7 @@ async def move(source: TablesOfDatabase, target: TablesOfDatabase, node_id: str)
             rows = change(batch)
             counts[table] += len(rows)
             await target.insert(table, names, rows)
+            advance(len(rows))
         await _compare(table, source.rows(table, names, order), target.rows(table, names, order), change)
     return counts
 

@@ -42,6 +42,11 @@ class SqliteTables(TablesOfDatabase):
         with translated():
             self._connection.executemany(f"INSERT INTO {_quoted(table)} ({_list(columns)}) VALUES ({marks})", rows)
 
+    async def count(self, table: str) -> int:
+        with translated():
+            (found,) = self._connection.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()
+            return int(found)
+
     async def clear(self, table: str) -> None:
         with translated():
             self._connection.execute(f"DELETE FROM {_quoted(table)}")

@@ -16,7 +16,7 @@ import msgspec
 
 from kmsd.adapters.audit_trail import records
 from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, pem_of, public_key_of
-from kmsd.adapters.audit_trail.format import fingerprint
+from kmsd.adapters.audit_trail.format import files_of, fingerprint
 from kmsd.adapters.audit_trail.node_anchors import line_of
 from kmsd.adapters.audit_trail.verification_report import VerificationReport
 from kmsd.adapters.audit_trail.verify import verify_nodes
@@ -25,6 +25,7 @@ from kmsd.cli.commands.audit_filters import BadFilter, filter_of, row
 from kmsd.cli.commands.join import require_several_hosts
 from kmsd.cli.commands.operator_audit import reading
 from kmsd.cli.named_files import InputFile
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
@@ -100,7 +101,12 @@ def run_verify(options: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         with _readable(options.directories):
-            reports = verify_nodes(options.directories, keys, options.anchor, archived=options.archived)
+            files = [path for one in options.directories for found in files_of(one).values() for _, path in found]
+            total = sum(path.stat().st_size for path in files)
+            with shown("verifying", total, "B") as advance:
+                reports = verify_nodes(
+                    options.directories, keys, options.anchor, archived=options.archived, advance=advance
+                )
     except BadKey as exc:
         raise InputRefused(f"the trail pins a key that is none: {exc}") from exc
     for directory, report in zip(options.directories, reports, strict=True):

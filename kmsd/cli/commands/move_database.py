@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from kmsd.adapters.postgres.settings import DatabaseUrl
 from kmsd.adapters.sql.database import Database
-from kmsd.adapters.sql.tables import move
+from kmsd.adapters.sql.tables import count, move
 from kmsd.app import (
     SystemClock,
     audit_signer,
@@ -17,6 +17,7 @@ from kmsd.app import (
     trail_node,
 )
 from kmsd.cli.commands.operator_audit import KMSD, recorded_act
+from kmsd.cli.progress import shown
 from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
@@ -91,4 +92,5 @@ async def _require_ready(config: Config, source: Database, target: Database) -> 
 async def _move(config: Config, target_config: Config, source: Database, target: Database) -> dict[str, int]:
     node = first_node(config) if target_config.store.url else None
     async with source.tables() as tables, target.creating(node) as empty:
-        return await move(tables, empty, trail_node(config).node_id)
+        with shown("moving", await count(tables), "rows") as advance:
+            return await move(tables, empty, trail_node(config).node_id, advance)

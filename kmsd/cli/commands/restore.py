@@ -39,6 +39,7 @@ from kmsd.backup.trail_comparison import Relation
 from kmsd.cli.commands.operator_audit import recorded_act
 from kmsd.cli.commands.restore_findings import Findings, Refused, recorded, report, require_accepted
 from kmsd.cli.named_files import InputFile
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.database import database_of
@@ -94,7 +95,8 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     set_module_environment(config)
     try:
         with _alone(config, options) as stage:
-            manifest = unpack(options.backup, stage)
+            with shown("unpacking", options.backup.size, "B") as advance:
+                manifest = unpack(options.backup, stage, advance)
             print(f"ok   {options.backup}: {len(manifest.parts)} parts of {manifest.snapshot_at}, whole and signed")
             _require_key(options, manifest, stage)
             await _require_room(config, options)
