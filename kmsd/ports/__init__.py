@@ -9,6 +9,7 @@ from kmsd.ports.clock import Clock, TrustedClock
 from kmsd.ports.store import Reader, Store, Transaction
 from kmsd.ports.store_records import (
     DueKind,
+    KindOfMaterial,
     Node,
     NodeCheckpoint,
     ServiceKey,
@@ -61,6 +62,7 @@ __all__ = [
     "ImportedKey",
     "InvalidLength",
     "KeyOffer",
+    "KindOfMaterial",
     "MaterialMismatch",
     "MechanismMissing",
     "ModuleUnusable",

@@ -12,6 +12,7 @@ from kmsd.domain.material import TokenName
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from kmsd.domain.key_spec import KeySpec, KeyUsage
     from kmsd.domain.material import Algorithm, MaterialStatus
 
 
@@ -109,6 +110,15 @@ class NodeCheckpoint(msgspec.Struct, frozen=True):
     at: str
     """Time of the signature, as it was signed."""
     signature: str
+
+
+class KindOfMaterial(msgspec.Struct, frozen=True):
+    """A kind of key material."""
+
+    spec: KeySpec
+    usage: KeyUsage
+    algorithm: Algorithm | None
+    """Algorithm of its blobs; None for a key that encrypts none."""
 
 
 class DueKind(StrEnum):
