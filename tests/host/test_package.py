@@ -17,6 +17,8 @@ import pytest
 from tests.host import image, packages
 from tests.host.knocking import Knocking
 from tests.host.machine import Machine, machine
+from tests.host.pages import walk
+from tests.host.shell import login
 from tests.support.clients import Credentials, client
 from tests.support.polling import until
 
@@ -27,18 +29,20 @@ DATA = "find /var/lib/kmsd /etc/kmsd -type f -print0 | sort -z | xargs -0 sha256
 
 @dataclass
 class Trial:
-    """What `deploy/debian/tests/encrypt` has set up on a host."""
+    """What `deploy/debian/tests/encrypt`, or docs/install.md, has set up on a host."""
 
     host: Machine
+    access_key: str = f"{TRIAL}/admin.env"
+    authority: str = f"{TRIAL}/certificate.pem"
 
     def client(self) -> Any:
         """boto3, of the administrator; its sockets are the host's within `host.network()` alone."""
-        folder = self.host.root / TRIAL.lstrip("/")
-        values = dict(re.findall(r"^export (\w+)=(\S+)$", (folder / "admin.env").read_text(), re.MULTILINE))
+        text = (self.host.root / self.access_key.lstrip("/")).read_text()
+        values = dict(re.findall(r"^export (\w+)=(\S+)$", text, re.MULTILINE))
         return client(
             values["AWS_ENDPOINT_URL"],
             Credentials(values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"]),
-            authority=folder / "certificate.pem",
+            authority=self.host.root / self.authority.lstrip("/"),
             region=values["AWS_REGION"],
         )
 
@@ -121,6 +125,23 @@ def test_removal_and_purge_leave_the_data(host: Machine) -> None:
     assert host.run(DATA).stdout == kept
     for file in ("/var/lib/kmsd/kmsd.sqlite", "/etc/kmsd/kmsd.toml", "/etc/kmsd/credentials/pin"):
         assert f"  {file}\n" in kept
+
+
+def test_the_page(debian: Path, tmp_path: Path) -> None:
+    """docs/install.md, "Try it on a bare host" with the package: at most 15 commands, and a ciphertext over TLS."""
+    steps = ["package-install", "package-token", "try-tls", "try-start"]
+    with machine(tmp_path, [debian], image.wheels()) as host:
+        bring(host, packages.deb(), packages.deb().name)
+        host.boot()
+        with login(host) as shell:
+            walk(shell, "docs/install.md", steps)
+        trial = Trial(host, "/root/trial.env", "/root/certificate.pem")
+        with host.network():
+            kms = trial.client()
+            key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+            blob = kms.encrypt(KeyId=key_id, Plaintext=b"packaged")["CiphertextBlob"]
+            assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"packaged"
+            kms.close()
 
 
 def test_a_host_of_the_install_script_is_refused(installed: list[Path], tmp_path: Path) -> None:
