@@ -43,8 +43,8 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kmsd-tests"
 
 
-def debian() -> Path:
-    """The root of the Debian; its files belong to root."""
+def debian(suite: str = SUITE, packages: tuple[str, ...] = PACKAGES) -> Path:
+    """The root of a Debian; its files belong to root."""
     if os.geteuid() != 0:
         raise UnavailableError("making a Debian takes root")
     if shutil.which("mmdebstrap") is None:
@@ -52,10 +52,10 @@ def debian() -> Path:
     mirror = [os.environ["KMSD_TEST_MIRROR"]] if "KMSD_TEST_MIRROR" in os.environ else []
 
     def make(folder: Path) -> None:
-        options = ["--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        _run("mmdebstrap", *options, SUITE, str(folder), *mirror)
+        options = ["--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
+        _run("mmdebstrap", *options, suite, str(folder), *mirror)
 
-    return kept("debian", " ".join((SUITE, *PACKAGES, *mirror)).encode(), make)
+    return kept("debian", " ".join((suite, *packages, *mirror)).encode(), make)
 
 
 def wheels() -> Path:

@@ -24,10 +24,12 @@ VERSION, NEXT = kmsd.__version__, "99.0"
 SECONDS_KEPT = 7 * 24 * 3600
 
 
-def run_package(root: Path, *arguments: str, date: int | None = DATE) -> list[Path]:
+def run_package(root: Path, *arguments: str, date: int | None = DATE, offline: bool = True) -> list[Path]:
     """What `scripts/package` of a checkout makes. Without a date its files have that of the commit."""
-    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(image.wheels())}
+    environment = dict(os.environ)
     environment.pop("SOURCE_DATE_EPOCH", None)
+    if offline:
+        environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(image.wheels())}
     if date is not None:
         environment["SOURCE_DATE_EPOCH"] = str(date)
     command = [str(root / "scripts/package"), *arguments]

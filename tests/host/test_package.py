@@ -5,6 +5,7 @@ The tests are in the order of the package's life, and go on from each other.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.support.clients import Credentials, client
 from tests.support.polling import until
 
 TRIAL = "/root/trial"
+BARE = ("systemd", "systemd-sysv", "dbus", "python3", "ca-certificates")
 INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install --yes"
 DATA = "find /var/lib/kmsd /etc/kmsd -type f -print0 | sort -z | xargs -0 sha256sum"
 
@@ -142,6 +144,28 @@ def test_the_page(debian: Path, tmp_path: Path) -> None:
             blob = kms.encrypt(KeyId=key_id, Plaintext=b"packaged")["CiphertextBlob"]
             assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"packaged"
             kms.close()
+
+
+@pytest.mark.skipif("KMSD_TEST_DEBIAN_13" not in os.environ, reason="takes long; set KMSD_TEST_DEBIAN_13")
+@pytest.mark.usefixtures("debian")
+def test_debian_13(tmp_path: Path) -> None:
+    """It takes its own package alone; a new installation restarts the running daemon there too."""
+    (package,) = packages.run_package(
+        image.ROOT, "deb", "--debian", "13", "--output", str(tmp_path / "built"), offline=False
+    )
+    newer = image.debian("trixie", (*BARE, "softhsm2", "openssl", "curl", "procps"))
+    with machine(tmp_path / "host", [newer], image.wheels()) as host:
+        bring(host, packages.deb(), "of-12.deb")
+        bring(host, package, "kmsd.deb")
+        shutil.copy(image.ROOT / "deploy/debian/tests/encrypt", host.root / "root")
+        host.boot()
+        assert "python3 (< 3.12)" in host.run(f"{INSTALL} ./of-12.deb", check=False).stdout
+        host.run(f"{INSTALL} ./kmsd.deb")
+        assert "encrypted and decrypted under" in host.run("./encrypt").stdout
+        process = host.unit("kmsd.service", "MainPID")
+        host.run(f"{INSTALL} --reinstall ./kmsd.deb")
+        assert host.unit("kmsd.service", "MainPID") not in {process, "0"}
+        assert "FAIL" not in host.run("kmsd check", check=False).stdout
 
 
 def test_a_host_of_the_install_script_is_refused(installed: list[Path], tmp_path: Path) -> None:
