@@ -31,6 +31,7 @@ _shtab_kmsd_commands() {
     restore:'put a backup back; the daemon is stopped'
     role:'create, list, change, delete roles'
     serve:'run the daemon in the foreground'
+    status:'what this installation does at the moment'
     user:'create, list, change, delete users'
   )
   _describe 'kmsd commands' _commands
@@ -51,6 +52,7 @@ _shtab_kmsd_audit_commands() {
   local _commands=(
     checkpoints:'print all checkpoints, for an anchor outside this host'
     public-key:'print the audit key'"'"'s public half, from the token'
+    published:'print the last checkpoint of each chain of all nodes, from the database'
     show:'print records'
     verify:'find every edited, removed, inserted, reordered or cut record'
   )
@@ -221,7 +223,7 @@ _shtab_kmsd_audit_defaults_added=0
 
 _shtab_kmsd_audit_checkpoints_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  ":default\: the configuration\'s:_files -/"
+  "(*)::trails of several nodes\; default\: the configuration\'s:_files -/"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -234,6 +236,13 @@ _shtab_kmsd_audit_public_key_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_kmsd_audit_public_key_defaults_added=0
 
+_shtab_kmsd_audit_published_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_kmsd_audit_published_defaults_added=0
+
 _shtab_kmsd_audit_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--key[key id, key ARN, or alias as the request named it]:ID:"
@@ -243,7 +252,7 @@ _shtab_kmsd_audit_show_options=(
   "--since[2026-11-22, 2026-11-22T06\:30\:00Z, or an age\: 90m, 36h, 7d]:TIME:"
   "--until[TIME]:TIME:"
   "--format[default\: one JSON object a line]:format:(json columns)"
-  ":default\: the configuration\'s:_files -/"
+  "(*)::trails of several nodes\; default\: the configuration\'s:_files -/"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -254,7 +263,7 @@ _shtab_kmsd_audit_verify_options=(
   "*--public-key[the audit key, PEM or DER]:FILE:_files"
   "*--anchor[checkpoints that were kept elsewhere\; \`-\` reads standard input]:FILE:_files"
   "--archived[the oldest files have been moved away]"
-  ":default\: the configuration\'s:_files -/"
+  "(*)::trails of several nodes\; default\: the configuration\'s:_files -/"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -272,6 +281,7 @@ _shtab_kmsd_backup_defaults_added=0
 _shtab_kmsd_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[one JSON object instead of lines]"
+  "--cbom[print only which algorithms are used, as a CycloneDX CBOM\; always status 0]"
   "--no-token[leave the token alone\: no PIN is offered]"
 )
 
@@ -506,6 +516,7 @@ _shtab_kmsd_key_show_defaults_added=0
 
 _shtab_kmsd_migrate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--to[move it to this PostgreSQL (postgresql\:\/\/\…), or from PostgreSQL to a file in the data folder (sqlite)]:URL:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -570,6 +581,7 @@ _shtab_kmsd_restore_options=(
   "--replace[move what is in the data directory aside]"
   "--with-token[put SoftHSM2\'s files back, too]"
   "--audit-key[the key that must have signed it, kept elsewhere (PEM, DER)]:FILE:_files"
+  "*--trail[a copy of another node\'s audit trail, to find what was taken away there]:DIR:_files -/"
   "--accept-missing[although the token lacks key material]"
   "--accept-revived[although it gives back what was taken away]"
   "--accept-unproved[although nothing proves whose token is in it]"
@@ -642,6 +654,14 @@ _shtab_kmsd_serve_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_kmsd_serve_defaults_added=0
+
+_shtab_kmsd_status_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[for machines\: a list of lines with topic, text, is_well]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_kmsd_status_defaults_added=0
 
 _shtab_kmsd_user_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -729,6 +749,7 @@ _shtab_kmsd() {
         restore) _arguments -C -s $_shtab_kmsd_restore_options ;;
         role) _shtab_kmsd_role ;;
         serve) _arguments -C -s $_shtab_kmsd_serve_options ;;
+        status) _arguments -C -s $_shtab_kmsd_status_options ;;
         user) _shtab_kmsd_user ;;
       esac
   esac
@@ -781,6 +802,7 @@ _shtab_kmsd_audit() {
       case $line[1] in
         checkpoints) _arguments -C -s $_shtab_kmsd_audit_checkpoints_options ;;
         public-key) _arguments -C -s $_shtab_kmsd_audit_public_key_options ;;
+        published) _arguments -C -s $_shtab_kmsd_audit_published_options ;;
         show) _arguments -C -s $_shtab_kmsd_audit_show_options ;;
         verify) _arguments -C -s $_shtab_kmsd_audit_verify_options ;;
       esac
