@@ -22,6 +22,7 @@ import structlog
 
 from kmsd.cloudwatch_logs import frame_codec
 from kmsd.cloudwatch_logs.events import Batch, size_of
+from kmsd.cloudwatch_logs.frames import MAX_SPAN
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP, LogGroup, LogStream, group_arn, millis
 from kmsd.cloudwatch_logs.ports import AuditTrail, LogStore, SegmentsError, TrailBatch, TrailChain
 from kmsd.cloudwatch_logs.service import LogsService
@@ -113,7 +114,7 @@ class AuditCopy(msgspec.Struct):
     async def _copy(self, group: LogGroup, chain: TrailChain) -> int:
         reached = self._reached.get(chain.writer)
         known = reached is not None and reached.confirmed and reached.file in chain.files
-        if reached is None or not known or not (chain.own or self._is_still(group, reached)):
+        if reached is None or not known or not (chain.own or await self._is_still(group, reached)):
             found = await self._look_up(group, chain.files)
             if reached is not None and reached.file == found.file:
                 # After a failed batch, the file need not be read from its beginning.
@@ -136,6 +137,7 @@ class AuditCopy(msgspec.Struct):
                     # A chain only grows, so the trail was set back. The copy still has the missing records.
                     log.error("audit_trail_shorter_than_copy", file=file, missing=batch.lacking)
                 count, due = len(batch.times), self._due(batch.times)
+                left, due = due, _within_a_day(batch.times[:due])
                 if due:
                     if self.observe is not None:
                         await self.observe(batch.texts[:due])
@@ -145,6 +147,8 @@ class AuditCopy(msgspec.Struct):
                     reached.records += due
                     reached.end = batch.ends[due - 1]
                     await asyncio.sleep(YIELD_SECONDS)
+                if due < left:
+                    continue
                 if due < count or not (batch.complete or count):
                     return copied
                 reached.end = batch.end
@@ -153,9 +157,9 @@ class AuditCopy(msgspec.Struct):
         self._processed[chain.writer] = (chain.files[-1], chain.mark)
         return copied
 
-    def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
+    async def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
         """True if no other process has copied this chain in the meantime."""
-        found = self.logs.segments.summaries(group.group_id).get(_stream_id(group, reached.file))
+        found = (await self.logs.segments.summaries(group.group_id)).get(_stream_id(group, reached.file))
         return (0 if found is None else found.events) == reached.records
 
     async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Cursor:
@@ -164,7 +168,7 @@ class AuditCopy(msgspec.Struct):
         Syncs first: a process that died may have left an unsynced batch, which a power failure could still remove.
         """
         await self.logs.segments.sync(group.group_id)
-        summaries = self.logs.segments.summaries(group.group_id)
+        summaries = await self.logs.segments.summaries(group.group_id)
         for file in reversed(files):
             found = summaries.get(_stream_id(group, file))
             if found is not None:
@@ -228,6 +232,16 @@ class AuditCopy(msgspec.Struct):
             async with self.store.write() as transaction:
                 await transaction.insert_log_stream(known)
         return known
+
+
+def _within_a_day(times: Sequence[int]) -> int:
+    """Return the number of records, from the first on, that fit one frame. A chain may have few records a month."""
+    first = last = times[0] if times else 0
+    for index, time in enumerate(times):
+        first, last = min(first, time), max(last, time)
+        if last - first > MAX_SPAN:
+            return index
+    return len(times)
 
 
 def _stream_id(group: LogGroup, file: str) -> bytes:

@@ -81,7 +81,7 @@ async def _apply_retention(
         report.removed.append(group_id.hex())
     if dropped.rewritten:
         report.rewritten.append(group_id.hex())
-    gone = dead - segments.summaries(group_id).keys()
+    gone = dead - (await segments.summaries(group_id)).keys()
     if gone:
         async with store.write() as transaction:
             await transaction.purge_dead_log_streams(group_id, tuple(gone))
