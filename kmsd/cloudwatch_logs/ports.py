@@ -48,9 +48,9 @@ class StoredFrame(NamedTuple):
     frame: Frame
     segment: str
     """The segment's name; invalid once the segment is dropped or rewritten."""
-    offset: int
-    """Offset of the encrypted events in the segment."""
-    length: int
+    offset: int = 0
+    """Offset of the encrypted events in the segment, if it is a file."""
+    length: int = 0
 
 
 class StreamSummary(NamedTuple):
@@ -95,7 +95,7 @@ class Segments(Protocol):
         `expires_at` is when the group's present retention ends for all of its events, in milliseconds; 0: never. It
         says which frames are best kept together. What counts is the retention when it is applied.
 
-        Raises `SegmentsUnavailable`: the frame is then in no segment.
+        Raises `SegmentsUnavailable`: the frame is then in no segment, unless it cannot be found out if it is in one.
         """
         ...
 
@@ -136,6 +136,13 @@ class Segments(Protocol):
         """Remove events older than `before` (milliseconds) and frames of dead streams, segment by segment.
 
         A frame is removed only when all of its events are too old. Segments that are open for writing stay.
+        """
+        ...
+
+    async def drop_expired(self, now: int) -> Sequence[bytes]:
+        """Remove segments in which everything is past the groups' retention. Return the ids of their groups.
+
+        Does nothing where `apply_retention` removes whole segments. Raises `SegmentsUnavailable`.
         """
         ...
 

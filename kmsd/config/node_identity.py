@@ -23,6 +23,11 @@ class NodeIdentity(msgspec.Struct, frozen=True):
     """32 hexadecimal digits, at random: two data folders never have the same, unless one was copied."""
     name: str
 
+    @property
+    def log_streams(self) -> str:
+        """Prefix of the log streams with this node's audit trail. A later node of the same name has another one."""
+        return f"{self.name}.{self.node_id[:8]}/"
+
     @classmethod
     def new(cls, name: str) -> NodeIdentity:
         """Return an identity with a new id. Raises `ConfigError` if the name cannot be used."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.cloudwatch_logs.frames import WrappedKey
-from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentDamaged, SegmentsUnavailable
+from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import compaction, direct_writers, writer
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.linux.aio import AioContext, Write
@@ -266,16 +266,6 @@ async def test_an_interrupted_replacement_is_harmless(segments: FileSegments, tm
         assert [one.frame.first_at for one in await found(again)] == expected
         await again.close()
     await keeper.close()
-
-
-async def test_results_are_kept_by_id(segments: FileSegments) -> None:
-    """And not found once they are deleted."""
-    await segments.put_result("q", b"content")
-    assert await segments.get_result("q") == b"content"
-    await segments.delete_result("q")
-    await segments.delete_result("q")
-    with pytest.raises(SegmentDamaged):
-        await segments.get_result("q")
 
 
 async def test_few_segments_are_open_at_once(

@@ -1,9 +1,10 @@
 """Copy of the audit trail in the log group `/kmsd/audit`, encrypted like all log events.
 
 The trail remains the record; the copy is for reading and can be recreated at any time. Each file of the trail is a
-stream. The number of records in the stream is the position of the copy, so a crash cannot leave a stored position that
-disagrees with the copy. One process at a time copies a chain and holds its lock: the worker that writes the chain while
-it lives, any process after that. Locks are used rather than the jobs' lease, which outlives its holder.
+stream; of several nodes each copies its own trail, into streams of its own. The number of records in the stream is the
+position of the copy, so a crash cannot leave a stored position that disagrees with the copy. One process at a time
+copies a chain and holds its lock: the worker that writes the chain while it lives, any process of the host after that.
+Locks are used rather than the jobs' lease, which outlives its holder.
 
 The copy leaves no records in the trail. The group uses the daemon's own key, whose use is not recorded. With a
 customer's key, each copy would use the key, record the use, copy that record, and use the key again.
@@ -65,6 +66,8 @@ class AuditCopy(msgspec.Struct):
     """The operator's account: its principals may be allowed to read."""
     observe: Callable[[Sequence[str]], Awaitable[None]] | None = None
     """Gets each batch of records before it is copied, and perhaps again after a crash (`kmsd.custody.key_usage`)."""
+    node: str = ""
+    """Prefix of this node's streams: files of several nodes' trails may have the same names."""
     _group: LogGroup | None = None
     _reached: dict[str, _Cursor] = {}
     _processed: dict[str, tuple[str, int]] = {}
@@ -159,7 +162,7 @@ class AuditCopy(msgspec.Struct):
 
     async def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
         """True if no other process has copied this chain in the meantime."""
-        found = (await self.logs.segments.summaries(group.group_id)).get(_stream_id(group, reached.file))
+        found = (await self.logs.segments.summaries(group.group_id)).get(self._stream_id(group, reached.file))
         return (0 if found is None else found.events) == reached.records
 
     async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Cursor:
@@ -170,7 +173,7 @@ class AuditCopy(msgspec.Struct):
         await self.logs.segments.sync(group.group_id)
         summaries = await self.logs.segments.summaries(group.group_id)
         for file in reversed(files):
-            found = summaries.get(_stream_id(group, file))
+            found = summaries.get(self._stream_id(group, file))
             if found is not None:
                 return _Cursor(file, found.events)
         return _Cursor(files[0], 0)
@@ -226,12 +229,17 @@ class AuditCopy(msgspec.Struct):
         return LogGroup(secrets.token_bytes(16), self.account, AUDIT_GROUP, arn, now)
 
     async def _ensured_stream(self, group: LogGroup, file: str) -> LogStream:
-        known = await (await self.store.read()).log_stream(group.group_id, file)
+        name = self.node + file
+        known = await (await self.store.read()).log_stream(group.group_id, name)
         if known is None:
-            known = LogStream(_stream_id(group, file), group.group_id, file, self.logs.now())
+            known = LogStream(self._stream_id(group, file), group.group_id, name, self.logs.now())
             async with self.store.write() as transaction:
                 await transaction.insert_log_stream(known)
         return known
+
+    def _stream_id(self, group: LogGroup, file: str) -> bytes:
+        """Return the same id for the same file, even after a restore of the store to a time without the stream."""
+        return sha256(group.group_id + (self.node + file).encode()).digest()[:16]
 
 
 def _within_a_day(times: Sequence[int]) -> int:
@@ -242,8 +250,3 @@ def _within_a_day(times: Sequence[int]) -> int:
         if last - first > MAX_SPAN:
             return index
     return len(times)
-
-
-def _stream_id(group: LogGroup, file: str) -> bytes:
-    """Return the same id for the same file, even after a restore of the store to a time before the stream existed."""
-    return sha256(group.group_id + file.encode()).digest()[:16]
