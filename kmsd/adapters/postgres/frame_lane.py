@@ -20,8 +20,8 @@ from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.cloudwatch_logs.frames import Frame, WrappedKey
 from kmsd.ports import StoreConflict, StoreError, StoreUnavailable
 
-MAX_BYTES = 4_194_304
-"""Bytes of encrypted events in a statement, unless one frame has more."""
+MAX_BYTES = 1_048_576
+"""Bytes of encrypted events in a statement, unless one frame has more. Larger statements store fewer in a second."""
 SLOTS = 8
 """Rows of sums for a stream in a partition. Two processes with one slot wait for each other's statements."""
 # The outcome of the statement before is known: it will not be asked for again.
