@@ -72,7 +72,7 @@ class PostgresSegments:
 
     async def read(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Sequence[bytes]:
         with translated():
-            found = await (await self._store.frames()).contents(group_id, frames)
+            found = await self._store.frames_found.contents(group_id, frames)
         if any(stored.frame.frame_id not in found for stored in frames):
             raise SegmentsUnavailable(_MOVED)
         return [found[stored.frame.frame_id] for stored in frames]
@@ -80,7 +80,7 @@ class PostgresSegments:
     async def data_keys(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Mapping[bytes, WrappedKey]:
         one_each = {stored.frame.data_key_id: stored for stored in frames}
         with translated():
-            found = await (await self._store.frames()).data_keys(group_id, list(one_each.values()))
+            found = await self._store.frames_found.data_keys(group_id, list(one_each.values()))
         if found.keys() != one_each.keys():
             raise SegmentsUnavailable(_MOVED)
         return found

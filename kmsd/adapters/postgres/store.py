@@ -124,6 +124,11 @@ class PostgresStore:
         await self._index.barrier()
         return self._reader.frames
 
+    @property
+    def frames_found(self) -> FrameQueries:
+        """What reads frames that `frames` has found: they do not change, so no server is asked before."""
+        return self._reader.frames
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[LogTransaction]:
         async with self._writer:
