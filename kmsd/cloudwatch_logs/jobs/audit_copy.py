@@ -243,7 +243,10 @@ class AuditCopy(msgspec.Struct):
 
 
 def _within_a_day(times: Sequence[int]) -> int:
-    """Return the number of records, from the first on, that fit one frame. A chain may have few records a month."""
+    """Return the number of records, from the first on, that fit one frame.
+
+    A file has the records of a day, but also of calls that began before it, and of clocks that were set.
+    """
     first = last = times[0] if times else 0
     for index, time in enumerate(times):
         first, last = min(first, time), max(last, time)
