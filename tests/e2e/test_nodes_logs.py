@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from botocore.exceptions import BotoCoreError
 
+from kmsd.config import node_identity
 from tests.support.clients import code_of
 from tests.support.daemon import eventually
 from tests.support.log_service import (
@@ -141,6 +143,22 @@ def test_the_trails_of_both_are_copied(pair: Pair, both: tuple[Any, Any]) -> Non
     assert last["Operation"] == "Encrypt"
     for one in clients:
         one.close()
+
+
+def test_a_host_that_joins_again_goes_on_with_its_streams(site: Site, tmp_path: Path) -> None:
+    """Also under another name: its trail is not copied twice."""
+    host = site.host(tmp_path / "third")
+    host.cli("join", "--name", "third")
+    streams = node_identity.read(host.data)
+    site.first.cli("node", "remove", "third", "--force")
+    host.cli("join", "--name", "fourth")
+    again = node_identity.read(host.data)
+    assert streams is not None
+    assert again is not None
+    assert again.node_id != streams.node_id
+    assert again.log_streams == streams.log_streams
+    assert streams.log_streams == f"third.{streams.node_id[:8]}/"
+    site.first.cli("node", "remove", "fourth", "--force")
 
 
 @dataclass

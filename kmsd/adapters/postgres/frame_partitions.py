@@ -24,7 +24,7 @@ _DAYS = """
 # Attaching a table needs a weaker lock than creating a partition: no statement waits for it.
 _CREATE = """
     CREATE TABLE log_frame_{day}
-        (LIKE log_frame INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE);
+        (LIKE log_frame INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE);
     ALTER TABLE log_frame ATTACH PARTITION log_frame_{day} FOR VALUES IN ({day});
     CREATE TABLE log_frame_sum_{day} (LIKE log_frame_sum) WITH (fillfactor = 50);
     ALTER TABLE log_frame_sum ATTACH PARTITION log_frame_sum_{day} FOR VALUES IN ({day})"""

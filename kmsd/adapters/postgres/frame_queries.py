@@ -10,21 +10,31 @@ from kmsd.cloudwatch_logs.ports import FrameQuery, StoredFrame, StreamSummary
 
 _HEAD = "stream_id, data_key_id, frame_id, first_at, last_at, ingested_at, events, size, packing"
 _FIELDS = len(Frame._fields)
-# A frame spans a day at most, so one bound of its times gives a bound of the other, and an index of either suffices.
+_LONG = 60_000
+"""Milliseconds; a frame that spans more is long (`log_frame.is_long`)."""
+# A frame spans so much at most, so one bound of its times gives a bound of the other, and an index of either suffices.
+# The place from which a branch goes on is the only bound of that kind: the server would start at the wider of two.
+_BRANCH = """
+    (SELECT {head}, expires_on FROM log_frame
+    WHERE group_id = $1 AND is_long = {is_long} AND first_at < $2 AND last_at >= $3
+        AND ({by}, frame_id) {beyond} ({at}, {id}){streams}
+    ORDER BY {by}{descending}, frame_id{descending} LIMIT $4)"""
 _FIND = """
-    SELECT {head}, expires_on FROM log_frame
-    WHERE group_id = $1 AND first_at < $2 AND last_at >= $3 AND {more} AND ({by}, frame_id) {beyond} ($5, $6){streams}
+    {short} UNION ALL {long}
     ORDER BY {by}{descending}, frame_id{descending} LIMIT $4"""
-_ASCENDING = {"by": "first_at", "beyond": ">", "descending": "", "more": f"first_at >= $3 - {MAX_SPAN}"}
-_DESCENDING = {"by": "last_at", "beyond": "<", "descending": " DESC", "more": f"last_at < $2 + {MAX_SPAN}"}
+_SHORT = {"is_long": "false", "at": "$5", "id": "$6"}
+_LONGER = {"is_long": "true", "at": "$7", "id": "$8"}
+_ASCENDING = {"by": "first_at", "beyond": ">", "descending": ""}
+_DESCENDING = {"by": "last_at", "beyond": "<", "descending": " DESC"}
 # LIMIT keeps the planner from joining: each frame is looked up in its own partition.
 _LOOK_UP = """
-    SELECT {found} FROM unnest($2::bytea[], $3::bigint[], $4::bytea[], $5::bigint[])
-        AS wanted (stream_id, first_at, frame_id, expires_on)
+    SELECT {found} FROM unnest($2::bytea[], $3::boolean[], $4::bigint[], $5::bytea[], $6::bigint[])
+        AS wanted (stream_id, is_long, first_at, frame_id, expires_on)
     CROSS JOIN LATERAL (
         SELECT {columns} FROM log_frame
-        WHERE group_id = $1 AND stream_id = wanted.stream_id AND first_at = wanted.first_at
-        AND frame_id = wanted.frame_id AND expires_on = wanted.expires_on LIMIT 1) AS found"""
+        WHERE group_id = $1 AND stream_id = wanted.stream_id AND is_long = wanted.is_long
+        AND first_at = wanted.first_at AND frame_id = wanted.frame_id AND expires_on = wanted.expires_on
+        LIMIT 1) AS found"""
 _CONTENTS = _LOOK_UP.format(found="found.frame_id, found.sealed", columns="frame_id, sealed")
 _DATA_KEYS = _LOOK_UP.format(
     found="found.data_key_id, found.kms_key, found.context_arn, found.wrapped_key",
@@ -44,16 +54,16 @@ class FrameQueries(PostgresAccess):
         self, group_id: bytes, wanted: FrameQuery, beyond: Place | None, count: int
     ) -> Sequence[StoredFrame]:
         """Return the next `count` frames in the order of a search. None: from the first on."""
-        order = _DESCENDING if wanted.descending else _ASCENDING
-        at, frame_id = beyond or ((wanted.end + MAX_SPAN, b"") if wanted.descending else (wanted.start - MAX_SPAN, b""))
-        values: list[object] = [group_id, wanted.end, wanted.start, count, at, frame_id]
+        places = [_begin(wanted, span, beyond) for span in (_LONG, MAX_SPAN)]
+        values: list[object] = [group_id, wanted.end, wanted.start, count, *places[0], *places[1]]
         streams = ""
         if wanted.streams is not None:
             # Equal, if there is one: then the index of the stream has the order of the search.
             one = len(wanted.streams) == 1
-            streams = " AND stream_id = $7" if one else " AND stream_id = ANY($7::bytea[])"
+            streams = " AND stream_id = $9" if one else " AND stream_id = ANY($9::bytea[])"
             values.append(next(iter(wanted.streams)) if one else list(wanted.streams))
-        rows = await self._all(_FIND.format(head=_HEAD, streams=streams, **order), *values)
+        order = {**(_DESCENDING if wanted.descending else _ASCENDING), "streams": streams}
+        rows = await self._all(_search(order), *values)
         return [StoredFrame(Frame._make(row[:_FIELDS]), str(row[_FIELDS])) for row in rows]
 
     async def contents(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Mapping[bytes, bytes]:
@@ -87,6 +97,20 @@ class FrameQueries(PostgresAccess):
         await self._run("DELETE FROM log_result WHERE query_id = $1", query_id)
 
 
+def _search(order: Mapping[str, str]) -> str:
+    short, longer = (_BRANCH.format(head=_HEAD, **order, **branch) for branch in (_SHORT, _LONGER))
+    return _FIND.format(short=short, long=longer, **order)
+
+
+def _begin(wanted: FrameQuery, span: int, beyond: Place | None) -> Place:
+    """Return the place after which a search finds frames of a span."""
+    if wanted.descending:
+        first = (wanted.end + span, b"")
+        return first if beyond is None else min(first, beyond)
+    first = (wanted.start - span, b"")
+    return first if beyond is None else max(first, beyond)
+
+
 def place_of(stored: StoredFrame, *, descending: bool) -> Place:
     """Return where a search goes on after a frame."""
     return stored.frame.last_at if descending else stored.frame.first_at, stored.frame.frame_id
@@ -96,6 +120,7 @@ def _places(group_id: bytes, frames: Sequence[StoredFrame]) -> tuple[object, ...
     return (
         group_id,
         [one.frame.stream_id for one in frames],
+        [one.frame.last_at - one.frame.first_at > _LONG for one in frames],
         [one.frame.first_at for one in frames],
         [one.frame.frame_id for one in frames],
         [int(one.segment) for one in frames],

@@ -17,14 +17,16 @@ CREATE TABLE log_frame (
     context_arn TEXT COLLATE "C" NOT NULL,
     wrapped_key BYTEA NOT NULL,
     sealed BYTEA NOT NULL,
+    -- Most frames span seconds, few a day: a search looks for the long ones by themselves.
+    is_long BOOLEAN NOT NULL GENERATED ALWAYS AS (last_at - first_at > 60000) STORED,
     CONSTRAINT log_frame_span CHECK (last_at - first_at BETWEEN 0 AND 86400000),
-    PRIMARY KEY (group_id, stream_id, first_at, frame_id, expires_on)
+    PRIMARY KEY (group_id, stream_id, is_long, first_at, frame_id, expires_on)
 ) PARTITION BY LIST (expires_on);
 -- Sealed events cannot be compressed.
 ALTER TABLE log_frame ALTER COLUMN sealed SET STORAGE EXTERNAL;
-CREATE INDEX log_frame_last ON log_frame (group_id, stream_id, last_at, frame_id);
-CREATE INDEX log_frame_group_first ON log_frame (group_id, first_at, frame_id);
-CREATE INDEX log_frame_group_last ON log_frame (group_id, last_at, frame_id);
+CREATE INDEX log_frame_last ON log_frame (group_id, stream_id, is_long, last_at, frame_id);
+CREATE INDEX log_frame_group_first ON log_frame (group_id, is_long, first_at, frame_id);
+CREATE INDEX log_frame_group_last ON log_frame (group_id, is_long, last_at, frame_id);
 CREATE TABLE log_frame_0 PARTITION OF log_frame FOR VALUES IN (0);
 
 -- Sums over the frames of a stream in a partition. Processes add to different rows (slot), so that they do not wait
