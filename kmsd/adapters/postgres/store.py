@@ -126,7 +126,7 @@ class PostgresStore:
 
     @property
     def frames_found(self) -> FrameQueries:
-        """What reads frames that `frames` has found: they do not change, so no server is asked before."""
+        """Reads frames that `frames` has found. They do not change, so no server is asked before."""
         return self._reader.frames
 
     @asynccontextmanager
