@@ -27,10 +27,8 @@ from kmsd.adapters.pkcs11.token import Pkcs11Token
 from kmsd.cloudwatch_logs.audit_records import record_of_key_use
 from kmsd.cloudwatch_logs.call import service_in
 from kmsd.cloudwatch_logs.data_keys import DataKeys
-from kmsd.cloudwatch_logs.declaration import LOGS
 from kmsd.cloudwatch_logs.jobs.retention import LogRetention
 from kmsd.cloudwatch_logs.ports import LogStore, Segments
-from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.service_key_access import KeyUse
 from kmsd.config import node_identity
@@ -38,7 +36,7 @@ from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody.message_counts import MessageCounts
 from kmsd.custody.provisioning import AUDIT, SENTINEL, create_sentinel, sentinel_purpose
-from kmsd.database import open_store, read_secret
+from kmsd.database import open_segments, open_store, read_secret
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
 from kmsd.domain.key_spec import SigningAlgorithm
@@ -47,7 +45,6 @@ from kmsd.domain.quotas import Quotas
 from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.linux import boot_clock
 from kmsd.operations.declaration import Dependencies
-from kmsd.operations.kms import get_key_last_usage
 from kmsd.pipeline import Pipeline
 from kmsd.ports import (
     AuditSink,
@@ -61,7 +58,6 @@ from kmsd.ports import (
     TokenError,
     Tokens,
 )
-from kmsd.services import OPERATIONS
 
 SEEK_SECONDS = 2.0, 30.0
 """First and longest pause, in seconds, between two attempts to open a token other than the main one."""
@@ -106,13 +102,13 @@ class Components(msgspec.Struct, frozen=True):
 
     @property
     def logs(self) -> LogsService:
-        """Dependencies of the log service. Raises LookupError if the configuration has none (`Config.has_logs`)."""
+        """Dependencies of the log service."""
         return service_in(self.pipeline.dependencies)
 
     @property
-    def retention(self) -> LogRetention | None:
-        """The job that removes log events past their retention; None if there is no log service."""
-        return LogRetention(self.store, self.segments) if self.config.has_logs else None
+    def retention(self) -> LogRetention:
+        """The job that removes log events past their retention."""
+        return LogRetention(self.store, self.segments)
 
     @property
     def segments(self) -> Segments:
@@ -315,26 +311,15 @@ def trail_node(config: Config) -> TrailNode:
     return TrailNode() if identity is None else TrailNode(identity.node_id, identity.name)
 
 
-def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> LogsService:
-    """Open the log service. Raises `SegmentsUnavailable`."""
+def open_logs(config: Config, store: LogStore, tokens: Tokens, sink: AuditSink, clock: Clock) -> LogsService:
+    """Open the log service."""
     arns = arn_scope_of(config)
 
     async def record(use: KeyUse) -> None:
         await sink.append(record_of_key_use(use, arns))
 
-    segments = FileSegments(config.logs_dir)
+    segments = open_segments(config, store)
     return LogsService(DataKeys(tokens, arns, record), segments, compress=config.logs.compress, now=clock.now)
-
-
-def not_offered(config: Config) -> Mapping[str, str]:
-    """Return the message for each operation that needs the log service, by action, if there is no log service.
-
-    GetKeyLastUsage is one: the uses of keys are read by the task that copies the audit trail.
-    """
-    if config.has_logs:
-        return {}
-    operations = [get_key_last_usage.OPERATION, *(one for one in OPERATIONS if one.service is LOGS)]
-    return {one.action: f"{one.name} is not offered while the database is PostgreSQL." for one in operations}
 
 
 @asynccontextmanager
@@ -373,10 +358,8 @@ async def open_components(
         store.on_object_destroying(tokens.invalidate)
         others = OtherTokens(config, store, tokens, counts, stack)
         await others.open_all()
-        services: dict[type, object] = {}
-        if config.has_logs:
-            services[LogsService] = logs = open_logs(config, tokens, sink, clock)
-            stack.push_async_callback(logs.close)
+        logs = open_logs(config, store, tokens, sink, clock)
+        stack.push_async_callback(logs.close)
         refused, arns = frozenset(config.import_.refuse), arn_scope_of(config)
-        dependencies = Dependencies(arns, quotas_of(config), store, tokens, refused, not_offered(config), services)
+        dependencies = Dependencies(arns, quotas_of(config), store, tokens, refused, {LogsService: logs})
         yield Components(config, store, sink, Pipeline(dependencies, clock, sink, cohorts), watch, others)

@@ -14,6 +14,7 @@ from kmsd import __version__
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sqlite.database import SqliteDatabase
+from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.config import node_identity
 from kmsd.config.node_identity import NodeIdentity
 from kmsd.config.sections import Config, StoreConfig
@@ -21,7 +22,7 @@ from kmsd.config.settings import ConfigError
 from kmsd.ports import Node
 
 if TYPE_CHECKING:
-    from kmsd.cloudwatch_logs.ports import LogStore
+    from kmsd.cloudwatch_logs.ports import LogStore, Segments
 
 
 def database_of(config: Config) -> Database:
@@ -53,6 +54,15 @@ async def open_store(config: Config) -> AsyncIterator[LogStore]:
     """Open only the store. Raises `StoreUnavailable` (`StoreUnfit` on a host that is no node), `ConfigError`."""
     async with database_of(config).open() as store:
         yield store
+
+
+def open_segments(config: Config, store: LogStore) -> Segments:
+    """Return where log events are: in the database of the open store, or, with SQLite, in files beside it."""
+    if not config.store.url:
+        return FileSegments(config.logs_dir)
+    from kmsd.adapters.postgres.segments import PostgresSegments  # noqa: PLC0415 (as above)
+
+    return PostgresSegments.of(store)
 
 
 def _settings(given: StoreConfig) -> PostgresSettings:

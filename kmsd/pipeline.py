@@ -101,8 +101,6 @@ class Pipeline(msgspec.Struct, frozen=True):
         request: msgspec.Struct | None = None
         try:
             request = decode()
-            if self.dependencies.not_offered:
-                _require_offered(operation, self.dependencies)
             return await self._retry(operation, request, call)
         except _Unrecorded as exc:
             raise _unrecorded(operation, exc.__cause__) from exc
@@ -212,12 +210,6 @@ def _is_repeatable(operation: AnyOperation) -> bool:
     that appends releases its events when it seals them, so it cannot run twice.
     """
     return OperationAbortedException not in operation.raises and not operation.appends
-
-
-def _require_offered(operation: AnyOperation, dependencies: Dependencies) -> None:
-    reason = dependencies.not_offered.get(operation.action)
-    if reason is not None:
-        raise UnsupportedOperationException(reason)
 
 
 def _refuse_dry_run(request: msgspec.Struct) -> None:

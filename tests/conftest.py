@@ -57,10 +57,10 @@ IN_BOTH_CUSTODIES = frozenset(
 """Modules, and tests of modules, that do so in the default tier: what becomes of key material, and each kind of use."""
 ON_SQLITE_ALONE = frozenset(
     {
-        # The log service, and what is read by the copy of the trail.
-        *("test_call_ends", "test_key_last_usage", "test_condition_keys::test_in_a_key_policy_for_the_log_service"),
-        "test_botocore_model::test_successful_responses_fit_the_model",
-        "test_routes::test_post_is_served_with_a_query_too",
+        # These look at the files of log segments.
+        "test_logs_events::test_many_segments_read_as_one",
+        "test_logs_groups::test_retention_takes_old_frames_out_of_young_segments",
+        "test_logs_groups::test_no_event_text_in_the_data_directory",
         # Whether a row is cached or absent: the latter takes a round trip to the server.
         "test_concealment::test_the_refusal_of_an_unknown_key_takes_the_same_work",
         # PostgreSQL judges leases by the server's clock, which a test does not set.
@@ -74,7 +74,7 @@ ON_SQLITE_ALONE = frozenset(
         "test_wrapped_custody::test_without_a_current_domain_key",
     }
 )
-"""Modules of tests/api, and tests of modules, that `KMSD_TEST_STORE=postgresql` leaves out, as all of `test_logs_…`."""
+"""Modules of tests/api, and tests of modules, that `KMSD_TEST_STORE=postgresql` leaves out."""
 if "KMSD_TEST_SLOW" in os.environ:
     # Before the modules of tests are imported, which read them.
     for name, value in RELEASE.items():
@@ -112,7 +112,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _needs_sqlite(item: pytest.Item) -> bool:
     module, name = item.path.stem, getattr(item, "originalname", item.name)
-    return module.startswith("test_logs_") or bool({module, f"{module}::{name}"} & ON_SQLITE_ALONE)
+    return bool({module, f"{module}::{name}"} & ON_SQLITE_ALONE)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
@@ -72,7 +72,7 @@ class EventReader(msgspec.Struct):
         low = max(position_at(wanted.start), after + 1)
         high = position_at(wanted.end) if before is None else min(position_at(wanted.end), before)
         pending: list[LogEvent] = []
-        for frames, following in _batches(self.logs.segments.find(self.group.group_id, wanted), most):
+        async for frames, following in _batches(self.logs.segments.find(self.group.group_id, wanted), most):
             self._cache(self._cached + sum(one.frame.size + _EVENT_BYTES * one.frame.events for one in frames))
             reader = await self.store.read()
             for frame, events in await self._open(reader, await self._alive(reader, frames)):
@@ -124,10 +124,7 @@ class EventReader(msgspec.Struct):
     async def _keys(self, reader: LogReader, frames: Sequence[StoredFrame]) -> dict[bytes, DataKey]:
         """Return the data keys of frames. State and policy of the customers' keys are checked on every call."""
         subject = frame_codec.subject_of(self.group)
-        wrapped = {
-            one.frame.data_key_id: self.logs.segments.data_key(self.group.group_id, one)
-            for one in {one.frame.data_key_id: one for one in frames}.values()
-        }
+        wrapped = await self.logs.segments.data_keys(self.group.group_id, frames) if frames else {}
         if any(key.context_arn != subject.arn for key in wrapped.values()):
             raise SegmentDamaged("a data key of another group")
         opened = await asyncio.gather(
@@ -136,17 +133,17 @@ class EventReader(msgspec.Struct):
         return dict(zip(wrapped, opened, strict=True))
 
 
-def _batches(
-    frames: Iterator[StoredFrame], most: PageBudget | None
-) -> Iterator[tuple[list[StoredFrame], StoredFrame | None]]:
+async def _batches(
+    frames: AsyncIterator[StoredFrame], most: PageBudget | None
+) -> AsyncIterator[tuple[list[StoredFrame], StoredFrame | None]]:
     """Yield frames in batches, each with the frame that follows it. Batches grow, so that a small page opens little."""
     longest = 2 if most is None else FRAMES_PER_PAGE
     wanted = PageBudget(MAX_EVENTS, MAX_BYTES) if most is None else most
-    ahead = next(frames, None)
+    ahead = await anext(frames, None)
     while ahead is not None:
         # A page often needs only the end of the first frame, so do not count that frame.
         batch, size, events = [ahead], 0, 0
-        for ahead in frames:
+        async for ahead in frames:
             if len(batch) >= longest or size >= wanted.size or events >= wanted.events:
                 break
             batch.append(ahead)

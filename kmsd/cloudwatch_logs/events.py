@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from kmsd.cloudwatch_logs import frames
+from kmsd.cloudwatch_logs.frames import MAX_SPAN
 from kmsd.cloudwatch_logs.shapes import InputLogEvent, OutputLogEvent, RejectedLogEventsInfo
 from kmsd.errors import InvalidParameterException
 
@@ -119,7 +120,7 @@ def _within_time(batch: Batch, now: int, oldest_kept: int) -> Batch:
         messages, times = batch.messages[begin:end], times[begin:end]
         batch = Batch(times, messages, size_of(messages), rejected)
     # "For valid events …, the time span in a single batch cannot exceed 24 hours."
-    if times and times[-1] - times[0] > DAY:
+    if times and times[-1] - times[0] > MAX_SPAN:
         raise InvalidParameterException(
             "The batch of log events in a single PutLogEvents request cannot span more than 24 hours."
         )

@@ -16,6 +16,8 @@ _LAYOUT = struct.Struct(">16s16s10sQQQIIB")
 LENGTH = _LAYOUT.size
 PLAIN = 0
 DEFLATE = 1
+MAX_SPAN = 86_400_000
+"""Limit on the milliseconds between the oldest and newest event of a frame: a store finds frames by either of them."""
 _ID_MICROS = 7
 _ID_PROCESS = 3
 

@@ -23,6 +23,7 @@ AUDIT_GROUP = "/kmsd/audit"
 """Group with the copy of the audit trail."""
 NO_GROUP = "The specified log group does not exist."
 NO_STREAM = "The specified log stream does not exist."
+MILLISECOND = timedelta(milliseconds=1)
 _ARN_PARTS = 7
 _NAME = re.compile(r"[.\-_/#A-Za-z0-9]{1,512}", re.ASCII)
 
@@ -55,6 +56,10 @@ class LogGroup(msgspec.Struct, frozen=True):
         if self.retention_days is None:
             return 0
         return millis(now - timedelta(days=self.retention_days))
+
+    def expires_at(self, timestamp: int) -> int:
+        """Return when an event of this time expires under the present retention, in milliseconds; 0: never."""
+        return 0 if self.retention_days is None else timestamp + timedelta(days=self.retention_days) // MILLISECOND
 
 
 class LogStream(msgspec.Struct, frozen=True):

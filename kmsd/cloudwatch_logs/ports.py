@@ -13,7 +13,7 @@ from kmsd.cloudwatch_logs.frames import Frame, WrappedKey
 from kmsd.ports import Reader, Store, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -48,9 +48,9 @@ class StoredFrame(NamedTuple):
     frame: Frame
     segment: str
     """The segment's name; invalid once the segment is dropped or rewritten."""
-    offset: int
-    """Offset of the encrypted events in the segment."""
-    length: int
+    offset: int = 0
+    """Offset of the encrypted events in the segment, if it is a file."""
+    length: int = 0
 
 
 class StreamSummary(NamedTuple):
@@ -81,20 +81,25 @@ class DropResult(msgspec.Struct, frozen=True):
 
 
 class Segments(Protocol):
-    """Append-only files of encrypted frames: one folder per group, one writer per process.
+    """Segments of encrypted frames, which the adapter cuts as suits it: files of a group, or partitions of a table.
 
-    All methods may be called concurrently from one event loop; several processes share the folder. A frame that one
+    All methods may be called concurrently from one event loop; several processes share the segments. A frame that one
     process has acknowledged is visible to all of them from that moment.
     """
 
-    async def append(self, group_id: bytes, frame: Frame, sealed: bytes, data_key: WrappedKey) -> None:
-        """Append a frame, and its data key if the segment does not hold it yet; durable on return.
+    async def append(
+        self, group_id: bytes, frame: Frame, sealed: bytes, data_key: WrappedKey, *, expires_at: int = 0
+    ) -> None:
+        """Append a frame with its data key; durable on return.
 
-        Raises `SegmentsUnavailable`: the frame is then in no segment.
+        `expires_at` is when the group's present retention ends for all of its events, in milliseconds; 0: never. It
+        says which frames are best kept together. What counts is the retention when it is applied.
+
+        Raises `SegmentsUnavailable`: the frame is then in no segment, unless it cannot be found out if it is in one.
         """
         ...
 
-    def find(self, group_id: bytes, wanted: FrameQuery) -> Iterator[StoredFrame]:
+    def find(self, group_id: bytes, wanted: FrameQuery) -> AsyncIterator[StoredFrame]:
         """Iterate over frames, by `first_at` (ascending) or by `last_at` (descending). Reads the index lazily.
 
         Raises `SegmentsUnavailable`.
@@ -105,11 +110,14 @@ class Segments(Protocol):
         """Return the encrypted events of each frame. Raises `SegmentDamaged`, `SegmentsUnavailable`."""
         ...
 
-    def data_key(self, group_id: bytes, stored: StoredFrame) -> WrappedKey:
-        """Return the data key of a frame. Raises `SegmentDamaged` if its segment does not hold it."""
+    async def data_keys(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Mapping[bytes, WrappedKey]:
+        """Return the data keys of frames, by data key id.
+
+        Raises `SegmentDamaged` if the segment of a frame does not hold it, `SegmentsUnavailable`.
+        """
         ...
 
-    def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
+    async def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
         """Return the summaries of all streams that have events, by stream id. Raises `SegmentsUnavailable`."""
         ...
 
@@ -128,6 +136,13 @@ class Segments(Protocol):
         """Remove events older than `before` (milliseconds) and frames of dead streams, segment by segment.
 
         A frame is removed only when all of its events are too old. Segments that are open for writing stay.
+        """
+        ...
+
+    async def drop_expired(self, now: int) -> Sequence[bytes]:
+        """Remove segments in which everything is past the groups' retention. Return the ids of their groups.
+
+        Does nothing where `apply_retention` removes whole segments. Raises `SegmentsUnavailable`.
         """
         ...
 

@@ -22,13 +22,23 @@ class NodeIdentity(msgspec.Struct, frozen=True):
     node_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     """32 hexadecimal digits, at random: two data folders never have the same, unless one was copied."""
     name: str
+    streams: str = ""
+    """Value of `log_streams`, if the host was another node before."""
+
+    @property
+    def log_streams(self) -> str:
+        """Prefix of the log streams with the audit trail in this data folder; no other folder has the same."""
+        return self.streams or f"{self.name}.{self.node_id[:8]}/"
 
     @classmethod
-    def new(cls, name: str) -> NodeIdentity:
-        """Return an identity with a new id. Raises `ConfigError` if the name cannot be used."""
+    def new(cls, name: str, before: NodeIdentity | None = None) -> NodeIdentity:
+        """Return an identity with a new id. `before` is that of the same data folder, which has been removed.
+
+        Raises `ConfigError` if the name cannot be used.
+        """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be a node's name: 1 to 63 lower-case letters, digits, dots and hyphens")
-        return cls(secrets.token_hex(16), name)
+        return cls(secrets.token_hex(16), name, "" if before is None else before.log_streams)
 
 
 def read(data_dir: Path) -> NodeIdentity | None:

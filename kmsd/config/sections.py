@@ -283,11 +283,6 @@ class Config(_Section, frozen=True):
         return self.data_dir / "kmsd.sqlite"
 
     @property
-    def has_logs(self) -> bool:
-        """True if CloudWatch Logs is offered, with the copy of the audit trail: log events are files of one host."""
-        return not self.store.url
-
-    @property
     def logs_dir(self) -> Path:
         """Return the folder of sealed log events."""
         return self.data_dir / "logs"

@@ -19,6 +19,7 @@ from kmsd.app import Components, open_components, trail_node
 from kmsd.audit import RefusalSampler
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.cloudwatch_logs.ports import SegmentsError
+from kmsd.config import node_identity
 from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
@@ -131,9 +132,8 @@ def readiness_of(components: Components) -> Readiness:
         "token": components.token.check,
         "store": components.store.check,
         "audit": components.sink.check,
+        "logs": components.segments.check,
     }
-    if components.config.has_logs:
-        probes["logs"] = components.segments.check
     further: dict[str, Probe] = {
         f"token:{one.name}": partial(_check_token, components, TokenName(one.name)) for one in components.config.tokens
     }
@@ -171,13 +171,17 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     freeze_gc()
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
-    copying = [audit_copy_of(components).run()] if config.has_logs else []
     node, sink = trail_node(config), components.sink
+    anchoring = []
     if node.node_id and spec.worker_index == 0:
-        copying.append(NodeAnchors(config.audit_dir, node, components.store, sink).run())
-    publishing, seeking = counting.run(components, server, readiness), components.other_tokens.seek()
+        anchoring.append(NodeAnchors(config.audit_dir, node, components.store, sink).run())
+    copying, publishing, seeking = (
+        audit_copy_of(components).run(),
+        counting.run(components, server, readiness),
+        components.other_tokens.seek(),
+    )
     wearing = ask_when_worn(components.tokens, spec.ready_fd)
-    background = [asyncio.create_task(work) for work in (*copying, publishing, seeking, wearing)]
+    background = [asyncio.create_task(work) for work in (copying, publishing, seeking, wearing, *anchoring)]
     watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
@@ -239,7 +243,9 @@ def audit_copy_of(components: Components) -> AuditCopy:
     dependencies = components.pipeline.dependencies
     trail = TrailFollower(components.config.audit_dir, components.sink)
     observe = partial(key_usage.record, components.store)
-    return AuditCopy(trail, components.store, components.logs, dependencies.arns, components.config.account, observe)
+    config, identity = components.config, node_identity.read(components.config.data_dir)
+    node = "" if identity is None else identity.log_streams
+    return AuditCopy(trail, components.store, components.logs, dependencies.arns, config.account, observe, node)
 
 
 def rates_of(config: Config) -> Throttle | None:

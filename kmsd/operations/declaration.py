@@ -153,8 +153,6 @@ class Dependencies(msgspec.Struct):
     tokens: Tokens
     refused_wrapping: frozenset[WrappingAlgorithm] = frozenset()
     """Wrapping algorithms that the configuration refuses."""
-    not_offered: Mapping[str, str] = {}
-    """Message to clients for each operation that this daemon does not offer, by action (`logs:PutLogEvents`)."""
     services: Mapping[type, object] = {}
     """Dependencies of services other than KMS and STS, by type."""
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,24 @@ def test_many_records_over_several_files(own: Harness, monkeypatch: pytest.Monke
             copy_audit(own)
     found = [one for one in copied(own) if one.get("requestID", "").startswith("r")]
     assert sorted(ids(found), key=int) == [str(number) for number in range(3_000)]
+
+
+def test_records_of_several_days_in_one_file(own: Harness) -> None:
+    """As of calls that began before midnight, or of clocks that were set: each is copied once, found by its time."""
+    times = [f"2026-11-{day:02}T{hour:02}:00:00Z" for day in (20, 25, 21, 22) for hour in (0, 23)]
+
+    async def fill() -> None:
+        sink = await TrailSink.open(own.config.audit_dir, "cli", None, SinkSettings())
+        for number, at in enumerate(times):
+            await sink.append(record(number, eventID=f"{number}", eventTime=at))
+        await sink.close()
+
+    own.run(fill())
+    copy_audit(own)
+    for number, at in enumerate(times):
+        begin = int(datetime.fromisoformat(at).timestamp() * 1000)
+        shown = filtered(own.client("logs"), AUDIT_GROUP, startTime=begin, endTime=begin + 1)
+        assert ids([json.loads(text) for text in shown]) == [f"{number}"]
 
 
 def test_a_chain_that_a_command_writes_is_left_until_it_is_done(own: Harness) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kmsd.adapters.postgres.settings import DatabaseUrl
 from kmsd.cloudwatch_logs import events
 from tests.support.clients import ACCOUNT
 from tests.support.harness import Harness, harness
@@ -24,6 +25,7 @@ from tests.support.log_service import (
     refusal,
     stream_for,
 )
+from tests.support.postgres import cluster
 
 NO_GROUP = ("ResourceNotFoundException", "The specified log group does not exist.")
 NO_STREAM = ("ResourceNotFoundException", "The specified log stream does not exist.")
@@ -196,6 +198,9 @@ def _own(tmp_path: Path) -> Any:
 
 def stored_bytes(own: Harness) -> int:
     """Bytes in all segments."""
+    if own.config.store.url:
+        database = DatabaseUrl.parse(own.config.store.url).database
+        return int(cluster().run_sql("SELECT coalesce(sum(length(sealed)), 0) FROM log_frame", database))
     return sum(path.stat().st_size for path in own.config.logs_dir.rglob("*.seg"))
 
 
@@ -214,7 +219,7 @@ def test_retention_hides_at_once_and_then_deletes(own: Harness) -> None:
     own.tick()
     assert stored_bytes(own) < size
     assert filtered(logs, "/retention") == ["young"]
-    own.clock.advance(days=1, hours=2)
+    own.clock.advance(days=2, hours=2)
     assert filtered(logs, "/retention") == []
     own.tick()
     assert stored_bytes(own) == 0

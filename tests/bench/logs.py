@@ -1,8 +1,9 @@
 """Ingestion and read-back of log events, against moto's server on the same machine in the same run.
 
-    .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 64] [--rounds 3] [--moto VENV]
+    .venv/bin/python -m tests.bench.logs [--seconds 8] [--connections 64] [--rounds 3] [--moto VENV] [--postgresql]
 
-Batches of 100 events of 1 KiB. Both servers get the same bytes from the same load generator, wrk: requests are signed
+Batches of 100 events of 1 KiB. With `--postgresql` also through a PostgreSQL on this machine, which syncs as it does by
+default. All servers get the same bytes from the same load generator, wrk: requests are signed
 beforehand, so that what is measured is the server. moto is installed into a virtual environment of its own, which is
 removed in the end unless it is named.
 """
@@ -16,13 +17,13 @@ import os
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.bench import wrk
 from tests.support.clients import Credentials, client
 from tests.support.daemon import free_port, provisioned
 from tests.support.log_service import arn_of, key_policy
+from tests.support.postgres import Cluster, new_cluster
 
 EVENTS, SIZE = 100, 1024
 BATCHES_READ = 200
@@ -155,21 +157,24 @@ def moto(place: Path) -> Iterator[Site]:
 
 
 @contextmanager
-def kmsd(workers: int, *, associated: bool) -> Iterator[Site]:
-    """The daemon, with a key of the customer's for the group."""
+def kmsd(workers: int, server: Cluster | None, *, associated: bool) -> Iterator[Site]:
+    """The daemon, with a key of the customer's for the group; on SQLite and files, or on a server."""
+    extra = "" if server is None else f'[store]\nurl = "{server.url()}"\n'
     with (
         tempfile.TemporaryDirectory() as folder,
-        provisioned(Path(folder), workers=workers) as daemon,
+        provisioned(Path(folder), workers=workers, extra=extra) as daemon,
     ):
         daemon.start()
         assert daemon.process is not None
-        site = Site("kmsd", daemon.port, daemon.admin, daemon.process.pid)
+        name = "kmsd" if server is None else "kmsd on PostgreSQL"
+        site = Site(name, daemon.port, daemon.admin, daemon.process.pid)
         if associated:
             key = daemon.client().create_key(Policy=key_policy(arn_of(GROUP)))["KeyMetadata"]["Arn"]
             site.logs().create_log_group(logGroupName=GROUP, kmsKeyId=key)
         yield site
-        size = sum(path.stat().st_size for path in (daemon.data / "logs").rglob("*") if path.is_file())
-        print(f"   kmsd keeps {size / 1e6:.0f} MB in segments")
+        if server is None:
+            size = sum(path.stat().st_size for path in (daemon.data / "logs").rglob("*") if path.is_file())
+            print(f"   kmsd keeps {size / 1e6:.0f} MB in segments")
 
 
 def measure(make: Callable[[], Any], options: argparse.Namespace) -> tuple[Rate, Rate]:
@@ -206,6 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--service-key", action="store_true", help="without an association")
+    parser.add_argument("--postgresql", action="store_true", help="also on PostgreSQL")
     parser.add_argument("--moto", type=Path, help="a virtual environment to install moto into and to keep")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -216,15 +222,23 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, place: Path) -> None:
     """Interleaved rounds."""
-    ratios_in, ratios_out = [], []
-    for number in range(options.rounds):
-        print(f"round {number + 1}, {options.connections} connections")
-        theirs = measure(lambda: moto(place), options)
-        ours = measure(lambda: kmsd(options.workers, associated=not options.service_key), options)
-        ratios_in.append(ours[0].events / theirs[0].events)
-        ratios_out.append(ours[1].events / theirs[1].events)
-    print(f"in: {statistics.median(ratios_in):.1f} x moto; out: {statistics.median(ratios_out):.1f} x moto")
+    servers = {"kmsd": None, **({"kmsd on PostgreSQL": new_cluster()} if options.postgresql else {})}
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+    try:
+        for number in range(options.rounds):
+            print(f"round {number + 1}, {options.connections} connections")
+            theirs = measure(lambda: moto(place), options)
+            for name, server in servers.items():
+                ours = measure(partial(kmsd, options.workers, server, associated=not options.service_key), options)
+                ratios[name].append((ours[0].events / theirs[0].events, ours[1].events / theirs[1].events))
+    finally:
+        for server in servers.values():
+            if server is not None:
+                server.stop()
+    for name, found in ratios.items():
+        into, out = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"{name}: in {into:.1f} x moto; out {out:.1f} x moto")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,11 +12,14 @@ import pytest
 
 from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.connector import Connector
+from kmsd.adapters.postgres.segments import PostgresSegments
 from kmsd.adapters.postgres.settings import DatabaseUrl, Host, PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
+from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.ports import StoreUnavailable
 from tests.support.domain_keys import ACCOUNT
 from tests.support.domain_keys import CREATED as NOW
+from tests.support.log_segments import GROUP, KEY, found, frame
 from tests.support.polling import until
 from tests.support.postgres import Cluster, connect, new_cluster
 
@@ -104,6 +107,53 @@ async def test_a_frozen_primary(
     connection = await connect(database)
     assert {row[0] for row in await connection.fetch("SELECT account FROM account")} == {ACCOUNT, "222222222222"}
     await connection.close()
+
+
+async def test_frames_over_a_failover(store: PostgresStore, pair: tuple[Cluster, Cluster]) -> None:
+    """What was acknowledged is there, once. What was refused is not, unless its outcome could not be found out."""
+    primary, standby = pair
+    segments = PostgresSegments.of(store)
+    acknowledged: list[int] = []
+    unknown: list[int] = []
+    over = False
+
+    async def put(at: int) -> None:
+        while not over:
+            at += 1
+            try:
+                await segments.append(GROUP, frame(at), b"%d" % at, KEY)
+            except SegmentsUnavailable as exc:
+                if "not known" in str(exc):
+                    unknown.append(at)
+                await asyncio.sleep(0.05)
+            else:
+                acknowledged.append(at)
+
+    async def more() -> None:
+        wanted = len(acknowledged) + 20
+
+        async def is_there() -> None:
+            if len(acknowledged) < wanted:
+                raise StoreUnavailable("not yet")
+
+        await until_it_works(is_there)
+
+    putting = [asyncio.create_task(put(100_000 * number)) for number in range(4)]
+    await more()
+    primary.freeze()
+    await asyncio.to_thread(standby.promote)
+    await more()
+    primary.thaw()
+    await more()
+    over = True
+    await asyncio.gather(*putting)
+    await until_it_works(store.read)
+    stored = [one.frame.first_at for one in await found(segments)]
+    assert len(stored) == len(set(stored))
+    assert set(acknowledged) <= set(stored) <= {*acknowledged, *unknown}
+    (summary,) = (await segments.summaries(GROUP)).values()
+    assert summary.events == 2 * len(stored)
+    await segments.close()
 
 
 async def test_an_old_primary_that_goes_on_answering(

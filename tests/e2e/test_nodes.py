@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,44 +12,17 @@ import pytest
 from kmsd.adapters.audit_trail.format import COPIES
 from tests.support.audit_trail import own_lines
 from tests.support.clients import code_of
-from tests.support.daemon import Daemon, eventually, free_port, provisioned, write_config
-from tests.support.postgres import Cluster, new_cluster
-from tests.support.tokens import TokenPlace, another_softhsm
+from tests.support.daemon import Daemon, eventually
+from tests.support.nodes import Pair, Site, first_of_nodes, two_nodes
+from tests.support.tokens import another_softhsm
 
 PLAIN = b"a secret"
 
 
-@dataclass
-class Site:
-    """A server, and the hosts that use it."""
-
-    server: Cluster
-    store: str
-    """The table [store] of kmsd.toml."""
-    first: Daemon
-
-    def sql(self, statement: str) -> str:
-        """What psql prints of the daemons' database."""
-        return self.server.run_sql(statement, self.store.split("kmsd@/")[1].split("?")[0])
-
-    def host(self, folder: Path, place: TokenPlace | None = None) -> Daemon:
-        """A further host, that has not joined; with the same token if none is given."""
-        folder.mkdir()
-        place, port = place or self.first.place, free_port()
-        found = Daemon(folder, place, port, write_config(folder, place, port, extra=self.store, custody="object"))
-        found.admin = self.first.admin
-        return found
-
-
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    server, folder = new_cluster(), tmp_path_factory.mktemp("first")
-    store = f'[store]\nurl = "{server.url()}"\n'
-    try:
-        with provisioned(folder, extra=store, custody="object") as first:
-            yield Site(server, store, first)
-    finally:
-        server.stop()
+    with first_of_nodes(tmp_path_factory.mktemp("first")) as found:
+        yield found
 
 
 def refused(host: Daemon, *arguments: str) -> tuple[int, str]:
@@ -152,21 +125,13 @@ def test_sqlite_has_no_nodes(tmp_path: Path, site: Site) -> None:
 
 
 @pytest.fixture(name="pair")
-def _pair(site: Site, tmp_path: Path) -> Iterator[tuple[Daemon, Daemon]]:
+def _pair(site: Site, tmp_path: Path) -> Iterator[Pair]:
     """Two hosts that serve."""
-    second = site.host(tmp_path / "second")
-    second.cli("join", "--name", "second")
-    try:
-        site.first.start()
-        second.start()
-        yield site.first, second
-    finally:
-        second.stop()
-        site.first.stop()
-        site.first.cli("node", "remove", "second", "--force")
+    with two_nodes(site, tmp_path / "second") as found:
+        yield found
 
 
-def test_a_change_on_one_host_holds_at_once_on_the_other(pair: tuple[Daemon, Daemon]) -> None:
+def test_a_change_on_one_host_holds_at_once_on_the_other(pair: Pair) -> None:
     """Key state, alias, grant and key policy, in both directions. Each uses the keys that the other has made."""
     user = pair[0].user("grantee")
     for here, there in (pair, pair[::-1]):
@@ -228,7 +193,7 @@ def holder(site: Site) -> int:
     return int(found.split(":")[1]) if found else 0
 
 
-def test_a_host_is_killed(site: Site, pair: tuple[Daemon, Daemon]) -> None:
+def test_a_host_is_killed(site: Site, pair: Pair) -> None:
     """The other serves what both have made, runs the jobs, and settles what the killed one has left."""
     first, second = pair
     eventually(lambda: holder(site) in first.workers(), second)

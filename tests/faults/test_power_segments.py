@@ -76,7 +76,7 @@ async def read_all(folder: Path, expected: int) -> None:
     """Raises AssertionError."""
     for _ in range(2):
         segments = FileSegments(folder)
-        stored = found(segments)
+        stored = await found(segments)
         assert {one.frame.first_at for one in stored} >= set(range(expected))
         for one, sealed in zip(stored, await segments.read(GROUP, stored), strict=True):
             assert sealed == content(one.frame.first_at), one.frame.first_at

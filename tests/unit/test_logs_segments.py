@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmsd.cloudwatch_logs.frames import WrappedKey
-from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentDamaged, SegmentsUnavailable
+from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import compaction, direct_writers, writer
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.linux.aio import AioContext, Write
@@ -44,24 +44,24 @@ async def test_what_was_appended_is_found_and_read(segments: FileSegments, tmp_p
         await segments.append(GROUP, one, str(one.first_at).encode(), KEY)
     other = FileSegments(tmp_path / "logs")
     for reader in (segments, other):
-        stored = found(reader)
+        stored = await found(reader)
         assert [one.frame for one in stored] == [frames[1], frames[2], frames[0]]
         assert list(await reader.read(GROUP, stored)) == [b"10", b"30", b"50"]
-        assert reader.data_key(GROUP, stored[0]) == KEY
-        assert found(reader, OTHER) == []
-    assert [one.frame.first_at for one in found(segments, descending=True)] == [50, 30, 10]
-    assert [one.frame.first_at for one in found(segments, start=20, end=50)] == [30]
-    assert [one.frame.first_at for one in found(segments, start=15, end=51)] == [10, 30, 50]
-    assert [one.frame.first_at for one in found(segments, streams=frozenset((b"\x00" * 16,)))] == [10, 30, 50]
-    assert found(segments, streams=frozenset((b"\x07" * 16,))) == []
+        assert await reader.data_keys(GROUP, stored) == {KEY.data_key_id: KEY}
+        assert await found(reader, OTHER) == []
+    assert [one.frame.first_at for one in await found(segments, descending=True)] == [50, 30, 10]
+    assert [one.frame.first_at for one in await found(segments, start=20, end=50)] == [30]
+    assert [one.frame.first_at for one in await found(segments, start=15, end=51)] == [10, 30, 50]
+    assert [one.frame.first_at for one in await found(segments, streams=frozenset((b"\x00" * 16,)))] == [10, 30, 50]
+    assert await found(segments, streams=frozenset((b"\x07" * 16,))) == []
     await segments.append(GROUP, frame(20), b"20", KEY)
-    assert [one.frame.first_at for one in found(other)] == [10, 20, 30, 50]
+    assert [one.frame.first_at for one in await found(other)] == [10, 20, 30, 50]
     await segments.close()
     assert len(list((tmp_path / "logs" / GROUP.hex()).glob("*.idx"))) == 1
-    assert [one.frame.first_at for one in found(other)] == [10, 20, 30, 50]
+    assert [one.frame.first_at for one in await found(other)] == [10, 20, 30, 50]
     again = FileSegments(tmp_path / "logs")
-    assert list(await again.read(GROUP, found(again))) == [b"10", b"20", b"30", b"50"]
-    summary = again.summaries(GROUP)[b"\x00" * 16]
+    assert list(await again.read(GROUP, await found(again))) == [b"10", b"20", b"30", b"50"]
+    summary = (await again.summaries(GROUP))[b"\x00" * 16]
     assert (summary.first_at, summary.last_at, summary.events, summary.size) == (10, 55, 8, 240)
     await other.close()
     await again.close()
@@ -84,12 +84,12 @@ async def test_the_order_holds_across_many_segments(tmp_path: Path, monkeypatch:
                 if one.first_at < wanted.end and one.last_at >= wanted.start
                 if not wanted.streams or one.stream_id in wanted.streams
             ]
-            up = [one.frame for one in segments[0].find(GROUP, wanted)]
+            up = [one.frame async for one in segments[0].find(GROUP, wanted)]
             assert [one.first_at for one in up] == sorted(one.first_at for one in expected)
             assert set(up) == set(expected)
             down = [
                 one.frame
-                for one in segments[1].find(
+                async for one in segments[1].find(
                     GROUP, FrameQuery(wanted.start, wanted.end, wanted.streams, descending=True)
                 )
             ]
@@ -120,7 +120,7 @@ async def test_many_at_once_share_their_syncs(segments: FileSegments, monkeypatc
     monkeypatch.setattr(os, "pwrite", counted_put)
     monkeypatch.setattr(AioContext, "write", counted_write)
     await asyncio.gather(*(segments.append(GROUP, frame(time), b"x" * 100, KEY) for time in range(200)))
-    assert len(found(segments)) == 200
+    assert len(await found(segments)) == 200
     assert 0 < count < 20
 
 
@@ -138,7 +138,7 @@ async def test_frames_cost_no_memory(segments: FileSegments, tmp_path: Path) -> 
             key = KEY._replace(data_key_id=os.urandom(16))
             frames = [frame(start + number, key=key) for number in range(200)]
             await asyncio.gather(*(segments.append(GROUP, one, b"x", key) for one in frames))
-            other.summaries(GROUP)
+            await other.summaries(GROUP)
 
     await more(1000)
     tracemalloc.start()
@@ -150,10 +150,10 @@ async def test_frames_cost_no_memory(segments: FileSegments, tmp_path: Path) -> 
     finally:
         tracemalloc.stop()
     assert after - before < 4000 * 100  # each of them would take 400 bytes
-    assert len(found(other)) == 6000
-    assert sum(one.events for one in other.summaries(GROUP).values()) == 12_000
+    assert len(await found(other)) == 6000
+    assert sum(one.events for one in (await other.summaries(GROUP)).values()) == 12_000
     await segments.append(GROUP, frame(7), b"x", KEY)
-    assert len(found(other)) == 6001
+    assert len(await found(other)) == 6001
     await other.close()
 
 
@@ -165,12 +165,12 @@ async def test_data_keys_of_finished_segments_cost_no_memory(segments: FileSegme
     other = FileSegments(tmp_path / "logs")
     tracemalloc.start()
     try:
-        other.summaries(GROUP)
+        await other.summaries(GROUP)
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert used < 100_000  # each of them would take 400 bytes
-    assert {other.data_key(GROUP, one) for one in found(other)} == set(keys)
+    assert set((await other.data_keys(GROUP, await found(other))).values()) == set(keys)
     await other.close()
 
 
@@ -181,7 +181,7 @@ async def test_leftovers_of_the_living_are_left_alone(segments: FileSegments, tm
     await other.maintain(0)
     assert list((tmp_path / "logs" / GROUP.hex()).glob("*.idx")) == []
     await segments.append(GROUP, frame(2), b"y", KEY)
-    assert [one.frame.first_at for one in found(other)] == [1, 2]
+    assert [one.frame.first_at for one in await found(other)] == [1, 2]
     await other.close()
 
 
@@ -195,11 +195,11 @@ async def test_a_failed_sync_acknowledges_nothing_and_leaves_nothing(
         fail_syncs(patched, OSError(5, "Input/output error"))
         with pytest.raises(SegmentsUnavailable):
             await segments.append(GROUP, frame(2), b"2", KEY)
-    assert [one.frame.first_at for one in found(segments)] == [1]
+    assert [one.frame.first_at for one in await found(segments)] == [1]
     await segments.append(GROUP, frame(3), b"3", KEY)
     await segments.maintain(0)
-    assert [one.frame.first_at for one in found(segments)] == [1, 3]
-    assert list(await segments.read(GROUP, found(segments))) == [b"1", b"3"]
+    assert [one.frame.first_at for one in await found(segments)] == [1, 3]
+    assert list(await segments.read(GROUP, await found(segments))) == [b"1", b"3"]
 
 
 async def test_dropping_by_age_and_by_stream(
@@ -215,26 +215,26 @@ async def test_dropping_by_age_and_by_stream(
     await segments.append(GROUP, frame(5 * day, stream=2), b"alive", KEY)
     await segments.append(GROUP, frame(6 * day, stream=2), b"young", KEY)
     reader = FileSegments(tmp_path / "logs")
-    assert len(found(reader)) == 4
+    assert len(await found(reader)) == 4
     assert (await segments.apply_retention(GROUP, before=2 * day, dead_streams=frozenset())).segments == 1
-    assert [one.frame.first_at for one in found(reader)] == [5 * day, 5 * day, 6 * day]
+    assert [one.frame.first_at for one in await found(reader)] == [5 * day, 5 * day, 6 * day]
     dead = frozenset((b"\x01" * 16,))
     assert (await segments.apply_retention(GROUP, before=0, dead_streams=dead)).rewritten == 0  # still being written to
     await segments.close()
     keeper = FileSegments(tmp_path / "logs")
-    before = found(reader)
+    before = await found(reader)
     assert (await keeper.apply_retention(GROUP, before=0, dead_streams=dead)).rewritten == 1
-    assert [(await reader.read(GROUP, [one]))[0] for one in found(reader)] == [b"alive", b"young"]
-    assert reader.data_key(GROUP, found(reader)[0]) == KEY
+    assert [(await reader.read(GROUP, [one]))[0] for one in await found(reader)] == [b"alive", b"young"]
+    assert await reader.data_keys(GROUP, await found(reader)) == {KEY.data_key_id: KEY}
     with pytest.raises(SegmentsUnavailable):
         await reader.read(GROUP, before)
     (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
     assert b"dead" not in path.read_bytes()
     assert another.blob not in path.read_bytes()
     assert (await keeper.apply_retention(GROUP, before=5 * day + 1, dead_streams=dead)).rewritten == 1
-    assert [one.frame.first_at for one in found(reader)] == [6 * day]
+    assert [one.frame.first_at for one in await found(reader)] == [6 * day]
     await keeper.delete_group(GROUP)
-    assert found(reader) == []
+    assert await found(reader) == []
     assert not path.parent.exists()
     for one in (keeper, reader):
         await one.close()
@@ -263,19 +263,9 @@ async def test_an_interrupted_replacement_is_harmless(segments: FileSegments, tm
         for other, content in present.items():
             (folder / other).write_bytes(content)
         again = FileSegments(tmp_path / "logs")
-        assert [one.frame.first_at for one in found(again)] == expected
+        assert [one.frame.first_at for one in await found(again)] == expected
         await again.close()
     await keeper.close()
-
-
-async def test_results_are_kept_by_id(segments: FileSegments) -> None:
-    """And not found once they are deleted."""
-    await segments.put_result("q", b"content")
-    assert await segments.get_result("q") == b"content"
-    await segments.delete_result("q")
-    await segments.delete_result("q")
-    with pytest.raises(SegmentDamaged):
-        await segments.get_result("q")
 
 
 async def test_few_segments_are_open_at_once(
@@ -288,7 +278,7 @@ async def test_few_segments_are_open_at_once(
         for group in groups:
             await segments.append(group, frame(1), b"x", KEY)
     assert len(segments._writers) == 3
-    assert all(len(found(segments, group)) == 2 for group in groups)
+    assert [len(await found(segments, group)) for group in groups] == [2] * 8
     open_files = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]  # noqa: ASYNC240 (no disk there)
     assert sum(name.startswith(str(tmp_path)) for name in open_files) == 3
 

@@ -40,14 +40,14 @@ async def test_a_torn_end_is_left_out_and_the_rest_is_there(tmp_path: Path) -> N
     ):
         path.write_bytes(content)
         again = FileSegments(tmp_path / "logs")
-        assert [one.frame.first_at for one in found(again)] == [1, 2]
+        assert [one.frame.first_at for one in await found(again)] == [1, 2]
         await again.close()
     again = FileSegments(tmp_path / "logs")
     await again.maintain(0)
     assert len(list(path.parent.glob("*.idx"))) == 1
     await again.append(GROUP, frame(4), b"sealed 4", KEY)
-    assert [one.frame.first_at for one in found(again)] == [1, 2, 4]
-    assert list(await again.read(GROUP, found(again))) == [b"sealed 1", b"sealed 2", b"sealed 4"]
+    assert [one.frame.first_at for one in await found(again)] == [1, 2, 4]
+    assert list(await again.read(GROUP, await found(again))) == [b"sealed 1", b"sealed 2", b"sealed 4"]
     await again.close()
 
 
@@ -56,7 +56,7 @@ async def test_damage_costs_the_records_it_hits(tmp_path: Path) -> None:
     segments = FileSegments(tmp_path / "logs")
     for time in range(5):
         await segments.append(GROUP, frame(time), b"sealed %d" % time, KEY)
-    stored = found(segments)
+    stored = await found(segments)
     await segments.close()
     (path,) = (tmp_path / "logs" / GROUP.hex()).glob("*.seg")
     (index,) = path.parent.glob("*.idx")
@@ -64,18 +64,18 @@ async def test_damage_costs_the_records_it_hits(tmp_path: Path) -> None:
     data[stored[2].offset - 20] ^= 1  # in the head of the third frame
     path.write_bytes(data)
     again = FileSegments(tmp_path / "logs")
-    assert [one.frame.first_at for one in found(again)] == [0, 1, 2, 3, 4]
+    assert [one.frame.first_at for one in await found(again)] == [0, 1, 2, 3, 4]
     await again.close()
     index.write_bytes(index.read_bytes()[:-1] + b"\xff")
     again = FileSegments(tmp_path / "logs")
     with pytest.raises(SegmentDamaged):
-        found(again)
+        await found(again)
     await again.close()
     index.unlink()
     again = FileSegments(tmp_path / "logs")
-    assert [one.frame.first_at for one in found(again)] == [0, 1, 3, 4]
+    assert [one.frame.first_at for one in await found(again)] == [0, 1, 3, 4]
     await again.maintain(0)
-    assert [one.frame.first_at for one in found(again)] == [0, 1, 3, 4]
+    assert [one.frame.first_at for one in await found(again)] == [0, 1, 3, 4]
     await again.close()
 
 
@@ -89,7 +89,7 @@ async def test_other_segments_are_not_concerned(tmp_path: Path, monkeypatch: pyt
     paths = sorted((tmp_path / "logs" / GROUP.hex()).glob("*.seg"))
     paths[1].write_bytes(b"")
     again = FileSegments(tmp_path / "logs")
-    stored = found(again)
+    stored = await found(again)
     assert list(await again.read(GROUP, [stored[0], stored[2]])) == [b"sealed 0", b"sealed 2"]
     with pytest.raises(SegmentDamaged) as damaged:
         await again.read(GROUP, stored)
@@ -97,7 +97,7 @@ async def test_other_segments_are_not_concerned(tmp_path: Path, monkeypatch: pyt
     await again.close()
     paths[1].with_suffix(".idx").unlink()
     again = FileSegments(tmp_path / "logs")
-    assert [one.frame.first_at for one in found(again)] == [0, 2]
+    assert [one.frame.first_at for one in await found(again)] == [0, 2]
     await again.close()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kmsd.cloudwatch_logs.ports import FrameQuery, SegmentsUnavailable
+from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.cloudwatch_logs.segments import compaction, files, index_buffer, windowed_file
 from kmsd.cloudwatch_logs.segments import format as fmt
 from kmsd.cloudwatch_logs.segments.format import Contents
@@ -34,7 +34,7 @@ async def test_readers_never_miss_what_was_acknowledged(tmp_path: Path, capfd: p
         nonlocal looks
         while not over:
             known = acknowledged
-            assert len(list(theirs.find(GROUP, FrameQuery()))) >= known
+            assert len(asyncio.run(found(theirs))) >= known
             looks += 1
 
     looking = asyncio.create_task(asyncio.to_thread(look))
@@ -42,8 +42,8 @@ async def test_readers_never_miss_what_was_acknowledged(tmp_path: Path, capfd: p
     over = True
     await looking
     assert looks > 20
-    assert len(found(theirs)) == 480
-    assert list(await theirs.read(GROUP, found(theirs)[:3]))
+    assert len(await found(theirs)) == 480
+    assert list(await theirs.read(GROUP, (await found(theirs))[:3]))
     await ours.close()
     await theirs.close()
     assert "damaged" not in "".join(capfd.readouterr())
@@ -55,7 +55,7 @@ async def test_a_gap_is_what_is_coming_while_its_writer_lives(tmp_path: Path, *,
     segments = FileSegments(tmp_path / "logs")
     for number in range(3):
         await segments.append(GROUP, frame(number), b"x" * 5000, KEY)
-    (stored, *_) = [one for one in found(segments) if one.frame.first_at == 1]
+    (stored, *_) = [one for one in await found(segments) if one.frame.first_at == 1]
     path = next((tmp_path / "logs").rglob("*.seg"))
     whole = path.read_bytes()
     await segments.close()
@@ -81,9 +81,9 @@ async def test_a_segment_that_holds_nothing_yet(tmp_path: Path, size: int) -> No
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(size))
     segments = FileSegments(tmp_path / "logs")
-    assert found(segments) == []
+    assert await found(segments) == []
     compaction.finish_leftovers(tmp_path / "logs")
-    assert found(segments) == []
+    assert await found(segments) == []
     assert path.with_suffix(".idx").exists()
     await segments.close()
 
@@ -112,14 +112,14 @@ async def test_damage_of_a_moment_ago_is_told_in_the_end(tmp_path: Path, monkeyp
     for number in range(3):
         await segments.append(GROUP, frame(number), b"x" * 5000, KEY)
     path = next((tmp_path / "logs").rglob("*.seg"))
-    (stored, *_) = [one for one in found(segments) if one.frame.first_at == 1]
+    (stored, *_) = [one for one in await found(segments) if one.frame.first_at == 1]
     with path.open("r+b") as file:
         file.seek(stored.offset - 10)
         file.write(bytes(10))
     other = FileSegments(tmp_path / "logs")
-    assert [one.frame.first_at for one in found(other)] == [0]
+    assert [one.frame.first_at for one in await found(other)] == [0]
     monkeypatch.setattr(files, "MAX_WRITE_SECONDS", 0.0)
-    assert [one.frame.first_at for one in found(other)] == [0, 2]
+    assert [one.frame.first_at for one in await found(other)] == [0, 2]
     await other.close()
     await segments.close()
 
@@ -137,8 +137,8 @@ async def test_a_disk_that_cannot_be_read_is_an_error_and_passes(
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", fail)
         with pytest.raises(SegmentsUnavailable, match="Input/output error"):
-            found(other)
-    assert [one.frame.first_at for one in found(other)] == [1]
+            await found(other)
+    assert [one.frame.first_at for one in await found(other)] == [1]
     await other.close()
     await segments.close()
 

@@ -75,6 +75,11 @@ class PostgresAccess(SqlAccess):
         self._turn = asyncio.Lock()
         self._member = member
 
+    @property
+    def session(self) -> Session | None:
+        """The connection; None before the first one."""
+        return self._session
+
     def _connected(self) -> Session:
         if self._session is None:
             raise StoreUnavailable("the connection to the database is lost")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.access import Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
+from kmsd.adapters.postgres.frame_queries import FrameQueries
 from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql.cached_reader import CachedReader
@@ -26,6 +27,8 @@ class PostgresReader(PostgresAccess, CachedReader):
         super().__init__(member)
         self._settings, self._connector = settings, connector
         self._asking: Session | None = None
+        self.frames = FrameQueries(member)
+        """Reads log frames. They are large, so it has a connection of its own."""
         self._is_new = True
         """True until the first answer on a new connection: everything cached is invalid."""
 
@@ -61,22 +64,27 @@ class PostgresReader(PostgresAccess, CachedReader):
         self._seen = present
 
     async def _connected_for_questions(self) -> Session:
-        """Return the session that asks, after connecting again if it or the one that reads is lost."""
-        reading, asking = self._session, self._asking
-        if reading is not None and asking is not None and not (reading.is_lost or asking.is_lost):
+        """Return the session that asks, after connecting again if it or one that reads is lost."""
+        asking = self._asking
+        if asking is not None and not any(one is None or one.is_lost for one in self._sessions):
             return asking
         self.end()
-        # Both to one server: what one reads is as fresh as the other has proved.
-        first, second = await self._connector.connect(2)
+        # All to one server: what the others read is as fresh as the first one has proved.
+        first, second, third = await self._connector.connect(3)
         self._asking = asking = Session(first, self._settings.question_seconds)
         self._session = Session(second, self._settings.call_seconds)
+        self.frames = FrameQueries(self._member, Session(third, self._settings.call_seconds))
         self._is_new = True
         schema.require_known(await schema.version(asking))
         return asking
 
+    @property
+    def _sessions(self) -> tuple[Session | None, ...]:
+        return self._asking, self._session, self.frames.session
+
     def end(self) -> None:
         """End the connections."""
-        for session in (self._session, self._asking):
+        for session in self._sessions:
             if session is not None:
                 session.end()
 

@@ -55,6 +55,21 @@ class SchemaVersion(msgspec.Struct, frozen=True):
     """Releases that write this version, or a later one, can use the tables: what came later only adds."""
 
 
+async def open_session(connector: Connector, seconds: float) -> Session:
+    """Connect to the server that accepts writes. Raises `StoreUnavailable`, `StoreUnfit` for tables of another version.
+
+    `seconds` is the deadline of a statement.
+    """
+    (server,) = await connector.connect()
+    session = Session(server, seconds)
+    try:
+        require_known(await version(session))
+    except BaseException:
+        session.end()
+        raise
+    return session
+
+
 def migrations() -> list[tuple[int, str]]:
     """Return all migrations as (version, SQL), in order."""
     files = sorted((entry.name, entry) for entry in MIGRATIONS.iterdir() if entry.name.endswith(".sql"))

@@ -1,12 +1,12 @@
 """Store in PostgreSQL.
 
-Each process has three connections: one asks before each request if anything has changed (`read_index`), one reads, and
-one writes. A transaction that writes first raises the number in `change_seq`, which makes it the only one that writes.
-Questions and transactions ask in the same statement if this host is still a node: one that was removed is refused.
+Each process has up to five connections. One asks before each request if anything has changed (`read_index`), one reads,
+one writes, and two are for log frames (`frame_queries`, `frame_lane`). A transaction that writes raises the number in
+`change_seq` first, which makes it the only one that writes. Questions and transactions ask in the same statement if
+this host is still a node: one that was removed is refused.
 
-A commit whose answer is lost is settled before anything is answered. The transaction inserts its id as `committed`. To
-settle it, another connection inserts the id as `abandoned`, unless it is there, and reads which of the two is. A COMMIT
-is never cancelled: the server would report a success that no standby has.
+A commit whose answer is lost is settled before anything is answered (`settlement`). A COMMIT is never cancelled: the
+server would report a success that no standby has.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from kmsd import __version__
-from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres import schema, settlement
 from kmsd.adapters.postgres.access import CLOCK, RAISE_NUMBER, Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
+from kmsd.adapters.postgres.frame_lane import FrameLane
+from kmsd.adapters.postgres.frame_queries import FrameQueries
 from kmsd.adapters.postgres.read_index import ReadIndex
-from kmsd.adapters.postgres.reader import REPLICATED, PostgresReader, is_confirmed
+from kmsd.adapters.postgres.reader import PostgresReader
 from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql.transaction import SqlTransaction
@@ -38,7 +40,6 @@ _KEPT_OUTCOMES = 2**18
 """Outcomes of transactions that are kept: more than can begin while one is settled."""
 _TRIM_EVERY = 256
 _PLACES = 2**62
-_SETTLE_PAUSE_SECONDS = 0.2
 PROBE_SECONDS = 1.0
 """Seconds for which a successful `check` is cached."""
 
@@ -63,10 +64,11 @@ class PostgresStore:
 
     def __init__(self, settings: PostgresSettings, node_id: str = "") -> None:
         """Connect at the first use. `node_id` is that of this host; empty: it is no node yet."""
-        self._settings, self._connector = settings, Connector(settings)
+        self.settings, self.connector = settings, Connector(settings)
         self._member = Member(secrets.randbelow(_PLACES), node_id)
-        self._reader = PostgresReader(self._member, settings, self._connector)
+        self._reader = PostgresReader(self._member, settings, self.connector)
         self._index = ReadIndex(self._ask)
+        self.lane = FrameLane(self._member, settings, self.connector)
         self._writing: Session | None = None
         self._is_announced = False
         """True if a committed transaction has said that this process is alive."""
@@ -109,12 +111,23 @@ class PostgresStore:
             self._reader.end()
             if self._writing is not None:
                 self._writing.end()
+            self.lane.end()
             raise
-        self._index.pause = 1 / self._settings.questions_per_second if self._reader.asks_confirmed else 0.0
+        self._index.pause = 1 / self.settings.questions_per_second if self._reader.asks_confirmed else 0.0
 
     async def read(self) -> LogReader:
         await self._index.barrier()
         return self._reader
+
+    async def frames(self) -> FrameQueries:
+        """Return what reads log frames, on a server that was just asked, like `read`. Raises `StoreUnavailable`."""
+        await self._index.barrier()
+        return self._reader.frames
+
+    @property
+    def frames_found(self) -> FrameQueries:
+        """Reads frames that `frames` has found. They do not change, so no server is asked before."""
+        return self._reader.frames
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[LogTransaction]:
@@ -144,14 +157,7 @@ class PostgresStore:
     async def _connected(self) -> Session:
         """Return the session that writes, after connecting again if it is lost."""
         if self._writing is None or self._writing.is_lost:
-            (server,) = await self._connector.connect()
-            session = Session(server, self._settings.call_seconds)
-            try:
-                schema.require_known(await schema.version(session))
-            except BaseException:
-                session.end()
-                raise
-            self._writing = session
+            self._writing = await schema.open_session(self.connector, self.settings.call_seconds)
         return self._writing
 
     async def _commit(self, session: Session, transaction_id: str, seq: int) -> None:
@@ -166,35 +172,8 @@ class PostgresStore:
             )
         except StoreUnavailable as exc:
             session.end()
-            if not await self._settled(transaction_id, seq):
+            if not await settlement.was_committed(transaction_id, self.settings, self._connected):
                 raise StoreUnavailable(f"the transaction was not committed: {exc}") from exc
-
-    async def _settled(self, transaction_id: str, seq: int) -> bool:
-        """Return True if a transaction was committed, False if it was not and never will be.
-
-        Raises `StoreUnavailable` if that cannot be found out before the deadline of a statement.
-        """
-        deadline = time.monotonic() + self._settings.call_seconds
-        while True:
-            try:
-                return await self._settle(await self._connected(), transaction_id, seq)
-            except StoreUnfit:
-                raise
-            except StoreUnavailable as exc:
-                if time.monotonic() >= deadline:
-                    raise StoreUnavailable(f"it is not known if the transaction was committed: {exc}") from exc
-            await asyncio.sleep(_SETTLE_PAUSE_SECONDS)
-
-    async def _settle(self, session: Session, transaction_id: str, seq: int) -> bool:
-        await session.execute_confirmed(
-            "INSERT INTO outcome (id, what, seq) VALUES ($1, 'abandoned', $2) ON CONFLICT DO NOTHING",
-            transaction_id,
-            seq,
-        )
-        # What is found may be on this server alone: the verdict counts once the standby has it, too.
-        more = f", {REPLICATED}" if is_confirmed(self._settings, session) else ""
-        rows = await session.fetch_confirmed(f"SELECT what{more} FROM outcome WHERE id = $1", transaction_id)
-        return bool(rows[0][0] == "committed")
 
     async def _roll_back(self, session: Session) -> None:
         if session.is_in_transaction:

@@ -21,6 +21,8 @@ _QUERY = (
     "kms_key"
 )
 _AFTER_ALL = "\U0010ffff"
+_ALL = 2**63 - 1
+"""Limit that is none, in both databases."""
 
 
 def _group(row: Row) -> LogGroup:
@@ -112,7 +114,7 @@ class LogGroupQueries(SqlAccess):
             below,
             prefix,
             prefix + _AFTER_ALL,
-            count,
+            _ALL if count < 0 else count,
         )
         return [_stream(row) for row in found]
 

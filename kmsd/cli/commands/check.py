@@ -20,13 +20,12 @@ from kmsd.cli.commands import (
     check_token,
     check_unit,
 )
-from kmsd.cli.commands.check_findings import FAIL, NOTE, OK, Finding, as_json, as_text, status_of
+from kmsd.cli.commands.check_findings import FAIL, OK, Finding, as_json, as_text, status_of
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.database import database_of, open_store
 from kmsd.ports import StoreError
 
-WITHOUT_LOGS = "CloudWatch Logs, the copy of the audit trail in /kmsd/audit, GetKeyLastUsage"
 EXPLANATION = """exit status: 0 all is well; 1 the operator should act; 2 something does not work or is not safe (as
 Nagios reads them); 64 the command line is wrong; 78 the configuration cannot be read. Each run
 offers the PIN once: for monitoring every few minutes take --no-token, and ask the daemon itself (GET /readyz), which is
@@ -86,7 +85,6 @@ async def _database(config: Config) -> AsyncIterator[Finding]:
             yield Finding(FAIL, "database", problem)
     except (ConfigError, StoreError) as exc:
         yield Finding(FAIL, "database", f"{type(exc).__name__}: {exc}")
-    yield Finding(NOTE, "logs", f"not offered while the database is PostgreSQL: {WITHOUT_LOGS}")
 
 
 async def _policies(config: Config) -> AsyncIterator[Finding]:

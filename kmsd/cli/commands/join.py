@@ -133,7 +133,7 @@ def _identity(config: Config, name: str | None, nodes: Sequence[Node]) -> NodeId
     known = node_identity.read(config.data_dir)
     if known is not None and any(node.node_id == known.node_id for node in nodes):
         raise ExistsAlready(f"this host is the node {known.name} already")
-    identity = NodeIdentity.new(name or (known.name if known else socket.gethostname().lower()))
+    identity = NodeIdentity.new(name or (known.name if known else socket.gethostname().lower()), known)
     if any(node.name == identity.name for node in nodes):
         raise ExistsAlready(
             f"there is a node {identity.name} already: give this one another name by --name, or remove a node that is "

@@ -1,9 +1,10 @@
 """Copy of the audit trail in the log group `/kmsd/audit`, encrypted like all log events.
 
 The trail remains the record; the copy is for reading and can be recreated at any time. Each file of the trail is a
-stream. The number of records in the stream is the position of the copy, so a crash cannot leave a stored position that
-disagrees with the copy. One process at a time copies a chain and holds its lock: the worker that writes the chain while
-it lives, any process after that. Locks are used rather than the jobs' lease, which outlives its holder.
+stream; of several nodes each copies its own trail, into streams of its own. The number of records in the stream is the
+position of the copy, so a crash cannot leave a stored position that disagrees with the copy. One process at a time
+copies a chain and holds its lock: the worker that writes the chain while it lives, any process of the host after that.
+Locks are used rather than the jobs' lease, which outlives its holder.
 
 The copy leaves no records in the trail. The group uses the daemon's own key, whose use is not recorded. With a
 customer's key, each copy would use the key, record the use, copy that record, and use the key again.
@@ -22,6 +23,7 @@ import structlog
 
 from kmsd.cloudwatch_logs import frame_codec
 from kmsd.cloudwatch_logs.events import Batch, size_of
+from kmsd.cloudwatch_logs.frames import MAX_SPAN
 from kmsd.cloudwatch_logs.groups import AUDIT_GROUP, LogGroup, LogStream, group_arn, millis
 from kmsd.cloudwatch_logs.ports import AuditTrail, LogStore, SegmentsError, TrailBatch, TrailChain
 from kmsd.cloudwatch_logs.service import LogsService
@@ -64,6 +66,8 @@ class AuditCopy(msgspec.Struct):
     """The operator's account: its principals may be allowed to read."""
     observe: Callable[[Sequence[str]], Awaitable[None]] | None = None
     """Gets each batch of records before it is copied, and perhaps again after a crash (`kmsd.custody.key_usage`)."""
+    node: str = ""
+    """Prefix of this node's streams: files of several nodes' trails may have the same names."""
     _group: LogGroup | None = None
     _reached: dict[str, _Cursor] = {}
     _processed: dict[str, tuple[str, int]] = {}
@@ -113,7 +117,7 @@ class AuditCopy(msgspec.Struct):
     async def _copy(self, group: LogGroup, chain: TrailChain) -> int:
         reached = self._reached.get(chain.writer)
         known = reached is not None and reached.confirmed and reached.file in chain.files
-        if reached is None or not known or not (chain.own or self._is_still(group, reached)):
+        if reached is None or not known or not (chain.own or await self._is_still(group, reached)):
             found = await self._look_up(group, chain.files)
             if reached is not None and reached.file == found.file:
                 # After a failed batch, the file need not be read from its beginning.
@@ -136,6 +140,7 @@ class AuditCopy(msgspec.Struct):
                     # A chain only grows, so the trail was set back. The copy still has the missing records.
                     log.error("audit_trail_shorter_than_copy", file=file, missing=batch.lacking)
                 count, due = len(batch.times), self._due(batch.times)
+                left, due = due, _within_a_day(batch.times[:due])
                 if due:
                     if self.observe is not None:
                         await self.observe(batch.texts[:due])
@@ -145,6 +150,8 @@ class AuditCopy(msgspec.Struct):
                     reached.records += due
                     reached.end = batch.ends[due - 1]
                     await asyncio.sleep(YIELD_SECONDS)
+                if due < left:
+                    continue
                 if due < count or not (batch.complete or count):
                     return copied
                 reached.end = batch.end
@@ -153,9 +160,9 @@ class AuditCopy(msgspec.Struct):
         self._processed[chain.writer] = (chain.files[-1], chain.mark)
         return copied
 
-    def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
+    async def _is_still(self, group: LogGroup, reached: _Cursor) -> bool:
         """True if no other process has copied this chain in the meantime."""
-        found = self.logs.segments.summaries(group.group_id).get(_stream_id(group, reached.file))
+        found = (await self.logs.segments.summaries(group.group_id)).get(self._stream_id(group, reached.file))
         return (0 if found is None else found.events) == reached.records
 
     async def _look_up(self, group: LogGroup, files: Sequence[str]) -> _Cursor:
@@ -164,9 +171,9 @@ class AuditCopy(msgspec.Struct):
         Syncs first: a process that died may have left an unsynced batch, which a power failure could still remove.
         """
         await self.logs.segments.sync(group.group_id)
-        summaries = self.logs.segments.summaries(group.group_id)
+        summaries = await self.logs.segments.summaries(group.group_id)
         for file in reversed(files):
-            found = summaries.get(_stream_id(group, file))
+            found = summaries.get(self._stream_id(group, file))
             if found is not None:
                 return _Cursor(file, found.events)
         return _Cursor(files[0], 0)
@@ -222,14 +229,27 @@ class AuditCopy(msgspec.Struct):
         return LogGroup(secrets.token_bytes(16), self.account, AUDIT_GROUP, arn, now)
 
     async def _ensured_stream(self, group: LogGroup, file: str) -> LogStream:
-        known = await (await self.store.read()).log_stream(group.group_id, file)
+        name = self.node + file
+        known = await (await self.store.read()).log_stream(group.group_id, name)
         if known is None:
-            known = LogStream(_stream_id(group, file), group.group_id, file, self.logs.now())
+            known = LogStream(self._stream_id(group, file), group.group_id, name, self.logs.now())
             async with self.store.write() as transaction:
                 await transaction.insert_log_stream(known)
         return known
 
+    def _stream_id(self, group: LogGroup, file: str) -> bytes:
+        """Return the same id for the same file, even after a restore of the store to a time without the stream."""
+        return sha256(group.group_id + (self.node + file).encode()).digest()[:16]
 
-def _stream_id(group: LogGroup, file: str) -> bytes:
-    """Return the same id for the same file, even after a restore of the store to a time before the stream existed."""
-    return sha256(group.group_id + file.encode()).digest()[:16]
+
+def _within_a_day(times: Sequence[int]) -> int:
+    """Return the number of records, from the first on, that fit one frame.
+
+    A file has the records of a day, but also of calls that began before it, and of clocks that were set.
+    """
+    first = last = times[0] if times else 0
+    for index, time in enumerate(times):
+        first, last = min(first, time), max(last, time)
+        if last - first > MAX_SPAN:
+            return index
+    return len(times)

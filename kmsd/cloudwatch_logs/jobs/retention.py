@@ -53,6 +53,10 @@ class LogRetention(msgspec.Struct):
 async def run_once(store: LogStore, segments: Segments, now: datetime) -> RetentionReport:
     """Remove from disk what clients can no longer read. Idempotent; one bad group does not stop the sweep."""
     report = RetentionReport()
+    try:
+        report.removed += [group_id.hex() for group_id in await segments.drop_expired(millis(now))]
+    except SegmentsError as exc:
+        report.failed.append(f"expired segments: {exc}")
     reader = await store.read()
     dead_streams = await reader.dead_log_streams()
     oldest = {group.group_id: group.oldest(now) for group in await reader.log_groups_kept_for_days()}
@@ -81,7 +85,7 @@ async def _apply_retention(
         report.removed.append(group_id.hex())
     if dropped.rewritten:
         report.rewritten.append(group_id.hex())
-    gone = dead - segments.summaries(group_id).keys()
+    gone = dead - (await segments.summaries(group_id)).keys()
     if gone:
         async with store.write() as transaction:
             await transaction.purge_dead_log_streams(group_id, tuple(gone))

@@ -39,7 +39,7 @@ async def handle(request: Request, call: Call) -> Response:
     _check(request, call)
     if request.log_group_identifiers is not None:
         found = await _named(request.log_group_identifiers, call)
-        return Response([_entry(group, call) for group in found])
+        return Response([await _entry(group, call) for group in found])
     account = call.caller.account
     prefix, containing = request.log_group_name_prefix or "", request.log_group_name_pattern or ""
     filters = {"prefix": prefix, "containing": containing, "class": request.log_group_class or ""}
@@ -50,7 +50,7 @@ async def handle(request: Request, call: Call) -> Response:
     )
     page = await pager.cut(groups, lambda group: group.name)
     wanted = [group for group in page.items if request.log_group_class in (None, group.log_class)]
-    return Response([_entry(group, call) for group in wanted], page.next_marker)
+    return Response([await _entry(group, call) for group in wanted], page.next_marker)
 
 
 def _check(request: Request, call: Call) -> None:
@@ -76,8 +76,8 @@ async def _named(identifiers: list[str], call: Call) -> list[LogGroup]:
     return found
 
 
-def _entry(group: LogGroup, call: Call) -> shapes.LogGroupEntry:
-    summaries = service_of(call).segments.summaries(group.group_id)
+async def _entry(group: LogGroup, call: Call) -> shapes.LogGroupEntry:
+    summaries = await service_of(call).segments.summaries(group.group_id)
     return shapes.LogGroupEntry(
         log_group_name=group.name,
         creation_time=millis(group.created_at),

@@ -50,7 +50,7 @@ async def handle(request: Request, call: Call) -> Response:
     }
     pager = Pager(await call.service_sealer(), f"DescribeLogStreams {group.group_id.hex()}", filters, request.limit)
     after = await pager.start(request.next_token)
-    summaries = service_of(call).segments.summaries(group.group_id)
+    summaries = await service_of(call).segments.summaries(group.group_id)
     if request.order_by == BY_TIME:
         page = await _by_time(request, call, pager, after, summaries)
     else:

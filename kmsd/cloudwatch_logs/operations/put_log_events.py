@@ -42,7 +42,7 @@ async def handle(request: Request, call: Call) -> Response:
         logs = service_of(call)
         sealed = await frame_codec.seal(logs, reader_of(call), group, stream, batch, now=call.now)
         append = partial(logs.segments.append, group.group_id, sealed.frame, sealed.content, sealed.data_key)
-        call.after_commit.append(append)
+        call.after_commit.append(partial(append, expires_at=group.expires_at(sealed.frame.last_at)))
         # Free the decoded events now. They are encrypted or rejected, and the audit record does not contain them. The
         # next request can then reuse their memory while it is in the processor's caches.
     request.log_events.clear()

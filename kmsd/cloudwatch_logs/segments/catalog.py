@@ -201,7 +201,7 @@ class Catalog:
         return self._frames.of(segment).frames if segment.finished else segment.frames()
 
     def key(self, stored: StoredFrame) -> WrappedKey:
-        """Implement `Segments.data_key`."""
+        """Return the data key of a frame. Raises `SegmentDamaged`, `SegmentsUnavailable`."""
         segment = self._segments.get(stored.segment)
         if segment is None:
             raise SegmentsUnavailable("a segment was replaced while it was read")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +72,10 @@ class FileSegments:
 
     # --- writing ------------------------------------------------------------------------------------
 
-    async def append(self, group_id: bytes, frame: Frame, sealed: bytes, data_key: WrappedKey) -> None:
+    async def append(
+        self, group_id: bytes, frame: Frame, sealed: bytes, data_key: WrappedKey, *, expires_at: int = 0
+    ) -> None:
+        del expires_at  # a segment is finished after an hour at most, so its events expire together
         writer = self._writers.get(group_id)
         if writer is None:
             writer = self._writers[group_id] = Writer(
@@ -111,8 +114,9 @@ class FileSegments:
             catalog.refresh()
         return catalog
 
-    def find(self, group_id: bytes, wanted: FrameQuery) -> Iterator[StoredFrame]:
-        return self._catalog(group_id).find(wanted)
+    async def find(self, group_id: bytes, wanted: FrameQuery) -> AsyncIterator[StoredFrame]:
+        for stored in self._catalog(group_id).find(wanted):
+            yield stored
 
     async def read(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Sequence[bytes]:
         folder = self._of(group_id)
@@ -123,11 +127,12 @@ class FileSegments:
         except OSError as exc:
             raise SegmentsUnavailable(exc.strerror or str(exc)) from exc
 
-    def data_key(self, group_id: bytes, stored: StoredFrame) -> WrappedKey:
+    async def data_keys(self, group_id: bytes, frames: Sequence[StoredFrame]) -> Mapping[bytes, WrappedKey]:
         catalog = self._catalogs.get(group_id) or self._catalog(group_id)
-        return catalog.key(stored)
+        one_each = {stored.frame.data_key_id: stored for stored in frames}
+        return {data_key_id: catalog.key(stored) for data_key_id, stored in one_each.items()}
 
-    def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
+    async def summaries(self, group_id: bytes) -> Mapping[bytes, StreamSummary]:
         return self._catalog(group_id).summaries()
 
     async def sync(self, group_id: bytes) -> None:
@@ -149,6 +154,10 @@ class FileSegments:
             return await self._in_thread(
                 compaction.apply_retention, self._of(group_id), group_id, catalog, before, dead_streams
             )
+
+    async def drop_expired(self, now: int) -> Sequence[bytes]:
+        del now
+        return ()
 
     async def maintain(self, now: int) -> None:
         for group_id in [name for name, writer in self._writers.items() if writer.idle and writer.is_old(now)]:

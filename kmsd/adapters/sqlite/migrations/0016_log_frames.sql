@@ -1,0 +1,1 @@
+-- Nothing: log events are files beside SQLite, and rows of PostgreSQL (kmsd/adapters/postgres/migrations).
