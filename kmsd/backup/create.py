@@ -75,7 +75,8 @@ async def create(
         writer = Writer(file, advance)
         snapshot_at = components.pipeline.clock.now()
         await database.save(components.config, folder / DATABASE)
-        await asyncio.to_thread(_copy, components, writer, folder, token_folder)
+        logs = await database.save_logs(components, folder / "logs")
+        await asyncio.to_thread(_copy, writer, folder, token_folder, logs)
         # The trail comes last, with a signature that covers this process's records.
         await components.sink.sign_now()
         await asyncio.to_thread(collect.add_trail, writer, components.config.audit_dir)
@@ -108,11 +109,11 @@ async def create(
     return BackupResult(target, manifest, size)
 
 
-def _copy(components: Components, writer: Writer, folder: Path, token_folder: Path | None) -> None:
+def _copy(writer: Writer, folder: Path, token_folder: Path | None, logs: Path) -> None:
     collect.add_file(writer, DATABASE, folder / DATABASE)
     if token_folder is not None:
         collect.add_token(writer, token_folder)
-    collect.add_logs(writer, components.config.logs_dir)
+    collect.add_logs(writer, logs)
 
 
 @contextmanager

@@ -89,7 +89,9 @@ def place_trail(staged: Path, directory: Path) -> None:
 
 
 def place_logs(staged: Path, config: Config) -> None:
-    """Move the segments into place. Raises OSError."""
+    """Move the segments into place, unless they go into PostgreSQL. Raises OSError."""
+    if config.store.url:
+        return
     for folder in (staged, *(path for path in staged.iterdir() if path.is_dir())):
         sync_folder(folder)
     if config.logs_dir.is_dir():
@@ -106,7 +108,7 @@ async def place_database(staged: Path, config: Config) -> None:
     if pending.exists() and pending.stat().st_size:
         raise OSError(f"{pending} was not carried over into the database")
     if config.store.url:
-        await database.load(config, staged / DATABASE)
+        await database.load(config, staged / DATABASE, staged / "logs")
         return
     (staged / DATABASE).rename(config.database)
     sync_folder(config.data_dir)

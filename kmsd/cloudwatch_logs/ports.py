@@ -237,6 +237,10 @@ class LogReader(Reader, Protocol):
         """Return at most `count` groups whose names sort after `name`, in that order, optionally filtered."""
         ...
 
+    async def all_log_groups(self) -> Sequence[LogGroup]:
+        """Return the groups of all accounts. Not for the request path."""
+        ...
+
     async def log_groups_kept_for_days(self) -> Sequence[LogGroup]:
         """Return all groups with a retention."""
         ...

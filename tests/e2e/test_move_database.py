@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 
 from kmsd.exit_codes import EXIT_CONFIG
-from tests.support.daemon import Daemon, provisioned
+from tests.support.daemon import Daemon, eventually, provisioned
 from tests.support.postgres import Cluster, new_cluster
-from tests.support.workload import Writers, assert_all_there
 
 PLAIN = b"a secret"
 
@@ -57,6 +57,32 @@ def filled(daemon: Daemon) -> list[str]:
     return made
 
 
+def put(daemon: Daemon, message: str) -> None:
+    """A log event, in a group that is kept for a month."""
+    logs = daemon.client("logs")
+    if not logs.describe_log_groups(logGroupNamePrefix="/app")["logGroups"]:
+        logs.create_log_group(logGroupName="/app")
+        logs.put_retention_policy(logGroupName="/app", retentionInDays=30)
+        logs.create_log_stream(logGroupName="/app", logStreamName="one")
+    event = {"timestamp": int(time.time() * 1000), "message": message}
+    logs.put_log_events(logGroupName="/app", logStreamName="one", logEvents=[event])
+
+
+def messages(daemon: Daemon) -> list[str]:
+    """All events of that group."""
+    events = daemon.client("logs").filter_log_events(logGroupName="/app")["events"]
+    return [event["message"] for event in events]
+
+
+def deletions(daemon: Daemon) -> list[dict[str, Any]]:
+    """The calls of ScheduleKeyDeletion, as the trail's log group has them."""
+    logs = daemon.client("logs")
+    found: list[dict[str, Any]] = logs.filter_log_events(
+        logGroupName="/kmsd/audit", filterPattern="ScheduleKeyDeletion"
+    )["events"]
+    return found
+
+
 def configured(daemon: Daemon, url: str) -> None:
     """Let kmsd.toml name this database."""
     text = daemon.config.read_text().split("[store]")[0]
@@ -66,7 +92,7 @@ def configured(daemon: Daemon, url: str) -> None:
 def test_to_postgresql_and_back(own: Daemon, server: Cluster) -> None:
     """All answers are the same, every blob opens, what was acknowledged is there; the old database is refused."""
     own.start()
-    writers = Writers(own, threads=1)
+    put(own, "before")
     made, blob = filled(own), own.client().encrypt(KeyId="alias/payments", Plaintext=PLAIN)["CiphertextBlob"]
     said = answers(own, made)
     url = server.url()
@@ -80,6 +106,7 @@ def test_to_postgresql_and_back(own: Daemon, server: Cluster) -> None:
     own.start()
     assert answers(own, made) == said
     assert own.client().decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
+    put(own, "there")
     again = own.cli("migrate", "--to", url, check=False)
     assert b"the database is PostgreSQL already" in again.stderr
     more = own.client().create_key()["KeyMetadata"]["KeyId"]
@@ -91,9 +118,12 @@ def test_to_postgresql_and_back(own: Daemon, server: Cluster) -> None:
     own.start()
     assert answers(own, [*made, more]) == said
     assert own.client().decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
-    writers.start()
-    writers.stop()
-    assert_all_there(own, writers.done)
+    assert messages(own) == ["before", "there"]
+    put(own, "back")
+    assert messages(own) == ["before", "there", "back"]
+    # The records of the trail, which is a log group too, are copied again, and are there once.
+    eventually(lambda: bool(deletions(own)), own)
+    assert len(deletions(own)) == 1
     own.cli("check")
     own.stop()
     moves = [one for one in own.audit_records() if one["eventName"] == "MoveDatabase"]

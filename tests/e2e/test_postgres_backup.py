@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ def _site(tmp_path: Path) -> Iterator[Site]:
         server.stop()
 
 
+def messages(daemon: Daemon) -> list[str]:
+    """The events of the log group."""
+    return [one["message"] for one in daemon.client("logs").filter_log_events(logGroupName="/app")["events"]]
+
+
 def test_the_database_is_lost(site: Site, tmp_path: Path) -> None:
     """What another node has taken away since is listed, or its trail is asked for. Both hosts serve again."""
     first, second, file = site.first, site.second, str(tmp_path / "kmsd.backup")
@@ -58,6 +64,11 @@ def test_the_database_is_lost(site: Site, tmp_path: Path) -> None:
     kms = first.client()
     key_id, other = (kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(2))
     blob = second.client().encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
+    logs = second.client("logs")
+    logs.create_log_group(logGroupName="/app")
+    logs.create_log_stream(logGroupName="/app", logStreamName="one")
+    event = {"timestamp": int(time.time() * 1000), "message": "kept"}
+    logs.put_log_events(logGroupName="/app", logStreamName="one", logEvents=[event])
     eventually(lambda: first.cli("audit", "published").stdout.count(b"worker-0") == 2, first)
     first.cli("backup", file)
     second.client().disable_key(KeyId=other)
@@ -88,6 +99,7 @@ def test_the_database_is_lost(site: Site, tmp_path: Path) -> None:
     assert code_of(first.client().encrypt, KeyId=other, Plaintext=PLAIN) == "DisabledException"
     assert second.client().decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
     first.cli("check")
+    assert messages(second) == ["kept"]
     first.stop()
     second.stop()
     first.cli("audit", "verify", str(first.data / "audit"), str(second.data / "audit"))
@@ -97,4 +109,5 @@ def test_the_database_is_lost(site: Site, tmp_path: Path) -> None:
     first.cli("restore", file, "--accept-revived", "--accept-rollback", "--replace")
     first.start()
     assert first.client().decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
+    assert messages(first) == ["kept"]
     first.stop()

@@ -12,14 +12,14 @@ import structlog
 from kmsd.adapters.postgres import schema, statistics
 from kmsd.adapters.postgres.access import NO_NODE, Member
 from kmsd.adapters.postgres.settings import PostgresSettings
-from kmsd.adapters.postgres.store import PostgresStore, PostgresTransaction
+from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.adapters.postgres.tables import PostgresTables, set_triggers
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sql.statistics import Statistics
 from kmsd.adapters.sql.tables import MOVED, TablesOfDatabase
 from kmsd.cloudwatch_logs.ports import LogStore
 from kmsd.event_loop.tasks import cancel_and_wait
-from kmsd.ports import Node, StoreError
+from kmsd.ports import StoreError
 
 HEARTBEAT_SECONDS = 5.0
 """Seconds between two heartbeats: several fit into the time after which a process counts as ended."""
@@ -86,13 +86,11 @@ class PostgresDatabase(Database):
             yield PostgresTables(session)
 
     @asynccontextmanager
-    async def creating(self, node: Node | None) -> AsyncIterator[TablesOfDatabase]:
+    async def creating(self) -> AsyncIterator[TablesOfDatabase]:
         async with schema.creating(self._settings) as session:
             await set_triggers(session, MOVED, on=False)
             yield PostgresTables(session)
             await set_triggers(session, MOVED, on=True)
-            if node is not None:
-                await PostgresTransaction(Member(0), session).insert_node(node)
             await session.execute("ANALYZE")
 
     async def retire(self) -> str:

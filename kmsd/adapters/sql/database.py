@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kmsd.adapters.sql.statistics import Statistics
     from kmsd.adapters.sql.tables import TablesOfDatabase
     from kmsd.cloudwatch_logs.ports import LogStore
-    from kmsd.ports import Node
 
 
 class Database(ABC):
@@ -55,8 +54,8 @@ class Database(ABC):
         """Open all tables to be read, as of one moment."""
 
     @abstractmethod
-    def creating(self, node: Node | None) -> AbstractAsyncContextManager[TablesOfDatabase]:
-        """Create the database, with empty tables, and `node` as its only node if it has nodes.
+    def creating(self) -> AbstractAsyncContextManager[TablesOfDatabase]:
+        """Create the database, with empty tables and, if it may have nodes, without any.
 
         It exists from the end of the block on; if that raises, it does not. Raises `StoreConflict` if it exists.
         """

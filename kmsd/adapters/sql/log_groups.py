@@ -82,6 +82,9 @@ class LogGroupQueries(SqlAccess):
         )
         return [_group(row) for row in found]
 
+    async def all_log_groups(self) -> Sequence[LogGroup]:
+        return [_group(row) for row in await self._all(f"SELECT {_GROUP} FROM log_group ORDER BY account, name")]
+
     async def log_groups_kept_for_days(self) -> Sequence[LogGroup]:
         return [
             _group(row) for row in await self._all(f"SELECT {_GROUP} FROM log_group WHERE retention_days IS NOT NULL")

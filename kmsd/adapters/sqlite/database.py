@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kmsd.adapters.sql.statistics import Statistics
     from kmsd.adapters.sql.tables import TablesOfDatabase
     from kmsd.cloudwatch_logs.ports import LogStore
-    from kmsd.ports import Node
 
 
 class SqliteDatabase(Database):
@@ -64,11 +63,9 @@ class SqliteDatabase(Database):
             yield SqliteTables(opened)
 
     @asynccontextmanager
-    async def creating(self, node: Node | None) -> AsyncIterator[TablesOfDatabase]:
+    async def creating(self) -> AsyncIterator[TablesOfDatabase]:
         from kmsd.adapters.sqlite.tables import SqliteTables, without_triggers  # noqa: PLC0415 (as above)
 
-        if node is not None:
-            raise ValueError("a SQLite database has no nodes")
         with connection.creating(self._path) as new, without_triggers(new) as opened:
             yield SqliteTables(opened)
 

@@ -16,12 +16,16 @@ from kmsd.app import (
     token_settings,
     trail_node,
 )
+from kmsd.backup import install
+from kmsd.backup.database import fill_in
 from kmsd.cli.commands.operator_audit import KMSD, recorded_act
 from kmsd.cli.progress import shown
+from kmsd.cloudwatch_logs import copying
+from kmsd.cloudwatch_logs.ports import LogStore
 from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
-from kmsd.database import database_of, first_node
+from kmsd.database import database_of, open_segments
 from kmsd.exit_codes import ExistsAlready, InputRefused
 
 SQLITE = "sqlite"
@@ -46,11 +50,11 @@ async def run(config: Config, to: str) -> int:
             try:
                 parameters = {"from": str(source), "to": str(target)}
                 async with recorded_act(config, sink, clock, "MoveDatabase", parameters, source=KMSD) as act:
-                    counts = await _move(config, target_config, source, target)
+                    counts = await _move(config, target_config, source, store)
                     act.elements = {"rows": sum(counts.values()), "keys": counts["key"]}
             finally:
                 await sink.close()
-        retired = await source.retire()
+        retired = await _retire(config, source)
     print(f"moved and compared {sum(counts.values())} rows of {len(counts)} tables, {counts['key']} keys")
     print(retired)
     print(f'now set [store] url = "{target_config.store.url}" in kmsd.toml, and start the daemon')
@@ -81,6 +85,8 @@ async def _require_ready(config: Config, source: Database, target: Database) -> 
     if await target.exists():
         raise ExistsAlready(f"{target} has tables of kmsd already: a move needs an empty database")
     if config.store.url:
+        if config.logs_dir.is_dir() and any(config.logs_dir.iterdir()):
+            raise ExistsAlready(f"{config.logs_dir} holds log events: move it away first")
         async with source.open() as store:
             others = [node.name for node in await (await store.read()).nodes()]
         if len(others) > 1:
@@ -89,8 +95,29 @@ async def _require_ready(config: Config, source: Database, target: Database) -> 
             )
 
 
-async def _move(config: Config, target_config: Config, source: Database, target: Database) -> dict[str, int]:
-    node = first_node(config) if target_config.store.url else None
-    async with source.tables() as tables, target.creating(node) as empty:
-        with shown("moving", await count(tables), "rows") as advance:
-            return await move(tables, empty, trail_node(config).node_id, advance)
+async def _move(config: Config, target_config: Config, source: Database, store: LogStore) -> dict[str, int]:
+    """Copy everything, and compare it. What a daemon could mistake for all of it comes last."""
+    target, reader, segments = database_of(target_config), await store.read(), open_segments(config, store)
+    try:
+        if not target_config.store.url:
+            files = open_segments(target_config, store)
+            await copying.copy(reader, segments, files, SystemClock().now())
+            await files.close()
+        async with source.tables() as tables, target.creating() as empty:
+            with shown("moving", await count(tables), "rows") as advance:
+                counts = await move(tables, empty, trail_node(config).node_id, advance)
+        if target_config.store.url:
+            await fill_in(target_config, reader, segments)
+    finally:
+        await segments.close()
+    return counts
+
+
+async def _retire(config: Config, source: Database) -> str:
+    """Make the old database and the old log segments unusable. Return what has become of them."""
+    retired = await source.retire()
+    if not config.store.url and config.logs_dir.exists():
+        retired += (
+            f", and the log events are in {install.set_aside([config.logs_dir], config.data_dir, SystemClock().now())}"
+        )
+    return retired
