@@ -162,7 +162,7 @@ async def test_others_read_and_store_while_partitions_are_dropped(
 
 
 async def test_deleting_and_storing_at_once_keep_the_sums(processes: tuple[Process, Process]) -> None:
-    """Frames of a dead stream are deleted while another process stores frames of others into the same partitions."""
+    """A dead stream, while another process stores frames of others into the same partitions; then what has expired."""
     here, there = processes
     for at in range(450):
         await put(here, AT + at, DAY * (at % 2) * (AT // DAY + 1), stream=1)
@@ -172,6 +172,10 @@ async def test_deleting_and_storing_at_once_keep_the_sums(processes: tuple[Proce
     assert len(await found(here.segments)) == 450
     summaries = await here.segments.summaries(GROUP)
     assert {stream: one.events for stream, one in summaries.items()} == {b"\x02" * 16: 900}
+    await here.segments.apply_retention(GROUP, before=AT + 300 + DAY, dead_streams=frozenset())
+    assert [one.frame.first_at for one in await found(there.segments)] == [AT + at for at in range(300, 450)]
+    (left,) = (await there.segments.summaries(GROUP)).values()
+    assert (left.first_at, left.last_at, left.events, left.size) == (AT + 300, AT + 449, 300, 9_000)
 
 
 @pytest.mark.parametrize("worked", [True, False], ids=["committed", "not committed"])
