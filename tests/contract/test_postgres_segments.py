@@ -12,9 +12,10 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres import frame_retention, schema
 from kmsd.adapters.postgres.frame_partitions import DAY
 from kmsd.adapters.postgres.segments import PostgresSegments
+from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.cloudwatch_logs.groups import LogGroup
@@ -136,6 +137,47 @@ async def test_what_is_kept_longer_by_now_is_not_dropped(
         await there.segments.read(GROUP, before)
     with pytest.raises(SegmentsUnavailable):
         await there.segments.data_keys(GROUP, before)
+
+
+async def test_what_is_kept_longer_since_a_moment_ago_is_not_dropped(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its retention has become longer after the job moved what it found: the next run moves it."""
+    here, there = processes
+    await put(here, AT, AT + DAY)
+    move = frame_retention._move_kept
+
+    async def move_too_early(session: Session, day: int, now: int) -> None:
+        await move(session, day, now)
+        await keep(there, "/one", None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(frame_retention, "_move_kept", move_too_early)
+        assert await here.segments.drop_expired(AT + 2 * DAY) == []
+    assert len(await found(there.segments)) == 1
+    assert await here.segments.drop_expired(AT + 2 * DAY) == []
+    (stored,) = await found(there.segments)
+    assert (stored.segment, list(await there.segments.read(GROUP, [stored]))) == ("0", [b"%d" % AT])
+    assert await count_of(there) == 2
+
+
+async def test_a_program_that_reads_the_table_for_long(
+    database: PostgresSettings, processes: tuple[Process, Process]
+) -> None:
+    """A partition is not dropped as long as it reads; frames are stored and found meanwhile."""
+    here, there = processes
+    await put(here, AT, AT + DAY)
+    connection = await connect(database)
+    async with connection.transaction():
+        assert await connection.fetchval("SELECT count(*) FROM log_frame") == 1
+        dropping = asyncio.create_task(here.segments.drop_expired(AT + 2 * DAY))
+        while not dropping.done():
+            await put(there, AT + 1, 0)
+            assert await found(there.segments)
+        assert await dropping == []
+    await connection.close()
+    assert await here.segments.drop_expired(AT + 2 * DAY) == [GROUP]
+    assert await found(there.segments, start=AT, end=AT + 1) == []
 
 
 async def test_others_read_and_store_while_partitions_are_dropped(
