@@ -12,9 +12,10 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres import frame_retention, schema
 from kmsd.adapters.postgres.frame_partitions import DAY
 from kmsd.adapters.postgres.segments import PostgresSegments
+from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.cloudwatch_logs.groups import LogGroup
@@ -138,6 +139,47 @@ async def test_what_is_kept_longer_by_now_is_not_dropped(
         await there.segments.data_keys(GROUP, before)
 
 
+async def test_what_is_kept_longer_since_a_moment_ago_is_not_dropped(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its retention has become longer after the job moved what it found: the next run moves it."""
+    here, there = processes
+    await put(here, AT, AT + DAY)
+    move = frame_retention._move_kept
+
+    async def move_too_early(session: Session, day: int, now: int) -> None:
+        await move(session, day, now)
+        await keep(there, "/one", None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(frame_retention, "_move_kept", move_too_early)
+        assert await here.segments.drop_expired(AT + 2 * DAY) == []
+    assert len(await found(there.segments)) == 1
+    assert await here.segments.drop_expired(AT + 2 * DAY) == []
+    (stored,) = await found(there.segments)
+    assert (stored.segment, list(await there.segments.read(GROUP, [stored]))) == ("0", [b"%d" % AT])
+    assert await count_of(there) == 2
+
+
+async def test_a_program_that_reads_the_table_for_long(
+    database: PostgresSettings, processes: tuple[Process, Process]
+) -> None:
+    """A partition is not dropped as long as it reads; frames are stored and found meanwhile."""
+    here, there = processes
+    await put(here, AT, AT + DAY)
+    connection = await connect(database)
+    async with connection.transaction():
+        assert await connection.fetchval("SELECT count(*) FROM log_frame") == 1
+        dropping = asyncio.create_task(here.segments.drop_expired(AT + 2 * DAY))
+        while not dropping.done():
+            await put(there, AT + 1, 0)
+            assert await found(there.segments)
+        assert await dropping == []
+    await connection.close()
+    assert await here.segments.drop_expired(AT + 2 * DAY) == [GROUP]
+    assert await found(there.segments, start=AT, end=AT + 1) == []
+
+
 async def test_others_read_and_store_while_partitions_are_dropped(
     processes: tuple[Process, Process],
 ) -> None:
@@ -162,7 +204,7 @@ async def test_others_read_and_store_while_partitions_are_dropped(
 
 
 async def test_deleting_and_storing_at_once_keep_the_sums(processes: tuple[Process, Process]) -> None:
-    """Frames of a dead stream are deleted while another process stores frames of others into the same partitions."""
+    """A dead stream, while another process stores frames of others into the same partitions; then what has expired."""
     here, there = processes
     for at in range(450):
         await put(here, AT + at, DAY * (at % 2) * (AT // DAY + 1), stream=1)
@@ -172,6 +214,10 @@ async def test_deleting_and_storing_at_once_keep_the_sums(processes: tuple[Proce
     assert len(await found(here.segments)) == 450
     summaries = await here.segments.summaries(GROUP)
     assert {stream: one.events for stream, one in summaries.items()} == {b"\x02" * 16: 900}
+    await here.segments.apply_retention(GROUP, before=AT + 300 + DAY, dead_streams=frozenset())
+    assert [one.frame.first_at for one in await found(there.segments)] == [AT + at for at in range(300, 450)]
+    (left,) = (await there.segments.summaries(GROUP)).values()
+    assert (left.first_at, left.last_at, left.events, left.size) == (AT + 300, AT + 449, 300, 9_000)
 
 
 @pytest.mark.parametrize("worked", [True, False], ids=["committed", "not committed"])

@@ -175,6 +175,10 @@ def _resolve(batch: Sequence[_Waiting], exc: Exception | None) -> None:
             continue
         if exc is None:
             waiting.done.set_result(None)
-        else:
-            error = StoreUnavailable(str(exc)) if isinstance(exc, StoreError) else exc
+        elif isinstance(exc, StoreError):
+            # One for each: callers add to its traceback.
+            error = StoreUnavailable(str(exc))
+            error.__cause__ = exc
             waiting.done.set_exception(error)
+        else:
+            waiting.done.set_exception(exc)

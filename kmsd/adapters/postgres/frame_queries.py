@@ -42,7 +42,7 @@ _DATA_KEYS = _LOOK_UP.format(
 )
 _SUMMARIES = """
     SELECT stream_id, min(first_at), max(last_at), max(ingested_at), sum(events)::bigint, sum(size)::bigint
-    FROM log_frame_sum WHERE group_id = $1 GROUP BY stream_id"""
+    FROM log_frame_sum WHERE group_id = $1 GROUP BY stream_id HAVING sum(events) > 0"""
 Place = tuple[int, bytes]
 """Time and id of a frame, in the order of a search."""
 

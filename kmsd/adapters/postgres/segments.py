@@ -103,11 +103,9 @@ class PostgresSegments:
     async def apply_retention(self, group_id: bytes, *, before: int, dead_streams: frozenset[bytes]) -> DropResult:
         with translated():
             async with self._connected() as session:
-                latest = before - MAX_EXPIRED_AGE_MS
-                changed = await frame_retention.delete(
-                    session, group_id, before=latest, dead_streams=sorted(dead_streams)
-                )
-        return DropResult(rewritten=changed)
+                expired = await frame_retention.delete_expired(session, group_id, before - MAX_EXPIRED_AGE_MS)
+                dead = await frame_retention.delete_streams(session, group_id, sorted(dead_streams))
+        return DropResult(rewritten=len({*expired, *dead}))
 
     async def drop_expired(self, now: int) -> Sequence[bytes]:
         with translated():

@@ -30,7 +30,7 @@ CREATE INDEX log_frame_group_last ON log_frame (group_id, is_long, last_at, fram
 CREATE TABLE log_frame_0 PARTITION OF log_frame FOR VALUES IN (0);
 
 -- Sums over the frames of a stream in a partition. Processes add to different rows (slot), so that they do not wait
--- for each other.
+-- for each other. Slot -1 has what was deleted or moved, with negative numbers.
 CREATE TABLE log_frame_sum (
     group_id BYTEA NOT NULL,
     stream_id BYTEA NOT NULL,
