@@ -116,6 +116,32 @@ def test_an_upgrade_fails_no_request(host: Machine) -> None:
     assert host.run("tail -n 1 /etc/kmsd/kmsd.toml").stdout == "# mine\n"
 
 
+def test_unpacked_and_not_configured_yet(host: Machine) -> None:
+    """Files may be exchanged minutes before the restart. The old release serves, even if its fork server is killed."""
+    trial = Trial(host)
+    before = version(host)
+    host.run("dpkg --unpack kmsd.deb")
+    host.run("pkill --signal KILL --exact kmsd-zygote")
+    until(lambda: host.run("pgrep --exact kmsd-zygote", check=False).returncode != 0)
+    with host.network():
+        kms = trial.client()
+        assert kms.list_keys()["Keys"]
+        kms.close()
+    assert version(host) == before
+    host.run("dpkg --configure kmsd")
+    assert version(host) == packages.VERSION != before
+    host.run(f"{INSTALL} ./next.deb")
+
+
+def test_a_restart_that_fails_is_reported(host: Machine) -> None:
+    """The package is installed all the same, and says where to look: dpkg would else be in the way of the repair."""
+    host.run("cp -p /etc/kmsd/kmsd.toml kmsd.toml && echo nonsense >>/etc/kmsd/kmsd.toml")
+    assert "systemctl status kmsd.service has the reason" in host.run(f"{INSTALL} --reinstall ./next.deb").stdout
+    assert host.unit("kmsd.service", "ActiveState") == "failed"
+    host.run("cp -p kmsd.toml /etc/kmsd/kmsd.toml && systemctl start kmsd.service")
+    assert version(host) == packages.NEXT
+
+
 def test_a_stopped_daemon_stays_stopped(host: Machine) -> None:
     """An installation over the same version starts nothing that the operator has stopped."""
     host.run("systemctl stop kmsd.socket kmsd.service")
