@@ -167,12 +167,8 @@ class Machine:
     @contextmanager
     def network(self) -> Iterator[None]:
         """Sockets that this thread makes belong to the machine: its 127.0.0.1 is this thread's."""
-        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self._leader}/ns/net") as theirs:  # noqa: PTH123
-            _enter_network(theirs.fileno())
-            try:
-                yield
-            finally:
-                _enter_network(ours.fileno())
+        with network_of(self._leader):
+            yield
 
     def unit(self, name: str, setting: str) -> str:
         """One property of a unit, as `systemctl show` has it."""
@@ -210,6 +206,17 @@ class Machine:
             self._process.kill()
             self._process.wait(10)
         self._leader, self._process = 0, None
+
+
+@contextmanager
+def network_of(process: int) -> Iterator[None]:
+    """Sockets that this thread makes belong to the network of a process."""
+    with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{process}/ns/net") as theirs:  # noqa: PTH123
+        _enter_network(theirs.fileno())
+        try:
+            yield
+        finally:
+            _enter_network(ours.fileno())
 
 
 def _enter_network(descriptor: int) -> None:

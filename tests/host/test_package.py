@@ -24,6 +24,13 @@ from tests.support.clients import Credentials, client
 from tests.support.polling import until
 
 TRIAL = "/root/trial"
+README = """set -e
+cat >alice.json <<EOT
+{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:Encrypt", "Resource": "*"}]}
+EOT
+kmsd user create alice --policy alice.json --format env --output alice.env
+test "$(stat --format %a alice.env)" = 600
+"""
 BARE = ("systemd", "systemd-sysv", "dbus", "python3", "ca-certificates")
 INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install --yes"
 DATA = "find /var/lib/kmsd /etc/kmsd -type f -print0 | sort -z | xargs -0 sha256sum"
@@ -84,6 +91,9 @@ def test_it_is_installed_and_encrypts(host: Machine) -> None:
     assert host.run("systemctl reload kmsd.service").stdout == ""
     assert "FAIL" not in host.run("kmsd check", check=False).stdout
     assert host.run("dpkg --verify kmsd").stdout == ""
+    # All modules were compiled by the installation: no start does it again.
+    sources = "find /usr/lib/kmsd -name '*.py' | wc -l"
+    assert host.run(sources).stdout == host.run(sources.replace("*.py", "*.pyc")).stdout != "0\n"
 
 
 def test_an_upgrade_fails_no_request(host: Machine) -> None:
@@ -104,6 +114,32 @@ def test_an_upgrade_fails_no_request(host: Machine) -> None:
     assert version(host) == packages.NEXT
     assert host.run("ls /usr/lib/kmsd").stdout == f"{packages.NEXT}\n"
     assert host.run("tail -n 1 /etc/kmsd/kmsd.toml").stdout == "# mine\n"
+
+
+def test_unpacked_and_not_configured_yet(host: Machine) -> None:
+    """Files may be exchanged minutes before the restart. The old release serves, even if its fork server is killed."""
+    trial = Trial(host)
+    before = version(host)
+    host.run("dpkg --unpack kmsd.deb")
+    host.run("pkill --signal KILL --exact kmsd-zygote")
+    until(lambda: host.run("pgrep --exact kmsd-zygote", check=False).returncode != 0)
+    with host.network():
+        kms = trial.client()
+        assert kms.list_keys()["Keys"]
+        kms.close()
+    assert version(host) == before
+    host.run("dpkg --configure kmsd")
+    assert version(host) == packages.VERSION != before
+    host.run(f"{INSTALL} ./next.deb")
+
+
+def test_a_restart_that_fails_is_reported(host: Machine) -> None:
+    """The package is installed all the same, and says where to look: dpkg would else be in the way of the repair."""
+    host.run("cp -p /etc/kmsd/kmsd.toml kmsd.toml && echo nonsense >>/etc/kmsd/kmsd.toml")
+    assert "systemctl status kmsd.service has the reason" in host.run(f"{INSTALL} --reinstall ./next.deb").stdout
+    assert host.unit("kmsd.service", "ActiveState") == "failed"
+    host.run("cp -p kmsd.toml /etc/kmsd/kmsd.toml && systemctl start kmsd.service")
+    assert version(host) == packages.NEXT
 
 
 def test_a_stopped_daemon_stays_stopped(host: Machine) -> None:
@@ -130,7 +166,7 @@ def test_removal_and_purge_leave_the_data(host: Machine) -> None:
 
 
 def test_the_page(debian: Path, tmp_path: Path) -> None:
-    """docs/install.md, "Try it on a bare host" with the package: at most 15 commands, and a ciphertext over TLS."""
+    """docs/install.md, "Try it on a bare host" with the package; then an encryption over TLS, and what README shows."""
     steps = ["package-install", "package-token", "try-tls", "try-start"]
     with machine(tmp_path, [debian], image.wheels()) as host:
         bring(host, packages.deb(), packages.deb().name)
@@ -143,7 +179,12 @@ def test_the_page(debian: Path, tmp_path: Path) -> None:
             key_id = kms.create_key()["KeyMetadata"]["KeyId"]
             blob = kms.encrypt(KeyId=key_id, Plaintext=b"packaged")["CiphertextBlob"]
             assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"packaged"
+            kms.create_alias(AliasName="alias/first", TargetKeyId=key_id)
             kms.close()
+        host.run(README)
+        explain = "kmsd explain --principal arn:aws:iam::000000000000:user/alice --action kms:Encrypt --key alias/first"
+        assert host.run(explain).stdout.startswith("ALLOWED by identity-policy:")
+        assert "alias/first" in host.run("kmsd key list").stdout
 
 
 @pytest.mark.skipif("KMSD_TEST_DEBIAN_13" not in os.environ, reason="takes long; set KMSD_TEST_DEBIAN_13")

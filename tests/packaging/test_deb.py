@@ -14,6 +14,8 @@ import kmsd
 from tests.host import image, packages
 
 ROOT = image.ROOT
+LIBC_OF_DEBIAN_12 = 36
+"""Minor version."""
 ENVIRONMENT = f"usr/lib/kmsd/{kmsd.__version__}"
 pytestmark = [
     pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed"),
@@ -55,6 +57,9 @@ def test_it_depends_on_the_python_that_it_was_made_for(package: Path) -> None:
     """A host with another minor version must not get it: the extension modules would not load."""
     depends = field(package, "Depends").split(", ")
     assert {"python3 (>= 3.11)", "python3 (<< 3.12)"} <= set(depends)
+    (libc,) = (re.fullmatch(r"libc6 \(>= 2\.(\d+)\)", one) for one in depends if one.startswith("libc6"))
+    assert libc is not None
+    assert int(libc[1]) <= LIBC_OF_DEBIAN_12
     assert field(package, "Version") == f"{kmsd.__version__}+deb12"
 
 
