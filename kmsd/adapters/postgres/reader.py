@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.access import Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
@@ -22,8 +24,12 @@ _CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
 class PostgresReader(PostgresAccess, CachedReader):
     """Implements `kmsd.ports.Reader`."""
 
-    def __init__(self, member: Member, settings: PostgresSettings, connector: Connector) -> None:
+    def __init__(
+        self, member: Member, settings: PostgresSettings, connector: Connector, on_waiting: Callable[[], object]
+    ) -> None:
+        """`on_waiting` is called when a statement waits for long: it lets a question start."""
         super().__init__(member)
+        self._on_waiting = on_waiting
         self._settings, self._connector = settings, connector
         self._asking: Session | None = None
         self._is_new = True
@@ -69,7 +75,7 @@ class PostgresReader(PostgresAccess, CachedReader):
         # Both to one server: what one reads is as fresh as the other has proved.
         first, second = await self._connector.connect(2)
         self._asking = asking = Session(first, self._settings.question_seconds)
-        self._session = Session(second, self._settings.call_seconds)
+        self._session = Session(second, self._settings.call_seconds, self._on_waiting)
         self._is_new = True
         schema.require_known(await schema.version(asking))
         return asking

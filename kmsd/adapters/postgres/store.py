@@ -65,8 +65,8 @@ class PostgresStore:
         """Connect at the first use. `node_id` is that of this host; empty: it is no node yet."""
         self._settings, self._connector = settings, Connector(settings)
         self._member = Member(secrets.randbelow(_PLACES), node_id)
-        self._reader = PostgresReader(self._member, settings, self._connector)
         self._index = ReadIndex(self._ask)
+        self._reader = PostgresReader(self._member, settings, self._connector, self._index.request)
         self._writing: Session | None = None
         self._is_announced = False
         """True if a committed transaction has said that this process is alive."""
@@ -145,7 +145,7 @@ class PostgresStore:
         """Return the session that writes, after connecting again if it is lost."""
         if self._writing is None or self._writing.is_lost:
             (server,) = await self._connector.connect()
-            session = Session(server, self._settings.call_seconds)
+            session = Session(server, self._settings.call_seconds, self._index.request)
             try:
                 schema.require_known(await schema.version(session))
             except BaseException:
