@@ -106,14 +106,10 @@ class Faults:
         """The others go on meanwhile."""
         number = self._node()
         node = self._site.nodes[number]
-        assert node.process is not None
-        processes = [node.process.pid, *node.children()]
-        for pid in processes:
-            os.kill(pid, signal.SIGSTOP)
+        node.signal_all(signal.SIGSTOP)
         others = [one for one in range(len(self._site.nodes) * CLIENTS) if one // CLIENTS != number]
         self._load.more(8, others)
-        for pid in processes:
-            os.kill(pid, signal.SIGCONT)
+        node.signal_all(signal.SIGCONT)
 
     def connections_are_cut(self) -> None:
         """All of a node to the database, some times."""

@@ -216,10 +216,15 @@ class Daemon:
     def kill(self) -> None:
         """As when the host's power goes: parent and workers at once."""
         if self.process is not None:
-            for pid in (self.process.pid, *self.children()):
-                os.kill(pid, signal.SIGKILL)
+            self.signal_all(signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to parent and workers: SIGSTOP freezes them, SIGCONT lets them go on."""
+        if self.process is not None:
+            for pid in (self.process.pid, *self.children()):
+                os.kill(pid, number)
 
     def audit_records(self) -> list[dict[str, Any]]:
         """Everything in the audit trail."""
