@@ -73,7 +73,7 @@ class _Attempt:
         if is_read_only:
             self.connection.terminate()
             raise StoreUnavailable("it is a standby, or read-only")
-        timeline = int(wal_file[:_TIMELINE_DIGITS], 16)
+        timeline = timeline_of(wal_file)
         if timeline < self._least_timeline:
             self.connection.terminate()
             raise StoreUnavailable(f"it was replaced: its timeline is {timeline}, and {self._least_timeline} was seen")
@@ -105,6 +105,11 @@ class _Attempt:
             self.task.exception()  # retrieved, or asyncio would log it
 
 
+def timeline_of(wal_file: str) -> int:
+    """Return the timeline of a server, of the name of its present WAL file."""
+    return int(wal_file[:_TIMELINE_DIGITS], 16)
+
+
 class Connector:
     """Connects to the servers of one database."""
 
@@ -112,6 +117,8 @@ class Connector:
         self._settings = settings
         self._timeline = 0
         """Highest timeline seen. A server with a lower one was replaced, and is not used even if it is the only one."""
+        self.failovers = 0
+        """Times that a server with a higher timeline than the one before was found."""
 
     async def connect(self, count: int = 1) -> Sequence[Server]:
         """Return `count` connections to the server that accepts writes, all to the same one.
@@ -129,6 +136,8 @@ class Connector:
             for server in servers:
                 server.connection.terminate()
             raise
+        if 0 < self._timeline < servers[0].timeline:
+            self.failovers += 1
         self._timeline = servers[0].timeline
         return servers
 

@@ -28,6 +28,7 @@ from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
+from kmsd.ports.counters import StoreCounters
 
 _POSITION = "SELECT seq, EXISTS (SELECT FROM node WHERE node_id = $1) FROM change_seq"
 """The number of a transaction that has just raised it, and if this host is a node, as of that moment."""
@@ -72,6 +73,7 @@ class PostgresStore:
         """True if a committed transaction has said that this process is alive."""
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
+        self._counters = StoreCounters()
 
     @classmethod
     async def open(cls, settings: PostgresSettings, node_id: str = "") -> PostgresStore:
@@ -89,6 +91,12 @@ class PostgresStore:
         """Cache hits and misses, for metrics."""
         return self._reader.hits, self._reader.misses
 
+    @property
+    def counters(self) -> StoreCounters:
+        """Questions and failovers, for metrics."""
+        self._counters.failovers = self._connector.failovers
+        return self._counters
+
     async def _ask(self) -> None:
         was_connected = self._reader.is_connected
         try:
@@ -99,9 +107,11 @@ class PostgresStore:
             if not was_connected:
                 raise
             # An old connection may lead to a server that was replaced meanwhile. Questions may be repeated.
+            self._counters.question_retries += 1
             await self._ask_once()
 
     async def _ask_once(self) -> None:
+        begun = time.monotonic()
         try:
             await self._reader.ask()
         except StoreError:
@@ -110,6 +120,7 @@ class PostgresStore:
             if self._writing is not None:
                 self._writing.end()
             raise
+        self._counters.questions.observe(time.monotonic() - begun)
         self._index.pause = 1 / self._settings.questions_per_second if self._reader.asks_confirmed else 0.0
 
     async def read(self) -> LogReader:
