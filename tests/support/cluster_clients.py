@@ -32,7 +32,7 @@ from tests.support.linear_models import (
 )
 from tests.support.linearizability import Call, Effect, violations
 from tests.support.polling import until
-from tests.support.workload import RETRYABLE
+from tests.support.workload import RETRYABLE, seconds_until
 
 PLAIN = b"a secret"
 SHUT = "shut-"
@@ -115,6 +115,12 @@ class NodeClient:
         """End its connections."""
         for one in (self.kms, self.as_grantee, self.as_guest):
             one.close()
+
+    def keys(self) -> set[str]:
+        """All that the node lists."""
+        found, pages = set[str](), self.kms.get_paginator("list_keys")
+        seconds_until(lambda: found.update(one["KeyId"] for page in pages.paginate() for one in page["Keys"]), 60)
+        return found
 
     def perform(self, attempt: Attempt, text: str = "") -> bool:
         """Make a call, and record it. True if the answer tells what happened. Raises what must not be answered."""
@@ -279,9 +285,10 @@ class ClusterLoad:
 
     def renew(self) -> None:
         """Let the clients use keys that are new."""
-        kms, made = self._site.nodes[0].client(), len(self._sets)
-        members = {"Policy": policy_text(f"{SHUT}0", self._site.guest.arn)}
-        keys = [kms.create_key(**members)["KeyMetadata"]["KeyId"] for _ in range(KEYS)]
+        kms, made, keys = self._site.nodes[0].client(), len(self._sets), list[str]()
+        policy = policy_text(f"{SHUT}0", self._site.guest.arn)
+        for _ in range(KEYS):
+            seconds_until(lambda: keys.append(kms.create_key(Policy=policy)["KeyMetadata"]["KeyId"]), 60)
         kms.close()
         aliases = [f"alias/{time.monotonic_ns()}-{made}-{number}" for number in range(ALIASES)]
         self.history.initial |= dict.fromkeys(keys, KeyState(policy=f"{SHUT}0")) | dict.fromkeys(aliases, NONE)
@@ -366,8 +373,7 @@ class ClusterLoad:
             client = NodeClient(self._site, node, self.history, f"{node.folder.name}/last")
             for attempt in self._looks(client):
                 until(functools.partial(client.perform, attempt, "look"))
-            pages = client.kms.get_paginator("list_keys").paginate()
-            found = {one["KeyId"] for page in pages for one in page["Keys"]}
+            found = client.keys()
             assert set(self.created) <= found, f"{node.folder.name} misses {set(self.created) - found}"
             client.close()
 

@@ -12,9 +12,10 @@ subject, such as a key. Linear orders of all subjects make a linear order of the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 
 class Effect(Protocol):
@@ -39,13 +40,43 @@ class Call:
     text: str
 
 
-@dataclass(frozen=True)
-class Possible:
+MOST_POSSIBLE = 200_000
+"""Possibilities for one end, beyond which a history counts as not decided."""
+
+
+class Possible(NamedTuple):
     """The state at one instant, in one linear order."""
 
     state: Hashable
-    done: frozenset[int] = frozenset()
-    """Calls under way that have taken effect."""
+    done: int = 0
+    """Calls under way that have taken effect: bit n is that of call n."""
+
+
+@dataclass
+class _Frontier:
+    """Possibilities of which none is included in one that was added before.
+
+    One includes another if the state is the same, the same calls that change something are done, no further call of
+    unknown outcome is used, and at least the same calls that change nothing are done.
+    """
+
+    unknown: int
+    """Calls of unknown outcome, as bits."""
+    lookers: int
+    """Calls that change nothing."""
+    size: int = 0
+    _groups: dict[tuple[Hashable, int], list[int]] = field(default_factory=dict)
+
+    def add(self, one: Possible) -> bool:
+        """True if it is not included in another one."""
+        group = self._groups.setdefault((one.state, one.done & ~self.unknown & ~self.lookers), [])
+        used, looked = one.done & self.unknown, one.done & self.lookers
+        if any(not (done & self.unknown & ~used) and not (looked & ~done) for done in group):
+            return False
+        group.append(one.done)
+        self.size += 1
+        assert self.size <= MOST_POSSIBLE, "the history is not decided: too many calls are under way"
+        return True
 
 
 class Checker:
@@ -56,7 +87,7 @@ class Checker:
             (one for one in calls if one.ended is not None or one.effect.changes), key=lambda one: one.begun
         )
         self._under_way: list[int] = []
-        self._possible = {Possible(initial)}
+        self._possible = [Possible(initial)]
 
     def violation(self) -> str:
         """Tell what cannot be; empty if the history fits a linear order."""
@@ -66,49 +97,54 @@ class Checker:
         for _, is_end, number in sorted([*begins, *ends]):
             if not is_end:
                 self._under_way.append(number)
-                self._possible = {self._looked(one) for one in self._possible}
+                self._possible = self._least(map(self._looked, self._possible))
                 continue
             before, self._possible = self._possible, self._with(number)
             if not self._possible:
                 return self._told(number, before)
             self._under_way.remove(number)
-            self._possible = _least(
-                (Possible(one.state, one.done - {number}) for one in self._possible), self._unknown, self._lookers
-            )
+            self._possible = self._least(Possible(one.state, one.done & ~(1 << number)) for one in self._possible)
         return ""
 
-    @property
-    def _unknown(self) -> frozenset[int]:
-        return frozenset(number for number in self._under_way if self._calls[number].ended is None)
+    def _frontier(self) -> _Frontier:
+        unknown = sum(1 << number for number in self._under_way if self._calls[number].ended is None)
+        return _Frontier(unknown, sum(1 << number for number in self._under_way if not self._changes(number)))
 
-    @property
-    def _lookers(self) -> frozenset[int]:
-        return frozenset(number for number in self._under_way if not self._calls[number].effect.changes)
+    def _changes(self, number: int) -> bool:
+        return self._calls[number].effect.changes
+
+    def _least(self, possible: Iterable[Possible]) -> list[Possible]:
+        """Leave out what others include."""
+        frontier = self._frontier()
+        ordered = sorted(possible, key=lambda one: (one.done & frontier.unknown).bit_count())
+        return [one for one in ordered if frontier.add(one)]
 
     def _looked(self, one: Possible) -> Possible:
         """Let all calls that change nothing, and fit this state, take effect: earlier is never worse for them."""
-        fit = [number for number in self._lookers if self._calls[number].effect.after(one.state) is not None]
-        return Possible(one.state, one.done.union(fit))
+        done = one.done
+        for number in self._under_way:
+            if not self._changes(number) and self._calls[number].effect.after(one.state) is not None:
+                done |= 1 << number
+        return Possible(one.state, done)
 
-    def _with(self, number: int) -> set[Possible]:
+    def _with(self, number: int) -> list[Possible]:
         """Return the possibilities in which a call has taken effect, after as few others as needed."""
-        found, seen, left = set[Possible](), set(self._possible), list(self._possible)
+        found, frontier, left = [], self._frontier(), deque(self._possible)
+        for one in self._possible:
+            frontier.add(one)
         while left:
-            one = left.pop()
-            if number in one.done:
-                found.add(one)
-                continue
-            for following in self._following(one):
-                if following not in seen:
-                    seen.add(following)
-                    left.append(following)
+            one = left.popleft()  # those with fewer calls done come first
+            if one.done >> number & 1:
+                found.append(one)
+            else:
+                left.extend(following for following in self._following(one) if frontier.add(following))
         return found
 
     def _following(self, one: Possible) -> Iterable[Possible]:
         tried = set()
         for number in self._under_way:
             call = self._calls[number]
-            if number in one.done or not call.effect.changes:
+            if one.done >> number & 1 or not call.effect.changes:
                 continue
             if call.ended is None:
                 if call.effect in tried:
@@ -116,7 +152,7 @@ class Checker:
                 tried.add(call.effect)
             after = call.effect.after(one.state)
             if after is not None:
-                yield self._looked(Possible(after, one.done | {number}))
+                yield self._looked(Possible(after, one.done | 1 << number))
 
     def _told(self, number: int, before: Iterable[Possible]) -> str:
         call = self._calls[number]
@@ -129,22 +165,6 @@ class Checker:
         ]
         lines += [f"    after  {_times(one)} {one.text}" for one in earlier[-5:]]
         return "\n".join(lines)
-
-
-def _least(possible: Iterable[Possible], unknown: frozenset[int], lookers: frozenset[int]) -> set[Possible]:
-    """Leave out what another one includes: with fewer calls of unknown outcome used, and as many others done."""
-    groups: dict[tuple[Hashable, frozenset[int]], set[Possible]] = {}
-    for one in possible:
-        groups.setdefault((one.state, one.done - unknown - lookers), set()).add(one)
-    return {
-        one
-        for group in groups.values()
-        for one in group
-        if not any(
-            other != one and other.done & unknown <= one.done & unknown and one.done & lookers <= other.done & lookers
-            for other in group
-        )
-    }
 
 
 def _times(call: Call) -> str:

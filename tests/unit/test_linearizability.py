@@ -103,6 +103,17 @@ def test_aliases(effects: tuple[Effect, ...], *, fits: bool) -> None:
     assert (Checker(calls, NONE).violation() == "") == fits
 
 
+def test_many_unknown_calls() -> None:
+    """Each of them may have taken effect or not: a history that fits is decided as soon as one that does not."""
+    policies = [call(0, None, PutsPolicy(f"open-{number}")) for number in range(15)]
+    states = [call(0, None, effect) for effect in (ON, OFF, Grants(), Revokes("a")) for _ in range(5)]
+    looks = [call(1, 2, Looks(policy=f"open-{number}", is_enabled=bool(number % 2))) for number in range(5)]
+    later = [call(3 + number, 3.5 + number, Looks(policy=f"open-{number}")) for number in range(5, 12)]
+    calls = *policies, *states, *looks, *later
+    assert violation(*calls) == ""
+    assert violation(*calls, call(30, 31, Looks(policy="open-5"))) != ""
+
+
 def orders(calls: list[Call]) -> bool:
     """True if a history fits a linear order; by trying all orders of all subsets of the unknown calls."""
     unknown = [one for one in calls if one.ended is None]
