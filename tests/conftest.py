@@ -38,6 +38,7 @@ RELEASE = {
     "KMSD_TEST_FUZZ": "100000",
     "KMSD_TEST_AWAY_SECONDS": "30",
     "KMSD_TEST_HEAL_SECONDS": "10",
+    "KMSD_TEST_CLUSTER_ROUNDS": "10",
 }
 """How often, and how thoroughly, tests that kill, cut, fail and fuzz do so before a release (`KMSD_TEST_SLOW`)."""
 API = Path(__file__).parent / "api"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from kmsd.ports import Clock, Reader, Store, StoreUnavailable, Transaction
+from kmsd.ports.counters import StoreCounters
 
 
 class LeasedStore:
@@ -27,6 +28,11 @@ class LeasedStore:
     def cache_use(self) -> tuple[int, int]:
         """Cache hits and misses, for metrics."""
         return self._store.cache_use
+
+    @property
+    def counters(self) -> StoreCounters:
+        """Counters of the use of a database server, for metrics."""
+        return self._store.counters
 
     async def read(self) -> Reader:
         """Return a reader, which needs no lease."""

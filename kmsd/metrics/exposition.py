@@ -114,6 +114,7 @@ def write_counts(page: Exposition, total: Aggregate, now: float, workers: int) -
     _requests(page, total)
     _token(page, total)
     _caches(page, total)
+    _store(page, total)
     page.sample("kmsd_audit_records_total", "counter", "Audit records made durable.", total.counter("audit_records"))
     page.sample("kmsd_audit_failures_total", "counter", "Failed writes of the trail.", total.counter("audit_failures"))
     page.sample("kmsd_audit_waiting", "gauge", "Audit records waiting to be written.", total.gauge("audit_waiting"))
@@ -189,6 +190,20 @@ def _token(page: Exposition, total: Aggregate) -> None:
         page.family(metric, "counter", text, total.token_counters(name))
     tampered = total.counter("tampered")
     page.sample("kmsd_wrapped_tampered_total", "counter", "Rows of wrapped material found changed.", tampered)
+
+
+def _store(page: Exposition, total: Aggregate) -> None:
+    """Write the figures of a database server; nothing without one."""
+    at = total.layout.questions
+    questions = total.counted[at : at + HISTOGRAM]
+    if not any(questions):
+        return
+    text = "Questions to the database that prove freshness, connecting included."
+    page.histograms("kmsd_store_question_seconds", text, [({}, questions)])
+    text = "Questions that failed on an old connection and were asked once more."
+    page.sample("kmsd_store_question_retries_total", "counter", text, total.counter("question_retries"))
+    text = "Times that a worker connected to a server that was promoted since."
+    page.sample("kmsd_store_failovers_total", "counter", text, total.counter("failovers"))
 
 
 def _caches(page: Exposition, total: Aggregate) -> None:

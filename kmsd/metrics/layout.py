@@ -40,7 +40,7 @@ PROBES = ("token", "store", "audit", "logs")
 REFUSALS = ("ConnectionLimit", "TlsHandshake")
 """Refusals by the transport without a response; all other refusals have an error name."""
 COUNTERS = (
-    *("starts", "audit_records", "audit_failures", "tampered"),
+    *("starts", "audit_records", "audit_failures", "tampered", "question_retries", "failovers"),
     *(f"{kind}:{cache}" for kind in ("hits", "misses") for cache in CACHES),
 )
 GAUGES = (
@@ -88,6 +88,8 @@ class Layout(msgspec.Struct, frozen=True):
     latencies: Mapping[str, int]
     """Histogram, by target."""
     audit_syncs: int
+    questions: int
+    """Histogram of the questions to a database server."""
     refusals: Mapping[str, int]
     counters: Mapping[str, int]
     gauges: Mapping[str, int]
@@ -117,7 +119,7 @@ def layout_of(tokens: Iterable[str]) -> Layout:
     """Return the layout for a daemon with these tokens, in any order."""
     places = _Places()
     requests, latencies = places.take(TARGETS, len(CODES)), places.take(TARGETS, HISTOGRAM)
-    audit_syncs = places.take(("audit_syncs",), HISTOGRAM)["audit_syncs"]
+    audit_syncs, questions = places.take(("audit_syncs", "questions"), HISTOGRAM).values()
     refusals = places.take((*REFUSALS, *CODES[1:]))
     counters, gauges = places.take(COUNTERS), places.take(GAUGES)
     by_token = {
@@ -126,6 +128,6 @@ def layout_of(tokens: Iterable[str]) -> Layout:
         )
         for name in sorted(tokens)
     }
-    layout = Layout(places.size, 0.0, requests, latencies, audit_syncs, refusals, counters, gauges, by_token)
+    layout = Layout(places.size, 0.0, requests, latencies, audit_syncs, questions, refusals, counters, gauges, by_token)
     description = repr((CODES, layout)).encode()
     return replace(layout, fingerprint=float(int.from_bytes(sha256(description).digest()[:6], "big") + 1))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.audit_trail.group_commit import SyncStatistics
     from kmsd.metrics.layout import TokenLayout
     from kmsd.metrics.shared_memory import WorkerSlot
-    from kmsd.ports.counters import TokenCounters
+    from kmsd.ports.counters import StoreCounters, TokenCounters
 
 _SUM = HISTOGRAM - 1
 
@@ -112,6 +112,12 @@ class MetricsPublisher:
         self.count("audit_failures", found.failures)
         self.set("audit_waiting", found.waiting)
         self.set("audit_unsigned", unsigned)
+
+    def store(self, found: StoreCounters) -> None:
+        """Update the figures of the database server's use."""
+        self.add_histogram(self._layout.questions, found.questions.buckets, found.questions.seconds)
+        self.count("question_retries", found.question_retries)
+        self.count("failovers", found.failovers)
 
     def probed(self, states: Mapping[str, str]) -> None:
         """Set the outcome of each `/readyz` probe."""

@@ -20,6 +20,7 @@ import structlog
 from cryptography import x509
 
 from kmsd import __version__
+from kmsd.adapters.sql.statistics import ServerStatistics
 from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.config.reload_verdict import Outcome
 from kmsd.config.sections import Config
@@ -165,6 +166,19 @@ def _database(page: Exposition, config: Config) -> None:
     )
     ahead = judgement.skew.total_seconds()
     page.sample("kmsd_clock_ahead_seconds", "gauge", "Seconds that the clock is ahead of the trusted time.", ahead)
+    if found.server is not None:
+        _server(page, found.server)
+
+
+def _server(page: Exposition, found: ServerStatistics) -> None:
+    nodes = [({"state": state}, number) for state, number in found.nodes.items()]
+    page.family("kmsd_nodes", "gauge", "Nodes in the database; silent: not seen for half a minute.", nodes)
+    page.sample("kmsd_store_timeline", "gauge", "Timeline of the database server.", found.timeline)
+    text = "Position of the database server in its write-ahead log."
+    page.sample("kmsd_store_wal_bytes", "gauge", text, found.wal_bytes)
+    page.sample("kmsd_store_standbys", "gauge", "Standbys that follow the database server.", found.standbys)
+    text = "1 if commits wait for a standby."
+    page.sample("kmsd_store_needs_standby", "gauge", text, float(found.needs_standby))
 
 
 def _disk(page: Exposition, config: Config) -> None:

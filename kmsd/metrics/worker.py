@@ -68,5 +68,6 @@ def _publish(publisher: MetricsPublisher, components: Components, server: Server
     hits, misses = components.store.cache_use
     publisher.count("hits:store", hits)
     publisher.count("misses:store", misses)
+    publisher.store(components.store.counters)
     publisher.audit(*components.sink.statistics)
     publisher.set("heartbeat", time.time())

@@ -1,4 +1,4 @@
-"""Counters of token use, for metrics."""
+"""Counters of the use of tokens and of the store, for metrics."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ class TokenCounters(msgspec.Struct, frozen=True):
     """Seconds of a call of each kind, measured at start."""
     session_objects: int = 0
     """Objects made since the module was initialised, those of its other tokens and destroyed ones included."""
+
+
+class StoreCounters(msgspec.Struct):
+    """Counters of one process' use of a database server; all are 0 without a server."""
+
+    questions: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
+    """Answered questions that prove freshness, the time for connecting included."""
+    question_retries: int = 0
+    """Questions that failed on an old connection, and were asked once more on a new one."""
+    failovers: int = 0
+    """Connections to a server that was promoted since the one before."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kmsd.domain.key_import import ImportedMaterial, WrappingKey
     from kmsd.domain.key_usage import KeyUse
     from kmsd.domain.material import Material, MaterialStatus
+    from kmsd.ports.counters import StoreCounters
     from kmsd.ports.store_records import DueKind, KindOfMaterial, ServiceKey, SessionMac, TokenObject
 
 
@@ -311,6 +312,11 @@ class Store(Protocol):
     @property
     def cache_use(self) -> tuple[int, int]:
         """Hits and misses of the cache, for metrics."""
+        ...
+
+    @property
+    def counters(self) -> StoreCounters:
+        """Counters of the use of a database server, for metrics."""
         ...
 
     async def read(self) -> Reader:

@@ -14,10 +14,14 @@ from kmsd.adapters.postgres.access import Member
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
+from kmsd.custody import key_material
+from kmsd.domain.key_state import KeyState
 from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit, TextRefused
-from tests.support.domain_keys import ACCOUNT
+from tests.support.domain_keys import ACCOUNT, KEY_ID, a_key
 from tests.support.domain_keys import CREATED as NOW
+from tests.support.polling import until
 from tests.support.postgres import cluster, connect
+from tests.support.stored_keys import a_domain_key, wrapped
 
 
 @pytest.fixture(name="database")
@@ -179,6 +183,29 @@ async def test_an_unknown_outcome_is_settled(
             await insert_account(store)
     monkeypatch.undo()
     assert await accounts(database) == ({ACCOUNT} if worked else set())
+
+
+async def test_a_key_and_its_materials_are_of_one_moment(store: PostgresStore, database: PostgresSettings) -> None:
+    """A change that commits while they are read is seen in both, or in neither."""
+    material = wrapped(await a_domain_key(store))
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+        await transaction.insert_key(a_key(current_material=material))
+        await key_material.add(transaction, KEY_ID, material)
+    connection, reader = await connect(database), await store.read()
+    # The change holds the table of materials until it commits; a reader waits there.
+    change = connection.transaction()
+    await change.start()
+    await connection.execute("LOCK TABLE material IN ACCESS EXCLUSIVE MODE")
+    reading = asyncio.create_task(reader.key(KEY_ID))
+    await asyncio.to_thread(until, lambda: cluster().run_sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != "0")
+    await connection.execute("UPDATE key SET current_material = NULL, state = 'PendingImport'")
+    await connection.execute("DELETE FROM material")
+    await change.commit()
+    await connection.close()
+    key = await reading
+    assert key is not None
+    assert (key.state, dict(key.materials)) == (KeyState.PENDING_IMPORT, {})
 
 
 async def test_a_late_commit_does_not_come_after_the_verdict(store: PostgresStore, database: PostgresSettings) -> None:

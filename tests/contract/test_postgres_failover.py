@@ -20,7 +20,7 @@ from kmsd.ports import StoreUnavailable
 from tests.support.domain_keys import ACCOUNT
 from tests.support.domain_keys import CREATED as NOW
 from tests.support.log_segments import GROUP, KEY, found, frame
-from tests.support.polling import until
+from tests.support.polling import until, until_async
 from tests.support.postgres import Cluster, connect, new_cluster
 
 FAST = {"connect_seconds": 3.0, "question_seconds": 1.0, "call_seconds": 3.0}
@@ -154,6 +154,49 @@ async def test_frames_over_a_failover(store: PostgresStore, pair: tuple[Cluster,
     (summary,) = (await segments.summaries(GROUP)).values()
     assert summary.events == 2 * len(stored)
     await segments.close()
+
+
+async def test_a_standby_that_is_promoted_while_it_is_asked(
+    database: PostgresSettings, pair: tuple[Cluster, Cluster]
+) -> None:
+    """It has refused, and the primary does not answer. It is asked again, and found long before the deadline."""
+    primary, standby = pair
+    primary.freeze()
+    searching = asyncio.create_task(Connector(replace(database, connect_seconds=120.0)).connect())
+    primary_is_asked, standby_is_asked = (f"kmsd-connect-{one.folder}:5432" for one in pair)
+    await until_async(lambda: {primary_is_asked, standby_is_asked} <= names())
+    await until_async(lambda: standby_is_asked not in names())
+    await asyncio.to_thread(standby.promote)
+    (found,) = await asyncio.wait_for(searching, 60)
+    assert (found.host.name, found.timeline) == (str(standby.folder), 2)
+    found.connection.terminate()
+
+
+async def test_a_statement_on_a_frozen_primary(database: PostgresSettings, pair: tuple[Cluster, Cluster]) -> None:
+    """It fails long before its deadline, although no request asks a question: of a transaction, and of a reader."""
+    primary, standby = pair
+    store = await PostgresStore.open(replace(database, call_seconds=120.0))
+    await insert_account(store)
+
+    async def write() -> None:
+        async with store.write() as transaction:
+            primary.freeze()
+            await transaction.insert_account("222222222222", NOW)
+
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(write(), 60)
+    standby.promote()
+    await until_it_works(store.read)
+    reader = await store.read()
+    standby.freeze()
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(reader.count_keys(ACCOUNT), 60)
+    await store.close()
+
+
+def names() -> set[str]:
+    """Tasks of this event loop."""
+    return {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_an_old_primary_that_goes_on_answering(

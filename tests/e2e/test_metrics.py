@@ -21,7 +21,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.daemon import Daemon, eventually, free_port, further_section, provisioned
-from tests.support.metrics_page import Samples, Watched, of, parse
+from tests.support.metrics_page import ON_POSTGRESQL, Samples, Watched, of, parse
 from tests.support.tokens import another_softhsm
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -298,7 +298,9 @@ def _names(document: Any) -> set[str]:
 def test_dashboard_and_alerts_name_what_there_is(watched: Watched) -> None:
     """Each metric in the documents is one that the daemon serves, or one that needs a certificate or a backup."""
     watched.daemon.client().list_keys()
-    there = {name for name, _ in watched.samples()}
+    served = {name for name, _ in watched.samples()}
+    assert served & ON_POSTGRESQL == set()
+    there = served | ON_POSTGRESQL
     conditional = {
         "kmsd_certificate_not_after_timestamp_seconds",
         "kmsd_last_backup_timestamp_seconds",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from kmsd.adapters.audit_trail.format import COPIES
 from tests.support.audit_trail import own_lines
@@ -193,24 +197,24 @@ def holder(site: Site) -> int:
     return int(found.split(":")[1]) if found else 0
 
 
-def test_a_host_is_killed(site: Site, pair: Pair) -> None:
-    """The other serves what both have made, runs the jobs, and settles what the killed one has left."""
+def test_a_host_is_frozen_and_killed(site: Site, pair: Pair) -> None:
+    """The other serves what both made, runs the jobs, and settles what the first has left. That takes nothing back."""
     first, second = pair
     eventually(lambda: holder(site) in first.workers(), second)
     kms, other = first.client(), second.client()
     key_id = kms.create_key()["KeyMetadata"]["KeyId"]
     blob = kms.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"]
-    # As if it had been killed between the intent and the object.
+    # As if it had stopped between the intent and the object.
     site.sql(
         "INSERT INTO token_object (object_id, owner, status, created_at, token, maker, custody) "
         "SELECT decode(repeat('ab', 16), 'hex'), 'key:x', 'creating', seen_at, 'main', maker, 'object' "
         "FROM maker JOIN lease ON maker = split_part(holder, ' ', 2)::bigint WHERE name = 'jobs'"
     )
     assert left(site) == "ab" * 16
-    first.kill()
+    first.signal_all(signal.SIGSTOP)
     assert other.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
     other.create_key()
-    # Time passes: half a minute for the processes of the killed host.
+    # Time passes: half a minute for the processes of the first host.
     site.sql(
         "UPDATE maker SET seen_at = seen_at - 31000000 "
         "WHERE node_id <> (SELECT node_id FROM node WHERE name = 'second')"
@@ -218,8 +222,52 @@ def test_a_host_is_killed(site: Site, pair: Pair) -> None:
     eventually(lambda: holder(site) in second.workers(), second)
     done = second.cli("jobs", "run", "reconcile").stdout.decode()
     assert left(site) == "", done
+    first.signal_all(signal.SIGCONT)
+    assert (
+        kms.decrypt(CiphertextBlob=kms.encrypt(KeyId=key_id, Plaintext=PLAIN)["CiphertextBlob"])["Plaintext"] == PLAIN
+    )
+    kms.create_key()
+    assert (holder(site) in second.workers(), left(site)) == (True, "")
+    first.kill()
+    assert other.decrypt(CiphertextBlob=blob)["Plaintext"] == PLAIN
     kms.close()
     other.close()
+
+
+def answer(act: Callable[..., Any], members: dict[str, str]) -> str:
+    """The error of a call, also if it is no answer; empty if it works."""
+    try:
+        return code_of(act, **members)
+    except BotoCoreError as error:
+        return type(error).__name__
+
+
+def test_a_frozen_host_that_is_removed(site: Site, pair: tuple[Daemon, Daemon]) -> None:
+    """When it goes on, nothing takes effect of the calls that reached it while it was frozen, nor of later ones."""
+    first, second = pair
+    kms, clients = first.client(), [second.client(read_timeout=60) for _ in range(6)]
+    keys = [kms.create_key()["KeyMetadata"]["KeyId"] for _ in range(2)]
+    for one in clients:
+        one.encrypt(KeyId=keys[0], Plaintext=PLAIN)  # the connections are there
+    second.signal_all(signal.SIGSTOP)
+    acts = [
+        *((one.disable_key, {"KeyId": keys[0]}) for one in clients[:2]),
+        *((one.create_alias, {"AliasName": "alias/frozen", "TargetKeyId": keys[1]}) for one in clients[2:4]),
+        *((one.encrypt, {"KeyId": keys[0], "Plaintext": PLAIN}) for one in clients[4:]),
+    ]
+    with ThreadPoolExecutor(len(acts)) as threads:
+        answers = [threads.submit(answer, *act) for act in acts]
+        first.cli("node", "remove", "second", "--force")
+        second.signal_all(signal.SIGCONT)
+        assert {one.result() for one in answers} == {"KMSInternalException"}
+    assert {answer(*act) for act in acts} == {"KMSInternalException"}
+    assert kms.describe_key(KeyId=keys[0])["KeyMetadata"]["KeyState"] == "Enabled"
+    assert code_of(kms.describe_key, KeyId="alias/frozen") == "NotFoundException"
+    assert second.get("/readyz")[0] == 503
+    for one in (kms, *clients):
+        one.close()
+    second.stop()
+    second.cli("join", "--name", "second")
 
 
 def left(site: Site) -> str:

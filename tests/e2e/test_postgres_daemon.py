@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ import pytest
 
 from tests.support.clients import code_of
 from tests.support.daemon import Daemon, eventually, free_port, provisioned
+from tests.support.metrics_page import ON_POSTGRESQL, Watched, of
+from tests.support.polling import until
 from tests.support.postgres import Cluster, Network, new_cluster
 
 PLAIN = b"a secret"
@@ -106,13 +107,18 @@ def test_what_it_cannot_do_it_refuses_by_name(site: Site, kms: Any) -> None:
 
 
 def test_metrics_and_check(site: Site, kms: Any) -> None:
-    """The numbers of the database are on the page; the check names the database."""
+    """The numbers of the database, its server and nodes are on the page; the check names the database."""
     kms.create_key()
-    with urllib.request.urlopen(f"http://127.0.0.1:{site.metrics}/metrics", timeout=10) as answer:
-        page = answer.read().decode()
-    assert 'kmsd_source_failed{source="database"} 0.0' in page
-    enabled = next(line for line in page.splitlines() if line.startswith('kmsd_keys{state="Enabled"}'))
-    assert float(enabled.split()[1]) >= 1
+    watched = Watched(site.daemon, site.metrics)
+    watched.when("kmsd_source_failed", 0, source="database")
+    until(lambda: of(watched.samples(), "kmsd_store_question_seconds_count") > 0)
+    page = watched.samples()
+    assert of(page, "kmsd_keys", state="Enabled") >= 1
+    assert {name for name, _ in page} >= ON_POSTGRESQL
+    assert (of(page, "kmsd_nodes", state="alive"), of(page, "kmsd_nodes", state="silent")) == (1, 0)
+    assert (of(page, "kmsd_store_timeline"), of(page, "kmsd_store_failovers_total")) == (1, 0)
+    assert (of(page, "kmsd_store_standbys"), of(page, "kmsd_store_needs_standby")) == (0, 0)
+    assert of(page, "kmsd_store_wal_bytes") > 0
     findings = site.daemon.cli("check").stdout.decode()
     assert f"PostgreSQL at {site.server.folder}:5432/" in findings
     assert "not offered" not in findings
@@ -205,16 +211,23 @@ def _pair() -> Iterator[tuple[Cluster, Cluster]]:
 
 
 def test_a_failover(tmp_path: Path, pair: tuple[Cluster, Cluster]) -> None:
-    """The primary is frozen, its standby promoted, and then the old primary goes on. What was acknowledged holds."""
+    """The primary is frozen, its standby promoted, and then the old primary goes on. What was acknowledged holds.
+
+    The metrics show the standby, its promotion, and that each worker has noticed.
+    """
     primary, standby = pair
     hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
     url = f"postgresql://kmsd@{hosts}/{primary.database().url.database}"
-    extra = f'[store]\nurl = "{url}"\ntls = "off"\n'
+    metrics = free_port()
+    extra = f'[metrics]\naddress = "127.0.0.1:{metrics}"\n[store]\nurl = "{url}"\ntls = "off"\n'
     with provisioned(tmp_path, workers=2, extra=extra, custody="object") as daemon:
         daemon.start()
         kms, clients = daemon.client(), [daemon.client() for _ in range(12)]
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
         assert {code_of(one.encrypt, KeyId=key_id, Plaintext=PLAIN) for one in clients} == {""}
+        watched = Watched(daemon, metrics)
+        page = watched.when("kmsd_store_standbys", 1)
+        assert (of(page, "kmsd_store_needs_standby"), of(page, "kmsd_store_timeline")) == (1, 1)
         with Writer(daemon) as writer:
             eventually(lambda: len(writer.created) >= 5, daemon)
             kms.disable_key(KeyId=key_id)
@@ -231,6 +244,9 @@ def test_a_failover(tmp_path: Path, pair: tuple[Cluster, Cluster]) -> None:
         assert {code_of(one.encrypt, KeyId=key_id, Plaintext=PLAIN) for one in clients} == {"DisabledException"}
         kms.enable_key(KeyId=key_id)
         assert {code_of(one.encrypt, KeyId=key_id, Plaintext=PLAIN) for one in clients} == {""}
+        page = watched.when("kmsd_store_failovers_total", 2)
+        assert (of(page, "kmsd_store_standbys"), of(page, "kmsd_store_timeline")) == (0, 2)
+        assert of(page, "kmsd_store_question_retries_total") >= 1
         for one in (kms, *clients):
             one.close()
 

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,24 @@ def free_port() -> int:
     It stays bound in this process: then the kernel gives it to no connection, and a daemon, which sets SO_REUSEADDR as
     well, can listen there as often as it likes.
     """
+    return _reserve(0)
+
+
+def free_ports(count: int) -> int:
+    """The first of several such ports, one after the other."""
+    while True:
+        first = free_port()
+        with suppress(OSError, OverflowError):
+            for number in range(1, count):
+                _reserve(first + number)
+            return first
+
+
+def _reserve(port: int) -> int:
     probe = socket.socket()
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    probe.bind(("127.0.0.1", 0))
     _reserved.append(probe)
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", port))
     return int(probe.getsockname()[1])
 
 
@@ -216,10 +230,15 @@ class Daemon:
     def kill(self) -> None:
         """As when the host's power goes: parent and workers at once."""
         if self.process is not None:
-            for pid in (self.process.pid, *self.children()):
-                os.kill(pid, signal.SIGKILL)
+            self.signal_all(signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to parent and workers: SIGSTOP freezes them, SIGCONT lets them go on."""
+        if self.process is not None:
+            for pid in (self.process.pid, *self.children()):
+                os.kill(pid, number)
 
     def audit_records(self) -> list[dict[str, Any]]:
         """Everything in the audit trail."""

@@ -67,6 +67,16 @@ def of(samples: Samples, name: str, **labels: str) -> float:
     return sum(value for (sample, has), value in samples.items() if sample == name and wanted <= has)
 
 
+ON_POSTGRESQL = frozenset(
+    {
+        *("kmsd_store_question_retries_total", "kmsd_store_failovers_total", "kmsd_store_timeline", "kmsd_nodes"),
+        *("kmsd_store_wal_bytes", "kmsd_store_standbys", "kmsd_store_needs_standby"),
+        *(f"kmsd_store_question_seconds{suffix}" for suffix in ("_bucket", "_sum", "_count")),
+    }
+)
+"""Metrics that only a daemon on PostgreSQL serves."""
+
+
 class Watched:
     """A daemon, and its page of metrics."""
 

@@ -168,6 +168,12 @@ class Cluster:
         """Make a standby the primary. It waits for no standby: it has none."""
         self._run("pg_ctl", "promote", "-w", "-D", self.data)
 
+    def cut_off(self) -> None:
+        """End a standby's connection to its primary, which goes on, and whose commits wait for it from now on."""
+        self.run_sql("ALTER SYSTEM SET primary_conninfo = ''")
+        self.run_sql("SELECT pg_reload_conf()")
+        until(lambda: self.run_sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0")
+
     def database(self) -> PostgresSettings:
         """A new, empty database."""
         name = f"test_{secrets.token_hex(8)}"
@@ -179,10 +185,11 @@ class Cluster:
         return f"postgresql://kmsd@/{self.database().url.database}?host={self.folder}"
 
     def stop(self) -> None:
-        """End it, and remove everything."""
-        self.thaw()
-        self.process.send_signal(signal.SIGQUIT)  # at once: nothing of it is needed any more
-        self.process.wait(30)
+        """End it, if it runs, and remove everything."""
+        if self.process.poll() is None:
+            self.thaw()
+            self.process.send_signal(signal.SIGQUIT)  # at once: nothing of it is needed any more
+            self.process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

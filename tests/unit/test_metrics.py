@@ -15,8 +15,8 @@ from kmsd.metrics.exposition import Aggregate, Exposition, write_counts
 from kmsd.metrics.layout import HISTOGRAM, TARGETS, layout_of
 from kmsd.metrics.recorder import Meter, MetricsPublisher
 from kmsd.metrics.shared_memory import SharedMetrics, SlotUnavailable, WorkerSlot
-from kmsd.ports.counters import CallCounter, TokenCounters
-from kmsd.ports.histogram import BOUNDS
+from kmsd.ports.counters import CallCounter, StoreCounters, TokenCounters
+from kmsd.ports.histogram import BOUNDS, LatencyHistogram
 
 COUNT = """
 import os, sys, time
@@ -107,6 +107,31 @@ def test_figures_of_each_token(board: SharedMetrics) -> None:
     assert 'kmsd_token_seconds_count{call="sign",token="main"} 2.0' in lines
     WorkerSlot(board.descriptor, LAYOUT)
     assert Aggregate.of(board).token_gauges("sessions_free") == [({"token": "main"}, 2.0), ({"token": "pq"}, 7.0)]
+
+
+def test_figures_of_a_database_server(board: SharedMetrics) -> None:
+    """Summed over workers; none are shown before there was a question, as on SQLite."""
+
+    def lines() -> list[str]:
+        page = Exposition()
+        write_counts(page, Aggregate.of(board), 0.0, 1)
+        return [line for line in page.text().decode().splitlines() if line.startswith("kmsd_store_")]
+
+    publishers = [MetricsPublisher(WorkerSlot(board.descriptor, LAYOUT)) for _ in range(2)]
+    for one in publishers:
+        one.store(StoreCounters())
+    assert lines() == []
+    asked = LatencyHistogram()
+    asked.observe(0.003)
+    for one in publishers:
+        one.store(StoreCounters(asked, question_retries=2, failovers=1))
+    assert {
+        'kmsd_store_question_seconds_bucket{le="0.0025"} 0.0',
+        'kmsd_store_question_seconds_bucket{le="0.005"} 2.0',
+        "kmsd_store_question_seconds_count 2.0",
+        "kmsd_store_question_retries_total 4.0",
+        "kmsd_store_failovers_total 2.0",
+    } <= set(lines())
 
 
 def test_no_share_is_an_error_that_says_so() -> None:

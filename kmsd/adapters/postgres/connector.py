@@ -3,6 +3,9 @@
 All hosts are asked at once, under one deadline: a host that was frozen, or cut off, takes no time from the others. Of
 the servers that accept writes that with the highest timeline is taken, because each promotion begins a new one. A
 server that has been replaced may not know it, and still accept writes.
+
+While one host has not answered, the others are asked again and again: the one that does not answer may have failed, and
+one of the others may be about to be promoted.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ SESSION: Mapping[str, str] = {
 }
 GRACE_SECONDS = 0.5
 """Seconds to wait for further hosts once one accepts writes: another one may have replaced it."""
+REPEAT_SECONDS = 0.2
+"""Seconds until a host that does not accept writes is asked again, while another one has not answered."""
 _STATEMENTS = 256
 """Prepared statements kept by a connection."""
 _ROLE = """
@@ -58,6 +63,7 @@ class _Attempt:
     def __init__(self, host: Host, settings: PostgresSettings, least_timeline: int) -> None:
         self.host, self._settings, self._least_timeline = host, settings, least_timeline
         self.connection: asyncpg.Connection | None = None
+        self.begun = asyncio.get_running_loop().time()
         self.task = asyncio.create_task(self._run(), name=f"kmsd-connect-{host}")
 
     async def _run(self) -> Server:
@@ -67,7 +73,7 @@ class _Attempt:
         if is_read_only:
             self.connection.terminate()
             raise StoreUnavailable("it is a standby, or read-only")
-        timeline = int(wal_file[:_TIMELINE_DIGITS], 16)
+        timeline = timeline_of(wal_file)
         if timeline < self._least_timeline:
             self.connection.terminate()
             raise StoreUnavailable(f"it was replaced: its timeline is {timeline}, and {self._least_timeline} was seen")
@@ -99,6 +105,11 @@ class _Attempt:
             self.task.exception()  # retrieved, or asyncio would log it
 
 
+def timeline_of(wal_file: str) -> int:
+    """Return the timeline of a server, of the name of its present WAL file."""
+    return int(wal_file[:_TIMELINE_DIGITS], 16)
+
+
 class Connector:
     """Connects to the servers of one database."""
 
@@ -106,6 +117,8 @@ class Connector:
         self._settings = settings
         self._timeline = 0
         """Highest timeline seen. A server with a lower one was replaced, and is not used even if it is the only one."""
+        self.failovers = 0
+        """Times that a server with a higher timeline than the one before was found."""
 
     async def connect(self, count: int = 1) -> Sequence[Server]:
         """Return `count` connections to the server that accepts writes, all to the same one.
@@ -123,15 +136,17 @@ class Connector:
             for server in servers:
                 server.connection.terminate()
             raise
+        if 0 < self._timeline < servers[0].timeline:
+            self.failovers += 1
         self._timeline = servers[0].timeline
         return servers
 
     async def _best(self, hosts: Sequence[Host], deadline: float) -> Server:
-        attempts = [_Attempt(host, self._settings, self._timeline) for host in hosts]
+        attempts = [self._attempt(host) for host in hosts]
         best: Server | None = None
         try:
-            await self._wait([attempt.task for attempt in attempts], deadline)
-            found = [attempt.task.result() for attempt in attempts if _succeeded(attempt.task)]
+            await self._wait(attempts, deadline)
+            found = [one.task.result() for one in attempts if _succeeded(one.task)]
             best = max(found, key=lambda server: server.timeline, default=None)
             if best is None:
                 raise self._failure(attempts)
@@ -141,13 +156,29 @@ class Connector:
             )
         return best
 
-    async def _wait(self, tasks: Sequence[asyncio.Task[Server]], deadline: float) -> None:
+    def _attempt(self, host: Host) -> _Attempt:
+        return _Attempt(host, self._settings, self._timeline)
+
+    async def _wait(self, attempts: list[_Attempt], deadline: float) -> None:
         """Wait for all, until the deadline; once a server is found, for the others `GRACE_SECONDS` only."""
-        loop, pending, is_found = asyncio.get_running_loop(), set(tasks), False
-        while pending and (left := deadline - loop.time()) > 0:
-            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not is_found and any(map(_succeeded, done)):
-                is_found, deadline = True, min(deadline, loop.time() + GRACE_SECONDS)
+        loop, is_found, firsts = asyncio.get_running_loop(), False, [one.task for one in attempts]
+        while (pending := [one.task for one in attempts if not one.task.done()]) and (
+            left := deadline - loop.time()
+        ) > 0:
+            await asyncio.wait(pending, timeout=min(left, REPEAT_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+            if any(_succeeded(one.task) for one in attempts):
+                if not is_found:
+                    is_found, deadline = True, min(deadline, loop.time() + GRACE_SECONDS)
+            elif not all(task.done() for task in firsts):
+                await self._ask_again(attempts)
+
+    async def _ask_again(self, attempts: list[_Attempt]) -> None:
+        """Replace the attempts that have failed, and began long enough ago."""
+        latest = asyncio.get_running_loop().time() - REPEAT_SECONDS
+        for number, one in enumerate(attempts):
+            if one.task.done() and one.begun <= latest:
+                await one.end()
+                attempts[number] = self._attempt(one.host)
 
     def _failure(self, attempts: Sequence[_Attempt]) -> StoreError:
         late = StoreUnavailable(f"no answer in {self._settings.connect_seconds:g} s")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from kmsd.adapters.postgres import frame_partitions, schema, settlement
@@ -73,8 +73,11 @@ class _Waiting(NamedTuple):
 class FrameLane:
     """Stores the frames of one process, on one connection. Must be used from one event loop."""
 
-    def __init__(self, member: Member, settings: PostgresSettings, connector: Connector) -> None:
-        """Connect at the first frame."""
+    def __init__(
+        self, member: Member, settings: PostgresSettings, connector: Connector, on_waiting: Callable[[], object]
+    ) -> None:
+        """Connect at the first frame. `on_waiting` as for `Session`."""
+        self._on_waiting = on_waiting
         self._member, self._settings, self._connector = member, settings, connector
         self._slot = secrets.randbelow(SLOTS)
         self._session: Session | None = None
@@ -154,7 +157,7 @@ class FrameLane:
     async def _connected(self) -> Session:
         """Return the session, after connecting again if it is lost."""
         if self._session is None or self._session.is_lost:
-            self._session = await schema.open_session(self._connector, self._settings.call_seconds)
+            self._session = await schema.open_session(self._connector, self._settings.call_seconds, self._on_waiting)
         return self._session
 
     def end(self) -> None:

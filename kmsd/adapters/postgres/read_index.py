@@ -26,12 +26,16 @@ class ReadIndex:
 
     async def barrier(self) -> None:
         """Return when a question that started after this call is answered. Raises what the question raises."""
+        # Shielded, so that one cancelled request does not cancel all that wait.
+        await asyncio.shield(self.request())
+
+    def request(self) -> asyncio.Future[None]:
+        """Let a question start, and return its outcome to come."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
             if self._serving is None:
                 self._serving = asyncio.create_task(self._serve(), name="kmsd-read-index")
-        # Shielded, so that one cancelled request does not cancel all that wait.
-        await asyncio.shield(self._next)
+        return self._next
 
     async def _wait(self) -> None:
         """Keep the rate. Requests that arrive meanwhile wait for the same question."""

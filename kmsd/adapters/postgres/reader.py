@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.access import Member, PostgresAccess
 from kmsd.adapters.postgres.connector import Connector
@@ -23,8 +25,12 @@ _CONFIRMED = _QUESTION.format(more=f", {REPLICATED}")
 class PostgresReader(PostgresAccess, CachedReader):
     """Implements `kmsd.ports.Reader`."""
 
-    def __init__(self, member: Member, settings: PostgresSettings, connector: Connector) -> None:
+    def __init__(
+        self, member: Member, settings: PostgresSettings, connector: Connector, on_waiting: Callable[[], object]
+    ) -> None:
+        """`on_waiting` is called when a statement waits for long: it lets a question start."""
         super().__init__(member)
+        self._on_waiting = on_waiting
         self._settings, self._connector = settings, connector
         self._asking: Session | None = None
         self.frames = FrameQueries(member)
@@ -72,8 +78,8 @@ class PostgresReader(PostgresAccess, CachedReader):
         # All to one server: what the others read is as fresh as the first one has proved.
         first, second, third = await self._connector.connect(3)
         self._asking = asking = Session(first, self._settings.question_seconds)
-        self._session = Session(second, self._settings.call_seconds)
-        self.frames = FrameQueries(self._member, Session(third, self._settings.call_seconds))
+        self._session = Session(second, self._settings.call_seconds, self._on_waiting)
+        self.frames = FrameQueries(self._member, Session(third, self._settings.call_seconds, self._on_waiting))
         self._is_new = True
         schema.require_known(await schema.version(asking))
         return asking

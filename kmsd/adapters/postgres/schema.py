@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib import resources
@@ -55,13 +55,15 @@ class SchemaVersion(msgspec.Struct, frozen=True):
     """Releases that write this version, or a later one, can use the tables: what came later only adds."""
 
 
-async def open_session(connector: Connector, seconds: float) -> Session:
+async def open_session(
+    connector: Connector, seconds: float, on_waiting: Callable[[], object] = lambda: None
+) -> Session:
     """Connect to the server that accepts writes. Raises `StoreUnavailable`, `StoreUnfit` for tables of another version.
 
-    `seconds` is the deadline of a statement.
+    `seconds` is the deadline of a statement; `on_waiting` as for `Session`.
     """
     (server,) = await connector.connect()
-    session = Session(server, seconds)
+    session = Session(server, seconds, on_waiting)
     try:
         require_known(await version(session))
     except BaseException:

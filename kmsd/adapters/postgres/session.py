@@ -2,12 +2,15 @@
 
 No statement is cancelled. asyncpg would send a cancel request, and a server that is asked to cancel a COMMIT that waits
 for its standby reports success, with no more than a warning. The deadline of a statement ends the connection instead.
+
+A statement may wait for long, for another transaction above all. Whether the server still answers is found out earlier,
+by a question on another connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,11 +27,16 @@ _WARNING = "01000"
 """SQLSTATE of "canceling wait for synchronous replication". Its text is in the server's language."""
 
 
+WAITING_SECONDS = 0.5
+"""Seconds without an answer to a statement after which `on_waiting` is called."""
+
+
 class Session:
     """One connection."""
 
-    def __init__(self, server: Server, seconds: float) -> None:
-        """`seconds` is the deadline of each statement."""
+    def __init__(self, server: Server, seconds: float, on_waiting: Callable[[], object] = lambda: None) -> None:
+        """`seconds` is the deadline of each statement. `on_waiting` asks elsewhere if the server still answers."""
+        self._on_waiting = on_waiting
         self._connection, self._seconds = server.connection, seconds
         self.has_synchronous_standbys = server.has_synchronous_standbys
         self._is_warned = self._is_late = False
@@ -106,8 +114,11 @@ class Session:
 
     async def _finish(self, statement: Coroutine[Any, Any, _Result]) -> _Result:
         """Run a statement to its end, or to its deadline, even if the caller is cancelled meanwhile."""
-        deadline = asyncio.get_running_loop().call_later(self._seconds, self._give_up)
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(self._seconds, self._give_up)
+        waiting = loop.call_later(WAITING_SECONDS, self._on_waiting)
         running = asyncio.create_task(statement)
+        running.add_done_callback(lambda _: waiting.cancel())
         running.add_done_callback(lambda _: deadline.cancel())
         try:
             with self._translated():

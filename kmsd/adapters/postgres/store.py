@@ -30,6 +30,7 @@ from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
+from kmsd.ports.counters import StoreCounters
 
 _POSITION = "SELECT seq, EXISTS (SELECT FROM node WHERE node_id = $1) FROM change_seq"
 """The number of a transaction that has just raised it, and if this host is a node, as of that moment."""
@@ -66,14 +67,15 @@ class PostgresStore:
         """Connect at the first use. `node_id` is that of this host; empty: it is no node yet."""
         self.settings, self.connector = settings, Connector(settings)
         self._member = Member(secrets.randbelow(_PLACES), node_id)
-        self._reader = PostgresReader(self._member, settings, self.connector)
         self._index = ReadIndex(self._ask)
-        self.lane = FrameLane(self._member, settings, self.connector)
+        self._reader = PostgresReader(self._member, settings, self.connector, self._index.request)
+        self.lane = FrameLane(self._member, settings, self.connector, self._index.request)
         self._writing: Session | None = None
         self._is_announced = False
         """True if a committed transaction has said that this process is alive."""
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
+        self._counters = StoreCounters()
 
     @classmethod
     async def open(cls, settings: PostgresSettings, node_id: str = "") -> PostgresStore:
@@ -91,6 +93,12 @@ class PostgresStore:
         """Cache hits and misses, for metrics."""
         return self._reader.hits, self._reader.misses
 
+    @property
+    def counters(self) -> StoreCounters:
+        """Questions and failovers, for metrics."""
+        self._counters.failovers = self.connector.failovers
+        return self._counters
+
     async def _ask(self) -> None:
         was_connected = self._reader.is_connected
         try:
@@ -101,9 +109,11 @@ class PostgresStore:
             if not was_connected:
                 raise
             # An old connection may lead to a server that was replaced meanwhile. Questions may be repeated.
+            self._counters.question_retries += 1
             await self._ask_once()
 
     async def _ask_once(self) -> None:
+        begun = time.monotonic()
         try:
             await self._reader.ask()
         except StoreError:
@@ -113,6 +123,7 @@ class PostgresStore:
                 self._writing.end()
             self.lane.end()
             raise
+        self._counters.questions.observe(time.monotonic() - begun)
         self._index.pause = 1 / self.settings.questions_per_second if self._reader.asks_confirmed else 0.0
 
     async def read(self) -> LogReader:
@@ -157,7 +168,8 @@ class PostgresStore:
     async def _connected(self) -> Session:
         """Return the session that writes, after connecting again if it is lost."""
         if self._writing is None or self._writing.is_lost:
-            self._writing = await schema.open_session(self.connector, self.settings.call_seconds)
+            seconds, request = self.settings.call_seconds, self._index.request
+            self._writing = await schema.open_session(self.connector, seconds, request)
         return self._writing
 
     async def _commit(self, session: Session, transaction_id: str, seq: int) -> None:

@@ -36,25 +36,30 @@ def _prefixed(table: str, columns: str) -> str:
     return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
 
 
+_KEY = f"""
+    SELECT {_prefixed("key", row_mapping.KEY_COLUMNS)}, {row_mapping.MATERIAL_COLUMNS}, {row_mapping.WRAPPED_COLUMNS}
+    FROM key LEFT JOIN material ON material.key_id = key.key_id
+    LEFT JOIN token_object ON object_id = material.material_id AND status IN ('ready', 'missing')
+        AND NOT EXISTS (SELECT 1 FROM deleted_material AS deleted WHERE deleted.material_id = object_id)
+    LEFT JOIN wrapped_material ON wrapped_material.material_id = object_id
+    LEFT JOIN domain_key ON domain_key.domain_key_id = wrapped_material.domain_key_id
+    WHERE key.key_id = ? ORDER BY material.created_at, material.material_id"""
+"""A key with its materials, a row for each; those that cannot be used, and a key without any, have NULL as status."""
+_KEY_WIDTH = row_mapping.KEY_COLUMNS.count(",") + 1
+
+
 class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries):
     """Implements `kmsd.ports.Reader`."""
 
     # --- keys ---------------------------------------------------------------------------------------
 
-    async def _materials(self, key_id: str) -> list[Row]:
-        return await self._all(
-            f"SELECT {row_mapping.MATERIAL_COLUMNS}, {row_mapping.WRAPPED_COLUMNS} "
-            "FROM material JOIN token_object ON object_id = material.material_id "
-            "LEFT JOIN wrapped_material USING (material_id) LEFT JOIN domain_key USING (domain_key_id) "
-            "WHERE key_id = ? AND status IN ('ready', 'missing') "
-            "AND NOT EXISTS (SELECT 1 FROM deleted_material AS deleted WHERE deleted.material_id = object_id) "
-            "ORDER BY material.created_at, material.material_id",
-            key_id,
-        )
-
     async def key(self, key_id: str) -> Key | None:
-        row = await self._one(f"SELECT {row_mapping.KEY_COLUMNS} FROM key WHERE key_id = ?", key_id)
-        return None if row is None else row_mapping.key(row, await self._materials(key_id))
+        # One statement, thus one snapshot: a change is seen in the key and its materials, or in neither.
+        rows = await self._all(_KEY, key_id)
+        if not rows:
+            return None
+        materials = (row[_KEY_WIDTH:] for row in rows)
+        return row_mapping.key(rows[0], [found for found in materials if found[row_mapping.STATUS] is not None])
 
     async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
         found = await self._all(

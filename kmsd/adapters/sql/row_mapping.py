@@ -48,6 +48,8 @@ MATERIAL_COLUMNS = (
     "material.material_id, material.algorithm, status, material.created_at, rotation_type, token_object.token, "
     "public_key"
 )
+STATUS = 2
+"""Place of `status` in MATERIAL_COLUMNS."""
 WRAPPED_COLUMNS = "wrapped_material.domain_key_id, binding_key, mechanism, content, mac, missing"
 IMPORTED_COLUMNS = "material_id, algorithm, fingerprint, imported_at, state, description, valid_to, rotated_at"
 

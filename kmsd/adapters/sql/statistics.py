@@ -45,6 +45,21 @@ DUE_AT = {
 """Instant at which each job is next due."""
 
 
+class ServerStatistics(msgspec.Struct, frozen=True):
+    """The database server, and the nodes that use it."""
+
+    timeline: int
+    """One more with each promotion."""
+    wal_bytes: int
+    """Position in the write-ahead log: bytes written since the cluster was made."""
+    standbys: int
+    """Standbys that are attached."""
+    needs_standby: bool
+    """True if a commit waits for a standby."""
+    nodes: Mapping[str, int]
+    """Nodes by `alive`, and `silent` for half a minute."""
+
+
 class Statistics(msgspec.Struct, frozen=True):
     """Statistics at one instant."""
 
@@ -58,6 +73,7 @@ class Statistics(msgspec.Struct, frozen=True):
     """Unix time at which deletion, expiry and rotation are next due; a job that is not due is left out."""
     clock: ClockSample | None
     """Last trusted reading of the clock."""
+    server: ServerStatistics | None = None
 
 
 def by_state(stored: Iterable[Row], different: Iterable[Row]) -> dict[str, int]:

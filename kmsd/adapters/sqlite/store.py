@@ -24,6 +24,7 @@ from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreUnfit
+from kmsd.ports.counters import StoreCounters
 
 BUSY_SECONDS = 5.0
 """Seconds that a write waits for another process's write."""
@@ -74,6 +75,11 @@ class SqliteStore:
     def cache_use(self) -> tuple[int, int]:
         """Cache hits and misses, for metrics."""
         return self._reader.hits, self._reader.misses
+
+    @property
+    def counters(self) -> StoreCounters:
+        """All 0: there is no server."""
+        return StoreCounters()
 
     async def read(self) -> LogReader:
         self._reader.refresh()
