@@ -43,7 +43,7 @@ def _environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     """An environment where pip installed the wheel, and what the wheel says that it needs."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    options = ["--quiet", "--disable-pip-version-check", "--no-index", "--find-links", image.wheels()]
+    options = ["--quiet", "--disable-pip-version-check", "--no-index", "--find-links", str(image.wheels())]
     subprocess.run([folder / "bin/pip", "install", *options, built[0]], check=True, timeout=300)
     return folder
 
