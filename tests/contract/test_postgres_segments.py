@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from kmsd.adapters.postgres import frame_retention, schema
+from kmsd.adapters.postgres import frame_lane, frame_retention, schema
+from kmsd.adapters.postgres.connector import Connector, Server
 from kmsd.adapters.postgres.frame_partitions import DAY
 from kmsd.adapters.postgres.segments import PostgresSegments
 from kmsd.adapters.postgres.session import Session
@@ -23,7 +24,7 @@ from kmsd.cloudwatch_logs.ports import SegmentsUnavailable
 from kmsd.ports import Node
 from tests.support.domain_keys import ACCOUNT
 from tests.support.log_segments import GROUP, KEY, OTHER, found, frame
-from tests.support.postgres import cluster, connect
+from tests.support.postgres import cluster, connect, new_cluster
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 AT = 20_000 * DAY
@@ -277,6 +278,54 @@ async def test_connections_that_end_while_frames_are_stored(
     stored = [one.frame.first_at for one in await found(there.segments)]
     assert stored == sorted(acknowledged)
     assert await count_of(there) == 2 * len(acknowledged)
+
+
+async def test_all_that_waits_fails_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One search for a server that is away, and not one for each statement. Once it is back, frames are stored."""
+    server = new_cluster()
+    try:
+        settings = PostgresSettings(server.database().url, connect_seconds=1.0)
+        await schema.create(settings)
+        store = await PostgresStore.open(settings)
+        process = Process(store, PostgresSegments.of(store))
+        await put(process, AT, 0)
+        monkeypatch.setattr(frame_lane, "MAX_BYTES", 1)
+        searches, search = 0, Connector.connect
+
+        async def counted(self: Connector, count: int = 1) -> Sequence[Server]:
+            nonlocal searches
+            searches += 1
+            return await search(self, count)
+
+        server.kill()
+        process.store.lane.end()
+        monkeypatch.setattr(Connector, "connect", counted)
+        ended = await asyncio.gather(*(put(process, AT + at, 0) for at in range(1, 50)), return_exceptions=True)
+        assert {type(one) for one in ended} == {SegmentsUnavailable}
+        assert searches == 1
+        await asyncio.to_thread(server.start)
+        await put(process, AT + 50, 0)
+        assert [one.frame.first_at for one in await found(process.segments)] == [AT, AT + 50]
+        await process.segments.close()
+        await store.close()
+    finally:
+        server.stop()
+
+
+async def test_a_partition_that_cannot_be_made(database: PostgresSettings, processes: tuple[Process, Process]) -> None:
+    """The frame is refused. What comes afterwards is stored for good: no transaction was left open."""
+    here, there = processes
+    await put(here, AT, 0)
+    connection = await connect(database)
+    await connection.execute("CREATE TABLE log_frame_sum_20001 (x int)")
+    with pytest.raises(SegmentsUnavailable):
+        await put(here, AT + 1, AT + DAY)
+    await put(here, AT + 2, 0)
+    assert [one.frame.first_at for one in await found(there.segments)] == [AT, AT + 2]
+    await connection.execute("DROP TABLE log_frame_sum_20001")
+    await connection.close()
+    await put(here, AT + 3, AT + DAY)
+    assert len(await found(there.segments)) == 3
 
 
 async def test_outcomes_do_not_pile_up(database: PostgresSettings, processes: tuple[Process, Process]) -> None:

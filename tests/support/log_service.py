@@ -15,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd.adapters.audit_trail.follower import TrailFollower
+from kmsd.cloudwatch_logs.groups import AUDIT_GROUP
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.custody import key_usage
 from kmsd.linux.aio import AioContext, Write
@@ -193,6 +194,16 @@ def copy_audit(harness: Harness, copy: AuditCopy | None = None) -> int:
         return harness.run(copy.run_once())
     finally:
         copy.trail.unlock_chain(harness.components.sink.writer)
+
+
+def copied(own: Harness) -> list[dict[str, Any]]:
+    """Every record that `/kmsd/audit` shows."""
+    return [json.loads(message) for message in filtered(own.client("logs"), AUDIT_GROUP)]
+
+
+def ids(records: list[dict[str, Any]]) -> list[str]:
+    """Their event ids."""
+    return [str(one["eventID"]) for one in records]
 
 
 def of_service(harness: Harness, since: int) -> list[dict[str, Any]]:

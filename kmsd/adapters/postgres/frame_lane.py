@@ -103,7 +103,12 @@ class FrameLane:
                 batch = self._next()
                 try:
                     await self._put(batch)
-                except Exception as exc:  # noqa: BLE001 (every error is that of all who wait)
+                except StoreUnavailable as exc:
+                    # What waits would wait for the same server, one deadline after the other. Nothing of it was sent.
+                    batch += self._waiting
+                    self._waiting = []
+                    _resolve(batch, exc)
+                except Exception as exc:  # noqa: BLE001 (every error is that of all whose frames are in the statement)
                     _resolve(batch, exc)
                 else:
                     _resolve(batch, None)

@@ -49,10 +49,17 @@ async def days(session: Session) -> Sequence[int]:
 
 
 async def create(session: Session, wanted: Collection[int]) -> None:
-    """Create those of the partitions that are missing. Raises `StoreUnavailable`."""
-    await session.execute("BEGIN")
-    await session.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
-    present = await days(session)
-    for day in sorted(set(wanted).difference(present)):
-        await session.execute(_CREATE.format(day=day))
-    await session.execute_confirmed("COMMIT")
+    """Create those of the partitions that are missing. Raises `StoreError`, and ends the session then.
+
+    What is stored afterwards must not be within the transaction of an attempt that failed.
+    """
+    try:
+        await session.execute("BEGIN")
+        await session.fetch("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        present = await days(session)
+        for day in sorted(set(wanted).difference(present)):
+            await session.execute(_CREATE.format(day=day))
+        await session.execute_confirmed("COMMIT")
+    except BaseException:
+        session.end()
+        raise
