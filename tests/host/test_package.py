@@ -23,6 +23,8 @@ from tests.host.shell import login
 from tests.support.clients import Credentials, client
 from tests.support.polling import until
 
+IS_SLOW = "KMSD_TEST_SLOW" in os.environ
+AFTER_THE_INSTALLATION = pytest.mark.skipif(not IS_SLOW, reason="takes long; set KMSD_TEST_SLOW")
 TRIAL = "/root/trial"
 README = """set -e
 cat >alice.json <<EOT
@@ -61,7 +63,8 @@ def _host(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ma
     folder = tmp_path_factory.mktemp("package")
     with machine(folder / "host", [debian], image.wheels()) as found:
         bring(found, packages.deb(), "kmsd.deb")
-        bring(found, packages.next_deb(folder / "checkout"), "next.deb")
+        if IS_SLOW:
+            bring(found, packages.next_deb(folder / "checkout"), "next.deb")
         shutil.copy(image.ROOT / "deploy/debian/tests/encrypt", found.root / "root")
         found.boot()
         yield found
@@ -96,6 +99,7 @@ def test_it_is_installed_and_encrypts(host: Machine) -> None:
     assert host.run(sources).stdout == host.run(sources.replace("*.py", "*.pyc")).stdout != "0\n"
 
 
+@AFTER_THE_INSTALLATION
 def test_an_upgrade_fails_no_request(host: Machine) -> None:
     """Ten clients encrypt while the next version is installed; the first answer of each call is the right one."""
     trial = Trial(host)
@@ -116,6 +120,7 @@ def test_an_upgrade_fails_no_request(host: Machine) -> None:
     assert host.run("tail -n 1 /etc/kmsd/kmsd.toml").stdout == "# mine\n"
 
 
+@AFTER_THE_INSTALLATION
 def test_unpacked_and_not_configured_yet(host: Machine) -> None:
     """Files may be exchanged minutes before the restart. The old release serves, even if its fork server is killed."""
     trial = Trial(host)
@@ -133,6 +138,7 @@ def test_unpacked_and_not_configured_yet(host: Machine) -> None:
     host.run(f"{INSTALL} ./next.deb")
 
 
+@AFTER_THE_INSTALLATION
 def test_a_restart_that_fails_is_reported(host: Machine) -> None:
     """The package is installed all the same, and says where to look: dpkg would else be in the way of the repair."""
     host.run("cp -p /etc/kmsd/kmsd.toml kmsd.toml && echo nonsense >>/etc/kmsd/kmsd.toml")
@@ -142,6 +148,7 @@ def test_a_restart_that_fails_is_reported(host: Machine) -> None:
     assert version(host) == packages.NEXT
 
 
+@AFTER_THE_INSTALLATION
 def test_a_stopped_daemon_stays_stopped(host: Machine) -> None:
     """An installation over the same version starts nothing that the operator has stopped."""
     host.run("systemctl stop kmsd.socket kmsd.service")
@@ -150,6 +157,7 @@ def test_a_stopped_daemon_stays_stopped(host: Machine) -> None:
     host.run("systemctl start kmsd.service")
 
 
+@AFTER_THE_INSTALLATION
 def test_removal_and_purge_leave_the_data(host: Machine) -> None:
     """The program and its units go; configuration, PIN and data stay to the last file; purge names them."""
     host.run("apt-get remove --yes kmsd")
@@ -165,6 +173,7 @@ def test_removal_and_purge_leave_the_data(host: Machine) -> None:
         assert f"  {file}\n" in kept
 
 
+@AFTER_THE_INSTALLATION
 def test_the_page(debian: Path, tmp_path: Path) -> None:
     """docs/install.md, "Try it on a bare host" with the package; then an encryption over TLS, and what README shows."""
     steps = ["package-install", "package-token", "try-tls", "try-start"]

@@ -24,6 +24,9 @@ pytestmark = [
 ]
 
 
+BEFORE_A_RELEASE = pytest.mark.skipif("KMSD_TEST_SLOW" not in os.environ, reason="takes long; set KMSD_TEST_SLOW")
+
+
 @pytest.fixture(scope="module", name="package")
 def _package() -> Path:
     try:
@@ -63,6 +66,7 @@ def test_it_depends_on_the_python_that_it_was_made_for(package: Path) -> None:
     assert field(package, "Version") == f"{kmsd.__version__}+deb12"
 
 
+@BEFORE_A_RELEASE
 def test_a_second_build_makes_the_same_bytes(package: Path, tmp_path: Path) -> None:
     """From a copy in another folder, at another time, under another umask."""
     copy = tmp_path / "copy"
@@ -127,6 +131,7 @@ def test_the_environment_is_what_the_lock_pins(files: Path) -> None:
     assert {name.replace("_", "-"): version for name, version in found.items()} == pinned
 
 
+@BEFORE_A_RELEASE
 def test_lintian_has_no_error(package: Path) -> None:
     """Nor a warning: each override in deploy/debian/lintian-overrides has its reason."""
     if shutil.which("lintian") is None:
