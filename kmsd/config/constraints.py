@@ -73,6 +73,7 @@ def constraints(config: Config) -> list[tuple[str, str, object]]:
             ),
         ),
         ("listen.drain_seconds", "must be 0 to 15", 0 <= config.listen.drain_seconds <= 15),  # noqa: PLR2004 (as above)
+        ("listen.leave_seconds", "must be 0 to 20", 0 <= config.listen.leave_seconds <= 20),  # noqa: PLR2004 (as above)
         ("import.stock", "must be 0 to 100", 0 <= config.import_.stock <= 100),  # noqa: PLR2004 (as above)
         (
             "listen",

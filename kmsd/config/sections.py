@@ -103,6 +103,9 @@ class ListenConfig(_Section, frozen=True):
     """An idle connection is closed after this time."""
     drain_seconds: float = 2.0
     """When the daemon stops, an idle connection may send one last request within this time."""
+    leave_seconds: float = 0.0
+    """Behind a load balancer: a daemon that is to stop first answers 503 to `/readyz` for this time, and serves on. It
+    must be longer than the balancer takes to notice."""
     connections: int = 12_000
     """Maximum connections of a worker."""
 

@@ -31,6 +31,7 @@ RELOADABLE = (
     "listen.body_seconds",
     "listen.keepalive_seconds",
     "listen.drain_seconds",
+    "listen.leave_seconds",
     "listen.connections",
     "token.pin_file",
     "token.sessions",

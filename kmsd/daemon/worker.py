@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -59,6 +60,8 @@ JOB_SECONDS = 1.0
 """Seconds that a stopping worker waits for a running job."""
 DRAIN_IDLE_SECONDS = 10.0
 """Seconds in which an idle connection may send one more request after another worker has taken over."""
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 WEAR_SECONDS = 1.0
 """Seconds between two looks at whether the token's module has leaked too much memory."""
@@ -163,8 +166,7 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
         server.drain(rest)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
+    _leave_before(end, readiness, config.listen.leave_seconds)
     loop.add_reader(spec.parent_pipe, end)
     # On SIGHUP a replacement is serving; finish in our own time.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
@@ -191,6 +193,20 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     await cancel_and_wait(background)
     watch.stop()
     return 0
+
+
+def _leave_before(end: Callable[[], None], readiness: Readiness, seconds: float) -> None:
+    """On a signal to stop, be not ready for some seconds, and then call `end`; at once on a second signal."""
+    loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        for number in _STOPS:
+            loop.add_signal_handler(number, end)
+        readiness.leave()
+        loop.call_later(seconds, end)
+
+    for number in _STOPS:
+        loop.add_signal_handler(number, leave if seconds else end)
 
 
 async def _stop_jobs(jobs: asyncio.Task[None]) -> None:

@@ -324,9 +324,9 @@ class WorkerPool(msgspec.Struct):
             asyncio.get_running_loop().call_later(STOP_SECONDS, insist, worker.process)
 
     async def stop_all(self) -> None:
-        """Have every worker finish its running calls; kill it after `STOP_SECONDS`."""
-        workers = list(self.workers)
-        await asyncio.gather(self.waiting.stop_answering(), *(kill(worker.process) for worker in workers))
+        """Have every worker leave, and finish its running calls; kill it after `STOP_SECONDS` more."""
+        workers, seconds = list(self.workers), STOP_SECONDS + self.snapshot.config.listen.leave_seconds
+        await asyncio.gather(self.waiting.stop_answering(), *(kill(worker.process, seconds) for worker in workers))
         watches = [worker.watch for worker in workers if worker.watch is not None]
         if watches:
             await asyncio.wait(watches)

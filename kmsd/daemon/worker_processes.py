@@ -242,12 +242,12 @@ def insist(process: Process) -> None:
         process.kill()
 
 
-async def kill(process: Process) -> None:
-    """Send SIGTERM, and SIGKILL after `STOP_SECONDS`. Returns when the process has ended."""
+async def kill(process: Process, seconds: float = STOP_SECONDS) -> None:
+    """Send SIGTERM, and SIGKILL after `seconds`. Returns when the process has ended."""
     if process.returncode is None:
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            await asyncio.wait_for(process.wait(), seconds)
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -25,6 +25,8 @@ FAILED = "failed"
 """The probe raised an error that no adapter foresees: a fault in the program."""
 ABSENT = "absent"
 """A further token is unavailable. The worker is ready: it refuses only what needs that token."""
+LEAVING = "leaving"
+"""The daemon is about to stop: it serves, and wants no new connections."""
 PROBE_TARGETS = ("/healthz", "/readyz")
 """Targets that need no authentication."""
 REMEMBERED_SECONDS = 1.0
@@ -51,11 +53,18 @@ class Readiness:
         self._monotonic = monotonic
         self._asked: asyncio.Task[Mapping[str, str]] | None = None
         self._good_until = 0.0
+        self._leaves = False
         self._logged: dict[str, str] = {}
         """The reason last logged for each resource that is not ready."""
 
+    def leave(self) -> None:
+        """Say from now on that this process is not ready."""
+        self._leaves = True
+
     async def states(self) -> Mapping[str, str]:
         """Return one word for each resource, by name; at most `REMEMBERED_SECONDS` old."""
+        if self._leaves:
+            return {"daemon": LEAVING}
         asked = self._asked
         if asked is None or (asked.done() and (asked.cancelled() or self._monotonic() >= self._good_until)):
             asked = self._asked = asyncio.create_task(self._ask())
