@@ -17,6 +17,7 @@ import structlog
 
 from kmsd import audit
 from kmsd.adapters.audit_trail.checkpointer import Interval, Signer
+from kmsd.adapters.audit_trail.format import TrailNode
 from kmsd.adapters.audit_trail.forwarder import BadTarget
 from kmsd.adapters.audit_trail.sink import SinkSettings, TrailSink
 from kmsd.adapters.clock.trusted import WatchedClock
@@ -32,6 +33,7 @@ from kmsd.cloudwatch_logs.ports import LogStore, Segments
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.cloudwatch_logs.service import LogsService
 from kmsd.cloudwatch_logs.service_key_access import KeyUse
+from kmsd.config import node_identity
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody.message_counts import MessageCounts
@@ -292,6 +294,7 @@ async def open_trail(
         now=clock.now,
         ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0,
         expects_more=lambda: calls.in_flight > 0,
+        node=trail_node(config),
     )
     try:
         sink = await TrailSink.open(
@@ -304,6 +307,12 @@ async def open_trail(
         with contextlib.suppress(AuditUnavailable):
             await sink.record_takeover()
     return sink
+
+
+def trail_node(config: Config) -> TrailNode:
+    """Return this host as its trail names it; empty if the database has one host. Raises `ConfigError`."""
+    identity = node_identity.read(config.data_dir) if config.store.url else None
+    return TrailNode() if identity is None else TrailNode(identity.node_id, identity.name)
 
 
 def open_logs(config: Config, tokens: Tokens, sink: AuditSink, clock: Clock) -> LogsService:

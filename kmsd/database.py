@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmsd import __version__
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.config import node_identity
+from kmsd.config.node_identity import NodeIdentity
 from kmsd.config.sections import Config, StoreConfig
 from kmsd.config.settings import ConfigError
+from kmsd.ports import Node
 
 if TYPE_CHECKING:
     from kmsd.cloudwatch_logs.ports import LogStore
@@ -32,13 +37,15 @@ def database_of(config: Config) -> Database:
     return PostgresDatabase(_settings(config.store), identity.node_id)
 
 
-def require_own_database(config: Config) -> None:
-    """Raise `ConfigError` unless the database is a file of this host, which a backup of kmsd holds."""
-    if config.store.url:
-        raise ConfigError(
-            "the database is PostgreSQL's, and so is its backup: pg_basebackup or pg_dump. `kmsd backup` and `kmsd "
-            "restore` are for SQLite; docs/postgresql.md says what else to keep"
-        )
+def first_node(config: Config) -> Node:
+    """Return this host as the first node of a new PostgreSQL database; make its identity if it has none.
+
+    Raises `ConfigError`.
+    """
+    identity = node_identity.read(config.data_dir) or NodeIdentity.new(socket.gethostname().lower())
+    node_identity.write(config.data_dir, identity)
+    now = datetime.now(UTC)
+    return Node(identity.node_id, identity.name, now, now, __version__)
 
 
 @asynccontextmanager

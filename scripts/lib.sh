@@ -63,6 +63,24 @@ check_installed() {
     "$1" -m pip check -q --disable-pip-version-check >&2 || fail "a requirement lacks what it needs (see above)"
 }
 
+# build_wheel PYTHON DIR: a wheel of this checkout, in DIR. The build leaves nothing in the checkout.
+build_wheel() {
+    local python=$1 dir=$2
+    say "building a wheel"
+    build_environment "$python" "$dir"
+    mkdir "$dir/source"
+    cp -R "$root/kmsd" "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$dir/source/"
+    find "$dir/source" -name __pycache__ -prune -exec rm -rf {} +
+    "$dir/build/bin/pip" wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w "$dir" "$dir/source" ||
+        fail "the wheel could not be built (see above)"
+}
+
+# build_environment PYTHON DIR: what builds the package, in DIR/build.
+build_environment() {
+    "$1" -m venv "$2/build" || fail "python -m venv failed (Debian: apt-get install python3-venv)"
+    install_locked "$2/build/bin/python" "$root/requirements-build.txt"
+}
+
 # need_environment FILE...: .venv with exactly what the requirement files pin, and kmsd itself, editable.
 need_environment() {
     local python stamp file line missing=

@@ -36,8 +36,9 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Writer:
     """Appends files to an archive that is open for writing; `finish` makes it durable."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, advance: Callable[[int], object] = lambda _: None) -> None:
+        """`advance` is called with the number of bytes that were appended."""
+        self._file, self._advance = file, advance
         self.parts: list[Part] = []
 
     def add(self, name: str, source: BinaryIO, size: int) -> bool:
@@ -49,6 +50,7 @@ class Writer:
             digest.update(piece)
             self._file.write(piece)
             left -= len(piece)
+            self._advance(len(piece))
         if left:
             self._file.seek(start)
             self._file.truncate()

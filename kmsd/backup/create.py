@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -21,9 +21,8 @@ from msgspec.structs import replace
 from kmsd import __version__
 from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.format import instant
-from kmsd.adapters.sqlite import snapshot
 from kmsd.app import Components, read_pin
-from kmsd.backup import collect
+from kmsd.backup import collect, database
 from kmsd.backup.archive import Writer
 from kmsd.backup.manifest import (
     DATABASE,
@@ -59,15 +58,23 @@ class BackupResult(msgspec.Struct, frozen=True):
     size: int
 
 
-async def create(components: Components, signer: Signer, target: Path, token_folder: Path | None) -> BackupResult:
+async def create(
+    components: Components,
+    signer: Signer,
+    target: Path,
+    token_folder: Path | None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> BackupResult:
     """Create a backup at `target`, which must not exist, with the files of `token_folder` if one is given.
 
-    No file has that name until the backup is complete. Raises `StoreUnavailable`, `TokenError`, OSError.
+    `advance` is called with the number of bytes that were copied. No file has that name until the backup is complete.
+    Raises `StoreUnavailable`, `TokenError`, OSError.
     """
     with _workshop(target.parent) as folder, (folder / "unfinished").open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
-        writer = Writer(file)
+        writer = Writer(file, advance)
         snapshot_at = components.pipeline.clock.now()
+        await database.save(components.config, folder / DATABASE)
         await asyncio.to_thread(_copy, components, writer, folder, token_folder)
         # The trail comes last, with a signature that covers this process's records.
         await components.sink.sign_now()
@@ -102,7 +109,6 @@ async def create(components: Components, signer: Signer, target: Path, token_fol
 
 
 def _copy(components: Components, writer: Writer, folder: Path, token_folder: Path | None) -> None:
-    snapshot.take(components.config.database, folder / DATABASE)
     collect.add_file(writer, DATABASE, folder / DATABASE)
     if token_folder is not None:
         collect.add_token(writer, token_folder)

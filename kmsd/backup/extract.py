@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kmsd.adapters.audit_trail.checkpoint_evidence import Readable
@@ -22,10 +22,11 @@ _NAMES = re.compile(
 )
 
 
-def unpack(backup: Readable, folder: Path) -> Manifest:
+def unpack(backup: Readable, folder: Path, advance: Callable[[int], object] = lambda _: None) -> Manifest:
     """Write every part under its name below `folder`, durable on return.
 
-    Raises `CorruptArchive`, which names the part, and OSError.
+    `advance` is called with the number of bytes that were written. Raises `CorruptArchive`, which names the part, and
+    OSError.
     """
 
     def take(name: str, content: Iterator[bytes]) -> None:
@@ -40,6 +41,7 @@ def unpack(backup: Readable, folder: Path) -> Manifest:
         with os.fdopen(descriptor, "wb") as file:
             for piece in content:
                 file.write(piece)
+                advance(len(piece))
             file.flush()
             os.fsync(file.fileno())
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kmsd.adapters.audit_trail.format import COPIES, files_of
+from kmsd.backup import database
 from kmsd.backup.create import LAST_BACKUP
 from kmsd.backup.manifest import DATABASE
 from kmsd.config.instance_lock import acquire_instance_lock
@@ -41,13 +42,16 @@ def occupied(config: Config) -> list[Path]:
 
     Its companion files go with it: SQLite would apply a leftover write-ahead log to the restored database.
     """
-    found = [config.database.with_name(config.database.name + suffix) for suffix in ("", "-wal", "-shm", "-makers")]
+    suffixes = () if config.store.url else ("", "-wal", "-shm", "-makers")
+    found = [config.database.with_name(config.database.name + suffix) for suffix in suffixes]
     return [path for path in (*found, config.logs_dir, config.data_dir / LAST_BACKUP) if path.exists()]
 
 
 def holds_something(config: Config) -> bool:
-    """True if there is a database or a log event to lose."""
-    return config.database.exists() or (config.logs_dir.is_dir() and any(config.logs_dir.iterdir()))
+    """True if there is a database file or a log event to lose."""
+    return (config.database.exists() and not config.store.url) or (
+        config.logs_dir.is_dir() and any(config.logs_dir.iterdir())
+    )
 
 
 def set_aside(paths: list[Path], within: Path, now: datetime) -> Path | None:
@@ -93,11 +97,17 @@ def place_logs(staged: Path, config: Config) -> None:
     staged.rename(config.logs_dir)
 
 
-def place_database(staged: Path, config: Config) -> None:
-    """Move the database into place, as the last step: the daemon can start now. Durable on return. Raises OSError."""
+async def place_database(staged: Path, config: Config) -> None:
+    """Move the database into place, as the last step: the daemon can start now. Durable on return.
+
+    Raises OSError, and for PostgreSQL what `kmsd.backup.database.load` raises.
+    """
     pending = staged / f"{DATABASE}-wal"
     if pending.exists() and pending.stat().st_size:
         raise OSError(f"{pending} was not carried over into the database")
+    if config.store.url:
+        await database.load(config, staged / DATABASE)
+        return
     (staged / DATABASE).rename(config.database)
     sync_folder(config.data_dir)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -156,13 +156,14 @@ class Revocation(msgspec.Struct, frozen=True):
         return f"{self.at} {self.event} {self.subject} by {self.actor}"
 
 
-def revocations_since(directory: Path, snapshot_at: datetime, key_ids: frozenset[str]) -> list[Revocation]:
-    """Return what was removed since, according to the trail, the oldest first. `key_ids`: the database's keys.
+def revocations_since(directories: Sequence[Path], snapshot_at: datetime, key_ids: frozenset[str]) -> list[Revocation]:
+    """Return what was removed since, according to the trails of all nodes, the oldest first.
 
-    A key's deletion counts from `SLACK` earlier on, if the database still has the key. Raises OSError.
+    `key_ids` are the database's keys. A key's deletion counts from `SLACK` earlier on, if the database still has the
+    key. Raises OSError.
     """
     found = []
-    for record in records.records(directory, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
+    for record in records.records(directories, containing=CHANGES, from_day=f"{snapshot_at - SLACK:%Y%m%d}"):
         event, at = str(record.get("eventName")), str(record.get("eventTime"))
         if event not in REVOKING_EVENTS or record.get("errorCode") or _phase(record) == "intent":
             continue

@@ -24,6 +24,7 @@ MODULES = {
     "serve": "serve",
     "reload": "reload",
     "check": "check",
+    "status": "status",
     "user": "users",
     "access-key": "users",
     "role": "roles",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,12 @@ class InputFile:
     def is_standard_input(self) -> bool:
         """True for `-`."""
         return self._path is None
+
+    @property
+    def size(self) -> int | None:
+        """Return the size in bytes; None if only a pipe's other end knows it. Raises `NotFound`."""
+        found = os.fstat(self.acquire().fileno())
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def acquire(self) -> BinaryIO:
         """Open the file unless it is open. Raises `NotFound`."""

@@ -97,9 +97,9 @@ def _run(options: argparse.Namespace) -> int:
         file.acquire()
     if hasattr(options, "offline"):
         # Commands for users who have the files and nothing else: not even a configuration.
-        if getattr(options, "directory", "") is None:
+        if getattr(options, "directories", None) == []:
             config = configuration.load(options.config)
-            options.directory = config.audit_dir
+            options.directories = [config.audit_dir]
             become_owner(config)
         status: int = options.offline(options)
         return status

@@ -14,7 +14,8 @@ import structlog
 import uvloop
 
 from kmsd.adapters.audit_trail.follower import TrailFollower
-from kmsd.app import Components, open_components
+from kmsd.adapters.audit_trail.node_anchors import NodeAnchors
+from kmsd.app import Components, open_components, trail_node
 from kmsd.audit import RefusalSampler
 from kmsd.cloudwatch_logs.jobs.audit_copy import AuditCopy
 from kmsd.cloudwatch_logs.ports import SegmentsError
@@ -28,7 +29,7 @@ from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
 from kmsd.daemon.issuers import web_identities_of
 from kmsd.daemon.serving import allow_descriptors, limits_of, listener_of, report_ready
-from kmsd.daemon.worker_spec import OPENED, REPLACE, WorkerSpec, not_ready
+from kmsd.daemon.worker_spec import OPENED, REPLACE, WORKER, WorkerSpec, not_ready
 from kmsd.domain.material import TokenName
 from kmsd.event_loop.tasks import cancel_and_wait
 from kmsd.event_loop.watchdog import EventLoopWatchdog
@@ -48,9 +49,6 @@ from kmsd.wire.readiness import Probe, Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
 from kmsd.wire.sigv4.claim import signing_key
 from kmsd.wire.throttling import RateClass, Throttle
-
-NAME = "kmsd-worker"
-"""Process name; the worker's number is appended."""
 
 GRACE_SECONDS = 20.0
 """Seconds that a stopping worker waits for running calls."""
@@ -74,7 +72,7 @@ def main(order: SpawnRequest) -> int:
     """Run a worker or a stand-in for this request. Return the exit status."""
     spec = WorkerSpec.of(order)
     stands_in = spec.missing is not None
-    name_process(stand_in.NAME if stands_in else f"{NAME}-{spec.worker_index}")
+    name_process(stand_in.NAME if stands_in else f"{WORKER}-{spec.worker_index}")
     set_up("stand-in" if stands_in else f"worker-{spec.worker_index}")
     try:
         os.write(spec.ready_fd, b"%d\n" % os.getpid())
@@ -174,6 +172,9 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
     copying = [audit_copy_of(components).run()] if config.has_logs else []
+    node, sink = trail_node(config), components.sink
+    if node.node_id and spec.worker_index == 0:
+        copying.append(NodeAnchors(config.audit_dir, node, components.store, sink).run())
     publishing, seeking = counting.run(components, server, readiness), components.other_tokens.seek()
     wearing = ask_when_worn(components.tokens, spec.ready_fd)
     background = [asyncio.create_task(work) for work in (*copying, publishing, seeking, wearing)]

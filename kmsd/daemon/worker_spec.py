@@ -23,6 +23,8 @@ from kmsd.ports import (
     TokenUnavailable,
 )
 
+WORKER = "kmsd-worker"
+"""Process name of a worker; its number is appended."""
 READY = b"ready\n"
 """Written by a worker once it answers requests."""
 OPENED = b"opened\n"

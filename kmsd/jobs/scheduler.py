@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -118,10 +119,11 @@ class Scheduler(msgspec.Struct):
                 await (self.watch.persist(transaction) if held else self.watch.keep(transaction))
             return held and await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
-    async def run_now(self, job: Job) -> JobReport:
+    async def run_now(self, job: Job, advance: Callable[[int], object] = lambda _: None) -> JobReport:
         """Run everything that is due of one job, and return its report. A running daemon's scheduler waits meanwhile.
 
-        Raises `JobRefused`, `StoreError`, `TokenError`, `JobFailed`.
+        `advance` is called with the number of keys or materials that were handled. Raises `JobRefused`, `StoreError`,
+        `TokenError`, `JobFailed`.
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -135,7 +137,7 @@ class Scheduler(msgspec.Struct):
                     "the clock was set forward, so nothing that is due by it alone is destroyed: "
                     "set it right, or tell that it is with `kmsd jobs confirm-clock`"
                 )
-            return await self._run_all(job)
+            return await self._run_all(job, advance)
         finally:
             await self._release(RUNNING)
 
@@ -146,7 +148,7 @@ class Scheduler(msgspec.Struct):
             now = self.clock.now()
             return await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
 
-    async def _run_all(self, job: Job) -> JobReport:
+    async def _run_all(self, job: Job, advance: Callable[[int], object]) -> JobReport:
         now = await self._now()
         if job is Job.RECONCILE:
             settled = reconcile.ReconcileReport()
@@ -160,6 +162,7 @@ class Scheduler(msgspec.Struct):
         # One run handles a limited number of keys. Repeat as long as a run makes progress.
         report = last = await self._run_once(job, now)
         while any(count for name, count in last.counts().items() if name not in ("failed", "tampered")):
+            advance(sum(count for name, count in last.counts().items() if name not in ("failed", "tampered")))
             await self._run_turn()
             last = await self._run_once(job, now)
             report.failed.clear()

@@ -9,7 +9,9 @@ from kmsd.ports.clock import Clock, TrustedClock
 from kmsd.ports.store import Reader, Store, Transaction
 from kmsd.ports.store_records import (
     DueKind,
+    KindOfMaterial,
     Node,
+    NodeCheckpoint,
     ServiceKey,
     SessionMac,
     StoreConflict,
@@ -60,11 +62,13 @@ __all__ = [
     "ImportedKey",
     "InvalidLength",
     "KeyOffer",
+    "KindOfMaterial",
     "MaterialMismatch",
     "MechanismMissing",
     "ModuleUnusable",
     "NoSuchObject",
     "Node",
+    "NodeCheckpoint",
     "NotAuthentic",
     "ObjectReport",
     "PinRefused",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kmsd.domain.trusted_time import ClockSample
-    from kmsd.ports.store_records import Node
+    from kmsd.ports.store_records import Node, NodeCheckpoint
 
 
 class NodeReader(Protocol):
@@ -17,6 +17,10 @@ class NodeReader(Protocol):
 
     async def nodes(self) -> Sequence[Node]:
         """Return all nodes, sorted by name. A database of one host has none."""
+        ...
+
+    async def holder_of(self, lease: str) -> str | None:
+        """Return the name of the process that has a lease; None if none has, or if it has ended."""
         ...
 
     async def database_now(self) -> datetime:
@@ -32,6 +36,10 @@ class NodeReader(Protocol):
 
         None if there is no other node.
         """
+        ...
+
+    async def checkpoints(self) -> Sequence[NodeCheckpoint]:
+        """Return the published checkpoints of all nodes, also of removed ones, by node and chain."""
         ...
 
 
@@ -50,6 +58,10 @@ class NodeWriter(Protocol):
 
         Every process of that node is refused by the next question or transaction that begins after the commit.
         """
+        ...
+
+    async def put_checkpoint(self, checkpoint: NodeCheckpoint) -> None:
+        """Publish the checkpoint of a chain, in place of an earlier one. A later one stays."""
         ...
 
     async def put_clock_reading(self, reading: ClockSample) -> None:

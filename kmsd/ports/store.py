@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kmsd.domain.key_usage import KeyUse
     from kmsd.domain.material import Material, MaterialStatus
     from kmsd.ports.counters import StoreCounters
-    from kmsd.ports.store_records import DueKind, ServiceKey, SessionMac, TokenObject
+    from kmsd.ports.store_records import DueKind, KindOfMaterial, ServiceKey, SessionMac, TokenObject
 
 
 class Reader(IdentityReader, DomainKeyReader, NodeReader, Protocol):
@@ -28,6 +28,10 @@ class Reader(IdentityReader, DomainKeyReader, NodeReader, Protocol):
 
     async def key(self, key_id: str) -> Key | None:
         """Return a key with its materials, also if its deletion is due and not yet performed."""
+        ...
+
+    async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
+        """Return how much key material of each kind there is. Reads all of it: not for the request path."""
         ...
 
     async def key_ids(self) -> frozenset[str]:

@@ -12,6 +12,7 @@ from kmsd.domain.material import TokenName
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from kmsd.domain.key_spec import KeySpec, KeyUsage
     from kmsd.domain.material import Algorithm, MaterialStatus
 
 
@@ -95,6 +96,29 @@ class Node(msgspec.Struct, frozen=True):
     """Time at which one of its processes last said that it is alive."""
     version: str
     """Version of its kmsd, by the same process."""
+
+
+class NodeCheckpoint(msgspec.Struct, frozen=True):
+    """Last signed checkpoint of one chain of a node's audit trail, as the node has published it."""
+
+    node_id: str
+    writer: str
+    """Name of the chain."""
+    sequence: int
+    """Number of the line that was signed."""
+    hash: str
+    at: str
+    """Time of the signature, as it was signed."""
+    signature: str
+
+
+class KindOfMaterial(msgspec.Struct, frozen=True):
+    """A kind of key material."""
+
+    spec: KeySpec
+    usage: KeyUsage
+    algorithm: Algorithm | None
+    """Algorithm of its blobs; None for a key that encrypts none."""
 
 
 class DueKind(StrEnum):

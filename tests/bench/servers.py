@@ -108,13 +108,15 @@ def kmsd(
     workers: int = 2,
     token_delay: float | None = None,
     tls: tuple[Path, Path] | None = None,
+    extra: str = "",
 ) -> Iterator[Site]:
-    """A daemon with one key. `token_delay` puts the tests' shim before the token: seconds for each encryption.
+    """A daemon with one key; `extra` is more of kmsd.toml.
 
-    `tls`: certificate and key to serve HTTPS with.
+    `token_delay` puts the tests' shim before the token: seconds for each encryption. `tls`: certificate and key to
+    serve HTTPS with.
     """
     folder.mkdir()
-    with provisioned(folder, workers=workers) as daemon:
+    with provisioned(folder, workers=workers, extra=extra) as daemon:
         daemon.start()
         key_id = daemon.client().create_key()["KeyMetadata"]["KeyId"]
         daemon.stop()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import asyncpg
 import pytest
 
 from kmsd.adapters.postgres import schema
+from kmsd.adapters.postgres.access import Member
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
@@ -75,10 +77,37 @@ async def test_databases_that_are_not_kmsds(database: PostgresSettings) -> None:
     with pytest.raises(StoreConflict):
         await schema.create(database)
     connection = await connect(database)
-    await connection.execute("UPDATE schema_version SET version = 99")
+    await connection.execute("UPDATE schema_version SET version = 99, compatible = 99")
     await connection.close()
     with pytest.raises(StoreUnfit, match="99"):
         await PostgresStore.open(database)
+
+
+async def test_a_newer_release_beside_this_one(database: PostgresSettings) -> None:
+    """Tables to which it has only added something serve on, also after a restart; nothing is migrated back."""
+    opened = await PostgresStore.open(database)
+    connection = await connect(database)
+    assert await connection.fetchval("SELECT compatible FROM schema_version") == schema.newest()
+    await connection.execute(
+        "ALTER TABLE account ADD COLUMN later TEXT DEFAULT 'x'; UPDATE schema_version SET version = 99"
+    )
+    again = await PostgresStore.open(database)
+    for store in (opened, again):
+        async with store.write() as transaction:
+            await transaction.insert_account(secrets.token_hex(6), NOW)
+        await store.read()
+        await store.close()
+    assert await schema.migrate(database, Member(0)) == 0
+    assert await connection.fetchval("SELECT version FROM schema_version") == 99
+    await connection.close()
+
+
+def test_what_a_migration_says_of_earlier_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one counts: a later one that only adds does not undo what an earlier one has changed."""
+    steps = [(20, "-- A table."), (21, "-- Compatible with 19.\n-- A column."), (22, "-- Compatible with 21.\n--")]
+    for count, expected in ((1, 20), (2, 20), (3, 21)):
+        monkeypatch.setattr(schema, "migrations", lambda count=count: steps[:count])
+        assert schema._compatible() == expected
 
 
 async def test_a_text_that_it_cannot_hold(store: PostgresStore, database: PostgresSettings) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError
 
+from kmsd.adapters.audit_trail.format import COPIES
+from tests.support.audit_trail import own_lines
 from tests.support.clients import code_of
 from tests.support.daemon import Daemon, eventually, free_port, provisioned, write_config
 from tests.support.postgres import Cluster, new_cluster
@@ -136,9 +138,9 @@ def test_another_time_is_refused(site: Site, tmp_path: Path) -> None:
 def test_another_version_is_refused(site: Site, tmp_path: Path) -> None:
     """Of the tables; and a database without tables, or without nodes."""
     host = site.host(tmp_path / "second")
-    site.sql("UPDATE schema_version SET version = version + 1")
+    site.sql("UPDATE schema_version SET version = version + 1, compatible = version + 1")
     status, text = refused(host, "join")
-    site.sql("UPDATE schema_version SET version = version - 1")
+    site.sql("UPDATE schema_version SET version = version - 1, compatible = version - 1")
     assert (status, "it was written by a newer release" in text) == (78, True), text
     empty = replace(site, store=f'[store]\nurl = "{site.server.url()}"\n').host(tmp_path / "third")
     status, text = refused(empty, "join")
@@ -197,6 +199,31 @@ def test_a_change_on_one_host_holds_at_once_on_the_other(pair: tuple[Daemon, Dae
             assert code_of(grantee.encrypt, KeyId=key_id, Plaintext=PLAIN) == "AccessDeniedException"
         for one in (kms, other, grantee):
             one.close()
+
+
+def test_their_trails_anchor_one_another(pair: tuple[Daemon, Daemon]) -> None:
+    """Each record names its node; `kmsd audit` reads both trails at once, and finds one that was cut."""
+    first, second = pair
+    (name,) = set(nodes(first)) - {"second"}
+    for host, name_of_host in ((first, name), (second, "second")):
+        host.client().create_key()
+        assert host.audit_records()[-1]["node"] == name_of_host
+    folders = [str(host.data / "audit") for host in pair]
+    shown = first.cli("audit", "show", "--operation", "CreateKey", *folders).stdout.decode().splitlines()
+    assert [json.loads(line)["node"] for line in shown[-2:]] == [name, "second"]
+    eventually(
+        lambda: "worker-0" in [one["checkpoint"]["writer"] for one in own_lines(first.data / "audit", "anchor")], first
+    )
+    second.stop()
+    first.cli("audit", "verify", *folders)
+    (second.data / "audit" / COPIES).unlink()
+    cut = next((second.data / "audit").glob("worker-0.*.trail"))
+    cut.write_bytes(cut.read_bytes().split(b"\n")[0] + b"\n")
+    found = first.cli("audit", "verify", *folders, check=False)
+    assert (found.returncode, b"the tail was cut off" in found.stdout) == (1, True), found.stdout
+    anchor = first.cli("audit", "published").stdout
+    found = first.cli("audit", "verify", "--anchor", "-", folders[1], check=False, stdin=anchor)
+    assert (found.returncode, b"the tail was cut off" in found.stdout) == (1, True), found.stdout
 
 
 def holder(site: Site) -> int:

@@ -90,12 +90,40 @@ def test_from_a_new_server_to_a_daemon(server: Cluster, tmp_path: Path) -> None:
         assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over TLS"
         kms.close()
         assert server.run_sql(ENCRYPTED) == "t"
-        _join(tmp_path / "node-2", daemon, settings)
+        second = _join(tmp_path / "node-2", daemon, settings)
         daemon.stop()
+        _restore(server, daemon, second)
 
 
-def _join(folder: Path, first: Daemon, settings: str) -> None:
-    """A further host, whose daemon opens what the first one's has encrypted."""
+def _restore(server: Cluster, first: Daemon, second: Daemon) -> None:
+    """The second host is lost, then the database: both serve again."""
+    backups = first.folder / "backups"
+    backups.mkdir()
+    here = {"/srv/backups": str(backups), "node-2/audit": str(second.data / "audit")}
+
+    def run(daemon: Daemon, script: str) -> None:
+        for theirs, ours in here.items():
+            script = script.replace(theirs, ours)
+        typed(f'kmsd() {{ {sys.executable} -m kmsd --config {daemon.config} "$@"; }}\n' + script, daemon.folder)
+
+    remove, join = commands(PAGE, "lost node").splitlines()
+    run(first, remove.replace("node-2", "node-2 --force", 1))
+    run(second, join)
+    run(first, commands(PAGE, "backup"))
+    server.run_sql("ALTER DATABASE kmsd RENAME TO lost")
+    server.run_sql("CREATE DATABASE kmsd OWNER kmsd ENCODING 'UTF8' TEMPLATE template0")
+    run(first, commands(PAGE, "lost database"))
+    run(second, commands(PAGE, "join again"))
+    first.start()
+    second.start()
+    key_id = first.client().create_key()["KeyMetadata"]["KeyId"]
+    assert second.client().describe_key(KeyId=key_id)["KeyMetadata"]["Enabled"]
+    first.stop()
+    second.stop()
+
+
+def _join(folder: Path, first: Daemon, settings: str) -> Daemon:
+    """A further host, whose daemon opens what the first one's has encrypted; stopped."""
     folder.mkdir()
     port = free_port()
     config = write_config(folder, first.place, port, extra=settings, custody="object")
@@ -111,6 +139,7 @@ def _join(folder: Path, first: Daemon, settings: str) -> None:
     kms.close()
     other.close()
     host.stop()
+    return host
 
 
 @pytest.mark.parametrize("name", ["socket", "network"])

@@ -83,8 +83,8 @@ def test_the_kernel_gives_up_the_file_system(tmp_path: Path, *, apart: bool) -> 
     """ext4 that has found an error (`errors=remount-ro`): EROFS for each write, until it is mounted anew.
 
     With the trail on another disk (`apart`) what changes nothing goes on. No worker dies; `/readyz` says what is wrong;
-    after the next mount all that was acknowledged before is there. The kernel itself reports syncs as done that the abort
-    overtook (docs/reliability.md): what is acknowledged in that instant proves nothing about kmsd.
+    after the next mount all that was acknowledged before is there. What is acknowledged in that instant proves nothing
+    about kmsd: the kernel itself reports syncs as done that the abort overtook (docs/reliability.md).
     """
     with ext4(tmp_path, 48) as (image, disk):
         home = disk / "home"

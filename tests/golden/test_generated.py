@@ -9,7 +9,7 @@ import pytest
 
 from kmsd.config.sections import Config
 from kmsd.config.settings import parse
-from tests.golden import configuration, tests_page
+from tests.golden import configuration, manual, tests_page
 from tests.golden.generate import KEYS_PAGE, MATRIX, PAGE, keys_page, matrix, page
 
 
@@ -37,6 +37,12 @@ def test_key_state_matrix() -> None:
 def test_reference_of_the_configuration(path: Path) -> None:
     """The page and the examples are what kmsd/config/sections.py says: run scripts/configuration-reference."""
     assert path.read_text() == configuration.documents()[path]
+
+
+@pytest.mark.parametrize("path", manual.documents(), ids=lambda path: path.name)
+def test_man_pages_and_completions(path: Path) -> None:
+    """They are what the parser of the command line and the settings say: run scripts/manual."""
+    assert path.read_text() == manual.documents()[path]
 
 
 @pytest.mark.parametrize("path", [configuration.EXAMPLE, configuration.TRIAL], ids=lambda path: path.name)

@@ -21,6 +21,7 @@ FOLDERS = {
     "golden": "formats of every earlier release, and pages that are generated",
     "e2e": "the daemon as processes: commands, reload, TLS, backup, stock clients",
     "host": "a booted Debian with systemd, and every command of the pages",
+    "packaging": "the Debian package, the wheel and the source distribution",
 }
 """The folders that are shown, in the order of the page."""
 

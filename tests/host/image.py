@@ -27,6 +27,10 @@ PACKAGES = (
 )
 
 
+Make = Callable[[Path], None]
+"""Makes the folder that it is given."""
+
+
 class UnavailableError(Exception):
     """This machine cannot make or boot the host; the text says why."""
 
@@ -39,8 +43,8 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kmsd-tests"
 
 
-def debian() -> Path:
-    """The root of the Debian; its files belong to root."""
+def debian(suite: str = SUITE, packages: tuple[str, ...] = PACKAGES) -> Path:
+    """The root of a Debian; its files belong to root."""
     if os.geteuid() != 0:
         raise UnavailableError("making a Debian takes root")
     if shutil.which("mmdebstrap") is None:
@@ -48,10 +52,10 @@ def debian() -> Path:
     mirror = [os.environ["KMSD_TEST_MIRROR"]] if "KMSD_TEST_MIRROR" in os.environ else []
 
     def make(folder: Path) -> None:
-        options = ["--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        _run("mmdebstrap", *options, SUITE, str(folder), *mirror)
+        options = ["--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
+        _run("mmdebstrap", *options, suite, str(folder), *mirror)
 
-    return _kept("debian", " ".join((SUITE, *PACKAGES, *mirror)).encode(), make)
+    return kept("debian", " ".join((suite, *packages, *mirror)).encode(), make)
 
 
 def wheels() -> Path:
@@ -64,7 +68,7 @@ def wheels() -> Path:
         requirements = [word for file in files for word in ("-r", str(file))]
         _run(sys.executable, "-m", "pip", "download", "--quiet", *options, *requirements, "--dest", str(folder))
 
-    return _kept("wheels", b"".join(file.read_bytes() for file in files), make)
+    return kept("wheels", b"".join(file.read_bytes() for file in files), make)
 
 
 def checkout(target: Path) -> None:
@@ -77,7 +81,8 @@ def checkout(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
 
 
-def _kept(kind: str, inputs: bytes, make: Callable[[Path], None]) -> Path:
+def kept(kind: str, inputs: bytes, make: Make) -> Path:
+    """The folder of this kind that was made from these inputs."""
     path = cache() / f"{kind}-{hashlib.sha256(inputs).hexdigest()[:16]}"
     with _alone(kind):
         if not path.exists():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.host.service import Service
+from tests.host.machine import Machine
 
 CLIENTS = 10
 PAUSE_SECONDS = 0.1
@@ -16,11 +17,20 @@ RETRYABLE = {500, 502, 503, 504}
 """Statuses after which the AWS SDKs try again by themselves."""
 
 
+class Site(Protocol):
+    """A daemon on a host."""
+
+    host: Machine
+
+    def client(self) -> Any:
+        """boto3; its sockets are the host's within `host.network()` alone."""
+
+
 @dataclass
 class Knocking:
     """Ten clients, each of which encrypts every 100 ms; a context manager."""
 
-    service: Service
+    service: Site
     key_id: str
     answers: Counter[str] = field(default_factory=Counter)
     """Calls by what became of them: `ok`, an error's status and name, or what botocore says of a connection."""

@@ -23,7 +23,7 @@ SO_PIN, PIN = "so-pin-0001\n", "user-pin-0001\n"
 
 
 def test_no_command_of_the_pages_is_left_out() -> None:
-    """Each block of shell commands bears a mark, and so is run below."""
+    """Each block of shell commands bears a mark, and so is run below, or in test_package.py."""
     assert {page: unmarked(page) for page in PAGES if unmarked(page)} == {}
 
 
@@ -49,7 +49,7 @@ def test_a_bare_host_to_a_first_encryption(bare: Machine) -> None:
 
 def test_the_page_of_installation(bare: Machine) -> None:
     """docs/install.md, "Set up for production" and after: from the installation to the removal."""
-    names = [name for name in blocks("docs/install.md") if not name.startswith("try-")]
+    names = [name for name in blocks("docs/install.md") if not name.startswith(("try-", "package-"))]
     bring_hsm(bare)
     bare.boot()
     make_token(bare, SO_PIN.strip(), PIN.strip())

@@ -18,7 +18,7 @@ KEY, ACCESS_KEY = "alias/first", "ACCESS-KEY"
 SO_PIN = "--so-pin-file /etc/hostname"
 """A wrong one, which is not offered either."""
 COMMANDS = (
-    *("init", "check", "check --no-token", "migrate", "reload", "--version"),
+    *("init", "check", "check --no-token", "status", "migrate", "reload", "--version"),
     *("user create billing", "user put-policy admin --policy -", "user list", "user delete billing"),
     *("access-key create admin", "access-key list admin", f"access-key disable {ACCESS_KEY}"),
     *(f"access-key enable {ACCESS_KEY}", f"access-key delete {ACCESS_KEY}"),
@@ -31,6 +31,8 @@ COMMANDS = (
         "jobs run rotation",
         "jobs confirm-clock",
         "audit verify",
+        "audit published",
+        "migrate --to sqlite",
         "audit show --since 1h",
         "audit checkpoints",
         "audit public-key",

@@ -51,14 +51,20 @@ _making = threading.Lock()
 
 
 def client(
-    endpoint: str, credentials: Credentials, service: str = "kms", *, authority: Path | None = None, **options: Any
+    endpoint: str,
+    credentials: Credentials,
+    service: str = "kms",
+    *,
+    authority: Path | None = None,
+    region: str = REGION,
+    **options: Any,
 ) -> Any:
     """A boto3 client without retries: a test wants to see the first answer. `authority`: PEM file to trust, for TLS."""
     config = botocore.config.Config(retries={"total_max_attempts": 1}, **options)
     with _making:
         return _session.client(
             service,
-            region_name=REGION,
+            region_name=region,
             endpoint_url=endpoint,
             aws_access_key_id=credentials.access_key_id,
             aws_secret_access_key=credentials.secret,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kmsd.daemon import worker
+from kmsd.daemon import worker_spec
 from tests.support.audit_trail import trail_records
 from tests.support.clients import ACCOUNT, REGION, Credentials, client
 from tests.support.polling import until
@@ -205,7 +205,7 @@ class Daemon:
 
     def workers(self) -> list[int]:
         """Process ids of its workers."""
-        return [pid for pid in self.children() if name_of(pid).startswith(worker.NAME)]
+        return [pid for pid in self.children() if name_of(pid).startswith(worker_spec.WORKER)]
 
     def children(self) -> list[int]:
         """Process ids of all that it has started, and that have not ended."""

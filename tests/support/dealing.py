@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-FIRST = ("tests/host", "tests/faults", "tests/e2e", "tests/contract", "tests/api")
+FIRST = ("tests/host", "tests/packaging", "tests/faults", "tests/e2e", "tests/contract", "tests/api")
 """Folders whose files take long; begun last, one of them would be waited for."""
 
 

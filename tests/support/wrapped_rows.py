@@ -35,7 +35,7 @@ class Rows:
             yield connection
 
     def change(self, statement: str, *rows: dict[str, Any], **values: Any) -> None:
-        """Run a statement that changes at least one row: for each of some rows in one transaction, or once with some values."""
+        """Run a statement that changes at least one row, with `values`, or with each of `rows` in one transaction."""
         with self.opened() as connection:
             for row in rows or (values,):
                 assert connection.execute(statement, row).rowcount > 0, statement

@@ -69,7 +69,7 @@ def test_filters(options: dict[str, str], wanted: list[int], tmp_path: Path) -> 
     assert [index for index, record in enumerate(RECORDS) if chosen.fits(record)] == wanted
     lines = chained(Head(), [json.dumps(record, separators=(",", ":")).encode() for record in RECORDS])[0]
     (tmp_path / "worker-0.00000001.20261121.trail").write_bytes(lines)
-    found = records.records(tmp_path, containing=chosen.containing, from_day=chosen.from_day)
+    found = records.records([tmp_path], containing=chosen.containing, from_day=chosen.from_day)
     assert [RECORDS.index(record) for record in found if chosen.fits(record)] == wanted
 
 
@@ -86,7 +86,7 @@ def test_writers_are_merged_by_time(tmp_path: Path) -> None:
     for writer, chosen in (("worker-0", RECORDS[::2]), ("worker-1", RECORDS[1::2])):
         lines = chained(Head(), [json.dumps(record).encode() for record in chosen])[0]
         (tmp_path / f"{writer}.00000001.20261121.trail").write_bytes(lines)
-    assert list(records.records(tmp_path)) == RECORDS
+    assert list(records.records([tmp_path])) == RECORDS
 
 
 def test_columns() -> None:

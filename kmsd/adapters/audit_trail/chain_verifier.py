@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +13,7 @@ import msgspec
 from kmsd.adapters.audit_trail import checkpoint_evidence
 from kmsd.adapters.audit_trail.checkpoint_evidence import CheckpointEvidence, Signatures
 from kmsd.adapters.audit_trail.format import (
+    ABOUT_SIGNING,
     FORMAT,
     GENESIS,
     OWN,
@@ -32,7 +33,6 @@ CHUNK = 8 * 1024 * 1024
 SLACK = 10
 """Checkpoint intervals without a signature after which unsigned lines are a finding."""
 _PARTS = 3
-_ABOUT_SIGNING = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
 def opening(line: bytes) -> dict[str, Any] | None:
@@ -44,11 +44,15 @@ def opening(line: bytes) -> dict[str, Any] | None:
     return members if members is not None and members.get("kmsd") == "open" else None
 
 
-def lines_of(path: Path) -> Iterator[tuple[list[bytes], bytes]]:
-    """Yield a file's lines in large lists; with the last list, the bytes after the last newline. Raises OSError."""
+def lines_of(path: Path, advance: Callable[[int], object] = lambda _: None) -> Iterator[tuple[list[bytes], bytes]]:
+    """Yield a file's lines in large lists; with the last list, the bytes after the last newline. Raises OSError.
+
+    `advance` is called with the number of bytes read.
+    """
     rest = b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
+            advance(len(chunk))
             lines = (rest + chunk).split(b"\n")
             rest = lines.pop()
             yield lines, b""
@@ -66,12 +70,13 @@ class ChainVerifier:
         report: VerificationReport,
         *,
         archived: bool,
+        advance: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._chain = Chain(writer)
         self._files = files
         self._signatures = signatures
         self._report = report
-        self._archived = archived
+        self._archived, self._advance = archived, advance
         self._name = files[0][0]
         self._line = 0
         """Lines of this file walked so far."""
@@ -96,7 +101,7 @@ class ChainVerifier:
         previous: FileName | None = None
         for name, path in self._files:
             self._start_file(name, previous)
-            for lines, rest in lines_of(path):
+            for lines, rest in lines_of(path, self._advance):
                 self._walk(lines)
                 if rest:
                     self._finding("the last line has no end: a crash tore it, or something was cut off")
@@ -282,7 +287,7 @@ class ChainVerifier:
                     sequence,
                 )
         if self._unsigned is None:
-            if sequence > self._chain.covered and not record.startswith(_ABOUT_SIGNING):
+            if sequence > self._chain.covered and not record.startswith(ABOUT_SIGNING):
                 self._unsigned = record
             else:
                 self._wanted.setdefault(sequence + 1, [])

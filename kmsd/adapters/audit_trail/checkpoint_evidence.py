@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kmsd.adapters.audit_trail.format import Checkpoint, Malformed, checkpoint_of, control_members, split
 
 _MARK = b' {"kmsd":"checkpoint"'
+_ANCHOR = b' {"kmsd":"anchor"'
 
 
 class BadKey(ValueError):
@@ -85,6 +86,21 @@ def in_trail(path: Path) -> Iterator[CheckpointEvidence]:
             claim = _claim_in(line[:-1], path.name) if _MARK in line and line.endswith(b"\n") else None
             if claim is not None:
                 yield claim
+
+
+def of_other_nodes(path: Path) -> Iterator[CheckpointEvidence]:
+    """Yield the checkpoints of other nodes that a file of a trail records. Skips damaged lines. Raises OSError."""
+    with path.open("rb") as file:
+        for line in file:
+            if _ANCHOR not in line or not line.endswith(b"\n"):
+                continue
+            try:
+                head, record = split(line[:-1])
+                members = msgspec.convert((control_members(record) or {}).get("checkpoint"), dict[str, object])
+                checkpoint = checkpoint_of(members)
+            except (Malformed, msgspec.ValidationError):
+                continue
+            yield CheckpointEvidence(checkpoint, f"{path} (record {head.sequence})")
 
 
 def _is_torn(line: bytes) -> bool:

@@ -60,9 +60,10 @@ class Checkpointer:
         append: Append,
         copy: Copy,
         signer: Signer | None,
+        node_id: str = "",
     ) -> None:
         self.signer = signer
-        self._writer = writer
+        self._writer, self._node_id = writer, node_id
         self._interval = interval
         self._now = now
         self._append = append
@@ -125,7 +126,7 @@ class Checkpointer:
         digest = head.digest.decode()
         message = Checkpoint.message(self._writer, head.sequence, digest, at)
         signature = base64.b64encode(await signer.sign(sha256(message).digest())).decode()
-        checkpoint = Checkpoint(self._writer, head.sequence, digest, at, signature)
+        checkpoint = Checkpoint(self._writer, head.sequence, digest, at, signature, self._node_id)
         await self._append(checkpoint.line())
         self._covered = head.sequence
         if self._delayed:
@@ -134,11 +135,7 @@ class Checkpointer:
         # An operator who keeps this line elsewhere can prove the length of the trail (`kmsd audit verify --anchor`).
         log.info(
             "audit checkpoint",
-            writer=self._writer,
-            sequence=head.sequence,
-            hash=digest,
-            at=at,
-            signature=signature,
+            **checkpoint.members(),
         )
         await self._copy(checkpoint.line())
 

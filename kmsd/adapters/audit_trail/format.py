@@ -25,6 +25,8 @@ COPIES = "checkpoints.jsonl"
 """File beside the trail with a copy of every writer's checkpoints. It reveals a tail cut off by mistake or in haste."""
 OWN = b'{"kmsd":'
 """Prefix of control lines. No audit record begins with it."""
+ABOUT_SIGNING = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"', b'{"kmsd":"anchor"')
+"""Prefixes of control lines that need no checkpoint themselves."""
 WRITER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _NAME = re.compile(r"(?P<writer>[a-z][a-z0-9-]{0,31})\.(?P<number>[0-9]{8})\.(?P<day>[0-9]{8})\.trail")
 _HASH_LENGTH = 64
@@ -40,6 +42,13 @@ class Head(msgspec.Struct, frozen=True):
 
     sequence: int = 0
     digest: bytes = GENESIS
+
+
+class TrailNode(msgspec.Struct, frozen=True):
+    """Host whose processes write a trail, where several hosts share a database. Empty: there is one host."""
+
+    node_id: str = ""
+    name: str = ""
 
 
 class FileName(msgspec.Struct, frozen=True, order=True):
@@ -105,7 +114,7 @@ def split(line: bytes) -> tuple[Head, bytes]:
 
 
 def control_line(kind: str, at: datetime, **members: Any) -> bytes:
-    """Encode a line about the trail itself: `open`, `start`, `checkpoint`, `unsigned`, `recovered`, `stop`."""
+    """Encode a line about the trail itself. docs/audit.md lists its kinds."""
     return msgspec.json.encode({"kmsd": kind, "at": instant(at), **members})
 
 
@@ -153,6 +162,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     at: str
     signature: str
     """Base64 of the DER ECDSA signature (P-256, SHA-256) over `message`."""
+    node: str = ""
+    """Id of the node whose chain it is. Not signed: the hash commits to the node, which a file's first line names."""
 
     @staticmethod
     def message(writer: str, sequence: int, digest: str, at: str) -> bytes:
@@ -173,12 +184,16 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     def line(self) -> bytes:
         """Return the JSON text as it is in the trail, in the copies and in an anchor."""
-        return msgspec.json.encode({"kmsd": "checkpoint", **msgspec.structs.asdict(self)})
+        return msgspec.json.encode({"kmsd": "checkpoint", **self.members()})
+
+    def members(self) -> dict[str, Any]:
+        """Return the members of its line; one host's checkpoints name no node."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value or name != "node"}
 
 
 def checkpoint_of(members: dict[str, Any]) -> Checkpoint:
     """Return the checkpoint in the members of its line, or of a log event that has them. Raises `Malformed`."""
-    wanted = {name: members.get(name) for name in Checkpoint.__struct_fields__}
+    wanted = {name: members[name] for name in Checkpoint.__struct_fields__ if name in members}
     try:
         found = msgspec.convert(wanted, Checkpoint)
     except msgspec.ValidationError as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _PARTS = 3
 
 
-def records(directory: Path, *, containing: bytes = b"", from_day: str = "") -> Iterator[dict[str, Any]]:
-    """Yield audit records that contain `containing`, from files written to on `from_day` (`20261122`) or later.
+def records(directories: Sequence[Path], *, containing: bytes = b"", from_day: str = "") -> Iterator[dict[str, Any]]:
+    """Yield audit records of one trail or several that contain `containing`.
 
-    Records of earlier days may be among them. Unreadable lines are skipped. Raises OSError.
+    Files that were last written to before `from_day` (`20261122`) are left out; records of earlier days may be among
+    them. Unreadable lines are skipped. Raises OSError.
     """
     streams = [
         _of_writer([path for name, path in _since(found, from_day)], containing)
+        for directory in directories
         for found in files_of(directory).values()
     ]
     return heapq.merge(*streams, key=lambda record: str(record.get("eventTime", "")))

@@ -27,6 +27,8 @@ class TrailEnd(msgspec.Struct, frozen=True):
     """True if a complete line within the window does not follow from the previous one. No crash causes that."""
     public_key: bytes | None
     """Key that the file's first line pins."""
+    node_id: str
+    """Node that the first line names; empty: none."""
 
 
 def read(path: Path, window: int = WINDOW) -> TrailEnd:
@@ -44,7 +46,7 @@ def read(path: Path, window: int = WINDOW) -> TrailEnd:
         lines = lines[1:]
     head, damaged = _follow(lines)
     last_line = lines[-1] + b"\n" if lines else b""
-    return TrailEnd(head, start + whole, last_line, torn, damaged, _pinned(first))
+    return TrailEnd(head, start + whole, last_line, torn, damaged, *_pinned(first))
 
 
 def _follow(lines: list[bytes]) -> tuple[Head, bool]:
@@ -63,12 +65,13 @@ def _follow(lines: list[bytes]) -> tuple[Head, bool]:
     return head, damaged
 
 
-def _pinned(first: bytes) -> bytes | None:
+def _pinned(first: bytes) -> tuple[bytes | None, str]:
+    """Return the key that the first line pins, and the node that it names."""
     try:
-        members = control_members(split(first.rstrip(b"\n"))[1])
-        return None if members is None else pinned_key(members)
+        members = control_members(split(first.rstrip(b"\n"))[1]) or {}
+        return pinned_key(members), str(members.get("nodeId", ""))
     except Malformed:
-        return None
+        return None, ""
 
 
 def ends_with(path: Path, end: int, last_line: bytes) -> bool:

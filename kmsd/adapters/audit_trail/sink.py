@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kmsd.adapters.audit_trail.checkpointer import Checkpointer, Interval, Signer
-from kmsd.adapters.audit_trail.format import OWN, WRITER, Head, control_line
+from kmsd.adapters.audit_trail.format import ABOUT_SIGNING, OWN, WRITER, Checkpoint, Head, TrailNode, control_line
 from kmsd.adapters.audit_trail.forwarder import Forwarder, destination_for
 from kmsd.adapters.audit_trail.group_commit import GroupCommit, SyncStatistics, Uncancellable, unavailable
 from kmsd.adapters.audit_trail.writer import TrailWriter, WriterBusy, WriterSettings
@@ -44,6 +44,8 @@ class SinkSettings(msgspec.Struct, frozen=True):
     """Size of the write-ahead log in bytes; 0: none (`kmsd.adapters.audit_trail.write_ahead_log`)."""
     expects_more: Callable[[], bool] = lambda: False
     """Returns True if running calls will still write records."""
+    node: TrailNode = TrailNode()
+    """This host, if it is one of several. Each record names it."""
 
 
 class TrailSink:
@@ -55,6 +57,8 @@ class TrailSink:
         self._settings = settings
         self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
         self._commit = GroupCommit(writer, self._written, settings.expects_more)
+        self._end = b',"node":%b}' % msgspec.json.encode(settings.node.name) if settings.node.node_id else b""
+        """End of each record that names the node; empty if there is one host."""
         self._checkpoints = Checkpointer(
             writer.writer,
             writer.head,
@@ -63,6 +67,7 @@ class TrailSink:
             append=self._append_own,
             copy=self._copy_checkpoint,
             signer=signer,
+            node_id=settings.node.node_id,
         )
         self._probed = float("-inf")
         self._file = writer.file
@@ -87,7 +92,11 @@ class TrailSink:
         for target in given.forward:
             destination_for(target, writer)
         files = WriterSettings(
-            given.file_bytes, given.interval.lines, given.interval.seconds, ahead_bytes=given.ahead_bytes
+            given.file_bytes,
+            given.interval.lines,
+            given.interval.seconds,
+            ahead_bytes=given.ahead_bytes,
+            node=given.node,
         )
         if signer is not None:
             files = replace(files, public_key=signer.public_key, token_serial=signer.token_serial)
@@ -118,6 +127,12 @@ class TrailSink:
         return self._checkpoints.signer is not None
 
     @property
+    def public_key(self) -> bytes | None:
+        """DER SubjectPublicKeyInfo of the key that signs; None if there is none yet."""
+        signer = self._checkpoints.signer
+        return None if signer is None else signer.public_key
+
+    @property
     def statistics(self) -> tuple[SyncStatistics, int]:
         """Statistics of the syncs, and the number of unsigned lines, for metrics."""
         return self._commit.statistics, self._checkpoints.unsigned
@@ -133,6 +148,8 @@ class TrailSink:
     async def append(self, record: bytes) -> None:
         if record.startswith(OWN) or b"\n" in record:
             raise AuditUnavailable("not an audit record")
+        if self._end:
+            record = record[:-1] + self._end
         done = Uncancellable()
         try:
             await self._commit.append(record, done)
@@ -164,6 +181,15 @@ class TrailSink:
         """Record that this chain was restored from a backup, and continue it. Raises `AuditUnavailable`."""
         await self._commit.append(control_line("restored", self._settings.now(), writer=self.writer, **members))
 
+    async def record_anchor(self, checkpoint: Checkpoint) -> None:
+        """Record the checkpoint of another node: its trail cannot be cut before it any more without being found.
+
+        Raises `AuditUnavailable`.
+        """
+        await self._commit.append(
+            control_line("anchor", self._settings.now(), writer=self.writer, checkpoint=checkpoint.members())
+        )
+
     async def close(self) -> None:
         """Write a last line and a last checkpoint if this process has written anything; close all files."""
         try:
@@ -191,16 +217,13 @@ class TrailSink:
     def _written(self, head: Head, records: Sequence[bytes]) -> None:
         """Update checkpoints and forwarders. Called on the event loop after each sync."""
         self._durable = head.sequence
-        own = all(record.startswith(_CHECKPOINT_LINES) for record in records)
+        own = all(record.startswith(ABOUT_SIGNING) for record in records)
         self._checkpoints.written(head, own=own)
         if self._writer.file != self._file:
             self._file = self._writer.file
             self._checkpoints.sign_soon()
         for forwarder in self._forwarders:
             forwarder.offer(records)
-
-
-_CHECKPOINT_LINES = (b'{"kmsd":"checkpoint"', b'{"kmsd":"unsigned"')
 
 
 def _acquire_chain(

@@ -7,8 +7,9 @@ or from an anchor kept elsewhere. docs/audit.md lists what it cannot detect.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kmsd.adapters.audit_trail import checkpoint_evidence
 from kmsd.adapters.audit_trail.chain_verifier import UNSIGNED, ChainVerifier, opening
@@ -20,33 +21,109 @@ from kmsd.adapters.audit_trail.verification_report import TrailFinding, Verifica
 def verify(
     directory: Path, public_keys: Sequence[bytes] = (), anchors: Sequence[Readable] = (), *, archived: bool = False
 ) -> VerificationReport:
-    """Verify every chain in `directory`.
+    """Verify every chain in `directory`, as `verify_nodes` does for several."""
+    return verify_nodes([directory], public_keys, anchors, archived=archived)[0]
 
-    Without `public_keys`, trust the key that the oldest file pins. With `archived`, the oldest files may have been
-    moved away. Raises OSError if the files cannot be read, `BadKey` if the pinned key is not a P-256 public key.
+
+def verify_nodes(
+    directories: Sequence[Path],
+    public_keys: Sequence[bytes] = (),
+    anchors: Sequence[Readable] = (),
+    *,
+    archived: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> list[VerificationReport]:
+    """Verify every chain in each directory: the trails of several nodes, or one. Return a report for each.
+
+    Checkpoints that nodes recorded of one another are evidence. Without `public_keys`, trust the key that the oldest
+    file of a directory pins. With `archived`, the oldest files may have been moved away. Raises OSError if the files
+    cannot be read, `BadKey` if the pinned key is not a P-256 public key. `advance` is called with bytes that are done.
     """
-    report = VerificationReport(public_keys=tuple(public_keys))
+    trails = [_Trail(directory, archived=archived) for directory in directories]
+    for trail in trails:
+        trail.report.public_keys = tuple(public_keys)
     # Read copies and anchors before the trail: a line is in the trail before its checkpoint is anywhere.
-    outside = [*_copies(directory, report), *_anchored(anchors, report)]
-    files = files_of(directory)
-    if not public_keys:
-        report.public_keys, report.pinned = _pinned_keys(files), True
-    signatures = Signatures(report.public_keys)
-    for writer, found in files.items():
-        walk = ChainVerifier(writer, found, signatures, report, archived=archived)
-        report.chains.append(walk.run([claim for claim in outside if claim.checkpoint.writer == writer]))
-    for claim in outside:
-        if claim.checkpoint.writer in files:
-            continue
-        if not signatures.holds(claim.checkpoint):
-            # A finding even with `archived`: an edited writer name must not pass for an archived writer.
-            report.findings.append(TrailFinding(claim.place, claim.line, 0, UNSIGNED))
-        elif not archived:
-            text = f"a checkpoint names the writer {claim.checkpoint.writer}, but all its files are missing"
-            report.findings.append(TrailFinding(claim.place, claim.line, 0, text))
-    if not files:
-        report.findings.append(TrailFinding(str(directory), 0, 0, "there is no trail here"))
-    return report
+    for trail in trails:
+        trail.outside += _copies(trail.directory, trail.report)
+    found = [*_anchored(anchors, trails[0].report), *(claim for trail in trails for claim in trail.of_others())]
+    _assign(found, trails)
+    for trail in trails:
+        trail.verify(advance)
+    return [trail.report for trail in trails]
+
+
+def nodes_of(directory: Path) -> set[str]:
+    """Return the ids of the nodes that the files of a trail name; empty for the trail of a host that is none.
+
+    There is more than one if a host was removed and joined again. Raises OSError.
+    """
+    opened = (_opening(path) for found in files_of(directory).values() for _, path in found)
+    return {str(members["nodeId"]) for members in opened if members is not None and "nodeId" in members}
+
+
+class _Trail:
+    """The trail in one directory, and what is known of it from elsewhere."""
+
+    def __init__(self, directory: Path, *, archived: bool) -> None:
+        self.directory, self._archived = directory, archived
+        self._files = files_of(directory)
+        self.report = VerificationReport()
+        self.outside: list[CheckpointEvidence] = []
+        """Checkpoints from elsewhere."""
+        self.nodes = nodes_of(directory)
+
+    def of_others(self) -> Iterator[CheckpointEvidence]:
+        """Yield the checkpoints of other nodes that this trail records."""
+        for found in self._files.values():
+            for _, path in found:
+                yield from checkpoint_evidence.of_other_nodes(path)
+
+    def verify(self, advance: Callable[[int], object]) -> None:
+        """Verify every chain, and what is known of chains that are not here."""
+        report, files = self.report, files_of(self.directory)
+        if not report.public_keys:
+            report.public_keys, report.pinned = _pinned_keys(files), True
+        signatures = Signatures(report.public_keys)
+        for writer, found in files.items():
+            walk = ChainVerifier(writer, found, signatures, report, archived=self._archived, advance=advance)
+            report.chains.append(walk.run([claim for claim in self.outside if claim.checkpoint.writer == writer]))
+        for claim in self.outside:
+            if claim.checkpoint.writer in files:
+                continue
+            if not signatures.holds(claim.checkpoint):
+                # A finding even with `archived`: an edited writer name must not pass for an archived writer.
+                report.findings.append(TrailFinding(claim.place, claim.line, 0, UNSIGNED))
+            elif not self._archived:
+                text = f"a checkpoint names the writer {claim.checkpoint.writer}, but all its files are missing"
+                report.findings.append(TrailFinding(claim.place, claim.line, 0, text))
+        if not files:
+            report.findings.append(TrailFinding(str(self.directory), 0, 0, "there is no trail here"))
+
+
+def _assign(found: Sequence[CheckpointEvidence], trails: Sequence[_Trail]) -> None:
+    """Give each checkpoint to the trail of its node. One that names no node is of the only trail."""
+    first, elsewhere = trails[0], set[str]()
+    seen: dict[str, Path] = {}
+    for trail in trails:
+        for node in trail.nodes:
+            if node in seen:
+                text = f"{seen[node]} is a trail of the same node, {node}: one is a copy of the other"
+                trail.report.findings.append(TrailFinding(str(trail.directory), 0, 0, text))
+            seen[node] = trail.directory
+    for claim in found:
+        node = claim.checkpoint.node
+        of_node = [trail for trail in trails if node in trail.nodes]
+        if not node and len(trails) == 1:
+            first.outside.append(claim)
+        elif not node:
+            text = "this checkpoint names no node: verify the trail that it belongs to by itself"
+            first.report.findings.append(TrailFinding(claim.place, claim.line, 0, text))
+        elif of_node:
+            of_node[0].outside.append(claim)
+        else:
+            elsewhere.add(node)
+    for node in sorted(elsewhere):
+        first.report.notes.append(f"there are checkpoints of the node {node}, whose trail was not given")
 
 
 def _copies(directory: Path, report: VerificationReport) -> list[CheckpointEvidence]:
@@ -77,8 +154,7 @@ def _pinned_keys(files: dict[str, list[tuple[FileName, Path]]]) -> tuple[bytes, 
     """Return the key pinned by the oldest file that pins one."""
     oldest = sorted((name.day, name.number, name.writer, path) for found in files.values() for name, path in found)
     for _, _, _, path in oldest:
-        with path.open("rb") as file:
-            members = opening(file.readline(65536).rstrip(b"\n"))
+        members = _opening(path)
         try:
             key = None if members is None else pinned_key(members)
         except Malformed as exc:
@@ -86,3 +162,9 @@ def _pinned_keys(files: dict[str, list[tuple[FileName, Path]]]) -> tuple[bytes, 
         if key is not None:
             return (checkpoint_evidence.public_key_of(key),)
     return ()
+
+
+def _opening(path: Path) -> dict[str, Any] | None:
+    """Return the members of a file's first line; None if it is not a valid `open` line. Raises OSError."""
+    with path.open("rb") as file:
+        return opening(file.readline(65536).rstrip(b"\n"))

@@ -25,6 +25,7 @@ from kmsd.adapters.audit_trail.format import (
     FORMAT,
     FileName,
     Head,
+    TrailNode,
     chained,
     control_line,
     files_of,
@@ -57,6 +58,7 @@ class WriterSettings(msgspec.Struct, frozen=True):
     public_key: bytes | None = None
     """DER SubjectPublicKeyInfo of the audit key; None until `kmsd init` has created it."""
     token_serial: str = ""
+    node: TrailNode = TrailNode()
     ahead_bytes: int = 0
     """Bytes of the write-ahead log, for processes that write much; 0: none, each batch is synced in the trail."""
 
@@ -137,7 +139,8 @@ class TrailWriter:
                 continue  # a process died between creating this file and its first line: it is created again
             self._name = self._last = name
             self.head, self._durable_bytes, self._last_line = end.head, end.durable, end.last_line
-            self._fresh_file = end.damaged or end.public_key != self.settings.public_key
+            pinned = (end.public_key, end.node_id)
+            self._fresh_file = end.damaged or pinned != (self.settings.public_key, self.settings.node.node_id)
             if end.damaged:
                 found["damaged"] = str(name)
             break
@@ -305,7 +308,8 @@ class TrailWriter:
         return [line for line in self._preface if not line.startswith(b'{"kmsd":"%b"' % kind)]
 
     def _opening(self, name: FileName, now: datetime, before: FileName | None) -> bytes:
-        key = self.settings.public_key
+        key, node = self.settings.public_key, self.settings.node
+        named = {"nodeId": node.node_id, "node": node.name} if node.node_id else {}
         return control_line(
             "open",
             now,
@@ -320,6 +324,7 @@ class TrailWriter:
             tokenSerial=self.settings.token_serial,
             checkpointLines=self.settings.checkpoint_lines,
             checkpointSeconds=self.settings.checkpoint_seconds,
+            **named,
         )
 
     def _reopen(self) -> None:

@@ -12,12 +12,14 @@ import structlog
 from kmsd.adapters.postgres import schema, statistics
 from kmsd.adapters.postgres.access import NO_NODE, Member
 from kmsd.adapters.postgres.settings import PostgresSettings
-from kmsd.adapters.postgres.store import PostgresStore
+from kmsd.adapters.postgres.store import PostgresStore, PostgresTransaction
+from kmsd.adapters.postgres.tables import PostgresTables, set_triggers
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sql.statistics import Statistics
+from kmsd.adapters.sql.tables import MOVED, TablesOfDatabase
 from kmsd.cloudwatch_logs.ports import LogStore
 from kmsd.event_loop.tasks import cancel_and_wait
-from kmsd.ports import StoreError
+from kmsd.ports import Node, StoreError
 
 HEARTBEAT_SECONDS = 5.0
 """Seconds between two heartbeats: several fit into the time after which a process counts as ended."""
@@ -37,7 +39,7 @@ class PostgresDatabase(Database):
 
     async def exists(self) -> bool:
         async with schema.connected(self._settings) as session:
-            return await schema.version(session) > 0
+            return (await schema.version(session)).number > 0
 
     async def create(self) -> None:
         await schema.create(self._settings)
@@ -45,9 +47,9 @@ class PostgresDatabase(Database):
     async def schema(self) -> int:
         async with schema.connected(self._settings) as session:
             present = await schema.version(session)
-        if present == 0:
+        if present.number == 0:
             schema.require_known(present)
-        return present
+        return present.number
 
     def newest(self) -> int:
         return schema.newest()
@@ -77,6 +79,25 @@ class PostgresDatabase(Database):
             if (await session.fetch("SHOW fsync"))[0][0] != "on":
                 found.append("fsync is off: the server loses what was acknowledged when its host loses power")
             return found
+
+    @asynccontextmanager
+    async def tables(self) -> AsyncIterator[TablesOfDatabase]:
+        async with schema.reading(self._settings) as session:
+            yield PostgresTables(session)
+
+    @asynccontextmanager
+    async def creating(self, node: Node | None) -> AsyncIterator[TablesOfDatabase]:
+        async with schema.creating(self._settings) as session:
+            await set_triggers(session, MOVED, on=False)
+            yield PostgresTables(session)
+            await set_triggers(session, MOVED, on=True)
+            if node is not None:
+                await PostgresTransaction(Member(0), session).insert_node(node)
+            await session.execute("ANALYZE")
+
+    async def retire(self) -> str:
+        await schema.delete_nodes(self._settings)
+        return f"{self} has no nodes any more, and refuses every host"
 
     def open(self) -> AbstractAsyncContextManager[LogStore]:
         return self._opened(self._node_id)

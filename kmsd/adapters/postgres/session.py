@@ -65,6 +65,10 @@ class Session:
         """Run a statement, or several without values; return the server's command tag. Raises the port's errors."""
         return str(await self._finish(self._require().execute(sql, *values)))
 
+    async def copy_in(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Insert many rows by COPY. Raises the port's errors."""
+        await self._finish(self._require().copy_records_to_table(table, records=rows, columns=columns))
+
     async def ask(self, sql: str, *values: object) -> Sequence[asyncpg.Record]:
         """Run `fetch` for half the processor time, from a task that is never cancelled.
 

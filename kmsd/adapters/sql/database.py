@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kmsd.adapters.sql.statistics import Statistics
+    from kmsd.adapters.sql.tables import TablesOfDatabase
     from kmsd.cloudwatch_logs.ports import LogStore
+    from kmsd.ports import Node
 
 
 class Database(ABC):
@@ -47,6 +49,21 @@ class Database(ABC):
     @abstractmethod
     async def problems(self) -> Sequence[str]:
         """Return what an operator should change in its settings, for `kmsd check`."""
+
+    @abstractmethod
+    def tables(self) -> AbstractAsyncContextManager[TablesOfDatabase]:
+        """Open all tables to be read, as of one moment."""
+
+    @abstractmethod
+    def creating(self, node: Node | None) -> AbstractAsyncContextManager[TablesOfDatabase]:
+        """Create the database, with empty tables, and `node` as its only node if it has nodes.
+
+        It exists from the end of the block on; if that raises, it does not. Raises `StoreConflict` if it exists.
+        """
+
+    @abstractmethod
+    async def retire(self) -> str:
+        """Make it unusable for every host, without deleting it. Return what has become of it, for operators."""
 
     @abstractmethod
     def open(self) -> AbstractAsyncContextManager[LogStore]:

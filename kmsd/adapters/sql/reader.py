@@ -18,7 +18,7 @@ from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.ports import DueKind, ServiceKey, SessionMac, StoreUnavailable, TokenObject
+from kmsd.ports import DueKind, KindOfMaterial, ServiceKey, SessionMac, StoreUnavailable, TokenObject
 
 DUE = {
     DueKind.DELETION: ("key", "deletion_at", "state = 'PendingDeletion'"),
@@ -60,6 +60,13 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
             return None
         materials = (row[_KEY_WIDTH:] for row in rows)
         return row_mapping.key(rows[0], [found for found in materials if found[row_mapping.STATUS] is not None])
+
+    async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
+        found = await self._all(
+            "SELECT spec, usage, algorithm, count(*) FROM material JOIN key USING (key_id) "
+            "GROUP BY spec, usage, algorithm"
+        )
+        return {row_mapping.kind_of_material(row): row[3] for row in found}
 
     async def key_ids(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._all("SELECT key_id FROM key"))

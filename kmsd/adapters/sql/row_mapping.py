@@ -25,7 +25,7 @@ from kmsd.domain.material import (
     WrappedMaterial,
 )
 from kmsd.domain.trusted_time import ClockSample, Uptime
-from kmsd.ports import ServiceKey, TokenObject
+from kmsd.ports import KindOfMaterial, ServiceKey, TokenObject
 
 Row = tuple[Any, ...]
 KeyKind = tuple[str, KeySpec, KeyUsage, Origin]
@@ -294,3 +294,14 @@ def imported_values(new: ImportedMaterial) -> tuple[Any, ...]:
 def service_key(row: Row) -> ServiceKey:
     """Convert a row (purpose, object_id, algorithm)."""
     return ServiceKey(purpose=row[0], object_id=row[1], algorithm=None if row[2] is None else Algorithm(row[2]))
+
+
+def kind_of_material(row: Row) -> KindOfMaterial:
+    """Convert a row (spec, usage, algorithm, …)."""
+    return KindOfMaterial(KeySpec(row[0]), KeyUsage(row[1]), Algorithm(row[2]) if row[2] else None)
+
+
+def maker_of(holder: str) -> int | None:
+    """Return the byte of the liveness lock of a lease's holder; None in rows of earlier releases."""
+    place = holder.rpartition(" ")[2]
+    return int(place) if place.isdecimal() and place != holder else None

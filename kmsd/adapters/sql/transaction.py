@@ -316,7 +316,7 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
 
     async def acquire_lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         for (held_by,) in await self._all("SELECT holder FROM lease WHERE name = ?", name):
-            if await self._gone([_maker_in(held_by)]):
+            if await self._gone([row_mapping.maker_of(held_by)]):
                 await self._run("DELETE FROM lease WHERE name = ?", name)
         lasts = until - now
         if self._judges_leases:
@@ -354,9 +354,3 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
     async def delete_tags(self, key_id: str, tag_keys: Sequence[str]) -> None:
         for tag_key in tag_keys:
             await self._run("DELETE FROM key_tag WHERE key_id = ? AND tag_key = ?", key_id, tag_key)
-
-
-def _maker_in(holder: str) -> int | None:
-    """Return the byte of the liveness lock of a lease's holder; None in rows of earlier releases."""
-    place = holder.rpartition(" ")[2]
-    return int(place) if place.isdecimal() and place != holder else None

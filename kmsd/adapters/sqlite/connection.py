@@ -97,7 +97,14 @@ def _require(path: Path) -> None:
 
 
 def create(path: Path) -> None:
-    """Create a new, empty database, readable by its owner only. Raises `StoreConflict` if the file exists.
+    """Create a new, empty database, readable by its owner only. Raises `StoreConflict` if the file exists."""
+    with creating(path):
+        pass
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """Create a database as `create` does, and let the block fill it under the path that it gets.
 
     The file gets its name only when it is complete: after a crash, simply call this again.
     """
@@ -111,6 +118,7 @@ def create(path: Path) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.close()
         migrate(new)
+        yield new
         os.link(new, path)  # never replaces an existing file
     except FileExistsError as exc:
         raise StoreConflict(f"{path} exists already") from exc

@@ -16,7 +16,9 @@ from kmsd.adapters.sqlite import connection
 
 if TYPE_CHECKING:
     from kmsd.adapters.sql.statistics import Statistics
+    from kmsd.adapters.sql.tables import TablesOfDatabase
     from kmsd.cloudwatch_logs.ports import LogStore
+    from kmsd.ports import Node
 
 
 class SqliteDatabase(Database):
@@ -53,6 +55,27 @@ class SqliteDatabase(Database):
 
     async def problems(self) -> Sequence[str]:
         return ()
+
+    @asynccontextmanager
+    async def tables(self) -> AsyncIterator[TablesOfDatabase]:
+        from kmsd.adapters.sqlite.tables import SqliteTables, transaction  # noqa: PLC0415 (as above)
+
+        with transaction(self._path) as opened:
+            yield SqliteTables(opened)
+
+    @asynccontextmanager
+    async def creating(self, node: Node | None) -> AsyncIterator[TablesOfDatabase]:
+        from kmsd.adapters.sqlite.tables import SqliteTables, without_triggers  # noqa: PLC0415 (as above)
+
+        if node is not None:
+            raise ValueError("a SQLite database has no nodes")
+        with connection.creating(self._path) as new, without_triggers(new) as opened:
+            yield SqliteTables(opened)
+
+    async def retire(self) -> str:
+        from kmsd.adapters.sqlite.tables import retire  # noqa: PLC0415 (as above)
+
+        return f"{self._path} is now {retire(self._path)}"
 
     def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
         return self.open()

@@ -19,6 +19,7 @@ from kmsd.cli.identities.change import CREATE, DELETE, UPDATE, Change
 from kmsd.cli.identities.document import Document, GrantEntry, KeyEntry, RoleEntry, UserEntry, is_same, parse
 from kmsd.cli.identities.keys_plan import KeysPlan, aliases_of, entry_of, named_grants_of
 from kmsd.cli.named_files import InputFile
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
 from kmsd.daemon.issuers import issuer_claims
 from kmsd.domain.key import Key
@@ -75,8 +76,10 @@ async def apply_file(config: Config, options: argparse.Namespace) -> int:
                 present = await _plan(transaction, config, wanted, now, prune=options.prune)
                 if [change.line for change in present] != [change.line for change in plan]:
                     raise TryLater("something was changed at this moment, and nothing was applied: try again")
-                for change in plan:
-                    await change.make(transaction)
+                with shown("applying", len(plan), "changes") as advance:
+                    for change in plan:
+                        await change.make(transaction)
+                        advance(1)
     return 0
 
 

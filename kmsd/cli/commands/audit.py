@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,16 @@ import msgspec
 
 from kmsd.adapters.audit_trail import records
 from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, pem_of, public_key_of
-from kmsd.adapters.audit_trail.format import fingerprint
+from kmsd.adapters.audit_trail.format import files_of, fingerprint
+from kmsd.adapters.audit_trail.node_anchors import line_of
 from kmsd.adapters.audit_trail.verification_report import VerificationReport
-from kmsd.adapters.audit_trail.verify import verify
+from kmsd.adapters.audit_trail.verify import verify_nodes
 from kmsd.app import audit_signer, open_components
 from kmsd.cli.commands.audit_filters import BadFilter, filter_of, row
+from kmsd.cli.commands.join import require_several_hosts
+from kmsd.cli.commands.operator_audit import reading
 from kmsd.cli.named_files import InputFile
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.exit_codes import InputRefused, NotFound, WrongUsage
@@ -64,6 +68,10 @@ def add_to(commands: Any) -> None:
     points = audit.add_parser("checkpoints", help="print all checkpoints, for an anchor outside this host")
     _add_directory(points)
     points.set_defaults(offline=run_checkpoints)
+    published: argparse.ArgumentParser = audit.add_parser(
+        "published", help="print the last checkpoint of each chain of all nodes, from the database"
+    )
+    published.set_defaults(run=run_published, needs_pin=False)
     key: argparse.ArgumentParser = audit.add_parser(
         "public-key", help="print the audit key's public half, from the token"
     )
@@ -71,18 +79,20 @@ def add_to(commands: Any) -> None:
 
 
 def _add_directory(command: argparse.ArgumentParser) -> None:
-    command.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="default: the configuration's")
+    command.add_argument(
+        "directories", nargs="*", type=Path, metavar="DIR", help="trails of several nodes; default: the configuration's"
+    )
 
 
 @contextmanager
-def _readable(directory: Path) -> Iterator[None]:
+def _readable(directories: Sequence[Path]) -> Iterator[None]:
     """Raise `NotFound` for a trail that cannot be read."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as exc:
-        raise NotFound(f"{exc.filename or directory} cannot be read: {exc.strerror}") from exc
+        raise NotFound(f"{exc.filename or directories[0]} cannot be read: {exc.strerror}") from exc
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -90,12 +100,20 @@ def run_verify(options: argparse.Namespace) -> int:
     keys = [_public_key(file) for file in options.public_key]
     started = time.monotonic()
     try:
-        with _readable(options.directory):
-            report = verify(options.directory, keys, options.anchor, archived=options.archived)
+        with _readable(options.directories):
+            files = [path for one in options.directories for found in files_of(one).values() for _, path in found]
+            total = sum(path.stat().st_size for path in files)
+            with shown("verifying", total, "B") as advance:
+                reports = verify_nodes(
+                    options.directories, keys, options.anchor, archived=options.archived, advance=advance
+                )
     except BadKey as exc:
-        raise InputRefused(f"{options.directory}: the trail pins a key that is none: {exc}") from exc
-    _print(report, time.monotonic() - started)
-    return EXIT_FOUND if report.findings else 0
+        raise InputRefused(f"the trail pins a key that is none: {exc}") from exc
+    for directory, report in zip(options.directories, reports, strict=True):
+        if len(reports) > 1:
+            print(f"{directory}:")
+        _print(report, time.monotonic() - started)
+    return EXIT_FOUND if any(report.findings for report in reports) else 0
 
 
 def _public_key(file: InputFile) -> bytes:
@@ -130,8 +148,8 @@ def run_show(options: argparse.Namespace) -> int:
     except BadFilter as exc:
         raise WrongUsage(str(exc)) from exc
     try:
-        with _readable(options.directory):
-            found = records.records(options.directory, containing=wanted.containing, from_day=wanted.from_day)
+        with _readable(options.directories):
+            found = records.records(options.directories, containing=wanted.containing, from_day=wanted.from_day)
             for record in found:
                 if wanted.fits(record):
                     print(row(record) if options.format == "columns" else msgspec.json.encode(record).decode())
@@ -144,9 +162,19 @@ def run_show(options: argparse.Namespace) -> int:
 
 def run_checkpoints(options: argparse.Namespace) -> int:
     """`kmsd audit checkpoints`: print the input of `verify --anchor`."""
-    with _readable(options.directory):
-        for line in records.checkpoints(options.directory):
-            print(line.decode())
+    with _readable(options.directories):
+        for directory in options.directories:
+            for line in records.checkpoints(directory):
+                print(line.decode())
+    return 0
+
+
+async def run_published(config: Config, _: argparse.Namespace) -> int:
+    """`kmsd audit published`: print what the nodes have published, as input of `verify --anchor`."""
+    require_several_hosts(config)
+    async with reading(config) as reader:
+        for row in await reader.checkpoints():
+            print(line_of(row).decode())
     return 0
 
 

@@ -14,9 +14,9 @@ from kmsd.backup import create, softhsm
 from kmsd.cli import data_owner
 from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.cli.os_errors import in_words
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
-from kmsd.database import require_own_database
 from kmsd.exit_codes import CommandError, ExistsAlready, NotFound
 
 
@@ -39,7 +39,6 @@ def add_to(commands: Any) -> None:
 
 def create_folder(config: Config, options: argparse.Namespace) -> None:
     """Create a missing target folder, for the user that owns the data. Raises `CommandError`, `ConfigError`."""
-    require_own_database(config)
     target = Path(options.target).absolute()
     if target.exists() or (target.suffix and not options.target.endswith("/")):
         return
@@ -67,7 +66,8 @@ async def run(config: Config, options: argparse.Namespace) -> int:
         parameters = {"path": str(target), "withToken": token_folder is not None}
         try:
             async with administrative_act(components, "CreateBackup", parameters) as act:
-                result = await create.create(components, signer, target, token_folder)
+                with shown("copying", _size(config, token_folder), "B") as advance:
+                    result = await create.create(components, signer, target, token_folder, advance)
                 act.elements = {
                     "backupId": result.manifest.backup_id,
                     "snapshotAt": result.manifest.snapshot_at,
@@ -82,6 +82,15 @@ async def run(config: Config, options: argparse.Namespace) -> int:
     if token_folder is not None:
         print("It holds the SoftHSM2 token: anyone who has it and the PIN has the keys.")
     return 0
+
+
+def _size(config: Config, token_folder: Path | None) -> int | None:
+    """Return about how many bytes are to be copied; None if the database is PostgreSQL's."""
+    if config.store.url:
+        return None
+    folders = [config.logs_dir, config.audit_dir, *([token_folder] if token_folder else [])]
+    files = [config.database, *(path for folder in folders for path in folder.rglob("*") if path.is_file())]
+    return sum(path.stat().st_size for path in files)
 
 
 def name_of_backup(now: datetime) -> str:

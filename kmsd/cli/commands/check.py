@@ -9,6 +9,7 @@ from typing import Any
 from kmsd import __version__
 from kmsd.app import SystemClock
 from kmsd.cli.commands import (
+    check_cbom,
     check_clock,
     check_files,
     check_host,
@@ -38,12 +39,18 @@ def add_to(commands: Any) -> None:
         "check", help="check configuration, host, token, database, policies", epilog=EXPLANATION
     )
     command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    command.add_argument(
+        "--cbom", action="store_true", help="print only which algorithms are used, as a CycloneDX CBOM; always status 0"
+    )
     command.add_argument("--no-token", action="store_true", help="leave the token alone: no PIN is offered")
     command.set_defaults(run=run, beforehand=check_unit.look_as_root, needs_pin=False)
 
 
 async def run(config: Config, options: argparse.Namespace) -> int:
     """Print the findings. Return 0, 1 or 2."""
+    if options.cbom:
+        print(await check_cbom.document(config, SystemClock().now()))
+        return 0
     findings = [finding async for finding in _findings(config, options)]
     print(as_json(findings) if options.json else as_text(findings))
     return status_of(findings)

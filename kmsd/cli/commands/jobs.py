@@ -9,7 +9,9 @@ from typing import Any
 
 from kmsd.app import Components, SystemClock
 from kmsd.cli.commands.operator_audit import KMSD, acting
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
+from kmsd.domain.domain_key import DomainKeyState
 from kmsd.domain.trusted_time import Uptime, assess, confirmed
 from kmsd.exit_codes import TryLater
 from kmsd.jobs.scheduler import Job, JobRefused, Scheduler
@@ -72,7 +74,8 @@ async def run_job(config: Config, options: argparse.Namespace) -> int:
     """Run the job and print its report. Return 1 if something needs the operator."""
     try:
         async with acting(config, "RunJob", {"job": options.job}, source=KMSD) as (components, act):
-            report = await _scheduler(components).run_now(Job(options.job))
+            with shown(options.job, await _due(components, Job(options.job)), "done") as advance:
+                report = await _scheduler(components).run_now(Job(options.job), advance)
             act.elements = {
                 name: [_shown(found) for found in getattr(report, name)[:MAX_RECORDED]]
                 for name in report.__struct_fields__
@@ -96,6 +99,16 @@ def _scheduler(components: Components) -> Scheduler:
         retention=components.retention,
         watch=components.watch,
     )
+
+
+async def _due(components: Components, job: Job) -> int | None:
+    """Return how much there is to do; None if only the job finds out."""
+    if job is not Job.REWRAP:
+        return None
+    reader = await components.store.read()
+    counts = await reader.wrapped_counts()
+    retiring = [one for one in await reader.domain_keys() if one.state is DomainKeyState.RETIRING]
+    return sum(counts.get(one.domain_key_id, 0) for one in retiring)
 
 
 def _shown(found: object) -> str:

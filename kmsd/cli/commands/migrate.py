@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from kmsd.cli.commands import move_database
 from kmsd.config.instance_lock import acquire_instance_lock
 from kmsd.config.sections import Config
 from kmsd.database import database_of
@@ -15,11 +16,23 @@ def add_to(commands: Any) -> None:
     command: argparse.ArgumentParser = commands.add_parser(
         "migrate", help="bring an older release's database up to date"
     )
-    command.set_defaults(run=run, needs_pin=False)
+    command.add_argument(
+        "--to",
+        metavar="URL",
+        help="move it to this PostgreSQL (postgresql://…), or from PostgreSQL to a file in the data folder (sqlite)",
+    )
+    command.set_defaults(run=run, needs_pin=False, beforehand=_choose_pin)
 
 
-async def run(config: Config, _: argparse.Namespace) -> int:
+def _choose_pin(_: Config, options: argparse.Namespace) -> None:
+    """Ask for the PIN only for a move, which is recorded under the audit key."""
+    options.needs_pin = options.to is not None
+
+
+async def run(config: Config, options: argparse.Namespace) -> int:
     """Run the remaining migrations. Raises `ConfigError` while a daemon runs, `StoreUnavailable` if it is too new."""
+    if options.to is not None:
+        return await move_database.run(config, options.to)
     database = database_of(config)
     with acquire_instance_lock(config):
         before = await database.schema()

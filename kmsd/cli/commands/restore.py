@@ -16,6 +16,7 @@ from kmsd.adapters.audit_trail.checkpoint_evidence import BadKey, public_key_of
 from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.follower import complete
 from kmsd.adapters.audit_trail.format import files_of, fingerprint
+from kmsd.adapters.audit_trail.verify import nodes_of
 from kmsd.adapters.sqlite import snapshot
 from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.app import (
@@ -38,9 +39,10 @@ from kmsd.backup.trail_comparison import Relation
 from kmsd.cli.commands.operator_audit import recorded_act
 from kmsd.cli.commands.restore_findings import Findings, Refused, recorded, report, require_accepted
 from kmsd.cli.named_files import InputFile
+from kmsd.cli.progress import shown
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
-from kmsd.database import require_own_database
+from kmsd.database import database_of
 from kmsd.exit_codes import EXIT_EXISTS
 from kmsd.ports import Token
 
@@ -73,6 +75,14 @@ def add_to(commands: Any) -> None:
         metavar="FILE",
         help="the key that must have signed it, kept elsewhere (PEM, DER)",
     )
+    command.add_argument(
+        "--trail",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a copy of another node's audit trail, to find what was taken away there",
+    )
     command.add_argument("--accept-missing", action="store_true", help="although the token lacks key material")
     command.add_argument("--accept-revived", action="store_true", help="although it gives back what was taken away")
     command.add_argument("--accept-unproved", action="store_true", help="although nothing proves whose token is in it")
@@ -82,14 +92,14 @@ def add_to(commands: Any) -> None:
 
 async def run(config: Config, options: argparse.Namespace) -> int:
     """Restore, and print the findings. Raises `Refused` if nothing was restored, `ConfigError`, OSError."""
-    require_own_database(config)
     set_module_environment(config)
     try:
         with _alone(config, options) as stage:
-            manifest = unpack(options.backup, stage)
+            with shown("unpacking", options.backup.size, "B") as advance:
+                manifest = unpack(options.backup, stage, advance)
             print(f"ok   {options.backup}: {len(manifest.parts)} parts of {manifest.snapshot_at}, whole and signed")
             _require_key(options, manifest, stage)
-            _require_room(config, options)
+            await _require_room(config, options)
             await _restore(config, options, manifest, stage)
     except Checked:
         print("ok   nothing was changed: this was a check")
@@ -145,7 +155,9 @@ def _require_proof(config: Config, options: argparse.Namespace, manifest: Manife
         raise Refused(UNPROVED)
 
 
-def _require_room(config: Config, options: argparse.Namespace) -> None:
+async def _require_room(config: Config, options: argparse.Namespace) -> None:
+    if config.store.url and not options.check and await database_of(config).exists():
+        raise Occupied(f"{database_of(config)} has tables of kmsd: make an empty database, and name it in store.url")
     if not (options.replace or options.check) and install.holds_something(config):
         raise Occupied(f"{config.data_dir} holds a database or log events: --replace moves them aside")
 
@@ -222,13 +234,17 @@ async def _checked(
         complete(config.audit_dir)
     found = trails.compare(stage / "audit", config.audit_dir)
     revoked = []
-    if found.goes_further:
+    async with SqliteDatabase(stage / DATABASE).open() as store:
+        reader = await store.read()
+        key_ids, published = await reader.key_ids(), await reader.checkpoints()
+    directories = [*([config.audit_dir] if config.audit_dir.exists() else []), *options.trail]
+    if found.goes_further or options.trail:
         since = datetime.fromisoformat(manifest.snapshot_at)
-        async with SqliteDatabase(stage / DATABASE).open() as store:
-            key_ids = await (await store.read()).key_ids()
-        revoked = trails.revocations_since(config.audit_dir, since, key_ids)
+        revoked = trails.revocations_since(directories, since, key_ids)
+    known = set[str]().union(*map(nodes_of, [stage / "audit", *directories]))
+    absent = sorted({row.node_id for row in published} - known)
     main, further = tokens
-    findings = Findings(manifest, (main, *further.compared), further.absent, found, tuple(revoked))
+    findings = Findings(manifest, (main, *further.compared), further.absent, found, tuple(revoked), tuple(absent))
     report(findings, intents)
     require_accepted(config, options, findings)
     if options.check:
@@ -271,7 +287,7 @@ async def _put_in_place(
         async with recorded_act(config, sink, clock, "RestoreBackup", parameters) as act:
             aside.append(install.set_aside(install.occupied(config), config.data_dir, clock.now()))
             install.place_logs(stage / "logs", config)
-            install.place_database(stage, config)
+            await install.place_database(stage, config)
             act.elements = recorded(findings)
     finally:
         await sink.close()

@@ -40,6 +40,8 @@ class Findings(msgspec.Struct, frozen=True):
     """Further tokens that could not be compared."""
     trails: TrailComparison
     revoked: tuple[Revocation, ...]
+    unseen_nodes: tuple[str, ...]
+    """Ids of nodes that had published checkpoints, and whose trail was not given."""
 
     @property
     def missing(self) -> list[TokenObject]:
@@ -123,6 +125,11 @@ def require_accepted(config: Config, options: argparse.Namespace, findings: Find
     if not findings.trails.goes_further and not options.accept_rollback:
         keys = REVIVED_KEYS if options.with_token else ""
         wanted.append(ROLLED_BACK.format(directory=config.audit_dir, keys=keys) + " with --accept-rollback")
+    if findings.unseen_nodes and not options.accept_rollback:
+        wanted.append(
+            f"What was taken away on other nodes is not known: the trails of {', '.join(findings.unseen_nodes)} are "
+            "not here. Name copies of their folders with --trail, or accept it with --accept-rollback"
+        )
     if findings.trails.relation is Relation.OTHER and not (options.replace or options.check):
         wanted.append(f"{config.audit_dir} holds another trail: --replace moves it aside")
     if wanted and not options.check:
