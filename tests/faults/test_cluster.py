@@ -108,13 +108,16 @@ class Faults:
         node.start()
 
     def node_is_frozen(self) -> None:
-        """The others go on meanwhile."""
+        """The others go on. It makes no key: it would hold the lock of SoftHSM2's files, which all nodes share."""
+        self._load.creates = False
+        self._load.more(1)
         number = self._node()
         node = self._site.nodes[number]
         node.signal_all(signal.SIGSTOP)
         others = [one for one in range(len(self._site.nodes) * CLIENTS) if one // CLIENTS != number]
         self._load.more(8, others)
         node.signal_all(signal.SIGCONT)
+        self._load.creates = True
 
     def connections_are_cut(self) -> None:
         """All of a node to the database, some times."""
@@ -167,6 +170,7 @@ def restart(node: Daemon, old: str, new: str) -> None:
     node.start()
 
 
+@pytest.mark.slow
 def test_plain_questions_are_found_out(site: ClusterSite) -> None:
     """A node that does not ask for the standby goes on using a key that was disabled; the checker finds it."""
     plain, history = site.nodes[2], History()

@@ -273,6 +273,8 @@ class ClusterLoad:
         self.history, self._site, self._sets = History(), site, list[Subjects]()
         self.created: list[str] = []
         """Keys whose creation was acknowledged."""
+        self.creates = True
+        """False: the clients create no further keys."""
         self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._counts: Counter[int] = Counter()
@@ -346,7 +348,7 @@ class ClusterLoad:
             *("create_alias", "update_alias", "remove"),
         )
         name = chance.choice(looks if chance.random() < 0.6 else changes)
-        if chance.random() < 0.01:
+        if self.creates and chance.random() < 0.01:
             return Attempt(client.kms.create_key, self._made), "create_key"
         match name:
             case "open" | "shut":
