@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import asyncpg
 import pytest
 
 from kmsd.adapters.postgres import schema
-from kmsd.adapters.postgres.access import Member
+from kmsd.adapters.postgres.access import RAISE_NUMBER, Member
+from kmsd.adapters.postgres.connector import SESSION
 from kmsd.adapters.postgres.read_index import ReadIndex
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.postgres.store import PostgresStore
 from kmsd.custody import key_material
 from kmsd.domain.key_state import KeyState
-from kmsd.ports import StoreConflict, StoreMissing, StoreUnavailable, StoreUnfit, TextRefused
+from kmsd.ports import StoreConflict, StoreMissing, StoreTimeout, StoreUnavailable, StoreUnfit, TextRefused
 from tests.support.domain_keys import ACCOUNT, KEY_ID, a_key
 from tests.support.domain_keys import CREATED as NOW
 from tests.support.polling import until
@@ -206,6 +209,35 @@ async def test_a_key_and_its_materials_are_of_one_moment(store: PostgresStore, d
     key = await reading
     assert key is not None
     assert (key.state, dict(key.materials)) == (KeyState.PENDING_IMPORT, {})
+
+
+def frozen_in_a_transaction(database: PostgresSettings) -> socket.socket:
+    """A connection of a process that has the writer's lock, lets a statement be prepared, and goes no further."""
+
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("!I", len(body) + 4) + body
+
+    host = database.url.hosts[0]
+    found = socket.socket(socket.AF_UNIX)
+    found.connect(f"{host.name}/.s.PGSQL.{host.port}")
+    given = {"user": "kmsd", "database": database.url.database, **SESSION}
+    start = b"".join(f"{name}\0{value}\0".encode() for name, value in given.items()) + b"\0"
+    found.sendall(message(b"", struct.pack("!I", 3 << 16) + start))
+    found.sendall(message(b"Q", f"BEGIN; {RAISE_NUMBER}\0".encode()))
+    found.sendall(message(b"P", b"name\0SELECT 1\0\0\0") + message(b"H", b""))
+    is_there = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND query = 'SELECT 1'"
+    until(lambda: cluster().run_sql(is_there) == "1")
+    return found
+
+
+async def test_a_writer_that_is_frozen_while_it_prepares(store: PostgresStore, database: PostgresSettings) -> None:
+    """No deadline of the server ends its transaction. The next writer does, after its own wait for the lock."""
+    frozen = await asyncio.to_thread(frozen_in_a_transaction, database)
+    with pytest.raises(StoreTimeout):
+        await insert_account(store)
+    await insert_account(store)
+    assert await accounts(database) == {ACCOUNT}
+    frozen.close()
 
 
 async def test_a_late_commit_does_not_come_after_the_verdict(store: PostgresStore, database: PostgresSettings) -> None:

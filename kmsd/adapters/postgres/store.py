@@ -29,11 +29,21 @@ from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.postgres.settings import PostgresSettings
 from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
-from kmsd.ports import StoreError, StoreUnavailable, StoreUnfit
+from kmsd.ports import StoreError, StoreTimeout, StoreUnavailable, StoreUnfit
 from kmsd.ports.counters import StoreCounters
 
 _POSITION = "SELECT seq, EXISTS (SELECT FROM node WHERE node_id = $1) FROM change_seq"
 """The number of a transaction that has just raised it, and if this host is a node, as of that moment."""
+_END_SILENT = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user
+    AND application_name = current_setting('application_name') AND backend_xid IS NOT NULL
+    AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '2 seconds'"""
+"""Ends transactions of processes that were frozen between the two messages with which a statement is prepared and run.
+
+To the server such a transaction is not idle: `idle_in_transaction_session_timeout` does not end it, and
+`statement_timeout` neither. No COMMIT is ended: while it runs, the server waits for no message.
+"""
 _FORGET_SECONDS = 3600
 """Seconds after which the row of a process that has ended is deleted."""
 _KEPT_CHANGES = 4096
@@ -155,6 +165,11 @@ class PostgresStore:
                 yield transaction
                 await self._commit(session, transaction_id, seq)
                 self._is_announced = True
+            except StoreTimeout:
+                # The writer before this one may have been frozen.
+                await self._roll_back(session)
+                await session.fetch(_END_SILENT)
+                raise
             except BaseException:
                 await self._roll_back(session)
                 raise
