@@ -110,33 +110,13 @@ def event_of(
     tls: msgspec.Raw | UnsetType = UNSET,
 ) -> bytes:
     """Return a record of anything but a call. Calls use positional arguments: their number makes keywords expensive."""
-    return encode(
-        AuditRecord(
-            eventVersion=EVENT_VERSION,
-            userIdentity=msgspec.Raw(encode(user_identity)),
-            eventTime=rfc3339(now),
-            eventSource=event_source,
-            eventName=event_name,
-            awsRegion=region,
-            sourceIPAddress=address,
-            userAgent=user_agent,
-            errorCode=error_code,
-            errorMessage=error_message,
-            requestParameters=None if parameters is None else dict(parameters),
-            responseElements=None if elements is None else dict(elements),
-            additionalEventData=additional,
-            requestID=request_id,
-            eventID=new_event_id(),
-            readOnly=read_only,
-            resources=resources_of(resources),
-            eventType=event_type,
-            managementEvent=True,
-            recipientAccountId=account,
-            serviceEventDetails=UNSET if isinstance(details, UnsetType) else dict(details),
-            eventCategory=MANAGEMENT,
-            tlsDetails=tls,
-        )
-    )
+    given, returned = (None if one is None else dict(one) for one in (parameters, elements))
+    more = UNSET if isinstance(details, UnsetType) else dict(details)
+    origin = (EVENT_VERSION, msgspec.Raw(encode(user_identity)), rfc3339(now), event_source, event_name, region)
+    outcome = (address, user_agent, error_code, error_message, given, returned, additional)
+    subject = (request_id, new_event_id(), read_only, resources_of(resources), event_type, True, account)
+    fields = (*origin, *outcome, *subject, more, MANAGEMENT, tls)
+    return encode(AuditRecord(*fields))
 
 
 encode = msgspec.json.Encoder().encode

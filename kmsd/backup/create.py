@@ -11,6 +11,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -23,7 +24,7 @@ from kmsd.adapters.audit_trail.checkpointer import Signer
 from kmsd.adapters.audit_trail.format import instant
 from kmsd.app import Components, read_pin
 from kmsd.backup import collect, database
-from kmsd.backup.archive import Writer
+from kmsd.backup.archive import Part, Writer
 from kmsd.backup.manifest import (
     DATABASE,
     FORMAT,
@@ -80,23 +81,7 @@ async def create(
         # The trail comes last, with a signature that covers this process's records.
         await components.sink.sign_now()
         await asyncio.to_thread(collect.add_trail, writer, components.config.audit_dir)
-        info = components.token.info
-        manifest = Manifest(
-            format=FORMAT,
-            backup_id=str(uuid4()),
-            snapshot_at=instant(snapshot_at),
-            ended_at=instant(components.pipeline.clock.now()),
-            release=__version__,
-            host=socket.gethostname(),
-            account=components.config.account,
-            region=components.config.region,
-            token=TokenNote(info.label, info.serial, info.manufacturer, info.model),
-            audit_key=signer.public_key,
-            parts=tuple(writer.parts),
-        )
-        if manifest.has_token:
-            pin = read_pin(components.config.token.pin_file)
-            manifest = replace(manifest, token_proof=await asyncio.to_thread(proof_by_pin, pin, manifest))
+        manifest = await _manifest(components, signer, snapshot_at, tuple(writer.parts))
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
         signature = signature_text(await signer.sign(signed_digest(text)))
         writer.add(MANIFEST, BytesIO(text), len(text))
@@ -107,6 +92,27 @@ async def create(
         sync_folder(target.parent)
     _note(components.config.data_dir, LastBackup(manifest.backup_id, manifest.snapshot_at, size))
     return BackupResult(target, manifest, size)
+
+
+async def _manifest(components: Components, signer: Signer, snapshot_at: datetime, parts: tuple[Part, ...]) -> Manifest:
+    info, config = components.token.info, components.config
+    manifest = Manifest(
+        format=FORMAT,
+        backup_id=str(uuid4()),
+        snapshot_at=instant(snapshot_at),
+        ended_at=instant(components.pipeline.clock.now()),
+        release=__version__,
+        host=socket.gethostname(),
+        account=config.account,
+        region=config.region,
+        token=TokenNote(info.label, info.serial, info.manufacturer, info.model),
+        audit_key=signer.public_key,
+        parts=parts,
+    )
+    if not manifest.has_token:
+        return manifest
+    proof = await asyncio.to_thread(proof_by_pin, read_pin(config.token.pin_file), manifest)
+    return replace(manifest, token_proof=proof)
 
 
 def _copy(writer: Writer, folder: Path, token_folder: Path | None, logs: Path) -> None:

@@ -61,17 +61,8 @@ def constraints(config: Config) -> list[tuple[str, str, object]]:
         ("audit.refusals_per_second", "must be 1 or more", config.audit.refusals_per_second >= 1),
         *_constraints_of_tokens(config),
         *_constraints_of_issuers(config),
-        ("rates", "must not be negative", min(getattr(config.rates, name) for name in (*RATES, "web_identity")) >= 0),
         *_constraints_of_store(config),
-        ("rates.burst_seconds", "must be 0.1 to 60", 0.1 <= config.rates.burst_seconds <= 60),  # noqa: PLR2004 (as above)
-        (
-            "rates",
-            "must let each worker grant a call within burst_seconds",
-            all(
-                rate == 0 or rate * config.rates.burst_seconds >= config.workers
-                for rate in (getattr(config.rates, name) for name in RATES)
-            ),
-        ),
+        *_constraints_of_rates(config),
         ("listen.drain_seconds", "must be 0 to 15", 0 <= config.listen.drain_seconds <= 15),  # noqa: PLR2004 (as above)
         ("listen.leave_seconds", "must be 0 to 20", 0 <= config.listen.leave_seconds <= 20),  # noqa: PLR2004 (as above)
         ("import.stock", "must be 0 to 100", 0 <= config.import_.stock <= 100),  # noqa: PLR2004 (as above)
@@ -123,6 +114,20 @@ def _share_environment(config: Config) -> bool:
     given: dict[str, str] = {}
     tokens = (config.token, *config.other_tokens.values())
     return all(given.setdefault(name, value) == value for one in tokens for name, value in one.environment.items())
+
+
+def _constraints_of_rates(config: Config) -> list[tuple[str, str, object]]:
+    rates = [getattr(config.rates, name) for name in RATES]
+    burst = config.rates.burst_seconds
+    return [
+        ("rates", "must not be negative", min(*rates, config.rates.web_identity) >= 0),
+        ("rates.burst_seconds", "must be 0.1 to 60", 0.1 <= burst <= 60),  # noqa: PLR2004 (as above)
+        (
+            "rates",
+            "must let each worker grant a call within burst_seconds",
+            all(rate == 0 or rate * burst >= config.workers for rate in rates),
+        ),
+    ]
 
 
 def _constraints_of_store(config: Config) -> list[tuple[str, str, object]]:

@@ -72,6 +72,11 @@ class Expected(msgspec.Struct, frozen=True):
     material_id: bytes | None = None
     """The id that the request names."""
 
+    @property
+    def state_of_new(self) -> KeyMaterialState:
+        """The state that new material gets: the key's first is its current one at once."""
+        return KeyMaterialState.PENDING_ROTATION if self.known else KeyMaterialState.CURRENT
+
     def match(self, fingerprint: bytes) -> ImportedMaterial | None:
         """Return the record of this material; None for new material. Raises `MaterialMismatch`."""
         found = next((one for one in self.known if compare_digest(one.fingerprint, fingerprint)), None)
@@ -149,13 +154,12 @@ async def import_material(
             # The row of a missing object stays: only material that was verified to be the same is created under its id.
             created.append(known.material_id)
             return ProvenMaterial(known, recreate=incoming.recreate, public_key=proof.public_key)
-    if known is not None:
-        imported = known
-        await _clear_remains(store, tokens, known.material_id)
+    imported = known
+    if imported is None:
+        state, used = expected.state_of_new, _algorithm_of(key, tokens)
+        imported = ImportedMaterial(secrets.token_bytes(16), used, proof.fingerprint, now, state)
     else:
-        state = KeyMaterialState.PENDING_ROTATION if expected.known else KeyMaterialState.CURRENT
-        material_id = secrets.token_bytes(16)
-        imported = ImportedMaterial(material_id, _algorithm_of(key, tokens), proof.fingerprint, now, state)
+        await _clear_remains(store, tokens, imported.material_id)
     arrival = ProvenMaterial(imported, is_new=known is None, made=True, public_key=proof.public_key)
     domain_key = await wrapped_material.domain_key_for(await store.read(), tokens, TokenName.MAIN, key.spec, key.usage)
     if domain_key is None:

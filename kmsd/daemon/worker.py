@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -173,17 +173,7 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     freeze_gc()
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
-    node, sink = trail_node(config), components.sink
-    anchoring = []
-    if node.node_id and spec.worker_index == 0:
-        anchoring.append(NodeAnchors(config.audit_dir, node, components.store, sink).run())
-    copying, publishing, seeking = (
-        audit_copy_of(components).run(),
-        counting.run(components, server, readiness),
-        components.other_tokens.seek(),
-    )
-    wearing = ask_when_worn(components.tokens, spec.ready_fd)
-    background = [asyncio.create_task(work) for work in (copying, publishing, seeking, wearing, *anchoring)]
+    background = [asyncio.create_task(counting.run(components, server, readiness)), *_background(spec, components)]
     watch = EventLoopWatchdog(STUCK_DEADLINES * config.token.call_deadline_seconds)
     watch.start()
     await stopping.wait()
@@ -193,6 +183,16 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     await cancel_and_wait(background)
     watch.stop()
     return 0
+
+
+def _background(spec: WorkerSpec, components: Components) -> Iterator[asyncio.Task[None]]:
+    """Start what a worker does beside requests and jobs."""
+    yield asyncio.create_task(audit_copy_of(components).run())
+    yield asyncio.create_task(components.other_tokens.seek())
+    yield asyncio.create_task(ask_when_worn(components.tokens, spec.ready_fd))
+    config, node = components.config, trail_node(components.config)
+    if node.node_id and spec.worker_index == 0:
+        yield asyncio.create_task(NodeAnchors(config.audit_dir, node, components.store, components.sink).run())
 
 
 def _leave_before(end: Callable[[], None], readiness: Readiness, seconds: float) -> None:

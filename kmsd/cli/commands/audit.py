@@ -55,16 +55,7 @@ def add_to(commands: Any) -> None:
     )
     check.add_argument("--archived", action="store_true", help="the oldest files have been moved away")
     check.set_defaults(offline=run_verify)
-    show = audit.add_parser("show", help="print records")
-    _add_directory(show)
-    show.add_argument("--key", metavar="ID", help="key id, key ARN, or alias as the request named it")
-    show.add_argument("--principal", metavar="NAME", help="ARN, user name, or access key id")
-    show.add_argument("--operation", metavar="NAME", help="such as Decrypt")
-    show.add_argument("--error", metavar="NAME", help="such as AccessDeniedException; `any` for every refusal")
-    show.add_argument("--since", metavar="TIME", help="2026-11-22, 2026-11-22T06:30:00Z, or an age: 90m, 36h, 7d")
-    show.add_argument("--until", metavar="TIME")
-    show.add_argument("--format", choices=("json", "columns"), default="json", help="default: one JSON object a line")
-    show.set_defaults(offline=run_show)
+    _add_show(audit)
     points = audit.add_parser("checkpoints", help="print all checkpoints, for an anchor outside this host")
     _add_directory(points)
     points.set_defaults(offline=run_checkpoints)
@@ -76,6 +67,19 @@ def add_to(commands: Any) -> None:
         "public-key", help="print the audit key's public half, from the token"
     )
     key.set_defaults(run=run_public_key)
+
+
+def _add_show(audit: Any) -> None:
+    show = audit.add_parser("show", help="print records")
+    _add_directory(show)
+    show.add_argument("--key", metavar="ID", help="key id, key ARN, or alias as the request named it")
+    show.add_argument("--principal", metavar="NAME", help="ARN, user name, or access key id")
+    show.add_argument("--operation", metavar="NAME", help="such as Decrypt")
+    show.add_argument("--error", metavar="NAME", help="such as AccessDeniedException; `any` for every refusal")
+    show.add_argument("--since", metavar="TIME", help="2026-11-22, 2026-11-22T06:30:00Z, or an age: 90m, 36h, 7d")
+    show.add_argument("--until", metavar="TIME")
+    show.add_argument("--format", choices=("json", "columns"), default="json", help="default: one JSON object a line")
+    show.set_defaults(offline=run_show)
 
 
 def _add_directory(command: argparse.ArgumentParser) -> None:
