@@ -206,8 +206,8 @@ class MetricsConfig(_Section, frozen=True):
     """`unix:/path/of/socket`; or HOST:PORT, which the systemd unit does not permit. Without `tls` it is a loopback
     address such as `127.0.0.1:9480`. Empty: nothing is counted."""
     tls: bool = False
-    """Serve metrics over TLS, with the certificate of `[listen]` and to the clients that it admits. The address may then
-    be any. Nobody has to sign: let a firewall admit Prometheus alone."""
+    """Serve metrics over TLS, with the certificate and the client authority of `[listen]`. The address may then be any.
+    Nobody has to sign: let a firewall admit Prometheus alone."""
 
 
 class Config(_Section, frozen=True):

@@ -6,8 +6,6 @@ import http.client
 import os
 import signal
 import ssl
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,15 +17,19 @@ from tests.support.metrics_page import of, parse
 
 def scraped(port: int, authority: Path, host: str = "") -> str:
     """The page, if its certificate is of this authority. Raises `OSError`."""
-    request = urllib.request.Request(
-        f"https://127.0.0.1:{port}/metrics", headers={"Host": host or f"127.0.0.1:{port}"}
-    )
-    with urllib.request.urlopen(request, timeout=10, context=ssl.create_default_context(cafile=authority)) as answer:
-        return str(answer.read().decode())
+    context = ssl.create_default_context(cafile=authority)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+    try:
+        connection.request("GET", "/metrics", headers={"Host": host} if host else {})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.read().decode()
+    finally:
+        connection.close()
 
 
 def test_metrics_over_tls(tmp_path: Path) -> None:
-    """With the API's certificate, under any name that it has, and with the next one after a reload; never in plain HTTP."""
+    """With the API's certificate, and with the next one after a reload; under any name; never in plain HTTP."""
     certificate, key = self_signed(tmp_path)
     (tmp_path / "next").mkdir()
     renewed, renewed_key = self_signed(tmp_path / "next", "renewed")
@@ -53,7 +55,7 @@ def test_metrics_over_tls(tmp_path: Path) -> None:
         os.kill(daemon.process.pid, signal.SIGHUP)
         eventually(lambda: '"event": "reloaded"' in daemon.log(), daemon)
         assert "kmsd_build_info" in scraped(port, renewed)
-        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(ssl.SSLCertVerificationError):
             scraped(port, first)
 
 
