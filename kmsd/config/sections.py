@@ -207,7 +207,7 @@ class MetricsConfig(_Section, frozen=True):
     address such as `127.0.0.1:9480`. Empty: nothing is counted."""
     tls: bool = False
     """Serve metrics over TLS, with the certificate and the client authority of `[listen]`. The address may then be any.
-    Nobody has to sign: let a firewall admit Prometheus alone."""
+    Requests need no signature: let a firewall admit Prometheus alone."""
 
 
 class Config(_Section, frozen=True):

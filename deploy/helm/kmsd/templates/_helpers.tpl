@@ -42,13 +42,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $own := dict
   "data_dir" "/var/lib/kmsd/data"
   "public_url" ($config.public_url | default (printf "https://%s.%s.svc:%v" (include "kmsd.fullname" .) .Release.Namespace .Values.service.port))
-  "listen" (dict "address" "0.0.0.0:8443" "tls_certificate" "/run/secrets/tls/tls.crt" "tls_key" "/run/secrets/tls/tls.key")
+  "listen" (dict "address" (printf "%s:8443" .Values.listenHost) "tls_certificate" "/run/secrets/tls/tls.crt" "tls_key" "/run/secrets/tls/tls.key")
   "token" (dict "pin_file" (printf "/run/secrets/pin/%s" .Values.pin.key)) }}
 {{- if .Values.tls.clientCa.configMapName }}
   {{- $_ := set $own.listen "tls_client_ca" (printf "/run/secrets/client-ca/%s" .Values.tls.clientCa.key) }}
 {{- end }}
 {{- if .Values.metrics.enabled }}
-  {{- $_ := set $own "metrics" (dict "address" "0.0.0.0:9480" "tls" true) }}
+  {{- $_ := set $own "metrics" (dict "address" (printf "%s:9480" .Values.listenHost) "tls" true) }}
 {{- end }}
 {{- if include "kmsd.onPostgresql" . }}
   {{- $_ := set $own "store" (dict) }}
