@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from kmsd.config.sections import Config
 from tests.golden import chart
 from tests.host import image
 from tests.support.daemon import Daemon, write_config
+from tests.support.nodes import first_of_nodes
 from tests.support.tokens import softhsm
 
 DOCS = chart.ROOT / "docs"
@@ -232,7 +234,7 @@ class Pod:
 
     def __init__(self, folder: Path, daemon: Daemon) -> None:
         self.volume, self.scripts = folder / "volume", folder / "scripts"
-        self.volume.mkdir()
+        self.volume.mkdir(parents=True)
         self.scripts.mkdir()
         for name, text in the("ConfigMap", "single")["data"].items():
             lines = [
@@ -285,3 +287,29 @@ def test_only_further_pods_join_by_themselves(pod: Pod) -> None:
     further = pod.run("wait", JOIN="true", POD="kmsd-10")
     assert further.returncode == 78
     assert "nodes need PostgreSQL" in further.stderr
+
+
+def test_maintenance_holds_the_daemon_back(pod: Pod) -> None:
+    """Also with a data folder that is made; SIGTERM ends it at once."""
+    (pod.volume / "provisioned").touch()
+    with pod.started("wait", MAINTENANCE="true", JOIN="true", POD="kmsd-1") as held:
+        assert held.stdout is not None
+        assert held.stdout.readline().startswith("maintenance")
+        assert held.poll() is None
+        held.terminate()
+        assert held.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.skipif("KMSD_TEST_SLOW" not in os.environ, reason="takes a PostgreSQL; set KMSD_TEST_SLOW")
+def test_a_further_pod_joins(tmp_path: Path) -> None:
+    """Under the pod's name, once. Removed, it is let through by the script, and refused by the daemon."""
+    with first_of_nodes(tmp_path / "first") as site:
+        host = site.host(tmp_path / "second")
+        pod = Pod(tmp_path / "pod", host)
+        for _ in range(2):
+            assert pod.run("wait", JOIN="true", POD="kmsd-1").returncode == 0
+        assert "kmsd-1" in site.first.cli("node", "list").stdout.decode()
+        site.first.cli("node", "remove", "kmsd-1", "--force")
+        assert pod.run("wait", JOIN="true", POD="kmsd-1").returncode == 0
+        refused = host.cli("serve", check=False)
+        assert refused.returncode == 78
