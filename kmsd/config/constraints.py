@@ -71,6 +71,11 @@ def constraints(config: Config) -> list[tuple[str, str, object]]:
             "needs tls_certificate and tls_key together",
             (config.listen.tls_certificate is None) == (config.listen.tls_key is None),
         ),
+        (
+            "metrics.tls",
+            "needs tls_certificate in [listen]",
+            not config.metrics.tls or config.listen.tls_certificate is not None,
+        ),
     ]
 
 

@@ -206,8 +206,11 @@ class MetricsConfig(_Section, frozen=True):
     """`[metrics]`: metrics for Prometheus (docs/monitoring.md)."""
 
     address: str = ""
-    """`unix:/path/of/socket`; or a loopback address such as `127.0.0.1:9480`, which the systemd unit does not permit.
-    Empty: nothing is counted."""
+    """`unix:/path/of/socket`; or HOST:PORT, which the systemd unit does not permit. Without `tls` it is a loopback
+    address such as `127.0.0.1:9480`. Empty: nothing is counted."""
+    tls: bool = False
+    """Serve metrics over TLS, with the certificate and the client authority of `[listen]`. The address may then be any.
+    Requests need no signature: let a firewall admit Prometheus alone."""
 
 
 class Config(_Section, frozen=True):

@@ -57,6 +57,8 @@ class Supervisor(msgspec.Struct):
     """Locks the data folder and migrates the database. Raises `ConfigError`, `StoreUnavailable`."""
     reloads: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     """Number of reloads by outcome."""
+    after_reload: list[Callable[[], None]] = msgspec.field(default_factory=list)
+    """Called when another configuration has come into force."""
     _prepared: bool = False
     _reload_wanted: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     _replacing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
@@ -237,6 +239,8 @@ class Supervisor(msgspec.Struct):
     def _reloaded(self, verdict: Verdict, changed: list[str], left: int) -> None:
         outcome = Outcome.PARTIAL if left else Outcome.DONE
         self.reloads[outcome] += 1
+        for follow in self.after_reload:
+            follow()
         unreplaced = f"{left} workers could not be replaced, and run with the configuration before" if left else ""
         write_log = log.error if left else log.info
         write_log("reloaded", changed=changed, workers=self.pool.serving, unreplaced=left)

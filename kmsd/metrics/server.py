@@ -9,6 +9,7 @@ import asyncio
 import re
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.config.reload_verdict import Outcome
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
+from kmsd.config.snapshot import ConfigSnapshot, tls_files
 from kmsd.database import database_of
 from kmsd.domain.domain_key import DomainKeyState
 from kmsd.domain.key_state import KeyState
@@ -36,6 +38,7 @@ from kmsd.metrics.shared_memory import SharedMetrics
 from kmsd.ports import StoreError
 from kmsd.wire.http.messages import Request, Response
 from kmsd.wire.http.server import Listener, TransportLimits, serve
+from kmsd.wire.http.tls import tls_context
 
 _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,17 +47,28 @@ LIMITS = TransportLimits(connections=64, body_bytes=1024)
 log = structlog.get_logger()
 
 
+class Sources(msgspec.Struct, frozen=True):
+    """Functions that return what the parent process knows."""
+
+    snapshot: Callable[[], ConfigSnapshot]
+    """The configuration in force."""
+    reloads: Callable[[], Mapping[Outcome, int]]
+    """Number of reloads by outcome."""
+
+
 @asynccontextmanager
 async def watched(
-    configuration: Callable[[], Config], reloads: Callable[[], Mapping[Outcome, int]], listener: socket.socket
+    sources: Sources, listener: socket.socket, after_reload: list[Callable[[], None]]
 ) -> AsyncIterator[int]:
     """Serve metrics on `listener` during the block. Yields the descriptor of the memory that workers count in.
 
-    `configuration` returns the current configuration, `reloads` the number of reloads by outcome. The listener is
-    closed on exit. Raises `ListenerRefused`.
+    Appends to `after_reload` what has to be called when another certificate is in force. The listener is closed on
+    exit. Raises `ListenerRefused`.
     """
-    board = SharedMetrics(layout_of(configuration().token_names))
-    started_at, hosts = time.time(), hosts_of(listener)
+    config = sources.snapshot().config
+    board = SharedMetrics(layout_of(config.token_names))
+    started_at, hosts = time.time(), None if config.metrics.tls else hosts_of(listener)
+    served = Listener(listener, _tls_of(sources.snapshot()))
 
     async def handle(request: Request) -> Response:
         received = request.received
@@ -66,10 +80,14 @@ async def watched(
             return Response(405, (("Allow", "GET, HEAD"),), b"")
         if received.target.partition("?")[0] != "/metrics":
             return Response(404, (("Content-Type", TEXT),), b"/metrics\n")
-        body = await asyncio.to_thread(_page, board, configuration(), started_at, dict(reloads()))
+        body = await asyncio.to_thread(_page, board, sources.snapshot().config, started_at, dict(sources.reloads()))
         return Response(200, (("Content-Type", TEXT),), body)
 
-    server = await serve(handle, [Listener(listener)], LIMITS)
+    def renew() -> None:
+        served.tls = _tls_of(sources.snapshot())
+
+    after_reload.append(renew)
+    server = await serve(handle, [served], LIMITS)
     try:
         yield board.descriptor
     finally:
@@ -77,11 +95,16 @@ async def watched(
         board.close()
 
 
+def _tls_of(accepted: ConfigSnapshot) -> ssl.SSLContext | None:
+    """Return a context with the certificate in force; None for plain HTTP."""
+    return tls_context(*tls_files(accepted.tls)) if accepted.config.metrics.tls else None
+
+
 def hosts_of(listener: socket.socket) -> frozenset[str] | None:
     """Return the hosts that requests to this listener may name; None for a Unix socket, which no browser can reach.
 
     A web page in a browser on this host can make its own name resolve to a loopback address (DNS rebinding). Its
-    requests still name the page's host.
+    requests still name the page's host. Over TLS the certificate would have to name it.
     """
     if listener.family == socket.AF_UNIX:
         return None

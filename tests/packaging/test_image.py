@@ -5,18 +5,23 @@ Built by buildah and run by podman, on a base that mmdebstrap makes: nothing is 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import kmsd
+from tests.golden import chart
 from tests.host import image, packages
 from tests.host.machine import network_of
 from tests.support.clients import Credentials, client
@@ -32,6 +37,7 @@ CONFINED = (
     *("--user", f"{USER}:0", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--network", "none", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
 )
+SOFTHSM = "/var/lib/kmsd/softhsm"
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
 TOML = """data_dir = "/var/lib/kmsd/data"
 region = "eu-trial-1"
@@ -194,6 +200,79 @@ def test_the_image_serves_without_a_shell(engine: Engine, tmp_path: Path) -> Non
     until(lambda: '"event": "reloaded"' in logs(engine, "kmsd"), 60)
     container.encrypts(credentials, authority)
     assert container.stop() == 0
+
+
+def pod(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The pod of the chart with SoftHSM2 as its token, and what Kubernetes would mount in it."""
+    site(folder)
+    token = f"module=/usr/lib/vendor/libpkcs11.so,label=production,dir_sync={SOFTHSM}/tokens"
+    environment = f"config.token.environment.SOFTHSM2_CONF={SOFTHSM}/softhsm2.conf"
+    changes = [f"config.token.{one}" for one in token.split(",")] + [environment, "metrics.enabled=true"]
+    peers = "networkPolicy.prometheus[0].podSelector.a=b"
+    region = "config.region=eu-trial-1"
+    done = chart.rendered("single", *(word for one in (*changes, peers, region) for word in ("--set", one)))
+    assert done.returncode == 0, done.stderr
+    found = {one["kind"]: one for one in yaml.safe_load_all(done.stdout) if one}
+    secrets = folder / "secrets"
+    (secrets / "tls").mkdir()
+    shutil.copy(folder / "configuration/certificate.pem", secrets / "tls/tls.crt")
+    shutil.copy(secrets / "key.pem", secrets / "tls/tls.key")
+    (folder / "configmap").mkdir()
+    for name, text in found["ConfigMap"]["data"].items():
+        (folder / "configmap" / name).write_text(text)
+    # As the kubelet does it: root's, for the group.
+    subprocess.run(["chown", "-R", "0:0", secrets, folder / "configmap"], check=True)
+    subprocess.run(["chmod", "-R", "u=rX,g=rX,o=", secrets], check=True)
+    mounts = {
+        folder / "volume": "/var/lib/kmsd",
+        secrets / "tls": "/run/secrets/tls:ro",
+        secrets / "pin": "/run/secrets/pin/pin:ro",
+        folder / "configmap": "/etc/kmsd:ro",
+        Path(LIBRARY): "/usr/lib/vendor/libpkcs11.so:ro",
+    }
+    volumes = [word for path, place in mounts.items() for word in ("--volume", f"{path}:{place}")]
+    return found["StatefulSet"]["spec"]["template"]["spec"], [*volumes, "--tmpfs", "/tmp"]  # noqa: S108
+
+
+def test_a_pod_of_the_chart(engine: Engine, tmp_path: Path) -> None:
+    """The chart's commands, scripts and paths fit the image: it waits, is made, serves, is scraped, and stops."""
+    try:
+        spec, mounts = pod(tmp_path)
+    except image.UnavailableError as error:
+        pytest.skip(f"no helm: {error}")
+    waits, serves = spec["initContainers"][-1], spec["containers"][0]
+    variables = ("--env", "JOIN=false", "--env", "POD=kmsd-0")
+    entry = ("--entrypoint", json.dumps(waits["command"]))
+    provision = engine.start("provision", *entry, *variables, *mounts, "kmsd")
+    until(lambda: "sh /etc/kmsd/provision init" in logs(engine, "provision"), 30)
+    made = provision.executed("sh", "/etc/kmsd/provision", "init", "--format", "json").stdout
+    fields = json.loads(made[made.index("{") :])
+    assert engine.run("podman", "wait", "provision").stdout.strip() == "0"
+    container = engine.start("pod", *mounts, "kmsd", *serves["args"])
+    container.until_healthy("/etc/kmsd/kmsd.toml")
+    authority = tmp_path / "secrets/tls/tls.crt"
+    container.encrypts(Credentials(fields["AccessKeyId"], fields["SecretAccessKey"]), authority)
+    process = int(engine.run("podman", "inspect", "--format", "{{.State.Pid}}", "pod").stdout)
+    with network_of(process):
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert fetched(8443, serves[probe]["httpGet"]["path"], authority)[0] == 200
+        assert "kmsd_ready 1.0" in fetched(9480, "/metrics", authority)[1]
+    assert container.executed(*serves["lifecycle"]["preStop"]["exec"]["command"]).returncode == 0
+    assert "0 failures" in container.executed("kmsd", "check", "--no-token").stdout
+    assert container.executed("sh", "-c", "kill -HUP 1").returncode == 0
+    until(lambda: '"event": "reloaded"' in logs(engine, "pod"), 60)
+    assert container.stop() == 0
+
+
+def fetched(port: int, path: str, authority: Path) -> tuple[int, str]:
+    """Status and text of a page over TLS."""
+    context = ssl.create_default_context(cafile=authority)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    found = answer.status, answer.read().decode()
+    connection.close()
+    return found
 
 
 def logs(engine: Engine, name: str) -> str:

@@ -38,15 +38,16 @@ async def serve(_: Config, options: argparse.Namespace) -> int:
         accepted = ConfigSnapshot.read(options.config)
         config = accepted.config
         listener = stack.enter_context(_listener_of(config))
-        for_metrics = _bound(config.metrics.address, tls=False) if config.metrics.address else None
+        for_metrics = _bound(config.metrics.address, tls=config.metrics.tls) if config.metrics.address else None
         pool = WorkerPool(accepted, listener, WorkerProcesses(options.fork_server))
         daemon = Supervisor(pool, options.config, lambda: _prepare(config, stack))
         if for_metrics is None:
             return await daemon.run()
         # Import only if metrics are wanted: this is half of what the parent process would import.
-        from kmsd.metrics.server import watched  # noqa: PLC0415
+        from kmsd.metrics.server import Sources, watched  # noqa: PLC0415
 
-        async with watched(lambda: pool.snapshot.config, lambda: daemon.reloads, for_metrics) as pool.metrics:
+        sources = Sources(lambda: pool.snapshot, lambda: daemon.reloads)
+        async with watched(sources, for_metrics, daemon.after_reload) as pool.metrics:
             return await daemon.run()
 
 
