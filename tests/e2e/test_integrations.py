@@ -34,9 +34,17 @@ def _site(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site_of(daemon, tmp_path_factory.mktemp("typed"), lambda who: daemon.client("kms", who))
 
 
-def test_every_user_of_the_page_is_tested() -> None:
-    """A section that is added has a test."""
-    assert {name.removesuffix("-user") for name in blocks() if name.endswith("-user")} == {*CONTEXTS, "terraform"}
+BY_CLIENTS = {
+    *("sops", "encryption-sdk", "seaweedfs-config", "seaweedfs"),
+    *("openbao-config", "openbao-serve", "openbao-init"),
+}
+"""Blocks that test_integration_clients.py types."""
+
+
+def test_no_block_is_left_out() -> None:
+    """A section that is added has a test, and so has each block of commands."""
+    users = {f"{name}-user" for name in (*CONTEXTS, "terraform")}
+    assert set(blocks()) == {"key", *users, *BY_CLIENTS}
 
 
 def data_keys(site: Site, name: str, **size: Any) -> None:
