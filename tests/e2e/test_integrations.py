@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.clients import ACCOUNT, REGION, code_of
 from tests.support.daemon import Daemon
-from tests.support.integration_site import Site, blocks, site_of
+from tests.support.integration_site import PAGE, Site, blocks, site_of
+from tests.support.page_commands import commands
 from tests.support.plain_http import send
 
 CONTEXTS: dict[str, dict[str, str]] = {
@@ -44,7 +45,7 @@ BY_CLIENTS = {
 def test_no_block_is_left_out() -> None:
     """A section that is added has a test, and so has each block of commands."""
     users = {f"{name}-user" for name in (*CONTEXTS, "terraform")}
-    assert set(blocks()) == {"key", *users, *BY_CLIENTS}
+    assert set(blocks()) == {"key", "trail", *users, *BY_CLIENTS}
 
 
 def data_keys(site: Site, name: str, **size: Any) -> None:
@@ -66,7 +67,10 @@ def encryptions(site: Site, name: str, plaintext: bytes) -> None:
 def test_sops(site: Site) -> None:
     """Encrypt, Decrypt: a data key of 32 bytes for each file (sops, kms/keysource.go)."""
     encryptions(site, "sops", b"k" * 32)
+    shown = site.typed(commands(PAGE, "trail"))
+    assert ["Encrypt" in shown, "Decrypt" in shown, "AccessDenied" in shown] == [True, True, False]
     site.check_policy("sops", CONTEXTS["sops"])
+    assert "AccessDenied" in site.typed(commands(PAGE, "trail"))
 
 
 def test_openbao(site: Site) -> None:
