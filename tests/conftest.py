@@ -25,7 +25,7 @@ QUICK = Path(__file__).parent / "unit"
 RELEASE = {
     **dict.fromkeys(("KMSD_TEST_EVERY_CALL", "KMSD_TEST_EVERY_CODE", "KMSD_TEST_EVERY_CUT"), "1"),
     **dict.fromkeys(("KMSD_TEST_EVERY_CUSTODY", "KMSD_TEST_LEVELS", "KMSD_TEST_WHEEL"), "1"),
-    **dict.fromkeys(("KMSD_TEST_DEBIAN_13", "KMSD_TEST_IMAGE"), "1"),
+    **dict.fromkeys(("KMSD_TEST_DEBIAN_13", "KMSD_TEST_IMAGE", "KMSD_TEST_CLIENTS"), "1"),
     "KMSD_TEST_KILLS": "100",
     "KMSD_TEST_REWRAP_KILLS": "60",
     "KMSD_TEST_LOGIN_KILLS": "300",

@@ -15,6 +15,8 @@ RUNTIME = ("requirements",)
 CLIENT = ("requirements-cli",)
 TESTS = ("requirements", "requirements-cli", "requirements-dev")
 BUILD = ("requirements-build",)
+INTEGRATIONS = "requirements-integrations"
+"""In an environment of its own: the metadata of its packages is not at hand here."""
 Pins = dict[str, str]
 
 
@@ -81,6 +83,14 @@ def test_the_metadata_is_that_of_the_pinned_versions(locks: tuple[str, ...]) -> 
     """What is installed is what is pinned; otherwise this module would judge other packages."""
     pins = pins_of(*locks)
     assert {name: distribution(name).version for name in pins} == pins
+
+
+def test_the_clients_of_the_integrations_are_pinned_as_they_are_asked_for() -> None:
+    """Each by name, with a version that its `.in` file allows."""
+    pins = pins_of(INTEGRATIONS)
+    wanted = asked_for(INTEGRATIONS)
+    assert wanted
+    assert [one.name for one in wanted if not one.specifier.contains(pins[canonicalize_name(one.name)])] == []
 
 
 def test_a_lock_that_lacks_something_is_found() -> None:
