@@ -170,6 +170,7 @@ def restart(node: Daemon, old: str, new: str) -> None:
     node.start()
 
 
+@pytest.mark.skipif("KMSD_TEST_SLOW" not in os.environ, reason="takes long; set KMSD_TEST_SLOW")
 @pytest.mark.slow
 def test_plain_questions_are_found_out(site: ClusterSite) -> None:
     """A node that does not ask for the standby goes on using a key that was disabled; the checker finds it."""

@@ -48,7 +48,7 @@ SOME: Mapping[str, tuple[tuple[Function, int], ...]] = {
     "destroy": ((Function.DESTROY_OBJECT, LAST),),
 }
 """In the default tier, of each act. Before the domain key, `destroy` destroys objects of self-tests."""
-STRIDE = 1 if WHOLE else 10
+STRIDE = 1 if WHOLE else 25
 """Every so manieth write to the database."""
 WRITING = ("create", "transfer", "accept", "rotate", "destroy") if WHOLE else ("create",)
 """Acts that are killed at writes to the database."""

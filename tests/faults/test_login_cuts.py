@@ -29,7 +29,7 @@ from tests.support.softhsm_files import change_pin, token_object
 from tests.support.tokens import PIN, TokenPlace, softhsm
 from tests.support.write_cuts import Dying
 
-KILLS = int(os.environ.get("KMSD_TEST_LOGIN_KILLS", "20"))
+KILLS = int(os.environ.get("KMSD_TEST_LOGIN_KILLS", "8"))
 NEW_PIN = b"another-pin-5678"
 REPOSITORY = Path(__file__).parents[2]
 XAES = Algorithm.XAES_256_GCM

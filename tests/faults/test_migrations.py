@@ -117,7 +117,7 @@ def test_killed_at_a_write(used: Used, dying: Dying, tmp_path: Path, level: int)
     The next migration makes of it, row by row, what an undisturbed one makes.
     """
     database = used.at(level, tmp_path) if level else None
-    report = cuts(dying, database, tmp_path / "cuts", 1 if EVERY else 23)
+    report = cuts(dying, database, tmp_path / "cuts", 1 if EVERY else 61)
     log.info("level %d: %s", level, report)
     assert report["wrong"] == []
     assert report["stages"] == STEPS - max(level, 1) + 1

@@ -28,7 +28,7 @@ from tests.support.shim import Function, Shim, compiler
 from tests.support.wrapped_rows import Rows
 from tests.support.write_cuts import Dying, Moment
 
-KILLS = int(os.environ.get("KMSD_TEST_REWRAP_KILLS", "3"))
+KILLS = int(os.environ.get("KMSD_TEST_REWRAP_KILLS", "2"))
 """At random moments."""
 WHOLE = "KMSD_TEST_EVERY_CALL" in os.environ
 """Each call and each write of the job: half an hour."""

@@ -305,6 +305,7 @@ def heal(site: Site, function: Function | None = None, rv: int = 0, *, unworked:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (WHOLE or "KMSD_TEST_SLOW" in os.environ), reason="takes long; set KMSD_TEST_SLOW")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("site", ["object", "wrapped"] if WHOLE else ["object"], indirect=True, scope="module")
 def test_every_code_while_the_token_comes_back(site: Site) -> None:
