@@ -197,6 +197,7 @@ _shtab_kmsd_access_key_enable_defaults_added=0
 
 _shtab_kmsd_access_key_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON object a line]"
   "--account[12 digits\; default\: the configuration\'s]:ID:"
   ":user:"
 )
@@ -262,6 +263,7 @@ _shtab_kmsd_audit_verify_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*--public-key[the audit key, PEM or DER]:FILE:_files"
   "*--anchor[checkpoints that were kept elsewhere\; \`-\` reads standard input]:FILE:_files"
+  "--json[one JSON object a line]"
   "--archived[the oldest files have been moved away]"
   "(*)::trails of several nodes\; default\: the configuration\'s:_files -/"
 )
@@ -346,6 +348,7 @@ _shtab_kmsd_domain_key_destroy_defaults_added=0
 
 _shtab_kmsd_domain_key_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON object a line]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -476,6 +479,7 @@ _shtab_kmsd_key_enable_defaults_added=0
 _shtab_kmsd_key_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--account[12 digits\; default\: the configuration\'s]:ID:"
+  "--json[one JSON object a line]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -508,6 +512,7 @@ _shtab_kmsd_key_self_sign_defaults_added=0
 
 _shtab_kmsd_key_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON object a line]"
   ":key id, ARN or alias:"
 )
 
@@ -531,6 +536,7 @@ _shtab_kmsd_node_defaults_added=0
 
 _shtab_kmsd_node_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON object a line]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -623,6 +629,7 @@ _shtab_kmsd_role_delete_defaults_added=0
 
 _shtab_kmsd_role_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON object a line]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -694,6 +701,7 @@ _shtab_kmsd_user_delete_defaults_added=0
 
 _shtab_kmsd_user_list_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON object a line]"
 )
 
 # guard to ensure default positional specs are added only once per session

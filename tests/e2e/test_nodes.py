@@ -60,6 +60,8 @@ def test_join_and_remove(site: Site, tmp_path: Path) -> None:
     assert (status, f"there is a node {first} already" in text) == (73, True), text
     host.cli("join", "--name", "second")
     assert sorted(nodes(host)) == sorted([first, "second"])
+    as_json = [json.loads(line) for line in host.cli("node", "list", "--json").stdout.splitlines()]
+    assert {one["name"]: one["seen_seconds_ago"] < 60 for one in as_json} == {first: True, "second": True}
     assert refused(host, "join", "--name", "third") == (73, "kmsd: this host is the node second already\n")
     assert "node second, one of 2" in host.cli("check").stdout.decode()
     status, text = refused(site.first, "node", "remove", "second")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def test_every_kind_of_key_has_an_algorithm() -> None:
 
 def release(output: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """scripts/release, of the wheel alone."""
-    command = [str(ROOT / "scripts" / "release"), "--parts", "wheel", "--output", str(output), *arguments]
+    command = [str(ROOT / "scripts" / "release"), "--parts", "wheel chart", "--output", str(output), *arguments]
     return subprocess.run(
         command, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=600
     )
@@ -109,6 +110,9 @@ def test_a_release_that_kmsd_signs(own: Daemon, tmp_path: Path) -> None:
 
     assert verify().stdout == "Verified OK\n"
     (bill,) = folder.glob("*.cdx.json")
+    (chart,) = folder.glob("kmsd-chart-*.tgz")
+    with tarfile.open(chart) as archive:
+        assert "kmsd/Chart.yaml" in archive.getnames()
     components = {one["name"] for one in json.loads(bill.read_text())["components"]}
     assert {"aiohttp", "cryptography", "python-pkcs11"} <= components
     python = tmp_path / "venv" / "bin" / "python"

@@ -23,6 +23,7 @@ from kmsd.adapters.audit_trail.verify import verify_nodes
 from kmsd.app import audit_signer, open_components
 from kmsd.cli.commands.audit_filters import BadFilter, filter_of, row
 from kmsd.cli.commands.join import require_several_hosts
+from kmsd.cli.commands.listing import add_json
 from kmsd.cli.commands.operator_audit import reading
 from kmsd.cli.named_files import InputFile
 from kmsd.cli.progress import shown
@@ -53,6 +54,7 @@ def add_to(commands: Any) -> None:
         metavar="FILE",
         help="checkpoints that were kept elsewhere; `-` reads standard input",
     )
+    add_json(check)
     check.add_argument("--archived", action="store_true", help="the oldest files have been moved away")
     check.set_defaults(offline=run_verify)
     _add_show(audit)
@@ -114,10 +116,28 @@ def run_verify(options: argparse.Namespace) -> int:
     except BadKey as exc:
         raise InputRefused(f"the trail pins a key that is none: {exc}") from exc
     for directory, report in zip(options.directories, reports, strict=True):
+        if options.json:
+            print(msgspec.json.encode({"directory": str(directory), **_as_fields(report)}).decode())
+            continue
         if len(reports) > 1:
             print(f"{directory}:")
         _print(report, time.monotonic() - started)
     return EXIT_FOUND if any(report.findings for report in reports) else 0
+
+
+def _as_fields(report: VerificationReport) -> dict[str, Any]:
+    keys = [fingerprint(key) for key in report.public_keys]
+    chains = [
+        {
+            "writer": one.writer,
+            "files": one.files,
+            "lines": one.lines,
+            "covered": one.covered,
+            "covered_at": one.covered_at,
+        }
+        for one in report.chains
+    ]
+    return {"findings": report.findings, "notes": report.notes, "keys": keys, "pinned": report.pinned, "chains": chains}
 
 
 def _public_key(file: InputFile) -> bytes:

@@ -12,6 +12,7 @@ from kmsd.app import Components, SystemClock, key_ceremony, open_components
 from kmsd.backup.create import LAST_BACKUP, LastBackup
 from kmsd.cli.commands import domain_key_ceremonies
 from kmsd.cli.commands.domain_key_survey import Found, Presence, is_domain_key, survey, token_named
+from kmsd.cli.commands.listing import add_json, show, time_of
 from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.config.sections import Config
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
@@ -30,6 +31,7 @@ def add_to(commands: Any) -> None:
     listing = domain_key.add_parser(
         "list", help="all domain keys: id, token, state, time of creation, age, materials, presence in the token"
     )
+    add_json(listing)
     listing.set_defaults(run=list_domain_keys)
     rotate = domain_key.add_parser("rotate", help="wrap new key material under the next domain key")
     domain_key_ceremonies.add_token(rotate)
@@ -58,14 +60,23 @@ def _id(text: str) -> bytes:
     return found
 
 
-async def list_domain_keys(config: Config, _: argparse.Namespace) -> int:
+async def list_domain_keys(config: Config, options: argparse.Namespace) -> int:
     """`kmsd domain-key list`. Needs the tokens."""
     async with open_components(config, "cli") as components:
         found = await survey(components)
     now = SystemClock().now()
     for one in found:
-        print(_line(one, now))
-    if not found:
+        show(
+            options,
+            _line(one, now),
+            domain_key_id=one.domain_key_id,
+            token=str(one.token),
+            state=None if one.row is None else one.row.state.value,
+            created_at=None if one.row is None else one.row.created_at,
+            materials=one.materials,
+            presence=one.presence.value,
+        )
+    if not found and not options.json:
         print("there is no domain key: kmsd domain-key create makes one")
     return 0
 
@@ -74,7 +85,7 @@ def _line(found: Found, now: datetime) -> str:
     if found.row is None:
         state, created, age = "unknown", "-", "-"
     else:
-        state, created = found.row.state.value, f"{found.row.created_at:%Y-%m-%dT%H:%M:%SZ}"
+        state, created = found.row.state.value, time_of(found.row.created_at)
         age = f"{max(0, (now - found.row.created_at).days)} days"
     presence = "-" if state == DomainKeyState.DESTROYED and found.presence is not Presence.PRESENT else found.presence
     shown = f"{found.domain_key_id.hex()}\t{found.token}\t{state}\t{created}\t{age}"

@@ -7,6 +7,7 @@ the audit record is written first.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -22,6 +23,7 @@ from kmsd.authz.lockout import default_key_policy
 from kmsd.cli.commands import key_documents
 from kmsd.cli.commands.check_policies import all_keys
 from kmsd.cli.commands.custody import custody_of
+from kmsd.cli.commands.listing import add_json, show, time_of
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import KMS, administrative_act, reading
 from kmsd.cli.commands.users import account_of, add_account
@@ -42,9 +44,11 @@ def add_to(commands: Any) -> None:
     ).add_subparsers(dest="act", required=True)
     listing = key.add_parser("list", help="all keys: ARN, state, origin, time of creation, aliases")
     add_account(listing)
+    add_json(listing)
     listing.set_defaults(run=list_keys, needs_pin=False)
-    show = key.add_parser("show", help="one key with its policy")
-    show.set_defaults(run=show_key, needs_pin=False)
+    one = key.add_parser("show", help="one key with its policy")
+    add_json(one)
+    one.set_defaults(run=show_key, needs_pin=False)
     disable = key.add_parser("disable", help="no cryptographic use from now on")
     disable.set_defaults(run=disable_key)
     enable = key.add_parser("enable", help="allow its use again")
@@ -52,7 +56,7 @@ def add_to(commands: Any) -> None:
     policy = key.add_parser("policy", help="what its key policy says").add_subparsers(dest="policy_act", required=True)
     reset = policy.add_parser("reset", help="put the default key policy in place; prints the one before")
     reset.set_defaults(run=reset_policy)
-    for command in (show, disable, enable, reset):
+    for command in (one, disable, enable, reset):
         _add_key(command)
     key_documents.add_to(key, _add_key)
 
@@ -69,8 +73,10 @@ async def list_keys(config: Config, options: argparse.Namespace) -> int:
         known = {config.account, *(user.account for user in users), *(role.account for role in roles)}
         accounts = {account_of(config, options)} if options.account else known
         async for key in all_keys(reader, accounts, now):
-            aliases = ",".join(await _aliases(reader, key, now)) or "-"
-            print(f"{key.arn}\t{key.state_at(now)}\t{key.origin}\t{_time(key.created_at)}\t{aliases}")
+            aliases, state, created_at = await _aliases(reader, key, now), key.state_at(now), key.created_at
+            text = f"{key.arn}\t{state}\t{key.origin}\t{time_of(created_at)}\t{','.join(aliases) or '-'}"
+            fields = {"arn": key.arn, "state": state, "spec": key.spec, "usage": key.usage, "origin": key.origin}
+            show(options, text, **fields, created_at=created_at, aliases=aliases)
     return 0
 
 
@@ -80,9 +86,9 @@ async def show_key(config: Config, options: argparse.Namespace) -> int:
     async with reading(config) as reader:
         key = await key_named(reader, config, options.key, now)
         lines = await _described(reader, key, now)
-    for name, value in lines.items():
-        print(f"{name}: {_printable(value)}")
-    print(f"Policy:\n{key.policy}")
+    text = "\n".join(f"{name}: {_printable(value)}" for name, value in lines.items())
+    fields = {name.lower().replace(" ", "_"): value for name, value in lines.items()}
+    show(options, f"{text}\nPolicy:\n{key.policy}", **fields, policy=json.loads(key.policy))
     return 0
 
 
@@ -96,7 +102,7 @@ async def _described(reader: Reader, key: Key, now: datetime) -> Mapping[str, st
         "Algorithms": ", ".join(key.algorithms),
         "Origin": key.origin.value,
         "Custody": _custody(key),
-        "Created": _time(key.created_at),
+        "Created": time_of(key.created_at),
         "Description": key.description or "-",
         "Aliases": ", ".join(await _aliases(reader, key, now)) or "-",
         "Tags": ", ".join(f"{name}={value}" for name, value in (await reader.tags_of(key.key_id)).items()) or "-",
@@ -104,9 +110,9 @@ async def _described(reader: Reader, key: Key, now: datetime) -> Mapping[str, st
         "Grants": str(await reader.count_grants(key.key_id)),
     }
     if key.deletion_at is not None:
-        shown["Deletion"] = _time(key.deletion_at)
+        shown["Deletion"] = time_of(key.deletion_at)
     if key.valid_to is not None:
-        shown["Material expires"] = _time(key.valid_to)
+        shown["Material expires"] = time_of(key.valid_to)
     return shown
 
 
@@ -119,10 +125,6 @@ def _custody(key: Key) -> str:
 async def _aliases(reader: Reader, key: Key, now: datetime) -> list[str]:
     found = await reader.aliases_after(key.account, "", _PAGE, now=now, key_id=key.key_id)
     return [alias.name for alias in found]
-
-
-def _time(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _printable(text: str) -> str:

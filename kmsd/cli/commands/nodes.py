@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from kmsd.cli.commands.join import require_several_hosts
+from kmsd.cli.commands.listing import add_json, show
 from kmsd.cli.commands.operator_audit import KMSD, acting, reading
 from kmsd.config import node_identity
 from kmsd.config.sections import Config
@@ -19,22 +20,25 @@ ALIVE = timedelta(minutes=1)
 def add_to(commands: Any) -> None:
     """Declare the commands."""
     node = commands.add_parser("node", help="list and remove nodes").add_subparsers(dest="act", required=True)
-    node.add_parser("list", help="name, id, version, and when each was last seen").set_defaults(
-        run=list_nodes, needs_pin=False
-    )
+    listing: argparse.ArgumentParser = node.add_parser("list", help="name, id, version, and when each was last seen")
+    add_json(listing)
+    listing.set_defaults(run=list_nodes, needs_pin=False)
     remove: argparse.ArgumentParser = node.add_parser("remove", help="remove a node that is no more")
     remove.add_argument("name", metavar="NAME")
     remove.add_argument("--force", action="store_true", help="although it was seen a moment ago: it is refused at once")
     remove.set_defaults(run=remove_node)
 
 
-async def list_nodes(config: Config, _: argparse.Namespace) -> int:
+async def list_nodes(config: Config, options: argparse.Namespace) -> int:
     """Print one line for each."""
     require_several_hosts(config)
     async with reading(config) as reader:
         now = await reader.database_now()
         for node in await reader.nodes():
-            print(f"{node.name} {node.node_id} {node.version} seen {(now - node.seen_at).total_seconds():.0f} s ago")
+            ago = round((now - node.seen_at).total_seconds())
+            text = f"{node.name} {node.node_id} {node.version} seen {ago} s ago"
+            fields = {"name": node.name, "node_id": node.node_id, "version": node.version, "joined_at": node.joined_at}
+            show(options, text, **fields, seen_seconds_ago=ago)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from kmsd.app import SystemClock, arn_scope_of
+from kmsd.cli.commands.listing import add_json, show, time_of
 from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
 from kmsd.cli.commands.policy_files import add_policy, add_trust, read_policies, read_policy
@@ -45,6 +46,7 @@ def add_to(commands: Any) -> None:
     delete.add_argument("name")
     delete.set_defaults(run=delete_role)
     listing: argparse.ArgumentParser = role.add_parser("list", help="all roles")
+    add_json(listing)
     listing.set_defaults(run=list_roles, needs_pin=False)
     for command in (create, put, trust, delete):
         add_account(command)
@@ -128,9 +130,11 @@ async def delete_role(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-async def list_roles(config: Config, _: argparse.Namespace) -> int:
+async def list_roles(config: Config, options: argparse.Namespace) -> int:
     """`kmsd role list`. Needs the database only."""
     async with reading(config) as reader:
         for role in await reader.roles():
-            print(f"{role.arn}\t{role.role_id}\t{role.max_session_seconds} s\t{role.created_at:%Y-%m-%dT%H:%M:%SZ}")
+            seconds, created_at = role.max_session_seconds, role.created_at
+            text = f"{role.arn}\t{role.role_id}\t{seconds} s\t{time_of(created_at)}"
+            show(options, text, arn=role.arn, role_id=role.role_id, max_session_seconds=seconds, created_at=created_at)
     return 0

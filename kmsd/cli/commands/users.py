@@ -9,6 +9,7 @@ from typing import Any
 
 from kmsd.app import SystemClock, arn_scope_of
 from kmsd.cli.commands.access_key_output import access_key_elements, add_output, hand_over, require_client_url
+from kmsd.cli.commands.listing import add_json, show, time_of
 from kmsd.cli.commands.name_reuse import warn_of_references
 from kmsd.cli.commands.operator_audit import acting, reading
 from kmsd.cli.commands.policy_files import add_policy, read_policies
@@ -41,7 +42,9 @@ def add_to(commands: Any) -> None:
     add_policy(put, "identity policy", required=True)
     add_account(put)
     put.set_defaults(run=put_policy)
-    user.add_parser("list", help="all users").set_defaults(run=list_users, needs_pin=False)
+    users = user.add_parser("list", help="all users")
+    add_json(users)
+    users.set_defaults(run=list_users, needs_pin=False)
     delete = user.add_parser("delete", help="with all access keys")
     delete.add_argument("name")
     add_account(delete)
@@ -57,6 +60,7 @@ def _add_access_keys_to(commands: Any) -> None:
     add_output(create)
     create.set_defaults(run=create_access_key)
     listing = key.add_parser("list", help="the access keys of a user")
+    add_json(listing)
     listing.set_defaults(run=list_access_keys, needs_pin=False)
     for command in (create, listing):
         command.add_argument("user")
@@ -156,11 +160,12 @@ async def put_policy(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-async def list_users(config: Config, _: argparse.Namespace) -> int:
+async def list_users(config: Config, options: argparse.Namespace) -> int:
     """`kmsd user list`. Needs the database only."""
     async with reading(config) as reader:
         for user in await reader.users():
-            print(f"{user.arn}\t{user.user_id}\t{user.created_at:%Y-%m-%dT%H:%M:%SZ}")
+            text = f"{user.arn}\t{user.user_id}\t{time_of(user.created_at)}"
+            show(options, text, arn=user.arn, user_id=user.user_id, created_at=user.created_at)
     return 0
 
 
@@ -194,7 +199,8 @@ async def list_access_keys(config: Config, options: argparse.Namespace) -> int:
     async with reading(config) as reader:
         user = await _user(reader, account, options.user)
         for key in await reader.access_keys_of(account, user.name):
-            print(f"{key.access_key_id}\t{key.status}\t{key.created_at:%Y-%m-%dT%H:%M:%SZ}")
+            text = f"{key.access_key_id}\t{key.status}\t{time_of(key.created_at)}"
+            show(options, text, access_key_id=key.access_key_id, status=key.status, created_at=key.created_at)
     return 0
 
 
