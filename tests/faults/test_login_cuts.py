@@ -126,6 +126,7 @@ def test_the_first_login_by_another_pin(place: TokenPlace, tmp_path: Path) -> No
     assert report.emptied > 0
 
 
+@pytest.mark.skipif("KMSD_TEST_SLOW" not in os.environ, reason="takes long; set KMSD_TEST_SLOW")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_while_it_is_restored(place: TokenPlace, tmp_path: Path) -> None:
