@@ -63,6 +63,8 @@ class _Attempt:
     def __init__(self, host: Host, settings: PostgresSettings, least_timeline: int) -> None:
         self.host, self._settings, self._least_timeline = host, settings, least_timeline
         self.connection: asyncpg.Connection | None = None
+        self.refusal: BaseException | None = None
+        """Why the attempt before this one failed."""
         self.begun = asyncio.get_running_loop().time()
         self.task = asyncio.create_task(self._run(), name=f"kmsd-connect-{host}")
 
@@ -177,12 +179,14 @@ class Connector:
         latest = asyncio.get_running_loop().time() - REPEAT_SECONDS
         for number, one in enumerate(attempts):
             if one.task.done() and one.begun <= latest:
+                refusal = one.task.exception()
                 await one.end()
                 attempts[number] = self._attempt(one.host)
+                attempts[number].refusal = refusal
 
     def _failure(self, attempts: Sequence[_Attempt]) -> StoreError:
         late = StoreUnavailable(f"no answer in {self._settings.connect_seconds:g} s")
-        errors = [one.task.exception() if one.task.done() else late for one in attempts]
+        errors = [one.task.exception() if one.task.done() else one.refusal or late for one in attempts]
         text = "; ".join(f"{one.host}: {error}" for one, error in zip(attempts, errors, strict=True))
         kind = StoreUnfit if all(isinstance(error, StoreUnfit) for error in errors) else StoreUnavailable
         return kind(f"no server of {self._settings.url.database} accepts writes ({text})")
