@@ -58,6 +58,7 @@ def test_the_command_is_there_and_needs_nothing_else(environment: Path, tmp_path
     subprocess.run([environment / "bin/python", "-c", EVERY_MODULE], check=True, cwd=tmp_path, timeout=120)
 
 
+@pytest.mark.skipif("KMSD_TEST_SLOW" not in os.environ, reason="takes long; set KMSD_TEST_SLOW")
 def test_its_metadata(built: tuple[Path, Path]) -> None:
     """What an index shows: version, licence with its text, the page, the Pythons, and every file of the program."""
     with zipfile.ZipFile(built[0]) as wheel:
