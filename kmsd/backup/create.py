@@ -51,6 +51,14 @@ class LastBackup(msgspec.Struct, frozen=True):
     size: int
 
 
+def last_backup(data_dir: Path) -> LastBackup | None:
+    """Return the latest backup that was made on this host; None if there is none. Raises OSError, `DecodeError`."""
+    try:
+        return msgspec.json.decode((data_dir / LAST_BACKUP).read_bytes(), type=LastBackup)
+    except FileNotFoundError:
+        return None
+
+
 class BackupResult(msgspec.Struct, frozen=True):
     """A backup that is complete and durable."""
 

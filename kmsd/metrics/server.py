@@ -22,7 +22,7 @@ from cryptography import x509
 
 from kmsd import __version__
 from kmsd.adapters.sql.statistics import ServerStatistics
-from kmsd.backup.create import LAST_BACKUP, LastBackup
+from kmsd.backup.create import last_backup
 from kmsd.config.reload_verdict import Outcome
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
@@ -211,10 +211,9 @@ def _disk(page: Exposition, config: Config) -> None:
 
 
 def _backup(page: Exposition, config: Config) -> None:
-    path = config.data_dir / LAST_BACKUP
-    if not path.exists():
+    last = last_backup(config.data_dir)
+    if last is None:
         return
-    last = msgspec.json.decode(path.read_bytes(), type=LastBackup)
     at = datetime.fromisoformat(last.snapshot_at).timestamp()
     page.sample("kmsd_last_backup_timestamp_seconds", "gauge", "Time of the last backup.", at)
     page.sample("kmsd_last_backup_bytes", "gauge", "Size of the last backup.", last.size)

@@ -133,10 +133,7 @@ class Checkpointer:
             self._delayed = False
             log.info("audit_checkpoints_resumed", writer=self._writer)
         # An operator who keeps this line elsewhere can prove the length of the trail (`kmsd audit verify --anchor`).
-        log.info(
-            "audit checkpoint",
-            **checkpoint.members(),
-        )
+        log.info("audit checkpoint", **checkpoint.members())
         await self._copy(checkpoint.line())
 
     async def _put_off(self, exc: Exception) -> None:

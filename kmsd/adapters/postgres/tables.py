@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from kmsd.adapters.postgres.session import Session
 from kmsd.adapters.sql.row_mapping import Row
-from kmsd.adapters.sql.tables import BATCH, TablesOfDatabase
+from kmsd.adapters.sql.tables import BATCH, TablesOfDatabase, listed, quoted
 from kmsd.ports import StoreUnfit
 
 _COLUMNS = """
@@ -22,11 +22,11 @@ class PostgresTables(TablesOfDatabase):
         self._session = session
 
     async def columns(self, table: str) -> Mapping[str, bool]:
-        found = await self._session.fetch(_COLUMNS, _quoted(table))
+        found = await self._session.fetch(_COLUMNS, quoted(table))
         return {row[0]: row[1] is not None for row in found}
 
     async def rows(self, table: str, columns: Sequence[str], order: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
-        select = f"SELECT {_list(columns)} FROM {_quoted(table)} ORDER BY {_list(order)}"
+        select = f"SELECT {listed(columns)} FROM {quoted(table)} ORDER BY {listed(order)}"
         cursor = f"moved_{table}"  # not one name for all: the driver remembers the columns of a statement by its text
         await self._session.execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {select}")
         while True:
@@ -44,21 +44,13 @@ class PostgresTables(TablesOfDatabase):
         await self._session.copy_in(table, columns, rows)
 
     async def count(self, table: str) -> int:
-        return int((await self._session.fetch(f"SELECT count(*) FROM {_quoted(table)}"))[0][0])
+        return int((await self._session.fetch(f"SELECT count(*) FROM {quoted(table)}"))[0][0])
 
     async def clear(self, table: str) -> None:
-        await self._session.execute(f"DELETE FROM {_quoted(table)}")
+        await self._session.execute(f"DELETE FROM {quoted(table)}")
 
 
 async def set_triggers(session: Session, tables: Sequence[str], *, on: bool) -> None:
     """Let the triggers of tables run or not, those of foreign keys excepted."""
     for table in tables:
-        await session.execute(f"ALTER TABLE {_quoted(table)} {'ENABLE' if on else 'DISABLE'} TRIGGER USER")
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(map(_quoted, names))
+        await session.execute(f"ALTER TABLE {quoted(table)} {'ENABLE' if on else 'DISABLE'} TRIGGER USER")

@@ -23,6 +23,16 @@ LEFT = ("lease", "change", "node", "maker")
 """Tables of running processes and hosts, which start empty."""
 
 
+def quoted(name: str) -> str:
+    """Return a name as SQL has it."""
+    return f'"{name}"'
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as SQL has them, separated by commas."""
+    return ", ".join(map(quoted, names))
+
+
 class TablesOfDatabase(ABC):
     """All tables, in one transaction. Every method raises the port's errors."""
 

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from kmsd.adapters.sql.row_mapping import Row
-from kmsd.adapters.sql.tables import BATCH, TablesOfDatabase
+from kmsd.adapters.sql.tables import BATCH, TablesOfDatabase, listed, quoted
 from kmsd.adapters.sqlite import connection
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.linux.files import sync_folder
@@ -29,7 +29,7 @@ class SqliteTables(TablesOfDatabase):
 
     async def rows(self, table: str, columns: Sequence[str], order: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
         with translated():
-            cursor = self._connection.execute(f"SELECT {_list(columns)} FROM {_quoted(table)} ORDER BY {_list(order)}")
+            cursor = self._connection.execute(f"SELECT {listed(columns)} FROM {quoted(table)} ORDER BY {listed(order)}")
         while True:
             with translated():
                 batch = cursor.fetchmany(BATCH)
@@ -40,16 +40,16 @@ class SqliteTables(TablesOfDatabase):
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         marks = ", ".join("?" * len(columns))
         with translated():
-            self._connection.executemany(f"INSERT INTO {_quoted(table)} ({_list(columns)}) VALUES ({marks})", rows)
+            self._connection.executemany(f"INSERT INTO {quoted(table)} ({listed(columns)}) VALUES ({marks})", rows)
 
     async def count(self, table: str) -> int:
         with translated():
-            (found,) = self._connection.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()
+            (found,) = self._connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()
             return int(found)
 
     async def clear(self, table: str) -> None:
         with translated():
-            self._connection.execute(f"DELETE FROM {_quoted(table)}")
+            self._connection.execute(f"DELETE FROM {quoted(table)}")
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def without_triggers(path: Path) -> Iterator[sqlite3.Connection]:
             query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid"
             triggers = opened.execute(query).fetchall()
             for name, _ in triggers:
-                opened.execute(f"DROP TRIGGER {_quoted(name)}")
+                opened.execute(f"DROP TRIGGER {quoted(name)}")
         yield opened
         with translated():
             for _, sql in triggers:
@@ -103,11 +103,3 @@ def _retired_names(path: Path) -> Iterator[Path]:
     yield path.with_name(f"{path.name}.moved")
     for number in count(2):
         yield path.with_name(f"{path.name}.moved-{number}")
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(map(_quoted, names))

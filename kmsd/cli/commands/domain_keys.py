@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kmsd.app import Components, SystemClock, key_ceremony, open_components
-from kmsd.backup.create import LAST_BACKUP, LastBackup
+from kmsd.backup.create import LAST_BACKUP, last_backup
 from kmsd.cli.commands import domain_key_ceremonies
 from kmsd.cli.commands.domain_key_survey import Found, Presence, is_domain_key, survey, token_named
 from kmsd.cli.commands.listing import add_json, show, time_of
@@ -188,10 +188,8 @@ def _last_backup(config: Config) -> datetime | None:
     if config.store.url:
         return None
     try:
-        last = msgspec.json.decode((config.data_dir / LAST_BACKUP).read_bytes(), type=LastBackup)
-        return datetime.fromisoformat(last.snapshot_at)
-    except FileNotFoundError:
-        return None
+        last = last_backup(config.data_dir)
+        return None if last is None else datetime.fromisoformat(last.snapshot_at)
     except (OSError, msgspec.DecodeError, ValueError) as exc:
         raise CommandError(f"{config.data_dir / LAST_BACKUP} cannot be read: {exc}") from exc
 

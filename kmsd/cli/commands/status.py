@@ -19,7 +19,7 @@ from cryptography import x509
 from kmsd import __version__
 from kmsd.adapters.audit_trail import recovery
 from kmsd.adapters.audit_trail.format import files_of
-from kmsd.backup.create import LAST_BACKUP, LastBackup
+from kmsd.backup.create import LAST_BACKUP, last_backup
 from kmsd.cli.commands.nodes import ALIVE
 from kmsd.config import instance_lock, node_identity
 from kmsd.config.sections import Config
@@ -202,11 +202,11 @@ def _trail(directory: Path, now: datetime) -> Iterator[Line]:
 
 def _backup(config: Config, now: datetime) -> Line:
     try:
-        last = msgspec.json.decode((config.data_dir / LAST_BACKUP).read_bytes(), type=LastBackup)
-    except FileNotFoundError:
-        return Line("backup", "none was made on this host", is_well=False)
+        last = last_backup(config.data_dir)
     except (OSError, msgspec.MsgspecError) as exc:
         return Line("backup", f"{LAST_BACKUP} cannot be read: {exc}", is_well=False)
+    if last is None:
+        return Line("backup", "none was made on this host", is_well=False)
     at = datetime.fromisoformat(last.snapshot_at)
     return Line("backup", f"{ago(at, now)}, {last.size} bytes", is_well=now - at < BACKUP_WARNING)
 
